@@ -1,0 +1,1 @@
+"""encodery: from a folder of text to a served transformer encoder."""

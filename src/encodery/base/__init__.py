@@ -1,0 +1,1 @@
+"""The ground floor: parts, settings, schedules, artifacts, errors, the machine. Imports nothing of ours."""
