@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import pkgutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from encodery.base.errors import ContractError, UnknownName, nearest
 
@@ -23,21 +23,15 @@ ROOT = "encodery"
 
 
 class Part(abc.ABC):
-    """Root of every contract. Subclasses that lie in a package's `__init__` are contracts, all others are parts."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: Any) -> Any:
-        from encodery.base.settings import part_schema
-
-        return part_schema(cls, source, handler)
+    """Root of every contract: a contract derives from `Part` directly, a part derives from a contract."""
 
 
 P = TypeVar("P", bound=Part)
 
 
 def is_contract(cls: type) -> bool:
-    """Whether `cls` is a contract: a `Part` whose abstract methods are not all filled."""
-    return issubclass(cls, Part) and inspect.isabstract(cls)
+    """Whether `cls` is a contract, that is, derives from `Part` directly."""
+    return Part in cls.__bases__
 
 
 @functools.cache
@@ -106,11 +100,11 @@ def name_of(part: Part | type[Part]) -> str:
 
 
 def contract_of(cls: type[Part]) -> type[Part]:
-    """The contract a part fulfils: the outermost abstract ancestor below `Part`."""
-    ancestors = [base for base in cls.__mro__ if base is not Part and issubclass(base, Part) and is_contract(base)]
-    if not ancestors:
-        raise ContractError(f"{cls.__module__}.{cls.__qualname__} fulfils no contract.")
-    return ancestors[-1]
+    """The contract a part fulfils."""
+    for base in cls.__mro__:
+        if is_contract(base):
+            return base
+    raise ContractError(f"{cls.__module__}.{cls.__qualname__} fulfils no contract.")
 
 
 def summary(contract: type[Part], name: str) -> str:

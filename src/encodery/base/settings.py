@@ -1,0 +1,280 @@
+"""Settings: tables (TOML, JSON, the command line) to frozen dataclasses and back, strictly.
+
+Structure is ours (unknown keys refused with the nearest name, parts found in their family's folder), single values
+are validated by pydantic. A table for a part names it with `is`; the rest are its fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import inspect
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from encodery.base.errors import EncoderyError, SettingsError, UnknownName, nearest
+from encodery.base.parts import Part, contract_of, find, is_contract, name_of
+from encodery.base.schedule import Schedule
+
+T = TypeVar("T")
+Table = dict[str, Any]
+NAME = "is"
+
+
+def decode(cls: type[T], table: Mapping[str, Any], where: str = "settings") -> T:
+    """An instance of the dataclass or contract `cls` from a table.
+
+    Raises `SettingsError` naming the path of the setting, the value, what is allowed and the nearest name.
+    """
+    value = _value(cls, table, where)
+    return typing.cast(T, value)
+
+
+def encode(value: Any) -> Any:
+    """The table (plain dicts, lists, numbers, texts) from which `decode` makes an equal object."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Schedule):
+        table = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {NAME: name_of(value), **table} if isinstance(value, Part) else table
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, Schedule):
+        return value.text
+    return str(value) if isinstance(value, Path) else value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """`base` with `over` laid on it: tables merge, other values replace; a different `is` replaces the table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, str):
+            below = {NAME: below}
+        if isinstance(value, str) and isinstance(below, Mapping) and NAME in below:
+            value = {NAME: value}
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and value.get(NAME, below.get(NAME)) == below.get(NAME):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def overrides(arguments: Iterable[str]) -> Table:
+    """`["model.depth=4", "objective.corruption.rate=0.3"]` as a table; values are TOML where they parse, else text."""
+    table: Table = {}
+    for argument in arguments:
+        path, equals, text = argument.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(re.fullmatch(r"[A-Za-z_][\w-]*", key) for key in keys):
+            raise SettingsError(f"'{argument}' is not a setting: write path=value, such as model.depth=4.")
+        branch = table
+        for key in keys[:-1]:
+            below = branch.setdefault(key, {})
+            if not isinstance(below, dict):
+                below = branch[key] = {NAME: below}
+            branch = below
+        last, value = keys[-1], _literal(text.strip())
+        if isinstance(branch.get(last), dict) and not isinstance(value, dict):
+            branch[last][NAME] = value
+        else:
+            branch[last] = value
+    return table
+
+
+def with_overrides(cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings") -> T:
+    """`decode` of `table` with `over` laid on it after defaults are filled in, so that one field of a default part
+    can be set without naming the part."""
+    full = encode(decode(cls, table, where))
+    return decode(cls, merge(full, over), where)
+
+
+def recipe(verb: str, name: str | Path) -> Table:
+    """The table of a recipe: a path to a TOML file, or a name in `recipes/<verb>/`; `extends` is followed.
+
+    Raises `UnknownName` with the nearest recipe, `SettingsError` for a file that is no TOML.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        known = recipes(verb)
+        if str(name) not in known:
+            raise UnknownName(f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}.")
+        path = known[str(name)]
+    if not path.is_file():
+        raise UnknownName(f"There is no recipe file '{path}'.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a TOML recipe: {error}") from error
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    beside = path.parent / parent
+    return merge(recipe(verb, beside if beside.suffix == ".toml" and beside.is_file() else parent), table)
+
+
+def recipes(verb: str) -> dict[str, Path]:
+    """Name and file of each recipe of a verb that the package brings."""
+    folder = Path(str(importlib.resources.files("encodery"))) / "recipes" / verb
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
+    if kind is Schedule:
+        try:
+            return Schedule.parse(value)
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from error
+    if inspect.isclass(kind) and issubclass(kind, Part):
+        return _part(kind, value, where)
+    if inspect.isclass(kind) and dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else _fields(kind, value, where)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _union(kind, value, where)
+    if origin in (list, tuple, dict) and _holds_structure(kind):
+        return _container(origin, typing.get_args(kind), value, where)
+    return _leaf(kind, value, where)
+
+
+def _part(kind: type[Part], value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    table = {NAME: value} if isinstance(value, str) else value
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{where}: expected the name of a part or a table with '{NAME}', not {value!r}.")
+    fields = {key: item for key, item in table.items() if key != NAME}
+    if not is_contract(kind):
+        named = table.get(NAME, name_of(kind))
+        if named != name_of(kind):
+            raise SettingsError(f"{where}: must be '{name_of(kind)}', not '{named}'.")
+        return _fields(kind, fields, where)
+    if not isinstance(table.get(NAME), str):
+        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts.")
+    try:
+        found = find(kind, table[NAME])
+    except UnknownName as error:
+        raise UnknownName(f"{where}: {error}") from error
+    return _fields(found, fields, where)
+
+
+def _fields(cls: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{where}: expected a table of settings, not {table!r}.")
+    hints = type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in table:
+        if key not in fields:
+            owner = name_of(cls) if issubclass(cls, Part) else where
+            raise SettingsError(
+                f"{where}: '{owner}' has no setting '{key}'.{nearest(str(key), fields)} It has {', '.join(fields) or 'none'}."
+            )
+    decoded = {key: _value(hints[key], value, f"{where}.{key}") for key, value in table.items()}
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in decoded and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SettingsError(f"{where}: '{missing[0]}' must be given.")
+    try:
+        return cls(**decoded)
+    except EncoderyError as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    """The resolved types of a dataclass's fields."""
+    return _type_hints(cls)
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _union(kind: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(kind)
+    if value is None and type(None) in options:
+        return None
+    structured = [option for option in options if option is not type(None)]
+    if len(structured) == 1:
+        if value == "none" and type(None) in options and not _is_text(structured[0]):
+            return None
+        return _value(structured[0], value, where)
+    if any(_holds_structure(option) for option in structured):
+        for option in structured:
+            try:
+                return _value(option, value, where)
+            except (SettingsError, UnknownName):
+                continue
+    return _leaf(kind, value, where)
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (inspect.isclass(kind) and issubclass(kind, Part))
+
+
+def _holds_structure(kind: Any) -> bool:
+    if inspect.isclass(kind) and (issubclass(kind, Part) or dataclasses.is_dataclass(kind)):
+        return True
+    return any(_holds_structure(inner) for inner in typing.get_args(kind))
+
+
+def _container(origin: Any, inner: tuple[Any, ...], value: Any, where: str) -> Any:
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{where}: expected a table, not {value!r}.")
+        return {key: _value(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise SettingsError(f"{where}: expected a list, not {value!r}.")
+    items = [_value(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    return tuple(items) if origin is tuple else items
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+def _leaf(kind: Any, value: Any, where: str) -> Any:
+    try:
+        return _adapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        hint = ""
+        if typing.get_origin(kind) is typing.Literal and isinstance(value, str):
+            hint = nearest(value, [str(choice) for choice in typing.get_args(kind)])
+        raise SettingsError(f"{where} = {value!r}: {first['msg']}.{hint}") from error
+
+
+def describe(cls: type[Part]) -> list[tuple[str, str, str]]:
+    """(name, type, default) of each setting of a part, as texts, for listings."""
+    rows = []
+    contract_of(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.default is not dataclasses.MISSING:
+            default = str(encode(field.default))
+        elif field.default_factory is not dataclasses.MISSING:
+            default = str(encode(field.default_factory()))
+        else:
+            default = "required"
+        rows.append((field.name, str(field.type), default))
+    return rows
