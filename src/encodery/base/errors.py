@@ -1,17 +1,17 @@
 """Every exception of the house, drawn once.
 
-    EncoderyError
-    ├── UserError            the input, the settings or the machine's state is at fault; shown without a traceback
-    │   ├── SettingsError    a setting that does not exist, or a value it cannot take
-    │   ├── UnknownName      no part, recipe or verb of that name
-    │   ├── InputError       text, files or arguments that cannot be used
-    │   │   └── EmptyInput   nothing to work on
-    │   ├── ArtifactError    a folder that is not what it should be, or was altered
-    │   │   └── CheckpointError
-    │   ├── MissingExtra     an optional package is not installed
-    │   └── DiskFull         no space left; what was written before is whole
-    └── ProgrammerError      the code is at fault
-        └── ContractError    a part that does not fulfil its contract
+EncoderyError
+├── UserError            the input, the settings or the machine's state is at fault; shown without a traceback
+│   ├── SettingsError    a setting that does not exist, or a value it cannot take
+│   ├── UnknownName      no part, recipe or verb of that name
+│   ├── InputError       text, files or arguments that cannot be used
+│   │   └── EmptyInput   nothing to work on
+│   ├── ArtifactError    a folder that is not what it should be, or was altered
+│   │   └── CheckpointError
+│   ├── MissingExtra     an optional package is not installed
+│   └── DiskFull         no space left; what was written before is whole
+└── ProgrammerError      the code is at fault
+    └── ContractError    a part that does not fulfil its contract
 """
 
 from __future__ import annotations

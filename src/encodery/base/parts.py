@@ -81,7 +81,9 @@ def find(contract: type[P], name: str) -> type[P]:
         and issubclass(value, contract)
     ]
     if len(parts) != 1:
-        raise ContractError(f"{module_name} must define exactly one public {contract.__name__}, it has {len(parts)}.")
+        raise ContractError(
+            f"{module_name} must define exactly one public {contract.__name__}, it has {len(parts)}."
+        )
     return parts[0]
 
 
@@ -143,7 +145,9 @@ def contract_at(family: str) -> type[Part]:
     """The contract of a family given as `model.attention`. Raises `UnknownName` with the nearest family."""
     known = families()
     if family not in known:
-        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}.")
+        raise UnknownName(
+            f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}."
+        )
     module = importlib.import_module(f"{ROOT}.{family}")
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and is_contract(value):

@@ -66,7 +66,9 @@ class Schedule:
         if isinstance(value, Schedule):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingsError(f"A schedule is a number or a text such as '0.30 -> 0.15 linear', not {value!r}.")
+            raise SettingsError(
+                f"A schedule is a number or a text such as '0.30 -> 0.15 linear', not {value!r}."
+            )
         if not isinstance(value, str):
             return cls(repr(value), (Phase(float(value), float(value), "linear", 1.0),))
         text = " ".join(value.split())
@@ -103,26 +105,36 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
             )
         start, end, shape = float(match[1]), float(match[2] or match[1]), match[3] or "linear"
         if shape not in SHAPES:
-            raise SettingsError(f"schedule '{text}': no shape '{shape}'.{nearest(shape, SHAPES)} Known: {', '.join(SHAPES)}.")
+            raise SettingsError(
+                f"schedule '{text}': no shape '{shape}'.{nearest(shape, SHAPES)} Known: {', '.join(SHAPES)}."
+            )
         if shape == "exp" and start * end <= 0:
             raise SettingsError(f"schedule '{text}': exp needs both ends above zero.")
         raw.append((start, end, shape, float(match[4]) / 100 if match[4] else None))
     given = sum(share for *_, share in raw if share is not None)
     open_phases = sum(share is None for *_, share in raw)
     if given > 1 + 1e-9 or (open_phases and given >= 1) or (not open_phases and abs(given - 1) > 1e-9):
-        raise SettingsError(f"schedule '{text}': the shares make {given:.0%}; they must make 100%, or leave room for the rest.")
+        raise SettingsError(
+            f"schedule '{text}': the shares make {given:.0%}; they must make 100%, or leave room for the rest."
+        )
     rest = (1 - given) / open_phases if open_phases else 0.0
-    return tuple(Phase(start, end, shape, rest if share is None else share) for start, end, shape, share in raw)
+    return tuple(
+        Phase(start, end, shape, rest if share is None else share) for start, end, shape, share in raw
+    )
 
 
 def _named(name: str, arguments: str, text: str) -> tuple[Phase, ...]:
     if name not in DEFAULTS:
-        raise SettingsError(f"schedule '{text}': no '{name}'.{nearest(name, DEFAULTS)} Known: {', '.join(DEFAULTS)}.")
+        raise SettingsError(
+            f"schedule '{text}': no '{name}'.{nearest(name, DEFAULTS)} Known: {', '.join(DEFAULTS)}."
+        )
     options = dict(DEFAULTS[name])
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
         key, _, number = (part.strip() for part in argument.partition("="))
         if key not in options:
-            raise SettingsError(f"schedule '{text}': {name} has no '{key}'.{nearest(key, options)} It has {', '.join(options)}.")
+            raise SettingsError(
+                f"schedule '{text}': {name} has no '{key}'.{nearest(key, options)} It has {', '.join(options)}."
+            )
         if not re.fullmatch(NUMBER + r"\s*%?", number):
             raise SettingsError(f"schedule '{text}': {key}={number!r} is not a number or a percentage.")
         options[key] = float(number.rstrip("% ")) / (100 if number.endswith("%") else 1)
@@ -133,11 +145,18 @@ def _named(name: str, arguments: str, text: str) -> tuple[Phase, ...]:
 
 def _phases_of(name: str, options: dict[str, float]) -> tuple[Phase, ...]:
     warmup, floor = options["warmup"], options.get("floor", 0.0)
-    rise = [Phase(options.get("start", 0.0), 1.0, "cosine" if name == "one_cycle" else "linear", warmup)] if warmup else []
+    rise = (
+        [Phase(options.get("start", 0.0), 1.0, "cosine" if name == "one_cycle" else "linear", warmup)]
+        if warmup
+        else []
+    )
     if name == "constant":
         tail = [Phase(1.0, 1.0, "linear", 1 - warmup)]
     elif name == "wsd":
-        tail = [Phase(1.0, 1.0, "linear", 1 - warmup - options["decay"]), Phase(1.0, floor, "sqrt", options["decay"])]
+        tail = [
+            Phase(1.0, 1.0, "linear", 1 - warmup - options["decay"]),
+            Phase(1.0, floor, "sqrt", options["decay"]),
+        ]
     else:
         tail = [Phase(1.0, floor, "linear" if name == "linear" else "cosine", 1 - warmup)]
     return tuple(phase for phase in rise + tail if phase.share > 0)

@@ -61,7 +61,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
             below = {NAME: below}
         if isinstance(value, str) and isinstance(below, Mapping) and NAME in below:
             value = {NAME: value}
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and value.get(NAME, below.get(NAME)) == below.get(NAME):
+        if (
+            isinstance(value, Mapping)
+            and isinstance(below, Mapping)
+            and value.get(NAME, below.get(NAME)) == below.get(NAME)
+        ):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
@@ -90,7 +94,9 @@ def overrides(arguments: Iterable[str]) -> Table:
     return table
 
 
-def with_overrides(cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings") -> T:
+def with_overrides(
+    cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings"
+) -> T:
     """`decode` of `table` with `over` laid on it after defaults are filled in, so that one field of a default part
     can be set without naming the part."""
     full = encode(decode(cls, table, where))
@@ -106,7 +112,9 @@ def recipe(verb: str, name: str | Path) -> Table:
     if path.suffix != ".toml":
         known = recipes(verb)
         if str(name) not in known:
-            raise UnknownName(f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}.")
+            raise UnknownName(
+                f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}."
+            )
         path = known[str(name)]
     if not path.is_file():
         raise UnknownName(f"There is no recipe file '{path}'.")
@@ -167,7 +175,9 @@ def _part(kind: type[Part], value: Any, where: str) -> Any:
             raise SettingsError(f"{where}: must be '{name_of(kind)}', not '{named}'.")
         return _fields(kind, fields, where)
     if not isinstance(table.get(NAME), str):
-        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts.")
+        raise SettingsError(
+            f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts."
+        )
     try:
         found = find(kind, table[NAME])
     except UnknownName as error:
@@ -190,7 +200,9 @@ def _fields(cls: type, table: Any, where: str) -> Any:
     missing = [
         name
         for name, f in fields.items()
-        if name not in decoded and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if name not in decoded
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise SettingsError(f"{where}: '{missing[0]}' must be given.")
