@@ -1,0 +1,109 @@
+"""Artifacts appear whole or not at all, and say when they were altered."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encodery.base.artifact import Artifact, atomic_write, seal, writing
+from encodery.base.errors import ArtifactError, DiskFull, InputError
+
+
+def make(path: Path, text: str = "hello", **extra: Any) -> Artifact:
+    with writing(path, "thing", {"a": 1}, **extra) as draft:
+        (draft.path / "sub").mkdir(exist_ok=True)
+        (draft.path / "sub" / "data.txt").write_text(text)
+        draft.figures["size"] = len(text)
+    return Artifact.open(path, "thing")
+
+
+def test_round_trip_with_parents_and_figures(tmp_path: Path) -> None:
+    parent = make(tmp_path / "parent")
+    child = make(tmp_path / "child", "other", parents={"source": parent})
+    assert child.manifest.parents["source"]["fingerprint"] == parent.manifest.fingerprint
+    assert child.manifest.figures == {"size": 5}
+    child.verify()
+    more = child.add_figures({"ndcg": 0.5})
+    assert Artifact.open(tmp_path / "child").manifest.figures == {"size": 5, "ndcg": 0.5}
+    assert more.manifest.fingerprint == child.manifest.fingerprint
+
+
+def test_fingerprint_depends_on_contents_only(tmp_path: Path) -> None:
+    first, same, other = make(tmp_path / "a"), make(tmp_path / "b"), make(tmp_path / "c", "hullo")
+    assert first.manifest.fingerprint == same.manifest.fingerprint != other.manifest.fingerprint
+
+
+def test_alterations_are_named(tmp_path: Path) -> None:
+    artifact = make(tmp_path / "a")
+    file = tmp_path / "a" / "sub" / "data.txt"
+    file.write_text("hallo")
+    with pytest.raises(ArtifactError, match=r"data\.txt: its contents"):
+        artifact.verify()
+    file.write_text("hall")
+    with pytest.raises(ArtifactError, match=r"data\.txt: has 4 bytes, the manifest says 5"):
+        Artifact.open(tmp_path / "a")
+    file.unlink()
+    with pytest.raises(ArtifactError, match=r"data\.txt: missing"):
+        Artifact.open(tmp_path / "a")
+
+
+def test_wrong_places_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="is of kind 'thing'; an artifact of kind corpus is needed"):
+        Artifact.open(tmp_path / "a", "corpus")
+    with pytest.raises(ArtifactError, match="no such folder"):
+        Artifact.open(tmp_path / "nowhere")
+    (tmp_path / "a" / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.open(tmp_path / "a")
+
+
+def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), writing(tmp_path / "a", "thing", {}) as draft:
+        (draft.path / "half").write_text("x")
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_draft_is_found_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", "thing", {}, keep=True) as draft:
+        (draft.path / "half").write_text("x")
+        raise RuntimeError("stop")
+    with writing(tmp_path / "a", "thing", {}, keep=True) as draft:
+        assert (draft.path / "half").read_text() == "x"
+    assert "half" in Artifact.open(tmp_path / "a").manifest.files
+
+
+def test_existing_targets_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(InputError, match="already exists"):
+        make(tmp_path / "a", "new")
+    assert make(tmp_path / "a", "new", overwrite=True).manifest.figures == {"size": 3}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atomic_write(tmp_path / "file", "old")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DiskFull, match="no space left"):
+        atomic_write(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    with pytest.raises(DiskFull):
+        make(tmp_path / "a")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_seal_leaves_a_readable_manifest(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x00" * 10)
+    seal(tmp_path, "raw", {"n": 10})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["files"]["x"]["bytes"] == 10
+    assert manifest["kind"] == "raw"

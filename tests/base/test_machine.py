@@ -1,0 +1,66 @@
+"""The machine's answers, and the run log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from encodery.base import machine
+from encodery.base.errors import MissingExtra
+from encodery.base.extras import require
+from encodery.base.report import RunLog, read_log, truncate_log
+
+
+def test_ranks_and_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert (machine.rank(), machine.world_size(), machine.threads()) == (3, 4, 7)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert machine.threads() >= 1
+
+
+def test_peak_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setenv("ENCODERY_CACHE", str(tmp_path))
+    monkeypatch.setitem(machine.PEAK_SIZE, "cpu", 64)
+    first = machine.matmul_peak(torch.float32)
+    assert first > 1e6
+    monkeypatch.setattr(machine, "_measure_peak", lambda *_: 1.0)
+    assert machine.matmul_peak(torch.float32) == first
+    assert machine.matmul_peak(torch.float32, fresh=True) == 1.0
+
+
+def test_memory_and_disk_are_plausible(tmp_path: Path) -> None:
+    assert 0 < machine.memory_free() <= machine.memory_total()
+    assert machine.disk_free(tmp_path / "not" / "yet") > 0
+    assert machine.cpu_name()
+
+
+def test_derived_seeds_differ_by_every_argument() -> None:
+    seeds = {machine.derive_seed(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500
+    assert machine.derive_seed(1, 2) == machine.derive_seed(1, 2)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_missing_extra_names_the_pip_line() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'encodery\[serve\]'"):
+        require("no_such_package_at_all", "serve")
+    assert require("json", "base").dumps([]) == "[]"
+
+
+def test_log_survives_a_torn_line_and_keeps_precision(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with RunLog(path) as log:
+        log.write(step=1, loss=0.1 + 0.2)
+    with path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert read_log(path) == [{"step": 1, "loss": 0.1 + 0.2}]
+    with RunLog(path) as log:
+        log.write(step=2, loss=1.0)
+        log.write(step=3, loss=1.0)
+    truncate_log(path, lambda line: line["step"] <= 2)
+    assert [line["step"] for line in read_log(path)] == [1, 2]

@@ -1,0 +1,159 @@
+"""Settings: decode, encode, merge, overrides and recipes over a made-up family outside the package."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from encodery.base.errors import ContractError, SettingsError, UnknownName
+from encodery.base.parts import Part, find, name_of
+from encodery.base.schedule import Schedule
+from encodery.base.settings import decode, encode, merge, overrides, recipe, with_overrides
+
+CONTRACT = '''"""Shapes to try."""
+import abc
+from encodery.base.parts import Part
+class Figure(Part):
+    """A figure."""
+    @abc.abstractmethod
+    def area(self) -> float: ...
+'''
+SQUARE = '''"""A square."""
+from dataclasses import dataclass
+from figures import Figure
+@dataclass(frozen=True, kw_only=True)
+class Square(Figure):
+    side: float = 1.0
+    def area(self) -> float:
+        return self.side ** 2
+'''
+PAIR = '''"""Two figures."""
+from dataclasses import dataclass, field
+from figures import Figure
+@dataclass(frozen=True, kw_only=True)
+class Pair(Figure):
+    parts: tuple[Figure, ...] = ()
+    def area(self) -> float:
+        return sum(p.area() for p in self.parts)
+'''
+
+
+@pytest.fixture
+def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name, text in {"__init__": CONTRACT, "square": SQUARE, "pair": PAIR}.items():
+        (folder / f"{name}.py").write_text(text)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "__init__.py").write_text("")
+    (tmp_path / "outside" / "disc.py").write_text(SQUARE.replace("Square", "Disc").replace("self.side ** 2", "3.0"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import figures
+
+    yield figures
+    for name in [name for name in sys.modules if name.split(".")[0] in ("figures", "outside")]:
+        del sys.modules[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: Schedule = field(default_factory=lambda: Schedule.parse("0.15"))
+    mode: Literal["sum", "mean"] = "mean"
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    depth: int
+    inner: Inner = field(default_factory=Inner)
+    widths: tuple[int, ...] = (1, 2)
+    where: Path = Path("here")
+
+
+def test_round_trip_of_nested_tables() -> None:
+    table = {"depth": 3, "inner": {"rate": "0.3 -> 0.15 linear", "mode": "sum", "limit": 4}, "widths": [5]}
+    outer = decode(Outer, table)
+    assert outer.inner.rate(1.0) == pytest.approx(0.15)
+    assert outer.widths == (5,)
+    assert decode(Outer, encode(outer)) == outer
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"depth": 1, "inner": {"ratee": 1}}, r"recipe.inner: .*'ratee'.*Did you mean 'rate'"),
+        ({"depth": "three"}, r"recipe.depth = 'three'"),
+        ({"depth": 2.5}, r"recipe.depth = 2.5"),
+        ({}, r"'depth' must be given"),
+        ({"depth": 1, "inner": {"mode": "summ"}}, r"Did you mean 'sum'"),
+        ({"depth": 1, "inner": {"rate": "0.3 -> 0.1 linera"}}, r"recipe.inner.rate: .*'linear'"),
+        ({"depth": 1, "inner": 7}, r"recipe.inner: expected a table"),
+    ],
+)
+def test_refusals_name_path_value_and_nearest(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        decode(Outer, table, "recipe")
+
+
+def test_parts_by_name_by_table_nested_and_outside(figures: Any) -> None:
+    square = decode(figures.Figure, {"is": "square", "side": 3})
+    assert square.area() == 9
+    assert name_of(square) == "square"
+    pair = decode(figures.Figure, {"is": "pair", "parts": ["square", {"is": "square", "side": 2}]})
+    assert pair.area() == 5
+    assert decode(figures.Figure, encode(pair)) == pair
+    assert decode(figures.Figure, "outside.disc").area() == 3
+    assert encode(pair)["parts"][1] == {"is": "square", "side": 2.0}
+
+
+def test_unknown_part_suggests_and_contract_is_checked(figures: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'square'"):
+        find(figures.Figure, "sqare")
+    (tmp_path / "figures" / "bad.py").write_text('"""Nothing."""\n')
+    from encodery.base import parts
+
+    parts._listing.cache_clear()
+    parts._names.cache_clear()
+    with pytest.raises(ContractError, match="exactly one public Figure"):
+        find(figures.Figure, "bad")
+
+
+def test_overrides_parse_toml_else_text_and_merge() -> None:
+    table = overrides(["depth=4", "inner.mode=sum", "inner.rate=0.3 -> 0.1 linear", "widths=[7, 8]"])
+    outer = with_overrides(Outer, {"depth": 1, "inner": {"limit": 9}}, table)
+    assert (outer.depth, outer.inner.mode, outer.inner.limit, outer.widths) == (4, "sum", 9, (7, 8))
+    with pytest.raises(SettingsError, match="path=value"):
+        overrides(["depth:4"])
+
+
+def test_merge_replaces_a_table_whose_part_changes() -> None:
+    base = {"figure": {"is": "square", "side": 3.0}}
+    assert merge(base, {"figure": {"side": 4}})["figure"] == {"is": "square", "side": 4}
+    assert merge(base, {"figure": {"is": "pair"}})["figure"] == {"is": "pair"}
+    assert merge(base, {"figure": "pair"})["figure"] == {"is": "pair"}
+    assert merge(base, overrides(["figure=square", "figure.side=5"]))["figure"] == {"is": "square", "side": 5}
+
+
+def test_a_default_part_can_be_adjusted_without_naming_it(figures: Any) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Holder:
+        figure: Part = field(default_factory=lambda: find(figures.Figure, "square")())
+
+    Holder.__annotations__["figure"] = figures.Figure
+    held = with_overrides(Holder, {}, overrides(["figure.side=6"]))
+    assert held.figure.area() == 36  # type: ignore[attr-defined]
+
+
+def test_recipes_extend_one_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.toml").write_text('depth = 1\n[inner]\nmode = "sum"\nlimit = 3\n')
+    (tmp_path / "child.toml").write_text('extends = "parent.toml"\n[inner]\nlimit = 5\n')
+    assert recipe("any", tmp_path / "child.toml") == {"depth": 1, "inner": {"mode": "sum", "limit": 5}}
+    (tmp_path / "broken.toml").write_text("depth = = 1")
+    with pytest.raises(SettingsError, match="not a TOML recipe"):
+        recipe("any", tmp_path / "broken.toml")
+    with pytest.raises(UnknownName, match="no recipe file"):
+        recipe("any", tmp_path / "absent.toml")
