@@ -76,17 +76,13 @@ class Artifact:
             if not file.is_file():
                 raise ArtifactError(f"{file}: missing.")
             if file.stat().st_size != entry["bytes"]:
-                raise ArtifactError(
-                    f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}."
-                )
+                raise ArtifactError(f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}.")
 
     def verify(self) -> None:
         """Check every file's SHA-256. Raises `ArtifactError` naming the first file that was altered."""
         for name, entry in self.manifest.files.items():
             if sha256(self.path / name) != entry["sha256"]:
-                raise ArtifactError(
-                    f"{self.path / name}: its contents are not what was written (SHA-256 differs)."
-                )
+                raise ArtifactError(f"{self.path / name}: its contents are not what was written (SHA-256 differs).")
 
     def reference(self) -> dict[str, str]:
         """How a child artifact names this one among its parents."""
@@ -203,9 +199,7 @@ def disk_full_named(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"{target}: no space left on the device. What was finished before is intact."
-            ) from error
+            raise DiskFull(f"{target}: no space left on the device. What was finished before is intact.") from error
         raise
 
 

@@ -15,6 +15,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name.split(".")[0]):
             raise
-        raise MissingExtra(
-            f"This needs the package '{error.name}': pip install 'encodery[{extra}]'"
-        ) from error
+        raise MissingExtra(f"This needs the package '{error.name}': pip install 'encodery[{extra}]'") from error

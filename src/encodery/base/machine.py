@@ -62,11 +62,7 @@ def offline() -> bool:
 def cache_dir() -> Path:
     """Where measurements of this machine are kept: ENCODERY_CACHE, else the user's cache folder."""
     given = os.environ.get("ENCODERY_CACHE")
-    base = (
-        Path(given)
-        if given
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encodery"
-    )
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encodery"
     base.mkdir(parents=True, exist_ok=True)
     return base
 

@@ -22,7 +22,7 @@ from encodery.base.errors import ContractError, UnknownName, nearest
 ROOT = "encodery"
 
 
-class Part(abc.ABC):
+class Part(abc.ABC):  # noqa: B024
     """Root of every contract: a contract derives from `Part` directly, a part derives from a contract."""
 
 
@@ -81,9 +81,7 @@ def find(contract: type[P], name: str) -> type[P]:
         and issubclass(value, contract)
     ]
     if len(parts) != 1:
-        raise ContractError(
-            f"{module_name} must define exactly one public {contract.__name__}, it has {len(parts)}."
-        )
+        raise ContractError(f"{module_name} must define exactly one public {contract.__name__}, it has {len(parts)}.")
     return parts[0]
 
 
@@ -145,12 +143,10 @@ def contract_at(family: str) -> type[Part]:
     """The contract of a family given as `model.attention`. Raises `UnknownName` with the nearest family."""
     known = families()
     if family not in known:
-        raise UnknownName(
-            f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}."
-        )
+        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}.")
     module = importlib.import_module(f"{ROOT}.{family}")
     for value in vars(module).values():
-        if inspect.isclass(value) and value.__module__ == module.__name__ and is_contract(value):
+        if inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, Part):
             return value
     raise ContractError(f"{module.__name__} states no contract.")
 

@@ -49,7 +49,7 @@ class Phase:
         elif self.shape == "sqrt":
             x = math.sqrt(x)
         elif self.shape == "exp":
-            return self.start * (self.end / self.start) ** x
+            return self.start * math.pow(self.end / self.start, x)
         return self.start + (self.end - self.start) * x
 
 
@@ -66,9 +66,7 @@ class Schedule:
         if isinstance(value, Schedule):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingsError(
-                f"A schedule is a number or a text such as '0.30 -> 0.15 linear', not {value!r}."
-            )
+            raise SettingsError(f"A schedule is a number or a text such as '0.30 -> 0.15 linear', not {value!r}.")
         if not isinstance(value, str):
             return cls(repr(value), (Phase(float(value), float(value), "linear", 1.0),))
         text = " ".join(value.split())
@@ -100,8 +98,8 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
         match = PHASE.match(piece.strip())
         if not match:
             raise SettingsError(
-                f"schedule '{text}': cannot read '{piece.strip()}'. Write a number, 'A -> B linear', optionally '@ 20%', "
-                f"phases joined by ';', or one of {', '.join(DEFAULTS)}."
+                f"schedule '{text}': cannot read '{piece.strip()}'. Write a number, 'A -> B linear', optionally "
+                f"'@ 20%', phases joined by ';', or one of {', '.join(DEFAULTS)}."
             )
         start, end, shape = float(match[1]), float(match[2] or match[1]), match[3] or "linear"
         if shape not in SHAPES:
@@ -118,16 +116,12 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
             f"schedule '{text}': the shares make {given:.0%}; they must make 100%, or leave room for the rest."
         )
     rest = (1 - given) / open_phases if open_phases else 0.0
-    return tuple(
-        Phase(start, end, shape, rest if share is None else share) for start, end, shape, share in raw
-    )
+    return tuple(Phase(start, end, shape, rest if share is None else share) for start, end, shape, share in raw)
 
 
 def _named(name: str, arguments: str, text: str) -> tuple[Phase, ...]:
     if name not in DEFAULTS:
-        raise SettingsError(
-            f"schedule '{text}': no '{name}'.{nearest(name, DEFAULTS)} Known: {', '.join(DEFAULTS)}."
-        )
+        raise SettingsError(f"schedule '{text}': no '{name}'.{nearest(name, DEFAULTS)} Known: {', '.join(DEFAULTS)}.")
     options = dict(DEFAULTS[name])
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
         key, _, number = (part.strip() for part in argument.partition("="))
@@ -146,9 +140,7 @@ def _named(name: str, arguments: str, text: str) -> tuple[Phase, ...]:
 def _phases_of(name: str, options: dict[str, float]) -> tuple[Phase, ...]:
     warmup, floor = options["warmup"], options.get("floor", 0.0)
     rise = (
-        [Phase(options.get("start", 0.0), 1.0, "cosine" if name == "one_cycle" else "linear", warmup)]
-        if warmup
-        else []
+        [Phase(options.get("start", 0.0), 1.0, "cosine" if name == "one_cycle" else "linear", warmup)] if warmup else []
     )
     if name == "constant":
         tail = [Phase(1.0, 1.0, "linear", 1 - warmup)]

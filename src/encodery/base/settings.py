@@ -94,9 +94,7 @@ def overrides(arguments: Iterable[str]) -> Table:
     return table
 
 
-def with_overrides(
-    cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings"
-) -> T:
+def with_overrides(cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings") -> T:
     """`decode` of `table` with `over` laid on it after defaults are filled in, so that one field of a default part
     can be set without naming the part."""
     full = encode(decode(cls, table, where))
@@ -175,9 +173,7 @@ def _part(kind: type[Part], value: Any, where: str) -> Any:
             raise SettingsError(f"{where}: must be '{name_of(kind)}', not '{named}'.")
         return _fields(kind, fields, where)
     if not isinstance(table.get(NAME), str):
-        raise SettingsError(
-            f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts."
-        )
+        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts.")
     try:
         found = find(kind, table[NAME])
     except UnknownName as error:
@@ -194,15 +190,14 @@ def _fields(cls: type, table: Any, where: str) -> Any:
         if key not in fields:
             owner = name_of(cls) if issubclass(cls, Part) else where
             raise SettingsError(
-                f"{where}: '{owner}' has no setting '{key}'.{nearest(str(key), fields)} It has {', '.join(fields) or 'none'}."
+                f"{where}: '{owner}' has no setting '{key}'.{nearest(str(key), fields)} "
+                f"It has {', '.join(fields) or 'none'}."
             )
     decoded = {key: _value(hints[key], value, f"{where}.{key}") for key, value in table.items()}
     missing = [
         name
         for name, f in fields.items()
-        if name not in decoded
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in decoded and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise SettingsError(f"{where}: '{missing[0]}' must be given.")
