@@ -1,0 +1,1 @@
+"""ids → hidden states: one packed encoder, built from parts. Knows no loss and no task."""

@@ -1,0 +1,52 @@
+"""Full attention: softmax over every token in reach, by scaled dot products. arXiv:1706.03762
+
+Shapes: T tokens, H width, N heads, D head size (N·D may differ from H).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from encodery.model.attention import Attention, AttentionModule
+from encodery.model.ops.attention import Needs, select
+from encodery.model.positions import PositionsModule
+from encodery.model.shape import Layout, Shape
+from encodery.model.weights import Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Attention):
+    """`bias` is that of the projection to queries, keys and values, `bias_out` that of the output;
+    `dropout` falls on attention weights."""
+
+    bias: bool = True
+    bias_out: bool = True
+    dropout: float = 0.0
+
+    def build(self, shape: Shape) -> AttentionModule:
+        return _FullModule(self, shape)
+
+
+class _FullModule(AttentionModule):
+    def __init__(self, settings: Full, shape: Shape) -> None:
+        super().__init__()
+        inner = shape.heads * shape.head_size
+        self.shape = shape
+        self.dropout = settings.dropout
+        self.qkv = Linear(shape.width, 3 * inner, bias=settings.bias)
+        self.out = Linear(inner, shape.width, bias=settings.bias_out, role="out")
+
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+        shape = self.shape
+        qkv = positions.turn(self.qkv(x), layout, shape).view(-1, 3, shape.heads, shape.head_size)
+        bias = positions.bias(layout, shape)
+        needs = Needs(
+            window=shape.window if shape.window is not None and shape.window < layout.max_seqlen - 1 else None,
+            bias=bias is not None,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        mixed = select(qkv.device.type, qkv.dtype, needs)(qkv, layout, needs, bias)
+        y: Tensor = self.out(mixed.flatten(1))
+        return y

@@ -1,0 +1,34 @@
+"""Skeletons of a layer: in which order attention, feed-forward, norms and residuals meet."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import Tensor, nn
+
+from encodery.base.parts import Part
+from encodery.model.attention import Attention
+from encodery.model.ffn import FFN
+from encodery.model.norms import Norm
+from encodery.model.positions import PositionsModule
+from encodery.model.shape import Layout, Shape
+
+
+class Block(Part):
+    """A skeleton whose holes are an attention, a feed-forward and a norm."""
+
+    @abc.abstractmethod
+    def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
+        """The module of layer `shape.layer`; `dropout` falls on what attention and feed-forward add."""
+
+    def final(self, shape: Shape, norm: Norm) -> nn.Module:
+        """What follows the last block, (T, H) → (T, H)."""
+        return nn.Identity()
+
+
+class BlockModule(nn.Module):
+    """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+        """x (T, H), left as it is → (T, H)."""

@@ -1,0 +1,41 @@
+"""Post-norm block: add, then normalise. arXiv:1706.03762
+
+Shapes: T tokens, H width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from encodery.model.attention import Attention
+from encodery.model.blocks import Block, BlockModule
+from encodery.model.ffn import FFN
+from encodery.model.norms import Norm
+from encodery.model.positions import PositionsModule
+from encodery.model.shape import Layout, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Post(Block):
+    """No settings."""
+
+    def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
+        return _PostModule(shape, attention, ffn, norm, dropout)
+
+
+class _PostModule(BlockModule):
+    def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        self.attention = attention.build(shape)
+        self.attention_norm = norm.build(shape.width)
+        self.ffn = ffn.build(shape)
+        self.ffn_norm = norm.build(shape.width)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+        # Sums are written into the fresh outputs of the linear layers: nothing else needs those.
+        x = self.attention_norm(self.drop(self.attention(x, layout, positions)).add_(x))
+        y: Tensor = self.ffn_norm(self.drop(self.ffn(x)).add_(x))
+        return y

@@ -1,0 +1,51 @@
+"""Pre-norm block: normalise, then add; one more norm after the last block. arXiv:2002.04745
+
+Differs from `post`: the residual stream itself is never normalised.
+Shapes: T tokens, H width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from encodery.model.attention import Attention
+from encodery.model.blocks import Block, BlockModule
+from encodery.model.ffn import FFN
+from encodery.model.norms import Norm
+from encodery.model.positions import PositionsModule
+from encodery.model.shape import Layout, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pre(Block):
+    """`first_norm = false` leaves out the first norm of layer 0, for embeddings that are normalised already."""
+
+    first_norm: bool = True
+
+    def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
+        skip = shape.layer == 0 and not self.first_norm
+        first = nn.Identity() if skip else norm.build(shape.width)
+        return _PreModule(shape, attention, ffn, first, norm, dropout)
+
+    def final(self, shape: Shape, norm: Norm) -> nn.Module:
+        return norm.build(shape.width)
+
+
+class _PreModule(BlockModule):
+    def __init__(
+        self, shape: Shape, attention: Attention, ffn: FFN, first: nn.Module, norm: Norm, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm = first
+        self.attention = attention.build(shape)
+        self.ffn_norm = norm.build(shape.width)
+        self.ffn = ffn.build(shape)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+        # Sums are written into the fresh outputs of the linear layers: nothing else needs those.
+        x = self.drop(self.attention(self.attention_norm(x), layout, positions)).add_(x)
+        y: Tensor = self.drop(self.ffn(self.ffn_norm(x))).add_(x)
+        return y

@@ -1,0 +1,30 @@
+"""Plain embeddings: one table of the model's width, plus a segment table where there are segments. arXiv:1810.04805
+
+Shapes: T tokens, V vocabulary, S segments, E = H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from encodery.model.embeddings import Embeddings, EmbeddingsModule
+from encodery.model.embeddings._tables import Tables
+from encodery.model.shape import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Embeddings):
+    """No settings: E is the model's width."""
+
+    def size(self, width: int) -> int:
+        return width
+
+    def build(self, shape: Shape) -> EmbeddingsModule:
+        return _PlainModule(shape)
+
+
+class _PlainModule(Tables):
+    def forward(self, ids: Tensor, segment: Tensor | None) -> Tensor:
+        return self.lookup(ids, segment)

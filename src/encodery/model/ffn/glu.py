@@ -1,0 +1,40 @@
+"""Gated linear unit: one half of `up`, activated, gates the other half. arXiv:2002.05202
+
+Differs from `mlp`: `up` is (2I, H), its first half the gate (activated), its second the value.
+Shapes: T tokens, H width, I inner width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from encodery.model.ffn import FFN
+from encodery.model.shape import Shape
+from encodery.model.weights import ActivationName, Linear, activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class GLU(FFN):
+    """`bias` is that of `up`, `bias_out` that of `down`."""
+
+    activation: ActivationName = "gelu"
+    bias: bool = True
+    bias_out: bool = True
+
+    def build(self, shape: Shape) -> nn.Module:
+        return _GLUModule(self, shape)
+
+
+class _GLUModule(nn.Module):
+    def __init__(self, settings: GLU, shape: Shape) -> None:
+        super().__init__()
+        self.up = Linear(shape.width, 2 * shape.inner, bias=settings.bias)
+        self.down = Linear(shape.inner, shape.width, bias=settings.bias_out, role="out")
+        self.activate = activation(settings.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        y: Tensor = self.down(self.activate(gate) * value)
+        return y

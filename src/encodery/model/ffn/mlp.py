@@ -1,0 +1,38 @@
+"""MLP: up, activation, down. arXiv:1706.03762
+
+Shapes: T tokens, H width, I inner width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from encodery.model.ffn import FFN
+from encodery.model.shape import Shape
+from encodery.model.weights import ActivationName, Linear, activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(FFN):
+    """`bias` is that of `up`, `bias_out` that of `down`."""
+
+    activation: ActivationName = "gelu"
+    bias: bool = True
+    bias_out: bool = True
+
+    def build(self, shape: Shape) -> nn.Module:
+        return _MLPModule(self, shape)
+
+
+class _MLPModule(nn.Module):
+    def __init__(self, settings: MLP, shape: Shape) -> None:
+        super().__init__()
+        self.up = Linear(shape.width, shape.inner, bias=settings.bias)
+        self.down = Linear(shape.inner, shape.width, bias=settings.bias_out, role="out")
+        self.activate = activation(settings.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.activate(self.up(x)))
+        return y

@@ -1,0 +1,45 @@
+"""What turns hidden states into predictions."""
+
+from __future__ import annotations
+
+import abc
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from encodery.base.parts import Part
+from encodery.model.norms import Norm
+from encodery.model.shape import Shape
+
+
+class HasWords(Protocol):
+    """An encoder, as far as a tied decoder cares."""
+
+    @property
+    def words(self) -> Tensor:
+        """The word table (V, E)."""
+
+
+class Head(Part):
+    """A head over single rows of hidden states."""
+
+    @abc.abstractmethod
+    def build(self, shape: Shape, norm: Norm) -> HeadModule:
+        """The module; `norm` is the model's."""
+
+
+class HeadModule(nn.Module):
+    """Scores over the vocabulary for chosen rows; a loss may take `features` and `decoder` and never see logits."""
+
+    @abc.abstractmethod
+    def features(self, rows: Tensor) -> Tensor:
+        """Hidden states of chosen rows (M, H) → (M, E)."""
+
+    @abc.abstractmethod
+    def decoder(self, encoder: HasWords) -> tuple[Tensor, Tensor | None]:
+        """The weight (V, E), the encoder's own where tied, and the bias (V,) or None."""
+
+    def forward(self, rows: Tensor, encoder: HasWords) -> Tensor:
+        """Hidden states (M, H) → logits (M, V)."""
+        weight, bias = self.decoder(encoder)
+        return nn.functional.linear(self.features(rows), weight, bias)

@@ -1,0 +1,29 @@
+"""Initial values of weights. Norms and biases start at one and zero; a part's other scalars where it says."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from encodery.base.parts import Part
+from encodery.model.shape import Shape
+from encodery.model.weights import Linear, Role, Table
+
+
+class Init(Part):
+    """A rule for the weights of linear layers and tables."""
+
+    @abc.abstractmethod
+    def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
+        """Fill `weight` in place: (out, in) of a linear layer, (rows, E) of a table of role "embedding"."""
+
+    def apply(self, module: nn.Module, shape: Shape, generator: torch.Generator) -> None:
+        """Fill every linear layer and table of `module`, in the order of its modules."""
+        with torch.no_grad():
+            for inner in module.modules():
+                if isinstance(inner, Linear | Table):
+                    self.fill(inner.weight, inner.role, shape, generator)
+                if isinstance(inner, Linear) and inner.bias is not None:
+                    inner.bias.zero_()

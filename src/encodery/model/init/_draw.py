@@ -1,0 +1,14 @@
+"""Drawing normal values, cut off or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def draw(weight: Tensor, std: float, cutoff: float | None, generator: torch.Generator) -> None:
+    """Fill `weight` in place from a normal of spread `std`, cut at `cutoff` spreads if given."""
+    if cutoff is None:
+        nn.init.normal_(weight, std=std, generator=generator)
+    else:
+        nn.init.trunc_normal_(weight, std=std, a=-cutoff * std, b=cutoff * std, generator=generator)

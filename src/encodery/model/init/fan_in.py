@@ -1,0 +1,34 @@
+"""Initialisation by fan-in: a spread of 1/sqrt(inputs) keeps the size of what flows through.
+
+Differs from `normal`: narrow models get larger weights. Tables keep a spread of their own; residual outputs may
+start at zero, so that every block begins as the identity (arXiv:2203.03466, appendix D.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from encodery.model.init import Init
+from encodery.model.init._draw import draw
+from encodery.model.shape import Shape
+from encodery.model.weights import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class FanIn(Init):
+    """`gain` multiplies 1/sqrt(inputs); `embedding_std` is the tables'; `zero_out` starts residual outputs at 0."""
+
+    gain: float = 1.0
+    embedding_std: float = 0.02
+    zero_out: bool = False
+
+    def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
+        if role == "out" and self.zero_out:
+            weight.zero_()
+        elif role == "embedding":
+            draw(weight, self.embedding_std, None, generator)
+        else:
+            draw(weight, self.gain * weight.shape[1] ** -0.5, None, generator)

@@ -1,0 +1,46 @@
+"""Attention over packed sequences: which implementation runs where.
+
+Every implementation takes `qkv` (T, 3, N, D), the layout, what is needed, and the bias by distance (N, 2R - 1) or
+None, and gives (T, N, D). `naive` is the truth.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from encodery.model.shape import Layout
+
+
+class Needs(NamedTuple):
+    """What one call asks for: half-width of the window (None: all), a bias by distance, dropout of the weights."""
+
+    window: int | None = None
+    bias: bool = False
+    dropout: float = 0.0
+
+
+Attend = Callable[[Tensor, Layout, Needs, Tensor | None], Tensor]
+
+
+def select(device: str, dtype: torch.dtype, needs: Needs) -> Attend:
+    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs."""
+    return _select(device, dtype, needs.bias, needs.dropout > 0)
+
+
+@functools.cache
+def _select(device: str, dtype: torch.dtype, bias: bool, dropout: bool) -> Attend:
+    name = "padded"
+    if device == "cpu" and not dropout:
+        name = "grouped"
+    elif device == "cuda" and bias and not dropout:
+        name = "flex"
+    elif device == "cuda" and dtype in (torch.float16, torch.bfloat16) and not dropout:
+        name = "varlen"
+    attend: Attend = importlib.import_module(f"{__name__}.{name}").attend
+    return attend

@@ -1,0 +1,62 @@
+"""Attention over packed sequences by FlexAttention: one long row with a document mask, where scores carry a bias.
+
+Compiled on CUDA; uncompiled elsewhere, where it serves only the comparison with `naive`. Not run on a GPU yet.
+Shapes: T tokens, N heads, D head size, R longest sequence.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from encodery.model.ops.attention import Needs
+from encodery.model.shape import Layout
+
+
+def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+    """qkv (T, 3, N, D) → (T, N, D)."""
+    query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+    mask = _mask(layout, needs.window)
+    mixed = _flex(qkv.is_cuda)(query, key, value, score_mod=_score(bias), block_mask=mask)
+    return mixed[0].transpose(0, 1)
+
+
+@functools.cache
+def _flex(compiled: bool) -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention  # type: ignore[return-value]
+
+
+def _score(bias: Tensor | None) -> Callable[..., Tensor] | None:
+    if bias is None:
+        return None
+    middle = bias.shape[1] // 2
+
+    def score(value: Tensor, _: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # Across documents distances leave the table; the mask hides those scores.
+        distance = (key - query).clamp(-middle, middle)
+        return value + bias[head, distance + middle]
+
+    return score
+
+
+def _mask(layout: Layout, window: int | None) -> BlockMask:
+    """Same document, and near enough; once per batch and window."""
+    memo_key = ("flex", window)
+    if memo_key not in layout.memo:
+        sequence = layout.sequence
+
+        def seen(_: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = sequence[query] == sequence[key]
+            return same if window is None else same & ((query - key).abs() <= window)
+
+        length: Any = layout.tokens
+        layout.memo[memo_key] = create_block_mask(
+            seen, None, None, length, length, device=str(layout.cu_seqlens.device)
+        )
+    found: BlockMask = layout.memo[memo_key]
+    return found

@@ -1,0 +1,43 @@
+"""Attention over sequences padded to the longest, inside this function only: works on any device, with dropout.
+
+Not the fast path anywhere: it serves float32 on accelerators, and dropout of attention weights.
+Shapes: T tokens, B sequences, L longest sequence, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from encodery.model.ops.attention import Needs
+from encodery.model.shape import Layout
+
+
+def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+    """qkv (T, 3, N, D) → (T, N, D)."""
+    longest = layout.max_seqlen
+    count = layout.cu_seqlens.numel() - 1
+    slot = layout.sequence * longest + layout.positions
+    padded = qkv.new_zeros(count * longest, *qkv.shape[1:]).index_copy(0, slot, qkv)
+    query, key, value = padded.view(count, longest, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+    mask = _mask(layout, needs, bias, qkv.dtype)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=needs.dropout)
+    return mixed.transpose(1, 2).flatten(0, 1)[slot]
+
+
+def _mask(layout: Layout, needs: Needs, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What is added to scores, (B, 1 or N, L, L); a padded query sees what is real, so that no row is empty."""
+    longest = layout.max_seqlen
+    spot = torch.arange(longest, device=layout.cu_seqlens.device)
+    lengths = layout.cu_seqlens.diff()
+    seen = (spot < lengths[:, None])[:, None, None, :]
+    distance = spot[None, :] - spot[:, None]
+    if needs.window is not None:
+        near = distance.abs() <= needs.window
+        seen = (seen & near) | (spot >= lengths[:, None])[:, None, :, None]
+    zero = torch.zeros((), dtype=dtype, device=spot.device)
+    mask = zero.where(seen, float("-inf"))
+    if bias is None:
+        return mask
+    return mask + bias[:, distance + bias.shape[1] // 2].to(dtype)

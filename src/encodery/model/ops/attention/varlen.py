@@ -1,0 +1,23 @@
+"""Attention over packed sequences by flash attention: nothing is padded. CUDA, fp16 or bf16; no bias, no dropout.
+
+Not run on a GPU yet.
+Shapes: T tokens, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from encodery.model.ops.attention import Needs
+from encodery.model.shape import Layout
+
+
+def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+    """qkv (T, 3, N, D) → (T, N, D)."""
+    query, key, value = qkv.unbind(1)
+    reach = -1 if needs.window is None else needs.window
+    cu, longest = layout.cu_seqlens, layout.max_seqlen
+    mixed = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=(reach, reach))
+    assert isinstance(mixed, Tensor)
+    return mixed

@@ -1,0 +1,23 @@
+"""Cross entropy with all logits in memory: the formula, and the truth for `chunked`.
+
+Shapes: M rows, E embedding width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from encodery.model.ops.masked_cross_entropy import Loss
+
+
+def masked_cross_entropy(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float = 0.0
+) -> Loss:
+    """features (M, E), weight (V, E), bias (V,), targets (M,) → `Loss`."""
+    logits = F.linear(features, weight, bias)
+    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    spread = logits.logsumexp(1)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    total = (spread - chosen).sum() + z_loss * spread.square().sum()
+    return Loss(total, (spread - chosen).detach(), (chosen >= logits.amax(1)).detach())

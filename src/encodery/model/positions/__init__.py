@@ -1,0 +1,37 @@
+"""How the model knows where a token stands: added to embeddings, turned into queries and keys, or biasing scores."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import Tensor, nn
+
+from encodery.base.parts import Part
+from encodery.model.shape import Layout, Shape
+
+
+class Positions(Part):
+    """A kind of position information."""
+
+    @abc.abstractmethod
+    def build(self, shape: Shape) -> PositionsModule:
+        """The module, one for all layers."""
+
+
+class PositionsModule(nn.Module):
+    """Three places where positions may enter; each does nothing unless a part says otherwise."""
+
+    def add(self, x: Tensor, layout: Layout) -> Tensor:
+        """Embeddings (T, E) → (T, E), before the embedding norm."""
+        return x
+
+    def turn(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
+        """Projected (T, 3·N·D) of layer `shape.layer` → the same with queries and keys turned.
+
+        May write into `qkv`, which must be a fresh tensor and no view.
+        """
+        return qkv
+
+    def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
+        """What is added to scores by distance: (N, 2R - 1), entry R - 1 + (key - query), R >= `layout.max_seqlen`."""
+        return None

@@ -1,0 +1,16 @@
+"""No positions: the encoder sees a bag of tokens. arXiv:2305.19466"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from encodery.model.positions import Positions, PositionsModule
+from encodery.model.shape import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Positions):
+    """No settings."""
+
+    def build(self, shape: Shape) -> PositionsModule:
+        return PositionsModule()

@@ -1,0 +1,92 @@
+"""Rotary positions: queries and keys turned by angles that grow with position. arXiv:2104.09864
+
+Differs from `learned`: relative, nothing learned. Halves are rotated against each other (not neighbours). Layers
+with a window may turn at a theta of their own (`local_theta`, arXiv:2412.13663).
+Shapes: T tokens, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.model.positions import Positions, PositionsModule
+from encodery.model.shape import Layout, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary(Positions):
+    """`theta` of layers that see the whole document, `local_theta` of layers with a window (None: the same)."""
+
+    theta: float = 10_000.0
+    local_theta: float | None = None
+
+    def build(self, shape: Shape) -> PositionsModule:
+        if shape.head_size % 2:
+            raise SettingsError(f"Rotary positions need an even head size, not {shape.head_size}.")
+        return _RotaryModule(self)
+
+
+class _RotaryModule(PositionsModule):
+    def __init__(self, settings: Rotary) -> None:
+        super().__init__()
+        self.theta = settings.theta
+        self.local_theta = settings.theta if settings.local_theta is None else settings.local_theta
+
+    def turn(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
+        theta = self.theta if shape.window is None else self.local_theta
+        cos, sin = _angles(layout, theta, shape.head_size, _accurate(qkv.dtype))
+        turned: Tensor = _Turn.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
+        return turned
+
+
+def _accurate(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _angles(layout: Layout, theta: float, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (T, 1, 1, D/2), once per batch and theta."""
+    key = (Rotary, theta, size, dtype)
+    if key not in layout.memo:
+        device = layout.cu_seqlens.device
+        turns = 1.0 / theta ** (torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
+        angle = torch.arange(layout.max_seqlen, device=device)[:, None] * turns
+        cos, sin = angle.cos().to(dtype)[layout.positions], angle.sin().to(dtype)[layout.positions]
+        layout.memo[key] = (cos[:, None, None], sin[:, None, None])
+    found: tuple[Tensor, Tensor] = layout.memo[key]
+    return found
+
+
+def _rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries and keys of (T, 3·N·D) in place; angles (T, 1, 1, D/2) in at least fp32."""
+    half = cos.shape[-1]
+    both = qkv.view(qkv.shape[0], 3, -1, 2 * half)[:, :2]
+    left, right = both[..., :half], both[..., half:]
+    if qkv.dtype == cos.dtype:
+        crossed = left * sin
+        left.mul_(cos).addcmul_(right, sin, value=-1)
+        right.mul_(cos).add_(crossed)
+    else:
+        a, b = left.to(cos.dtype), right.to(cos.dtype)
+        left.copy_(a * cos - b * sin)
+        right.copy_(b * cos + a * sin)
+    return qkv
+
+
+class _Turn(torch.autograd.Function):
+    """In place forward (the projection's output is needed by nothing else); backward turns the gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.mark_dirty(qkv)
+        ctx.save_for_backward(cos, sin)
+        return _rotate(qkv, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad.clone(memory_format=torch.contiguous_format), cos, -sin), None, None

@@ -1,0 +1,44 @@
+"""Sinusoidal positions added to the embeddings, sines at even places, cosines at odd ones. arXiv:1706.03762
+
+Differs from `learned`: any length works, and nothing is learned but, with `scaled`, one factor (arXiv:2212.14034).
+Shapes: T tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from encodery.base.errors import SettingsError
+from encodery.model.positions import Positions, PositionsModule
+from encodery.model.shape import Layout, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinusoidal(Positions):
+    """`theta` is the longest wavelength over 2π; `scaled` multiplies by a learned factor."""
+
+    theta: float = 10_000.0
+    scaled: bool = False
+
+    def build(self, shape: Shape) -> PositionsModule:
+        if shape.embedding % 2:
+            raise SettingsError(f"Sinusoidal positions need an even embedding width, not {shape.embedding}.")
+        return _SinusoidalModule(shape.embedding, self.theta, self.scaled)
+
+
+class _SinusoidalModule(PositionsModule):
+    def __init__(self, size: int, theta: float, scaled: bool) -> None:
+        super().__init__()
+        self.size, self.theta = size, theta
+        self.scale = nn.Parameter(torch.full((1,), 1 / math.sqrt(size))) if scaled else None
+
+    def add(self, x: Tensor, layout: Layout) -> Tensor:
+        step = torch.arange(0, self.size, 2, device=x.device, dtype=torch.float32)
+        turns = torch.exp(step * (-math.log(self.theta) / self.size))
+        angle = layout.positions[:, None] * turns
+        wave = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).to(x.dtype)
+        return x + (wave if self.scale is None else wave * self.scale.to(x.dtype))

@@ -1,0 +1,165 @@
+"""The nouns of the model: sizes (`Shape`), the packed batch (`Batch`, `Layout`) and what comes out (`Output`).
+
+Shapes: T real tokens of the batch, B sequences, H width, E embedding width. There is no padding anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes handed to a part's `build`; `layer` and `window` are set where a part belongs to one layer.
+
+    `window` is the half-width of local attention: position i sees j where |i - j| <= window; None sees all.
+    """
+
+    vocab: int
+    width: int
+    depth: int
+    heads: int
+    head_size: int
+    inner: int
+    max_length: int
+    segments: int
+    embedding: int
+    layer: int | None = None
+    window: int | None = None
+
+    def at(self, layer: int, window: int | None) -> Shape:
+        """The shape as one layer sees it."""
+        return dataclasses.replace(self, layer=layer, window=window)
+
+
+class Group(NamedTuple):
+    """A run of neighbouring sequences of equal length: rows `start : start + sequences * length`."""
+
+    start: int
+    sequences: int
+    length: int
+
+
+class Layout:
+    """Where sequences lie in a packed batch. Everything is computed on first use and shared by all layers.
+
+    `memo` holds what parts derive from the layout once per batch (rotary angles, dense biases).
+    """
+
+    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> None:
+        self.cu_seqlens = cu_seqlens
+        self.max_seqlen = max_seqlen
+        self.tokens = tokens
+        self.memo: dict[Any, Any] = {}
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Length of each sequence, on the host (B)."""
+        ends: list[int] = self.cu_seqlens.tolist()
+        return tuple(end - start for start, end in itertools.pairwise(ends))
+
+    @cached_property
+    def sequence(self) -> Tensor:
+        """Index of the sequence of each token (T,) int64."""
+        cu = self.cu_seqlens.long()
+        index = torch.arange(cu.numel() - 1, device=cu.device)
+        return index.repeat_interleave(cu.diff(), output_size=self.tokens)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each token in its sequence, from 0 (T,) int64."""
+        starts = self.cu_seqlens.long()[self.sequence]
+        return torch.arange(self.tokens, device=starts.device) - starts
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Runs of neighbouring sequences of equal length; few where the batch is sorted by length."""
+        found: list[Group] = []
+        start = 0
+        for length in self.lengths:
+            if found and found[-1].length == length:
+                found[-1] = found[-1]._replace(sequences=found[-1].sequences + 1)
+            elif length:
+                found.append(Group(start, 1, length))
+            start += length
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32 from 0 to T, `segment` (T,) int64 or None.
+
+    `extra` carries what an objective or a task adds (rows, targets, labels).
+    """
+
+    ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    segment: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the sequences lie; shared by `with_ids` copies."""
+        return Layout(self.cu_seqlens, self.max_seqlen, self.ids.numel())
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return self.cu_seqlens.numel() - 1
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens T."""
+        return self.ids.numel()
+
+    @staticmethod
+    def from_sequences(
+        sequences: Sequence[Sequence[int]],
+        segments: Sequence[Sequence[int]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Pack lists of ids, in the order given. Raises `InputError` for no sequence or an empty one."""
+        lengths = [len(s) for s in sequences]
+        if not lengths or min(lengths) == 0:
+            raise InputError("A batch needs at least one sequence, and every sequence at least one token.")
+        if segments is not None and [len(s) for s in segments] != lengths:
+            raise InputError("Segments must have the lengths of their sequences.")
+        cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        ids = torch.tensor([i for s in sequences for i in s], dtype=torch.int64)
+        segment = None if segments is None else torch.tensor([i for s in segments for i in s])
+        batch = Batch(ids, cu, max(lengths), segment)
+        return batch if torch.device(device).type == "cpu" else batch.to(device)
+
+    def with_ids(self, ids: Tensor, **extra: Tensor) -> Batch:
+        """The same sequences with other ids (T,) and `extra` added; the layout is shared."""
+        batch = dataclasses.replace(self, ids=ids, extra={**self.extra, **extra})
+        batch.__dict__["layout"] = self.layout
+        return batch
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking)
+
+        segment = None if self.segment is None else move(self.segment)
+        extra = {key: move(value) for key, value in self.extra.items()}
+        return Batch(move(self.ids), move(self.cu_seqlens), self.max_seqlen, segment, extra)
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """`hidden` (T, H) after the final norm; `layers`: the embeddings' output and each block's (depth + 1 of (T, H))."""
+
+    hidden: Tensor
+    layers: tuple[Tensor, ...] | None = None

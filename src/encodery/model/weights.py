@@ -1,0 +1,59 @@
+"""Linear layers and tables that leave their values to the model's initialisation, and the activations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Role = Literal["embedding", "in", "out"]
+ActivationName = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared", "identity"]
+
+
+class Linear(nn.Linear):
+    """A linear layer whose `role` tells the initialisation what it is: "out" writes into the residual stream."""
+
+    def __init__(self, size_in: int, size_out: int, *, bias: bool, role: Role = "in") -> None:
+        super().__init__(size_in, size_out, bias=bias)
+        self.role: Role = role
+
+    def reset_parameters(self) -> None:
+        """Nothing: `Init` fills every weight once, from the model's own generator."""
+
+
+class Table(nn.Embedding):
+    """An embedding table (rows, size); its values are the initialisation's."""
+
+    role: Role = "embedding"
+
+    def reset_parameters(self) -> None:
+        """Nothing: `Init` fills every weight once, from the model's own generator."""
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+_ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": F.silu,
+    "relu": F.relu,
+    "relu_squared": _relu_squared,
+    "identity": _identity,
+}
+
+
+def activation(name: ActivationName) -> Callable[[Tensor], Tensor]:
+    """The elementwise function of that name; `gelu` is the exact one."""
+    return _ACTIVATIONS[name]
