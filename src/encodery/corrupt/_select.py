@@ -1,0 +1,45 @@
+"""Random choice on tensors: keys, the lowest of them in whole units, unbiased rounding, where sequences begin.
+
+Nothing here waits for the device unless it says so. T tokens, B sequences.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def draw(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) float32, uniform in 0..1, on the generator's device."""
+    return torch.rand(count, generator=generator, device=generator.device)
+
+
+def randomly_rounded(value: float, generator: torch.Generator) -> int:
+    """`value` rounded up or down at random so that the mean is `value`. Waits for the device."""
+    down = math.floor(value + 1e-9)
+    return down + int(float(draw(1, generator)) < value - down)
+
+
+def lowest(keys: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """(T,) bool: the `count` lowest of `keys` (T,), in which equal keys are one unit and are taken or left together.
+
+    The unit at the limit is taken always without a generator; with one, it is taken with the probability that makes
+    the mean number of tokens `count`. Infinite keys are no candidates. (Two units draw the same key about once in
+    sixteen million pairs; being one unit for once does no harm.)
+    """
+    if count <= 0 or keys.numel() == 0:
+        return torch.zeros_like(keys, dtype=torch.bool)
+    limit = torch.kthvalue(keys, min(count, keys.numel())).values
+    if generator is None:
+        return (keys <= limit) & keys.isfinite()
+    below, at = keys < limit, keys == limit
+    wanted = draw(1, generator) * at.sum() < count - below.sum()
+    return (below | (at & wanted)) & keys.isfinite()
+
+
+def sequence_starts(cu_seqlens: Tensor, length: int) -> Tensor:
+    """(T,) bool: the first token of each sequence; `cu_seqlens` (B+1,) ends at T, empty sequences are allowed."""
+    starts = torch.zeros(length + 1, dtype=torch.bool, device=cu_seqlens.device)
+    return starts.index_fill(0, cu_seqlens.long(), True)[:-1]

@@ -1,0 +1,67 @@
+"""Spans of geometric length: contiguous words are hidden together (SpanBERT, arXiv 1907.10529).
+
+Each run of tokens between special tokens is cut into spans whose lengths are drawn from a geometric distribution
+(`p` = 0.2, at most `longest` = 10 and renormalised: 3.8 on average), and spans are units. SpanBERT draws span after
+span and rejects overlaps until the budget is met; to cut first and choose then gives the same lengths, needs no
+loop, and reaches the rate without bias. The last span of a run is cut short by the run's end. Lengths count words
+or, with `words` false, tokens. Mask, random id or keep is decided once for a span. `longest` = 1 equals `word`, or
+`token` with `words` false, save for that last point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.corrupt import Corruption, Vocabulary
+from encodery.corrupt._select import draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Corruption):
+    """A run of words, or of tokens, is a unit."""
+
+    p: float = 0.2
+    longest: int = 10
+    words: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.p <= 1:
+            raise SettingsError(f"p = {self.p}: the geometric distribution needs 0 < p <= 1.")
+        if self.longest < 1:
+            raise SettingsError(f"longest = {self.longest}: a span has at least one word.")
+
+    @property
+    def together(self) -> bool:
+        """True: a span is masked, replaced or kept as a whole."""
+        return True
+
+    def starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+        """(T,) bool: the first token of each span.
+
+        Every word draws a length; within a run, the first word's length says where the second span begins, the
+        second word's where the third begins, and so on until the run is full.
+        """
+        T = ids.numel()
+        word = breaks | vocabulary.word_start[ids] if self.words else torch.ones_like(breaks)
+        number, run = word.cumsum(0) - 1, breaks.cumsum(0) - 1
+        position = torch.arange(T, device=ids.device)
+        first = torch.where(breaks, position, 0).cummax(0).values
+        length = self._lengths(T, generator) * word
+        reach = length.cumsum(0)
+        next_span = number[first] + reach - (reach - length)[first]
+        run_of_word = torch.full((T + 1,), -1, device=ids.device).scatter(0, number, run)
+        inside = word & (run_of_word[next_span.clamp(max=T)] == run)
+        begins = torch.zeros(T + 1, dtype=torch.bool, device=ids.device)
+        begins = begins.index_fill(0, torch.where(inside, next_span, T), True)
+        return word & begins[number]
+
+    def _lengths(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) int64 in 1..longest, from the truncated and renormalised geometric distribution."""
+        share = (1 - self.p) ** torch.arange(self.longest, dtype=torch.float64)
+        ends = (share.cumsum(0) / share.sum())[:-1].to(generator.device, torch.float32)
+        return torch.searchsorted(ends, draw(count, generator), right=True) + 1
