@@ -47,7 +47,7 @@ def hide(
     """Corrupt with everything masked, so that the corrupted tokens can be seen."""
     table = {"mask": 1.0, "random": 0.0, "keep": 0.0, **settings}
     corruption = decode(part, table)
-    ids, _ = packed(lengths)
+    ids, cu = packed(lengths)
     return corruption.apply(ids, cu, vocabulary(), generator(seed), progress)
 
 
