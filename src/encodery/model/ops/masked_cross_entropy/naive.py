@@ -18,6 +18,8 @@ def masked_cross_entropy(
     logits = F.linear(features, weight, bias)
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     spread = logits.logsumexp(1)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    total = (spread - chosen).sum() + z_loss * spread.square().sum()
-    return Loss(total, (spread - chosen).detach(), (chosen >= logits.amax(1)).detach())
+    real = targets >= 0
+    chosen = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+    nll = (spread - chosen).masked_fill(~real, 0.0)
+    total = nll.sum() + z_loss * spread.square().masked_fill(~real, 0.0).sum()
+    return Loss(total, nll.detach(), (real & (chosen >= logits.amax(1))).detach())
