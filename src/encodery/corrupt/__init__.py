@@ -198,7 +198,7 @@ class Corruption(Part):
         """(M,) int64 ascending: the corrupted tokens that are predicted."""
         rate, predicted = self.rates(progress)
         copies = corrupted.numel() // max(length, 1)
-        part = predicted / (rate * copies) if rate > 0 else 1.0
+        part = predicted / (rate * copies) if rate * copies > 0 else 1.0
         whole = part > 1 - 1e-6
         if not self.fixed_slots and whole:
             return corrupted.nonzero().squeeze(1)
