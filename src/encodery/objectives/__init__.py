@@ -1,0 +1,126 @@
+"""What a model learns from: a batch is prepared, the model runs, the loss comes back as named terms.
+
+A term is a sum and a count, never a mean: the loss of a step is Σ weight · Σ total / Σ count, the inner sums running
+over all micro-batches and all ranks. A mean of means would weigh a prediction by how few others its micro-batch
+happened to hold. `count_all`, `share` and `figures` are this rule; the training loop has no other.
+
+The order of a step: `prepare` every micro-batch, sum `counts` over them and over the ranks (`count_all`), then for
+each micro-batch run the objective and go backward from `share` of its terms; the gradients add up to that of the one
+big batch. Shape letters: T tokens, M predicted rows.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from encodery.base.parts import Part
+from encodery.corrupt import Vocabulary
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Output, Shape
+
+Count = Tensor | int | float
+SumOverRanks = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`total`: a scalar sum (with a gradient where the term is learned from); `count`: over how many; `weight` in the
+    loss. A term of weight 0 is only reported (an accuracy: how many right, of how many)."""
+
+    total: Tensor
+    count: Count
+    weight: float = 1.0
+
+
+class Objective(Part):
+    """Contract of an objective; a part holds its settings and builds the module that does the work."""
+
+    @abc.abstractmethod
+    def build(self, shape: Shape, vocabulary: Vocabulary) -> ObjectiveModule:
+        """The module, with whatever weights the objective needs beside the model's."""
+
+
+class ObjectiveModule(nn.Module):
+    """An objective at work. Its own weights are trained with the model's and fall off at export."""
+
+    @abc.abstractmethod
+    def prepare(self, batch: Batch, generator: torch.Generator, progress: float) -> Batch:
+        """The batch as the model shall see it, with what `loss` needs in `extra`. `progress` in 0..1 of the run."""
+
+    @abc.abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        """The count of every learned term `loss` will return for this prepared batch, known before the model runs."""
+
+    @abc.abstractmethod
+    def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, Term]:
+        """The terms of a prepared batch, from the model's output for it."""
+
+    def forward(self, model: Model, batch: Batch) -> dict[str, Term]:
+        """Run the model on a prepared batch and return `loss`; an objective of several passes says so here."""
+        return self.loss(model, model(batch), batch)
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """What the objective's schedules say at `progress`, for the log (`mask_rate`)."""
+        return {}
+
+
+def count_all(counts: Iterable[Mapping[str, Count]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, Count]:
+    """The counts of all micro-batches of a step, added up; `sum_over_ranks` adds a tensor over the ranks in place."""
+    added: dict[str, Count] = {}
+    for one in counts:
+        for name, count in one.items():
+            added[name] = added[name] + count if name in added else count
+    if sum_over_ranks is None or not added:
+        return added
+    vector = _vector(added.values())
+    sum_over_ranks(vector)
+    return dict(zip(added, vector, strict=True))
+
+
+def share(terms: Mapping[str, Term], counts: Mapping[str, Count], ranks: int = 1) -> Tensor:
+    """A micro-batch's share of the step's loss: Σ weight · total / counts[name], a scalar to go backward from.
+
+    `counts` are those of the whole step, from `count_all`. `ranks`: 1 where gradients are added over the ranks, their
+    number where they are averaged, as DDP does.
+    """
+    learned = [(name, term) for name, term in terms.items() if term.weight]
+    parts = [term.total * (term.weight * ranks / _at_least_one(counts[name])) for name, term in learned]
+    return torch.stack(parts).sum()
+
+
+def figures(steps: Iterable[Mapping[str, Term]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
+    """Σ total / Σ count of every term over micro-batches and ranks, and their weighted sum as `loss`.
+
+    Waits for the device, once. A term that was never counted is NaN and stays out of the loss.
+    """
+    totals: dict[str, Tensor] = {}
+    weights: dict[str, float] = {}
+    for terms in steps:
+        for name, term in terms.items():
+            pair = _vector([term.total.detach(), term.count])
+            totals[name] = totals[name] + pair if name in totals else pair
+            weights[name] = term.weight
+    if not totals:
+        return {}
+    table = torch.stack(list(totals.values()))
+    if sum_over_ranks is not None:
+        sum_over_ranks(table)
+    means = {name: total / n if n else float("nan") for name, (total, n) in zip(totals, table.tolist(), strict=True)}
+    loss = sum(weights[name] * mean for name, mean in means.items() if weights[name] and mean == mean)
+    return {"loss": loss, **means}
+
+
+def _vector(values: Iterable[Count]) -> Tensor:
+    """The values in double precision, on the device of the first tensor among them."""
+    found = list(values)
+    device = next((v.device for v in found if isinstance(v, Tensor)), torch.device("cpu"))
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in found])
+
+
+def _at_least_one(count: Count) -> Count:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
