@@ -1,0 +1,142 @@
+"""Builds a corpus: lists the files, runs the passes, writes the report. Rerun, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encodery.base.artifact import Artifact, writing
+from encodery.base.errors import ArtifactError, EmptyInput, InputError
+from encodery.base.extras import require
+from encodery.base.machine import threads
+from encodery.base.settings import encode
+from encodery.corpus.engine import Engine, Progress, alone, run_pass
+from encodery.corpus.heldout import threshold, wanted
+from encodery.corpus.report import Report, cleaned, collect
+from encodery.corpus.settings import CorpusSettings
+from encodery.corpus.sources import Listing, deal, listing, write_tasks
+from encodery.corpus.steps.dedup import Pass
+
+KIND = "corpus"
+WORK = "work"
+SLACK = 10  # Duplicates may still shrink a corpus by so much before its held-out share is small.
+
+
+@dataclass(frozen=True)
+class Built:
+    """`fresh`: whether anything was done; False where the same corpus was there already."""
+
+    artifact: Artifact
+    fresh: bool
+
+
+def build(
+    sources: Iterable[str | Path],
+    out: str | Path,
+    settings: CorpusSettings | None = None,
+    engine: Engine = "local",
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Make a corpus of all documents in `sources` (folders, globs, files) in the folder `out`.
+
+    `workers`: processes at a time, as many as the machine's threads if not given; the result does not depend on it.
+    An interrupted build goes on when called again. Raises `EmptyInput` (nothing to read, or nothing left),
+    `ArtifactError` (`out` holds a corpus of other files or settings), `DiskFull`, `MissingExtra`.
+    """
+    settings = settings or CorpusSettings()
+    for module in ("datatrove", "orjson", "xxhash", "zstandard"):
+        require(module, extra="corpus")
+    if engine not in ("local", "ray"):
+        raise InputError(f"engine = '{engine}': is 'local' or 'ray'.")
+    if engine == "ray":
+        require("ray", extra="ray")
+    target = Path(out)
+    suffixes = {suffix: name for name, part in settings.read.items() for suffix in part.suffixes}
+    found = listing(sources, suffixes, avoid=(target, target.parent / f".{target.name}.draft"))
+    recipe = {"corpus": encode(settings), "sources": [str(s) for s in sources], "inputs": found.fingerprint()}
+    if (present := _present(target, recipe, overwrite)) is not None:
+        return Built(present, fresh=False)
+    with writing(target, kind=KIND, settings=recipe, overwrite=overwrite, keep=True) as draft:
+        work = draft.path / WORK
+        with alone(work / "logs"):
+            _start(draft.path, recipe)
+            report = _run(settings, found, draft.path, engine, workers or threads(), progress)
+        draft.figures.update(report.figures())
+        text = json.dumps(report.table(), indent=1, ensure_ascii=False)
+        (draft.path / "report.json").write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(work)
+    return Built(Artifact.open(target, KIND), fresh=True)
+
+
+def _present(target: Path, recipe: dict[str, Any], overwrite: bool) -> Artifact | None:
+    """The finished corpus at `target` if it is this very one."""
+    if overwrite or not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    artifact = Artifact.open(target, KIND)
+    differing = [key for key in recipe if artifact.manifest.settings.get(key) != recipe[key]]
+    if differing:
+        what = {"corpus": "settings", "sources": "sources", "inputs": "input files"}
+        raise ArtifactError(
+            f"{target}: holds a corpus made of other {' and '.join(what[key] for key in differing)}. "
+            "Give another folder, or --overwrite."
+        )
+    return artifact
+
+
+def _start(draft: Path, recipe: dict[str, Any]) -> None:
+    """Keep the work of an interrupted build of the same recipe; clear that of any other."""
+    note = draft / WORK / "recipe.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == recipe:
+        return
+    for path in draft.iterdir():
+        if path.name != WORK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (draft / WORK).iterdir():
+        if path.name != "logs":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (draft / WORK / "logs").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    note.write_text(json.dumps(recipe), encoding="utf-8")
+
+
+def _run(
+    settings: CorpusSettings, found: Listing, draft: Path, engine: Engine, workers: int, progress: Progress | None
+) -> Report:
+    from encodery.corpus import passes
+
+    work = draft / WORK
+    logs = work / "logs"
+    tasks = deal(found.files, [name for name, part in settings.read.items() if part.sliced])
+    write_tasks(work / "tasks", tasks)
+
+    def run(each: Pass) -> None:
+        run_pass(each, len(tasks), workers, logs, engine, progress)
+
+    reading, names = passes.reading_pass(settings, work)
+    run(reading)
+    for each in passes.duplicate_passes(settings, work):
+        run(each)
+    below = settings.heldout
+    least = settings.heldout_documents
+    if below and cleaned(work, names) * below < SLACK * least:
+        run(passes.position_pass(settings, work, max(least, 1)))
+        below = _threshold(work / "positions", below, least)
+    run(passes.writing_pass(settings, work, draft, below))
+    report = collect(work, names, found, passes.active_dedups(settings), below)
+    if not report.documents:
+        raise EmptyInput(f"No document is left of {len(found.files)} files: {report.why_empty()}")
+    return report
+
+
+def _threshold(folder: Path, share: float, least: int) -> float:
+    """Where the held-out documents end, from what the tasks found."""
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    count = wanted(sum(part["documents"] for part in parts), share, least)
+    return share if count is None else threshold([p for part in parts for p in part["positions"]], count)

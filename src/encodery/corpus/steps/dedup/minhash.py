@@ -1,0 +1,61 @@
+"""Near duplicates by MinHash and locality-sensitive hashing (arXiv 2107.06499, as in datatrove and FineWeb).
+
+Two documents whose sets of word 5-grams overlap (Jaccard) by s are found with probability 1-(1-s^r)^b, for b
+buckets of r hashes: 0.92 at 0.8 and 0.09 at 0.5 with the default 14 × 8. One of each cluster is kept. Words are
+those of any script (`words.py`) rather than of one language.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from encodery.base.errors import SettingsError
+from encodery.corpus.steps.dedup import Dedup, Pass
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+    from datatrove.pipeline.writers.disk_base import DiskWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minhash(Dedup):
+    """`words`: length of the n-grams; `buckets` × `hashes`: shape of the signature; `seed` of its functions.
+    Documents of fewer than `words` words are never near duplicates."""
+
+    words: int = 5
+    buckets: int = 14
+    hashes: int = 8
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("words", "buckets", "hashes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
+
+    def passes(self, folder: str) -> list[Pass]:
+        from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+
+        from encodery.corpus.steps.dedup._minhash import SignatureStep, config
+
+        signatures, pairs = f"{folder}/signatures", f"{folder}/pairs"
+        return [
+            Pass("minhash signatures", [SignatureStep(signatures, config(self))]),
+            Pass(
+                "minhash pairs",
+                [MinhashDedupBuckets(signatures, pairs, config=config(self), lines_to_buffer=1000)],
+                documents=False,
+                tasks=self.buckets,
+            ),
+            Pass(
+                "minhash clusters",
+                [MinhashDedupCluster(pairs, f"{folder}/clusters", config=config(self), lines_to_buffer=1000)],
+                documents=False,
+                tasks=1,
+            ),
+        ]
+
+    def build(self, folder: str, dropped: DiskWriter | None = None) -> PipelineStep:
+        from datatrove.pipeline.dedup import MinhashDedupFilter
+
+        return MinhashDedupFilter(f"{folder}/clusters", exclusion_writer=dropped)

@@ -1,0 +1,45 @@
+"""C4's rules for web pages: whole sentences only, no code, no notices (arXiv 1910.10683, 2.2).
+
+Made for English web pages: it drops every line without final punctuation and every document with a curly bracket,
+so it is not among the default filters. It changes the text: lines that fail are removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from encodery.corpus.steps.filter import Filter
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.filters.base_filter import BaseFilter
+    from datatrove.pipeline.writers.disk_base import DiskWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class C4(Filter):
+    """`min_sentences`: of a document, after lines were removed; `min_words`: of a line; `punctuation`: whether a
+    line must end a sentence; `brackets`: whether `{` drops the document; `notices`: whether lines about cookies,
+    terms and JavaScript are removed."""
+
+    min_sentences: int = 5
+    min_words: int = 3
+    punctuation: bool = True
+    brackets: bool = True
+    notices: bool = True
+
+    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+        from datatrove.pipeline.filters import C4QualityFilter
+
+        from encodery.corpus.words import Words
+
+        return C4QualityFilter(
+            exclusion_writer=dropped,
+            filter_no_terminal_punct=self.punctuation,
+            min_num_sentences=self.min_sentences,
+            min_words_per_line=self.min_words,
+            filter_javascript=self.notices,
+            filter_curly_bracket=self.brackets,
+            filter_policy=self.notices,
+            language=Words(),
+        )

@@ -1,0 +1,34 @@
+"""Gopher's repetition rules: lines, paragraphs or word n-grams that fill a document (arXiv 2112.11446, table A1).
+
+The decisions are datatrove's; n-grams are screened by hashes first, which decides nearly every document and is
+several times faster. Thresholds on n-grams are the paper's; those on lines are wider, because tables, indices and
+code repeat short lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from encodery.corpus.steps.filter import Filter
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.filters.base_filter import BaseFilter
+    from datatrove.pipeline.writers.disk_base import DiskWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class GopherRepetition(Filter):
+    """`max_lines`, `max_paragraphs`: share of repeated lines and paragraphs; `…_characters`: share of the text in
+    them. `scale` multiplies the paper's limits on the most frequent 2- to 4-gram and on repeated 5- to 10-grams."""
+
+    max_lines: float = 0.5
+    max_paragraphs: float = 0.5
+    max_line_characters: float = 0.3
+    max_paragraph_characters: float = 0.3
+    scale: float = 1.5
+
+    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+        from encodery.corpus.steps.filter._gopher_repetition import GopherRepetitionStep
+
+        return GopherRepetitionStep(self, dropped)

@@ -1,0 +1,58 @@
+"""Readers: one file format each, to texts.
+
+datatrove's own readers stop or go on silently at a broken line, a wrong encoding or a damaged archive; these count
+each and name the file.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from encodery.base.parts import Part
+from encodery.corpus.sources import Source
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+
+Row = tuple[str, dict[str, Any]]
+"""A text and what its file says of it."""
+
+Skip = Callable[[str, str], None]
+"""Called with (reason, detail) for each row that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all readers are told: the text column, the encoding, a licence for rows that name none, the folder of
+    task lists and the folder for what could not be read."""
+
+    text: str
+    encoding: str
+    license: str | None
+    tasks: Path
+    problems: Path
+
+
+class Reader(Part):
+    """Reads one format."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    sliced: ClassVar[bool] = False
+    """Whether `rows` honours `source.part`, so that several tasks can share a file."""
+
+    @abc.abstractmethod
+    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+        """The texts of a file, in order, in bounded memory.
+
+        Raises `Unusable` when the file, or what is left of it, cannot be read.
+        """
+
+    def build(self, name: str, reading: Reading) -> PipelineStep:
+        """The datatrove step that reads a task's files of this format; `name` is the format's."""
+        from encodery.corpus.steps.read._step import ReadStep
+
+        return ReadStep(self, name, reading)

@@ -1,0 +1,76 @@
+"""The datatrove step around a reader."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from encodery.corpus.encoding import Unusable
+from encodery.corpus.sources import Source, read_task
+
+if TYPE_CHECKING:
+    from encodery.corpus.steps.read import Reader, Reading
+
+OWN = ("path", "format", "source", "license")
+
+
+class ReadStep(PipelineStep):  # type: ignore[misc]
+    """Passes on what earlier readers found, then reads the task's files of its own format.
+
+    What cannot be read is counted in `problems/<format>-<task>.json`: (reason, path) with a number and a detail.
+    """
+
+    type = "read"
+
+    def __init__(self, part: Reader, format_name: str, reading: Reading) -> None:
+        self.name = format_name
+        super().__init__()
+        self.part = part
+        self.format = format_name
+        self.reading = reading
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        if data:
+            yield from data
+        problems: Counter[tuple[str, str]] = Counter()
+        details: dict[tuple[str, str], str] = {}
+        for source in read_task(self.reading.tasks, rank):
+            if source.format != self.format:
+                continue
+
+            def skip(reason: str, detail: str, path: str = source.path) -> None:
+                problems[reason, path] += 1
+                details.setdefault((reason, path), detail)
+
+            if source.part == 0:
+                self.stat_update("files")
+            try:
+                yield from self._documents(source, skip)
+            except Unusable as error:
+                # Every slice of a damaged file finds the damage; it is one file.
+                if source.part == 0:
+                    skip(f"file {error.reason}", error.detail)
+        rows = [[reason, path, count, details[reason, path]] for (reason, path), count in problems.items()]
+        self.reading.problems.mkdir(parents=True, exist_ok=True)
+        target = self.reading.problems / f"{self.format}-{rank:05d}.json"
+        target.write_text(json.dumps(rows), encoding="utf-8")
+
+    def _documents(self, source: Source, skip: Any) -> Any:
+        number = 0
+        for text, said in self.part.rows(source, self.reading, skip):
+            self.stat_update("documents")
+            self.stat_update("characters", value=len(text))
+            metadata = {key: value for key, value in said.items() if key not in OWN}
+            metadata |= {
+                "source": str(said.get("source") or source.source),
+                "path": source.name,
+                "format": source.format,
+            }
+            if licence := said.get("license") or said.get("licence") or self.reading.license:
+                metadata["license"] = str(licence)
+            yield Document(text=text, id=f"{source.name}:{source.part}:{number}", metadata=metadata)
+            number += 1

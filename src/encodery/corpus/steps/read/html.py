@@ -1,0 +1,117 @@
+"""HTML: one document a file, its text by block, without scripts, menus and blocks that are mostly links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from encodery.base.errors import SettingsError
+from encodery.corpus.encoding import HEAD, decode
+from encodery.corpus.sources import Source
+from encodery.corpus.steps.read import Reader, Reading, Row, Skip
+from encodery.corpus.streams import whole
+
+if TYPE_CHECKING:
+    from lxml.html import HtmlElement
+
+CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
+DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
+NOT_TEXT = (
+    "script style noscript template svg math iframe object select button input textarea form nav footer aside canvas"
+).split()
+BLOCKS = frozenset(
+    "address article blockquote body center dd details div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 header "
+    "hr li main ol p pre section summary table tbody tfoot thead tr ul caption".split()
+)
+LINKED = "ul ol dl div p table td".split()
+BLANKS = re.compile(r"[ \t\r\n\f]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Html(Reader):
+    """`max_links`: lists, tables and divisions of which a greater share of the characters lies in links are menus
+    and are left out; 1 keeps all."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
+    max_links: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_links <= 1:
+            raise SettingsError(f"max_links = {self.max_links}: must be above 0 and at most 1.")
+
+    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+        data = whole(source)
+        encoding = reading.encoding
+        declared = CHARSET.search(data[:HEAD])
+        if encoding == "auto" and declared:
+            try:
+                yield from self._row(decode(data, declared[1].decode("ascii")))
+                return
+            except Exception as error:
+                if type(error).__name__ != "Unusable":
+                    raise
+        yield from self._row(decode(data, encoding))
+
+    def _row(self, page: str) -> Iterator[Row]:
+        title, text = plain(page, self.max_links)
+        yield text, {"title": title} if title else {}
+
+
+def plain(page: str, max_links: float = 0.75) -> tuple[str, str]:
+    """(title, text) of a page. Blocks are separated by newlines, table cells by tabs; `<pre>` keeps its lines."""
+    from lxml import etree, html
+
+    page = DECLARATION.sub("", page.replace("\x00", ""))
+    if not page.strip():
+        return "", ""
+    try:
+        root = html.document_fromstring(page, parser=html.HTMLParser(huge_tree=True, remove_comments=True))
+    except etree.ParserError:
+        return "", ""
+    title = BLANKS.sub(" ", root.findtext(".//title") or "").strip()[:300]
+    body = root.find("body")
+    body = root if body is None else body
+    etree.strip_elements(body, *NOT_TEXT, with_tail=False)
+    if max_links < 1:
+        _drop_menus(body, max_links)
+    return title, _text(body)
+
+
+def _drop_menus(body: HtmlElement, max_links: float) -> None:
+    for element in list(body.iter(LINKED)):
+        links = sum(len(text.strip()) for link in element.iter("a") for text in link.itertext() if link.get("href"))
+        # One link in a sentence is no menu.
+        if links > 40 and links > max_links * sum(len(text.strip()) for text in element.itertext()):
+            parent = element.getparent()
+            if parent is not None:
+                element.drop_tree()
+
+
+def _text(body: HtmlElement) -> str:
+    from lxml import etree
+
+    out: list[str] = []
+    quoted = 0
+    for event, element in etree.iterwalk(body, events=("start", "end", "comment", "pi")):
+        if event == "comment" or event == "pi":
+            piece = element.tail
+        elif event == "start":
+            quoted += element.tag == "pre"
+            if element.tag in BLOCKS or element.tag == "br":
+                out.append("\n")
+            if element.tag in ("h1", "h2", "h3", "h4", "p", "pre", "table"):
+                out.append("\n")
+            piece = element.text
+        else:
+            quoted -= element.tag == "pre"
+            if element.tag in ("td", "th"):
+                out.append("\t")
+            elif element.tag in BLOCKS:
+                out.append("\n")
+            piece = element.tail if element is not body else None
+        if piece:
+            out.append(piece if quoted else BLANKS.sub(" ", piece))
+    lines = [line.rstrip() if line.startswith("  ") else line.strip() for line in "".join(out).split("\n")]
+    return "\n".join(lines).strip("\n")

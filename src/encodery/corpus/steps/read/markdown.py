@@ -1,0 +1,57 @@
+"""Markdown: one document a file, its marks that are not text taken away.
+
+Front matter, comments, images, link targets, reference definitions and HTML tags go; headings, lists, emphasis and
+code stay, for they read well and carry meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from encodery.corpus.encoding import decode
+from encodery.corpus.sources import Source
+from encodery.corpus.steps.read import Reader, Reading, Row, Skip
+from encodery.corpus.streams import whole
+
+FRONT = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
+FENCE = re.compile(r"^(\s*)(```|~~~).*?^\s*\2[^\n]*$", re.DOTALL | re.MULTILINE)
+REPLACED = (
+    (re.compile(r"<!--.*?-->", re.DOTALL), ""),
+    (re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)|!\[([^\]\n]*)\]\[[^\]\n]*\]"), ""),
+    (re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)|\[([^\]\n]+)\]\[[^\]\n]*\]"), r"\1\2"),
+    (re.compile(r"^ {0,3}\[[^\]\n]+\]:\s*\S+.*\n?", re.MULTILINE), ""),
+    (re.compile(r"<(https?://[^>\s]+)>"), r"\1"),
+    (re.compile(r"</?[a-zA-Z][a-zA-Z0-9-]*(?:\s[^<>\n]*)?/?>"), ""),
+    (re.compile(r"^([^\n]+)\n(=+|-{2,})[ \t]*$", re.MULTILINE), r"\1"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markdown(Reader):
+    """`keep_marks`: leave the file's text exactly as it is."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".md", ".markdown", ".mkd", ".mdown")
+    keep_marks: bool = False
+
+    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+        text = decode(whole(source), reading.encoding)
+        yield text if self.keep_marks else plain(text), {}
+
+
+def plain(text: str) -> str:
+    """Markdown without what is no text; fenced code is untouched."""
+    text = FRONT.sub("", text.replace("\r\n", "\n"))
+    done, last = [], 0
+    for fence in FENCE.finditer(text):
+        done += [_prose(text[last : fence.start()]), fence[0]]
+        last = fence.end()
+    return "".join([*done, _prose(text[last:])])
+
+
+def _prose(text: str) -> str:
+    for pattern, put in REPLACED:
+        text = pattern.sub(put, text)
+    return text

@@ -1,0 +1,51 @@
+"""reStructuredText: one document a file, its directives, roles, targets and underlines taken away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from encodery.corpus.encoding import decode
+from encodery.corpus.sources import Source
+from encodery.corpus.steps.read import Reader, Reading, Row, Skip
+from encodery.corpus.streams import whole
+
+LINE = r"^[ \t]*([=\-~^\"'#*+.`:_<>])\1{2,}[ \t]*\n?"
+DROPPED = r"image|figure|toctree|contents|include|raw|csv-table|highlight|currentmodule|module|index|only|meta"
+REPLACED = (
+    # A directive without text of its own: it, its options and its indented block.
+    (re.compile(rf"^([ \t]*)\.\. (?:{DROPPED})::.*\n(?:(?:\1[ \t]+\S.*|[ \t]*)\n)*", re.MULTILINE), "\n"),
+    (re.compile(r"^[ \t]*\.\. (?:_[^:\n]+|\|[^|\n]+\| \w+:):.*\n", re.MULTILINE), ""),
+    (re.compile(r"^[ \t]*:[\w-]+:(?:[ \t].*)?\n(?=[ \t]*(?::[\w-]+:|\n))", re.MULTILINE), ""),
+    (re.compile(r"^([ \t]*)\.\. [\w:-]+::[ \t]*", re.MULTILINE), r"\1"),
+    (re.compile(r"^[ \t]*\.\.(?:[ \t].*)?\n", re.MULTILINE), ""),
+    (re.compile(r":[\w:+-]+:`([^`<]*?)\s*<[^`>]*>`"), r"\1"),
+    (re.compile(r":[\w:+-]+:`[~!]?([^`]*)`"), r"\1"),
+    (re.compile(r"`([^`<\n]+?)\s*<[^`>\n]*>`__?"), r"\1"),
+    (re.compile(r"`([^`\n]+)`__?"), r"\1"),
+    (re.compile(r"``([^`\n]+)``"), r"\1"),
+    (re.compile(LINE, re.MULTILINE), ""),
+    (re.compile(r"(\S)?::[ \t]*$", re.MULTILINE), lambda m: f"{m[1]}:" if m[1] else ""),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rst(Reader):
+    """`keep_marks`: leave the file's text exactly as it is."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".rst", ".rest")
+    keep_marks: bool = False
+
+    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+        text = decode(whole(source), reading.encoding)
+        yield text if self.keep_marks else plain(text), {}
+
+
+def plain(text: str) -> str:
+    """reStructuredText without what is no text."""
+    text = text.replace("\r\n", "\n")
+    for pattern, put in REPLACED:
+        text = pattern.sub(put, text)
+    return text

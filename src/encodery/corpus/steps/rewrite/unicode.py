@@ -1,0 +1,50 @@
+"""Unicode cleaning: one normal form, no control characters, twice-encoded UTF-8 repaired.
+
+Differs from ftfy in doing only what cannot harm a well-formed text of any script: no quotes are straightened, no
+width is changed, no ligature is taken apart.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from encodery.corpus.steps.rewrite import Rewrite
+
+# C0 but tab and newline, C1, the byte-order mark, soft hyphen, lone surrogates, non-characters.
+UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+NEWLINES = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+# A lead byte of UTF-8 read as cp1252 and the continuation bytes after it.
+CP1252_TAIL = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+TWICE = re.compile(f"[Â-ß][{CP1252_TAIL}]|[à-ï][{CP1252_TAIL}]{{2}}|[ð-ô][{CP1252_TAIL}]{{3}}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unicode(Rewrite):
+    """`form`: the normal form; NFKC also folds full-width letters and ligatures, `none` leaves all as it is.
+    `repair`: whether UTF-8 that was decoded as Windows-1252 (`Ã©` for `é`) is put right."""
+
+    form: Literal["NFC", "NFKC", "none"] = "NFC"
+    repair: bool = True
+
+    def apply(self, text: str) -> list[str]:
+        text = NEWLINES.sub("\n", text)
+        if self.repair and not text.isascii():
+            text = TWICE.sub(_repaired, text)
+        text = UNWANTED.sub("", text)
+        if self.form != "none" and not text.isascii():
+            text = unicodedata.normalize(self.form, text)
+        return [text]
+
+
+def _repaired(match: re.Match[str]) -> str:
+    raw = bytearray()
+    for character in match[0]:
+        # cp1252 leaves five bytes undefined, which decoders pass through as C1 controls.
+        raw += character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return match[0]

@@ -1,0 +1,114 @@
+"""Opens a source as a stream of plain bytes, whatever it is compressed with; damage is named, not raised raw."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from encodery.corpus.encoding import HEAD, Unusable, detect
+from encodery.corpus.sources import Source
+
+LARGEST = 64 << 20  # Bytes of a file that must be held whole (HTML).
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file. Raises `Unusable`: corrupt (bad archive), unreadable (permissions)."""
+    try:
+        with open(source.path, "rb") as file, _plain(file, source.compression) as stream:
+            yield stream
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise Unusable("corrupt", f"{source.compression}: {error}") from error
+    except OSError as error:
+        # bz2 reports damage as a bare OSError without a number.
+        if source.compression and error.errno is None:
+            raise Unusable("corrupt", f"{source.compression}: {error}") from error
+        if error.filename == source.path or isinstance(error, PermissionError):
+            raise Unusable("unreadable", error.strerror or str(error)) from error
+        raise
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise Unusable("corrupt", f"zstd: {error}") from error
+
+
+def _plain(file: BinaryIO, compression: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    if compression == "zstd":
+        return io.BufferedReader(_Zstd(file), 1 << 20)
+    opener = {"gzip": gzip.open, "xz": lzma.open, "bz2": bz2.open}.get(compression, contextlib.nullcontext)
+    return cast("contextlib.AbstractContextManager[BinaryIO]", opener(file))
+
+
+class _Zstd(io.RawIOBase):
+    """Decompressed bytes of all frames; an archive that ends inside a frame is an error, not a short read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        import zstandard
+
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._frame = self._decompressor.decompressobj()
+        self._inside = False
+        self._pending = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            data = self._file.read(1 << 16)
+            if not data:
+                if self._inside:
+                    raise EOFError("the archive ends inside a frame")
+                return 0
+            self._pending = self._decompress(data)
+        size = min(len(buffer), len(self._pending))
+        buffer[:size] = self._pending[:size]
+        self._pending = self._pending[size:]
+        return size
+
+    def _decompress(self, data: bytes) -> bytes:
+        out = b""
+        while data:
+            self._inside = True
+            out += self._frame.decompress(data)
+            data = self._frame.unused_data
+            if self._frame.eof:
+                self._inside = False
+                self._frame = self._decompressor.decompressobj()
+            else:
+                break
+        return out
+
+
+def whole(source: Source) -> bytes:
+    """All bytes of a file. Raises `Unusable("too_large")` beyond 64 MiB."""
+    with opened(source) as stream:
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise Unusable("too_large", f"more than {LARGEST >> 20} MiB in one piece")
+    return data
+
+
+@contextlib.contextmanager
+def text_stream(source: Source, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """The decoded lines of a file; the encoding is detected from its head. Raises `Unusable`."""
+    with opened(source) as stream:
+        head = stream.read(HEAD)
+        name = detect(head, encoding)
+    with opened(source) as stream:
+        reader = io.TextIOWrapper(stream, encoding=name, newline="")
+        try:
+            yield reader
+        except UnicodeDecodeError as error:
+            raise Unusable("undecodable", f"{name}: {error.reason}") from error
+        except LookupError as error:
+            raise Unusable("undecodable", f"no such encoding: {name}") from error
+        finally:
+            reader.detach()
