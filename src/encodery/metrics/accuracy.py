@@ -1,0 +1,28 @@
+"""Share of items predicted exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from encodery.base.errors import EmptyInput, InputError
+from encodery.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Metric):
+    """Labels (N,) against labels (N,), of any type that compares."""
+
+    def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+        left, right = np.asarray(truth), np.asarray(predicted)
+        if left.shape != right.shape:
+            raise InputError(f"Truth has shape {left.shape}, the prediction {right.shape}.")
+        if not left.size:
+            raise EmptyInput("No items: there is no accuracy of nothing.")
+        same: np.ndarray = (left == right).astype(np.float64)
+        return same

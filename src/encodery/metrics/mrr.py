@@ -1,0 +1,24 @@
+"""Mean reciprocal rank of the first relevant document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.metrics import Metric
+from encodery.metrics._ranking import Judgements, Run, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRR(Metric):
+    """1 / rank of the first relevant document among the first `k`, else 0."""
+
+    k: int = 10
+
+    def score(self, truth: Judgements, predicted: Run) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+        rows = [np.flatnonzero(grades > 0) for grades, _ in ranked(truth, predicted, self.k)]
+        return np.array([1 / (hits[0] + 1) if hits.size else 0.0 for hits in rows])

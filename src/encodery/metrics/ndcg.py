@@ -1,0 +1,28 @@
+"""Normalised discounted cumulative gain at k, with linear gain as trec_eval has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.metrics import Metric
+from encodery.metrics._ranking import Judgements, Run, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class NDCG(Metric):
+    """Gain of the first `k` documents, discounted by log2(rank + 1), over that of the ideal order."""
+
+    k: int = 10
+
+    def score(self, truth: Judgements, predicted: Run) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+        discount = 1 / np.log2(np.arange(2, self.k + 2))
+        values = [
+            (grades @ discount[: grades.size]) / (ideal[: self.k] @ discount[: ideal.size])
+            for grades, ideal in ranked(truth, predicted, self.k)
+        ]
+        return np.array(values)

@@ -1,0 +1,23 @@
+"""Share of the relevant documents found among the first k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.metrics import Metric
+from encodery.metrics._ranking import Judgements, Run, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall(Metric):
+    """Relevant documents among the first `k`, over all relevant ones."""
+
+    k: int = 100
+
+    def score(self, truth: Judgements, predicted: Run) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+        return np.array([(grades > 0).sum() / ideal.size for grades, ideal in ranked(truth, predicted, self.k)])

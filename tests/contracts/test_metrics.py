@@ -1,0 +1,59 @@
+"""What every metric promises, over whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import InputError
+from encodery.base.parts import find, names
+from encodery.base.settings import decode, encode
+from encodery.metrics import Metric
+
+JUDGED = {"q1": {"a": 1, "b": 0}, "q2": {"c": 2, "d": 1}}
+PERFECT_RUN = {"q1": {"a": 9.0, "b": 1.0}, "q2": {"c": 5.0, "d": 4.0}}
+WORSE_RUN = {"q1": {"b": 9.0, "z": 2.0, "a": 1.0}, "q2": {"z": 5.0, "d": 4.0}}
+LABELS = np.array([0, 1, 2, 1])
+# part -> (truth, a perfect prediction, a worse one, the perfect score)
+EXAMPLES: dict[str, tuple[Any, Any, Any, float]] = {
+    "ndcg": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
+    "mrr": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
+    "recall": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
+    "accuracy": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
+    "perplexity": (LABELS, np.zeros(4), np.log([0.5, 0.5, 0.25, 1.0]), 1.0),
+}
+
+
+def metric(name: str) -> Metric:
+    return find(Metric, name)()
+
+
+@pytest.mark.parametrize("name", names(Metric))
+def test_perfection_scores_best_and_worse_is_seen(name: str) -> None:
+    truth, perfect, worse, best = EXAMPLES[name]
+    part = metric(name)
+    assert part.score(truth, perfect) == pytest.approx(best)
+    if part.higher_is_better:
+        assert part.score(truth, worse) < best
+    else:
+        assert part.score(truth, worse) > best
+
+
+@pytest.mark.parametrize("name", names(Metric))
+def test_items_average_to_the_score(name: str) -> None:
+    truth, _, worse, _ = EXAMPLES[name]
+    part = metric(name)
+    each = part.each(truth, worse)
+    assert each is None or each.mean() == pytest.approx(part.score(truth, worse))
+
+
+@pytest.mark.parametrize("name", names(Metric))
+def test_nothing_is_refused_and_settings_round_trip(name: str) -> None:
+    truth, perfect, _, _ = EXAMPLES[name]
+    empty = type(truth)() if isinstance(truth, dict) else truth[:0]
+    part = metric(name)
+    with pytest.raises(InputError):
+        part.score(empty, type(perfect)() if isinstance(perfect, dict) else perfect[:0])
+    assert decode(Metric, encode(part)) == part
