@@ -89,8 +89,7 @@ def share(terms: Mapping[str, Term], counts: Mapping[str, Count], ranks: int = 1
     number where they are averaged, as DDP does.
     """
     learned = [(name, term) for name, term in terms.items() if term.weight]
-    parts = [term.total * (term.weight * ranks / _at_least_one(counts[name])) for name, term in learned]
-    return torch.stack(parts).sum()
+    return torch.stack([term.total * _scale(term, counts[name], ranks) for name, term in learned]).sum()
 
 
 def figures(steps: Iterable[Mapping[str, Term]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
@@ -122,5 +121,8 @@ def _vector(values: Iterable[Count]) -> Tensor:
     return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in found])
 
 
-def _at_least_one(count: Count) -> Count:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+def _scale(term: Term, count: Count, ranks: int) -> Tensor | float:
+    """weight · ranks / count, rounded once, to the precision of the total."""
+    if isinstance(count, Tensor):
+        return (term.weight * ranks / count.double().clamp(min=1)).to(term.total.dtype)
+    return term.weight * ranks / max(count, 1)

@@ -1,0 +1,1 @@
+"""One loop for everything that learns: jobs, budgets, checkpoints, optimisers, hooks."""
