@@ -1,0 +1,322 @@
+"""The only feed: packed batches of token ids from a store, in an order that is a function of a seed.
+
+Documents become sequences of at most `max_length` tokens, [CLS] … [SEP] around each; long documents are cut, short
+ones stay by themselves (packing costs nothing, and nothing attends across documents). Each epoch is a permutation
+of all chunks under (seed, epoch), computed and not stored. Sequences are taken in that order until the next does not
+fit the budget of tokens; the room left is filled with the best-fitting ones of the next `lookahead`, and if more than
+1 % stays empty one sequence is cut in two. What was passed over comes first in the next batch.
+
+The state is (epoch, cursor, the sequences passed over): small, exact, equal on all ranks and independent of their
+number. A budget of tokens is that of all ranks together; every rank plans the same batch and takes its share, dealt
+so that shares differ by less than the longest sequence. Sequences of a batch are sorted by length.
+
+Shapes: T tokens, B sequences of this rank's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
+from encodery.base.machine import derive_seed
+from encodery.tokens.chunks import Chunks, DocumentChunks, StreamChunks, cut
+from encodery.tokens.shuffle import Integers, permute
+from encodery.tokens.store import TokenSplit
+
+BLOCK = 4096
+LEAST = 16
+FULL = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedSettings:
+    """`max_length`: longest sequence, special tokens included; a ramp stays at or below it. `batch_tokens`: budget of
+    a batch of all ranks together. `order`: shuffled, or as stored. `min_length`: documents with fewer tokens are
+    passed over. `specials`: put [CLS] and [SEP] around sequences. `grouped`: run documents together and cut every
+    `max_length` tokens instead of keeping them apart. `shift`: cut elsewhere in every epoch. `lookahead`: how many
+    sequences may be searched for one that fits.
+    """
+
+    max_length: int = 128
+    batch_tokens: int = 4096
+    order: Literal["shuffled", "sequential"] = "shuffled"
+    min_length: int = 1
+    specials: bool = True
+    grouped: bool = False
+    shift: bool = True
+    lookahead: int = 128
+
+    def __post_init__(self) -> None:
+        if self.max_length < 8:
+            raise SettingsError(f"max_length = {self.max_length}: a sequence needs at least 8 tokens.")
+        if self.batch_tokens < self.max_length:
+            raise SettingsError(
+                f"batch_tokens = {self.batch_tokens}: must be at least max_length ({self.max_length}), "
+                "or a sequence would fit no batch."
+            )
+        if self.lookahead < 1:
+            raise SettingsError(f"lookahead = {self.lookahead}: must be at least 1.")
+
+
+class Packed(NamedTuple):
+    """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32, sequences sorted from short to long."""
+
+    ids: npt.NDArray[np.int64]
+    cu_seqlens: npt.NDArray[np.int32]
+
+    @property
+    def tokens(self) -> int:
+        """T, special tokens included."""
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(B,) int32."""
+        return np.diff(self.cu_seqlens)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Length of the longest sequence; 0 for an empty batch."""
+        return int(self.lengths.max(initial=0))
+
+
+class _Pending(NamedTuple):
+    """Where the feed stands. Arrays are never written to, so that a snapshot is a reference."""
+
+    epoch: int
+    cursor: int
+    starts: Integers
+    lengths: Integers
+
+
+NOTHING: Integers = np.zeros(0, np.int64)
+
+
+class Feed:
+    """Endless batches of a split for one rank of `world`.
+
+    Raises `EmptyInput` if the split holds no document long enough.
+    """
+
+    def __init__(self, split: TokenSplit, settings: FeedSettings, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.split, self.settings, self.seed, self.rank, self.world = split, settings, seed, rank, world
+        self.chunks = _chunks(split, settings)
+        if not self.chunks.count:
+            raise EmptyInput(f"The split '{split.name}' holds no document of {settings.min_length} tokens or more.")
+        self._at = _Pending(0, 0, NOTHING, NOTHING)
+        self._block: tuple[tuple[int, int], Integers, Integers] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """How many times all of the split has been drawn."""
+        return self._at.epoch
+
+    @property
+    def progress(self) -> float:
+        """Epochs drawn, with the fraction of the current one."""
+        return self._at.epoch + self._at.cursor / self.chunks.count
+
+    def next(self, batch_tokens: int | None = None, max_length: int | None = None) -> Packed:
+        """This rank's share of the next batch. `batch_tokens` and `max_length` replace the settings for this call.
+
+        Raises `SettingsError` if a sequence of `max_length` would not fit every rank, or exceeds the settings' one.
+        """
+        starts, lengths = self._take(*self.sizes(batch_tokens, max_length))
+        return self._share(starts, lengths)
+
+    def sizes(self, batch_tokens: int | None = None, max_length: int | None = None) -> tuple[int, int]:
+        """(budget in tokens, longest sequence) of a call of `next` with these arguments, checked."""
+        budget = self.settings.batch_tokens if batch_tokens is None else batch_tokens
+        longest = self.settings.max_length if max_length is None else max_length
+        if not 8 <= longest <= self.settings.max_length:
+            raise SettingsError(f"max_length = {longest}: must lie in 8..{self.settings.max_length}, the setting.")
+        if budget < longest * self.world:
+            raise SettingsError(
+                f"batch_tokens = {budget}: must be at least max_length x ranks = {longest} x {self.world}."
+            )
+        return budget, longest
+
+    def _take(self, budget: int, longest: int) -> tuple[Integers, Integers]:
+        extra = self.chunks.extra
+        size = longest - extra
+        starts, lengths = _split(self._at.starts, self._at.lengths, size)
+        taken = int(np.cumsum(lengths + extra).searchsorted(budget, "right"))
+        while len(lengths) - taken < self.settings.lookahead:
+            missing = max(budget - int((lengths + extra).sum()), 0)
+            more = self._draw(self.settings.lookahead + missing // longest)
+            more_starts, more_lengths = _split(*more, size)
+            starts, lengths = np.concatenate([starts, more_starts]), np.concatenate([lengths, more_lengths])
+            taken = int(np.cumsum(lengths + extra).searchsorted(budget, "right"))
+        chosen = np.arange(len(lengths)) < taken
+        room = budget - int((lengths[:taken] + extra).sum())
+        near = slice(taken, taken + self.settings.lookahead)
+        room = _fill(lengths[near] + extra, chosen[near], room)
+        batch = starts[chosen], lengths[chosen]
+        starts, lengths = starts[~chosen], lengths[~chosen]
+        if room > (1 - FULL) * budget and room - extra >= _least(size):
+            batch, starts, lengths = _cut_to_fit(batch, starts, lengths, room - extra, _least(size))
+        self._at = self._at._replace(starts=starts, lengths=lengths)
+        return batch
+
+    def _draw(self, count: int) -> tuple[Integers, Integers]:
+        """The next `count` chunks in the order of the epochs, or fewer: no more than one block of them."""
+        epoch, cursor = self._at.epoch, self._at.cursor
+        key = epoch, cursor // BLOCK
+        if self._block is None or self._block[0] != key:
+            self._block = (key, *self._locate(*key))
+        _, starts, lengths = self._block
+        begin = cursor % BLOCK
+        piece = slice(begin, min(begin + count, len(starts)))
+        cursor += piece.stop - begin
+        if cursor == self.chunks.count:
+            epoch, cursor = epoch + 1, 0
+        self._at = self._at._replace(epoch=epoch, cursor=cursor)
+        return starts[piece], lengths[piece]
+
+    def _locate(self, epoch: int, block: int) -> tuple[Integers, Integers]:
+        numbers = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.chunks.count))
+        if self.settings.order == "sequential":
+            return self.chunks.locate(numbers, None)
+        numbers = permute(numbers, self.chunks.count, derive_seed(self.seed, epoch, "order"))
+        return self.chunks.locate(numbers, derive_seed(self.seed, epoch, "shift") if self.settings.shift else None)
+
+    def _share(self, starts: Integers, lengths: Integers) -> Packed:
+        order = np.argsort(lengths, kind="stable")
+        if self.world > 1:
+            order = order[::-1][deal(len(order), self.world) == self.rank][::-1]
+        return _pack(self.chunks, starts[order], lengths[order])
+
+    def state(self) -> dict[str, Any]:
+        """Where the feed stands, as JSON: the batches after `load_state` of it are those that would have come now."""
+        return self.described(self._at)
+
+    def described(self, at: Any) -> dict[str, Any]:
+        """`state` of a snapshot taken earlier."""
+        return {
+            "epoch": at.epoch,
+            "cursor": at.cursor,
+            "starts": at.starts.tolist(),
+            "lengths": at.lengths.tolist(),
+            "made_for": self._identity(),
+        }
+
+    @property
+    def snapshot(self) -> Any:
+        """Where the feed stands, at no cost; for `described`."""
+        return self._at
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state. Raises `CheckpointError` if it was made for another store, seed or settings."""
+        try:
+            mine, other = self._identity(), state["made_for"]
+            for name, value in mine.items():
+                if other.get(name) != value:
+                    raise CheckpointError(
+                        f"The feed's state was made with {name} = {other.get(name)!r}, not {value!r}: "
+                        "the batches would not continue where they stopped."
+                    )
+            starts, lengths = (np.asarray(state[name], dtype=np.int64) for name in ("starts", "lengths"))
+            self._at = _Pending(int(state["epoch"]), int(state["cursor"]), starts, lengths)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"This is no state of a feed: {error!r}") from error
+
+    def _identity(self) -> dict[str, Any]:
+        fixed = {key: value for key, value in asdict(self.settings).items() if key != "batch_tokens"}
+        return {"store": self.split.identity, "seed": self.seed, **fixed}
+
+
+def sweep(split: TokenSplit, settings: FeedSettings, rank: int = 0, world: int = 1) -> Iterator[Packed]:
+    """Every chunk of a split once, as stored, for measurement; batches hold up to `batch_tokens` over all ranks.
+
+    Every rank yields the same number of batches; a share may be empty (T = 0) in the last one.
+    """
+    chunks = _chunks(split, settings)
+    held = NOTHING, NOTHING
+    for first in range(0, chunks.count, BLOCK):
+        more = chunks.locate(np.arange(first, min(first + BLOCK, chunks.count)), None)
+        starts, lengths = np.concatenate([held[0], more[0]]), np.concatenate([held[1], more[1]])
+        last = first + BLOCK >= chunks.count
+        begin = 0
+        while begin < len(lengths):
+            ends = np.cumsum(lengths[begin:] + chunks.extra)
+            if ends[-1] <= settings.batch_tokens and not last:
+                break
+            end = begin + int(ends.searchsorted(settings.batch_tokens, "right"))
+            order = begin + np.argsort(lengths[begin:end], kind="stable")
+            order = order[::-1][deal(len(order), world) == rank][::-1]
+            yield _pack(chunks, starts[order], lengths[order])
+            begin = end
+        held = starts[begin:], lengths[begin:]
+
+
+def deal(count: int, world: int) -> Integers:
+    """(count,) which rank takes each of `count` sequences sorted from long to short: 0 1 2 2 1 0 0 1 2 …
+
+    Shares of tokens differ by at most the longest less the shortest sequence.
+    """
+    turn, seat = np.divmod(np.arange(count), world)
+    return np.where(turn % 2 == 0, seat, world - 1 - seat)
+
+
+def _chunks(split: TokenSplit, settings: FeedSettings) -> Chunks:
+    if settings.grouped:
+        return StreamChunks(split, settings.max_length, _least(settings.max_length), settings.specials)
+    size = settings.max_length - (2 if settings.specials else 0)
+    return DocumentChunks(split, size, _least(size), settings.min_length, settings.specials)
+
+
+def _least(size: int) -> int:
+    return min(LEAST, size // 2)
+
+
+def _split(starts: Integers, lengths: Integers, size: int) -> tuple[Integers, Integers]:
+    """Cut pieces longer than `size` into as many as needed, in place of the long one."""
+    if not len(lengths) or lengths.max() <= size:
+        return starts, lengths
+    parts = -(-lengths // size)
+    index = np.repeat(np.arange(len(lengths)), parts)
+    part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
+    begins, sizes = cut(lengths[index], part, size, _least(size))
+    return starts[index] + begins, sizes
+
+
+def _fill(sizes: Integers, chosen: npt.NDArray[np.bool_], room: int) -> int:
+    """Mark the best-fitting of `sizes` in `chosen` until none fits; the room that stays."""
+    while True:
+        fitting = np.where((sizes <= room) & ~chosen, sizes, 0)
+        best = int(fitting.argmax()) if len(fitting) else 0
+        if not len(fitting) or not fitting[best]:
+            return room
+        chosen[best] = True
+        room -= int(fitting[best])
+
+
+def _cut_to_fit(
+    batch: tuple[Integers, Integers], starts: Integers, lengths: Integers, room: int, least: int
+) -> tuple[tuple[Integers, Integers], Integers, Integers]:
+    """Move the beginning of the first piece that fills `room` best into the batch; both parts keep `least` tokens."""
+    sizes = np.minimum(lengths - least, room)
+    at = int(sizes.argmax())
+    size = int(sizes[at])
+    if size < least:
+        return batch, starts, lengths
+    batch = np.append(batch[0], starts[at]), np.append(batch[1], size)
+    starts, lengths = starts.copy(), lengths.copy()
+    starts[at] += size
+    lengths[at] -= size
+    return batch, starts, lengths
+
+
+def _pack(chunks: Chunks, starts: Integers, lengths: Integers) -> Packed:
+    cu_seqlens = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths + chunks.extra, out=cu_seqlens[1:])
+    ids = np.empty(int(cu_seqlens[-1]), np.int64)
+    edges = cu_seqlens.tolist()
+    for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        chunks.write(start, length, ids[edges[i] : edges[i + 1]])
+    return Packed(ids, cu_seqlens)

@@ -1,0 +1,91 @@
+"""Batches prepared ahead in a thread, with the feed's order and the feed's state.
+
+The state is that of the batch handed out last, never of one prepared. If a call asks for other sizes than were
+prepared, what was prepared is dropped and the feed goes back: the batches are those of the feed alone, always.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from encodery.tokens.feed import Feed, Packed
+
+
+class Prefetch:
+    """A `Feed` whose next `depth` batches are made by a thread. Use as a context manager, or `close` it.
+
+    An exception in the thread is raised by the `next` that would have returned the batch.
+    """
+
+    def __init__(self, feed: Feed, depth: int = 2) -> None:
+        self.feed = feed
+        self.depth = depth
+        self._ready: deque[tuple[tuple[int, int], Future[tuple[Packed, Any, float]]]] = deque()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._at = feed.snapshot
+        self._progress = feed.progress
+
+    def next(self, batch_tokens: int | None = None, max_length: int | None = None) -> Packed:
+        """See `Feed.next`."""
+        sizes = self.feed.sizes(batch_tokens, max_length)
+        if self._ready and self._ready[0][0] != sizes:
+            self._go_back()
+        self._prepare(sizes)
+        try:
+            batch, self._at, self._progress = self._ready.popleft()[1].result()
+        except BaseException:
+            self._go_back()
+            raise
+        self._prepare(sizes)
+        return batch
+
+    def _prepare(self, sizes: tuple[int, int]) -> None:
+        while len(self._ready) < max(self.depth, 1):
+            self._ready.append((sizes, self._pool.submit(self._make, *sizes)))
+
+    def _make(self, budget: int, longest: int) -> tuple[Packed, Any, float]:
+        batch = self.feed.next(budget, longest)
+        return batch, self.feed.snapshot, self.feed.progress
+
+    def _go_back(self) -> None:
+        for _, future in self._ready:
+            if not future.cancel():
+                future.exception()
+        self._ready.clear()
+        self.feed.load_state(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """State of the feed right behind the batch handed out last."""
+        return self.feed.described(self._at)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Feed.load_state`."""
+        self._go_back()
+        self.feed.load_state(state)
+        self._at, self._progress = self.feed.snapshot, self.feed.progress
+
+    @property
+    def epoch(self) -> int:
+        """Epochs drawn for the batch handed out last."""
+        return int(self._at.epoch)
+
+    @property
+    def progress(self) -> float:
+        """Epochs drawn for the batch handed out last, with the fraction of the current one."""
+        return self._progress
+
+    def close(self) -> None:
+        """End the thread; the feed stands behind the batch handed out last."""
+        self._go_back()
+        self._pool.shutdown()
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

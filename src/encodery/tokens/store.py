@@ -1,0 +1,165 @@
+"""The packed corpus: memory-mapped token ids with an O(1) index of documents. Artifact kind `tokens`.
+
+Layout of the folder: for each split `<split>/00000.u16` (or `.u32`), … hold the ids of whole documents one after
+another, little-endian, without special tokens; `<split>/offsets.npy` (D+1,) int64 says where each document begins
+in the ids of the split. `tokenizer/` is a copy of the tokenizer. The manifest's settings hold `dtype` and the ids
+of the special tokens, its figures the documents, tokens, unknown tokens and UTF-8 bytes of each split.
+Opening checks the size of every file; `verify` checks every SHA-256. Both name the file at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    from encodery.tokens.tokenizer import Tokenizer
+
+KIND = "tokens"
+SPLITS = ("train", "heldout")
+SUFFIX = {"uint16": ".u16", "uint32": ".u32"}
+OFFSETS = "offsets.npy"
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Ids of the special tokens and the (padded) size of the vocabulary a store was packed with."""
+
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    vocab_size: int
+
+
+class TokenSplit:
+    """The documents of one split. `shards` hold ids; `starts` (S+1,) their first positions in the split's ids."""
+
+    def __init__(self, folder: Path, dtype: str, figures: dict[str, Any], specials: Specials, identity: str) -> None:
+        self.name = folder.name
+        self.specials = specials
+        self.identity = f"{identity}/{folder.name}"
+        self.documents, self.tokens = int(figures["documents"]), int(figures["tokens"])
+        self.bytes, self.unknown = int(figures["bytes"]), int(figures["unknown"])
+        paths = sorted(folder.glob(f"*{SUFFIX[dtype]}"))
+        kind = np.dtype(dtype).newbyteorder("<")
+        self.shards = [np.asarray(np.memmap(p, dtype=kind, mode="r")) for p in paths if p.stat().st_size]
+        self.starts = np.concatenate([[0], np.cumsum([len(s) for s in self.shards], dtype=np.int64)]).astype(np.int64)
+        if self.documents:
+            self.offsets = np.asarray(np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False))
+        else:
+            self.offsets = np.zeros(1, np.int64)
+        if len(self.offsets) != self.documents + 1 or not self.offsets[-1] == self.starts[-1] == self.tokens:
+            raise ArtifactError(
+                f"{folder}: {self.documents} documents of {self.tokens} tokens in the manifest, "
+                f"{len(self.offsets) - 1} of {int(self.offsets[-1])} in {OFFSETS}, {int(self.starts[-1])} in shards."
+            )
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.integer[Any]]:
+        """The ids of a document, a view of the mapped file. Raises `IndexError` outside -D..D-1."""
+        if not -self.documents <= number < self.documents:
+            raise IndexError(f"document {number} of {self.documents}")
+        number %= self.documents
+        return self.read(int(self.offsets[number]), int(self.offsets[number + 1] - self.offsets[number]))
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.integer[Any]]]:
+        return (self[number] for number in range(self.documents))
+
+    def read(self, start: int, length: int) -> npt.NDArray[np.integer[Any]]:
+        """`length` ids from position `start` of the split; they must lie in one document."""
+        if not length:
+            return np.zeros(0, self.shards[0].dtype if self.shards else np.uint16)
+        shard = int(self.starts.searchsorted(start, "right")) - 1
+        begin = start - int(self.starts[shard])
+        return self.shards[shard][begin : begin + length]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(D,) int64: the number of tokens of each document."""
+        return np.diff(self.offsets)
+
+
+class TokenStore:
+    """A packed corpus on disk."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.path = artifact.path
+        self.specials = Specials(**artifact.manifest.settings["specials"])
+        self.dtype: str = artifact.manifest.settings["dtype"]
+        self.fingerprint = artifact.manifest.fingerprint
+        self._splits: dict[str, TokenSplit] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path, verify: bool = False) -> TokenStore:
+        """Open a packed corpus. `verify` reads every file and compares its SHA-256.
+
+        Raises `ArtifactError` naming the folder or the damaged shard.
+        """
+        artifact = Artifact.open(folder, KIND)
+        if verify:
+            artifact.verify()
+        try:
+            return cls(artifact)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{folder}: its manifest lacks {error}.") from error
+
+    def split(self, name: str) -> TokenSplit:
+        """One split. Raises `InputError` for a name that is neither `train` nor `heldout`."""
+        if name not in SPLITS:
+            raise InputError(f"There is no split '{name}'. Splits are {' and '.join(SPLITS)}.")
+        if name not in self._splits:
+            figures = self.artifact.manifest.figures[name]
+            self._splits[name] = TokenSplit(self.path / name, self.dtype, figures, self.specials, self.fingerprint)
+        return self._splits[name]
+
+    @property
+    def train(self) -> TokenSplit:
+        """The split to learn from; `len`, `[i]`, `lengths`, `tokens` and `bytes` of the store mean this one."""
+        return self.split("train")
+
+    @property
+    def heldout(self) -> TokenSplit:
+        """The split kept for measurement."""
+        return self.split("heldout")
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.integer[Any]]:
+        return self.train[number]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(D,) int64: tokens of each training document."""
+        return self.train.lengths
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the training split."""
+        return self.train.tokens
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the training split's text."""
+        return self.train.bytes
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the store was packed with."""
+        from encodery.tokens.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.path / "tokenizer")
