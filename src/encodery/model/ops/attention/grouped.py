@@ -1,30 +1,204 @@
-"""Attention as the formula says: one sequence after another, whole score matrices. The truth for every other file.
+"""Attention on the CPU: sequences of like length share one batched product, written straight into the packed result.
 
-Shapes: T tokens, L length of one sequence, N heads, D head size, R longest sequence.
+Chosen by measurement (bench/attention_cpu.py): weights are kept for the backward pass, cut into tiles that stay in
+cache; long sequences take the flash kernel, which keeps none. Local attention over long sequences goes by blocks.
+Shapes: T tokens, n sequences of a tile, L their longest, N heads, D head size, R longest of the batch.
 """
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention._banded import banded
+from encodery.model.ops.attention._tiles import Tile, tiles
 from encodery.model.shape import Layout
+
+FLASH = 512  # sequences longer than this keep no weights
+BANDS = 10  # sequences longer than this many windows go by blocks
 
 
 def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
-    parts: list[Tensor] = []
-    for one in torch.split(qkv, list(layout.lengths)):
-        query, key, value = one.permute(1, 2, 0, 3)
-        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        spot = torch.arange(len(one), device=qkv.device)
-        distance = spot[None, :] - spot[:, None]
-        if bias is not None:
-            scores = scores + bias[:, distance + bias.shape[1] // 2].to(scores.dtype)
-        if needs.window is not None:
-            scores = scores.masked_fill(distance.abs() > needs.window, float("-inf"))
-        weights = F.dropout(scores.softmax(-1), needs.dropout)
-        parts.append((weights @ value).transpose(0, 1))
+    if needs.window is None or layout.max_seqlen <= BANDS * needs.window:
+        mixed: Tensor = _Tiled.apply(qkv, bias, layout, needs.window, 0, layout.lengths)  # type: ignore[no-untyped-call]
+        return mixed
+    window, parts, start = max(needs.window, 1), list[Tensor](), 0
+    for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):
+        lengths = tuple(run)
+        if long:
+            for length in lengths:
+                parts.append(banded(qkv[start : start + length], needs.window, bias))
+                start += length
+            continue
+        piece = qkv[start : start + sum(lengths)]
+        parts.append(_Tiled.apply(piece, bias, layout, needs.window, start, lengths))  # type: ignore[no-untyped-call]
+        start += sum(lengths)
     return torch.cat(parts)
+
+
+class _Tiled(torch.autograd.Function):
+    """Attention of neighbouring sequences, whose first row of `layout` only names them in the memo."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        bias: Tensor | None,
+        layout: Layout,
+        window: int | None,
+        first: int,
+        lengths: tuple[int, ...],
+    ) -> Tensor:
+        plan = _plan(layout, first, lengths, qkv.shape[2])
+        out = qkv.new_empty(qkv.shape[0], 1, *qkv.shape[2:])
+        keep = any(ctx.needs_input_grad)
+        kept: list[Tensor] = []
+        for tile in plan:
+            added = _added(tile, layout, window, bias, _accurate(qkv.dtype))
+            forward = _flash_forward if tile.length > FLASH and not ctx.needs_input_grad[1] else _forward
+            needed = forward(tile, qkv, added, out)
+            if keep:
+                kept.append(needed)
+        if keep:
+            ctx.plan, ctx.layout, ctx.window = plan, layout, window
+            ctx.save_for_backward(qkv, bias, out, *kept)
+        return out[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        qkv, bias, out, *kept = ctx.saved_tensors
+        grad, grad_qkv = grad.contiguous(), torch.empty_like(qkv)
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[1] else None
+        for tile, needed in zip(ctx.plan, kept, strict=True):
+            if tile.length > FLASH and grad_bias is None:
+                added = _added(tile, ctx.layout, ctx.window, bias, _accurate(qkv.dtype))
+                _flash_backward(tile, qkv, added, out, needed, grad, grad_qkv)
+            else:
+                _backward(tile, qkv, needed, grad[:, None], grad_qkv, grad_bias)
+        return grad_qkv, grad_bias, None, None, None, None
+
+
+def _forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
+    """Attend within one tile; its weights (n·N, L, L) are what the backward pass needs."""
+    query, key, value = tile.take(qkv)
+    count, length, size = query.shape
+    scores = query.new_empty(count, length, length)
+    torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=size**-0.5, out=scores)
+    for part in added:
+        scores.view(tile.count, -1, length, length).add_(part)
+    weights: Tensor = scores.softmax(-1)
+    # `out=` keeps autocast away from what was made fp32 on purpose.
+    mixed = torch.bmm(weights, value, out=torch.empty_like(query))
+    tile.put(mixed[None], out)
+    return weights
+
+
+def _backward(
+    tile: Tile, qkv: Tensor, weights: Tensor, grad: Tensor, grad_qkv: Tensor, grad_bias: Tensor | None
+) -> None:
+    query, key, value = tile.take(qkv)
+    (above,) = tile.take(grad)
+    count, length, size = query.shape
+    if not tile.even:
+        above.view(tile.count, -1, length, size).mul_(tile.real)
+    below = query.new_empty(3, count, length, size)
+    torch.bmm(weights.transpose(1, 2), above, out=below[2])
+    grad_scores = torch._softmax_backward_data(above @ value.transpose(1, 2), weights, -1, weights.dtype)
+    if grad_bias is not None:
+        _gather_bias(grad_scores.view(tile.count, -1, length, length).sum(0), grad_bias)
+    scale = size**-0.5
+    torch.baddbmm(below[0], grad_scores, key, beta=0, alpha=scale, out=below[0])
+    torch.baddbmm(below[1], grad_scores.transpose(1, 2), query, beta=0, alpha=scale, out=below[1])
+    tile.put(below, grad_qkv)
+
+
+def _gather_bias(grad: Tensor, grad_bias: Tensor) -> None:
+    """Sum (N, L, L) by distance into (N, 2R - 1)."""
+    index = (_distance(grad.shape[-1]) + grad_bias.shape[1] // 2).flatten()
+    grad_bias.index_add_(1, index, grad.flatten(1).to(grad_bias.dtype))
+
+
+def _flash_forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
+    """Attend to one long sequence; the logarithms of its sums (1, N, L) are what the backward pass needs."""
+    query, key, value = _views(qkv[tile.rows], tile)
+    mask = _mask(added, query)
+    mixed, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, False, attn_mask=mask
+    )
+    out[tile.rows].view(-1, tile.length, *out.shape[2:]).copy_(mixed.transpose(1, 2))
+    found: Tensor = sums
+    return found
+
+
+def _flash_backward(
+    tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor, sums: Tensor, grad: Tensor, grad_qkv: Tensor
+) -> None:
+    query, key, value = _views(qkv[tile.rows], tile)
+    (mixed,) = _views(out[tile.rows], tile)
+    (above,) = _views(grad[tile.rows, None], tile)
+    below = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        above, query, key, value, mixed, sums, 0.0, False, attn_mask=_mask(added, query)
+    )
+    for place, found in zip(_views(grad_qkv[tile.rows], tile), below, strict=True):
+        place.copy_(found)
+
+
+def _views(packed: Tensor, tile: Tile) -> tuple[Tensor, ...]:
+    """Rows (n·L, kinds, N, D) as kinds views (n, N, L, D)."""
+    return packed.view(tile.count, tile.length, *packed.shape[1:]).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _mask(added: list[Tensor], query: Tensor) -> Tensor | None:
+    """The sum of what is added to scores, (1, 1 or N, L, L), in the dtype of the queries."""
+    length = query.shape[2]
+    parts = [part.expand(1, part.shape[-3] if part.dim() > 2 else 1, length, length) for part in added]
+    return sum(parts[1:], parts[0]).to(query.dtype) if parts else None
+
+
+def _plan(layout: Layout, first: int, lengths: tuple[int, ...], heads: int) -> list[Tile]:
+    key = ("tiles", first, len(lengths), heads)
+    if key not in layout.memo:
+        layout.memo[key] = list(tiles(lengths, heads))
+    found: list[Tile] = layout.memo[key]
+    return found
+
+
+def _added(tile: Tile, layout: Layout, window: int | None, bias: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+    """What is added to the scores of a tile: parts that broadcast to (n, N, L, L)."""
+    parts: list[Tensor] = []
+    if not tile.even:
+        parts.append(tile.hidden.to(dtype))
+    if window is not None and window < tile.length - 1:
+        far = _distance(tile.length).abs() > window
+        parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, float("-inf")))
+    if bias is not None:
+        parts.append(_dense(bias, tile.length, layout, dtype))
+    return parts
+
+
+def _dense(bias: Tensor, length: int, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """The bias by distance (N, 2R - 1) as (N, L, L). The memo keeps `bias` too, so that its id stays its own."""
+    key = ("dense bias", id(bias), length, dtype)
+    if key not in layout.memo:
+        index = _distance(length) + bias.shape[1] // 2
+        layout.memo[key] = (bias, bias.detach()[:, index].to(dtype))
+    found: Tensor = layout.memo[key][1]
+    return found
+
+
+def _distance(length: int) -> Tensor:
+    """Key minus query (L, L)."""
+    spot = torch.arange(length)
+    return spot[None, :] - spot[:, None]
+
+
+def _accurate(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which scores are made."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
