@@ -8,26 +8,31 @@ tokenizers. Han, Kana, Thai, Lao, Khmer, Burmese and Tibetan, which write no spa
 from __future__ import annotations
 
 import itertools
+import re
 
 import regex
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-WORD = regex.compile(rf"[{SPACELESS}]\p{{M}}*|(?:(?![{SPACELESS}])[\w\p{{M}}])+(?:['’\-](?![{SPACELESS}])\w+)*")
-ASCII_WORD = regex.compile(r"[A-Za-z0-9_]+(?:['\-][A-Za-z0-9_]+)*")
+LETTERS = rf"[[\w\p{{M}}]--[{SPACELESS}]]+"
+ANY_WORD = regex.compile(rf"[{SPACELESS}]\p{{M}}*|{LETTERS}(?:['’\-]{LETTERS})*", regex.V1)
+# The same for text of Latin, Greek and Cyrillic letters without combining marks, by the faster library.
+PLAIN_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
+NOT_PLAIN = re.compile("[\u0300-\u036f\u0483-\u0489\u0590-\u1fff\u2c00-\U0010ffff]")
 WITHOUT_SPACES = regex.compile(rf"[{SPACELESS}]")
 SENTENCE = regex.compile(rf"[^{regex.escape(''.join(TERMINAL_PUNCTUATION))}\n]+(?:\S*)", regex.UNICODE)
 
 
 def words(text: str) -> list[str]:
     """The words of a text, punctuation left out."""
-    return (ASCII_WORD if text.isascii() else WORD).findall(text)
+    plain = text.isascii() or not NOT_PLAIN.search(text)
+    return PLAIN_WORD.findall(text) if plain else ANY_WORD.findall(text)
 
 
 def has_words(text: str, count: int) -> bool:
     """Whether the text has at least `count` words; reads no further than needed."""
-    found = WORD.finditer(text)
+    found = ANY_WORD.finditer(text)
     return count <= 0 or next(itertools.islice(found, count - 1, None), None) is not None
 
 

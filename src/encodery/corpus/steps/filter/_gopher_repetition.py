@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+Limit = tuple[int, float]
+Limits = tuple[Limit, ...]
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -39,39 +41,47 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
         self.limits = (self.top_n_grams, self.dup_n_grams)
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        suspect = self.screen(doc.text)
-        self.top_n_grams, self.dup_n_grams = self.limits if suspect else ((), ())
+        self.top_n_grams, self.dup_n_grams = self.screen(doc.text)
         result: bool | tuple[bool, str] = super().filter(doc)
         return result
 
-    def screen(self, text: str) -> bool:
-        """Whether an n-gram rule could drop the text: never False where datatrove would drop it."""
+    def screen(self, text: str) -> tuple[Limits, Limits]:
+        """The n-gram rules that the text could break: all others it keeps for certain.
+
+        A "most frequent" n-gram that occurs once is no repetition, which datatrove's rule overlooks in short texts.
+        """
         words = split_into_words(text, self.language)
-        if not words:
-            return False
         numbers: dict[str, int] = {}
         ids = np.fromiter((numbers.setdefault(w, len(numbers)) for w in words), dtype=np.uint64, count=len(words))
         lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
         top, repeated = dict(self.limits[0]), dict(self.limits[1])
+        breaks: tuple[list[Limit], list[Limit]] = ([], [])
         key = ids.copy()
         for n in range(2, max([*top, *repeated], default=1) + 1):
-            if len(key) < 2:
-                return False
             key = key[:-1] * MULTIPLIER + ids[n - 1 :]
-            if n in top and _longest_top(key, lengths, n) > top[n] * len(text):
-                return True
-            if n in repeated and _covered(key, lengths, n) > repeated[n] * len(text):
-                return True
-        return False
+            key ^= key >> np.uint64(31)
+            ordered = np.sort(key)
+            again = ordered[1:] == ordered[:-1]
+            if not again.any():
+                break  # Longer n-grams do not repeat either.
+            if n in top and _most_frequent(again) * _longest(lengths, n, n - 1) > top[n] * len(text):
+                breaks[0].append((n, top[n]))
+            enough = n in repeated and int(again.sum()) * _longest(lengths, n, 0) > repeated[n] * len(text)
+            if enough and _covered(key, lengths, n) > repeated[n] * len(text):
+                breaks[1].append((n, repeated[n]))
+        return tuple(breaks[0]), tuple(breaks[1])
 
 
-def _longest_top(key: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Upper bound on the characters filled by the most frequent n-gram, blanks included."""
-    _, first, counts = np.unique(key, return_index=True, return_counts=True)
-    most = counts.max()
+def _most_frequent(again: np.ndarray) -> int:
+    """How often the most frequent key occurs, from where the sorted keys repeat the one before."""
+    edges = np.flatnonzero(np.diff(again.astype(np.int8), prepend=0, append=0))
+    return int((edges[1::2] - edges[::2]).max()) + 1
+
+
+def _longest(lengths: np.ndarray, n: int, blanks: int) -> int:
+    """Characters of the longest n-gram."""
     ends = np.concatenate(([0], np.cumsum(lengths)))
-    starts = first[counts == most]
-    return int((ends[starts + n] - ends[starts]).max() + n - 1) * int(most)
+    return int((ends[n:] - ends[:-n]).max()) + blanks
 
 
 def _covered(key: np.ndarray, lengths: np.ndarray, n: int) -> int:
@@ -79,8 +89,6 @@ def _covered(key: np.ndarray, lengths: np.ndarray, n: int) -> int:
     order = np.argsort(key, kind="stable")
     again = np.zeros(len(key), dtype=bool)
     again[order[1:]] = key[order[1:]] == key[order[:-1]]
-    if not again.any():
-        return 0
     edges = np.zeros(len(lengths) + 1, dtype=np.int64)
     edges[:-n] += again
     edges[n:] -= again

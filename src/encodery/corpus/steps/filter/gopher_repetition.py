@@ -1,8 +1,9 @@
 """Gopher's repetition rules: lines, paragraphs or word n-grams that fill a document (arXiv 2112.11446, table A1).
 
 The decisions are datatrove's; n-grams are screened by hashes first, which decides nearly every document and is
-several times faster. Thresholds on n-grams are the paper's; those on lines are wider, because tables, indices and
-code repeat short lines.
+several times faster. The thresholds are wider than the paper's for web pages: manuals, tables, definitions and
+scripture repeat themselves; what is dropped is text of which a third is repetition. A most frequent n-gram that
+occurs only once is never held against a short text.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class GopherRepetition(Filter):
     max_paragraphs: float = 0.5
     max_line_characters: float = 0.3
     max_paragraph_characters: float = 0.3
-    scale: float = 1.5
+    scale: float = 2.0
 
     def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._gopher_repetition import GopherRepetitionStep

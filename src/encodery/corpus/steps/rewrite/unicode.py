@@ -15,9 +15,10 @@ from encodery.corpus.steps.rewrite import Rewrite
 
 # C0 but tab and newline, C1, the byte-order mark, soft hyphen, lone surrogates, non-characters.
 UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-NEWLINES = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+NEWLINES = re.compile("[\r\x0b\x0c\x85\u2028\u2029]")
 # A lead byte of UTF-8 read as cp1252 and the continuation bytes after it.
 CP1252_TAIL = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+LEAD = re.compile("[Â-ô]")
 TWICE = re.compile(f"[Â-ß][{CP1252_TAIL}]|[à-ï][{CP1252_TAIL}]{{2}}|[ð-ô][{CP1252_TAIL}]{{3}}")
 
 
@@ -30,8 +31,8 @@ class Unicode(Rewrite):
     repair: bool = True
 
     def apply(self, text: str) -> list[str]:
-        text = NEWLINES.sub("\n", text)
-        if self.repair and not text.isascii():
+        text = NEWLINES.sub("\n", text.replace("\r\n", "\n"))
+        if self.repair and not text.isascii() and LEAD.search(text):
             text = TWICE.sub(_repaired, text)
         text = UNWANTED.sub("", text)
         if self.form != "none" and not text.isascii():

@@ -22,7 +22,11 @@ class Whitespace(Rewrite):
     def apply(self, text: str) -> list[str]:
         if not text.isascii():
             text = BLANKS.sub(" ", text)
-        text = TRAILING.sub("", text)
-        if self.collapse:
+        # Looking first is much cheaper than substituting, and most text needs nothing.
+        if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+            text = TRAILING.sub("", text)
+        if self.collapse and ("  " in text or "\t" in text):
             text = INNER.sub(" ", text)
-        return [EMPTY.sub("\n\n", text).strip("\n")]
+        if "\n\n\n" in text:
+            text = EMPTY.sub("\n\n", text)
+        return [text.strip("\n")]
