@@ -1,0 +1,91 @@
+"""What is to be indexed: a corpus, or files read as the corpus would read them, each document with a lasting id.
+
+Ids: a corpus's own; of a row its `id` or `_id`; of any other file its path as given. Indexing a source again
+therefore replaces what it held before instead of doubling it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from encodery.base.artifact import MANIFEST, Artifact
+from encodery.base.errors import InputError
+from encodery.corpus.document import Document
+from encodery.corpus.encoding import Unusable
+from encodery.corpus.settings import CorpusSettings
+from encodery.corpus.shards import documents as corpus_documents
+from encodery.corpus.shards import shard_paths
+from encodery.corpus.sources import Listing, Source, listing
+from encodery.corpus.steps.read import Reading
+
+IDS = ("id", "_id")
+
+
+@dataclass
+class Input:
+    """Sources opened for indexing. `skipped`: reason -> number of rows or files that could not be read, filled while
+    the documents are read."""
+
+    corpora: tuple[Artifact, ...]
+    files: Listing | None
+    settings: CorpusSettings
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def open(cls, sources: Sequence[str | Path], text: str = "auto", avoid: Sequence[Path] = ()) -> Input:
+        """Corpus artifacts, folders, globs and files. `text`: the column of rows that holds the text.
+
+        Raises `InputError` for a source that is not there, `EmptyInput` where no file can be read.
+        """
+        if not sources:
+            raise InputError("Nothing to index: give a corpus, a folder or files.")
+        settings = CorpusSettings(text=text)
+        corpora = [Artifact.open(s, "corpus") for s in sources if (Path(s) / MANIFEST).is_file()]
+        others = [s for s in sources if not (Path(s) / MANIFEST).is_file()]
+        suffixes = {suffix: name for name, part in settings.read.items() for suffix in part.suffixes}
+        files = listing(others, suffixes, avoid=avoid) if others else None
+        return cls(tuple(corpora), files, settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a corpus or a file does."""
+        parts = [corpus.manifest.fingerprint for corpus in self.corpora]
+        parts += [self.files.fingerprint(), self.settings.text] if self.files else []
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, in the same order every time; those without any letter or digit are counted and left out."""
+        for document in self._all():
+            if any(map(str.isalnum, document.text)):
+                yield document
+            else:
+                self.skipped["document without words"] += 1
+
+    def _all(self) -> Iterator[Document]:
+        for corpus in self.corpora:
+            for split in ("train", "heldout"):
+                yield from corpus_documents(shard_paths(corpus.path, split))
+        for source in self.files.files if self.files else ():
+            yield from self._file(source)
+
+    def _file(self, source: Source) -> Iterator[Document]:
+        def skip(reason: str, detail: str) -> None:
+            self.skipped[reason] += 1
+
+        reading = Reading(self.settings.text, self.settings.encoding, None, Path(), Path())
+        rows = self.settings.read[source.format].rows(source, reading, skip)
+        number = 0
+        try:
+            for text, said in rows:
+                given = next((str(said[key]) for key in IDS if said.get(key) not in (None, "")), "")
+                name = given or (source.name if number == 0 else f"{source.name}:{number}")
+                metadata = {"source": source.source, "path": source.name, **said}
+                yield Document(name, text, metadata)
+                number += 1
+        except Unusable as error:
+            self.skipped[f"file {error.reason}"] += 1

@@ -1,0 +1,78 @@
+"""Documents cut into passages: windows of tokens that end at the best border near their end.
+
+Borders in order of preference: a blank line, the end of a sentence or line, a space; where there is none within the
+last half of a window (a very long "word"), between two tokens. Passages of one document are of about equal length,
+so that no short rest is left over. Every passage knows its character offsets in the document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.base.errors import SettingsError
+
+Offsets = Callable[[str], np.ndarray]
+"""A text to the character offsets (n, 2) of its tokens."""
+
+WORDS = re.compile(r"\w+|[^\w\s]")
+# Where a passage may end, best first: the match's end is where the next passage begins.
+BORDERS = (
+    re.compile(r"\n\s*\n\s*"),
+    re.compile(r"(?:[.!?…]['\")\]»”’]*\s+)|[。！？]\s*|\n\s*"),
+    re.compile(r"\s+"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """`size`: tokens of the longest passage (words, in an index without a model); less where the model takes less.
+    `overlap`: tokens of the passage before that are repeated at the beginning of the next."""
+
+    size: int = 128
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise SettingsError(f"passages.size = {self.size}: must be at least 8.")
+        if not 0 <= self.overlap <= self.size // 2:
+            raise SettingsError(f"passages.overlap = {self.overlap}: must lie between 0 and half of size {self.size}.")
+
+
+def words(text: str) -> np.ndarray:
+    """Offsets (n, 2) of words and marks: what counts as a token where no model is given."""
+    return np.array([match.span() for match in WORDS.finditer(text)], np.int64).reshape(-1, 2)
+
+
+def cut(text: str, offsets: np.ndarray, size: int, overlap: int = 0) -> list[tuple[int, int]]:
+    """Character ranges of the passages of a text, given its tokens' offsets (n, 2); each holds at most `size` tokens.
+
+    A text without tokens has one passage, the whole. Without overlap the passages cover every token exactly once.
+    """
+    total = len(offsets)
+    if total <= size:
+        return [(0, len(text))]
+    ranges = []
+    first = 0
+    while (rest := total - first) > size:
+        count = -(-rest // size)
+        wanted = min(size, -(-rest // count) * 9 // 8)
+        last = _border(text, offsets, first, first + wanted)
+        ranges.append((int(offsets[first, 0]), int(offsets[last - 1, 1])))
+        first = max(last - overlap, first + 1)
+    ranges.append((int(offsets[first, 0]), int(offsets[-1, 1])))
+    return ranges
+
+
+def _border(text: str, offsets: np.ndarray, first: int, latest: int) -> int:
+    """The token at which the next passage begins: after the last border of the best kind in the window's later half."""
+    earliest = first + (latest - first + 1) // 2
+    start, end = int(offsets[earliest - 1, 1]), int(offsets[latest, 0])
+    for kind in BORDERS:
+        ends = [match.end() for match in kind.finditer(text, start, end)]
+        if ends:
+            return first + int(np.searchsorted(offsets[first : latest + 1, 0], ends[-1]))
+    return latest

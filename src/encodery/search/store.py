@@ -1,0 +1,114 @@
+"""What an engine keeps and gives back: points (a passage's words, vector and payload) and hits.
+
+Shapes: H width of a vector.
+"""
+
+from __future__ import annotations
+
+import abc
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from encodery.search.filters import Condition
+
+DOCUMENT = "document"
+NUMBER = "number"
+TEXT = "text"
+METADATA = "metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One passage. `text`: what is searched by words; `vector` (H,) float32, None in an index of words only.
+
+    `document`: the id of the document it belongs to, of which it is passage `number`, from 0 without gaps;
+    `payload`: anything JSON can hold, its `metadata` is what conditions look at.
+    """
+
+    document: str
+    number: int
+    text: str
+    vector: np.ndarray | None
+    payload: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The same passage of the same document always has the same id, so that storing it again replaces it."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.number}\0{self.document}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored point and the score by which it was found."""
+
+    id: str
+    score: float
+    document: str
+    number: int
+    text: str
+    payload: dict[str, Any]
+
+
+class Store(abc.ABC):
+    """An open engine. One process at a time may hold it; use it as a context, or close it.
+
+    Every change is durable when the call returns. Conditions are joined by "and".
+    """
+
+    @abc.abstractmethod
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Store points; one with a known id replaces the old one."""
+
+    @abc.abstractmethod
+    def delete_documents(self, documents: Iterable[str]) -> None:
+        """Remove every passage of these documents; unknown ids are passed over."""
+
+    @abc.abstractmethod
+    def delete_where(self, conditions: Sequence[Condition]) -> int:
+        """Remove the passages for which all conditions hold; the number removed."""
+
+    @abc.abstractmethod
+    def by_vector(
+        self,
+        vector: np.ndarray,
+        limit: int,
+        conditions: Sequence[Condition] = (),
+        among: Sequence[str] | None = None,
+    ) -> list[Hit]:
+        """The points of largest inner product with `vector` (H,); only those with an id in `among`, if given."""
+
+    @abc.abstractmethod
+    def by_words(
+        self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        """The points of largest BM25 score; points without any of the words are never among them."""
+
+    @abc.abstractmethod
+    def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
+        """Every point, in an order that does not depend on how they came in."""
+
+    @abc.abstractmethod
+    def documents(self) -> int:
+        """How many documents are stored."""
+
+    @abc.abstractmethod
+    def count(self, conditions: Sequence[Condition] = ()) -> int:
+        """How many passages are stored for which all conditions hold."""
+
+    @abc.abstractmethod
+    def settle(self) -> None:
+        """After many changes: merge, index and drop what was deleted, so that queries are fast and exact."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the files."""
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

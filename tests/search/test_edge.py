@@ -1,0 +1,102 @@
+"""The embedded engine: BM25 equals its formula, changes outlive a killed process, a second opener is told."""
+
+from __future__ import annotations
+
+import collections
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import ArtifactError, SettingsError
+from encodery.search.engine.edge import Edge
+from encodery.search.store import Point
+
+RNG = np.random.default_rng(0)
+ZIPF = 1 / np.arange(1, 201)
+TEXTS = [
+    " ".join(RNG.choice([f"w{i}" for i in range(200)], size=RNG.integers(3, 60), p=ZIPF / ZIPF.sum()))
+    for _ in range(400)
+]
+
+
+def bm25(texts: dict[str, str], query: str, k: float, b: float) -> dict[str, float]:
+    """The formula, document by document."""
+    words = {name: text.split() for name, text in texts.items()}
+    mean = sum(map(len, words.values())) / len(words)
+    holding = collections.Counter(w for ws in words.values() for w in set(ws))
+    scores = {}
+    for name, ws in words.items():
+        counts = collections.Counter(ws)
+        score = 0.0
+        for word in sorted(set(query.split())):
+            idf = math.log(1 + (len(words) - holding[word] + 0.5) / (holding[word] + 0.5))
+            score += idf * counts[word] * (k + 1) / (counts[word] + k * (1 - b + b * len(ws) / mean))
+        if score > 0:
+            scores[name] = score
+    return scores
+
+
+@pytest.mark.parametrize(("k", "b"), [(1.2, 0.75), (0.9, 0.4)])
+def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: float) -> None:
+    texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
+    with Edge(language="none", k=k, b=b).create(tmp_path / "s", None) as store:
+        store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
+        gone = [f"d{i}" for i in range(0, 400, 3)]
+        store.delete_documents(gone)
+        store.settle()
+        left = {name: text for name, text in texts.items() if name not in gone}
+        for query in ("w3 w50 w120", "w0", "w7 w7 w190", "w1 w2 absent"):
+            truth = bm25(left, query, k, b)
+            hits = store.by_words(query, len(left))
+            assert {hit.document for hit in hits} == set(truth)
+            assert [hit.score for hit in hits] == pytest.approx([truth[hit.document] for hit in hits], rel=1e-5)
+
+
+def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:
+    with Edge().create(tmp_path / "s", None) as store:
+        texts = ["北京是中国的首都", "a naïve café in Größe", "he was running fast", "Москва столица"]
+        store.upsert([Point(str(i), 0, text, None) for i, text in enumerate(texts)])
+        for query, expected in (("首都", "0"), ("naive cafe", "1"), ("runs", "2"), ("МОСКВА", "3")):
+            assert [hit.document for hit in store.by_words(query, 5)] == [expected], query
+
+
+def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from encodery.search.engine.edge import Edge; from encodery.search.store import Point\n"
+        "store = Edge().create(Path(sys.argv[1]), None)\n"
+        "for i in range(50): store.upsert([Point(f'd{i}', 0, f'word{i}', None)])\n"
+        "store.delete_documents(['d3']); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], timeout=60)
+    assert done.returncode == -9
+    with Edge().open(tmp_path / "s") as store:
+        assert store.count() == 49
+        assert store.by_words("word49", 1)[0].document == "d49"
+        assert store.by_words("word3", 1) == []
+
+
+def test_a_second_opener_is_told(tmp_path: Path) -> None:
+    with Edge().create(tmp_path / "s", None), pytest.raises(ArtifactError, match="in use"):
+        Edge().open(tmp_path / "s")
+
+
+def test_a_graph_is_built_only_where_it_pays(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
+    points = [Point(f"d{i}", 0, "x", vector) for i, vector in enumerate(vectors)]
+    with Edge(graph_from=200).create(tmp_path / "s", 16) as store:
+        store.upsert(points)
+        store.settle()
+        query = vectors[5]
+        truth = {f"d{i}" for i in np.argsort(-(vectors @ query))[:10]}
+        assert len(truth & {hit.document for hit in store.by_vector(query, 10)}) >= 9
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"language": "englsh"}, "english"), ({"b": 2.0}, "b = 2.0")])
+def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, str | float], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Edge(**settings).create(tmp_path / "s", None)  # type: ignore[arg-type]
