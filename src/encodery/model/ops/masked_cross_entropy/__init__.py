@@ -2,7 +2,8 @@
 
 Both files offer `masked_cross_entropy(features (M, E), weight (V, E), bias (V,) | None, targets (M,), z_loss)` and
 give `Loss`. A row with a negative target counts for nothing (a spare slot of a corruption with a fixed number of
-rows): it adds no loss and no gradient, its `nll` is 0 and it is not `correct`. `naive` makes all logits (M, V) and is the truth; `chunked` never holds more than a few rows of them.
+rows): it adds no loss and no gradient, its `nll` is 0 and it is not `correct`. `naive` makes all logits (M, V) and is
+the truth; `chunked` never holds more than a few rows of them.
 """
 
 from __future__ import annotations

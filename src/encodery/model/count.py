@@ -1,0 +1,82 @@
+"""Parameters, arithmetic and memory of a model, from its settings alone: nothing is allocated.
+
+Shapes: T tokens, L length of a sequence, M predicted rows, V vocabulary, E embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from encodery.model.network import Model, ModelSettings
+from encodery.model.weights import Linear, Table
+
+
+def parameters(settings: ModelSettings, tables: bool = True) -> int:
+    """Number of parameters, tied ones once; `tables` = False leaves embedding tables out."""
+    model = _outline(settings)
+    total = sum(p.numel() for p in model.parameters())
+    if tables:
+        return total
+    return total - sum(m.weight.numel() for m in model.modules() if isinstance(m, Table))
+
+
+def flops(settings: ModelSettings, length: float, predicted: float = 0.15, backward: bool = True) -> float:
+    """Floating-point operations per token: two a multiply-add, in matrix products only; forward and backward.
+
+    `length` is that of the sequences (of mixed ones: Σ L² / Σ L), `predicted` the share of tokens the head sees.
+    """
+    model, shape = _outline(settings), settings.shape
+    products = 2.0 * _weights(model.encoder)
+    for layer in range(shape.depth):
+        seen = _seen(length, settings.mask.window(layer, shape.depth))
+        products += 4.0 * shape.heads * shape.head_size * seen
+    if settings.head is not None:
+        tied = shape.vocab * shape.embedding
+        decoder = sum(isinstance(m, Linear) and m.out_features == shape.vocab for m in model.heads.modules())
+        products += predicted * 2.0 * (_weights(model.heads) + (0 if decoder else tied))
+    return products * (3.0 if backward else 1.0)
+
+
+def activation_bytes(
+    settings: ModelSettings, tokens: int, length: int, predicted: float = 0.15, itemsize: int = 4
+) -> int:
+    """Estimate of what a forward pass over `tokens` tokens keeps for the backward pass, in bytes.
+
+    Includes attention weights, as the CPU keeps them for sequences up to 512; dropout masks are left out.
+    """
+    model, shape = _outline(settings), settings.shape
+    row = 0
+    for block in model.encoder.blocks:
+        row += sum(m.in_features for m in block.modules() if isinstance(m, Linear))
+        row += sum(m.weight.numel() for m in block.modules() if _is_norm(m))
+        for name, inner in block.named_modules():
+            if isinstance(inner, Linear) and name.endswith("qkv"):
+                row += inner.out_features
+            elif isinstance(inner, Linear) and name.endswith("up"):
+                row += 2 * inner.out_features - shape.inner
+        row += shape.heads * (length if length <= 512 else 1)
+    row += sum(m.weight.numel() for m in (model.encoder.embedding_norm, model.encoder.final_norm) if _is_norm(m))
+    head = predicted * (shape.width + 3 * shape.embedding) if settings.head is not None else 0.0
+    return int(tokens * (row + head) * itemsize)
+
+
+def _outline(settings: ModelSettings) -> Model:
+    with torch.device("meta"):
+        return Model(settings)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.dim() == 1
+
+
+def _seen(length: float, window: int | None) -> float:
+    """Tokens a token sees, on average over its sequence."""
+    if window is None or window >= length - 1:
+        return length
+    return 2 * window + 1 - window * (window + 1) / length

@@ -1,0 +1,35 @@
+"""Padded ↔ packed, for doors only: exports, peers and tests that need rectangles. Nothing inside the model pads.
+
+Shapes: B sequences, L padded length, T real tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError
+from encodery.model.shape import Batch, Layout
+
+
+def pack(ids: Tensor, mask: Tensor, segment: Tensor | None = None) -> Batch:
+    """Padded `ids` (B, L) and `mask` (B, L), 1 at real tokens, to a packed batch; padding may lie anywhere.
+
+    Raises `InputError` if the shapes differ or a sequence has no real token.
+    """
+    if ids.shape != mask.shape or ids.dim() != 2 or (segment is not None and segment.shape != ids.shape):
+        raise InputError(f"Ids {tuple(ids.shape)} and mask {tuple(mask.shape)} must be of one shape (B, L).")
+    real = mask.bool()
+    lengths = real.sum(1)
+    if not ids.numel() or int(lengths.min()) == 0:
+        raise InputError("Every sequence of a batch needs at least one token.")
+    cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    return Batch(ids[real], cu, int(lengths.max()), None if segment is None else segment[real])
+
+
+def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
+    """Packed (T, …) to padded (B, L, …), L the longest sequence, padding at the end and equal to `fill`."""
+    count, longest = layout.cu_seqlens.numel() - 1, layout.max_seqlen
+    padded = values.new_full((count * longest, *values.shape[1:]), fill)
+    slot = layout.sequence * longest + layout.positions
+    return padded.index_copy(0, slot, values).view(count, longest, *values.shape[1:])
