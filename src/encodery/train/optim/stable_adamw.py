@@ -1,0 +1,44 @@
+"""StableAdamW: AdamW whose update shrinks when gradients outgrow their history (arXiv 2304.13013).
+
+Per tensor, RMS = √mean(g² / max(v, ε²)); the rate, decay included, is divided by max(1, RMS), which is AdaFactor's
+update clipping and stands in for gradient clipping. The means are kept unbiased by moving their decays instead of
+dividing afterwards, as in the paper. Equals `adamw` (up to rounding) while RMS stays at or below 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encodery.train.optim import Optimizer, trainable, undecayed
+from encodery.train.optim._moments import Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableAdamW(Optimizer):
+    """AdamW with update clipping per tensor."""
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser; its state is two means and a step count per parameter."""
+        return _StableAdamW(self.groups(trainable(module), undecayed(module)), betas=self.betas, eps=self.eps)
+
+
+class _StableAdamW(Moments):
+    def update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        eps = group["eps"]
+        first, second, _ = self.advance(group, params, grads, unbiased=True)
+        spread = torch._foreach_clamp_min(second, eps**2)
+        torch._foreach_sqrt_(spread)
+        size = torch._foreach_norm(torch._foreach_div(grads, spread))
+        del spread
+        rates = [group["lr"] / (n / p.numel() ** 0.5).clamp_min(1.0) for n, p in zip(size, params, strict=True)]
+        below = torch._foreach_sqrt(second)
+        torch._foreach_add_(below, eps)
+        change = torch._foreach_div(first, below)
+        if group["weight_decay"]:
+            torch._foreach_add_(change, params, alpha=group["weight_decay"])
+        torch._foreach_mul_(change, rates)
+        torch._foreach_sub_(params, change)

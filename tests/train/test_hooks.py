@@ -1,0 +1,113 @@
+"""The running average of weights: its value, its swap, its state. Clipping and the guard beside it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from encodery.base.errors import CheckpointError, SettingsError, UserError
+from encodery.train.clip import GuardedStep, clip, gradient_norm
+from encodery.train.hooks import Moment
+from encodery.train.hooks.ema import EMA
+
+
+def moment(step: int) -> Moment:
+    return Moment(step, step * 10, float(step), 0.0)
+
+
+def test_average_is_the_formula_with_a_quick_start() -> None:
+    net = nn.Linear(3, 2).double()
+    hook = EMA(decay=0.8).build(net)
+    expected = net.weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            net.weight += step
+        hook.after_step(moment(step))
+        decay = min(0.8, step / (9 + step))
+        expected = decay * expected + (1 - decay) * net.weight.detach()
+    with hook.evaluating():
+        assert (net.weight - expected).abs().max() < 1e-10
+
+
+def test_weights_are_swapped_for_evaluation_only_even_on_an_error() -> None:
+    net = nn.Linear(3, 2)
+    hook = EMA(decay=0.5).build(net)
+    start, weight = net.weight.detach().clone(), net.weight
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    trained = net.weight.detach().clone()
+
+    def fail() -> None:
+        with hook.evaluating():
+            assert torch.equal(net.weight, start)
+            assert net.weight is weight
+            raise RuntimeError("scoring failed")
+
+    with pytest.raises(RuntimeError, match="scoring"):
+        fail()
+    assert torch.equal(net.weight, trained)
+
+
+def test_every_takes_an_average_at_those_steps_alone() -> None:
+    net = nn.Linear(2, 2)
+    hook = EMA(every=3).build(net)
+    for step in range(1, 8):
+        hook.after_step(moment(step))
+    assert int(hook.state_tensors()["averages_taken"]) == 2
+
+
+def test_average_of_another_model_is_refused() -> None:
+    hook = EMA().build(nn.Linear(3, 2))
+    with pytest.raises(CheckpointError, match="weight"):
+        hook.load_tensors(EMA().build(nn.Linear(4, 2)).state_tensors())
+    with pytest.raises(CheckpointError, match="bias"):
+        hook.load_tensors(EMA().build(nn.Linear(3, 2, bias=False)).state_tensors())
+    with pytest.raises(SettingsError, match="decay"):
+        EMA(decay=1.0)
+    with pytest.raises(SettingsError, match="every"):
+        EMA(every=0)
+
+
+def with_gradients(*values: float) -> nn.ParameterList:
+    parameters = nn.ParameterList(torch.zeros(1) for _ in values)
+    for p, value in zip(parameters, values, strict=True):
+        p.grad = torch.tensor([value])
+    return parameters
+
+
+def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
+    parameters = with_gradients(3.0, 4.0)
+    assert clip(parameters, 1.0) == 5.0
+    assert [p.grad.item() for p in parameters] == pytest.approx([0.6, 0.8])
+    assert clip(parameters, 2.0) == pytest.approx(1.0)
+    assert [p.grad.item() for p in parameters] == pytest.approx([0.6, 0.8])
+    large = with_gradients(300.0, 400.0)
+    assert clip(large, 0.0) == 500.0
+    assert gradient_norm(large) == 500.0
+    assert gradient_norm([torch.zeros(2)]) == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_step_on_what_is_not_finite_is_skipped_and_counted(bad: float) -> None:
+    parameters = with_gradients(1.0, bad)
+    optimizer = torch.optim.AdamW(parameters, lr=0.1)
+    guard = GuardedStep(limit=1.0, patience=3)
+    norm, taken = guard.step(optimizer)
+    assert not taken
+    assert not math.isfinite(norm)
+    assert [p.item() for p in parameters] == [0.0, 0.0]
+    assert not optimizer.state
+    parameters[1].grad = torch.ones(1)
+    assert guard.step(optimizer)[1]
+    assert guard.state() == {"skipped": 1, "in_a_row": 0}
+    resumed = GuardedStep(patience=3)
+    resumed.load_state(guard.state())
+    parameters[0].grad = torch.tensor([bad])
+    resumed.step(optimizer)
+    resumed.step(optimizer)
+    with pytest.raises(UserError, match="3 steps in a row"):
+        resumed.step(optimizer)
+    assert resumed.skipped == 4
