@@ -1,0 +1,172 @@
+"""Pre-training speed and quality: encodery against `transformers.Trainer` (the run_mlm recipe), paired in one run.
+
+    python bench/pretrain.py --text DIR [--shapes tiny mini small] [--layouts chunks lines] [--seconds 120] [--pairs 3]
+
+Same BERT architecture, tokenizer, text and machine. The two take turns (A B A B ...), each trains for the same
+number of wall-clock seconds, and stock `transformers` judges both exports on the same held-out rows and masks.
+Reported: real (non-padding) tokens per second as medians with their ratio, held-out loss at equal wall time, and
+the share of the machine's measured fp32 and bf16 matmul peak that encodery's steps reach.
+
+Rows: `encodery` (precision=auto, dropout 0, its BERT recipe), `trainer` (the recipe's defaults: fp32, dropout 0.1) and,
+with `--tuned-peer`, `trainer tuned` (bf16 where the CPU has it, dropout 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain_data import LAYOUTS, judge_rows, lines_corpus, rows
+
+HERE = Path(__file__).resolve().parent
+SHAPES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8)}
+LENGTH = 128
+
+
+def encodery(*arguments: str | Path) -> None:
+    """Run one encodery command as a user would."""
+    subprocess.run([sys.executable, "-m", "encodery", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def prepare(text: list[Path], work: Path, vocab: int) -> None:
+    """Corpus, tokenizer, both token stores, the peer's rows and the judge's rows; what exists is kept."""
+    from encodery.tokens.tokenizer import Tokenizer
+
+    if not (work / "corpus").exists():
+        encodery("corpus", "build", *text, "--out", work / "corpus")
+    if not (work / "tokenizer").exists():
+        encodery("tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=wordpiece", f"vocab={vocab}")
+    if not (work / "corpus_lines").exists():
+        lines_corpus(work / "corpus", work / "corpus_lines")
+    tokenizer = Tokenizer.load(work / "tokenizer")
+    for layout, corpus in zip(LAYOUTS, ("corpus", "corpus_lines"), strict=True):
+        if not (work / f"tokens_{layout}").exists():
+            encodery("tokens", "pack", work / corpus, work / "tokenizer", "--out", work / f"tokens_{layout}")
+        if not (work / f"{layout}.npz").exists():
+            ids, offsets = rows(work / "corpus", "train", tokenizer, layout, LENGTH)
+            np.savez(work / f"{layout}.npz", ids=ids, offsets=offsets)
+            ids, offsets = rows(work / "corpus", "heldout", tokenizer, layout, LENGTH)
+            np.savez(work / f"judge_{layout}.npz", **judge_rows(ids, offsets, tokenizer))
+
+
+def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One encodery run of so many seconds; its figures and the judge's."""
+    depth, width, heads = SHAPES[shape]
+    encodery(
+        "pretrain", "bert", work / f"tokens_{layout}", "--out", out, "--budget", f"{options.seconds}s",
+        f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
+        f"feed.max_length={LENGTH}", f"train.seed={seed}", *options.ours,
+    )  # fmt: skip
+    encodery("export", "hf", out, out / "export")
+    figures = json.loads((out / "figures.json").read_text())
+    return {**figures, **judged(out / "export", work / f"judge_{layout}.npz")}
+
+
+def run_peer(
+    work: Path, out: Path, shape: str, layout: str, options: argparse.Namespace, seed: int, tuned: bool
+) -> dict[str, Any]:
+    """One `transformers.Trainer` run of so many seconds; its figures and the judge's."""
+    out.mkdir(parents=True)
+    command = [
+        sys.executable, HERE / "pretrain_peer.py", "--data", work, "--out", out, "--shape", shape, "--layout", layout,
+        "--seconds", options.seconds, "--vocab", options.vocab, "--length", LENGTH, "--lr", options.peer_lr,
+        "--batch", options.peer_batch, "--seed", seed,
+    ]  # fmt: skip
+    if tuned:
+        command += ["--bf16", "--dropout", "0"]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    return {**json.loads((out / "figures.json").read_text()), **judged(out / "export", work / f"judge_{layout}.npz")}
+
+
+def judged(export: Path, judge: Path) -> dict[str, float]:
+    """Held-out loss and accuracy by stock transformers."""
+    answer = subprocess.run(
+        [sys.executable, HERE / "pretrain_judge.py", export, judge], check=True, capture_output=True, text=True
+    )
+    found: dict[str, float] = json.loads(answer.stdout)
+    return {"heldout_loss": found["loss"], "heldout_accuracy": found["accuracy"]}
+
+
+def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All pairs of one shape and layout, in turns."""
+    sides = {"encodery": run_ours, "trainer": run_peer} | ({"trainer tuned": run_peer} if options.tuned_peer else {})
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for pair in range(options.pairs):
+        for name, run in sides.items():
+            out = work / "runs" / f"{shape}-{layout}-{name.replace(' ', '_')}-{pair}"
+            shutil.rmtree(out, ignore_errors=True)
+            extra = () if run is run_ours else (name.endswith("tuned"),)
+            figures = run(work, out, shape, layout, options, pair, *extra)  # type: ignore[operator]
+            keep = ("tokens_per_s", "heldout_loss", "heldout_accuracy", "tokens", "steps", "share_of_peak", "precision")
+            found[name].append({key: figures[key] for key in keep if key in figures})
+            print(f"{shape} {layout} {name}: {found[name][-1]}", flush=True)
+    return {"shape": shape, "layout": layout, "runs": found, **summary(found)}
+
+
+def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians per side, and the ratio of tokens per second against each peer, pair by pair."""
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in ("tokens_per_s", "heldout_loss")}
+        for name, runs in found.items()
+    }
+    ratios = {
+        name: statistics.median(
+            ours["tokens_per_s"] / theirs["tokens_per_s"] for ours, theirs in zip(found["encodery"], runs, strict=True)
+        )
+        for name, runs in found.items()
+        if name != "encodery"
+    }
+    return {"medians": medians, "speedup": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, nargs="+", required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_pretrain"))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--vocab", type=int, default=16384)
+    parser.add_argument("--peer-lr", type=float, default=5e-4)
+    parser.add_argument("--peer-batch", type=int, default=32)
+    parser.add_argument("--tuned-peer", action="store_true")
+    parser.add_argument("--ours", nargs="*", default=[], help="settings for encodery, path=value")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "pretrain.json")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    prepare(options.text, options.work, options.vocab)
+
+    import torch
+    import transformers
+
+    from encodery.base import machine
+
+    result = {
+        "machine": machine.describe(),
+        "matmul_peak": {str(d): machine.matmul_peak(d, fresh=True) for d in (torch.float32, torch.bfloat16)},
+        "versions": {"transformers": transformers.__version__, "python": platform.python_version()},
+        "settings": {k: v for k, v in vars(options).items() if k not in ("text", "work", "out")},
+        "when": time.strftime("%Y-%m-%d"),
+        "rows": [],
+    }
+    for shape in options.shapes:
+        for layout in options.layouts:
+            result["rows"].append(compare(options.work, shape, layout, options))
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+    for row in result["rows"]:
+        print(row["shape"], row["layout"], row["speedup"], row["medians"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Data of `bench/pretrain.py`: one text, one tokenizer, seen by both sides; and the judge's fixed masked rows.
+
+`chunks` is the run_mlm recipe's grouping: documents with their special tokens joined and cut every 128 tokens.
+`lines` is its line-by-line mode: every non-empty line a document of its own, cut at 128 tokens.
+encodery reads the same documents (or lines) from its token store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from encodery.base.artifact import Artifact, writing
+from encodery.corpus.shards import documents, shard_paths
+from encodery.tokens.tokenizer import Tokenizer
+
+LAYOUTS = ("chunks", "lines")
+JUDGE_RATE = 0.15
+JUDGE_ROWS = 1500
+
+
+def lines_corpus(corpus: Path, out: Path) -> None:
+    """A corpus artifact whose documents are the non-empty lines of `corpus`."""
+    with writing(out, "corpus", {"made": "lines"}, {"corpus": Artifact.open(corpus, "corpus")}) as draft:
+        for split in ("train", "heldout"):
+            folder = draft.path / split
+            folder.mkdir()
+            with zstandard.open(folder / "00000.jsonl.zst", "wt", encoding="utf-8") as file:
+                for number, line in enumerate(_lines(corpus, split)):
+                    file.write(json.dumps({"id": f"{split}-{number}", "text": line, "metadata": {}}) + "\n")
+        (draft.path / "report.json").write_text("{}")
+
+
+def _lines(corpus: Path, split: str) -> Iterator[str]:
+    for document in documents(shard_paths(corpus, split)):
+        yield from (line for line in document.text.splitlines() if line.strip())
+
+
+def rows(corpus: Path, split: str, tokenizer: Tokenizer, layout: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, offsets) of the peer's rows, with special tokens, none longer than `length`."""
+    texts = _lines(corpus, split) if layout == "lines" else (d.text for d in documents(shard_paths(corpus, split)))
+    pieces: list[np.ndarray] = []
+    for batch in itertools.batched(texts, 512) if hasattr(itertools, "batched") else _batched(texts, 512):
+        for ids in tokenizer.encode_batch(list(batch)):
+            body = ids[: length - 2] if layout == "lines" else ids
+            pieces.append(np.concatenate(([tokenizer.cls_id], body, [tokenizer.sep_id])).astype(np.int32))
+    if layout == "chunks":
+        stream = np.concatenate(pieces)
+        count = len(stream) // length
+        return stream[: count * length], np.arange(count + 1) * length
+    return np.concatenate(pieces), np.concatenate(([0], np.cumsum([len(piece) for piece in pieces])))
+
+
+def _batched(items: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+def judge_rows(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, seed: int = 0) -> dict[str, np.ndarray]:
+    """Held-out rows with fixed masks at 15 % (all replaced by the mask token), the same for every model."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(offsets) - 1)[:JUDGE_ROWS])
+    kept = [ids[offsets[i] : offsets[i + 1]] for i in chosen]
+    stream = np.concatenate(kept)
+    special = np.isin(stream, list(tokenizer.special_ids))
+    masked = (rng.random(len(stream)) < JUDGE_RATE) & ~special
+    bounds = np.concatenate(([0], np.cumsum([len(piece) for piece in kept])))
+    return {"ids": np.where(masked, tokenizer.mask_id, stream), "labels": stream, "masked": masked, "offsets": bounds}

@@ -1,0 +1,53 @@
+"""The judge of `bench/pretrain.py`: held-out masked loss of an exported folder, computed by stock transformers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+BATCH = 64
+
+
+@torch.no_grad()
+def judge(export: Path, rows: Path) -> dict[str, float]:
+    """Mean loss and accuracy over the fixed masked positions of `rows` (see `judge_rows`)."""
+    model = transformers.AutoModelForMaskedLM.from_pretrained(export, dtype=torch.float32).eval()
+    stored = np.load(rows)
+    offsets = stored["offsets"]
+    order = np.argsort(np.diff(offsets), kind="stable")
+    loss, right, count = 0.0, 0, 0
+    for start in range(0, len(order), BATCH):
+        members = order[start : start + BATCH]
+        width = int(np.diff(offsets)[members].max())
+        ids, labels = np.zeros((len(members), width), np.int64), np.full((len(members), width), -100, np.int64)
+        attention = np.zeros((len(members), width), np.int64)
+        for row, member in enumerate(members):
+            span = slice(offsets[member], offsets[member + 1])
+            size = offsets[member + 1] - offsets[member]
+            ids[row, :size], attention[row, :size] = stored["ids"][span], 1
+            labels[row, :size] = np.where(stored["masked"][span], stored["labels"][span], -100)
+        logits = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(attention)).logits
+        wanted = torch.from_numpy(labels)
+        at = wanted >= 0
+        loss += torch.nn.functional.cross_entropy(logits[at], wanted[at], reduction="sum").item()
+        right += int((logits[at].argmax(-1) == wanted[at]).sum())
+        count += int(at.sum())
+    return {"loss": loss / count, "accuracy": right / count, "masked": count}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("rows", type=Path)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    print(json.dumps(judge(options.export, options.rows)))
+
+
+if __name__ == "__main__":
+    main()
