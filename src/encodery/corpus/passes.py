@@ -16,11 +16,11 @@ from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from encodery.corpus.dropped import Dropped
 from encodery.corpus.heldout import position, text_id
 from encodery.corpus.settings import CorpusSettings
+from encodery.corpus.shard_writer import ShardWriter
 from encodery.corpus.shards import documents
 from encodery.corpus.steps.dedup import Pass
 from encodery.corpus.steps.read import Reading
@@ -34,14 +34,16 @@ def reading_pass(settings: CorpusSettings, work: Path) -> tuple[Pass, list[str]]
     reading = Reading(settings.text, settings.encoding, settings.license, work / "tasks", work / "problems")
     named: list[tuple[str, PipelineStep]] = []
     for name, reader in settings.read.items():
+        if name in settings.skip:
+            continue
         named.append((f"read {name}", reader.build(name, reading)))
     for name, rewrite in settings.rewrite.items():
         if name not in settings.skip:
             named.append((f"rewrite {name}", rewrite.build(name)))
     for name, chosen in settings.filter.items():
         if name not in settings.skip:
-            named.append((f"filter {name}", chosen.build(Dropped(work / "dropped", f"filter {name}"))))  # type: ignore[arg-type]
-    named.append(("clean", JsonlWriter(str(work / "clean"), "${rank}.jsonl", compression="zstd", adapter=as_row)))
+            named.append((f"filter {name}", chosen.build(Dropped(work / "dropped", f"filter {name}"))))
+    named.append(("clean", ShardWriter(str(work / "clean"), "${rank}")))
     return Pass("read and filter", [step for _, step in named]), [name for name, _ in named]
 
 
@@ -64,7 +66,7 @@ def survivors(settings: CorpusSettings, work: Path, parts: list[str], record: bo
     steps: list[PipelineStep] = [CleanDocuments(work / "clean")]
     for name in parts:
         dropped = Dropped(work / "dropped", f"dedup {name}") if record else None
-        steps.append(settings.dedup[name].build(str(work / "dedup" / name), dropped))  # type: ignore[arg-type]
+        steps.append(settings.dedup[name].build(str(work / "dedup" / name), dropped))
     return steps
 
 
@@ -82,13 +84,8 @@ def position_pass(settings: CorpusSettings, work: Path, count: int) -> Pass:
 def writing_pass(settings: CorpusSettings, work: Path, out: Path, below: float) -> Pass:
     """The surviving documents to the splits, tallied."""
     steps = survivors(settings, work, active_dedups(settings), record=True)
-    writer = JsonlWriter(str(out), "${split}/${rank}.jsonl", compression="zstd", adapter=as_row)
+    writer = ShardWriter(str(out), "${split}/${rank}")
     return Pass("write", [*steps, Split(below, work / "tally"), writer])
-
-
-def as_row(writer: JsonlWriter, document: Document) -> dict[str, Any]:
-    """A line of a shard."""
-    return {"id": document.id, "text": document.text, "metadata": document.metadata}
 
 
 class CleanDocuments(PipelineStep):  # type: ignore[misc]

@@ -98,14 +98,12 @@ def _stats(work: Path, name: str) -> list[list[dict[str, Any]]]:
 
 
 def _totals(tasks: list[list[dict[str, Any]]], number: int) -> dict[str, float]:
-    """The summed counters of the step at a place in its pipeline."""
+    """The summed counters of the step at a place in its pipeline. No times: equal builds have equal reports."""
     counts: Counter[str] = Counter()
     for steps in tasks:
         for key, value in steps[number]["stats"].items():
             counts[key] += value["total"] if isinstance(value, dict) else value
-        seconds = steps[number]["time_stats"]
-        counts["seconds"] += seconds.get("total", 0) if isinstance(seconds, dict) else seconds
-    return dict(counts)
+    return {key: count for key, count in counts.items() if key != "doc_len"}
 
 
 def cleaned(work: Path, names: list[str]) -> int:

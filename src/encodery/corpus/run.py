@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodery.base.artifact import Artifact, writing
+from encodery.base.artifact import Artifact, atomic_write, writing
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.extras import require
 from encodery.base.machine import threads
@@ -57,16 +57,20 @@ def build(
     if engine == "ray":
         require("ray", extra="ray")
     target = Path(out)
-    suffixes = {suffix: name for name, part in settings.read.items() for suffix in part.suffixes}
-    found = listing(sources, suffixes, avoid=(target, target.parent / f".{target.name}.draft"))
-    recipe = {"corpus": encode(settings), "sources": [str(s) for s in sources], "inputs": found.fingerprint()}
+    given = [str(source) for source in sources]
+    found = listing(given, settings.suffixes(), avoid=(target, target.parent / f".{target.name}.draft"))
+    recipe = {"corpus": encode(settings), "inputs": found.fingerprint(), "sources": given}
     if (present := _present(target, recipe, overwrite)) is not None:
         return Built(present, fresh=False)
     with writing(target, kind=KIND, settings=recipe, overwrite=overwrite, keep=True) as draft:
         work = draft.path / WORK
         with alone(work / "logs"):
             _start(draft.path, recipe)
-            report = _run(settings, found, draft.path, engine, workers or threads(), progress)
+            try:
+                report = _run(settings, found, draft.path, engine, workers or threads(), progress)
+            except EmptyInput:
+                draft.keep = False
+                raise
         draft.figures.update(report.figures())
         text = json.dumps(report.table(), indent=1, ensure_ascii=False)
         (draft.path / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -79,20 +83,23 @@ def _present(target: Path, recipe: dict[str, Any], overwrite: bool) -> Artifact 
     if overwrite or not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     artifact = Artifact.open(target, KIND)
-    differing = [key for key in recipe if artifact.manifest.settings.get(key) != recipe[key]]
-    if differing:
-        what = {"corpus": "settings", "sources": "sources", "inputs": "input files"}
+    if differing := _differing(artifact.manifest.settings, recipe):
         raise ArtifactError(
-            f"{target}: holds a corpus made of other {' and '.join(what[key] for key in differing)}. "
-            "Give another folder, or --overwrite."
+            f"{target}: holds a corpus made of other {' and '.join(differing)}. Give another folder, or --overwrite."
         )
     return artifact
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What keeps two recipes from making the same corpus; how its sources were spelled does not matter."""
+    what = {"corpus": "settings", "inputs": "input files"}
+    return [said for key, said in what.items() if one.get(key) != other[key]]
 
 
 def _start(draft: Path, recipe: dict[str, Any]) -> None:
     """Keep the work of an interrupted build of the same recipe; clear that of any other."""
     note = draft / WORK / "recipe.json"
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == recipe:
+    if note.is_file() and not _differing(json.loads(note.read_text(encoding="utf-8")), recipe):
         return
     for path in draft.iterdir():
         if path.name != WORK:
@@ -103,7 +110,7 @@ def _start(draft: Path, recipe: dict[str, Any]) -> None:
     for path in (draft / WORK / "logs").iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-    note.write_text(json.dumps(recipe), encoding="utf-8")
+    atomic_write(note, json.dumps(recipe))
 
 
 def _run(
@@ -113,7 +120,7 @@ def _run(
 
     work = draft / WORK
     logs = work / "logs"
-    tasks = deal(found.files, [name for name, part in settings.read.items() if part.sliced])
+    tasks = deal(found.files, settings.sliced())
     write_tasks(work / "tasks", tasks)
 
     def run(each: Pass) -> None:

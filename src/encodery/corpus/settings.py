@@ -75,3 +75,12 @@ class CorpusSettings:
                 raise SettingsError(
                     f"skip: there is no step '{name}'.{nearest(name, known)} Steps are {', '.join(known)}."
                 )
+
+    def suffixes(self) -> dict[str, str]:
+        """The suffixes that are read, and the name of the reader of each."""
+        active = {name: part for name, part in self.read.items() if name not in self.skip}
+        return {suffix: name for name, part in active.items() for suffix in part.suffixes}
+
+    def sliced(self) -> list[str]:
+        """The readers whose files several tasks may share."""
+        return [name for name, part in self.read.items() if part.sliced]

@@ -41,7 +41,8 @@ def opened(source: Source) -> Iterator[BinaryIO]:
 def _plain(file: BinaryIO, compression: str) -> contextlib.AbstractContextManager[BinaryIO]:
     if compression == "zstd":
         return io.BufferedReader(_Zstd(file), 1 << 20)
-    opener = {"gzip": gzip.open, "xz": lzma.open, "bz2": bz2.open}.get(compression, contextlib.nullcontext)
+    openers: dict[str, Any] = {"gzip": gzip.open, "xz": lzma.open, "bz2": bz2.open}
+    opener = openers.get(compression, contextlib.nullcontext)
     return cast("contextlib.AbstractContextManager[BinaryIO]", opener(file))
 
 

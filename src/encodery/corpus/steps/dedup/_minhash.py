@@ -83,4 +83,5 @@ def modulo(values: np.ndarray) -> np.ndarray:
     values += high
     # Below the prime the subtraction wraps to a huge number, and the minimum leaves the value.
     np.subtract(values, PRIME, out=high)
-    return np.minimum(values, high, out=values)
+    np.minimum(values, high, out=values)
+    return values

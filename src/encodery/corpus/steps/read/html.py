@@ -20,12 +20,12 @@ CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)""", re.IGNORE
 DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 NOT_TEXT = (
     "script style noscript template svg math iframe object select button input textarea form nav footer aside canvas"
-).split()
+).split()  # noqa: SIM905
 BLOCKS = frozenset(
     "address article blockquote body center dd details div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 header "
-    "hr li main ol p pre section summary table tbody tfoot thead tr ul caption".split()
+    "hr li main ol p pre section summary table tbody tfoot thead tr ul caption".split()  # noqa: SIM905
 )
-LINKED = "ul ol dl div p table td".split()
+LINKED = ("ul", "ol", "dl", "div", "p", "table", "td")
 BLANKS = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -80,7 +80,7 @@ def plain(page: str, max_links: float = 0.75) -> tuple[str, str]:
 
 
 def _drop_menus(body: HtmlElement, max_links: float) -> None:
-    for element in list(body.iter(LINKED)):
+    for element in list(body.iter(*LINKED)):
         links = sum(len(text.strip()) for link in element.iter("a") for text in link.itertext() if link.get("href"))
         # One link in a sentence is no menu.
         if links > 40 and links > max_links * sum(len(text.strip()) for text in element.itertext()):

@@ -63,7 +63,7 @@ def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
     if name == "utf-8-sig":
         stream.read(len(codecs.BOM_UTF8))
     if name.startswith(("utf-16", "utf-32")):
-        return codecs.EncodedFile(stream, "utf-8", name)  # type: ignore[return-value]
+        return codecs.EncodedFile(stream, "utf-8", name)
     return stream
 
 

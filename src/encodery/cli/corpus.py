@@ -1,0 +1,176 @@
+"""encodery corpus: build a corpus from files, and look at one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from encodery.corpus.stats import Measured
+
+app = typer.Typer(help="Turn files into a clean, deduplicated corpus with held-out text.", no_args_is_help=True)
+
+
+@app.command()
+def build(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SOURCE... [path=value ...]", help="Folders, globs, files; then settings.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The corpus folder to write.")],
+    workers: Annotated[int | None, typer.Option(help="Processes at a time [default: all threads].", min=1)] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    license: Annotated[str | None, typer.Option(help="Licence of documents that name none.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Read, clean, filter and deduplicate text; set a share of it apart as held-out.
+
+    Reads .txt .md .rst .html .jsonl .csv .tsv .parquet, also .gz .zst .xz .bz2. Settings are given as path=value,
+    such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'.
+    An interrupted build goes on when the same command is given again.
+    """
+    from rich.console import Console
+
+    from encodery.base.settings import overrides, with_overrides
+    from encodery.corpus.run import build as run
+    from encodery.corpus.settings import CorpusSettings
+
+    sources, given = _parted(arguments)
+    table = overrides(given) | ({"license": license} if license is not None else {})
+    settings = with_overrides(CorpusSettings, {}, table, where="corpus")
+    console = Console()
+    with _Bar(console) as bar:
+        built = run(sources, out, settings, engine=engine, workers=workers, overwrite=overwrite, progress=bar.update)  # type: ignore[arg-type]
+    if not built.fresh:
+        console.print(f"{out}: already there, made of the same files and settings; nothing to do.")
+    _show_report(console, out)
+
+
+@app.command()
+def stats(corpus: Annotated[Path, typer.Argument(help="A corpus folder.")]) -> None:
+    """Documents, words, lengths, scripts, sources, licences, and what was dropped."""
+    from rich.console import Console
+
+    from encodery.corpus.stats import measure
+
+    console = Console()
+    measured = measure(corpus)
+    _show_report(console, corpus)
+    _show_measured(console, measured)
+
+
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Sources and settings: an argument with `=` is a setting unless such a file exists."""
+    settings = [a for a in arguments if "=" in a and not Path(a).exists()]
+    return [a for a in arguments if a not in settings], settings
+
+
+class _Bar:
+    """A progress bar over the passes of a build."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console)
+        self.task: tuple[str, int] | None = None
+
+    def update(self, name: str, done: int, total: int) -> None:
+        if self.task is None or self.task[0] != name:
+            self.task = (name, self.progress.add_task(name, total=total))
+        self.progress.update(self.task[1], completed=done)
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def _show_report(console: Console, corpus: Path) -> None:
+    import json
+
+    from rich.markup import escape
+
+    report = json.loads((corpus / "report.json").read_text(encoding="utf-8"))
+    console.print(_steps_table(report))
+    given = report["input"]
+    for title, counts in (("passed over", given["left_out"]), ("could not be read", given["problems"])):
+        if counts:
+            console.print(f"{title}: " + ", ".join(f"{count:,} {escape(reason)}" for reason, count in counts.items()))
+    for problem in given["problem_files"][:5]:
+        console.print(f"  {escape(problem['reason'])}: {escape(problem['path'])} {escape(problem['detail'])}")
+    figures = report["figures"]
+    for kind in ("licenses", "sources"):
+        console.print(_share_table(kind, report[kind]))
+    console.print(
+        f"[bold]{corpus}[/]: {figures['documents']:,} documents, {_size(figures['bytes'])}; held out "
+        f"{figures['heldout_documents']:,} documents, {_size(figures['heldout_bytes'])}"
+    )
+
+
+def _steps_table(report: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="What each step did", title_justify="left")
+    table.add_column("step", no_wrap=True)
+    for column in ("in", "out", "dropped"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("why")
+    for name, counts in report["steps"].items():
+        total = int(counts.get("total", 0))
+        if name.startswith("read "):
+            table.add_row(name, f"{counts['files']:,} files", f"{counts.get('documents', 0):,}", "", "")
+        elif name.startswith("rewrite "):
+            cut, pieces = int(counts.get("cut", 0)), int(counts.get("pieces", 0))
+            why = f"{cut:,} cut into {pieces:,}" if cut else f"{counts.get('changed', 0):,} changed"
+            table.add_row(name, f"{total:,}", f"{total - cut + pieces:,}", "", why)
+        elif name != "clean":
+            reasons = report["dropped"].get(name, {})
+            gone = sum(entry["documents"] for entry in reasons.values())
+            why = ", ".join(f"{e['documents']:,} {reason} ({_size(e['bytes'])})" for reason, e in reasons.items())
+            table.add_row(name, f"{total:,}", f"{total - gone:,}", f"{gone:,}", why)
+    return table
+
+
+def _share_table(title: str, shares: dict[str, dict[str, int]], most: int = 10) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{title} ({len(shares)})", title_justify="left")
+    for column in (title[:-1], "documents", "size"):
+        table.add_column(column, justify="left" if column == title[:-1] else "right")
+    for name, entry in list(shares.items())[:most]:
+        table.add_row(escape(name), f"{entry['documents']:,}", _size(entry["bytes"]))
+    return table
+
+
+def _show_measured(console: Console, measured: Measured) -> None:
+    from rich.table import Table
+
+    table = Table(title="Splits", title_justify="left")
+    for column in ("split", "documents", "words", "size", "words a document"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, count in measured.documents.items():
+        mean = measured.words[split] / count if count else 0
+        size = _size(measured.bytes[split])
+        table.add_row(split, f"{count:,}", f"{measured.words[split]:,}", size, f"{mean:,.0f}")
+    console.print(table)
+    console.print(f"words in a document (longest {measured.longest:,})")
+    most = max(measured.histogram.values(), default=1)
+    for edge, count in measured.histogram.items():
+        console.print(f"  {'≤ ' + format(edge, ','):>12} {count:>9,} {'█' * max(1, round(40 * count / most))}")
+    console.print("scripts: " + ", ".join(f"{name} {share:.1%}" for name, share in list(measured.scripts.items())[:8]))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
