@@ -1,0 +1,82 @@
+"""The cards of papers: `papers/<name>.toml`, one a paper, naming the parts and the recipe that hold its idea.
+
+A card's status is earned: `sketch` (the parts exist), `runs` (the recipe trains and is tested), `reproduced` (a
+measured figure of ours stands beside the claim, with the run that gave it).
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from encodery.base.errors import SettingsError, UnknownName, nearest
+from encodery.base.settings import decode
+
+Status = Literal["sketch", "runs", "reproduced"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One paper. `parts` are `family.part` (`model.ffn.glu`), `recipe` is `verb/name` or empty, `run` is a path in
+    `bench/results` or empty; `claim` is theirs, `ours` what we measured."""
+
+    title: str
+    arxiv: str
+    catalogue: str = ""
+    year: int
+    parts: list[str] = field(default_factory=list)
+    recipe: str = ""
+    claim: str
+    ours: str = ""
+    run: str = ""
+    status: Status = "sketch"
+
+    def __post_init__(self) -> None:
+        if self.status == "reproduced" and not (self.ours and self.run):
+            raise SettingsError("status 'reproduced' needs a measured figure (ours) and its run.")
+        if self.ours and not self.run:
+            raise SettingsError("a figure of ours names its run.")
+
+
+def cards_folder() -> Path:
+    """Where the cards lie: inside an installed package, or at the root of a checkout."""
+    package = Path(str(importlib.resources.files("encodery")))
+    installed = package / "papers"
+    return installed if installed.is_dir() else package.parents[1] / "papers"
+
+
+def read_card(path: Path) -> Card:
+    """One card. Raises `SettingsError` naming the file and the field."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a TOML card: {error}") from error
+    return decode(Card, table, where=f"papers/{path.name}")
+
+
+def cards(folder: Path | None = None) -> dict[str, Card]:
+    """Every card by name, oldest paper first."""
+    found = {path.stem: read_card(path) for path in (folder or cards_folder()).glob("*.toml")}
+    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].arxiv, item[0])))
+
+
+def card(name: str) -> Card:
+    """The card called `name`. Raises `UnknownName` with the nearest."""
+    known = cards()
+    if name not in known:
+        raise UnknownName(f"There is no card '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+    return known[name]
+
+
+def cards_of(family: str, part: str | None = None) -> dict[str, Card]:
+    """The cards that use a part of a family, or any part of it."""
+    prefix = f"{family}."
+    wanted = prefix + part if part else None
+    return {
+        name: found
+        for name, found in cards().items()
+        if any(used == wanted if wanted else used.startswith(prefix) for used in found.parts)
+    }
