@@ -1,0 +1,198 @@
+"""Runs an encoder over texts: tokenise, sort by length, pack to a budget of tokens, pool, finish, restore the order.
+
+The result does not depend on which texts stand together, beyond rounding. arXiv:1908.10084 for mean pooling.
+Shapes: N texts, T tokens of a batch, H width of the model, K width after finishing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.machine import device as machine_device
+from encodery.embed.finishing import Finishing
+from encodery.embed.settings import EmbedSettings
+from encodery.embed.windows import batches, checked, windows
+from encodery.model.network import Model
+from encodery.model.shape import Batch
+
+if TYPE_CHECKING:
+    from encodery.tokens.tokenizer import Tokenizer
+
+BATCH_TOKENS = 2048
+AT_ONCE = 4096  # Texts held at a time by `stream`.
+CHARACTERS_AT_ONCE = 8 << 20
+CUT_AT = 1 << 17  # Characters tokenised in one piece.
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """`vectors` (N, K) float32 in the order of the texts; `tokens` (N,) that were read, special tokens included;
+    `dropped` (N,) tokens that the truncation left out."""
+
+    vectors: np.ndarray
+    tokens: np.ndarray
+    dropped: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class Embedder:
+    """An encoder with its tokenizer and embedding settings. The model is set to evaluation.
+
+    `finishing` is given where a finish step of the settings has learnt something.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        settings: EmbedSettings | None = None,
+        finishing: Finishing | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.settings = settings or EmbedSettings()
+        self.device = torch.device(device) if device is not None else machine_device()
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        steps = self.settings.finish
+        self.finishing = finishing or Finishing(steps, tuple({} for _ in steps))
+        self.pooling = self.settings.pooling.build(model.settings.shape).to(self.device).eval()
+        self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
+        if self.max_length < 3:
+            raise SettingsError(f"max_length = {self.max_length}: leaves no room beside the special tokens.")
+
+    @property
+    def width(self) -> int:
+        """Width K of a vector after finishing."""
+        return self.finishing.width(self.model.settings.width)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a text that fit the model, special tokens not counted."""
+        return self.max_length - 2
+
+    def offsets(self, text: str) -> np.ndarray:
+        """The characters [begin, end) (n, 2) int64 of each token of a text, without special tokens."""
+        found = [np.zeros((0, 2), np.int64)]
+        begin = 0
+        while begin < len(text):
+            end = len(text) if len(text) - begin <= CUT_AT else max(text.rfind(" ", begin, begin + CUT_AT), begin)
+            end = end if end > begin else begin + CUT_AT
+            found.append(self.tokenizer.encode_with_offsets(text[begin:end])[1].astype(np.int64) + begin)
+            begin = end
+        return np.concatenate(found)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        truncate: str = "error",
+        batch_tokens: int = BATCH_TOKENS,
+        prompt: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Embedded:
+        """The vectors of all texts. Empty texts are legal.
+
+        `truncate`: error, right, left or chunk (see `windows.py`); `batch_tokens`: tokens computed at once;
+        `prompt`: name of a stored prompt; `progress` is called with the number of windows done after each batch.
+        Raises `InputError` for a text that is too long under "error", and for what is no list of texts.
+        """
+        return self._encode(_checked(texts, 0), checked(truncate), batch_tokens, self.settings.prompt(prompt), progress)
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        truncate: str = "error",
+        batch_tokens: int = BATCH_TOKENS,
+        prompt: str | None = None,
+    ) -> Iterator[Embedded]:
+        """The same in pieces, in order, for texts without end: a few thousand are held at a time."""
+        policy, before = checked(truncate), self.settings.prompt(prompt)
+        first = 0
+        for some in _pieces(texts):
+            yield self._encode(_checked(some, first), policy, batch_tokens, before, None, first)
+            first += len(some)
+
+    def _encode(
+        self,
+        texts: Sequence[str],
+        truncate: str,
+        batch_tokens: int,
+        before: str,
+        progress: Callable[[int], None] | None,
+        first: int = 0,
+    ) -> Embedded:
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens = {batch_tokens}: must be positive.")
+        ids = self.tokenizer.encode_batch([before + text for text in texts] if before else list(texts))
+        found, dropped = windows(ids, self.longest, checked(truncate), first)
+        owner = np.array([window.text for window in found], np.int64)
+        lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
+        pooled = np.zeros((len(found), self.model.settings.width), np.float32)
+        with torch.inference_mode():
+            for numbers in batches(lengths, batch_tokens):
+                pooled[numbers] = self._pool([found[number].ids for number in numbers])
+                if progress is not None:
+                    progress(len(numbers))
+        vectors = _averaged(pooled, owner, lengths, len(texts))
+        vectors = self.finishing.apply(vectors)
+        tokens = np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64)
+        return Embedded(vectors, tokens, dropped)
+
+    def _pool(self, sequences: list[np.ndarray]) -> np.ndarray:
+        """Pooled vectors (B, H) of windows without their special tokens."""
+        batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
+        output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers)
+        vectors: np.ndarray = self.pooling(output, batch).float().cpu().numpy()
+        return vectors
+
+
+def packed(sequences: Sequence[np.ndarray], first: int, last: int) -> Batch:
+    """A packed batch of `first` … `last` around each sequence, made without a loop over tokens."""
+    lengths = np.array([len(ids) + 2 for ids in sequences], np.int64)
+    ends = np.cumsum(lengths)
+    ids = np.empty(int(ends[-1]), np.int64)
+    edge = np.zeros(len(ids), bool)
+    ids[ends - lengths], ids[ends - 1] = first, last
+    edge[ends - lengths] = edge[ends - 1] = True
+    ids[~edge] = np.concatenate(sequences)
+    cu_seqlens = np.concatenate([[0], ends]).astype(np.int32)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(cu_seqlens), int(lengths.max()))
+
+
+def _averaged(pooled: np.ndarray, owner: np.ndarray, lengths: np.ndarray, texts: int) -> np.ndarray:
+    """Vectors of windows (W, H) to vectors of texts (N, H), weighted by the windows' lengths."""
+    if len(owner) == texts:
+        return pooled
+    weights = lengths.astype(np.float64) / np.bincount(owner, weights=lengths, minlength=texts)[owner]
+    vectors = np.zeros((texts, pooled.shape[1]))
+    np.add.at(vectors, owner, pooled * weights[:, None])
+    return vectors.astype(np.float32)
+
+
+def _checked(texts: Sequence[str], first: int) -> Sequence[str]:
+    if isinstance(texts, str | bytes):
+        raise InputError("A list of texts is needed, not one text.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"Text {first + number} is no text but {type(text).__name__}.")
+    return texts
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[list[str]]:
+    some: list[str] = []
+    characters = 0
+    for text in texts:
+        some.append(text)
+        characters += len(text)
+        if len(some) == AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
