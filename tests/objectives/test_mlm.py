@@ -13,6 +13,7 @@ from encodery.base.settings import decode
 from encodery.corrupt import IGNORED, Vocabulary
 from encodery.corrupt.token import Token
 from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.ops.masked_cross_entropy import chunked
 from encodery.model.shape import Batch
 from encodery.objectives import Objective, count_all, figures, share
 from encodery.objectives.mlm import MLM
@@ -102,6 +103,18 @@ def test_spare_slots_change_nothing() -> None:
     terms = work(net, bare)
     share(terms, work.counts(bare)).backward()
     assert (padded - gradients(net)).abs().max() < 1e-14
+
+
+def test_scoring_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = model(), []
+    work = MLM().build(net.settings.shape, vocabulary())
+    prepared = work.prepare(batch([30, 12]), torch.Generator().manual_seed(0), 0.0)
+    monkeypatch.setattr(chunked._Grads, "add", lambda *_: made.append(1))
+    with torch.no_grad():
+        work(net, prepared)
+    assert not made
+    work(net, prepared)
+    assert made
 
 
 def test_copies_are_a_packed_batch_of_their_own() -> None:

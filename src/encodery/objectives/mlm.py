@@ -16,7 +16,7 @@ from encodery.base.errors import SettingsError
 from encodery.corrupt import Corrupted, Corruption, Vocabulary
 from encodery.corrupt.token import Token
 from encodery.model.network import Model
-from encodery.model.ops.masked_cross_entropy.naive import masked_cross_entropy
+from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Objective, ObjectiveModule, Term
 

@@ -25,6 +25,8 @@ def masked_cross_entropy(
 ) -> Loss:
     """features (M, E), weight (V, E), bias (V,), targets (M,) → `Loss`; products in the dtype of the features, or
     of autocast where it is on, sums in fp32 (fp64 for fp64)."""
+    if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
+        features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
     return Loss(*_Chunked.apply(features, weight, bias, targets, z_loss))  # type: ignore[no-untyped-call]
 
 
