@@ -1,0 +1,29 @@
+"""Kinds of tokenizer: how text becomes pieces, and how the pieces are found in a corpus."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from encodery.base.parts import Part
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class TokenizerKind(Part):
+    """Contract of a kind of tokenizer.
+
+    A trained tokenizer has [PAD] [UNK] [CLS] [SEP] [MASK] as its ids 0 to 4, and is the same for the same texts in
+    any order and on any number of threads. Its template ([CLS] … [SEP]) is set by the caller.
+    """
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether `train` looks at the texts."""
+        return True
+
+    @abc.abstractmethod
+    def train(self, texts: Iterable[str], vocab: int) -> tokenizers.Tokenizer:
+        """A tokenizer of at most `vocab` ids. `texts` may be iterated more than once."""

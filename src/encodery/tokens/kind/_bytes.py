@@ -1,0 +1,13 @@
+"""The printable character that stands for each byte in byte-level vocabularies, as `tokenizers` has it."""
+
+from __future__ import annotations
+
+
+def _characters() -> list[str]:
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+CHARACTERS = _characters()
+BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}

@@ -1,0 +1,51 @@
+"""Byte-level byte-pair encoding: any text has ids, spaces belong to the word behind them (RoBERTa, arXiv 1907.11692).
+
+Every byte is a piece, so nothing is unknown; with `normalize` none the text comes back byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from encodery.base.errors import SettingsError
+from encodery.tokens.kind import TokenizerKind
+from encodery.tokens.kind._special import SPECIAL, with_special
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bpe(TokenizerKind):
+    """`normalize`: unicode form the text is brought to first; `lowercase`: ignore capitals; `prefix_space`: begin a
+    text as if a space stood before it; `min_frequency`: rarer pairs are not joined."""
+
+    normalize: Literal["nfc", "nfkc", "none"] = "nfc"
+    lowercase: bool = False
+    prefix_space: bool = False
+    min_frequency: int = 2
+
+    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the 256 bytes."""
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        if vocab < len(alphabet) + len(SPECIAL):
+            raise SettingsError(f"vocab = {vocab}: bytes and special tokens alone are {len(alphabet) + len(SPECIAL)}.")
+        tokenizer = Tokenizer(models.BPE())
+        forms: list[normalizers.Normalizer] = []
+        if self.normalize != "none":
+            forms.append(normalizers.NFC() if self.normalize == "nfc" else normalizers.NFKC())
+        forms += [normalizers.Lowercase()] if self.lowercase else []
+        if forms:
+            tokenizer.normalizer = normalizers.Sequence(forms)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=self.prefix_space, use_regex=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab,
+            min_frequency=self.min_frequency,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return with_special(tokenizer)

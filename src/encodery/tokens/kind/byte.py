@@ -1,0 +1,32 @@
+"""Byte level: the 256 bytes are the vocabulary; nothing is trained (CANINE and ByT5, arXiv 2103.06874, 2105.13626).
+
+Ids: the special tokens, then byte b as 5 + b. The text comes back byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from encodery.tokens.kind import TokenizerKind
+from encodery.tokens.kind._bytes import CHARACTERS
+from encodery.tokens.kind._special import SPECIAL, with_special
+
+
+@dataclass(frozen=True, kw_only=True)
+class Byte(TokenizerKind):
+    """Has no settings; `vocab` is ignored, there are 261 ids."""
+
+    @property
+    def needs_texts(self) -> bool:
+        """False: bytes are known."""
+        return False
+
+    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+        """See `TokenizerKind.train`."""
+        tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*SPECIAL, *CHARACTERS])}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        return with_special(tokenizer)

@@ -1,0 +1,72 @@
+"""Unigram: the pieces under which the text is most probable (arXiv 1804.10959); unknown characters become bytes.
+
+The trainer of `tokenizers` orders characters that have no score by a random hash and sums in a random order; here
+scores are rounded, such characters share one score, and pieces are numbered by (score, text), so that training
+repeats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from encodery.base.errors import SettingsError
+from encodery.tokens.kind import TokenizerKind
+from encodery.tokens.kind._special import SPECIAL, UNK, with_special
+
+DIGITS = 6
+BYTE_PENALTY = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unigram(TokenizerKind):
+    """`lowercase`: ignore capitals; `byte_fallback`: spell unknown characters as bytes (256 of the ids) instead of
+    [UNK]; `longest`: characters of the longest piece."""
+
+    lowercase: bool = False
+    byte_fallback: bool = True
+    longest: int = 16
+
+    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the bytes."""
+        spelled = [f"<0x{byte:02X}>" for byte in range(256)] if self.byte_fallback else []
+        room = vocab - len(spelled)
+        if room < len(SPECIAL) + 32:
+            raise SettingsError(f"vocab = {vocab}: a unigram vocabulary needs {len(spelled) + len(SPECIAL) + 32} ids.")
+        bare = self._around(models.Unigram())
+        trainer = trainers.UnigramTrainer(
+            vocab_size=room,
+            special_tokens=list(SPECIAL),
+            unk_token=UNK,
+            max_piece_length=self.longest,
+            show_progress=False,
+        )
+        bare.train_from_iterator(texts, trainer)
+        pieces = _settled(json.loads(bare.to_str())["model"]["vocab"][len(SPECIAL) :], room - len(SPECIAL))
+        lowest = min(score for _, score in pieces)
+        table = [(name, 0.0) for name in SPECIAL] + pieces
+        table += [(name, lowest - BYTE_PENALTY) for name in spelled]
+        return with_special(self._around(models.Unigram(table, SPECIAL.index(UNK), self.byte_fallback)))
+
+    def _around(self, model: models.Unigram) -> Tokenizer:
+        tokenizer = Tokenizer(model)
+        forms = [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        tokenizer.normalizer = normalizers.Sequence(forms + ([normalizers.Lowercase()] if self.lowercase else []))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.ByteFallback(), decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        return tokenizer
+
+
+def _settled(pieces: list[tuple[str, float]], room: int) -> list[tuple[str, float]]:
+    """The pieces with repeatable scores, from probable to improbable."""
+    estimated = min((score for text, score in pieces if len(text) > 1), default=0.0)
+    single = {text: round(score, DIGITS) if score >= estimated - 0.5 else None for text, score in pieces}
+    scores = [score for score in single.values() if score is not None]
+    floor = round(min(scores, default=0.0) - 1.0, DIGITS)
+    settled = [(text, floor if score is None else score) for text, score in single.items()]
+    return sorted(settled, key=lambda piece: (-piece[1], piece[0]))[:room]

@@ -1,0 +1,37 @@
+"""A bounded, repeatable sample of documents: those with the smallest hashes, whatever their order."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator
+
+from encodery.corpus.document import Document
+
+
+class Sample:
+    """Texts that may be iterated again and again, kept as UTF-8: `bytes` of them in memory.
+
+    Documents are cut after `longest` bytes. When more than `limit` bytes are offered, those whose hash is smallest
+    stay, so that the sample is a function of the set of documents.
+    """
+
+    def __init__(self, documents: Iterable[Document], limit: int, longest: int) -> None:
+        self.bytes = 0
+        self.offered = 0
+        heap: list[tuple[int, bytes]] = []
+        for document in documents:
+            text = document.text.encode("utf-8", errors="replace")[:longest]
+            digest = hashlib.blake2b(document.id.encode() + b"\0" + text[:4096], digest_size=8).digest()
+            self.offered += 1
+            self.bytes += len(text)
+            heapq.heappush(heap, (-int.from_bytes(digest, "big"), text))
+            while self.bytes > limit and len(heap) > 1:
+                self.bytes -= len(heapq.heappop(heap)[1])
+        self._texts = [text for _, text in sorted(heap, reverse=True)]
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return (text.decode("utf-8", errors="ignore") for text in self._texts)

@@ -1,0 +1,224 @@
+"""A trained tokenizer: text to ids and back, and what the rest of the house must know of its vocabulary.
+
+Stands on `tokenizers`; its folder (`tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`) is what
+`transformers.AutoTokenizer` loads. The vocabulary is padded to a multiple of 64 in size only: ids from `used_size`
+to `vocab_size` exist in a model's tables and in no text, as stock models have it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from encodery.base.artifact import atomic_write
+from encodery.base.errors import ArtifactError, InputError
+from encodery.tokens.words import word_starts
+
+MULTIPLE = 64
+ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # role: names in the configuration, names tried in the vocabulary
+    "pad": (("pad_token",), ("[PAD]", "<pad>", "<|padding|>")),
+    "unk": (("unk_token",), ("[UNK]", "<unk>")),
+    "cls": (("cls_token", "bos_token"), ("[CLS]", "<s>", "<cls>")),
+    "sep": (("sep_token", "eos_token"), ("[SEP]", "</s>", "<sep>")),
+    "mask": (("mask_token",), ("[MASK]", "<mask>")),
+}
+CUT_AT = 1 << 18
+BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
+
+Ids = npt.NDArray[np.uint32]
+
+
+class Tokenizer:
+    """Text to ids. `Tokenizer.load(folder)` opens one; `inner` is a `tokenizers.Tokenizer`, `config` the settings
+    that `transformers` keeps beside it."""
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, config: dict[str, Any] | None = None, vocab_size: int | None = None
+    ) -> None:
+        inner.no_truncation()
+        inner.no_padding()
+        self.inner = inner
+        self.config = dict(config or {})
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        self.used_size = max(vocabulary.values()) + 1
+        self.vocab_size = vocab_size or -(-self.used_size // MULTIPLE) * MULTIPLE
+        self.roles = {role: _role(role, self.config, vocabulary) for role in ROLES}
+        self._plain = tokenizers.Tokenizer.from_str(inner.to_str())
+        self._plain.encode_special_tokens = True
+
+    @classmethod
+    def load(cls, folder: str | Path, vocab_size: int | None = None) -> Tokenizer:
+        """The tokenizer of a folder; `vocab_size` where a model's tables are not padded to a multiple of 64.
+
+        Raises `ArtifactError` naming the file that is missing or damaged.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ArtifactError(f"{folder}: has no tokenizer.json; a tokenizer is needed.")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise ArtifactError(f"{path}: damaged: {error}") from error
+        config: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            file = Path(folder) / name
+            if file.is_file():
+                try:
+                    config |= json.loads(file.read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise ArtifactError(f"{file}: damaged: {error}") from error
+        return cls(inner, config, vocab_size)
+
+    def save(self, folder: str | Path, max_length: int | None = None, segments: bool | None = None) -> None:
+        """Write the files into `folder`. `max_length`: what a model behind it takes; `segments`: whether the model
+        wants `token_type_ids`. Raises `DiskFull`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        names = {f"{role}_token": name for role, name in self.roles.items() if name is not None}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= self.config | names
+        if max_length is not None:
+            config["model_max_length"] = max_length
+        if segments is not None:
+            kinds = ["token_type_ids"] if segments else []
+            config["model_input_names"] = ["input_ids", *kinds, "attention_mask"]
+        atomic_write(target / "tokenizer.json", self.inner.to_str(pretty=True))
+        atomic_write(target / "tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))
+        atomic_write(target / "special_tokens_map.json", json.dumps(names, indent=1, ensure_ascii=False))
+
+    def encode_batch(self, texts: Sequence[str], specials: bool = False, markup: bool = False) -> list[Ids]:
+        """Ids of each text, on all threads. `specials`: with [CLS] and [SEP]; `markup`: a special token written in
+        a text, such as "[MASK]", is that token and not its letters."""
+        inner = self.inner if markup else self._plain
+        if all(len(text) <= CUT_AT for text in texts):
+            batch = inner.encode_batch_fast(list(texts), add_special_tokens=specials)
+            return [np.array(encoding.ids, dtype=np.uint32) for encoding in batch]
+        return [self._encode_long(text, specials, markup) for text in texts]
+
+    def _encode_long(self, text: str, specials: bool, markup: bool) -> Ids:
+        parts = self.encode_batch(list(_between_words(text)), False, markup)
+        ends = ([self.cls_id], [self.sep_id]) if specials else ([], [])
+        return np.concatenate([ends[0], *parts, ends[1]]).astype(np.uint32)
+
+    def encode(self, text: str, specials: bool = False, markup: bool = False) -> Ids:
+        """Ids of one text; see `encode_batch`."""
+        return self.encode_batch([text], specials, markup)[0]
+
+    def encode_with_offsets(
+        self, text: str, specials: bool = False, markup: bool = False
+    ) -> tuple[Ids, npt.NDArray[np.int32]]:
+        """Ids (n,) and the characters [begin, end) of `text` each stands for (n, 2) int32; specials have (0, 0)."""
+        encoding = (self.inner if markup else self._plain).encode(text, add_special_tokens=specials)
+        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        return np.array(encoding.ids, dtype=np.uint32), offsets
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of ids; ids that only pad the vocabulary are passed over."""
+        return str(self.inner.decode([int(i) for i in ids if i < self.used_size], skip_special_tokens=skip_special))
+
+    def piece(self, number: int) -> str:
+        """The piece an id stands for, as it is written in the vocabulary."""
+        return self.pieces[number] if number < self.used_size else ""
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """(used_size) every piece in order of id; empty where an id has none."""
+        found = [""] * self.used_size
+        for piece, number in self.inner.get_vocab(with_added_tokens=True).items():
+            found[number] = piece
+        return found
+
+    def _id(self, role: str) -> int:
+        name = self.roles[role]
+        number = None if name is None else self.inner.token_to_id(name)
+        if number is None:
+            raise InputError(f"This tokenizer has no {role} token, which is needed here.")
+        return int(number)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self._id("pad")
+
+    @property
+    def unk_id(self) -> int:
+        """Id of what cannot be spelled; that of padding where a tokenizer can spell everything."""
+        return self._id("unk" if self.roles["unk"] is not None else "pad")
+
+    @property
+    def cls_id(self) -> int:
+        """Id of the token that begins a sequence."""
+        return self._id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        """Id of the token that ends a sequence."""
+        return self._id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        """Id of the token that hides another."""
+        return self._id("mask")
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all special tokens."""
+        added = {number for number, token in self.inner.get_added_tokens_decoder().items() if token.special}
+        named = {self._id(role) for role, name in self.roles.items() if name is not None}
+        return frozenset(added | named)
+
+    @cached_property
+    def word_start(self) -> npt.NDArray[np.bool_]:
+        """(vocab_size,) bool: whether a piece begins a word."""
+        starts = np.ones(max(self.vocab_size, self.used_size), np.bool_)
+        starts[: self.used_size] = word_starts(self.pieces, self.special_ids, json.loads(self.inner.to_str()))
+        return starts[: self.vocab_size]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that differ when any text could get other ids."""
+        spec = json.loads(self.inner.to_str())
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
+
+    def set_template(self) -> None:
+        """Make `specials` put [CLS] … [SEP] around a text, and [CLS] … [SEP] … [SEP] around a pair."""
+        first, last = self.roles["cls"], self.roles["sep"]
+        self.inner.post_processor = TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(first, self.cls_id), (last, self.sep_id)],
+        )
+        self._plain.post_processor = self.inner.post_processor
+
+
+def _role(role: str, config: dict[str, Any], vocabulary: dict[str, int]) -> str | None:
+    keys, usual = ROLES[role]
+    for key in keys:
+        named = config.get(key)
+        name = named.get("content") if isinstance(named, dict) else named
+        if isinstance(name, str) and name in vocabulary:
+            return name
+    return next((name for name in usual if name in vocabulary), None)
+
+
+def _between_words(text: str) -> Iterable[str]:
+    """Cut a long text where every kind of tokenizer begins a new word, so that its ids stay the same; memory stays
+    bounded. A text without such a place is cut anyway."""
+    begin = 0
+    while len(text) - begin > CUT_AT:
+        place = BETWEEN_WORDS.search(text, begin + CUT_AT // 2, begin + CUT_AT)
+        end = place.start() if place else begin + CUT_AT
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]

@@ -1,0 +1,70 @@
+"""A corpus to a tokenizer, as an artifact of kind `tokenizer`. Memory is bounded by the sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from encodery.base.artifact import Artifact, writing
+from encodery.base.errors import EmptyInput, SettingsError
+from encodery.base.settings import encode
+from encodery.corpus.document import Document
+from encodery.corpus.shards import documents, shard_paths
+from encodery.tokens.kind import TokenizerKind
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.sample import Sample
+from encodery.tokens.tokenizer import Tokenizer
+
+KIND = "tokenizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """`vocab`: how many ids at most; the size of a model's tables is this rounded up to a multiple of 64.
+    `sample_bytes`: how much text is looked at; `document_bytes`: how much of one document."""
+
+    kind: TokenizerKind = field(default_factory=Wordpiece)
+    vocab: int = 16384
+    sample_bytes: int = 200_000_000
+    document_bytes: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.vocab < 64:
+            raise SettingsError(f"vocab = {self.vocab}: a vocabulary needs at least 64 ids.")
+        for name in ("sample_bytes", "document_bytes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
+
+
+def train_tokenizer(
+    corpus: str | Path, out: str | Path, settings: TokenizerSettings, overwrite: bool = False
+) -> Artifact:
+    """Train on the corpus's training split and write the tokenizer to `out`.
+
+    Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
+    """
+    source = Artifact.open(corpus, "corpus")
+    with writing(out, KIND, encode(settings), {"corpus": source}, overwrite=overwrite) as draft:
+        begun = time.perf_counter()
+        texts = Sample(_documents(source, settings.kind), settings.sample_bytes, settings.document_bytes)
+        if settings.kind.needs_texts and not texts.bytes:
+            raise EmptyInput(f"{corpus}: its training split holds no text to train a tokenizer on.")
+        tokenizer = Tokenizer(settings.kind.train(texts, settings.vocab))
+        if tokenizer.inner.post_processor is None:
+            tokenizer.set_template()
+        tokenizer.save(draft.path)
+        draft.figures.update(
+            vocab_size=tokenizer.vocab_size,
+            used_size=tokenizer.used_size,
+            sample_documents=len(texts),
+            sample_bytes=texts.bytes,
+            offered_documents=texts.offered,
+            seconds=round(time.perf_counter() - begun, 2),
+        )
+    return Artifact.open(out, KIND)
+
+
+def _documents(corpus: Artifact, kind: TokenizerKind) -> Iterator[Document]:
+    return documents(shard_paths(corpus.path, "train") if kind.needs_texts else [])
