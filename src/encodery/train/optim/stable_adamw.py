@@ -30,12 +30,9 @@ class _StableAdamW(Moments):
     def update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         eps = group["eps"]
         first, second, _ = self.advance(group, params, grads, unbiased=True)
-        spread = torch._foreach_clamp_min(second, eps**2)
-        torch._foreach_sqrt_(spread)
-        size = torch._foreach_norm(torch._foreach_div(grads, spread))
-        del spread
-        rates = [group["lr"] / (n / p.numel() ** 0.5).clamp_min(1.0) for n, p in zip(size, params, strict=True)]
         below = torch._foreach_sqrt(second)
+        size = torch._foreach_norm(torch._foreach_div(grads, torch._foreach_clamp_min(below, eps)))
+        rates = [group["lr"] / (n / p.numel() ** 0.5).clamp_min(1.0) for n, p in zip(size, params, strict=True)]
         torch._foreach_add_(below, eps)
         change = torch._foreach_div(first, below)
         if group["weight_decay"]:
