@@ -49,14 +49,14 @@ def activation_bytes(
     row = 0
     for block in model.encoder.blocks:
         row += sum(m.in_features for m in block.modules() if isinstance(m, Linear))
-        row += sum(m.weight.numel() for m in block.modules() if _is_norm(m))
+        row += sum(_norm_size(m) for m in block.modules())
         for name, inner in block.named_modules():
             if isinstance(inner, Linear) and name.endswith("qkv"):
                 row += inner.out_features
             elif isinstance(inner, Linear) and name.endswith("up"):
                 row += 2 * inner.out_features - shape.inner
         row += shape.heads * (length if length <= 512 else 1)
-    row += sum(m.weight.numel() for m in (model.encoder.embedding_norm, model.encoder.final_norm) if _is_norm(m))
+    row += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
     head = predicted * (shape.width + 3 * shape.embedding) if settings.head is not None else 0.0
     return int(tokens * (row + head) * itemsize)
 
@@ -70,9 +70,10 @@ def _weights(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _norm_size(module: nn.Module) -> int:
+    """What a norm keeps of a row: its input. Zero for other modules."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.dim() == 1
+    return weight.numel() if isinstance(weight, torch.Tensor) and weight.dim() == 1 else 0
 
 
 def _seen(length: float, window: int | None) -> float:

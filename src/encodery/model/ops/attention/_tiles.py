@@ -16,6 +16,8 @@ from torch import Tensor
 SCORES = 2**18  # of one tile at most, unless one sequence alone has more: 1 MiB of fp32
 SLACK = 0.8  # the shortest sequence of a tile has at least this share of the longest's length
 
+HIDDEN = -1e30  # added to scores; finite, for a place without a token may have nothing at all to see
+
 
 class Tile:
     """Sequences `lengths`, whose rows are `rows` of the packed batch."""
@@ -47,7 +49,7 @@ class Tile:
         """What is added to scores so that no token sees an empty place (n, 1, 1, L)."""
         lengths = torch.tensor(self.lengths)[:, None]
         empty = torch.arange(self.length) >= lengths
-        return torch.zeros(empty.shape).masked_fill_(empty, float("-inf"))[:, None, None, :]
+        return torch.zeros(empty.shape).masked_fill_(empty, HIDDEN)[:, None, None, :]
 
     def take_from(self, kinds: int) -> Tensor:
         """Which row of a packed (t·kinds·N, D) goes to each place of (kinds, n, N, L)."""

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from encodery.model.ops.attention import Needs
 from encodery.model.ops.attention._banded import banded
-from encodery.model.ops.attention._tiles import Tile, tiles
+from encodery.model.ops.attention._tiles import HIDDEN, Tile, tiles
 from encodery.model.shape import Layout
 
 FLASH = 512  # sequences longer than this keep no weights
@@ -177,7 +177,7 @@ def _added(tile: Tile, layout: Layout, window: int | None, bias: Tensor | None, 
         parts.append(tile.hidden.to(dtype))
     if window is not None and window < tile.length - 1:
         far = _distance(tile.length).abs() > window
-        parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, float("-inf")))
+        parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, HIDDEN))
     if bias is not None:
         parts.append(_dense(bias, tile.length, layout, dtype))
     return parts

@@ -1,0 +1,136 @@
+"""A packed batch gives what its sequences give one by one, forward and backward, for every combination of parts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from encodery.base.parts import names
+from encodery.base.settings import decode
+from encodery.model.blocks import Block
+from encodery.model.embeddings import Embeddings
+from encodery.model.ffn import FFN
+from encodery.model.masks import Mask
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.norms import Norm
+from encodery.model.positions import Positions
+from encodery.model.shape import Batch
+
+LENGTHS = (17, 16, 16, 14, 9, 2, 2, 1)
+SMALL = {"window": {"size": 3}, "alternating": {"size": 2, "every": 2}, "factorized": {"width": 6}}
+
+
+def part(name: str) -> dict[str, object]:
+    return {"is": name, **SMALL.get(name, {})}
+
+
+def model(positions: str, mask: str, norm: str, block: str, ffn: str, embeddings: str = "plain") -> Model:
+    table = {
+        "width": 12, "depth": 3, "heads": 3, "inner": 10, "vocab": 40, "max_length": 130, "segments": 2,
+        "positions": part(positions), "mask": part(mask), "norm": norm, "block": block, "ffn": ffn,
+        "embeddings": part(embeddings), "init": {"is": "normal", "std": 0.4},
+    }  # fmt: skip
+    return build_model(decode(ModelSettings, table), seed=1).double()
+
+
+def sequences(lengths: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
+    source = torch.Generator().manual_seed(5)
+    ids = [torch.randint(0, 40, (n,), generator=source).tolist() for n in lengths]
+    return ids, [torch.randint(0, 2, (n,), generator=source).tolist() for n in lengths]
+
+
+def gradients(net: Model) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    return found
+
+
+@pytest.mark.usefixtures("_poisoned")
+@pytest.mark.parametrize(
+    "parts",
+    list(itertools.product(names(Positions), names(Mask), names(Norm), names(Block), names(FFN))),
+    ids="-".join,
+)
+def test_packed_is_one_by_one(parts: tuple[str, str, str, str, str]) -> None:
+    net = model(*parts)
+    check(net, LENGTHS)
+
+
+@pytest.mark.parametrize("name", names(Embeddings))
+def test_packed_is_one_by_one_with_embeddings(name: str) -> None:
+    check(model("learned", "document", "layer", "pre", "mlp", name), LENGTHS)
+
+
+@pytest.mark.parametrize("mask", names(Mask))
+@pytest.mark.parametrize("positions", ["learned", "rotary", "alibi"])
+def test_awkward_lengths_in_any_order(positions: str, mask: str) -> None:
+    check(model(positions, mask, "layer", "pre", "glu"), (1, 129, 2, 63, 63, 64, 1))
+
+
+def check(net: Model, lengths: tuple[int, ...]) -> None:
+    ids, segments = sequences(lengths)
+    wanted = torch.randn(sum(lengths), net.settings.width, dtype=torch.float64)
+    output = net(Batch.from_sequences(ids, segments), keep_layers=True)
+    (output.hidden * wanted).sum().backward()
+    together = gradients(net)
+
+    singles = [net(Batch.from_sequences([i], [s]), keep_layers=True) for i, s in zip(ids, segments, strict=True)]
+    alone = torch.cat([single.hidden for single in singles])
+    (alone * wanted).sum().backward()
+    torch.testing.assert_close(output.hidden, alone, rtol=1e-9, atol=1e-10)
+    for depth, layer in enumerate(output.layers):
+        torch.testing.assert_close(layer, torch.cat([s.layers[depth] for s in singles]), rtol=1e-9, atol=1e-10)
+    apart = gradients(net)
+    assert together.keys() == apart.keys()
+    for name, grad in apart.items():
+        torch.testing.assert_close(together[name], grad, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("positions", names(Positions))
+def test_documents_do_not_see_each_other(positions: str) -> None:
+    net = model(positions, "alternating", "layer", "pre", "glu").float()
+    ids, segments = sequences(LENGTHS)
+    first = net(Batch.from_sequences(ids, segments)).hidden
+    changed = [list(reversed(s)) if i == 2 else s for i, s in enumerate(ids)]
+    second = net(Batch.from_sequences(changed, segments)).hidden
+    start = sum(LENGTHS[:2])
+    inside = torch.zeros(len(first), dtype=torch.bool)
+    inside[start : start + LENGTHS[2]] = True
+    assert torch.equal(first[~inside], second[~inside]), "bit for bit"
+    assert not torch.equal(first[inside], second[inside])
+
+
+def test_no_gradient_reaches_another_document() -> None:
+    net = model("learned", "document", "layer", "post", "mlp")
+    ids = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13]]
+    hidden = net(Batch.from_sequences(ids)).hidden
+    hidden[5:10].square().sum().backward()
+    touched = net.encoder.words.grad.abs().sum(1).nonzero()[:, 0].tolist()
+    assert touched == ids[1]
+
+
+def test_equal_runs_are_equal() -> None:
+    net = model("rotary", "alternating", "layer", "pre", "glu").float()
+    ids, segments = sequences(LENGTHS)
+    runs = []
+    for _ in range(2):
+        hidden = net(Batch.from_sequences(ids, segments)).hidden
+        hidden.square().sum().backward()
+        runs.append((hidden, gradients(net)))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
+
+
+@pytest.mark.parametrize("positions", names(Positions))
+def test_low_precision_stays_near(positions: str) -> None:
+    net = model(positions, "alternating", "layer", "pre", "glu").float()
+    batch = Batch.from_sequences(*sequences(LENGTHS))
+    exact = net(batch).hidden
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = net(batch).hidden
+    near.float().square().sum().backward()
+    assert all(torch.isfinite(grad).all() for grad in gradients(net).values())
+    assert (near - exact).norm() < 0.03 * exact.norm()
