@@ -20,8 +20,9 @@ Status = Literal["sketch", "runs", "reproduced"]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One paper. `parts` are `family.part` (`model.ffn.glu`), `recipe` is `verb/name` or empty, `run` is a path in
-    `bench/results` or empty; `claim` is theirs, `ours` what we measured."""
+    """One paper. `parts` are `family.part` (`model.ffn.glu`), `recipe` is `verb/name` or empty, `settings` are the
+    `path=value` that put the idea into any recipe; `claim` is theirs, `ours` what we measured in `run`, a path in
+    `bench/results`; `note` says what differs here."""
 
     title: str
     arxiv: str
@@ -29,10 +30,12 @@ class Card:
     year: int
     parts: list[str] = field(default_factory=list)
     recipe: str = ""
+    settings: list[str] = field(default_factory=list)
     claim: str
     ours: str = ""
     run: str = ""
     status: Status = "sketch"
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.status == "reproduced" and not (self.ours and self.run):

@@ -35,12 +35,28 @@ def is_contract(cls: type) -> bool:
 
 
 @functools.cache
+def _places() -> tuple[Path, ...]:
+    """The folders that hold the package's own folder."""
+    spec = importlib.util.find_spec(ROOT)
+    return tuple(Path(place).parent for place in (spec and spec.submodule_search_locations) or ())
+
+
+def _source(module_name: str) -> Path | None:
+    """The file of a module. In the package it is found by place, since finding it by import imports its parents."""
+    for place in _places():
+        stem = place / module_name.replace(".", "/")
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path
+    spec = importlib.util.find_spec(module_name)
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+@functools.cache
 def _listing(package: str) -> tuple[tuple[str, bool], ...]:
     """(module name, is a folder) for each public entry of a package, without importing any of them."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        return ()
-    found = pkgutil.iter_modules(list(spec.submodule_search_locations))
+    init = _source(package)
+    found = pkgutil.iter_modules([str(init.parent)]) if init is not None and init.name == "__init__.py" else ()
     return tuple(sorted((m.name, m.ispkg) for m in found if not m.name.startswith("_")))
 
 
@@ -114,10 +130,10 @@ def summary(contract: type[Part], name: str) -> str:
 
 def module_summary(module_name: str) -> str:
     """First line of a module's docstring, read from its source; empty where there is none."""
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None:
+    path = _source(module_name)
+    if path is None:
         return ""
-    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return doc.splitlines()[0] if doc else ""
 
 
@@ -126,6 +142,17 @@ def families() -> dict[str, str]:
     found: dict[str, str] = {}
     _collect(ROOT, found)
     return found
+
+
+def parts_of(family: str) -> dict[str, str]:
+    """Each part of a family (`model.attention`) and its first docstring line; nothing is imported.
+
+    Raises `UnknownName` with the nearest family.
+    """
+    known = families()
+    if family not in known:
+        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}.")
+    return {name: module_summary(f"{ROOT}.{family}.{name}") for name in _names(f"{ROOT}.{family}")}
 
 
 def _collect(package: str, found: dict[str, str]) -> None:
@@ -153,9 +180,9 @@ def contract_at(family: str) -> type[Part]:
 
 def _defines_contract(package: str) -> bool:
     """Whether the package's `__init__` defines an abstract class that derives from `Part`; read, not imported."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    path = _source(package)
+    if path is None:
         return False
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     bases = (base for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases)
     return any(isinstance(base, ast.Name) and base.id == "Part" for base in bases)

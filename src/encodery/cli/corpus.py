@@ -24,7 +24,7 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The corpus folder to write.")],
     workers: Annotated[int | None, typer.Option(help="Processes at a time [default: all threads].", min=1)] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    license: Annotated[str | None, typer.Option(help="Licence of documents that name none.")] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="Licence of documents that name none.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
     """Read, clean, filter and deduplicate text; set a share of it apart as held-out.
@@ -40,7 +40,7 @@ def build(
     from encodery.corpus.settings import CorpusSettings
 
     sources, given = _parted(arguments)
-    table = overrides(given) | ({"license": license} if license is not None else {})
+    table = overrides(given) | ({"license": licence} if licence is not None else {})
     settings = with_overrides(CorpusSettings, {}, table, where="corpus")
     console = Console()
     with _Bar(console) as bar:

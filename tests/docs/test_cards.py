@@ -1,0 +1,87 @@
+"""Every card is read strictly and resolves; `show` and `methods` say what lies in the folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from encodery.base.cards import card, cards, cards_of, read_card
+from encodery.base.errors import SettingsError, UnknownName
+from encodery.base.parts import families, parts_of
+from encodery.base.settings import overrides, recipes
+from encodery.cli.__main__ import run
+
+GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'
+
+
+@pytest.mark.parametrize("name", list(cards()))
+def test_parts_and_recipe_of_a_card_exist(name: str) -> None:
+    found = card(name)
+    assert found.parts
+    for path in found.parts:
+        family = max((f for f in families() if path.startswith(f"{f}.")), key=len, default="")
+        assert path.removeprefix(f"{family}.") in parts_of(family), f"{path} is no part"
+    if found.recipe:
+        verb, recipe = found.recipe.split("/")
+        assert recipe in recipes(verb)
+    overrides(found.settings)
+    assert found.status == "sketch" or found.recipe or found.settings
+
+
+def test_a_card_is_strict(tmp_path: Path) -> None:
+    path = tmp_path / "paper.toml"
+    path.write_text(GOOD + 'recipee = "pretrain/bert"\n')
+    with pytest.raises(SettingsError, match="'recipee'. Did you mean 'recipe'"):
+        read_card(path)
+    path.write_text(GOOD + 'status = "done"\n')
+    with pytest.raises(SettingsError, match="status"):
+        read_card(path)
+    path.write_text(GOOD + 'status = "reproduced"\n')
+    with pytest.raises(SettingsError, match="needs a measured figure"):
+        read_card(path)
+    path.write_text(GOOD)
+    assert read_card(path).status == "sketch"
+    with pytest.raises(UnknownName, match="Did you mean 'modernbert'"):
+        card("modernber")
+
+
+def test_cards_of_a_part() -> None:
+    assert "mosaicbert" in cards_of("model.positions", "alibi")
+    assert "bert" not in cards_of("model.positions", "alibi")
+    assert {"bert", "mosaicbert"} <= set(cards_of("model.positions"))
+
+
+def test_methods_by_status_and_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["methods", "--json", "--family", "positions"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mosaicbert"]["arxiv"] == "2312.17482"
+    assert "should_you_mask_15" not in found
+    assert run(["methods", "--status", "run"]) == 2
+    assert "Did you mean 'runs'" in capsys.readouterr().err
+
+
+def test_show_walks_from_families_to_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "--json"]) == 0
+    found = {row["family"]: row for row in json.loads(capsys.readouterr().out)["families"]}
+    assert found["model.positions"]["parts"] == list(parts_of("model.positions"))
+    assert run(["show", "positions"]) == 0
+    assert "rotary" in capsys.readouterr().out
+    assert run(["show", "positions", "rotary", "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)
+    assert part["header"].startswith("Rotary positions")
+    assert "theta" in {row["name"] for row in part["settings"]}
+    assert "modernbert" in part["papers"]
+    assert run(["show", "positions", "rotery"]) == 2
+    assert "Did you mean 'rotary'" in capsys.readouterr().err
+    assert run(["show", "psitions"]) == 2
+    assert "Did you mean 'model.positions'" in capsys.readouterr().err
+
+
+def test_the_pages_of_parts_and_papers_escape_their_tables() -> None:
+    from encodery.cli.methods import papers_page
+    from encodery.cli.show import parts_page
+
+    assert "| `rotary` |" in parts_page()
+    assert papers_page().count("\n| ") == len(cards()) + 1
