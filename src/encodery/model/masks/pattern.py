@@ -1,0 +1,26 @@
+"""Pattern mask: the layers that see the whole document are listed, all others are local.
+
+Differs from `alternating`: any layers, not every n-th. Equals `window` for an empty list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from encodery.base.errors import SettingsError
+from encodery.model.masks import Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern(Mask):
+    """`size` is the half-width of local layers; `whole` lists the layers (from 0) that are not local."""
+
+    size: int = 64
+    whole: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise SettingsError(f"size = {self.size}: the half-width of a window cannot be negative.")
+
+    def window(self, layer: int, depth: int) -> int | None:
+        return None if layer in self.whole else self.size
