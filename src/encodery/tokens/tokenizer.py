@@ -59,20 +59,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, vocab_size: int | None = None) -> Tokenizer:
-        """The tokenizer of a folder; `vocab_size` where a model's tables are not padded to a multiple of 64.
+        """The tokenizer of a folder, or of its `tokenizer/`; `vocab_size` where a model's tables have another size
+        than the next multiple of 64.
 
         Raises `ArtifactError` naming the file that is missing or damaged.
         """
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise ArtifactError(f"{folder}: has no tokenizer.json; a tokenizer is needed.")
+        path = _file(Path(folder))
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
             raise ArtifactError(f"{path}: damaged: {error}") from error
         config: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            file = Path(folder) / name
+            file = path.parent / name
             if file.is_file():
                 try:
                     config |= json.loads(file.read_text(encoding="utf-8"))
@@ -101,15 +100,16 @@ class Tokenizer:
         """Ids of each text, on all threads. `specials`: with [CLS] and [SEP]; `markup`: a special token written in
         a text, such as "[MASK]", is that token and not its letters."""
         inner = self.inner if markup else self._plain
-        if all(len(text) <= CUT_AT for text in texts):
-            batch = inner.encode_batch_fast(list(texts), add_special_tokens=specials)
-            return [np.array(encoding.ids, dtype=np.uint32) for encoding in batch]
-        return [self._encode_long(text, specials, markup) for text in texts]
-
-    def _encode_long(self, text: str, specials: bool, markup: bool) -> Ids:
-        parts = self.encode_batch(list(_between_words(text)), False, markup)
-        ends = ([self.cls_id], [self.sep_id]) if specials else ([], [])
-        return np.concatenate([ends[0], *parts, ends[1]]).astype(np.uint32)
+        parts = [list(_between_words(text)) for text in texts]
+        flat = [part for some in parts for part in some]
+        whole = len(flat) == len(texts)
+        batch = inner.encode_batch_fast(flat, add_special_tokens=specials and whole)
+        ids = [np.array(encoding.ids, dtype=np.uint32) for encoding in batch]
+        if whole:
+            return ids
+        first, last = ([self.cls_id], [self.sep_id]) if specials else ([], [])
+        rest = iter(ids)
+        return [np.concatenate([first, *(next(rest) for _ in some), last]).astype(np.uint32) for some in parts]
 
     def encode(self, text: str, specials: bool = False, markup: bool = False) -> Ids:
         """Ids of one text; see `encode_batch`."""
@@ -200,6 +200,13 @@ class Tokenizer:
             special_tokens=[(first, self.cls_id), (last, self.sep_id)],
         )
         self._plain.post_processor = self.inner.post_processor
+
+
+def _file(folder: Path) -> Path:
+    for place in (folder, folder / "tokenizer"):
+        if (place / "tokenizer.json").is_file():
+            return place / "tokenizer.json"
+    raise ArtifactError(f"{folder}: has no tokenizer.json; a tokenizer is needed.")
 
 
 def _role(role: str, config: dict[str, Any], vocabulary: dict[str, int]) -> str | None:

@@ -1,0 +1,159 @@
+"""How good a tokenizer is on a text: how many tokens a word takes, what stays unknown, what is never used.
+
+A word is a run without whitespace; a token's bytes are those of the text, not of its normalized form, so figures of
+kinds that fold case or accents can be set side by side. Fewer tokens for the same text is not better by itself:
+compare bits per byte of models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import EmptyInput
+from encodery.corpus.document import Document
+from encodery.corpus.shards import documents, shard_paths
+from encodery.tokens.tokenizer import Tokenizer
+
+WORD = re.compile(r"\w+")
+SHOWN = 12
+DISTINCT_WORDS = 50_000
+ENCODED_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFigures:
+    """The figures of one source of the text."""
+
+    bytes: int
+    tokens_per_word: float
+    bytes_per_token: float
+    unknown_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFigures:
+    """Figures of one tokenizer on one text. Rates and shares lie in 0..1."""
+
+    name: str
+    vocab_size: int
+    documents: int
+    bytes: int
+    tokens: int
+    tokens_per_word: float
+    bytes_per_token: float
+    unknown_rate: float
+    whole_words: float
+    vocabulary_used: float
+    longest_pieces: list[str]
+    commonest_pieces: list[tuple[str, float]]
+    sources: dict[str, SourceFigures] = field(default_factory=dict)
+
+    def table(self) -> dict[str, Any]:
+        """The figures as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Count:
+    bytes: int = 0
+    words: int = 0
+    tokens: int = 0
+    unknown: int = 0
+
+    def add(self, text: str, ids: npt.NDArray[np.uint32], unk_id: int) -> None:
+        self.bytes += len(text.encode("utf-8", errors="replace"))
+        self.words += len(text.split())
+        self.tokens += len(ids)
+        self.unknown += int(np.count_nonzero(ids == unk_id))
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "bytes": self.bytes,
+            "tokens_per_word": round(self.tokens / max(self.words, 1), 4),
+            "bytes_per_token": round(self.bytes / max(self.tokens, 1), 4),
+            "unknown_rate": round(self.unknown / max(self.tokens, 1), 6),
+        }
+
+
+def measured_text(corpus: str | Path, limit: int = 20_000_000) -> list[Document]:
+    """The held-out documents of a corpus, at most `limit` bytes; training documents where none are held out.
+
+    Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
+    """
+    Artifact.open(corpus, "corpus")
+    paths = shard_paths(corpus, "heldout") or shard_paths(corpus, "train")
+    found: list[Document] = []
+    size = 0
+    for document in documents(paths):
+        size += len(document.text.encode("utf-8", errors="replace"))
+        if size > limit and found:
+            break
+        if document.text.strip():
+            found.append(document)
+    if not found:
+        raise EmptyInput(f"{corpus}: holds no text to measure on.")
+    return found
+
+
+def measure(tokenizer: Tokenizer, text: list[Document], name: str) -> TokenizerFigures:
+    """The figures of `tokenizer` on documents; sources are told apart by their metadata."""
+    total, sources = _Count(), dict[str, _Count]()
+    uses = np.zeros(tokenizer.vocab_size, np.int64)
+    words: Counter[str] = Counter()
+    for first in range(0, len(text), ENCODED_AT_ONCE):
+        some = text[first : first + ENCODED_AT_ONCE]
+        for document, ids in zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True):
+            source = str(document.metadata.get("source", ""))
+            for count in (total, sources.setdefault(source, _Count())):
+                count.add(document.text, ids, tokenizer.unk_id)
+            uses += np.bincount(ids, minlength=tokenizer.vocab_size)
+            words.update(WORD.findall(document.text))
+    largest = sorted(sources, key=lambda source: -sources[source].bytes)[:SHOWN]
+    return TokenizerFigures(
+        name=name,
+        vocab_size=tokenizer.vocab_size,
+        documents=len(text),
+        tokens=total.tokens,
+        whole_words=_whole_words(tokenizer, words),
+        vocabulary_used=round(int(np.count_nonzero(uses)) / tokenizer.used_size, 4),
+        longest_pieces=_longest(tokenizer, uses),
+        commonest_pieces=_commonest(tokenizer, uses),
+        sources={source: SourceFigures(**sources[source].figures()) for source in largest if source},
+        **total.figures(),
+    )
+
+
+def _whole_words(tokenizer: Tokenizer, words: Counter[str]) -> float:
+    """Share of the running words (letters and digits, a space before them) that are one token."""
+    known = words.most_common(DISTINCT_WORDS)
+    ids = tokenizer.encode_batch([f" {word}" for word, _ in known])
+    unk_id = tokenizer.unk_id
+    whole = sum(times for (_, times), i in zip(known, ids, strict=True) if len(i) == 1 and i[0] != unk_id)
+    return round(whole / max(words.total(), 1), 4)
+
+
+def _longest(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[str]:
+    numbers = set(np.flatnonzero(uses).tolist()) - tokenizer.special_ids
+    texts = {tokenizer.decode([number]).strip() for number in numbers}
+    return sorted(texts, key=lambda text: (-len(text), text))[:SHOWN]
+
+
+def _commonest(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
+    order = np.argsort(-uses, kind="stable")[:SHOWN]
+    total = max(int(uses.sum()), 1)
+    return [(tokenizer.piece(number), round(int(uses[number]) / total, 4)) for number in order.tolist() if uses[number]]
+
+
+def compare(folders: Iterable[str | Path], corpus: str | Path, limit: int = 20_000_000) -> list[TokenizerFigures]:
+    """The figures of several tokenizers on the same text of a corpus."""
+    text = measured_text(corpus, limit)
+    return [measure(Tokenizer.load(folder), text, Path(folder).name) for folder in folders]
