@@ -102,7 +102,9 @@ def _show_report(console: Console, corpus: Path) -> None:
     given = report["input"]
     for title, counts in (("passed over", given["left_out"]), ("could not be read", given["problems"])):
         if counts:
-            console.print(f"{title}: " + ", ".join(f"{count:,} {escape(reason)}" for reason, count in counts.items()))
+            order = sorted(counts, key=lambda reason: -counts[reason])
+            rest = f", {sum(counts[reason] for reason in order[8:]):,} others" if len(order) > 8 else ""
+            console.print(f"{title}: " + ", ".join(f"{counts[r]:,} {escape(r)}" for r in order[:8]) + rest)
     for problem in given["problem_files"][:5]:
         console.print(f"  {escape(problem['reason'])}: {escape(problem['path'])} {escape(problem['detail'])}")
     figures = report["figures"]

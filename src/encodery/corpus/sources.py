@@ -22,8 +22,9 @@ EXPANSION = 4  # Bytes of text per byte of a compressed file, for sharing out wo
 TASK_BYTES = 8 << 20
 MOST_TASKS = 4096
 MOST_SLICES = 4  # Of a file that each slice must decompress from its beginning.
-# Suffixes that text files without a known format wear; anything else below a folder is counted and left out.
-PLAIN = {"", ".txt", ".text", ".log", ".readme", ".news", ".changes", ".copyright", ".license", ".debian", ".asc"}
+# What a text file without a known format wears; anything else below a folder is counted and left out.
+PLAIN_SUFFIXES = frozenset(("", ".log", ".debian", ".asc"))
+PLAIN_NAMES = ("readme", "news", "changes", "changelog", "copying", "copyright", "license", "licence", "authors")
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], ch
         suffix = os.path.splitext(base)[1]
     kind = suffixes.get(suffix.lower())
     if kind is None:
-        if not chosen and suffix.lower() not in PLAIN and not suffix[1:].isdigit():
+        if not (chosen or suffix.lower() in PLAIN_SUFFIXES or base.lower().startswith(PLAIN_NAMES)):
             return f"format {suffix.lower()}"
         kind = suffixes.get(".txt")
         if kind is None:

@@ -14,10 +14,13 @@ KIND = "corpus"
 LETTERS_READ = 2000
 # Ends of the blocks that hold most letters, so that few names must be looked up.
 BLOCKS = ((0x250, "Latin"), (0x370, "Other"), (0x400, "Greek"), (0x530, "Cyrillic"))
-SCRIPTS = (
-    "LATIN GREEK CYRILLIC ARMENIAN HEBREW ARABIC DEVANAGARI BENGALI TAMIL TELUGU THAI GEORGIAN HANGUL HIRAGANA "
-    "KATAKANA CJK ETHIOPIC KHMER LAO MYANMAR TIBETAN SINHALA GUJARATI GURMUKHI KANNADA MALAYALAM MONGOLIAN"
-).split()  # noqa: SIM905
+# fmt: off
+SCRIPTS = frozenset((
+    "LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC", "DEVANAGARI", "BENGALI", "TAMIL",
+    "TELUGU", "THAI", "GEORGIAN", "HANGUL", "HIRAGANA", "KATAKANA", "ETHIOPIC", "KHMER", "LAO",
+    "MYANMAR", "TIBETAN", "SINHALA", "GUJARATI", "GURMUKHI", "KANNADA", "MALAYALAM", "MONGOLIAN",
+))
+# fmt: on
 
 
 @dataclass
@@ -67,4 +70,4 @@ def _script(letter: str) -> str:
         if ord(letter) < end:
             return name
     first = unicodedata.name(letter, "OTHER").split(" ")[0].split("-")[0]
-    return first.title() if first in SCRIPTS and first != "CJK" else "Han" if first == "CJK" else "Other"
+    return "Han" if first == "CJK" else first.title() if first in SCRIPTS else "Other"

@@ -26,7 +26,7 @@ class GopherRepetition(Filter):
     max_lines: float = 0.5
     max_paragraphs: float = 0.5
     max_line_characters: float = 0.3
-    max_paragraph_characters: float = 0.3
+    max_paragraph_characters: float = 0.5
     scale: float = 2.0
 
     def build(self, dropped: DiskWriter | None = None) -> BaseFilter:

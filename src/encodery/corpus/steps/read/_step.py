@@ -60,8 +60,7 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
         target.write_text(json.dumps(rows), encoding="utf-8")
 
     def _documents(self, source: Source, skip: Any) -> Any:
-        number = 0
-        for text, said in self.part.rows(source, self.reading, skip):
+        for number, (text, said) in enumerate(self.part.rows(source, self.reading, skip)):
             self.stat_update("documents")
             self.stat_update("characters", value=len(text))
             metadata = {key: value for key, value in said.items() if key not in OWN}
@@ -73,4 +72,3 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
             if licence := said.get("license") or said.get("licence") or self.reading.license:
                 metadata["license"] = str(licence)
             yield Document(text=text, id=f"{source.name}:{source.part}:{number}", metadata=metadata)
-            number += 1

@@ -19,12 +19,33 @@ if TYPE_CHECKING:
 CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
 DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 NOT_TEXT = (
-    "script style noscript template svg math iframe object select button input textarea form nav footer aside canvas"
-).split()  # noqa: SIM905
-BLOCKS = frozenset(
-    "address article blockquote body center dd details div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 header "
-    "hr li main ol p pre section summary table tbody tfoot thead tr ul caption".split()  # noqa: SIM905
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "math",
+    "iframe",
+    "object",
+    "select",
+    "button",
+    "input",
+    "textarea",
+    "form",
+    "nav",
+    "footer",
+    "aside",
+    "canvas",
 )
+# fmt: off
+BLOCKS = frozenset((
+    "address", "article", "blockquote", "body", "center", "dd", "details", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header",
+    "hr", "li", "main", "ol", "p", "pre", "section", "summary", "table", "tbody",
+    "tfoot", "thead", "tr", "ul", "caption",
+))
+# fmt: on
+ROWS = frozenset(("li", "tr", "dt", "dd"))  # End where the next begins.
 LINKED = ("ul", "ol", "dl", "div", "p", "table", "td")
 BLANKS = re.compile(r"[ \t\r\n\f]+")
 
@@ -108,7 +129,7 @@ def _text(body: HtmlElement) -> str:
             quoted -= element.tag == "pre"
             if element.tag in ("td", "th"):
                 out.append("\t")
-            elif element.tag in BLOCKS:
+            elif element.tag in BLOCKS and element.tag not in ROWS:
                 out.append("\n")
             piece = element.tail if element is not body else None
         if piece:
