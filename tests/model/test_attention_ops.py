@@ -45,9 +45,7 @@ def both_ways(attend: Attend, qkv: Tensor, above: Tensor, lay: Layout, needs: Ne
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("attend", [padded.attend, grouped.attend], ids=["padded", "grouped"])
 @pytest.mark.parametrize("size", [16, 7])
-def test_agrees_with_naive(
-    lengths: tuple[int, ...], window: int | None, bias: bool, attend: Attend, size: int
-) -> None:
+def test_agrees_with_naive(lengths: tuple[int, ...], window: int | None, bias: bool, attend: Attend, size: int) -> None:
     qkv, above, table = given(lengths, size)
     needs = Needs(window, bias)
     wanted = both_ways(naive.attend, qkv, above, layout(lengths), needs, table)
@@ -84,9 +82,7 @@ def test_flex_agrees_with_naive(window: int | None, bias: bool) -> None:
 @pytest.mark.parametrize("lengths", [BATCHES["sorted"], BATCHES["long"]])
 def test_low_precision_sums_in_full(lengths: tuple[int, ...]) -> None:
     qkv, above, table = given(lengths, 16, torch.bfloat16)
-    wanted = both_ways(
-        naive.attend, qkv.float(), above.float(), layout(lengths), Needs(None, True), table.float()
-    )
+    wanted = both_ways(naive.attend, qkv.float(), above.float(), layout(lengths), Needs(None, True), table.float())
     found = both_ways(grouped.attend, qkv, above, layout(lengths), Needs(None, True), table)
     assert found[0].dtype == found[1].dtype == torch.bfloat16
     for mine, theirs in zip(found, wanted, strict=True):

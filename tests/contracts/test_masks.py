@@ -1,0 +1,31 @@
+"""Contract of masks: whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from encodery.base.errors import SettingsError
+from encodery.base.parts import find, names
+from encodery.base.settings import decode, encode
+from encodery.model.masks import Mask
+
+
+@pytest.mark.parametrize("name", names(Mask))
+def test_what_every_mask_promises(name: str) -> None:
+    part = find(Mask, name)()
+    assert decode(Mask, encode(part)) == part
+    for window in (part.window(layer, 12) for layer in range(12)):
+        assert window is None or (isinstance(window, int) and window >= 0)
+
+
+def test_alternating_pattern() -> None:
+    mask = decode(Mask, {"is": "alternating", "size": 7, "every": 3})
+    assert [mask.window(layer, 7) for layer in range(7)] == [None, 7, 7, None, 7, 7, None]
+    shifted = decode(Mask, {"is": "alternating", "size": 7, "every": 2, "first": 1})
+    assert [shifted.window(layer, 4) for layer in range(4)] == [7, None, 7, None]
+
+
+@pytest.mark.parametrize("table", [{"is": "window", "size": -1}, {"is": "alternating", "every": 0}])
+def test_impossible_masks_are_refused(table: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"size = |every = "):
+        decode(Mask, table)
