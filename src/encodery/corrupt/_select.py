@@ -31,7 +31,7 @@ def lowest(keys: Tensor, count: int, generator: torch.Generator | None = None) -
     """
     if count <= 0 or keys.numel() == 0:
         return torch.zeros_like(keys, dtype=torch.bool)
-    limit = torch.kthvalue(keys, min(count, keys.numel())).values
+    limit = torch.topk(keys, min(count, keys.numel()), largest=False, sorted=False).values.max()
     if generator is None:
         return (keys <= limit) & keys.isfinite()
     below, at = keys < limit, keys == limit
