@@ -17,6 +17,7 @@ from torch import Tensor
 from encodery.base.errors import ArtifactError, SettingsError, UserError
 from encodery.base.parts import name_of
 from encodery.model.checkpoint import read_json, read_state
+from encodery.model.heads.mlm import MLM
 from encodery.model.hub import Door, door_of
 from encodery.model.network import Model, ModelSettings
 
@@ -90,6 +91,8 @@ def from_state(door: Door, config: dict[str, Any], file_state: dict[str, Tensor]
     state = {canonical(modern): file_state[name] for modern, name in renamed.items()}
     head = door.has_head(state)
     settings = door.settings(config, head=head, tied=_is_tied(door, config, state))
+    if isinstance(settings.head, MLM) and not settings.head.tied and door.idle_bias in state:
+        state.setdefault(door.decoder_bias, state[door.idle_bias])  # older files hold the one bias under this name
     aliases = _aliases(door, config, settings, state)
     ours, left = door.to_ours({name: t for name, t in state.items() if name not in aliases}, config, settings)
     names = {canonical(modern): modern for modern in renamed}
@@ -167,7 +170,7 @@ def _aliases(
     found: dict[str, str] = {}
     if door.decoder in state and "heads.mlm.decoder.weight" not in names:
         found[door.decoder] = _word_name(door, config, settings)
-    bias = door.decoder.removesuffix("weight") + "bias"
+    bias = door.decoder_bias
     target = names.get("heads.mlm.bias", (bias,))[0]
     if bias in state and target != bias:
         if target not in state or not torch.equal(state[bias], state[target]):

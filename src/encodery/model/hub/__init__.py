@@ -44,6 +44,8 @@ class Door(Part):
     """Names below `prefix` that the hidden states do not depend on (pooler, index buffers)."""
     decoder: ClassVar[str]
     """Name of the decoder's weight, there only where it is not tied."""
+    idle_bias: ClassVar[str | None] = None
+    """Name of a second bias, which the stock class holds beside an untied decoder's own and does not use."""
     classes: ClassVar[tuple[str, str]]
     """The stock classes: bare encoder, masked-language model."""
 
@@ -100,7 +102,14 @@ class Door(Part):
             whole = state[mine] if mine in state else _neutral(mine, state, settings)
             for name, piece in zip(targets, whole.chunk(len(targets)), strict=True):
                 theirs[name] = piece.contiguous()
+        if self.idle_bias is not None and self.decoder in theirs:
+            theirs.setdefault(self.idle_bias, theirs[self.decoder_bias].clone())
         return theirs
+
+    @property
+    def decoder_bias(self) -> str:
+        """Name of the bias beside `decoder`."""
+        return self.decoder.removesuffix("weight") + "bias"
 
 
 def door_of(config: Config) -> Door:

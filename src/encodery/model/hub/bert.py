@@ -36,6 +36,7 @@ class Bert(Door):
     inside: ClassVar[tuple[str, ...]] = INSIDE
     spare: ClassVar[tuple[str, ...]] = SPARE
     decoder: ClassVar[str] = "cls.predictions.decoder.weight"
+    idle_bias: ClassVar[str | None] = "cls.predictions.bias"
     classes: ClassVar[tuple[str, str]] = ("BertModel", "BertForMaskedLM")
 
     def matches(self, config: Config) -> bool:
@@ -71,5 +72,5 @@ class Bert(Door):
         if settings.head is not None:
             found |= {f"heads.mlm.{mine}": (f"cls.predictions.{theirs}",) for mine, theirs in _HEAD.items()}
             if isinstance(settings.head, MLM) and not settings.head.tied:
-                found["heads.mlm.decoder.weight"] = (self.decoder,)
+                found |= {"heads.mlm.decoder.weight": (self.decoder,), "heads.mlm.bias": (self.decoder_bias,)}
         return found

@@ -34,6 +34,7 @@ class Roberta(Door):
     inside: ClassVar[tuple[str, ...]] = INSIDE
     spare: ClassVar[tuple[str, ...]] = SPARE
     decoder: ClassVar[str] = "lm_head.decoder.weight"
+    idle_bias: ClassVar[str | None] = "lm_head.bias"
     classes: ClassVar[tuple[str, str]] = ("RobertaModel", "RobertaForMaskedLM")
 
     def matches(self, config: Config) -> bool:
@@ -77,5 +78,5 @@ class Roberta(Door):
         if settings.head is not None:
             found |= {f"heads.mlm.{mine}": (f"lm_head.{theirs}",) for mine, theirs in _HEAD.items()}
             if isinstance(settings.head, MLM) and not settings.head.tied:
-                found["heads.mlm.decoder.weight"] = (self.decoder,)
+                found |= {"heads.mlm.decoder.weight": (self.decoder,), "heads.mlm.bias": (self.decoder_bias,)}
         return found

