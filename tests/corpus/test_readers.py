@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
 from collections.abc import Callable
@@ -168,7 +169,7 @@ def test_slices_share_a_file_without_loss_or_overlap(tmp_path: Path, name: str) 
         for part in range(7)
     ]
     assert all(found)
-    assert sorted(sum(found, [])) == sorted(texts)
+    assert sorted(itertools.chain.from_iterable(found)) == sorted(texts)
 
 
 def test_the_text_column_is_guessed_or_set(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Bytes to text: byte-order marks, UTF-8, Windows-1252 where it is plausible, else charset-normalizer."""
+"""Bytes to text: byte-order marks, UTF-8, Windows-1252 where it is plausible, else charset-normalizer.
+
+A short text in an old encoding can be taken for another that fits as well; `encoding=` then sets it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,12 @@ HEAD = 1 << 16
 CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 # What western European text holds outside ASCII: letters, quotes, dashes, common signs.
 WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŒœŠšŽžŸ‘’“”–—…•«»„‚‹›°§©®€£¡¿·\xa0")
+
+# The encodings that texts before UTF-8 are in. Asked among all it knows, charset-normalizer finds rare ones that fit.
+USUAL = (
+    "cp1250 iso8859_2 cp1251 koi8_r koi8_u iso8859_5 cp866 cp1253 iso8859_7 cp1254 iso8859_9 cp1255 iso8859_8 cp1256 "
+    "iso8859_6 cp1257 cp1258 cp1252 cp932 euc_jp gb18030 big5 cp949 cp874"
+)
 
 
 class Unusable(Exception):
@@ -101,7 +110,7 @@ def _single_byte(sample: bytes) -> str:
         return "cp1252"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample).best()
+    best = from_bytes(sample, cp_isolation=USUAL.split()).best()
     if best is None:
         raise Unusable("undecodable", "no encoding fits")
     return best.encoding

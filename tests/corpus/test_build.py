@@ -1,0 +1,342 @@
+"""Whole builds on small folders: duplicates, the split, the report, bad input, reruns."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import (
+    ArtifactError,
+    DiskFull,
+    EmptyInput,
+    InputError,
+    MissingExtra,
+    SettingsError,
+)
+from encodery.base.settings import overrides, with_overrides
+from encodery.corpus import engine, heldout, sources
+from encodery.corpus.run import build
+from encodery.corpus.settings import CorpusSettings
+from encodery.corpus.shards import SPLITS, documents, shard_paths
+from encodery.corpus.stats import measure
+
+Make = Callable[..., str]
+
+
+def settings(*given: str) -> CorpusSettings:
+    return with_overrides(CorpusSettings, {}, overrides(given))
+
+
+def texts(corpus: Path, split: str | None = None) -> list[str]:
+    return [d.text for s in SPLITS if split in (None, s) for d in documents(shard_paths(corpus, s))]
+
+
+def rows(folder: Path, said: list[str], name: str = "rows.jsonl") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in said), encoding="utf-8")
+    return path
+
+
+def report(corpus: Path) -> Any:
+    return json.loads((corpus / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
+    folder = tmp_path / "in"
+    (folder / "pack" / "deep").mkdir(parents=True)
+    for number in range(30):
+        (folder / "pack" / "deep" / f"{number}.txt").write_text(text(number))
+    (folder / "note.md").write_text("# Note\n\n" + text(100))
+    (folder / ".hidden.txt").write_text(text(101))
+    rows(folder, [text(200), "too short"])
+    built = build([folder], tmp_path / "out", settings("license=CC0"), workers=1)
+    assert built.fresh
+    figures = built.artifact.manifest.figures
+    assert figures["documents"] == 32
+    assert 1 <= figures["heldout_documents"] == len(texts(tmp_path / "out", "heldout")) <= 3
+    assert sorted(texts(tmp_path / "out")) == sorted([*(text(n) for n in range(30)), "# Note\n\n" + text(100), text(200)])
+    found = [d for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    assert {d.metadata["source"] for d in found} == {"pack", "in"}
+    assert {d.metadata["license"] for d in found} == {"CC0"}
+    assert "pack/deep/3.txt" in {d.metadata["path"] for d in found}
+    assert all(d.id == heldout.text_id(d.text) for d in found)
+    told = report(tmp_path / "out")
+    assert told["licenses"] == {"CC0": {"documents": 32, "bytes": sum(len(d.text.encode()) for d in found)}}
+    assert told["dropped"] == {
+        "filter length": {
+            "too_short": {"documents": 1, "bytes": 9, "samples": [{"path": "rows.jsonl", "text": "too short"}]}
+        }
+    }
+    built.artifact.verify()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, text: Make) -> None:
+    distinct = [text(number, 200) for number in range(40)]
+    near = [said.replace("river", "stream", 1) + "\n\nOne more sentence." for said in distinct[:10]]
+    same = [said.upper().replace("\n\n", "\n\n\n") for said in distinct[10:20]]
+    shared = [said[: len(said) // 3] + "\n\n" + text(900 + n, 300) for n, said in enumerate(distinct[20:30])]
+    rows(tmp_path / "in", distinct + near + same + shared)
+    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    kept = texts(tmp_path / "out")
+    told = report(tmp_path / "out")["dropped"]
+    assert told["dedup exact"]["duplicate"]["documents"] == 10
+    assert told["dedup minhash"]["duplicate"]["documents"] == 10
+    assert set(distinct[10:]) | set(shared) <= set(kept)
+    assert len(kept) == 50
+    assert all((a in kept) != (b in kept) for a, b in zip(distinct, near, strict=False))
+
+
+def test_one_of_each_cluster_survives_exact_and_near_dedup_together(tmp_path: Path, text: Make) -> None:
+    base = [text(number, 200) for number in range(12)]
+    said = []
+    for number, one in enumerate(base):
+        said += [one, one.lower(), one + f"\n\nTail {number}.", one.replace(".", "!", 1)]
+    rows(tmp_path / "in", said)
+    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    kept = texts(tmp_path / "out")
+    assert len(kept) == 12
+    assert {one[:30].lower() for one in base} == {one[:30].lower() for one in kept}
+
+
+def test_the_result_does_not_depend_on_workers(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "TASK_BYTES", 20_000)
+    said = [text(number % 150, 100) + (f"\n\nExtra {number}." if number >= 150 else "") for number in range(220)]
+    rows(tmp_path / "in", said)
+    for number in range(10):
+        (tmp_path / "in" / f"{number}.txt").write_text(text(1000 + number))
+    one = build([tmp_path / "in"], tmp_path / "one", workers=1).artifact
+    two = build([tmp_path / "in"], tmp_path / "two", workers=2).artifact
+    assert len(shard_paths(tmp_path / "one", "train")) > 3
+    assert one.manifest.figures["documents"] == 160
+    assert one.manifest.fingerprint == two.manifest.fingerprint
+
+
+def test_the_split_is_by_text_alone(tmp_path: Path, text: Make) -> None:
+    said = [text(number, 60) for number in range(400)]
+    rows(tmp_path / "in", said)
+    rows(tmp_path / "more", list(reversed(said + [text(number, 60) for number in range(1000, 1100)])))
+    given = settings("heldout=0.2", "skip=['minhash']")
+    build([tmp_path / "in"], tmp_path / "a", given, workers=1)
+    build([tmp_path / "more"], tmp_path / "b", given, workers=1)
+    a, b = set(texts(tmp_path / "a", "heldout")), set(texts(tmp_path / "b", "heldout"))
+    assert 50 < len(a) < 110
+    assert a == b & set(said)
+    assert not a & set(texts(tmp_path / "a", "train"))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 1), (15, 1), (150, 15), (1000, 20)])
+def test_small_corpora_hold_out_some(count: int, expected: int) -> None:
+    assert heldout.wanted(count, 0.01, 20) == expected
+
+
+def test_how_many_are_held_out() -> None:
+    assert heldout.wanted(5000, 0.01, 20) is None
+    assert heldout.wanted(100, 0.0, 20) is None
+    assert heldout.wanted(100, 0.5, 20) is None
+    places = [heldout.position(heldout.text_id(str(n))) for n in range(1000)]
+    assert 0.4 < sum(places) / 1000 < 0.6
+    assert sum(p < heldout.threshold(sorted(places)[:21], 20) for p in places) == 20
+    assert heldout.threshold([0.5], 1) == 1.0
+
+
+def test_nothing_held_out_when_told_so(tmp_path: Path, text: Make) -> None:
+    rows(tmp_path / "in", [text(number) for number in range(5)])
+    build([tmp_path / "in"], tmp_path / "out", settings("heldout=0"), workers=1)
+    assert not shard_paths(tmp_path / "out", "heldout")
+    assert len(texts(tmp_path / "out", "train")) == 5
+
+
+def test_bad_files_are_counted_and_named(tmp_path: Path, text: Make) -> None:
+    folder = tmp_path / "in"
+    rows(folder, [text(1), text(2)])
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write("{broken\n")
+    (folder / "empty.txt").touch()
+    (folder / "noise.txt").write_bytes(bytes(range(256)) * 50)
+    (folder / "picture.png").write_bytes(b"\x89PNG....")
+    (folder / "half.txt.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00")
+    (folder / "gone.txt").symlink_to("nowhere")
+    (folder / "again.txt").symlink_to("rows.jsonl")
+    os.mkfifo(folder / "pipe.txt")
+    build([folder], tmp_path / "out", workers=1)
+    told = report(tmp_path / "out")["input"]
+    assert told["left_out"] == {
+        "broken link": 1, "empty": 1, "format .png": 1, "no regular file": 1, "read twice": 1,
+    }  # fmt: skip
+    assert told["problems"] == {"broken row": 1, "file binary": 1, "file corrupt": 1}
+    named = {entry["path"] for entry in told["problem_files"]}
+    assert named == {str(folder / name) for name in ("rows.jsonl", "noise.txt", "half.txt.gz")}
+    assert len(texts(tmp_path / "out")) == 2
+
+
+def test_a_long_document_is_cut_and_nothing_of_it_lost(tmp_path: Path, text: Make) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    said = "\n\n".join(text(number, 200) for number in range(300))
+    (folder / "book.txt").write_text(said)
+    build([folder], tmp_path / "out", settings("rewrite.pieces.max_characters=20000"), workers=1)
+    found = [d for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    assert len(found) > 15
+    assert max(len(d.text) for d in found) <= 20_000
+    ordered = sorted(found, key=lambda d: int(d.metadata["piece"]))
+    assert "\n\n".join(d.text for d in ordered) == said
+    assert {d.metadata["pieces"] for d in found} == {len(found)}
+    assert report(tmp_path / "out")["steps"]["rewrite pieces"]["cut"] == 1
+
+
+def test_ten_megabytes_without_a_break_are_cut_too() -> None:
+    from encodery.corpus.steps.rewrite.pieces import Pieces
+
+    pieces = Pieces().apply("x" * 10_000_000)
+    assert "".join(pieces) == "x" * 10_000_000
+    assert max(map(len, pieces)) <= 100_000
+    assert min(map(len, pieces)) > 50_000
+
+
+def test_empty_input_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(EmptyInput, match="no files"):
+        build([tmp_path / "in"], tmp_path / "out", workers=1)
+    (tmp_path / "in" / "a.png").write_bytes(b"x")
+    with pytest.raises(EmptyInput, match=r"1 files passed over \(1 format \.png\)"):
+        build([tmp_path / "in"], tmp_path / "out", workers=1)
+    (tmp_path / "in" / "b.txt").write_text("short")
+    with pytest.raises(EmptyInput, match="1 too_short"):
+        build([tmp_path / "in"], tmp_path / "out", workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    with pytest.raises(InputError, match="Did you mean"):
+        build([tmp_path / "inn"], tmp_path / "out", workers=1)
+    with pytest.raises(InputError, match="no file matches"):
+        build([tmp_path / "*.nothing"], tmp_path / "out", workers=1)
+
+
+def test_a_finished_corpus_is_not_built_again(tmp_path: Path, text: Make) -> None:
+    path = rows(tmp_path / "in", [text(number) for number in range(5)])
+    out = tmp_path / "out"
+    first = build([path], out, workers=1)
+    again = build([path], out, workers=1)
+    assert (first.fresh, again.fresh) == (True, False)
+    assert first.artifact == again.artifact
+    with pytest.raises(ArtifactError, match="other settings"):
+        build([path], out, settings("heldout=0.5"), workers=1)
+    rows(tmp_path / "in", [text(number) for number in range(6)])
+    with pytest.raises(ArtifactError, match="other input files"):
+        build([path], out, workers=1)
+    assert build([path], out, workers=1, overwrite=True).artifact.manifest.figures["documents"] == 6
+
+
+def test_the_output_is_not_read_when_it_lies_in_the_source(tmp_path: Path, text: Make) -> None:
+    rows(tmp_path, [text(number) for number in range(5)])
+    out = tmp_path / "corpus"
+    build([tmp_path], out, workers=1)
+    assert not build([tmp_path], out, workers=1).fresh
+
+
+def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from encodery.corpus.shard_writer import ShardWriter
+
+    path = rows(tmp_path / "in", [text(number) for number in range(30)])
+    passes = []
+    real = ShardWriter._write
+
+    def full(self: Any, document: Any, file: Any, name: str) -> None:
+        if "split" in document["metadata"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, document, file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "_write", full)
+        with pytest.raises(DiskFull, match="no space left"):
+            build([path], tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    run_pass = engine.run_pass
+    logs: list[bool] = []
+
+    def spied(each: Any, tasks: int, workers: int, folder: Path, *rest: Any) -> None:
+        passes.append(each.name)
+        logs.append((folder / each.name.replace(" ", "_") / "completions" / "00000").exists())
+        run_pass(each, tasks, workers, folder, *rest)
+
+    monkeypatch.setattr("encodery.corpus.run.run_pass", spied)
+    resumed = build([path], tmp_path / "out", workers=1).artifact
+    assert dict(zip(passes, logs, strict=True))["read and filter"]
+    assert not dict(zip(passes, logs, strict=True))["write"]
+    fresh = build([path], tmp_path / "fresh", workers=1).artifact
+    assert resumed.manifest.fingerprint == fresh.manifest.fingerprint
+
+
+def test_work_of_other_settings_is_not_taken_up(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = rows(tmp_path / "in", [text(number) for number in range(30)])
+    monkeypatch.setattr("encodery.corpus.run.collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build([path], tmp_path / "out", settings("license=A"), workers=1)
+    monkeypatch.undo()
+    build([path], tmp_path / "out", settings("license=B"), workers=1)
+    assert set(report(tmp_path / "out")["licenses"]) == {"B"}
+
+
+def test_two_builds_of_one_folder_do_not_mix(tmp_path: Path, text: Make) -> None:
+    path = rows(tmp_path / "in", [text(1)])
+    with (
+        engine.alone(tmp_path / ".out.draft" / "work" / "logs"),
+        pytest.raises(InputError, match="another build of this corpus is running"),
+    ):
+        build([path], tmp_path / "out", workers=1)
+
+
+def test_settings_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="Did you mean 'minhash'"):
+        settings("skip=['minhsh']")
+    with pytest.raises(SettingsError, match=r"heldout = 1\.5"):
+        settings("heldout=1.5")
+    with pytest.raises(SettingsError, match="Did you mean 'min_words'"):
+        settings("filter.length.min_word=5")
+    assert "c4" in settings("filter.c4=c4").filter
+    with pytest.raises(InputError, match="'local' or 'ray'"):
+        build([tmp_path], tmp_path / "out", engine="slurm")  # type: ignore[arg-type]
+
+
+def test_ray_is_an_extra(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    path = rows(tmp_path / "in", [text(1)])
+    with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
+        build([path], tmp_path / "out", engine="ray")
+
+
+def test_stats_count_what_is_there(tmp_path: Path) -> None:
+    said = ["Ten words of Latin letters are in this one document.", "Тут десять слов русскими буквами в одном тексте есть вот"]
+    rows(tmp_path / "in", said)
+    build([tmp_path / "in"], tmp_path / "out", settings("filter.length.min_words=1", "heldout=0.5"), workers=1)
+    measured = measure(tmp_path / "out")
+    assert sum(measured.documents.values()) == 2
+    assert sum(measured.words.values()) == 20
+    assert sum(measured.bytes.values()) == sum(len(each.encode()) for each in said)
+    assert measured.histogram == {16: 2}
+    assert set(measured.scripts) == {"Latin", "Cyrillic"}
+    assert 0.4 < measured.scripts["Latin"] < 0.6
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
+        measure(tmp_path / "in")
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, text: Make) -> None:
+    rows(tmp_path / "in", [text(number) for number in range(5)])
+    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    shard = shard_paths(tmp_path / "out", "train")[0]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match=shard.name):
+        list(documents([shard]))
+    with pytest.raises(ArtifactError, match=shard.name):
+        Artifact.open(tmp_path / "out").verify()
+    with pytest.raises(InputError, match="no split 'test'"):
+        shard_paths(tmp_path / "out", "test")

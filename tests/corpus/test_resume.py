@@ -1,0 +1,53 @@
+"""A build that is killed and run again gives the corpus of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encodery.corpus import sources
+from encodery.corpus.run import build
+
+SCRIPT = """
+import sys
+from encodery.corpus import sources
+from encodery.corpus.run import build
+if __name__ == "__main__":
+    sources.TASK_BYTES = 60_000
+    build([sys.argv[1]], sys.argv[2], workers=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["read_and_filter", "minhash_signatures", "write"])
+def test_killed_and_run_again(
+    tmp_path: Path, text: Callable[..., str], monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text(number % 900, 150)}) + "\n" for number in range(1000)))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    out, work = tmp_path / "out", tmp_path / ".out.draft" / "work"
+    process = subprocess.Popen([sys.executable, str(script), str(path), str(out)], start_new_session=True)
+    completions = work / "logs" / after / "completions"
+    end = time.monotonic() + 120
+    while not (completions.is_dir() and any(completions.iterdir())) and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    # Only the parent dies: its workers may finish a task, which the rerun must wait for.
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    monkeypatch.setattr(sources, "TASK_BYTES", 60_000)
+    resumed = build([path], out, workers=2).artifact
+    fresh = build([path], tmp_path / "fresh", workers=1).artifact
+    assert fresh.manifest.figures["documents"] == 900
+    assert resumed.manifest.fingerprint == fresh.manifest.fingerprint
