@@ -90,17 +90,21 @@ def measured_text(corpus: str | Path, limit: int = 20_000_000) -> list[Document]
     Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
     """
     Artifact.open(corpus, "corpus")
-    paths = shard_paths(corpus, "heldout") or shard_paths(corpus, "train")
+    for split in ("heldout", "train"):
+        if found := _first(documents(shard_paths(corpus, split)), limit):
+            return found
+    raise EmptyInput(f"{corpus}: holds no text to measure on.")
+
+
+def _first(text: Iterable[Document], limit: int) -> list[Document]:
     found: list[Document] = []
     size = 0
-    for document in documents(paths):
+    for document in text:
         size += len(document.text.encode("utf-8", errors="replace"))
         if size > limit and found:
             break
         if document.text.strip():
             found.append(document)
-    if not found:
-        raise EmptyInput(f"{corpus}: holds no text to measure on.")
     return found
 
 

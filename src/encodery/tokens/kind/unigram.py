@@ -18,7 +18,8 @@ from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.kind._special import SPECIAL, UNK, with_special
 
 DIGITS = 6
-BYTE_PENALTY = 10.0
+NEVER = -1000.0  # of pieces that text must not become: special tokens and spelled bytes, if written out in it
+WRITTEN = sorted(set("".join(SPECIAL) + "<0x123456789ABCDEF>"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +42,13 @@ class Unigram(TokenizerKind):
             vocab_size=room,
             special_tokens=list(SPECIAL),
             unk_token=UNK,
+            initial_alphabet=WRITTEN,
             max_piece_length=self.longest,
             show_progress=False,
         )
         bare.train_from_iterator(texts, trainer)
         pieces = _settled(json.loads(bare.to_str())["model"]["vocab"][len(SPECIAL) :], room - len(SPECIAL))
-        lowest = min(score for _, score in pieces)
-        table = [(name, 0.0) for name in SPECIAL] + pieces
-        table += [(name, lowest - BYTE_PENALTY) for name in spelled]
+        table = [(name, NEVER) for name in SPECIAL] + pieces + [(name, NEVER) for name in spelled]
         return with_special(self._around(models.Unigram(table, SPECIAL.index(UNK), self.byte_fallback)))
 
     def _around(self, model: models.Unigram) -> Tokenizer:

@@ -1,0 +1,83 @@
+"""The quality report counts what can be counted by hand, and the verb shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import EmptyInput
+from encodery.cli.__main__ import run
+from encodery.corpus.document import Document
+from encodery.tokens.kind.byte import Byte
+from encodery.tokens.measure import compare, measure, measured_text
+from encodery.tokens.store import TokenStore
+from encodery.tokens.tokenizer import Tokenizer
+
+
+def test_figures_of_bytes_are_known() -> None:
+    tokenizer = Tokenizer(Byte().train([], 0))
+    text = [Document("a", "ab cdé", {"source": "x"}), Document("b", "fg", {"source": "y"})]
+    figures = measure(tokenizer, text, "byte")
+    assert figures.tokens == figures.bytes == 9
+    assert figures.tokens_per_word == 3.0
+    assert figures.bytes_per_token == 1.0
+    assert figures.unknown_rate == 0.0
+    assert figures.whole_words == 0.0
+    assert figures.vocabulary_used == round(9 / 261, 4)
+    assert {source: f.bytes for source, f in figures.sources.items()} == {"x": 7, "y": 2}
+
+
+def test_figures_of_words(tokenizer: Tokenizer) -> None:
+    text = [Document("a", "the statement 北 is the statement", {})]
+    figures = measure(tokenizer, text, "wordpiece")
+    ids = tokenizer.encode(text[0].text).tolist()
+    assert figures.tokens == len(ids)
+    assert figures.unknown_rate == round(1 / len(ids), 6)
+    assert figures.whole_words == round(5 / 6, 4)
+    assert figures.sources == {}
+    assert figures.commonest_pieces[0] == ("the", round(2 / len(ids), 4))
+    assert figures.longest_pieces[0] == "statement"
+
+
+def test_heldout_text_is_measured_within_its_limit(corpus: Path) -> None:
+    text = measured_text(corpus)
+    assert len(text) == 8
+    assert len(measured_text(corpus, limit=len(text[0].text.encode()) + 1)) == 1
+
+
+def test_training_text_stands_in_where_nothing_is_held_out(
+    make_corpus: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    make_corpus(tmp_path / "c", ["one", "two"], [], shards=1)
+    assert [document.text for document in measured_text(tmp_path / "c")] == ["one", "two"]
+    make_corpus(tmp_path / "e", ["  "], [], shards=1)
+    with pytest.raises(EmptyInput, match="measure"):
+        measured_text(tmp_path / "e")
+
+
+def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Path) -> None:
+    first, second = compare([tokenizer_folder, tokenizer_folder], corpus)
+    assert first == second
+    assert first.documents == 8
+    assert 1 < first.tokens_per_word < 4
+    assert 0.3 < first.whole_words < 1
+
+
+def test_the_verb_from_training_to_checking(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wp, store = str(tmp_path / "wp"), str(tmp_path / "store")
+    assert run(["tokens", "train", str(corpus), "--out", wp, "kind=bpe", "vocab=600"]) == 0
+    assert run(["tokens", "measure", wp, "--on", str(corpus), "--json", str(tmp_path / "m.json")]) == 0
+    figures = json.loads((tmp_path / "m.json").read_text())[0]
+    assert figures["vocab_size"] == 640
+    assert "tokens per word" in capsys.readouterr().out
+    assert run(["tokens", "pack", str(corpus), wp, "--out", store]) == 0
+    assert run(["tokens", "verify", store]) == 0
+    assert f"{TokenStore.open(store).tokens:,}" in capsys.readouterr().out
+    assert run(["tokens", "pieces", wp, "a [MASK]"]) == 0
+    assert "[MASK] 4" in " ".join(capsys.readouterr().out.split())
+    assert run(["tokens", "train", str(corpus), "--out", str(tmp_path / "x"), "kind=bep"]) == 2
+    assert "Did you mean 'bpe'" in " ".join(capsys.readouterr().err.split())
