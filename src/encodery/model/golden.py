@@ -7,6 +7,7 @@ Shapes: T tokens, B sequences, H width, M rows, C columns of the vocabulary.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -41,13 +42,22 @@ def drift(model: Model, golden: dict[str, Tensor]) -> float:
     """The largest difference from what was computed then, as a share of the largest value."""
     cu = golden["cu_seqlens"]
     batch = Batch(golden["ids"], cu, int(cu.diff().max()), golden.get("segment"))
-    now = _run(model, batch, golden.get("rows"))
+    return apart(_run(model, batch, golden.get("rows")), golden)
+
+
+def apart(now: dict[str, Tensor], golden: dict[str, Tensor]) -> float:
+    """The largest difference between equally named tensors, as a share of the largest value; never NaN."""
     worst = 0.0
     for name, value in now.items():
         scale = max(1.0, float(golden[name].abs().max()))
-        apart = (value - golden[name]).abs().max() / scale
-        worst = max(worst, float("inf") if not torch.isfinite(apart) else float(apart))
+        share = float((value - golden[name]).abs().max()) / scale
+        worst = max(worst, share if math.isfinite(share) else math.inf)
     return worst
+
+
+def columns(vocab: int) -> Tensor:
+    """The ids (C,) whose logits are kept."""
+    return torch.linspace(0, vocab - 1, min(COLUMNS, vocab)).long()
 
 
 def _batch(model: Model) -> Batch:
@@ -58,7 +68,8 @@ def _batch(model: Model) -> Batch:
     parameters = sum(p.numel() for p in model.encoder.blocks.parameters())
     if lengths[-1] < reach <= settings.max_length and 2.0 * parameters * reach <= LOCAL_COST:
         lengths.append(reach)
-    ids = [(7919 * place + 104_729) % settings.vocab for place in range(sum(lengths))]
+    low = settings.vocab // 2  # special tokens come first; a padding token would move a RoBERTa's positions elsewhere
+    ids = [low + (7919 * place + 104_729) % (settings.vocab - low) for place in range(sum(lengths))]
     segments = [place // 3 % settings.segments for place in range(len(ids))] if settings.segments > 1 else None
     cuts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     spans = list(itertools.pairwise(cuts))
@@ -76,7 +87,7 @@ def _run(model: Model, batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
     found = {"hidden": hidden}
     if rows is not None:
         weight, bias = model.mlm.decoder(model.encoder)
-        columns = torch.linspace(0, weight.shape[0] - 1, min(COLUMNS, weight.shape[0])).long()
-        logits = model.mlm.features(hidden[rows]) @ weight[columns].T
-        found["logits"] = logits if bias is None else logits + bias[columns]
+        chosen = columns(weight.shape[0])
+        logits = model.mlm.features(hidden[rows]) @ weight[chosen].T
+        found["logits"] = logits if bias is None else logits + bias[chosen]
     return found

@@ -123,13 +123,9 @@ def load_model(source: str | Path, *, verify: bool = True) -> Loaded:
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the files that make a tokenizer; others in the folder stay behind."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in (*TOKENIZER_FILES, MANIFEST):
-        if (source / name).is_file() and (name != MANIFEST or _is_tokenizer(source)):
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def _is_tokenizer(folder: Path) -> bool:
-    return Artifact.open(folder).manifest.kind == "tokenizer"
 
 
 def _tokenizer_of(folder: Path) -> Path | None:

@@ -1,0 +1,48 @@
+"""encodery load: take in a BERT, RoBERTa or ModernBERT checkpoint as a model of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(help="A Hugging Face or sentence-transformers folder, or a name on the hub.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Read config.json and safetensors of a stock layout and write a model folder.
+
+    Nothing is lost: what our model has no place for (a pooler, a task head) is kept, and `encodery export hf` writes
+    the checkpoint back bit for bit. Pooling, normalisation and length of sentence-transformers folders are kept too.
+    """
+    from rich.console import Console
+
+    from encodery.model.load import load_model, save_model
+
+    loaded = load_model(source)
+    parents = {"model": loaded.artifact} if loaded.artifact is not None else None
+    figures = {"parameters": sum(p.numel() for p in loaded.model.parameters())}
+    saved = save_model(
+        out,
+        loaded.model,
+        loaded.tokenizer_path,
+        settings=loaded.settings,
+        origin=loaded.origin,
+        parents=parents,
+        figures=figures,
+        overwrite=overwrite,
+    )
+    settings, console = loaded.model.settings, Console(highlight=False)
+    layout = "ours" if loaded.origin is None else loaded.origin.door
+    head = "with" if settings.head is not None else "without"
+    console.print(
+        f"{saved.path}: {figures['parameters']:,} parameters, {settings.depth} layers of width {settings.width}, "
+        f"vocabulary {settings.vocab:,}, {head} a masked-language-model head (layout {layout})."
+    )
+    if loaded.tokenizer_path is None:
+        console.print("It came without a tokenizer: put tokenizer.json beside the weights and load it again.")

@@ -1,0 +1,168 @@
+"""The model card of an export: what the model is, how to use it, what was measured, from which text it came."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import ArtifactError
+from encodery.base.parts import name_of
+from encodery.model.load import Loaded
+from encodery.model.network import ModelSettings
+
+MOST_SOURCES = 15
+SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+def card(
+    loaded: Loaded,
+    folder: Path,
+    config: Mapping[str, Any],
+    drifts: Mapping[str, Any],
+    *,
+    title: str | None,
+    licence: str | None,
+) -> str:
+    """The text of README.md, with the hub's front matter."""
+    settings = loaded.model.settings
+    ancestors = list(lineage(loaded.artifact)) if loaded.artifact is not None else []
+    sections = [
+        _front_matter(settings, licence),
+        f"# {title or folder.name}\n\n{_what(loaded)}",
+        _use(settings, loaded, config),
+        _figures(loaded.artifact, ancestors),
+        _data(ancestors),
+        _licence(licence),
+        _made(loaded, ancestors, drifts),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def lineage(artifact: Artifact) -> Iterator[Artifact]:
+    """The artifacts it came from, nearest first, as far as they still lie where they were, unchanged."""
+    for entry in artifact.manifest.parents.values():
+        try:
+            found = Artifact.open(entry["path"], entry["kind"])
+        except ArtifactError:
+            continue
+        if found.manifest.fingerprint == entry["fingerprint"]:
+            yield found
+            yield from lineage(found)
+
+
+def _front_matter(settings: ModelSettings, licence: str | None) -> str:
+    lines = ["---", "library_name: transformers"]
+    lines.append(f"pipeline_tag: {'fill-mask' if settings.head is not None else 'feature-extraction'}")
+    if licence is not None and SPDX.fullmatch(licence):
+        lines.append(f"license: {licence.lower()}")
+    return "\n".join([*lines, "tags:", "- encodery", "- encoder", "---"])
+
+
+def _what(loaded: Loaded) -> str:
+    settings = loaded.model.settings
+    shape = settings.shape
+    size = sum(p.numel() for p in loaded.model.parameters())
+    windows = [settings.mask.window(layer, shape.depth) for layer in range(shape.depth)]
+    local = [w for w in windows if w is not None]
+    reach = f", {len(local)} of them local within {local[0]} tokens to either side" if local else ""
+    parts = ", ".join(
+        f"{field} `{name_of(getattr(settings, field))}`" for field in ("positions", "ffn", "norm", "block")
+    )
+    return (
+        f"A bidirectional text encoder with {size:,} parameters: {shape.depth} layers{reach}, width {shape.width}, "
+        f"{shape.heads} heads, feed-forward width {shape.inner}, up to {shape.max_length} tokens "
+        f"({parts}). Made with encodery."
+    )
+
+
+def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> str:
+    kind = "AutoModelForMaskedLM" if settings.head is not None else "AutoModel"
+    notes = ["It loads with the library's own classes; no remote code is needed."]
+    pooled = loaded.origin is not None and any("pooler." in name for name in loaded.origin.rest)
+    if config.get("model_type") != "modernbert" and not pooled:
+        notes.append("`pooler_output` was not trained here: for sentence vectors take the mean of the hidden states.")
+    if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab:
+        notes.append(
+            f"The vocabulary has {used:,} entries; the tables hold {settings.vocab:,} rows, a round number. "
+            f"The ids from {used} up stand for nothing and were never trained."
+        )
+    embed = loaded.settings.get("embed")
+    if embed:
+        notes.append(f"Embedding settings: `{json.dumps(embed, ensure_ascii=False)}`.")
+    lines = ["## Use", "", "```python", f"from transformers import {kind}, AutoTokenizer", ""]
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {kind}.from_pretrained("PATH")', "```", ""]
+    return "\n".join(lines + [f"- {note}" for note in notes])
+
+
+def _figures(artifact: Artifact | None, ancestors: list[Artifact]) -> str:
+    own = {} if artifact is None else artifact.manifest.figures
+    beside = {} if artifact is None else _json(artifact.path.parent / "figures.json")
+    rows = {k: v for k, v in {**beside, **own}.items() if isinstance(v, str | int | float)}
+    if not rows:
+        return ""
+    return "\n".join(
+        ["## Figures", "", "| figure | value |", "|---|---|", *(f"| {k} | {_plain(v)} |" for k, v in rows.items())]
+    )
+
+
+def _data(ancestors: list[Artifact]) -> str:
+    found = ["## Training data"]
+    corpora = [a for a in ancestors if a.manifest.kind == "corpus"]
+    for corpus in corpora:
+        report = _json(corpus.path / "report.json")
+        rows = {k: v for k, v in corpus.manifest.figures.items() if isinstance(v, str | int | float)}
+        amounts = ", ".join(f"{_plain(value)} {key.replace('_', ' ')}" for key, value in rows.items())
+        found.append(f"A corpus of {amounts}.")
+        for heading in ("licenses", "sources"):
+            found.append(_shares(heading, report.get(heading) or {}))
+    if not corpora:
+        found.append(
+            "The text it was trained on is not recorded beside the model; ask whoever trained it before relying on it."
+        )
+    found.append(
+        "A model of this kind repeats the views and the mistakes of its text, and can reveal pieces of it. "
+        "It was not checked for either."
+    )
+    return "\n\n".join(part for part in found if part)
+
+
+def _shares(heading: str, table: Mapping[str, Any]) -> str:
+    if not table:
+        return ""
+    rows = [f"| {name} | {entry['documents']:,} | {entry['bytes']:,} |" for name, entry in table.items()]
+    more = [f"| and {len(rows) - MOST_SOURCES} more | | |"] if len(rows) > MOST_SOURCES else []
+    top = f"| {heading} | documents | bytes |"
+    return "\n".join([top, "|---|---|---|", *rows[:MOST_SOURCES], *more])
+
+
+def _licence(licence: str | None) -> str:
+    told = f"`{licence}`." if licence else "Not stated. The licences of the training text above may bind its use."
+    return f"## Licence\n\n{told}"
+
+
+def _made(loaded: Loaded, ancestors: list[Artifact], drifts: Mapping[str, Any]) -> str:
+    lines = ["## How it was made", ""]
+    for artifact in ([loaded.artifact] if loaded.artifact is not None else []) + ancestors:
+        lines.append(f"- {artifact.manifest.kind} `{artifact.manifest.fingerprint}`, {artifact.manifest.created}")
+    if loaded.origin is not None:
+        lines.append(f"- imported from the {loaded.origin.door} layout")
+    measured = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in drifts.items())
+    lines.append(f"- checked when it was written: {measured}; `golden.safetensors` holds what it must compute")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return table if isinstance(table, dict) else {}
