@@ -78,6 +78,17 @@ def test_unknown_tokens_and_empty_documents_are_counted(
     assert len(store.heldout) == 0
 
 
+def test_packing_again_does_nothing_and_something_else_is_refused(
+    corpus: Path, store: TokenStore, tokenizer_folder: Path, make_corpus: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    before = (store.path / "manifest.json").stat().st_mtime_ns
+    assert pack(corpus, tokenizer_folder, store.path).fingerprint == store.fingerprint
+    assert (store.path / "manifest.json").stat().st_mtime_ns == before
+    make_corpus(tmp_path / "other", ["other words"], [], shards=1)
+    with pytest.raises(InputError, match="already exists"):
+        pack(tmp_path / "other", tokenizer_folder, store.path)
+
+
 @pytest.mark.slow
 def test_processes_write_the_same_store(
     corpus: Path, store: TokenStore, tokenizer_folder: Path, tmp_path: Path

@@ -36,6 +36,16 @@ def test_training_twice_writes_the_same_files(corpus: Path, tokenizer_folder: Pa
     assert again.manifest.fingerprint == Artifact.open(tokenizer_folder).manifest.fingerprint
 
 
+def test_training_into_the_same_folder_does_nothing_unless_something_differs(
+    corpus: Path, tokenizer_folder: Path
+) -> None:
+    before = Artifact.open(tokenizer_folder).manifest.created, (tokenizer_folder / "manifest.json").stat().st_mtime_ns
+    again = train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab=1000))
+    assert (again.manifest.created, (tokenizer_folder / "manifest.json").stat().st_mtime_ns) == before
+    with pytest.raises(InputError, match="already exists"):
+        train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab=1001))
+
+
 def test_it_is_the_same_after_saving(tokenizer: Tokenizer, tmp_path: Path, texts: list[str]) -> None:
     tokenizer.save(tmp_path / "copy", max_length=512, segments=True)
     copy = Tokenizer.load(tmp_path / "copy")

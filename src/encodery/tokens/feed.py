@@ -24,12 +24,12 @@ import numpy.typing as npt
 
 from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
-from encodery.tokens.chunks import Chunks, DocumentChunks, StreamChunks, cut
+from encodery.tokens.chunks import Chunks, DocumentChunks, StreamChunks
+from encodery.tokens.fit import cut_long, cut_to_fit, deal, fill, least
 from encodery.tokens.shuffle import Integers, permute
 from encodery.tokens.store import TokenSplit
 
 BLOCK = 4096
-LEAST = 16
 FULL = 0.99
 
 
@@ -144,22 +144,22 @@ class Feed:
     def _take(self, budget: int, longest: int) -> tuple[Integers, Integers]:
         extra = self.chunks.extra
         size = longest - extra
-        starts, lengths = _split(self._at.starts, self._at.lengths, size)
+        starts, lengths = cut_long(self._at.starts, self._at.lengths, size)
         taken = int(np.cumsum(lengths + extra).searchsorted(budget, "right"))
         while len(lengths) - taken < self.settings.lookahead:
             missing = max(budget - int((lengths + extra).sum()), 0)
             more = self._draw(self.settings.lookahead + missing // longest)
-            more_starts, more_lengths = _split(*more, size)
+            more_starts, more_lengths = cut_long(*more, size)
             starts, lengths = np.concatenate([starts, more_starts]), np.concatenate([lengths, more_lengths])
             taken = int(np.cumsum(lengths + extra).searchsorted(budget, "right"))
         chosen = np.arange(len(lengths)) < taken
         room = budget - int((lengths[:taken] + extra).sum())
         near = slice(taken, taken + self.settings.lookahead)
-        room = _fill(lengths[near] + extra, chosen[near], room)
+        room = fill(lengths[near] + extra, chosen[near], room)
         batch = starts[chosen], lengths[chosen]
         starts, lengths = starts[~chosen], lengths[~chosen]
-        if room > (1 - FULL) * budget and room - extra >= _least(size):
-            batch, starts, lengths = _cut_to_fit(batch, starts, lengths, room - extra, _least(size))
+        if room > (1 - FULL) * budget and room - extra >= least(size):
+            batch, starts, lengths = cut_to_fit(batch, starts, lengths, room - extra, least(size))
         self._at = self._at._replace(starts=starts, lengths=lengths)
         return batch
 
@@ -254,62 +254,11 @@ def sweep(split: TokenSplit, settings: FeedSettings, rank: int = 0, world: int =
         held = starts[begin:], lengths[begin:]
 
 
-def deal(count: int, world: int) -> Integers:
-    """(count,) which rank takes each of `count` sequences sorted from long to short: 0 1 2 2 1 0 0 1 2 …
-
-    Shares of tokens differ by at most the longest less the shortest sequence.
-    """
-    turn, seat = np.divmod(np.arange(count), world)
-    return np.where(turn % 2 == 0, seat, world - 1 - seat)
-
-
 def _chunks(split: TokenSplit, settings: FeedSettings) -> Chunks:
     if settings.grouped:
-        return StreamChunks(split, settings.max_length, _least(settings.max_length), settings.specials)
+        return StreamChunks(split, settings.max_length, least(settings.max_length), settings.specials)
     size = settings.max_length - (2 if settings.specials else 0)
-    return DocumentChunks(split, size, _least(size), settings.min_length, settings.specials)
-
-
-def _least(size: int) -> int:
-    return min(LEAST, size // 2)
-
-
-def _split(starts: Integers, lengths: Integers, size: int) -> tuple[Integers, Integers]:
-    """Cut pieces longer than `size` into as many as needed, in place of the long one."""
-    if not len(lengths) or lengths.max() <= size:
-        return starts, lengths
-    parts = -(-lengths // size)
-    index = np.repeat(np.arange(len(lengths)), parts)
-    part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
-    begins, sizes = cut(lengths[index], part, size, _least(size))
-    return starts[index] + begins, sizes
-
-
-def _fill(sizes: Integers, chosen: npt.NDArray[np.bool_], room: int) -> int:
-    """Mark the best-fitting of `sizes` in `chosen` until none fits; the room that stays."""
-    while True:
-        fitting = np.where((sizes <= room) & ~chosen, sizes, 0)
-        best = int(fitting.argmax()) if len(fitting) else 0
-        if not len(fitting) or not fitting[best]:
-            return room
-        chosen[best] = True
-        room -= int(fitting[best])
-
-
-def _cut_to_fit(
-    batch: tuple[Integers, Integers], starts: Integers, lengths: Integers, room: int, least: int
-) -> tuple[tuple[Integers, Integers], Integers, Integers]:
-    """Move the beginning of the first piece that fills `room` best into the batch; both parts keep `least` tokens."""
-    sizes = np.minimum(lengths - least, room)
-    at = int(sizes.argmax())
-    size = int(sizes[at])
-    if size < least:
-        return batch, starts, lengths
-    batch = np.append(batch[0], starts[at]), np.append(batch[1], size)
-    starts, lengths = starts.copy(), lengths.copy()
-    starts[at] += size
-    lengths[at] -= size
-    return batch, starts, lengths
+    return DocumentChunks(split, size, least(size), settings.min_length, settings.specials)
 
 
 def _pack(chunks: Chunks, starts: Integers, lengths: Integers) -> Packed:

@@ -21,6 +21,7 @@ from encodery.base.artifact import Artifact, writing
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.machine import threads
 from encodery.corpus.shards import documents, shard_paths
+from encodery.tokens.present import present
 from encodery.tokens.shards import ShardNote, ShardWriter, finished, index_split, narrowest
 from encodery.tokens.store import KIND, SPLITS, Specials, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
@@ -51,9 +52,9 @@ def pack(
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> TokenStore:
-    """Pack both splits of a corpus. `watch(split, done, total)` is called after each shard.
+    """Pack both splits of a corpus; if `out` holds just that already, nothing is done.
 
-    `workers`: processes; by default one for each eight cores, in this process if one is enough. Raises `EmptyInput`
+    `watch(split, done, total)` is called after each shard. `workers`: processes; by default one for each eight cores, in this process if one is enough. Raises `EmptyInput`
     if the corpus has no training text, `ArtifactError` for a damaged corpus shard, `DiskFull`.
     """
     source = Artifact.open(corpus, "corpus")
@@ -65,6 +66,8 @@ def pack(
         raise EmptyInput(f"{corpus}: its training split holds no documents to pack.")
     parents = {"corpus": source, **_tokenizer_parent(tokenizer)}
     settings = {"dtype": dtype, "specials": asdict(specials), "tokenizer": words.fingerprint}
+    if not overwrite and present(out, KIND, settings, parents):
+        return TokenStore.open(out)
     with writing(out, KIND, settings, parents, overwrite=overwrite, keep=True) as draft:
         begun = time.perf_counter()
         words.save(draft.path / "tokenizer")

@@ -14,6 +14,7 @@ from encodery.corpus.document import Document
 from encodery.corpus.shards import documents, shard_paths
 from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.present import present
 from encodery.tokens.sample import Sample
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -41,11 +42,13 @@ class TokenizerSettings:
 def train_tokenizer(
     corpus: str | Path, out: str | Path, settings: TokenizerSettings, overwrite: bool = False
 ) -> Artifact:
-    """Train on the corpus's training split and write the tokenizer to `out`.
+    """Train on the corpus's training split and write the tokenizer to `out`; if it is there, nothing is done.
 
     Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
     """
     source = Artifact.open(corpus, "corpus")
+    if not overwrite and (found := present(out, KIND, encode(settings), {"corpus": source})):
+        return found
     with writing(out, KIND, encode(settings), {"corpus": source}, overwrite=overwrite) as draft:
         begun = time.perf_counter()
         texts = Sample(_documents(source, settings.kind), settings.sample_bytes, settings.document_bytes)

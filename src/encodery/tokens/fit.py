@@ -1,0 +1,66 @@
+"""Filling a budget of tokens with sequences, and dealing a batch to ranks.
+
+Shapes: n pieces, given by their starts and lengths in the ids of a split.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.tokens.chunks import cut
+from encodery.tokens.shuffle import Integers
+
+LEAST = 16
+
+
+def least(size: int) -> int:
+    """The shortest piece that cutting for pieces of `size` may leave."""
+    return min(LEAST, size // 2)
+
+
+def cut_long(starts: Integers, lengths: Integers, size: int) -> tuple[Integers, Integers]:
+    """Cut pieces longer than `size` into as many as needed, in place of the long one."""
+    if not len(lengths) or lengths.max() <= size:
+        return starts, lengths
+    parts = -(-lengths // size)
+    index = np.repeat(np.arange(len(lengths)), parts)
+    part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
+    begins, sizes = cut(lengths[index], part, size, least(size))
+    return starts[index] + begins, sizes
+
+
+def fill(sizes: Integers, chosen: npt.NDArray[np.bool_], room: int) -> int:
+    """Mark the best-fitting of `sizes` in `chosen` until none fits; the room that stays."""
+    while True:
+        fitting = np.where((sizes <= room) & ~chosen, sizes, 0)
+        best = int(fitting.argmax()) if len(fitting) else 0
+        if not len(fitting) or not fitting[best]:
+            return room
+        chosen[best] = True
+        room -= int(fitting[best])
+
+
+def cut_to_fit(
+    batch: tuple[Integers, Integers], starts: Integers, lengths: Integers, room: int, shortest: int
+) -> tuple[tuple[Integers, Integers], Integers, Integers]:
+    """Move the beginning of the piece that fills `room` best into the batch; both parts keep `shortest` tokens."""
+    sizes = np.minimum(lengths - shortest, room)
+    at = int(sizes.argmax())
+    size = int(sizes[at])
+    if size < shortest:
+        return batch, starts, lengths
+    batch = np.append(batch[0], starts[at]), np.append(batch[1], size)
+    starts, lengths = starts.copy(), lengths.copy()
+    starts[at] += size
+    lengths[at] -= size
+    return batch, starts, lengths
+
+
+def deal(count: int, world: int) -> Integers:
+    """(count,) which rank takes each of `count` sequences sorted from long to short: 0 1 2 2 1 0 0 1 2 …
+
+    Shares of tokens differ by at most the longest less the shortest sequence.
+    """
+    turn, seat = np.divmod(np.arange(count), world)
+    return np.where(turn % 2 == 0, seat, world - 1 - seat)
