@@ -107,3 +107,14 @@ def test_seal_leaves_a_readable_manifest(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["files"]["x"]["bytes"] == 10
     assert manifest["kind"] == "raw"
+
+
+def test_a_living_folder_may_change_after_sealing(tmp_path: Path) -> None:
+    with writing(tmp_path / "a", kind="index", settings={}, living=("store",)) as draft:
+        (draft.path / "store").mkdir()
+        (draft.path / "store" / "page").write_text("old")
+        (draft.path / "stored").write_text("sealed")
+    (tmp_path / "a" / "store" / "page").write_text("new and longer")
+    artifact = Artifact.open(tmp_path / "a", "index")
+    artifact.verify()
+    assert set(artifact.manifest.files) == {"stored"}

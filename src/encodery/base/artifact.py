@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -116,10 +116,12 @@ def writing(
     parents: Mapping[str, Artifact] | None = None,
     overwrite: bool = False,
     keep: bool = False,
+    living: Iterable[str] = (),
 ) -> Iterator[Draft]:
     """Write an artifact: yields a draft folder beside `path`, which becomes `path` when the block ends well.
 
     The draft's name is stable, so with `keep=True` an interrupted writer finds its own earlier work there.
+    `living` names inner folders that go on changing after they are written (an index's store): they are not sealed.
     Raises `InputError` if `path` exists (unless `overwrite`), `DiskFull` when the device runs out of space.
     """
     target = Path(path)
@@ -132,7 +134,7 @@ def writing(
         draft.path.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
-            seal(draft.path, kind, settings, parents, draft.figures)
+            seal(draft.path, kind, settings, parents, draft.figures, living)
         except BaseException:
             if not draft.keep:
                 shutil.rmtree(draft.path, ignore_errors=True)
@@ -146,9 +148,11 @@ def seal(
     settings: Mapping[str, Any],
     parents: Mapping[str, Artifact] | None = None,
     figures: Mapping[str, Any] | None = None,
+    living: Iterable[str] = (),
 ) -> Artifact:
-    """Hash what lies in `folder` and write its manifest, which makes it an artifact in place."""
-    names = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    """Hash what lies in `folder`, but for the inner folders `living`, and write its manifest: an artifact in place."""
+    apart = [folder / MANIFEST, *(folder / name for name in living)]
+    names = sorted(p for p in folder.rglob("*") if p.is_file() and not any(p.is_relative_to(a) for a in apart))
     files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in names}
     digest = hashlib.sha256(kind.encode())
     for name, entry in files.items():

@@ -6,8 +6,11 @@ Shapes: N texts, T tokens of a batch, H width of the model, K width after finish
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import device as machine_device
+from encodery.base.settings import decode, encode
 from encodery.embed.finishing import Finishing
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.windows import batches, checked, windows
@@ -22,6 +26,7 @@ from encodery.model.network import Model
 from encodery.model.shape import Batch
 
 if TYPE_CHECKING:
+    from encodery.model.load import Loaded
     from encodery.tokens.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
@@ -67,6 +72,24 @@ class Embedder:
         self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
         if self.max_length < 3:
             raise SettingsError(f"max_length = {self.max_length}: leaves no room beside the special tokens.")
+
+    @classmethod
+    def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> Embedder:
+        """The embedder of a loaded model, as its stored settings have it."""
+        settings = decode(EmbedSettings, loaded.settings.get("embed", {}), where=f"{loaded.path}: embed")
+        return cls(loaded.model, loaded.tokenizer, settings, device=device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Differs when any text could get another vector: over weights, tokenizer and settings."""
+        digest = hashlib.sha256(json.dumps([encode(self.settings), self.tokenizer.fingerprint]).encode())
+        for name, tensor in sorted(self.model.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        for state in self.finishing.states:
+            for array in state.values():
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:32]
 
     @property
     def width(self) -> int:

@@ -1,7 +1,9 @@
-"""Whitening: mean zero, covariance the identity, by a sample's statistics. arXiv:2103.15316, arXiv:2104.01767
+"""Whitening: mean zero and directions evened out, by a sample's statistics. arXiv:2103.15316, arXiv:2104.01767
 
-Directions in which the sample barely varies would be blown up to noise: eigenvalues are raised by `floor` times
-their mean, and `keep` may cut the vectors to the directions that vary most. Shapes: N vectors, H width, K kept.
+The papers even out fully (`power` = 1). Halfway is the default here: on the labelled collections of bench it is
+never worse than no whitening, and full whitening often is. Directions that the sample says little about would be
+blown up to noise, so each variance is raised by (`floor` + H / N) times their mean: a small sample only centres.
+Shapes: N vectors, H width, K kept.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from encodery.embed.finish import Finish, State
 
 @dataclass(frozen=True, kw_only=True)
 class Whiten(Finish):
-    """`keep`: width after, all if not given. `floor`: share of the mean variance added to each direction.
-    `power`: 1 evens all directions out, 0 only turns them, between is milder."""
+    """`power`: 1 evens all directions out, 0 only turns them. `floor`: share of the mean variance added to each
+    direction. `keep`: width after, the directions that vary most; all if not given."""
 
-    keep: int | None = None
+    power: float = 0.5
     floor: float = 0.01
-    power: float = 1.0
+    keep: int | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -34,7 +36,7 @@ class Whiten(Finish):
         mean = sample.mean(axis=0)
         values, directions = np.linalg.eigh((sample - mean).T @ (sample - mean) / max(len(sample) - 1, 1))
         order = np.argsort(-values)[: self.width(len(mean))]
-        strength = np.maximum(values, 0) + self.floor * max(values.mean(), 1e-12)
+        strength = np.maximum(values, 0) + (self.floor + sample.shape[1] / len(sample)) * max(values.mean(), 1e-12)
         turn = directions[:, order] * strength[order] ** (-self.power / 2)
         return {"mean": mean.astype(np.float32), "turn": turn.astype(np.float32)}
 
