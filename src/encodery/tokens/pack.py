@@ -54,8 +54,9 @@ def pack(
 ) -> TokenStore:
     """Pack both splits of a corpus; if `out` holds just that already, nothing is done.
 
-    `watch(split, done, total)` is called after each shard. `workers`: processes; by default one for each eight cores, in this process if one is enough. Raises `EmptyInput`
-    if the corpus has no training text, `ArtifactError` for a damaged corpus shard, `DiskFull`.
+    `watch(split, done, total)` is called after each shard. `workers`: processes; by default one for each eight
+    cores, in this process if one is enough. Raises `EmptyInput` if the corpus has no training text, `ArtifactError`
+    for a damaged corpus shard, `DiskFull`.
     """
     source = Artifact.open(corpus, "corpus")
     words = Tokenizer.load(tokenizer)
