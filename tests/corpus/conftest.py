@@ -7,9 +7,55 @@ from collections.abc import Callable
 
 import pytest
 
-NOUNS = "river mountain cloud stone water house tree light garden window bridge letter island engine harbour".split()
-VERBS = "carries follows leaves reaches covers holds finds keeps moves turns opens crosses lifts meets".split()
-QUALITIES = "old quiet distant narrow bright heavy early wooden green silver broad hidden warm steep".split()
+NOUNS = [
+    "river",
+    "mountain",
+    "cloud",
+    "stone",
+    "water",
+    "house",
+    "tree",
+    "light",
+    "garden",
+    "window",
+    "bridge",
+    "letter",
+    "island",
+    "engine",
+    "harbour",
+]
+VERBS = [
+    "carries",
+    "follows",
+    "leaves",
+    "reaches",
+    "covers",
+    "holds",
+    "finds",
+    "keeps",
+    "moves",
+    "turns",
+    "opens",
+    "crosses",
+    "lifts",
+    "meets",
+]
+QUALITIES = [
+    "old",
+    "quiet",
+    "distant",
+    "narrow",
+    "bright",
+    "heavy",
+    "early",
+    "wooden",
+    "green",
+    "silver",
+    "broad",
+    "hidden",
+    "warm",
+    "steep",
+]
 
 
 def prose(seed: int, words: int = 120) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dill
 import pytest
 
 from encodery.base.artifact import Artifact
@@ -19,6 +23,7 @@ from encodery.base.errors import (
     InputError,
     MissingExtra,
     SettingsError,
+    UserError,
 )
 from encodery.base.settings import overrides, with_overrides
 from encodery.corpus import engine, heldout, sources
@@ -28,6 +33,13 @@ from encodery.corpus.shards import SPLITS, documents, shard_paths
 from encodery.corpus.stats import measure
 
 Make = Callable[..., str]
+
+
+class Deadly:
+    """Ends the process in which it is unpacked."""
+
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        return os._exit, (9,)
 
 
 def settings(*given: str) -> CorpusSettings:
@@ -62,7 +74,8 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
     figures = built.artifact.manifest.figures
     assert figures["documents"] == 32
     assert 1 <= figures["heldout_documents"] == len(texts(tmp_path / "out", "heldout")) <= 3
-    assert sorted(texts(tmp_path / "out")) == sorted([*(text(n) for n in range(30)), "# Note\n\n" + text(100), text(200)])
+    expected = [*(text(n) for n in range(30)), "# Note\n\n" + text(100), text(200)]
+    assert sorted(texts(tmp_path / "out")) == sorted(expected)
     found = [d for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
     assert {d.metadata["source"] for d in found} == {"pack", "in"}
     assert {d.metadata["license"] for d in found} == {"CC0"}
@@ -83,7 +96,7 @@ def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, te
     distinct = [text(number, 200) for number in range(40)]
     near = [said.replace("river", "stream", 1) + "\n\nOne more sentence." for said in distinct[:10]]
     same = [said.upper().replace("\n\n", "\n\n\n") for said in distinct[10:20]]
-    shared = [said[: len(said) // 3] + "\n\n" + text(900 + n, 300) for n, said in enumerate(distinct[20:30])]
+    shared = [said[: len(said) // 3].strip() + "\n\n" + text(900 + n, 300) for n, said in enumerate(distinct[20:30])]
     rows(tmp_path / "in", distinct + near + same + shared)
     build([tmp_path / "in"], tmp_path / "out", workers=1)
     kept = texts(tmp_path / "out")
@@ -109,14 +122,14 @@ def test_one_of_each_cluster_survives_exact_and_near_dedup_together(tmp_path: Pa
 
 def test_the_result_does_not_depend_on_workers(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TASK_BYTES", 20_000)
-    said = [text(number % 150, 100) + (f"\n\nExtra {number}." if number >= 150 else "") for number in range(220)]
+    said = [text(number % 70, 100) + (f"\n\nExtra {number}." if number >= 70 else "") for number in range(100)]
     rows(tmp_path / "in", said)
     for number in range(10):
         (tmp_path / "in" / f"{number}.txt").write_text(text(1000 + number))
     one = build([tmp_path / "in"], tmp_path / "one", workers=1).artifact
     two = build([tmp_path / "in"], tmp_path / "two", workers=2).artifact
     assert len(shard_paths(tmp_path / "one", "train")) > 3
-    assert one.manifest.figures["documents"] == 160
+    assert one.manifest.figures["documents"] == 80
     assert one.manifest.fingerprint == two.manifest.fingerprint
 
 
@@ -258,15 +271,15 @@ def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, m
         with pytest.raises(DiskFull, match="no space left"):
             build([path], tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
-    run_pass = engine.run_pass
+    run = engine.Runner.run
     logs: list[bool] = []
 
-    def spied(each: Any, tasks: int, workers: int, folder: Path, *rest: Any) -> None:
+    def spied(self: engine.Runner, each: Any) -> None:
         passes.append(each.name)
-        logs.append((folder / each.name.replace(" ", "_") / "completions" / "00000").exists())
-        run_pass(each, tasks, workers, folder, *rest)
+        logs.append((self.logs / each.name.replace(" ", "_") / "completions" / "00000").exists())
+        run(self, each)
 
-    monkeypatch.setattr("encodery.corpus.run.run_pass", spied)
+    monkeypatch.setattr(engine.Runner, "run", spied)
     resumed = build([path], tmp_path / "out", workers=1).artifact
     assert dict(zip(passes, logs, strict=True))["read and filter"]
     assert not dict(zip(passes, logs, strict=True))["write"]
@@ -286,11 +299,31 @@ def test_work_of_other_settings_is_not_taken_up(tmp_path: Path, text: Make, monk
 
 def test_two_builds_of_one_folder_do_not_mix(tmp_path: Path, text: Make) -> None:
     path = rows(tmp_path / "in", [text(1)])
-    with (
-        engine.alone(tmp_path / ".out.draft" / "work" / "logs"),
-        pytest.raises(InputError, match="another build of this corpus is running"),
-    ):
-        build([path], tmp_path / "out", workers=1)
+    logs = tmp_path / ".out.draft" / "work" / "logs"
+    script = f"""
+import pathlib, sys
+from encodery.corpus import engine
+with engine.alone(pathlib.Path({str(logs)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another build of this corpus is running"):
+            build([path], tmp_path / "out", workers=1)
+        other.communicate()
+    assert build([path], tmp_path / "out", workers=1).fresh
+
+
+def test_a_worker_that_dies_is_noticed(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "TASK_BYTES", 10_000)
+    path = rows(tmp_path / "in", [text(number) for number in range(100)])
+    # The task's payload, when it is unpacked in the worker, ends the worker.
+    deadly = SimpleNamespace(dumps=lambda _: dill.dumps(Deadly()))
+    monkeypatch.setattr(engine, "dill", deadly)
+    with pytest.raises(UserError, match="worker process died"):
+        build([path], tmp_path / "out", workers=2)
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
@@ -313,7 +346,10 @@ def test_ray_is_an_extra(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyP
 
 
 def test_stats_count_what_is_there(tmp_path: Path) -> None:
-    said = ["Ten words of Latin letters are in this one document.", "Тут десять слов русскими буквами в одном тексте есть вот"]
+    said = [
+        "Ten words of Latin letters are in this one document.",
+        "Тут десять слов русскими буквами в одном тексте есть вот",
+    ]
     rows(tmp_path / "in", said)
     build([tmp_path / "in"], tmp_path / "out", settings("filter.length.min_words=1", "heldout=0.5"), workers=1)
     measured = measure(tmp_path / "out")

@@ -27,7 +27,10 @@ from encodery.corpus.words import Words, has_words, spaceless, words
 GERMAN = "Der Hund und die Katze sind in dem Haus, das nicht weit von der Stadt auf einem Berg steht. " * 2
 FINNISH = "Ihminen on syntynyt vapaana ja tasavertaisena, mutta hän ei aina ole sitä, mitä hänen pitäisi olla. " * 2
 JAPANESE = "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。"
-GREENLANDIC = "Inuit tamarmik inunngorput nammineersinnaassuseqarlutik assigiimmillu ataqqinassuseqarlutik pisinnaatitaaffeqarlutillu."
+GREENLANDIC = (
+    "Inuit tamarmik inunngorput nammineersinnaassuseqarlutik assigiimmillu ataqqinassuseqarlutik "
+    "pisinnaatitaaffeqarlutillu."
+)
 HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।"
 
 
@@ -72,10 +75,16 @@ def test_stop_words_are_asked_for_in_english_only_when_told() -> None:
 def test_gopher_quality_agrees_with_datatrove() -> None:
     part = GopherQuality(language="en", min_word_length=3, max_word_length=10, max_symbols=0.1, min_letters=0.8)
     mine = part.build()
-    theirs = GopherQualityFilter(min_doc_words=1, max_doc_words=None, language=Words(), max_bullet_lines_ratio=0.95,
-                                 max_ellipsis_lines_ratio=0.5)  # fmt: skip
+    theirs = GopherQualityFilter(
+        min_doc_words=1,
+        max_doc_words=None,
+        language=Words(),
+        max_bullet_lines_ratio=0.95,
+        max_ellipsis_lines_ratio=0.5,
+    )
     source = random.Random(0)
-    pool = ["the", "and", "of", "house", "x", "12", "3a", "…", "...", "#", "-", "\n", "\n- ", "extraordinarily", "to", "3.5"]
+    pool = ["the", "and", "of", "house", "x", "12", "3a", "…", "...", "#", "-", "\n", "\n- ", "to", "3.5"]
+    pool.append("extraordinarily")
     seen = set()
     for _ in range(3000):
         weights = [source.random() ** 3 for _ in pool]
@@ -91,8 +100,9 @@ def test_gopher_quality_agrees_with_datatrove() -> None:
 
 def test_repetition_screen_agrees_with_datatrove(text: Callable[..., str]) -> None:
     step = GopherRepetition(scale=1.0).build()
-    theirs = GopherRepetitionFilter(dup_line_frac=0.5, dup_para_frac=0.5, dup_line_char_frac=0.3, dup_para_char_frac=0.5,
-                                    language=Words())  # fmt: skip
+    theirs = GopherRepetitionFilter(
+        dup_line_frac=0.5, dup_para_frac=0.5, dup_line_char_frac=0.3, dup_para_char_frac=0.5, language=Words()
+    )
     source = random.Random(1)
     dropped = kept = 0
     for number in range(300):

@@ -21,7 +21,7 @@ import sys
 from encodery.corpus import sources
 from encodery.corpus.run import build
 if __name__ == "__main__":
-    sources.TASK_BYTES = 60_000
+    sources.TASK_BYTES = 40_000
     build([sys.argv[1]], sys.argv[2], workers=2)
 """
 
@@ -32,7 +32,7 @@ def test_killed_and_run_again(
     tmp_path: Path, text: Callable[..., str], monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"text": text(number % 900, 150)}) + "\n" for number in range(1000)))
+    path.write_text("".join(json.dumps({"text": text(number % 360, 150)}) + "\n" for number in range(400)))
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     out, work = tmp_path / "out", tmp_path / ".out.draft" / "work"
@@ -46,8 +46,8 @@ def test_killed_and_run_again(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not out.exists()
-    monkeypatch.setattr(sources, "TASK_BYTES", 60_000)
+    monkeypatch.setattr(sources, "TASK_BYTES", 40_000)
     resumed = build([path], out, workers=2).artifact
     fresh = build([path], tmp_path / "fresh", workers=1).artifact
-    assert fresh.manifest.figures["documents"] == 900
+    assert fresh.manifest.figures["documents"] == 360
     assert resumed.manifest.fingerprint == fresh.manifest.fingerprint

@@ -14,12 +14,11 @@ from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.extras import require
 from encodery.base.machine import threads
 from encodery.base.settings import encode
-from encodery.corpus.engine import Engine, Progress, alone, run_pass
+from encodery.corpus.engine import Engine, Progress, Runner, alone
 from encodery.corpus.heldout import threshold, wanted
 from encodery.corpus.report import Report, cleaned, collect
 from encodery.corpus.settings import CorpusSettings
 from encodery.corpus.sources import Listing, deal, listing, write_tasks
-from encodery.corpus.steps.dedup import Pass
 
 KIND = "corpus"
 WORK = "work"
@@ -119,23 +118,18 @@ def _run(
     from encodery.corpus import passes
 
     work = draft / WORK
-    logs = work / "logs"
     tasks = deal(found.files, settings.sliced())
     write_tasks(work / "tasks", tasks)
-
-    def run(each: Pass) -> None:
-        run_pass(each, len(tasks), workers, logs, engine, progress)
-
     reading, names = passes.reading_pass(settings, work)
-    run(reading)
-    for each in passes.duplicate_passes(settings, work):
-        run(each)
-    below = settings.heldout
-    least = settings.heldout_documents
-    if below and cleaned(work, names) * below < SLACK * least:
-        run(passes.position_pass(settings, work, max(least, 1)))
-        below = _threshold(work / "positions", below, least)
-    run(passes.writing_pass(settings, work, draft, below))
+    below, least = settings.heldout, settings.heldout_documents
+    with Runner(engine, workers, len(tasks), work / "logs", progress) as runner:
+        runner.run(reading)
+        for each in passes.duplicate_passes(settings, work):
+            runner.run(each)
+        if below and cleaned(work, names) * below < SLACK * least:
+            runner.run(passes.position_pass(settings, work, max(least, 1)))
+            below = _threshold(work / "positions", below, least)
+        runner.run(passes.writing_pass(settings, work, draft, below))
     report = collect(work, names, found, passes.active_dedups(settings), below)
     if not report.documents:
         raise EmptyInput(f"No document is left of {len(found.files)} files: {report.why_empty()}")

@@ -130,7 +130,8 @@ def _walk(folder: str, walled: set[str]) -> Iterator[tuple[str, str, str, bool]]
         folders[:] = sorted(
             f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(where, f)) not in walled
         )
-        for name in sorted(names):
+        # Links come last, so that a file is read under its own name.
+        for _, name in sorted((os.path.islink(os.path.join(where, name)), name) for name in names):
             if name.startswith("."):
                 continue
             path = os.path.join(where, name)
