@@ -1,0 +1,203 @@
+"""Checkpoints: everything a run needs to go on bit for bit, in a folder that is whole or not at all.
+
+`checkpoints/step-00001200/` (artifact kind "checkpoint") holds weights, optimiser's and hooks' state as safetensors, the
+state of the random generators, and state.json: the clock, the place in the data, counters, and what the run was made
+of. The manifest has a SHA-256 of every file. A folder that is torn or altered is named and passed over, and the one
+before it is used. A new checkpoint is complete before an old one goes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from encodery.base.artifact import Artifact, disk_full_named, writing
+from encodery.base.errors import ArtifactError, CheckpointError
+from encodery.model.checkpoint import read_json, read_tensors, write_tensors
+from encodery.train.hooks import RunningHook
+from encodery.train.optim import load_state, state_tensors
+
+KIND = "checkpoint"
+FOLDER = "checkpoints"
+NAME = re.compile(r"step-(\d+)")
+WEIGHTS, OPTIMIZER, HOOKS, RANDOM = "weights", "optimizer", "hooks", "random"
+
+
+@dataclass
+class Snapshot:
+    """What a checkpoint holds: tensors by file and name, and the rest as JSON."""
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def capture(module: nn.Module, optimizer: torch.optim.Optimizer, hooks: Sequence[RunningHook]) -> Snapshot:
+    """The tensors of a run and its generators' states; the caller adds to `state`."""
+    tensors, record = state_tensors(optimizer)
+    generators, python = _random_state()
+    return Snapshot(
+        {
+            WEIGHTS: {name: tensor.detach() for name, tensor in module.state_dict().items()},
+            OPTIMIZER: tensors,
+            HOOKS: {f"{i}:{key}": value for i, hook in enumerate(hooks) for key, value in hook.state_tensors().items()},
+            RANDOM: generators,
+        },
+        {"optimizer": record, "random": python, "hooks": len(hooks)},
+    )
+
+
+def restore(
+    snapshot: Snapshot, module: nn.Module, optimizer: torch.optim.Optimizer, hooks: Sequence[RunningHook]
+) -> None:
+    """Put a snapshot's tensors back. Raises `CheckpointError` naming what does not fit."""
+    own = module.state_dict()
+    saved = snapshot.tensors[WEIGHTS]
+    wrong = set(own) ^ set(saved) or {name for name in own if own[name].shape != saved[name].shape}
+    if wrong:
+        raise CheckpointError(f"The checkpoint's weights are another model's; first difference: '{min(wrong)}'.")
+    if snapshot.state["hooks"] != len(hooks):
+        raise CheckpointError(f"The checkpoint was made with {snapshot.state['hooks']} hooks, not {len(hooks)}.")
+    module.load_state_dict(saved)
+    load_state(optimizer, snapshot.tensors[OPTIMIZER], snapshot.state["optimizer"])
+    for i, hook in enumerate(hooks):
+        mark = f"{i}:"
+        held = {k.removeprefix(mark): v for k, v in snapshot.tensors[HOOKS].items() if k.startswith(mark)}
+        hook.load_tensors(held)
+    _set_random_state(snapshot.tensors[RANDOM], snapshot.state["random"])
+
+
+def write(run: Path, step: int, snapshot: Snapshot, settings: Mapping[str, Any], pinned: bool = False) -> Path:
+    """Write a checkpoint of a run. `pinned` ones stay for good. Raises `DiskFull`; what was there stays whole."""
+    folder = run / FOLDER / f"step-{step:08d}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(folder, KIND, settings, overwrite=True) as draft:
+        for name, tensors in snapshot.tensors.items():
+            _write_file(draft.path / f"{name}.safetensors", tensors)
+        (draft.path / "state.json").write_text(json.dumps(snapshot.state), encoding="utf-8")
+        draft.figures["step"] = step
+        draft.figures["pinned"] = pinned
+    return folder
+
+
+def read(folder: Path) -> Snapshot:
+    """A checkpoint, every file compared with its SHA-256. Raises `ArtifactError` naming what is wrong with it."""
+    artifact = Artifact.open(folder, KIND)
+    artifact.verify()
+    files = sorted(folder.glob("*.safetensors"))
+    snapshot = Snapshot({path.stem: read_tensors(path) for path in files}, read_json(folder / "state.json"))
+    missing = {WEIGHTS, OPTIMIZER, HOOKS, RANDOM} - set(snapshot.tensors)
+    if missing:
+        raise ArtifactError(f"{folder / min(missing)}.safetensors: missing.")
+    return snapshot
+
+
+def listed(run: Path) -> list[Path]:
+    """The run's checkpoint folders from first to last, sound or not."""
+    return sorted(p for p in (run / FOLDER).glob("step-*") if p.is_dir() and NAME.fullmatch(p.name))
+
+
+def step_of(folder: Path) -> int:
+    """The step a checkpoint's name says it was made at."""
+    match = NAME.fullmatch(folder.name)
+    if match is None:
+        raise CheckpointError(f"{folder}: is no checkpoint; its name should be like step-00001200.")
+    return int(match[1])
+
+
+def latest(run: Path, warn: Callable[[str], None]) -> tuple[Path, Snapshot] | None:
+    """The last sound checkpoint; each that is passed over is named through `warn`. None where none was ever written.
+
+    Raises `CheckpointError` if there are checkpoints and none is sound.
+    """
+    reasons = []
+    for folder in reversed(listed(run)):
+        try:
+            return folder, read(folder)
+        except ArtifactError as error:
+            reasons.append(str(error))
+            warn(f"checkpoint {folder.name} is not used: {error}")
+    if reasons:
+        raise CheckpointError(f"{run / FOLDER}: none of the {len(reasons)} checkpoints is sound. The last: {reasons[0]}")
+    return None
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints and the pinned ones."""
+    loose = [folder for folder in listed(run) if not _pinned(folder)]
+    for folder in loose[:-keep]:
+        shutil.rmtree(folder)
+
+
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """Where two JSON values differ, as `path: before → now`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where}: {before!r} → {now!r}"
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raises `CheckpointError` naming every setting or fingerprint that changed since `what` was made."""
+    changed = list(differences(before, now))
+    if changed:
+        raise CheckpointError(
+            f"{what} was made with other settings or data, so the run would not continue where it stopped. "
+            f"Changed: {'; '.join(changed[:8])}."
+        )
+
+
+def _pinned(folder: Path) -> bool:
+    try:
+        return bool(Artifact.open(folder, KIND).manifest.figures.get("pinned"))
+    except ArtifactError:
+        return False
+
+
+def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file; its library reports a full disk in its own way."""
+    with disk_full_named(path):
+        try:
+            write_tensors(path, dict(tensors))
+        except safetensors.SafetensorError as error:
+            if "os error 28" in str(error) or "No space left" in str(error):
+                raise OSError(errno.ENOSPC, str(error), str(path)) from error
+            raise
+
+
+def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    tensors["numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
+    version, numbers, following = random.getstate()
+    return tensors, {
+        "python": [version, list(numbers), following],
+        "numpy": [kind, int(place), int(has_gauss), float(gauss)],
+    }
+
+
+def _set_random_state(tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    cards = [name for name in tensors if name.startswith("cuda:")]
+    if torch.cuda.is_available() and len(cards) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([tensors[f"cuda:{i}"] for i in range(len(cards))])
+    kind, place, has_gauss, gauss = others["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), place, has_gauss, gauss))
+    version, numbers, following = others["python"]
+    random.setstate((version, tuple(numbers), following))

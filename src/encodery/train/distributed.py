@@ -1,0 +1,102 @@
+"""Several processes as one: sums over ranks, gradients added up, one will about stopping.
+
+Started by torchrun with the same command; gloo on CPUs, NCCL between CUDA devices. Every rank plans the whole step and
+takes its share of the micro-batches; the gradients, already divided by the count of all ranks, are added in buckets
+after the last micro-batch. Only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from encodery.base import machine
+
+BUCKET_BYTES = 25 << 20
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run as this one sees them. A team of one does nothing."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add up a tensor over the ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients over the ranks, in place; a parameter without one counts as zero."""
+        if self.world == 1:
+            return
+        grads = []
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            grads.append(p.grad)
+        sent = []
+        for bucket in _buckets(grads):
+            flat = torch.cat([grad.reshape(-1) for grad in bucket])
+            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in sent:
+            if work is not None:
+                work.wait()
+            parts = flat.split([grad.numel() for grad in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
+
+    def agree(self, elapsed: float, stop: bool) -> tuple[float, bool]:
+        """Rank 0's clock, and whether anyone was asked to stop: the same answer on every rank."""
+        if self.world == 1:
+            return elapsed, stop
+        said = torch.tensor([elapsed if self.leads else 0.0, float(stop)], dtype=torch.float64)
+        dist.all_reduce(said)
+        return float(said[0]), bool(said[1] > 0)
+
+    def wait(self) -> None:
+        """Go on when all ranks are here."""
+        if self.world > 1:
+            dist.all_reduce(torch.zeros(1))
+
+
+@contextlib.contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """The team torchrun made this process a member of; a team of one without torchrun."""
+    world = machine.world_size()
+    if world == 1:
+        yield Team()
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend)
+    try:
+        yield Team(machine.rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+def _buckets(grads: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype and device, up to a bucket's size each."""
+    held: list[Tensor] = []
+    size = 0
+    for grad in grads:
+        other = held and (grad.dtype, grad.device) != (held[0].dtype, held[0].device)
+        if held and (other or size + grad.nbytes > BUCKET_BYTES):
+            yield held
+            held, size = [], 0
+        held.append(grad)
+        size += grad.nbytes
+    if held:
+        yield held

@@ -1,0 +1,40 @@
+"""SIGINT and SIGTERM ask a run to finish its step, save and leave; a second one breaks it off at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Interrupts:
+    """`asked`: the name of the signal that came, empty while none has."""
+
+    asked: str = ""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; raise `KeyboardInterrupt` at the second."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Interrupts]:
+    """Catch both signals within the block. In any thread but the main one, nothing is caught."""
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    before = {number: signal.signal(number, interrupts.receive) for number in SIGNALS}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

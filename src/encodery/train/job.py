@@ -1,0 +1,96 @@
+"""A job: everything the loop must know of what is learned. Pre-training is one; the loop knows no model.
+
+The loop asks for a step's micro-batches, for the terms of each, and goes backward itself. The loss of a step is
+Σ weight · Σ total / Σ count over all micro-batches and ranks (`encodery.objectives`). A job draws all its randomness
+from `derive_seed(seed, what, step, number of the micro-batch)`, never from a stream: so a resumed run sees the same
+masks, and one process the same as two. The state of a job is where its data stands.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from encodery.objectives import Count, Term
+from encodery.train.distributed import Team
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A prepared micro-batch on its device. `number` counts over all ranks, so that seeds do not depend on theirs."""
+
+    number: int
+    batch: Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step: this rank's micro-batches, the tokens and the floating-point operations of all ranks together."""
+
+    micros: Sequence[Micro]
+    tokens: int
+    flops: float = 0.0
+
+
+class Job(abc.ABC):
+    """Contract of what the loop runs. All ranks hold equal jobs and call the same methods in the same order."""
+
+    module: nn.Module
+    """All that is trained, on its device; the names of its parameters are those in checkpoints."""
+
+    @abc.abstractmethod
+    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+        """The next step's work for this rank, prepared for `terms`; moves the feed on.
+
+        `progress` 0..1 is for the objective's schedules; `batch_tokens` of all ranks; `length`: longest sequence.
+        """
+
+    @abc.abstractmethod
+    def counts(self, batch: Any) -> Mapping[str, Count]:
+        """The counts of the learned terms of a prepared micro-batch, before the model runs."""
+
+    @abc.abstractmethod
+    def terms(self, batch: Any) -> Mapping[str, Term]:
+        """Run the model: the named terms of a micro-batch."""
+
+    @abc.abstractmethod
+    def score(self, tokens: int) -> dict[str, float]:
+        """Held-out figures, on about so many tokens; leaves no trace in the training. All ranks call it."""
+
+    @abc.abstractmethod
+    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """Write the finished model (what is to be used, not what is needed to resume) as an artifact. Rank 0 only."""
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be resumed: settings and fingerprints of the data, as JSON."""
+
+    @abc.abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Where the data stands, as JSON; equal on all ranks."""
+
+    @abc.abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises `CheckpointError` if it was made for other data."""
+
+    @classmethod
+    @abc.abstractmethod
+    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
+        """The job of a run's recipe.json, as at its first step, for a member of a team."""
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """What the job's schedules say, for the log."""
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        """Further numbers for the log line of a step (epochs)."""
+        return {}
+
+    def close(self) -> None:
+        """Release threads and files."""
