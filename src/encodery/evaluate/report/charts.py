@@ -1,0 +1,120 @@
+"""Curves as inline SVG: no library, no script, colours from the page's style so that light, dark and print agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encodery.evaluate.report.amounts import number
+from encodery.evaluate.report.markup import Html, el, text
+
+WIDTH, HEIGHT = 460, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
+MOST_POINTS = 400
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y) in order of x; `style` is a class of the style sheet; `dots` marks each point."""
+
+    name: str
+    points: Sequence[Point]
+    style: str = "s1"
+    dots: bool = False
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` points: means of neighbours, with finite values only."""
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    width = -(-len(finite) // most) if finite else 1
+    groups = [finite[i : i + width] for i in range(0, len(finite), width)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def smoothed(points: Sequence[Point], span: float = 0.02) -> list[Point]:
+    """A running mean that weighs the last `span` of the points, free of the start's bias."""
+    keep = 1 - 1 / max(1.0, span * len(points))
+    total = weight = 0.0
+    found = []
+    for x, y in points:
+        if math.isfinite(y):
+            total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
+            found.append((x, total / weight))
+    return found
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from at or above `low` to at or below `high`."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    step = 10 ** math.floor(math.log10(raw))
+    step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def chart(title: str, series: Sequence[Series], x_name: str, from_zero: bool = False) -> Html:
+    """A figure with axes and, for several series, a legend. Without points it says so."""
+    drawn = [Series(s.name, thinned(s.points), s.style, s.dots) for s in series]
+    points = [point for s in drawn for point in s.points]
+    if len(points) < 2:
+        return el("figure", el("figcaption", title), el("p", "Not recorded.", class_="faint"))
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    frame = _Frame(min(xs), max(xs), *_span(min(ys), max(ys), from_zero))
+    marks = [*_grid(frame, x_name), *(mark for s in drawn for mark in _marks(frame, s))]
+    label = f"{title}: from {number(ys[0])} to {number(drawn[-1].points[-1][1] if drawn[-1].points else ys[-1])}"
+    svg = el("svg", *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
+    legend = [el("span", s.name, class_=f"key {s.style}") for s in drawn if s.points] if len(drawn) > 1 else []
+    return el("figure", el("figcaption", title, *legend), svg)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def at(self, point: Point) -> tuple[float, float]:
+        wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        x = LEFT + wide * (point[0] - self.x0) / ((self.x1 - self.x0) or 1)
+        return x, TOP + high * (1 - (point[1] - self.y0) / ((self.y1 - self.y0) or 1))
+
+
+def _span(low: float, high: float, from_zero: bool) -> tuple[float, float]:
+    if from_zero:
+        low = min(low, 0.0)
+    if high == low:
+        pad = abs(high) * 0.5 or 1.0
+        return (low if from_zero else low - pad), high + pad
+    pad = 0.04 * (high - low)
+    return (low if from_zero and low == 0 else low - pad), high + pad
+
+
+def _grid(frame: _Frame, x_name: str) -> list[Html]:
+    marks = []
+    for y in ticks(frame.y0, frame.y1):
+        _, at = frame.at((frame.x0, y))
+        marks.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{at:.1f}", y2=f"{at:.1f}", class_="grid"))
+        marks.append(el("text", number(y), x=LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end"))
+    for x in ticks(frame.x0, frame.x1, about=4):
+        at, _ = frame.at((x, frame.y0))
+        marks.append(el("text", number(x), x=f"{at:.1f}", y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
+    base = HEIGHT - BOTTOM
+    marks.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
+    marks.append(el("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 5, text_anchor="end", class_="name"))
+    return marks
+
+
+def _marks(frame: _Frame, series: Series) -> list[Html]:
+    placed = [frame.at(point) for point in series.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    marks = [el("polyline", points=path, class_=f"line {series.style}")]
+    if series.dots:
+        for (x, y), (at, value) in zip(placed, series.points, strict=True):
+            tip = el("title", text(f"{number(value, 4)} at {number(at)}"))
+            marks.append(el("circle", tip, cx=f"{x:.1f}", cy=f"{y:.1f}", r=3, class_=f"dot {series.style}"))
+    return marks

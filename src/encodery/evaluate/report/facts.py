@@ -1,0 +1,159 @@
+"""What is known of a run, read from its folder and from the artifacts it came from. Nothing is required but a log
+or figures: what is missing is None or empty, and the page says "not recorded"."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.artifact import MANIFEST, Artifact
+from encodery.base.errors import ArtifactError, EncoderyError, InputError
+from encodery.base.report import read_log
+
+COUNTED_TOKENS = 20_000_000
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """An artifact the run came from. `note` says what is wrong with it, empty when it is there and unchanged."""
+
+    name: str
+    kind: str
+    fingerprint: str
+    path: str
+    depth: int
+    artifact: Artifact | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """What guessing by frequency alone would reach on the held-out tokens: loss in nats, accuracy."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run. `steps` are the log's lines with a loss, `scores` those with a held-out loss, in order."""
+
+    run: Path
+    artifact: Artifact | None
+    recipe: Line
+    steps: list[Line]
+    scores: list[Line]
+    figures: Line
+    lineage: tuple[Ancestor, ...] = ()
+    search: Any = None
+
+    def ancestor(self, kind: str) -> Artifact | None:
+        """The nearest artifact of a kind among those the run came from, where it can still be read."""
+        return next((a.artifact for a in self.lineage if a.kind == kind and a.artifact is not None), None)
+
+    def figure(self, *names: str) -> float | None:
+        """The first finite number of any of these names: of the figures, else of the last line that has it."""
+        for name in names:
+            values = [self.figures.get(name)]
+            values += [line.get(name) for line in reversed(self.scores[-1:] + self.steps[-1:])]
+            for value in values:
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                    return float(value)
+        return None
+
+    @cached_property
+    def corpus_report(self) -> Line:
+        """`report.json` of the corpus, or nothing."""
+        corpus = self.ancestor("corpus")
+        return _json(corpus.path / "report.json") if corpus is not None else {}
+
+    @cached_property
+    def unigram(self) -> Unigram | None:
+        """The figures of guessing by frequency, from the token store; None without one or without held-out text."""
+        store = self.ancestor("tokens")
+        return unigram(store.path) if store is not None else None
+
+
+def gather(run: str | Path) -> Facts:
+    """Everything there is to say of a run folder.
+
+    Raises `InputError` if the folder holds neither a log nor figures of a run.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a run is needed, as `encodery pretrain` writes it.")
+    log, figures = folder / "log.jsonl", folder / "figures.json"
+    if not log.is_file() and not figures.is_file():
+        raise InputError(f"{folder}: has neither log.jsonl nor figures.json; a run of `encodery pretrain` is needed.")
+    lines = read_log(log) if log.is_file() else []
+    artifact = Artifact.open(folder) if (folder / MANIFEST).is_file() else None
+    model = folder / "model" / MANIFEST
+    top = artifact or (Artifact.open(folder / "model") if model.is_file() else None)
+    known = dict(top.manifest.figures) if top is not None else {}
+    return Facts(
+        run=folder,
+        artifact=artifact,
+        recipe=_json(folder / "recipe.json") or (dict(artifact.manifest.settings) if artifact else {}),
+        steps=[line for line in lines if "loss" in line],
+        scores=[line for line in lines if "heldout_loss" in line],
+        figures=known | _json(figures),
+        lineage=tuple(_ancestors(top, 0)) if top is not None else (),
+        search=_json(folder / "search.json") or None,
+    )
+
+
+def unigram(store: Path) -> Unigram | None:
+    """Loss and accuracy on held-out tokens of a guess by their frequency in training, counted on a bounded part."""
+    from encodery.tokens.store import TokenStore
+
+    opened = TokenStore.open(store)
+    size = opened.specials.vocab_size
+    train, heldout = (_counts(opened, split, size) for split in ("train", "heldout"))
+    if not heldout.sum() or not train.sum():
+        return None
+    chance = (train + 1) / (train.sum() + size)
+    loss = -float((heldout * np.log(chance)).sum() / heldout.sum())
+    return Unigram(loss, float(heldout[train.argmax()] / heldout.sum()))
+
+
+def _counts(store: Any, split: str, size: int) -> np.ndarray:
+    """How often each id stands in the first tokens of a split (V,)."""
+    counts = np.zeros(size, np.int64)
+    left = COUNTED_TOKENS
+    for shard in store.split(split).shards:
+        counts += np.bincount(shard[:left], minlength=size)[:size]
+        left -= min(left, len(shard))
+    return counts
+
+
+def _ancestors(artifact: Artifact, depth: int) -> Iterator[Ancestor]:
+    for name, entry in artifact.manifest.parents.items():
+        path = Path(entry["path"])
+        found, note = None, ""
+        try:
+            found = Artifact.open(path, entry["kind"])
+            if found.manifest.fingerprint != entry["fingerprint"]:
+                found, note = None, "the folder holds another artifact now"
+        except EncoderyError:
+            note = "not where it was"
+        yield Ancestor(name, entry["kind"], entry["fingerprint"], str(path), depth, found, note)
+        if found is not None:
+            yield from _ancestors(found, depth + 1)
+
+
+def _json(path: Path) -> Line:
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: damaged: {error}") from error
+    return table if isinstance(table, dict) else {"values": table}

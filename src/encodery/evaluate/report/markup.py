@@ -1,0 +1,58 @@
+"""HTML by construction: text is escaped unless it is `Html`, and `Html` comes from `el` alone. Text is untrusted."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+VOID = frozenset({"meta", "br", "hr", "line", "path", "polyline", "circle", "rect"})
+
+
+class Html(str):
+    """Text that is markup already."""
+
+
+def text(value: object) -> Html:
+    """The value as escaped text; `Html` stays as it is. Control characters that HTML forbids are left out."""
+    if isinstance(value, Html):
+        return value
+    kept = "".join(c for c in str(value) if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0))
+    return Html(html.escape(kept.encode("utf-8", "replace").decode("utf-8"), quote=True))
+
+
+def join(pieces: Iterable[object], between: str = "") -> Html:
+    """Pieces one after another, each escaped unless it is `Html`."""
+    return Html(text(between).join(text(piece) for piece in pieces))
+
+
+def el(name: str, /, *children: object, **attributes: Any) -> Html:
+    """An element. Attribute names: `class_` for class, `_` for `-`; None leaves an attribute out."""
+    pairs = [
+        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    head = f"<{name}{''.join(pairs)}"
+    return Html(f"{head}/>" if name in VOID and not children else f"{head}>{join(children)}</{name}>")
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> Html:
+    """A table that scrolls sideways on its own where the page is narrow; columns in `numeric` are set to the right."""
+
+    def cells(kind: str, row: Sequence[object]) -> Html:
+        return el("tr", *(el(kind, cell, class_="n" if i in numeric else None) for i, cell in enumerate(row)))
+
+    top = el("thead", cells("th", head)) if head else Html("")
+    body = el("tbody", *(cells("td", row) for row in rows))
+    return el("div", el("table", top, body), class_="scroll")
+
+
+def pairs(rows: Iterable[tuple[object, object]]) -> Html:
+    """Names and values, one a line."""
+    return el("dl", *(join((el("dt", name), el("dd", value))) for name, value in rows))
+
+
+def details(summary: str, *children: object) -> Html:
+    """What is folded away on the screen and shown in print."""
+    return el("details", el("summary", summary), *children)

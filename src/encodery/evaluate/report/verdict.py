@@ -1,0 +1,99 @@
+"""The run in words: what was trained, on what, for how long, how good it is, how fast it went."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from encodery.evaluate.report.amounts import duration, number, plural, share, size
+from encodery.evaluate.report.facts import Facts
+
+FLAT = 0.005  # A fall of the held-out loss, over the last fifth of the run, below which it counts as flat.
+APART = 0.10  # Held-out loss above the training loss by more than this share: it learns its text by heart.
+
+
+def verdict(facts: Facts) -> list[str]:
+    """Sentences, the first about the model, then quality, course and speed. What is not recorded is left out."""
+    return [sentence for sentence in (_trained(facts), _quality(facts), _course(facts), _speed(facts)) if sentence]
+
+
+def _trained(facts: Facts) -> str:
+    model = model_table(facts)
+    count, tokens, elapsed = facts.figure("parameters"), facts.figure("tokens"), facts.figure("elapsed", "seconds")
+    what = "An encoder"
+    if count:
+        what += f" of {number(count)} parameters"
+    if model.get("depth") and model.get("width"):
+        what += f" ({plural(int(model['depth']), 'layer')}, {int(model['width'])} wide)"
+    parts = [what + ", trained"]
+    if tokens:
+        parts.append(f"on {number(tokens)} tokens")
+    corpus = facts.ancestor("corpus")
+    if corpus is not None:
+        figures = corpus.manifest.figures
+        parts.append(f"of {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
+    if elapsed:
+        parts.append(f"in {duration(elapsed)}")
+    machine = facts.figures.get("machine")
+    if isinstance(machine, dict) and machine.get("device"):
+        parts.append(f"on {plural(machine.get('threads'), 'thread')} of {machine['device']}")
+    return " ".join(parts) + "."
+
+
+def _quality(facts: Facts) -> str:
+    loss, accuracy, bits = (facts.figure(n) for n in ("heldout_loss", "heldout_accuracy", "bits_per_byte"))
+    if loss is None:
+        return "Its quality on held-out text was not recorded."
+    said = "On held-out text it "
+    said += f"gets {share(accuracy)} of the hidden tokens right" if accuracy is not None else "was measured"
+    said += f", with a perplexity of {number(math.exp(loss))}"
+    said += f" and {number(bits)} bits per byte." if bits is not None else "."
+    if facts.unigram is not None:
+        guess = facts.unigram
+        said += (
+            f" Guessing by frequency alone would get {share(guess.accuracy)} right, "
+            f"with a perplexity of {number(math.exp(guess.loss))}."
+        )
+    return said
+
+
+def _course(facts: Facts) -> str:
+    scores = [(line.get("tokens", 0), line["heldout_loss"]) for line in facts.scores]
+    if len(scores) < 4 or scores[-1][0] <= 0:
+        return ""
+    before = [loss for tokens, loss in scores if tokens <= 0.8 * scores[-1][0]]
+    if not before:
+        return ""
+    last = scores[-1][1]
+    fall = (before[-1] - last) / before[-1]
+    said = (
+        "The held-out loss was still falling at the end: more training would make it better."
+        if fall > FLAT
+        else "The held-out loss had stopped falling by the end."
+        if fall > -FLAT
+        else "The held-out loss rose towards the end: the model was trained too long, or its learning rate is too high."
+    )
+    late = [line["loss"] for line in facts.steps[-max(1, len(facts.steps) // 20) :]]
+    if late and _masks_as_scored(facts) and last > (1 + APART) * sum(late) / len(late):
+        said += " It does better on the text it was trained on than on held-out text: more text would help."
+    return said
+
+
+def _masks_as_scored(facts: Facts) -> bool:
+    """Whether training hid as many tokens as the scoring does, so that the two losses can be compared."""
+    rates = [line["mask_rate"] for line in facts.steps[-20:] if "mask_rate" in line]
+    return bool(rates) and abs(rates[-1] - 0.15) < 0.02
+
+
+def _speed(facts: Facts) -> str:
+    speed, peak = facts.figure("tokens_per_s"), facts.figure("peak_share")
+    if speed is None:
+        return ""
+    said = f"It went through {number(speed)} tokens a second"
+    return said + (f", at {share(peak)} of the machine's measured matrix product." if peak is not None else ".")
+
+
+def model_table(facts: Facts) -> dict[str, Any]:
+    """The settings of the model, of the recipe or of the model's manifest."""
+    table = facts.recipe.get("model")
+    return table if isinstance(table, dict) else {}
