@@ -19,7 +19,8 @@ def peer(name: str) -> ModuleType:
     """A package that is only compared with; its own warnings at import are its own affair."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(name, reason=f"{name} is not installed (pip install 'encodery[dev]')")
+        module: ModuleType = pytest.importorskip(name, reason=f"{name} is not installed (pip install 'encodery[dev]')")
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ class HF(Exporter):
                 f"layout = '{self.layout}': no such layout.{nearest(self.layout, known)} Known: {', '.join(known)}."
             )
         model = _copy(loaded.model)
-        special = _special(loaded)
+        kept, special = golden.make(model), _special(loaded)
         door, config, origin = self._plan(model, loaded.origin, special)
         dtype = self.dtype or ("float32" if origin is None else origin.dtype)
         if origin is None or dtype != origin.dtype:
@@ -63,7 +63,6 @@ class HF(Exporter):
             write_tensors(draft.path / WEIGHTS, _cast(to_state(door, config, model, origin), dtype))
             if loaded.tokenizer_path is not None:
                 _write_tokenizer(loaded, origin, draft.path)
-            kept = golden.make(model)
             write_tensors(draft.path / GOLDEN, kept)
             draft.figures["drift_read_back"] = check_read_back(draft.path, kept, dtype)
             if self.peer:

@@ -73,6 +73,8 @@ def import_folder(folder: Path) -> Imported:
     base, embedding = _sentence_modules(folder)
     try:
         config = read_json(base / "config.json")
+        if not isinstance(config, dict):
+            raise ArtifactError(f"{base / 'config.json'}: holds no table but {type(config).__name__}.")
         door = door_of(config)
         model, origin = from_state(door, config, read_state(base))
     except UserError as error:

@@ -123,7 +123,7 @@ class ModernBert(Door):
             "embedding_dropout": settings.dropout,
             "mlp_dropout": settings.dropout,
             "attention_dropout": settings.attention.dropout,
-            "initializer_range": settings.init.std if isinstance(settings.init, Normal) else 0.02,
+            **_spread(settings),
             "pad_token_id": special.pad,
             "bos_token_id": special.cls,
             "cls_token_id": special.cls,
@@ -177,6 +177,12 @@ def _head(config: Config, tied: bool) -> MLM:
         bias=bool(config.get("decoder_bias", True)),
         tied=tied,
     )
+
+
+def _spread(settings: ModelSettings) -> dict[str, float]:
+    """Keys of the initialisation, which only training anew would read."""
+    init = settings.init if isinstance(settings.init, Normal) else Normal()
+    return {"initializer_range": init.std} | ({} if init.cutoff is None else {"initializer_cutoff_factor": init.cutoff})
 
 
 def _thetas(config: Config) -> tuple[float, float | None]:

@@ -1,0 +1,99 @@
+"""What we train, exported, in stock transformers: equal logits from AutoModelForMaskedLM, equal ids, no remote code."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base.errors import ArtifactError
+from encodery.export.hf import HF
+from encodery.model.attention.full import Full
+from encodery.model.blocks.pre import Pre
+from encodery.model.ffn.glu import GLU
+from encodery.model.heads.mlm import MLM
+from encodery.model.load import load_model, save_model
+from encodery.model.masks.alternating import Alternating
+from encodery.model.network import ModelSettings, build_model
+from encodery.model.norms.layer import Layer
+from encodery.model.positions.rotary import Rotary
+from encodery.model.shape import Batch
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
+SIZES: dict[str, Any] = {"width": 32, "depth": 3, "heads": 2, "inner": 48, "vocab": 320, "max_length": 64}
+PLAIN = {"attention": Full(bias=False, bias_out=False), "ffn": GLU(bias=False, bias_out=False)}
+MODELS = {
+    "bert-without-segments": ModelSettings(**SIZES),
+    "bert-headless": ModelSettings(**SIZES, head=None, segments=2),
+    "modernbert": ModelSettings(
+        **SIZES,
+        **PLAIN,
+        positions=Rotary(theta=9000.0, local_theta=800.0),
+        mask=Alternating(size=6, every=3),
+        norm=Layer(eps=1e-5, bias=False),
+        block=Pre(first_norm=False),
+        head=MLM(dense_bias=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_of_ours_in_stock_classes(
+    case: str, transformers: ModuleType, texts: list[str], tmp_path: Path
+) -> None:
+    made = Tokenizer(Wordpiece().train(texts, 300))
+    made.set_template()
+    made.save(tmp_path / "tokenizer")
+    save_model(tmp_path / "model", build_model(MODELS[case], 5), tmp_path / "tokenizer")
+    loaded = load_model(tmp_path / "model")
+    done = HF().write(loaded, tmp_path / "out")
+    assert done.figures["drift_transformers"] <= 2e-5
+    assert done.figures["tokenizer_ids_equal"]
+
+    headless = MODELS[case].head is None
+    kind = transformers.AutoModel if headless else transformers.AutoModelForMaskedLM
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stock = kind.from_pretrained(tmp_path / "out", trust_remote_code=False).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
+    assert stock.dtype == torch.float32
+    given = tokenizer(texts[:40], padding=True, truncation=True, return_tensors="pt")
+    assert given["input_ids"].shape[1] == SIZES["max_length"], "the tokenizer knows how long inputs may be"
+    real = given["attention_mask"].bool()
+    rows = [ids[mask].tolist() for ids, mask in zip(given["input_ids"], real, strict=True)]
+    longest, ours_rows = SIZES["max_length"], loaded.tokenizer.encode_batch(texts[:40], specials=True)
+    cut = [[*ids[: longest - 1], ids[-1]] if len(ids) > longest else list(ids) for ids in ours_rows]
+    assert rows == cut
+    with torch.inference_mode():
+        hidden = loaded.model(Batch.from_sequences(rows)).hidden
+        answer = stock(**given)
+        ours = hidden if headless else loaded.model.mlm(hidden, loaded.model.encoder)
+        theirs = (answer.last_hidden_state if headless else answer.logits)[real]
+    assert (ours - theirs).abs().max() <= 2e-5
+    assert tokenizer.mask_token_id == loaded.tokenizer.mask_id
+
+
+def test_an_export_that_the_peer_reads_differently_is_refused(
+    transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong epsilon in config.json, which our own reading would follow too, if it came from there."""
+    import encodery.export.hf as hf
+
+    monkeypatch.setattr(hf, "check_read_back", lambda *_: 0.0)
+    model = build_model(MODELS["bert-without-segments"], 5)
+    save_model(tmp_path / "model", model)
+    true = hf.HF._plan
+
+    def bent(self: HF, *arguments: Any) -> Any:
+        door, config, origin = true(self, *arguments)
+        return door, {**config, "layer_norm_eps": 0.01}, origin
+
+    monkeypatch.setattr(hf.HF, "_plan", bent)
+    with pytest.raises(ArtifactError, match=r"run by transformers.*off by"):
+        HF().write(load_model(tmp_path / "model"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
