@@ -8,7 +8,7 @@ after the last micro-batch. Only rank 0 writes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,13 +56,14 @@ class Team:
             parts = flat.split([grad.numel() for grad in bucket])
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
-    def agree(self, elapsed: float, stop: bool) -> tuple[float, bool]:
-        """Rank 0's clock, and whether anyone was asked to stop: the same answer on every rank."""
+    def agree(self, said: Sequence[float], stop: bool) -> tuple[Sequence[float], bool]:
+        """What rank 0 said, and whether anyone was asked to stop: the same answer on every rank."""
         if self.world == 1:
-            return elapsed, stop
-        said = torch.tensor([elapsed if self.leads else 0.0, float(stop)], dtype=torch.float64)
-        dist.all_reduce(said)
-        return float(said[0]), bool(said[1] > 0)
+            return said, stop
+        heard = torch.tensor([*(said if self.leads else [0.0] * len(said)), float(stop)], dtype=torch.float64)
+        dist.all_reduce(heard)
+        values = heard.tolist()
+        return values[:-1], values[-1] > 0
 
     def wait(self) -> None:
         """Go on when all ranks are here."""

@@ -1,0 +1,130 @@
+"""What a run shows while it goes: a live panel on a terminal, plain lines now and then elsewhere, nothing on other ranks."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+PLAIN_EVERY = 10.0  # seconds
+SMOOTH = 0.1
+Line = dict[str, Any]
+
+
+class Display:
+    """The display that shows nothing: for tests, libraries and ranks other than 0."""
+
+    def line(self, line: Line) -> None:
+        """A line of the log."""
+
+    def note(self, text: str) -> None:
+        """A sentence that must not be overlooked."""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        """Leave the last state standing."""
+
+
+class ConsoleDisplay(Display):
+    """Progress on a console. `peak`: FLOP/s of the machine's best matrix product; `flops`: of a token."""
+
+    def __init__(self, console: Console, peak: float = 0.0, flops: float = 0.0) -> None:
+        self.console, self.peak, self.flops = console, peak, flops
+        self.now: Line = {}
+        self.loss = self.speed = 0.0
+        self.began: tuple[float, float] | None = None
+        self.live: Live | None = None
+        self.told = 0.0
+
+    def __enter__(self) -> ConsoleDisplay:
+        if self.console.is_terminal:
+            from rich.live import Live
+
+            self.live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=2, transient=False)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if self.live is not None:
+            self.live.__exit__(kind, value, at)
+            self.live = None
+        elif self.now:
+            self.console.print(self.text(), highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self.console.print(text, style="yellow", highlight=False, markup=False)
+
+    def line(self, line: Line) -> None:
+        self.now |= line
+        if self.began is None:
+            self.began = (line["elapsed"], line["progress"])
+        if "loss" in line and line["loss"] == line["loss"]:
+            self.loss = self.loss + SMOOTH * (line["loss"] - self.loss) if self.loss else line["loss"]
+        if "loss" in line:
+            speed = line["tokens_per_s"]
+            self.speed = self.speed + SMOOTH * (speed - self.speed) if self.speed else speed
+        if self.live is None and time.monotonic() - self.told >= PLAIN_EVERY:
+            self.told = time.monotonic()
+            self.console.print(self.text(), highlight=False, soft_wrap=True)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end, judged by the progress of this sitting."""
+        if self.began is None or self.now["progress"] <= self.began[1]:
+            return None
+        took = self.now["elapsed"] - self.began[0]
+        left: float = took * (1 - self.now["progress"]) / (self.now["progress"] - self.began[1])
+        return left
+
+    def values(self) -> list[tuple[str, str]]:
+        """Name and text of what is shown."""
+        now = self.now
+        rows = [("loss", f"{self.loss:.3f}")]
+        if "heldout_loss" in now:
+            held = f"{now['heldout_loss']:.3f}, {now['heldout_accuracy']:.1%} right, {now['bits_per_byte']:.3f} bits/byte"
+            rows.append(("held-out", held))
+        speed = f"{self.speed:,.0f} tokens/s"
+        if self.peak and self.flops:
+            speed += f", {self.speed * self.flops / self.peak:.0%} of the matrix peak"
+        rows += [("speed", speed), ("rate", f"{now.get('lr', 0):.2e}")]
+        if "mask_rate" in now:
+            rows.append(("masked", f"{now['mask_rate']:.1%}"))
+        if "epoch" in now:
+            rows.append(("epoch", f"{now['epoch']:.2f}"))
+        if now.get("skipped"):
+            rows.append(("skipped steps", str(now["skipped"])))
+        rows.append(("left", "…" if self.left is None else clock_text(self.left)))
+        return rows
+
+    def text(self) -> str:
+        """One line."""
+        now = self.now
+        head = f"{now['progress']:4.0%} step {now['step']:,} {now['tokens'] / 1e6:,.1f}M tokens {clock_text(now['elapsed'])}"
+        return " | ".join([head, *(f"{name} {value}" for name, value in self.values())])
+
+    def panel(self) -> RenderableType:
+        """The live panel."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        if not self.now:
+            return "starting …"
+        table = Table.grid(padding=(0, 2))
+        for name, value in self.values():
+            table.add_row(name, value)
+        head = f"step {self.now['step']:,}   {self.now['tokens'] / 1e6:,.1f} M tokens   {clock_text(self.now['elapsed'])}"
+        return Group(head, ProgressBar(total=1.0, completed=self.now["progress"]), table)
+
+
+def clock_text(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,167 @@
+"""Before a run starts: what it will reach and what it needs, measured on its own batches, and a refusal where it cannot.
+
+The measurement runs forward, backward and the optimiser on a few of the run's real micro-batches and then puts
+weights, data and generators back exactly, so the run is the same with and without it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import torch
+
+from encodery.base.errors import UserError
+from encodery.train.budget import Budget
+from encodery.train.distributed import Team
+from encodery.train.job import Job, Work
+from encodery.train.optim import Optimizer, set_rate
+from encodery.train.precision import Format, best, formats
+from encodery.train.settings import TrainSettings
+from encodery.train.step import backward
+
+REPEATS = 3
+SHORT = 1.0  # seconds of measurement after which no further repeat is made
+STATE_BYTES = 16  # of a trained parameter in memory: weight, gradient, two means
+SAVED_BYTES = 12  # of a trained parameter in a checkpoint: weight, two means
+RESERVE = 0.9  # of free memory that may be planned with
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second over all ranks, in the format that was chosen, and why it was."""
+
+    chosen: Format
+    reason: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes a run needs of memory (this process) and disk."""
+
+    memory: int
+    disk: int
+
+    @classmethod
+    def of(cls, parameters: int, activations: int, averages: int, keep: int) -> Needs:
+        """Of so many parameters, bytes of activations, copies of averaged weights, and checkpoints kept."""
+        saved = parameters * (SAVED_BYTES + 4 * averages)
+        memory = parameters * (STATE_BYTES + 4 * averages) + activations
+        # One more checkpoint than is kept, since a new one is whole before an old one goes; one for the branch.
+        return cls(memory, saved * (keep + 2) + 4 * parameters)
+
+    def check(self, memory_free: int, disk_free: int) -> None:
+        """Raises `UserError` with the numbers where memory or disk do not suffice."""
+        if self.memory > memory_free * RESERVE:
+            raise UserError(
+                f"This run needs about {_size(self.memory)} of memory and {_size(memory_free)} are free. Lower "
+                "train.micro_tokens (activations), or choose a smaller model (weights and their moments)."
+            )
+        if self.disk > disk_free:
+            raise UserError(
+                f"This run needs about {_size(self.disk)} on disk for checkpoints and the model, and "
+                f"{_size(disk_free)} are free. Free some, lower train.keep, or write elsewhere (--out)."
+            )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will reach, at the speed that was measured."""
+
+    tokens: int
+    steps: int
+    seconds: float
+    epochs: float
+    needs: Needs
+
+    @classmethod
+    def make(
+        cls, settings: TrainSettings, speed: float, epoch_tokens: int, needs: Needs, done: tuple[float, int, int]
+    ) -> Forecast:
+        """For what is left of the budget, `done` being seconds, tokens and steps."""
+        budget = Budget.parse(settings.budget)
+        left = budget.left(*done)
+        mean = statistics.fmean(settings.batch_tokens(i / 100) for i in range(101))
+        share = 1 - (settings.eval_share if settings.evals else 0.0)
+        tokens = {"seconds": left * speed * share, "tokens": left, "steps": left * mean}[budget.kind]
+        return cls(int(tokens), round(tokens / mean), tokens / speed / share, tokens / max(epoch_tokens, 1), needs)
+
+    def lines(self, speed: Speed, parameters: int, memory_free: int, disk_free: int) -> list[str]:
+        """In words."""
+        end = datetime.now().astimezone() + timedelta(seconds=self.seconds)
+        return [
+            f"{parameters / 1e6:,.1f} M parameters; {speed.chosen} ({speed.reason}); {speed.tokens_per_s:,.0f} tokens/s",
+            f"about {self.tokens / 1e6:,.1f} M tokens in {self.steps:,} steps, {self.epochs:.2f} epochs; "
+            f"ends at {end:%H:%M:%S} ({_span(self.seconds)})",
+            f"memory {_size(self.needs.memory)} of {_size(memory_free)} free; "
+            f"disk {_size(self.needs.disk)} of {_size(disk_free)} free",
+        ]
+
+
+def measure(job: Job, settings: TrainSettings, optim: Optimizer, team: Team) -> Speed:
+    """Run a few micro-batches in each format that may be chosen; everything is put back as it was."""
+    device = next(job.module.parameters()).device
+    held = {name: p.detach().clone() for name, p in job.module.named_parameters()}
+    buffers = {name: b.detach().clone() for name, b in job.module.named_buffers()}
+    state, generator = job.state(), torch.get_rng_state()
+    job.module.train()
+    batch = round(settings.batch_tokens.highest)
+    size = min(batch, settings.micro_tokens * team.world)
+    work = job.batches(0, 0.0, size, None)
+    times = _time_formats(job, work, team, formats(settings.precision, device), device)
+    optimizer = optim.build(job.module)
+    set_rate(optimizer, 0.0)
+    stepping = min(_timed(optimizer.step, device) for _ in range(2))
+    with torch.no_grad():
+        for name, p in job.module.named_parameters():
+            p.copy_(held[name])
+        for name, b in job.module.named_buffers():
+            b.copy_(buffers[name])
+    job.module.zero_grad(set_to_none=True)
+    job.load_state(state)
+    torch.set_rng_state(generator)
+    seconds = {kind: spent + stepping * size / batch for kind, spent in times.items()}
+    agreed, _ = team.agree(list(seconds.values()), False)
+    speeds = {kind: work.tokens / spent for kind, spent in zip(seconds, agreed, strict=True)}
+    chosen, reason = best(speeds)
+    return Speed(chosen, reason, speeds[chosen])
+
+
+def _time_formats(
+    job: Job, work: Work, team: Team, kinds: tuple[Format, ...], device: torch.device
+) -> dict[Format, float]:
+    """Seconds of forward and backward in each format: the least of a few, taken in turns after a warm-up."""
+    spent: dict[Format, list[float]] = {kind: [] for kind in kinds}
+
+    def run(kind: Format) -> None:
+        job.module.zero_grad(set_to_none=True)
+        backward(job, work, team, kind, 0, 0)
+
+    warm = {kind: _timed(lambda kind=kind: run(kind), device) for kind in kinds}  # type: ignore[misc]
+    repeats = 1 if team.agree([sum(warm.values())], False)[0][0] > SHORT * 2 else REPEATS
+    for _ in range(repeats):
+        for kind in kinds:
+            spent[kind].append(_timed(lambda kind=kind: run(kind), device))  # type: ignore[misc]
+    return {kind: min(times) for kind, times in spent.items()}
+
+
+def _timed(function: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,146 @@
+"""Held-out masked-language-model figures: the one definition, used during training and by `evaluate mlm`.
+
+Which tokens are hidden is a function of the document's ids, the position in it and a seed, and of nothing else: not of
+the model, its training, the length of sequences, the batches or the order of documents. So two runs with one tokenizer
+are asked the very same questions. `rate` (15 %) of the tokens are asked for, by a hash per position, never a special
+one. All of them become [MASK]: with the 80/10/10 of training a tenth could be copied from the input, and a model trained
+on [MASK] alone could not be compared with one that was not. Documents are cut into pieces of even length.
+
+`loss` is the mean cross entropy in nats of the hidden tokens, `accuracy` the share whose best guess is right.
+`bits_per_byte` = loss / ln 2 · tokens / bytes, where tokens and UTF-8 bytes are those of the whole split: the bits it
+takes to guess a hidden token, over the bytes of text a token stands for. So tokenizers with long and short tokens can be
+compared. (A tokenizer that drops spaces is not favoured: spaces are bytes of the text. Unknown tokens are not asked.)
+
+Shapes: T tokens, M hidden ones, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encodery.base.errors import EmptyInput
+from encodery.base.machine import derive_seed
+from encodery.corrupt import Vocabulary
+from encodery.model.network import Model
+from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
+from encodery.model.shape import Batch
+from encodery.tokens.shuffle import mix, permute
+from encodery.tokens.store import TokenSplit
+
+RATE = 0.15
+BATCH_TOKENS = 8192
+Ids = npt.NDArray[np.int64]
+
+
+def hidden(ids: Ids, special: npt.NDArray[np.bool_], rate: float = RATE, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """(n,) bool: which tokens of a document are asked for."""
+    key = derive_seed(seed, "heldout", ids.astype("<u4").tobytes().hex())
+    dice = mix(np.arange(len(ids)), key)
+    return (dice < np.uint64(rate * 2.0**64)) & ~special[ids]
+
+
+def questions(
+    split: TokenSplit,
+    vocabulary: Vocabulary,
+    length: int,
+    tokens: int | None = None,
+    rate: float = RATE,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Iterator[Batch]:
+    """Packed batches with `extra["rows"]` (M,) and `extra["targets"]` (M,), documents in a fixed shuffled order, until
+    `tokens` tokens (None: all of the split). Sequences have at most `length` tokens, [CLS] and [SEP] included."""
+    special = vocabulary.special.numpy()
+    held: list[tuple[Ids, npt.NDArray[np.bool_]]] = []
+    size = seen = 0
+    for ids, asked in _pieces(split, special, length, rate, seed):
+        if held and size + len(ids) > batch_tokens:
+            yield _batch(held, vocabulary.mask_id)
+            held, size = [], 0
+        held.append((ids, asked))
+        size, seen = size + len(ids), seen + len(ids)
+        if tokens is not None and seen >= tokens:
+            break
+    if held:
+        yield _batch(held, vocabulary.mask_id)
+
+
+def score_mlm(
+    model: Model,
+    batches: Iterable[Batch],
+    tokens_per_byte: float,
+    sum_over_ranks: Callable[[Tensor], None] | None = None,
+) -> dict[str, float]:
+    """`loss`, `accuracy`, `bits_per_byte`, `perplexity`, and over how many `tokens` and `predicted`.
+
+    `batches` are from `questions`; each rank gives its own and `sum_over_ranks` adds up. `tokens_per_byte` is
+    `split.tokens / split.bytes`. The model is left in the mode it was in. Raises `EmptyInput` if nothing was asked.
+    """
+    device = next(model.parameters()).device
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for each in batches:
+                batch = each if device.type == "cpu" else each.to(device)
+                sums += _answer(model, batch)
+    finally:
+        model.train(training)
+    if sum_over_ranks is not None:
+        sum_over_ranks(sums)
+    total, right, predicted, tokens = sums.tolist()
+    if not predicted:
+        raise EmptyInput("There is nothing to score on: the held-out split holds no token that could be hidden.")
+    loss = total / predicted
+    return {
+        "loss": loss,
+        "accuracy": right / predicted,
+        "bits_per_byte": loss / math.log(2) * tokens_per_byte,
+        "perplexity": math.exp(min(loss, 100.0)),
+        "tokens": tokens,
+        "predicted": predicted,
+    }
+
+
+def _answer(model: Model, batch: Batch) -> Tensor:
+    """(4,) float64: Σ cross entropy, right guesses, questions, tokens."""
+    features = model.mlm.features(model(batch).hidden[batch.extra["rows"]])
+    weight, bias = model.mlm.decoder(model.encoder)
+    found = masked_cross_entropy(features, weight, bias, batch.extra["targets"])
+    counts = torch.tensor([float(found.nll.numel()), float(batch.tokens)], dtype=torch.float64, device=weight.device)
+    return torch.cat([found.nll.double().sum()[None], found.correct.double().sum()[None], counts])
+
+
+def _pieces(
+    split: TokenSplit, special: npt.NDArray[np.bool_], length: int, rate: float, seed: int
+) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
+    order = permute(np.arange(len(split)), len(split), derive_seed(seed, "heldout order"))
+    first, last = np.array([split.specials.cls_id]), np.array([split.specials.sep_id])
+    none = np.zeros(1, np.bool_)
+    for number in order.tolist():
+        ids = split[number].astype(np.int64)
+        if not len(ids):
+            continue
+        asked = hidden(ids, special, rate, seed)
+        edges = np.linspace(0, len(ids), -(-len(ids) // (length - 2)) + 1).astype(int).tolist()
+        for begin, end in zip(edges, edges[1:], strict=False):
+            piece = np.concatenate([first, ids[begin:end], last])
+            yield piece, np.concatenate([none, asked[begin:end], none])
+
+
+def _batch(held: list[tuple[Ids, npt.NDArray[np.bool_]]], mask_id: int) -> Batch:
+    held = sorted(held, key=lambda piece: len(piece[0]))
+    lengths = [len(ids) for ids, _ in held]
+    ids = torch.from_numpy(np.concatenate([ids for ids, _ in held]))
+    rows = torch.from_numpy(np.flatnonzero(np.concatenate([asked for _, asked in held])))
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    masked = ids.clone()
+    masked[rows] = mask_id
+    return Batch(masked, cu_seqlens, max(lengths), None, {"rows": rows, "targets": ids[rows]})

@@ -1,0 +1,272 @@
+"""The one loop: whatever learns runs here, step by step, until its budget is spent or it is asked to stop.
+
+A step: hooks, the job's micro-batches, forward and backward, gradients over ranks, clipping, the optimiser, hooks, a
+line in the log. Between steps, on values that all ranks share: the clock, the wish to stop, held-out scores (within
+their share of the time), checkpoints. A run that ends saves its checkpoint first, then the model, then its last score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encodery.base.artifact import Artifact, atomic_write, seal
+from encodery.base.schedule import Schedule
+from encodery.train import checkpoint
+from encodery.train.budget import Budget
+from encodery.train.checkpoint import Snapshot
+from encodery.train.clip import GuardedStep
+from encodery.train.clock import Clock
+from encodery.train.display import Display
+from encodery.train.distributed import Team
+from encodery.train.hooks import Hook, Moment
+from encodery.train.interrupts import listening
+from encodery.train.job import Job
+from encodery.train.journal import Journal, Line
+from encodery.train.optim import Optimizer, set_rate
+from encodery.train.precision import Format, context
+from encodery.train.settings import TrainSettings
+from encodery.train.step import backward
+
+KIND = "run"
+MODEL, FIGURES, RECIPE = "model", "figures.json", "recipe.json"
+FINAL_EVAL = 4  # the last score looks at so many times eval_tokens
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: `finished`, or else stopped before its budget was spent and ready to be resumed."""
+
+    folder: Path
+    finished: bool
+    step: int
+    tokens: int
+    elapsed: float
+    figures: dict[str, Any]
+
+
+class Loop:
+    """A run under way, in `folder`. `facts` are figures known from the start (parameters, peak, machine)."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        settings: TrainSettings,
+        optim: Optimizer,
+        hooks: Sequence[Hook],
+        team: Team,
+        display: Display,
+        chosen: Format,
+        facts: dict[str, Any],
+    ) -> None:
+        self.job, self.folder, self.settings, self.team, self.display = job, folder, settings, team, display
+        self.chosen, self.facts = chosen, facts
+        self.device = next(job.module.parameters()).device
+        self.optimizer = optim.build(job.module)
+        self.hooks = [hook.build(job.module) for hook in hooks]
+        self.guard = GuardedStep(settings.clip)
+        self.clock = Clock(Budget.parse(settings.budget))
+        self.journal = Journal(folder, team, display.line, late=self.device.type != "cpu")
+        self.every = Budget.parse(settings.checkpoint_every)
+        self.saved_at = (0.0, 0, 0)
+        self.eval_seconds = self.eval_cost = 0.0
+        self.next_eval = 1
+        self.branch_at = branch_point(settings.schedule) if settings.branch else None
+        self.last_score: dict[str, float] = {}
+        self.flops = 0.0
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a checkpoint. Raises `CheckpointError` if it is another run's."""
+        state = snapshot.state
+        checkpoint.restore(snapshot, self.job.module, self.optimizer, self.hooks)
+        self.job.load_state(state["job"])
+        self.clock.load_state(state["clock"])
+        self.guard.load_state(state["guard"])
+        self.eval_seconds, self.eval_cost, self.next_eval = state["evals"]
+        self.flops, self.last_score = state["flops"], state["last_score"]
+        self.saved_at = (self.clock.before, self.clock.tokens, self.clock.step)
+        if self.branch_at is not None and self._progress(self.clock.before) >= self.branch_at:
+            self.branch_at = None
+
+    def run(self) -> RunResult:
+        """Run until the budget is spent, or until SIGINT or SIGTERM asks for an end; saves either way."""
+        self.job.module.train()
+        with listening() as interrupts, contextlib.closing(self.journal), self.display:
+            self.clock.start()
+            while True:
+                elapsed, stop = self._agree(bool(interrupts.asked))
+                if stop or self.clock.done(elapsed):
+                    break
+                self._between(elapsed)
+                self._step(elapsed)
+            self.journal.flush()
+            if self.saved_at[2] != self.clock.step or not checkpoint.listed(self.folder):
+                self._save()
+            finished = self.clock.done(elapsed)
+            figures = self._finish() if finished else {}
+        if finished and self.team.leads:
+            self._seal(figures)
+        self.team.wait()
+        return RunResult(self.folder, finished, self.clock.step, self.clock.tokens, self.clock.elapsed, figures)
+
+    def _agree(self, stop: bool) -> tuple[float, bool]:
+        """Rank 0's clock on every rank, and whether any of them was asked to stop."""
+        clock = self.clock
+        mine = (clock.elapsed, clock.step_seconds, self.eval_seconds, self.eval_cost)
+        agreed, stop = self.team.agree(mine, stop)
+        elapsed, clock.step_seconds, self.eval_seconds, self.eval_cost = agreed
+        return elapsed, stop
+
+    def _progress(self, elapsed: float) -> float:
+        return self.clock.moment(elapsed).progress
+
+    def _between(self, elapsed: float) -> None:
+        """What is due between two steps."""
+        settings, progress = self.settings, self._progress(elapsed)
+        if settings.evals and progress * settings.evals >= self.next_eval:
+            affordable = self.eval_seconds + self.eval_cost <= settings.eval_share * elapsed
+            if affordable:
+                self._score(settings.eval_tokens)
+                self.next_eval = int(progress * settings.evals) + 1
+        now = (elapsed, self.clock.tokens, self.clock.step)
+        if self.branch_at is not None and progress >= self.branch_at:
+            self._save(pinned=True)
+            self.branch_at = None
+        elif self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
+            self._save()
+
+    def _step(self, elapsed: float) -> None:
+        start, settings = time.monotonic(), self.settings
+        moment = self.clock.moment(elapsed)
+        for hook in self.hooks:
+            hook.before_step(moment)
+        planned = round(settings.batch_tokens(moment.progress))
+        progress = self.clock.ahead(elapsed, planned)
+        length = None if settings.length is None else round(settings.length(progress))
+        work = self.job.batches(self.clock.step, progress, planned, length)
+        factor = settings.schedule(progress)
+        set_rate(self.optimizer, factor)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = backward(self.job, work, self.team, self.chosen, settings.seed, self.clock.step)
+        norm, taken = self.guard.step(self.optimizer)
+        seconds = time.monotonic() - start
+        self.clock.took(seconds, work.tokens)
+        self.flops += work.flops
+        after = self.clock.moment(elapsed + seconds)
+        for hook in self.hooks if taken else ():
+            hook.after_step(after)
+        self.journal.step(self._line(after, work.tokens / seconds, factor, norm, progress), terms)
+
+    def _line(self, now: Moment, speed: float, factor: float, norm: float, progress: float) -> Line:
+        line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4), "progress": now.progress}
+        line |= {"lr": max(group["peak"] for group in self.optimizer.param_groups) * factor, "grad_norm": norm}
+        line |= {"tokens_per_s": round(speed, 1), **self.job.rates(progress), **self.job.figures()}
+        if self.guard.skipped:
+            line["skipped"] = self.guard.skipped
+        for hook in self.hooks:
+            line |= hook.figures()
+        return line
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Time that is not spent on steps."""
+        start = time.monotonic()
+        yield
+        self.clock.aside += time.monotonic() - start
+
+    def _score(self, tokens: int) -> dict[str, float]:
+        """Held-out figures with the weights that are to be used, in the log and on the display."""
+        start = time.monotonic()
+        with self._aside(), contextlib.ExitStack() as stack:
+            self.journal.flush()
+            for hook in self.hooks:
+                stack.enter_context(hook.evaluating())
+            with context(self.chosen, self.device):
+                self.last_score = {f"heldout_{k}" if k in ("loss", "accuracy") else k: v
+                                   for k, v in self.job.score(tokens).items()}  # fmt: skip
+        self.eval_cost = time.monotonic() - start
+        self.eval_seconds += self.eval_cost
+        if self.last_score:
+            now = self.clock.moment(self.clock.elapsed)
+            line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4)}
+            self.journal.write({**line, "progress": now.progress, **_without_counts(self.last_score)})
+        return self.last_score
+
+    def _save(self, pinned: bool = False) -> None:
+        """Write a checkpoint, then remove what is too old."""
+        with self._aside():
+            self.journal.flush()
+            self.saved_at = (self.clock.elapsed, self.clock.tokens, self.clock.step)
+            if self.team.leads:
+                snapshot = checkpoint.capture(self.job.module, self.optimizer, self.hooks)
+                snapshot.state |= self._state()
+                checkpoint.write(self.folder, self.clock.step, snapshot, {"job": type(self.job).__name__}, pinned)
+                checkpoint.prune(self.folder, self.settings.keep)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.job.identity(),
+            "clock": self.clock.state(),
+            "job": self.job.state(),
+            "guard": self.guard.state(),
+            "evals": [self.eval_seconds, self.eval_cost, self.next_eval],
+            "flops": self.flops,
+            "last_score": self.last_score,
+            "seed": self.settings.seed,
+            "precision": self.chosen,
+            "threads": torch.get_num_threads(),
+            "world": self.team.world,
+            "branch": bool(self.branch_at is not None),
+        }
+
+    def _finish(self) -> dict[str, Any]:
+        """The model first, then its figures: a crash in the last score costs no training."""
+        with contextlib.ExitStack() as stack:
+            for hook in self.hooks:
+                stack.enter_context(hook.evaluating())
+            if self.team.leads:
+                self.job.save(self.folder / MODEL, self._figures())
+        self._score(self.settings.eval_tokens * FINAL_EVAL)
+        figures = self._figures()
+        if self.team.leads:
+            Artifact.open(self.folder / MODEL).add_figures(figures)
+            atomic_write(self.folder / FIGURES, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        return figures
+
+    def _figures(self) -> dict[str, Any]:
+        clock = self.clock
+        busy = max(clock.elapsed - clock.aside, 1e-9)
+        figures: dict[str, Any] = {**self.facts, **self.last_score, **self.job.figures()}
+        figures |= {"tokens": clock.tokens, "steps": clock.step, "seconds": clock.elapsed, "eval_seconds": self.eval_seconds}
+        figures |= {"tokens_per_s": clock.tokens / busy, "skipped": self.guard.skipped, "budget": str(clock.budget)}
+        peak = self.facts.get("matmul_peak")
+        if peak and self.flops:
+            figures["peak_share"] = self.flops / busy / peak
+        return figures
+
+    def _seal(self, figures: dict[str, Any]) -> None:
+        """Make the run folder an artifact. Checkpoints stay outside it: they may be removed."""
+        recipe = json.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
+        parents = Artifact.open(self.folder / MODEL).manifest.parents
+        opened = {name: Artifact.open(parent["path"]) for name, parent in parents.items()}
+        seal(self.folder, KIND, recipe, opened, figures, living=(checkpoint.FOLDER,))
+
+
+def branch_point(schedule: Schedule) -> float | None:
+    """Where the last falling phase begins, if the phase before it is constant: a decay can branch off there."""
+    phases = schedule.phases
+    if len(phases) < 2 or not phases[-1].end < phases[-1].start or phases[-2].start != phases[-2].end:
+        return None
+    return 1.0 - phases[-1].share
+
+
+def _without_counts(score: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in score.items() if name not in ("tokens", "predicted")}

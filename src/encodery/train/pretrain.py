@@ -1,0 +1,221 @@
+"""Pre-training: an encoder, an objective and the feed of a packed corpus, as a job of the one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import EmptyInput, SettingsError
+from encodery.base.machine import derive_seed
+from encodery.base.settings import decode, encode
+from encodery.corrupt import Vocabulary
+from encodery.model import count
+from encodery.model.load import save_model
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.shape import Batch
+from encodery.objectives import Count, Objective, ObjectiveModule, Term
+from encodery.objectives.mlm import MLM
+from encodery.tokens.feed import Feed, FeedSettings, Packed, deal
+from encodery.tokens.prefetch import Prefetch
+from encodery.tokens.store import TokenStore
+from encodery.train.distributed import Team
+from encodery.train.forecast import Needs
+from encodery.train.heldout import questions, score_mlm
+from encodery.train.hooks import Hook
+from encodery.train.job import Job, Micro, Work
+from encodery.train.optim import Optimizer
+from encodery.train.optim.adamw import AdamW
+from encodery.train.settings import TrainSettings
+
+HARMLESS = ("budget", "schedule", "eval_share", "evals", "eval_tokens", "checkpoint_every", "keep", "branch")
+PLACES = ("device", "threads", "precision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """A recipe of `encodery pretrain`. `model.vocab` and `feed.batch_tokens` follow the tokens and `train`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: Objective = field(default_factory=MLM)
+    optim: Optimizer = field(default_factory=AdamW)
+    feed: FeedSettings = field(default_factory=FeedSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    hooks: tuple[Hook, ...] = ()
+
+    def __post_init__(self) -> None:
+        highest = round(self.train.batch_tokens.highest)
+        usual = FeedSettings.__dataclass_fields__["batch_tokens"].default
+        if self.feed.batch_tokens not in (usual, highest):
+            raise SettingsError(f"feed.batch_tokens = {self.feed.batch_tokens}: is given by train.batch_tokens here.")
+        feed = dataclasses.replace(self.feed, batch_tokens=highest)
+        object.__setattr__(self, "feed", feed)
+        if feed.max_length > self.model.max_length:
+            raise SettingsError(
+                f"feed.max_length = {feed.max_length}: the model takes at most model.max_length = "
+                f"{self.model.max_length} tokens."
+            )
+        if self.train.length is not None and self.train.length.highest > feed.max_length:
+            raise SettingsError(f"train.length = {self.train.length}: exceeds feed.max_length = {feed.max_length}.")
+
+    def fitted(self, vocab: int) -> PretrainSettings:
+        """The same for a tokenizer with so many ids."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, vocab=vocab))
+
+    def needs(self) -> Needs:
+        """Memory and disk, from the settings alone."""
+        parameters = count.parameters(self.model)
+        tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
+        activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3)
+        return Needs.of(parameters, activations, len(self.hooks), self.train.keep)
+
+
+class PretrainJob(Job):
+    """Model and objective on the batches of a token store's training split."""
+
+    def __init__(
+        self, settings: PretrainSettings, store: TokenStore, team: Team, device: torch.device, name: str = ""
+    ) -> None:
+        self.settings, self.store, self.team, self.device, self.name = settings, store, team, device, name
+        self.vocabulary = Vocabulary.of(store.tokenizer)
+        seed = settings.train.seed
+        self.model: Model = build_model(settings.model, derive_seed(seed, "weights"))
+        self.objective: ObjectiveModule = settings.objective.build(settings.model.shape, self.vocabulary)
+        self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
+        feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
+        # On a CPU the thread would only take turns with the mathematics.
+        self.feed = Prefetch(feed) if device.type != "cpu" else feed
+        self.flops_of = functools.cache(functools.partial(count.flops, settings.model))
+
+    @classmethod
+    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> PretrainJob:
+        """See `Job`. Raises `ArtifactError` where the tokens are gone."""
+        table = dict(recipe)
+        table.pop("job", None)
+        name, tokens = table.pop("recipe", ""), table.pop("tokens")
+        return cls(decode(PretrainSettings, table, "recipe"), TokenStore.open(tokens), team, device, name)
+
+    def recipe(self) -> dict[str, Any]:
+        """See `rebuild`."""
+        return {
+            "job": f"{type(self).__module__}.{type(self).__name__}",
+            "recipe": self.name,
+            "tokens": str(self.store.path.resolve()),
+            **encode(self.settings),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting on which the weights depend, and the fingerprint of the tokens."""
+        table = {**encode(self.settings), "tokens": self.store.fingerprint}
+        table["train"] = {k: v for k, v in table["train"].items() if k not in (*HARMLESS[2:], *PLACES)}
+        return table
+
+    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+        """The global batch is dealt to the micro-batches of all ranks; this rank prepares its own."""
+        longest = self.settings.feed.max_length if length is None else min(length, self.settings.feed.max_length)
+        packed = self.feed.next(batch_tokens, longest)
+        parts = self._parts(batch_tokens, longest)
+        micros = [
+            Micro(number, self._prepare(_share(packed, number, parts), step, number, progress))
+            for number in range(self.team.rank, parts, self.team.world)
+        ]
+        lengths = packed.lengths.astype("int64")
+        mean = round(float((lengths * lengths).sum()) / max(packed.tokens, 1) / 8) * 8
+        predicted = round(self.objective.rates(progress).get("mask_rate", 0.15), 2)
+        return Work(micros, packed.tokens, packed.tokens * self.flops_of(mean, predicted))
+
+    def _parts(self, batch_tokens: int, longest: int) -> int:
+        """How many micro-batches a step has over all ranks: as few as fit, the same number for each rank."""
+        world = self.team.world
+        parts = -(-batch_tokens // self.settings.train.micro_tokens)
+        parts = -(-max(parts, 1) // world) * world
+        if parts * longest > batch_tokens and parts > 1:
+            raise SettingsError(
+                f"A step of {batch_tokens} tokens cannot be dealt to {parts} micro-batches of sequences up to {longest}: "
+                "raise train.batch_tokens or train.micro_tokens."
+            )
+        return parts
+
+    def _prepare(self, packed: Packed, step: int, number: int, progress: float) -> Batch:
+        batch = Batch(torch.from_numpy(packed.ids), torch.from_numpy(packed.cu_seqlens), packed.max_seqlen)
+        if self.device.type != "cpu":
+            batch = batch.to(self.device, non_blocking=True)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(derive_seed(self.settings.train.seed, "masks", step, number))
+        return self.objective.prepare(batch, generator, progress)
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        """See `Job`."""
+        return self.objective.counts(batch)
+
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """See `Job`."""
+        found: dict[str, Term] = self.objective(self.model, batch)
+        return found
+
+    def rates(self, progress: float) -> dict[str, float]:
+        """See `Job`."""
+        return self.objective.rates(progress)
+
+    def figures(self) -> dict[str, float]:
+        """`epoch`, with its fraction."""
+        return {"epoch": self.feed.progress}
+
+    def score(self, tokens: int) -> dict[str, float]:
+        """Held-out loss, accuracy and bits per byte with fixed masks; nothing where no text is held out."""
+        split = self.store.heldout
+        if "mlm" not in self.model.heads or not split.tokens:
+            return {}
+        batches = questions(split, self.vocabulary, self.settings.feed.max_length, tokens)
+        mine = (batch for i, batch in enumerate(batches) if i % self.team.world == self.team.rank)
+        summed = self.team.sum if self.team.world > 1 else None
+        try:
+            return score_mlm(self.model, mine, split.tokens / max(split.bytes, 1), summed)
+        except EmptyInput:
+            return {}
+
+    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """The model with its tokenizer."""
+        save_model(
+            folder,
+            self.model,
+            self.store.path / "tokenizer",
+            settings={"recipe": self.recipe()},
+            parents={"tokens": Artifact.open(self.store.path)},
+            figures=figures,
+            overwrite=True,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """See `Job`."""
+        return {"feed": self.feed.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Job`."""
+        self.feed.load_state(state["feed"])
+
+    def close(self) -> None:
+        """End the feed's thread."""
+        if isinstance(self.feed, Prefetch):
+            self.feed.close()
+
+
+def _share(packed: Packed, number: int, parts: int) -> Packed:
+    """The sequences of one of `parts` micro-batches, balanced in tokens, from short to long."""
+    if parts == 1:
+        return packed
+    import numpy as np
+
+    mine = np.flatnonzero(deal(len(packed.lengths), parts)[::-1] == number)
+    starts, lengths = packed.cu_seqlens[:-1][mine], packed.lengths[mine]
+    cu_seqlens = np.zeros(len(mine) + 1, np.int32)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    rows = np.repeat(starts - cu_seqlens[:-1], lengths) + np.arange(int(cu_seqlens[-1]))
+    return Packed(packed.ids[rows], cu_seqlens)

@@ -1,0 +1,34 @@
+"""One step's arithmetic: counts over the ranks, forward and backward of each micro-batch, gradients added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from encodery.base.machine import derive_seed
+from encodery.objectives import Count, Term, count_all, share
+from encodery.train.distributed import Team
+from encodery.train.job import Job, Micro, Work
+from encodery.train.precision import Format, context
+
+Terms = list[dict[str, Term]]
+
+
+def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: int) -> Terms:
+    """Leave the gradient of the step's loss in the parameters; the terms of each micro-batch, without a graph.
+
+    Dropout draws from `seed`, `step` and the micro-batch's number, whichever rank runs it.
+    """
+    counts = count_all((job.counts(micro.batch) for micro in work.micros), team.sum if team.world > 1 else None)
+    terms = [_micro(job, micro, counts, chosen, derive_seed(seed, "forward", step, micro.number)) for micro in work.micros]
+    team.sum_gradients(p for p in job.module.parameters() if p.requires_grad)
+    return terms
+
+
+def _micro(job: Job, micro: Micro, counts: Mapping[str, Count], chosen: Format, seed: int) -> dict[str, Term]:
+    torch.manual_seed(seed)
+    with context(chosen, next(job.module.parameters()).device):
+        terms = job.terms(micro.batch)
+    share(terms, counts).backward()  # type: ignore[no-untyped-call]
+    return {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
