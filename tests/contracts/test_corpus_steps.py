@@ -92,7 +92,7 @@ def test_a_reader_names_what_it_cannot_read(name: str, tmp_path: Path) -> None:
     path.write_bytes(bytes(range(256)) * 100)
     source = Source(str(path), "noise", "noise", name, "", 25_600, 0)
     with pytest.raises(Unusable) as caught:
-        list(make(Reader, name).rows(source, Reading("auto", "auto", None, tmp_path, tmp_path), lambda *_: None))
+        list(make(Reader, name).rows(source, lambda *_: None, Reading("auto", "auto", None, tmp_path, tmp_path)))
     assert caught.value.reason in ("binary", "corrupt")
 
 

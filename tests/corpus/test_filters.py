@@ -13,8 +13,7 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 
 from encodery.base.errors import SettingsError
-from encodery.corpus.steps.dedup._minhash import SignatureStep, config, modulo
-from encodery.corpus.steps.dedup.minhash import Minhash
+from encodery.corpus.steps.dedup._minhash import SignatureStep, minhash_config, modulo
 from encodery.corpus.steps.filter import Filter
 from encodery.corpus.steps.filter.c4 import C4
 from encodery.corpus.steps.filter.fineweb import Fineweb
@@ -183,8 +182,9 @@ def test_modulo_is_exact() -> None:
 
 
 def test_signatures_equal_datatroves_for_the_same_shingles(tmp_path: object) -> None:
-    mine = SignatureStep(str(tmp_path), config(Minhash()))
-    theirs = MinhashDedupSignature(str(tmp_path), config(Minhash()), language=Words())
+    config = minhash_config(words=5, buckets=14, hashes=8, seed=1)
+    mine = SignatureStep(str(tmp_path), config)
+    theirs = MinhashDedupSignature(str(tmp_path), config, language=Words())
     shingles = np.random.default_rng(0).integers(0, 2**64, size=(1000, 1), dtype=np.uint64)
     assert mine.get_signature(shingles) == theirs.get_signature(shingles)
     assert mine.get_shingles("too short").shape == (0, 1)

@@ -46,7 +46,7 @@ def read(path: Path, column: str = "auto", encoding: str = "auto") -> tuple[list
     source = source_of(path)
     reading = Reading(column, encoding, None, path.parent, path.parent)
     skipped: list[str] = []
-    rows = SETTINGS.read[source.format].rows(source, reading, lambda reason, detail: skipped.append(reason))
+    rows = SETTINGS.read[source.format].rows(source, lambda reason, detail: skipped.append(reason), reading)
     return list(rows), skipped
 
 
@@ -121,7 +121,7 @@ def test_damaged_archives_are_named_and_rows_before_the_damage_kept(tmp_path: Pa
     found = []
     reading = Reading("auto", "auto", None, tmp_path, tmp_path)
     with pytest.raises(Unusable) as caught:
-        for row in Jsonl().rows(source_of(path), reading, lambda *_: None):
+        for row in Jsonl().rows(source_of(path), lambda *_: None, reading):
             found.append(row[0])
     assert caught.value.reason == "corrupt"
     assert found[:3] == [f"row {i} {hash(str(i))}" for i in range(3)]
@@ -165,7 +165,7 @@ def test_slices_share_a_file_without_loss_or_overlap(tmp_path: Path, name: str) 
     reading = Reading("auto", "auto", None, tmp_path, tmp_path)
     reader = SETTINGS.read[source.format]
     found = [
-        [row[0] for row in reader.rows(replace(source, part=part, parts=7), reading, lambda *_: None)]
+        [row[0] for row in reader.rows(replace(source, part=part, parts=7), lambda *_: None, reading)]
         for part in range(7)
     ]
     assert all(found)
@@ -210,7 +210,7 @@ def test_parquet_rows_and_damage(tmp_path: Path) -> None:
     assert skipped == ["row without text"]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(Unusable) as caught:
-        list(Parquet().rows(source_of(path), Reading("auto", "auto", None, tmp_path, tmp_path), lambda *_: None))
+        list(Parquet().rows(source_of(path), lambda *_: None, Reading("auto", "auto", None, tmp_path, tmp_path)))
     assert caught.value.reason == "corrupt"
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import dill
 from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from loguru import logger
@@ -103,10 +102,9 @@ class Runner:
                 executor.pipeline = deepcopy(each.steps)
                 executor._run_for_rank(rank)
             return executor
-        payload = dill.dumps(executor)
         self.pool = self.pool or _new_pool(self.workers)
         try:
-            for future in as_completed([self.pool.submit(_task, payload, rank) for rank in ranks]):
+            for future in as_completed([self.pool.submit(_task, executor, rank) for rank in ranks]):
                 future.result()
         except BrokenProcessPool as error:
             raise UserError(
@@ -137,8 +135,8 @@ def _new_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 
-def _task(payload: bytes, rank: int) -> None:
-    dill.loads(payload)._run_for_rank(rank)
+def _task(executor: _Local, rank: int) -> None:
+    executor._run_for_rank(rank)
 
 
 def _end_with_parent() -> None:

@@ -30,9 +30,7 @@ class ShardWriter(JsonlWriter):  # type: ignore[misc]
     name = "shards"
 
     def __init__(self, folder: str, name: str) -> None:
-        super().__init__(folder, f"{name}.jsonl.zst", compression=NAME, adapter=as_row)
+        super().__init__(folder, f"{name}.jsonl.zst", compression=NAME)
 
-
-def as_row(writer: JsonlWriter, document: Document) -> dict[str, Any]:
-    """A line of a shard."""
-    return {"id": document.id, "text": document.text, "metadata": document.metadata}
+    def _default_adapter(self, document: Document) -> dict[str, Any]:
+        return {"id": document.id, "text": document.text, "metadata": document.metadata}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupSignature
 from datatrove.utils.hashing import HashConfig
 
 from encodery.corpus.words import Words, words
-
-if TYPE_CHECKING:
-    from encodery.corpus.steps.dedup.minhash import Minhash
 
 ROWS = 256  # A block of (rows, hashes) stays in the processor's cache.
 PRIME = np.uint64((1 << 61) - 1)
@@ -20,13 +15,13 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MOST_WORDS = 1 << 18  # Kept in the cache of word hashes.
 
 
-def config(part: Minhash) -> MinhashConfig:
+def minhash_config(*, words: int, buckets: int, hashes: int, seed: int) -> MinhashConfig:
     """What datatrove's steps are told."""
     return MinhashConfig(
-        n_grams=part.words,
-        num_buckets=part.buckets,
-        hashes_per_bucket=part.hashes,
-        seed=part.seed,
+        n_grams=words,
+        num_buckets=buckets,
+        hashes_per_bucket=hashes,
+        seed=seed,
         hash_config=HashConfig(precision=64, hash_fc="xxhash"),
     )
 

@@ -36,20 +36,21 @@ class Minhash(Dedup):
     def passes(self, folder: str) -> list[Pass]:
         from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
-        from encodery.corpus.steps.dedup._minhash import SignatureStep, config
+        from encodery.corpus.steps.dedup._minhash import SignatureStep, minhash_config
 
+        config = minhash_config(words=self.words, buckets=self.buckets, hashes=self.hashes, seed=self.seed)
         signatures, pairs = f"{folder}/signatures", f"{folder}/pairs"
         return [
-            Pass("minhash signatures", [SignatureStep(signatures, config(self))]),
+            Pass("minhash signatures", [SignatureStep(signatures, config)]),
             Pass(
                 "minhash pairs",
-                [MinhashDedupBuckets(signatures, pairs, config=config(self), lines_to_buffer=1000)],
+                [MinhashDedupBuckets(signatures, pairs, config=config, lines_to_buffer=1000)],
                 documents=False,
                 tasks=self.buckets,
             ),
             Pass(
                 "minhash clusters",
-                [MinhashDedupCluster(pairs, f"{folder}/clusters", config=config(self), lines_to_buffer=1000)],
+                [MinhashDedupCluster(pairs, f"{folder}/clusters", config=config, lines_to_buffer=1000)],
                 documents=False,
                 tasks=1,
             ),

@@ -6,7 +6,7 @@ gives the same answers (a test compares them) several times faster.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -16,8 +16,19 @@ from datatrove.utils.text import split_into_words
 
 from encodery.corpus.words import Words, spaceless
 
-if TYPE_CHECKING:
-    from encodery.corpus.steps.filter.gopher_quality import GopherQuality
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The settings of the part, as its docstring tells them."""
+
+    language: str
+    min_stop_words: int
+    min_word_length: float
+    max_word_length: float
+    max_symbols: float
+    max_bullets: float
+    max_ellipsis: float
+    min_letters: float
 
 
 class GopherQualityStep(BaseFilter):  # type: ignore[misc]
@@ -25,13 +36,13 @@ class GopherQualityStep(BaseFilter):  # type: ignore[misc]
 
     name = "gopher_quality"
 
-    def __init__(self, part: GopherQuality, dropped: DiskWriter | None) -> None:
+    def __init__(self, dropped: DiskWriter | None, rules: Rules) -> None:
         super().__init__(dropped)
-        self.part = part
-        self.language = Words()
+        self.rules = rules
+        self.tokenizer = Words()
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        words = split_into_words(doc.text, self.language)
+        words = split_into_words(doc.text, self.tokenizer)
         reason = self._words(doc.text, words) or self._lines(doc.text.splitlines()) or self._letters(words)
         return (False, reason) if reason else True
 
@@ -39,27 +50,27 @@ class GopherQualityStep(BaseFilter):  # type: ignore[misc]
         if not words:
             return "no_words"
         mean = sum(map(len, words)) / len(words)
-        if not self.part.min_word_length <= mean <= self.part.max_word_length and not spaceless(text):
-            return "short_words" if mean < self.part.min_word_length else "long_words"
-        if text.count("#") > self.part.max_symbols * len(words):
+        if not self.rules.min_word_length <= mean <= self.rules.max_word_length and not spaceless(text):
+            return "short_words" if mean < self.rules.min_word_length else "long_words"
+        if text.count("#") > self.rules.max_symbols * len(words):
             return "too_many_hashes"
-        if text.count("...") + text.count("…") > self.part.max_symbols * len(words):
+        if text.count("...") + text.count("…") > self.rules.max_symbols * len(words):
             return "too_many_ellipsis"
         return ""
 
     def _lines(self, lines: list[str]) -> str:
-        if sum(line.lstrip().startswith(("•", "-")) for line in lines) > self.part.max_bullets * len(lines):
+        if sum(line.lstrip().startswith(("•", "-")) for line in lines) > self.rules.max_bullets * len(lines):
             return "too_many_bullets"
-        if sum(line.rstrip().endswith(("...", "…")) for line in lines) > self.part.max_ellipsis * len(lines):
+        if sum(line.rstrip().endswith(("...", "…")) for line in lines) > self.rules.max_ellipsis * len(lines):
             return "too_many_end_ellipsis"
         return ""
 
     def _letters(self, words: list[str]) -> str:
         with_letters = sum(map(str.isalpha, words))
-        if with_letters < self.part.min_letters * len(words):
+        if with_letters < self.rules.min_letters * len(words):
             with_letters += sum(any(map(str.isalpha, w)) for w in words if not w.isalpha())
-        if with_letters < self.part.min_letters * len(words):
+        if with_letters < self.rules.min_letters * len(words):
             return "too_few_letters"
-        if self.part.language == "en" and len(set(STOP_WORDS).intersection(words)) < self.part.min_stop_words:
+        if self.rules.language == "en" and len(set(STOP_WORDS).intersection(words)) < self.rules.min_stop_words:
             return "no_stop_words"
         return ""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
-from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.text import split_into_words
 
 from encodery.corpus.words import Words
-
-if TYPE_CHECKING:
-    from encodery.corpus.steps.filter.gopher_repetition import GopherRepetition
 
 TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
@@ -27,16 +23,12 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
 
     name = "gopher_repetition"
 
-    def __init__(self, part: GopherRepetition, dropped: DiskWriter | None) -> None:
+    def __init__(self, scale: float, **settings: Any) -> None:
         super().__init__(
-            dup_line_frac=part.max_lines,
-            dup_para_frac=part.max_paragraphs,
-            dup_line_char_frac=part.max_line_characters,
-            dup_para_char_frac=part.max_paragraph_characters,
-            top_n_grams=tuple((n, share * part.scale) for n, share in TOP),
-            dup_n_grams=tuple((n, share * part.scale) for n, share in REPEATED),
-            exclusion_writer=dropped,
+            top_n_grams=tuple((n, share * scale) for n, share in TOP),
+            dup_n_grams=tuple((n, share * scale) for n, share in REPEATED),
             language=Words(),
+            **settings,
         )
         self.limits = (self.top_n_grams, self.dup_n_grams)
 

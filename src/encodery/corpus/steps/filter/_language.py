@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import regex
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from encodery.corpus.steps.filter.language import FUNCTION_WORDS, SCRIPTS
+from encodery.corpus.steps.filter._function_words import FUNCTION_WORDS, SCRIPTS
 from encodery.corpus.words import words
-
-if TYPE_CHECKING:
-    from encodery.corpus.steps.filter.language import Language
 
 READ = 20_000  # Characters that decide.
 
@@ -23,17 +18,18 @@ class LanguageStep(BaseFilter):  # type: ignore[misc]
 
     name = "language"
 
-    def __init__(self, part: Language, dropped: DiskWriter | None) -> None:
+    def __init__(self, keep: tuple[str, ...], min_share: float, dropped: DiskWriter | None) -> None:
         super().__init__(dropped)
-        self.part = part
+        self.keep = keep
+        self.min_share = min_share
         self.function_words = {code: frozenset(listed.split()) for code, listed in FUNCTION_WORDS.items()}
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         shares = self.shares(doc.text[:READ])
         best = max(shares, key=lambda code: shares[code])
-        if shares[best] < self.part.min_share:
+        if shares[best] < self.min_share:
             return False, "unknown_language"
-        return True if best in self.part.keep else (False, f"language_{best}")
+        return True if best in self.keep else (False, f"language_{best}")
 
     def shares(self, text: str) -> dict[str, float]:
         """How well each language fits: share of its function words, or of the letters of its script."""

@@ -28,5 +28,14 @@ class Fineweb(Filter):
 
     def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._fineweb import FinewebStep
+        from encodery.corpus.words import Words
 
-        return FinewebStep(self, dropped)
+        return FinewebStep(
+            exclusion_writer=dropped,
+            line_punct_thr=self.min_punctuated,
+            short_line_thr=self.max_short,
+            short_line_length=self.short,
+            char_duplicates_ratio=self.max_repeated,
+            new_line_ratio=self.max_newlines,
+            language=Words(),
+        )

@@ -7,6 +7,7 @@ not judged in scripts without spaces; technical text is allowed more numbers and
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,6 @@ class GopherQuality(Filter):
     min_letters: float = 0.6
 
     def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
-        from encodery.corpus.steps.filter._gopher_quality import GopherQualityStep
+        from encodery.corpus.steps.filter._gopher_quality import GopherQualityStep, Rules
 
-        return GopherQualityStep(self, dropped)
+        return GopherQualityStep(dropped, Rules(**dataclasses.asdict(self)))

@@ -32,4 +32,11 @@ class GopherRepetition(Filter):
     def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._gopher_repetition import GopherRepetitionStep
 
-        return GopherRepetitionStep(self, dropped)
+        return GopherRepetitionStep(
+            self.scale,
+            dup_line_frac=self.max_lines,
+            dup_para_frac=self.max_paragraphs,
+            dup_line_char_frac=self.max_line_characters,
+            dup_para_char_frac=self.max_paragraph_characters,
+            exclusion_writer=dropped,
+        )

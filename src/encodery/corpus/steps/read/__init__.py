@@ -7,6 +7,7 @@ each and name the file.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Reader(Part):
     """Whether `rows` honours `source.part`, so that several tasks can share a file."""
 
     @abc.abstractmethod
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         """The texts of a file, in order, in bounded memory.
 
         Raises `Unusable` when the file, or what is left of it, cannot be read.
@@ -55,4 +56,5 @@ class Reader(Part):
         """The datatrove step that reads a task's files of this format; `name` is the format's."""
         from encodery.corpus.steps.read._step import ReadStep
 
-        return ReadStep(self, name, reading)
+        rows = functools.partial(self.rows, reading=reading)
+        return ReadStep(name, rows, reading.tasks, reading.problems, reading.license)

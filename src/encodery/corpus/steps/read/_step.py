@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -12,9 +14,8 @@ from datatrove.pipeline.base import PipelineStep
 from encodery.corpus.encoding import Unusable
 from encodery.corpus.sources import Source, read_task
 
-if TYPE_CHECKING:
-    from encodery.corpus.steps.read import Reader, Reading
-
+Skip = Callable[[str, str], None]
+Rows = Callable[[Source, Skip], Iterator[tuple[str, dict[str, Any]]]]
 OWN = ("path", "format", "source", "license")
 
 
@@ -26,19 +27,21 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
 
     type = "read"
 
-    def __init__(self, part: Reader, format_name: str, reading: Reading) -> None:
+    def __init__(self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | None) -> None:
         self.name = format_name
         super().__init__()
-        self.part = part
         self.format = format_name
-        self.reading = reading
+        self.rows = rows
+        self.tasks = tasks
+        self.problems = problems
+        self.licence = licence
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         if data:
             yield from data
         problems: Counter[tuple[str, str]] = Counter()
         details: dict[tuple[str, str], str] = {}
-        for source in read_task(self.reading.tasks, rank):
+        for source in read_task(self.tasks, rank):
             if source.format != self.format:
                 continue
 
@@ -55,12 +58,12 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
                 if source.part == 0:
                     skip(f"file {error.reason}", error.detail)
         rows = [[reason, path, count, details[reason, path]] for (reason, path), count in problems.items()]
-        self.reading.problems.mkdir(parents=True, exist_ok=True)
-        target = self.reading.problems / f"{self.format}-{rank:05d}.json"
+        self.problems.mkdir(parents=True, exist_ok=True)
+        target = self.problems / f"{self.format}-{rank:05d}.json"
         target.write_text(json.dumps(rows), encoding="utf-8")
 
-    def _documents(self, source: Source, skip: Any) -> Any:
-        for number, (text, said) in enumerate(self.part.rows(source, self.reading, skip)):
+    def _documents(self, source: Source, skip: Skip) -> Any:
+        for number, (text, said) in enumerate(self.rows(source, skip)):
             self.stat_update("documents")
             self.stat_update("characters", value=len(text))
             metadata = {key: value for key, value in said.items() if key not in OWN}
@@ -69,6 +72,6 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
                 "path": source.name,
                 "format": source.format,
             }
-            if licence := said.get("license") or said.get("licence") or self.reading.license:
+            if licence := said.get("license") or said.get("licence") or self.licence:
                 metadata["license"] = str(licence)
             yield Document(text=text, id=f"{source.name}:{source.part}:{number}", metadata=metadata)

@@ -25,7 +25,7 @@ class Csv(Reader):
     sliced: ClassVar[bool] = True
     delimiter: str = "auto"
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         csv.field_size_limit(LONGEST_FIELD)
         head = [row for _, row in itertools.islice(self._rows(source, reading, lambda *_: None), HEAD_ROWS)]
         if not head:

@@ -62,7 +62,7 @@ class Html(Reader):
         if not 0 < self.max_links <= 1:
             raise SettingsError(f"max_links = {self.max_links}: must be above 0 and at most 1.")
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         data = whole(source)
         encoding = reading.encoding
         declared = CHARSET.search(data[:HEAD])

@@ -26,7 +26,7 @@ class Jsonl(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".jsonlines")
     sliced: ClassVar[bool] = True
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         column = _column(source, reading)
         with opened(source) as stream:
             for place, line in _share(source, _recoded(stream, reading.encoding)):

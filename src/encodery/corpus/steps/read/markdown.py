@@ -36,7 +36,7 @@ class Markdown(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".md", ".markdown", ".mkd", ".mdown")
     keep_marks: bool = False
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         text = decode(whole(source), reading.encoding)
         yield text if self.keep_marks else plain(text), {}
 

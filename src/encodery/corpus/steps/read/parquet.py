@@ -22,7 +22,7 @@ class Parquet(Reader):
     sliced: ClassVar[bool] = True
     batch: int = 512
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         arrow = require("pyarrow", extra="corpus")
         parquet = require("pyarrow.parquet", extra="corpus")
         try:

@@ -38,7 +38,7 @@ class Rst(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".rst", ".rest")
     keep_marks: bool = False
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         text = decode(whole(source), reading.encoding)
         yield text if self.keep_marks else plain(text), {}
 

@@ -22,7 +22,7 @@ class Text(Reader):
 
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".text")
 
-    def rows(self, source: Source, reading: Reading, skip: Skip) -> Iterator[Row]:
+    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
         if source.text_bytes <= BLOCK:
             from encodery.corpus.encoding import decode
 

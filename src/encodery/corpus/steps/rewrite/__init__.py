@@ -22,4 +22,4 @@ class Rewrite(Part):
         """The datatrove step that does this to every document; `name` is how the report calls it."""
         from encodery.corpus.steps.rewrite._step import RewriteStep
 
-        return RewriteStep(self, name)
+        return RewriteStep(self.apply, name)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-
-if TYPE_CHECKING:
-    from encodery.corpus.steps.rewrite import Rewrite
 
 
 class RewriteStep(PipelineStep):  # type: ignore[misc]
@@ -16,16 +14,16 @@ class RewriteStep(PipelineStep):  # type: ignore[misc]
 
     type = "rewrite"
 
-    def __init__(self, part: Rewrite, name: str) -> None:
+    def __init__(self, apply: Callable[[str], list[str]], name: str) -> None:
         self.name = name
         super().__init__()
-        self.part = part
+        self.apply = apply
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         for document in data:
             self.stat_update("total")
             with self.track_time():
-                texts = self.part.apply(document.text)
+                texts = self.apply(document.text)
             if len(texts) == 1:
                 self.stat_update("changed", value=int(texts[0] != document.text))
                 document.text = texts[0]
