@@ -222,6 +222,12 @@ def test_older_rotary_keys(change: dict[str, Any], theta: float, local: float | 
     assert settings.mask == Alternating(size=4, every=2)
 
 
+def test_keys_that_a_layout_does_not_look_at_are_let_pass() -> None:
+    door = find(Door, "modernbert")()
+    config = door.config(PRE, SPECIAL)
+    assert door.settings({**config, "position_embedding_type": "sans_pos"}, head=True) == PRE
+
+
 def test_defaults_of_absent_keys_are_the_stock_ones() -> None:
     door = find(Door, "modernbert")()
     config = {k: v for k, v in door.config(PRE, SPECIAL).items() if "rope" not in k and k not in OLD_KEYS}

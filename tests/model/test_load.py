@@ -191,12 +191,20 @@ def test_a_foreign_folder_is_read_as_it_is(model: Model, foreign: Path) -> None:
     assert loaded.artifact is None
 
 
-def test_names_of_the_first_checkpoints(model: Model, foreign: Path) -> None:
-    old = {k: k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-           for k in load_file(foreign / "model.safetensors")}  # fmt: skip
+def test_names_of_the_first_checkpoints_come_and_go(model: Model, foreign: Path) -> None:
+    state = load_file(foreign / "model.safetensors")
+    old = {
+        k: k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for k in state
+    }
     rewrite(foreign, {}, old)
-    assert sum("gamma" in name for name in load_file(foreign / "model.safetensors")) == 6
-    assert torch.equal(load_model(foreign).model.mlm.features(torch.eye(16)), model.mlm.features(torch.eye(16)))
+    came = load_file(foreign / "model.safetensors")
+    assert sum("gamma" in name for name in came) == 6
+    loaded = load_model(foreign)
+    assert all(torch.equal(t, loaded.model.state_dict()[name]) for name, t in model.state_dict().items())
+    assert loaded.origin is not None
+    went = to_state(door_of(loaded.origin.config), loaded.origin.config, loaded.model, loaded.origin)
+    assert went.keys() == came.keys()
+    assert all(torch.equal(went[name], came[name]) for name in came)
 
 
 def test_a_bare_encoder_without_prefix_has_no_head(model: Model, foreign: Path) -> None:
@@ -330,6 +338,26 @@ def test_a_sentence_folder_tells_how_to_embed(foreign: Path, tmp_path: Path, poo
     assert load_model(tmp_path / "kept").settings == {"embed": expected}
 
 
+def test_the_transformer_may_lie_in_a_folder_of_its_own(model: Model, foreign: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    foreign.rename(whole / "0_Transformer")
+    (whole / "0_Transformer" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n##s\n")
+    (whole / "modules.json").write_text(
+        '[{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]'
+    )
+    loaded = load_model(whole)
+    assert torch.equal(loaded.model.encoder.words, model.encoder.words)
+    assert loaded.tokenizer.encode("Words word", specials=True).tolist() == [2, 5, 6, 5, 3]
+
+
+def test_lower_casing_outside_the_tokenizer_is_refused(foreign: Path) -> None:
+    sentence_folder(foreign, ["Transformer", "Pooling"], {"pooling_mode": "mean"})
+    (foreign / "sentence_bert_config.json").write_text('{"max_seq_length": 24, "do_lower_case": true}')
+    with pytest.raises(SettingsError, match="do_lower_case"):
+        load_model(foreign)
+
+
 def test_modules_we_would_not_compute_are_refused(foreign: Path) -> None:
     sentence_folder(foreign, ["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"})
     with pytest.raises(SettingsError, match="'Dense'"):
@@ -382,3 +410,34 @@ def test_paths_are_not_looked_up(path: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(checkpoint, "require", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(InputError, match="no such folder"):
         load_model(path)
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_json_is_made_of_older_files(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nWord\nword\n##s\n")
+    (tmp_path / "old" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    save_model(tmp_path / "model", model, tmp_path / "old")
+    assert (tmp_path / "model" / "tokenizer" / "tokenizer.json").is_file()
+    tokenizer = load_model(tmp_path / "model").tokenizer
+    assert tokenizer.encode("Words word [MASK]", specials=True, markup=True).tolist() == [2, 5, 7, 6, 4, 3]
+    assert tokenizer.vocab_size == SETTINGS.vocab
+
+
+@pytest.mark.parametrize("files", [{}, {"sentencepiece.bpe.model": "x"}, {"vocab.json": "{}"}])
+def test_a_folder_without_a_readable_tokenizer_is_refused(model: Model, tmp_path: Path, files: dict[str, str]) -> None:
+    (tmp_path / "old").mkdir()
+    for name, text in files.items():
+        (tmp_path / "old" / name).write_text(text)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json.*save_pretrained"):
+        save_model(tmp_path / "model", model, tmp_path / "old")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("missing", ["[UNK]", "[CLS]"])
+def test_a_vocabulary_without_its_special_pieces_is_refused(model: Model, tmp_path: Path, missing: str) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"} - {missing}))
+    with pytest.raises(ArtifactError, match=r"vocab\.txt.*" + missing[1:-1]):
+        save_model(tmp_path / "model", model, tmp_path)

@@ -6,6 +6,7 @@ What has no place in our model (pooler, task heads, index buffers) is kept as it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +29,15 @@ HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 class Origin:
     """Where a model came from: its door, its configuration, and what of its file our model has no place for.
 
-    `aliases` are names of tensors that only repeat another; `prefixed` says whether the encoder's names bore the
-    door's prefix; `dtype` is that of the file's floating tensors.
+    `aliases` are names of tensors that only repeat another; `renamed` are today's names of tensors that the file
+    calls otherwise; `prefixed` says whether the encoder's names bore the door's prefix; `dtype` is that of the file's
+    floating tensors.
     """
 
     door: str
     config: dict[str, Any]
     aliases: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     prefixed: bool = True
     dtype: str = "float32"
     rest: dict[str, Tensor] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class Origin:
             "door": self.door,
             "config": self.config,
             "aliases": self.aliases,
+            "renamed": self.renamed,
             "prefixed": self.prefixed,
             "dtype": self.dtype,
         }
@@ -57,11 +61,13 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """A foreign folder, read: the model (fp32, on the CPU), how to embed with it, and its origin."""
+    """A foreign folder, read: the model (fp32, on the CPU), how to embed with it, its origin, and `base`, where the
+    weights and the tokenizer lie."""
 
     model: Model
     embedding: dict[str, Any]
     origin: Origin
+    base: Path
 
 
 def import_folder(folder: Path) -> Imported:
@@ -79,32 +85,34 @@ def import_folder(folder: Path) -> Imported:
         model, origin = from_state(door, config, read_state(base))
     except UserError as error:
         raise type(error)(f"{folder}: {error}") if str(folder) not in str(error) else error from error
-    return Imported(model, embedding, origin)
+    return Imported(model, embedding, origin, base)
 
 
 def from_state(door: Door, config: dict[str, Any], file_state: dict[str, Tensor]) -> tuple[Model, Origin]:
     """The model of a configuration and a checkpoint's tensors, and what is needed to write them back."""
-    renamed = {_modern(name): name for name in file_state}
-    prefixed = any(name.startswith(door.prefix) for name in renamed)
+    modern = {name: _modern(name) for name in file_state}
+    prefixed = any(name.startswith(door.prefix) for name in modern.values())
 
     def canonical(name: str) -> str:
-        return door.prefix + name if not prefixed and name.startswith(door.inside) else name
+        bare = not prefixed and modern[name].startswith(door.inside)
+        return door.prefix + modern[name] if bare else modern[name]
 
-    state = {canonical(modern): file_state[name] for modern, name in renamed.items()}
+    state = {canonical(name): tensor for name, tensor in file_state.items()}
+    files = {canonical(name): name for name in file_state}
     head = door.has_head(state)
     settings = door.settings(config, head=head, tied=_is_tied(door, config, state))
     if isinstance(settings.head, MLM) and not settings.head.tied and door.idle_bias in state:
         state.setdefault(door.decoder_bias, state[door.idle_bias])  # older files hold the one bias under this name
     aliases = _aliases(door, config, settings, state)
     ours, left = door.to_ours({name: t for name, t in state.items() if name not in aliases}, config, settings)
-    names = {canonical(modern): modern for modern in renamed}
     origin = Origin(
         door=name_of(door),
         config=config,
-        aliases={names[name]: names[target] for name, target in aliases.items()},
+        aliases={files[name]: modern[files[target]] for name, target in aliases.items()},
+        renamed={new: name for name, new in modern.items() if new != name and canonical(name) not in left},
         prefixed=prefixed,
         dtype=_dtype(ours),
-        rest={names[name]: state[name] for name in left},
+        rest={files[name]: state[name] for name in left},
     )
     return build(settings, ours), origin
 
@@ -117,8 +125,8 @@ def to_state(door: Door, config: dict[str, Any], model: Model, origin: Origin | 
     if bare:
         theirs = {name.removeprefix(door.prefix): tensor for name, tensor in theirs.items()}
     if origin is not None:
-        theirs |= {name: theirs[target].clone() for name, target in origin.aliases.items()}
-        theirs |= origin.rest
+        repeated = {name: theirs[target].clone() for name, target in origin.aliases.items()}
+        theirs = {origin.renamed.get(name, name): tensor for name, tensor in theirs.items()} | repeated | origin.rest
     return theirs
 
 
@@ -238,16 +246,25 @@ def _pooling(place: Path) -> str:
 
 def _length(base: Path) -> dict[str, Any]:
     """The longest input in tokens: of the sentence configuration, else of the tokenizer."""
-    for file, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-        value = read_json(base / file).get(key) if (base / file).is_file() else None
+    sentence, tokenizer = (_optional(base / f"{name}_config.json") for name in ("sentence_bert", "tokenizer"))
+    if sentence.get("do_lower_case") and '"lowercase": true' not in json.dumps(_optional(base / "tokenizer.json")):
+        raise SettingsError(
+            f"{base / 'sentence_bert_config.json'}: do_lower_case = true, but the tokenizer keeps case."
+        )
+    for value in (sentence.get("max_seq_length"), tokenizer.get("model_max_length")):
         if isinstance(value, int) and value < 1 << 30:
             return {"max_length": value}
     return {}
 
 
+def _optional(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
 def _prompts(folder: Path) -> dict[str, str]:
     path = folder / "config_sentence_transformers.json"
-    config = read_json(path) if path.is_file() else {}
+    config = _optional(path)
     if config.get("default_prompt_name"):
         raise SettingsError(
             f"{path}: default_prompt_name = {config['default_prompt_name']!r} is not supported; name the prompt when "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,9 +22,8 @@ from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, locate, read_tensors, write_tensors
 from encodery.model.foreign import Origin, build, import_folder
 from encodery.model.network import Model, ModelSettings
-
-if TYPE_CHECKING:
-    from encodery.tokens.tokenizer import Tokenizer
+from encodery.model.vocabulary import MADE_OF, read_tokenizer
+from encodery.tokens.tokenizer import Tokenizer
 
 GOLDEN, REST, TOKENIZER = "golden.safetensors", "rest.safetensors", "tokenizer"
 TOKENIZER_FILES = (
@@ -57,11 +56,9 @@ class Loaded:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read on first use. Raises `ArtifactError` where the model has none."""
-        from encodery.tokens.tokenizer import Tokenizer
-
         if self.tokenizer_path is None:
             raise ArtifactError(f"{self.path}: has no tokenizer.")
-        return Tokenizer.load(self.tokenizer_path, self.model.settings.vocab)
+        return read_tokenizer(self.tokenizer_path, self.model.settings.vocab)
 
 
 def save_model(
@@ -117,19 +114,24 @@ def load_model(source: str | Path, *, verify: bool = True) -> Loaded:
         unfinished = " It looks like a run that has not finished: resume it." if (path / "checkpoints").is_dir() else ""
         raise ArtifactError(f"{path}: holds no model: neither {MANIFEST} nor config.json is there.{unfinished}")
     imported = import_folder(path)
-    return Loaded(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(path))
+    return Loaded(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(imported.base))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files that make a tokenizer; others in the folder stay behind."""
+    """Copy the files that make a tokenizer; others in the folder stay behind. tokenizer.json is made where it lacks.
+
+    Raises `ArtifactError` where there is none.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    if not (source / "tokenizer.json").is_file():
+        read_tokenizer(source).save(target)
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
+        if (source / name).is_file() and not (target / name).exists():
             shutil.copyfile(source / name, target / name)
 
 
 def _tokenizer_of(folder: Path) -> Path | None:
-    return folder if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")) else None
+    return folder if any((folder / name).is_file() for name in MADE_OF) else None
 
 
 def _load_artifact(path: Path, verify: bool) -> Loaded:

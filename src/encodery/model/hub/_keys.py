@@ -32,8 +32,9 @@ ACTIVATIONS: dict[str, ActivationName] = {
 THEIR_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
+    "is_causal": (False,),
+    "causal_mask": (False,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
     "pruned_heads": ({},),
@@ -42,9 +43,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check_neutral(config: Config) -> None:
-    """Refuse values that would change what the model computes. Raises `SettingsError` naming the key."""
-    for key, allowed in _NEUTRAL.items():
+def check_neutral(config: Config, **more: tuple[Any, ...]) -> None:
+    """Refuse values that would change what the model computes; `more` are the layout's own keys and allowed values.
+
+    Raises `SettingsError` naming the key.
+    """
+    for key, allowed in {**_NEUTRAL, **more}.items():
         value = config.get(key)
         if value is not None and value not in allowed:
             wanted = f" or {allowed[0]!r}" if allowed else ""

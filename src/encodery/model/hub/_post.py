@@ -66,7 +66,7 @@ def encoder_names(depth: int, prefix: str) -> Names:
 
 def read_settings(config: Config, head: MLM | None, offset: int) -> ModelSettings:
     """Settings of a post-norm configuration whose position 0 is row `offset` of the table."""
-    check_neutral(config)
+    check_neutral(config, position_embedding_type=("absolute",))
     length = config.get("max_position_embeddings", 512) - offset
     if length < 1:
         raise SettingsError(f"config.json: max_position_embeddings leaves no position after the first {offset} rows.")

@@ -1,0 +1,62 @@
+"""encodery load, import, export: the verbs on a real folder, and their errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from encodery.cli.__main__ import run
+from encodery.model.load import save_model
+from encodery.model.network import ModelSettings, build_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", build_model(ModelSettings(width=16, depth=1, heads=2, vocab=64), 0))
+    return tmp_path / "model"
+
+
+def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "hf", str(model), str(tmp_path / "a"), "peer=false", "title=Tiny one"]) == 0
+    assert "layout bert" in capsys.readouterr().out
+    assert (tmp_path / "a" / "README.md").read_text().count("# Tiny one") == 1
+    assert run(["load", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with a masked-language-model head (layout bert)" in said
+    assert "without a tokenizer" in said
+    assert run(["export", "hf", str(tmp_path / "b"), str(tmp_path / "c"), "peer=false"]) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ac")
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+    assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads((tmp_path / "c/config.json").read_text())
+
+
+def test_import_is_load(model: Path, tmp_path: Path) -> None:
+    assert run(["import", str(model), str(tmp_path / "copy")]) == 0
+    a, b = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "copy"))
+    assert all((a[name] == b[name]).all() for name in a)
+    assert run(["import", str(model), str(tmp_path / "copy")]) == 2
+    assert run(["import", str(model), str(tmp_path / "copy"), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "hff", "MODEL", "OUT"], "'hff'. Did you mean 'hf'?"),
+        (["export", "hf", "MODEL", "OUT", "dtyp=float16"], "Did you mean 'dtype'?"),
+        (["export", "hf", "MODEL", "OUT", "dtype=float17"], "Did you mean 'float16'?"),
+        (["export", "hf", "MODEL", "OUT", "layout=modernbert"], "block = 'post' (needs 'pre')"),
+        (["export", "hf", "OUT", "MODEL"], "no such folder"),
+        (["load", "OUT", "MODEL"], "no such folder"),
+    ],
+)
+def test_errors_name_what_is_wrong(
+    arguments: list[str], said: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"MODEL": str(model), "OUT": str(tmp_path / "out")}
+    assert run([places.get(argument, argument) for argument in arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
