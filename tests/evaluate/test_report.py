@@ -14,7 +14,7 @@ import pytest
 
 from encodery.base.errors import InputError
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.report.charts import Series, chart, smoothed, thinned, ticks
+from encodery.evaluate.report.charts import Series, chart, labels, smoothed, thinned, ticks
 from encodery.evaluate.report.facts import gather
 from encodery.evaluate.report.markup import el, text
 from encodery.evaluate.report.verdict import verdict
@@ -178,6 +178,10 @@ def test_a_loss_that_rises_is_said_to_rise(run: Path, tmp_path: Path) -> None:
 def test_charts() -> None:
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert ticks(0.13, 0.42) == [0.2, 0.3, 0.4]
+    assert labels([0, 0.0005, 0.001]) == ["0", "5e-4", "1e-3"]
+    assert labels([0, 500_000, 1_000_000]) == ["0.0", "0.5 M", "1.0 M"]
+    assert labels([6, 6.5]) == ["6.0", "6.5"]
+    assert labels([0, 10_000, 20_000]) == ["0", "10 k", "20 k"]
     points = [(float(i), float(i % 2)) for i in range(5000)] + [(5000.0, float("nan"))]
     assert len(thinned(points)) <= 400
     assert all(0.4 < y < 0.6 for _, y in smoothed(points)[1000:])
@@ -185,6 +189,9 @@ def test_charts() -> None:
     assert "A &amp; B" in drawn
     assert drawn.count("<circle") == 9
     assert "nan" not in drawn
+    spike = chart("spike", [Series("a", [(float(i), 1.0 + 99 * (i == 50)) for i in range(200)])], "step", cut=True)
+    assert "peaks cut" in spike
+    assert "between 1 and 1.50" in spike
     assert "Not recorded" in chart("none", [Series("a", [])], "tokens")
     assert "<svg" in chart("flat", [Series("a", [(0, 1), (1, 1)])], "tokens")
 

@@ -56,16 +56,34 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def chart(title: str, series: Sequence[Series], x_name: str, from_zero: bool = False) -> Html:
-    """A figure with axes and, for several series, a legend. Without points it says so."""
+def labels(values: Sequence[float]) -> list[str]:
+    """The ticks of one axis as texts of one form: 0.1 0.15 0.2 · 5e-4 1e-3 · 10 k 20 k."""
+    largest = max(map(abs, values), default=0.0)
+    if 0 < largest < 0.01:
+        return ["0" if value == 0 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") for value in values]
+    scale, unit = next(((s, u) for s, u in ((1e9, " G"), (1e6, " M"), (1e4, " k")) if largest >= s), (1.0, ""))
+    scale = 1e3 if unit == " k" else scale
+    scaled = [value / scale for value in values]
+    decimals = next((d for d in range(6) if all(abs(v - round(v, d)) < 1e-9 for v in scaled)), 6)
+    return [f"{value:.{decimals}f}{unit if value else ''}" for value in scaled]
+
+
+def chart(title: str, series: Sequence[Series], x_name: str, from_zero: bool = False, cut: bool = False) -> Html:
+    """A figure with axes and, for several series, a legend. Without points it says so. `cut`: peaks above three times
+    the range of nearly all points leave the frame, so that the rest can be seen."""
     drawn = [Series(s.name, thinned(s.points), s.style, s.dots) for s in series]
     points = [point for s in drawn for point in s.points]
     if len(points) < 2:
         return el("figure", el("figcaption", title), el("p", "Not recorded.", class_="faint"))
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    frame = _Frame(min(xs), max(xs), *_span(min(ys), max(ys), from_zero))
+    xs, ys = [x for x, _ in points], sorted(y for _, y in points)
+    usual = ys[int(0.98 * (len(ys) - 1))]
+    if cut and ys[-1] > 3 * usual > 0:
+        title += ", peaks cut"
+        drawn = [Series(s.name, [(x, min(y, 1.5 * usual)) for x, y in s.points], s.style, s.dots) for s in drawn]
+        ys[-1] = 1.5 * usual
+    frame = _Frame(min(xs), max(xs), *_span(ys[0], ys[-1], from_zero))
     marks = [*_grid(frame, x_name), *(mark for s in drawn for mark in _marks(frame, s))]
-    label = f"{title}: from {number(ys[0])} to {number(drawn[-1].points[-1][1] if drawn[-1].points else ys[-1])}"
+    label = f"{title}: between {number(ys[0])} and {number(ys[-1])}"
     svg = el("svg", *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
     legend = [el("span", s.name, class_=f"key {s.style}") for s in drawn if s.points] if len(drawn) > 1 else []
     return el("figure", el("figcaption", title, *legend), svg)
@@ -96,13 +114,15 @@ def _span(low: float, high: float, from_zero: bool) -> tuple[float, float]:
 
 def _grid(frame: _Frame, x_name: str) -> list[Html]:
     marks = []
-    for y in ticks(frame.y0, frame.y1):
+    places = ticks(frame.y0, frame.y1)
+    for y, label in zip(places, labels(places), strict=True):
         _, at = frame.at((frame.x0, y))
         marks.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{at:.1f}", y2=f"{at:.1f}", class_="grid"))
-        marks.append(el("text", number(y), x=LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end"))
-    for x in ticks(frame.x0, frame.x1, about=4):
+        marks.append(el("text", label, x=LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end"))
+    places = ticks(frame.x0, frame.x1, about=4)
+    for x, label in zip(places, labels(places), strict=True):
         at, _ = frame.at((x, frame.y0))
-        marks.append(el("text", number(x), x=f"{at:.1f}", y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
+        marks.append(el("text", label, x=f"{at:.1f}", y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
     base = HEIGHT - BOTTOM
     marks.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
     marks.append(el("text", x_name, x=WIDTH - RIGHT, y=HEIGHT - 5, text_anchor="end", class_="name"))

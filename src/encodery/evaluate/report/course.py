@@ -79,7 +79,9 @@ def curve_grid(facts: Facts) -> Html:
         ("tokens_per_s", "Tokens a second"),
         ("grad_norm", "Norm of the gradient, before clipping"),
     ):
-        charts.append(chart(title, [Series(name, along(facts.steps, name))], x, from_zero=name != "grad_norm"))
+        charts.append(
+            chart(title, [Series(name, along(facts.steps, name))], x, from_zero=True, cut=name == "grad_norm")
+        )
     return el("div", *charts, class_="charts")
 
 

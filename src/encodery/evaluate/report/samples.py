@@ -62,7 +62,8 @@ def draw(loaded: Loaded, facts: Facts) -> Samples:
     """Samples of a model from the held-out text of the corpus it came from."""
     corpus, store = facts.ancestor("corpus"), facts.ancestor("tokens")
     documents = list(itertools.islice(_heldout(corpus.path), DOCUMENTS)) if corpus is not None else []
-    passages = [passage for document in documents for passage in _passages(document)][:PASSAGES]
+    each = max(2, -(-PASSAGES // max(1, len(documents))))
+    passages = [passage for document in documents for passage in _passages(document, each)][:PASSAGES]
     return Samples(
         fills=fills(loaded, [sentence for document in documents for sentence in _sentence(document)]),
         words=_words(loaded, store.path) if store is not None else [],
@@ -179,10 +180,10 @@ def _sentence(document: str) -> list[str]:
     return [min(good, key=lambda s: derive_seed("sentence", s))] if good else []
 
 
-def _passages(document: str) -> list[str]:
-    """At most two passages of a document."""
+def _passages(document: str, most: int) -> list[str]:
+    """At most `most` passages of a document."""
     good = [p.strip() for p in document[:20_000].split("\n\n") if _is_prose(p.strip(), 120, 500)]
-    return sorted(good, key=lambda p: derive_seed("passage", p))[:2]
+    return sorted(good, key=lambda p: derive_seed("passage", p))[:most]
 
 
 def _is_prose(piece: str, shortest: int, longest: int) -> bool:

@@ -9,6 +9,7 @@ from encodery.evaluate.report.amounts import duration, number, plural, share, si
 from encodery.evaluate.report.facts import Facts
 
 FLAT = 0.005  # A fall of the held-out loss, over the last fifth of the run, below which it counts as flat.
+LITTLE = 0.3  # Nats below the loss of guessing by frequency, under which hardly anything was learnt.
 APART = 0.10  # Held-out loss above the training loss by more than this share: it learns its text by heart.
 
 
@@ -54,6 +55,8 @@ def _quality(facts: Facts) -> str:
             f" Guessing by frequency alone would get {share(guess.accuracy)} right, "
             f"with a perplexity of {number(math.exp(guess.loss))}."
         )
+        if loss > guess.loss - LITTLE:
+            said += " So far it has learnt little more than these frequencies: it needs more training."
     return said
 
 
