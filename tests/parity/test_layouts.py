@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from encodery.export.hf import HF
 from encodery.model.checkpoint import read_json, write_tensors
 from encodery.model.foreign import import_folder, to_state
 from encodery.model.hub import door_of
+from encodery.model.load import load_model
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 
@@ -158,3 +160,28 @@ def test_what_we_write_from_settings_is_read_by_the_stock_class(
     assert {n.rsplit(".", 1)[0] for n in answer.missing_keys} <= {door.decoder.rsplit(".", 1)[0]}  # tied
     stock.tie_weights()
     assert compare(model, stock) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta"])
+def test_a_file_of_the_first_generation_goes_out_as_it_came_and_the_peer_still_reads_it(
+    case: str, transformers: ModuleType, tmp_path: Path
+) -> None:
+    """Norms called gamma and beta, the tied decoder written a second time, a pooler, index buffers."""
+    theirs = peer_model(transformers, case)
+    theirs.save_pretrained(tmp_path / "in")
+    door = door_of(read_json(tmp_path / "in" / "config.json"))
+    file = tmp_path / "in" / "model.safetensors"
+    state = load_file(file)
+    state[door.decoder] = state[f"{door.prefix}embeddings.word_embeddings.weight"].clone()
+    state[f"{door.prefix}pooler.dense.weight"] = torch.randn(32, 32)
+    state[f"{door.prefix}embeddings.position_ids"] = torch.arange(theirs.config.max_position_embeddings)[None]
+    old = {
+        n: n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in state
+    }
+    write_tensors(file, {old[name]: tensor for name, tensor in state.items()})
+    done = HF().write(load_model(tmp_path / "in"), tmp_path / "out")
+    assert done.figures["drift_transformers"] <= TOLERANCE
+    came, went = load_file(file), load_file(tmp_path / "out" / "model.safetensors")
+    assert came.keys() == went.keys()
+    assert all(torch.equal(came[name], went[name]) and came[name].dtype == went[name].dtype for name in came)
+    assert compare(load_model(tmp_path / "out").model, theirs) <= TOLERANCE

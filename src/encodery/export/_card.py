@@ -36,6 +36,7 @@ def card(
         _use(settings, loaded, config),
         _figures(loaded.artifact, ancestors),
         _data(ancestors),
+        _recipe(loaded.settings.get("recipe")),
         _licence(licence),
         _made(loaded, ancestors, drifts),
     ]
@@ -128,6 +129,14 @@ def _data(ancestors: list[Artifact]) -> str:
         "It was not checked for either."
     )
     return "\n\n".join(part for part in found if part)
+
+
+def _recipe(recipe: Any) -> str:
+    if not recipe:
+        return ""
+    text = json.dumps(recipe, indent=1, ensure_ascii=False, default=str)
+    fold = "<details><summary>All settings it was trained with</summary>"
+    return f"## Recipe\n\n{fold}\n\n```json\n{text}\n```\n\n</details>"
 
 
 def _shares(heading: str, table: Mapping[str, Any]) -> str:
