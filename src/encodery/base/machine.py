@@ -125,6 +125,7 @@ def describe() -> dict[str, str | int]:
 
     where = device()
     return {
+        "kind": where.type,
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name(),
         "threads": threads(),
         "memory": memory_total(),

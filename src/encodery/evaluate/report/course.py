@@ -32,7 +32,7 @@ MEANINGS = (
     ("tokens_per_s", "Tokens a second", "real tokens: there is no padding", number),
     ("peak_share", "Share of the matrix peak", "model FLOPs against a measured square matrix product", share),
     ("seconds", "Time", "", duration),
-    ("cpu_hours", "CPU-hours", "time × threads", number),
+    ("cpu_hours", "CPU-hours", "time × threads × processes", number),
     ("gpu_hours", "GPU-hours", "time × cards", number),
     ("energy", "Energy", "not estimated from times", number),
 )
@@ -70,9 +70,9 @@ def curve_grid(facts: Facts) -> Html:
     raw = along(facts.steps, "loss")
     losses = [Series("each step", raw, "s3"), Series("training", smoothed(raw), "s1")]
     if held := along(facts.scores, "heldout_loss"):
-        losses.append(Series("held-out, 15 %", held, "s2", dots=True))
+        losses.append(Series("held-out", held, "s2", dots=True))
     accuracy = [Series("accuracy", along(facts.scores, "heldout_accuracy"), "s2", dots=True)]
-    charts = [chart("Loss (nats a token)", losses, x), chart("Held-out masked accuracy", accuracy, x, from_zero=True)]
+    charts = [chart("Loss, nats", losses, x), chart("Held-out masked accuracy", accuracy, x, from_zero=True)]
     for name, title in (
         ("lr", "Learning rate"),
         ("mask_rate", "Mask rate"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,11 @@ from encodery.base.errors import ArtifactError, EncoderyError, InputError
 from encodery.base.report import read_log
 
 COUNTED_TOKENS = 20_000_000
+MEASURED_BYTES = 2_000_000
 Line = dict[str, Any]
+
+if TYPE_CHECKING:
+    from encodery.tokens.measure import TokenizerFigures
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,17 @@ class Facts:
         """The figures of guessing by frequency, from the token store; None without one or without held-out text."""
         store = self.ancestor("tokens")
         return unigram(store.path) if store is not None else None
+
+    @cached_property
+    def tokenizer_figures(self) -> TokenizerFigures | None:
+        """How well the store's tokenizer fits the corpus's held-out text; None where either is gone."""
+        from encodery.tokens.measure import measure, measured_text
+        from encodery.tokens.tokenizer import Tokenizer
+
+        store, corpus = self.ancestor("tokens"), self.ancestor("corpus")
+        if store is None or corpus is None:
+            return None
+        return measure(Tokenizer.load(store.path), measured_text(corpus.path, MEASURED_BYTES), "tokenizer")
 
 
 def gather(run: str | Path) -> Facts:

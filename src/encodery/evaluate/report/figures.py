@@ -26,7 +26,7 @@ CURVES = (
 
 def figures(facts: Facts) -> dict[str, Any]:
     """Every figure by name; None is "not recorded". Energy is never guessed from times."""
-    loss, elapsed = facts.figure("heldout_loss"), facts.figure("elapsed", "seconds")
+    loss, elapsed = facts.figure("heldout_loss"), facts.figure("seconds", "elapsed")
     guess = facts.unigram
     return {
         "heldout_loss": loss,
@@ -35,9 +35,9 @@ def figures(facts: Facts) -> dict[str, Any]:
         "bits_per_byte": facts.figure("bits_per_byte"),
         "unigram_loss": guess and guess.loss,
         "unigram_accuracy": guess and guess.accuracy,
-        "train_loss": facts.figure("loss"),
+        "train_loss": late_loss(facts),
         "tokens": facts.figure("tokens"),
-        "steps": facts.figure("step", "steps"),
+        "steps": facts.figure("steps", "step"),
         "tokens_per_s": facts.figure("tokens_per_s"),
         "peak_share": facts.figure("peak_share"),
         "parameters": facts.figure("parameters"),
@@ -47,16 +47,22 @@ def figures(facts: Facts) -> dict[str, Any]:
     }
 
 
+def late_loss(facts: Facts) -> float | None:
+    """Mean training loss of the last twentieth of the steps."""
+    late = [float(line["loss"]) for line in facts.steps[-max(1, len(facts.steps) // 20) :]]
+    finite = [loss for loss in late if math.isfinite(loss)]
+    return sum(finite) / len(finite) if finite else None
+
+
 def _cost(facts: Facts, elapsed: float | None) -> dict[str, float | None]:
     """Hours of the device that was used, where the machine was recorded."""
     machine = facts.figures.get("machine")
     machine = machine if isinstance(machine, dict) else {}
-    cards = machine.get("cards", machine.get("gpus"))
-    threads = machine.get("threads")
-    return {
-        "cpu_hours": elapsed * threads / 3600 if elapsed and threads and not cards else None,
-        "gpu_hours": elapsed * cards / 3600 if elapsed and cards else None,
-    }
+    processes = facts.figures.get("processes") or 1
+    used = "gpu_hours" if machine.get("kind") == "cuda" else "cpu_hours"
+    units = 1 if used == "gpu_hours" else machine.get("threads")
+    hours = elapsed * units * processes / 3600 if elapsed and units else None
+    return {"cpu_hours": None, "gpu_hours": None, used: hours}
 
 
 def curves(facts: Facts) -> str:

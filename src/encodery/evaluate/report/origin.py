@@ -81,11 +81,13 @@ def tokenizer(facts: Facts) -> Html:
             ("bytes a token", number(_ratio(heldout.get("bytes"), heldout.get("tokens")))),
             ("unknown tokens", share(_ratio(heldout.get("unknown"), heldout.get("tokens")))),
         ]
-        measured = own.manifest.figures if own is not None else {}
+    measured = facts.tokenizer_figures
+    if measured is not None:
         rows += [
-            (name.replace("_", " "), number(value) if isinstance(value, float | int) else value)
-            for name, value in measured.items()
-            if isinstance(value, str | float | int)
+            ("tokens a word", number(measured.tokens_per_word)),
+            ("words that are one token", share(measured.whole_words)),
+            ("of the vocabulary used", share(measured.vocabulary_used)),
+            ("longest pieces", " ".join(measured.longest_pieces[:12])),
         ]
     return pairs(rows) if rows else el("p", "Not recorded.", class_="faint")
 

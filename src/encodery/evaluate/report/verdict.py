@@ -7,6 +7,7 @@ from typing import Any
 
 from encodery.evaluate.report.amounts import duration, number, plural, share, size
 from encodery.evaluate.report.facts import Facts
+from encodery.evaluate.report.figures import late_loss
 
 FLAT = 0.005  # A fall of the held-out loss, over the last fifth of the run, below which it counts as flat.
 LITTLE = 0.3  # Nats below the loss of guessing by frequency, under which hardly anything was learnt.
@@ -20,7 +21,7 @@ def verdict(facts: Facts) -> list[str]:
 
 def _trained(facts: Facts) -> str:
     model = model_table(facts)
-    count, tokens, elapsed = facts.figure("parameters"), facts.figure("tokens"), facts.figure("elapsed", "seconds")
+    count, tokens, elapsed = facts.figure("parameters"), facts.figure("tokens"), facts.figure("seconds", "elapsed")
     what = "An encoder"
     if count:
         what += f" of {number(count)} parameters"
@@ -29,10 +30,14 @@ def _trained(facts: Facts) -> str:
     parts = [what + ", trained"]
     if tokens:
         parts.append(f"on {number(tokens)} tokens")
+        store = facts.ancestor("tokens")
+        size_of = store.manifest.figures.get("train", {}).get("tokens") if store is not None else None
+        if size_of:
+            parts.append(f"({number(tokens / size_of, 2)} passes over the text)")
     corpus = facts.ancestor("corpus")
     if corpus is not None:
         figures = corpus.manifest.figures
-        parts.append(f"of {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
+        parts.append(f"from {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
     if elapsed:
         parts.append(f"in {duration(elapsed)}")
     machine = facts.figures.get("machine")
@@ -76,8 +81,8 @@ def _course(facts: Facts) -> str:
         if fall > -FLAT
         else "The held-out loss rose towards the end: the model was trained too long, or its learning rate is too high."
     )
-    late = [line["loss"] for line in facts.steps[-max(1, len(facts.steps) // 20) :]]
-    if late and _masks_as_scored(facts) and last > (1 + APART) * sum(late) / len(late):
+    late = late_loss(facts)
+    if late is not None and _masks_as_scored(facts) and last > (1 + APART) * late:
         said += " It does better on the text it was trained on than on held-out text: more text would help."
     return said
 
@@ -93,7 +98,9 @@ def _speed(facts: Facts) -> str:
     if speed is None:
         return ""
     said = f"It went through {number(speed)} tokens a second"
-    return said + (f", at {share(peak)} of the machine's measured matrix product." if peak is not None else ".")
+    return said + (
+        f", at {share(peak)} of what the machine reaches in a plain matrix product." if peak is not None else "."
+    )
 
 
 def model_table(facts: Facts) -> dict[str, Any]:
