@@ -240,6 +240,13 @@ def test_html_leaves_out_what_is_no_text() -> None:
     assert "long menu" in html.plain(page, max_links=1)[1]
 
 
+def test_html_leaves_out_what_surrounds_a_page_of_a_manual() -> None:
+    page = """<body><div role="navigation" class="x">next previous</div><div class="navheader other">Up Home</div>
+    <h1>Joining<a class="headerlink" href="#j">¶</a> tables</h1><p>Text with a <em>word</em>.</p></body>"""
+    text = html.plain(page)[1]
+    assert text.split() == ["Joining", "tables", "Text", "with", "a", "word."]
+
+
 @pytest.mark.parametrize("page", ["", "   ", "<!-- -->", "<", "no tags at all", "<p>unclosed <b>tags <i>here"])
 def test_html_survives_anything(page: str) -> None:
     assert isinstance(html.plain(page)[1], str)

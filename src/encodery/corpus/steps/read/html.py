@@ -37,6 +37,8 @@ NOT_TEXT = (
     "aside",
     "canvas",
 )
+LANDMARKS = frozenset(("navigation", "banner", "contentinfo", "complementary", "search"))  # ARIA roles around a text
+FURNITURE = frozenset(("navheader", "navfooter", "headerlink", "related", "sphinxsidebar", "breadcrumbs"))
 # fmt: off
 BLOCKS = frozenset((
     "address", "article", "blockquote", "body", "center", "dd", "details", "div", "dl", "dt",
@@ -95,9 +97,19 @@ def plain(page: str, max_links: float = 0.75) -> tuple[str, str]:
     body = root.find("body")
     body = root if body is None else body
     etree.strip_elements(body, *NOT_TEXT, with_tail=False)
+    _drop_furniture(body)
     if max_links < 1:
         _drop_menus(body, max_links)
     return title, _text(body)
+
+
+def _drop_furniture(body: HtmlElement) -> None:
+    """What pages put around their text, told by its ARIA role or by the classes of the common generators of manuals."""
+    for element in list(body.iter()):
+        if element.getparent() is None or not isinstance(element.tag, str):
+            continue
+        if element.get("role") in LANDMARKS or not FURNITURE.isdisjoint((element.get("class") or "").split()):
+            element.drop_tree()
 
 
 def _drop_menus(body: HtmlElement, max_links: float) -> None:
