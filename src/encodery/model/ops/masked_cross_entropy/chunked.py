@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from encodery.base.errors import ProgrammerError
 from encodery.model.ops.masked_cross_entropy import Loss
 
-LOGITS_CPU = 2**22  # of one chunk at most: 256 rows of 16,384, 16 MiB (bench/masked_cross_entropy_cpu.py)
+LOGITS_CPU = 2**22  # of one chunk at most: 256 rows of 16,384, 16 MiB; measured, see bench/LOG.md
 LOGITS_ELSEWHERE = 2**26  # 256 MiB in fp32: large products, little memory
 
 
