@@ -55,6 +55,7 @@ def load_verb(verb: str) -> Any:
         if not callable(getattr(module, "command", None)):
             raise ContractError(f"{module.__name__} has neither `app` nor `command`.")
         app = _single(module.command)
+    app.rich_markup_mode = None  # help texts hold [MASK] and [default: ...], which are no markup
     command = typer.main.get_command(app)
     command.params = [p for p in command.params if p.name not in COMPLETION]
     return command
