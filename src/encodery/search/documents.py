@@ -78,7 +78,7 @@ class Input:
             self.skipped[reason] += 1
 
         reading = Reading(self.settings.text, self.settings.encoding, None, Path(), Path())
-        rows = self.settings.read[source.format].rows(source, reading, skip)
+        rows = self.settings.read[source.format].rows(source, skip=skip, reading=reading)
         number = 0
         try:
             for text, said in rows:

@@ -2,21 +2,21 @@
 
 Borders in order of preference: a blank line, the end of a sentence or line, a space; where there is none within the
 last half of a window (a very long "word"), between two tokens. Passages of one document are of about equal length,
-so that no short rest is left over. Every passage knows its character offsets in the document.
+so that no short rest is left over. Every passage knows its character offsets in the document, and bears the
+document's title at its head, by which it is found as well.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from encodery.base.errors import SettingsError
-
-Offsets = Callable[[str], np.ndarray]
-"""A text to the character offsets (n, 2) of its tokens."""
+from encodery.corpus.document import Document
+from encodery.search.encoder import TextEncoder
+from encodery.search.store import METADATA, Point
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 # Where a passage may end, best first: the match's end is where the next passage begins.
@@ -29,17 +29,44 @@ BORDERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Passages:
-    """`size`: tokens of the longest passage (words, in an index without a model); less where the model takes less.
-    `overlap`: tokens of the passage before that are repeated at the beginning of the next."""
+    """`size`: tokens of the longest passage, its title included (words, in an index without a model); less where the
+    model takes less. `overlap`: tokens of the passage before that are repeated at the beginning of the next.
+    `title`: whether a document's title, where its metadata has one, is put before each of its passages."""
 
     size: int = 128
     overlap: int = 0
+    title: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 8:
             raise SettingsError(f"passages.size = {self.size}: must be at least 8.")
         if not 0 <= self.overlap <= self.size // 2:
             raise SettingsError(f"passages.overlap = {self.overlap}: must lie between 0 and half of size {self.size}.")
+
+    def points(self, document: Document, encoder: TextEncoder | None) -> list[Point]:
+        """The document's passages, without vectors. Payload: `start` and `end` in the document's text, `title`, the
+        length `head` of what stands before the passage's own text, and the metadata."""
+        text, metadata = document.text, document.metadata
+        title = " ".join(str(metadata.get("title") or "").split())
+        head = f"{title}\n" if self.title and title and not text.lstrip().startswith(title) else ""
+        size = self.size if encoder is None else min(self.size, encoder.longest)
+        if head:
+            size -= min(len(_offsets(head, encoder)), size // 2)
+        ranges = cut(text, _offsets(text, encoder), size, min(self.overlap, size // 2))
+        return [
+            Point(
+                document.id,
+                number,
+                head + text[start:end].strip(),
+                None,
+                {"start": start, "end": end, "title": title, "head": len(head), METADATA: metadata},
+            )
+            for number, (start, end) in enumerate(ranges)
+        ]
+
+
+def _offsets(text: str, encoder: TextEncoder | None) -> np.ndarray:
+    return words(text) if encoder is None else encoder.offsets(text)
 
 
 def words(text: str) -> np.ndarray:

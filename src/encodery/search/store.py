@@ -100,6 +100,10 @@ class Store(abc.ABC):
         """How many passages are stored for which all conditions hold."""
 
     @abc.abstractmethod
+    def matches(self, query: str, text: str) -> list[tuple[int, int]]:
+        """The characters [begin, end) of each word of `text` that the engine holds equal to a word of the query."""
+
+    @abc.abstractmethod
     def settle(self) -> None:
         """After many changes: merge, index and drop what was deleted, so that queries are fast and exact."""
 

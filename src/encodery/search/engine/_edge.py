@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,25 @@ from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Hit, Point, 
 
 DENSE = "dense"
 DELETE_AT_ONCE = 256
+WORD = re.compile(r"\w+")
 SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
 
 
 class EdgeStore(Store):
-    """`shard` is the engine's own object; `width` None holds words only."""
+    """`shard`, `scoring` (BM25's parameters) and `analyse` (text to words) are the engine's own objects; `width` None
+    holds words only."""
 
-    def __init__(self, shard: Any, folder: Path, k: float, b: float, graph_from: int, width: int | None) -> None:
+    def __init__(
+        self, shard: Any, folder: Path, scoring: Any, analyse: Any, graph_from: int, width: int | None
+    ) -> None:
         import qdrant_edge
 
         self._edge: Any = qdrant_edge
         self._shard = shard
         self._folder = folder
         self._width = width
-        self._bm25 = qdrant_edge.Bm25Params(k=k, b=b)
+        self._scoring = scoring
+        self._analyse = analyse
         self._graph_from = graph_from
         self._closed = False
 
@@ -90,7 +96,7 @@ class EdgeStore(Store):
     def by_words(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        return self._query(self._edge.TextQuery(TEXT, text, scoring=self._bm25), limit, conditions, among, None)
+        return self._query(self._edge.TextQuery(TEXT, text, scoring=self._scoring), limit, conditions, among, None)
 
     def _query(
         self, query: Any, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None, params: Any
@@ -123,6 +129,18 @@ class EdgeStore(Store):
     def count(self, conditions: Sequence[Condition] = ()) -> int:
         with named(self._folder):
             return int(self._shard.count(self._edge.CountRequest(filter=self._filter(conditions))))
+
+    def matches(self, query: str, text: str) -> list[tuple[int, int]]:
+        wanted = set(self._analyse.embed_query(query).indices)
+        found: dict[str, bool] = {}
+        spans = []
+        for match in WORD.finditer(text):
+            word = match[0]
+            if word not in found:
+                found[word] = not wanted.isdisjoint(self._analyse.embed_query(word).indices)
+            if found[word]:
+                spans.append(match.span())
+        return spans
 
     def settle(self) -> None:
         with named(self._folder):

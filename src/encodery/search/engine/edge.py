@@ -10,6 +10,7 @@ Chinese), Korean and all others at spaces and marks.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from encodery.base.extras import require
 from encodery.search.engine import Engine
 from encodery.search.engine._edge import EdgeStore, named
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Store
+
+CONFIG = "edge_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Edge(Engine):
 
     def create(self, folder: Path, width: int | None) -> Store:
         edge = require("qdrant_edge", extra="search")
-        index = self._text_index(edge)
+        analyser = self._analyser(edge)
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds a store already.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,7 @@ class Edge(Engine):
         with named(folder):
             shard = edge.EdgeShard.create(str(folder), config)
             fields: dict[str, Any] = {
-                TEXT: index,
+                TEXT: edge.TextIndexParams(scoring=True, **analyser),
                 DOCUMENT: edge.KeywordIndexParams(),
                 NUMBER: edge.IntegerIndexParams(),
             }
@@ -67,27 +70,26 @@ class Edge(Engine):
             for name, schema in fields.items():
                 shard.update(edge.UpdateOperation.create_field_index(name, schema))
             shard.flush()
-        return EdgeStore(shard, folder, self.k, self.b, self.graph_from, width)
+        return self._opened(edge, shard, folder, width)
 
     def open(self, folder: Path) -> Store:
         edge = require("qdrant_edge", extra="search")
-        if not (folder / "edge_config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise ArtifactError(f"{folder}: holds no store of this engine.")
         with named(folder):
             shard = edge.EdgeShard.load(str(folder))
-        dense = _stored_width(folder)
-        return EdgeStore(shard, folder, self.k, self.b, self.graph_from, dense)
+        return self._opened(edge, shard, folder, _stored_width(folder))
 
-    def _text_index(self, edge: Any) -> Any:
-        """The analyser: words of any script, accents folded, lower case; stop words and stems of the language."""
-        shared = {
-            "tokenizer": edge.TokenizerType.Multilingual,
-            "lowercase": True,
-            "ascii_folding": True,
-            "scoring": True,
-        }
+    def _opened(self, edge: Any, shard: Any, folder: Path, width: int | None) -> Store:
+        analyse = edge.Bm25(edge.Bm25Config(**self._analyser(edge)))
+        scoring = edge.Bm25Params(k=self.k, b=self.b)
+        return EdgeStore(shard, folder, scoring, analyse, self.graph_from, width)
+
+    def _analyser(self, edge: Any) -> dict[str, Any]:
+        """Words of any script, accents folded, lower case; stop words and stems of the language."""
+        shared = {"tokenizer": edge.TokenizerType.Multilingual, "lowercase": True, "ascii_folding": True}
         if self.language == "none":
-            return edge.TextIndexParams(stemmer=edge.DisabledStemmer(), stopwords=edge.StopwordsSet(), **shared)
+            return {**shared, "stemmer": edge.DisabledStemmer(), "stopwords": edge.StopwordsSet()}
         known = {name.lower(): name for name in dir(edge.SnowballLanguage) if name[0].isupper()}
         if self.language not in known:
             raise SettingsError(
@@ -96,16 +98,13 @@ class Edge(Engine):
             )
         name = known[self.language]
         stopwords = getattr(edge.Language, name, None) or edge.StopwordsSet()
-        stemmer = edge.SnowballParams(getattr(edge.SnowballLanguage, name))
-        return edge.TextIndexParams(stemmer=stemmer, stopwords=stopwords, **shared)
+        return {**shared, "stemmer": edge.SnowballParams(getattr(edge.SnowballLanguage, name)), "stopwords": stopwords}
 
 
 def _stored_width(folder: Path) -> int | None:
-    import json
-
     try:
-        config = json.loads((folder / "edge_config.json").read_text(encoding="utf-8"))
-        sizes = [entry["size"] for entry in (config.get("vectors") or {}).values()]
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        sizes = [int(entry["size"]) for entry in (config.get("vectors") or {}).values()]
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(f"{folder / 'edge_config.json'}: damaged: {error}") from error
+        raise ArtifactError(f"{folder / CONFIG}: damaged: {error}") from error
     return sizes[0] if sizes else None

@@ -1,0 +1,55 @@
+"""Documents added to a finished index and taken out of it. Its weight and what its finish learnt stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from encodery.base.errors import InputError
+from encodery.search.documents import Input
+from encodery.search.filters import Condition
+from encodery.search.index import Progress
+from encodery.search.opened import Opened
+from encodery.search.writer import Writer
+
+
+def add(index: Opened, sources: Sequence[str | Path], progress: Progress | None = None) -> dict[str, Any]:
+    """Add all documents of `sources`; one whose id is in the index replaces it.
+
+    Returns what was counted: documents, passages, replaced, dropped_tokens, skipped (reason -> number).
+    """
+    given = Input.open(sources, index.settings.text, avoid=(index.path,))
+    encoder = index.encoder if index.has_vectors else None
+    writer = Writer(index.store, index.settings.passages, encoder, index.finishing)
+
+    def mark() -> None:
+        if progress is not None:
+            progress(writer.counts["documents"], writer.counts["passages"])
+
+    before = index.store.documents()
+    writer.add(given.documents(), mark, known=True)
+    _settled(index)
+    fresh = index.store.documents() - before
+    counts = {name: writer.counts[name] for name in ("documents", "passages", "dropped_tokens")}
+    return {**counts, "replaced": counts["documents"] - fresh, "skipped": dict(given.skipped)}
+
+
+def delete(index: Opened, documents: Sequence[str] = (), conditions: Sequence[Condition] = ()) -> dict[str, int]:
+    """Take documents out by id, and passages for which all conditions hold.
+
+    Returns the numbers of documents and passages that went. Raises `InputError` when neither is given.
+    """
+    if not documents and not conditions:
+        raise InputError("Nothing to delete: give ids of documents, or a filter.")
+    before = index.store.documents(), index.store.count()
+    index.store.delete_documents(documents)
+    if conditions:
+        index.store.delete_where(conditions)
+    _settled(index)
+    return {"documents": before[0] - index.store.documents(), "passages": before[1] - index.store.count()}
+
+
+def _settled(index: Opened) -> None:
+    index.store.settle()
+    index.artifact.add_figures({"documents": index.store.documents(), "passages": index.store.count()})

@@ -1,0 +1,32 @@
+"""What an index asks of a text encoder; `embed.Embedder` is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from encodery.embed.embedder import Embedded
+
+
+class TextEncoder(Protocol):
+    """Texts to vectors of `width` K; `longest` is the number of tokens of a text that are read whole."""
+
+    @property
+    def width(self) -> int:
+        """Width of a vector."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that fit, special tokens not counted."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when any text could get another vector."""
+
+    def encode(self, texts: Sequence[str], truncate: str = "error") -> Embedded:
+        """Vectors (N, K)."""
+
+    def offsets(self, text: str) -> np.ndarray:
+        """Characters [begin, end) (n, 2) of each token."""

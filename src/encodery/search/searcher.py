@@ -1,0 +1,218 @@
+"""Answers queries: by words, by vector, or by both, mixed (see `fuse.py`); every hit shows what it got at each stage.
+
+Hybrid: the best candidates of both sides are scored by the other side as well, so that the mixture knows both scores
+of every candidate. Shapes: K width of a stored vector.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput, InputError, nearest
+from encodery.search.filters import Condition
+from encodery.search.fuse import Method, by_ranks, by_scores
+from encodery.search.opened import Opened
+from encodery.search.store import METADATA, Hit
+
+Mode = Literal["hybrid", "dense", "bm25"]
+DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, None where not computed.
+
+    `start` and `end` are its place in the document's text; `head` characters of `text` are the document's title, put
+    before it; `matches` are the places in `text` of words that match the query's.
+    """
+
+    rank: int
+    score: float
+    words: float | None
+    vector: float | None
+    document: str
+    number: int
+    text: str
+    start: int
+    end: int
+    head: int
+    metadata: dict[str, Any]
+    matches: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`seconds`: stage (encode, words, vector, fuse) -> time taken."""
+
+    query: str
+    mode: Mode
+    found: tuple[Found, ...]
+    seconds: dict[str, float]
+
+
+class Searcher(Opened):
+    """An open index that answers queries. Opens like `Opened`; use it as a context, or close it."""
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def warm(self) -> None:
+        """Load the model, so that the first query is as fast as the next."""
+        if self.has_vectors:
+            self._vector("warm up")
+
+    def search(
+        self,
+        query: str,
+        top: int = 10,
+        mode: str | None = None,
+        conditions: Sequence[Condition] = (),
+        per_document: int | None = None,
+        weight: float | None = None,
+        fusion: Method = "scores",
+    ) -> Answer:
+        """The `top` passages for a query, best first.
+
+        `mode`: hybrid, dense or bm25; hybrid if not given, bm25 in an index of words alone. `per_document`: at most so
+        many passages of one document. `weight`: share of the vectors, instead of the index's. `fusion`: of scores, or
+        of reciprocal ranks. Raises `EmptyInput` for an empty query, `InputError` for what cannot be asked.
+        """
+        chosen = self._mode(mode)
+        if not query.strip():
+            raise EmptyInput("The query is empty.")
+        if top < 1 or (per_document is not None and per_document < 1):
+            raise InputError(f"top = {top}, per_document = {per_document}: must be positive.")
+        if weight is not None and not 0 <= weight <= 1:
+            raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
+        clock = _Clock()
+        depth = max(DEPTH, 4 * top * (1 if per_document is None else 4))
+        hits, words, vectors = self._candidates(query, chosen, depth, conditions, clock)
+        share = self.weight if weight is None else weight
+        scores = _mixed(words, vectors, share, fusion) if chosen == "hybrid" else (words or vectors)
+        clock.stage("fuse")
+        ranked = _best(hits, scores, top, per_document)
+        found = [
+            self._found(query, hits[name], rank, scores[name], words, vectors, chosen)
+            for rank, name in enumerate(ranked, 1)
+        ]
+        clock.stage("show")
+        return Answer(query, chosen, tuple(found), clock.seconds)
+
+    def _mode(self, mode: str | None) -> Mode:
+        if mode is None:
+            return "hybrid" if self.has_vectors else "bm25"
+        for known in get_args(Mode):
+            if mode == known:
+                if known != "bm25" and not self.has_vectors:
+                    raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
+                return known  # type: ignore[no-any-return]
+        known_modes = get_args(Mode)
+        raise InputError(f"mode = '{mode}': is one of {', '.join(known_modes)}.{nearest(mode, known_modes)}")
+
+    def _candidates(
+        self, query: str, mode: Mode, depth: int, conditions: Sequence[Condition], clock: _Clock
+    ) -> tuple[dict[str, Hit], dict[str, float], dict[str, float]]:
+        """id -> hit, score by words and score by vector; in hybrid mode each candidate has both (0 without words)."""
+        hits: dict[str, Hit] = {}
+        words: dict[str, float] = {}
+        vectors: dict[str, float] = {}
+        vector = None if mode == "bm25" else self._vector(query)
+        clock.stage("encode")
+        if mode != "dense":
+            found = self.store.by_words(query, depth, conditions)
+            hits |= {hit.id: hit for hit in found}
+            words |= {hit.id: hit.score for hit in found}
+            clock.stage("words")
+        if vector is not None:
+            found = self.store.by_vector(vector, depth, conditions)
+            hits |= {hit.id: hit for hit in found}
+            vectors |= {hit.id: hit.score for hit in found}
+            if mode == "hybrid":
+                unseen = [name for name in words if name not in vectors]
+                vectors |= {hit.id: hit.score for hit in self.store.by_vector(vector, len(unseen) or 1, among=unseen)}
+            clock.stage("vector")
+        if mode == "hybrid":
+            unseen = [name for name in vectors if name not in words]
+            scored = {hit.id: hit.score for hit in self.store.by_words(query, len(unseen) or 1, among=unseen)}
+            words |= {name: scored.get(name, 0.0) for name in unseen}
+            clock.stage("words")
+        return hits, words, vectors
+
+    def _vector(self, query: str) -> np.ndarray:
+        """The query's finished vector (K,). A query longer than the model takes is read in windows."""
+        assert self.finishing is not None
+        vector: np.ndarray = self.finishing.apply(self.encoder.encode([query], truncate="chunk").vectors)[0]
+        return vector
+
+    def _found(
+        self,
+        query: str,
+        hit: Hit,
+        rank: int,
+        score: float,
+        words: dict[str, float],
+        vectors: dict[str, float],
+        mode: Mode,
+    ) -> Found:
+        payload = hit.payload
+        return Found(
+            rank=rank,
+            score=score,
+            words=words.get(hit.id) if mode != "dense" else None,
+            vector=vectors.get(hit.id) if mode != "bm25" else None,
+            document=hit.document,
+            number=hit.number,
+            text=hit.text,
+            start=payload["start"],
+            end=payload["end"],
+            head=payload["head"],
+            metadata=payload[METADATA],
+            matches=tuple(self.store.matches(query, hit.text)),
+        )
+
+
+def _mixed(words: dict[str, float], vectors: dict[str, float], weight: float, fusion: Method) -> dict[str, float]:
+    if fusion == "scores":
+        return by_scores(words, vectors, weight)
+    if fusion != "ranks":
+        raise InputError(f"fusion = '{fusion}': is scores or ranks.")
+    orders = [_order({name: score for name, score in side.items() if score}) for side in (words, vectors)]
+    return by_ranks(orders, (1 - weight, weight))
+
+
+def _order(scores: dict[str, float]) -> list[str]:
+    """Ids, best first; equal scores by id, so that the order is always the same."""
+    return sorted(scores, key=lambda name: (-scores[name], name))
+
+
+def _best(hits: dict[str, Hit], scores: dict[str, float], top: int, per_document: int | None) -> list[str]:
+    """The first `top` ids, with at most so many of one document."""
+    shown: dict[str, int] = {}
+    best: list[str] = []
+    for name in _order(scores):
+        document = hits[name].document
+        if per_document is not None and shown.get(document, 0) >= per_document:
+            continue
+        shown[document] = shown.get(document, 0) + 1
+        best.append(name)
+        if len(best) == top:
+            break
+    return best
+
+
+class _Clock:
+    """Time since the last stage, added up per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,216 @@
+"""Building an index: whole, resumed, repeated, changed, and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import ArtifactError, EmptyInput, InputError, SettingsError
+from encodery.search import index as index_module
+from encodery.search import writer as writer_module
+from encodery.search.change import add, delete
+from encodery.search.filters import parse
+from encodery.search.index import IndexSettings, build
+from encodery.search.opened import Opened
+from encodery.search.passages import Passages
+from encodery.search.searcher import Searcher
+from encodery.search.store import Point
+
+SMALL = IndexSettings(passages=Passages(size=40))
+
+
+def contents(folder: Path) -> dict[tuple[str, int], Point]:
+    """(document, number) -> everything stored of it."""
+    with Opened(folder) as index:
+        return {(p.document, p.number): p for batch in index.store.all(vectors=True) for p in batch}
+
+
+def assert_same(left: Path, right: Path) -> None:
+    one, other = contents(left), contents(right)
+    assert one.keys() == other.keys()
+    for place, point in one.items():
+        assert (point.text, point.payload) == (other[place].text, other[place].payload)
+        np.testing.assert_allclose(point.vector, other[place].vector, atol=1e-5)
+
+
+def test_every_word_is_found_with_its_place(rows: Path, tmp_path: Path, encoder: Any) -> None:
+    built = build([rows], tmp_path / "index", encoder, SMALL)
+    figures = built.artifact.manifest.figures
+    assert built.fresh
+    assert figures["documents"] == 36
+    assert figures["passages"] > 36
+    assert figures["bytes"] > 0
+    texts = {row["id"]: row["text"] for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())}
+    with Searcher(tmp_path / "index", encoder) as searcher:
+        for i in (0, 17, 35):
+            best = searcher.search(f"mark{i}x0", top=1, mode="bm25").found[0]
+            assert best.document == f"doc{i}"
+            assert best.text[: best.head].strip() == f"Title number {i}"
+            assert texts[f"doc{i}"][best.start : best.end].strip() == best.text[best.head :]
+            assert [best.text[a:b] for a, b in best.matches] == [f"mark{i}x0"]
+
+
+def test_passages_cover_the_documents_without_overlap(rows: Path, tmp_path: Path) -> None:
+    build([rows], tmp_path / "index", None, SMALL)
+    parts: dict[str, list[tuple[int, int]]] = {}
+    with Opened(tmp_path / "index") as index:
+        for batch in index.store.all():
+            for point in batch:
+                parts.setdefault(point.document, []).append((point.payload["start"], point.payload["end"]))
+    for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()):
+        ranges = sorted(parts[row["id"]])
+        joined = "".join(row["text"][a:b] for a, b in ranges)
+        assert joined.replace(" ", "") == row["text"].replace(" ", "")
+
+
+def test_the_same_again_does_nothing_and_another_is_refused(
+    rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any
+) -> None:
+    build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "here")
+    encoder.encoded = 0
+    assert not build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "moved").fresh
+    assert encoder.encoded == 0
+    with pytest.raises(ArtifactError, match="other settings"):
+        build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=50)))
+    with pytest.raises(ArtifactError, match="other model"):
+        build([rows], tmp_path / "index", other_encoder, SMALL)
+    assert build([rows], tmp_path / "index", None, SMALL, overwrite=True).fresh
+
+
+class Killed(BaseException):
+    """Stands for a process that ends."""
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 4])
+def test_an_interrupted_build_goes_on(
+    rows: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    monkeypatch.setattr(writer_module, "AT_ONCE", 40)
+    build([rows], tmp_path / "whole", encoder, SMALL)
+    marks = 0
+
+    def kill(documents: int, passages: int) -> None:
+        nonlocal marks
+        marks += 1
+        if marks == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        build([rows], tmp_path / "index", encoder, SMALL, progress=kill)
+    assert not (tmp_path / "index").exists()
+    seen: list[int] = []
+    built = build([rows], tmp_path / "index", encoder, SMALL, progress=lambda documents, _: seen.append(documents))
+    assert seen[0] > 0
+    assert_same(tmp_path / "index", tmp_path / "whole")
+    assert built.artifact.manifest.figures["documents"] == 36
+    assert not (tmp_path / "index" / "progress.json").exists()
+
+
+def test_work_of_another_plan_is_not_taken_up(
+    rows: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "AT_ONCE", 40)
+
+    def kill(documents: int, passages: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        build([rows], tmp_path / "index", encoder, SMALL, progress=kill)
+    other = IndexSettings(passages=Passages(size=60))
+    build([rows], tmp_path / "index", encoder, other)
+    build([rows], tmp_path / "fresh", encoder, other)
+    assert_same(tmp_path / "index", tmp_path / "fresh")
+
+
+def test_a_later_document_of_the_same_id_replaces_the_earlier(tmp_path: Path, encoder: Any) -> None:
+    file = tmp_path / "rows.jsonl"
+    long = " ".join(f"old{i}." for i in range(90))
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "text": long},
+        {"id": "b", "text": "other words"},
+        {"id": "a", "text": "new text"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    built = build([file], tmp_path / "index", encoder, SMALL)
+    assert built.artifact.manifest.figures["documents"] == 2
+    assert built.artifact.manifest.figures["replaced"] == 1
+    assert {point.text for point in contents(tmp_path / "index").values()} == {"new text", "other words"}
+
+
+def test_add_replaces_and_delete_removes(rows: Path, tmp_path: Path, encoder: Any) -> None:
+    build([rows], tmp_path / "index", encoder, SMALL)
+    more = tmp_path / "more.jsonl"
+    fresh = [{"id": "doc0", "text": "rewritten zebra"}, {"id": "new", "text": "okapi grazing", "year": 2050}]
+    more.write_text("\n".join(map(json.dumps, fresh)), encoding="utf-8")
+    with Searcher(tmp_path / "index", encoder) as index:
+        counts = add(index, [more])
+        assert (counts["documents"], counts["replaced"]) == (2, 1)
+        assert index.store.documents() == 37
+        assert [f.document for f in index.search("zebra", mode="bm25").found] == ["doc0"]
+        assert index.search("mark0x0", mode="bm25").found == ()
+        assert index.search("grazing okapi", top=1).found[0].document == "new"
+        assert delete(index, ["doc1", "unknown"])["documents"] == 1
+        assert delete(index, conditions=parse(["year>=2000"]))["documents"] == 1
+        with pytest.raises(InputError, match="Nothing to delete"):
+            delete(index)
+    with Opened(tmp_path / "index") as index:
+        assert index.artifact.manifest.figures["documents"] == index.store.documents() == 35
+
+
+def test_folders_and_corpora(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.md").write_text("# Heading\n\nAlpha text here.", encoding="utf-8")
+    (folder / "sub" / "two.txt").write_text("Beta text here.", encoding="utf-8")
+    (folder / "picture.png").write_bytes(b"\x89PNG\x00\x01")
+    (folder / "empty.txt").write_text("", encoding="utf-8")
+    (folder / "marks.txt").write_text("--- !!! ---", encoding="utf-8")
+    built = build([folder], tmp_path / "index", None)
+    assert built.skipped == {"document without words": 1}
+    with Searcher(tmp_path / "index") as searcher:
+        best = searcher.search("beta").found[0]
+        assert best.metadata["path"] == best.document == "sub/two.txt"
+        assert searcher.search("alpha", conditions=parse(["path~one"])).found[0].document == "one.md"
+        assert searcher.search("alpha", conditions=parse(["path~two"])).found == ()
+
+
+@pytest.mark.parametrize(("text", "error"), [("", EmptyInput), ('{"id": "a", "text": "..."}', EmptyInput)])
+def test_nothing_to_index(tmp_path: Path, encoder: Any, text: str, error: type[Exception]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(error):
+        build([file], tmp_path / "index", encoder)
+    with pytest.raises(InputError, match="Nothing to index"):
+        build([], tmp_path / "index", encoder)
+    assert not (tmp_path / "index").exists()
+
+
+def test_what_is_damaged_or_missing_is_named(rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any) -> None:
+    folder = tmp_path / "index"
+    build([rows], folder, encoder, SMALL, model_path=tmp_path / "gone")
+    with pytest.raises(ArtifactError, match="another model"):
+        Opened(folder, other_encoder)
+    with Searcher(folder) as searcher:
+        assert searcher.search("violin", mode="bm25").found
+        with pytest.raises(ArtifactError, match=r"gone.*--model"):
+            searcher.search("violin")
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / index_module.FUSION).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"fusion\.json"):
+        Opened(tmp_path / "copy")
+    with pytest.raises(ArtifactError, match="index"):
+        Opened(tmp_path)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(SettingsError, match="weight"):
+        IndexSettings(weight=1.5)
+    with pytest.raises(SettingsError, match="size"):
+        Passages(size=2)
+    with pytest.raises(SettingsError, match="overlap"):
+        Passages(size=20, overlap=15)

@@ -1,0 +1,173 @@
+"""Queries: modes, filters, mixtures and what every hit shows; the weight learnt from the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import EmptyInput, InputError
+from encodery.embed.embedder import Embedded
+from encodery.embed.finish.normalise import Normalise
+from encodery.embed.finishing import Finishing
+from encodery.search.calibrate import calibrated
+from encodery.search.engine.edge import Edge
+from encodery.search.excerpt import excerpt
+from encodery.search.filters import parse
+from encodery.search.fuse import by_ranks, by_scores
+from encodery.search.index import IndexSettings, build
+from encodery.search.passages import Passages
+from encodery.search.searcher import Searcher
+from encodery.search.store import Point
+
+
+@pytest.fixture
+def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
+    build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=40)))
+    with Searcher(tmp_path / "index", encoder) as searcher:
+        yield searcher
+
+
+def test_modes_and_what_each_hit_shows(searcher: Searcher) -> None:
+    words = searcher.search("violin orchestra", mode="bm25")
+    assert {found.metadata["topic"] for found in words.found} == {"music"}
+    assert all(found.vector is None and found.words == found.score for found in words.found)
+    dense = searcher.search("violin orchestra", mode="dense")
+    assert sum(found.metadata["topic"] == "music" for found in dense.found) >= 8
+    assert all(found.words is None and found.vector == found.score for found in dense.found)
+    both = searcher.search("violin orchestra")
+    assert both.mode == "hybrid"
+    assert all(found.words is not None and found.vector is not None for found in both.found)
+    assert [found.rank for found in both.found] == list(range(1, 11))
+    assert [found.score for found in both.found] == sorted((found.score for found in both.found), reverse=True)
+    assert set(both.seconds) == {"encode", "words", "vector", "fuse", "show"}
+
+
+def test_hybrid_scores_are_those_of_each_side(searcher: Searcher) -> None:
+    everything = 500
+    words = {f.text: f.words for f in searcher.search("violin wind", top=everything, mode="bm25").found}
+    vectors = {f.text: f.vector for f in searcher.search("violin wind", top=everything, mode="dense").found}
+    for found in searcher.search("violin wind", top=50).found:
+        assert found.words == pytest.approx(words.get(found.text, 0.0), abs=1e-5)
+        assert found.vector == pytest.approx(vectors[found.text], abs=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["scores", "ranks"])
+def test_the_ends_of_the_weight_are_the_two_sides(searcher: Searcher, fusion: Any) -> None:
+    query = "violin storm mark3x1"
+    texts = {mode: [f.text for f in searcher.search(query, mode=mode, top=5).found] for mode in ("bm25", "dense")}
+    assert [f.text for f in searcher.search(query, top=5, weight=0.0, fusion=fusion).found] == texts["bm25"]
+    assert [f.text for f in searcher.search(query, top=5, weight=1.0, fusion=fusion).found] == texts["dense"]
+
+
+def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
+    for mode in ("bm25", "dense", "hybrid"):
+        found = searcher.search(
+            "violin harbour", top=40, mode=mode, conditions=parse(["topic=music", "year>=1995"])
+        ).found
+        assert found
+        assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
+
+
+def test_at_most_so_many_passages_of_a_document(searcher: Searcher) -> None:
+    found = searcher.search("violin melody", top=10, per_document=1).found
+    assert len({f.document for f in found}) == len(found) == 10
+
+
+def test_what_cannot_be_asked(searcher: Searcher) -> None:
+    with pytest.raises(EmptyInput, match="empty"):
+        searcher.search("  ")
+    with pytest.raises(InputError, match="'hybrid'"):
+        searcher.search("x", mode="hybird")
+    with pytest.raises(InputError, match="positive"):
+        searcher.search("x", top=0)
+    with pytest.raises(InputError, match="weight"):
+        searcher.search("x", weight=2.0)
+    with pytest.raises(InputError, match="fusion"):
+        searcher.search("x", fusion="mean")  # type: ignore[arg-type]
+
+
+def test_words_unknown_to_the_index_leave_the_vectors(searcher: Searcher) -> None:
+    assert searcher.search("zzzz", mode="bm25").found == ()
+    assert len(searcher.search("zzzz").found) == 10
+
+
+def test_an_index_of_words_alone(rows: Path, tmp_path: Path) -> None:
+    build([rows], tmp_path / "words", None)
+    with Searcher(tmp_path / "words") as searcher:
+        searcher.warm()
+        assert searcher.search("violin").mode == "bm25"
+        with pytest.raises(InputError, match="without a model"):
+            searcher.search("violin", mode="hybrid")
+
+
+class Knowing:
+    """Vectors that tell a passage by its secret number, or nothing at all."""
+
+    width, longest, fingerprint = 16, 64, "knowing"
+
+    def __init__(self, knows: bool) -> None:
+        self.knows = knows
+        self.rng = np.random.default_rng(0)
+
+    def encode(self, texts: list[str], truncate: str = "error") -> Embedded:
+        numbers = [int(text.split("secret")[1][:3]) for text in texts]
+        if not self.knows:
+            numbers = self.rng.integers(0, 1 << 30, len(texts)).tolist()
+        vectors = [np.random.default_rng(number).standard_normal(self.width) for number in numbers]
+        return Embedded(np.array(vectors, np.float32), np.ones(len(texts)), np.zeros(len(texts)))
+
+
+@pytest.mark.parametrize(("knows", "least", "most"), [(True, 0.15, 0.5), (False, 0.0, 0.05)])
+def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, most: float) -> None:
+    """Passages share some words with themselves; each sentence also bears the passage's number in a word of its own,
+    of which only a model could make sense."""
+    rng = np.random.default_rng(1)
+    texts = []
+    for i in range(80):
+        own = [f"w{n}" for n in rng.choice(300, 20)]
+        texts.append(
+            " ".join(f"secret{i:03d}of{rng.integers(1 << 30)} {' '.join(rng.choice(own, 6))}." for _ in range(4))
+        )
+    sample = [Point(str(i), 0, text, None, {"head": 0}) for i, text in enumerate(texts)]
+    encoder: Any = Knowing(knows)
+    finishing = Finishing((Normalise(),), ({},))
+    vectors = finishing.apply(encoder.encode(texts).vectors)
+    found = calibrated(sample, vectors, encoder, finishing, Edge(language="none"))
+    assert found.queries == 80
+    assert found.curve is not None
+    assert found.curve["0.0"] > 0.4
+    assert (found.curve["1.0"] > found.curve["0.0"]) is knows
+    assert least <= found.weight <= most
+
+
+def test_too_few_queries_give_the_fallback() -> None:
+    sample = [Point("a", 0, "secret001 is one. secret001 is two. secret001 is three.", None)]
+    encoder: Any = Knowing(True)
+    finishing = Finishing((Normalise(),), ({},))
+    found = calibrated(sample, np.ones((1, 16), np.float32), encoder, finishing, Edge())
+    assert (found.weight, found.curve) == (0.2, None)
+
+
+def test_mixtures_by_hand() -> None:
+    assert by_ranks([["a", "b"], ["b"]], (0.5, 0.5), offset=1) == {"a": 0.25, "b": pytest.approx(1 / 6 + 0.25)}
+    mixed = by_scores({"a": 4.0, "b": 1.0}, {"a": -1.0, "b": 1.0, "c": 0.0}, 0.25)
+    assert mixed == {"a": 0.75, "b": pytest.approx(0.75 / 4 + 0.25), "c": pytest.approx(0.125)}
+    assert by_scores({}, {}, 0.5) == {}
+    assert by_scores({"a": 0.0}, {"a": 2.0}, 0.5) == {"a": 0.0}
+
+
+def test_an_excerpt_shows_where_the_matches_are() -> None:
+    text = "filler " * 50 + "the needle\nstands here " + "filler " * 50
+    at = text.index("needle")
+    short, spans = excerpt(text, [(0, 6), (at, at + 6), (at + 7, at + 13)], 80)
+    assert len(short) <= 82
+    assert [short[a:b] for a, b in spans] == ["needle", "stands"]
+    assert short.startswith("…")
+    assert short.endswith("…")
+    assert "\n" not in short
+    assert excerpt("short", [(0, 5)], 80) == ("short", [(0, 5)])
+    assert excerpt("x" * 300, [], 80)[0] == "x" * 80 + "…"
