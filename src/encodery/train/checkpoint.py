@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on bit for bit, in a folder that is whole or not at all.
 
-`checkpoints/step-00001200/` (artifact kind "checkpoint") holds weights, optimiser's and hooks' state as safetensors, the
-state of the random generators, and state.json: the clock, the place in the data, counters, and what the run was made
+`checkpoints/step-00001200/` (artifact kind "checkpoint") holds weights, the states of optimiser and hooks and of the
+random generators as safetensors, and state.json: the clock, the place in the data, counters, and what the run was made
 of. The manifest has a SHA-256 of every file. A folder that is torn or altered is named and passed over, and the one
 before it is used. A new checkpoint is complete before an old one goes.
 """
@@ -131,7 +131,9 @@ def latest(run: Path, warn: Callable[[str], None]) -> tuple[Path, Snapshot] | No
             reasons.append(str(error))
             warn(f"checkpoint {folder.name} is not used: {error}")
     if reasons:
-        raise CheckpointError(f"{run / FOLDER}: none of the {len(reasons)} checkpoints is sound. The last: {reasons[0]}")
+        raise CheckpointError(
+            f"{run / FOLDER}: none of the {len(reasons)} checkpoints is sound. The last: {reasons[0]}"
+        )
     return None
 
 
@@ -183,7 +185,7 @@ def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     tensors["numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     version, numbers, following = random.getstate()
     return tensors, {

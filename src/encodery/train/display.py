@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live panel on a terminal, plain lines now and then elsewhere, nothing on other ranks."""
+"""What a run shows while it goes: a live panel on a terminal, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Display:
     def line(self, line: Line) -> None:
         """A line of the log."""
 
+    def tell(self, text: str) -> None:
+        """A sentence before the run begins."""
+
     def note(self, text: str) -> None:
         """A sentence that must not be overlooked."""
 
@@ -32,10 +35,10 @@ class Display:
 
 
 class ConsoleDisplay(Display):
-    """Progress on a console. `peak`: FLOP/s of the machine's best matrix product; `flops`: of a token."""
+    """Progress on a console."""
 
-    def __init__(self, console: Console, peak: float = 0.0, flops: float = 0.0) -> None:
-        self.console, self.peak, self.flops = console, peak, flops
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.now: Line = {}
         self.loss = self.speed = 0.0
         self.began: tuple[float, float] | None = None
@@ -56,6 +59,9 @@ class ConsoleDisplay(Display):
             self.live = None
         elif self.now:
             self.console.print(self.text(), highlight=False, soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self.console.print(text, style="yellow", highlight=False, markup=False)
@@ -87,11 +93,13 @@ class ConsoleDisplay(Display):
         now = self.now
         rows = [("loss", f"{self.loss:.3f}")]
         if "heldout_loss" in now:
-            held = f"{now['heldout_loss']:.3f}, {now['heldout_accuracy']:.1%} right, {now['bits_per_byte']:.3f} bits/byte"
+            held = (
+                f"{now['heldout_loss']:.3f}, {now['heldout_accuracy']:.1%} right, {now['bits_per_byte']:.3f} bits/byte"
+            )
             rows.append(("held-out", held))
         speed = f"{self.speed:,.0f} tokens/s"
-        if self.peak and self.flops:
-            speed += f", {self.speed * self.flops / self.peak:.0%} of the matrix peak"
+        if "peak_share" in now:
+            speed += f", {now['peak_share']:.0%} of the matrix peak"
         rows += [("speed", speed), ("rate", f"{now.get('lr', 0):.2e}")]
         if "mask_rate" in now:
             rows.append(("masked", f"{now['mask_rate']:.1%}"))
@@ -105,7 +113,8 @@ class ConsoleDisplay(Display):
     def text(self) -> str:
         """One line."""
         now = self.now
-        head = f"{now['progress']:4.0%} step {now['step']:,} {now['tokens'] / 1e6:,.1f}M tokens {clock_text(now['elapsed'])}"
+        tokens = f"{now['tokens'] / 1e6:,.1f}M tokens"
+        head = f"{now['progress']:4.0%} step {now['step']:,} {tokens} {clock_text(now['elapsed'])}"
         return " | ".join([head, *(f"{name} {value}" for name, value in self.values())])
 
     def panel(self) -> RenderableType:
@@ -119,7 +128,9 @@ class ConsoleDisplay(Display):
         table = Table.grid(padding=(0, 2))
         for name, value in self.values():
             table.add_row(name, value)
-        head = f"step {self.now['step']:,}   {self.now['tokens'] / 1e6:,.1f} M tokens   {clock_text(self.now['elapsed'])}"
+        head = (
+            f"step {self.now['step']:,}   {self.now['tokens'] / 1e6:,.1f} M tokens   {clock_text(self.now['elapsed'])}"
+        )
         return Group(head, ProgressBar(total=1.0, completed=self.now["progress"]), table)
 
 

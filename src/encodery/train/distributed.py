@@ -53,7 +53,7 @@ class Team:
         for bucket, flat, work in sent:
             if work is not None:
                 work.wait()
-            parts = flat.split([grad.numel() for grad in bucket])
+            parts = torch.split(flat, [grad.numel() for grad in bucket])
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
     def agree(self, said: Sequence[float], stop: bool) -> tuple[Sequence[float], bool]:

@@ -1,4 +1,4 @@
-"""Before a run starts: what it will reach and what it needs, measured on its own batches, and a refusal where it cannot.
+"""Before a run starts: what it will reach, measured on its own batches.
 
 The measurement runs forward, backward and the optimiser on a few of the run's real micro-batches and then puts
 weights, data and generators back exactly, so the run is the same with and without it.
@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 
 import torch
 
-from encodery.base.errors import UserError
 from encodery.train.budget import Budget
 from encodery.train.distributed import Team
 from encodery.train.job import Job, Work
+from encodery.train.needs import Needs, size_text
 from encodery.train.optim import Optimizer, set_rate
 from encodery.train.precision import Format, best, formats
 from encodery.train.settings import TrainSettings
@@ -25,9 +25,6 @@ from encodery.train.step import backward
 
 REPEATS = 3
 SHORT = 1.0  # seconds of measurement after which no further repeat is made
-STATE_BYTES = 16  # of a trained parameter in memory: weight, gradient, two means
-SAVED_BYTES = 12  # of a trained parameter in a checkpoint: weight, two means
-RESERVE = 0.9  # of free memory that may be planned with
 
 
 @dataclass(frozen=True)
@@ -37,35 +34,6 @@ class Speed:
     chosen: Format
     reason: str
     tokens_per_s: float
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes a run needs of memory (this process) and disk."""
-
-    memory: int
-    disk: int
-
-    @classmethod
-    def of(cls, parameters: int, activations: int, averages: int, keep: int) -> Needs:
-        """Of so many parameters, bytes of activations, copies of averaged weights, and checkpoints kept."""
-        saved = parameters * (SAVED_BYTES + 4 * averages)
-        memory = parameters * (STATE_BYTES + 4 * averages) + activations
-        # One more checkpoint than is kept, since a new one is whole before an old one goes; one for the branch.
-        return cls(memory, saved * (keep + 2) + 4 * parameters)
-
-    def check(self, memory_free: int, disk_free: int) -> None:
-        """Raises `UserError` with the numbers where memory or disk do not suffice."""
-        if self.memory > memory_free * RESERVE:
-            raise UserError(
-                f"This run needs about {_size(self.memory)} of memory and {_size(memory_free)} are free. Lower "
-                "train.micro_tokens (activations), or choose a smaller model (weights and their moments)."
-            )
-        if self.disk > disk_free:
-            raise UserError(
-                f"This run needs about {_size(self.disk)} on disk for checkpoints and the model, and "
-                f"{_size(disk_free)} are free. Free some, lower train.keep, or write elsewhere (--out)."
-            )
 
 
 @dataclass(frozen=True)
@@ -93,12 +61,12 @@ class Forecast:
     def lines(self, speed: Speed, parameters: int, memory_free: int, disk_free: int) -> list[str]:
         """In words."""
         end = datetime.now().astimezone() + timedelta(seconds=self.seconds)
+        reach = f"{self.tokens / 1e6:,.1f} M tokens in {self.steps:,} steps, {self.epochs:.2f} epochs"
         return [
-            f"{parameters / 1e6:,.1f} M parameters; {speed.chosen} ({speed.reason}); {speed.tokens_per_s:,.0f} tokens/s",
-            f"about {self.tokens / 1e6:,.1f} M tokens in {self.steps:,} steps, {self.epochs:.2f} epochs; "
-            f"ends at {end:%H:%M:%S} ({_span(self.seconds)})",
-            f"memory {_size(self.needs.memory)} of {_size(memory_free)} free; "
-            f"disk {_size(self.needs.disk)} of {_size(disk_free)} free",
+            f"{parameters / 1e6:,.1f} M parameters; {speed.chosen} ({speed.reason})",
+            f"{speed.tokens_per_s:,.0f} tokens/s: about {reach}; ends at {end:%H:%M:%S} ({_span(self.seconds)})",
+            f"memory {size_text(self.needs.memory)} of {size_text(memory_free)} free; "
+            f"disk {size_text(self.needs.disk)} of {size_text(disk_free)} free",
         ]
 
 
@@ -155,10 +123,6 @@ def _timed(function: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
 
 
 def _span(seconds: float) -> str:

@@ -3,19 +3,20 @@
 Which tokens are hidden is a function of the document's ids, the position in it and a seed, and of nothing else: not of
 the model, its training, the length of sequences, the batches or the order of documents. So two runs with one tokenizer
 are asked the very same questions. `rate` (15 %) of the tokens are asked for, by a hash per position, never a special
-one. All of them become [MASK]: with the 80/10/10 of training a tenth could be copied from the input, and a model trained
-on [MASK] alone could not be compared with one that was not. Documents are cut into pieces of even length.
+one. All of them become [MASK]: with the 80/10/10 of training a tenth could be copied from the input, and a model
+trained on [MASK] alone could not be compared with one that was not. Documents are cut into pieces of even length.
 
 `loss` is the mean cross entropy in nats of the hidden tokens, `accuracy` the share whose best guess is right.
 `bits_per_byte` = loss / ln 2 · tokens / bytes, where tokens and UTF-8 bytes are those of the whole split: the bits it
-takes to guess a hidden token, over the bytes of text a token stands for. So tokenizers with long and short tokens can be
-compared. (A tokenizer that drops spaces is not favoured: spaces are bytes of the text. Unknown tokens are not asked.)
+takes to guess a hidden token, over the bytes of text a token stands for. So tokenizers with long and short tokens can
+be compared, and one that drops spaces is not favoured: spaces are bytes of the text.
 
 Shapes: T tokens, M hidden ones, V vocabulary.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -130,7 +131,7 @@ def _pieces(
             continue
         asked = hidden(ids, special, rate, seed)
         edges = np.linspace(0, len(ids), -(-len(ids) // (length - 2)) + 1).astype(int).tolist()
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             piece = np.concatenate([first, ids[begin:end], last])
             yield piece, np.concatenate([none, asked[begin:end], none])
 

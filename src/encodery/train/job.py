@@ -19,6 +19,7 @@ from torch import nn
 
 from encodery.objectives import Count, Term
 from encodery.train.distributed import Team
+from encodery.train.needs import Needs
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,16 @@ class Job(abc.ABC):
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
         """The job of a run's recipe.json, as at its first step, for a member of a team."""
 
+    @classmethod
+    def needs(cls, recipe: Mapping[str, Any]) -> Needs | None:
+        """Memory and disk of a run of this recipe, before anything is built; None where unknown."""
+        return None
+
+    @property
+    def epoch_tokens(self) -> int:
+        """Tokens that can be seen before any is seen twice; 0 where there is no such number."""
+        return 0
+
     def rates(self, progress: float) -> dict[str, float]:
         """What the job's schedules say, for the log."""
         return {}
@@ -94,3 +105,4 @@ class Job(abc.ABC):
 
     def close(self) -> None:
         """Release threads and files."""
+        return

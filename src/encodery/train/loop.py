@@ -28,7 +28,7 @@ from encodery.train.display import Display
 from encodery.train.distributed import Team
 from encodery.train.hooks import Hook, Moment
 from encodery.train.interrupts import listening
-from encodery.train.job import Job
+from encodery.train.job import Job, Work
 from encodery.train.journal import Journal, Line
 from encodery.train.optim import Optimizer, set_rate
 from encodery.train.precision import Format, context
@@ -68,7 +68,7 @@ class Loop:
         facts: dict[str, Any],
     ) -> None:
         self.job, self.folder, self.settings, self.team, self.display = job, folder, settings, team, display
-        self.chosen, self.facts = chosen, facts
+        self.chosen, self.facts, self.peak = chosen, facts, float(facts.get("matmul_peak", 0.0))
         self.device = next(job.module.parameters()).device
         self.optimizer = optim.build(job.module)
         self.hooks = [hook.build(job.module) for hook in hooks]
@@ -82,6 +82,7 @@ class Loop:
         self.branch_at = branch_point(settings.schedule) if settings.branch else None
         self.last_score: dict[str, float] = {}
         self.flops = 0.0
+        self.factor = 0.0
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a checkpoint. Raises `CheckpointError` if it is another run's."""
@@ -91,9 +92,9 @@ class Loop:
         self.clock.load_state(state["clock"])
         self.guard.load_state(state["guard"])
         self.eval_seconds, self.eval_cost, self.next_eval = state["evals"]
-        self.flops, self.last_score = state["flops"], state["last_score"]
+        self.flops, self.last_score, self.factor = state["flops"], state["last_score"], state["factor"]
         self.saved_at = (self.clock.before, self.clock.tokens, self.clock.step)
-        if self.branch_at is not None and self._progress(self.clock.before) >= self.branch_at:
+        if state["pinned"]:
             self.branch_at = None
 
     def run(self) -> RunResult:
@@ -137,9 +138,10 @@ class Loop:
                 self._score(settings.eval_tokens)
                 self.next_eval = int(progress * settings.evals) + 1
         now = (elapsed, self.clock.tokens, self.clock.step)
-        if self.branch_at is not None and progress >= self.branch_at:
-            self._save(pinned=True)
+        planned = round(settings.batch_tokens(progress))
+        if self.branch_at is not None and self.clock.step and self.clock.ahead(elapsed, planned) >= self.branch_at:
             self.branch_at = None
+            self._save(pinned=True)
         elif self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
             self._save()
 
@@ -152,8 +154,8 @@ class Loop:
         progress = self.clock.ahead(elapsed, planned)
         length = None if settings.length is None else round(settings.length(progress))
         work = self.job.batches(self.clock.step, progress, planned, length)
-        factor = settings.schedule(progress)
-        set_rate(self.optimizer, factor)
+        self.factor = settings.schedule(progress)
+        set_rate(self.optimizer, self.factor)
         self.optimizer.zero_grad(set_to_none=True)
         terms = backward(self.job, work, self.team, self.chosen, settings.seed, self.clock.step)
         norm, taken = self.guard.step(self.optimizer)
@@ -163,12 +165,19 @@ class Loop:
         after = self.clock.moment(elapsed + seconds)
         for hook in self.hooks if taken else ():
             hook.after_step(after)
-        self.journal.step(self._line(after, work.tokens / seconds, factor, norm, progress), terms)
+        self.journal.step(self._line(after, work, seconds, norm, progress), terms)
 
-    def _line(self, now: Moment, speed: float, factor: float, norm: float, progress: float) -> Line:
-        line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4), "progress": now.progress}
-        line |= {"lr": max(group["peak"] for group in self.optimizer.param_groups) * factor, "grad_norm": norm}
-        line |= {"tokens_per_s": round(speed, 1), **self.job.rates(progress), **self.job.figures()}
+    def _line(self, now: Moment, work: Work, seconds: float, norm: float, progress: float) -> Line:
+        line: Line = {
+            "step": now.step,
+            "tokens": now.tokens,
+            "elapsed": round(now.elapsed, 4),
+            "progress": now.progress,
+        }
+        line |= {"lr": max(group["peak"] for group in self.optimizer.param_groups) * self.factor, "grad_norm": norm}
+        if self.peak:
+            line["peak_share"] = round(work.flops / seconds / self.peak, 4)
+        line |= {"tokens_per_s": round(work.tokens / seconds, 1), **self.job.rates(progress), **self.job.figures()}
         if self.guard.skipped:
             line["skipped"] = self.guard.skipped
         for hook in self.hooks:
@@ -224,12 +233,14 @@ class Loop:
             "precision": self.chosen,
             "threads": torch.get_num_threads(),
             "world": self.team.world,
-            "branch": bool(self.branch_at is not None),
+            "factor": self.factor,
+            "stable": self.factor == self.settings.schedule.highest,
+            "pinned": self.branch_at is None,
         }
 
     def _finish(self) -> dict[str, Any]:
         """The model first, then its figures: a crash in the last score costs no training."""
-        with contextlib.ExitStack() as stack:
+        with self._aside(), contextlib.ExitStack() as stack:
             for hook in self.hooks:
                 stack.enter_context(hook.evaluating())
             if self.team.leads:
@@ -245,11 +256,15 @@ class Loop:
         clock = self.clock
         busy = max(clock.elapsed - clock.aside, 1e-9)
         figures: dict[str, Any] = {**self.facts, **self.last_score, **self.job.figures()}
-        figures |= {"tokens": clock.tokens, "steps": clock.step, "seconds": clock.elapsed, "eval_seconds": self.eval_seconds}
+        figures |= {
+            "tokens": clock.tokens,
+            "steps": clock.step,
+            "seconds": clock.elapsed,
+            "eval_seconds": self.eval_seconds,
+        }
         figures |= {"tokens_per_s": clock.tokens / busy, "skipped": self.guard.skipped, "budget": str(clock.budget)}
-        peak = self.facts.get("matmul_peak")
-        if peak and self.flops:
-            figures["peak_share"] = self.flops / busy / peak
+        if self.peak and self.flops:
+            figures["peak_share"] = self.flops / busy / self.peak
         return figures
 
     def _seal(self, figures: dict[str, Any]) -> None:

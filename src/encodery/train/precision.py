@@ -1,8 +1,8 @@
 """Number formats of a run: fp32, or bf16, which means products in bfloat16 and everything that adds up in fp32.
 
-Weights, optimiser, averages and the sums of norms, softmax and loss stay in fp32; `torch.autocast` casts the operands of
-matrix products. On a CPU this pays only where bfloat16 is multiplied in hardware, and not for narrow models even there,
-so `auto` measures both on the run's own batches (`forecast`). Without such hardware bf16 is never chosen.
+Weights, optimiser, averages and the sums of norms, softmax and loss stay in fp32; `torch.autocast` casts the operands
+of matrix products. On a CPU this pays only where bfloat16 is multiplied in hardware, and not for every shape there, so
+`auto` measures both on the run's own batches (`forecast`). Without such hardware bf16 is never chosen.
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import decode, encode
+from encodery.base.schedule import Schedule
+from encodery.base.settings import decode, encode, merge, recipe
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.load import save_model
@@ -23,20 +25,20 @@ from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
 from encodery.objectives import Count, Objective, ObjectiveModule, Term
 from encodery.objectives.mlm import MLM
-from encodery.tokens.feed import Feed, FeedSettings, Packed, deal
+from encodery.tokens.feed import Feed, FeedSettings, Packed
+from encodery.tokens.fit import deal
 from encodery.tokens.prefetch import Prefetch
 from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
-from encodery.train.forecast import Needs
 from encodery.train.heldout import questions, score_mlm
 from encodery.train.hooks import Hook
 from encodery.train.job import Job, Micro, Work
+from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
-from encodery.train.settings import TrainSettings
+from encodery.train.settings import USUAL_BATCH, TrainSettings
 
-HARMLESS = ("budget", "schedule", "eval_share", "evals", "eval_tokens", "checkpoint_every", "keep", "branch")
-PLACES = ("device", "threads", "precision")
+HARMLESS = ("eval_share", "evals", "eval_tokens", "checkpoint_every", "keep", "branch", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +53,7 @@ class PretrainSettings:
     hooks: tuple[Hook, ...] = ()
 
     def __post_init__(self) -> None:
-        highest = round(self.train.batch_tokens.highest)
-        usual = FeedSettings.__dataclass_fields__["batch_tokens"].default
-        if self.feed.batch_tokens not in (usual, highest):
-            raise SettingsError(f"feed.batch_tokens = {self.feed.batch_tokens}: is given by train.batch_tokens here.")
-        feed = dataclasses.replace(self.feed, batch_tokens=highest)
+        feed = dataclasses.replace(self.feed, batch_tokens=round(self.train.batch_tokens.highest))
         object.__setattr__(self, "feed", feed)
         if feed.max_length > self.model.max_length:
             raise SettingsError(
@@ -97,24 +95,17 @@ class PretrainJob(Job):
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> PretrainJob:
         """See `Job`. Raises `ArtifactError` where the tokens are gone."""
-        table = dict(recipe)
-        table.pop("job", None)
-        name, tokens = table.pop("recipe", ""), table.pop("tokens")
-        return cls(decode(PretrainSettings, table, "recipe"), TokenStore.open(tokens), team, device, name)
+        return cls(_settings(recipe), TokenStore.open(recipe["tokens"]), team, device, recipe.get("recipe", ""))
 
-    def recipe(self) -> dict[str, Any]:
-        """See `rebuild`."""
-        return {
-            "job": f"{type(self).__module__}.{type(self).__name__}",
-            "recipe": self.name,
-            "tokens": str(self.store.path.resolve()),
-            **encode(self.settings),
-        }
+    @classmethod
+    def needs(cls, recipe: Mapping[str, Any]) -> Needs:
+        """See `Job`."""
+        return _settings(recipe).needs()
 
     def identity(self) -> dict[str, Any]:
         """Every setting on which the weights depend, and the fingerprint of the tokens."""
         table = {**encode(self.settings), "tokens": self.store.fingerprint}
-        table["train"] = {k: v for k, v in table["train"].items() if k not in (*HARMLESS[2:], *PLACES)}
+        table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
         return table
 
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
@@ -138,8 +129,8 @@ class PretrainJob(Job):
         parts = -(-max(parts, 1) // world) * world
         if parts * longest > batch_tokens and parts > 1:
             raise SettingsError(
-                f"A step of {batch_tokens} tokens cannot be dealt to {parts} micro-batches of sequences up to {longest}: "
-                "raise train.batch_tokens or train.micro_tokens."
+                f"A step of {batch_tokens} tokens cannot be dealt to {parts} micro-batches of sequences up to "
+                f"{longest}: raise train.batch_tokens or train.micro_tokens."
             )
         return parts
 
@@ -168,6 +159,11 @@ class PretrainJob(Job):
         """`epoch`, with its fraction."""
         return {"epoch": self.feed.progress}
 
+    @property
+    def epoch_tokens(self) -> int:
+        """Tokens of the training split."""
+        return self.store.train.tokens
+
     def score(self, tokens: int) -> dict[str, float]:
         """Held-out loss, accuracy and bits per byte with fixed masks; nothing where no text is held out."""
         split = self.store.heldout
@@ -187,7 +183,7 @@ class PretrainJob(Job):
             folder,
             self.model,
             self.store.path / "tokenizer",
-            settings={"recipe": self.recipe()},
+            settings={"recipe": recipe_of(self.settings, self.store, self.name)},
             parents={"tokens": Artifact.open(self.store.path)},
             figures=figures,
             overwrite=True,
@@ -207,12 +203,38 @@ class PretrainJob(Job):
             self.feed.close()
 
 
+def read_settings(name: str, over: Mapping[str, Any], store: TokenStore) -> PretrainSettings:
+    """A recipe by name or path, with settings laid over it, for a store. The model's vocabulary is that of the store
+    unless `over` says another. Raises `SettingsError` and `UnknownName` with the nearest name."""
+    where = f"recipe {name}"
+    base = decode(PretrainSettings, _with_feed(recipe("pretrain", name)), where)
+    settings = decode(PretrainSettings, _with_feed(merge(encode(base), over), over), where)
+    return settings if "vocab" in over.get("model", {}) else settings.fitted(store.specials.vocab_size)
+
+
+def _with_feed(table: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The table with the feed's batch that of `train`; one `given` for the feed is refused."""
+    if "batch_tokens" in (table if given is None else given).get("feed", {}):
+        raise SettingsError("feed.batch_tokens: is that of training here; set train.batch_tokens.")
+    batch = Schedule.parse(table.get("train", {}).get("batch_tokens", USUAL_BATCH))
+    return merge(table, {"feed": {"batch_tokens": round(batch.highest)}})
+
+
+def recipe_of(settings: PretrainSettings, store: TokenStore, name: str = "") -> dict[str, Any]:
+    """What a run folder keeps as recipe.json, from which `PretrainJob.rebuild` makes the job."""
+    tokens = str(store.path.resolve())
+    return {"job": f"{__name__}.{PretrainJob.__name__}", "recipe": name, "tokens": tokens, **encode(settings)}
+
+
+def _settings(recipe: Mapping[str, Any]) -> PretrainSettings:
+    table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "tokens", "branched_from")}
+    return decode(PretrainSettings, table, "recipe.json")
+
+
 def _share(packed: Packed, number: int, parts: int) -> Packed:
     """The sequences of one of `parts` micro-batches, balanced in tokens, from short to long."""
     if parts == 1:
         return packed
-    import numpy as np
-
     mine = np.flatnonzero(deal(len(packed.lengths), parts)[::-1] == number)
     starts, lengths = packed.cu_seqlens[:-1][mine], packed.lengths[mine]
     cu_seqlens = np.zeros(len(mine) + 1, np.int32)

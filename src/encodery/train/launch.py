@@ -1,0 +1,204 @@
+"""Starting and resuming a run, whatever its job: what a run folder holds is enough to go on.
+
+`recipe.json` names the job and holds its settings; `checkpoints/` holds the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encodery.base import machine
+from encodery.base.artifact import MANIFEST, atomic_write
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.settings import decode
+from encodery.train import checkpoint
+from encodery.train.checkpoint import Snapshot
+from encodery.train.display import ConsoleDisplay, Display
+from encodery.train.distributed import Team, team
+from encodery.train.forecast import Forecast, Speed, measure
+from encodery.train.hooks import Hook
+from encodery.train.job import Job
+from encodery.train.journal import cut
+from encodery.train.loop import MODEL, RECIPE, Loop, RunResult
+from encodery.train.needs import Needs
+from encodery.train.optim import Optimizer
+from encodery.train.precision import dtype
+from encodery.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the loop itself needs of a recipe."""
+
+    job: type[Job]
+    train: TrainSettings
+    optim: Optimizer
+    hooks: tuple[Hook, ...]
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any]) -> _Plan:
+        train = decode(TrainSettings, recipe["train"], "train")
+        optim = decode(Optimizer, recipe["optim"], "optim")
+        return cls(_job(recipe), train, optim, decode(tuple[Hook, ...], recipe["hooks"], "hooks"))
+
+
+def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = None) -> RunResult:
+    """Run a new run in `folder`, from what a job's recipe says.
+
+    Raises `InputError` if the folder holds something, `UserError` with numbers if memory or disk do not suffice.
+    """
+    check_empty(folder)
+    plan = _Plan.of(recipe)
+    needs = plan.job.needs(recipe)
+    if needs is not None:
+        needs.check(machine.memory_free(), machine.disk_free(folder))
+    device = _device(plan.train)
+    machine.set_threads(plan.train.threads or machine.threads())
+    with team(device) as crew:
+        crew.wait()
+        job = plan.job.rebuild(recipe, crew, device)
+        speed = measure(job, plan.train, plan.optim, crew)
+        display = _display(console, crew)
+        if crew.leads:
+            _announce(job, plan.train, needs, speed, folder, display, (0.0, 0, 0))
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(folder / RECIPE, json.dumps(dict(recipe), indent=1, ensure_ascii=False) + "\n")
+        return _run(plan, job, folder, crew, display, speed.chosen, speed.reason, None)
+
+
+def resume(folder: Path, console: Console | None = None) -> RunResult:
+    """Go on with a run from its last sound checkpoint, bit for bit on a CPU (given the same number of threads).
+
+    Raises `InputError` where there is no unfinished run, `CheckpointError` if no checkpoint can be used or settings or
+    data have changed since.
+    """
+    recipe = read_recipe(folder)
+    if (folder / MANIFEST).is_file() and (folder / MODEL).is_dir():
+        raise InputError(
+            f"{folder}: this run is finished. To go on from one of its checkpoints into a new run, give --out with "
+            "--decay or --budget."
+        )
+    plan = _Plan.of(recipe)
+    device = _device(plan.train)
+    with team(device) as crew:
+        display = _display(console, crew)
+        found = checkpoint.latest(folder, display.note)
+        threads = plan.train.threads or machine.threads()
+        if found is not None:
+            threads = plan.train.threads or int(found[1].state["threads"])
+        machine.set_threads(threads)
+        crew.wait()
+        job = plan.job.rebuild(recipe, crew, device)
+        if found is None:
+            display.note("No checkpoint was written yet: the run starts again.")
+            speed = measure(job, plan.train, plan.optim, crew)
+            chosen, reason = speed.chosen, speed.reason
+        else:
+            checkpoint.check_same(found[1].state["identity"], job.identity(), str(found[0]))
+            chosen, reason = found[1].state["precision"], "as before"
+            if threads > machine.threads():
+                display.note(f"The run had {threads} threads, here are {machine.threads()} cores: it will be slower.")
+        if crew.leads:
+            cut(folder, 0 if found is None else checkpoint.step_of(found[0]))
+        return _run(plan, job, folder, crew, display, chosen, reason, found[1] if found else None)
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """A run's recipe.json. Raises `InputError` where there is none."""
+    path = folder / RECIPE
+    if not path.is_file():
+        raise InputError(f"{folder}: has no {RECIPE}; a run is needed, as `encodery pretrain` writes it.")
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
+def _run(
+    plan: _Plan,
+    job: Job,
+    folder: Path,
+    crew: Team,
+    display: Display,
+    chosen: Any,
+    reason: str,
+    snapshot: Snapshot | None,
+) -> RunResult:
+    facts = _facts(job, crew, chosen, reason)
+    try:
+        loop = Loop(job, folder, plan.train, plan.optim, plan.hooks, crew, display, chosen, facts)
+        if snapshot is not None:
+            loop.resume(snapshot)
+        return loop.run()
+    finally:
+        job.close()
+
+
+def _facts(job: Job, crew: Team, chosen: Any, reason: str) -> dict[str, Any]:
+    device = next(job.module.parameters()).device
+    return {
+        "parameters": sum(p.numel() for p in job.module.parameters()),
+        "precision": chosen,
+        "precision_reason": reason,
+        "matmul_peak": machine.matmul_peak(dtype(chosen), device) * crew.world if crew.world == 1 else 0.0,
+        "machine": {**machine.describe(), "threads": torch.get_num_threads()},
+        "processes": crew.world,
+    }
+
+
+def _announce(
+    job: Job,
+    train: TrainSettings,
+    needs: Needs | None,
+    speed: Speed,
+    folder: Path,
+    display: Display,
+    done: tuple[float, int, int],
+) -> None:
+    forecast = Forecast.make(train, speed.tokens_per_s, job.epoch_tokens, needs or Needs(0, 0), done)
+    parameters = sum(p.numel() for p in job.module.parameters())
+    for line in forecast.lines(speed, parameters, machine.memory_free(), machine.disk_free(folder)):
+        display.tell(line)
+
+
+def _job(recipe: Mapping[str, Any]) -> type[Job]:
+    module, _, name = str(recipe.get("job", "")).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"recipe.json: there is no job '{recipe.get('job')}'.") from error
+    if not (isinstance(found, type) and issubclass(found, Job)):
+        raise InputError(f"recipe.json: '{recipe['job']}' is no job.")
+    return found
+
+
+def _device(train: TrainSettings) -> torch.device:
+    if train.device == "auto":
+        return machine.device()
+    try:
+        device = torch.device(train.device)
+    except RuntimeError as error:
+        raise SettingsError(f"train.device = '{train.device}': write cpu, cuda, cuda:1 or auto.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"train.device = '{train.device}': no CUDA device is there.")
+    return torch.device("cuda", machine.local_rank()) if train.device == "cuda" else device
+
+
+def _display(console: Console | None, crew: Team) -> Display:
+    return ConsoleDisplay(console) if console is not None and crew.leads else Display()
+
+
+def check_empty(folder: Path) -> None:
+    """Raises `InputError` for a folder that cannot become a run."""
+    if (folder / RECIPE).is_file() and machine.rank() == 0:
+        raise InputError(f"{folder}: holds a run already. `encodery resume {folder}` goes on with it.")
+    if folder.is_dir() and any(folder.iterdir()) and machine.rank() == 0:
+        raise InputError(f"{folder}: is not empty; choose another folder for the run.")
