@@ -1,0 +1,127 @@
+"""Runs small enough for a test: a store of ids with something to learn in them, a recipe of a few thousand weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.artifact import writing
+from encodery.base.report import read_log
+from encodery.base.settings import merge
+from encodery.tokens.shards import ShardWriter, index_split, narrowest
+from encodery.tokens.store import Specials, TokenStore
+from encodery.tokens.tokenizer import Tokenizer
+
+VOCAB = 192
+Run = Callable[..., subprocess.Popen[str]]
+
+
+def _tokenizer() -> Tokenizer:
+    import tokenizers
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    inner = tokenizers.Tokenizer(WordLevel({n: i for i, n in enumerate(names + [f"w{i}" for i in range(VOCAB - 5)])}))
+    inner.pre_tokenizer = Whitespace()
+    inner.add_special_tokens(names)
+    return Tokenizer(inner)
+
+
+def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
+    """Walks on a ring of words: each word tells much of its neighbours."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for length in rng.integers(6, 90, count):
+        steps = rng.integers(1, 4, length)
+        found.append((5 + (rng.integers(VOCAB) + steps.cumsum()) % (VOCAB - 5)).astype(np.uint32))
+    return found
+
+
+def make_store(folder: Path, documents: int = 120) -> Path:
+    """A store of `documents` documents; 24 more are held out."""
+    tokenizer = _tokenizer()
+    specials = Specials(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
+    dtype = narrowest(VOCAB)
+    with writing(folder, "tokens", {"dtype": dtype, "specials": asdict(specials)}) as draft:
+        for name, found in (("train", _documents(documents, 1)), ("heldout", _documents(24, 2))):
+            writer = ShardWriter(draft.path / name, 0, dtype, specials.unk_id)
+            note = writer.write([(ids, 4 * len(ids)) for ids in found], "made up")
+            draft.figures[name] = index_split(draft.path / name, [note])
+        tokenizer.save(draft.path / "tokenizer")
+    return folder
+
+
+SMALL: dict[str, Any] = {
+    "model": {"width": 16, "depth": 1, "heads": 2, "inner": 32, "max_length": 32},
+    "feed": {"max_length": 32},
+    "optim": {"is": "adamw", "lr": 0.01},
+    "train": {
+        "budget": "12steps",
+        "batch_tokens": 256,
+        "micro_tokens": 256,
+        "precision": "fp32",
+        "threads": 1,
+        "eval_tokens": 200,
+        "eval_share": 0.5,
+        "evals": 3,
+        "checkpoint_every": "4steps",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+@pytest.fixture
+def other_store(tmp_path: Path) -> Path:
+    """A store with fewer documents."""
+    return make_store(tmp_path / "other", documents=50)
+
+
+@pytest.fixture
+def table(store: Path) -> Callable[..., dict[str, Any]]:
+    """`table(train={...}, ...)`: the whole recipe of a small run, with settings laid over it."""
+    from encodery.base.settings import decode
+    from encodery.train.pretrain import PretrainSettings, recipe_of
+
+    def make(**over: Any) -> dict[str, Any]:
+        opened = TokenStore.open(store)
+        settings = decode(PretrainSettings, merge(SMALL, over)).fitted(opened.specials.vocab_size)
+        return recipe_of(settings, opened, "test")
+
+    return make
+
+
+@pytest.fixture
+def losses() -> Callable[[Path], dict[int, float]]:
+    """`losses(run)`: the loss of every step in a run's log; a step logged twice is an error."""
+
+    def read(run: Path) -> dict[int, float]:
+        lines = [line for line in read_log(run / "log.jsonl") if "loss" in line]
+        assert len({line["step"] for line in lines}) == len(lines)
+        return {line["step"]: line["loss"] for line in lines}
+
+    return read
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Run:
+    """`spawn(code)`: another Python process that runs `code`, whose output is kept."""
+
+    def run(code: str, *prefix: str) -> subprocess.Popen[str]:
+        script = tmp_path / "script.py"
+        script.write_text(code, encoding="utf-8")
+        command = [sys.executable, *prefix, str(script)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return run

@@ -1,0 +1,258 @@
+"""Resume equals the uninterrupted run, bit for bit; damaged checkpoints, changed recipes and full disks are named."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base.errors import CheckpointError, DiskFull, InputError
+from encodery.model.checkpoint import read_tensors
+from encodery.train import checkpoint
+from encodery.train.display import Display
+from encodery.train.launch import resume, start
+from encodery.train.loop import Loop
+
+Table = Callable[..., dict[str, Any]]
+Losses = Callable[[Path], dict[int, float]]
+
+EVERYTHING: dict[str, Any] = {
+    "model": {"dropout": 0.1, "attention": {"is": "full", "dropout": 0.1}},
+    "objective": {"is": "mlm", "corruption": {"is": "word", "rate": "0.4 -> 0.15 linear"}, "z_loss": 1e-4},
+    "hooks": [{"is": "ema", "decay": 0.9}],
+    "train": {
+        "budget": "40steps",
+        "batch_tokens": "128 -> 512 linear",
+        "length": "16 -> 32 linear",
+        "micro_tokens": 256,
+        "schedule": "wsd(warmup=10%, decay=20%)",
+        "checkpoint_every": "5steps",
+        "evals": 4,
+    },
+}
+
+
+class Stopped(Exception):
+    """What a test raises in the middle of a run."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    before = Loop._step
+
+    def run(self: Loop, elapsed: float) -> None:
+        if self.clock.step == step:
+            raise Stopped
+        before(self, elapsed)
+
+    monkeypatch.setattr(Loop, "_step", run)
+
+
+@pytest.mark.parametrize(
+    ("step", "optim"),
+    [(3, "adamw"), (7, "adamw"), (23, "adamw"), (38, "adamw"), (23, "muon"), (23, "lamb"), (23, "stable_adamw")],
+)
+def test_resumed_run_equals_uninterrupted_one(
+    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, optim: str
+) -> None:
+    recipe = table(**EVERYTHING, optim={"is": optim, "lr": 0.01})
+    whole = start(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            start(recipe, tmp_path / "parted")
+    torch.manual_seed(random.randrange(1000))  # a new process has another generator
+    parted = resume(tmp_path / "parted")
+    assert parted.finished
+    assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 40
+    assert whole.figures["epoch"] > 1, "the test should cross the end of an epoch"
+    ours, theirs = (read_tensors(tmp_path / name / "model/model.safetensors") for name in ("parted", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert parted.figures["heldout_loss"] == whole.figures["heldout_loss"]
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+from encodery.train.launch import resume, start
+folder = Path({folder!r})
+if (folder / "recipe.json").exists():
+    resume(folder)
+else:
+    start(json.loads(Path({recipe!r}).read_text()), folder)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_and_resumed(
+    table: Table, losses: Losses, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    recipe = table(**{**EVERYTHING, "train": {**EVERYTHING["train"], "budget": "150steps"}})
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    start(recipe, tmp_path / "whole")
+    folder, log = tmp_path / "killed", tmp_path / "killed/log.jsonl"
+    code = KILLED.format(folder=str(folder), recipe=str(tmp_path / "recipe.json"))
+    rng, kills = random.Random(5), 0
+    for target in (20, 70, 120):
+        process = spawn(code)
+        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"loss") < target):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 2
+    process = spawn(code)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert losses(folder) == losses(tmp_path / "whole")
+
+
+def finish_early(table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch, step: int = 11) -> Path:
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            start(table(), folder)
+    return folder
+
+
+class Notes(Display):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    start(table(), tmp_path / "whole")
+    run = finish_early(table, tmp_path / "run", monkeypatch)
+    first, last = checkpoint.listed(run)
+    assert [checkpoint.step_of(first), checkpoint.step_of(last)] == [4, 8]
+    file = last / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "truncate":
+        file.write_bytes(data[:-7])
+    elif damage == "flip":
+        data[-5] ^= 1
+        file.write_bytes(data)
+    elif damage == "remove":
+        file.unlink()
+    else:
+        (last / "manifest.json").write_text("{", encoding="utf-8")
+    notes = Notes()
+    monkeypatch.setattr("encodery.train.launch._display", lambda console, crew: notes)
+    resume(run)
+    assert len(notes.notes) == 1
+    assert "step-00000008" in notes.notes[0]
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_no_sound_checkpoint_is_an_error(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finish_early(table, tmp_path / "run", monkeypatch)
+    for folder in checkpoint.listed(run):
+        (folder / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints is sound"):
+        resume(run)
+
+
+def test_killed_before_the_first_checkpoint_starts_again(
+    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(table(), tmp_path / "whole")
+    run = finish_early(table, tmp_path / "run", monkeypatch, step=2)
+    assert not checkpoint.listed(run)
+    resume(run)
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_a_changed_recipe_or_other_data_is_refused_by_name(
+    table: Table, other_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finish_early(table, tmp_path / "run", monkeypatch)
+    good = json.loads((run / "recipe.json").read_text())
+    for path, change in (("optim.lr", 0.02), ("train.batch_tokens", "300"), ("model.dropout", 0.1)):
+        room, key = path.split(".")
+        bad = json.loads(json.dumps(good))
+        bad[room][key] = change
+        (run / "recipe.json").write_text(json.dumps(bad), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=path):
+            resume(run)
+    harmless = json.loads(json.dumps(good))
+    harmless["train"]["keep"] = 5
+    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
+    harmless["tokens"] = str(other_store)
+    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="tokens"):
+        resume(run)
+    harmless["tokens"] = good["tokens"]
+    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
+    assert resume(run).finished
+
+
+def test_a_full_disk_leaves_earlier_checkpoints_and_the_run_can_be_resumed(
+    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(table(), tmp_path / "whole")
+    run = tmp_path / "run"
+    before = checkpoint.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if "step-00000008" in str(path) and path.name.startswith("optimizer"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        before(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_tensors", full)
+        with pytest.raises(DiskFull, match="no space left"):
+            start(table(), run)
+    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(run)] == [4]
+    checkpoint.read(checkpoint.listed(run)[0])
+    resume(run)
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_old_checkpoints_go_and_pinned_ones_stay(table: Table, tmp_path: Path) -> None:
+    recipe = table(train={"budget": "30steps", "checkpoint_every": "4steps", "schedule": "wsd(warmup=10%, decay=20%)"})
+    start(recipe, tmp_path / "run")
+    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(tmp_path / "run")] == [24, 28, 30]
+
+
+def test_a_finished_run_and_a_folder_in_use_are_refused(table: Table, tmp_path: Path) -> None:
+    start(table(), tmp_path / "run")
+    with pytest.raises(InputError, match="finished"):
+        resume(tmp_path / "run")
+    with pytest.raises(InputError, match="encodery resume"):
+        start(table(), tmp_path / "run")
+    with pytest.raises(InputError, match=r"recipe\.json"):
+        resume(tmp_path)
+
+
+def test_a_crash_in_the_last_score_loses_no_training(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(self: Loop, tokens: int) -> dict[str, float]:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_score", crash)
+        with pytest.raises(Stopped):
+            start(table(train={"evals": 0}), tmp_path / "run")
+    assert checkpoint.step_of(checkpoint.listed(tmp_path / "run")[-1]) == 12
+    shutil.rmtree(tmp_path / "run/model")
+    assert resume(tmp_path / "run").finished
+    assert (tmp_path / "run/figures.json").is_file()
