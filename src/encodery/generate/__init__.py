@@ -1,0 +1,47 @@
+"""Generating text with an encoder: what stands where something is hidden or missing.
+
+Shapes: K proposals of a slot.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from encodery.base.parts import Part
+
+if TYPE_CHECKING:
+    from encodery.model.network import Model
+    from encodery.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`token` as it reads in text, its `id`, its `probability` in 0..1, and the whole `text` with it in its slot."""
+
+    token: str
+    id: int
+    probability: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """`text`: what was generated, the best proposal in every slot. `slots`: the proposals (K) of each slot, best first,
+    in the order in which the slots stand in the text."""
+
+    text: str
+    slots: tuple[tuple[Proposal, ...], ...]
+
+
+class Generator(Part):
+    """A way to generate text with a masked language model."""
+
+    @abc.abstractmethod
+    def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[Generated]:
+        """One result a text, in order. The model is set to evaluation; `seed` decides whatever is drawn at random.
+
+        Raises `InputError` for a text that cannot be used (it is named), or a model without the head it takes.
+        """
