@@ -33,7 +33,7 @@ def test_parts_and_recipe_of_a_card_exist(name: str) -> None:
 def test_a_card_is_strict(tmp_path: Path) -> None:
     path = tmp_path / "paper.toml"
     path.write_text(GOOD + 'recipee = "pretrain/bert"\n')
-    with pytest.raises(SettingsError, match="'recipee'. Did you mean 'recipe'"):
+    with pytest.raises(SettingsError, match=r"'recipee'\. Did you mean 'recipe'"):
         read_card(path)
     path.write_text(GOOD + 'status = "done"\n')
     with pytest.raises(SettingsError, match="status"):
