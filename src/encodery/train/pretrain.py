@@ -207,7 +207,8 @@ def read_settings(name: str, over: Mapping[str, Any], store: TokenStore) -> Pret
     """A recipe by name or path, with settings laid over it, for a store. The model's vocabulary is that of the store
     unless `over` says another. Raises `SettingsError` and `UnknownName` with the nearest name."""
     where = f"recipe {name}"
-    base = decode(PretrainSettings, _with_feed(recipe("pretrain", name)), where)
+    table = recipe("pretrain", name)
+    base = decode(PretrainSettings, _with_feed(merge(encode(PretrainSettings()), table), table), where)
     settings = decode(PretrainSettings, _with_feed(merge(encode(base), over), over), where)
     return settings if "vocab" in over.get("model", {}) else settings.fitted(store.specials.vocab_size)
 
