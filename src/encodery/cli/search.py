@@ -1,0 +1,279 @@
+"""encodery search: index documents and ask for the passages that answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from encodery.search.searcher import Answer, Searcher
+
+app = typer.Typer(help="Index documents and search them by words and by meaning.", no_args_is_help=True)
+Index = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")]
+Model = Annotated[Path | None, typer.Option("--model", "-m", help="The model, where it is not where it was.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", help="field=a,b  field!=a  field~part  field>=number; may be given several times."),
+]
+
+
+@app.command()
+def index(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE... [path=value ...]", help="Corpora, folders, globs, files; then settings."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The index folder to write.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="The encoder; without it the index is of words alone.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Cut documents into passages, encode and store them.
+
+    Settings are given as path=value, such as passages.size=200, passages.overlap=20, engine.language=german, weight=0.3
+    or text=body. An interrupted build goes on when the same command is given again.
+    """
+    from rich.console import Console
+
+    from encodery.base.settings import overrides, with_overrides
+    from encodery.search.index import IndexSettings, build
+
+    sources = [a for a in arguments if "=" not in a or Path(a).exists()]
+    settings = with_overrides(IndexSettings, {}, overrides(a for a in arguments if a not in sources), where="index")
+    console = Console(highlight=False)
+    encoder = None if model is None else _encoder(model)
+    with _Progress(console) as progress:
+        built = build(sources, out, encoder, settings, model, overwrite, progress)
+    if not built.fresh:
+        console.print(f"{out}: already there, made of the same files, settings and model; nothing to do.")
+    _show(console, built.artifact.manifest.figures, out)
+
+
+@app.command()
+def query(
+    folder: Index,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help="What to look for.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="hybrid, dense or bm25 [default: hybrid where there is a model].")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many passages.", min=1)] = 10,
+    filters: Filters = None,
+    per_document: Annotated[int | None, typer.Option(help="At most so many passages of one document.", min=1)] = None,
+    weight: Annotated[float | None, typer.Option(help="Share of the vectors, 0 to 1 [default: the index's].")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: Model = None,
+) -> None:
+    """Find passages. Each shows its scores by words (BM25) and by vector, and where it stands."""
+    from rich.console import Console
+
+    from encodery.base.errors import InputError
+    from encodery.search.filters import parse
+    from encodery.search.searcher import Searcher
+
+    asked = " ".join(words or [])
+    if not asked and not interactive:
+        raise InputError("Say what to look for, or use --interactive.")
+    conditions, console = parse(filters or []), Console(highlight=False)
+
+    with Searcher(folder, model=model) as searcher:
+
+        def answer(text: str) -> None:
+            found = searcher.search(text, top, mode, conditions, per_document, weight)
+            if as_json:
+                print(json.dumps(_table(found), ensure_ascii=False))
+            else:
+                _print(console, found)
+
+        if asked:
+            answer(asked)
+        if interactive:
+            _converse(console, searcher, answer)
+
+
+@app.command()
+def add(
+    folder: Index,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Corpora, folders, globs, files.")],
+    model: Model = None,
+) -> None:
+    """Add documents; one whose id is there already replaces it."""
+    from rich.console import Console
+
+    from encodery.search.change import add as add_documents
+    from encodery.search.opened import Opened
+
+    console = Console(highlight=False)
+    with Opened(folder, model=model) as opened, _Progress(console) as progress:
+        counts = add_documents(opened, sources, progress)
+    said = f"{counts['documents']:,} documents in {counts['passages']:,} passages, {counts['replaced']:,} replaced"
+    console.print(f"{folder}: {said}, {counts['dropped_tokens']:,} tokens dropped.")
+    for reason, number in counts["skipped"].items():
+        console.print(f"  passed over: {number:,} {reason}")
+
+
+@app.command()
+def delete(
+    folder: Index,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Documents to take out.")] = None,
+    filters: Filters = None,
+) -> None:
+    """Take out documents by id, or all passages a filter holds for."""
+    from rich.console import Console
+
+    from encodery.search.change import delete as delete_documents
+    from encodery.search.filters import parse
+    from encodery.search.opened import Opened
+
+    with Opened(folder) as opened:
+        gone = delete_documents(opened, ids or [], parse(filters or []))
+    Console(highlight=False).print(f"{folder}: {gone['documents']:,} documents, {gone['passages']:,} passages deleted.")
+
+
+@app.command()
+def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """What an index holds and how it was made."""
+    from rich.console import Console
+
+    from encodery.search.opened import Opened
+
+    with Opened(folder) as opened:
+        held = opened.artifact.manifest
+        figures = {**held.figures, "documents": opened.store.documents(), "passages": opened.store.count()}
+        model, weight = opened.model, opened.weight
+    if as_json:
+        print(json.dumps({**figures, "weight": weight, "model": model, "created": held.created}))
+        return
+    _show(Console(highlight=False), figures | {"weight": weight}, folder)
+    Console(highlight=False).print(f"  model      {model['path'] if model else 'none: words alone'}")
+
+
+def _encoder(model: Path) -> Any:
+    from encodery.embed.embedder import Embedder
+    from encodery.model.load import load_model
+
+    return Embedder.of(load_model(model))
+
+
+def _show(console: Console, figures: dict[str, Any], folder: Path) -> None:
+    documents, passages = figures["documents"], figures["passages"]
+    console.print(f"{folder}: {documents:,} documents in {passages:,} passages, {figures['bytes'] / 1e6:,.1f} MB")
+    seconds = figures["seconds"]
+    console.print(f"  built in   {seconds:,.1f} s ({passages / max(seconds, 1e-9):,.0f} passages/s)")
+    console.print(f"  weight     {figures['weight']:.2f} of the vectors beside words in hybrid ranking")
+    if figures.get("replaced"):
+        console.print(f"  replaced   {figures['replaced']:,} documents by later ones of the same id")
+    if figures.get("dropped_tokens"):
+        console.print(
+            f"  dropped    {figures['dropped_tokens']:,} of {figures['tokens']:,} tokens, too long for the model"
+        )
+    for reason, number in figures.get("skipped", {}).items():
+        console.print(f"  left out   {number:,} {reason}")
+
+
+def _converse(console: Console, searcher: Searcher, answer: Any) -> None:
+    """A prompt until an empty line or the end of the input; where nobody sits there, the lines of the input."""
+    from encodery.base.errors import UserError
+
+    searcher.warm()
+    someone = sys.stdin.isatty()
+    if someone:
+        console.print("Ask for something; an empty line ends.", style="dim")
+    while True:
+        try:
+            text = input("search> " if someone else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            break
+        if not text:
+            if someone:
+                break
+            continue
+        try:
+            answer(text)
+        except UserError as error:
+            console.print(f"error: {error}", style="red", markup=False)
+
+
+def _table(found: Answer) -> dict[str, Any]:
+    hits = [
+        {
+            "rank": hit.rank,
+            "score": hit.score,
+            "words": hit.words,
+            "vector": hit.vector,
+            "document": hit.document,
+            "start": hit.start,
+            "end": hit.end,
+            "text": hit.text,
+            "matches": hit.matches,
+            "metadata": hit.metadata,
+        }
+        for hit in found.found
+    ]
+    seconds = {stage: round(value, 6) for stage, value in found.seconds.items()}
+    return {"query": found.query, "mode": found.mode, "hits": hits, "seconds": seconds}
+
+
+def _print(console: Console, found: Answer) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from encodery.search.excerpt import excerpt
+
+    stages = ", ".join(f"{stage} {1000 * value:.1f}" for stage, value in found.seconds.items())
+    latency = f"{1000 * sum(found.seconds.values()):.1f} ms ({stages})"
+    if not found.found:
+        console.print(f"Nothing found. {latency}", style="dim")
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    for name in ("", "score", "words", "vector"):
+        table.add_column(name, justify="right", no_wrap=True, vertical="top")
+    table.add_column("passage", ratio=1, overflow="fold")
+    for hit in found.found:
+        start = hit.head
+        spans = [(a - start, b - start) for a, b in hit.matches if a >= start]
+        shown, marks = excerpt(hit.text[start:], spans, 260)
+        passage = Text(shown)
+        for a, b in marks:
+            passage.stylize("bold yellow", a, b)
+        title = hit.text[:start].strip()
+        where = str(hit.metadata.get("path") or hit.document)
+        origin = f"{title} · {where}" if title and title != where else where
+        passage.append(f"\n{origin}  [{hit.start}:{hit.end}]", style="dim")
+        scores = ["" if value is None else f"{value:.2f}" for value in (hit.words, hit.vector)]
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", *scores, passage)
+    console.print(table)
+    console.print(f"{found.mode}, {len(found.found)} passages, {latency}", style="dim")
+
+
+class _Progress:
+    """Documents and passages so far, and their speed; called by the build."""
+
+    def __init__(self, console: Console) -> None:
+        import time
+
+        self._status = console.status("Reading documents …")
+        self._begun, self._first = time.perf_counter(), -1
+
+    def __enter__(self) -> _Progress:
+        self._status.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.__exit__(None, None, None)
+
+    def __call__(self, documents: int, passages: int) -> None:
+        import time
+
+        if self._first < 0:
+            self._begun, self._first = time.perf_counter(), passages
+        seconds = time.perf_counter() - self._begun
+        speed = f", {(passages - self._first) / seconds:,.0f} passages/s" if seconds > 1 else ""
+        self._status.update(f"{documents:,} documents, {passages:,} passages{speed}")
