@@ -28,8 +28,9 @@ def plant(folder: Path, verb: str, body: str) -> str:
     name = f"{verb}_{folder.name.replace('-', '_')}"
     lines = "\n    ".join(body.splitlines())
     (folder / f"{name}.py").write_text(
-        f'"""encodery {name.replace("_", "-")}: does {verb}."""\nimport errno\nimport typer\nfrom pathlib import Path\n'
-        f"from encodery.base.errors import UserError\n\ndef command(arguments: list[str] = typer.Argument(None)) -> None:\n"
+        f'"""encodery {name.replace("_", "-")}: does {verb}."""\nimport errno\nimport typer\n'
+        f"from encodery.base.errors import UserError\n\n"
+        f"def command(arguments: list[str] = typer.Argument(None)) -> None:\n"
         f'    """Do it."""\n    {lines}\n'
     )
     return name.replace("_", "-")
@@ -101,6 +102,14 @@ def test_the_machines_errors(
     assert said in text
     assert "Traceback" not in text
     assert errno.ENOSPC == 28
+
+
+def test_help_texts_are_no_markup(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = plant(planted, "masked", "pass").replace("-", "_")
+    source = planted / f"{name}.py"
+    source.write_text(source.read_text().replace("Do it.", "Fill a [MASK] [default: all]."))
+    assert run([name.replace("_", "-"), "--help"]) == 0
+    assert "Fill a [MASK] [default: all]." in capsys.readouterr().out
 
 
 def test_wrong_options_are_one_line(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:

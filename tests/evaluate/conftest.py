@@ -36,7 +36,7 @@ def _corpus(folder: Path) -> Artifact:
     }
     with writing(folder, "corpus", {"note": HOSTILE}) as draft:
         total = {}
-        for split, count in (("train", 120), ("heldout", 40)):
+        for split, count in (("train", 120), ("heldout", 320)):
             (draft.path / split).mkdir()
             texts = [_text(rng) for _ in range(count)]
             texts[0] = f"{HOSTILE} stands in this long sentence as the captain {HOSTILE}. " + texts[0]
@@ -46,7 +46,7 @@ def _corpus(folder: Path) -> Artifact:
             total[split] = sum(len(text.encode()) for text in texts)
         (draft.path / "report.json").write_text(json.dumps(report))
         draft.figures.update(
-            documents=160, bytes=sum(total.values()), heldout_documents=40, heldout_bytes=total["heldout"]
+            documents=440, bytes=sum(total.values()), heldout_documents=320, heldout_bytes=total["heldout"]
         )
     return Artifact.open(folder)
 
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _corpus(home / "corpus")
     train_tokenizer(home / "corpus", home / "tokenizer", TokenizerSettings(vocab=512))
     store = pack(home / "corpus", home / "tokenizer", home / "tokens", workers=1)
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=512, max_length=64)
+    settings = ModelSettings(width=32, depth=1, heads=2, vocab=store.specials.vocab_size, max_length=64)
     folder = home / "first run"
     folder.mkdir()
     recipe = {"model": encode(settings), "train": {"budget": "10s", "note": HOSTILE}}
