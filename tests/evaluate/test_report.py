@@ -145,10 +145,12 @@ def test_search_figures_are_shown_where_they_are(run: Path, tmp_path: Path) -> N
     home = tmp_path / "searched"
     shutil.copytree(run, home)
     found = {"queries": 30, "bm25": {"ndcg@10": 0.71, "mrr": 0.6}, "hybrid": {"ndcg@10": 0.76}}
+    found |= {"hybrid minus bm25": {"ndcg@10": 0.05, "low": 0.01, "high": 0.09}}
     (home / "search.json").write_text(json.dumps(found))
     words = Page(write_report(home, samples=False).page.read_text(encoding="utf-8")).words
     assert "ndcg@10" in words
     assert "0.760" in words
+    assert "ndcg@10 +0.050, 95 % interval +0.010 … +0.090: better" in words
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

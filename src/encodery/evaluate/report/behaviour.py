@@ -65,21 +65,28 @@ def _passage(found: Neighbours) -> Html:
 
 
 def search(found: Any) -> Html:
-    """`search.json` of the run: a table {system: {figure: value}}, or any table of values; nested ones as rows."""
+    """`search.json` of the run: {system: {figure: value}}; a row with `low` and `high` is a difference with its 95 %
+    interval; single values stand below."""
     if not isinstance(found, dict) or not found:
         return el("p", "Not measured.", class_="faint")
-    systems = {name: row for name, row in found.items() if isinstance(row, dict)}
-    single = [(name, _value(value)) for name, value in found.items() if not isinstance(value, dict | list)]
-    names = list(
-        dict.fromkeys(key for row in systems.values() for key, v in row.items() if not isinstance(v, dict | list))
-    )
+    rows = {name: row for name, row in found.items() if isinstance(row, dict)}
+    apart = {name: row for name, row in rows.items() if {"low", "high"} <= set(row)}
+    systems = {name: row for name, row in rows.items() if name not in apart}
+    names = list(dict.fromkeys(key for row in systems.values() for key in row))
     pieces: list[Html] = []
     if names:
-        rows = [(system, *(_value(row.get(name)) for name in names)) for system, row in systems.items()]
-        pieces.append(table(("", *names), rows, numeric=tuple(range(1, len(names) + 1))))
-    if single:
-        pieces.append(pairs(single))
-    return join(pieces)
+        cells = [(system, *(_value(row.get(name)) for name in names)) for system, row in systems.items()]
+        pieces.append(table(("", *names), cells, numeric=tuple(range(1, len(names) + 1))))
+    lines: list[tuple[object, object]] = [(name, _difference(row)) for name, row in apart.items()]
+    lines += [(name, _value(value)) for name, value in found.items() if not isinstance(value, dict)]
+    return join((*pieces, pairs(lines))) if lines else join(pieces)
+
+
+def _difference(row: dict[str, Any]) -> str:
+    """ndcg@10 +0.019, 95 % interval -0.004 … +0.041: not apart."""
+    shown = ", ".join(f"{name} {value:+.3f}" for name, value in row.items() if name not in ("low", "high"))
+    told = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "no clear difference"
+    return f"{shown}, 95 % interval {row['low']:+.3f} … {row['high']:+.3f}: {told}"
 
 
 def _value(value: object) -> str:

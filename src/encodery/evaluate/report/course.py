@@ -10,6 +10,7 @@ from encodery.evaluate.report.charts import Point, Series, chart, smoothed
 from encodery.evaluate.report.facts import Facts, Line
 from encodery.evaluate.report.markup import Html, details, el, join, pairs, table, text
 
+MANY_STEPS = 100
 TILES = (
     ("heldout_accuracy", "hidden words guessed right", share),
     ("perplexity", "perplexity, held-out", number),
@@ -68,7 +69,8 @@ def curve_grid(facts: Facts) -> Html:
         return [(float(line[x]), float(line[name])) for line in lines if _is_number(line, x) and _is_number(line, name)]
 
     raw = along(facts.steps, "loss")
-    losses = [Series("each step", raw, "s3"), Series("training", smoothed(raw), "s1")]
+    losses = [Series("each step", raw, "s3")] if len(raw) >= MANY_STEPS else []
+    losses.append(Series("training", smoothed(raw), "s1"))
     if held := along(facts.scores, "heldout_loss"):
         losses.append(Series("held-out", held, "s2", dots=True))
     accuracy = [Series("accuracy", along(facts.scores, "heldout_accuracy"), "s2", dots=True)]
@@ -90,7 +92,7 @@ def recipe(facts: Facts) -> Html:
     if not facts.recipe:
         return el("p", "Not recorded.", class_="faint")
     whole = json.dumps(facts.recipe, indent=2, ensure_ascii=False)
-    brief = [(name, _brief(value)) for name, value in facts.recipe.items()]
+    brief = [(name, _brief(value)) for name, value in facts.recipe.items() if value not in ({}, [], None, "")]
     return join((pairs(brief), details("Every setting", el("pre", el("code", whole)))))
 
 
