@@ -6,6 +6,7 @@ The pages are about real texts and hours; here the texts are small, models tiny 
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from encodery.base.cards import cards
 from encodery.cli import verbs
 from encodery.cli.__main__ import run
 
@@ -24,7 +26,7 @@ INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 ORDER = ["index.md", *re.findall(r"\((\w+\.md)\)", INDEX)]
 PAGES = [*(ROOT / "docs" / name for name in ORDER), ROOT / "CONTRIBUTING.md"]
 TOLD = [page for page in PAGES if page.name not in GENERATED and page.name != "quickstart.md"]
-SMALL = ["model.width=32", "model.depth=1", "model.heads=2", "model.inner=64", "train.batch_tokens=512"]
+SMALL = ["model.width=32", "model.depth=1", "model.heads=2", "model.inner=64", "train.batch_tokens=1024"]
 SMALL += ["train.eval_tokens=512", "train.evals=1", "train.threads=1", "train.precision=fp32"]
 THINGS = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter", "village", "teacher"]
 DEEDS = ["crossed", "painted", "followed", "remembered", "answered", "carried", "opened", "watched"]
@@ -97,6 +99,17 @@ def test_the_blocks_of_a_page_run(page: Path, story: Path, monkeypatch: pytest.M
     monkeypatch.chdir(story)
     monkeypatch.syspath_prepend(str(story))
     execute(page)
+
+
+@pytest.mark.parametrize("name", [name for name, found in cards().items() if found.status != "sketch"])
+def test_a_paper_that_runs_does_run(name: str, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(story)
+    found = cards()[name]
+    recipe = found.recipe.removeprefix("pretrain/") or "demo"
+    assert run(shrunk(["pretrain", recipe, "tokens", *found.settings, "--out", f"paper-{name}"])) == 0
+    figures = json.loads((story / f"paper-{name}" / "figures.json").read_text())
+    assert figures["steps"] == 12
+    assert 0 < figures["heldout_loss"] < 20
 
 
 @pytest.mark.parametrize("page", GENERATED)
