@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (encodery pretrain --recipes) or a TOML file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe (encodery show lists them) or a TOML file.")],
     tokens: Annotated[Path, typer.Argument(help="A folder of packed ids, from `encodery tokens pack`.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Settings.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.")] = ...,  # type: ignore[assignment]

@@ -121,7 +121,11 @@ def _print_overview(found: dict[str, Any]) -> None:
     table = Table("family", "parts", "what it is for", box=None, header_style="bold")
     table.columns[1].max_width = 44
     for row in found["families"]:
-        table.add_row(Text(row["family"], style="bold cyan"), Text(" ".join(row["parts"])), Text(row["about"]))
+        table.add_row(
+            Text(row["family"], style="bold cyan"),
+            Text(" ".join(row["parts"])),
+            Text(row["about"].split(". ")[0].rstrip(".")),
+        )
     console.print(table)
     for verb, names in found["recipes"].items():
         console.print(Text.assemble(("\nrecipes of ", "dim"), (verb, "bold cyan"), f"  {' '.join(names)}"))
