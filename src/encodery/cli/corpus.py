@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
     from rich.table import Table
 
     from encodery.corpus.stats import Measured
@@ -77,7 +78,7 @@ class _Bar:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, console=console)
-        self.task: tuple[str, int] | None = None
+        self.task: tuple[str, TaskID] | None = None
 
     def update(self, name: str, done: int, total: int) -> None:
         if self.task is None or self.task[0] != name:
