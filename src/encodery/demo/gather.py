@@ -61,12 +61,6 @@ DEBIAN = (
     DebianSource(("debian-faq",), "GPL-2+", r"FAQ/.*\.en\.html$"),
     DebianSource(("harden-doc",), "GPL-2+", r"html/en-US/.*\.html$"),
     DebianSource(("apache2-doc",), "Apache-2.0", r"manual/en/.*\.html$"),
-    DebianSource(("cmake-doc",), "BSD-3-Clause", r"html/(?!_static|search|genindex).*\.html$"),
-    DebianSource(
-        tuple(f"linux-doc-{n}" for n in ("6.1", "6.12", "5.10")),
-        "GPL-2",
-        r"Documentation/(?!devicetree/bindings|translations).*\.rst(\.gz)?$",
-    ),
 )
 WHEELS = (
     ("scipy==1.16.3", "BSD-3-Clause"),
