@@ -19,7 +19,7 @@ from encodery.tokens.shards import ShardWriter, index_split, narrowest
 from encodery.tokens.store import Specials, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 
-VOCAB = 192
+VOCAB, RING = 192, 40
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -41,7 +41,7 @@ def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
     found = []
     for length in rng.integers(6, 90, count):
         steps = rng.integers(1, 4, length)
-        found.append((5 + (rng.integers(VOCAB) + steps.cumsum()) % (VOCAB - 5)).astype(np.uint32))
+        found.append((5 + (rng.integers(RING) + steps.cumsum()) % RING).astype(np.uint32))
     return found
 
 

@@ -109,8 +109,9 @@ def figures(steps: Iterable[Mapping[str, Term]], sum_over_ranks: SumOverRanks | 
     table = torch.stack(list(totals.values()))
     if sum_over_ranks is not None:
         sum_over_ranks(table)
-    means = {name: total / n if n else float("nan") for name, (total, n) in zip(totals, table.tolist(), strict=True)}
-    loss = sum(weights[name] * mean for name, mean in means.items() if weights[name] and mean == mean)
+    sums = dict(zip(totals, table.tolist(), strict=True))
+    means = {name: total / n if n else float("nan") for name, (total, n) in sums.items()}
+    loss = sum(weights[name] * mean for name, mean in means.items() if weights[name] and sums[name][1])
     return {"loss": loss, **means}
 
 

@@ -125,13 +125,13 @@ class ConsoleDisplay(Display):
 
         if not self.now:
             return "starting …"
+        now = self.now
+        head = f"step {now['step']:,}   {now['tokens'] / 1e6:,.1f} M tokens   {clock_text(now['elapsed'])}"
         table = Table.grid(padding=(0, 2))
+        table.add_row(f"{now['progress']:.0%}", ProgressBar(total=1.0, completed=now["progress"], width=40))
         for name, value in self.values():
             table.add_row(name, value)
-        head = (
-            f"step {self.now['step']:,}   {self.now['tokens'] / 1e6:,.1f} M tokens   {clock_text(self.now['elapsed'])}"
-        )
-        return Group(head, ProgressBar(total=1.0, completed=self.now["progress"]), table)
+        return Group(head, table)
 
 
 def clock_text(seconds: float) -> str:
