@@ -83,6 +83,15 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_licences_by_source(tmp_path: Path, text: Make) -> None:
+    for number, package in enumerate(("one", "two")):
+        (tmp_path / "in" / package).mkdir(parents=True)
+        (tmp_path / "in" / package / "a.txt").write_text(text(number))
+    build([tmp_path / "in"], tmp_path / "out", settings('license={"one" = "MIT"}'), workers=1)
+    found = [d.metadata for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    assert {m["source"]: m.get("license") for m in found} == {"one": "MIT", "two": None}
+
+
 def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, text: Make) -> None:
     distinct = [text(number, 200) for number in range(40)]
     near = [said.replace("river", "stream", 1) + "\n\nOne more sentence." for said in distinct[:10]]

@@ -46,7 +46,8 @@ def _dedups() -> dict[str, Dedup]:
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
     """`text`: the column that holds the text in rows, `auto` guesses it (see `columns.py`).
-    `encoding`: of text files, `auto` detects it. `license`: of documents whose row names none.
+    `encoding`: of text files, `auto` detects it. `license`: of documents whose row names none; one for all, or a
+    table by source (the folder or file that was given, or its subfolder).
     `heldout`: share of documents set apart, chosen by hash; `heldout_documents`: at least so many where the share
     of a small corpus would give fewer, but never more than a tenth of it (and at least one of two).
     `skip`: names of steps left out, such as `["minhash"]`.
@@ -55,7 +56,7 @@ class CorpusSettings:
 
     text: str = "auto"
     encoding: str = "auto"
-    license: str | None = None
+    license: str | dict[str, str] | None = None
     heldout: float = 0.01
     heldout_documents: int = 20
     skip: tuple[str, ...] = ()

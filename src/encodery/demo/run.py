@@ -35,7 +35,7 @@ class Demo:
         """Everything up to the report; returns its path. Raises `UserError` naming the step that failed."""
         text = self._text(say)
         corpus, tokens, run, index = (self.out / name for name in ("corpus", "tokens", "run", "index"))
-        self._verb("corpus", "build", text, "--out", corpus)
+        self._verb("corpus", "build", text, "--out", corpus, *self._licenses(text))
         self._verb("tokens", "train", corpus, "--out", self.out / "tokenizer", "kind=wordpiece", "vocab=8192")
         self._verb("tokens", "pack", corpus, self.out / "tokenizer", "--out", tokens)
         if not (run / "model").exists():
@@ -58,6 +58,14 @@ class Demo:
         size = sum(row.bytes for row in rows) / 1e6
         say(f"{size:.0f} MB of documentation from {len(rows)} packages, licences in {folder / SOURCES}")
         return folder
+
+    def _licenses(self, text: Path) -> list[str]:
+        """The setting that names each gathered package's licence."""
+        if self.text is not None:
+            return []
+        rows = json.loads((text / SOURCES).read_text(encoding="utf-8"))
+        named = ", ".join(f'"{row["package"]}" = "{row["license"]}"' for row in rows)
+        return ["license={" + named + "}"]
 
     def _pretrain(self, tokens: Path, run: Path, corpus: Path) -> None:
         if (run / "checkpoints").exists():

@@ -27,7 +27,7 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
 
     type = "read"
 
-    def __init__(self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | None) -> None:
+    def __init__(self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | dict[str, str] | None) -> None:
         self.name = format_name
         super().__init__()
         self.format = format_name
@@ -72,6 +72,7 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
                 "path": source.name,
                 "format": source.format,
             }
-            if licence := said.get("license") or said.get("licence") or self.licence:
+            default = self.licence.get(metadata["source"]) if isinstance(self.licence, dict) else self.licence
+            if licence := said.get("license") or said.get("licence") or default:
                 metadata["license"] = str(licence)
             yield Document(text=text, id=f"{source.name}:{source.part}:{number}", metadata=metadata)
