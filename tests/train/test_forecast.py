@@ -1,0 +1,122 @@
+"""Preflight: the measurement leaves no trace, numbers add up, a run that cannot fit is refused; number formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base import machine
+from encodery.base.errors import SettingsError, UserError
+from encodery.train import forecast, launch, precision
+from encodery.train.distributed import Team
+from encodery.train.forecast import Forecast, Speed, measure
+from encodery.train.launch import start
+from encodery.train.needs import Needs, size_text
+from encodery.train.optim import Optimizer
+from encodery.train.optim.muon import Muon
+from encodery.train.pretrain import PretrainJob
+from encodery.train.settings import TrainSettings
+
+Table = Callable[..., dict[str, Any]]
+Losses = Callable[[Path], dict[int, float]]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("optim", [None, Muon(lr=0.02)])
+def test_measuring_leaves_no_trace(table: Table, optim: Optimizer | None) -> None:
+    job = PretrainJob.rebuild(table(model={"dropout": 0.1}), Team(), CPU)
+    settings = job.settings
+    weights = {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
+    state, generator = job.state(), torch.get_rng_state()
+    speed = measure(job, settings.train, optim or settings.optim, Team())
+    assert speed.tokens_per_s > 0
+    assert speed.chosen == "fp32"
+    assert job.state() == state
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in job.module.state_dict().items())
+    assert all(p.grad is None for p in job.module.parameters())
+
+
+def test_a_forecast_adds_up() -> None:
+    needs = Needs(1, 1)
+    settings = TrainSettings(budget="100s", eval_share=0.1, batch_tokens=forecast_schedule("1000"))
+    made = Forecast.make(settings, 500.0, 22_500, needs, (0.0, 0, 0))
+    assert (made.tokens, made.steps, made.epochs) == (45_000, 45, 2.0)
+    assert made.seconds == pytest.approx(100)
+    settings = TrainSettings(budget="1Mtok", evals=0, batch_tokens=forecast_schedule("500 -> 1500 linear"))
+    made = Forecast.make(settings, 500.0, 0, needs, (10.0, 250_000, 3))
+    assert (made.tokens, made.steps, made.seconds) == (750_000, 750, 1500.0)
+    said = " ".join(made.lines(Speed("fp32", "given", 500.0), 1_200_000, 2**30, 2**31))
+    for part in ("1.2 M parameters", "750 steps", "25 min", "1.0 GiB free", "2.0 GiB free"):
+        assert part in said
+
+
+def forecast_schedule(text: str) -> Any:
+    from encodery.base.schedule import Schedule
+
+    return Schedule.parse(text)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_numbers(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = table(model={"width": 8192, "depth": 48, "heads": 64, "inner": 32768})
+    monkeypatch.setattr(machine, "memory_free", lambda: 4 * 2**30)
+    with pytest.raises(UserError, match=r"GiB of memory and 4\.0 GiB are free"):
+        start(huge, tmp_path / "run")
+    monkeypatch.setattr(machine, "disk_free", lambda path: 10_000)
+    with pytest.raises(UserError, match="on disk"):
+        start(table(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_needs_grow_with_averages_and_kept_checkpoints() -> None:
+    plain = Needs.of(1000, 500, averages=0, keep=2)
+    assert plain == Needs(16_500, 12_000 * 4 + 4000)
+    more = Needs.of(1000, 500, averages=1, keep=3)
+    assert more == Needs(20_500, 16_000 * 5 + 4000)
+    assert size_text(3 * 2**30) == "3.0 GiB"
+
+
+def test_formats_by_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "native_bf16", lambda: False)
+    assert precision.formats("auto", CPU) == ("fp32",)
+    assert precision.formats("bf16", CPU) == ("bf16",), "a user may insist"
+    monkeypatch.setattr(machine, "native_bf16", lambda: True)
+    assert precision.formats("auto", CPU) == ("fp32", "bf16")
+    assert precision.formats("fp32", CPU) == ("fp32",)
+    assert precision.best({"fp32": 100.0, "bf16": 104.0})[0] == "fp32"
+    chosen, reason = precision.best({"fp32": 100.0, "bf16": 150.0})
+    assert chosen == "bf16"
+    assert "1.50" in reason
+
+
+def test_auto_takes_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "native_bf16", lambda: True)
+    for spent, chosen in (({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")):
+        monkeypatch.setattr(forecast, "_time_formats", lambda *_, spent=spent: spent)
+        job = PretrainJob.rebuild(table(train={"precision": "auto"}), Team(), CPU)
+        assert measure(job, job.settings.train, job.settings.optim, Team()).chosen == chosen
+
+
+def test_bf16_learns_as_fp32_does(table: Table, losses: Losses, tmp_path: Path) -> None:
+    train = {"budget": "60steps", "batch_tokens": 512, "micro_tokens": 512}
+    curves = []
+    for kind in ("fp32", "bf16"):
+        result = start(table(train={**train, "precision": kind}), tmp_path / kind)
+        assert result.figures["precision"] == kind
+        curves.append(list(losses(tmp_path / kind).values()))
+    fp32, bf16 = curves
+    assert fp32 != bf16
+    assert sum(fp32[-10:]) / 10 < fp32[0] - 0.5
+    assert sum(bf16[-10:]) / 10 == pytest.approx(sum(fp32[-10:]) / 10, abs=0.1)
+
+
+def test_unknown_devices_are_named() -> None:
+    for name in ("gpu", "cuda:9"):
+        with pytest.raises(SettingsError, match=name):
+            launch._device(TrainSettings(device=name))
