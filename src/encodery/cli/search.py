@@ -233,7 +233,8 @@ def _print(console: Console, found: Answer) -> None:
         console.print(f"Nothing found. {latency}", style="dim")
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
-    for name in ("", "score", "words", "vector"):
+    sides = {"hybrid": ("words", "vector"), "bm25": (), "dense": ()}[found.mode]
+    for name in ("", "score", *sides):
         table.add_column(name, justify="right", no_wrap=True, vertical="top")
     table.add_column("passage", ratio=1, overflow="fold")
     for hit in found.found:
@@ -245,9 +246,10 @@ def _print(console: Console, found: Answer) -> None:
             passage.stylize("bold yellow", a, b)
         title = hit.text[:start].strip()
         where = str(hit.metadata.get("path") or hit.document)
+        where += f"#{hit.document}" if "id" in hit.metadata or "_id" in hit.metadata else ""
         origin = f"{title} · {where}" if title and title != where else where
         passage.append(f"\n{origin}  [{hit.start}:{hit.end}]", style="dim")
-        scores = ["" if value is None else f"{value:.2f}" for value in (hit.words, hit.vector)]
+        scores = [f"{getattr(hit, side):.2f}" for side in sides]
         table.add_row(str(hit.rank), f"{hit.score:.3f}", *scores, passage)
     console.print(table)
     console.print(f"{found.mode}, {len(found.found)} passages, {latency}", style="dim")

@@ -41,6 +41,7 @@ class EdgeStore(Store):
         self._analyse = analyse
         self._graph_from = graph_from
         self._closed = False
+        self._size: int | None = None  # of the whole store, until it changes
 
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
@@ -89,7 +90,9 @@ class EdgeStore(Store):
         if vector.shape != (self._width,):
             raise InputError(f"{self._folder}: holds vectors of width {self._width}, the query's is {vector.shape}.")
         query = self._edge.Query.Nearest(vector.tolist(), using=DENSE)
-        few = self.count() < self._graph_from
+        if self._size is None:
+            self._size = self.count()
+        few = self._size < self._graph_from
         params = self._edge.SearchParams(exact=few, hnsw_ef=None if few else max(SEARCH_EFFORT, limit))
         return self._query(query, limit, conditions, among, params)
 
@@ -153,6 +156,7 @@ class EdgeStore(Store):
             self._shard.close()
 
     def _change(self, operation: Any) -> None:
+        self._size = None
         with named(self._folder):
             self._shard.update(operation)
 

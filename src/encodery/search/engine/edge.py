@@ -33,7 +33,7 @@ class Edge(Engine):
     language: str = "english"
     k: float = 1.2
     b: float = 0.75
-    graph_from: int = 100_000
+    graph_from: int = 250_000
     keywords: tuple[str, ...] = ("source",)
 
     def __post_init__(self) -> None:
