@@ -35,7 +35,7 @@ from encodery.train.launch import start
 from encodery.train.pretrain import PretrainSettings, recipe_of
 
 CURVES = Path(__file__).with_name("curves.json")
-TOLERANCE = 2e-3
+TOLERANCE = 1e-4
 VOCAB, WORDS = 256, 60
 
 BASE: dict[str, Any] = {
