@@ -154,7 +154,7 @@ def main() -> None:
 
     result = {
         "machine": machine.describe(),
-        "matmul_peak": {str(d): machine.matmul_peak(d, fresh=True) for d in (torch.float32, torch.bfloat16)},
+        "matmul_peak": {str(d): machine.matmul_peak(d) for d in (torch.float32, torch.bfloat16)},
         "versions": {"transformers": transformers.__version__, "python": platform.python_version()},
         "settings": {k: v for k, v in vars(options).items() if k not in ("text", "work", "out")},
         "when": time.strftime("%Y-%m-%d"),

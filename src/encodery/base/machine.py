@@ -134,11 +134,11 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def matmul_peak(dtype: torch.dtype, where: torch.device | None = None, fresh: bool = False) -> float:
+def matmul_peak(dtype: torch.dtype, where: torch.device | None = None) -> float:
     """FLOP/s of a large square matrix product in `dtype`: the measured ceiling to which shares refer.
 
-    The median of eight products after two warm-ups, kept in the cache folder per device, dtype and thread count;
-    `fresh` measures again.
+    The median of eight products after two warm-ups, or the highest such median this machine has shown before (kept in
+    the cache folder per device, dtype and thread count): what else the machine does can only make it look slower.
     """
     import torch
 
@@ -146,9 +146,10 @@ def matmul_peak(dtype: torch.dtype, where: torch.device | None = None, fresh: bo
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
     key = f"{name}|{torch.__version__}|{dtype}|{torch.get_num_threads()}"
     store = cache_dir() / "matmul_peak.json"
+    measured = _measure_peak(dtype, where)
     known = _read_peaks(store)
-    if key not in known or fresh:
-        known[key] = _measure_peak(dtype, where)
+    if measured > known.get(key, 0.0):
+        known[key] = measured
         draft = store.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
         draft.replace(store)
