@@ -217,8 +217,11 @@ def _with_feed(table: Mapping[str, Any], given: Mapping[str, Any] | None = None)
     """The table with the feed's batch that of `train`; one `given` for the feed is refused."""
     if "batch_tokens" in (table if given is None else given).get("feed", {}):
         raise SettingsError("feed.batch_tokens: is that of training here; set train.batch_tokens.")
-    batch = Schedule.parse(table.get("train", {}).get("batch_tokens", USUAL_BATCH))
-    return merge(table, {"feed": {"batch_tokens": round(batch.highest)}})
+    batch = round(Schedule.parse(table.get("train", {}).get("batch_tokens", USUAL_BATCH)).highest)
+    longest = table.get("feed", {}).get("max_length", 0)
+    if isinstance(longest, int) and longest > batch:
+        raise SettingsError(f"train.batch_tokens = {batch}: must be at least feed.max_length = {longest}.")
+    return merge(table, {"feed": {"batch_tokens": batch}})
 
 
 def recipe_of(settings: PretrainSettings, store: TokenStore, name: str = "") -> dict[str, Any]:
