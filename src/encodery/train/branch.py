@@ -58,7 +58,7 @@ def branch(
     if machine.rank() == 0:
         before = snapshot.state["identity"]
         after = {**before, "train": {**before["train"], **{k: table["train"][k] for k in ("budget", "schedule")}}}
-        snapshot.state |= {"identity": after, "pinned": True}
+        snapshot.state |= {"identity": after, "pinned": decay is not None}
         out.mkdir(parents=True, exist_ok=True)
         lines = [line for line in read_log(run / LOG) if line.get("step", 0) <= done[2]]
         atomic_write(out / LOG, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

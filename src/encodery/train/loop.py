@@ -110,7 +110,7 @@ class Loop:
                 self._step(elapsed)
             self.journal.flush()
             if self.saved_at[2] != self.clock.step or not checkpoint.listed(self.folder):
-                self._save()
+                self._save(elapsed)
             finished = self.clock.done(elapsed)
             figures = self._finish() if finished else {}
         if finished and self.team.leads:
@@ -141,9 +141,9 @@ class Loop:
         planned = round(settings.batch_tokens(progress))
         if self.branch_at is not None and self.clock.step and self.clock.ahead(elapsed, planned) >= self.branch_at:
             self.branch_at = None
-            self._save(pinned=True)
+            self._save(elapsed, pinned=True)
         elif self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
-            self._save()
+            self._save(elapsed)
 
     def _step(self, elapsed: float) -> None:
         start, settings = time.monotonic(), self.settings
@@ -209,11 +209,11 @@ class Loop:
             self.journal.write({**line, "progress": now.progress, **_without_counts(self.last_score)})
         return self.last_score
 
-    def _save(self, pinned: bool = False) -> None:
-        """Write a checkpoint, then remove what is too old."""
+    def _save(self, elapsed: float, pinned: bool = False) -> None:
+        """Write a checkpoint, then remove what is too old. `elapsed` is what all ranks agreed on."""
         with self._aside():
             self.journal.flush()
-            self.saved_at = (self.clock.elapsed, self.clock.tokens, self.clock.step)
+            self.saved_at = (elapsed, self.clock.tokens, self.clock.step)
             if self.team.leads:
                 snapshot = checkpoint.capture(self.job.module, self.optimizer, self.hooks)
                 snapshot.state |= self._state()
