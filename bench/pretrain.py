@@ -107,7 +107,7 @@ def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) ->
             shutil.rmtree(out, ignore_errors=True)
             extra = () if run is run_ours else (name.endswith("tuned"),)
             figures = run(work, out, shape, layout, options, pair, *extra)  # type: ignore[operator]
-            keep = ("tokens_per_s", "heldout_loss", "heldout_accuracy", "tokens", "steps", "share_of_peak", "precision")
+            keep = ("tokens_per_s", "heldout_loss", "heldout_accuracy", "tokens", "steps", "peak_share", "precision")
             found[name].append({key: figures[key] for key in keep if key in figures})
             print(f"{shape} {layout} {name}: {found[name][-1]}", flush=True)
     return {"shape": shape, "layout": layout, "runs": found, **summary(found)}

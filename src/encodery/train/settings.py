@@ -23,7 +23,7 @@ class TrainSettings:
     longest sequence, a schedule (absent: feed.max_length). `schedule`: factor of the optimiser's peak rate. `clip`:
     largest norm of the gradient, 0 for none. `seed`: of weights, order, masks and dropout.
     `eval_share`: time spent on held-out scores at most, as a share of the whole; `evals`: how many at most;
-    `eval_tokens`: held-out tokens looked at in each.
+    `eval_tokens`: held-out tokens looked at in each, in the run's number format; four times as many in the last.
     `checkpoint_every`: a time, tokens or steps; `keep`: how many checkpoints stay; `branch`: keep also the last one
     before the rate begins its final descent, from which another descent can start (`resume --decay`).
     `precision`: fp32, bf16 (matrix products in bfloat16, weights and sums in fp32), or auto: what is faster here.
@@ -39,7 +39,7 @@ class TrainSettings:
     seed: int = 0
     eval_share: float = 0.05
     evals: int = 20
-    eval_tokens: int = 32_768
+    eval_tokens: int = 16_384
     checkpoint_every: str = "5m"
     keep: int = 2
     branch: bool = True
