@@ -26,6 +26,13 @@ def point(i: int, word: str = "") -> Point:
     return Point(f"d{i // 2}", i % 2, f"Running word{i} {word}", VECTORS[i], {"metadata": metadata, "start": i})
 
 
+def found(store: Store, query: str, limit: int = 5) -> list[str]:
+    """Documents found by words, best first."""
+    hits = store.by_words(query, limit)
+    points = store.fetch([hit.id for hit in hits])
+    return [points[hit.id].document for hit in hits]
+
+
 @pytest.fixture(params=names(Engine))
 def engine(request: pytest.FixtureRequest) -> Engine:
     return find(Engine, request.param)()
@@ -44,12 +51,14 @@ def test_finds_by_vector_exactly(store: Store) -> None:
     best = np.argsort(-(VECTORS @ query))[:5]
     assert [hit.id for hit in hits] == [point(i).id for i in best]
     assert [hit.score for hit in hits] == pytest.approx((VECTORS @ query)[best], abs=1e-5)
-    assert hits[0].payload["start"] == best[0]
-    assert hits[0].text == point(int(best[0])).text
+    first = store.fetch([hits[0].id, str(uuid.uuid4())])
+    assert list(first) == [hits[0].id]
+    assert first[hits[0].id].payload["start"] == best[0]
+    assert first[hits[0].id].text == point(int(best[0])).text
 
 
 def test_finds_by_words_and_only_those_that_hold_one(store: Store) -> None:
-    assert [hit.document for hit in store.by_words("WORD7, please", 5)] == ["d3"]
+    assert found(store, "WORD7, please") == ["d3"]
     assert len(store.by_words("runs", 50)) == 24
     assert store.by_words("absent", 5) == []
     assert store.by_words("", 5) == []
@@ -92,8 +101,8 @@ def test_scores_among_given_points(store: Store) -> None:
 def test_a_known_id_is_replaced(store: Store) -> None:
     store.upsert([point(3, "brandnew")])
     assert store.count() == 24
-    assert [hit.document for hit in store.by_words("brandnew", 5)] == ["d1"]
-    assert store.by_words("word3", 5)[0].text.endswith("brandnew")
+    assert found(store, "brandnew") == ["d1"]
+    assert store.fetch([point(3).id])[point(3).id].text.endswith("brandnew")
 
 
 def test_deletes_documents_and_by_condition(store: Store) -> None:
@@ -109,9 +118,9 @@ def test_deletes_documents_and_by_condition(store: Store) -> None:
 
 
 def test_every_point_comes_back_whole(store: Store) -> None:
-    found = {p.id: p for batch in store.all(batch=7, vectors=True) for p in batch}
-    assert set(found) == {point(i).id for i in range(24)}
-    same = found[point(5).id]
+    everything = {p.id: p for batch in store.all(batch=7, vectors=True) for p in batch}
+    assert set(everything) == {point(i).id for i in range(24)}
+    same = everything[point(5).id]
     assert (same.document, same.number, same.text) == ("d2", 1, point(5).text)
     np.testing.assert_allclose(same.vector, VECTORS[5], rtol=1e-6)
     assert same.payload["metadata"]["year"] == 2005
@@ -125,7 +134,7 @@ def test_survives_closing_and_refuses_a_second_creation(engine: Engine, tmp_path
         engine.create(folder, WIDTH)
     with engine.open(folder) as store:
         assert store.count() == 4
-        assert store.by_words("word2", 1)[0].document == "d1"
+        assert found(store, "word2") == ["d1"]
 
 
 def test_what_cannot_be_stored_or_asked_is_refused(engine: Engine, store: Store, tmp_path: Path) -> None:
@@ -144,7 +153,7 @@ def test_what_cannot_be_stored_or_asked_is_refused(engine: Engine, store: Store,
 def test_words_alone(engine: Engine, tmp_path: Path) -> None:
     with engine.create(tmp_path / "words", None) as store:
         store.upsert([Point("a", 0, "only words", None)])
-        assert store.by_words("words", 1)[0].document == "a"
+        assert found(store, "words") == ["a"]
         with pytest.raises(InputError, match="without vectors"):
             store.by_vector(np.zeros(WIDTH, np.float32), 1)
 

@@ -67,10 +67,11 @@ def calibrated(
     by_vector = encoded[: len(queries)] @ left.T
     ranks = np.zeros((len(queries), len(WEIGHTS)))
     with tempfile.TemporaryDirectory() as folder, engine.create(Path(folder) / "sample", None) as store:
-        # Passages are told apart by their place in the sample.
-        store.upsert([Point(str(i), 0, rest.get(i, point.text), None) for i, point in enumerate(sample)])
+        points = [Point("", i, rest.get(i, point.text), None) for i, point in enumerate(sample)]
+        store.upsert(points)
+        places = {point.id: str(point.number) for point in points}
         for row, (target, query) in enumerate(zip(rest, queries, strict=True)):
-            words = {hit.document: hit.score for hit in store.by_words(query, len(sample))}
+            words = {places[hit.id]: hit.score for hit in store.by_words(query, len(sample))}
             ranks[row] = _ranks(words, by_vector[row], target)
     curve = {str(weight): round(float(mean), 4) for weight, mean in zip(WEIGHTS, ranks.mean(axis=0), strict=True)}
     return Calibration(round(HALVED * WEIGHTS[smallest_good(ranks)], 3), len(queries), curve)

@@ -7,6 +7,7 @@ of every candidate. Shapes: K width of a stored vector.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ from encodery.base.errors import EmptyInput, InputError, nearest
 from encodery.search.filters import Condition
 from encodery.search.fuse import Method, by_ranks, by_scores
 from encodery.search.opened import Opened
-from encodery.search.store import METADATA, Hit
+from encodery.search.store import METADATA, Hit, Point
 
 Mode = Literal["hybrid", "dense", "bm25"]
 DEPTH = 100
@@ -91,14 +92,13 @@ class Searcher(Opened):
             raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
         clock = _Clock()
         depth = max(DEPTH, 4 * top * (1 if per_document is None else 4))
-        hits, words, vectors = self._candidates(query, chosen, depth, conditions, clock)
+        words, vectors = self._candidates(query, chosen, depth, conditions, clock)
         share = self.weight if weight is None else weight
         scores = _mixed(words, vectors, share, fusion) if chosen == "hybrid" else (words or vectors)
         clock.stage("fuse")
-        ranked = _best(hits, scores, top, per_document)
         found = [
-            self._found(query, hits[name], rank, scores[name], words, vectors, chosen)
-            for rank, name in enumerate(ranked, 1)
+            self._found(query, point, rank, scores[point.id], words, vectors, chosen)
+            for rank, point in enumerate(self._best(scores, top, per_document), 1)
         ]
         clock.stage("show")
         return Answer(query, chosen, tuple(found), clock.seconds)
@@ -116,32 +116,40 @@ class Searcher(Opened):
 
     def _candidates(
         self, query: str, mode: Mode, depth: int, conditions: Sequence[Condition], clock: _Clock
-    ) -> tuple[dict[str, Hit], dict[str, float], dict[str, float]]:
-        """id -> hit, score by words and score by vector; in hybrid mode each candidate has both (0 without words)."""
-        hits: dict[str, Hit] = {}
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """id -> score by words, and by vector; in hybrid mode each candidate has both (0 without words)."""
         words: dict[str, float] = {}
         vectors: dict[str, float] = {}
         vector = None if mode == "bm25" else self._vector(query)
         clock.stage("encode")
         if mode != "dense":
-            found = self.store.by_words(query, depth, conditions)
-            hits |= {hit.id: hit for hit in found}
-            words |= {hit.id: hit.score for hit in found}
+            words = _scores(self.store.by_words(query, depth, conditions))
             clock.stage("words")
         if vector is not None:
-            found = self.store.by_vector(vector, depth, conditions)
-            hits |= {hit.id: hit for hit in found}
-            vectors |= {hit.id: hit.score for hit in found}
+            vectors = _scores(self.store.by_vector(vector, depth, conditions))
             if mode == "hybrid":
                 unseen = [name for name in words if name not in vectors]
-                vectors |= {hit.id: hit.score for hit in self.store.by_vector(vector, len(unseen) or 1, among=unseen)}
+                vectors |= _scores(self.store.by_vector(vector, len(unseen) or 1, among=unseen))
             clock.stage("vector")
         if mode == "hybrid":
             unseen = [name for name in vectors if name not in words]
-            scored = {hit.id: hit.score for hit in self.store.by_words(query, len(unseen) or 1, among=unseen)}
-            words |= {name: scored.get(name, 0.0) for name in unseen}
+            words |= dict.fromkeys(unseen, 0.0) | _scores(self.store.by_words(query, len(unseen) or 1, among=unseen))
             clock.stage("words")
-        return hits, words, vectors
+        return words, vectors
+
+    def _best(self, scores: dict[str, float], top: int, per_document: int | None) -> list[Point]:
+        """The first `top` points, with at most so many of one document."""
+        order = _order(scores)
+        shown: Counter[str] = Counter()
+        best: list[Point] = []
+        while order and len(best) < top:
+            some, order = order[:top], order[top:]
+            held = self.store.fetch(some)
+            for point in (held[name] for name in some if name in held):
+                shown[point.document] += 1
+                if per_document is None or shown[point.document] <= per_document:
+                    best.append(point)
+        return best[:top]
 
     def _vector(self, query: str) -> np.ndarray:
         """The query's finished vector (K,). A query longer than the model takes is read in windows."""
@@ -152,27 +160,27 @@ class Searcher(Opened):
     def _found(
         self,
         query: str,
-        hit: Hit,
+        point: Point,
         rank: int,
         score: float,
         words: dict[str, float],
         vectors: dict[str, float],
         mode: Mode,
     ) -> Found:
-        payload = hit.payload
+        payload = point.payload
         return Found(
             rank=rank,
             score=score,
-            words=words.get(hit.id) if mode != "dense" else None,
-            vector=vectors.get(hit.id) if mode != "bm25" else None,
-            document=hit.document,
-            number=hit.number,
-            text=hit.text,
+            words=words.get(point.id) if mode != "dense" else None,
+            vector=vectors.get(point.id) if mode != "bm25" else None,
+            document=point.document,
+            number=point.number,
+            text=point.text,
             start=payload["start"],
             end=payload["end"],
             head=payload["head"],
             metadata=payload[METADATA],
-            matches=tuple(self.store.matches(query, hit.text)),
+            matches=tuple(self.store.matches(query, point.text)),
         )
 
 
@@ -190,19 +198,8 @@ def _order(scores: dict[str, float]) -> list[str]:
     return sorted(scores, key=lambda name: (-scores[name], name))
 
 
-def _best(hits: dict[str, Hit], scores: dict[str, float], top: int, per_document: int | None) -> list[str]:
-    """The first `top` ids, with at most so many of one document."""
-    shown: dict[str, int] = {}
-    best: list[str] = []
-    for name in _order(scores):
-        document = hits[name].document
-        if per_document is not None and shown.get(document, 0) >= per_document:
-            continue
-        shown[document] = shown.get(document, 0) + 1
-        best.append(name)
-        if len(best) == top:
-            break
-    return best
+def _scores(hits: list[Hit]) -> dict[str, float]:
+    return {hit.id: hit.score for hit in hits}
 
 
 class _Clock:

@@ -43,14 +43,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A stored point and the score by which it was found."""
+    """The id of a stored point and the score by which it was found."""
 
     id: str
     score: float
-    document: str
-    number: int
-    text: str
-    payload: dict[str, Any]
 
 
 class Store(abc.ABC):
@@ -86,6 +82,10 @@ class Store(abc.ABC):
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest BM25 score; points without any of the words are never among them."""
+
+    @abc.abstractmethod
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        """The points of these ids, without vectors; unknown ids are missing."""
 
     @abc.abstractmethod
     def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:

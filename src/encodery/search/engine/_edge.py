@@ -107,11 +107,16 @@ class EdgeStore(Store):
         if among is not None and not among:
             return []
         request = self._edge.QueryRequest(
-            limit=limit, query=query, filter=self._filter(conditions, among), with_payload=True, params=params
+            limit=limit, query=query, filter=self._filter(conditions, among), with_payload=False, params=params
         )
         with named(self._folder):
             found = self._shard.query(request)
-        return [_hit(point) for point in found]
+        return [Hit(str(point.id), float(point.score)) for point in found]
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        with named(self._folder):
+            records = self._shard.retrieve(list(ids), True, False)
+        return {str(record.id): _point(record) for record in records}
 
     def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
         after = None
@@ -194,12 +199,6 @@ def _storable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _hit(point: Any) -> Hit:
-    payload = dict(point.payload)
-    document, number, text = payload.pop(DOCUMENT), payload.pop(NUMBER), payload.pop(TEXT)
-    return Hit(str(point.id), float(point.score), document, number, text, payload)
 
 
 def _point(record: Any) -> Point:
