@@ -120,3 +120,13 @@ def test_unknown_devices_are_named() -> None:
     for name in ("gpu", "cuda:9"):
         with pytest.raises(SettingsError, match=name):
             launch._device(TrainSettings(device=name))
+
+
+@pytest.mark.parametrize("block", ["pre", "post"])
+def test_bf16_keeps_the_residual_stream_in_fp32(table: Table, block: str) -> None:
+    job = PretrainJob.rebuild(table(model={"block": block, "depth": 2}), Team(), CPU)
+    batch = job.batches(0, 0.0, 256, None).micros[0].batch
+    with precision.context("bf16", CPU):
+        output = job.model(batch, keep_layers=True)
+    assert output.layers is not None
+    assert {layer.dtype for layer in output.layers} == {torch.float32}

@@ -32,3 +32,9 @@ class BlockModule(nn.Module):
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         """x (T, H), left as it is → (T, H)."""
+
+
+def joined(added: Tensor, x: Tensor) -> Tensor:
+    """added + x, written into `added`, which nothing else needs; in the wider dtype of the two, so that under autocast
+    the residual stream stays in fp32."""
+    return added.add_(x) if added.dtype == x.dtype else x + added

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks import Block, BlockModule, joined
 from encodery.model.ffn import FFN
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
@@ -35,7 +35,6 @@ class _PostModule(BlockModule):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        # Sums are written into the fresh outputs of the linear layers: nothing else needs those.
-        x = self.attention_norm(self.drop(self.attention(x, layout, positions)).add_(x))
-        y: Tensor = self.ffn_norm(self.drop(self.ffn(x)).add_(x))
+        x = self.attention_norm(joined(self.drop(self.attention(x, layout, positions)), x))
+        y: Tensor = self.ffn_norm(joined(self.drop(self.ffn(x)), x))
         return y

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks import Block, BlockModule, joined
 from encodery.model.ffn import FFN
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
@@ -45,7 +45,5 @@ class _PreModule(BlockModule):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        # Sums are written into the fresh outputs of the linear layers: nothing else needs those.
-        x = self.drop(self.attention(self.attention_norm(x), layout, positions)).add_(x)
-        y: Tensor = self.drop(self.ffn(self.ffn_norm(x))).add_(x)
-        return y
+        x = joined(self.drop(self.attention(self.attention_norm(x), layout, positions)), x)
+        return joined(self.drop(self.ffn(self.ffn_norm(x))), x)
