@@ -15,6 +15,7 @@ from pathlib import Path
 
 from encodery.base.artifact import MANIFEST, Artifact
 from encodery.base.errors import InputError
+from encodery.base.extras import require
 from encodery.corpus.document import Document
 from encodery.corpus.encoding import Unusable
 from encodery.corpus.settings import CorpusSettings
@@ -40,7 +41,7 @@ class Input:
     def open(cls, sources: Sequence[str | Path], text: str = "auto", avoid: Sequence[Path] = ()) -> Input:
         """Corpus artifacts, folders, globs and files. `text`: the column of rows that holds the text.
 
-        Raises `InputError` for a source that is not there, `EmptyInput` where no file can be read.
+        Raises `InputError` for a source that is not there, `EmptyInput` where no file can be read, `MissingExtra`.
         """
         if not sources:
             raise InputError("Nothing to index: give a corpus, a folder or files.")
@@ -48,6 +49,8 @@ class Input:
         corpora = [Artifact.open(s, "corpus") for s in sources if (Path(s) / MANIFEST).is_file()]
         others = [s for s in sources if not (Path(s) / MANIFEST).is_file()]
         suffixes = {suffix: name for name, part in settings.read.items() for suffix in part.suffixes}
+        for module in ("charset_normalizer", "orjson") if others else ():
+            require(module, extra="corpus")
         files = listing(others, suffixes, avoid=avoid) if others else None
         return cls(tuple(corpora), files, settings)
 
