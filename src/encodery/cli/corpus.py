@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,8 +66,8 @@ def stats(corpus: Annotated[Path, typer.Argument(help="A corpus folder.")]) -> N
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Sources and settings: an argument with `=` is a setting unless such a file exists."""
-    settings = [a for a in arguments if "=" in a and not Path(a).exists()]
+    """Sources and settings: an argument with `=` is a setting unless such a file exists (long ones cannot)."""
+    settings = [a for a in arguments if "=" in a and not os.path.exists(a)]
     return [a for a in arguments if a not in settings], settings
 
 

@@ -17,6 +17,7 @@ from encodery.demo.judge import judge
 
 RESERVE = 150.0  # seconds that indexing, judging and the report need
 SHORTEST = 60.0
+LONGEST_LINE = 160
 SECONDS_PER_MB = 1.2  # of indexing, per MB of clean text, on two cores
 
 
@@ -77,7 +78,8 @@ class Demo:
 
     def _verb(self, *arguments: str | Path) -> None:
         words = [str(argument) for argument in arguments]
-        print(f"\n$ encodery {' '.join(words)}", flush=True)
+        line = " ".join(words)
+        print(f"\n$ encodery {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + ' ...'}", flush=True)
         outcome = subprocess.run([sys.executable, "-m", "encodery", *words], check=False)
         if outcome.returncode:
             raise UserError(
