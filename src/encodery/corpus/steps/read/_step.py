@@ -27,7 +27,9 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
 
     type = "read"
 
-    def __init__(self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | dict[str, str] | None) -> None:
+    def __init__(
+        self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | dict[str, str] | None
+    ) -> None:
         self.name = format_name
         super().__init__()
         self.format = format_name
