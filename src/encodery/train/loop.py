@@ -191,7 +191,7 @@ class Loop:
         yield
         self.clock.aside += time.monotonic() - start
 
-    def _score(self, tokens: int) -> dict[str, float]:
+    def _score(self, tokens: int, logged: bool = True) -> dict[str, float]:
         """Held-out figures with the weights that are to be used, in the log and on the display."""
         start = time.monotonic()
         with self._aside(), contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ class Loop:
                                    for k, v in self.job.score(tokens).items()}  # fmt: skip
         self.eval_cost = time.monotonic() - start
         self.eval_seconds += self.eval_cost
-        if self.last_score:
+        if self.last_score and logged:
             now = self.clock.moment(self.clock.elapsed)
             line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4)}
             self.journal.write({**line, "progress": now.progress, **_without_counts(self.last_score)})
@@ -245,7 +245,9 @@ class Loop:
                 stack.enter_context(hook.evaluating())
             if self.team.leads:
                 self.job.save(self.folder / MODEL, self._figures())
-        self._score(self.settings.eval_tokens * FINAL_EVAL)
+        # The curve's last point is of the tokens of all its points; the figures look at more.
+        self._score(self.settings.eval_tokens)
+        self._score(self.settings.eval_tokens * FINAL_EVAL, logged=False)
         figures = self._figures()
         if self.team.leads:
             Artifact.open(self.folder / MODEL).add_figures(figures)

@@ -28,8 +28,8 @@ Skip = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """What all readers are told: the text column, the encoding, a licence for rows that name none (or one by source), the folder of
-    task lists and the folder for what could not be read."""
+    """What all readers are told: the text column, the encoding, a licence for rows that name none (or one by
+    source), the folder of task lists and the folder for what could not be read."""
 
     text: str
     encoding: str
