@@ -7,8 +7,8 @@ number of wall-clock seconds, and stock `transformers` judges both exports on th
 Reported: real (non-padding) tokens per second as medians with their ratio, held-out loss at equal wall time, and
 the share of the machine's measured fp32 and bf16 matmul peak that encodery's steps reach.
 
-Rows: `encodery` (precision=auto, dropout 0, its BERT recipe), `trainer` (the recipe's defaults: fp32, dropout 0.1) and,
-with `--tuned-peer`, `trainer tuned` (bf16 where the CPU has it, dropout 0).
+Rows: `encodery` (precision=auto, dropout 0, steps of 2,048 tokens, rate 1e-3), `trainer` (the recipe's defaults: fp32,
+dropout 0.1) and, with `--tuned-peer`, `trainer tuned` (bf16 where the CPU has it, dropout 0).
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.N
     encodery(
         "pretrain", "bert", work / f"tokens_{layout}", "--out", out, "--budget", f"{options.seconds}s",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
-        f"feed.max_length={LENGTH}", f"train.seed={seed}", *options.ours,
+        f"model.inner={4 * width}", "model.dropout=0", "model.attention.dropout=0", f"feed.max_length={LENGTH}",
+        "optim.lr=1e-3", "train.schedule=linear(warmup=6%)", "train.batch_tokens=2048", "train.evals=0",
+        f"train.seed={seed}", *options.ours,
     )  # fmt: skip
     encodery("export", "hf", out, out / "export")
     figures = json.loads((out / "figures.json").read_text())

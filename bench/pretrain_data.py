@@ -21,7 +21,7 @@ from encodery.tokens.tokenizer import Tokenizer
 
 LAYOUTS = ("chunks", "lines")
 JUDGE_RATE = 0.15
-JUDGE_ROWS = 1500
+JUDGE_ROWS = 600
 
 
 def lines_corpus(corpus: Path, out: Path) -> None:
