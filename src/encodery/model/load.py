@@ -1,7 +1,8 @@
 """Models on disk: `save_model` writes an artifact of kind "model", `load_model` reads one, a run, or a foreign folder.
 
 The artifact: model.safetensors, golden.safetensors (replayed at load), tokenizer/, rest.safetensors (what an imported
-checkpoint had beyond our model); the model's settings, how to embed with it and the labels in the manifest.
+checkpoint had beyond our model), modules/ (weights of what stands on the encoder: a task's head, a trained pooling);
+the model's settings, how to embed with it and the labels in the manifest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from encodery.base.artifact import MANIFEST, Artifact, writing
 from encodery.base.errors import ArtifactError, EncoderyError
@@ -25,7 +27,7 @@ from encodery.model.network import Model, ModelSettings
 from encodery.model.vocabulary import MADE_OF, read_tokenizer
 from encodery.tokens.tokenizer import Tokenizer
 
-GOLDEN, REST, TOKENIZER = "golden.safetensors", "rest.safetensors", "tokenizer"
+GOLDEN, REST, TOKENIZER, MODULES = "golden.safetensors", "rest.safetensors", "tokenizer", "modules"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -60,6 +62,10 @@ class Loaded:
             raise ArtifactError(f"{self.path}: has no tokenizer.")
         return read_tokenizer(self.tokenizer_path, self.model.settings.vocab)
 
+    def module_state(self, name: str) -> dict[str, Tensor]:
+        """The weights that `save_model` was given as `modules[name]`. Raises `ArtifactError` where there are none."""
+        return read_tensors(_module_file(self.path, name))
+
 
 def save_model(
     folder: str | Path,
@@ -67,6 +73,7 @@ def save_model(
     tokenizer: str | Path | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
+    modules: Mapping[str, Mapping[str, Tensor]] | None = None,
     origin: Origin | None = None,
     parents: Mapping[str, Artifact] | None = None,
     figures: Mapping[str, Any] | None = None,
@@ -75,6 +82,7 @@ def save_model(
     """Write a model artifact: weights in fp32, golden vectors, a copy of the `tokenizer` folder's files.
 
     `settings` are further manifest settings: "recipe", "embed" (pooling, finish, max_length, prompts), "labels".
+    `modules` are the weights of what stands on the encoder, by names of the caller's choice (`Loaded.module_state`).
     """
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     table = {**(settings or {}), "model": encode(model.settings)}
@@ -86,6 +94,9 @@ def save_model(
         write_tensors(draft.path / GOLDEN, golden.make(build(model.settings, state)))
         if origin is not None and origin.rest:
             write_tensors(draft.path / REST, origin.rest)
+        for name, tensors in (modules or {}).items():
+            _module_file(draft.path, name).parent.mkdir(exist_ok=True)
+            write_tensors(_module_file(draft.path, name), dict(tensors))
         if tokenizer is not None:
             copy_tokenizer(Path(tokenizer), draft.path / TOKENIZER)
     return Artifact.open(folder, "model")
@@ -128,6 +139,10 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file() and not (target / name).exists():
             shutil.copyfile(source / name, target / name)
+
+
+def _module_file(folder: Path, name: str) -> Path:
+    return folder / MODULES / f"{name}.safetensors"
 
 
 def _tokenizer_of(folder: Path) -> Path | None:

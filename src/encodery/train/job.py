@@ -85,6 +85,11 @@ class Job(abc.ABC):
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
         """The job of a run's recipe.json, as at its first step, for a member of a team."""
 
+    def goal(self, score: Mapping[str, float]) -> float | None:
+        """What of a `score` is to be as high as possible: the weights that reached most are those that are saved. None
+        where the last weights are."""
+        return None
+
     @classmethod
     def needs(cls, recipe: Mapping[str, Any]) -> Needs | None:
         """Memory and disk of a run of this recipe, before anything is built; None where unknown."""

@@ -20,6 +20,7 @@ import torch
 from encodery.base.artifact import Artifact, atomic_write, seal
 from encodery.base.schedule import Schedule
 from encodery.train import checkpoint
+from encodery.train.best import Best
 from encodery.train.budget import Budget
 from encodery.train.checkpoint import Snapshot
 from encodery.train.clip import GuardedStep
@@ -37,6 +38,7 @@ from encodery.train.step import backward
 
 KIND = "run"
 MODEL, FIGURES, RECIPE = "model", "figures.json", "recipe.json"
+BEST = "best"  # the name of the best weights in a checkpoint
 FINAL_EVAL = 4  # the last score looks at so many times eval_tokens
 
 
@@ -81,6 +83,7 @@ class Loop:
         self.next_eval = 1
         self.branch_at = branch_point(settings.schedule) if settings.branch else None
         self.last_score: dict[str, float] = {}
+        self.best = Best()
         self.flops = 0.0
         self.factor = 0.0
 
@@ -93,6 +96,7 @@ class Loop:
         self.guard.load_state(state["guard"])
         self.eval_seconds, self.eval_cost, self.next_eval = state["evals"]
         self.flops, self.last_score, self.factor = state["flops"], state["last_score"], state["factor"]
+        self.best = Best.of(state["best"], snapshot.tensors.get(BEST, {}))
         self.saved_at = (self.clock.before, self.clock.tokens, self.clock.step)
         if state["pinned"]:
             self.branch_at = None
@@ -104,19 +108,28 @@ class Loop:
             self.clock.start()
             while True:
                 elapsed, stop = self._agree(bool(interrupts.asked))
-                if stop or self.clock.done(elapsed):
+                if stop or self._done(elapsed):
                     break
                 self._between(elapsed)
-                self._step(elapsed)
+                if not self._settled:
+                    self._step(elapsed)
             self.journal.flush()
             if self.saved_at[2] != self.clock.step or not checkpoint.listed(self.folder):
                 self._save(elapsed)
-            finished = self.clock.done(elapsed)
+            finished = self._done(elapsed)
             figures = self._finish() if finished else {}
         if finished and self.team.leads:
             self._seal(figures)
         self.team.wait()
         return RunResult(self.folder, finished, self.clock.step, self.clock.tokens, self.clock.elapsed, figures)
+
+    def _done(self, elapsed: float) -> bool:
+        return self._settled or self.clock.done(elapsed)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the score has stopped rising for as long as the settings have patience."""
+        return bool(self.settings.patience) and self.best.since >= self.settings.patience
 
     def _agree(self, stop: bool) -> tuple[float, bool]:
         """Rank 0's clock on every rank, and whether any of them was asked to stop."""
@@ -192,15 +205,18 @@ class Loop:
         self.clock.aside += time.monotonic() - start
 
     def _score(self, tokens: int, logged: bool = True) -> dict[str, float]:
-        """Held-out figures with the weights that are to be used, in the log and on the display."""
+        """Held-out figures with the weights that are to be used, in the log and on the display; the best are kept."""
         start = time.monotonic()
         with self._aside(), contextlib.ExitStack() as stack:
             self.journal.flush()
             for hook in self.hooks:
                 stack.enter_context(hook.evaluating())
             with context(self.chosen, self.device):
-                self.last_score = {f"heldout_{k}" if k in ("loss", "accuracy") else k: v
-                                   for k, v in self.job.score(tokens).items()}  # fmt: skip
+                score = self.job.score(tokens)
+            goal = self.job.goal(score) if logged else None
+            if goal is not None:
+                self.best.consider(goal, self.clock.step, self.job.module)
+        self.last_score = {f"heldout_{k}" if k in ("loss", "accuracy") else k: v for k, v in score.items()}
         self.eval_cost = time.monotonic() - start
         self.eval_seconds += self.eval_cost
         if self.last_score and logged:
@@ -217,6 +233,7 @@ class Loop:
             if self.team.leads:
                 snapshot = checkpoint.capture(self.job.module, self.optimizer, self.hooks)
                 snapshot.state |= self._state()
+                snapshot.tensors |= {BEST: self.best.tensors} if self.best.tensors else {}
                 checkpoint.write(self.folder, self.clock.step, snapshot, {"job": type(self.job).__name__}, pinned)
                 checkpoint.prune(self.folder, self.settings.keep)
 
@@ -229,6 +246,7 @@ class Loop:
             "evals": [self.eval_seconds, self.eval_cost, self.next_eval],
             "flops": self.flops,
             "last_score": self.last_score,
+            "best": self.best.state(),
             "seed": self.settings.seed,
             "precision": self.chosen,
             "threads": torch.get_num_threads(),
@@ -239,14 +257,20 @@ class Loop:
         }
 
     def _finish(self) -> dict[str, Any]:
-        """The model first, then its figures: a crash in the last score costs no training."""
+        """The model first, then its figures: a crash in the last score costs no training. Where the job names a goal,
+        the last weights are scored before that, and the best of all are what is saved."""
+        if self.best.tensors:
+            self._score(self.settings.eval_tokens)
+            self.best.put_back(self.job.module)
+            self.hooks = []
         with self._aside(), contextlib.ExitStack() as stack:
             for hook in self.hooks:
                 stack.enter_context(hook.evaluating())
             if self.team.leads:
                 self.job.save(self.folder / MODEL, self._figures())
         # The curve's last point is of the tokens of all its points; the figures look at more.
-        self._score(self.settings.eval_tokens)
+        if not self.best.tensors:
+            self._score(self.settings.eval_tokens)
         self._score(self.settings.eval_tokens * FINAL_EVAL, logged=False)
         figures = self._figures()
         if self.team.leads:
@@ -264,6 +288,8 @@ class Loop:
             "seconds": clock.elapsed,
             "eval_seconds": self.eval_seconds,
         }
+        if self.best.goal is not None:
+            figures |= {"best_step": self.best.step, "best_goal": self.best.goal}
         figures |= {"tokens_per_s": clock.tokens / busy, "skipped": self.guard.skipped, "budget": str(clock.budget)}
         if self.peak and self.flops:
             figures["peak_share"] = self.flops / busy / self.peak

@@ -38,7 +38,7 @@ from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import USUAL_BATCH, TrainSettings
 
-HARMLESS = ("eval_share", "evals", "eval_tokens", "checkpoint_every", "keep", "branch", "device", "threads")
+HARMLESS = ("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ class TrainSettings:
     largest norm of the gradient, 0 for none. `seed`: of weights, order, masks and dropout.
     `eval_share`: time spent on held-out scores at most, as a share of the whole; `evals`: how many at most;
     `eval_tokens`: held-out tokens looked at in each, in the run's number format; four times as many in the last.
+    `patience`: where a job keeps its best weights, end after so many scores without a higher one; 0: never.
     `checkpoint_every`: a time, tokens or steps; `keep`: how many checkpoints stay; `branch`: keep also the last one
     before the rate begins its final descent, from which another descent can start (`resume --decay`).
     `precision`: fp32, bf16 (matrix products in bfloat16, weights and sums in fp32), or auto: what is faster here.
@@ -40,6 +41,7 @@ class TrainSettings:
     eval_share: float = 0.05
     evals: int = 20
     eval_tokens: int = 16_384
+    patience: int = 0
     checkpoint_every: str = "5m"
     keep: int = 2
     branch: bool = True
@@ -56,7 +58,7 @@ class TrainSettings:
         for name, schedule, least in (("batch_tokens", self.batch_tokens, 1), ("length", self.length, 8)):
             if schedule is not None and min(min(phase.start, phase.end) for phase in schedule.phases) < least:
                 raise SettingsError(f"{name} = {schedule}: must never be below {least}.")
-        for name, least in (("micro_tokens", 1), ("clip", 0), ("evals", 0), ("eval_tokens", 1), ("keep", 1)):
+        for name, least in (("micro_tokens", 1), ("clip", 0), ("evals", 0), ("patience", 0), ("eval_tokens", 1), ("keep", 1)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
         if not 0 <= self.eval_share < 1:

@@ -1,0 +1,192 @@
+"""Jobs over examples: every example as often, equal over micro-batches, the best weights kept, patience, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
+from encodery.model.shape import Batch
+from encodery.objectives import Count, Term
+from encodery.tokens.shuffle import Integers
+from encodery.train import checkpoint
+from encodery.train.best import Best
+from encodery.train.display import Display
+from encodery.train.distributed import Team
+from encodery.train.examples import ExampleJob, planned
+from encodery.train.loop import Loop
+from encodery.train.optim.adamw import AdamW
+from encodery.train.settings import TrainSettings
+from encodery.train.step import backward
+
+SIZES = np.array([3, 9, 4, 30, 7, 5, 12, 6, 8, 11, 2])
+
+
+class Walk(ExampleJob):
+    """A toy: one weight, drawn towards 1; `scores` are what its held-out scores say, one after the other."""
+
+    def __init__(self, batch: int = 4, team: Team | None = None, scores: tuple[float, ...] = (), **train: Any) -> None:
+        self.module: nn.Module = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.module.weight)  # type: ignore[arg-type]
+        self.scores, self.asked, self.saved = scores, 0, torch.empty(0)
+        self.lay_out(SIZES, batch, TrainSettings(**{"precision": "fp32", "eval_share": 0.9, **train}), team or Team())
+
+    def collate(self, numbers: Integers, seed: int) -> Batch:
+        ids = torch.from_numpy(np.repeat(numbers, SIZES[numbers]))
+        cu_seqlens = torch.from_numpy(np.concatenate([[0], SIZES[numbers].cumsum()]).astype(np.int32))
+        return Batch(ids, cu_seqlens, int(SIZES[numbers].max()))
+
+    def counts(self, batch: Batch) -> Mapping[str, Count]:
+        return {"square": len(batch)}
+
+    def terms(self, batch: Batch) -> Mapping[str, Term]:
+        x = torch.ones(len(batch), 1)
+        return {"square": Term((self.module(x) - 1).square().sum(), len(batch))}
+
+    def score(self, tokens: int) -> dict[str, float]:
+        self.asked += 1
+        return {"f1": self.scores[min(self.asked, len(self.scores)) - 1]} if self.scores else {}
+
+    def goal(self, score: Mapping[str, float]) -> float | None:
+        return score.get("f1")
+
+    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        self.saved = next(self.module.parameters()).detach().clone()
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Walk:
+        return cls()
+
+
+def seen(job: ExampleJob, steps: int) -> list[int]:
+    """The examples of so many steps of this rank, in order."""
+    found: list[int] = []
+    for step in range(steps):
+        for micro in job.batches(step, 0.0, 0, None).micros:
+            found += micro.batch.ids[micro.batch.cu_seqlens[:-1].long()].tolist()
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 4, 11, 25])
+def test_every_example_is_seen_equally_often(batch: int) -> None:
+    job = Walk(batch)
+    found = seen(job, 11 * 4 // batch if batch != 25 else 11)
+    counts = np.bincount(found, minlength=11)
+    assert len(found) == (44 if batch != 25 else 275)
+    assert counts.min() == counts.max()
+    assert job.figures()["epoch"] == len(found) / 11
+
+
+def test_epochs_differ_in_order_and_seeds_too() -> None:
+    job = Walk(11)
+    first, second = seen(job, 1), seen(job, 1)
+    assert sorted(first) == sorted(second)
+    assert [Walk(1)._chosen(0, 11).tolist()] != [Walk(1)._chosen(11, 11).tolist()]
+    assert Walk(1)._chosen(0, 11).tolist() != Walk(1, seed=1)._chosen(0, 11).tolist()
+
+
+def test_micro_batches_hold_all_examples_and_few_tokens() -> None:
+    whole, parted = Walk(8), Walk(8, micro_tokens=40)
+    works = whole.batches(0, 0.0, 0, None), parted.batches(0, 0.0, 0, None)
+    assert works[0].tokens == works[1].tokens == sum(micro.batch.tokens for micro in works[1].micros)
+    assert len(works[1].micros) > 1
+    grads = []
+    for job, work in zip((whole, parted), works, strict=True):
+        backward(job, work, Team(), "fp32", 0, 0)
+        grads.append(next(job.module.parameters()).grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_ranks_share_the_examples_of_one_process() -> None:
+    ranks = [Walk(6, Team(rank, 2)) for rank in range(2)]
+    found = [seen(job, 3) for job in ranks]
+    assert sorted(found[0] + found[1]) == sorted(seen(Walk(6), 3))
+    ranks[0].together = True
+    assert len(ranks[0].batches(0, 0.0, 0, None).micros) == 1
+
+
+def test_state_goes_on_where_it_stood() -> None:
+    job, other = Walk(4), Walk(4)
+    seen(job, 5)
+    other.load_state(job.state())
+    assert seen(job, 4) == seen(other, 4)
+    with pytest.raises(CheckpointError, match="had 12 examples, here are 11"):
+        other.load_state({"position": 0, "examples": 12})
+
+
+def test_epochs_become_steps() -> None:
+    assert planned(SIZES, 4, 3) == {"budget": "8steps", "batch_tokens": 35}
+    assert planned([5], 32, 0.5)["budget"] == "1steps"
+    with pytest.raises(SettingsError, match="epochs = 0"):
+        planned(SIZES, 4, 0)
+    with pytest.raises(EmptyInput):
+        planned([], 4, 1)
+
+
+def test_no_examples_and_too_few_for_the_ranks_are_refused() -> None:
+    with pytest.raises(EmptyInput):
+        Walk().lay_out([], 4, TrainSettings(), Team())
+    with pytest.raises(SettingsError, match="batch = 1"):
+        Walk(1, Team(0, 2))
+
+
+def loop(job: Walk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """A loop over the job, whose run is not sealed as an artifact."""
+    monkeypatch.setattr(Loop, "_seal", lambda self, figures: None)
+    monkeypatch.setattr("encodery.train.loop.Artifact.open", lambda *a, **k: Sealed())
+    return Loop(job, folder, job.train, AdamW(lr=0.1), (), Team(), Display(), "fp32", {})
+
+
+class Sealed:
+    """Stands for the model artifact, which the toy does not write."""
+
+    def add_figures(self, figures: Mapping[str, Any]) -> None:
+        return
+
+
+def test_the_best_weights_are_saved_and_patience_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"budget": "40steps", "evals": 40, "patience": 3, "schedule": "constant"}
+    job = Walk(4, scores=(0.1, 0.9, 0.5, 0.6, 0.2, 0.95), **settings)
+    result = loop(job, tmp_path, monkeypatch).run()
+    assert result.finished
+    assert result.figures["best_step"] == 2
+    assert result.figures["best_goal"] == 0.9
+    assert result.step == 5, "three scores without a higher one"
+    patient = Walk(4, scores=(0.1, 0.9, 0.5), **{**settings, "budget": "2steps", "patience": 0})
+    loop(patient, tmp_path / "b", monkeypatch).run()
+    torch.testing.assert_close(job.saved, patient.saved)
+
+
+def test_without_a_goal_the_last_weights_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Walk(4, budget="6steps", schedule="constant")
+    result = loop(job, tmp_path, monkeypatch).run()
+    assert "best_step" not in result.figures
+    torch.testing.assert_close(job.saved, next(job.module.parameters()).detach())
+
+
+def test_checkpoints_hold_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Walk(4, scores=(0.1, 0.9, 0.5), budget="4steps", evals=4, schedule="constant")
+    loop(job, tmp_path, monkeypatch).run()
+    snapshot = checkpoint.read(checkpoint.listed(tmp_path)[-1])
+    best = Best.of(snapshot.state["best"], snapshot.tensors["best"])
+    assert (best.goal, best.step) == (0.9, 2)
+    torch.testing.assert_close(best.tensors["weight"], job.saved)
+    again = loop(Walk(4), tmp_path / "other", monkeypatch)
+    again.resume(snapshot)
+    assert again.best.state() == best.state()
+
+
+def test_a_score_that_is_no_number_is_never_the_best() -> None:
+    best, module = Best(), nn.Linear(1, 1)
+    best.consider(0.5, 1, module)
+    best.consider(float("nan"), 2, module)
+    assert (best.goal, best.since) == (0.5, 1)
