@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 @dataclass
 class Best:
-    """`goal`: the highest so far; `step`: when it was reached; `since`: scores seen after it, none of them higher."""
+    """`goal`: the highest so far; `step`: when it was reached; `since`: scores seen after it, none of them higher;
+    `last`: the step of the last score."""
 
     goal: float | None = None
     step: int = 0
     since: int = 0
+    last: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def consider(self, goal: float, step: int, module: nn.Module) -> None:
         """Keep a copy of the weights if `goal` is higher than all before; a NaN never is."""
+        self.last = step
         if not math.isnan(goal) and (self.goal is None or goal > self.goal):
             self.goal, self.step, self.since = goal, step, 0
             self.tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -39,9 +42,9 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """All but the weights, as JSON."""
-        return {"goal": self.goal, "step": self.step, "since": self.since}
+        return {"goal": self.goal, "step": self.step, "since": self.since, "last": self.last}
 
     @classmethod
     def of(cls, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Best:
         """What `state` and `tensors` of a checkpoint hold."""
-        return cls(state["goal"], int(state["step"]), int(state["since"]), dict(tensors))
+        return cls(state["goal"], int(state["step"]), int(state["since"]), int(state["last"]), dict(tensors))

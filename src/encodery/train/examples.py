@@ -29,7 +29,7 @@ from encodery.train.settings import TrainSettings
 
 
 class ExampleJob(Job):
-    """Contract of such a job. A subclass calls `lay_out` once, in its constructor, and says how examples become a batch.
+    """Contract of such a job. A subclass calls `lay_out` once, in its constructor, and says how to collate examples.
 
     `lengths` (E,): tokens of each example, all its sequences and special tokens together.
     """

@@ -260,7 +260,8 @@ class Loop:
         """The model first, then its figures: a crash in the last score costs no training. Where the job names a goal,
         the last weights are scored before that, and the best of all are what is saved."""
         if self.best.tensors:
-            self._score(self.settings.eval_tokens)
+            if self.best.last != self.clock.step:
+                self._score(self.settings.eval_tokens)
             self.best.put_back(self.job.module)
             self.hooks = []
         with self._aside(), contextlib.ExitStack() as stack:

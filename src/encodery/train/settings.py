@@ -58,7 +58,14 @@ class TrainSettings:
         for name, schedule, least in (("batch_tokens", self.batch_tokens, 1), ("length", self.length, 8)):
             if schedule is not None and min(min(phase.start, phase.end) for phase in schedule.phases) < least:
                 raise SettingsError(f"{name} = {schedule}: must never be below {least}.")
-        for name, least in (("micro_tokens", 1), ("clip", 0), ("evals", 0), ("patience", 0), ("eval_tokens", 1), ("keep", 1)):
+        for name, least in (
+            ("micro_tokens", 1),
+            ("clip", 0),
+            ("evals", 0),
+            ("patience", 0),
+            ("eval_tokens", 1),
+            ("keep", 1),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
         if not 0 <= self.eval_share < 1:
