@@ -99,6 +99,37 @@ class Artifact:
         return Artifact(self.path, manifest)
 
 
+@dataclass(frozen=True)
+class Ancestor:
+    """An artifact that another came from; `name`: what it was to the one made of it, `depth`: 0 for the direct parents.
+
+    `artifact` is None where it is gone, and `note` says what is wrong with it; empty when it is there and unchanged.
+    """
+
+    name: str
+    kind: str
+    fingerprint: str
+    path: str
+    depth: int
+    artifact: Artifact | None
+    note: str = ""
+
+
+def ancestors(artifact: Artifact, depth: int = 0) -> Iterator[Ancestor]:
+    """All that an artifact came from, each followed by what it came from itself, as far as it can be walked back."""
+    for name, entry in artifact.manifest.parents.items():
+        found, note = None, ""
+        try:
+            found = Artifact.open(entry["path"], entry["kind"])
+            if found.manifest.fingerprint != entry["fingerprint"]:
+                found, note = None, "the folder holds another artifact now"
+        except ArtifactError:
+            note = "not where it was"
+        yield Ancestor(name, entry["kind"], entry["fingerprint"], entry["path"], depth, found, note)
+        if found is not None:
+            yield from ancestors(found, depth + 1)
+
+
 @dataclass
 class Draft:
     """A folder in the making: write below `path`; `keep` leaves it in place when writing fails, to be resumed."""

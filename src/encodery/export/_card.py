@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from encodery.base.artifact import Artifact
-from encodery.base.errors import ArtifactError
+from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
 from encodery.model.load import Loaded
 from encodery.model.network import ModelSettings
@@ -29,30 +28,19 @@ def card(
 ) -> str:
     """The text of README.md, with the hub's front matter."""
     settings = loaded.model.settings
-    ancestors = list(lineage(loaded.artifact)) if loaded.artifact is not None else []
+    came_from = ancestors(loaded.artifact) if loaded.artifact is not None else ()
+    lineage = [ancestor.artifact for ancestor in came_from if ancestor.artifact is not None]
     sections = [
         _front_matter(settings, licence),
         f"# {title or folder.name}\n\n{_what(loaded)}",
         _use(settings, loaded, config),
-        _figures(loaded.artifact, ancestors),
-        _data(ancestors),
+        _figures(loaded.artifact, lineage),
+        _data(lineage),
         _recipe(loaded.settings.get("recipe")),
         _licence(licence),
-        _made(loaded, ancestors, drifts),
+        _made(loaded, lineage, drifts),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def lineage(artifact: Artifact) -> Iterator[Artifact]:
-    """The artifacts it came from, nearest first, as far as they still lie where they were, unchanged."""
-    for entry in artifact.manifest.parents.values():
-        try:
-            found = Artifact.open(entry["path"], entry["kind"])
-        except ArtifactError:
-            continue
-        if found.manifest.fingerprint == entry["fingerprint"]:
-            yield found
-            yield from lineage(found)
 
 
 def _front_matter(settings: ModelSettings, licence: str | None) -> str:
@@ -99,7 +87,7 @@ def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> 
     return "\n".join(lines + [f"- {note}" for note in notes])
 
 
-def _figures(artifact: Artifact | None, ancestors: list[Artifact]) -> str:
+def _figures(artifact: Artifact | None, lineage: list[Artifact]) -> str:
     own = {} if artifact is None else artifact.manifest.figures
     beside = {} if artifact is None else _json(artifact.path.parent / "figures.json")
     rows = {k: v for k, v in {**beside, **own}.items() if isinstance(v, str | int | float)}
@@ -110,9 +98,9 @@ def _figures(artifact: Artifact | None, ancestors: list[Artifact]) -> str:
     )
 
 
-def _data(ancestors: list[Artifact]) -> str:
+def _data(lineage: list[Artifact]) -> str:
     found = ["## Training data"]
-    corpora = [a for a in ancestors if a.manifest.kind == "corpus"]
+    corpora = [a for a in lineage if a.manifest.kind == "corpus"]
     for corpus in corpora:
         report = _json(corpus.path / "report.json")
         rows = {k: v for k, v in corpus.manifest.figures.items() if isinstance(v, str | int | float)}
@@ -153,9 +141,9 @@ def _licence(licence: str | None) -> str:
     return f"## Licence\n\n{told}"
 
 
-def _made(loaded: Loaded, ancestors: list[Artifact], drifts: Mapping[str, Any]) -> str:
+def _made(loaded: Loaded, lineage: list[Artifact], drifts: Mapping[str, Any]) -> str:
     lines = ["## How it was made", ""]
-    for artifact in ([loaded.artifact] if loaded.artifact is not None else []) + ancestors:
+    for artifact in ([loaded.artifact] if loaded.artifact is not None else []) + lineage:
         lines.append(f"- {artifact.manifest.kind} `{artifact.manifest.fingerprint}`, {artifact.manifest.created}")
     if loaded.origin is not None:
         lines.append(f"- imported from the {loaded.origin.door} layout")

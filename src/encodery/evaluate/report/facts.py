@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from encodery.base.artifact import MANIFEST, Artifact
-from encodery.base.errors import ArtifactError, EncoderyError, InputError
+from encodery.base.artifact import MANIFEST, Ancestor, Artifact, ancestors
+from encodery.base.errors import ArtifactError, InputError
 from encodery.base.report import read_log
 
 COUNTED_TOKENS = 20_000_000
@@ -23,19 +22,6 @@ Line = dict[str, Any]
 
 if TYPE_CHECKING:
     from encodery.tokens.measure import TokenizerFigures
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """An artifact the run came from. `note` says what is wrong with it, empty when it is there and unchanged."""
-
-    name: str
-    kind: str
-    fingerprint: str
-    path: str
-    depth: int
-    artifact: Artifact | None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ def gather(run: str | Path) -> Facts:
         steps=[line for line in lines if "loss" in line],
         scores=[line for line in lines if "heldout_loss" in line],
         figures=known | _json(figures),
-        lineage=tuple(_ancestors(top, 0)) if top is not None else (),
+        lineage=tuple(ancestors(top)) if top is not None else (),
         search=_json(folder / "search.json") or None,
     )
 
@@ -147,21 +133,6 @@ def _counts(store: Any, split: str, size: int) -> np.ndarray:
         counts += np.bincount(shard[:left], minlength=size)[:size]
         left -= min(left, len(shard))
     return counts
-
-
-def _ancestors(artifact: Artifact, depth: int) -> Iterator[Ancestor]:
-    for name, entry in artifact.manifest.parents.items():
-        path = Path(entry["path"])
-        found, note = None, ""
-        try:
-            found = Artifact.open(path, entry["kind"])
-            if found.manifest.fingerprint != entry["fingerprint"]:
-                found, note = None, "the folder holds another artifact now"
-        except EncoderyError:
-            note = "not where it was"
-        yield Ancestor(name, entry["kind"], entry["fingerprint"], str(path), depth, found, note)
-        if found is not None:
-            yield from _ancestors(found, depth + 1)
 
 
 def _json(path: Path) -> Line:

@@ -1,6 +1,6 @@
 """AdamW: Adam with decoupled weight decay (arXiv 1711.05101), from `torch`, fused where the kernel exists.
 
-The default part. On a CPU the fused kernel makes one pass over memory and is about ten times as fast as the others.
+The default part. On a CPU the fused kernel makes one pass over memory, where the others make one per operation.
 """
 
 from __future__ import annotations
