@@ -5,7 +5,9 @@ Shapes: T tokens, H width, E embedding width.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.model.attention import Attention
 from encodery.model.attention.full import Full
-from encodery.model.blocks import Block
+from encodery.model.blocks import Block, BlockModule
 from encodery.model.blocks.post import Post
 from encodery.model.embeddings import Embeddings
 from encodery.model.embeddings.plain import Plain
@@ -24,6 +26,7 @@ from encodery.model.heads import Head, HeadModule
 from encodery.model.heads.mlm import MLM
 from encodery.model.init import Init
 from encodery.model.init.normal import Normal
+from encodery.model.inserts import After, Front, Insert, Inserted
 from encodery.model.masks import Mask
 from encodery.model.masks.document import Document
 from encodery.model.norms import Norm
@@ -32,12 +35,15 @@ from encodery.model.positions import Positions
 from encodery.model.positions.learned import Learned
 from encodery.model.shape import Batch, Output, Shape
 
+M = TypeVar("M", bound=nn.Module)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """Sizes and parts of a model; the defaults are BERT's parts at a small size.
 
     `head_size` is width / heads and `inner` 4 · width where not given. `segments` = 0 leaves the segment table out.
+    `inserts`: what was added to the finished encoder (adapters, prompts).
     """
 
     width: int = 256
@@ -59,6 +65,7 @@ class ModelSettings:
     block: Block = field(default_factory=Post)
     init: Init = field(default_factory=Normal)
     head: Head | None = field(default_factory=MLM)
+    inserts: tuple[Insert, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "vocab", "max_length"):
@@ -111,6 +118,19 @@ class Encoder(nn.Module):
             for layer in range(shape.depth)
         )
         self.final_norm = settings.block.final(shape, norm)
+        self.front = Front()
+        for insert in settings.inserts:
+            self.take(insert.build(shape))
+
+    def take(self, inserted: Inserted) -> None:
+        """Put an insert's modules in their places. Raises `SettingsError` for a place that is taken."""
+        if inserted.front is not None:
+            self.front = _in_place_of(self.front, Front, inserted.front, "the front of the encoder")
+        for (layer, place), module in inserted.after.items():
+            block = self.blocks[layer]
+            assert isinstance(block, BlockModule)
+            name = f"after_{place}"
+            setattr(block, name, _in_place_of(getattr(block, name), After, module, f"{place} of layer {layer}"))
 
     @property
     def words(self) -> Tensor:
@@ -121,12 +141,13 @@ class Encoder(nn.Module):
         """`keep_layers` also returns the embeddings' output and each block's."""
         layout = batch.layout
         x = self.positions.add(self.embeddings(batch.ids, batch.segment), layout)
-        x = self.embeddings.widen(self.drop(self.embedding_norm(x)))
+        x, layout = self.front.enter(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
         kept = [x]
-        for block in self.blocks:
-            x = block(x, layout, self.positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(self.front.before(x, layout, layer), layout, self.positions)
             kept.append(x)
-        return Output(self.final_norm(x), tuple(kept) if keep_layers else None)
+        hidden = self.front.leave(self.final_norm(x), layout)
+        return Output(hidden, tuple(self.front.leave(x, layout) for x in kept) if keep_layers else None)
 
 
 class Model(nn.Module):
@@ -139,6 +160,17 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()
         if settings.head is not None:
             self.heads[name_of(settings.head)] = settings.head.build(settings.shape, settings.norm)
+
+    def add(self, insert: Insert, generator: torch.Generator) -> Inserted:
+        """Put an insert into the encoder, started from `generator` (on the CPU), and write it down in the settings;
+        returns its modules. Raises `SettingsError` for a place that is taken."""
+        inserted = insert.build(self.settings.shape)
+        for module in (*inserted.after.values(), *([inserted.front] if inserted.front is not None else [])):
+            module.start(generator)
+            module.to(self.encoder.words.device)
+        self.encoder.take(inserted)
+        self.settings = dataclasses.replace(self.settings, inserts=(*self.settings.inserts, insert))
+        return inserted
 
     @property
     def mlm(self) -> HeadModule:
@@ -160,4 +192,13 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
     model = Model(settings)
     generator = torch.Generator().manual_seed(seed)
     settings.init.apply(model, settings.shape, generator)
+    for module in model.modules():
+        if isinstance(module, After | Front):
+            module.start(generator)
     return model
+
+
+def _in_place_of(now: nn.Module, default: type[nn.Module], new: M, where: str) -> M:
+    if type(now) is not default:
+        raise SettingsError(f"inserts: {where} is taken already; two inserts cannot stand there.")
+    return new

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from encodery.base.parts import Part
 from encodery.model.attention import Attention
 from encodery.model.ffn import FFN
+from encodery.model.inserts import After
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -27,7 +28,13 @@ class Block(Part):
 
 
 class BlockModule(nn.Module):
-    """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`."""
+    """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. What the two sublayers give goes through
+    `after_attention` and `after_ffn` before dropout and residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_attention = After()
+        self.after_ffn = After()
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:

@@ -45,5 +45,7 @@ class _PreModule(BlockModule):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        x = joined(self.drop(self.attention(self.attention_norm(x), layout, positions)), x)
-        return joined(self.drop(self.ffn(self.ffn_norm(x))), x)
+        normed = self.attention_norm(x)
+        x = joined(self.drop(self.after_attention(self.attention(normed, layout, positions), normed)), x)
+        normed = self.ffn_norm(x)
+        return joined(self.drop(self.after_ffn(self.ffn(normed), normed)), x)

@@ -88,6 +88,8 @@ def shared_obstacles(settings: ModelSettings) -> list[str]:
     shape, found = settings.shape, []
     if not isinstance(settings.embeddings, Plain):
         found.append(f"embeddings = '{name_of(settings.embeddings)}' (needs 'plain')")
+    if settings.inserts:
+        found.append(f"inserts: {', '.join(name_of(insert) for insert in settings.inserts)} (needs none)")
     if not settings.embedding_norm:
         found.append("embedding_norm = false (needs true)")
     if not isinstance(settings.attention, Full):
