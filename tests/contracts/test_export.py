@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import encodery.export.hf as hf
+import encodery.export._folder as files
 from encodery.base.artifact import Artifact, writing
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.parts import find, names
@@ -96,7 +96,7 @@ def test_the_folder_reads_back_as_the_same_model(loaded: Loaded, tmp_path: Path)
 
 
 def test_drift_is_refused_and_nothing_is_left(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = hf.to_state
+    true = files.to_state
 
     def bent(*arguments: Any) -> dict[str, torch.Tensor]:
         state = true(*arguments)
@@ -104,7 +104,7 @@ def test_drift_is_refused_and_nothing_is_left(loaded: Loaded, tmp_path: Path, mo
         state[name] = torch.linspace(0, 0.01, 16)
         return state
 
-    monkeypatch.setattr(hf, "to_state", bent)
+    monkeypatch.setattr(files, "to_state", bent)
     with pytest.raises(ArtifactError, match="outputs drift"):
         OWN.write(loaded, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}

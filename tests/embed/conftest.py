@@ -1,12 +1,17 @@
-"""A tokenizer of letters and a small random encoder."""
+"""Tokenizers of letters and of words, small random encoders, pairs with something to learn in them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import tokenizers
 
+from encodery.embed.data import Labelled
 from encodery.embed.embedder import Embedder
 from encodery.embed.settings import EmbedSettings
+from encodery.model.load import Loaded, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -33,3 +38,39 @@ def embedder(tokenizer: Tokenizer) -> Embedder:
     """Reads 10 letters and two special tokens."""
     settings = ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=12)
     return Embedder(build_model(settings, seed=0), tokenizer, EmbedSettings(prompts={"ask": "q "}), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def words() -> Tokenizer:
+    """One token a word: a0 … a39, b0 … b39 and the letters a, b, c."""
+    pieces = [*SPECIALS, *(f"{side}{i}" for side in "ab" for i in range(40)), "a", "b", "c"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(SPECIALS)
+    made = Tokenizer(inner)
+    made.set_template()
+    return made
+
+
+@pytest.fixture(scope="session")
+def loaded(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """A small random encoder of those words, saved and loaded."""
+    folder = tmp_path_factory.mktemp("words")
+    words.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=words.vocab_size, max_length=16)
+    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
+    return load_model(folder / "model")
+
+
+@pytest.fixture(scope="session")
+def pairs() -> Callable[[int, int], Labelled]:
+    """`pairs(count, seed)`: three words of one side, and those of the same numbers on the other, in another order."""
+
+    def make(count: int, seed: int) -> Labelled:
+        rng = np.random.default_rng(seed)
+        drawn = [rng.choice(40, 3, replace=False) for _ in range(count)]
+        left = [" ".join(f"a{i}" for i in some) for some in drawn]
+        right = [" ".join(f"b{i}" for i in rng.permutation(some)) for some in drawn]
+        return Labelled((left, right))
+
+    return make

@@ -6,6 +6,8 @@ Shapes: N texts, T tokens of a batch, H width of the model, K width after finish
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +20,12 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import device as machine_device
+from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
+from encodery.embed import stored
+from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
+from encodery.embed.pooling import Pooling, PoolingModule
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.windows import batches, checked, windows
 from encodery.model.network import Model
@@ -51,7 +57,8 @@ class Embedded:
 class Embedder:
     """An encoder with its tokenizer and embedding settings. The model is set to evaluation.
 
-    `finishing` is given where a finish step of the settings has learnt something.
+    `finishing` is given where a finish step of the settings has learnt something, `pooling` where the pooling has
+    weights. Raises `SettingsError` where one is missing.
     """
 
     def __init__(
@@ -61,14 +68,14 @@ class Embedder:
         settings: EmbedSettings | None = None,
         finishing: Finishing | None = None,
         device: torch.device | str | None = None,
+        pooling: PoolingModule | None = None,
     ) -> None:
         self.settings = settings or EmbedSettings()
         self.device = torch.device(device) if device is not None else machine_device()
-        self.model = model.to(self.device).eval()
+        self.model = shallow(model, self.settings.layers).to(self.device).eval()
         self.tokenizer = tokenizer
-        steps = self.settings.finish
-        self.finishing = finishing or Finishing(steps, tuple({} for _ in steps))
-        self.pooling = self.settings.pooling.build(model.settings.shape).to(self.device).eval()
+        self.finishing = finishing or unlearned(self.settings.finish)
+        self.pooling = (pooling or untrained(self.settings.pooling, self.model)).to(self.device).eval()
         self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
         if self.max_length < 3:
             raise SettingsError(f"max_length = {self.max_length}: leaves no room beside the special tokens.")
@@ -77,7 +84,15 @@ class Embedder:
     def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> Embedder:
         """The embedder of a loaded model, as its stored settings have it."""
         settings = decode(EmbedSettings, loaded.settings.get("embed", {}), where=f"{loaded.path}: embed")
-        return cls(loaded.model, loaded.tokenizer, settings, device=device)
+        if not stored.is_stored(loaded):
+            return cls(loaded.model, loaded.tokenizer, settings, device=device)
+        kept = loaded.module_state(stored.NAME)
+        pooling = settings.pooling.build(loaded.model.settings.shape)
+        pooling.load_state_dict(stored.pooling_state(kept))
+        finishing = stored.finishing_of(settings.finish, kept)
+        embedder = cls(loaded.model, loaded.tokenizer, settings, finishing, device, pooling)
+        stored.check(loaded, embedder.pooled, kept, embedder.device)
+        return embedder
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,6 +100,8 @@ class Embedder:
         digest = hashlib.sha256(json.dumps([encode(self.settings), self.tokenizer.fingerprint]).encode())
         for name, tensor in sorted(self.model.encoder.state_dict().items()):
             digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        for _, tensor in sorted(self.pooling.state_dict().items()):
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
         for state in self.finishing.states:
             for array in state.values():
@@ -171,9 +188,52 @@ class Embedder:
     def _pool(self, sequences: list[np.ndarray]) -> np.ndarray:
         """Pooled vectors (B, H) of windows without their special tokens."""
         batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
-        output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers)
-        vectors: np.ndarray = self.pooling(output, batch).float().cpu().numpy()
+        vectors: np.ndarray = self.pooled(batch).float().cpu().numpy()
         return vectors
+
+    def pooled(self, batch: Batch) -> torch.Tensor:
+        """Pooled vectors (B, H), before finishing, of a packed batch on the model's device."""
+        output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers)
+        found: torch.Tensor = self.pooling(output, batch)
+        return found
+
+
+def shallow(model: Model, layers: int | None) -> Model:
+    """The model with only its first blocks, which it shares with the one given; that one itself for None.
+
+    Raises `SettingsError` for more layers than there are.
+    """
+    settings = model.settings
+    if layers is None or layers == settings.depth:
+        return model
+    if not 1 <= layers < settings.depth:
+        raise SettingsError(f"layers = {layers}: the model has {settings.depth}.")
+    encoder, found = copy.copy(model.encoder), copy.copy(model)
+    encoder._modules = {**model.encoder._modules, "blocks": model.encoder.blocks[:layers]}
+    found._modules = {**model._modules, "encoder": encoder}
+    found.settings = dataclasses.replace(settings, depth=layers)
+    return found
+
+
+def unlearned(steps: Sequence[Finish]) -> Finishing:
+    """Finish steps that have learnt nothing. Raises `SettingsError` where one has to."""
+    for step in steps:
+        if type(step).fit is not Finish.fit:
+            raise SettingsError(
+                f"finish = '{name_of(step)}': learns from a sample of vectors, and nothing it learnt is stored with "
+                "the model."
+            )
+    return Finishing(tuple(steps), tuple({} for _ in steps))
+
+
+def untrained(pooling: Pooling, model: Model) -> PoolingModule:
+    """A pooling without weights. Raises `SettingsError` where it has some, for they would be random."""
+    module = pooling.build(model.settings.shape)
+    if any(True for _ in module.parameters()):
+        raise SettingsError(
+            f"pooling = '{name_of(pooling)}': has weights, and none are stored with the model. Train it first."
+        )
+    return module
 
 
 def packed(sequences: Sequence[np.ndarray], first: int, last: int) -> Batch:

@@ -14,11 +14,13 @@ from encodery.embed.pooling.mean import Mean
 @dataclass(frozen=True, kw_only=True)
 class EmbedSettings:
     """`max_length`: longest sequence with its special tokens, the model's own if not given. `prompts`: name -> text
-    put before every text that is encoded under that name."""
+    put before every text that is encoded under that name. `layers`: how many of the model's are run, all if not given;
+    for models trained with the loss `matryoshka_layers`."""
 
     pooling: Pooling = field(default_factory=Mean)
     finish: tuple[Finish, ...] = (Normalise(),)
     max_length: int | None = None
+    layers: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
 
     def prompt(self, name: str | None) -> str:

@@ -1,0 +1,289 @@
+"""Training of embeddings: a model, a pooling and a loss over examples of several texts, as a job of the one loop.
+
+All texts of a step stand in one packed batch. Where the loss compares the examples of a step with each other, they go
+through the model in pieces of `train.micro_tokens` that meet in the loss (`cached.py`), so a batch may be as large as
+one likes. Shapes: E examples, C columns, B examples of a batch, T tokens, K width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import SettingsError
+from encodery.base.machine import derive_seed
+from encodery.base.parts import name_of
+from encodery.base.settings import decode, encode
+from encodery.embed import score, stored
+from encodery.embed.cached import in_pieces
+from encodery.embed.data import Labelled, fitted
+from encodery.embed.embedder import Embedder, unlearned
+from encodery.embed.finish import Finish
+from encodery.embed.finishing import Finishing
+from encodery.embed.losses import Given, Loss
+from encodery.embed.noise import hide_span
+from encodery.embed.pool import Pool
+from encodery.embed.training import EmbedTraining
+from encodery.model import count, golden
+from encodery.model.foreign import build
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Output
+from encodery.objectives import Count, Term
+from encodery.tokens.shuffle import Integers
+from encodery.train.distributed import Team
+from encodery.train.examples import ExampleJob
+from encodery.train.pretrain import HARMLESS
+
+SAMPLE = 20_000  # Texts from which the finish steps learn.
+
+
+class EmbedJob(ExampleJob):
+    """`train` and `dev` are read data (`reading.py`); the loss is given by then."""
+
+    def __init__(
+        self,
+        settings: EmbedTraining,
+        loaded: Loaded,
+        train: Labelled,
+        dev: Labelled | None,
+        team: Team,
+        device: torch.device,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert settings.loss is not None
+        self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
+        self.loss: Loss = settings.loss
+        self.together = self.loss.together
+        self.model = trained_model(loaded.model, settings.dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
+            self.pooling = settings.embed.pooling.build(self.model.settings.shape)
+        if stored.is_stored(loaded) and loaded.settings.get("embed", {}).get("pooling") == encode(
+            settings.embed.pooling
+        ):
+            self.pooling.load_state_dict(stored.pooling_state(loaded.module_state(stored.NAME)))
+        self.module: nn.Module = nn.ModuleDict({"model": self.model, "pooling": self.pooling}).to(device)
+        train = fitted(train, self.loss)
+        self.fingerprint = train.fingerprint
+        self.examples, self.numbers = self._read(train)
+        self.target = None if train.target is None else torch.from_numpy(train.target)
+        self.dev = None if dev is None or dev.raw else self._held_out(dev)
+        self.guide = self._guide(self.examples.texts) if self.loss.guided else None
+        self.flops_of = functools.cache(functools.partial(count.flops, dataclasses.replace(self.model.settings)))
+        self.lay_out(self.examples.lengths[self.numbers].sum(1), min(settings.batch, len(train)), settings.train, team)
+        self._check()
+
+    @classmethod
+    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> EmbedJob:
+        """See `Job`. Raises `ArtifactError` where model or data are gone."""
+        from encodery.embed.reading import read
+
+        table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
+        settings = decode(EmbedTraining, table, "recipe.json")
+        loaded = load_model(recipe["model"])
+        train, dev, _ = read(Path(recipe["data"]), settings, loaded)
+        return cls(settings, loaded, train, dev, team, device, recipe)
+
+    # What is learned from
+
+    def collate(self, numbers: Integers, seed: int) -> Batch:
+        """Texts by column, all anchors first; `texts` (C, B) in extra says which they are."""
+        texts = self.numbers[numbers].T
+        draw = np.random.default_rng(seed)
+
+        def hidden(place: int, ids: np.ndarray) -> np.ndarray:
+            second = place >= len(numbers)
+            return hide_span(ids, self.mask_id, self.settings.hide, draw) if second else ids
+
+        batch, place = self.examples.batch(texts.reshape(-1), hidden if self.settings.hide else None)
+        extra = {"place": place, "texts": torch.from_numpy(self.examples.identity[texts])}
+        if self.target is not None:
+            extra["target"] = self.target[numbers]
+        if self.guide is not None:
+            extra["guide"] = torch.from_numpy(self.guide[texts])
+        extra["layers"] = torch.tensor(self.loss.layers(self.model.settings.depth, seed), dtype=torch.int64)
+        whole = dataclasses.replace(batch, extra=extra)
+        return whole if self.device.type == "cpu" else whole.to(self.device, non_blocking=True)
+
+    def counts(self, batch: Batch) -> Mapping[str, Count]:
+        """See `Job`."""
+        columns, examples = batch.extra["texts"].shape
+        return self.loss.counts(columns, examples, batch.extra.get("target"))
+
+    def terms(self, batch: Batch) -> Mapping[str, Term]:
+        """See `Job`. The loss is computed in fp32 whatever the model's format."""
+        columns, examples = batch.extra["texts"].shape
+        layers = batch.extra["layers"].tolist()
+        found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
+        found = found[batch.extra["place"]].view(columns, examples, len(layers) + 1, -1)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.loss.terms(self._given(found.float(), batch))
+
+    def _given(self, found: Tensor, batch: Batch) -> Given:
+        """Vectors (C, B, 1 + layers, K) as the loss sees them."""
+        guide = None
+        if "guide" in batch.extra:
+            guide = Given(tuple(batch.extra["guide"].float()))
+        target, texts = batch.extra.get("target"), batch.extra["texts"]
+        last, *earlier = (Given(tuple(found[:, :, i]), target, texts, guide) for i in range(found.shape[2]))
+        return dataclasses.replace(last, layers=tuple(earlier))
+
+    def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
+        """(B, 1 + layers, K): the sequences' vectors of the last layer, then of earlier ones."""
+        keep = self.pooling.keep_layers or bool(layers)
+        output = self.model.encoder(batch, keep_layers=keep)
+        found = [self.pooling(output, batch)]
+        for layer in layers:
+            hidden = self.model.encoder.final_norm(output.layers[layer])
+            found.append(self.pooling(Output(hidden), batch))
+        return torch.stack(found, dim=1)
+
+    def flops(self, batch: Batch) -> float:
+        """Twice the forward pass more where pieces are run again."""
+        lengths = batch.cu_seqlens.diff().double()
+        mean = round(float((lengths * lengths).sum()) / max(batch.tokens, 1) / 8) * 8
+        again = 4 / 3 if batch.tokens > self.train.micro_tokens else 1.0
+        return batch.tokens * self.flops_of(mean, 0.0) * again
+
+    # Held-out figures
+
+    @torch.no_grad()
+    def score(self, tokens: int) -> dict[str, float]:
+        """Retrieval for pairs and tuples, rank correlation for scored pairs, nearest neighbours for classes."""
+        if self.dev is None:
+            return {}
+        data, pool, numbers = self.dev
+        enough = int(np.searchsorted(np.cumsum(pool.lengths[numbers].sum(1)), tokens)) + 1
+        some = numbers[:enough]
+        texts, places = np.unique(some, return_inverse=True)
+        vectors = self._encoded(pool, texts, _plain(self.settings.embed.finish))
+        places = places.reshape(some.shape)
+        target = None if data.target is None else data.target[:enough]
+        if data.kind == "label":
+            assert target is not None
+            return score.neighbours(vectors, places, target)
+        if data.kind == "score":
+            assert target is not None
+            return score.agreement(vectors, places, target)
+        return score.retrieval(vectors, places)
+
+    def goal(self, score: Mapping[str, float]) -> float | None:
+        """See `Job`."""
+        return next((score[name] for name in ("ndcg", "spearman", "neighbour") if name in score), None)
+
+    def _encoded(self, pool: Pool, texts: np.ndarray, steps: tuple[Finish, ...]) -> np.ndarray:
+        """Vectors (P, K) of texts of a pool, finished by steps that have nothing to learn."""
+        self.module.eval()
+        pooled = np.zeros((len(texts), self.model.settings.width), np.float32)
+        order = np.argsort(-pool.lengths[texts], kind="stable")
+        step = max(self.train.micro_tokens // max(int(pool.lengths[texts].max(initial=1)), 1), 1)
+        for first in range(0, len(order), step):
+            some = order[first : first + step]
+            batch, place = pool.batch(texts[some])
+            pooled[some] = self._vectors(batch.to(self.device), [])[place.to(self.device), 0].float().cpu().numpy()
+        self.module.train()
+        return unlearned(steps).apply(pooled)
+
+    # What is left of it
+
+    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """The model with its embedding settings, what pooling and finish have learnt, and golden vectors."""
+        settings = self.loaded.model.settings
+        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in self.model.state_dict().items()}
+        model = build(settings, state)
+        pooling = self.settings.embed.pooling.build(settings.shape)
+        pooling.load_state_dict({name: tensor.cpu() for name, tensor in self.pooling.state_dict().items()})
+        finishing = self._finishing()
+        embedder = Embedder(model, self.loaded.tokenizer, self.settings.embed, finishing, "cpu", pooling)
+        kept = stored.tensors(pooling, finishing)
+        kept["golden"] = stored.golden_vectors(embedder.pooled, golden.make(model), embedder.device)
+        save_model(
+            folder,
+            model,
+            self.loaded.tokenizer_path,
+            settings={"recipe": self.recipe, "embed": encode(self.settings.embed)},
+            modules={stored.NAME: kept},
+            origin=self.loaded.origin,
+            parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
+            figures=figures,
+            overwrite=True,
+        )
+
+    def _finishing(self) -> Finishing:
+        """The finish steps, fitted to the training texts where they have something to learn."""
+        steps = self.settings.embed.finish
+        if len(_plain(steps)) == len(steps):
+            return unlearned(steps)
+        draw = np.random.default_rng(derive_seed(self.train.seed, "finish"))
+        chosen = draw.permutation(len(self.examples.texts))[:SAMPLE]
+        with torch.no_grad():
+            vectors = self._encoded(self.examples, np.sort(chosen), ())
+        return Finishing.fitted(steps, vectors)
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting on which the weights depend, and the fingerprints of data and model."""
+        table: dict[str, Any] = {**encode(self.settings), "data": self.fingerprint}
+        artifact = self.loaded.artifact
+        table["model"] = str(self.loaded.path) if artifact is None else artifact.manifest.fingerprint
+        table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
+        return table
+
+    # Setting up
+
+    @functools.cached_property
+    def mask_id(self) -> int:
+        """Id of [MASK]."""
+        return self.loaded.tokenizer.mask_id
+
+    def _read(self, data: Labelled) -> tuple[Pool, Integers]:
+        embed = self.settings.embed
+        longest = min(embed.max_length or self.model.settings.max_length, self.model.settings.max_length) - 2
+        prompts = prompts_of(self.settings, len(data.columns))
+        return Pool.of(data.columns, prompts, self.loaded.tokenizer, longest, self.settings.truncate)
+
+    def _held_out(self, data: Labelled) -> tuple[Labelled, Pool, Integers]:
+        return (data, *self._read(data))
+
+    def _guide(self, texts: list[str]) -> np.ndarray:
+        """(P, G) float16 the guide's vectors of every text, once for all epochs."""
+        if self.settings.guide is None:
+            raise SettingsError(f"loss = '{name_of(self.loss)}': asks a guide; name a model with guide=MODEL.")
+        embedder = Embedder.of(load_model(self.settings.guide), self.device)
+        return embedder.encode(texts, truncate="right").vectors.astype(np.float16)
+
+    def _check(self) -> None:
+        layers = self.loss.layers(self.model.settings.depth, 0)
+        if layers and self.pooling.keep_layers:
+            raise SettingsError(
+                f"loss = '{name_of(self.loss)}': learns from single layers, pooling = "
+                f"'{name_of(self.settings.embed.pooling)}' joins several."
+            )
+
+
+def trained_model(model: Model, dropout: float | None) -> Model:
+    """A copy of the model to be trained, with another dropout if told; heads get no gradient."""
+    settings = model.settings if dropout is None else dataclasses.replace(model.settings, dropout=dropout)
+    copied = Model(settings)
+    copied.load_state_dict(model.state_dict())
+    copied.heads.requires_grad_(False)
+    return copied
+
+
+def prompts_of(settings: EmbedTraining, columns: int) -> list[str]:
+    """The text that goes before those of each column."""
+    embed = settings.embed
+    names = {side: settings.sides.get(side, side if side in embed.prompts else None) for side in ("query", "document")}
+    return [embed.prompt(names["document" if column else "query"]) for column in range(columns)]
+
+
+def _plain(steps: tuple[Finish, ...]) -> tuple[Finish, ...]:
+    return tuple(step for step in steps if type(step).fit is Finish.fit)

@@ -1,0 +1,80 @@
+"""Another loss on the whole vectors and on their beginnings, so that a vector may be cut short in use. arXiv:2205.13147
+
+The loss of each length is reported by its name (`infonce_64`). Equals the inner loss where `dims` names only the full
+width. Cut in use with the finish step `truncate`. Shapes: K width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.embed.losses import Given, Loss, Target
+from encodery.objectives import Count, Term
+
+SHORTEST = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matryoshka(Loss):
+    """`dims`: the lengths, beside the full one; if not given, halves down to 32. `weights`: one a length, the full
+    width's not among them, which is 1; all 1 if not given."""
+
+    loss: Loss
+    dims: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(dim < 1 for dim in self.dims) or len(set(self.dims)) < len(self.dims):
+            raise SettingsError(f"dims = {list(self.dims)}: must be positive and differ.")
+        if self.weights and len(self.weights) != len(self.dims):
+            raise SettingsError(f"weights = {list(self.weights)}: must be as many as dims, {len(self.dims)}.")
+
+    @property
+    def together(self) -> bool:
+        return self.loss.together
+
+    @property
+    def target(self) -> Target:
+        return self.loss.target
+
+    @property
+    def columns(self) -> tuple[int, int | None]:
+        return self.loss.columns
+
+    @property
+    def guided(self) -> bool:
+        return self.loss.guided
+
+    def layers(self, depth: int, seed: int) -> tuple[int, ...]:
+        return self.loss.layers(depth, seed)
+
+    def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
+        return self.loss.counts(columns, examples, target)
+
+    def terms(self, given: Given) -> Mapping[str, Term]:
+        found = dict(self.loss.terms(given))
+        learned = {name: term for name, term in found.items() if term.weight}
+        dims = self.dims or _halves(given.width)
+        for dim, weight in zip(dims, self.weights or (1.0,) * len(dims), strict=True):
+            if dim > given.width:
+                raise SettingsError(f"dims: {dim} exceeds the width {given.width} of the vectors.")
+            if dim == given.width:
+                continue
+            short = self.loss.terms(given.cut(dim))
+            for name in learned:
+                whole, part = found[name], short[name]
+                found[name] = Term(whole.total + weight * part.total, whole.count, whole.weight)
+                found[f"{name}_{dim}"] = Term(part.total.detach(), part.count, 0.0)
+        return found
+
+
+def _halves(width: int) -> tuple[int, ...]:
+    dims = []
+    while width // 2 >= SHORTEST:
+        width //= 2
+        dims.append(width)
+    return tuple(dims)

@@ -1,0 +1,76 @@
+"""What a recipe of `encodery finetune embed` says, and the rules for what it leaves open.
+
+Shapes: E examples, H width of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from encodery.base.errors import SettingsError
+from encodery.embed.losses import Loss
+from encodery.embed.negatives import Negatives
+from encodery.embed.settings import EmbedSettings
+from encodery.train.hooks import Hook
+from encodery.train.optim import Optimizer
+from encodery.train.optim.adamw import AdamW
+from encodery.train.settings import TrainSettings
+
+SEEN = 20_000  # Examples seen in all, where the epochs are not given.
+USUAL_WIDTH, USUAL_RATE = 768, 3e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedTraining:
+    """`embed`: how vectors are made, in training and in use; what the recipe leaves out is the model's own.
+
+    `loss`: chosen by the data if not given (`data.py`). `columns`: role -> column of the data, where a guess is wrong.
+    `sides`: side of an example ("query" for the anchor, "document" for the others) -> name of the prompt that goes
+    before its texts; prompts called query and document are used unasked. `truncate`: texts that are too long are an
+    error, or cut "right" or "left", which is counted. `dropout`: of the model while it is trained (absent: its own).
+    `wrong`: wrong answers taken from each row (absent: as many as every row has). `mine`: look for more of them,
+    `mined` a row, before training. `hide`: tokens hidden in the second copy of a raw text. `guide`: a model that the
+    loss asks.
+    `batch`: examples a step; `epochs`: absent: 20,000 examples in all, at least one epoch and at most ten.
+    `optim`: absent: AdamW at 3e-5 for a width of 768, and more the narrower the model.
+    """
+
+    embed: EmbedSettings = field(default_factory=EmbedSettings)
+    loss: Loss | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    sides: dict[str, str] = field(default_factory=dict)
+    truncate: Literal["error", "right", "left"] = "right"
+    dropout: float | None = None
+    wrong: int | None = None
+    mine: Negatives | None = None
+    mined: int = 1
+    hide: int = 0
+    guide: str | None = None
+    batch: int = 64
+    epochs: float | None = None
+    optim: Optimizer | None = None
+    train: TrainSettings = field(default_factory=TrainSettings)
+    hooks: tuple[Hook, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        for name, least in (("batch", 1), ("mined", 1), ("hide", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
+        if self.wrong is not None and self.wrong < 0:
+            raise SettingsError(f"wrong = {self.wrong}: must not be negative.")
+        for side in self.sides:
+            if side not in ("query", "document"):
+                raise SettingsError(f"sides: '{side}' is no side of an example; there are query and document.")
+
+
+def usual_epochs(examples: int) -> float:
+    """Epochs for so many examples: 20,000 of them seen in all, at least one epoch and at most ten."""
+    return min(max(SEEN / max(examples, 1), 1.0), 10.0)
+
+
+def usual_optimizer(width: int) -> Optimizer:
+    """AdamW whose rate falls with the model's width H: 3e-5 at 768."""
+    return AdamW(lr=round(USUAL_RATE * USUAL_WIDTH / width, 7))

@@ -1,0 +1,122 @@
+"""The files of a Hugging Face folder: config.json, weights, tokenizer, golden vectors, model card; read back.
+
+Shared by the exports that are such a folder with something beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from encodery.base.artifact import Draft, atomic_write
+from encodery.base.errors import SettingsError, nearest
+from encodery.base.parts import find, name_of, names
+from encodery.export._card import card
+from encodery.export._verify import check_peer, check_read_back, check_tokenizer
+from encodery.model import golden
+from encodery.model.checkpoint import WEIGHTS, write_tensors
+from encodery.model.foreign import Origin, build, to_state
+from encodery.model.heads.mlm import MLM
+from encodery.model.hub import Door, Special, way_out
+from encodery.model.load import GOLDEN, Loaded, copy_tokenizer
+from encodery.model.network import Model
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+class Plan:
+    """What will be written of a model, decided before anything is: layout, configuration, precision.
+
+    Raises `SettingsError` naming the settings that no layout can hold.
+    """
+
+    def __init__(self, loaded: Loaded, layout: str | None, dtype: Precision | None) -> None:
+        if layout is not None and layout not in names(Door):
+            known = names(Door)
+            raise SettingsError(
+                f"layout = '{layout}': no such layout.{nearest(layout, known)} Known: {', '.join(known)}."
+            )
+        self.loaded = loaded
+        self.model = _copy(loaded.model)
+        self.kept = golden.make(self.model)
+        self.door, self.config, self.origin = _door(self.model, layout, loaded.origin, _special(loaded))
+        self.dtype: str = dtype or ("float32" if self.origin is None else self.origin.dtype)
+        if self.origin is None or self.dtype != self.origin.dtype:
+            self.config = {k: v for k, v in self.config.items() if k not in ("dtype", "torch_dtype")}
+            self.config["dtype"] = self.dtype
+
+    @property
+    def layout(self) -> str:
+        """The layout's name."""
+        return name_of(self.door)
+
+    def write(self, draft: Draft, peer: bool) -> None:
+        """Write the files and their drifts; `peer` asks transformers. Raises `ArtifactError` where outputs differ."""
+        folder = draft.path
+        atomic_write(folder / "config.json", json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
+        state = to_state(self.door, self.config, self.model, self.origin)
+        write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
+        if self.loaded.tokenizer_path is not None:
+            _write_tokenizer(self.loaded, self.origin, folder)
+        write_tensors(folder / GOLDEN, self.kept)
+        draft.figures["drift_read_back"] = check_read_back(folder, self.kept, self.dtype)
+        if peer:
+            draft.figures |= check_peer(folder, self.kept, self.dtype, self.config)
+            draft.figures |= check_tokenizer(folder, self.loaded)
+
+    def write_card(self, draft: Draft, folder: Path, title: str | None, licence: str | None) -> None:
+        """Write README.md; `folder` is where it will lie."""
+        text = card(self.loaded, folder, self.config, draft.figures, title=title, licence=licence)
+        atomic_write(draft.path / "README.md", text)
+
+
+def _door(
+    model: Model, layout: str | None, origin: Origin | None, special: Special
+) -> tuple[Door, dict[str, Any], Origin | None]:
+    """The door, the config.json, and the origin where the model still is what was imported."""
+    if origin is not None and layout in (None, origin.door):
+        door = find(Door, origin.door)()
+        head = model.settings.head
+        tied = head.tied if isinstance(head, MLM) else True
+        if door.settings(origin.config, head=head is not None, tied=tied) == model.settings:
+            return door, origin.config, origin
+    door = way_out(model.settings, special, layout)
+    return door, door.config(model.settings, special), None
+
+
+def _copy(model: Model) -> Model:
+    """The model in fp32 on the CPU; the one given stays as and where it is."""
+    state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
+    return build(model.settings, state)
+
+
+def _special(loaded: Loaded) -> Special:
+    """Ids of special tokens: the tokenizer's, else those of the imported configuration."""
+    if loaded.tokenizer_path is None:
+        config = {} if loaded.origin is None else loaded.origin.config
+        first = config.get("cls_token_id", config.get("bos_token_id"))
+        last = config.get("sep_token_id", config.get("eos_token_id"))
+        return Special(pad=config.get("pad_token_id"), cls=first, sep=last)
+    found = {}
+    for role in ("pad", "cls", "sep", "mask"):
+        name = loaded.tokenizer.roles[role]
+        found[role] = None if name is None else loaded.tokenizer.inner.token_to_id(name)
+    return Special(**found)
+
+
+def _cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    wanted: torch.dtype = getattr(torch, dtype)
+    return {name: t.to(wanted) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _write_tokenizer(loaded: Loaded, origin: Origin | None, folder: Path) -> None:
+    assert loaded.tokenizer_path is not None
+    if origin is not None:
+        copy_tokenizer(loaded.tokenizer_path, folder)
+        return
+    settings = loaded.model.settings
+    loaded.tokenizer.save(folder, max_length=settings.max_length, segments=settings.segments > 1)

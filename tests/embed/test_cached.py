@@ -1,0 +1,110 @@
+"""Batches in pieces: the gradients of one pass, dropout included, in the memory of one piece."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from encodery.embed.cached import in_pieces, pieces
+from encodery.embed.losses import Given
+from encodery.embed.losses.infonce import InfoNCE
+from encodery.embed.pooling.mean import Mean
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.shape import Batch
+
+LENGTHS = (9, 8, 8, 7, 5, 4, 4, 3, 3, 2, 2, 2)
+SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=16, dropout=0.2)
+
+
+def batch() -> Batch:
+    source = torch.Generator().manual_seed(0)
+    return Batch.from_sequences([torch.randint(5, 64, (n,), generator=source).tolist() for n in LENGTHS])
+
+
+def gradients(model: Model, run_in: int | None, seed: int = 3) -> tuple[float, list[Tensor]]:
+    """Loss and gradients, in pieces of `run_in` tokens; None runs the same pieces with all activations kept."""
+    pooling = Mean().build(SETTINGS.shape)
+
+    def run(piece: Batch) -> Tensor:
+        found: Tensor = pooling(model.encoder(piece), piece)
+        return found
+
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(seed)
+    if run_in is None:
+        vectors = torch.cat([run(piece) for piece in pieces(batch(), 20)])
+    else:
+        vectors = in_pieces(run, batch(), run_in)
+    left, right = vectors.view(2, 6, -1)
+    term = InfoNCE().terms(Given((left, right)))["infonce"]
+    term.total.backward()
+    return float(term.total.detach()), [p.grad.clone() for p in model.encoder.parameters() if p.grad is not None]
+
+
+def test_pieces_hold_every_sequence_once_and_keep_the_budget() -> None:
+    whole = batch()
+    for tokens in (1, 9, 20, 1000):
+        parts = list(pieces(whole, tokens))
+        assert torch.equal(torch.cat([part.ids for part in parts]), whole.ids)
+        assert sum(map(len, parts)) == len(whole)
+        assert all(part.tokens <= tokens or len(part) == 1 for part in parts)
+        for part in parts:
+            assert part.cu_seqlens[0] == 0
+            assert part.cu_seqlens[-1] == part.tokens
+            assert part.max_seqlen == int(part.cu_seqlens.diff().max())
+    assert len(list(pieces(whole, 1000))) == 1
+
+
+def test_gradients_are_those_of_one_pass_without_dropout() -> None:
+    model = build_model(SETTINGS, seed=0).eval()
+    direct, cached = gradients(model, 1000), gradients(model, 20)
+    assert cached[0] == pytest.approx(direct[0], rel=1e-6)
+    for one, other in zip(direct[1], cached[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_played_again() -> None:
+    model = build_model(SETTINGS, seed=0).train()
+    kept, cached = gradients(model, None), gradients(model, 20)
+    assert cached[0] == kept[0]
+    for one, other in zip(kept[1], cached[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert gradients(model, 20, seed=4)[0] != kept[0], "dropout is at work"
+
+
+def test_activations_of_one_piece_at_a_time() -> None:
+    """What autograd holds between forward and backward does not grow with the model's work on the batch."""
+    model = build_model(SETTINGS, seed=0).train()
+    pooling = Mean().build(SETTINGS.shape)
+
+    def held(tokens: int) -> int:
+        size = 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            in_pieces(lambda piece: pooling(model.encoder(piece), piece), batch(), tokens)
+        return size
+
+    assert held(20) < 0.2 * held(1000)
+
+
+def test_one_piece_is_run_once() -> None:
+    calls = 0
+
+    def run(piece: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.ones(len(piece), 2, requires_grad=True).exp()
+
+    in_pieces(run, batch(), 1000).sum().backward()
+    assert calls == 1
+    in_pieces(run, batch(), 20).sum().backward()
+    assert calls == 1 + 2 * len(list(pieces(batch(), 20)))
+    with torch.no_grad():
+        in_pieces(run, batch(), 20)
+    assert calls == 1 + 3 * len(list(pieces(batch(), 20)))

@@ -1,0 +1,262 @@
+"""Training of embeddings: what is learned, from every shape of data, and what is left of it on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import ArtifactError, EmptyInput, SettingsError
+from encodery.base.settings import decode, encode
+from encodery.embed.data import Labelled, fitted, usual_loss, wrong_answers
+from encodery.embed.embedder import Embedder, shallow
+from encodery.embed.job import EmbedJob
+from encodery.embed.losses.infonce import InfoNCE
+from encodery.embed.losses.triplet import Triplet
+from encodery.embed.settings import EmbedSettings
+from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
+from encodery.model.load import Loaded, load_model
+from encodery.train.distributed import Team
+from encodery.train.optim.adamw import AdamW
+from encodery.train.step import backward
+
+CPU = torch.device("cpu")
+PROMPTS = {"query": "a ", "document": "b ", "other": "c "}
+
+
+def job(loaded: Loaded, data: Labelled, dev: Labelled | None = None, team: Team | None = None, **over: Any) -> EmbedJob:
+    train = {"precision": "fp32", "micro_tokens": 4096, **over.pop("train", {})}
+    table = {"loss": encode(usual_loss(data)), "batch": 16, "train": train, **over}
+    return EmbedJob(decode(EmbedTraining, table), loaded, data, dev, team or Team(), CPU)
+
+
+def run(work: EmbedJob, steps: int, lr: float = 3e-3) -> list[float]:
+    """The losses of so many steps."""
+    optimizer = AdamW(lr=lr).build(work.module)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        terms = backward(work, work.batches(step, 0.0, 0, None), Team(), "fp32", 0, step)
+        optimizer.step()
+        learned = [term for term in terms[0].values() if term.weight]
+        losses.append(sum(float(t.total) / float(t.count) * t.weight for t in learned))
+    return losses
+
+
+def test_pairs_are_learned_and_found_among_held_out_ones(loaded: Loaded, pairs: Any) -> None:
+    work = job(loaded, pairs(200, 1), pairs(60, 2))
+    before = work.score(100_000)
+    losses = run(work, 60)
+    after = work.score(100_000)
+    assert set(after) == {"ndcg", "mrr"}
+    assert losses[-1] < 0.5 * losses[0]
+    assert after["ndcg"] > before["ndcg"] + 0.2
+    assert work.goal(after) == after["ndcg"]
+    assert work.module.training
+    fewer = work.score(200)
+    assert fewer["ndcg"] > 0, "a few examples are enough"
+
+
+def test_every_shape_of_data_is_learned(loaded: Loaded, pairs: Any) -> None:
+    some = pairs(96, 1)
+    left, right = some.columns
+    wrong = right[1:] + right[:1]
+    mixed = [r if i % 2 else w for i, (r, w) in enumerate(zip(right, wrong, strict=True))]
+    alike = np.array([float(i % 2) for i in range(96)], np.float32)
+    teacher = np.tile(np.array([[2.0, -1.0]], np.float32), (96, 1))
+    classes = np.arange(96, dtype=np.int64) % 5
+    topic = [f"a{c} b{c + 7} a{(i * 3) % 40}" for i, c in enumerate(classes)]
+    for data, name in (
+        (Labelled((left, right, wrong)), "ndcg"),
+        (Labelled((left, right, wrong), "scores", teacher), "ndcg"),
+        (Labelled((left, mixed), "score", alike), "spearman"),
+        (Labelled((left, mixed), "score", alike * 0.8 + 0.1), "spearman"),
+        (Labelled((topic,), "label", classes), "neighbour"),
+    ):
+        work = job(loaded, data, data)
+        losses = run(work, 40)
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5]), work.loss
+        assert next(iter(work.score(100_000))) == name
+
+
+def test_raw_sentences_stand_beside_themselves(loaded: Loaded, pairs: Any) -> None:
+    raw = Labelled((pairs(64, 1).columns[0],))
+    work = job(loaded, raw, pairs(20, 2), dropout=0.3)
+    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    assert micro.extra["texts"].shape == (2, 16)
+    assert torch.equal(micro.extra["texts"][0], micro.extra["texts"][1])
+    torch.manual_seed(0)
+    columns = work._vectors(micro, [])[micro.extra["place"]].view(2, 16, -1)
+    assert not torch.allclose(columns[0], columns[1]), "dropout tells the copies apart"
+    assert "ndcg" in work.score(100_000), "a labelled file may be held out all the same"
+    assert job(loaded, raw, raw).score(1000) == {}
+    hidden = job(loaded, raw, hide=2).batches(0, 0.0, 0, None).micros[0].batch
+    mask = loaded.tokenizer.mask_id
+    ends = hidden.cu_seqlens.tolist()
+    shown = [mask in hidden.ids[ends[at] : ends[at + 1]] for at in hidden.extra["place"].tolist()]
+    assert not any(shown[:16])
+    assert all(shown[16:])
+
+
+def test_a_large_batch_in_pieces_has_the_gradient_of_one_pass(loaded: Loaded, pairs: Any) -> None:
+    grads = []
+    for tokens in (100_000, 60):
+        work = job(loaded, pairs(40, 1), batch=40, train={"micro_tokens": tokens})
+        step = work.batches(0, 0.0, 0, None)
+        assert len(step.micros) == 1, "examples that are compared stay together"
+        backward(work, step, Team(), "fp32", 0, 0)
+        grads.append([p.grad for p in work.model.encoder.parameters()])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_examples_that_stand_alone_are_dealt_to_micro_batches(loaded: Loaded, pairs: Any) -> None:
+    left, right = pairs(40, 1).columns
+    data = Labelled((left, right, right[1:] + right[:1]))
+    work = job(loaded, data, loss=encode(Triplet()), batch=40, train={"micro_tokens": 200})
+    assert len(work.batches(0, 0.0, 0, None).micros) > 2
+
+
+def test_prompts_go_before_the_texts_of_their_side(loaded: Loaded, pairs: Any) -> None:
+    embed = encode(EmbedSettings(prompts=PROMPTS))
+    for over, first, second in (
+        ({}, "a", "b"),
+        ({"sides": {"document": "other"}}, "a", "c"),
+        ({"sides": {"query": "other"}}, "c", "b"),
+    ):
+        work = job(loaded, pairs(20, 1), embed=embed, **over)
+        texts = [loaded.tokenizer.decode(work.examples.sequence(int(n))) for n in work.numbers[0]]
+        assert [text.split()[0] for text in texts] == [first, second]
+    with pytest.raises(SettingsError, match="'answer' is no side"):
+        job(loaded, pairs(20, 1), sides={"answer": "other"})
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention", "latent_attention"])
+def test_what_was_trained_is_what_is_loaded(loaded: Loaded, pairs: Any, tmp_path: Path, pooling: str) -> None:
+    finish = [{"is": "whiten", "keep": 8}, {"is": "normalise"}]
+    embed = {"pooling": {"is": pooling}, "finish": finish, "prompts": PROMPTS}
+    work = job(loaded, pairs(64, 1), embed=embed, dropout=0.1)
+    run(work, 6)
+    work.save(tmp_path / "model", {})
+    again = load_model(tmp_path / "model")
+    assert again.model.settings == loaded.model.settings, "the dropout of training stays behind"
+    embedder = Embedder.of(again)
+    assert embedder.width == 8
+    vectors = embedder.encode(["a1 a2"], prompt="query").vectors
+    np.testing.assert_allclose(np.linalg.norm(vectors), 1, atol=1e-5)
+    batch, place = work.examples.batch(work.numbers[:4, 0])
+    work.module.eval()
+    with torch.no_grad():
+        pooled = work._vectors(batch, [])[place, 0].numpy()
+    expected = work._finishing().apply(pooled)
+    texts = [work.examples.texts[int(n)] for n in work.numbers[:4, 0]]
+    np.testing.assert_allclose(embedder.encode(texts, prompt="query").vectors, expected, atol=1e-5)
+    assert again.artifact is not None
+    assert again.artifact.manifest.parents["model"]["fingerprint"] == loaded.artifact.manifest.fingerprint  # type: ignore[union-attr]
+
+
+def test_weights_of_a_pooling_are_never_made_up(loaded: Loaded) -> None:
+    for embed, told in (({"pooling": "attention"}, "has weights"), ({"finish": ["whiten"]}, "learns from a sample")):
+        with pytest.raises(SettingsError, match=told):
+            Embedder(loaded.model, loaded.tokenizer, decode(EmbedSettings, embed))
+
+
+def test_an_altered_embedding_is_refused(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+    work = job(loaded, pairs(32, 1), embed={"pooling": "attention"})
+    run(work, 3, lr=0.1)
+    work.save(tmp_path / "model", {})
+    manifest = tmp_path / "model" / "manifest.json"
+    table = json.loads(manifest.read_text())
+    table["settings"]["embed"]["pooling"] = {"is": "mean", "specials": False}
+    manifest.write_text(json.dumps(table))
+    with pytest.raises((ArtifactError, RuntimeError)):
+        Embedder.of(load_model(tmp_path / "model", verify=False))
+
+
+def test_training_goes_on_from_trained_pooling(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+    embed = {"pooling": "attention"}
+    work = job(loaded, pairs(32, 1), embed=embed)
+    run(work, 3, lr=0.05)
+    work.save(tmp_path / "model", {})
+    further = job(load_model(tmp_path / "model"), pairs(32, 1), embed=embed)
+    for one, other in zip(work.pooling.parameters(), further.pooling.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_fewer_layers_in_use_are_those_that_were_trained(loaded: Loaded, pairs: Any) -> None:
+    loss = {"is": "matryoshka_layers", "loss": {"is": "matryoshka", "loss": {"is": "infonce"}, "dims": [8]}}
+    work = job(loaded, pairs(64, 1), loss=loss)
+    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    assert micro.extra["layers"].tolist() == [1]
+    work.module.eval()
+    with torch.no_grad():
+        early = work._vectors(micro, [1])[:, 1]
+        cut = Embedder(work.model, loaded.tokenizer, EmbedSettings(layers=1), CPU)
+        torch.testing.assert_close(cut.pooled(micro), early)
+    assert len(shallow(work.model, 1).encoder.blocks) == 1
+    assert len(work.model.encoder.blocks) == 2
+    work.module.train()
+    losses = run(work, 10)
+    assert losses[-1] < losses[0]
+    with pytest.raises(SettingsError, match="layers = 3: the model has 2"):
+        shallow(work.model, 3)
+    with pytest.raises(SettingsError, match="joins several"):
+        job(loaded, pairs(20, 1), loss=loss, embed={"pooling": "layers"})
+
+
+def test_a_guide_is_asked_about_every_text(loaded: Loaded, pairs: Any) -> None:
+    data = pairs(32, 1)
+    work = job(loaded, data, loss={"is": "gist"}, guide=str(loaded.path))
+    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    assert micro.extra["guide"].shape == (2, 16, loaded.model.settings.width)
+    texts = [work.examples.texts[int(n)] for n in work.numbers[:, 0]]
+    expected = Embedder.of(loaded).encode(texts[:3]).vectors
+    assert work.guide is not None
+    np.testing.assert_allclose(work.guide[work.numbers[:3, 0]], expected, atol=2e-3)
+    assert run(work, 5)[-1] > 0
+    with pytest.raises(SettingsError, match="asks a guide"):
+        job(loaded, data, loss={"is": "gist"})
+
+
+def test_state_and_batches_repeat(loaded: Loaded, pairs: Any) -> None:
+    one, other = (job(loaded, pairs(50, 1), dropout=0.1) for _ in range(2))
+    run(one, 3)
+    other.load_state(one.state())
+    first, second = (work.batches(3, 0.0, 0, None).micros[0].batch for work in (one, other))
+    assert torch.equal(first.ids, second.ids)
+    assert one.identity() == other.identity()
+    assert one.identity() != job(loaded, pairs(50, 2), dropout=0.1).identity()
+
+
+def test_data_is_fitted_to_the_loss(pairs: Any) -> None:
+    some = pairs(6, 1)
+    scored = Labelled(some.columns, "score", np.array([0, 5, 1, 4, 2, 5], np.float32))
+    assert len(fitted(scored, InfoNCE())) == 3, "pairs above the middle score"
+    with pytest.raises(EmptyInput, match="all scores are equal"):
+        fitted(Labelled(some.columns, "score", np.ones(6, np.float32)), InfoNCE())
+    with pytest.raises(SettingsError, match="learns from a score for each pair, the data has texts alone"):
+        fitted(some, usual_loss(scored))
+    with pytest.raises(SettingsError, match="needs 3 texts an example, a negative is missing"):
+        fitted(some, Triplet())
+    assert scored.take(np.array([1, 0])).columns[0] == [some.columns[0][1], some.columns[0][0]]
+
+
+def test_wrong_answers_become_columns() -> None:
+    rows = [["a", "b", "c"], ["d"], ["e", "f"]]
+    assert wrong_answers(rows, None, ["z"]) == (["a", "d", "e"],)
+    assert wrong_answers(rows, 2, ["y", "z"])[0] == ["a", "d", "e"]
+    assert wrong_answers(rows, 2, ["z"])[1] == ["b", "z", "f"]
+    assert len(wrong_answers([[], []], None, ["z"])) == 1
+    assert wrong_answers(rows, None, []) == ()
+
+
+def test_what_the_recipe_leaves_open() -> None:
+    assert usual_epochs(100) == 10
+    assert usual_epochs(10_000) == 2
+    assert usual_epochs(1_000_000) == 1
+    assert usual_optimizer(768).lr == 3e-5
+    assert usual_optimizer(128).lr == pytest.approx(1.8e-4)

@@ -1,0 +1,63 @@
+"""Texts tokenised once, kept once; noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import InputError
+from encodery.embed.noise import hide_span, leave_out
+from encodery.embed.pool import Pool
+from encodery.tokens.tokenizer import Tokenizer
+
+LEFT, RIGHT = ["abc", "abc", "hello", ""], ["de", "abc", "fghij", "de"]
+
+
+def test_each_text_is_kept_once_and_known_again_behind_a_prompt(tokenizer: Tokenizer) -> None:
+    pool, numbers = Pool.of([LEFT, RIGHT], ["q ", ""], tokenizer, 10, "error")
+    assert numbers.shape == (4, 2)
+    assert len(pool.texts) == 6, "abc with and without the prompt"
+    assert [[pool.texts[n] for n in row] for row in numbers] == [list(pair) for pair in zip(LEFT, RIGHT, strict=True)]
+    assert tokenizer.decode(pool.sequence(int(numbers[2, 0]))).replace(" ", "") == "qhello"
+    assert pool.identity[numbers[0, 0]] == pool.identity[numbers[1, 1]]
+    assert len(np.unique(pool.identity)) == 5
+    assert pool.lengths[numbers].tolist() == [[6, 4], [6, 5], [8, 7], [3, 4]]
+    assert (pool.dropped, pool.cut) == (0, 0)
+
+
+def test_batches_hold_the_texts_longest_first_and_say_where(tokenizer: Tokenizer) -> None:
+    pool, numbers = Pool.of([LEFT, RIGHT], ["", ""], tokenizer, 10, "error")
+    asked = numbers.T.reshape(-1)
+    batch, place = pool.batch(asked)
+    ends = batch.cu_seqlens.tolist()
+    assert (np.diff(batch.cu_seqlens.diff().numpy()) <= 0).all()
+    for number, at in zip(asked, place.tolist(), strict=True):
+        ids = batch.ids[ends[at] : ends[at + 1]].tolist()
+        assert ids == [tokenizer.cls_id, *pool.sequence(int(number)).tolist(), tokenizer.sep_id]
+
+
+def test_long_texts_are_refused_or_cut_and_counted(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="has 5 tokens, the model takes 3"):
+        Pool.of([LEFT], [""], tokenizer, 3, "error")
+    for policy, kept in (("right", "hel"), ("left", "llo")):
+        pool, numbers = Pool.of([LEFT], [""], tokenizer, 3, policy)
+        assert tokenizer.decode(pool.sequence(int(numbers[2, 0]))).replace(" ", "") == kept
+        assert (pool.dropped, pool.cut) == (2, 1)
+    with pytest.raises(InputError, match="chunk"):
+        Pool.of([LEFT], [""], tokenizer, 3, "chunk")
+
+
+def test_noise() -> None:
+    ids = np.arange(10, dtype=np.uint32)
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        hidden = hide_span(ids, 99, 4, draw)
+        assert len(hidden) == 7
+        at = int(np.flatnonzero(hidden == 99)[0])
+        assert hidden.tolist() == [*range(at), 99, *range(at + 4, 10)]
+    assert hide_span(ids[:4], 99, 4, draw).tolist() == [0, 1, 2, 3]
+    lengths = [len(leave_out(ids, 0.6, draw)) for _ in range(500)]
+    assert np.mean(lengths) == pytest.approx(4, abs=0.4)
+    assert min(lengths) >= 1
+    assert len(leave_out(ids, 1.0, draw)) == 1
+    assert len(leave_out(ids[:0], 0.6, draw)) == 0
