@@ -30,6 +30,7 @@ from encodery.model.positions.none import Nothing
 from encodery.tokens.tokenizer import Tokenizer
 
 AT_ONCE = 4096  # Tokens of vocabulary or texts looked at together.
+LONGEST = 1 << 16  # Without attention a text may be as long as one likes; this much is taken at once.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def distil(
     share = _counted(texts, tokenizer, vocab) if texts is not None else _by_rank(vocab)
     weights = settings.rarity / (settings.rarity + share[used]) if settings.rarity else np.ones(len(used))
     table[used] = reduced * weights[:, None]
-    model = _model(table, loaded.model.settings.max_length)
+    model = _model(table)
     embed = EmbedSettings(pooling=Mean(specials=False), prompts=teacher.settings.prompts)
     made: dict[str, Any] = {"job": "static", **encode(settings)}
     return save_model(
@@ -104,8 +105,9 @@ def _alone(teacher: Embedder, ids: np.ndarray) -> np.ndarray:
 
 def _by_rank(vocab: int) -> np.ndarray:
     """(V,) probabilities if tokens stood in the order of their frequency."""
-    share: np.ndarray = 1 / np.arange(1, vocab + 1)
-    return share / share.sum()
+    share = 1 / np.arange(1, vocab + 1)
+    whole: np.ndarray = share / share.sum()
+    return whole
 
 
 def _counted(texts: Iterable[str], tokenizer: Tokenizer, vocab: int) -> np.ndarray:
@@ -119,22 +121,24 @@ def _counted(texts: Iterable[str], tokenizer: Tokenizer, vocab: int) -> np.ndarr
             some = []
     if some:
         counts += _count(some, tokenizer, vocab)
-    return counts / counts.sum()
+    share: np.ndarray = counts / counts.sum()
+    return share
 
 
 def _count(texts: list[str], tokenizer: Tokenizer, vocab: int) -> np.ndarray:
     ids = np.concatenate([np.zeros(0, np.uint32), *tokenizer.encode_batch(texts)])
-    return np.bincount(ids.astype(np.int64), minlength=vocab)
+    counts: np.ndarray = np.bincount(ids.astype(np.int64), minlength=vocab)
+    return counts
 
 
-def _model(table: np.ndarray, max_length: int) -> Model:
+def _model(table: np.ndarray) -> Model:
     """An encoder of depth 0 whose output is the table's rows."""
     settings = ModelSettings(
         width=table.shape[1],
         depth=0,
         heads=1,
         vocab=len(table),
-        max_length=max_length,
+        max_length=LONGEST,
         embedding_norm=False,
         positions=Nothing(),
         head=None,

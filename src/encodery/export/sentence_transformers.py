@@ -80,8 +80,8 @@ class SentenceTransformers(Exporter):
         with writing(folder, "export", self._settings("static"), _parents(loaded), overwrite=overwrite) as draft:
             table = {"embedding.weight": loaded.model.encoder.words}
             modules = [("StaticEmbedding", {}, table), *_finish(embedder)]
-            self._write_modules(draft, embedder, modules, "float32")
             copy_tokenizer(loaded.tokenizer_path, draft.path / "0_StaticEmbedding")
+            self._write_modules(draft, embedder, modules, "float32")
             figures = dict(draft.figures)
         return Exported(artifact=Artifact.open(folder, "export"), layout="static", figures=figures)
 
@@ -102,8 +102,8 @@ class SentenceTransformers(Exporter):
                 write_tensors(draft.path / path / WEIGHTS, tensors)
         _write_json(draft.path / "modules.json", listed)
         unit = bool(embedder.settings.finish) and isinstance(embedder.settings.finish[-1], Normalise)
-        told = {"prompts": embedder.settings.prompts, "default_prompt_name": None}
-        told |= {"similarity_fn_name": "cosine" if unit else "dot"}
+        told: dict[str, Any] = {"prompts": embedder.settings.prompts, "default_prompt_name": None}
+        told["similarity_fn_name"] = "cosine" if unit else "dot"
         _write_json(draft.path / "config_sentence_transformers.json", told)
         if self.peer:
             draft.figures |= _check_peer(draft.path, embedder, dtype)
@@ -148,18 +148,18 @@ def _dense(step: Finish, state: State, width: int) -> Module:
         )
     bias = step.apply(np.zeros((1, width), np.float32), state)[0].astype(np.float64)
     weight = step.apply(np.eye(width, dtype=np.float32), state).astype(np.float64) - bias
-    config = {"in_features": width, "out_features": len(bias), "bias": True}
+    config: dict[str, Any] = {"in_features": width, "out_features": len(bias), "bias": True}
     config["activation_function"] = "torch.nn.modules.linear.Identity"
     tensors = {"linear.weight": torch.from_numpy(weight.T.astype(np.float32).copy())}
     return "Dense", config, tensors | {"linear.bias": torch.from_numpy(bias.astype(np.float32))}
 
 
 def _check_peer(folder: Path, embedder: Embedder, dtype: str) -> dict[str, Any]:
-    """The largest difference of the vectors from the peer's; nothing where it is not installed or texts cannot be read.
+    """The largest difference of the vectors from the peer's; nothing where that is not installed.
 
     Raises `ArtifactError`.
     """
-    if importlib.util.find_spec(PEER) is None or embedder.tokenizer is None:
+    if importlib.util.find_spec(PEER) is None:
         return {}
     texts = [text for text in SENTENCES if len(embedder.tokenizer.encode(text)) <= embedder.longest]
     with warnings.catch_warnings():

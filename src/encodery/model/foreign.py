@@ -200,7 +200,7 @@ _POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_weightedmean_tokens": "weighted",
     "pooling_mode_lasttoken": "lasttoken",
 }
 
@@ -236,6 +236,7 @@ def _pooling(place: Path) -> str:
     modes = [name for key, name in _POOLINGS.items() if config.get(key)]
     if told is not None:
         modes = [told] if isinstance(told, str) else list(told)
+        modes = [_POOLINGS.get(f"pooling_mode_{mode}_tokens", mode) for mode in modes]
     if len(modes) != 1 or config.get("include_prompt", True) is not True:
         what = f"modes {modes}" if len(modes) != 1 else "include_prompt = false"
         raise SettingsError(

@@ -1,0 +1,137 @@
+"""Embedding models of ours in stock sentence-transformers: equal vectors, prompts and lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.settings import decode, encode
+from encodery.embed.embedder import Embedder
+from encodery.embed.finishing import Finishing
+from encodery.embed.settings import EmbedSettings
+from encodery.embed.static import StaticSettings, distil
+from encodery.embed.stored import NAME, golden_vectors, tensors
+from encodery.export import sentence_transformers as exporter
+from encodery.export.sentence_transformers import SentenceTransformers
+from encodery.model import golden
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
+PROMPTS = {"query": "find: ", "document": "text: "}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = Tokenizer(Wordpiece().train(texts, 300))
+    made.set_template()
+    made.save(folder)
+    return folder
+
+
+def embedding(folder: Path, tokenizer: Path, texts: list[str], **embed: Any) -> Loaded:
+    """A random encoder whose finish steps were fitted to the texts, as training leaves one behind."""
+    settings = decode(EmbedSettings, {"prompts": PROMPTS, "max_length": 40, **embed})
+    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64), seed=1).eval()
+    bare = decode(EmbedSettings, {**encode(settings), "finish": []})
+    plain = Embedder(model, Tokenizer.load(tokenizer), bare, device="cpu")
+    finishing = Finishing.fitted(settings.finish, plain.encode(texts, truncate="right").vectors)
+    kept = tensors(plain.pooling, finishing)
+    kept["golden"] = golden_vectors(plain.pooled, golden.make(model), plain.device)
+    save_model(folder, model, tokenizer, settings={"embed": encode(settings)}, modules={NAME: kept})
+    return load_model(folder)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "cls": {"pooling": "cls", "finish": []},
+    "weighted": {"pooling": "weighted"},
+    "whitened": {"finish": [{"is": "whiten", "keep": 8}, "normalise"]},
+    "centred": {"finish": [{"is": "centre", "directions": 2}]},
+    "cut": {"finish": [{"is": "truncate", "keep": 12}, "normalise"]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_vectors_are_equal(
+    case: str, tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
+) -> None:
+    loaded = embedding(tmp_path / "model", tokenizer, texts[:60], **CASES[case])
+    done = SentenceTransformers().write(loaded, tmp_path / "out")
+    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    stock = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert stock.max_seq_length == 40
+    assert stock.prompts["query"] == "find: "
+    ours = Embedder.of(loaded)
+    for prompt in (None, "query"):
+        expected = ours.encode(texts[:40], truncate="right", prompt=prompt).vectors
+        found = stock.encode(texts[:40], prompt_name=prompt)
+        np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+def test_our_own_reader_takes_the_folder(tokenizer: Path, texts: list[str], tmp_path: Path) -> None:
+    for name in ("mean", "weighted"):
+        loaded = embedding(tmp_path / name, tokenizer, texts[:20], **CASES[name])
+        SentenceTransformers(peer=False).write(loaded, tmp_path / f"{name}-out")
+        again = Embedder.of(load_model(tmp_path / f"{name}-out"))
+        assert again.settings == Embedder.of(loaded).settings
+        expected = Embedder.of(loaded).encode(texts[:9], truncate="right").vectors
+        np.testing.assert_allclose(again.encode(texts[:9], truncate="right").vectors, expected, atol=1e-6)
+
+
+def test_a_static_model_is_a_static_embedding(
+    tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
+) -> None:
+    teacher = embedding(tmp_path / "model", tokenizer, texts[:20])
+    distil(teacher, tmp_path / "static", StaticSettings(width=16))
+    loaded = load_model(tmp_path / "static")
+    done = SentenceTransformers().write(loaded, tmp_path / "out")
+    assert done.layout == "static"
+    stock = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(stock.encode(texts[:30]), Embedder.of(loaded).encode(texts[:30]).vectors, atol=1e-5)
+
+
+def test_real_weights_come_and_go(minilm: Path, texts: list[str], tmp_path: Path) -> None:
+    done = SentenceTransformers().write(load_model(minilm), tmp_path / "out")
+    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    one, other = (Embedder.of(load_model(path)) for path in (minilm, tmp_path / "out"))
+    assert one.settings == other.settings
+
+
+@pytest.mark.parametrize(
+    ("embed", "told"),
+    [
+        ({"pooling": "layers"}, "'layers' has no counterpart"),
+        ({"pooling": {"is": "mean", "specials": False}}, "'mean' has no counterpart"),
+        ({"finish": ["int8"]}, "finish = 'int8'"),
+        ({"layers": 1}, "'layers' has no counterpart"),
+    ],
+)
+def test_what_it_cannot_hold(
+    embed: dict[str, Any], told: str, tokenizer: Path, texts: list[str], tmp_path: Path
+) -> None:
+    loaded = embedding(tmp_path / "model", tokenizer, texts[:20], **embed)
+    with pytest.raises(SettingsError, match=told):
+        SentenceTransformers(peer=False).write(loaded, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_drift_is_refused(
+    tokenizer: Path,
+    texts: list[str],
+    sentence_transformers: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = embedding(tmp_path / "model", tokenizer, texts[:20])
+    monkeypatch.setitem(exporter.MODES, type(EmbedSettings().pooling), "cls_token")
+    with pytest.raises(ArtifactError, match="vectors drift"):
+        SentenceTransformers().write(loaded, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
