@@ -12,8 +12,8 @@ import pytest
 
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.compare import difference, interval
 from encodery.evaluate.mlm import evaluate_mlm
+from encodery.evaluate.significance import group_difference, group_interval
 from encodery.model.load import load_model, save_model
 
 
@@ -110,10 +110,10 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     for trial in range(200):
         counts = rng.integers(50, 100, 40).astype(float)
         sums = counts * rng.normal(3.0, 0.5, 40)
-        found = interval(sums, counts, seed=trial)
+        found = group_interval(sums, counts, seed=trial)
         assert found is not None
         inside += found[0] <= 3.0 <= found[1]
     assert 0.88 <= inside / 200 <= 0.99
-    assert interval(np.ones(4), np.ones(4)) is None
-    shift = difference(sums, sums + 0.2 * counts, counts)
+    assert group_interval(np.ones(4), np.ones(4)) is None
+    shift = group_difference(sums, sums + 0.2 * counts, counts)
     assert shift == pytest.approx((0.2, 0.2))

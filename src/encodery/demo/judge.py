@@ -11,7 +11,7 @@ import fnmatch
 import random
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encodery.corpus.shards import documents, shard_paths
+from encodery.evaluate.significance import mean_difference
 from encodery.metrics import Metric
 from encodery.metrics.mrr import MRR
 from encodery.metrics.ndcg import NDCG
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MODES = ("bm25", "dense", "hybrid")
 METRICS: dict[str, Metric] = {"ndcg@10": NDCG(k=10), "mrr@10": MRR(k=10)}
 DEPTH = 10
-RESAMPLES = 10_000
 MADE = 200
 FEWEST = 20
 QUERIES = Path(__file__).with_name("queries.toml")
@@ -62,7 +62,7 @@ def questions(corpus: Path) -> tuple[str, list[Question]]:
 
 def judge(index: Path, corpus: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Every question asked in every mode: {mode: {figure: mean}}, and the difference of hybrid and BM25 in nDCG@10 with
-    its 95 % interval from paired bootstrap. Empty where the text gives no questions."""
+    its 95 % interval from paired bootstrap, where there are enough questions. Empty where the text gives none."""
     from encodery.search.searcher import Searcher
 
     made, asked = questions(corpus)
@@ -78,7 +78,10 @@ def judge(index: Path, corpus: Path, say: Callable[[str], None]) -> dict[str, An
     found: dict[str, Any] = {
         mode: {name: float(values.mean()) for name, values in by.items()} for mode, by in each.items()
     }
-    found["hybrid minus bm25"] = _difference(each["hybrid"]["ndcg@10"] - each["bm25"]["ndcg@10"])
+    apart = mean_difference(each["bm25"]["ndcg@10"], each["hybrid"]["ndcg@10"])
+    if apart.interval is not None:
+        low, high = apart.interval
+        found["hybrid minus bm25"] = {"ndcg@10": apart.value, "low": low, "high": high}
     return {"questions": f"{len(asked)}, {made}", **found}
 
 
@@ -86,13 +89,6 @@ def _ranking(searcher: Searcher, query: str, mode: str) -> dict[str, float]:
     """Path -> score of the first ten documents, each by its best passage."""
     answer = searcher.search(query, top=DEPTH, mode=mode, per_document=1)
     return {str(hit.metadata.get("path", hit.document)): -float(hit.rank) for hit in answer.found}
-
-
-def _difference(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    held = np.asarray(values)
-    draws = np.random.default_rng(0).integers(0, len(held), (RESAMPLES, len(held)))
-    low, high = np.quantile(held[draws].mean(1), (0.025, 0.975))
-    return {"ndcg@10": float(held.mean()), "low": float(low), "high": float(high)}
 
 
 def _metadata(corpus: Path) -> Iterator[dict[str, Any]]:

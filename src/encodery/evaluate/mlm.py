@@ -17,7 +17,7 @@ import numpy as np
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.machine import device
-from encodery.evaluate.compare import difference, interval
+from encodery.evaluate.significance import group_difference, group_interval
 
 if TYPE_CHECKING:
     from encodery.model.load import Loaded
@@ -180,9 +180,9 @@ def _score(
     score = Score(
         model=name,
         loss=loss,
-        loss_interval=interval(losses, counts),
+        loss_interval=group_interval(losses, counts),
         accuracy=float(right.sum() / counts.sum()),
-        accuracy_interval=interval(right, counts),
+        accuracy_interval=group_interval(right, counts),
         bits_per_byte=loss / float(np.log(2)) * rate,
         perplexity=float(np.exp(min(loss, 100.0))),
         predicted=int(counts.sum()),
@@ -199,6 +199,6 @@ def _behind(found: list[tuple[Score, np.ndarray]]) -> list[tuple[Score, np.ndarr
     compared = [found[0]]
     for score, groups in found[1:]:
         same = score.tokenizer == first.tokenizer and np.array_equal(groups[:, 1], base[:, 1])
-        apart = difference(base[:, 0], groups[:, 0], base[:, 1]) if same else None
+        apart = group_difference(base[:, 0], groups[:, 0], base[:, 1]) if same else None
         compared.append((Score(**{**asdict(score), "behind": apart}), groups))
     return compared
