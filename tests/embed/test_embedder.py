@@ -20,8 +20,8 @@ from encodery.embed.finish.whiten import Whiten
 from encodery.embed.finishing import Finishing
 from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
-from encodery.embed.windows import batches
 from encodery.model.shape import Batch, Output
+from encodery.tokens.windows import batches
 
 RNG = np.random.default_rng(0)
 LETTERS = list("abcdefghijklmnop")

@@ -27,9 +27,9 @@ from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.embed.pooling import Pooling, PoolingModule
 from encodery.embed.settings import EmbedSettings
-from encodery.embed.windows import batches, checked, windows
 from encodery.model.network import Model
 from encodery.model.shape import Batch
+from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
     from encodery.model.load import Loaded

@@ -22,7 +22,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
-from encodery.embed import score, stored
+from encodery.embed import stored
 from encodery.embed.cached import in_pieces
 from encodery.embed.data import Labelled, fitted
 from encodery.embed.embedder import Embedder, unlearned
@@ -31,6 +31,7 @@ from encodery.embed.finishing import Finishing
 from encodery.embed.losses import Given, Loss
 from encodery.embed.noise import hide_span
 from encodery.embed.pool import Pool
+from encodery.embed.score import Compared, Vectors, agreement, neighbours, retrieval
 from encodery.embed.training import EmbedTraining
 from encodery.model import count, golden
 from encodery.model.foreign import build
@@ -39,8 +40,10 @@ from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
+from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
+from encodery.train.job import Work
 from encodery.train.pretrain import HARMLESS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
@@ -66,12 +69,9 @@ class EmbedJob(ExampleJob):
         self.model = trained_model(loaded.model, settings.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
-            self.pooling = settings.embed.pooling.build(self.model.settings.shape)
-        if stored.is_stored(loaded) and loaded.settings.get("embed", {}).get("pooling") == encode(
-            settings.embed.pooling
-        ):
-            self.pooling.load_state_dict(stored.pooling_state(loaded.module_state(stored.NAME)))
+            self.pooling = self.head()
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "pooling": self.pooling}).to(device)
+        self.progress = 0.0
         train = fitted(train, self.loss)
         self.fingerprint = train.fingerprint
         self.examples, self.numbers = self._read(train)
@@ -93,7 +93,20 @@ class EmbedJob(ExampleJob):
         train, dev, _ = read(Path(recipe["data"]), settings, loaded)
         return cls(settings, loaded, train, dev, team, device, recipe)
 
+    def head(self) -> nn.Module:
+        """What makes vectors of hidden states; with the weights that the model has for it, else with new ones."""
+        pooling = self.settings.embed.pooling
+        module = pooling.build(self.model.settings.shape)
+        if stored.is_stored(self.loaded) and self.loaded.settings["embed"]["pooling"] == encode(pooling):
+            module.load_state_dict(stored.pooling_state(self.loaded.module_state(stored.NAME)))
+        return module
+
     # What is learned from
+
+    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+        """See `ExampleJob`."""
+        self.progress = progress
+        return super().batches(step, progress, batch_tokens, length)
 
     def collate(self, numbers: Integers, seed: int) -> Batch:
         """Texts by column, all anchors first; `texts` (C, B) in extra says which they are."""
@@ -110,6 +123,7 @@ class EmbedJob(ExampleJob):
             extra["target"] = self.target[numbers]
         if self.guide is not None:
             extra["guide"] = torch.from_numpy(self.guide[texts])
+        extra["progress"] = torch.tensor(self.progress)
         extra["layers"] = torch.tensor(self.loss.layers(self.model.settings.depth, seed), dtype=torch.int64)
         whole = dataclasses.replace(batch, extra=extra)
         return whole if self.device.type == "cpu" else whole.to(self.device, non_blocking=True)
@@ -135,7 +149,7 @@ class EmbedJob(ExampleJob):
             guide = Given(tuple(batch.extra["guide"].float()))
         target, texts = batch.extra.get("target"), batch.extra["texts"]
         last, *earlier = (Given(tuple(found[:, :, i]), target, texts, guide) for i in range(found.shape[2]))
-        return dataclasses.replace(last, layers=tuple(earlier))
+        return dataclasses.replace(last, layers=tuple(earlier), progress=float(batch.extra["progress"]))
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
         """(B, 1 + layers, K): the sequences' vectors of the last layer, then of earlier ones."""
@@ -156,7 +170,6 @@ class EmbedJob(ExampleJob):
 
     # Held-out figures
 
-    @torch.no_grad()
     def score(self, tokens: int) -> dict[str, float]:
         """Retrieval for pairs and tuples, rank correlation for scored pairs, nearest neighbours for classes."""
         if self.dev is None:
@@ -165,32 +178,38 @@ class EmbedJob(ExampleJob):
         enough = int(np.searchsorted(np.cumsum(pool.lengths[numbers].sum(1)), tokens)) + 1
         some = numbers[:enough]
         texts, places = np.unique(some, return_inverse=True)
-        vectors = self._encoded(pool, texts, _plain(self.settings.embed.finish))
+        found = self.compared(pool, texts)
         places = places.reshape(some.shape)
         target = None if data.target is None else data.target[:enough]
         if data.kind == "label":
             assert target is not None
-            return score.neighbours(vectors, places, target)
+            return neighbours(found, places, target)
         if data.kind == "score":
             assert target is not None
-            return score.agreement(vectors, places, target)
-        return score.retrieval(vectors, places)
+            return agreement(found, places, target)
+        return retrieval(found, places)
 
     def goal(self, score: Mapping[str, float]) -> float | None:
         """See `Job`."""
         return next((score[name] for name in ("ndcg", "spearman", "neighbour") if name in score), None)
 
+    def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
+        """Texts (P,) of a pool, encoded to be compared as they will be in use."""
+        return Vectors(self._encoded(pool, texts, _plain(self.settings.embed.finish)))
+
+    @torch.no_grad()
     def _encoded(self, pool: Pool, texts: np.ndarray, steps: tuple[Finish, ...]) -> np.ndarray:
         """Vectors (P, K) of texts of a pool, finished by steps that have nothing to learn."""
         self.module.eval()
-        pooled = np.zeros((len(texts), self.model.settings.width), np.float32)
-        order = np.argsort(-pool.lengths[texts], kind="stable")
-        step = max(self.train.micro_tokens // max(int(pool.lengths[texts].max(initial=1)), 1), 1)
-        for first in range(0, len(order), step):
-            some = order[first : first + step]
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for some in batches(pool.lengths[texts], self.train.micro_tokens):
             batch, place = pool.batch(texts[some])
-            pooled[some] = self._vectors(batch.to(self.device), [])[place.to(self.device), 0].float().cpu().numpy()
+            vectors = self._vectors(batch.to(self.device), [])[:, 0].float().cpu()
+            found.append((some, vectors[place].numpy()))
         self.module.train()
+        pooled = np.zeros((len(texts), found[0][1].shape[1]), np.float32)
+        for some, rows in found:
+            pooled[some] = rows
         return unlearned(steps).apply(pooled)
 
     # What is left of it
@@ -225,8 +244,7 @@ class EmbedJob(ExampleJob):
             return unlearned(steps)
         draw = np.random.default_rng(derive_seed(self.train.seed, "finish"))
         chosen = draw.permutation(len(self.examples.texts))[:SAMPLE]
-        with torch.no_grad():
-            vectors = self._encoded(self.examples, np.sort(chosen), ())
+        vectors = self._encoded(self.examples, np.sort(chosen), ())
         return Finishing.fitted(steps, vectors)
 
     def identity(self) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 
 from encodery.base.errors import InputError
 from encodery.embed.embedder import packed
-from encodery.embed.windows import checked, windows
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.windows import checked, windows
 
 Noise = Callable[[int, np.ndarray], np.ndarray]
 """Place among the texts of a batch, tokens of the text → what the model shall see of it."""

@@ -1,17 +1,47 @@
 """Held-out figures of an embedding under training: what is found first, how scores agree, who the neighbours are.
 
-Plain matrix products over a few hundred or thousand vectors. Shapes: E examples, C columns, K width.
+Over a few hundred or thousand texts. Shapes: P texts, E examples, C columns, K width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 DEPTH = 10
 
 
-def retrieval(vectors: np.ndarray, numbers: np.ndarray) -> dict[str, float]:
-    """Vectors (P, K) of the texts, examples (E, C) as numbers into them: is each anchor's partner found?
+class Compared(Protocol):
+    """P encoded texts, by number."""
+
+    def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """(N, M) similarity of each of N texts with each of M."""
+
+    def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """(N,) similarity of N texts with N texts, one by one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Texts with one vector each: `rows` (P, K), compared by their products."""
+
+    rows: np.ndarray
+
+    def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """See `Compared`."""
+        found: np.ndarray = self.rows[one] @ self.rows[other].T
+        return found
+
+    def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """See `Compared`."""
+        found: np.ndarray = (self.rows[one] * self.rows[other]).sum(1)
+        return found
+
+
+def retrieval(texts: Compared, numbers: np.ndarray) -> dict[str, float]:
+    """Examples (E, C) as numbers of texts: is each anchor's partner found?
 
     Every text of column 1 and after is searched; an anchor that occurs in several examples has several right answers.
     `ndcg` and `mrr` look at the first ten. The anchor itself, where it is among the texts, is passed over.
@@ -20,7 +50,7 @@ def retrieval(vectors: np.ndarray, numbers: np.ndarray) -> dict[str, float]:
     documents = np.unique(numbers[:, 1:])
     right = np.zeros((len(anchors), len(documents)), bool)
     right[where, np.searchsorted(documents, numbers[:, 1])] = True
-    scores = vectors[anchors] @ vectors[documents].T
+    scores = texts.cross(anchors, documents)
     scores[anchors[:, None] == documents[None, :]] = -np.inf
     depth = min(DEPTH, len(documents))
     best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -31,20 +61,19 @@ def retrieval(vectors: np.ndarray, numbers: np.ndarray) -> dict[str, float]:
     return {"ndcg": float(((found @ discount) / ideal).mean()), "mrr": float(first.mean())}
 
 
-def agreement(vectors: np.ndarray, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
+def agreement(texts: Compared, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Rank correlation of the pairs' similarities with their scores (E,); nothing where it is not defined."""
-    similarity = (vectors[numbers[:, 0]] * vectors[numbers[:, 1]]).sum(1)
+    similarity = texts.pairs(numbers[:, 0], numbers[:, 1])
     if len(np.unique(target)) < 2 or len(np.unique(similarity)) < 2:
         return {}
     return {"spearman": float(np.corrcoef(_ranks(target), _ranks(similarity))[0, 1])}
 
 
-def neighbours(vectors: np.ndarray, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
+def neighbours(texts: Compared, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """How often a text's nearest other text is of its class; nothing for fewer than two texts."""
     if len(numbers) < 2:
         return {}
-    found = vectors[numbers[:, 0]]
-    similarity = found @ found.T
+    similarity = texts.cross(numbers[:, 0], numbers[:, 0])
     np.fill_diagonal(similarity, -np.inf)
     return {"neighbour": float((target[similarity.argmax(1)] == target).mean())}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from encodery.base.errors import InputError, nearest
@@ -25,9 +26,14 @@ class EmbedSettings:
 
     def prompt(self, name: str | None) -> str:
         """The prompt of that name, empty for None. Raises `InputError` with the nearest name."""
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(self.prompts) or "none"
-            raise InputError(f"The model has no prompt '{name}'.{nearest(name, self.prompts)} Known: {known}.")
-        return self.prompts[name]
+        return prompt_of(self.prompts, name)
+
+
+def prompt_of(prompts: Mapping[str, str], name: str | None) -> str:
+    """The prompt of that name, empty for None. Raises `InputError` with the nearest name."""
+    if name is None:
+        return ""
+    if name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise InputError(f"The model has no prompt '{name}'.{nearest(name, prompts)} Known: {known}.")
+    return prompts[name]

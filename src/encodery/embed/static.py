@@ -23,11 +23,11 @@ from encodery.base.settings import encode
 from encodery.embed.embedder import Embedder, packed
 from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
-from encodery.embed.windows import batches
 from encodery.model.load import Loaded, save_model
 from encodery.model.network import Model, ModelSettings
 from encodery.model.positions.none import Nothing
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.windows import batches
 
 AT_ONCE = 4096  # Tokens of vocabulary or texts looked at together.
 LONGEST = 1 << 16  # Without attention a text may be as long as one likes; this much is taken at once.

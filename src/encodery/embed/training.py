@@ -17,13 +17,16 @@ from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import TrainSettings
 
+Kind = Literal["dense", "sparse", "tokens"]
+"""One vector a text, a weight for each word of the vocabulary, or a vector for each token."""
 SEEN = 20_000  # Examples seen in all, where the epochs are not given.
 USUAL_WIDTH, USUAL_RATE = 768, 3e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedTraining:
-    """`embed`: how vectors are made, in training and in use; what the recipe leaves out is the model's own.
+    """`kind`: what a text becomes. `embed`: how vectors are made, in training and in use; what the recipe leaves out is
+    the model's own. `token_width`: of a token's vector, for the kind "tokens".
 
     `loss`: chosen by the data if not given (`data.py`). `columns`: role -> column of the data, where a guess is wrong.
     `sides`: side of an example ("query" for the anchor, "document" for the others) -> name of the prompt that goes
@@ -36,7 +39,9 @@ class EmbedTraining:
     `optim`: absent: AdamW at 3e-5 for a width of 768, and more the narrower the model.
     """
 
+    kind: Kind = "dense"
     embed: EmbedSettings = field(default_factory=EmbedSettings)
+    token_width: int = 128
     loss: Loss | None = None
     columns: dict[str, str] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)
@@ -56,7 +61,7 @@ class EmbedTraining:
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
-        for name, least in (("batch", 1), ("mined", 1), ("hide", 0)):
+        for name, least in (("batch", 1), ("token_width", 1), ("mined", 1), ("hide", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
         if self.wrong is not None and self.wrong < 0:

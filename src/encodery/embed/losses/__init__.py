@@ -28,13 +28,14 @@ first; or the class of its one text."""
 class Given:
     """`vectors`: C of (B, K). `target`: (B,) or, for "scores", (B, C - 1). `texts`: (C, B) int64, equal where texts are
     equal, so that a text is never taken for a wrong answer to itself. `guide`: another model's vectors of the same
-    texts. `layers`: the same from earlier layers, where the loss asked for them."""
+    texts. `layers`: the same from earlier layers, where the loss asked for them. `progress`: 0..1 of the run."""
 
     vectors: tuple[Tensor, ...]
     target: Tensor | None = None
     texts: Tensor | None = None
     guide: Given | None = None
     layers: tuple[Given, ...] = ()
+    progress: float = 1.0
 
     def cross(self, one: int, other: int, kind: Similarity = "cosine") -> Tensor:
         """(B, B) similarity of each vector of column `one` with each of column `other`."""
@@ -53,6 +54,11 @@ class Given:
             vectors=tuple(vector[:, :width] for vector in self.vectors),
             layers=tuple(layer.cut(width) for layer in self.layers),
         )
+
+    @property
+    def size(self) -> int:
+        """Number of examples B."""
+        return len(self.vectors[0])
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ from encodery.embed.losses import Given
 
 def same(given: Given, one: int, other: int) -> Tensor:
     """(B, B) bool: whether text i of column `one` is text j of column `other`; nothing where texts are not told."""
-    size, device = len(given.vectors[0]), given.vectors[0].device
+    size, device = given.size, given.vectors[0].device
     if given.texts is None:
         return torch.zeros(size, size, dtype=torch.bool, device=device)
     return given.texts[one][:, None] == given.texts[other][None, :]
@@ -18,7 +18,7 @@ def same(given: Given, one: int, other: int) -> Tensor:
 
 def own(given: Given) -> Tensor:
     """(B, B) bool: the diagonal."""
-    return torch.eye(len(given.vectors[0]), dtype=torch.bool, device=given.vectors[0].device)
+    return torch.eye(given.size, dtype=torch.bool, device=given.vectors[0].device)
 
 
 def kin(given: Given) -> Tensor:

@@ -45,7 +45,7 @@ class GIST(Loss):
         assert given.guide is not None
         partner = given.guide.pairs(0, 1)[:, None]
         limit = partner - (partner.abs() * self.margin if self.relative else self.margin)
-        diagonal, size = own(given), len(given.vectors[0])
+        diagonal, size = own(given), given.size
         hidden = [(kin(given) | same(given, 0, 1) | (given.guide.cross(0, 1) > limit)) & ~diagonal]
         hidden += [kin(given) | (given.guide.cross(side, side) > limit) for side in (0, 1)]
         places = [(0, 1), (0, 0), (1, 1)]

@@ -39,7 +39,7 @@ class InfoNCE(Loss):
         return {"infonce": examples}
 
     def terms(self, given: Given) -> Mapping[str, Term]:
-        size = len(given.vectors[0])
+        size = given.size
         forward = self._forward(given)
         right = forward.diagonal()
         spaces = [forward]

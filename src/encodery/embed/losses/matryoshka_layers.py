@@ -63,7 +63,7 @@ class MatryoshkaLayers(Loss):
     def terms(self, given: Given) -> Mapping[str, Term]:
         found = dict(self.loss.terms(given))
         learned = [name for name, term in found.items() if term.weight]
-        size = len(given.vectors) * len(given.vectors[0])
+        size = len(given.vectors) * given.size
         apart = given.vectors[0].new_zeros(())
         share = 1 / max(len(given.layers), 1)
         for layer in given.layers:

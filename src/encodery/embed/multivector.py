@@ -1,0 +1,188 @@
+"""A vector for each token, compared late: each token of the query finds its best match in the text. arXiv:2004.12832
+
+ColBERT's MaxSim: Σ over the query's tokens of the highest cosine with a token of the document. Hidden states go through
+one linear layer to a narrow width and to unit length. Differs from the paper: queries are not filled up with [MASK],
+and punctuation is kept. Shapes: N texts, T tokens, Q queries, D documents, H width of the model, K of a vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encodery.base.errors import SettingsError
+from encodery.base.machine import device as machine_device
+from encodery.base.settings import decode
+from encodery.embed.embedder import BATCH_TOKENS, packed
+from encodery.embed.settings import prompt_of
+from encodery.model import golden
+from encodery.model.network import Model
+from encodery.model.shape import Batch
+from encodery.tokens.windows import batches, checked, windows
+
+if TYPE_CHECKING:
+    from encodery.model.load import Loaded
+    from encodery.tokens.tokenizer import Tokenizer
+
+KEY = "multivector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiVectorSettings:
+    """How a model's token vectors are made; stored with it as `multivector`. `width` K of each; `max_length` and
+    `prompts` as for embeddings."""
+
+    width: int = 128
+    max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise SettingsError(f"width = {self.width}: must be positive.")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenVectors:
+    """N texts: the vectors of text i are `rows[ends[i-1]:ends[i]]` (n, K) float32 of unit length; `dropped` (N,) tokens
+    that the truncation left out."""
+
+    rows: np.ndarray
+    ends: np.ndarray
+    dropped: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def row(self, number: int) -> np.ndarray:
+        """The vectors (n, K) of one text."""
+        return self.rows[int(self.ends[number - 1]) if number else 0 : int(self.ends[number])]
+
+
+class Projection(nn.Module):
+    """Hidden states (T, H) → unit vectors (T, K) float32."""
+
+    def __init__(self, width: int, narrow: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, narrow, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """See the class."""
+        return F.normalize(self.linear(hidden).float(), dim=1)
+
+
+def max_sim(queries: Tensor, query: Tensor, documents: Tensor, document: Tensor, sizes: tuple[int, int]) -> Tensor:
+    """(Q, D) MaxSim of packed token vectors (T, K) and (T', K); `query` (T,) and `document` (T',) say whose each is,
+    from 0 to `sizes`."""
+    scores = queries @ documents.T
+    best = scores.new_full((len(queries), sizes[1]), -torch.inf)
+    best = best.scatter_reduce(1, document[None, :].expand_as(scores), scores, "amax")
+    return scores.new_zeros(sizes).index_add(0, query, best)
+
+
+class MultiVectorEncoder:
+    """A model, its tokenizer, and the projection that was trained with it."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        projection: Projection,
+        settings: MultiVectorSettings | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.settings = settings or MultiVectorSettings()
+        self.device = torch.device(device) if device is not None else machine_device()
+        self.model = model.to(self.device).eval()
+        self.projection = projection.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
+
+    @classmethod
+    def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> MultiVectorEncoder:
+        """The encoder of a loaded model; its golden vectors are computed again. Raises `SettingsError` where the model
+        was not trained for token vectors, `ArtifactError` where they drift."""
+        from encodery.embed import stored
+
+        if KEY not in loaded.settings:
+            raise SettingsError(f"{loaded.path}: was not trained for a vector a token (recipe colbert).")
+        settings = decode(MultiVectorSettings, loaded.settings[KEY], where=f"{loaded.path}: {KEY}")
+        kept = loaded.module_state(KEY)
+        projection = Projection(loaded.model.settings.width, settings.width)
+        projection.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
+        encoder = cls(loaded.model, loaded.tokenizer, projection, settings, device)
+        stored.check(loaded, encoder.token_vectors, kept, encoder.device)
+        return encoder
+
+    @property
+    def width(self) -> int:
+        """Width K of a vector."""
+        return self.settings.width
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a text that are read whole, special tokens not counted."""
+        return self.max_length - 2
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when any text could get other vectors."""
+        digest = hashlib.sha256(f"{self.settings}{self.tokenizer.fingerprint}".encode())
+        for module in (self.model.encoder, self.projection):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        return digest.hexdigest()[:32]
+
+    def token_vectors(self, batch: Batch) -> Tensor:
+        """(T, K) of a packed batch on the model's device."""
+        found: Tensor = self.projection(self.model.encoder(batch).hidden)
+        return found
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        truncate: str = "error",
+        batch_tokens: int = BATCH_TOKENS,
+        prompt: str | None = None,
+    ) -> TokenVectors:
+        """The vectors of all texts, in order; those of the windows of a long text (`truncate` = "chunk") one after
+        another. Raises as `Embedder.encode`."""
+        before = prompt_of(self.settings.prompts, prompt)
+        ids = self.tokenizer.encode_batch([before + text for text in texts])
+        found, dropped = windows(ids, self.longest, checked(truncate))
+        lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
+        rows: list[np.ndarray] = [np.zeros((0, self.width), np.float32)] * len(found)
+        with torch.inference_mode():
+            for numbers in batches(lengths, batch_tokens):
+                sequences = [found[number].ids for number in numbers]
+                batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
+                parts = np.split(self.token_vectors(batch).cpu().numpy(), np.cumsum(lengths[numbers])[:-1])
+                for number, part in zip(numbers, parts, strict=True):
+                    rows[number] = part
+        owner = np.array([window.text for window in found], np.int64)
+        ends = np.cumsum(np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64))
+        return TokenVectors(np.concatenate([np.zeros((0, self.width), np.float32), *rows]), ends, dropped)
+
+
+def similarity(queries: TokenVectors, documents: TokenVectors) -> np.ndarray:
+    """(Q, D) MaxSim of every query with every document."""
+    found = np.zeros((len(queries), len(documents)), np.float32)
+    starts = np.concatenate([[0], documents.ends[:-1]])
+    for number in range(len(queries)):
+        scores = queries.row(number) @ documents.rows.T
+        found[number] = np.maximum.reduceat(scores, starts, axis=1).sum(axis=0)
+    return found
+
+
+def golden_tokens(encoder: MultiVectorEncoder) -> Tensor:
+    """Vectors (T, K) of the model's golden sequences."""
+    from encodery.embed import stored
+
+    return stored.golden_vectors(encoder.token_vectors, golden.make(encoder.model), encoder.device)

@@ -1,0 +1,122 @@
+"""A vector a token: MaxSim by its formula, learned, and back from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.settings import decode
+from encodery.embed.multivector import KEY, MultiVectorEncoder, Projection, max_sim, similarity
+from encodery.embed.multivector_job import GivenTokens, MultiVectorJob
+from encodery.embed.training import EmbedTraining
+from encodery.model.checkpoint import read_tensors, write_tensors
+from encodery.model.load import Loaded, load_model
+from encodery.train.distributed import Team
+from encodery.train.optim.adamw import AdamW
+from encodery.train.step import backward
+
+CPU = torch.device("cpu")
+
+
+def packed(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = torch.randn(sum(lengths), 5, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=1), torch.arange(len(lengths)).repeat_interleave(
+        torch.tensor(lengths)
+    )
+
+
+def by_loops(left: torch.Tensor, mine: torch.Tensor, right: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    count = int(mine.max()) + 1, int(theirs.max()) + 1
+    return torch.tensor(
+        [
+            [float((left[mine == i] @ right[theirs == j].T).amax(1).sum()) for j in range(count[1])]
+            for i in range(count[0])
+        ]
+    )
+
+
+def test_max_sim_by_its_formula() -> None:
+    (queries, query), (documents, document) = packed([3, 1, 4], 0), packed([2, 6, 1, 3], 1)
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(2))
+    documents, document = documents[order], document[order]
+    found = max_sim(queries, query, documents, document, (3, 4))
+    torch.testing.assert_close(found, by_loops(queries, query, documents, document))
+
+
+def test_losses_see_means_of_best_matches() -> None:
+    (left, mine), (right, theirs) = packed([3, 1, 4], 0), packed([2, 6, 1], 1)
+    given = GivenTokens((left, right), whose=(mine, theirs), examples=3)
+    expected = by_loops(left, mine, right, theirs) / torch.tensor([[3.0], [1.0], [4.0]])
+    torch.testing.assert_close(given.cross(0, 1), expected)
+    torch.testing.assert_close(given.pairs(0, 1), expected.diagonal())
+    with pytest.raises(SettingsError, match="cannot be cut"):
+        given.cut(2)
+
+
+def job(loaded: Loaded, data: Any, dev: Any, **train: Any) -> MultiVectorJob:
+    table = {"kind": "tokens", "token_width": 16, "loss": {"is": "infonce"}, "batch": 16}
+    table["train"] = {"precision": "fp32", **train}
+    return MultiVectorJob(decode(EmbedTraining, table), loaded, data, dev, Team(), CPU)
+
+
+def test_they_are_learned_and_come_back(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+    work = job(loaded, pairs(200, 1), pairs(60, 2))
+    before, losses = work.score(100_000), []
+    optimizer = AdamW(lr=3e-3).build(work.module)
+    for step in range(40):
+        optimizer.zero_grad()
+        terms = backward(work, work.batches(step, 1.0, 0, None), Team(), "fp32", 0, step)
+        optimizer.step()
+        losses.append(float(terms[0]["infonce"].total / terms[0]["infonce"].count))
+    after = work.score(100_000)
+    assert after["ndcg"] > before["ndcg"] + 0.1
+    assert losses[-1] < 0.6 * losses[0]
+    work.save(tmp_path / "model", {})
+    again = load_model(tmp_path / "model")
+    encoder = MultiVectorEncoder.of(again, CPU)
+    assert encoder.width == 16
+    numbers = work.numbers[:6]
+    texts = np.unique(numbers)
+    asked, told = ([work.examples.texts[int(n)] for n in numbers[:, c]] for c in (0, 1))
+    found = similarity(encoder.encode(asked, batch_tokens=20), encoder.encode(told))
+    places = np.searchsorted(texts, numbers)
+    expected = work.compared(work.examples, texts).cross(places[:, 0], places[:, 1])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(
+        work.compared(work.examples, texts).pairs(places[:, 0], places[:, 1]), expected.diagonal(), atol=1e-5
+    )
+    further = MultiVectorJob(work.settings, again, pairs(20, 1), None, Team(), CPU)
+    torch.testing.assert_close(further.pooling.linear.weight, work.pooling.linear.weight)  # type: ignore[union-attr]
+    file = tmp_path / "model" / "modules" / f"{KEY}.safetensors"
+    tensors = read_tensors(file)
+    write_tensors(file, {**tensors, "linear.weight": tensors["linear.weight"].flip(0)})
+    with pytest.raises(ArtifactError, match="no longer computes"):
+        MultiVectorEncoder.of(load_model(tmp_path / "model", verify=False))
+
+
+def test_pieces_give_the_gradient_of_one_pass(loaded: Loaded, pairs: Any) -> None:
+    grads = []
+    for tokens in (100_000, 50):
+        work = job(loaded, pairs(16, 1), None, micro_tokens=tokens)
+        backward(work, work.batches(0, 0.0, 0, None), Team(), "fp32", 0, 0)
+        grads.append([p.grad for p in work.module.parameters() if p.grad is not None])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_texts_in_order_and_long_ones_in_windows(loaded: Loaded) -> None:
+    encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, Projection(32, 128), device=CPU)
+    texts = ["a1 a2 b3", "", "a4", " ".join(f"b{i}" for i in range(20))]
+    found = encoder.encode(texts, truncate="chunk", batch_tokens=8)
+    assert np.diff(found.ends, prepend=0).tolist() == [5, 2, 3, 24]
+    np.testing.assert_allclose(np.linalg.norm(found.rows, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.row(2), encoder.encode(["a4"]).rows, atol=1e-5)
+    assert encoder.encode(texts, truncate="left").dropped.tolist() == [0, 0, 0, 6]
+    assert encoder.encode([]).rows.shape == (0, 128)
+    with pytest.raises(SettingsError, match="vector a token"):
+        MultiVectorEncoder.of(loaded)
