@@ -139,7 +139,7 @@ class Embedder:
     ) -> Embedded:
         """The vectors of all texts. Empty texts are legal.
 
-        `truncate`: error, right, left or chunk (see `windows.py`); `batch_tokens`: tokens computed at once;
+        `truncate`: error, right, left or chunk (see `tokens/windows.py`); `batch_tokens`: tokens computed at once;
         `prompt`: name of a stored prompt; `progress` is called with the number of windows done after each batch.
         Raises `InputError` for a text that is too long under "error", and for what is no list of texts.
         """
