@@ -1,0 +1,71 @@
+"""Calibration: one temperature for all logits, chosen on rows that were not learnt from, and how far it still is off.
+
+Dividing logits by a number leaves every prediction as it is and mends how sure the model claims to be.
+arXiv:1706.04599
+Shapes: R rows, C classes, K bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput
+
+BINS = 15
+COLDEST, HOTTEST, STEPS = 0.05, 20.0, 60
+SHRUNK = (np.sqrt(5) - 1) / 2
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """(R, C) probabilities of logits (R, C)."""
+    scaled = logits.astype(np.float64) / temperature
+    shifted = np.exp(scaled - scaled.max(1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def nll(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> float:
+    """Mean negative log-probability of the true classes (R,). Raises `EmptyInput` without rows."""
+    if not len(truth):
+        raise EmptyInput("There are no rows to be calibrated on.")
+    chosen = softmax(logits, temperature)[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature under which the true classes (R,) are likeliest; a golden-section search over its logarithm,
+    in which the loss has one valley. Raises `EmptyInput` without rows."""
+    low, high = np.log(COLDEST), np.log(HOTTEST)
+    for _ in range(STEPS):
+        left, right = high - SHRUNK * (high - low), low + SHRUNK * (high - low)
+        if nll(logits, truth, float(np.exp(left))) < nll(logits, truth, float(np.exp(right))):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Answers by how sure they claimed to be: `sure` (K,) mean probability, `right` (K,) share that was right, `count`
+    (K,); empty bins are left out. `error`: the expected calibration error, Σ count · |sure - right| / R."""
+
+    sure: np.ndarray
+    right: np.ndarray
+    count: np.ndarray
+    error: float
+
+
+def reliability(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
+    """Of the probability (R,) given to each answer and whether it was right (R,). Raises `EmptyInput` without rows."""
+    if not len(correct):
+        raise EmptyInput("There are no answers whose certainty could be judged.")
+    place = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    kept = count > 0
+    sure = np.bincount(place, weights=probability, minlength=bins)[kept] / count[kept]
+    right = np.bincount(place, weights=correct, minlength=bins)[kept] / count[kept]
+    error = float((count[kept] * np.abs(sure - right)).sum() / count.sum())
+    return Reliability(sure, right, count[kept], error)

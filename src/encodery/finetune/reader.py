@@ -1,0 +1,177 @@
+"""Texts and pairs of texts to the sequences a model takes, by one policy for what is too long; what is cut is counted.
+
+error: refused, naming the row; right, left: the end, or the beginning, is dropped (of a pair, first from the longer
+text); chunk: windows, of a pair over the second text, each behind the whole first one.
+Shapes: n tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from encodery.base.errors import InputError, nearest
+from encodery.tokens.tokenizer import Tokenizer
+
+Truncate = Literal["error", "right", "left", "chunk"]
+LEAST = 16  # Tokens of the second text that a window of a pair must hold at least.
+
+
+def checked(truncate: str) -> Truncate:
+    """The policy of that name. Raises `InputError` with the nearest."""
+    for known in get_args(Truncate):
+        if truncate == known:
+            return known  # type: ignore[no-any-return]
+    known_names = get_args(Truncate)
+    raise InputError(f"truncate = '{truncate}': is one of {', '.join(known_names)}.{nearest(truncate, known_names)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A sequence with its special tokens: `ids` (n,); `second`: where the second text begins, n where there is none.
+
+    Its last text stands at `place` … `place + stop - start` and is tokens `start` … `stop` of that text.
+    """
+
+    ids: np.ndarray
+    second: int
+    place: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """`longest`: of a sequence with its special tokens; `segmented`: whether the model tells the texts of a pair apart
+    by segments."""
+
+    tokenizer: Tokenizer
+    longest: int
+    segmented: bool
+    truncate: Truncate
+
+    def __post_init__(self) -> None:
+        if self.longest < 8:
+            raise InputError(f"max_length = {self.longest}: must be at least 8 tokens.")
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text alone."""
+        return self.longest - 2
+
+    @property
+    def pair_room(self) -> int:
+        """Tokens of the two texts of a pair together."""
+        return self.longest - 2 - self._between
+
+    @property
+    def _between(self) -> int:
+        """Separators between the texts of a pair: two where the tokenizer's own template has two."""
+        return 2 if self.tokenizer.inner.num_special_tokens_to_add(is_pair=True) == 4 else 1
+
+    def one(self, ids: np.ndarray, start: int = 0, stop: int | None = None) -> Piece:
+        """Tokens `start` … `stop` of a text."""
+        stop = len(ids) if stop is None else stop
+        whole = np.concatenate([[self.tokenizer.cls_id], ids[start:stop], [self.tokenizer.sep_id]])
+        return Piece(whole, len(whole), 1, start, stop)
+
+    def two(self, first: np.ndarray, second: np.ndarray, start: int = 0, stop: int | None = None) -> Piece:
+        """A first text, and tokens `start` … `stop` of a second one."""
+        stop = len(second) if stop is None else stop
+        sep = self.tokenizer.sep_id
+        head = [[self.tokenizer.cls_id], first, [sep] * self._between]
+        at = len(first) + 1 + self._between
+        return Piece(np.concatenate([*head, second[start:stop], [sep]]), at, at, start, stop)
+
+    def texts(self, texts: Sequence[str]) -> tuple[list[list[Piece]], list[int]]:
+        """The sequences of each text, several under "chunk", and how many tokens of it were dropped."""
+        found, dropped = [], []
+        for row, ids in enumerate(self._encoded(texts)):
+            over = max(len(ids) - self.room, 0)
+            dropped.append(0 if self.truncate == "chunk" else over)
+            if not over:
+                found.append([self.one(ids)])
+            elif self.truncate == "chunk":
+                parts = np.array_split(np.arange(len(ids)), -(-len(ids) // self.room))
+                found.append([self.one(ids, int(part[0]), int(part[-1]) + 1) for part in parts])
+            else:
+                self.refuse(row, len(ids), self.room)
+                found.append([self.one(ids, over) if self.truncate == "left" else self.one(ids, 0, self.room)])
+        return found, dropped
+
+    def pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> tuple[list[list[Piece]], list[int]]:
+        """The same of pairs."""
+        found, dropped = [], []
+        for row, (a, b) in enumerate(zip(self._encoded(firsts), self._encoded(seconds), strict=True)):
+            over = max(len(a) + len(b) - self.pair_room, 0)
+            dropped.append(0 if self.truncate == "chunk" else over)
+            if not over:
+                found.append([self.two(a, b)])
+            elif self.truncate == "chunk":
+                room = self.second_room(row, a)
+                parts = np.array_split(np.arange(len(b)), -(-len(b) // room))
+                found.append([self.two(a, b, int(part[0]), int(part[-1]) + 1) for part in parts])
+            else:
+                self.refuse(row, len(a) + len(b), self.pair_room)
+                keep = _shares(len(a), len(b), self.pair_room)
+                left = self.truncate == "left"
+                a = a[len(a) - keep[0] :] if left else a[: keep[0]]
+                found.append([self.two(a, b, len(b) - keep[1]) if left else self.two(a, b, 0, keep[1])])
+        return found, dropped
+
+    def second_room(self, row: int, first: np.ndarray) -> int:
+        """Tokens of a second text behind this first one. Raises `InputError` where there is too little room."""
+        room = self.pair_room - len(first)
+        if room < LEAST:
+            raise InputError(
+                f"Row {row}: its first text has {len(first)} tokens, which leaves {max(room, 0)} of {self.longest} for "
+                f"the second. Choose truncate = right or left, or a greater max_length."
+            )
+        return room
+
+    def refuse(self, row: int, tokens: int, room: int) -> None:
+        """Raises `InputError` under "error"."""
+        if self.truncate == "error":
+            raise InputError(
+                f"Row {row} has {tokens} tokens, the model takes {room} (and its special tokens). "
+                "Choose truncate = right, left or chunk."
+            )
+
+    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [ids.astype(np.int64) for ids in self.tokenizer.encode_batch(list(texts))]
+
+
+def windows(tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """Overlapping windows [start, stop) of at most `room` over so many tokens, neighbours sharing at least `overlap`
+    (less where `room` allows no more); at least one, which may be empty."""
+    if tokens <= room:
+        return [(0, tokens)]
+    step = max(room - min(overlap, room // 2), 1)
+    count = -(-(tokens - room) // step) + 1
+    starts = np.linspace(0, tokens - room, count).round().astype(int)
+    return [(int(start), int(start) + room) for start in starts]
+
+
+def home(tokens: int, found: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(tokens,) the window in which each token stands farthest from an edge; the ends of the text are no edges."""
+    at = np.arange(tokens)
+    far = np.full((len(found), tokens), -1.0)
+    for number, (start, stop) in enumerate(found):
+        left = at - start + (np.inf if start == 0 else 0)
+        right = stop - 1 - at + (np.inf if stop == tokens else 0)
+        far[number] = np.where((at >= start) & (at < stop), np.minimum(left, right), -1)
+    best: np.ndarray = far.argmax(0) if tokens else np.zeros(0, np.int64)
+    return best
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How much of each text of a pair stays, cut from the longer one first."""
+    half = room // 2
+    if first <= half:
+        return first, room - first
+    if second <= room - half:
+        return room - second, second
+    return half, room - half

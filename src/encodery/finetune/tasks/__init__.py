@@ -1,0 +1,108 @@
+"""What an encoder is fine-tuned to say of a row: a class, tags, a span, a score.
+
+A task reads rows by *roles* (text, label, …), never by column names; makes examples of them; puts a module on the
+encoder; and turns what the module gives into answers. It computes nothing at import and holds no weights. The rule of
+losses is that of objectives: named sums with counts (`encodery.objectives`).
+Shapes: R rows, E examples, S sequences, T tokens, H width, C classes or numbers an example gets.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from encodery.base.errors import InputError
+from encodery.base.parts import Part, name_of
+from encodery.finetune.examples import Examples
+from encodery.finetune.reader import Reader, Truncate
+from encodery.model.shape import Batch, Output, Shape
+from encodery.objectives import Count, Term
+
+Rows = Mapping[str, Sequence[Any]]
+"""Role -> its value in each row."""
+Known = Mapping[str, Any]
+"""What the training rows told, as JSON: the labels, the mean of scores."""
+Answer = dict[str, Any]
+"""What is said of a row, as JSON: `prediction`, and whatever more a task has to say."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Roles of rows a task understands: what it reads, and what it learns to say."""
+
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+class TaskModule(nn.Module):
+    """A task's weights on the encoder. `per`: what `forward` gives a row of numbers for."""
+
+    per: ClassVar[Literal["example", "sequence", "token"]] = "example"
+
+    @abc.abstractmethod
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        """(E, C), (S, C) or (T, C), as `per` says, in the order of the batch."""
+
+    @abc.abstractmethod
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+        """The terms, from what `forward` gave and the targets in `batch.extra`."""
+
+    @abc.abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        """The count of every learned term `loss` will return, known before the model runs."""
+
+
+class Task(Part):
+    """Contract of a task.
+
+    `forms`: the rows it understands, the first that fits is taken. `goal`: the figure by which the best weights are
+    chosen, higher being better. `truncate`: its usual policy for what is too long. `chart`: what its figures can be
+    drawn as in a report ("classes" has a confusion matrix and a calibration curve).
+    """
+
+    forms: ClassVar[tuple[Form, ...]]
+    goal: ClassVar[str]
+    truncate: ClassVar[Truncate] = "right"
+    chart: ClassVar[Literal["classes", "none"]] = "none"
+
+    @abc.abstractmethod
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        """What the training rows tell beside their texts. Raises `InputError` where nothing can be learnt from them."""
+
+    @abc.abstractmethod
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        """The examples of rows, with their targets if they are asked for.
+
+        Raises `InputError` naming the row whose target or text cannot be used.
+        """
+
+    @abc.abstractmethod
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        """The module, freshly initialised from torch's generator."""
+
+    @abc.abstractmethod
+    def decode(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+    ) -> list[Answer]:
+        """The answer (R) for each row, from what the module gave for each example."""
+
+    @abc.abstractmethod
+    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+        """Figures of quality, `goal` among them."""
+
+    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
+        """What `decode` takes as `tuned`: a temperature, a threshold, chosen on rows that were not learnt from."""
+        return {}
+
+    def form(self, roles: Sequence[str], targets: bool) -> Form:
+        """The form of rows that have these roles. Raises `InputError` naming what lacks."""
+        for form in self.forms:
+            if all(role in roles for role in (*form.inputs, *(form.targets if targets else ()))):
+                return form
+        wanted = " or ".join(" + ".join((*form.inputs, *(form.targets if targets else ()))) for form in self.forms)
+        raise InputError(f"task '{name_of(self)}': wants {wanted}; the data has {', '.join(roles) or 'none of them'}.")

@@ -1,0 +1,129 @@
+"""One of several classes for a text or a pair of texts: a softmax over classes. arXiv:1810.04805
+
+Shapes: R rows, E examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.finetune import calibrate
+from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks import Answer, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks._figures import accuracy, macro_f1, matthews
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._labels import Weights, count, names_of, places, weights
+from encodery.model.shape import Batch, Output, Shape
+from encodery.objectives import Count, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes(Task):
+    """`pooling`, `hidden` and `dropout` are those of the head. `weights`: rare classes count for more in the loss, in
+    inverse proportion ("balanced") or by its root. `smoothing`: share of a row's weight that is spread over all
+    classes."""
+
+    goal: ClassVar[str] = "f1"
+    chart: ClassVar[Literal["classes", "none"]] = "classes"
+
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+    weights: Weights = "none"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        if not 0 <= self.smoothing < 1:
+            raise SettingsError(f"smoothing = {self.smoothing}: must lie in 0 <= smoothing < 1.")
+
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        labels, counts = count(names_of(rows["label"]))
+        if len(labels) < 2:
+            what = f"all rows have the label '{labels[0]}'" if labels else "there are no rows"
+            raise InputError(f"There is nothing to tell apart: {what}.")
+        return {"labels": labels, "counts": counts}
+
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        found, dropped = read(rows, reader)
+        labels = places(names_of(rows["label"]), known["labels"]) if targets else None
+        collector = Collector(reader.segmented)
+        for row, pieces in enumerate(found):
+            for piece in pieces:
+                collector.add(row, [piece], {} if labels is None else {"label": labels[row]})
+        return collector.done(dropped)
+
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        return _ClassesModule(self, shape, known)
+
+    def decode(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+    ) -> list[Answer]:
+        found = calibrate.softmax(by_row(outputs, examples), tuned.get("temperature", 1.0))
+        labels = known["labels"]
+        return [
+            {
+                "prediction": labels[int(row.argmax())],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(labels, row.tolist(), strict=True)),
+            }
+            for row in found
+        ]
+
+    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+        truth, given = names_of(rows["label"]), [answer["prediction"] for answer in answers]
+        chances = [answer["probabilities"].get(label, 0.0) for answer, label in zip(answers, truth, strict=True)]
+        correct = np.array([a == b for a, b in zip(truth, given, strict=True)])
+        sure = np.array([answer["probability"] for answer in answers])
+        return {
+            "accuracy": accuracy(truth, given),
+            "f1": macro_f1(truth, given),
+            "mcc": matthews(truth, given),
+            "nll": float(-np.log(np.maximum(chances, 1e-12)).mean()),
+            "ece": calibrate.reliability(sure, correct).error,
+        }
+
+    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
+        truth, labels = names_of(rows["label"]), list(known["labels"])
+        kept = np.array([label in labels for label in truth])
+        logits = by_row(outputs, examples)[kept]
+        if len(logits) < 2:
+            return {}
+        classes = places([label for label, keep in zip(truth, kept, strict=True) if keep], labels)
+        return {"temperature": calibrate.temperature(logits, classes)}
+
+
+class _ClassesModule(TaskModule):
+    class_weights: Tensor
+
+    def __init__(self, settings: Classes, shape: Shape, known: Known) -> None:
+        super().__init__()
+        self.head = Head(shape.width, len(known["labels"]), settings.pooling, settings.dropout, settings.hidden)
+        self.smoothing = settings.smoothing
+        told = torch.tensor(weights(known["counts"], settings.weights))
+        self.register_buffer("class_weights", told, persistent=False)
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        y: Tensor = self.head(output.hidden, batch)
+        return y
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        return {"classes": self.class_weights[batch.extra["label"]].sum()}
+
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+        label = batch.extra["label"]
+        logs = predicted.log_softmax(-1)
+        weight = self.class_weights[label]
+        each = -(1 - self.smoothing) * logs.gather(1, label[:, None])[:, 0] - self.smoothing * logs.mean(1)
+        return {
+            "classes": Term((weight * each).sum(), weight.sum()),
+            "right": Term((predicted.argmax(-1) == label).sum(), len(label), 0.0),
+        }

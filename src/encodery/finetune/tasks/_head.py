@@ -1,0 +1,89 @@
+"""What tasks that say one thing of a sequence share: pooling, dropout, one linear map; how a row's windows are joined.
+
+Shapes: T tokens, S sequences, H width, C outputs, E examples, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from encodery.base.errors import SettingsError
+from encodery.finetune.examples import Examples
+from encodery.finetune.reader import Piece, Reader
+from encodery.finetune.tasks import Rows
+from encodery.model.shape import Batch
+
+Kind = Literal["mean", "cls", "max"]
+STD = 0.02
+
+
+class Head(nn.Module):
+    """Hidden states (T, H) → (S, C): the mean, first or largest of a sequence's states; with `hidden` a dense layer and
+    tanh, as BERT's pooler; then dropout and a linear map."""
+
+    def __init__(self, width: int, outputs: int, pooling: Kind, dropout: float, hidden: bool) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.dense = nn.Linear(width, width) if hidden else None
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Linear(width, outputs)
+        for layer in (self.dense, self.out):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=STD)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        pooled = pool(hidden, batch, self.pooling)
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(self.drop(pooled)))
+        y: Tensor = self.out(self.drop(pooled))
+        return y.float()
+
+
+def pool(hidden: Tensor, batch: Batch, kind: Kind) -> Tensor:
+    """Hidden states (T, H) → one vector of each sequence (S, H), in fp32."""
+    hidden = hidden.float()
+    if kind == "cls":
+        return hidden[batch.cu_seqlens[:-1].long()]
+    place = batch.layout.sequence
+    if kind == "max":
+        low = hidden.new_full((len(batch), hidden.shape[1]), -torch.inf)
+        return low.scatter_reduce(0, place[:, None].expand_as(hidden), hidden, "amax")
+    summed = hidden.new_zeros(len(batch), hidden.shape[1]).index_add(0, place, hidden)
+    return summed / batch.cu_seqlens.diff().to(hidden.dtype)[:, None]
+
+
+def check_dropout(dropout: float) -> None:
+    """Raises `SettingsError` for what is no share."""
+    if not 0 <= dropout < 1:
+        raise SettingsError(f"dropout = {dropout}: must lie in 0 <= dropout < 1.")
+
+
+def read(rows: Rows, reader: Reader) -> tuple[list[list[Piece]], list[int]]:
+    """The sequences of each row's text, or of its two texts, and the tokens dropped of each."""
+    if "text_b" in rows:
+        return reader.pairs(rows["text"], rows["text_b"])
+    return reader.texts(rows["text"])
+
+
+def by_row(outputs: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+    """(R, C) the mean of what was given for the windows of each row, weighted by their lengths."""
+    stacked = np.stack(outputs).astype(np.float64)
+    weights = examples.lengths.astype(np.float64)
+    weights /= np.bincount(examples.row, weights=weights, minlength=examples.rows)[examples.row]
+    found = np.zeros((examples.rows, stacked.shape[1]))
+    np.add.at(found, examples.row, stacked * weights[:, None])
+    return found
+
+
+def within(scores: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Log-softmax of scores (N,) within each of so many groups (N,), whatever their sizes."""
+    highest = scores.new_full((groups,), -torch.inf).scatter_reduce(0, group, scores.detach(), "amax")
+    shifted = scores - highest[group]
+    total = scores.new_zeros(groups).index_add(0, group, shifted.exp())
+    return shifted - total.log()[group]

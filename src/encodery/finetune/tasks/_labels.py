@@ -1,0 +1,61 @@
+"""Labels of rows: which there are, how often, and which row lacks one.
+
+Shapes: R rows, C labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from encodery.base.errors import InputError, nearest
+
+Weights = Literal["none", "balanced", "root"]
+
+
+def name_of_label(value: Any, row: int) -> str:
+    """A label as text. Raises `InputError` naming a row without one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+        raise InputError(f"Row {row}: has no label.")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def names_of(values: Iterable[Any]) -> list[str]:
+    """The label of each row."""
+    return [name_of_label(value, row) for row, value in enumerate(values)]
+
+
+def count(labels: Iterable[str]) -> tuple[list[str], list[int]]:
+    """The labels there are, in order (numbers by value), and how often each stands."""
+    counted = Counter(labels)
+    ordered = sorted(counted, key=_order)
+    return ordered, [counted[label] for label in ordered]
+
+
+def places(labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """(R,) the place of each among the known ones. Raises `InputError` naming a row with another."""
+    at = {label: place for place, label in enumerate(known)}
+    for row, label in enumerate(labels):
+        if label not in at:
+            raise InputError(f"Row {row}: label '{label}' is none of the {len(known)} known.{nearest(label, known)}")
+    return np.array([at[label] for label in labels], np.int64)
+
+
+def weights(counts: Sequence[int], kind: Weights) -> list[float]:
+    """A weight (C,) for each class whose mean over the rows is 1: as 1 / count ("balanced"), or its root."""
+    power = {"none": 0.0, "root": 0.5, "balanced": 1.0}[kind]
+    raw = np.asarray(counts, np.float64) ** -power
+    found: list[float] = (raw * sum(counts) / (raw * counts).sum()).tolist()
+    return found
+
+
+def _order(label: str) -> tuple[float, str]:
+    try:
+        number = float(label)
+    except ValueError:
+        return math.inf, label
+    return (number, label) if math.isfinite(number) else (math.inf, label)
