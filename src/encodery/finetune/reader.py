@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-from encodery.base.errors import InputError, nearest
+from encodery.base.errors import InputError
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.windows import Truncate
 
-Truncate = Literal["error", "right", "left", "chunk"]
 LEAST = 16  # Tokens of the second text that a window of a pair must hold at least.
-
-
-def checked(truncate: str) -> Truncate:
-    """The policy of that name. Raises `InputError` with the nearest."""
-    for known in get_args(Truncate):
-        if truncate == known:
-            return known  # type: ignore[no-any-return]
-    known_names = get_args(Truncate)
-    raise InputError(f"truncate = '{truncate}': is one of {', '.join(known_names)}.{nearest(truncate, known_names)}")
 
 
 @dataclass(frozen=True, eq=False)

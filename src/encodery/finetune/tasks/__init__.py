@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from encodery.base.errors import InputError
 from encodery.base.parts import Part, name_of
 from encodery.finetune.examples import Examples
-from encodery.finetune.reader import Reader, Truncate
+from encodery.finetune.reader import Reader
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
+from encodery.tokens.windows import Truncate
 
 Rows = Mapping[str, Sequence[Any]]
 """Role -> its value in each row."""

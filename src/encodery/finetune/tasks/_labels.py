@@ -45,6 +45,19 @@ def places(labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
     return np.array([at[label] for label in labels], np.int64)
 
 
+def numbers(values: Sequence[Any]) -> np.ndarray:
+    """(R,) float64 the values. Raises `InputError` naming a row whose value is no finite number."""
+    found = np.empty(len(values))
+    for row, value in enumerate(values):
+        try:
+            found[row] = float(value)
+        except (TypeError, ValueError):
+            found[row] = math.nan
+        if not math.isfinite(found[row]):
+            raise InputError(f"Row {row}: its score is {value!r}, a number is needed.")
+    return found
+
+
 def weights(counts: Sequence[int], kind: Weights) -> list[float]:
     """A weight (C,) for each class whose mean over the rows is 1: as 1 / count ("balanced"), or its root."""
     power = {"none": 0.0, "root": 0.5, "balanced": 1.0}[kind]

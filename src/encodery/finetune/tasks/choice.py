@@ -1,0 +1,145 @@
+"""One of several answers to a question: each is read with the question, a softmax over their scores. arXiv:1810.04805
+
+Rows may have different numbers of choices. A pair of question and answer that is too long is cut, from the longer
+text first. Shapes: E examples (rows), S sequences (choices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError
+from encodery.finetune import calibrate
+from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks._figures import accuracy
+from encodery.finetune.tasks._head import Head, Kind, check_dropout, within
+from encodery.model.shape import Batch, Output, Shape
+from encodery.objectives import Count, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Task):
+    """`label` of a row is the number of the right choice, from 0, or its text; a `context` is read before the
+    question. `pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+
+    forms: ClassVar[tuple[Form, ...]] = (
+        Form(("context", "question", "choices"), ("label",)),
+        Form(("question", "choices"), ("label",)),
+        Form(("text", "choices"), ("label",)),
+    )
+    goal: ClassVar[str] = "accuracy"
+
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        if not len(rows["choices"]):
+            raise InputError("There are no rows to learn from.")
+        _right(rows)
+        return {}
+
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        if reader.truncate == "chunk":
+            raise InputError("truncate = 'chunk': a choice is one sequence; choose error, right or left.")
+        choices = _choices(rows)
+        stems = list(rows["question" if "question" in rows else "text"])
+        if "context" in rows:
+            stems = [f"{context} {stem}".strip() for context, stem in zip(rows["context"], stems, strict=True)]
+        owners = [row for row, some in enumerate(choices) for _ in some]
+        pieces, lost = reader.pairs([stems[row] for row in owners], [text for some in choices for text in some])
+        flat = iter([one for [one] in pieces])
+        right = _right(rows) if targets else None
+        collector = Collector(reader.segmented)
+        for row, some in enumerate(choices):
+            collector.add(row, [next(flat) for _ in some], {} if right is None else {"label": right[row]})
+        return collector.done(np.bincount(owners, weights=lost, minlength=len(choices)).astype(int).tolist())
+
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        return _ChoiceModule(Head(shape.width, 1, self.pooling, self.dropout, self.hidden))
+
+    def decode(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+    ) -> list[Answer]:
+        answers = []
+        for scores, choices in zip(outputs, _choices(rows), strict=True):
+            found = calibrate.softmax(scores[:, 0][None], tuned.get("temperature", 1.0))[0]
+            best = int(found.argmax())
+            answers.append({
+                "prediction": choices[best],
+                "choice": best,
+                "probability": float(found[best]),
+                "probabilities": found.tolist(),
+            })  # fmt: skip
+        return answers
+
+    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+        right = _right(rows)
+        chances = [answer["probabilities"][place] for answer, place in zip(answers, right, strict=True)]
+        return {
+            "accuracy": accuracy(right, [answer["choice"] for answer in answers]),
+            "nll": float(-np.log(np.maximum(chances, 1e-12)).mean()),
+        }
+
+    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
+        wide = max(map(len, outputs))
+        logits = np.full((len(outputs), wide), -1e9)
+        for row, scores in enumerate(outputs):
+            logits[row, : len(scores)] = scores[:, 0]
+        return {"temperature": calibrate.temperature(logits, np.array(_right(rows)))}
+
+
+class _ChoiceModule(TaskModule):
+    per = "sequence"
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        y: Tensor = self.head(output.hidden, batch)
+        return y
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        return {"choices": len(batch.extra["sizes"])}
+
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+        sizes, label = batch.extra["sizes"], batch.extra["label"]
+        group = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=len(batch))
+        logs = within(predicted[:, 0], group, len(sizes))
+        return {"choices": Term(-logs[sizes.cumsum(0) - sizes + label].sum(), len(sizes))}
+
+
+def _choices(rows: Rows) -> list[list[str]]:
+    """The choices of each row. Raises `InputError` naming a row that has fewer than two."""
+    found = []
+    for row, value in enumerate(rows["choices"]):
+        some = [str(text) for text in value] if isinstance(value, list | tuple | np.ndarray) else []
+        if len(some) < 2:
+            raise InputError(f"Row {row}: its choices are {value!r}; a list of at least two texts is needed.")
+        found.append(some)
+    return found
+
+
+def _right(rows: Rows) -> list[int]:
+    """The number of each row's right choice. Raises `InputError` naming a row whose label is none of its choices."""
+    found = []
+    for row, (some, label) in enumerate(zip(_choices(rows), rows["label"], strict=True)):
+        if str(label) in some:
+            found.append(some.index(str(label)))
+        elif str(label).isdigit() and int(label) < len(some):
+            found.append(int(label))
+        else:
+            raise InputError(f"Row {row}: label {label!r} is neither one of its choices nor their number, from 0.")
+    return found

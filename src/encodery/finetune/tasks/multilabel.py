@@ -1,0 +1,139 @@
+"""Any number of labels for a text or a pair of texts: a sigmoid for each label.
+
+Differs from `classify` in that labels do not exclude each other; a label is given from a threshold on, chosen on rows
+that were not learnt from. Shapes: R rows, E examples, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from encodery.base.errors import InputError
+from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks._figures import micro_f1
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._labels import count
+from encodery.model.shape import Batch, Output, Shape
+from encodery.objectives import Count, Term
+
+THRESHOLDS = np.linspace(0.05, 0.95, 91)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilabel(Task):
+    """`labels` of a row are a list, or a text in which `separator` stands between them. `rarest`: labels of fewer
+    training rows are not learnt. `pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+
+    forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("labels",)), Form(("text",), ("labels",)))
+    goal: ClassVar[str] = "f1"
+
+    separator: str = ","
+    rarest: int = 1
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        labels, counts = count(label for some in self._sets(rows) for label in sorted(some))
+        kept = [(label, n) for label, n in zip(labels, counts, strict=True) if n >= self.rarest]
+        if not kept:
+            raise InputError("There is nothing to learn: no row has a label.")
+        return {"labels": [label for label, _ in kept], "counts": [n for _, n in kept]}
+
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        found, dropped = read(rows, reader)
+        collector = Collector(reader.segmented)
+        table = _table(self._sets(rows), known["labels"]) if targets else None
+        for row, pieces in enumerate(found):
+            for piece in pieces:
+                collector.add(row, [piece], {} if table is None else {"labels": table[row]})
+        return collector.done(dropped)
+
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        return _MultilabelModule(Head(shape.width, len(known["labels"]), self.pooling, self.dropout, self.hidden))
+
+    def decode(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+    ) -> list[Answer]:
+        threshold, labels = tuned.get("threshold", 0.5), known["labels"]
+        found = _sigmoid(by_row(outputs, examples))
+        return [
+            {
+                "prediction": [labels[place] for place in np.flatnonzero(row >= threshold).tolist()],
+                "probabilities": dict(zip(labels, row.tolist(), strict=True)),
+            }
+            for row in found
+        ]
+
+    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+        truth, given = self._sets(rows), [set(answer["prediction"]) for answer in answers]
+        both = list(zip(truth, given, strict=True))
+        return {**micro_f1(truth, given), "exact": float(np.mean([a == b for a, b in both]))}
+
+    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
+        """The threshold of the highest F1 over all labels; of equally good ones, that nearest to 0.5."""
+        truth, chances = self._sets(rows), _sigmoid(by_row(outputs, examples))
+        table = _table(truth, known["labels"])
+        total = sum(map(len, truth))
+        scores = []
+        for threshold in THRESHOLDS:
+            given = chances >= threshold
+            below = total + given.sum()
+            scores.append(2 * (given & table).sum() / below if below else 0.0)
+        best = np.flatnonzero(np.isclose(scores, max(scores)))
+        return {"threshold": float(THRESHOLDS[best[np.abs(THRESHOLDS[best] - 0.5).argmin()]])}
+
+    def _sets(self, rows: Rows) -> list[set[Any]]:
+        """The labels of each row. Raises `InputError` naming a row whose labels are neither a list nor a text."""
+        found = []
+        for row, value in enumerate(rows["labels"]):
+            if isinstance(value, str):
+                value = [part.strip() for part in value.split(self.separator)]
+            elif not isinstance(value, list | tuple | set | np.ndarray):
+                raise InputError(f"Row {row}: its labels are {value!r}; a list, or a text, is needed.")
+            found.append({str(label) for label in value if str(label)})
+        return found
+
+
+class _MultilabelModule(TaskModule):
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        y: Tensor = self.head(output.hidden, batch)
+        return y
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        return {"labels": len(batch)}
+
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+        """Summed over labels: with a mean, what a rare label teaches would shrink with the number of the others."""
+        truth = batch.extra["labels"].to(predicted.dtype)
+        total = F.binary_cross_entropy_with_logits(predicted, truth, reduction="sum")
+        return {"labels": Term(total, len(batch))}
+
+
+def _table(sets: Sequence[set[Any]], labels: Sequence[str]) -> np.ndarray:
+    """(R, C) bool which labels each row has; others than these are passed over."""
+    at = {label: place for place, label in enumerate(labels)}
+    table = np.zeros((len(sets), len(labels)), bool)
+    for row, some in enumerate(sets):
+        table[row, [at[label] for label in some if label in at]] = True
+    return table
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    found: np.ndarray = 1 / (1 + np.exp(-logits))
+    return found

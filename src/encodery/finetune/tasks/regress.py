@@ -1,0 +1,89 @@
+"""A number for a text or a pair of texts: similarity, rating, price. Squared error on standardised scores.
+
+Equals `classify` but for the loss and its single output. The mean and spread of the training scores are kept, so that
+answers are on their scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from encodery.base.errors import InputError
+from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks._figures import pearson, spearman
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._labels import numbers
+from encodery.model.shape import Batch, Output, Shape
+from encodery.objectives import Count, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regress(Task):
+    """`pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+
+    forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("score",)), Form(("text",), ("score",)))
+    goal: ClassVar[str] = "spearman"
+
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        scores = numbers(rows["score"])
+        if not len(scores) or scores.min() == scores.max():
+            raise InputError("There is nothing to tell apart: all rows have the same score, or there are none.")
+        return {"mean": float(scores.mean()), "spread": float(scores.std())}
+
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        found, dropped = read(rows, reader)
+        scores = ((numbers(rows["score"]) - known["mean"]) / known["spread"]).astype(np.float32) if targets else None
+        collector = Collector(reader.segmented)
+        for row, pieces in enumerate(found):
+            for piece in pieces:
+                collector.add(row, [piece], {} if scores is None else {"score": scores[row]})
+        return collector.done(dropped)
+
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        return _RegressModule(Head(shape.width, 1, self.pooling, self.dropout, self.hidden))
+
+    def decode(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+    ) -> list[Answer]:
+        found = by_row(outputs, examples)[:, 0] * known["spread"] + known["mean"]
+        return [{"prediction": value} for value in found.tolist()]
+
+    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+        truth, given = numbers(rows["score"]).tolist(), [answer["prediction"] for answer in answers]
+        apart = np.subtract(truth, given)
+        return {
+            "spearman": spearman(truth, given),
+            "pearson": pearson(truth, given),
+            "rmse": float(np.sqrt((apart**2).mean())),
+            "mae": float(np.abs(apart).mean()),
+        }
+
+
+class _RegressModule(TaskModule):
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        y: Tensor = self.head(output.hidden, batch)
+        return y
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        return {"square": len(batch)}
+
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+        return {"square": Term((predicted[:, 0] - batch.extra["score"]).square().sum(), len(batch))}
