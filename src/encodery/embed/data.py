@@ -92,6 +92,11 @@ def fitted(data: Labelled, loss: Loss) -> Labelled:
     return data
 
 
+def single(data: Labelled) -> Labelled:
+    """Every text by itself, each once, in the order of the columns."""
+    return Labelled((list(dict.fromkeys(text for column in data.columns for text in column)),))
+
+
 WORDS: Mapping[Target, str] = {
     "none": "texts alone",
     "score": "a score for each pair",

@@ -32,6 +32,7 @@ from encodery.embed.losses import Given, Loss
 from encodery.embed.noise import hide_span
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared, Vectors, agreement, neighbours, retrieval
+from encodery.embed.settings import EmbedSettings
 from encodery.embed.training import EmbedTraining
 from encodery.model import count, golden
 from encodery.model.foreign import build
@@ -62,25 +63,37 @@ class EmbedJob(ExampleJob):
         device: torch.device,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        assert settings.loss is not None
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
-        self.loss: Loss = settings.loss
-        self.together = self.loss.together
+        self.together = self.loss is not None and self.loss.together
         self.model = trained_model(loaded.model, settings.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
             self.pooling = self.head()
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "pooling": self.pooling}).to(device)
         self.progress = 0.0
-        train = fitted(train, self.loss)
+        train = self.arranged(train)
         self.fingerprint = train.fingerprint
         self.examples, self.numbers = self._read(train)
         self.target = None if train.target is None else torch.from_numpy(train.target)
         self.dev = None if dev is None or dev.raw else self._held_out(dev)
-        self.guide = self._guide(self.examples.texts) if self.loss.guided else None
+        self.guide = self._guide(self.examples.texts) if self.loss is not None and self.loss.guided else None
         self.flops_of = functools.cache(functools.partial(count.flops, dataclasses.replace(self.model.settings)))
         self.lay_out(self.examples.lengths[self.numbers].sum(1), min(settings.batch, len(train)), settings.train, team)
         self._check()
+
+    @property
+    def loss(self) -> Loss | None:
+        """What is learned from vectors; None where the job learns from something else."""
+        return self.settings.loss
+
+    def arranged(self, train: Labelled) -> Labelled:
+        """The training examples as the loss wants them."""
+        assert self.loss is not None
+        return fitted(train, self.loss)
+
+    def layers(self, seed: int) -> tuple[int, ...]:
+        """The layers that the loss asks for."""
+        return () if self.loss is None else self.loss.layers(self.model.settings.depth, seed)
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> EmbedJob:
@@ -90,8 +103,8 @@ class EmbedJob(ExampleJob):
         table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
         settings = decode(EmbedTraining, table, "recipe.json")
         loaded = load_model(recipe["model"])
-        train, dev, _ = read(Path(recipe["data"]), settings, loaded)
-        return cls(settings, loaded, train, dev, team, device, recipe)
+        found = read(Path(recipe["data"]), settings, loaded)
+        return cls(settings, loaded, found.train, found.dev, team, device, recipe)
 
     def head(self) -> nn.Module:
         """What makes vectors of hidden states; with the weights that the model has for it, else with new ones."""
@@ -124,17 +137,19 @@ class EmbedJob(ExampleJob):
         if self.guide is not None:
             extra["guide"] = torch.from_numpy(self.guide[texts])
         extra["progress"] = torch.tensor(self.progress)
-        extra["layers"] = torch.tensor(self.loss.layers(self.model.settings.depth, seed), dtype=torch.int64)
+        extra["layers"] = torch.tensor(self.layers(seed), dtype=torch.int64)
         whole = dataclasses.replace(batch, extra=extra)
         return whole if self.device.type == "cpu" else whole.to(self.device, non_blocking=True)
 
     def counts(self, batch: Batch) -> Mapping[str, Count]:
         """See `Job`."""
+        assert self.loss is not None
         columns, examples = batch.extra["texts"].shape
         return self.loss.counts(columns, examples, batch.extra.get("target"))
 
     def terms(self, batch: Batch) -> Mapping[str, Term]:
         """See `Job`. The loss is computed in fp32 whatever the model's format."""
+        assert self.loss is not None
         columns, examples = batch.extra["texts"].shape
         layers = batch.extra["layers"].tolist()
         found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
@@ -263,8 +278,7 @@ class EmbedJob(ExampleJob):
         return self.loaded.tokenizer.mask_id
 
     def _read(self, data: Labelled) -> tuple[Pool, Integers]:
-        embed = self.settings.embed
-        longest = min(embed.max_length or self.model.settings.max_length, self.model.settings.max_length) - 2
+        longest = longest_of(self.settings.embed, self.model.settings.max_length)
         prompts = prompts_of(self.settings, len(data.columns))
         return Pool.of(data.columns, prompts, self.loaded.tokenizer, longest, self.settings.truncate)
 
@@ -274,16 +288,14 @@ class EmbedJob(ExampleJob):
     def _guide(self, texts: list[str]) -> np.ndarray:
         """(P, G) float16 the guide's vectors of every text, once for all epochs."""
         if self.settings.guide is None:
-            raise SettingsError(f"loss = '{name_of(self.loss)}': asks a guide; name a model with guide=MODEL.")
+            raise SettingsError("The loss asks a guide: name a model with guide=MODEL.")
         embedder = Embedder.of(load_model(self.settings.guide), self.device)
         return embedder.encode(texts, truncate="right").vectors.astype(np.float16)
 
     def _check(self) -> None:
-        layers = self.loss.layers(self.model.settings.depth, 0)
-        if layers and self.pooling.keep_layers:
+        if self.layers(0) and self.pooling.keep_layers:
             raise SettingsError(
-                f"loss = '{name_of(self.loss)}': learns from single layers, pooling = "
-                f"'{name_of(self.settings.embed.pooling)}' joins several."
+                f"The loss learns from single layers, pooling = '{name_of(self.settings.embed.pooling)}' joins several."
             )
 
 
@@ -294,6 +306,11 @@ def trained_model(model: Model, dropout: float | None) -> Model:
     copied.load_state_dict(model.state_dict())
     copied.heads.requires_grad_(False)
     return copied
+
+
+def longest_of(embed: EmbedSettings, most: int) -> int:
+    """Tokens of a text that are read, special ones not counted, by a model that takes `most`."""
+    return min(embed.max_length or most, most) - 2
 
 
 def prompts_of(settings: EmbedTraining, columns: int) -> list[str]:

@@ -84,6 +84,7 @@ class MultiVectorJob(EmbedJob):
 
     def terms(self, batch: Batch) -> Mapping[str, Term]:
         """See `Job`."""
+        assert self.loss is not None
         columns, examples = batch.extra["texts"].shape
         rows = in_pieces(self._tokens, batch, self.train.micro_tokens)
         owner = torch.empty_like(batch.extra["place"])  # text of the step, by columns, at each place of the batch

@@ -50,7 +50,7 @@ class Pool:
     ) -> tuple[Pool, np.ndarray]:
         """The pool of columns of texts, each read with its prompt before it, and the numbers (E, C) of the examples.
 
-        A text longer than `longest` tokens is cut or refused (`tokens/windows.py`; "chunk" is none of the choices here).
+        A text longer than `longest` tokens is cut or refused (`tokens/windows.py`); "chunk" is no choice here.
         """
         if checked(truncate) == "chunk":
             raise InputError("truncate = 'chunk': an example is one sequence a text; choose error, right or left.")

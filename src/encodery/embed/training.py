@@ -24,6 +24,21 @@ USUAL_WIDTH, USUAL_RATE = 768, 3e-5
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rebuild:
+    """`delete`: share of a text's tokens left out; `depth`: layers of the decoder that writes it again from the vector
+    of the rest (`denoise_job.py`)."""
+
+    delete: float = 0.6
+    depth: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.delete < 1 or self.depth < 1:
+            raise SettingsError(
+                f"rebuild.delete = {self.delete}, rebuild.depth = {self.depth}: 0 <= delete < 1, depth at least 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedTraining:
     """`kind`: what a text becomes. `embed`: how vectors are made, in training and in use; what the recipe leaves out is
     the model's own. `token_width`: of a token's vector, for the kind "tokens".
@@ -35,6 +50,7 @@ class EmbedTraining:
     `wrong`: wrong answers taken from each row (absent: as many as every row has). `mine`: look for more of them,
     `mined` a row, before training. `hide`: tokens hidden in the second copy of a raw text. `guide`: a model that the
     loss asks.
+    `rebuild`: no loss of vectors, but what is left of a text after deleting tokens must be enough to write it again.
     `batch`: examples a step; `epochs`: absent: 20,000 examples in all, at least one epoch and at most ten.
     `optim`: absent: AdamW at 3e-5 for a width of 768, and more the narrower the model.
     """
@@ -52,6 +68,7 @@ class EmbedTraining:
     mined: int = 1
     hide: int = 0
     guide: str | None = None
+    rebuild: Rebuild | None = None
     batch: int = 64
     epochs: float | None = None
     optim: Optimizer | None = None
