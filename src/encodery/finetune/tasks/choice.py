@@ -94,7 +94,7 @@ class Choice(Task):
 
     def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
         wide = max(map(len, outputs))
-        logits = np.full((len(outputs), wide), -1e9)
+        logits = np.full((len(outputs), wide), -1e4)
         for row, scores in enumerate(outputs):
             logits[row, : len(scores)] = scores[:, 0]
         return {"temperature": calibrate.temperature(logits, np.array(_right(rows)))}

@@ -1,0 +1,127 @@
+"""What a recipe of `encodery finetune` says, and the rules for what it leaves open.
+
+The rules: a batch of 16 examples, 32 from 5,000 on and 64 from 50,000 on; as many epochs as 300 steps take, at least 3
+(2 from 30,000 examples on) and at most 20, since few rows want many epochs (arXiv:2006.05987); AdamW at 3e-5 for a
+width of 768 and a batch of 16, more the narrower the model and with the root of the batch, ten times as much where only
+a small part of the model learns.
+Shapes: E examples, H width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.adapt import Adaptation
+from encodery.base.errors import SettingsError
+from encodery.base.settings import decode, encode, merge
+from encodery.finetune.tasks import Task
+from encodery.finetune.tasks.classify import Classify
+from encodery.tokens.windows import Truncate
+from encodery.train.examples import planned
+from encodery.train.hooks import Hook
+from encodery.train.optim import Optimizer
+from encodery.train.settings import TrainSettings
+
+USUAL_WIDTH, USUAL_RATE, USUAL_BATCH = 768, 3e-5, 16
+LIGHT = 10.0  # How many times the rate, where only a small part of the weights learns.
+STEPS = 300
+LONGEST = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """`columns`: role -> column of the data, where the guess is wrong. `missing`: rows without a label are refused, or
+    dropped when asked ("drop"). `heldout`: share of the training rows that become dev rows, where the data has none.
+    `max_length`: of a sequence with its special tokens (absent: the model's, at most 512). `truncate`: what happens to
+    longer ones (absent: as the task usually does; what is cut is counted). `dropout` of the model in training.
+    `adapt`: what of the model learns (absent: everything). `batch` examples a step and `epochs`, and `optim`: absent,
+    by the rules above.
+    """
+
+    task: Task = field(default_factory=Classify)
+    columns: dict[str, str] = field(default_factory=dict)
+    missing: str = "error"
+    heldout: float = 0.15
+    max_length: int | None = None
+    truncate: Truncate | None = None
+    dropout: float = 0.1
+    adapt: Adaptation | None = None
+    batch: int | None = None
+    epochs: float | None = None
+    optim: Optimizer | None = None
+    train: TrainSettings = field(default_factory=TrainSettings)
+    hooks: tuple[Hook, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        if not 0 < self.heldout < 1:
+            raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 < heldout < 1.")
+        if self.missing not in ("error", "drop"):
+            raise SettingsError(f"missing = '{self.missing}': is error or drop.")
+        if self.batch is not None and self.batch < 1:
+            raise SettingsError(f"batch = {self.batch}: must be at least 1.")
+        if self.epochs is not None and not self.epochs > 0:
+            raise SettingsError(f"epochs = {self.epochs}: must be positive.")
+
+    def longest(self, model_length: int) -> int:
+        """Tokens of a sequence, special ones included. Raises `SettingsError` for more than the model takes."""
+        if self.max_length is None:
+            return min(model_length, LONGEST)
+        if self.max_length > model_length:
+            raise SettingsError(f"max_length = {self.max_length}: the model takes {model_length} tokens.")
+        return self.max_length
+
+    @property
+    def policy(self) -> Truncate:
+        """What happens to what is too long."""
+        return self.task.truncate if self.truncate is None else self.truncate
+
+
+def first_read(task: str, over: Mapping[str, Any]) -> FinetuneSettings:
+    """The settings as far as they are known before the data are read: those of a task with what is laid `over` them."""
+    rest = {key: value for key, value in over.items() if key not in ("optim", "train")}
+    return decode(FinetuneSettings, merge({"task": {"is": task}}, rest))
+
+
+def filled(settings: FinetuneSettings, over: Mapping[str, Any], lengths: npt.ArrayLike, width: int) -> FinetuneSettings:
+    """The same with what the rules say for examples of these lengths (E,) and a model of width H; `over` wins."""
+    sizes = np.asarray(lengths, np.int64)
+    batch = usual_batch(len(sizes)) if settings.batch is None else settings.batch
+    epochs = usual_epochs(len(sizes), batch) if settings.epochs is None else settings.epochs
+    rate = usual_rate(width, batch, settings.adapt is not None and settings.adapt.light)
+    optim = merge({"optim": {"is": "adamw", "lr": rate}}, {"optim": over.get("optim", {})})["optim"]
+    train = {
+        **planned(sizes, batch, epochs),
+        "schedule": "linear(warmup=10%)",
+        # Every score is taken, so that which weights are the best does not depend on the clock; a score costs a third
+        # of a step a token, and looks at no more than half as many tokens as an epoch has.
+        "eval_share": 0.99,
+        "evals": min(max(round(epochs), 5), 20),
+        "eval_tokens": max(int(sizes.sum()) // 2, 16_384),
+        "patience": 8,
+        "branch": False,
+        **over.get("train", {}),
+    }
+    table = {**encode(settings), "batch": batch, "epochs": epochs, "optim": optim, "train": train}
+    return decode(FinetuneSettings, table)
+
+
+def usual_batch(examples: int) -> int:
+    """Examples a step."""
+    return USUAL_BATCH if examples < 5_000 else 2 * USUAL_BATCH if examples < 50_000 else 4 * USUAL_BATCH
+
+
+def usual_epochs(examples: int, batch: int) -> float:
+    """Epochs for so many examples."""
+    return min(max(STEPS * batch / max(examples, 1), 3.0 if examples < 30_000 else 2.0), 20.0)
+
+
+def usual_rate(width: int, batch: int, light: bool) -> float:
+    """The peak rate."""
+    return round(USUAL_RATE * USUAL_WIDTH / width * (batch / USUAL_BATCH) ** 0.5 * (LIGHT if light else 1.0), 7)

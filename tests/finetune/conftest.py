@@ -1,0 +1,103 @@
+"""A small random encoder whose tokens are words, and rows with something to learn in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.tokenizer import Tokenizer
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["red", "green", "blue", "one", "two", "six", "cat", "dog", "sun", "sky", ".", "who", "##s"]
+Rows = Mapping[str, Sequence[Any]]
+
+
+def word_tokenizer() -> Tokenizer:
+    """One piece a word, one for the ending s, and one for the full stop."""
+    pieces = {piece: number for number, piece in enumerate([*SPECIALS, *WORDS])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    inner.add_special_tokens(SPECIALS)
+    made = Tokenizer(inner)
+    made.set_template()
+    return made
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return word_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def loaded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Reads 24 tokens, tells two segments apart."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24, segments=2)
+    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
+    return load_model(folder / "model")
+
+
+def _sentence(draw: np.random.Generator, length: int) -> list[str]:
+    return [str(word) for word in draw.choice(["one", "two", "six", "cat", "dog", "sun", "sky"], length)]
+
+
+def rows_of(task: str, count: int, seed: int = 0) -> dict[str, list[Any]]:
+    """Rows of a task: the colour in a text is its class, its tag, its answer."""
+    draw = np.random.default_rng(seed)
+    colours = ["red", "green", "blue"]
+    found: dict[str, list[Any]] = {}
+
+    def add(**values: Any) -> None:
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+
+    for _ in range(count):
+        words = _sentence(draw, int(draw.integers(3, 8)))
+        colour, other = (str(c) for c in draw.permutation(colours)[:2])
+        place = int(draw.integers(len(words)))
+        text = " ".join([*words[:place], colour, *words[place:]])
+        same = bool(draw.random() < 0.5)
+        if task == "classify":
+            add(text=text, label=colour)
+        elif task == "pair":
+            add(text=text, text_b=colour if same else other, label="same" if same else "other")
+        elif task == "regress":
+            add(text=text, score=10.0 * colours.index(colour) + 5)
+        elif task == "multilabel":
+            add(text=f"{text} {other}" if same else text, labels=sorted([colour, other]) if same else [colour])
+        elif task == "tag":
+            tokens = text.split()
+            add(tokens=tokens, tags=["B-colour" if token in colours else "O" for token in tokens])
+        elif task == "span":
+            start = text.index(colour)
+            gone = {"text": [], "answer_start": []}
+            add(question="who", context=text, answers={"text": [colour], "answer_start": [start]})
+            if same:
+                add(question="who", context=" ".join(words), answers=gone)
+        elif task == "choice":
+            choices = [str(c) for c in draw.permutation(colours)]
+            add(question=text, choices=choices, label=choices.index(colour))
+        elif task == "rank":
+            add(query=colour, text=text if same else " ".join(words), score=float(same))
+        else:
+            raise KeyError(task)
+    return found
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[..., dict[str, list[Any]]]:
+    """`rows(task, count, seed)`."""
+    return rows_of
+
+
+@pytest.fixture
+def model_folder(loaded: Loaded) -> Path:
+    return loaded.path
