@@ -19,6 +19,7 @@ LABELS = np.array([0, 1, 2, 1])
 # part -> (truth, a perfect prediction, a worse one, the perfect score)
 EXAMPLES: dict[str, tuple[Any, Any, Any, float]] = {
     "ndcg": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
+    "map": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
     "mrr": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
     "recall": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
     "accuracy": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),

@@ -1,4 +1,4 @@
-"""encodery evaluate: how good models are on held-out text, in figures that compare across runs and tokenizers."""
+"""encodery evaluate: how good models are, on held-out text and on labelled data, beside any other system."""
 
 from __future__ import annotations
 
@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from encodery.evaluate.mlm import Score
+from encodery.base.parts import parts_of
 
-app = typer.Typer(help="Measure models on held-out text.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from encodery.evaluate.mlm import Score
+    from encodery.evaluate.plan import Plan
+
+SYSTEMS = (
+    "PATH of a model; sentence_transformers:PATH, hugging_face:PATH; bm25, tfidf; or a server's http address. Fields "
+    "follow as ,field=value. Once for each system; the first is the one the others are compared with."
+)
+SETTINGS = "Settings of the suite; `encodery show suites NAME` lists them."
+TABLES = "Also write the table: .html, .json or .csv. May be given several times."
+
+app = typer.Typer(help="Measure models on held-out text and on labelled data.", no_args_is_help=True)
 
 
 @app.callback()
 def _verbs() -> None:
-    """Measure models on held-out text."""
+    """Measure models on held-out text and on labelled data."""
 
 
 @app.command()
@@ -77,3 +89,71 @@ def _half(found: tuple[float, float] | None) -> str:
 def _behind(score: Score, first: Score) -> str:
     """How much higher the loss is than the first model's."""
     return "" if score.behind is None else f"{score.loss - first.loss:+.4f}{_half(score.behind)}"
+
+
+def _suite(name: str, summary: str) -> Callable[..., None]:
+    """The command of one suite."""
+
+    def command(
+        data: Annotated[Path, typer.Argument(help="A file or folder of labelled data.")],
+        settings: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help=SETTINGS)] = None,
+        model: Annotated[list[str] | None, typer.Option("--model", "-m", help=SYSTEMS)] = None,
+        out: Annotated[list[Path] | None, typer.Option("--out", "-o", help=TABLES)] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        from encodery.base.errors import InputError
+        from encodery.evaluate import plan
+
+        if not model:
+            raise InputError("Give at least one --model.")
+        _compare(
+            plan.Plan(systems=tuple(map(plan.system, model)), tasks=(plan.task(name, data, settings or ()),)),
+            out or [],
+            as_json,
+        )
+
+    command.__doc__ = f"{summary}\n\nWith several --model, one table: intervals, differences, speed, memory."
+    return command
+
+
+for _name, _summary in parts_of("evaluate.suites").items():
+    app.command(_name.replace("_", "-"))(_suite(_name, _summary))
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="A TOML file with [[systems]] and [[tasks]].")],
+    out: Annotated[list[Path] | None, typer.Option("--out", "-o", help=TABLES)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Several systems on several suites, from a file, in one table.
+
+    A system is a table with `is` (model, sentence_transformers, hugging_face, endpoint, tfidf, bm25) and its fields; a
+    task has a `suite` with `is` and its fields, and `data`.
+    """
+    from encodery.evaluate.plan import read_plan
+
+    _compare(read_plan(file), out or [], as_json)
+
+
+def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:
+    from rich.console import Console
+
+    from encodery.base.errors import InputError
+    from encodery.evaluate import compare, tables
+
+    for path in out:
+        if path.suffix not in tables.FORMATS:
+            raise InputError(f"{path}: a table is written to {', '.join(tables.FORMATS)}, not '{path.suffix}'.")
+    console = Console(stderr=True, highlight=False)
+    found = compare.compare(plan.systems, plan.tasks, say=lambda line: console.print(line, style="dim", markup=False))
+    if as_json:
+        print(tables.as_json(found), end="")
+    else:
+        screen = Console(highlight=False)
+        for table in tables.rich_tables(found):
+            screen.print(table, "")
+        for reason in tables.reasons(found):
+            screen.print(reason, style="dim", markup=False)
+    for path in out:
+        tables.write(found, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from encodery.base.errors import EncoderyError, InputError
 from encodery.evaluate.report import behaviour, course, origin
 from encodery.evaluate.report.facts import Facts, gather
 from encodery.evaluate.report.figures import curves, figures
-from encodery.evaluate.report.markup import Html, el
+from encodery.evaluate.report.frame import page as framed
+from encodery.evaluate.report.markup import el
 from encodery.evaluate.report.samples import Samples, draw
 from encodery.evaluate.report.verdict import verdict
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,4 @@ def html_page(facts: Facts, found: dict[str, Any], samples: Samples | None, why:
     footer = el(
         "footer", "Made by encodery from the run's folder. It loads nothing from elsewhere.", class_="faint small"
     )
-    style = Html(importlib.resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("title", title),
-        el("style", style),
-    )
-    main = el("body", el("h1", facts.run.resolve().name), lead, course.tiles(found), nav, *body, footer)
-    return f"<!doctype html>\n{el('html', head, main, lang='en')}\n"
+    return framed(title, lead, course.tiles(found), nav, *body, footer, heading=facts.run.resolve().name)

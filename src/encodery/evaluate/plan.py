@@ -1,0 +1,72 @@
+"""What is to be compared, from texts of the command line or from a TOML file.
+
+A system is written `PATH`, `KIND:PATH`, `KIND` or a server's address, then fields as `,field=value`:
+`runs/first`, `sentence_transformers:folder`, `bm25,k1=0.9`, `http://localhost:8080/v1/embeddings,model=mini`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.parts import find, names
+from encodery.base.settings import NAME, decode, describe, overrides
+from encodery.evaluate.compare import Task
+from encodery.evaluate.suites import Suite
+from encodery.evaluate.systems import System
+
+USUAL, SERVER = "model", "endpoint"
+PLACES = ("path", "url")  # what stands before the first comma
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`systems`, the first of which the others are compared with, and `tasks`: a `suite`, its `data`, and a `name`."""
+
+    systems: tuple[System, ...]
+    tasks: tuple[Task, ...]
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from a TOML file; its paths count from the working directory. Raises `InputError`, `SettingsError`."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a plan is a TOML file with [[systems]] and [[tasks]].")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    return decode(Plan, table, str(path))
+
+
+def system(text: str) -> System:
+    """The system that a text names. Raises `SettingsError`, `UnknownName`."""
+    head, *rest = text.split(",")
+    fields = overrides(rest)
+    kind, place = _kind(head)
+    part = find(System, kind)
+    wanted = next((name for name, _, default in describe(part) if name in PLACES and default == "required"), None)
+    if place and wanted is None:
+        raise SettingsError(f"'{text}': '{kind}' stands by itself, nothing follows its colon.")
+    if wanted is not None:
+        if not place:
+            raise SettingsError(f"'{text}': write {kind}:{wanted.upper()}.")
+        fields[wanted] = place
+    return decode(System, {NAME: kind, **fields}, f"'{text}'")
+
+
+def task(suite: str, data: Path, settings: Sequence[str] = ()) -> Task:
+    """One suite with settings as `path=value`. Raises `SettingsError`, `UnknownName`."""
+    return Task(suite=decode(Suite, {NAME: suite, **overrides(settings)}, suite), data=data)
+
+
+def _kind(head: str) -> tuple[str, str]:
+    if head.startswith(("http://", "https://")):
+        return SERVER, head
+    known = names(System)
+    first, colon, rest = head.partition(":")
+    if colon and first.replace("-", "_") in known:
+        return first.replace("-", "_"), rest
+    return (head.replace("-", "_"), "") if head.replace("-", "_") in known else (USUAL, head)

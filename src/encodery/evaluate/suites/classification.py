@@ -1,0 +1,114 @@
+"""Classification by a probe: logistic regression on frozen vectors, trained on the training rows, judged on the test.
+
+With `shots`, on so many rows of each class, drawn `repeats` times, as the massive text embedding benchmark does
+(arXiv:2210.07316). Shapes: N test rows, R repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.evaluate import linear
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._classes import Labelled, labelled
+from encodery.evaluate.suites._rows import splits_of
+from encodery.evaluate.systems import Opened
+
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """Rows to learn from and rows to be judged on; its length is that of the latter."""
+
+    train: Labelled
+    test: Labelled
+
+    def __len__(self) -> int:
+        return len(self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Suite):
+    """`text`, `label`: columns, guessed by their usual names where empty. `most`: rows of either part, drawn by `seed`.
+
+    Where the data has no test or dev split, a fifth of it is the test: rows of equal text always fall on one side.
+    """
+
+    text: str = ""
+    label: str = ""
+    shots: int | None = None
+    repeats: int = 10
+    most: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "repeats", "most"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} = {value}: must be at least 1.")
+
+    @property
+    def main(self) -> str:
+        return "accuracy"
+
+    def read(self, data: Path) -> Divided:
+        held = splits_of(data)
+        tested = next((name for name in ("test", "dev") if name in held), None)
+        if tested is not None and "train" in held:
+            train, test = (labelled(held[name], self.text, self.label) for name in ("train", tested))
+        else:
+            rows = labelled([row for some in held.values() for row in some], self.text, self.label)
+            aside = np.array([_share(text) < TEST_SHARE for text in rows.texts])
+            train, test = rows.take(np.flatnonzero(~aside)), rows.take(np.flatnonzero(aside))
+        if len(np.unique(train.labels)) < 2 or not len(test):
+            raise InputError(f"{data}: rows of two classes to learn from, and rows to be judged on, are needed.")
+        return Divided(self._drawn(train), self._drawn(test))
+
+    def _drawn(self, rows: Labelled) -> Labelled:
+        if self.most is None or self.most >= len(rows):
+            return rows
+        return rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.most]))
+
+    def measure(self, items: Divided, system: Opened) -> dict[str, Figure]:
+        system.fit(items.train.texts)
+        vectors, asked = system.encode(items.train.texts), system.encode(items.test.texts)
+        truth = items.test.labels
+        guesses = []
+        for rows in self._draws(items.train.labels):
+            guesses.append(linear.fit(vectors[rows], items.train.labels[rows], self.seed).predict(asked))
+        predicted = np.stack(guesses, 1)
+        accuracy = Figure.mean((predicted == truth[:, None]).mean(1))
+        return {"accuracy": accuracy, "macro f1": Figure.of(macro_f1, truth, predicted)}
+
+    def _draws(self, labels: np.ndarray) -> list[np.ndarray]:
+        """The training rows of each repeat."""
+        if self.shots is None:
+            return [np.arange(len(labels))]
+        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return [
+            np.concatenate([np.random.default_rng((self.seed, repeat)).permutation(c)[: self.shots] for c in classes])
+            for repeat in range(self.repeats)
+        ]
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The mean F1 of all classes that are true or predicted, over the repeats: truth (N,), predicted (N, R)."""
+    classes, numbers = np.unique(np.concatenate([truth, predicted.ravel()]), return_inverse=True)
+    true = np.bincount(numbers[: len(truth)], minlength=len(classes))
+    found = []
+    for column in numbers[len(truth) :].reshape(predicted.shape).T:
+        right = np.bincount(column[column == numbers[: len(truth)]], minlength=len(classes))
+        both = true + np.bincount(column, minlength=len(classes))
+        found.append(float((2 * right[both > 0] / both[both > 0]).mean()))
+    return float(np.mean(found))
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that only the text decides."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48

@@ -1,0 +1,171 @@
+"""Cloze questions of facts: "The capital of Chile is [MASK]." put to a masked-language model. arXiv:1909.01066
+
+`choice` = vocabulary: the rank of the answer among all tokens; one that is no single token of this model's counts as
+not found, and the share of those that are stands beside. `choice` = statements: the full sentence with the answer
+against sentences with other answers of the same relation, by pseudo-log-likelihood, which compares models of any
+tokenizer (arXiv:2404.04113). Nothing is trained. Shapes: N questions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput, InputError, SettingsError
+from encodery.evaluate.guesses import pseudo_log_likelihoods, ranks
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._rows import Row, cells, chosen
+from encodery.evaluate.systems import Opened
+
+if TYPE_CHECKING:
+    from encodery.tokens.tokenizer import Tokenizer
+
+MASK = "[MASK]"
+PROMPT = ("prompt", "question", "sentence", "text")
+ANSWERS = ("answers", "answer", "obj_label", "label")
+RELATION = ("relation", "predicate_id", "type")
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """N questions with one [MASK] each, what may stand there, and wrong answers of the same relation."""
+
+    prompts: list[str]
+    answers: list[list[str]]
+    others: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloze(Suite):
+    """`prompt`, `answers`, `relation`: columns, guessed by their usual names where empty. `options`: answers to choose
+    from with `choice` = statements, drawn by `seed`. `most`: questions at most of each relation, the first ones."""
+
+    prompt: str = ""
+    answers: str = ""
+    relation: str = ""
+    choice: Literal["vocabulary", "statements"] = "vocabulary"
+    options: int = 10
+    most: int | None = None
+    seed: int = 0
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if self.options < 2 or (self.most is not None and self.most < 1):
+            raise SettingsError(f"options = {self.options}, most = {self.most}: at least 2, and at least 1.")
+
+    @property
+    def main(self) -> str:
+        return "p@1" if self.choice == "vocabulary" else "accuracy"
+
+    def read(self, data: Path) -> Questions:
+        rows = chosen(data, self.split)
+        prompts = cells(rows, "the question", self.prompt, PROMPT, str)
+        answers = [
+            _answers(row, cell)
+            for row, cell in zip(rows, cells(rows, "the answer", self.answers, ANSWERS, (str, list)), strict=True)
+        ]
+        for row, prompt in zip(rows, prompts, strict=True):
+            if prompt.count(MASK) != 1:
+                raise InputError(f"{row.where}: one {MASK} is needed in '{prompt}'.")
+        named = self.relation or next((name for name in RELATION if name in rows[0].values), "")
+        relations = cells(rows, "the relation", named, RELATION, str) if named else [""] * len(rows)
+        others = self._others(relations, answers) if self.choice == "statements" else [[] for _ in rows]
+        seen: Counter[str] = Counter()
+        kept = []
+        for number, relation in enumerate(relations):
+            seen[relation] += 1
+            if self.most is None or seen[relation] <= self.most:
+                kept.append(number)
+        if self.choice == "statements":
+            kept = [number for number in kept if others[number]]
+            if not kept:
+                raise EmptyInput(f"{data}: no relation has two answers to choose from.")
+        return Questions([prompts[n] for n in kept], [answers[n] for n in kept], [others[n] for n in kept])
+
+    def _others(self, relations: list[str], answers: list[list[str]]) -> list[list[str]]:
+        """Wrong answers of each question, drawn from the right ones of its relation's other questions."""
+        pools: dict[str, dict[str, None]] = {}
+        for relation, right in zip(relations, answers, strict=True):
+            pools.setdefault(relation, {}).update(dict.fromkeys(right))
+        known = {relation: list(pool) for relation, pool in pools.items()}
+        found = []
+        for number, (relation, right) in enumerate(zip(relations, answers, strict=True)):
+            pool = known[relation]
+            order = np.random.default_rng((self.seed, number)).permutation(len(pool))[: self.options - 1 + len(right)]
+            found.append([pool[place] for place in order if pool[place] not in right][: self.options - 1])
+        return found
+
+    def measure(self, items: Questions, system: Opened) -> dict[str, Figure]:
+        return self._ranked(items, system) if self.choice == "vocabulary" else self._chosen(items, system)
+
+    def _ranked(self, items: Questions, system: Opened) -> dict[str, Figure]:
+        loaded = system.loaded()
+        asked, answers = _single(loaded.tokenizer, items)
+        open_ones = [number for number, ids in enumerate(answers) if ids]
+        rank = np.full(len(items), np.inf)
+        with system.counters.clock():
+            if open_ones:
+                rank[open_ones] = ranks(loaded, [asked[n] for n in open_ones], [answers[n] for n in open_ones])
+        system.counters.add(len(open_ones), sum(len(asked[n]) + 2 for n in open_ones), 0, 0)
+        askable = np.isin(np.arange(len(items)), open_ones).astype(np.float64)
+        return {
+            "p@1": Figure.mean(rank <= 1),
+            "p@10": Figure.mean(rank <= 10),
+            "mrr": Figure.mean(1 / rank),
+            "answer is one token": Figure(float(askable.mean())),
+        }
+
+    def _chosen(self, items: Questions, system: Opened) -> dict[str, Figure]:
+        loaded = system.loaded()
+        texts, owners = [], []
+        for number, (prompt, right, wrong) in enumerate(zip(items.prompts, items.answers, items.others, strict=True)):
+            texts += [prompt.replace(MASK, answer) for answer in (right[0], *wrong)]
+            owners += [number] * (1 + len(wrong))
+        with system.counters.clock():
+            found = pseudo_log_likelihoods(loaded, texts)
+        system.counters.add(len(texts), found.computed, 0, 0)
+        each, chance = [], []
+        for scores in np.split(found.sums, np.flatnonzero(np.diff(owners)) + 1):
+            best = scores == scores.max()
+            each.append(float(best[0]) / best.sum())
+            chance.append(1 / len(scores))
+        return {"accuracy": Figure.mean(np.array(each)), "chance": Figure(float(np.mean(chance)))}
+
+
+def _answers(row: Row, cell: str | list[object]) -> list[str]:
+    found = [cell] if isinstance(cell, str) else cell
+    texts = [answer for answer in found if isinstance(answer, str) and answer.strip()]
+    if not texts or len(texts) < len(found):
+        raise InputError(f"{row.where}: a text or a list of texts is needed as answer, not {cell!r}.")
+    return texts
+
+
+def _single(tokenizer: Tokenizer, items: Questions) -> tuple[list[np.ndarray], list[list[int]]]:
+    """Ids of each question, and those of its answers that are one token where the mask stands."""
+    mask = tokenizer.roles["mask"]
+    if mask is None:
+        raise InputError("This tokenizer has no mask token.")
+    asked = tokenizer.encode_batch([prompt.replace(MASK, mask) for prompt in items.prompts], markup=True)
+    filled = [
+        (number, prompt.replace(MASK, answer))
+        for number, (prompt, answers) in enumerate(zip(items.prompts, items.answers, strict=True))
+        for answer in answers
+    ]
+    found: list[list[int]] = [[] for _ in asked]
+    for (number, _), whole in zip(filled, tokenizer.encode_batch([text for _, text in filled]), strict=True):
+        ids = asked[number]
+        places = np.flatnonzero(ids == tokenizer.mask_id)
+        if len(places) != 1 or len(whole) != len(ids):
+            continue
+        place = int(places[0])
+        same = np.array_equal(np.delete(ids, place), np.delete(whole, place))
+        if same and int(whole[place]) not in tokenizer.special_ids:
+            found[number].append(int(whole[place]))
+    return list(asked), found

@@ -1,0 +1,79 @@
+"""Clustering: k-means on the vectors with as many clusters as there are labels, by how well the two partitions agree.
+
+The V-measure is the harmonic mean of homogeneity and completeness. Shapes: N rows, R repeats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.extras import require
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._classes import Labelled, labelled
+from encodery.evaluate.suites._rows import chosen
+from encodery.evaluate.systems import Incapable, Opened, rows_normalised
+
+STARTS = 4  # of which k-means keeps the best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering(Suite):
+    """`text`, `label`: columns, guessed by their usual names where empty. `repeats`: runs of k-means, averaged; `most`:
+    rows at most, drawn by `seed`."""
+
+    text: str = ""
+    label: str = ""
+    split: str = ""
+    repeats: int = 3
+    most: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or (self.most is not None and self.most < 1):
+            raise SettingsError(f"repeats = {self.repeats}, most = {self.most}: must be at least 1.")
+
+    @property
+    def main(self) -> str:
+        return "v-measure"
+
+    def read(self, data: Path) -> Labelled:
+        rows = labelled(chosen(data, self.split), self.text, self.label)
+        if self.most is not None and self.most < len(rows):
+            rows = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.most]))
+        if len(np.unique(rows.labels)) < 2:
+            raise InputError(f"{data}: rows of two classes are needed at least.")
+        return rows
+
+    def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
+        if not system.symmetric:
+            raise Incapable(f"{system.name}: finds documents for queries; it does not compare two texts.")
+        cluster = require("sklearn.cluster", "evaluate")
+        system.fit(items.texts)
+        vectors = rows_normalised(system.encode(items.texts))
+        _, truth = np.unique(items.labels, return_inverse=True)
+        runs = [
+            cluster.KMeans(int(truth.max()) + 1, n_init=STARTS, random_state=self.seed + repeat).fit(vectors).labels_
+            for repeat in range(self.repeats)
+        ]
+        return {"v-measure": Figure.of(v_measure, truth, np.stack(runs, 1), swappable=False)}
+
+
+def v_measure(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over the repeats of 2 I(truth, cluster) / (H(truth) + H(cluster)): truth (N,), predicted (N, R)."""
+    return float(np.mean([_v_measure(truth, column) for column in predicted.T]))
+
+
+def _v_measure(truth: np.ndarray, clusters: np.ndarray) -> float:
+    width = int(clusters.max()) + 1
+    joint = np.bincount(truth * width + clusters, minlength=(int(truth.max()) + 1) * width).reshape(-1, width)
+    one, other, both = (_entropy(counts) for counts in (joint.sum(1), joint.sum(0), joint.ravel()))
+    return 2 * (one + other - both) / (one + other) if one + other else 1.0
+
+
+def _entropy(counts: np.ndarray) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,77 @@
+"""Minimal pairs: does a masked-language model find the grammatical one of two sentences likelier? arXiv:1912.00582
+
+Sentences are compared by their pseudo-log-likelihoods (arXiv:1910.14659), by default with the pieces of a word hidden
+together with those that follow (arXiv:2305.10588). Nothing is trained. Shapes: N pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import SettingsError
+from encodery.evaluate.guesses import pseudo_log_likelihoods
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.systems import Opened
+
+GOOD = ("good", "sentence_good", "grammatical")
+BAD = ("bad", "sentence_bad", "ungrammatical")
+KIND = ("phenomenon", "linguistics_term", "category", "paradigm", "UID")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """N pairs, and what each is about."""
+
+    good: list[str]
+    bad: list[str]
+    kinds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.good)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimalPairs(Suite):
+    """`good`, `bad`, `kind`: columns, guessed by their usual names where empty. `whole`: hide the rest of a word with
+    each of its pieces. `most`: pairs at most of each kind, the first ones."""
+
+    good: str = ""
+    bad: str = ""
+    kind: str = ""
+    whole: bool = True
+    most: int | None = None
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise SettingsError(f"most = {self.most}: must be at least 1.")
+
+    @property
+    def main(self) -> str:
+        return "accuracy"
+
+    def read(self, data: Path) -> Pairs:
+        rows = chosen(data, self.split)
+        named = self.kind or next((name for name in KIND if name in rows[0].values), "")
+        kinds = np.array(cells(rows, "the kind", named, KIND, str) if named else [""] * len(rows))
+        good = cells(rows, "the good sentence", self.good, GOOD, str)
+        bad = cells(rows, "the bad sentence", self.bad, BAD, str)
+        kept = np.sort(np.concatenate([np.flatnonzero(kinds == kind)[: self.most] for kind in np.unique(kinds)]))
+        return Pairs([good[n] for n in kept], [bad[n] for n in kept], kinds[kept])
+
+    def measure(self, items: Pairs, system: Opened) -> dict[str, Figure]:
+        loaded = system.loaded()
+        texts = [*items.good, *items.bad]
+        with system.counters.clock():
+            found = pseudo_log_likelihoods(loaded, texts, self.whole)
+        system.counters.add(len(texts), found.computed, 0, 0)
+        good, bad = np.split(found.sums, 2)
+        # A pair that cannot be told apart, as when the tokenizer drops what differs, is a guess.
+        each = np.where(good == bad, 0.5, good > bad)
+        named = [str(kind) for kind in np.unique(items.kinds) if kind]
+        by_kind = {f"accuracy, {kind}": Figure.mean(each[items.kinds == kind]) for kind in named}
+        return {"accuracy": Figure.mean(each), **by_kind}

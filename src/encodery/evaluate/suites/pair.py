@@ -1,0 +1,88 @@
+"""Pair tasks: do two texts mean the same? Average precision of the cosine, and F1 at the best threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput, InputError
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._pairs import as_ranks, cosines
+from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.systems import Opened
+
+LEFT = ("a", "sentence1", "sentence_1", "text1", "text_a", "premise", "question1", "text")
+RIGHT = ("b", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2")
+LABEL = ("label", "is_duplicate", "score", "target")
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """N pairs, and whether each belongs together (N,) bool."""
+
+    left: list[str]
+    right: list[str]
+    same: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Suite):
+    """`left`, `right`, `label`: columns, guessed by their usual names where empty. `positive`: the label of pairs that
+    belong together; by default 1, with 0 for the others."""
+
+    left: str = ""
+    right: str = ""
+    label: str = ""
+    positive: str = "1"
+    split: str = ""
+
+    @property
+    def main(self) -> str:
+        return "ap"
+
+    def read(self, data: Path) -> Labelled:
+        rows = chosen(data, self.split)
+        left = cells(rows, "the one text", self.left, LEFT, str)
+        right = cells(rows, "the other text", self.right, RIGHT, str)
+        labels = [str(value) for value in cells(rows, "the label", self.label, LABEL, (str, int))]
+        same = np.array(labels) == self.positive
+        if same.all() or not same.any():
+            known = ", ".join(sorted(set(labels))[:8])
+            raise InputError(f"{data}: pairs of both kinds are needed, '{self.positive}' and others; it has {known}.")
+        return Labelled(left, right, same)
+
+    def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
+        ranks = as_ranks(cosines(system, items.left, items.right))
+        return {
+            "ap": Figure.of(average_precision, items.same, ranks),
+            "best f1": Figure.of(best_f1, items.same, ranks),
+        }
+
+
+def average_precision(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Σ precision · gain in recall over all thresholds, of truth (N,) bool and scores (N,); NaN without positives."""
+    right, found = _thresholds(truth, predicted)
+    if not truth.any():
+        return float("nan")
+    gained = np.diff(right, prepend=0) / right[-1]
+    return float((gained * right / found).sum())
+
+
+def best_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The highest F1 over all thresholds, of truth (N,) bool and scores (N,)."""
+    if not len(truth):
+        raise EmptyInput("There are no pairs.")
+    right, found = _thresholds(truth, predicted)
+    return float((2 * right / (found + truth.sum())).max())
+
+
+def _thresholds(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right ones and all found at each distinct threshold, from the highest."""
+    order = np.argsort(-predicted, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(predicted[order])), len(truth) - 1)
+    return np.cumsum(truth[order])[last], last + 1

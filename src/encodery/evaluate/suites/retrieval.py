@@ -1,0 +1,105 @@
+"""Retrieval: documents found for queries, on a folder in BEIR's layout, by exact search over all vectors.
+
+Figures as trec_eval defines them. arXiv:2104.08663 Shapes: Q queries, D documents, K width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from encodery.base.errors import SettingsError
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._beir import Collection, read_collection, write_run
+from encodery.evaluate.systems import Opened, Vectors, rows_normalised
+from encodery.metrics import Metric
+from encodery.metrics.map import MAP
+from encodery.metrics.mrr import MRR
+from encodery.metrics.ndcg import NDCG
+from encodery.metrics.recall import Recall
+
+SCORES_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Suite):
+    """`k`: ranks that nDCG and MRR look at; `depth`: documents found for each query, which recall and MAP look at.
+
+    `similarity`: inner product of vectors at unit length, or as they are. `most`: queries at most, the first ones.
+    `runs`: a folder that gets a TREC run file of each system.
+    """
+
+    split: str = "test"
+    k: int = 10
+    depth: int = 100
+    similarity: Literal["cosine", "dot"] = "cosine"
+    most: int | None = None
+    runs: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.depth:
+            raise SettingsError(f"k = {self.k}, depth = {self.depth}: 1 <= k <= depth is needed.")
+        if self.most is not None and self.most < 1:
+            raise SettingsError(f"most = {self.most}: must be at least 1.")
+
+    @property
+    def main(self) -> str:
+        return f"ndcg@{self.k}"
+
+    def read(self, data: Path) -> Collection:
+        found = read_collection(data, self.split)
+        queries = dict(list(found.queries.items())[: self.most])
+        return Collection(found.documents, queries, {query: found.grades[query] for query in queries})
+
+    def measure(self, items: Collection, system: Opened) -> dict[str, Figure]:
+        run = self.ranked(items, system)
+        if self.runs:
+            write_run(Path(self.runs) / f"{_file_name(system.name)}.run", run, system.name)
+        metrics: dict[str, Metric] = {
+            self.main: NDCG(k=self.k),
+            f"mrr@{self.k}": MRR(k=self.k),
+            f"recall@{self.depth}": Recall(k=self.depth),
+            f"map@{self.depth}": MAP(k=self.depth),
+        }
+        found: dict[str, Figure] = {}
+        for name, metric in metrics.items():
+            each = metric.each(items.grades, run)
+            assert each is not None
+            found[name] = Figure.mean(each)
+        if items.missing:
+            found["relevant, not in the corpus"] = Figure(items.missing)
+        return found
+
+    def ranked(self, items: Collection, system: Opened) -> dict[str, dict[str, float]]:
+        """Query -> document -> score of the first `depth` documents."""
+        texts = list(items.documents.values())
+        system.fit(texts)
+        documents = system.encode(texts, "document")
+        queries = system.encode(list(items.queries.values()), "query")
+        if self.similarity == "cosine" and system.symmetric:
+            documents, queries = rows_normalised(documents), rows_normalised(queries)
+        return _nearest(queries, documents, list(items.queries), list(items.documents), self.depth)
+
+
+def _nearest(
+    queries: Vectors, documents: Vectors, query_ids: list[str], document_ids: list[str], depth: int
+) -> dict[str, dict[str, float]]:
+    """The best documents of each query (Q, K) against all (D, K), some queries at a time; of sparse vectors only those
+    that share an entry with the query."""
+    dense = isinstance(documents, np.ndarray)
+    some = max(1, SCORES_AT_ONCE // len(document_ids))
+    across = documents.T if dense else documents.T.tocsr()
+    found: dict[str, dict[str, float]] = {}
+    for start in range(0, len(query_ids), some):
+        scores = queries[start : start + some] @ across
+        for query, row in zip(query_ids[start : start + some], scores if dense else scores.toarray(), strict=True):
+            best = np.argpartition(-row, depth - 1)[:depth] if depth < len(row) else np.arange(len(row))
+            found[query] = {document_ids[n]: float(row[n]) for n in best if dense or row[n] != 0}
+    return found
+
+
+def _file_name(system: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in system)

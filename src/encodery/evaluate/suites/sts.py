@@ -1,0 +1,75 @@
+"""Semantic similarity: pairs of texts or words that people rated, by the rank correlation of cosines and ratings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput
+from encodery.base.extras import require
+from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._pairs import as_ranks, cosines
+from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.systems import Opened
+
+LEFT = ("a", "sentence1", "sentence_1", "text1", "text_a", "text", "word1")
+RIGHT = ("b", "sentence2", "sentence_2", "text2", "text_b", "word2")
+SCORE = ("score", "similarity", "similarity_score", "rating", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Rated:
+    """N pairs and their ratings (N,)."""
+
+    left: list[str]
+    right: list[str]
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class STS(Suite):
+    """`left`, `right`, `score`: columns, guessed by their usual names where empty; `split`: by default test, else dev,
+    else what there is."""
+
+    left: str = ""
+    right: str = ""
+    score: str = ""
+    split: str = ""
+
+    @property
+    def main(self) -> str:
+        return "spearman"
+
+    def read(self, data: Path) -> Rated:
+        rows = chosen(data, self.split)
+        left = cells(rows, "the one text", self.left, LEFT, str)
+        right = cells(rows, "the other text", self.right, RIGHT, str)
+        scores = np.array(cells(rows, "the rating", self.score, SCORE, float))
+        if len(np.unique(scores)) < 2:
+            raise EmptyInput(f"{data}: all pairs have the same rating; nothing can be correlated with it.")
+        return Rated(left, right, scores)
+
+    def measure(self, items: Rated, system: Opened) -> dict[str, Figure]:
+        found = cosines(system, items.left, items.right)
+        ranks = as_ranks(found)
+        return {
+            "spearman": Figure.of(spearman, items.scores, ranks),
+            "pearson": Figure(_correlation(items.scores, found)),
+        }
+
+
+def spearman(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Rank correlation of (N,) with (N,), equal values sharing their mean rank; NaN where either is constant."""
+    rank = require("scipy.stats", "evaluate").rankdata
+    return _correlation(rank(truth), rank(predicted))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    size = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / size if size else float("nan")

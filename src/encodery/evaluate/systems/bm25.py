@@ -1,0 +1,91 @@
+"""BM25 in Lucene's form: words of the query in the document, rare ones more, with diminishing returns.
+
+As vectors: a document's hold idf · tf / (tf + k1 · (1 - b + b · length / mean length)), a query's its counts of words;
+their inner product is the score, up to the constant factor k1 + 1 that Lucene leaves out too. Only retrieval can be
+measured so. Shapes: N texts, K words known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.extras import require
+from encodery.evaluate.systems import Incapable, Opened, Side, System, Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class BM25(System):
+    """`k1`: how soon more of a word stops to count; `b`: how much long documents pay. `stop_words` leaves out the
+    most frequent English words."""
+
+    name: str = "BM25"
+    k1: float = 1.2
+    b: float = 0.75
+    stop_words: bool = True
+
+    def __post_init__(self) -> None:
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise SettingsError(f"k1 = {self.k1}, b = {self.b}: k1 cannot be negative, b lies in 0 <= b <= 1.")
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def open(self) -> Opened:
+        return _Opened(self)
+
+
+# Lucene's own list.
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
+        "this to was will with",
+    )
+)
+
+
+class _Opened(Opened):
+    symmetric = False
+
+    def __init__(self, settings: BM25) -> None:
+        super().__init__(settings.label)
+        text = require("sklearn.feature_extraction.text", "evaluate")
+        self._counts: Any = text.CountVectorizer(
+            token_pattern=r"(?u)\b\w+\b", stop_words=sorted(STOP_WORDS) if settings.stop_words else None
+        )
+        self._words = self._counts.build_tokenizer()
+        self._settings = settings
+        self._idf: np.ndarray | None = None
+        self._mean = 1.0
+
+    def fit(self, texts: Sequence[str]) -> None:
+        try:
+            counts = self._counts.fit_transform(texts)
+        except ValueError as error:
+            raise InputError(f"{self.name}: {error}") from error
+        documents = counts.getnnz(axis=0)
+        self._idf = np.log1p((len(texts) - documents + 0.5) / (documents + 0.5))
+        self._mean = max(float(counts.sum()) / len(texts), 1e-9)
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        if self._idf is None:
+            raise InputError(f"{self.name}: has seen no documents yet to take the words' frequencies from.")
+        if side is None:
+            raise Incapable(f"{self.name}: finds documents for queries; it does not compare two texts.")
+        with self.counters.clock():
+            vectors = self._counts.transform(texts).tocsr().astype(np.float64)
+            if side == "document":
+                k1, b = self._settings.k1, self._settings.b
+                lengths = np.asarray(vectors.sum(1)).ravel()
+                pays = k1 * (1 - b + b * lengths / self._mean)
+                pays = np.repeat(pays, np.diff(vectors.indptr))
+                vectors.data = self._idf[vectors.indices] * vectors.data / (vectors.data + pays)
+        self.counters.add(len(texts), sum(len(self._words(text)) for text in texts), 0, 0)
+        return vectors

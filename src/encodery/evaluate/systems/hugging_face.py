@@ -1,0 +1,74 @@
+"""A folder of Hugging Face, run by `transformers` as its documentation shows: padded batches, mean over real tokens.
+
+Shapes: N texts, B texts of a batch, L tokens of its longest, K width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from encodery.base.extras import require
+from encodery.evaluate.systems import Opened, Side, System, Vectors
+from encodery.evaluate.systems._padded import Tally, whole_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(System):
+    """`path`: its folder. `pooling`: mean over the tokens, or the first one. `batch`: texts computed at once, in the
+    order given."""
+
+    path: str
+    name: str = ""
+    pooling: Literal["mean", "cls"] = "mean"
+    batch: int = 32
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{Path(self.path).name or self.path} (transformers)"
+
+    def open(self) -> Opened:
+        return _Opened(self)
+
+
+class _Opened(Opened):
+    def __init__(self, settings: HuggingFace) -> None:
+        from encodery.base.machine import device
+
+        super().__init__(settings.label)
+        library = require("transformers", "bench")
+        self._tokenizer: Any = library.AutoTokenizer.from_pretrained(settings.path)
+        self._model: Any = library.AutoModel.from_pretrained(settings.path).eval().to(device())
+        self._settings = settings
+        self._tally = Tally()
+        longest = getattr(self._model.config, "max_position_embeddings", None) or 512
+        self._longest = min(self._tokenizer.model_max_length, longest)
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        size = self._settings.batch
+        with self.counters.clock():
+            pieces = [self._pooled(texts[start : start + size]) for start in range(0, len(texts), size)]
+        real, padding = self._tally.take()
+        self.counters.add(len(texts), real, padding, whole_length(self._tokenizer, texts) - real)
+        return np.concatenate(pieces) if pieces else np.zeros((0, self._model.config.hidden_size), np.float32)
+
+    def _pooled(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
+        batch = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
+        ).to(self._model.device)
+        self._tally.see(batch["attention_mask"])
+        with torch.inference_mode():
+            hidden = self._model(**batch).last_hidden_state
+        if self._settings.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        found: np.ndarray = pooled.float().cpu().numpy()
+        return found

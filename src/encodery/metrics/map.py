@@ -1,0 +1,29 @@
+"""Mean average precision: how early the relevant documents stand, all of them counted, as trec_eval has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.metrics import Metric
+from encodery.metrics._ranking import Judgements, Run, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAP(Metric):
+    """The mean, over all relevant documents, of the precision at each one's rank; zero for those not among the first
+    `k`."""
+
+    k: int = 1000
+
+    def score(self, truth: Judgements, predicted: Run) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+        values = []
+        for grades, ideal in ranked(truth, predicted, self.k):
+            hit = grades > 0
+            precision = np.cumsum(hit) / np.arange(1, hit.size + 1)
+            values.append(float(precision[hit].sum()) / ideal.size)
+        return np.array(values)

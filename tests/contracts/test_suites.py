@@ -1,0 +1,135 @@
+"""What every suite promises, over whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+
+from encodery.base.errors import UserError
+from encodery.base.parts import names
+from encodery.base.settings import decode, encode
+from encodery.evaluate.compare import measure
+from encodery.evaluate.suites import Suite
+from encodery.evaluate.systems.model import Model
+from encodery.model.load import save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.tokenizer import Tokenizer
+
+WORDS = ["cat", "dog", "bird", "fish", "tree", "stone", "river", "hill", "king", "queen"]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def retrieval(folder: Path) -> Path:
+    lines(folder / "corpus.jsonl", [{"_id": w, "title": w, "text": f"about the {w}"} for w in WORDS])
+    lines(folder / "queries.jsonl", [{"_id": f"q{w}", "text": w} for w in WORDS])
+    (folder / "qrels").mkdir()
+    table = "query-id\tcorpus-id\tscore\n" + "".join(f"q{w}\t{w}\t1\n" for w in WORDS)
+    (folder / "qrels" / "test.tsv").write_text(table)
+    return folder
+
+
+def pairs(folder: Path) -> Path:
+    rows = [{"a": f"the {one}", "b": f"a {two}", "score": len(one) - len(two)} for one in WORDS for two in WORDS[:3]]
+    return lines(folder / "pairs.jsonl", rows)
+
+
+def same(folder: Path) -> Path:
+    rows = [{"a": f"the {one}", "b": f"a {two}", "label": int(one == two)} for one in WORDS for two in WORDS[:3]]
+    return lines(folder / "same.jsonl", rows)
+
+
+def classes(folder: Path) -> Path:
+    rows = [{"text": f"{one} {two}", "label": "long" if len(one) > 4 else "short"} for one in WORDS for two in WORDS]
+    lines(folder / "set" / "train.jsonl", rows[::2])
+    lines(folder / "set" / "test.jsonl", rows[1::2])
+    return folder / "set"
+
+
+def grammar(folder: Path) -> Path:
+    rows = [{"good": f"the {w} runs", "bad": f"the the {w}", "phenomenon": w[0]} for w in WORDS]
+    return lines(folder / "grammar.jsonl", rows)
+
+
+def facts(folder: Path) -> Path:
+    rows = [{"prompt": f"the {w} is [MASK] here", "answers": [WORDS[-n]], "relation": "r"} for n, w in enumerate(WORDS)]
+    return lines(folder / "facts.jsonl", rows)
+
+
+DATA: dict[str, Callable[[Path], Path]] = {
+    "retrieval": retrieval,
+    "sts": pairs,
+    "pair": same,
+    "classification": classes,
+    "clustering": classes,
+    "minimal_pairs": grammar,
+    "cloze": facts,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    pieces = [*SPECIALS, *WORDS, "the", "a", "about", "is", "here", "runs"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.add_special_tokens(SPECIALS)
+    tokenizer = Tokenizer(inner)
+    tokenizer.set_template()
+    folder = tmp_path_factory.mktemp("suites")
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=1, heads=2, vocab=64, max_length=24)
+    save_model(folder / "tiny", build_model(settings), folder / "tokenizer")
+    return Model(path=str(folder / "tiny"))
+
+
+@pytest.mark.parametrize("name", names(Suite))
+def test_figures_with_their_items(name: str, model: Model, tmp_path: Path) -> None:
+    suite = decode(Suite, {"is": name})
+    assert decode(Suite, encode(suite)) == suite
+    items = suite.read(DATA[name](tmp_path))
+    assert len(items) >= 8
+    found = measure(suite, items, model.open(), name)
+    assert next(iter(found.figures)) == found.main == suite.main
+    for figure in found.figures.values():
+        assert np.isfinite(figure.value)
+        if figure.each is not None:
+            assert figure.value == pytest.approx(figure.each.mean())
+    main = found.figures[found.main]
+    assert main.each is None or len(main.each) == len(items)
+    low, high = main.interval() or (np.nan, np.nan)
+    assert low <= high
+    apart = main.minus(main)
+    assert apart is not None
+    assert (apart.value, apart.p) == (0.0, 1.0)
+    assert found.counters.texts > 0
+    assert found.counters.tokens
+    assert (found.counters.padding, found.counters.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize("name", names(Suite))
+def test_the_same_again(name: str, model: Model, tmp_path: Path) -> None:
+    suite = decode(Suite, {"is": name})
+    items = suite.read(DATA[name](tmp_path))
+    one, other = (measure(suite, items, model.open(), name) for _ in range(2))
+    assert {k: f.value for k, f in one.figures.items()} == {k: f.value for k, f in other.figures.items()}
+
+
+@pytest.mark.parametrize("name", names(Suite))
+def test_data_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
+    suite = decode(Suite, {"is": name})
+    with pytest.raises(UserError, match="no such file"):
+        suite.read(tmp_path / "nowhere.jsonl")
+    (tmp_path / "broken.jsonl").write_text('{"text": \n')
+    with pytest.raises(UserError, match=r"no such file|line 1"):
+        suite.read(tmp_path / "broken.jsonl")

@@ -1,0 +1,200 @@
+"""Systems side by side: one table, from library and command line, in every form it is written in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import urllib.error
+from collections.abc import Iterator
+from email.message import Message
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.cli.__main__ import run as encodery
+from encodery.evaluate.compare import Task, compare
+from encodery.evaluate.memory import Peak
+from encodery.evaluate.plan import read_plan
+from encodery.evaluate.suites.sts import STS
+from encodery.evaluate.systems.bm25 import BM25
+from encodery.evaluate.systems.endpoint import Endpoint
+from encodery.evaluate.systems.model import Model
+from encodery.evaluate.systems.tfidf import TFIDF
+from encodery.evaluate.tables import as_csv, as_json, html_page, write
+
+HOSTILE = "<script>alert(1)</script> & 'x'"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter"]
+    rows = [{"a": f"the {a} here", "b": f"the {b} there", "score": float(a == b)} for a in words for b in words]
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_one_table_of_quality_and_cost(run: Path, pairs: Path) -> None:
+    said: list[str] = []
+    systems = [TFIDF(words=1), Model(path=str(run), name=HOSTILE), BM25()]
+    found = compare(systems, [Task(suite=STS(), data=pairs)], say=said.append)
+    first, model, bm25 = found.rows
+    assert first.result is not None
+    assert first.result.value > 0.3
+    assert first.apart is None
+    assert model.result is not None
+    assert model.apart is not None
+    assert model.apart.value == pytest.approx(model.result.value - first.result.value)
+    assert model.result.counters.padding == 0
+    assert model.result.memory is None or model.result.memory > 0
+    assert bm25.result is None
+    assert "does not compare two texts" in bm25.why
+    assert said == [f"{s.label}: sts pairs, 64 items" for s in systems]
+
+    table = json.loads(as_json(found))
+    assert table["machine"]["threads"] >= 1
+    assert table["rows"][1]["p"] == model.apart.p
+    assert table["rows"][1]["tokens_per_s"] > 0
+    lines = list(csv.DictReader(as_csv(found).splitlines()))
+    assert [line["system"] for line in lines] == ["TF-IDF", HOSTILE, "BM25"]
+    assert float(lines[0]["value"]) == first.result.value
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        assert not {"src", "href", "onclick"} & {name for name, _ in attrs}
+
+
+def test_the_page_loads_nothing_and_escapes_names(run: Path, pairs: Path, tmp_path: Path) -> None:
+    found = compare([Model(path=str(run), name=HOSTILE), TFIDF(), BM25()], [Task(suite=STS(), data=pairs, name="x<y")])
+    page = html_page(found)
+    tags = _Tags()
+    tags.feed(page)
+    assert {"table", "h2", "details"} <= tags.seen
+    assert "script" not in tags.seen
+    assert "x&lt;y" in page
+    for ending in (".html", ".json", ".csv"):
+        write(found, tmp_path / "deep" / f"table{ending}")
+    assert (tmp_path / "deep" / "table.html").read_text() == page
+    with pytest.raises(InputError, match=r"not '\.xlsx'"):
+        write(found, tmp_path / "table.xlsx")
+
+
+def test_what_makes_no_table_is_refused(run: Path, pairs: Path) -> None:
+    with pytest.raises(InputError, match="does not compare two texts"):
+        compare([BM25()], [Task(suite=STS(), data=pairs)])
+    with pytest.raises(InputError, match="Two systems are called 'TF-IDF'"):
+        compare([TFIDF(), TFIDF(words=1)], [Task(suite=STS(), data=pairs)])
+    with pytest.raises(InputError, match="No systems"):
+        compare([], [Task(suite=STS(), data=pairs)])
+
+
+def test_a_plan_holds_several_of_both(
+    run: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        f'[[systems]]\nis = "tfidf"\n[[systems]]\nis = "model"\npath = "{run}"\n'
+        f'[[tasks]]\nsuite = "sts"\ndata = "{pairs}"\n'
+        f'[[tasks]]\nname = "pairs"\nsuite = {{ is = "pair", label = "label" }}\ndata = "{pairs.parent}/same.jsonl"\n'
+    )
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    (pairs.parent / "same.jsonl").write_text("".join(json.dumps({**r, "label": int(r["score"])}) + "\n" for r in rows))
+    assert [task.label for task in read_plan(file).tasks] == ["sts pairs", "pairs"]
+    out = tmp_path / "table.json"
+    assert encodery(["evaluate", "plan", str(file), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "sts pairs" in shown
+    assert "spearman" in shown
+    assert "tokens/s" in shown
+    assert len(json.loads(out.read_text())["rows"]) == 4
+    file.write_text('[[systems]]\nis = "tfdf"\n')
+    assert encodery(["evaluate", "plan", str(file)]) == 2
+    assert "Did you mean 'tfidf'" in capsys.readouterr().err
+
+
+def test_the_command_of_a_suite(run: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "sts", str(pairs), "--model", str(run), "--model", "tfidf,words=1"]
+    assert encodery([*arguments, "--out", str(tmp_path / "a.html"), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [row["system"] for row in table["rows"]] == ["first run", "TF-IDF"]
+    assert (tmp_path / "a.html").is_file()
+    assert encodery(["evaluate", "sts", str(pairs), "scores=x", "--model", "tfidf"]) == 2
+    assert "Did you mean 'score'" in capsys.readouterr().err
+    assert encodery(["evaluate", "sts", str(pairs)]) == 2
+    assert "at least one --model" in capsys.readouterr().err
+    assert encodery([*arguments, "--out", "table.docx"]) == 2
+    assert "not '.docx'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What the server says next: bytes, or an exception."""
+    waiting: list[Any] = []
+
+    class Answer:
+        def __init__(self, body: bytes) -> None:
+            self.body = body
+
+        def read(self) -> bytes:
+            return self.body
+
+        def __enter__(self) -> Answer:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def urlopen(request: Any, timeout: float) -> Answer:
+        found = waiting.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return Answer(found)
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    yield waiting
+    assert not waiting
+
+
+def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
+    opened = Endpoint(url="http://localhost:1/embed", batch=2).open()
+    answers += [b"[[1.0, 2.0], [3.0, 4.0]]", b"[[5.0, 6.0]]"]
+    assert opened.encode(["a", "b", "c"]).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert opened.counters.tokens is None
+    for said, match in (
+        (b"not json", "no JSON"),
+        (b"[[1.0, 2.0]]", "1 vectors came back for 2 texts"),
+        (b'{"error": "busy"}', "a list of vectors was expected"),
+        (b"[[1.0, 2.0], [3.0]]", "no vectors of one width"),
+        (urllib.error.URLError("refused"), "no answer: refused"),
+        (urllib.error.HTTPError("u", 413, "Too Large", Message(), None), "answered 413 Too Large"),
+    ):
+        answers.append(said)
+        with pytest.raises(InputError, match=match):
+            opened.encode(["a", "b"])
+    answers.append(b'{"object": "list"}')
+    with pytest.raises(InputError, match="is not OpenAI's answer"):
+        Endpoint(url="http://localhost:1/v1/embeddings").open().encode(["a"])
+    with pytest.raises(SettingsError, match="must begin with http"):
+        Endpoint(url="localhost:1")
+
+
+def test_memory_is_that_of_the_work_at_hand() -> None:
+    peak = Peak()
+    if peak.since_start() is None:
+        pytest.skip("this kernel keeps no mark that can be reset")
+    held = np.ones(30_000_000)
+    assert held.sum() > 0
+    assert 200e6 < (peak.since_start() or 0) < 400e6
+    del held
+    peak.mark()
+    assert (peak.since_start() or 0) < 100e6

@@ -1,0 +1,313 @@
+"""Figures of the suites against scikit-learn and against slow, plain computations."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+
+from encodery.base.errors import EmptyInput, InputError, UnknownName
+from encodery.evaluate.compare import measure
+from encodery.evaluate.guesses import pseudo_log_likelihoods
+from encodery.evaluate.plan import system, task
+from encodery.evaluate.suites._beir import read_collection, write_run
+from encodery.evaluate.suites._rows import cells, chosen, splits_of
+from encodery.evaluate.suites.classification import Classification, macro_f1
+from encodery.evaluate.suites.cloze import Cloze, Questions
+from encodery.evaluate.suites.clustering import v_measure
+from encodery.evaluate.suites.minimal_pairs import MinimalPairs
+from encodery.evaluate.suites.pair import average_precision, best_f1
+from encodery.evaluate.suites.retrieval import Retrieval
+from encodery.evaluate.systems import Counters, Opened, Side, Vectors
+from encodery.evaluate.systems.bm25 import BM25
+from encodery.evaluate.systems.model import Model
+from encodery.model.load import Loaded, load_model
+from encodery.model.shape import Batch
+
+
+class Fixed(Opened):
+    """Texts as vectors that were agreed on."""
+
+    def __init__(self, vectors: dict[str, list[float]]) -> None:
+        super().__init__("fixed")
+        self.vectors = vectors
+
+    def encode(self, texts: list[str], side: Side | None = None) -> Vectors:
+        return np.array([self.vectors[text] for text in texts], np.float32)
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> Loaded:
+    return load_model(run)
+
+
+def test_figures_equal_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth = rng.integers(0, 2, 50).astype(bool)
+        scores = rng.integers(0, 12, 50).astype(float) + truth
+        assert average_precision(truth, scores) == pytest.approx(sklearn.metrics.average_precision_score(truth, scores))
+        best = max(sklearn.metrics.f1_score(truth, scores >= at) for at in np.unique(scores))
+        assert best_f1(truth, scores) == pytest.approx(best)
+        labels, clusters = rng.integers(0, 4, 40), rng.integers(0, 3, (40, 2))
+        theirs = np.mean([sklearn.metrics.v_measure_score(labels, column) for column in clusters.T])
+        assert v_measure(labels, clusters) == pytest.approx(theirs)
+        names, guesses = np.array(list("abcd"))[labels], np.array(list("bcde"))[rng.integers(0, 4, (40, 2))]
+        theirs = np.mean(
+            [sklearn.metrics.f1_score(names, column, average="macro", zero_division=0) for column in guesses.T]
+        )
+        assert macro_f1(names, guesses) == pytest.approx(theirs)
+
+
+def test_bm25_is_lucenes_formula() -> None:
+    documents = ["the cat sat", "a cat and a cat and a dog", "dogs", "the river bends by the hill in the north"]
+    found = BM25(stop_words=False).open()
+    found.fit(documents)
+    scores = (found.encode(["cat the unknown cat"], "query") @ found.encode(documents, "document").T).toarray()[0]
+    words = [text.split() for text in documents]
+    mean = sum(map(len, words)) / len(words)
+    for text, score in zip(words, scores, strict=True):
+        expected = 0.0
+        for word in ["cat", "the", "unknown", "cat"]:
+            holders = sum(word in other for other in words)
+            idf = math.log(1 + (len(words) - holders + 0.5) / (holders + 0.5))
+            count = text.count(word)
+            expected += idf * count / (count + 1.2 * (1 - 0.75 + 0.75 * len(text) / mean))
+        assert score == pytest.approx(expected)
+
+
+def collection(folder: Path, documents: dict[str, str], queries: dict[str, str], grades: str) -> Path:
+    with gzip.open(folder / "corpus.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"_id": key, "text": text}) + "\n" for key, text in documents.items())
+    text = "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in queries.items())
+    (folder / "queries.jsonl").write_text(text)
+    (folder / "qrels").mkdir(exist_ok=True)
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + grades)
+    return folder
+
+
+def test_retrieval_by_hand(tmp_path: Path) -> None:
+    documents = {"d1": "one", "d2": "two", "d3": "three"}
+    grades = "q1\td1\t2\nq1\td3\t1\nq2\td2\t1\nq2\tgone\t1\nq3\td1\t0\n"
+    data = collection(tmp_path, documents, {"q1": "first", "q2": "second", "q3": "none"}, grades)
+    vectors = {"one": [1, 0], "two": [0, 5], "three": [1, 1], "first": [3, 1], "second": [1, 0.9]}
+    suite = Retrieval(k=2, depth=2, runs=str(tmp_path / "runs"))
+    items = suite.read(data)
+    assert len(items) == 2, "a query without a relevant document has no figure"
+    found = measure(suite, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").figures
+    # first: d1 (cosine .95) then d3 (.89); second: d3, then d1
+    second = 1 / math.log2(3)
+    assert found["ndcg@2"].each == pytest.approx([1.0, 0.0])
+    assert found["mrr@2"].value == pytest.approx(0.5)
+    assert found["map@2"].value == pytest.approx(0.5)
+    assert found["relevant, not in the corpus"].value == 1
+    dotted = Retrieval(k=2, depth=2, similarity="dot")
+    by_dot = measure(dotted, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").figures
+    # first: two has 5, three has 4, one has 3; second: two first
+    assert by_dot["ndcg@2"].each == pytest.approx([second / (2 + second), 1 / (1 + second)])
+    lines = (tmp_path / "runs" / "fixed.run").read_text().splitlines()
+    assert [line.split()[:4] for line in lines[:2]] == [["q1", "Q0", "d1", "1"], ["q1", "Q0", "d3", "2"]]
+
+
+def test_search_in_pieces_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {f"t{n}": rng.normal(size=8).tolist() for n in range(60)}
+    documents = {f"d{n}": f"t{n}" for n in range(50)}
+    queries = {f"q{n}": f"t{50 + n}" for n in range(10)}
+    data = collection(tmp_path, documents, queries, "".join(f"q{n}\td{n}\t1\n" for n in range(10)))
+    suite = Retrieval(k=5, depth=7)
+    whole = suite.ranked(suite.read(data), Fixed(vectors))
+    assert all(len(row) == 7 for row in whole.values())
+    monkeypatch.setattr("encodery.evaluate.suites.retrieval.SCORES_AT_ONCE", 100)
+    pieces = suite.ranked(suite.read(data), Fixed(vectors))
+    assert {q: sorted(row) for q, row in pieces.items()} == {q: sorted(row) for q, row in whole.items()}
+
+
+def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"corpus\.jsonl: no such file"):
+        read_collection(tmp_path, "test")
+    data = collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t1\nz\td\t1\n")
+    with pytest.raises(InputError, match=r"test\.tsv, line 3: judges the query 'z'"):
+        read_collection(data, "test")
+    collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\tyes\n")
+    with pytest.raises(InputError, match="line 2: query, document and a whole number"):
+        read_collection(data, "test")
+    collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t0\n")
+    with pytest.raises(EmptyInput, match="no query has a relevant document"):
+        read_collection(data, "test")
+    with (tmp_path / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q", "text": "y"}\n')
+    with pytest.raises(InputError, match="line 2: the query 'q' stands twice"):
+        read_collection(data, "test")
+
+
+def test_a_run_file_lists_equal_scores_as_the_metrics_do(tmp_path: Path) -> None:
+    write_run(tmp_path / "a" / "x.run", {"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, "my system")
+    assert (tmp_path / "a" / "x.run").read_text() == (
+        "q Q0 c 1 2 my_system\nq Q0 b 2 1 my_system\nq Q0 a 3 1 my_system\n"
+    )
+
+
+def test_rows_of_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\nhé 👋\t1\n\t0\n")
+    assert [row.values["text"] for row in chosen(tmp_path / "a.tsv", "")] == ["hé 👋", ""]
+    (tmp_path / "a.csv").write_text('\ufefftext,score\n"x, y",1.5\n')
+    rows = chosen(tmp_path / "a.csv", "")
+    assert cells(rows, "the text", "", ("text",), str) == ["x, y"]
+    assert cells(rows, "the score", "score", (), float) == [1.5]
+    with pytest.raises(InputError, match=r"no column 'scor'\. Did you mean 'score'"):
+        cells(rows, "the score", "scor", (), float)
+    (tmp_path / "b.csv").write_text("text,score\nx,\ny,nan\n")
+    with pytest.raises(InputError, match=r"b\.csv, line 2: 'score' is '', a number"):
+        cells(chosen(tmp_path / "b.csv", ""), "the score", "", ("score",), float)
+    (tmp_path / "c.csv").write_text("text,score\nx,1,2\n")
+    with pytest.raises(InputError, match="line 2: has another number of cells"):
+        chosen(tmp_path / "c.csv", "")
+    (tmp_path / "d.jsonl").write_text('{"text": "x", "split": "validation"}\n{"text": "y", "split": "train"}\n')
+    assert set(splits_of(tmp_path / "d.jsonl")) == {"dev", "train"}
+    assert chosen(tmp_path / "d.jsonl", "")[0].values["text"] == "x"
+    with pytest.raises(InputError, match=r"no split 'trian'\. Did you mean 'train'"):
+        chosen(tmp_path / "d.jsonl", "trian")
+    (tmp_path / "e.jsonl").write_text("\n")
+    with pytest.raises(EmptyInput):
+        chosen(tmp_path / "e.jsonl", "")
+    with pytest.raises(InputError, match="is none of"):
+        chosen(tmp_path / "f.docx", "") if (tmp_path / "f.docx").write_text("x") else None
+
+
+def test_equal_texts_fall_on_one_side(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n % 40}", "label": str(n % 2)} for n in range(200)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = Classification().read(tmp_path / "x.jsonl")
+    assert not set(items.train.texts) & set(items.test.texts)
+    assert 10 <= len(items.test) <= 80
+    drawn = Classification(most=9).read(tmp_path / "x.jsonl")
+    assert len(drawn.train) == len(drawn.test) == 9
+
+
+def test_few_shots_are_means_over_draws(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {}
+    for n in range(120):
+        vectors[f"t{n}"] = (rng.normal(size=4) + np.array([3 * (n % 2), 0, 0, 0])).tolist()
+    rows = [{"text": f"t{n}", "label": n % 2, "split": "train" if n < 60 else "test"} for n in range(120)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few, all_of_them = Classification(shots=4, repeats=5), Classification()
+    items = few.read(tmp_path / "x.jsonl")
+    one = measure(few, items, Fixed(vectors), "x").figures["accuracy"]
+    assert one.each is not None
+    assert set(np.unique(one.each * 5)) <= set(range(6))
+    full = measure(all_of_them, items, Fixed(vectors), "x").figures["accuracy"]
+    assert 0.6 < one.value <= full.value + 0.05
+    assert full.value > 0.85
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: Loaded, whole: bool) -> None:
+    texts = ["The captain crossed the river.", "", "unwatchable gardens"]
+    found = pseudo_log_likelihoods(loaded, texts, whole, batch_tokens=64)
+    assert found.sums[1] == 0
+    tokenizer = loaded.tokenizer
+    several = 0
+    for number, text in enumerate(texts):
+        ids = [tokenizer.cls_id, *tokenizer.encode(text).tolist(), tokenizer.sep_id]
+        total = 0.0
+        for place in range(1, len(ids) - 1):
+            hidden = list(ids)
+            hidden[place] = tokenizer.mask_id
+            after = place + 1
+            while whole and after < len(ids) - 1 and not tokenizer.word_start[ids[after]]:
+                hidden[after] = tokenizer.mask_id
+                after += 1
+                several += 1
+            with torch.inference_mode():
+                out = loaded.model(Batch.from_sequences([hidden])).hidden[place : place + 1]
+                scores = loaded.model.mlm(out, loaded.model.encoder).log_softmax(-1)
+            total += float(scores[0, ids[place]])
+        assert found.sums[number] == pytest.approx(total, abs=1e-3)
+        assert found.tokens[number] == len(ids) - 2
+    assert several > 3 or not whole
+
+
+def test_too_long_a_sentence_is_refused_not_cut(loaded: Loaded) -> None:
+    with pytest.raises(InputError, match=r"Text 1 has \d+ tokens, the model takes 64"):
+        pseudo_log_likelihoods(loaded, ["short", "river " * 100])
+
+
+def test_minimal_pairs_by_kind_and_ties(run: Path, tmp_path: Path) -> None:
+    rows = [{"good": "The river.", "bad": "The river.", "phenomenon": "same"}] * 3
+    rows += [{"good": "The river.", "bad": "mountain mountain window", "phenomenon": "other"}] * 2
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = MinimalPairs(most=2)
+    items = suite.read(tmp_path / "x.jsonl")
+    assert items.kinds.tolist() == ["same", "same", "other", "other"]
+    found = measure(suite, items, Model(path=str(run)).open(), "x")
+    assert found.figures["accuracy, same"].value == 0.5
+    assert found.figures["accuracy, other"].value in (0.0, 1.0)
+    assert found.counters.tokens > found.counters.texts
+
+
+def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: Loaded) -> None:
+    tokenizer = loaded.tokenizer
+    word = next(w for w in ("river", "captain", "window", "garden") if len(tokenizer.encode(f"the {w}.")) == 3)
+    items = Questions(["the [MASK].", "the [MASK]."], [[word], ["Qwxzy unheard of"]], [[], []])
+    opened = Model(path=str(run)).open()
+    found = measure(Cloze(), items, opened, "x").figures
+    assert found["answer is one token"].value == 0.5
+    ids = [tokenizer.cls_id, *tokenizer.encode("the [MASK].", markup=True).tolist(), tokenizer.sep_id]
+    place = ids.index(tokenizer.mask_id)
+    with torch.inference_mode():
+        out = loaded.model(Batch.from_sequences([ids])).hidden[place : place + 1]
+        scores = loaded.model.mlm(out, loaded.model.encoder)[0, : tokenizer.used_size].clone()
+        scores[sorted(tokenizer.special_ids)] = -torch.inf
+    rank = 1 + int((scores > scores[tokenizer.encode(f"the {word}.")[1]]).sum())
+    assert found["mrr"].each == pytest.approx([1 / rank, 0.0])
+
+
+def test_cloze_by_statements_needs_no_single_token(run: Path, tmp_path: Path) -> None:
+    answers = ["the old river", "a window", "gardens", "winter morning"]
+    rows = [{"prompt": f"{n} is [MASK].", "answer": answers[n % 4], "relation": "is"} for n in range(12)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = Cloze(choice="statements", options=3)
+    items = suite.read(tmp_path / "x.jsonl")
+    assert all(
+        len(set(wrong)) == 2 and right[0] not in wrong for right, wrong in zip(items.answers, items.others, strict=True)
+    )
+    assert items.others == suite.read(tmp_path / "x.jsonl").others
+    found = measure(suite, items, Model(path=str(run)).open(), "x").figures
+    assert found["chance"].value == pytest.approx(1 / 3)
+    (tmp_path / "y.jsonl").write_text('{"prompt": "no gap", "answer": "x"}\n')
+    with pytest.raises(InputError, match=r"y\.jsonl, line 1: one \[MASK\] is needed"):
+        suite.read(tmp_path / "y.jsonl")
+
+
+def test_counters_forget_what_a_system_does_not_tell() -> None:
+    counters = Counters()
+    before = counters.copy()
+    counters.add(3, 10, 2, 0)
+    assert counters.since(before) == Counters(3, 0.0, 10, 2, 0)
+    counters.add(1, None, 0, 0)
+    assert counters.tokens is None
+    assert counters.since(before).texts == 4
+
+
+def test_systems_by_name() -> None:
+    assert system("runs/first").label == "first"
+    assert encode_of(system("bm25,k1=0.9"))["k1"] == 0.9
+    assert encode_of(system("http://localhost:1/embed,model=m"))["is"] == "endpoint"
+    assert encode_of(system("sentence_transformers:folder/x"))["path"] == "folder/x"
+    with pytest.raises(UnknownName, match="retrieval"):
+        task("retrievel", Path("x"))
+
+
+def encode_of(part: object) -> dict[str, object]:
+    from encodery.base.settings import encode
+
+    found: dict[str, object] = encode(part)
+    return found
