@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.embed.embedder import Embedder
 from encodery.embed.finishing import Finishing
 from encodery.embed.settings import EmbedSettings
+from encodery.embed.sparse import SparseEncoder, SparseSettings
 from encodery.embed.static import StaticSettings, distil
 from encodery.embed.stored import NAME, golden_vectors, tensors
-from encodery.export import sentence_transformers as exporter
+from encodery.export import _modules as modules
 from encodery.export.sentence_transformers import SentenceTransformers
+from encodery.finetune.artifact import Tuned
+from encodery.finetune.artifact import save as save_task
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks.rank import Rank
 from encodery.model import golden
 from encodery.model.load import Loaded, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
@@ -105,6 +111,57 @@ def test_real_weights_come_and_go(minilm: Path, texts: list[str], tmp_path: Path
     assert one.settings == other.settings
 
 
+def model_of(folder: Path, tokenizer: Path, **over: Any) -> Loaded:
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64, **over)
+    save_model(folder, build_model(settings, seed=1), tokenizer)
+    return load_model(folder)
+
+
+def test_weights_of_words_are_a_sparse_encoder(
+    tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
+) -> None:
+    model = model_of(tmp_path / "bare", tokenizer).model
+    sparse = encode(SparseSettings(max_length=40, prompts=PROMPTS))
+    save_model(tmp_path / "model", model, tokenizer, settings={"sparse": sparse})
+    loaded = load_model(tmp_path / "model")
+    done = SentenceTransformers().write(loaded, tmp_path / "out")
+    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    stock = sentence_transformers.SparseEncoder(str(tmp_path / "out"), device="cpu")
+    assert stock.max_seq_length == 40
+    theirs = stock.encode(texts[:20], convert_to_tensor=True, prompt_name="query").to_dense().numpy()
+    ours = SparseEncoder.of(loaded, "cpu").encode(texts[:20], truncate="right", prompt="query")
+    for number in range(20):
+        words, weights = ours.row(number)
+        np.testing.assert_array_equal(np.flatnonzero(theirs[number] > 1e-6), words[weights > 1e-6])
+        np.testing.assert_allclose(theirs[number, words], weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": "cls", "hidden": True}, {"pooling": "max"}])
+@pytest.mark.parametrize("segments", [0, 2])
+def test_a_ranker_is_a_cross_encoder(
+    settings: dict[str, Any],
+    segments: int,
+    tokenizer: Path,
+    texts: list[str],
+    sentence_transformers: ModuleType,
+    tmp_path: Path,
+) -> None:
+    base = model_of(tmp_path / "bare", tokenizer, segments=segments)
+    task, known = Rank(**settings), {"low": 0.0, "high": 1.0}
+    torch.manual_seed(0)
+    module = task.build(base.model.settings.shape, known)
+    tuned = Tuned(task, module, known, {}, 48, "right")
+    save_task(tmp_path / "model", base.model, base.model.settings, tuned, base, {}, {})
+    loaded = load_model(tmp_path / "model")
+    done = SentenceTransformers().write(loaded, tmp_path / "out")
+    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    stock = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu")
+    passages = [text[:60] for text in texts[:12]]
+    theirs = stock.predict([("what is it", text) for text in passages])
+    ours = Predictor.of(loaded, "cpu").score("what is it", passages)
+    np.testing.assert_allclose(theirs, 1 / (1 + np.exp(-ours)), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("embed", "told"),
     [
@@ -131,7 +188,7 @@ def test_drift_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:20])
-    monkeypatch.setitem(exporter.MODES, type(EmbedSettings().pooling), "cls_token")
-    with pytest.raises(ArtifactError, match="vectors drift"):
+    monkeypatch.setitem(modules.MODES, type(EmbedSettings().pooling), "cls_token")
+    with pytest.raises(ArtifactError, match="outputs drift"):
         SentenceTransformers().write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

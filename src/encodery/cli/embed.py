@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def command(
@@ -25,19 +28,25 @@ def command(
     """Encode texts. Vectors are pooled and finished as the model's settings say: mean and unit length by default.
 
     A text longer than the model takes is read in windows whose vectors are averaged, unless --truncate says otherwise;
-    how many tokens were dropped is told. Large files are read, encoded and written in pieces.
+    how many tokens were dropped is told. Large files are read, encoded and written in pieces. A model that was trained
+    for weights of words (splade) or a vector a token (colbert) gives those, as JSON lines.
     """
     from rich.console import Console
 
     from encodery.base.errors import InputError
     from encodery.embed.embedder import Embedder
     from encodery.embed.files import VectorFile, texts_of
+    from encodery.embed.lines import kind_of, lines
     from encodery.model.load import load_model
 
     if (file is None) == (not texts):
         raise InputError("Give texts, or a --file of texts; one of the two.")
     source = iter(texts or []) if file is None else texts_of(file, column)
-    embedder = Embedder.of(load_model(model))
+    loaded = load_model(model)
+    if kind_of(loaded) != "dense":
+        _write_lines(lines(loaded, source, truncate, batch_tokens, prompt), out, truncate)
+        return
+    embedder = Embedder.of(loaded)
     begun = time.perf_counter()
     count = tokens = dropped = 0
     pieces = embedder.stream(source, truncate, batch_tokens, prompt)
@@ -57,3 +66,32 @@ def command(
     seconds = time.perf_counter() - begun
     speed = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
     Console(highlight=False).print(f"{out}: {count:,} vectors of width {embedder.width}; {speed}; {dropped:,} dropped.")
+
+
+def _write_lines(rows: Iterable[tuple[str, int]], out: Path | None, truncate: str) -> None:
+    """JSON lines to a .jsonl file, which appears whole, or to the screen."""
+    from rich.console import Console
+
+    from encodery.base.errors import InputError
+
+    dropped = count = 0
+    if out is None:
+        for line, lost in rows:
+            print(line)
+            dropped += lost
+    elif out.suffix != ".jsonl":
+        raise InputError(f"{out}: this model's encodings are written to .jsonl, not '{out.suffix}'.")
+    else:
+        draft = out.with_name(f".{out.name}.draft")
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                for line, lost in rows:
+                    file.write(line + "\n")
+                    count, dropped = count + 1, dropped + lost
+            draft.replace(out)
+        finally:
+            draft.unlink(missing_ok=True)
+        Console(highlight=False).print(f"{out}: {count:,} texts; {dropped:,} tokens dropped.")
+        return
+    if dropped:
+        Console(stderr=True).print(f"{dropped:,} tokens were dropped (--truncate {truncate}).")

@@ -1,10 +1,10 @@
-"""A folder that stock `SentenceTransformer(folder)` loads, with the vectors that the model gives here.
+"""A folder that stock sentence-transformers loads, with the vectors or scores that the model gives here.
 
-The files of `hf` and, beside them, pooling, finish, prompts and length.
-
-Finish steps that are linear (whitening, centring, a Matryoshka cut) become a Dense layer; one without attention
-(`embed/static.py`) becomes a StaticEmbedding. The vectors of a few texts are compared where sentence-transformers is
-installed. Shapes: N texts, H width of the model, K of a vector.
+`SentenceTransformer(folder)` for embeddings, `SparseEncoder(folder)` for weights of words, `CrossEncoder(folder)` for
+a model of the task `rank`. The files of `hf` and, beside them, pooling, finish, prompts and length: linear finish steps
+(whitening, centring, a Matryoshka cut) become a Dense layer, a model without attention (`embed/static.py`) becomes a
+StaticEmbedding. What the folder gives for a few texts is compared where sentence-transformers is installed.
+Shapes: N texts, K width of a vector, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,36 +13,45 @@ import importlib
 import importlib.util
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from encodery.base.artifact import Artifact, Draft, atomic_write, writing
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.base.parts import name_of
 from encodery.base.settings import encode
+from encodery.embed import lines, sparse
 from encodery.embed.embedder import Embedder
-from encodery.embed.finish import Finish, State
-from encodery.embed.finish.centre import Centre
 from encodery.embed.finish.normalise import Normalise
-from encodery.embed.finish.truncate import Truncate
-from encodery.embed.finish.whiten import Whiten
-from encodery.embed.pooling import Pooling
-from encodery.embed.pooling.cls import CLS
-from encodery.embed.pooling.mean import Mean
-from encodery.embed.pooling.weighted import Weighted
-from encodery.export import Exported, Exporter
+from encodery.export import Exported, Exporter, _modules
 from encodery.export._folder import Plan, Precision
+from encodery.export._modules import Module
 from encodery.export._verify import SENTENCES, TOLERANCE
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks.rank import Rank
 from encodery.model.checkpoint import WEIGHTS, write_tensors
 from encodery.model.load import Loaded, copy_tokenizer
 
 PEER = "sentence_transformers"
-MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weighted: "weightedmean_tokens"}
-ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
+READS = {"fill-mask": "logits", "feature-extraction": "last_hidden_state"}
+Check = Callable[[Any, Path], tuple[np.ndarray, np.ndarray]]
+"""The peer's package and the folder → what we compute, and what the folder gives in the peer."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """`modules` in order; `told` in config_sentence_transformers.json; `task` of the transformer, its `length`; how to
+    `check` it against the peer."""
+
+    modules: list[Module]
+    told: dict[str, Any]
+    task: str | None
+    length: int
+    check: Check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,133 +66,129 @@ class SentenceTransformers(Exporter):
     license: str | None = None
 
     def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
-        if loaded.model.settings.depth == 0:
-            return self._write_static(loaded, folder, overwrite)
-        plan = Plan(loaded, self.layout, self.dtype)
-        embedder = Embedder.of(loaded, "cpu")
-        modules = [*_pooling(embedder), *_finish(embedder)]
-        with writing(folder, "export", self._settings(plan.layout), _parents(loaded), overwrite=overwrite) as draft:
-            plan.write(draft, self.peer)
-            length = {"max_seq_length": embedder.max_length, "do_lower_case": False}
-            _write_json(draft.path / "sentence_bert_config.json", length)
-            self._write_modules(draft, embedder, [("Transformer", {}, {}), *modules], plan.dtype)
-            plan.write_card(draft, folder, self.title, self.license)
+        flat = loaded.model.settings.depth == 0
+        plan = None if flat else Plan(loaded, self.layout, self.dtype)
+        content = _content(loaded)
+        layout = "static" if plan is None else plan.layout
+        settings = {"export": encode(self), "layout": layout}
+        parents = {"model": loaded.artifact} if loaded.artifact is not None else None
+        with writing(folder, "export", settings, parents, overwrite=overwrite) as draft:
+            if plan is not None:
+                plan.write(draft, self.peer)
+                _write_json(draft.path / "sentence_bert_config.json", _reads(content))
+            elif loaded.tokenizer_path is not None:
+                copy_tokenizer(loaded.tokenizer_path, draft.path / "0_StaticEmbedding")
+            _write_modules(draft.path, content)
+            if self.peer:
+                draft.figures |= _check_peer(draft, content, "float32" if plan is None else plan.dtype)
+            if plan is not None:
+                plan.write_card(draft, folder, self.title, self.license)
             figures = dict(draft.figures)
-        return Exported(artifact=Artifact.open(folder, "export"), layout=plan.layout, figures=figures)
-
-    def _write_static(self, loaded: Loaded, folder: Path, overwrite: bool) -> Exported:
-        embedder = Embedder.of(loaded, "cpu")
-        if embedder.settings.pooling != Mean(specials=False) or loaded.tokenizer_path is None:
-            raise SettingsError(
-                "A model of depth 0 is exported with pooling = 'mean', specials = false, and a tokenizer."
-            )
-        with writing(folder, "export", self._settings("static"), _parents(loaded), overwrite=overwrite) as draft:
-            table = {"embedding.weight": loaded.model.encoder.words}
-            modules = [("StaticEmbedding", {}, table), *_finish(embedder)]
-            copy_tokenizer(loaded.tokenizer_path, draft.path / "0_StaticEmbedding")
-            self._write_modules(draft, embedder, modules, "float32")
-            figures = dict(draft.figures)
-        return Exported(artifact=Artifact.open(folder, "export"), layout="static", figures=figures)
-
-    def _settings(self, layout: str) -> dict[str, Any]:
-        return {"export": encode(self), "layout": layout}
-
-    def _write_modules(self, draft: Draft, embedder: Embedder, modules: list[Module], dtype: str) -> None:
-        listed = []
-        for place, (kind, config, tensors) in enumerate(modules):
-            path = "" if kind == "Transformer" else f"{place}_{kind}"
-            listed.append(
-                {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            )
-            (draft.path / path).mkdir(exist_ok=True)
-            if config or kind == "Normalize":
-                _write_json(draft.path / path / "config.json", config)
-            if tensors:
-                write_tensors(draft.path / path / WEIGHTS, tensors)
-        _write_json(draft.path / "modules.json", listed)
-        unit = bool(embedder.settings.finish) and isinstance(embedder.settings.finish[-1], Normalise)
-        told: dict[str, Any] = {"prompts": embedder.settings.prompts, "default_prompt_name": None}
-        told["similarity_fn_name"] = "cosine" if unit else "dot"
-        _write_json(draft.path / "config_sentence_transformers.json", told)
-        if self.peer:
-            draft.figures |= _check_peer(draft.path, embedder, dtype)
+        return Exported(artifact=Artifact.open(folder, "export"), layout=layout, figures=figures)
 
 
-Module = tuple[str, dict[str, Any], dict[str, torch.Tensor]]
-"""Class, config.json and weights of a module of sentence-transformers."""
+def _content(loaded: Loaded) -> _Content:
+    """What the model is to them. Raises `SettingsError` for a task or an encoding that they do not have."""
+    if "task" in loaded.settings:
+        return _ranker(Predictor.of(loaded, "cpu"))
+    kind = lines.kind_of(loaded)
+    if kind == "tokens":
+        raise SettingsError("A model of a vector a token is not exported to sentence-transformers yet.")
+    if kind == "sparse":
+        return _sparse(sparse.SparseEncoder.of(loaded, "cpu"))
+    embedder = Embedder.of(loaded, "cpu")
+    modules = (_modules.static if loaded.model.settings.depth == 0 else _modules.embedding)(embedder)
+    unit = bool(embedder.settings.finish) and isinstance(embedder.settings.finish[-1], Normalise)
+    told = {"prompts": embedder.settings.prompts, "similarity_fn_name": "cosine" if unit else "dot"}
+
+    def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        texts = _fitting(embedder)
+        model = peer.SentenceTransformer(str(folder), device="cpu").float()
+        return embedder.encode(texts).vectors, model.encode(texts, show_progress_bar=False)
+
+    return _Content(modules, told, None, embedder.max_length, check)
 
 
-def _pooling(embedder: Embedder) -> list[Module]:
-    pooling = embedder.settings.pooling
-    mode = MODES.get(type(pooling))
-    if mode is None or pooling != type(pooling)() or embedder.settings.layers is not None:
-        what = "layers" if mode is not None and embedder.settings.layers is not None else name_of(pooling)
-        raise SettingsError(
-            f"embed: '{what}' has no counterpart in sentence-transformers; pooling cls, mean (with special tokens) and "
-            "weighted over all layers have."
-        )
-    config: dict[str, Any] = {"word_embedding_dimension": embedder.model.settings.width}
-    config |= {f"pooling_mode_{name}": name == mode for name in ALL_MODES}
-    return [("Pooling", config, {})]
+def _sparse(encoder: sparse.SparseEncoder) -> _Content:
+    def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        texts = _fitting(encoder)
+        model = peer.SparseEncoder(str(folder), device="cpu").float()
+        theirs = model.encode(texts, show_progress_bar=False, convert_to_tensor=True).to_dense().numpy()
+        found, ours = encoder.encode(texts), np.zeros((len(texts), encoder.width), np.float32)
+        for number in range(len(texts)):
+            words, weights = found.row(number)
+            ours[number, words] = weights
+        return ours, theirs
+
+    told = {"model_type": "SparseEncoder", "prompts": encoder.settings.prompts, "similarity_fn_name": "dot"}
+    return _Content(_modules.sparse(), told, "fill-mask", encoder.max_length, check)
 
 
-def _finish(embedder: Embedder) -> list[Module]:
-    found: list[Module] = []
-    width = embedder.model.settings.width
-    for step, state in zip(embedder.finishing.steps, embedder.finishing.states, strict=True):
-        if isinstance(step, Normalise):
-            found.append(("Normalize", {}, {}))
-        else:
-            found.append(_dense(step, state, width))
-        width = step.width(width)
-    return found
+def _ranker(predictor: Predictor) -> _Content:
+    task = predictor.task
+    if not isinstance(task, Rank):
+        raise SettingsError("Of fine-tuned models only those of the task 'rank' are exported to sentence-transformers.")
+
+    def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        query, texts = "encoder", ["", "a text", "word", "an encoder"]
+        model = peer.CrossEncoder(str(folder), device="cpu").float()
+        pairs = [(query, text) for text in texts]
+        plain = importlib.import_module("torch").nn.Identity()
+        theirs = model.predict(pairs, activation_fn=plain, show_progress_bar=False)
+        return predictor.score(query, texts).astype(np.float32), np.asarray(theirs, np.float32)
+
+    told = {"model_type": "CrossEncoder", "prompts": {}, "activation_fn": SIGMOID}
+    modules = _modules.ranker(predictor, task.pooling)
+    return _Content(modules, told, "feature-extraction", predictor.reader.longest, check)
 
 
-def _dense(step: Finish, state: State, width: int) -> Module:
-    """A linear step as x W^T + b. Raises `SettingsError` for one that is not linear."""
-    if not isinstance(step, Whiten | Centre | Truncate):
-        raise SettingsError(
-            f"finish = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, centre and "
-            "whiten have."
-        )
-    bias = step.apply(np.zeros((1, width), np.float32), state)[0].astype(np.float64)
-    weight = step.apply(np.eye(width, dtype=np.float32), state).astype(np.float64) - bias
-    config: dict[str, Any] = {"in_features": width, "out_features": len(bias), "bias": True}
-    config["activation_function"] = "torch.nn.modules.linear.Identity"
-    tensors = {"linear.weight": torch.from_numpy(weight.T.astype(np.float32).copy())}
-    return "Dense", config, tensors | {"linear.bias": torch.from_numpy(bias.astype(np.float32))}
+def _fitting(encoder: Embedder | sparse.SparseEncoder) -> list[str]:
+    return [text for text in SENTENCES if len(encoder.tokenizer.encode(text)) <= encoder.longest]
 
 
-def _check_peer(folder: Path, embedder: Embedder, dtype: str) -> dict[str, Any]:
-    """The largest difference of the vectors from the peer's; nothing where that is not installed.
+def _reads(content: _Content) -> dict[str, Any]:
+    """sentence_bert_config.json: the length, and for a transformer that is not one of embeddings its task."""
+    if content.task is None:
+        return {"max_seq_length": content.length, "do_lower_case": False}
+    how = {"text": {"method": "forward", "method_output_name": READS[content.task]}}
+    told = {"transformer_task": content.task, "modality_config": how, "module_output_name": "token_embeddings"}
+    return {**told, "max_seq_length": content.length}
 
-    Raises `ArtifactError`.
-    """
+
+def _write_modules(folder: Path, content: _Content) -> None:
+    listed = []
+    for place, module in enumerate(content.modules):
+        path = "" if module.name == "Transformer" else f"{place}_{module.name}"
+        listed.append({"idx": place, "name": str(place), "path": path, "type": module.type})
+        (folder / path).mkdir(exist_ok=True)
+        if module.config is not None:
+            _write_json(folder / path / "config.json", module.config)
+        if module.tensors:
+            write_tensors(folder / path / WEIGHTS, module.tensors)
+    _write_json(folder / "modules.json", listed)
+    _write_json(folder / "config_sentence_transformers.json", {**content.told, "default_prompt_name": None})
+
+
+def _check_peer(draft: Draft, content: _Content, dtype: str) -> dict[str, Any]:
+    """The largest difference from what the peer computes; nothing where it is not installed. Raises `ArtifactError`."""
     if importlib.util.find_spec(PEER) is None:
         return {}
-    texts = [text for text in SENTENCES if len(embedder.tokenizer.encode(text)) <= embedder.longest]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peer = importlib.import_module(PEER)
         try:
-            model = peer.SentenceTransformer(str(folder), device="cpu")
-            theirs = model.float().encode(texts, show_progress_bar=False)
+            ours, theirs = content.check(peer, draft.path)
         except Exception as error:
             raise ArtifactError(
                 f"{PEER} {peer.__version__} cannot load the export: {error}. With peer=false it is written unasked."
             ) from error
-    ours = embedder.encode(texts).vectors
-    apart = float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-12)) if texts else 0.0
+    apart = float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-12)) if ours.size else 0.0
     if not apart <= TOLERANCE[dtype]:
         raise ArtifactError(
-            f"The export's vectors drift from the model's: in {PEER} {peer.__version__} they are off by {apart:.1e} of "
+            f"The export's outputs drift from the model's: in {PEER} {peer.__version__} they are off by {apart:.1e} of "
             f"the largest value, {TOLERANCE[dtype]:.0e} allowed. Nothing was written."
         )
     return {"drift_sentence_transformers": apart, PEER: peer.__version__}
-
-
-def _parents(loaded: Loaded) -> dict[str, Artifact] | None:
-    return {"model": loaded.artifact} if loaded.artifact is not None else None
 
 
 def _write_json(path: Path, table: Any) -> None:

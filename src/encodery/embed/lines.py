@@ -1,0 +1,61 @@
+"""Sparse and multi-vector encodings as JSON lines, for models that were trained to make them.
+
+Shapes: N texts, V vocabulary, K width of a token's vector.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from encodery.embed.embedder import AT_ONCE, BATCH_TOKENS
+from encodery.embed.multivector import KEY as TOKENS
+from encodery.embed.multivector import MultiVectorEncoder, TokenVectors
+from encodery.embed.sparse import KEY as SPARSE
+from encodery.embed.sparse import SparseEncoder, SparseVectors
+from encodery.model.load import Loaded
+
+DIGITS = 7
+
+
+def kind_of(loaded: Loaded) -> str:
+    """dense, sparse or tokens: what the model was trained to make of a text."""
+    return "sparse" if SPARSE in loaded.settings else "tokens" if TOKENS in loaded.settings else "dense"
+
+
+def lines(
+    loaded: Loaded,
+    texts: Iterable[str],
+    truncate: str,
+    batch_tokens: int = BATCH_TOKENS,
+    prompt: str | None = None,
+) -> Iterator[tuple[str, int]]:
+    """A JSON line and the number of dropped tokens for each text, a few thousand texts at a time.
+
+    Sparse: {"words": {piece: weight, ...}}, heaviest first; tokens: {"vectors": [[K numbers], ...]}.
+    """
+    source = iter(texts)
+    sparse = SparseEncoder.of(loaded) if kind_of(loaded) == "sparse" else None
+    tokens = MultiVectorEncoder.of(loaded) if sparse is None else None
+    while some := list(itertools.islice(source, AT_ONCE)):
+        if sparse is not None:
+            yield from _sparse(sparse, sparse.encode(some, truncate, batch_tokens, prompt))
+        elif tokens is not None:
+            yield from _tokens(tokens.encode(some, truncate, batch_tokens, prompt))
+
+
+def _sparse(encoder: SparseEncoder, found: SparseVectors) -> Iterator[tuple[str, int]]:
+    for number in range(len(found)):
+        words, weights = found.row(number)
+        order = np.argsort(-weights, kind="stable")
+        table = {encoder.tokenizer.piece(int(words[i])): round(float(weights[i]), DIGITS) for i in order}
+        yield json.dumps({"words": table}, ensure_ascii=False), int(found.dropped[number])
+
+
+def _tokens(found: TokenVectors) -> Iterator[tuple[str, int]]:
+    for number in range(len(found)):
+        rows = [[round(value, DIGITS) for value in row] for row in found.row(number).tolist()]
+        yield json.dumps({"vectors": rows}), int(found.dropped[number])

@@ -1,0 +1,124 @@
+"""Our embeddings, rankers and sparse encoders as the modules of sentence-transformers: class, config.json, weights.
+
+Shapes: H width of the model, K of a vector.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
+from encodery.embed.embedder import Embedder
+from encodery.embed.finish import Finish, State
+from encodery.embed.finish.centre import Centre
+from encodery.embed.finish.normalise import Normalise
+from encodery.embed.finish.truncate import Truncate
+from encodery.embed.finish.whiten import Whiten
+from encodery.embed.pooling import Pooling
+from encodery.embed.pooling.cls import CLS
+from encodery.embed.pooling.mean import Mean
+from encodery.embed.pooling.weighted import Weighted
+from encodery.finetune.predict import Predictor
+
+OLD, NEW = "sentence_transformers.models", "sentence_transformers"  # the old names are read by every version
+MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weighted: "weightedmean_tokens"}
+KINDS = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
+ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
+
+
+class Module(NamedTuple):
+    """`type` is the class, `config` None where it has none; `tensors` its weights."""
+
+    type: str
+    config: dict[str, Any] | None = None
+    tensors: dict[str, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """The class without its module."""
+        return self.type.rsplit(".", 1)[-1]
+
+
+TRANSFORMER = Module(f"{OLD}.Transformer")
+TASK_TRANSFORMER = Module(f"{NEW}.base.modules.transformer.Transformer")
+
+
+def embedding(embedder: Embedder) -> list[Module]:
+    """Transformer, pooling and finish. Raises `SettingsError` for what has no counterpart."""
+    pooling = embedder.settings.pooling
+    mode = MODES.get(type(pooling))
+    if mode is None or pooling != type(pooling)() or embedder.settings.layers is not None:
+        what = "layers" if mode is not None and embedder.settings.layers is not None else name_of(pooling)
+        raise SettingsError(
+            f"embed: '{what}' has no counterpart in sentence-transformers; pooling cls, mean (with special tokens) and "
+            "weighted over all layers have."
+        )
+    return [TRANSFORMER, _pooling(embedder.model.settings.width, mode), *_finish(embedder)]
+
+
+def static(embedder: Embedder) -> list[Module]:
+    """A table of vectors, and finish."""
+    if embedder.settings.pooling != Mean(specials=False):
+        raise SettingsError("A model of depth 0 is exported with pooling = 'mean', specials = false.")
+    table = {"embedding.weight": embedder.model.encoder.words}
+    return [Module(f"{OLD}.StaticEmbedding", None, table), *_finish(embedder)]
+
+
+def sparse() -> list[Module]:
+    """Transformer with its masked-language-model head, and log(1 + relu(max))."""
+    config = {"pooling_strategy": "max", "activation_function": "relu", "embedding_dimension": None}
+    return [TASK_TRANSFORMER, Module(f"{NEW}.sparse_encoder.modules.splade_pooling.SpladePooling", config)]
+
+
+def ranker(predictor: Predictor, pooling: str) -> list[Module]:
+    """Transformer, pooling and the head as one or two dense layers; the last one's output is the logit."""
+    width = predictor.model.settings.width
+    state = predictor.module.state_dict()
+    found = [TASK_TRANSFORMER, _pooling(width, KINDS[pooling])]
+    if "head.dense.weight" in state:
+        found.append(_dense(state["head.dense.weight"], state["head.dense.bias"], TANH))
+    found.append(_dense(state["head.out.weight"], state["head.out.bias"], IDENTITY, "scores"))
+    return found
+
+
+def _pooling(width: int, mode: str) -> Module:
+    config: dict[str, Any] = {"word_embedding_dimension": width}
+    return Module(f"{OLD}.Pooling", config | {f"pooling_mode_{name}": name == mode for name in ALL_MODES})
+
+
+def _finish(embedder: Embedder) -> list[Module]:
+    found: list[Module] = []
+    width = embedder.model.settings.width
+    for step, state in zip(embedder.finishing.steps, embedder.finishing.states, strict=True):
+        found.append(Module(f"{OLD}.Normalize", {}) if isinstance(step, Normalise) else _linear(step, state, width))
+        width = step.width(width)
+    return found
+
+
+def _linear(step: Finish, state: State, width: int) -> Module:
+    """A linear step as x W^T + b. Raises `SettingsError` for one that is not linear."""
+    if not isinstance(step, Whiten | Centre | Truncate):
+        raise SettingsError(
+            f"finish = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, centre and "
+            "whiten have."
+        )
+    bias = step.apply(np.zeros((1, width), np.float32), state)[0].astype(np.float64)
+    weight = step.apply(np.eye(width, dtype=np.float32), state).astype(np.float64) - bias
+    turned, moved = (torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight.T, bias))
+    return _dense(turned, moved, IDENTITY)
+
+
+def _dense(weight: Tensor, bias: Tensor, activation: str, into: str | None = None) -> Module:
+    config: dict[str, Any] = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": True}
+    config["activation_function"] = activation
+    tensors = {"linear.weight": weight.detach().cpu().clone(), "linear.bias": bias.detach().cpu().clone()}
+    if into is None:
+        return Module(f"{OLD}.Dense", config, tensors)
+    config |= {"module_input_name": "sentence_embedding", "module_output_name": into}
+    return Module(f"{NEW}.base.modules.dense.Dense", config, tensors)

@@ -1,0 +1,83 @@
+"""Weights of words and vectors of tokens as JSON lines, from Python and from `encodery embed`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.settings import encode
+from encodery.cli.__main__ import run
+from encodery.embed.lines import kind_of, lines
+from encodery.embed.multivector import (
+    KEY,
+    MultiVectorEncoder,
+    MultiVectorSettings,
+    Projection,
+    golden_tokens,
+)
+from encodery.embed.sparse import SparseEncoder, SparseSettings
+from encodery.model.load import Loaded, load_model, save_model
+
+TEXTS = ["a1 a2 b3", "", "a4"]
+
+
+@pytest.fixture(scope="module")
+def sparse(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("sparse") / "model"
+    settings = {"sparse": encode(SparseSettings(keep=5))}
+    save_model(folder, loaded.model, loaded.tokenizer_path, settings=settings)
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def tokens(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("tokens") / "model"
+    torch.manual_seed(0)
+    settings, projection = MultiVectorSettings(width=4), Projection(32, 4)
+    encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, "cpu")
+    kept = {**projection.state_dict(), "golden": golden_tokens(encoder)}
+    save_model(folder, loaded.model, loaded.tokenizer_path, settings={KEY: encode(settings)}, modules={KEY: kept})
+    return load_model(folder)
+
+
+def test_words_with_their_weights(sparse: Loaded) -> None:
+    assert kind_of(sparse) == "sparse"
+    expected = SparseEncoder.of(sparse, "cpu").encode(TEXTS)
+    rows = [json.loads(line)["words"] for line, _ in lines(sparse, TEXTS, "error")]
+    for number, row in enumerate(rows):
+        words, weights = expected.row(number)
+        found = {sparse.tokenizer.inner.token_to_id(piece): weight for piece, weight in row.items()}
+        assert found == pytest.approx(dict(zip(words.tolist(), weights.tolist(), strict=True)), abs=1e-5)
+        assert list(row.values()) == sorted(row.values(), reverse=True)
+        assert len(row) <= 5
+
+
+def test_a_vector_a_token(tokens: Loaded) -> None:
+    assert kind_of(tokens) == "tokens"
+    expected = MultiVectorEncoder.of(tokens, "cpu").encode(TEXTS)
+    for number, (line, dropped) in enumerate(lines(tokens, TEXTS, "error")):
+        np.testing.assert_allclose(json.loads(line)["vectors"], expected.row(number), atol=1e-6)
+        assert dropped == 0
+    long = " ".join(f"b{i}" for i in range(20))
+    assert [dropped for _, dropped in lines(tokens, [long], "right")] == [6]
+
+
+def test_the_verb_writes_what_the_model_makes(
+    sparse: Loaded, tokens: Loaded, loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kind_of(loaded) == "dense"
+    assert run(["embed", "a1 a2", "--model", str(sparse.path)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["words"]) == 5
+    out = tmp_path / "x.jsonl"
+    assert run(["embed", "a1 a2", "b1", "--model", str(tokens.path), "--out", str(out)]) == 0
+    assert "2 texts; 0 tokens dropped" in capsys.readouterr().out
+    assert [len(json.loads(line)["vectors"]) for line in out.read_text().splitlines()] == [4, 3]
+    assert run(["embed", "a1", "--model", str(tokens.path), "--out", str(tmp_path / "x.npy")]) == 2
+    assert "written to .jsonl" in capsys.readouterr().err
+    assert run(["embed", " ".join(["a1"] * 30), "--model", str(sparse.path), "--truncate", "left"]) == 0
+    assert "16 tokens were dropped" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jsonl"]
