@@ -100,7 +100,7 @@ def case(request: pytest.FixtureRequest, loaded: Loaded) -> Case:
     task = find(Task, name)()  # type: ignore[type-abstract]
     form = task.forms[number]
     rows = rows_of(form, 12)
-    known = task.learn(rows)
+    known = task.study(rows, loaded.tokenizer)
     reader = Reader(loaded.tokenizer, LONGEST, True, task.truncate)
     torch.manual_seed(0)
     return Case(task, form, rows, known, reader, task.build(loaded.model.settings.shape, known))

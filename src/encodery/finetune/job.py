@@ -59,13 +59,16 @@ class FinetuneJob(ExampleJob):
         self.settings, self.loaded, self.data, self.device = settings, loaded, data, device
         self.recipe, self.final = dict(recipe or {}), dict[str, Any]()
         self.task, seed = settings.task, settings.train.seed
-        self.known = self.task.learn(data.train)
+        self.known = self.task.study(data.train, loaded.tokenizer)
         self.reader = reader_of(settings, loaded)
         self.examples = self.task.prepare(data.train, self.reader, self.known, True)
         self.dev = None if data.dev is None else (data.dev, self._read(data.dev))
         self.model = trained_model(loaded.model, settings.dropout)
         begin(self.model, settings.adapt, seed)
-        self.model.heads.requires_grad_(False)
+        if self.task.speaks:
+            _ = self.model.mlm  # Without such a head there is no answer.
+        else:
+            self.model.heads.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "task"))
             self.head: TaskModule = self.task.build(self.model.settings.shape, self.known)

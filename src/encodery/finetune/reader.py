@@ -106,7 +106,7 @@ class Reader:
                 found.append([self.two(a, b, int(part[0]), int(part[-1]) + 1) for part in parts])
             else:
                 self.refuse(row, len(a) + len(b), self.pair_room)
-                keep = _shares(len(a), len(b), self.pair_room)
+                keep = shares(len(a), len(b), self.pair_room)
                 left = self.truncate == "left"
                 a = a[len(a) - keep[0] :] if left else a[: keep[0]]
                 found.append([self.two(a, b, len(b) - keep[1]) if left else self.two(a, b, 0, keep[1])])
@@ -157,7 +157,7 @@ def home(tokens: int, found: Sequence[tuple[int, int]]) -> np.ndarray:
     return best
 
 
-def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+def shares(first: int, second: int, room: int) -> tuple[int, int]:
     """How much of each text of a pair stays, cut from the longer one first."""
     half = room // 2
     if first <= half:

@@ -165,7 +165,8 @@ class Model(nn.Module):
         """Put an insert into the encoder, started from `generator` (on the CPU), and write it down in the settings;
         returns its modules. Raises `SettingsError` for a place that is taken."""
         inserted = insert.build(self.settings.shape)
-        for module in (*inserted.after.values(), *([inserted.front] if inserted.front is not None else [])):
+        added: list[After | Front] = [*inserted.after.values()]
+        for module in [*added, inserted.front] if inserted.front is not None else added:
             module.start(generator)
             module.to(self.encoder.words.device)
         self.encoder.take(inserted)
@@ -182,9 +183,13 @@ class Model(nn.Module):
         return head
 
     def forward(self, batch: Batch, keep_layers: bool = False) -> Output:
-        """The encoder's output."""
+        """The encoder's output, and what the masked-language-model head says of it where there is one."""
         output: Output = self.encoder(batch, keep_layers)
-        return output
+        return dataclasses.replace(output, speak=self._speak) if "mlm" in self.heads else output
+
+    def _speak(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.mlm(rows, self.encoder)
+        return logits
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Model:

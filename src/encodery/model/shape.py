@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -159,7 +159,12 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """`hidden` (T, H) after the final norm; `layers`: the embeddings' output and each block's (depth + 1 of (T, H))."""
+    """`hidden` (T, H) after the final norm; `layers`: the embeddings' output and each block's (depth + 1 of (T, H)).
+
+    `speak`: chosen hidden states (M, H) → logits over the vocabulary (M, V) by the model's own masked-language-model
+    head, None where the model has none or an encoder alone was asked.
+    """
 
     hidden: Tensor
     layers: tuple[Tensor, ...] | None = None
+    speak: Callable[[Tensor], Tensor] | None = None

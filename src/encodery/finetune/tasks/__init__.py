@@ -22,6 +22,7 @@ from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Reader
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
+from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import Truncate
 
 Rows = Mapping[str, Sequence[Any]]
@@ -63,17 +64,23 @@ class Task(Part):
 
     `forms`: the rows it understands, the first that fits is taken. `goal`: the figure by which the best weights are
     chosen, higher being better. `truncate`: its usual policy for what is too long. `chart`: what its figures can be
-    drawn as in a report ("classes" has a confusion matrix and a calibration curve).
+    drawn as in a report ("classes" has a confusion matrix and a calibration curve). `speaks`: whether the model's own
+    masked-language-model head answers (`Output.speak`); it then learns with the model.
     """
 
     forms: ClassVar[tuple[Form, ...]]
     goal: ClassVar[str]
     truncate: ClassVar[Truncate] = "right"
     chart: ClassVar[Literal["classes", "none"]] = "none"
+    speaks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def learn(self, rows: Rows) -> dict[str, Any]:
         """What the training rows tell beside their texts. Raises `InputError` where nothing can be learnt from them."""
+
+    def study(self, rows: Rows, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What is known before examples are made: what `learn` says, and what a task needs of the vocabulary."""
+        return self.learn(rows)
 
     @abc.abstractmethod
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:

@@ -26,24 +26,11 @@ from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes(Task):
-    """`pooling`, `hidden` and `dropout` are those of the head. `weights`: rare classes count for more in the loss, in
-    inverse proportion ("balanced") or by its root. `smoothing`: share of a row's weight that is spread over all
-    classes."""
+class Labelled(Task):
+    """Answers that are one of the labels, whatever gives the logits (R, C) of rows."""
 
     goal: ClassVar[str] = "f1"
     chart: ClassVar[Literal["classes", "none"]] = "classes"
-
-    pooling: Kind = "mean"
-    hidden: bool = False
-    dropout: float = 0.1
-    weights: Weights = "none"
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        if not 0 <= self.smoothing < 1:
-            raise SettingsError(f"smoothing = {self.smoothing}: must lie in 0 <= smoothing < 1.")
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         labels, counts = count(names_of(rows["label"]))
@@ -52,22 +39,14 @@ class Classes(Task):
             raise InputError(f"There is nothing to tell apart: {what}.")
         return {"labels": labels, "counts": counts}
 
-    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
-        found, dropped = read(rows, reader)
-        labels = places(names_of(rows["label"]), known["labels"]) if targets else None
-        collector = Collector(reader.segmented)
-        for row, pieces in enumerate(found):
-            for piece in pieces:
-                collector.add(row, [piece], {} if labels is None else {"label": labels[row]})
-        return collector.done(dropped)
-
-    def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _ClassesModule(self, shape, known)
+    def logits(self, outputs: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """(R, C) of the windows of each row."""
+        return by_row(outputs, examples)
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
     ) -> list[Answer]:
-        found = calibrate.softmax(by_row(outputs, examples), tuned.get("temperature", 1.0))
+        found = calibrate.softmax(self.logits(outputs, examples), tuned.get("temperature", 1.0))
         labels = known["labels"]
         return [
             {
@@ -94,11 +73,41 @@ class Classes(Task):
     def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
         truth, labels = names_of(rows["label"]), list(known["labels"])
         kept = np.array([label in labels for label in truth])
-        logits = by_row(outputs, examples)[kept]
+        logits = self.logits(outputs, examples)[kept]
         if len(logits) < 2:
             return {}
         classes = places([label for label, keep in zip(truth, kept, strict=True) if keep], labels)
         return {"temperature": calibrate.temperature(logits, classes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes(Labelled):
+    """`pooling`, `hidden` and `dropout` are those of the head. `weights`: rare classes count for more in the loss, in
+    inverse proportion ("balanced") or by its root. `smoothing`: share of a row's weight that is spread over all
+    classes."""
+
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+    weights: Weights = "none"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        if not 0 <= self.smoothing < 1:
+            raise SettingsError(f"smoothing = {self.smoothing}: must lie in 0 <= smoothing < 1.")
+
+    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
+        found, dropped = read(rows, reader)
+        labels = places(names_of(rows["label"]), known["labels"]) if targets else None
+        collector = Collector(reader.segmented)
+        for row, pieces in enumerate(found):
+            for piece in pieces:
+                collector.add(row, [piece], {} if labels is None else {"label": labels[row]})
+        return collector.done(dropped)
+
+    def build(self, shape: Shape, known: Known) -> TaskModule:
+        return _ClassesModule(self, shape, known)
 
 
 class _ClassesModule(TaskModule):
