@@ -51,8 +51,13 @@ def _sparse(encoder: SparseEncoder, found: SparseVectors) -> Iterator[tuple[str,
     for number in range(len(found)):
         words, weights = found.row(number)
         order = np.argsort(-weights, kind="stable")
-        table = {encoder.tokenizer.piece(int(words[i])): round(float(weights[i]), DIGITS) for i in order}
+        table = {_piece(encoder, int(words[i])): round(float(weights[i]), DIGITS) for i in order}
         yield json.dumps({"words": table}, ensure_ascii=False), int(found.dropped[number])
+
+
+def _piece(encoder: SparseEncoder, number: int) -> str:
+    """The piece of an id; ids that only fill up the vocabulary can have weights too, and are told by number."""
+    return encoder.tokenizer.piece(number) or f"[{number}]"
 
 
 def _tokens(found: TokenVectors) -> Iterator[tuple[str, int]]:
