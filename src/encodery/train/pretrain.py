@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from encodery.adapt import Adaptation, begin, finished
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
@@ -20,7 +21,7 @@ from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode, merge, recipe
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.load import save_model
+from encodery.model.load import Loaded, load_model, save_model
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
 from encodery.objectives import Count, Objective, ObjectiveModule, Term
@@ -32,6 +33,7 @@ from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
 from encodery.train.heldout import questions, score_mlm
 from encodery.train.hooks import Hook
+from encodery.train.inherit import check_vocabulary, fingerprint, grown
 from encodery.train.job import Job, Micro, Work
 from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
@@ -43,7 +45,11 @@ HARMLESS = ("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """A recipe of `encodery pretrain`. `model.vocab` and `feed.batch_tokens` follow the tokens and `train`."""
+    """A recipe of `encodery pretrain`. `model.vocab` and `feed.batch_tokens` follow the tokens and `train`.
+
+    `init_from`: a model to go on from (a model, run or Hugging Face folder); `model` is then its own, and a longer
+    `feed.max_length` of the recipe becomes the model's. `adapt`: what of it learns (None: everything).
+    """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     objective: Objective = field(default_factory=MLM)
@@ -51,6 +57,8 @@ class PretrainSettings:
     feed: FeedSettings = field(default_factory=FeedSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     hooks: tuple[Hook, ...] = ()
+    init_from: str | None = None
+    adapt: Adaptation | None = None
 
     def __post_init__(self) -> None:
         feed = dataclasses.replace(self.feed, batch_tokens=round(self.train.batch_tokens.highest))
@@ -82,9 +90,10 @@ class PretrainJob(Job):
         self, settings: PretrainSettings, store: TokenStore, team: Team, device: torch.device, name: str = ""
     ) -> None:
         self.settings, self.store, self.team, self.device, self.name = settings, store, team, device, name
-        self.vocabulary = Vocabulary.of(store.tokenizer)
         seed = settings.train.seed
-        self.model: Model = build_model(settings.model, derive_seed(seed, "weights"))
+        self.given = None if settings.init_from is None else load_model(settings.init_from)
+        self.model, self.vocabulary = _begun(settings, store, self.given)
+        begin(self.model, settings.adapt, seed)
         self.objective: ObjectiveModule = settings.objective.build(settings.model.shape, self.vocabulary)
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
         feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
@@ -106,6 +115,12 @@ class PretrainJob(Job):
         """Every setting on which the weights depend, and the fingerprint of the tokens."""
         table = {**encode(self.settings), "tokens": self.store.fingerprint}
         table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
+        if self.given is not None:
+            table["init_from"] = fingerprint(self.given)
+        # What is not used leaves no trace, so that runs from before there was such a setting can be resumed.
+        for part, name in ((table, "init_from"), (table, "adapt"), (table["model"], "inserts")):
+            if not part[name]:
+                del part[name]
         return table
 
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
@@ -178,13 +193,16 @@ class PretrainJob(Job):
             return {}
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
-        """The model with its tokenizer."""
+        """The model with its tokenizer; how to embed with it is as it was in the one it began with."""
+        given = self.given
+        kept = {} if given is None else {name: given.settings[name] for name in ("embed",) if name in given.settings}
+        artifact = None if given is None else given.artifact
         save_model(
             folder,
-            self.model,
+            finished(self.model, self.settings.adapt),
             self.store.path / "tokenizer",
-            settings={"recipe": recipe_of(self.settings, self.store, self.name)},
-            parents={"tokens": Artifact.open(self.store.path)},
+            settings={"recipe": recipe_of(self.settings, self.store, self.name), **kept},
+            parents={"tokens": Artifact.open(self.store.path)} | ({} if artifact is None else {"model": artifact}),
             figures=figures,
             overwrite=True,
         )
@@ -208,9 +226,35 @@ def read_settings(name: str, over: Mapping[str, Any], store: TokenStore) -> Pret
     unless `over` says another. Raises `SettingsError` and `UnknownName` with the nearest name."""
     where = f"recipe {name}"
     table = recipe("pretrain", name)
+    source = over.get("init_from", table.get("init_from"))
+    if isinstance(source, str) and source != "none":
+        table = _inheriting(table, source)
+        over = {**over, "init_from": table["init_from"]}
     base = decode(PretrainSettings, _with_feed(merge(encode(PretrainSettings()), table), table), where)
     settings = decode(PretrainSettings, _with_feed(merge(encode(base), over), over), where)
-    return settings if "vocab" in over.get("model", {}) else settings.fitted(store.specials.vocab_size)
+    if settings.init_from is not None or "vocab" in over.get("model", {}):
+        return settings
+    return settings.fitted(store.specials.vocab_size)
+
+
+def _inheriting(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The table of a recipe with the model of `source`: sizes, parts, and at most its length."""
+    given = load_model(source)
+    model = encode(given.model.settings)
+    if model["head"] is None:
+        model["head"] = table.get("model", {}).get("head", encode(ModelSettings().head))
+    longest = min(table.get("feed", {}).get("max_length", FeedSettings().max_length), model["max_length"])
+    place = str(Path(source).resolve()) if Path(source).is_dir() else source
+    return {**table, "init_from": place, "model": model, "feed": {**table.get("feed", {}), "max_length": longest}}
+
+
+def _begun(settings: PretrainSettings, store: TokenStore, given: Loaded | None) -> tuple[Model, Vocabulary]:
+    """The model a run starts from, and what its corruption must know of the tokens."""
+    seed = derive_seed(settings.train.seed, "weights")
+    if given is None:
+        return build_model(settings.model, seed), Vocabulary.of(store.tokenizer)
+    check_vocabulary(given, store.tokenizer, str(store.path))
+    return grown(given, settings.model, seed), Vocabulary.of(given.tokenizer)
 
 
 def _with_feed(table: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:

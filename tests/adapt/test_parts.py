@@ -1,0 +1,195 @@
+"""What is particular to single adaptations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.adapt import Adaptation, begin, finished, learning
+from encodery.adapt._linear import Adapted
+from encodery.base.errors import SettingsError, UnknownName
+from encodery.base.settings import decode
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.shape import Batch
+
+TINY = ModelSettings(width=32, depth=3, heads=2, inner=64, vocab=90, max_length=24)
+BATCH = Batch.from_sequences([[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11, 12, 13]])
+
+
+def adapted(settings: ModelSettings = TINY, **table: Any) -> Model:
+    model = build_model(settings, seed=1)
+    begin(model, decode(Adaptation, table), seed=2)
+    return model.eval()
+
+
+def names(model: Model) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"is": "lora", "targets": ["query", "key", "value", "out", "up", "down"], "dropout": 0.5},
+        {"is": "lora", "rank": 64, "stabilised": True},
+        {"is": "dora", "targets": ["query", "out", "down"]},
+        {"is": "ia3", "targets": ["query", "key", "value", "out", "up", "down"]},
+        {"is": "adapters"},
+        {"is": "adapters", "parallel": True, "places": ["ffn"]},
+        {"is": "binary_masks", "sparsity": 0.0},
+        {"is": "bitfit"},
+    ],
+)
+def test_at_first_nothing_changes(table: dict[str, Any]) -> None:
+    before = build_model(TINY, seed=1).eval()
+    torch.testing.assert_close(adapted(**table)(BATCH).hidden, before(BATCH).hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_lora_learns_two_small_matrices_a_target() -> None:
+    model = adapted(**{"is": "lora", "rank": 3, "targets": ["query", "down"], "first": 1})
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    here = "encoder.blocks.{}.{}.pairs.{}.{}".format
+    assert shapes == {
+        name: shape
+        for layer in (1, 2)
+        for name, shape in {
+            here(layer, "attention.qkv", "query", "a"): (3, 32),
+            here(layer, "attention.qkv", "query", "b"): (32, 3),
+            here(layer, "ffn.down", "down", "a"): (3, 64),
+            here(layer, "ffn.down", "down", "b"): (32, 3),
+        }.items()
+    }
+
+
+def test_targets_touch_their_own_rows_only() -> None:
+    part = decode(Adaptation, {"is": "lora", "rank": 3, "targets": ["key"]})
+    model = build_model(TINY, seed=1)
+    before = model.encoder.blocks[0].attention.qkv.weight.detach().clone()  # type: ignore[union-attr]
+    begin(model, part, 0)
+    pair = model.encoder.blocks[0].attention.qkv.pairs["key"]  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        pair.b.normal_()  # type: ignore[union-attr]
+    after = finished(model, part).encoder.blocks[0].attention.qkv.weight  # type: ignore[union-attr]
+    assert torch.equal(after[:32], before[:32])
+    assert torch.equal(after[64:], before[64:])
+    torch.testing.assert_close(after[32:64], before[32:64] + 16.0 / 3 * pair.b @ pair.a)  # type: ignore[union-attr]
+
+
+def test_dora_keeps_the_length_of_rows_when_only_the_direction_moves() -> None:
+    part = decode(Adaptation, {"is": "dora", "targets": ["up"]})
+    model = build_model(TINY, seed=1)
+    before = model.encoder.blocks[0].ffn.up.weight.detach().clone()  # type: ignore[union-attr]
+    begin(model, part, 0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(".b"):
+                p.normal_()
+    after = finished(model, part).encoder.blocks[0].ffn.up.weight  # type: ignore[union-attr]
+    assert (after - before).norm() > 0.5 * before.norm()  # type: ignore[operator]
+    torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1))  # type: ignore[operator]
+
+
+def test_masks_are_bits_and_their_gradient_passes_the_threshold() -> None:
+    part = decode(Adaptation, {"is": "binary_masks", "sparsity": 0.3})
+    model = build_model(TINY, seed=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    begin(model, part, 0)
+    merged = finished(model, part)
+    hidden = total = 0
+    for name, p in merged.named_parameters():
+        kept = p == before[name]
+        assert (kept | (p == 0)).all(), name
+        hidden, total = (
+            hidden + int((~kept).sum()),
+            total + (p.numel() if name.endswith(("qkv.weight", "up.weight", "down.weight", "out.weight")) else 0),
+        )
+    assert 0.28 < hidden / total < 0.32
+    layer = model.encoder.blocks[2].ffn.down  # type: ignore[union-attr]
+    weight = layer._mask() * layer.weight  # type: ignore[union-attr, operator]
+    (reached,) = torch.autograd.grad(weight.sum(), [layer.numbers["down"]])  # type: ignore[union-attr, index]
+    torch.testing.assert_close(reached, layer.weight)  # type: ignore[union-attr]
+
+
+def test_bitfit_trains_biases_and_no_head() -> None:
+    model = adapted(**{"is": "bitfit"})
+    assert names(model) == {n for n, _ in model.encoder.named_parameters(prefix="encoder") if n.endswith("bias")}
+    some, whole = learning(model)
+    assert some / whole < 0.04
+    assert any("norm.weight" in name for name in names(adapted(**{"is": "bitfit", "norms": True})))
+    bare = decode(
+        ModelSettings,
+        {"width": 16, "depth": 1, "heads": 2, "vocab": 9, "norm": {"is": "layer", "bias": False}}
+        | {"attention": {"is": "full", "bias": False, "bias_out": False}}
+        | {"ffn": {"is": "mlp", "bias": False, "bias_out": False}},
+    )
+    with pytest.raises(SettingsError, match="no biases"):
+        adapted(bare, **{"is": "bitfit"})
+
+
+def test_top_layers() -> None:
+    assert {name.split(".")[2] for name in names(adapted(**{"is": "top_layers", "layers": 2}))} == {"1", "2"}
+    tables = names(adapted(**{"is": "top_layers", "layers": 0, "embeddings": True}))
+    assert "encoder.embeddings.word.weight" in tables
+    assert not any(name.startswith("encoder.blocks") for name in tables)
+
+
+def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
+    model = adapted(**{"is": "prompt", "tokens": 20})
+    whole = Batch.from_sequences([list(range(24))])
+    before = model(whole)
+    assert before.hidden.shape == (24, 32), "as many tokens as without, though the table of positions has but 24"
+    with torch.no_grad():
+        model.encoder.front.vectors[0, 7] += 1.0  # type: ignore[index, operator]
+    apart = (model(whole).hidden - before.hidden).abs().amax(1)
+    assert (apart > 1e-5).all()
+    layers = model(whole, keep_layers=True).layers
+    assert layers is not None
+    assert [tuple(x.shape) for x in layers] == [(24, 32)] * 4
+    unprompted = build_model(TINY, seed=1).eval()(whole, keep_layers=True).layers
+    assert unprompted is not None
+    torch.testing.assert_close(layers[0], unprompted[0])
+
+
+def test_two_inserts_cannot_stand_in_one_place() -> None:
+    twice = {"is": "several", "parts": [{"is": "adapters"}, {"is": "adapters", "places": ["ffn"]}]}
+    with pytest.raises(SettingsError, match="ffn of layer 0 is taken"):
+        adapted(**twice)
+    both = adapted(**{"is": "several", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
+    assert {name.split(".")[1] for name in names(both)} == {"embedding_norm", "blocks", "front"}
+    assert len(both.settings.inserts) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"is": "lora", "targets": ["qery"]}, "should be 'query'"),
+        ({"is": "lora", "targets": []}, "at least one"),
+        ({"is": "lora", "targets": ["up", "up"]}, "each once"),
+        ({"is": "lora", "rank": 0}, "rank = 0"),
+        ({"is": "lora", "first": 3}, "3 layers"),
+        ({"is": "top_layers", "layers": 4}, "the model has 3"),
+        ({"is": "top_layers", "layers": 0}, "nothing would learn"),
+        ({"is": "prompt", "tokens": 0}, "tokens = 0"),
+        ({"is": "adapters", "size": 0}, "size = 0"),
+        ({"is": "binary_masks", "sparsity": 1.0}, "sparsity"),
+        ({"is": "several", "parts": []}, "at least one"),
+        ({"is": "several", "parts": [{"is": "lora"}, {"is": "ia3"}]}, "adapted already"),
+    ],
+)
+def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        adapted(**table)
+
+
+def test_an_unknown_adaptation_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'lora'"):
+        decode(Adaptation, {"is": "lorra"})
+
+
+def test_nothing_inserted_is_left_in_a_finished_model() -> None:
+    part = decode(Adaptation, {"is": "several", "parts": [{"is": "lora"}, {"is": "ia3", "targets": ["down"]}]})
+    model = build_model(TINY)
+    begin(model, part, 0)
+    assert sum(isinstance(module, Adapted) for module in model.modules()) == 6
+    assert not any(isinstance(module, Adapted) for module in finished(model, part).modules())
