@@ -66,6 +66,11 @@ class Loaded:
         """The weights that `save_model` was given as `modules[name]`. Raises `ArtifactError` where there are none."""
         return read_tensors(_module_file(self.path, name))
 
+    def modules(self) -> dict[str, dict[str, Tensor]]:
+        """All that `save_model` was given as `modules`; empty where it was nothing."""
+        found = sorted(path.stem for path in (self.path / MODULES).glob("*.safetensors"))
+        return {name: self.module_state(name) for name in found if self.artifact is not None}
+
 
 def save_model(
     folder: str | Path,

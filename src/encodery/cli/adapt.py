@@ -1,0 +1,56 @@
+"""encodery adapt: give a model another vocabulary or a greater length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    change: Annotated[str, typer.Argument(metavar="CHANGE", help="One of `encodery show surgery`.")],
+    model: Annotated[str, typer.Argument(help="A model or run folder, or a Hugging Face folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[path=value ...]", help="Settings of the change.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")] = ...,  # type: ignore[assignment]
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn at random.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Write a changed copy of a model.
+
+    vocabulary: tokenizer=FOLDER, or words=FILE for new words beside the pieces there are. lengthen: max_length=2048.
+    Train on from it: encodery pretrain RECIPE TOKENS init_from=DIR. To train a small part of a model instead of all of
+    it, give adapt=lora (encodery show adapt) to what trains.
+    """
+    import tempfile
+
+    import torch
+    from rich.console import Console
+
+    from encodery.base.parts import find
+    from encodery.base.settings import decode, encode, overrides
+    from encodery.model.load import load_model, save_model
+    from encodery.surgery import Surgery
+
+    part = decode(find(Surgery, change), overrides(settings or []), where=change)
+    loaded = load_model(model)
+    changed = part.operate(loaded, torch.Generator().manual_seed(seed))
+    with tempfile.TemporaryDirectory() as room:
+        tokenizer = loaded.tokenizer_path
+        if changed.tokenizer is not None:
+            tokenizer = Path(room)
+            changed.tokenizer.save(tokenizer, max_length=changed.model.settings.max_length)
+        save_model(
+            out,
+            changed.model,
+            tokenizer,
+            settings={**loaded.settings, "surgery": encode(part)},
+            modules=loaded.modules(),
+            parents={"model": loaded.artifact} if loaded.artifact is not None else None,
+            figures=changed.figures,
+            overwrite=overwrite,
+        )
+    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in changed.figures.items())
+    Console(highlight=False).print(f"{out}: {told}.", soft_wrap=True)

@@ -1,0 +1,72 @@
+"""Pieces of one vocabulary by the pieces of another: what is the same, and what a new piece was spelt with before.
+
+WordPiece, byte-level and Unigram vocabularies write pieces differently; here a piece is its text and whether it begins
+a word, so that vocabularies of different kinds can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from encodery.tokens.tokenizer import Tokenizer
+
+MARK, LOST = "▁", "\ufffd"
+CARRIERS = ("a", "o", "x", "9", "A", "-")
+Piece = tuple[str, str]
+"""("start" | "inside" | "special" | "bytes", text)."""
+
+
+def pieces(tokenizer: Tokenizer) -> dict[int, Piece]:
+    """Each id that stands for something."""
+    spec = json.loads(tokenizer.inner.to_str())
+    roles = {name: role for role, name in tokenizer.roles.items() if name is not None}
+    numbers = [number for number, piece in enumerate(tokenizer.pieces) if piece]
+    prefix = spec["model"].get("continuing_subword_prefix") or ""
+    byte_level = "ByteLevel" in json.dumps(spec.get("decoder"))
+    texts = tokenizer.inner.decode_batch([[n] for n in numbers], skip_special_tokens=False) if byte_level else []
+    found: dict[int, Piece] = {}
+    for place, number in enumerate(numbers):
+        piece = tokenizer.pieces[number]
+        if number in tokenizer.special_ids:
+            found[number] = ("special", roles.get(piece, piece))
+        elif byte_level and LOST in texts[place]:
+            found[number] = ("bytes", piece)
+        elif byte_level:
+            found[number] = _split(texts[place], " ")
+        elif spec["model"].get("type") == "WordPiece":
+            inside = bool(prefix) and piece.startswith(prefix) and piece != prefix
+            found[number] = ("inside", piece.removeprefix(prefix)) if inside else ("start", piece)
+        else:
+            found[number] = _split(piece, MARK)
+    return found
+
+
+def spelt(old: Tokenizer, piece: Piece) -> list[int]:
+    """The ids with which the old tokenizer spells a piece; none where it cannot."""
+    kind, text = piece
+    if kind in ("special", "bytes") or not text:
+        return []
+    unknown = old.unk_id
+    for ids in _spellings(old, text, kind == "start"):
+        known = [number for number in ids if number != unknown]
+        if known:
+            return known
+    return []
+
+
+def _spellings(old: Tokenizer, text: str, start: bool) -> Iterator[list[int]]:
+    """Ways to spell it, the most fitting first: inside a word it stands behind a letter that is then taken off."""
+    if start:
+        yield old.encode(" " + text).tolist()
+    else:
+        for carrier in CARRIERS:
+            ids, offsets = old.encode_with_offsets(carrier + text)
+            if len(ids) and all(begin >= 1 or end <= 1 for begin, end in offsets.tolist()):
+                yield [number for number, (begin, _) in zip(ids.tolist(), offsets.tolist(), strict=True) if begin >= 1]
+    yield old.encode(text).tolist()
+
+
+def _split(text: str, mark: str) -> Piece:
+    begins = text.startswith(mark) and text != mark
+    return ("start", text.removeprefix(mark)) if begins else ("inside", text)

@@ -1,0 +1,70 @@
+"""Longer sequences: a model takes more tokens than it was trained on; a little training at that length should follow.
+
+Learned positions: `tile` repeats the table, so that all lengths there were compute what they did (arXiv:2004.05150);
+`stretch` draws it out, so that each new position lies between two old ones. Rotary positions: `theta` becomes the one
+given, or grows by (new / old) ** (D / (D - 2)), so that the slowest turn covers the new length as it did the old, while
+the fastest stay (NTK-aware scaling); layers with a window keep theirs. Other positions need nothing.
+Shapes: P positions, E embedding width, D head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.model.foreign import build
+from encodery.model.load import Loaded
+from encodery.model.network import ModelSettings
+from encodery.model.positions.learned import Learned
+from encodery.model.positions.rotary import Rotary
+from encodery.surgery import Changed, Surgery
+
+TABLE = "encoder.positions.table.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengthen(Surgery):
+    """`max_length` is the new longest sequence; `how` is for learned positions, `theta` for rotary ones."""
+
+    max_length: int
+    how: Literal["tile", "stretch"] = "tile"
+    theta: float | None = None
+
+    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+        settings = loaded.model.settings
+        if self.max_length <= settings.max_length:
+            raise SettingsError(
+                f"max_length = {self.max_length}: the model takes {settings.max_length} already; give more."
+            )
+        if self.theta is not None and not isinstance(settings.positions, Rotary):
+            raise SettingsError(f"theta = {self.theta}: is for rotary positions, which this model does not have.")
+        state = dict(loaded.model.state_dict())
+        wider = dataclasses.replace(settings, max_length=self.max_length)
+        if isinstance(settings.positions, Learned):
+            state[TABLE] = self._table(state[TABLE], settings.positions.offset)
+        elif isinstance(settings.positions, Rotary):
+            wider = dataclasses.replace(wider, positions=self._turns(settings.positions, settings))
+        figures = {"max_length": self.max_length, "max_length_before": settings.max_length}
+        return Changed(build(wider, state), figures=figures)
+
+    def _table(self, table: Tensor, offset: int) -> Tensor:
+        """(offset + P, E) → (offset + max_length, E)."""
+        kept, old = table[:offset], table[offset:]
+        if self.how == "tile":
+            return torch.cat([kept, old.repeat(-(-self.max_length // len(old)), 1)[: self.max_length]])
+        drawn = F.interpolate(old.T[None], size=self.max_length, mode="linear", align_corners=True)
+        return torch.cat([kept, drawn[0].T])
+
+    def _turns(self, positions: Rotary, settings: ModelSettings) -> Rotary:
+        size = settings.shape.head_size
+        share = self.max_length / settings.max_length
+        theta = self.theta if self.theta is not None else positions.theta * share ** (size / max(size - 2, 1))
+        windows = [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
+        local = positions.theta if positions.local_theta is None and set(windows) != {None} else positions.local_theta
+        return Rotary(theta=theta, local_theta=local)

@@ -1,0 +1,125 @@
+"""Another vocabulary under a trained model: that of a new tokenizer, or new words beside the old pieces.
+
+A piece that both have keeps its row, to the last bit. Any other begins as the mean of the rows of the pieces it was
+spelt with before (arXiv:1905.07213), which is where a model expects its meaning; what could not be spelt begins as the
+mean of all. Word table, decoder and the decoder's bias change alike. Pre-training on text of the new kind should follow
+(`init_from`). Shapes: V rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.model.foreign import build
+from encodery.model.load import Loaded
+from encodery.model.network import Model, ModelSettings
+from encodery.surgery import Changed, Surgery
+from encodery.surgery._pieces import pieces, spelt
+from encodery.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary(Surgery):
+    """`tokenizer`: the folder of the new one; or `words`: a file of words, one a line, that become pieces of a
+    WordPiece vocabulary, behind all it has. One of the two."""
+
+    tokenizer: str | None = None
+    words: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tokenizer is None) == (self.words is None):
+            raise SettingsError("vocabulary: give tokenizer=FOLDER or words=FILE, one of the two.")
+
+    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+        old, settings = loaded.tokenizer, loaded.model.settings
+        if self.tokenizer is not None:
+            new = Tokenizer.load(self.tokenizer)
+        else:
+            new = _with_words(old, _words(Path(str(self.words))), settings.vocab)
+        if new.fingerprint == old.fingerprint:
+            raise SettingsError(f"{self.tokenizer or self.words}: this is the vocabulary that the model has.")
+        lacking = [role for role in ("cls", "sep", "mask") if old.roles[role] is not None and new.roles[role] is None]
+        if lacking:
+            raise SettingsError(f"{self.tokenizer}: has no {lacking[0]} token, which the model's tokenizer has.")
+        rows, counts = _rows(old, new)
+        wider = dataclasses.replace(settings, vocab=new.vocab_size)
+        state = dict(loaded.model.state_dict())
+        for name in _by_word(settings):
+            state[name] = _moved(state[name], rows, new.vocab_size, old.used_size)
+        figures = {**counts, "vocab": new.vocab_size, "vocab_before": settings.vocab}
+        return Changed(build(wider, state), new, figures)
+
+
+def _rows(old: Tokenizer, new: Tokenizer) -> tuple[dict[int, list[int]], dict[str, int]]:
+    """The old ids each new id is made of (none: not known), and how many are kept, composed and unknown."""
+    numbers = {piece: number for number, piece in pieces(old).items()}
+    rows: dict[int, list[int]] = {}
+    counts = {"kept": 0, "composed": 0, "unknown": 0}
+    for number, piece in pieces(new).items():
+        rows[number] = [numbers[piece]] if piece in numbers else spelt(old, piece)
+        counts["kept" if piece in numbers else "composed" if rows[number] else "unknown"] += 1
+    return rows, counts
+
+
+def _moved(tensor: Tensor, rows: dict[int, list[int]], vocab: int, used: int) -> Tensor:
+    """(V old, …) → (vocab, …). Ids that stand for nothing get zeros, and the lowest of a bias."""
+    real = tensor[:used]
+    moved = tensor.new_zeros(vocab, *tensor.shape[1:])
+    if tensor.dim() == 1:
+        moved += real.min()
+    kept = [(new, old[0]) for new, old in rows.items() if len(old) == 1]
+    places, sources = torch.tensor(kept, dtype=torch.int64).reshape(-1, 2).T
+    moved[places] = tensor[sources]
+    mean = real.mean(0)
+    for new, many in rows.items():
+        if len(many) != 1:
+            moved[new] = tensor[many].mean(0) if many else mean
+    return moved
+
+
+def _by_word(settings: ModelSettings) -> list[str]:
+    """Names of the tensors that have a row for each id."""
+    with torch.device("meta"):
+        one, other = (Model(dataclasses.replace(settings, vocab=settings.vocab + more)) for more in (0, 1))
+    shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+    return [name for name, tensor in one.state_dict().items() if tensor.shape != shapes[name]]
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of words: {error}") from error
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not found:
+        raise InputError(f"{path}: holds no words.")
+    return found
+
+
+def _with_words(old: Tokenizer, words: list[str], vocab: int) -> Tokenizer:
+    """The tokenizer with `words` as pieces behind its own; its tables stay as they are where they have room."""
+    spec = json.loads(old.inner.to_str())
+    if spec["model"].get("type") != "WordPiece":
+        raise SettingsError(
+            f"vocabulary.words: this tokenizer is of the kind {spec['model'].get('type')}, whose pieces cannot be "
+            "added to; train a new one on text with these words and give it as vocabulary.tokenizer."
+        )
+    known, number = spec["model"]["vocab"], old.used_size
+    for word in words:
+        normal = old.inner.normalizer.normalize_str(word) if old.inner.normalizer is not None else word
+        parts = old.inner.pre_tokenizer.pre_tokenize_str(normal) if old.inner.pre_tokenizer is not None else [normal]
+        if len(parts) != 1 or len(normal) > spec["model"].get("max_input_chars_per_word", 100):
+            raise InputError(f"words: '{word}' is no single word to this tokenizer, which cuts it before it looks.")
+        if normal not in known:
+            known[normal] = number
+            number += 1
+    inner = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    return Tokenizer(inner, old.config, vocab if number <= vocab else None)

@@ -1,0 +1,100 @@
+"""What is particular to single merging rules, and the verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.base.settings import decode
+from encodery.cli.__main__ import run
+from encodery.merging import Merging
+from encodery.model.load import load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+
+BASE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+
+
+def merged(*models: Tensor, **table: Any) -> Tensor:
+    return decode(Merging, table).merge({"w": BASE}, [{"w": model} for model in models])["w"]
+
+
+def test_average_is_the_mean_and_the_base_may_take_part() -> None:
+    one, other = BASE + 1, BASE + 4
+    torch.testing.assert_close(merged(one, other, **{"is": "average"}), BASE + 2.5)
+    torch.testing.assert_close(merged(one, other, **{"is": "average", "weights": [3.0, 1.0]}), BASE + 1.75)
+    torch.testing.assert_close(merged(one, other, **{"is": "average", "base": 2.0}), BASE + 1.25)
+
+
+def test_task_arithmetic_adds_and_takes_away() -> None:
+    one, other = BASE + 1, BASE + 4
+    torch.testing.assert_close(merged(one, other, **{"is": "task_arithmetic", "scale": 0.5}), BASE + 2.5)
+    torch.testing.assert_close(merged(one, **{"is": "task_arithmetic", "scale": 1.0, "weights": [-1.0]}), BASE - 1)
+
+
+def test_dare_drops_a_share_and_keeps_the_mean() -> None:
+    base = torch.zeros(100_000)
+    part = decode(Merging, {"is": "dare", "drop": 0.9, "scale": 1.0})
+    found = part.merge({"w": base}, [{"w": base + 1}])["w"]
+    assert found.unique().tolist() == pytest.approx([0.0, 10.0])
+    assert 0.095 < (found > 0).float().mean() < 0.105
+    assert not torch.equal(part.merge({"w": base}, [{"w": base + 1}], seed=1)["w"], found)
+    torch.testing.assert_close(merged(BASE + 1, BASE + 4, **{"is": "dare", "drop": 0.0, "scale": 0.5}), BASE + 2.5)
+
+
+def test_ties_by_hand() -> None:
+    """arXiv:2306.01708, figure 1: trimmed, a sign elected by mass, the mean over those who have it."""
+    one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
+    other = BASE + torch.tensor([1.0, 4.0, 0.2, -6.0, -3.0])
+    learnt = merged(one, other, **{"is": "ties", "keep": 0.8}) - BASE
+    torch.testing.assert_close(learnt, torch.tensor([2.0, 4.0, 0.0, -6.0, -2.0]))
+
+
+def test_ties_keeps_the_largest_share_and_counts_by_weights() -> None:
+    one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
+    learnt = merged(one, **{"is": "ties", "keep": 0.2}) - BASE
+    torch.testing.assert_close(learnt, torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0]))
+    both = merged(BASE + 1, BASE + 4, **{"is": "ties", "keep": 1.0, "weights": [3.0, 1.0]}) - BASE
+    torch.testing.assert_close(both, torch.full((5,), 1.75))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"is": "average", "weights": [-1.0]}, "below 0"),
+        ({"is": "average", "weights": [0.0]}, "not all 0"),
+        ({"is": "dare", "drop": 1.0}, "drop"),
+        ({"is": "ties", "keep": 0.0}, "keep"),
+    ],
+)
+def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        merged(BASE, **table)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=30, max_length=16)
+    places = [str(tmp_path / name) for name in ("base", "one", "other")]
+    for seed, place in enumerate(places):
+        save_model(place, build_model(settings, seed), modules={"task": {"w": torch.ones(seed + 1)}})
+    out = tmp_path / "merged"
+    rule = ["--by", "task_arithmetic", "scale=0.5", "weights=[1.0, 3.0]"]
+    assert run(["merge", *places, "--out", str(out), "--head", places[1], *rule]) == 0, capsys.readouterr().err
+    assert "2 models merged by task_arithmetic" in capsys.readouterr().out.replace("\n", " ")
+    found = load_model(out)
+    base, one, other = (load_model(place).model.state_dict() for place in places)
+    for name, tensor in found.model.state_dict().items():
+        wanted = base[name] + 0.5 * (one[name] - base[name]) + 1.5 * (other[name] - base[name])
+        torch.testing.assert_close(tensor, wanted)
+    assert found.module_state("task")["w"].shape == (2,)
+    assert found.settings["merging"]["weights"] == [1.0, 3.0]
+    assert found.artifact is not None
+    assert set(found.artifact.manifest.parents) == {"base", "model 1", "model 2"}
+    assert run(["merge", *places, "--out", str(tmp_path / "no"), "--by", "tie"]) == 2
+    assert "Did you mean 'ties'" in capsys.readouterr().err
+    assert run(["merge", *places[:2], "--out", str(tmp_path / "no"), "--head", "elsewhere"]) == 2
+    assert "none of the models" in capsys.readouterr().err

@@ -1,0 +1,212 @@
+"""Vocabularies and lengths: what is kept to the last bit, what new rows are made of, and the verb."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.settings import decode
+from encodery.cli.__main__ import run
+from encodery.model.heads.mlm import MLM
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.masks.alternating import Alternating
+from encodery.model.network import ModelSettings, build_model
+from encodery.model.positions.learned import Learned
+from encodery.model.positions.rotary import Rotary
+from encodery.model.shape import Batch
+from encodery.surgery import Changed, Surgery
+from encodery.surgery._pieces import pieces, spelt
+from encodery.tokens.kind.bpe import Bpe
+from encodery.tokens.kind.byte import Byte
+from encodery.tokens.kind.unigram import Unigram
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
+TEXTS = [
+    "the river ran past the old mill and the miller slept in the old mill",
+    "a miller mills, a river runs; the mill is old, the river older. Ünïcode ça va 河 river",
+    "milling running sleeping passing ages and older rivers run past older mills",
+] * 6
+KINDS = {"wordpiece": Wordpiece(), "bpe": Bpe(), "unigram": Unigram(), "byte": Byte()}
+WORDS = "encoder.embeddings.word.weight"
+SMALL = ModelSettings(width=16, depth=2, heads=2, inner=16, max_length=16, head=MLM(tied=False))
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> dict[str, Tokenizer]:
+    return {name: Tokenizer(kind.train(TEXTS, 340)) for name, kind in KINDS.items()}
+
+
+def model_of(tokenizer: Tokenizer, folder: Path, settings: ModelSettings = SMALL) -> Loaded:
+    tokenizer.save(folder / "tokenizer")
+    model = build_model(dataclasses.replace(settings, vocab=tokenizer.vocab_size), 3)
+    with torch.no_grad():
+        for name, p in model.heads.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(generator=torch.Generator().manual_seed(0))
+    save_model(folder / "model", model, folder / "tokenizer")
+    return load_model(folder / "model")
+
+
+def operate(loaded: Loaded, **table: Any) -> Changed:
+    return decode(Surgery, table).operate(loaded, torch.Generator().manual_seed(0))
+
+
+def row(tensor: Tensor, tokenizer: Tokenizer, piece: str) -> Tensor:
+    return tensor[tokenizer.inner.token_to_id(piece)]
+
+
+@pytest.mark.parametrize("new", KINDS)
+@pytest.mark.parametrize("old", KINDS)
+def test_pieces_that_both_have_are_kept_and_others_are_means(
+    old: str, new: str, tokenizers: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    if old == new:
+        return
+    loaded = model_of(tokenizers[old], tmp_path)
+    tokenizers[new].save(tmp_path / "new")
+    changed = operate(loaded, **{"is": "vocabulary", "tokenizer": str(tmp_path / "new")})
+    assert changed.tokenizer is not None
+    before, after = loaded.model.state_dict(), changed.model.state_dict()
+    known = {piece: number for number, piece in pieces(tokenizers[old]).items()}
+    kept = 0
+    for number, piece in pieces(tokenizers[new]).items():
+        ids = [known[piece]] if piece in known else spelt(tokenizers[old], piece)
+        kept += piece in known
+        for name in (WORDS, "heads.mlm.decoder.weight", "heads.mlm.bias"):
+            if len(ids) == 1:
+                assert torch.equal(after[name][number], before[name][ids[0]]), piece
+            elif ids:
+                torch.testing.assert_close(after[name][number], before[name][ids].mean(0))
+    assert kept == changed.figures["kept"] >= 5
+    assert sum(changed.figures[key] for key in ("kept", "composed", "unknown")) == tokenizers[new].used_size
+    for role in ("cls", "sep", "mask"):
+        mine, theirs = (getattr(t, f"{role}_id") for t in (tokenizers[old], tokenizers[new]))
+        assert torch.equal(after[WORDS][theirs], before[WORDS][mine])
+    assert not after[WORDS][tokenizers[new].used_size :].any()
+    blocks = [name for name in before if name.startswith("encoder.blocks")]
+    assert all(torch.equal(before[name], after[name]) for name in blocks)
+
+
+def test_a_text_of_kept_pieces_computes_what_it_did(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    loaded = model_of(tokenizers["wordpiece"], tmp_path)
+    (tmp_path / "words.txt").write_text("sleeping\n\nthunderstorm\nriver\n", encoding="utf-8")
+    changed = operate(loaded, **{"is": "vocabulary", "words": str(tmp_path / "words.txt")})
+    old, new = tokenizers["wordpiece"], changed.tokenizer
+    assert new is not None
+    text = "the old mill and the river"
+    assert new.encode(text).tolist() == old.encode(text).tolist()
+    batch = Batch.from_sequences([old.encode(text, specials=True).tolist()])
+    assert torch.equal(changed.model(batch).hidden, loaded.model(batch).hidden)
+    assert len(new.encode("thunderstorm")) == 1 < len(old.encode("thunderstorm"))
+    table, before = changed.model.encoder.words, loaded.model.encoder.words
+    composed = before[old.encode("thunderstorm").tolist()].mean(0)
+    torch.testing.assert_close(row(table, new, "thunderstorm"), composed)
+    assert changed.figures["composed"] == 1, "the two others are pieces already"
+
+
+def test_new_words_take_the_room_there_is(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, head=None)
+    loaded = model_of(tokenizers["wordpiece"], tmp_path, settings)
+    room = tokenizers["wordpiece"].vocab_size - tokenizers["wordpiece"].used_size
+    for count, size in ((room, 0), (room + 1, 64)):
+        names = [f"thunder{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(count)]
+        (tmp_path / "words.txt").write_text("\n".join(names), encoding="utf-8")
+        changed = operate(loaded, **{"is": "vocabulary", "words": str(tmp_path / "words.txt")})
+        assert changed.model.settings.vocab == loaded.model.settings.vocab + size
+
+
+def test_what_cannot_be_spelt_begins_as_the_mean(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    loaded = model_of(tokenizers["wordpiece"], tmp_path)
+    foreign = Tokenizer(Wordpiece().train(["жук и лук"] * 9, 60))
+    foreign.save(tmp_path / "new")
+    changed = operate(loaded, **{"is": "vocabulary", "tokenizer": str(tmp_path / "new")})
+    used = tokenizers["wordpiece"].used_size
+    mean = loaded.model.encoder.words[:used].mean(0)
+    torch.testing.assert_close(row(changed.model.encoder.words, foreign, "жук"), mean)
+    assert changed.figures["unknown"] > 3
+
+
+def test_vocabulary_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    loaded = model_of(tokenizers["bpe"], tmp_path)
+    words = tmp_path / "words.txt"
+    words.write_text("sleeping\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="one of the two"):
+        operate(loaded, **{"is": "vocabulary"})
+    with pytest.raises(SettingsError, match="cannot be added"):
+        operate(loaded, **{"is": "vocabulary", "words": str(words)})
+    with pytest.raises(SettingsError, match="that the model has"):
+        operate(loaded, **{"is": "vocabulary", "tokenizer": str(tmp_path / "tokenizer")})
+    other = model_of(tokenizers["wordpiece"], tmp_path / "other")
+    words.write_text("two words\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'two words' is no single word"):
+        operate(other, **{"is": "vocabulary", "words": str(words)})
+    words.write_text("\n", encoding="utf-8")
+    with pytest.raises(InputError, match="holds no words"):
+        operate(other, **{"is": "vocabulary", "words": str(words)})
+    with pytest.raises(InputError, match=r"none\.txt"):
+        operate(other, **{"is": "vocabulary", "words": str(tmp_path / "none.txt")})
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_tiled_positions_compute_what_they_did(offset: int, tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, positions=Learned(offset=offset))
+    loaded = model_of(tokenizers["wordpiece"], tmp_path, settings)
+    tiled = operate(loaded, **{"is": "lengthen", "max_length": 40}).model
+    short = Batch.from_sequences([list(range(16)), [5, 6]])
+    assert torch.equal(tiled(short).hidden, loaded.model(short).hidden)
+    assert tiled(Batch.from_sequences([[3] * 40])).hidden.shape == (40, 16)
+    table, before = (m.state_dict()["encoder.positions.table.weight"] for m in (tiled, loaded.model))
+    assert torch.equal(table[offset + 16 : offset + 32], before[offset:])
+    stretched = operate(loaded, **{"is": "lengthen", "max_length": 31, "how": "stretch"}).model
+    table = stretched.state_dict()["encoder.positions.table.weight"]
+    assert torch.equal(table[:offset], before[:offset])
+    torch.testing.assert_close(table[offset::2], before[offset:])
+    torch.testing.assert_close(table[offset + 1], (before[offset] + before[offset + 1]) / 2)
+
+
+def test_rotary_turns_slow_down_where_all_is_seen(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    plain = dataclasses.replace(SMALL, positions=Rotary(theta=100.0))
+    loaded = model_of(tokenizers["wordpiece"], tmp_path / "plain", plain)
+    positions = operate(loaded, **{"is": "lengthen", "max_length": 64}).model.settings.positions
+    assert isinstance(positions, Rotary)
+    assert positions.theta == pytest.approx(100 * 4 ** (8 / 6))
+    slowest = [theta ** -(6 / 8) * length for theta, length in ((100.0, 16), (positions.theta, 64))]
+    assert slowest[0] == pytest.approx(slowest[1]), "the slowest turn goes as far at the new end as at the old"
+    assert positions.local_theta is None
+    local = dataclasses.replace(plain, mask=Alternating(size=2, every=2))
+    loaded = model_of(tokenizers["wordpiece"], tmp_path / "local", local)
+    changed = operate(loaded, **{"is": "lengthen", "max_length": 64, "theta": 7e3})
+    assert changed.model.settings.positions == Rotary(theta=7e3, local_theta=100.0)
+
+
+def test_length_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    loaded = model_of(tokenizers["wordpiece"], tmp_path)
+    with pytest.raises(SettingsError, match="takes 16 already"):
+        operate(loaded, **{"is": "lengthen", "max_length": 16})
+    with pytest.raises(SettingsError, match="rotary"):
+        operate(loaded, **{"is": "lengthen", "max_length": 32, "theta": 1e5})
+
+
+def test_the_verb(tokenizers: dict[str, Tokenizer], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = model_of(tokenizers["wordpiece"], tmp_path)
+    out = tmp_path / "long"
+    assert run(["adapt", "lengthen", str(loaded.path), "max_length=48", "--out", str(out)]) == 0
+    assert "max length 48" in capsys.readouterr().out
+    found = load_model(out)
+    assert found.model.settings.max_length == 48
+    assert found.tokenizer.fingerprint == loaded.tokenizer.fingerprint
+    assert found.settings["surgery"] == {"is": "lengthen", "max_length": 48, "how": "tile", "theta": None}
+    tokenizers["unigram"].save(tmp_path / "new")
+    other = tmp_path / "other"
+    assert run(["adapt", "vocabulary", str(out), f"tokenizer={tmp_path / 'new'}", "--out", str(other)]) == 0
+    assert "kept" in capsys.readouterr().out
+    assert load_model(other).tokenizer.fingerprint == tokenizers["unigram"].fingerprint
+    assert run(["adapt", "vocabulry", str(out), "--out", str(tmp_path / "no")]) == 2
+    assert "Did you mean 'vocabulary'" in capsys.readouterr().err
