@@ -97,6 +97,8 @@ class ConsoleDisplay(Display):
                 f"{now['heldout_loss']:.3f}, {now['heldout_accuracy']:.1%} right, {now['bits_per_byte']:.3f} bits/byte"
             )
             rows.append(("held-out", held))
+        dev = [(name.replace("_", " "), f"{value:.3f}") for name, value in now.items() if name.startswith("dev_")]
+        rows += dev[:2]
         speed = f"{self.speed:,.0f} tokens/s"
         if "peak_share" in now:
             speed += f", {now['peak_share']:.0%} of the matrix peak"

@@ -24,6 +24,7 @@ from encodery.train.settings import TrainSettings
 from encodery.train.step import backward
 
 REPEATS = 3
+MOST_SCORING = 0.25  # share of the time that scores are expected to take at most
 SHORT = 1.0  # seconds of measurement after which no further repeat is made
 
 
@@ -54,7 +55,8 @@ class Forecast:
         budget = Budget.parse(settings.budget)
         left = budget.left(*done)
         mean = statistics.fmean(settings.batch_tokens(i / 100) for i in range(101))
-        share = 1 - (settings.eval_share if settings.evals else 0.0)
+        # A run that may score as often as it likes does not spend nearly all its time on it.
+        share = 1 - (min(settings.eval_share, MOST_SCORING) if settings.evals else 0.0)
         tokens = {"seconds": left * speed * share, "tokens": left, "steps": left * mean}[budget.kind]
         return cls(int(tokens), round(tokens / mean), tokens / speed / share, tokens / max(epoch_tokens, 1), needs)
 

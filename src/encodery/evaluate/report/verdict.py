@@ -49,6 +49,8 @@ def _trained(facts: Facts) -> str:
 def _quality(facts: Facts) -> str:
     loss, accuracy, bits = (facts.figure(n) for n in ("heldout_loss", "heldout_accuracy", "bits_per_byte"))
     if loss is None:
+        if isinstance(facts.recipe.get("task"), dict):
+            return f"It was fine-tuned for the task '{facts.recipe['task'].get('is')}'."
         return "Its quality on held-out text was not recorded."
     said = "On held-out text it "
     said += f"gets {share(accuracy)} of the hidden tokens right" if accuracy is not None else "was measured"

@@ -9,7 +9,7 @@ from typing import Any
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import EncoderyError, InputError
-from encodery.evaluate.report import behaviour, course, origin
+from encodery.evaluate.report import answers, behaviour, course, origin
 from encodery.evaluate.report.facts import Facts, gather
 from encodery.evaluate.report.figures import curves, figures
 from encodery.evaluate.report.frame import page as framed
@@ -60,7 +60,9 @@ def _drawn(facts: Facts) -> tuple[Samples | None, str]:
 def html_page(facts: Facts, found: dict[str, Any], samples: Samples | None, why: str) -> str:
     """The whole page. Every text from outside is escaped by construction."""
     title = f"{facts.run.resolve().name}: an encoder and how it was trained"
+    answered = answers.sections(facts.run)
     sections = [
+        *answered,
         ("Figures", course.figure_table(found)),
         ("Curves", course.curve_grid(facts)),
         ("Fills", behaviour.fills(samples, why)),
@@ -73,6 +75,8 @@ def html_page(facts: Facts, found: dict[str, Any], samples: Samples | None, why:
         ("Lineage", origin.lineage(facts)),
         ("Licence and data", origin.statement(facts)),
     ]
+    if answered:
+        sections = [(name, content) for name, content in sections if name not in answers.OF_PRETRAINING]
     anchors = [(name.lower().replace(" ", "-"), name, body) for name, body in sections]
     nav = el("nav", *(el("a", name, href=f"#{anchor}") for anchor, name, _ in anchors))
     lead = el("div", *(el("p", sentence) for sentence in verdict(facts)), class_="lead")
@@ -80,4 +84,5 @@ def html_page(facts: Facts, found: dict[str, Any], samples: Samples | None, why:
     footer = el(
         "footer", "Made by encodery from the run's folder. It loads nothing from elsewhere.", class_="faint small"
     )
-    return framed(title, lead, course.tiles(found), nav, *body, footer, heading=facts.run.resolve().name)
+    tiles = answers.tiles(facts.run, facts.figures) if answered else course.tiles(found)
+    return framed(title, lead, tiles, nav, *body, footer, heading=facts.run.resolve().name)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 OUTSIDE = "O"
+JOINER, TONES = "\u200d", frozenset(map(chr, range(0x1F3FB, 0x1F400)))  # of emoji
 Span = tuple[int, int, str]
 """First unit or character, the one behind the last, label."""
 
@@ -22,7 +23,11 @@ def units(text: str) -> np.ndarray:
     alone = True
     for at, letter in enumerate(text):
         kind = unicodedata.category(letter)
-        if found and found[-1][1] == at and (kind[0] == "M" or kind in ("Cf", "Sk") or text[at - 1] == "\u200d"):
+        if (
+            found
+            and found[-1][1] == at
+            and (kind[0] == "M" or kind == "Cf" or letter in TONES or text[at - 1] == JOINER)
+        ):
             found[-1][1] = at + 1
         elif letter.isspace() or kind[0] == "C" or kind[0] == "Z":
             alone = True

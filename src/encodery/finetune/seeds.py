@@ -1,0 +1,85 @@
+"""The same fine-tuning under several seeds, and mean ± standard deviation of its figures: one run tells little.
+
+Seeds change the order of rows, dropout and the head's first weights (arXiv:2002.06305). The split of the data stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from encodery.base.artifact import atomic_write
+from encodery.base.errors import SettingsError
+from encodery.base.settings import merge
+from encodery.train.launch import check_empty, resume, start
+from encodery.train.loop import FIGURES, RECIPE, RunResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SUMMARY = "seeds.json"
+NAMED = ("dev_", "tuned_dev_", "test_")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (n - 1) of a figure over runs, and its `values`."""
+
+    mean: float
+    deviation: float
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.deviation:.4f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of one figure. The deviation of a single value is not a number."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Spread(float(np.mean(values)), deviation, tuple(values))
+
+
+def spreads(figures: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+    """Of every figure of quality that all runs have, by name."""
+    shared = set[str].intersection(*(set(one) for one in figures))
+    return {name: spread([one[name] for one in figures]) for name in sorted(shared) if name.startswith(NAMED)}
+
+
+def run_seeds(recipe: Mapping[str, Any], out: Path, count: int, console: Console | None = None) -> dict[str, Spread]:
+    """Runs of a recipe in `out/seed-N`, from its own seed on; what is finished is not run again, what was interrupted
+    goes on. Writes `out/seeds.json`. An interrupted run leaves it unwritten, and nothing is returned.
+
+    Raises `SettingsError` for fewer than two seeds.
+    """
+    if count < 2:
+        raise SettingsError(f"seeds = {count}: a spread wants at least 2 runs, better 3 or more.")
+    first = int(recipe["train"]["seed"])
+    figures = []
+    for seed in range(first, first + count):
+        folder = out / f"seed-{seed}"
+        if not _finished(folder):
+            result = _run(merge(recipe, {"train": {"seed": seed}}), folder, console)
+            if not result.finished:
+                return {}
+        figures.append(json.loads((folder / FIGURES).read_text(encoding="utf-8")))
+    found = spreads(figures)
+    table = {name: {"mean": s.mean, "sd": s.deviation, "values": s.values} for name, s in found.items()}
+    atomic_write(out / SUMMARY, json.dumps({"runs": count, "figures": table}, indent=1) + "\n")
+    return found
+
+
+def _run(recipe: Mapping[str, Any], folder: Path, console: Console | None) -> RunResult:
+    if (folder / RECIPE).is_file():
+        return resume(folder, console)
+    check_empty(folder)
+    return start(recipe, folder, console)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / FIGURES).is_file() and (folder / "model").is_dir()

@@ -1,0 +1,194 @@
+"""Runs of fine-tuning: it learns, the best weights are kept and come back from disk, a killed run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import EmptyInput, InputError, SettingsError
+from encodery.finetune.job import FinetuneJob
+from encodery.finetune.planning import Plan, plan
+from encodery.finetune.predict import Predictor
+from encodery.finetune.seeds import run_seeds, spread
+from encodery.finetune.settings import filled, first_read, usual_epochs, usual_rate
+from encodery.model.checkpoint import read_tensors
+from encodery.model.load import Loaded, load_model
+from encodery.train import checkpoint
+from encodery.train.launch import resume, start
+
+SMALL: dict[str, Any] = {
+    "epochs": 8,
+    "dropout": 0.0,
+    "optim": {"lr": 5e-3},
+    "train": {"threads": 1, "precision": "fp32", "evals": 4},
+}
+RowsOf = Callable[..., dict[str, list[Any]]]
+Planned = Callable[..., Plan]
+
+
+def write_rows(file: Path, rows: dict[str, list[Any]]) -> None:
+    lines = [json.dumps(dict(zip(rows, values, strict=True))) for values in zip(*rows.values(), strict=True)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def data(tmp_path: Path, rows: RowsOf) -> Callable[[str], Path]:
+    """`data(task)`: a folder of train, dev and test rows."""
+
+    def make(task: str) -> Path:
+        folder = tmp_path / f"rows-{task}"
+        folder.mkdir()
+        for seed, (split, count) in enumerate((("train", 96), ("dev", 40), ("test", 40))):
+            write_rows(folder / f"{split}.jsonl", rows(task, count, seed))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def planned(data: Callable[[str], Path], loaded: Loaded) -> Planned:
+    """`planned(task, **over)`: a whole recipe of a small run."""
+
+    def make(task: str, **over: Any) -> Plan:
+        train = {**SMALL["train"], **over.pop("train", {})}
+        return plan(task, data(task), loaded.path, {**SMALL, **over, "train": train})
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "figure"), [("classify", "accuracy"), ("tag", "f1"), ("multilabel", "f1")])
+def test_a_run_learns_and_what_it_saved_says_the_same(
+    task: str, figure: str, planned: Planned, tmp_path: Path, rows: RowsOf
+) -> None:
+    result = start(planned(task).recipe, tmp_path / "run")
+    assert result.finished
+    assert result.figures[f"test_{figure}"] > 0.95
+    assert result.figures["samples_per_s"] > 0
+    assert result.figures["rows"] == 96
+    told = json.loads((tmp_path / "run" / "details.json").read_text())
+    assert told["test"]["figures"][figure] == result.figures[f"test_{figure}"]
+
+    found = Predictor.of(load_model(tmp_path / "run"), "cpu")
+    again = rows(task, 40, 2)
+    answers = found.predict(again).answers
+    assert found.task.figures(answers, again, found.known)[figure] == pytest.approx(result.figures[f"test_{figure}"])
+    if task == "classify":
+        assert set(found.tuned) == {"temperature"}
+        assert np.trace(told["test"]["confusion"]) == sum(
+            a["prediction"] == b for a, b in zip(answers, again["label"], strict=True)
+        )
+
+
+def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path: Path, loaded: Loaded) -> None:
+    made = planned("classify", adapt={"is": "top_layers", "layers": 1})
+    result = start(made.recipe, tmp_path / "run")
+    before, after = loaded.model.state_dict(), load_model(tmp_path / "run").model.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved
+    assert all(name.startswith(("encoder.blocks.1", "encoder.final_norm")) for name in moved)
+    assert result.figures["test_accuracy"] > 0.4
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from encodery.train import checkpoint
+from encodery.train.launch import start
+write = checkpoint.write
+def once(folder, step, *rest):
+    write(folder, step, *rest)
+    if step >= 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.write = once
+start(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(planned: Planned, tmp_path: Path) -> None:
+    recipe = planned("classify", dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
+    start(recipe, tmp_path / "whole")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.json"), str(tmp_path / "killed")]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -9
+    assert checkpoint.listed(tmp_path / "killed")
+    assert resume(tmp_path / "killed").finished
+    for name in ("model.safetensors", "modules/task.safetensors"):
+        one, other = (read_tensors(tmp_path / run / "model" / name) for run in ("whole", "killed"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+def test_seeds_differ_and_their_spread_is_told(planned: Planned, tmp_path: Path) -> None:
+    recipe = planned("regress", epochs=1).recipe
+    found = run_seeds(recipe, tmp_path / "runs", 2)
+    values = found["test_rmse"].values
+    assert values[0] != values[1]
+    assert found["test_rmse"].mean == pytest.approx(sum(values) / 2)
+    table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    assert table["figures"]["test_rmse"]["values"] == list(values)
+    assert run_seeds(recipe, tmp_path / "runs", 2) == found, "finished runs are not run again"
+    assert spread([1.0, 3.0]).deviation == pytest.approx(2**0.5)
+    with pytest.raises(SettingsError, match="seeds = 1"):
+        run_seeds(recipe, tmp_path / "one", 1)
+
+
+def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded: Loaded, rows: RowsOf) -> None:
+    many = rows("classify", 60)
+    doubled = {name: values + values for name, values in many.items()}
+    write_rows(tmp_path / "rows.jsonl", doubled)
+    made = plan("classify", tmp_path / "rows.jsonl", loaded.path, {})
+    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    assert job.data.dev is not None
+    assert not set(job.data.dev["text"]) & set(job.data.train["text"])
+    assert len(job.data.dev["text"]) + len(job.data.train["text"]) == 120
+    assert any("repeat another" in note for note in made.notes)
+    assert job.data.fingerprint == FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu")).data.fingerprint
+
+
+def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded: Loaded) -> None:
+    rows: dict[str, list[Any]] = {"review": ["one cat", "two dog", "six sun"], "class": ["a", "b", None]}
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", rows)
+    write_rows(folder / "dev.jsonl", {name: values[:2] for name, values in rows.items()})
+    with pytest.raises(InputError, match=r"train: 1 rows have no answer \(2, from 0\)"):
+        plan("classify", folder, loaded.path, {})
+    made = plan("classify", folder, loaded.path, {"missing": "drop"})
+    assert "columns: text = review, label = class" in made.notes
+    assert "dev: 2 rows stand in train too, figures flatter" in made.notes
+    with pytest.raises(InputError, match=r"no such column\. Did you mean 'review'"):
+        plan("classify", folder, loaded.path, {"columns": {"text": "reviews"}})
+    with pytest.raises(InputError, match="no column was found for text, text_b"):
+        plan("pair", folder, loaded.path, {})
+    write_rows(folder / "train.jsonl", {"review": ["one"], "class": ["a"]})
+    with pytest.raises(InputError, match="all rows have the label 'a'"):
+        plan("classify", folder, loaded.path, {})
+    (folder / "train.jsonl").unlink()
+    with pytest.raises(EmptyInput):
+        plan("classify", folder, loaded.path, {})
+
+
+def test_what_is_set_wins_over_the_rules() -> None:
+    early = first_read("classify", {"task": {"pooling": "cls"}, "batch": 4})
+    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, 768)
+    assert found.optim is not None
+    assert (found.optim.lr, found.batch, found.train.evals, found.train.budget) == (0.5, 4, 3, "300steps")
+    assert usual_epochs(100, 16) == 20
+    assert usual_epochs(100_000, 64) == 2
+    assert usual_rate(384, 16, False) == 2 * usual_rate(768, 16, False)
+    with pytest.raises(SettingsError, match="max_length = 900"):
+        first_read("classify", {"max_length": 900}).longest(512)
+
+
+def _team() -> Any:
+    from encodery.train.distributed import Team
+
+    return Team()
