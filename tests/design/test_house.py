@@ -16,6 +16,7 @@ from encodery.base.parts import contract_at, families, find, names
 SOURCE = Path(encodery.__file__).parent
 FLOORS = {
     "base": 0,
+    "rows": 1,
     "metrics": 1,
     "corpus": 1,
     "tokens": 2,

@@ -1,0 +1,160 @@
+"""A file or folder of labelled rows to tables by split: train, dev, test.
+
+CSV, TSV, JSON lines (or one JSON list), parquet, CoNLL, all but parquet also as .gz, .xz or .zst; a folder of such
+files named by split, or with folders so named; a folder that Hugging Face's `datasets` saved. A column `split` of a
+single file parts its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.errors import EmptyInput, InputError, nearest
+from encodery.rows import arrow, conll, delimited
+from encodery.rows.opening import PACKED, kind_of, opened_text
+from encodery.rows.table import Table, gathered
+
+SPLIT = "split"
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "valid", "validation", "val", "development"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+Rows = Iterator[tuple[int, dict[str, Any]]]
+
+
+def read(path: str | Path) -> dict[str, Table]:
+    """Split -> its rows. A file that names no split is "train".
+
+    Raises `InputError` naming file and line for what cannot be read, `EmptyInput` where there are no rows.
+    """
+    at = Path(path)
+    if not at.exists():
+        raise InputError(f"{at}: no such file or folder.{nearest(at.name, _neighbours(at))}")
+    if at.is_file():
+        return _by_column(read_file(at, split_of(at) or "train"))
+    if arrow.is_saved(at):
+        files = {SPLITS.get(name, name): shards for name, shards in arrow.saved(at).items()}
+    else:
+        files = _files(at)
+    tables = {name: reduce(Table.joined, (read_file(one, name) for one in shards)) for name, shards in files.items()}
+    return _by_column(next(iter(tables.values()))) if list(tables) == ["train"] else tables
+
+
+def read_file(path: Path, name: str = "train") -> Table:
+    """The rows of one file. Raises `InputError` naming file and line, `EmptyInput`."""
+    kind = kind_of(path)
+    if kind not in READERS:
+        raise InputError(
+            f"{path}: its format is not known by its name. Known are {', '.join(READERS)}, "
+            f"packed as {', '.join(PACKED)} or not."
+        )
+    if kind in BINARY and path.suffix.lower() in PACKED:
+        raise InputError(f"{path}: {kind} is packed by itself; unpack {path.suffix} first.")
+    table = gathered(name, str(path), READERS[kind](path), "row" if kind in BINARY else "line")
+    if not len(table):
+        raise EmptyInput(f"{path}: holds no rows.")
+    if kind in BINARY:
+        return table
+    with opened_text(path) as (_, notes):
+        return replace(table, notes=notes)
+
+
+def split_of(path: Path) -> str:
+    """The split that a file's or folder's name begins with, as in train-00000-of-00002.parquet; else nothing."""
+    return SPLITS.get(re.split(r"[.\-_]", path.name.lower())[0], "")
+
+
+def json_rows(path: Path) -> Rows:
+    """Each object of a file of JSON lines with its line, or of the list that the file is, with its number from 1."""
+    with opened_text(path) as (text, _):
+        for number, line in enumerate(text, 1):
+            if number == 1 and line.lstrip().startswith("["):
+                yield from _listed(path, line + text.read())
+                return
+            if line.strip():
+                yield number, _object(line, f"{path}, line {number}")
+
+
+def _listed(path: Path, text: str) -> Rows:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON: {error}") from error
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, row {number}: an object is needed, not {json.dumps(row)[:40]}.")
+        yield number, row
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: an object is needed, not {line.strip()[:40]}")
+    return row
+
+
+BINARY = (".parquet", ".arrow")
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".csv": delimited.rows,
+    ".tsv": delimited.rows,
+    ".jsonl": json_rows,
+    ".json": json_rows,
+    ".parquet": arrow.parquet_rows,
+    ".arrow": arrow.shard_rows,
+    **dict.fromkeys(conll.FORMATS, conll.rows),
+}
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Split -> its files, of a folder. Raises `InputError` where none says its split, or one split has two formats."""
+    found: dict[str, list[Path]] = {}
+    inside = sorted(folder.iterdir())
+    for path in inside:
+        name = split_of(path)
+        if name and path.is_dir():
+            found.setdefault(name, []).extend(sorted(one for one in path.iterdir() if kind_of(one) in READERS))
+        elif name and kind_of(path) in READERS:
+            found.setdefault(name, []).append(path)
+    found = {name: paths for name, paths in found.items() if paths}
+    readable = [path for path in inside if path.is_file() and kind_of(path) in READERS]
+    if not found and len(readable) == 1:
+        return {"train": readable}
+    if not found and (folder / "data").is_dir():
+        return _files(folder / "data")
+    if not found:
+        raise InputError(
+            f"{folder}: holds no file named train, dev or test in {', '.join(READERS)}. "
+            f"It has {', '.join(path.name for path in inside[:10]) or 'nothing'}."
+        )
+    for name, paths in found.items():
+        kinds = sorted({kind_of(path) for path in paths})
+        if len(kinds) > 1:
+            raise InputError(f"{folder}: split '{name}' is there as {' and as '.join(kinds)}; keep one of them.")
+    return {name: found[name] for name in ("train", "dev", "test") if name in found}
+
+
+def _by_column(table: Table) -> dict[str, Table]:
+    """The rows parted by their column `split`, where it names nothing but splits."""
+    if SPLIT not in table:
+        return {table.name: table}
+    said = np.array([SPLITS.get(str(value).lower(), "") for value in table[SPLIT]])
+    if not all(said):
+        return {table.name: table}
+    rest = table.without(SPLIT)
+    return {name: rest.take(said == name, name) for name in ("train", "dev", "test") if (said == name).any()}
+
+
+def _neighbours(path: Path) -> list[str]:
+    return [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []

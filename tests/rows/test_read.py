@@ -1,0 +1,233 @@
+"""Every format gives the rows that were written, and names file and line of what it cannot read."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import lzma
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from encodery.base.errors import ArtifactError, EmptyInput, InputError
+from encodery.rows.read import read
+
+ROWS = [
+    {"text": 'He said "no", twice', "label": "neg"},
+    {"text": "две\nстроки, שלום 👩‍👩‍👧", "label": "pos"},
+    {"text": "", "label": "pos"},
+    {"text": "e\u0301 tail\\", "label": "neg"},
+]
+
+
+def lines_of(rows: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def as_csv(path: Path, delimiter: str, encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_csv(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    path = tmp_path / ("rows.tsv" if delimiter == "\t" else "rows.csv")
+    as_csv(path, delimiter, encoding)
+    table = read(path)["train"]
+    assert list(table) == ROWS
+    assert bool(table.notes) == encoding.startswith("utf-16")
+
+
+def test_windows_1252_is_read_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("text,label\ncafé – “yes”,a\n".encode("cp1252"))
+    table = read(path)["train"]
+    assert table.row(0) == {"text": "café – “yes”", "label": "a"}
+    assert table.notes == (f"{path}: read as Windows-1252",)
+
+
+@pytest.mark.parametrize("data", [b"text,label\n\x81\xff,a\n", b"\x00\x01\x00\x00 x"])
+def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"rows\.csv: (is no text|holds NUL)"):
+        read(path)
+
+
+def test_quotes_of_unquoted_tsv_are_characters(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tlabel\n"Oh\tneg\nfive" wide\tpos\n"whole"\tpos\n', encoding="utf-8")
+    assert list(read(path)["train"]["text"]) == ['"Oh', 'five" wide', '"whole"']
+
+
+def test_a_long_cell_is_read_and_the_limit_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"text,label\n{'x' * 300_000},a\n", encoding="utf-8")
+    before = csv.field_size_limit()
+    assert len(read(path)["train"]["text"][0]) == 300_000
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("text,label\na,b\nc\n", "line 3: has 1 cells"),
+        ("text,text\na,b\n", "line 1: names a column twice: text"),
+        ('text,label\n"a,b\n', "quotes do not match"),
+    ],
+)
+def test_broken_csv_names_the_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.conll"])
+def test_empty_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("", encoding="utf-8")
+    with pytest.raises(EmptyInput):
+        read(tmp_path / name)
+
+
+def test_jsonl_packed_in_every_way(tmp_path: Path) -> None:
+    import zstandard
+
+    data = lines_of(ROWS).encode()
+    packed = {"a.jsonl": data, "a.jsonl.gz": gzip.compress(data), "a.jsonl.xz": lzma.compress(data)}
+    packed["a.jsonl.zst"] = b"".join(zstandard.ZstdCompressor().compress(half) for half in (data[:40], data[40:]))
+    packed["a.json"] = json.dumps(ROWS, indent=1).encode()
+    for name, content in packed.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(read(tmp_path / name)["train"]) == ROWS, name
+    for name in ("a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst"):
+        (tmp_path / name).write_bytes(packed[name][:-12])
+        with pytest.raises(InputError, match=r"damaged|no JSON"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("text, said", [('{"a": 1}\n{"a": \n', "line 2: is no JSON"), ("\n3\n", "line 2: an object")])
+def test_broken_json_names_the_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / "a.jsonl")
+
+
+def test_conll(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    path.write_text(
+        "-DOCSTART- -X- O\n\n# id = 7\nEU NNP B-ORG\nיש NN O\r\n\n\n#tag NN O\n", encoding="utf-8", newline=""
+    )
+    table = read(path)["train"]
+    assert list(table) == [
+        {"tokens": ["EU", "יש"], "tags": ["B-ORG", "O"], "column2": ["NNP", "NN"]},
+        {"tokens": ["#tag"], "tags": ["O"], "column2": ["NN"]},
+    ]
+    assert table.where(0).endswith("line 4")
+    path.write_text("EU B-ORG\nrejects\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: has 1 cells"):
+        read(path)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"tokens": ["a", "b"], "score": 0.5}, {"tokens": [], "score": None}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "test.parquet")
+    table = read(tmp_path / "test.parquet")["test"]
+    assert list(table) == rows
+    assert table.where(1).endswith("row 2")
+    (tmp_path / "test.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        read(tmp_path / "test.parquet")
+
+
+def test_folders_that_datasets_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["neg", "pos"]),
+            "tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"])),
+        }
+    )
+    columns = {"text": ["a", "b", "c"], "label": [0, 1, -1], "tags": [[0, 1], [], [1]]}
+    one = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict({"train": one, "validation": one.select([1])}).save_to_disk(str(tmp_path / "both"))
+    found = read(tmp_path / "both")
+    assert list(found) == ["train", "dev"]
+    assert list(found["train"]["label"]) == ["neg", "pos", None]
+    assert list(found["train"]["tags"]) == [["O", "B-X"], [], ["B-X"]]
+    assert list(found["dev"]["text"]) == ["b"]
+    one.save_to_disk(str(tmp_path / "one"), num_shards=2)
+    assert list(read(tmp_path / "one")["train"]["text"]) == ["a", "b", "c"]
+    next((tmp_path / "one").glob("*.arrow")).unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        read(tmp_path / "one")
+    one.to_parquet(str(tmp_path / "rows.parquet"))
+    assert list(read(tmp_path / "rows.parquet")["train"]["label"]) == ["neg", "pos", None]
+
+
+def test_folders_of_files_by_split(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    (shards / "data").mkdir(parents=True)
+    for name, row in {"train-00000-of-2": ROWS[0], "train-00001-of-2": ROWS[1], "valid": ROWS[2]}.items():
+        (shards / "data" / f"{name}.jsonl").write_text(lines_of([row]), encoding="utf-8")
+    found = read(shards)
+    assert {name: list(table) for name, table in found.items()} == {"train": ROWS[:2], "dev": ROWS[2:3]}
+    assert found["train"].where(1).endswith("train-00001-of-2.jsonl, line 1")
+    (shards / "data" / "train.csv").write_text("text\na\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"as \.csv and as \.jsonl"):
+        read(shards)
+    nested = tmp_path / "nested"
+    (nested / "test").mkdir(parents=True)
+    (nested / "test" / "part.jsonl").write_text(lines_of(ROWS), encoding="utf-8")
+    assert list(read(nested)) == ["test"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no file named train"):
+        read(tmp_path / "none")
+
+
+def test_a_column_parts_the_rows_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "a", "split": "train"}, {"text": "b", "split": "Validation"}, {"text": "c", "split": "train"}]
+    path.write_text(lines_of(rows), encoding="utf-8")
+    found = read(path)
+    assert {name: list(table) for name, table in found.items()} == {
+        "train": [{"text": "a"}, {"text": "c"}],
+        "dev": [{"text": "b"}],
+    }
+    rows[1]["split"] = "bananas"
+    path.write_text(lines_of(rows), encoding="utf-8")
+    assert list(read(path)["train"]["split"]) == ["train", "bananas", "train"]
+
+
+def test_what_is_not_there_or_not_known(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"Did you mean 'rows\.csv'"):
+        read(tmp_path / "row.csv")
+    (tmp_path / "rows.doc").write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match="format is not known"):
+        read(tmp_path / "rows.doc")
+
+
+def test_a_hundred_thousand_rows_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(100_000):
+            file.write(json.dumps({"text": f"row {number} " + "x" * 60, "label": number % 7}) + "\n")
+    tracemalloc.start()
+    try:
+        table = read(path)["train"]
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = path.stat().st_size
+    assert len(table) == 100_000
+    assert table["label"][99_999] == 99_999 % 7
+    assert held < 1.3 * size + (1 << 20)
+    assert peak < 3 * size
