@@ -86,7 +86,7 @@ def opened(loaded: Loaded) -> Tuned:
             f"{loaded.path}: has no task; `encodery finetune TASK DATA --model {loaded.path}` gives it one."
         )
     where = f"{loaded.path / MODULES / NAME}.safetensors"
-    task = decode(Task, loaded.settings["task"], f"{loaded.path}: task")  # type: ignore[type-abstract]
+    task = decode(Task, loaded.settings["task"], f"{loaded.path}: task")
     known, reads = loaded.settings["known"], loaded.settings["reads"]
     module = task.build(loaded.model.settings.shape, known)
     kept = loaded.module_state(NAME)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from encodery.rows.table import Table
 
 SPLITS = ("train", "dev", "test")
-SPLIT = "split"
 SHOWN = 5
 
 
@@ -60,11 +59,11 @@ def read(path: str | Path, settings: FinetuneSettings) -> Data:
 
     task, notes = settings.task, list[str]()
     splits: dict[str, dict[str, list[Any]]] = {}
-    for name, table in _by_column(read_tables(path)).items():
+    for name, table in read_tables(path).items():
         if name not in SPLITS:
             continue
         try:
-            roles, said = guess(task, list(table), settings.columns, True)
+            roles, said = guess(task, table.names, settings.columns, True)
         except InputError:
             if name != "test":
                 raise
@@ -72,7 +71,7 @@ def read(path: str | Path, settings: FinetuneSettings) -> Data:
             continue
         if f"columns: {said}" not in notes:
             notes.append(f"columns: {said}")
-        splits[name], dropped = _present({role: table[column] for role, column in roles.items()}, task, settings, name)
+        splits[name], dropped = _present(table, roles, task, settings)
         notes += [f"{name}: {dropped:,} rows without an answer are left out"] if dropped else []
     if not rows_in(splits.get("train", {})):
         raise EmptyInput(f"{path}: there are no training rows.")
@@ -91,7 +90,7 @@ def inputs(path: str | Path, task: Task, columns: Mapping[str, str]) -> Rows:
     if len(tables) != 1:
         raise InputError(f"{path}: has the splits {', '.join(tables)}; give the file of one.")
     table = next(iter(tables.values()))
-    roles, _ = guess(task, list(table.names), columns, False)
+    roles, _ = guess(task, table.names, columns, False)
     return {role: list(table[column]) for role, column in roles.items()}
 
 
@@ -142,36 +141,18 @@ def rows_in(rows: Mapping[str, Sequence[Any]]) -> int:
     return len(next(iter(rows.values()))) if rows else 0
 
 
-def _by_column(tables: Mapping[str, Table]) -> dict[str, dict[str, Sequence[Any]]]:
-    """The splits; those that a column `split` of a single file names, if it has one."""
-    plain = {name: {column: list(table[column]) for column in table.names} for name, table in tables.items()}
-    if len(plain) != 1 or SPLIT not in next(iter(plain.values())):
-        return plain  # type: ignore[return-value]
-    [rows] = plain.values()
-    other = {"valid": "dev", "validation": "dev", "val": "dev"}
-    named = [other.get(str(name).lower(), str(name).lower()) for name in rows.pop(SPLIT)]
-    return {
-        name: {
-            column: [v for v, at in zip(values, named, strict=True) if at == name] for column, values in rows.items()
-        }
-        for name in dict.fromkeys(named)
-    }
-
-
 def _present(
-    rows: dict[str, Sequence[Any]], task: Task, settings: FinetuneSettings, name: str
+    table: Table, roles: Mapping[str, str], task: Task, settings: FinetuneSettings
 ) -> tuple[dict[str, list[Any]], int]:
     """The rows that have an answer, and how many have none. Raises `InputError` naming those, unless told to drop."""
+    rows = {role: list(table[column]) for role, column in roles.items()}
     form = task.form(list(rows), True)
-    lacking = [row for row in range(rows_in(rows)) if any(_is_missing(rows[role][row]) for role in form.targets)]
+    lacking = [row for row in range(len(table)) if any(_is_missing(rows[role][row]) for role in form.targets)]
     if lacking and settings.missing != "drop":
-        some = ", ".join(map(str, lacking[:SHOWN])) + (", …" if len(lacking) > SHOWN else "")
-        raise InputError(
-            f"{name}: {len(lacking):,} rows have no answer ({some}, from 0). Leave them out: missing=drop."
-        )
+        some = ", ".join(table.where(row) for row in lacking[:SHOWN]) + (", …" if len(lacking) > SHOWN else "")
+        raise InputError(f"{len(lacking):,} rows have no answer: {some}. To leave them out: missing=drop.")
     gone = set(lacking)
-    kept = {role: [v for row, v in enumerate(values) if row not in gone] for role, values in rows.items()}
-    return kept, len(lacking)
+    return {role: [v for row, v in enumerate(some) if row not in gone] for role, some in rows.items()}, len(lacking)
 
 
 def _is_missing(value: Any) -> bool:

@@ -107,8 +107,8 @@ class Collector:
         ids = np.concatenate([piece.ids for piece in self.pieces]) if self.pieces else np.zeros(0)
         segment = None
         if self.segmented:
-            begins = [piece.second for piece in self.pieces]
-            segment = np.concatenate([np.arange(n) >= b for n, b in zip(lengths, begins, strict=True)] or [ids])
+            behind = [np.arange(len(piece.ids)) >= piece.second for piece in self.pieces]
+            segment = np.concatenate(behind) if behind else ids
         return Examples(
             ids.astype(np.uint32),
             np.cumsum(lengths, dtype=np.int64),
@@ -125,4 +125,5 @@ def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """start … end - 1 of each pair, one after the other."""
     lengths = ends - starts
     before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
+    found: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
+    return found

@@ -9,6 +9,7 @@ Shapes: E examples, H width of the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,4 +125,4 @@ def usual_epochs(examples: int, batch: int) -> float:
 
 def usual_rate(width: int, batch: int, light: bool) -> float:
     """The peak rate."""
-    return round(USUAL_RATE * USUAL_WIDTH / width * (batch / USUAL_BATCH) ** 0.5 * (LIGHT if light else 1.0), 7)
+    return round(USUAL_RATE * USUAL_WIDTH / width * math.sqrt(batch / USUAL_BATCH) * (LIGHT if light else 1.0), 7)

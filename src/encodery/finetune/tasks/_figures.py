@@ -6,6 +6,7 @@ A score is asked for many times in a run, and on few rows each time.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def spearman(truth: Sequence[float], given: Sequence[float]) -> float:
     return pearson(ranks(truth).tolist(), ranks(given).tolist())
 
 
-def micro_f1(truth: Sequence[set[Hashable]], given: Sequence[set[Hashable]]) -> dict[str, float]:
+def micro_f1(truth: Sequence[set[Any]], given: Sequence[set[Any]]) -> dict[str, float]:
     """Precision, recall and F1 over all members of the rows' sets; 0 where nothing is found or true."""
     hits = sum(len(a & b) for a, b in zip(truth, given, strict=True))
     true, found = sum(map(len, truth)), sum(map(len, given))

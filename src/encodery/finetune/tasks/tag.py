@@ -141,7 +141,7 @@ class Tag(Task):
                 if len(tags) != len(words):
                     raise InputError(f"Row {row}: has {len(words)} words and {len(tags)} tags.")
             return found
-        tags = []
+        told = list[list[str]]()
         for row, (text, spans) in enumerate(zip(rows["text"], rows["spans"], strict=True)):
             where = units(text)
             found_spans = []
@@ -150,8 +150,8 @@ class Tag(Task):
                 if not 0 <= span["start"] < span["end"] <= len(text) or not len(inside):
                     raise InputError(f"Row {row}: there is no text at characters {span['start']} to {span['end']}.")
                 found_spans.append((int(inside[0]), int(inside[-1]) + 1, str(span["label"])))
-            tags.append(tags_of(found_spans, len(where)))
-        return tags
+            told.append(tags_of(found_spans, len(where)))
+        return told
 
     def _learnt(self, tags: list[str]) -> list[str]:
         """The tags as the model learns them."""
