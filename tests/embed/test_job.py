@@ -247,11 +247,13 @@ def test_data_is_fitted_to_the_loss(pairs: Any) -> None:
 
 def test_wrong_answers_become_columns() -> None:
     rows = [["a", "b", "c"], ["d"], ["e", "f"]]
-    assert wrong_answers(rows, None, ["z"]) == (["a", "d", "e"],)
-    assert wrong_answers(rows, 2, ["y", "z"])[0] == ["a", "d", "e"]
-    assert wrong_answers(rows, 2, ["z"])[1] == ["b", "z", "f"]
-    assert len(wrong_answers([[], []], None, ["z"])) == 1
-    assert wrong_answers(rows, None, []) == ()
+    partners = ["x", "y", "z"]
+    assert wrong_answers(rows, None, partners) == (["a", "d", "e"],)
+    assert wrong_answers(rows, 2, partners)[0] == ["a", "d", "e"]
+    second = wrong_answers(rows, 2, partners)[1]
+    assert (second[0], second[2]) == ("b", "f")
+    assert second[1] in ("x", "z"), "another row's partner"
+    assert all(a != b for a, b in zip(wrong_answers([[]] * 3, None, partners)[0], partners, strict=True))
 
 
 def test_what_the_recipe_leaves_open() -> None:

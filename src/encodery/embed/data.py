@@ -122,19 +122,19 @@ def scaled(target: np.ndarray, low: float, high: float) -> np.ndarray:
     return ((target - low) / max(high - low, 1e-12)).astype(np.float32)
 
 
-def wrong_answers(rows: Sequence[Sequence[str]], take: int | None, others: Sequence[str]) -> tuple[list[str], ...]:
+def wrong_answers(rows: Sequence[Sequence[str]], take: int | None, partners: Sequence[str]) -> tuple[list[str], ...]:
     """Columns of wrong answers from as many as each row has: `take` of them, or as many as every row has (one at
-    least). Where a row has fewer, texts of `others` fill up, in turn."""
-    if not others:
-        return ()
+    least). Where a row has fewer, partners of other rows fill up, in turn, never its own."""
     count = max(min(map(len, rows), default=0), 1) if take is None else take
     columns: list[list[str]] = [[] for _ in range(count)]
+    spare = list(dict.fromkeys(partners))
     turn = 0
-    for row in rows:
+    for row, own in zip(rows, partners, strict=True):
         for place in range(count):
             if place < len(row):
                 columns[place].append(row[place])
-            else:
-                turn += 1
-                columns[place].append(others[(turn * 7919) % len(others)])
+                continue
+            turn += 1
+            at = (turn * 7919) % len(spare)
+            columns[place].append(spare[at] if spare[at] != own else spare[(at + 1) % len(spare)])
     return tuple(columns)

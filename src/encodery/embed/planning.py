@@ -1,0 +1,96 @@
+"""From a model, data and what a recipe says to the whole recipe of a run: loss, rate, length, all said.
+
+Shapes: E examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.parts import name_of
+from encodery.base.settings import decode, encode, merge
+from encodery.base.settings import recipe as read_recipe
+from encodery.embed.data import Labelled, fitted, single, usual_loss
+from encodery.embed.job import longest_of, prompts_of
+from encodery.embed.pool import Pool
+from encodery.embed.reading import Read, read
+from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
+from encodery.model.load import Loaded, load_model
+from encodery.train.examples import planned
+
+JOBS = {
+    "dense": "encodery.embed.job.EmbedJob",
+    "sparse": "encodery.embed.sparse_job.SparseJob",
+    "tokens": "encodery.embed.multivector_job.MultiVectorJob",
+}
+DENOISE = "encodery.embed.denoise_job.DenoiseJob"
+RAW, LABELLED = "simcse", "base"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line
+    each."""
+
+    recipe: dict[str, Any]
+    settings: EmbedTraining
+    notes: list[str]
+
+
+def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any]) -> Plan:
+    """Read the data once and settle what the recipe leaves open.
+
+    `name`: a recipe of `recipes/embed` or a TOML file; if not given, `simcse` for raw sentences, else `base`. `over`:
+    settings laid over it. Raises `SettingsError`, `UnknownName` and what reading raises.
+    """
+    loaded = load_model(model)
+    settings = settings_of(name or LABELLED, over, loaded)
+    found = read(data, settings, loaded)
+    if name is None and found.train.raw:
+        settings = settings_of(RAW, over, loaded)
+    chosen = name or (RAW if found.train.raw else LABELLED)
+    if settings.rebuild is None:
+        settings = dataclasses.replace(settings, loss=settings.loss or usual_loss(found.train))
+    settings = dataclasses.replace(settings, optim=settings.optim or usual_optimizer(loaded.model.settings.width))
+    examples, notes = _examples(found, settings, loaded)
+    if "budget" not in read_recipe("embed", chosen).get("train", {}) and "budget" not in over.get("train", {}):
+        epochs = settings.epochs or usual_epochs(len(examples))
+        train = merge(encode(settings.train), planned(examples, min(settings.batch, len(examples)), epochs))
+        settings = dataclasses.replace(settings, epochs=epochs, train=decode(type(settings.train), train, "train"))
+    what = f"loss {name_of(settings.loss)}" if settings.loss is not None else "rebuilding texts"
+    notes.append(f"{what}, {settings.batch} examples a step, budget {settings.train.budget}")
+    table = {"job": job_of(settings), "recipe": chosen, "model": str(Path(loaded.path).resolve())}
+    return Plan({**table, "data": str(data.resolve()), **encode(settings)}, settings, notes)
+
+
+def job_of(settings: EmbedTraining) -> str:
+    """The job that such settings are for."""
+    return DENOISE if settings.rebuild is not None else JOBS[settings.kind]
+
+
+def settings_of(name: str, over: Mapping[str, Any], loaded: Loaded) -> EmbedTraining:
+    """A recipe over the model's own embedding settings, with `over` laid on it. Raises `SettingsError`."""
+    own = merge(encode(EmbedTraining()), {"embed": loaded.settings.get("embed", {})})
+    base = encode(decode(EmbedTraining, merge(own, read_recipe("embed", name)), f"recipe {name}"))
+    return decode(EmbedTraining, merge(base, over), f"recipe {name}")
+
+
+def _examples(found: Read, settings: EmbedTraining, loaded: Loaded) -> tuple[np.ndarray, list[str]]:
+    """Tokens of each training example (E,), and notes with what was cut."""
+    data: Labelled = fitted(found.train, settings.loss) if settings.loss is not None else single(found.train)
+    prompts = prompts_of(settings, len(data.columns))
+    longest = longest_of(settings.embed, loaded.model.settings.max_length)
+    pool, numbers = Pool.of(data.columns, prompts, loaded.tokenizer, longest, settings.truncate)
+    notes = [*found.notes, f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different ones"]
+    if pool.cut:
+        notes.append(
+            f"{pool.cut:,} texts are longer than {longest} tokens: {pool.dropped:,} tokens cut (truncate = "
+            f"{settings.truncate})"
+        )
+    return pool.lengths[numbers].sum(1), notes

@@ -1,0 +1,123 @@
+"""Training of embeddings from the command line: told, run, interrupted and gone on with, used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from encodery.base.errors import SettingsError
+from encodery.base.report import read_log
+from encodery.base.settings import decode, recipe, recipes
+from encodery.cli.__main__ import run
+from encodery.cli._finetune_embed import command_embed
+from encodery.embed.planning import plan
+from encodery.embed.training import EmbedTraining
+from encodery.model.load import load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+from encodery.train import checkpoint
+from encodery.train.launch import resume, start
+
+WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("la", "ne", "so", "pi", "da", "ku")]
+QUICK = ["train.precision=fp32", "train.threads=1", "batch=16", "optim.is=adamw", "optim.lr=3e-3"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    made = Tokenizer(Wordpiece(min_frequency=1).train([" ".join(WORDS)] * 3, 150))
+    made.set_template()
+    made.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=192, max_length=32)
+    save_model(folder / "model", build_model(settings, 1), folder / "tokenizer")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs: the words of a query, and their neighbours in the list."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 150), ("dev", 40)):
+        rows = []
+        for _ in range(count):
+            drawn = rng.choice(15, 2, replace=False)
+            rows.append(
+                {"query": " ".join(WORDS[i] for i in drawn), "positive": " ".join(WORDS[29 - i] for i in drawn)}
+            )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_pairs_are_learned_told_and_used(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ['embed.prompts.query="ba "', "embed.pooling.is=cls"]
+    command_embed(data, str(model), tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
+    said = capsys.readouterr().out
+    assert "train: anchor = query, positive = positive" in said
+    assert "150 examples of 2 texts" in said
+    assert "loss infonce, 16 examples a step, budget 38steps" in said
+    assert "held out: nDCG@10" in said
+    loaded = load_model(tmp_path / "run")
+    assert loaded.settings["embed"]["prompts"] == {"query": "ba "}
+    assert loaded.settings["embed"]["pooling"] == {"is": "cls"}
+    curve = [line["ndcg"] for line in read_log(tmp_path / "run" / "log.jsonl") if "ndcg" in line]
+    assert max(curve) > curve[0]
+    assert run(["embed", "bala", "--model", str(tmp_path / "run"), "--prompt", "query"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 32
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(data: Path, model: Path, tmp_path: Path) -> None:
+    over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}}
+    over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_share": 0.9}
+    table = plan(data, model, None, over).recipe
+    whole = start(table, tmp_path / "whole")
+    assert whole.finished
+    start(table, tmp_path / "cut")
+    (tmp_path / "cut" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "cut" / "model")
+    shutil.rmtree(checkpoint.listed(tmp_path / "cut")[-1])
+    again = resume(tmp_path / "cut")
+    assert again.finished
+    one, other = (load_model(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_raw_sentences_take_the_recipe_for_them(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "raw.jsonl"
+    path.write_text("".join(json.dumps({"text": word}) + "\n" for word in WORDS), encoding="utf-8")
+    made = plan(path, model, None, {})
+    assert made.recipe["recipe"] == "simcse"
+    assert made.settings.dropout == 0.1
+    assert made.settings.train.budget == "10steps"
+    assert plan(path, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
+
+
+@pytest.mark.parametrize("name", recipes("embed"))
+def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_path: Path) -> None:
+    assert decode(EmbedTraining, recipe("embed", name))
+    over = {"batch": 8, "train": {"budget": "2steps", "precision": "fp32", "threads": 1, "eval_tokens": 200}}
+    source = data
+    if name == "distil":
+        source = tmp_path / "scored.jsonl"
+        row = {"query": "bala", "positive": "bane", "negative": "kola", "scores": [3.0, 1.0]}
+        source.write_text("".join(json.dumps({**row, "query": word}) + "\n" for word in WORDS), encoding="utf-8")
+    result = start(plan(source, model, name, over).recipe, tmp_path / "run")
+    assert result.finished
+    assert result.figures["steps"] == 2
+
+
+def test_what_cannot_be_is_said_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'bach'\. Did you mean 'batch'"):
+        command_embed(data, str(model), tmp_path / "run", ["bach=3"])
+    with pytest.raises(SettingsError, match="learns from a score for each pair"):
+        command_embed(data, str(model), tmp_path / "run", ["loss.is=cosent"])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,196 @@
+"""Training data of every shape: columns by name, wrong answers, held-out examples, mined ones; the word search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import EmptyInput, InputError, SettingsError
+from encodery.base.settings import decode
+from encodery.embed.data import Labelled
+from encodery.embed.reading import examples, held_out, read, roles_of
+from encodery.embed.training import EmbedTraining
+from encodery.embed.word_search import WordSearch
+from encodery.model.load import Loaded
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def settings(**over: Any) -> EmbedTraining:
+    return decode(EmbedTraining, over)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Any:
+    from encodery.rows.read import read as read_tables
+
+    def make(rows: Sequence[Mapping[str, Any]]) -> Any:
+        return next(iter(read_tables(write(tmp_path / "some.jsonl", rows)).values()))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("query positive", {"anchor": ["query"], "positive": ["positive"]}),
+        ("text_a text_b label", {"anchor": ["text_a"], "positive": ["text_b"], "label": ["label"]}),
+        ("a b score split", {"anchor": ["a"], "positive": ["b"], "score": ["score"]}),
+        ("text label", {"anchor": ["text"], "label": ["label"]}),
+        ("question answer text", {"anchor": ["question"], "positive": ["answer"]}),
+        ("anchor positive negative_1 negative_2", None),
+    ],
+)
+def test_roles_are_guessed_by_name(table: Any, columns: str, expected: dict[str, list[str]] | None) -> None:
+    found = roles_of(table([dict.fromkeys(columns.split(), "x")]), {}, "here")
+    if expected is None:
+        expected = {"anchor": ["anchor"], "positive": ["positive"], "negative": ["negative_1", "negative_2"]}
+    assert found == expected
+
+
+def test_roles_that_are_told(table: Any) -> None:
+    some = table([{"left": "x", "right": "y", "score": 1}])
+    found = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"}, "here")
+    assert found == {"anchor": ["left"], "positive": ["right"]}
+    with pytest.raises(InputError, match=r"has no column 'lft'\. Did you mean 'left'"):
+        roles_of(some, {"anchor": "lft"}, "here")
+    with pytest.raises(SettingsError, match=r"columns\.achor: is no role\. Did you mean 'anchor'"):
+        roles_of(some, {"achor": "left"}, "here")
+    with pytest.raises(InputError, match="which column holds the texts"):
+        roles_of(some, {}, "here")
+
+
+def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None) -> Labelled:
+    some = table(rows)
+    return examples(some, roles_of(some, {}, "here"), wrong)
+
+
+def test_rows_become_examples(table: Any) -> None:
+    pairs = made(table, [{"query": "q", "positive": "p"}, {"query": "", "positive": "r"}])
+    assert pairs.columns == (["q", ""], ["p", "r"])
+    lists = [
+        {"query": "q", "positive": "p", "negatives": ["a", "b"]},
+        {"query": "r", "positive": "s", "negatives": ["c"]},
+    ]
+    assert made(table, lists).columns[2:] == (["a", "c"],)
+    assert len(made(table, lists, wrong=2).columns) == 4
+    plain = [{"query": "q", "positive": "p", "negative_1": "a", "negative_2": "b"}]
+    assert made(table, plain, wrong=2).columns == (["q"], ["p"], ["a"], ["b"])
+    taught = [{"query": "q", "positive": "p", "negative": ["a", "b"], "scores": [2.5, 1.0, -1.0]}]
+    found = made(table, taught, wrong=2)
+    assert found.kind == "scores"
+    assert found.target is not None
+    assert found.target.tolist() == [[2.5, 1.0, -1.0]]
+    classes = made(table, [{"text": "x", "label": "no"}, {"text": "y", "label": "ja"}, {"text": "z", "label": "no"}])
+    assert (classes.kind, classes.target.tolist()) == ("label", [1, 0, 1])  # type: ignore[union-attr]
+    scored = made(table, [{"sentence1": "x", "sentence2": "y", "score": 3.5}])
+    assert (scored.kind, scored.target.tolist()) == ("score", [3.5])  # type: ignore[union-attr]
+    assert made(table, [{"text": "x"}]).raw
+    with pytest.raises(InputError, match="line 2: column 'score' is 'high'"):
+        made(table, [{"a": "x", "b": "y", "score": "1"}, {"a": "x", "b": "y", "score": "high"}])
+    with pytest.raises(InputError, match="is no score"):
+        made(table, [{"a": "x", "b": "y", "score": "nan"}])
+    with pytest.raises(InputError, match="line 1: column 'b' is empty"):
+        made(table, [{"a": "x", "b": None}])
+
+
+def test_held_out_examples_share_no_text_with_training() -> None:
+    rng = np.random.default_rng(0)
+    left = [f"q{i}" for i in rng.integers(0, 1500, 2000)]
+    data = Labelled((left, [f"p{i}" for i in rng.integers(0, 3000, 2000)]))
+    train, dev = held_out(data)
+    assert dev is not None
+    assert 50 < len(dev) < 200
+    for train_side, dev_side in zip(train.columns, dev.columns, strict=True):
+        assert not set(train_side) & set(dev_side)
+    again = held_out(data)[1]
+    assert again is not None
+    assert again.columns == dev.columns
+    assert held_out(data.take(np.arange(30)))[1] is None
+    few = Labelled((left, ["yes" if i % 2 else "no" for i in range(2000)]))
+    kept, away = held_out(few)
+    assert away is not None
+    assert not set(kept.columns[0]) & set(away.columns[0]), "where a few texts are everywhere, anchors are kept apart"
+
+
+def test_splits_are_read_each_by_its_own_columns(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+    left, right = pairs(30, 1).columns
+    write(tmp_path / "train.jsonl", [{"text": text} for text in left])
+    write(
+        tmp_path / "dev.jsonl",
+        [{"a": a, "b": b, "score": i % 5} for i, (a, b) in enumerate(zip(left, right, strict=True))],
+    )
+    found = read(tmp_path, settings(), loaded)
+    assert found.train.raw
+    assert found.dev is not None
+    assert found.dev.kind == "score"
+    assert any("anchor = a" in note for note in found.notes)
+    empty = write(tmp_path / "other" / "dev.jsonl", [{"text": "x"}])
+    with pytest.raises(EmptyInput):
+        read(empty.parent, settings(), loaded)
+
+
+def test_scores_are_brought_to_one(loaded: Loaded, tmp_path: Path) -> None:
+    rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
+    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "dev.jsonl", rows[:7])
+    found = read(tmp_path, settings(), loaded)
+    assert found.train.target is not None
+    assert np.unique(found.train.target).tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert found.dev is not None
+    assert found.dev.target is not None
+    assert found.dev.target[5] == 1.0
+
+
+def test_a_collection_in_beir_layout(loaded: Loaded, tmp_path: Path) -> None:
+    write(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": f"b{i}"} for i in range(4)])
+    write(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"a{i}"} for i in range(3)])
+    (tmp_path / "qrels").mkdir()
+    head = "query-id\tcorpus-id\tscore\n"
+    (tmp_path / "qrels" / "train.tsv").write_text(head + "q0\td1\t1\nq0\td2\t2\nq1\td0\t0\n")
+    (tmp_path / "qrels" / "dev.tsv").write_text(head + "q2\td3\t1\n")
+    found = read(tmp_path, settings(), loaded)
+    assert found.train.columns == (["a0", "a0"], ["b1", "b2"])
+    assert found.dev is not None
+    assert found.dev.columns == (["a2"], ["b3"])
+
+
+@pytest.mark.parametrize("miner", ["hard", "bm25", "random"])
+def test_wrong_answers_are_looked_for_before_training(loaded: Loaded, pairs: Any, tmp_path: Path, miner: str) -> None:
+    left, right = pairs(60, 1).columns
+    rows = [{"query": a, "positive": b} for a, b in zip(left, [b + " a1" for b in right], strict=True)]
+    path = write(tmp_path / "train.jsonl", rows)
+    found = read(path, settings(mine={"is": miner}, mined=2), loaded)
+    assert len(found.train.columns) == 4
+    for number, anchor in enumerate(found.train.columns[0]):
+        mine = {found.train.columns[2][number], found.train.columns[3][number]}
+        own = {p for a, p in zip(found.train.columns[0], found.train.columns[1], strict=True) if a == anchor}
+        assert not mine & own
+    assert "of the wrong answers found" in found.notes[-1]
+    again = read(path, settings(mine={"is": miner}, mined=2), loaded)
+    assert again.train.fingerprint == found.train.fingerprint
+    with pytest.raises(SettingsError, match="where the data has pairs"):
+        read(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(mine={"is": miner}), loaded)
+
+
+def test_words_find_by_bm25() -> None:
+    passages = ["the cat sat", "a dog and a cat", "nothing here", "cat cat cat dog", ""]
+    search = WordSearch(passages)
+    lengths = np.array([3, 5, 2, 4, 0])
+    found = {}
+    for number, counts in {0: 1, 1: 1, 3: 3}.items():
+        rarity = np.log(1 + (5 - 3 + 0.5) / (3 + 0.5))
+        found[number] = rarity * counts / (counts + 1.2 * (0.25 + 0.75 * lengths[number] / lengths.mean()))
+    assert search("Cat!", 10) == sorted(found, key=lambda number: -found[number])
+    assert search("unknown", 10) == []
+    assert search("dog cat", 1) == [3]
