@@ -1,0 +1,174 @@
+"""Spans of types that are asked for: what is marked, windows and prompts, exact characters, a few steps learn it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.finetune.examples import Examples
+from encodery.finetune.predict import Predictor
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks.label_spans import NEVER, LabelSpans
+from encodery.model.load import Loaded
+from encodery.model.network import build_model
+from encodery.objectives import count_all, share
+
+TASK = LabelSpans(widest=3, overlap=4, left_out=0.0)
+
+
+def mixed(count: int, seed: int) -> dict[str, list[Any]]:
+    """Texts in which colours are of the type 'sun', animals of the type 'sky'."""
+    draw = np.random.default_rng(seed)
+    kinds = {"red": "sun", "green": "sun", "blue": "sun", "cat": "sky", "dog": "sky"}
+    tokens = [[str(w) for w in draw.choice([*kinds, "one", "two", "six"], 5)] for _ in range(count)]
+    tags = [[f"B-{kinds[word]}" if word in kinds else "O" for word in words] for words in tokens]
+    return {"tokens": tokens, "tags": tags}
+
+
+def predictor(task: LabelSpans, loaded: Loaded, known: dict[str, Any], policy: str = "chunk") -> Predictor:
+    reader = Reader(loaded.tokenizer, loaded.model.settings.max_length, True, policy)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    module = task.build(loaded.model.settings.shape, known)
+    return Predictor(
+        build_model(loaded.model.settings).eval(), module.eval(), task, reader, known, {}, torch.device("cpu")
+    )
+
+
+def told(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
+    """What a perfect module would give for examples with targets."""
+    found = []
+    for number in range(len(examples)):
+        gold, types = examples.mark("gold", number), int(examples.targets["types"][number])
+        logits = np.full((*gold.shape, types), NEVER, np.float32)
+        at, width = np.nonzero(gold >= 0)
+        logits[at, width, gold[at, width]] = value
+        found.append(logits.reshape(len(gold), -1))
+    return found
+
+
+def test_a_few_steps_learn_spans_and_only_what_is_asked_is_said(loaded: Loaded) -> None:
+    rows, test = mixed(120, 0), mixed(40, 1)
+    known = TASK.learn(rows)
+    made = predictor(TASK, loaded, known)
+    examples = TASK.prepare(rows, made.reader, known, True)
+    optim = torch.optim.AdamW([*made.model.parameters(), *made.module.parameters()], lr=3e-3)
+    draw = np.random.default_rng(0)
+    made.model.train()
+    for _ in range(150):
+        batch = examples.batch(draw.integers(len(examples), size=16))
+        terms = made.module.loss(made.module(made.model(batch), batch), batch)
+        optim.zero_grad()
+        share(terms, count_all([made.module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
+        optim.step()
+    made.model.eval()
+    answers = made.predict({"tokens": test["tokens"]}).answers
+    assert TASK.figures(answers, test, known)["f1"] > 0.8
+    texts = [" ".join(words) for words in test["tokens"]]
+    asked = made.predict({"text": texts, "types": [["sky"]] * len(texts)}).answers
+    assert {span["label"] for answer in asked for span in answer["spans"]} == {"sky"}
+
+
+@pytest.mark.parametrize("letters", ["red cat", "é\u0301red 👩\u200d👧 cat", "שלום red, cat"])
+def test_the_truth_comes_back_as_the_exact_characters(loaded: Loaded, letters: str) -> None:
+    text = f"one {letters} two"
+    start, end = text.index("red"), text.index("cat") + 3
+    rows = {"text": [text], "spans": [[{"start": start, "end": end, "label": "sun"}]]}
+    task = LabelSpans(widest=5)
+    known = task.learn(rows)
+    examples = task.prepare(rows, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    [answer] = task.decode(told(examples), examples, rows, known, {})
+    [span] = answer["spans"]
+    assert text[span["start"] : span["end"]] == span["text"]
+    assert span["text"].endswith("cat")
+    assert "red" in span["text"]
+    assert span["probability"] == pytest.approx(1 / (1 + np.exp(-5)))
+
+
+def test_windows_and_prompts_lose_no_span(loaded: Loaded) -> None:
+    words = ("one red cat two blue six dog sky " * 8).split()
+    text = " ".join(words)
+    starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
+    spans = [
+        {"start": int(at), "end": int(at) + len(word), "label": word}
+        for at, word in zip(starts, words, strict=True)
+        if word in ("red", "blue", "dog")
+    ]
+    spans.append(
+        {"start": int(starts[9]), "end": int(starts[10]) + 3, "label": "one"}
+    )  # "red cat", overlapped by "red"
+    rows = {"text": [text], "types": [["red", "blue", "one", "dog"]], "spans": [spans]}
+    task = LabelSpans(widest=2, overlap=4, together=2, left_out=0.0)
+    known = task.learn(rows)
+    examples = task.prepare(rows, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    assert len(examples) > 4
+    assert set(examples.targets["types"].tolist()) == {2}
+    assert int((examples.marks["gold"] >= 0).sum()) == len(spans)
+    assert examples.dropped.tolist() == [0]
+    # Every word begins spans in one window of each prompt.
+    for number in range(2):
+        prompts = [e for e in range(len(examples)) if (e >= len(examples) // 2) == number]
+        seen = sorted(int(u) for e in prompts for u in examples.mark("unit", e) if u >= 0)
+        assert seen == list(range(len(words)))
+    [answer] = task.decode(told(examples), examples, rows, known, {})
+    found = {(s["start"], s["end"], s["label"]) for s in answer["spans"]}
+    assert found <= {(s["start"], s["end"], s["label"]) for s in spans}
+    assert len(found) == len(spans) - 1  # Of two that overlap one stays.
+
+
+def test_in_a_batch_shorter_prompts_say_nothing_of_types_they_lack(loaded: Loaded) -> None:
+    rows = {"text": ["one red", "two cat six"], "types": [["sun"], ["sky", "dog", "sun"]]}
+    made = predictor(TASK, loaded, {"types": ["sun"]})
+    examples = TASK.prepare(rows, made.reader, {"types": ["sun"]}, False)
+    together, apart = made.outputs(examples, 10**6), made.outputs(examples, 1)
+    first = together[0].reshape(len(together[0]), 3, 3)
+    assert (first[:, :, 1:] == NEVER).all()
+    np.testing.assert_allclose(first[:, :, :1], apart[0].reshape(len(apart[0]), 3, 1), atol=1e-5)
+    np.testing.assert_allclose(together[1], apart[1], atol=1e-5)
+
+
+def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded: Loaded) -> None:
+    data = mixed(40, 0)
+    task = LabelSpans(left_out=0.9)
+    known = task.learn(data)
+    examples = task.prepare(data, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    spans = sum(sum(tag.startswith("B") for tag in tags) for tags in data["tags"])
+    assert int((examples.marks["gold"] >= 0).sum()) == spans
+    assert set(examples.targets["types"].tolist()) == {1, 2}
+    asked = task.prepare(data, Reader(loaded.tokenizer, 24, True, "chunk"), known, False)
+    assert set(asked.targets["types"].tolist()) == {2}
+
+
+def test_what_cannot_be_asked_is_refused(loaded: Loaded) -> None:
+    reader, known = Reader(loaded.tokenizer, 24, True, "chunk"), {"types": ["sun"]}
+    with pytest.raises(InputError, match=r"Row 1: its types are \['sun', 'sun'\]"):
+        TASK.prepare({"text": ["one", "two"], "types": [["sun"], ["sun", "sun"]]}, reader, known, False)
+    with pytest.raises(InputError, match=r"Type 'one one .* has 30 tokens"):
+        TASK.prepare({"text": ["one"], "types": [["one " * 29 + "one"]]}, reader, known, False)
+    with pytest.raises(InputError, match=r"no row has a span"):
+        TASK.learn({"tokens": [["one"]], "tags": [["O"]]})
+    with pytest.raises(InputError, match=r"Row 0: there is no text at characters 3 to 9"):
+        TASK.learn({"text": ["one"], "spans": [[{"start": 3, "end": 9, "label": "sun"}]]})
+    with pytest.raises(SettingsError, match=r"widest = 0"):
+        LabelSpans(widest=0)
+
+
+def test_the_threshold_is_tuned_where_it_helps() -> None:
+    from encodery.finetune.examples import Collector
+    from encodery.finetune.reader import Piece
+
+    rows = {"tokens": [["red"], ["cat"]], "tags": [["B-sun"], ["O"]]}
+    collector = Collector(False)
+    for row in range(2):
+        marks = {"type": np.array([-1, 0, -1, -1, -1], np.int16), "unit": np.array([-1, -1, -1, 0, -1], np.int32)}
+        collector.add(row, [Piece(np.arange(5), 5, 3, 0, 1)], {"types": 1}, marks)
+    outputs = [np.full((5, 3), NEVER, np.float32) for _ in range(2)]
+    outputs[0][3, 0], outputs[1][3, 0] = -0.5, -1.5  # 0.38 for the truth, 0.18 for the other.
+    examples, known = collector.done([0, 0]), {"types": ["sun"]}
+    tuned = TASK.tune(outputs, examples, rows, known)
+    assert tuned == {"threshold": 0.3}
+    assert TASK.figures(TASK.decode(outputs, examples, rows, known, tuned), rows, known)["f1"] == 1
+    assert TASK.figures(TASK.decode(outputs, examples, rows, known, {}), rows, known)["f1"] == 0

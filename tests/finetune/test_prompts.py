@@ -1,0 +1,208 @@
+"""Tasks that ask in words: the prompt stays whole, the words are those of the labels, few steps learn what is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.finetune.predict import Predictor
+from encodery.finetune.reader import Reader
+from encodery.finetune.tasks import Task
+from encodery.finetune.tasks._prompt import Prompt
+from encodery.finetune.tasks.cloze import Cloze
+from encodery.finetune.tasks.instruct import Instruct
+from encodery.finetune.tasks.label_match import LabelMatch
+from encodery.model.init.normal import Normal
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.objectives import count_all, share
+from encodery.tokens.tokenizer import Tokenizer
+
+Rows = dict[str, list[Any]]
+LETTERS = Instruct(question="", described={"red": "cat", "green": "dog", "blue": "sun"})
+
+
+def trained(task: Task, rows: Rows, loaded: Loaded, steps: int) -> Predictor:
+    """A model and the task's module after some steps of 16 examples."""
+    reader = Reader(loaded.tokenizer, loaded.model.settings.max_length, True, task.truncate)
+    known = task.study(rows, loaded.tokenizer)
+    examples = task.prepare(rows, reader, known, True)
+    # Spread out further than usual, so that so small a model attends to words from the beginning.
+    settings = dataclasses.replace(loaded.model.settings, init=Normal(std=0.1))
+    model = build_model(settings, seed=0)
+    torch.manual_seed(0)
+    module = task.build(model.settings.shape, known)
+    optim = torch.optim.AdamW([*model.parameters(), *module.parameters()], lr=3e-3)
+    draw = np.random.default_rng(0)
+    for _ in range(steps):
+        batch = examples.batch(draw.integers(len(examples), size=16))
+        terms = module.loss(module(model(batch), batch), batch)
+        optim.zero_grad()
+        share(terms, count_all([module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
+        optim.step()
+    return Predictor(model.eval(), module.eval(), task, reader, known, {}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "task", [Cloze(), LabelMatch(), LabelMatch(shown=2)], ids=["cloze", "all labels", "two labels"]
+)
+def test_a_few_steps_learn_to_say_the_label(task: Task, loaded: Loaded, rows: Callable[..., Rows]) -> None:
+    made = trained(task, rows("classify", 60), loaded, steps=80)
+    test = rows("classify", 60, seed=1)
+    answers = made.predict({"text": test["text"]}).answers
+    assert task.figures(answers, test, made.known)["accuracy"] > 0.8
+    assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
+
+
+def test_a_letter_is_learnt_and_pairs_are_read(lettered: Loaded, rows: Callable[..., Rows]) -> None:
+    made = trained(LETTERS, rows("classify", 60), lettered, steps=80)
+    test = rows("classify", 60, seed=1)
+    assert LETTERS.figures(made.predict({"text": test["text"]}).answers, test, made.known)["accuracy"] > 0.8
+
+    pairs = {**test, "text_b": test["text"]}
+    assert LETTERS.study(pairs, lettered.tokenizer)["patterns"] == [
+        " A: sun. B: dog. C: cat. Text: {text} Second text: {text_b} Answer: {mask}"
+    ]
+
+
+@pytest.fixture(scope="module")
+def lettered(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """An encoder of 48 tokens whose words have the letters A to C among them."""
+    import tokenizers
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [
+        *specials,
+        *"ABC:.",
+        "Text",
+        "Answer",
+        "red",
+        "green",
+        "blue",
+        "one",
+        "two",
+        "six",
+        "cat",
+        "dog",
+        "sun",
+        "sky",
+    ]
+    pieces = {piece: number for number, piece in enumerate(words)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    inner.add_special_tokens(specials)
+    tokenizer = Tokenizer(inner)
+    tokenizer.set_template()
+    folder = tmp_path_factory.mktemp("lettered")
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=48)
+    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
+    return load_model(folder / "model")
+
+
+def test_a_prompt_is_never_cut(loaded: Loaded) -> None:
+    prompt = Prompt.of("who {text} . {mask} who", ["text"])
+    text = "one two six cat dog sun sky " * 6
+    for policy, first, last in (("right", "one", "sun"), ("left", "six", "sky")):
+        [[(piece, gap)]], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, policy))  # type: ignore[arg-type]
+        words = [loaded.tokenizer.piece(int(i)) for i in piece.ids]
+        assert len(words) == 24
+        assert words[:2] == ["[CLS]", "who"]
+        assert words[-4:] == [".", "[MASK]", "who", "[SEP]"]
+        assert gap == 21
+        assert lost == 42 - 18
+        assert words[2] == first or policy == "left"
+        assert words[-5] == last or policy == "right"
+    [found], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, "chunk"))
+    assert lost == 0
+    assert sum(len(piece.ids) - 6 for piece, _ in found) == 42
+    assert all(piece.ids[gap] == loaded.tokenizer.mask_id for piece, gap in found)
+    with pytest.raises(InputError, match=r"Row 0 has 42 tokens, the model takes 18"):
+        prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, "error"))
+
+
+def test_of_two_texts_the_longer_is_cut_first(loaded: Loaded) -> None:
+    prompt = Prompt.of("{text} {mask} {text_b}", ["text", "text_b"])
+    reader = Reader(loaded.tokenizer, 16, True, "right")
+    [[(piece, gap)]], [lost] = prompt.fill({"text": ["one two"], "text_b": ["six " * 30]}, reader)
+    assert (gap, lost, len(piece.ids)) == (3, 2 + 30 - 13, 16)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{text} {mask} {txt}", r"\{txt\} is none of \{text\}, \{mask\}\. Did you mean 'text'"),
+        ("{text}", r"has \{mask\} 0 times, not once"),
+        ("{text} {text} {mask}", r"has \{text\} 2 times"),
+        ("{text {mask}", r"brace"),
+    ],
+)
+def test_patterns_that_cannot_be_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Prompt.of(pattern, ["text"])
+
+
+def test_braces_of_a_prompt_are_doubled_and_spaces_told() -> None:
+    prompt = Prompt.of("{{a}} {text}: {mask}", ["text"])
+    assert prompt.literals == ("{a} ", ": ", "")
+    assert prompt.spaced
+    assert not Prompt.of("{mask}: {text}", ["text"]).spaced
+
+
+def test_words_of_labels(loaded: Loaded, rows: Callable[..., Rows]) -> None:
+    data = {"text": ["one", "two", "six"], "label": ["0", "1", "1"]}
+    task = Cloze(patterns=("{text} {mask}",), words={"0": "red", "1": "green, blues", "2": "sky"})
+    known = task.study(data, loaded.tokenizer)
+    pieces = [[loaded.tokenizer.piece(i) for i in some] for some in known["words"][0]]
+    assert known["labels"] == ["0", "1", "2"]
+    assert pieces == [["red"], ["green", "blue", "##s"], ["sky"]]
+    with pytest.raises(SettingsError, match=r"'0' and '1' are said with the same word"):
+        Cloze(words={"0": "red", "1": "red"}).study(data, loaded.tokenizer)
+    with pytest.raises(SettingsError, match=r"'purple' cannot be said with this vocabulary"):
+        Cloze(words={"0": "red", "1": "purple"}).study(data, loaded.tokenizer)
+    with pytest.raises(InputError, match=r"all rows have the label 'red'"):
+        Cloze().study({"text": ["one"], "label": ["red"]}, loaded.tokenizer)
+    with pytest.raises(SettingsError, match=r"described\.gren: no row has this label\. Did you mean 'green'"):
+        LabelMatch(described={"gren": "x"}).learn(rows("classify", 9))
+
+
+def test_letters_that_the_vocabulary_lacks(loaded: Loaded) -> None:
+    with pytest.raises(SettingsError, match=r"There are 2 labels, and 0 letters"):
+        Instruct().study({"text": ["one", "two"], "label": ["red", "sky"]}, loaded.tokenizer)
+
+
+def test_the_head_speaks_the_logits_of_the_labels_words(loaded: Loaded) -> None:
+    """Zero training: what the task says is what the masked-language-model head says in the gap."""
+    task = Cloze(patterns=("{text} {mask}",), words={"red": "red", "sky": "sky, blue"})
+    data = {"text": ["one two", "cat"], "label": ["red", "sky"]}
+    known, tokenizer = task.study(data, loaded.tokenizer), loaded.tokenizer
+    reader = Reader(tokenizer, 24, True, "right")
+    module = task.build(loaded.model.settings.shape, known)
+    examples = task.prepare(data, reader, known, False)
+    batch = examples.batch(np.arange(2))
+    with torch.no_grad():
+        output = loaded.model.eval()(batch)
+        told = module(output, batch)
+        rows = batch.ids == tokenizer.mask_id
+        every = loaded.model.mlm(output.hidden[rows], loaded.model.encoder)
+    red, sky, blue = (int(tokenizer.encode(word)[0]) for word in ("red", "sky", "blue"))
+    expected = torch.stack([every[:, red], (every[:, sky] + every[:, blue]) / 2], 1)
+    torch.testing.assert_close(told, expected)
+
+
+def test_an_encoder_without_a_head_cannot_speak(loaded: Loaded, tmp_path: Path) -> None:
+    mute = build_model(dataclasses.replace(loaded.model.settings, head=None))
+    data = {"text": ["one", "two"], "label": ["red", "sky"]}
+    task = Cloze()
+    known = task.study(data, loaded.tokenizer)
+    examples = task.prepare(data, Reader(loaded.tokenizer, 24, True, "right"), known, False)
+    batch = examples.batch(np.arange(2))
+    with pytest.raises(SettingsError, match="no masked-language-model head"):
+        task.build(mute.settings.shape, known)(mute(batch), batch)
