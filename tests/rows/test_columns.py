@@ -1,0 +1,50 @@
+"""Roles of columns: told, guessed by name, guessed by what they hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from encodery.base.errors import InputError
+from encodery.rows.columns import guess
+from encodery.rows.table import Table
+
+TABLE = Table.of({"ID": [1, 2], "Sentence1": ["a", "b"], "sentence2": ["c", "d"], "Label": ["x", "y"]})
+
+
+def test_names_are_guessed_whatever_their_case() -> None:
+    roles = guess(TABLE, ["text_a", "text_b", "label"])
+    assert roles.columns == {"text_a": "Sentence1", "text_b": "sentence2", "label": "Label"}
+    assert str(roles).startswith("text_a = Sentence1 (by its name), ")
+
+
+def test_told_columns_come_first_and_none_is_taken_twice() -> None:
+    roles = guess(TABLE, ["text_a", "text_b"], {"text_b": "Sentence1", "text_a": "sentence2"})
+    assert roles.columns == {"text_a": "sentence2", "text_b": "Sentence1"}
+    assert roles.why["text_a"] == "told"
+
+
+def test_the_only_column_that_fits() -> None:
+    table = Table.of({"n": [1, 2], "utter": ["a", "b"], "v": ["1.5", "x"], "parts": [["a"], ["b"]]})
+    assert guess(table.without("v"), ["text", "score", "tokens"]).columns == {
+        "text": "utter",
+        "score": "n",
+        "tokens": "parts",
+    }
+    with pytest.raises(InputError, match=r"no column was found for text among .*columns\.text=COLUMN"):
+        guess(table, ["text"])
+
+
+def test_optional_roles_may_lack() -> None:
+    assert guess(TABLE, ["label"], optional=["text_b", "score"]).columns == {"label": "Label", "text_b": "sentence2"}
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"text_a": "Sentense1"}, "Did you mean 'Sentence1'"),
+        ({"lable": "Label"}, "Did you mean 'label'"),
+    ],
+)
+def test_what_is_told_wrongly_names_the_nearest(given: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        guess(TABLE, ["text_a", "label"], given)

@@ -1,0 +1,61 @@
+"""Splits by hash: the same at every call, equal texts together, every class in training."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import SettingsError
+from encodery.rows.split import completed, keys, normal, parts
+from encodery.rows.table import Table
+
+
+def test_normal() -> None:
+    assert normal("  Ｆull\u00a0WIDTH\n e\u0301") == "full width é"
+    assert normal("STRASSE") == normal("straße")
+
+
+def test_shares_are_kept_and_every_row_falls_somewhere() -> None:
+    found = [f"text {number}" for number in range(5000)]
+    split = parts(found)
+    assert [len(split[name]) / 5000 for name in ("train", "dev", "test")] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(5000))
+    assert parts(found, seed=1)["dev"].tolist() != split["dev"].tolist()
+
+
+def test_a_text_keeps_its_side_whatever_else_is_there() -> None:
+    found = [f"text {number % 300}" for number in range(1000)]
+    sides = {found[row]: name for name, rows in parts(found).items() for row in rows}
+    for name, rows in parts(found).items():
+        assert {found[row] for row in rows} == {text for text, side in sides.items() if side == name}
+    shuffled = random.Random(0).sample(found, 500)
+    for name, rows in parts(shuffled).items():
+        assert all(sides[shuffled[row]] == name for row in rows)
+
+
+def test_every_class_is_in_train() -> None:
+    found = [f"text {number}" for number in range(400)]
+    labels = [f"class {number // 2}" for number in range(400)]
+    assert {labels[row] for row in parts(found)["train"]} < set(labels)
+    assert {labels[row] for row in parts(found, labels)["train"]} == set(labels)
+    assert len(parts(found, labels)["dev"]) > 10
+
+
+def test_only_what_is_missing_is_taken_from_train() -> None:
+    train = Table.of({"text": [f"Text {number}" for number in range(200)], "label": [0, 1] * 100})
+    test = Table.of({"text": ["a"], "label": [1]}, "test")
+    found = completed({"train": train, "test": test}, ["text"], "label")
+    assert {name: len(table) for name, table in found.items()}["test"] == 1
+    assert len(found["train"]) + len(found["dev"]) == 200
+    assert found["dev"].name == "dev"
+    assert not set(keys(found["train"], ["text"])) & set(keys(found["dev"], ["text"]))
+    assert completed(found, ["text"]) == found
+    assert completed({"test": test}, ["text"]) == {"test": test}
+
+
+@pytest.mark.parametrize("shares", [{"train": 0.0, "dev": 1.0}, {"train": 1.0, "dev": -0.1}])
+def test_shares_that_are_none_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="shares"):
+        parts(["a"], shares=shares)
