@@ -1,0 +1,100 @@
+"""`encodery finetune` and `encodery predict` from end to end, and what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from encodery.cli.__main__ import run
+from encodery.model.load import save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.tokenizer import Tokenizer
+
+COLOURS = {"red": "warm", "green": "cold", "blue": "cold", "orange": "warm"}
+SMALL = ["optim.lr=5e-3", "dropout=0", "train.threads=1", "train.precision=fp32", "train.evals=2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random encoder of 16 tokens whose tokens are words."""
+    folder = tmp_path_factory.mktemp("encoder")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = {piece: number for number, piece in enumerate([*names, *COLOURS, "a", "the", "one"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(names)
+    tokenizer = Tokenizer(inner)
+    tokenizer.set_template()
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=1, heads=2, vocab=tokenizer.vocab_size, max_length=16)
+    save_model(folder / "model", build_model(settings), folder / "tokenizer")
+    return folder / "model"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    lines = ["review,verdict"]
+    for number in range(60):
+        word, kind = list(COLOURS.items())[number % 4]
+        lines.append(f"{' '.join(['a', 'the', 'one'][: number % 3 + 1] * (number % 2 + 1))} {word},{kind}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "rows.csv"
+
+
+def test_from_a_file_to_answers(
+    model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
+    assert run([*given, "--model", str(model), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "columns: text = review, label = verdict (told)" in told
+    assert "rows are held out as dev rows" in told
+    assert "2 classes:" in told
+    assert "dev: accuracy 1.000" in told
+
+    (tmp_path / "texts.txt").write_text("a orange\n\n" + "the blue " * 30 + "\n", encoding="utf-8")
+    assert run(["predict", str(out), str(tmp_path / "texts.txt"), "--out", str(tmp_path / "answers.jsonl")]) == 0
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["prediction"] for answer in answers][::2] == ["warm", "cold"]
+    assert answers[2]["dropped"] == 46
+    assert "dropped" not in answers[0]
+    assert "46 tokens dropped" in capsys.readouterr().out
+
+    assert run(["predict", str(out), str(rows), "--out", str(tmp_path / "rows.jsonl")]) == 0
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 60
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("the red\n"))
+    assert run(["predict", str(out), "-", "--all"]) == 0
+    [line] = capsys.readouterr().out.splitlines()[-1:]
+    assert set(json.loads(line)["probabilities"]) == {"warm", "cold"}
+
+    assert run(["predict", str(out), str(tmp_path / "texts.txt"), "--truncate", "error"]) == 2
+    assert "Row 2 has 60 tokens" in capsys.readouterr().err
+
+    assert run(["report", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Confusions" in page
+    assert "Calibration" in page
+    assert "not recorded" not in page.split("Recipe")[0]
+
+
+def test_several_seeds(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL, "--seeds", "2"]
+    assert run([*given, "--model", str(model), "--out", str(tmp_path / "runs")]) == 0
+    assert "(2 seeds)" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "seed-1" / "model").is_dir()
+
+
+def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", str(model), "--out", str(tmp_path / "run")]
+    assert run(["finetune", "clasify", str(rows), *given]) == 2
+    assert "Did you mean 'classify'" in capsys.readouterr().err
+    assert run(["finetune", "classify", str(rows), *given]) == 2
+    assert "no column was found for label" in " ".join(capsys.readouterr().err.split())
+    assert run(["predict", str(model), str(rows)]) == 2
+    assert "has no task" in capsys.readouterr().err
