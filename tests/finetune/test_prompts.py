@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError, SettingsError
+from encodery.finetune.planning import plan
 from encodery.finetune.predict import Predictor
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Task
@@ -24,6 +26,7 @@ from encodery.model.load import Loaded, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.objectives import count_all, share
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.train.launch import start
 
 Rows = dict[str, list[Any]]
 LETTERS = Instruct(question="", described={"red": "cat", "green": "dog", "blue": "sun"})
@@ -206,3 +209,27 @@ def test_an_encoder_without_a_head_cannot_speak(loaded: Loaded, tmp_path: Path) 
     batch = examples.batch(np.arange(2))
     with pytest.raises(SettingsError, match="no masked-language-model head"):
         task.build(mute.settings.shape, known)(mute(batch), batch)
+
+
+@pytest.mark.parametrize("task", ["cloze", "label_match", "label_spans"])
+def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
+    task: str, loaded: Loaded, rows: Callable[..., Rows], tmp_path: Path
+) -> None:
+    kind = "tag" if task == "label_spans" else "classify"
+    (tmp_path / "rows").mkdir()
+    for seed, split in enumerate(("train", "dev", "test")):
+        data = rows(kind, 24, seed)
+        lines = [json.dumps(dict(zip(data, values, strict=True))) for values in zip(*data.values(), strict=True)]
+        (tmp_path / "rows" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    train = {"threads": 1, "precision": "fp32", "evals": 1}
+    made = plan(task, tmp_path / "rows", loaded.path, {"epochs": 2, "optim": {"lr": 3e-3}, "train": train})
+    result = start(made.recipe, tmp_path / "run")
+    assert result.finished
+    again = load_model(tmp_path / "run")
+    found = Predictor.of(again, "cpu")
+    answers = found.predict(data).answers
+    figures = found.task.figures(answers, data, found.known)
+    assert figures == pytest.approx({name: result.figures[f"test_{name}"] for name in figures})
+    before, after = loaded.model.heads.state_dict(), again.model.heads.state_dict()
+    learnt = [name for name in before if not torch.equal(before[name], after[name])]
+    assert bool(learnt) == (task == "cloze")

@@ -34,13 +34,13 @@ class Prompt:
             raise SettingsError(f"pattern '{pattern}': {error}; a brace of a text is written twice.") from error
         fields = [field for _, field in parts if field is not None]
         wanted = (*inputs, MASK)
-        for field in fields:
-            if field not in wanted:
+        for name in fields:
+            if name not in wanted:
                 named = ", ".join(f"{{{one}}}" for one in wanted)
-                raise SettingsError(f"pattern '{pattern}': {{{field}}} is none of {named}.{nearest(field, wanted)}")
-        for field in wanted:
-            if fields.count(field) != 1:
-                raise SettingsError(f"pattern '{pattern}': has {{{field}}} {fields.count(field)} times, not once.")
+                raise SettingsError(f"pattern '{pattern}': {{{name}}} is none of {named}.{nearest(name, wanted)}")
+        for name in wanted:
+            if fields.count(name) != 1:
+                raise SettingsError(f"pattern '{pattern}': has {{{name}}} {fields.count(name)} times, not once.")
         # Two literals in a row are one, cut by a doubled brace.
         literals = [""]
         for literal, field in parts:

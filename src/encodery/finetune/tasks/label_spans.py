@@ -4,7 +4,8 @@ A sequence is "[MASK] type [MASK] type … [SEP] text": every span of up to `wid
 first and last word, is held against the state of each type's mark by a dot product and a sigmoid; where spans overlap
 the likelier stays. Differs from `tag`: types are read, not learnt by number, so that types nobody trained can be asked
 for (`types` of a row). Differs from the paper: the model's [MASK] stands for its [ENT], so that no vocabulary changes;
-a text in windows and types in several prompts are judged piece by piece, with nothing dropped.
+types have one linear map, which the last linear one of the paper's spans is folded into; a text in windows and types in
+several prompts are judged piece by piece, with nothing dropped.
 Shapes: E examples (a window under a prompt), T tokens, K widths, C types of a prompt, H width, U words of a row.
 """
 
@@ -220,9 +221,9 @@ class _SpansModule(TaskModule):
         self.widest, self.rare = widest, rare
         self.drop = nn.Dropout(dropout)
         self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
-        self.joint, self.kind = nn.Linear(width, width), nn.Linear(width, width)
+        self.kind = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.tensor(-3.0))  # Most spans are none of a type.
-        for layer in (self.first, self.last, self.joint, self.kind):
+        for layer in (self.first, self.last, self.kind):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -233,11 +234,14 @@ class _SpansModule(TaskModule):
         kinds, present = self._kinds(hidden, types, batch)
         logits = hidden.new_full((batch.tokens, self.widest, kinds.shape[1]), NEVER, dtype=torch.float32)
         at, width = (reach >= 0).nonzero(as_tuple=True)
-        spans = self.joint(torch.relu(self.first(hidden)[at] + self.last(hidden)[at + reach[at, width].long()]))
+        spans = torch.relu(self.first(hidden)[at] + self.last(hidden)[at + reach[at, width].long()])
         sequence = batch.layout.sequence[at]
-        near = torch.einsum("nh,nch->nc", spans.float(), kinds[sequence].float()) / spans.shape[-1] ** 0.5 + self.bias
-        logits[at, width] = near.masked_fill(~present[sequence], NEVER)
-        return logits.flatten(1)
+        # Sequence by sequence: held against the types all at once, spans would fill the memory.
+        parts = spans.split(torch.bincount(sequence, minlength=len(batch)).tolist())
+        near = torch.cat([part @ kind.T for part, kind in zip(parts, kinds, strict=True)]).float()
+        near = near / hidden.shape[1] ** 0.5 + self.bias
+        found: Tensor = logits.index_put((at, width), near.masked_fill(~present[sequence], NEVER))
+        return found.flatten(1)
 
     def _kinds(self, hidden: Tensor, types: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The vector of each type of each sequence (S, C, H), and which there are (S, C)."""
