@@ -66,6 +66,7 @@ def test_pairs_are_learned_told_and_used(
     assert "150 examples of 2 texts" in said
     assert "loss infonce, 16 examples a step, budget 38steps" in said
     assert "held out: nDCG@10" in said
+    assert "memory 0 MiB" not in said
     loaded = load_model(tmp_path / "run")
     assert loaded.settings["embed"]["prompts"] == {"query": "ba "}
     assert loaded.settings["embed"]["pooling"] == {"is": "cls"}

@@ -45,6 +45,7 @@ from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
 from encodery.train.job import Work
+from encodery.train.needs import Needs
 from encodery.train.pretrain import HARMLESS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
@@ -96,12 +97,21 @@ class EmbedJob(ExampleJob):
         return () if self.loss is None else self.loss.layers(self.model.settings.depth, seed)
 
     @classmethod
+    def needs(cls, recipe: Mapping[str, Any]) -> Needs:
+        """See `Job`. Texts are taken to be about as long as the recipe's steps say."""
+        settings, model = _settings(recipe), load_model(recipe["model"], verify=False).model.settings
+        step = round(settings.train.batch_tokens.highest)
+        length = min(longest_of(settings.embed, model.max_length) + 2, max(step // settings.batch, 1))
+        activations = count.activation_bytes(model, min(settings.train.micro_tokens, step), length, 0.0)
+        copies = len(settings.hooks) + 1  # the best weights are held as well
+        return Needs.of(count.parameters(model), activations, copies, settings.train.keep)
+
+    @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> EmbedJob:
         """See `Job`. Raises `ArtifactError` where model or data are gone."""
         from encodery.embed.reading import read
 
-        table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
-        settings = decode(EmbedTraining, table, "recipe.json")
+        settings = _settings(recipe)
         loaded = load_model(recipe["model"])
         found = read(Path(recipe["data"]), settings, loaded)
         return cls(settings, loaded, found.train, found.dev, team, device, recipe)
@@ -297,6 +307,11 @@ class EmbedJob(ExampleJob):
             raise SettingsError(
                 f"The loss learns from single layers, pooling = '{name_of(self.settings.embed.pooling)}' joins several."
             )
+
+
+def _settings(recipe: Mapping[str, Any]) -> EmbedTraining:
+    apart = ("job", "recipe", "model", "data", "branched_from")
+    return decode(EmbedTraining, {k: v for k, v in recipe.items() if k not in apart}, "recipe.json")
 
 
 def trained_model(model: Model, dropout: float | None) -> Model:

@@ -22,6 +22,7 @@ from encodery.embed.mining import haystack, hidden_right, mine
 from encodery.embed.training import EmbedTraining
 from encodery.embed.word_search import WordSearch
 from encodery.model.load import Loaded
+from encodery.rows import beir
 from encodery.rows.read import read as read_tables
 from encodery.rows.table import Table
 
@@ -52,7 +53,7 @@ class Read:
 
 def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
     """The data at a path, the same at every call. Raises `InputError` naming file and column, `EmptyInput`."""
-    if (path / "qrels").is_dir():
+    if beir.is_beir(path):
         splits, notes = _beir(path), []
     else:
         tables = read_tables(path)
@@ -171,8 +172,6 @@ def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labe
 
 def _beir(path: Path) -> dict[str, Labelled]:
     """Pairs of a query and each document judged relevant, by split."""
-    from encodery.rows import beir
-
     collection = beir.read(path)
     found = {}
     for split, judged in collection.judgements.items():
