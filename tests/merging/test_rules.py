@@ -80,17 +80,16 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=30, max_length=16)
     places = [str(tmp_path / name) for name in ("base", "one", "other")]
     for seed, place in enumerate(places):
-        save_model(place, build_model(settings, seed), modules={"task": {"w": torch.ones(seed + 1)}})
+        save_model(place, build_model(settings, seed))
     out = tmp_path / "merged"
     rule = ["--by", "task_arithmetic", "scale=0.5", "weights=[1.0, 3.0]"]
-    assert run(["merge", *places, "--out", str(out), "--head", places[1], *rule]) == 0, capsys.readouterr().err
+    assert run(["merge", *places, "--out", str(out), *rule]) == 0, capsys.readouterr().err
     assert "2 models merged by task_arithmetic" in capsys.readouterr().out.replace("\n", " ")
     found = load_model(out)
     base, one, other = (load_model(place).model.state_dict() for place in places)
     for name, tensor in found.model.state_dict().items():
         wanted = base[name] + 0.5 * (one[name] - base[name]) + 1.5 * (other[name] - base[name])
         torch.testing.assert_close(tensor, wanted)
-    assert found.module_state("task")["w"].shape == (2,)
     assert found.settings["merging"]["weights"] == [1.0, 3.0]
     assert found.artifact is not None
     assert set(found.artifact.manifest.parents) == {"base", "model 1", "model 2"}
@@ -98,3 +97,40 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'ties'" in capsys.readouterr().err
     assert run(["merge", *places[:2], "--out", str(tmp_path / "no"), "--head", "elsewhere"]) == 2
     assert "none of the models" in capsys.readouterr().err
+
+
+def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path) -> None:
+    """The head of one model on the merged encoder: loaded without a complaint, and computed, not copied."""
+    import json
+
+    from encodery.finetune.predict import Predictor
+    from encodery.tokens.kind.wordpiece import Wordpiece
+    from encodery.tokens.tokenizer import Tokenizer
+
+    texts = ["a warm and lovely day", "a cold and awful day", "lovely warm soup", "awful cold soup"] * 6
+    rows = [{"text": f"{text} {i}", "label": "bad" if "cold" in text else "good"} for i, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    tokenizer = Tokenizer(Wordpiece().train(texts, 80))
+    tokenizer.save(tmp_path / "tokenizer")
+    settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=tokenizer.vocab_size, max_length=32)
+    base = tmp_path / "base"
+    save_model(base, build_model(settings, 0), tmp_path / "tokenizer")
+    quick = ["train.budget=20steps", "train.threads=1", "train.precision=fp32", "optim.lr=0.01"]
+    before = torch.get_num_threads()
+    try:
+        for adapt in ("lora", "bitfit"):
+            made = [f"adapt={adapt}", "--model", str(base), "--out", str(tmp_path / adapt)]
+            assert run(["finetune", "classify", str(tmp_path / "rows.jsonl"), *made, *quick]) == 0
+    finally:
+        torch.set_num_threads(before)
+    both = [str(tmp_path / adapt) for adapt in ("lora", "bitfit")]
+    out = tmp_path / "merged"
+    assert run(["merge", str(base), *both, "--head", both[0], "--out", str(out)]) == 0
+    assert len(Predictor.of(load_model(out)).predict(["a lovely day"]).answers) == 1
+    longer = tmp_path / "longer"
+    assert run(["adapt", "lengthen", both[0], "max_length=64", "--out", str(longer)]) == 0
+    answers = [Predictor.of(load_model(place)).predict(["a lovely day"]).answers for place in (both[0], longer)]
+    assert answers[0] == answers[1]
+    bare = tmp_path / "bare"
+    assert run(["merge", str(base), *both, "--out", str(bare)]) == 0
+    assert "task" not in load_model(bare).settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,24 @@ def test_the_verb(tokenizers: dict[str, Tokenizer], tmp_path: Path, capsys: pyte
     assert load_model(other).tokenizer.fingerprint == tokenizers["unigram"].fingerprint
     assert run(["adapt", "vocabulry", str(out), "--out", str(tmp_path / "no")]) == 2
     assert "Did you mean 'vocabulary'" in capsys.readouterr().err
+
+
+def test_a_task_that_answers_in_words_keeps_its_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["a warm day is a good day", "a cold day is a bad day"] * 10
+    tokenizer = Tokenizer(Wordpiece().train(texts, 80))
+    loaded = model_of(tokenizer, tmp_path, dataclasses.replace(SMALL, max_length=32))
+    rows = [{"text": f"{text} {i}", "label": "bad" if "cold" in text else "good"} for i, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    quick = ["train.budget=2steps", "train.threads=1", "train.precision=fp32", "--out", str(tmp_path / "run")]
+    before = torch.get_num_threads()
+    try:
+        given = [str(tmp_path / "rows.jsonl"), "--model", str(loaded.path)]
+        assert run(["finetune", "cloze", *given, *quick]) == 0, capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
+    (tmp_path / "words.txt").write_text("thunderstorm\n", encoding="utf-8")
+    command = ["adapt", "vocabulary", str(tmp_path / "run"), f"words={tmp_path / 'words.txt'}"]
+    assert run([*command, "--out", str(tmp_path / "no")]) == 2
+    assert "answers in words of its vocabulary" in capsys.readouterr().err.replace("\n", " ")
+    longer = ["adapt", "lengthen", str(tmp_path / "run"), "max_length=48", "--out", str(tmp_path / "yes")]
+    assert run(longer) == 0, capsys.readouterr().err

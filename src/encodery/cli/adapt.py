@@ -31,11 +31,14 @@ def command(
 
     from encodery.base.parts import find
     from encodery.base.settings import decode, encode, overrides
+    from encodery.cli._carry import carried, check_words
     from encodery.model.load import load_model, save_model
     from encodery.surgery import Surgery
 
     part = decode(find(Surgery, change), overrides(settings or []), where=change)
     loaded = load_model(model)
+    if change == "vocabulary":
+        check_words(loaded)
     changed = part.operate(loaded, torch.Generator().manual_seed(seed))
     with tempfile.TemporaryDirectory() as room:
         tokenizer = loaded.tokenizer_path
@@ -47,7 +50,7 @@ def command(
             changed.model,
             tokenizer,
             settings={**loaded.settings, "surgery": encode(part)},
-            modules=loaded.modules(),
+            modules=carried(loaded, changed.model),
             parents={"model": loaded.artifact} if loaded.artifact is not None else None,
             figures=changed.figures,
             overwrite=overwrite,

@@ -31,6 +31,7 @@ def command(
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.parts import find
     from encodery.base.settings import decode, encode, overrides
+    from encodery.cli._carry import carried
     from encodery.merging import Merging
     from encodery.model.foreign import build
     from encodery.model.load import load_model, save_model
@@ -45,17 +46,24 @@ def command(
             raise SettingsError(f"{name}: has another vocabulary than {base}; their weights mean different things.")
     state = rule.merge(first.model.state_dict(), [other.model.state_dict() for other in others], seed)
     chosen = first if head is None else others[names.index(head)]
+    model = build(first.model.settings, state)
+    kept = chosen.settings if head is not None else {"embed": first.settings["embed"]} if _pools(first) else {}
     parents = {"base": first, **{f"model {number}": other for number, other in enumerate(others, 1)}}
     save_model(
         out,
-        build(first.model.settings, state),
+        model,
         first.tokenizer_path,
-        settings={**chosen.settings, "merging": encode(rule)},
-        modules={} if head is None else chosen.modules(),
+        settings={**kept, "merging": encode(rule)},
+        modules={} if head is None else carried(chosen, model),
         parents={name: parent.artifact for name, parent in parents.items() if parent.artifact is not None},
         overwrite=overwrite,
     )
     Console(highlight=False).print(f"{out}: {len(others)} models merged by {by}.", soft_wrap=True)
+
+
+def _pools(loaded: Loaded) -> bool:
+    """Whether it says how to embed, and nothing was learnt for that beside the encoder."""
+    return "embed" in loaded.settings and "embed" not in loaded.modules()
 
 
 def _vocabulary(loaded: Loaded) -> str:

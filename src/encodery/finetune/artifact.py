@@ -104,6 +104,16 @@ def opened(loaded: Loaded) -> Tuned:
     return Tuned(task, module, known, loaded.settings["tuned"], reads["max_length"], checked(reads["truncate"]))
 
 
+def carried(loaded: Loaded, model: Model) -> dict[str, Tensor]:
+    """The task's module of `loaded`, to be saved with other weights below it: its own, and golden outputs anew.
+
+    Raises `ArtifactError` as `opened` does.
+    """
+    module = opened(loaded).module
+    kept = {f"{WEIGHTS}{name}": tensor for name, tensor in module.state_dict().items()}
+    return {**kept, OUTPUTS: _outputs(model, module.eval(), golden.make(model))}
+
+
 @torch.inference_mode()
 def _outputs(model: Model, module: TaskModule, kept: Mapping[str, Tensor]) -> Tensor:
     """What the module gives for the model's golden sequences, each an example of its own."""

@@ -193,9 +193,11 @@ class PretrainJob(Job):
             return {}
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
-        """The model with its tokenizer; how to embed with it is as it was in the one it began with."""
+        """The model with its tokenizer. How to embed with it stays as it was in the one it began with, unless something
+        was learnt for that beside the encoder."""
         given = self.given
-        kept = {} if given is None else {name: given.settings[name] for name in ("embed",) if name in given.settings}
+        pools = given is not None and "embed" in given.settings and "embed" not in given.modules()
+        kept = {"embed": given.settings["embed"]} if given is not None and pools else {}
         artifact = None if given is None else given.artifact
         save_model(
             folder,
