@@ -90,6 +90,17 @@ def test_several_seeds(model: Path, rows: Path, tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "runs" / "seed-1" / "model").is_dir()
 
 
+def test_escalation(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    given = ["finetune", "auto-classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL]
+    assert run([*given, "--model", str(model), "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "linear: " in told
+    assert "that does not pay" in told
+    assert "linear it is" in told
+    assert run(["predict", str(tmp_path / "run"), str(rows), "--out", str(tmp_path / "answers.jsonl")]) == 0
+
+
 def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--model", str(model), "--out", str(tmp_path / "run")]
     assert run(["finetune", "clasify", str(rows), *given]) == 2

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+AUTO = "auto-"
+
 
 def command(
-    task: Annotated[str, typer.Argument(help="One of `encodery show finetune.tasks`, or embed.")],
+    task: Annotated[
+        str, typer.Argument(help="One of `encodery show finetune.tasks`, embed, or auto-classify, auto-pair.")
+    ],
     data: Annotated[Path, typer.Argument(help="A file of rows, or a folder of train, dev and test files.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Settings.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="A run, a model folder or a Hugging Face folder.")] = ...,  # type: ignore[assignment]
@@ -26,7 +30,9 @@ def command(
 
     Settings are path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk, task.weights=balanced,
     columns.label=category, adapt=lora or train.seed=1. What is left out is chosen by the number of rows and the size of
-    the model. The best weights on dev rows are kept. Ctrl-C saves and leaves; `encodery resume RUN` goes on.
+    the model. `auto-classify` begins with a linear head on the frozen model and trains more of it only where
+    cross-validation says that it pays. The best weights on dev rows are kept. Ctrl-C saves and leaves; `encodery
+    resume RUN` goes on.
     """
     from rich.console import Console
 
@@ -44,6 +50,9 @@ def command(
     if recipe is not None:
         raise SettingsError("--recipe: is of `embed` only; give settings as path=value.")
     over = overrides(settings or [])
+    if task.startswith(AUTO):
+        _auto(task.removeprefix(AUTO), data, model, out, over, console)
+        return
     from encodery.finetune.planning import plan
     from encodery.finetune.seeds import run_seeds
     from encodery.train.launch import check_empty, start
@@ -65,6 +74,15 @@ def command(
     _told(result.figures, out, console)
 
 
+def _auto(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any], console: Console) -> None:
+    from encodery.finetune.auto import auto
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    _told(auto(task, data, model, over, out, tell).figures, out, console)
+
+
 def _told(figures: Mapping[str, Any], out: Path, console: Console) -> None:
     """The final figures, the speed, and what to do next."""
     for split in ("tuned_dev", "test"):
@@ -73,9 +91,8 @@ def _told(figures: Mapping[str, Any], out: Path, console: Console) -> None:
             line = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
             best = f", best at step {figures['best_step']:,}" if split != "test" and "best_step" in figures else ""
             console.print(f"{split.removeprefix('tuned_')}: {line}{best}", highlight=False, markup=False)
-    console.print(
-        f"[bold]{out}[/]: {figures['steps']:,} steps, {figures['samples_per_s']:,.0f} rows/s", highlight=False
-    )
+    speed = f", {figures['samples_per_s']:,.0f} rows/s" if "samples_per_s" in figures else ""
+    console.print(f"[bold]{out}[/]: {figures['steps']:,} steps{speed}", highlight=False)
     console.print(f"  encodery predict {out} FILE --out ANSWERS.jsonl", highlight=False, markup=False, soft_wrap=True)
 
 
