@@ -131,5 +131,5 @@ def test_data_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         suite.read(tmp_path / "nowhere.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"text": \n')
-    with pytest.raises(UserError, match=r"no such file|line 1"):
+    with pytest.raises(UserError, match=r"no such file|line 1|qrels"):
         suite.read(tmp_path / "broken.jsonl")

@@ -105,7 +105,8 @@ def test_a_plan_holds_several_of_both(
     file.write_text(
         f'[[systems]]\nis = "tfidf"\n[[systems]]\nis = "model"\npath = "{run}"\n'
         f'[[tasks]]\nsuite = "sts"\ndata = "{pairs}"\n'
-        f'[[tasks]]\nname = "pairs"\nsuite = {{ is = "pair", label = "label" }}\ndata = "{pairs.parent}/same.jsonl"\n'
+        f'[[tasks]]\nname = "pairs"\ndata = "{pairs.parent}/same.jsonl"\n'
+        'suite = { is = "pair", columns.label = "label" }\n'
     )
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     (pairs.parent / "same.jsonl").write_text("".join(json.dumps({**r, "label": int(r["score"])}) + "\n" for r in rows))
@@ -128,8 +129,8 @@ def test_the_command_of_a_suite(run: Path, pairs: Path, tmp_path: Path, capsys: 
     table = json.loads(capsys.readouterr().out)
     assert [row["system"] for row in table["rows"]] == ["first run", "TF-IDF"]
     assert (tmp_path / "a.html").is_file()
-    assert encodery(["evaluate", "sts", str(pairs), "scores=x", "--model", "tfidf"]) == 2
-    assert "Did you mean 'score'" in capsys.readouterr().err
+    assert encodery(["evaluate", "sts", str(pairs), "colums.score=x", "--model", "tfidf"]) == 2
+    assert "Did you mean 'columns'" in capsys.readouterr().err
     assert encodery(["evaluate", "sts", str(pairs)]) == 2
     assert "at least one --model" in capsys.readouterr().err
     assert encodery([*arguments, "--out", "table.docx"]) == 2

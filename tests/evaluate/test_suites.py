@@ -16,14 +16,14 @@ from encodery.base.errors import EmptyInput, InputError, UnknownName
 from encodery.evaluate.compare import measure
 from encodery.evaluate.guesses import pseudo_log_likelihoods
 from encodery.evaluate.plan import system, task
-from encodery.evaluate.suites._beir import read_collection, write_run
-from encodery.evaluate.suites._rows import cells, chosen, splits_of
+from encodery.evaluate.suites._rows import chosen
 from encodery.evaluate.suites.classification import Classification, macro_f1
 from encodery.evaluate.suites.cloze import Cloze, Questions
 from encodery.evaluate.suites.clustering import v_measure
 from encodery.evaluate.suites.minimal_pairs import MinimalPairs
 from encodery.evaluate.suites.pair import average_precision, best_f1
 from encodery.evaluate.suites.retrieval import Retrieval
+from encodery.evaluate.suites.sts import STS
 from encodery.evaluate.systems import Counters, Opened, Side, Vectors
 from encodery.evaluate.systems.bm25 import BM25
 from encodery.evaluate.systems.model import Model
@@ -130,55 +130,36 @@ def test_search_in_pieces_finds_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"corpus\.jsonl: no such file"):
-        read_collection(tmp_path, "test")
-    data = collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t1\nz\td\t1\n")
-    with pytest.raises(InputError, match=r"test\.tsv, line 3: judges the query 'z'"):
-        read_collection(data, "test")
-    collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\tyes\n")
-    with pytest.raises(InputError, match="line 2: query, document and a whole number"):
-        read_collection(data, "test")
-    collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t0\n")
-    with pytest.raises(EmptyInput, match="no query has a relevant document"):
-        read_collection(data, "test")
-    with (tmp_path / "queries.jsonl").open("a") as file:
-        file.write('{"_id": "q", "text": "y"}\n')
-    with pytest.raises(InputError, match="line 2: the query 'q' stands twice"):
-        read_collection(data, "test")
+    data = collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t0\n")
+    with pytest.raises(EmptyInput, match="no query of 'test' has a relevant document"):
+        Retrieval().read(data)
+    with pytest.raises(InputError, match=r"no judgements 'tset'\. Did you mean 'test'"):
+        Retrieval(split="tset").read(data)
 
 
-def test_a_run_file_lists_equal_scores_as_the_metrics_do(tmp_path: Path) -> None:
-    write_run(tmp_path / "a" / "x.run", {"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, "my system")
-    assert (tmp_path / "a" / "x.run").read_text() == (
-        "q Q0 c 1 2 my_system\nq Q0 b 2 1 my_system\nq Q0 a 3 1 my_system\n"
-    )
-
-
-def test_rows_of_every_kind(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text("text\tlabel\nhé 👋\t1\n\t0\n")
-    assert [row.values["text"] for row in chosen(tmp_path / "a.tsv", "")] == ["hé 👋", ""]
-    (tmp_path / "a.csv").write_text('\ufefftext,score\n"x, y",1.5\n')
-    rows = chosen(tmp_path / "a.csv", "")
-    assert cells(rows, "the text", "", ("text",), str) == ["x, y"]
-    assert cells(rows, "the score", "score", (), float) == [1.5]
-    with pytest.raises(InputError, match=r"no column 'scor'\. Did you mean 'score'"):
-        cells(rows, "the score", "scor", (), float)
-    (tmp_path / "b.csv").write_text("text,score\nx,\ny,nan\n")
-    with pytest.raises(InputError, match=r"b\.csv, line 2: 'score' is '', a number"):
-        cells(chosen(tmp_path / "b.csv", ""), "the score", "", ("score",), float)
-    (tmp_path / "c.csv").write_text("text,score\nx,1,2\n")
-    with pytest.raises(InputError, match="line 2: has another number of cells"):
-        chosen(tmp_path / "c.csv", "")
-    (tmp_path / "d.jsonl").write_text('{"text": "x", "split": "validation"}\n{"text": "y", "split": "train"}\n')
-    assert set(splits_of(tmp_path / "d.jsonl")) == {"dev", "train"}
-    assert chosen(tmp_path / "d.jsonl", "")[0].values["text"] == "x"
+def test_columns_are_guessed_told_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("word1\tword2\trating\ncat\thé 👋\t1\n\tdog\t2.5\n")
+    found = STS().read(tmp_path / "a.tsv")
+    assert (found.left, found.right) == (["cat", ""], ["hé 👋", "dog"])
+    assert found.scores.tolist() == [1, 2.5]
+    told = STS(columns={"text_a": "word2", "text_b": "word1"}).read(tmp_path / "a.tsv")
+    assert told.left == found.right
+    with pytest.raises(InputError, match=r"no such column\. Did you mean 'word"):
+        STS(columns={"text_a": "word"}).read(tmp_path / "a.tsv")
+    (tmp_path / "b.csv").write_text("a,b,score\nx,y,1\nx,y,nan\n")
+    with pytest.raises(InputError, match=r"b\.csv, line 3: 'score' is 'nan', a number is needed"):
+        STS().read(tmp_path / "b.csv")
+    (tmp_path / "c.jsonl").write_text('{"a": "x", "b": null, "score": 1}\n')
+    with pytest.raises(InputError, match=r"c\.jsonl, line 1: 'b' is None"):
+        STS().read(tmp_path / "c.jsonl")
+    (tmp_path / "d.csv").write_text("a,b,score\nx,y,1\nx,z,1\n")
+    with pytest.raises(EmptyInput, match="the same rating"):
+        STS().read(tmp_path / "d.csv")
+    rows = [{"text": "x", "label": "l", "split": "validation"}, {"text": "y", "label": "l", "split": "train"}]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert chosen(tmp_path / "e.jsonl", "").row(0)["text"] == "x"
     with pytest.raises(InputError, match=r"no split 'trian'\. Did you mean 'train'"):
-        chosen(tmp_path / "d.jsonl", "trian")
-    (tmp_path / "e.jsonl").write_text("\n")
-    with pytest.raises(EmptyInput):
-        chosen(tmp_path / "e.jsonl", "")
-    with pytest.raises(InputError, match="is none of"):
-        chosen(tmp_path / "f.docx", "") if (tmp_path / "f.docx").write_text("x") else None
+        chosen(tmp_path / "e.jsonl", "trian")
 
 
 def test_equal_texts_fall_on_one_side(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ class Encoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
         """Cosines (N, M) of vectors (N, K) or (K,) and (M, K) or (K,)."""
-        return _unit(embeddings1) @ _unit(embeddings2).T
+        found: np.ndarray = _unit(embeddings1) @ _unit(embeddings2).T
+        return found
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
         """Cosines (N,) of vectors (N, K) with their partners (N, K)."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from encodery.evaluate.suites._rows import Row, cells
-
-TEXT = ("text", "sentence", "content", "title")
-LABEL = ("label", "class", "category", "topic", "intent", "target")
+from encodery.evaluate.suites._rows import columns
+from encodery.rows.table import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +26,7 @@ class Labelled:
         return Labelled([self.texts[int(number)] for number in numbers], self.labels[numbers])
 
 
-def labelled(rows: Sequence[Row], text: str, label: str) -> Labelled:
+def labelled(rows: Table, given: Mapping[str, str]) -> Labelled:
     """Rows as texts and labels; columns are guessed where not given."""
-    texts = cells(rows, "the text", text, TEXT, str)
-    labels = cells(rows, "the label", label, LABEL, (str, int))
-    return Labelled(texts, np.array([str(value) for value in labels]))
+    found = columns(rows, ("text", "label"), given)
+    return Labelled(found["text"], np.array([str(value) for value in found["label"]]))

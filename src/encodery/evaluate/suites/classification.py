@@ -6,8 +6,7 @@ With `shots`, on so many rows of each class, drawn `repeats` times, as the massi
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,12 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate import linear
 from encodery.evaluate.suites import Figure, Suite
 from encodery.evaluate.suites._classes import Labelled, labelled
-from encodery.evaluate.suites._rows import splits_of
 from encodery.evaluate.systems import Opened
+from encodery.rows.columns import guess
+from encodery.rows.read import read
+from encodery.rows.split import completed
 
-TEST_SHARE = 0.2
+SHARES = {"train": 0.8, "test": 0.2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,12 @@ class Divided:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Suite):
-    """`text`, `label`: columns, guessed by their usual names where empty. `most`: rows of either part, drawn by `seed`.
+    """`columns`: those of text and label, guessed where not told. `most`: rows of either part, drawn by `seed`.
 
     Where the data has no test or dev split, a fifth of it is the test: rows of equal text always fall on one side.
     """
 
-    text: str = ""
-    label: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     shots: int | None = None
     repeats: int = 10
     most: int | None = None
@@ -58,14 +58,14 @@ class Classification(Suite):
         return "accuracy"
 
     def read(self, data: Path) -> Divided:
-        held = splits_of(data)
+        held = read(data)
+        if "train" not in held:
+            raise InputError(f"{data}: has no rows to learn from, only {', '.join(held)}.")
         tested = next((name for name in ("test", "dev") if name in held), None)
-        if tested is not None and "train" in held:
-            train, test = (labelled(held[name], self.text, self.label) for name in ("train", tested))
-        else:
-            rows = labelled([row for some in held.values() for row in some], self.text, self.label)
-            aside = np.array([_share(text) < TEST_SHARE for text in rows.texts])
-            train, test = rows.take(np.flatnonzero(~aside)), rows.take(np.flatnonzero(aside))
+        if tested is None:
+            roles = guess(held["train"], ("text", "label"), self.columns).columns
+            held = completed(held, (roles["text"],), roles["label"], SHARES, self.seed)
+        train, test = (labelled(held[name], self.columns) for name in ("train", tested or "test"))
         if len(np.unique(train.labels)) < 2 or not len(test):
             raise InputError(f"{data}: rows of two classes to learn from, and rows to be judged on, are needed.")
         return Divided(self._drawn(train), self._drawn(test))
@@ -107,8 +107,3 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
         both = true + np.bincount(column, minlength=len(classes))
         found.append(float((2 * right[both > 0] / both[both > 0]).mean()))
     return float(np.mean(found))
-
-
-def _share(text: str) -> float:
-    """A number in [0, 1) that only the text decides."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48

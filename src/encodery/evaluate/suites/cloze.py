@@ -9,7 +9,7 @@ tokenizer (arXiv:2404.04113). Nothing is trained. Shapes: N questions.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,16 +18,13 @@ import numpy as np
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.evaluate.guesses import pseudo_log_likelihoods, ranks
 from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._rows import Row, cells, chosen
+from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
 
 if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 MASK = "[MASK]"
-PROMPT = ("prompt", "question", "sentence", "text")
-ANSWERS = ("answers", "answer", "obj_label", "label")
-RELATION = ("relation", "predicate_id", "type")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +41,11 @@ class Questions:
 
 @dataclass(frozen=True, kw_only=True)
 class Cloze(Suite):
-    """`prompt`, `answers`, `relation`: columns, guessed by their usual names where empty. `options`: answers to choose
-    from with `choice` = statements, drawn by `seed`. `most`: questions at most of each relation, the first ones."""
+    """`columns`: those of prompt, answers and, if there is one, relation, guessed where not told. `options`: answers
+    to choose from with `choice` = statements, drawn by `seed`. `most`: questions at most of each relation, the first
+    ones."""
 
-    prompt: str = ""
-    answers: str = ""
-    relation: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     choice: Literal["vocabulary", "statements"] = "vocabulary"
     options: int = 10
     most: int | None = None
@@ -66,17 +62,14 @@ class Cloze(Suite):
 
     def read(self, data: Path) -> Questions:
         rows = chosen(data, self.split)
-        prompts = cells(rows, "the question", self.prompt, PROMPT, str)
-        answers = [
-            _answers(row, cell)
-            for row, cell in zip(rows, cells(rows, "the answer", self.answers, ANSWERS, (str, list)), strict=True)
-        ]
-        for row, prompt in zip(rows, prompts, strict=True):
+        held = columns(rows, ("prompt", "answers"), self.columns, ("relation",))
+        prompts: list[str] = held["prompt"]
+        answers = [_answers(rows.where(number), cell) for number, cell in enumerate(held["answers"])]
+        for number, prompt in enumerate(prompts):
             if prompt.count(MASK) != 1:
-                raise InputError(f"{row.where}: one {MASK} is needed in '{prompt}'.")
-        named = self.relation or next((name for name in RELATION if name in rows[0].values), "")
-        relations = cells(rows, "the relation", named, RELATION, str) if named else [""] * len(rows)
-        others = self._others(relations, answers) if self.choice == "statements" else [[] for _ in rows]
+                raise InputError(f"{rows.where(number)}: one {MASK} is needed in '{prompt}'.")
+        relations = held.get("relation", [""] * len(prompts))
+        others = self._others(relations, answers) if self.choice == "statements" else [[] for _ in prompts]
         seen: Counter[str] = Counter()
         kept = []
         for number, relation in enumerate(relations):
@@ -139,11 +132,11 @@ class Cloze(Suite):
         return {"accuracy": Figure.mean(np.array(each)), "chance": Figure(float(np.mean(chance)))}
 
 
-def _answers(row: Row, cell: str | list[object]) -> list[str]:
+def _answers(where: str, cell: str | list[object]) -> list[str]:
     found = [cell] if isinstance(cell, str) else cell
     texts = [answer for answer in found if isinstance(answer, str) and answer.strip()]
     if not texts or len(texts) < len(found):
-        raise InputError(f"{row.where}: a text or a list of texts is needed as answer, not {cell!r}.")
+        raise InputError(f"{where}: a text or a list of texts is needed as answer, not {cell!r}.")
     return texts
 
 

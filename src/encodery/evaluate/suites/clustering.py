@@ -5,7 +5,7 @@ The V-measure is the harmonic mean of homogeneity and completeness. Shapes: N ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,10 @@ STARTS = 4  # of which k-means keeps the best
 
 @dataclass(frozen=True, kw_only=True)
 class Clustering(Suite):
-    """`text`, `label`: columns, guessed by their usual names where empty. `repeats`: runs of k-means, averaged; `most`:
+    """`columns`: those of text and label, guessed where not told. `repeats`: runs of k-means, averaged; `most`:
     rows at most, drawn by `seed`."""
 
-    text: str = ""
-    label: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
     repeats: int = 3
     most: int | None = None
@@ -41,7 +40,7 @@ class Clustering(Suite):
         return "v-measure"
 
     def read(self, data: Path) -> Labelled:
-        rows = labelled(chosen(data, self.split), self.text, self.label)
+        rows = labelled(chosen(data, self.split), self.columns)
         if self.most is not None and self.most < len(rows):
             rows = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.most]))
         if len(np.unique(rows.labels)) < 2:

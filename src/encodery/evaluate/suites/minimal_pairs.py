@@ -6,7 +6,7 @@ together with those that follow (arXiv:2305.10588). Nothing is trained. Shapes: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,8 @@ import numpy as np
 from encodery.base.errors import SettingsError
 from encodery.evaluate.guesses import pseudo_log_likelihoods
 from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
-
-GOOD = ("good", "sentence_good", "grammatical")
-BAD = ("bad", "sentence_bad", "ungrammatical")
-KIND = ("phenomenon", "linguistics_term", "category", "paradigm", "UID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +32,10 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class MinimalPairs(Suite):
-    """`good`, `bad`, `kind`: columns, guessed by their usual names where empty. `whole`: hide the rest of a word with
-    each of its pieces. `most`: pairs at most of each kind, the first ones."""
+    """`columns`: those of good, bad and, if there is one, kind, guessed where not told. `whole`: hide the rest of a
+    word with each of its pieces. `most`: pairs at most of each kind, the first ones."""
 
-    good: str = ""
-    bad: str = ""
-    kind: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     whole: bool = True
     most: int | None = None
     split: str = ""
@@ -55,11 +49,9 @@ class MinimalPairs(Suite):
         return "accuracy"
 
     def read(self, data: Path) -> Pairs:
-        rows = chosen(data, self.split)
-        named = self.kind or next((name for name in KIND if name in rows[0].values), "")
-        kinds = np.array(cells(rows, "the kind", named, KIND, str) if named else [""] * len(rows))
-        good = cells(rows, "the good sentence", self.good, GOOD, str)
-        bad = cells(rows, "the bad sentence", self.bad, BAD, str)
+        found = columns(chosen(data, self.split), ("good", "bad"), self.columns, ("kind",))
+        good, bad = found["good"], found["bad"]
+        kinds = np.array(found.get("kind", [""] * len(good)))
         kept = np.sort(np.concatenate([np.flatnonzero(kinds == kind)[: self.most] for kind in np.unique(kinds)]))
         return Pairs([good[n] for n in kept], [bad[n] for n in kept], kinds[kept])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,8 @@ import numpy as np
 from encodery.base.errors import EmptyInput, InputError
 from encodery.evaluate.suites import Figure, Suite
 from encodery.evaluate.suites._pairs import as_ranks, cosines
-from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
-
-LEFT = ("a", "sentence1", "sentence_1", "text1", "text_a", "premise", "question1", "text")
-RIGHT = ("b", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2")
-LABEL = ("label", "is_duplicate", "score", "target")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +28,10 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair(Suite):
-    """`left`, `right`, `label`: columns, guessed by their usual names where empty. `positive`: the label of pairs that
+    """`columns`: those of text_a, text_b and label, guessed where not told. `positive`: the label of pairs that
     belong together; by default 1, with 0 for the others."""
 
-    left: str = ""
-    right: str = ""
-    label: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     positive: str = "1"
     split: str = ""
 
@@ -46,15 +40,13 @@ class Pair(Suite):
         return "ap"
 
     def read(self, data: Path) -> Labelled:
-        rows = chosen(data, self.split)
-        left = cells(rows, "the one text", self.left, LEFT, str)
-        right = cells(rows, "the other text", self.right, RIGHT, str)
-        labels = [str(value) for value in cells(rows, "the label", self.label, LABEL, (str, int))]
+        found = columns(chosen(data, self.split), ("text_a", "text_b", "label"), self.columns)
+        labels = [str(value) for value in found["label"]]
         same = np.array(labels) == self.positive
         if same.all() or not same.any():
             known = ", ".join(sorted(set(labels))[:8])
             raise InputError(f"{data}: pairs of both kinds are needed, '{self.positive}' and others; it has {known}.")
-        return Labelled(left, right, same)
+        return Labelled(found["text_a"], found["text_b"], same)
 
     def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
         ranks = as_ranks(cosines(system, items.left, items.right))

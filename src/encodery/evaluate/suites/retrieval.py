@@ -11,17 +11,31 @@ from typing import Literal
 
 import numpy as np
 
-from encodery.base.errors import SettingsError
+from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
 from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._beir import Collection, read_collection, write_run
 from encodery.evaluate.systems import Opened, Vectors, rows_normalised
 from encodery.metrics import Metric
 from encodery.metrics.map import MAP
 from encodery.metrics.mrr import MRR
 from encodery.metrics.ndcg import NDCG
 from encodery.metrics.recall import Recall
+from encodery.rows import beir
 
 SCORES_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """`documents` and `queries` by id, of the queries that have a relevant document; `grades`: query -> document ->
+    grade. `missing`: relevant documents that the corpus lacks, which no system can find and for which all pay alike."""
+
+    documents: dict[str, str]
+    queries: dict[str, str]
+    grades: beir.Grades
+    missing: int
+
+    def __len__(self) -> int:
+        return len(self.queries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +63,29 @@ class Retrieval(Suite):
     def main(self) -> str:
         return f"ndcg@{self.k}"
 
-    def read(self, data: Path) -> Collection:
-        found = read_collection(data, self.split)
-        queries = dict(list(found.queries.items())[: self.most])
-        return Collection(found.documents, queries, {query: found.grades[query] for query in queries})
+    def read(self, data: Path) -> Judged:
+        found = beir.read(data, absent="keep")
+        if self.split not in found.judgements:
+            known = ", ".join(found.judgements)
+            hint = nearest(self.split, found.judgements)
+            raise InputError(f"{data}: has no judgements '{self.split}'.{hint} It has {known}.")
+        judged = found.judgements[self.split]
+        kept = [query for query in found.queries if max(judged.get(query, {}).values(), default=0) > 0][: self.most]
+        if not kept:
+            raise EmptyInput(f"{data}: no query of '{self.split}' has a relevant document.")
+        missing = sum(query in kept for query, _ in found.missing(self.split))
+        return Judged(
+            found.documents,
+            {query: found.queries[query] for query in kept},
+            {query: judged[query] for query in kept},
+            missing,
+        )
 
-    def measure(self, items: Collection, system: Opened) -> dict[str, Figure]:
+    def measure(self, items: Judged, system: Opened) -> dict[str, Figure]:
         run = self.ranked(items, system)
         if self.runs:
-            write_run(Path(self.runs) / f"{_file_name(system.name)}.run", run, system.name)
+            Path(self.runs).mkdir(parents=True, exist_ok=True)
+            beir.write_run(Path(self.runs) / f"{_file_name(system.name)}.run", run, system.name)
         metrics: dict[str, Metric] = {
             self.main: NDCG(k=self.k),
             f"mrr@{self.k}": MRR(k=self.k),
@@ -73,7 +101,7 @@ class Retrieval(Suite):
             found["relevant, not in the corpus"] = Figure(items.missing)
         return found
 
-    def ranked(self, items: Collection, system: Opened) -> dict[str, dict[str, float]]:
+    def ranked(self, items: Judged, system: Opened) -> dict[str, dict[str, float]]:
         """Query -> document -> score of the first `depth` documents."""
         texts = list(items.documents.values())
         system.fit(texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,8 @@ from encodery.base.errors import EmptyInput
 from encodery.base.extras import require
 from encodery.evaluate.suites import Figure, Suite
 from encodery.evaluate.suites._pairs import as_ranks, cosines
-from encodery.evaluate.suites._rows import cells, chosen
+from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
-
-LEFT = ("a", "sentence1", "sentence_1", "text1", "text_a", "text", "word1")
-RIGHT = ("b", "sentence2", "sentence_2", "text2", "text_b", "word2")
-SCORE = ("score", "similarity", "similarity_score", "rating", "label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +29,10 @@ class Rated:
 
 @dataclass(frozen=True, kw_only=True)
 class STS(Suite):
-    """`left`, `right`, `score`: columns, guessed by their usual names where empty; `split`: by default test, else dev,
-    else what there is."""
+    """`columns`: those of text_a, text_b and score, guessed where not told; `split`: by default test, else dev, else
+    what there is."""
 
-    left: str = ""
-    right: str = ""
-    score: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
 
     @property
@@ -46,13 +40,11 @@ class STS(Suite):
         return "spearman"
 
     def read(self, data: Path) -> Rated:
-        rows = chosen(data, self.split)
-        left = cells(rows, "the one text", self.left, LEFT, str)
-        right = cells(rows, "the other text", self.right, RIGHT, str)
-        scores = np.array(cells(rows, "the rating", self.score, SCORE, float))
+        found = columns(chosen(data, self.split), ("text_a", "text_b", "score"), self.columns)
+        scores = np.array(found["score"])
         if len(np.unique(scores)) < 2:
             raise EmptyInput(f"{data}: all pairs have the same rating; nothing can be correlated with it.")
-        return Rated(left, right, scores)
+        return Rated(found["text_a"], found["text_b"], scores)
 
     def measure(self, items: Rated, system: Opened) -> dict[str, Figure]:
         found = cosines(system, items.left, items.right)
