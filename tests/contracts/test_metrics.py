@@ -16,6 +16,10 @@ JUDGED = {"q1": {"a": 1, "b": 0}, "q2": {"c": 2, "d": 1}}
 PERFECT_RUN = {"q1": {"a": 9.0, "b": 1.0}, "q2": {"c": 5.0, "d": 4.0}}
 WORSE_RUN = {"q1": {"b": 9.0, "z": 2.0, "a": 1.0}, "q2": {"z": 5.0, "d": 4.0}}
 LABELS = np.array([0, 1, 2, 1])
+YES = np.array([0, 1, 0, 1])
+NUMBERS = np.array([0.0, 1.0, 2.0, 4.0])
+TAGS = [["B-X", "I-X", "B-Y"], ["O", "S-Y"]]
+ANSWERS = [["the red house", "house"], []]
 # part -> (truth, a perfect prediction, a worse one, the perfect score)
 EXAMPLES: dict[str, tuple[Any, Any, Any, float]] = {
     "ndcg": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
@@ -24,6 +28,22 @@ EXAMPLES: dict[str, tuple[Any, Any, Any, float]] = {
     "recall": (JUDGED, PERFECT_RUN, WORSE_RUN, 1.0),
     "accuracy": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
     "perplexity": (LABELS, np.zeros(4), np.log([0.5, 0.5, 0.25, 1.0]), 1.0),
+    "balanced_accuracy": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
+    "f1": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
+    "precision": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
+    "mcc": (LABELS, LABELS, np.array([0, 1, 0, 0]), 1.0),
+    "v_measure": (LABELS, np.array([7, 3, 4, 3]), np.array([0, 1, 0, 0]), 1.0),
+    "pearson": (NUMBERS, 2 * NUMBERS + 1, np.array([1.0, 0.0, 3.0, 2.0]), 1.0),
+    "spearman": (NUMBERS, np.exp(NUMBERS), np.array([1.0, 0.0, 3.0, 2.0]), 1.0),
+    "mse": (NUMBERS, NUMBERS, NUMBERS + 0.5, 0.0),
+    "mae": (NUMBERS, NUMBERS, NUMBERS + 0.5, 0.0),
+    "auc": (YES, np.array([0.1, 5.0, 0.2, 3.0]), np.array([0.1, 0.05, 0.2, 3.0]), 1.0),
+    "average_precision": (YES, np.array([0.1, 5.0, 0.2, 3.0]), np.array([0.1, 0.05, 0.2, 3.0]), 1.0),
+    "brier": (LABELS, np.eye(3)[LABELS], np.full((4, 3), 1 / 3), 0.0),
+    "ece": (LABELS, np.eye(3)[LABELS], np.eye(3)[[0, 0, 0, 0]], 0.0),
+    "span_f1": (TAGS, TAGS, [["B-X", "O", "B-Y"], ["O", "O"]], 1.0),
+    "exact_match": (ANSWERS, ["a Red house!", ""], ["red", "no"], 1.0),
+    "answer_f1": (ANSWERS, ["a Red house!", ""], ["red", "no"], 1.0),
 }
 
 

@@ -1,0 +1,27 @@
+"""Mean of the absolute errors of numbers, in their own unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from encodery.metrics import Metric
+from encodery.metrics._items import numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAE(Metric):
+    """Numbers (N,) against numbers (N,); 0 is perfect."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+        left, right = numbers(truth, predicted, "mae")
+        found: np.ndarray = np.abs(left - right)
+        return found

@@ -1,0 +1,27 @@
+"""Mean of the squared errors of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from encodery.metrics import Metric
+from encodery.metrics._items import numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSE(Metric):
+    """Numbers (N,) against numbers (N,); 0 is perfect."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
+        return float(self.each(truth, predicted).mean())
+
+    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+        left, right = numbers(truth, predicted, "mse")
+        found: np.ndarray = (left - right) ** 2
+        return found

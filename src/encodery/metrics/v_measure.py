@@ -1,0 +1,25 @@
+"""V-measure of a clustering, as scikit-learn has it: the harmonic mean of homogeneity and completeness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from encodery.base.errors import EmptyInput, InputError
+from encodery.base.extras import require
+from encodery.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class VMeasure(Metric):
+    """Labels (N,) against clusters (N,) under names of their own; 1 where each cluster is one label and the reverse."""
+
+    def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
+        left, right = np.asarray(truth), np.asarray(predicted)
+        if left.ndim != 1 or left.shape != right.shape:
+            raise InputError(f"v_measure: labels are {left.shape}, clusters {right.shape}; (N,) and (N,) are needed.")
+        if not left.size:
+            raise EmptyInput("v_measure: there are no items to measure.")
+        return float(require("sklearn.metrics", "evaluate").v_measure_score(left, right))
