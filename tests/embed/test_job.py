@@ -261,4 +261,26 @@ def test_what_the_recipe_leaves_open() -> None:
     assert usual_epochs(10_000) == 2
     assert usual_epochs(1_000_000) == 1
     assert usual_optimizer(768).lr == 3e-5
-    assert usual_optimizer(128).lr == pytest.approx(1.8e-4)
+    assert usual_optimizer(128).lr == pytest.approx(4.4e-4)
+    assert usual_optimizer(768, light=True).lr == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(("name", "folds"), [("lora", True), ("adapters", False)])
+def test_a_small_part_of_the_model_may_learn(
+    name: str, folds: bool, loaded: Loaded, pairs: Any, tmp_path: Path
+) -> None:
+    work = job(loaded, pairs(64, 1), pairs(30, 2), adapt={"is": name})
+    assert sum(p.numel() for p in work.module.parameters() if p.requires_grad) < 0.5 * sum(
+        p.numel() for p in work.module.parameters()
+    )
+    losses = run(work, 15, lr=1e-2)
+    assert losses[-1] < losses[0]
+    work.save(tmp_path / "model", {})
+    again = load_model(tmp_path / "model")
+    assert (again.model.settings == loaded.model.settings) is folds
+    batch, place = work.examples.batch(work.numbers[:4, 0])
+    work.module.eval()
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(work._vectors(batch, [])[place, 0], dim=1).numpy()
+    texts = [work.examples.texts[int(n)] for n in work.numbers[:4, 0]]
+    np.testing.assert_allclose(Embedder.of(again, "cpu").encode(texts).vectors, expected, atol=2e-5)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from encodery.adapt import begin, finished
 from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
@@ -67,6 +68,7 @@ class EmbedJob(ExampleJob):
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
         self.together = self.loss is not None and self.loss.together
         self.model = trained_model(loaded.model, settings.dropout)
+        begin(self.model, settings.adapt, settings.train.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
             self.pooling = self.head()
@@ -241,10 +243,8 @@ class EmbedJob(ExampleJob):
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its embedding settings, what pooling and finish have learnt, and golden vectors."""
-        settings = self.loaded.model.settings
-        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in self.model.state_dict().items()}
-        model = build(settings, state)
-        pooling = self.settings.embed.pooling.build(settings.shape)
+        model = self.result()
+        pooling = self.settings.embed.pooling.build(model.settings.shape)
         pooling.load_state_dict({name: tensor.cpu() for name, tensor in self.pooling.state_dict().items()})
         finishing = self._finishing()
         embedder = Embedder(model, self.loaded.tokenizer, self.settings.embed, finishing, "cpu", pooling)
@@ -261,6 +261,12 @@ class EmbedJob(ExampleJob):
             figures=figures,
             overwrite=True,
         )
+
+    def result(self) -> Model:
+        """The trained model on the CPU, what was adapted folded in, with the dropout it had before."""
+        done = finished(self.model, self.settings.adapt)
+        settings = dataclasses.replace(done.settings, dropout=self.loaded.model.settings.dropout)
+        return build(settings, {name: t.detach().to("cpu", torch.float32) for name, t in done.state_dict().items()})
 
     def _finishing(self) -> Finishing:
         """The finish steps, fitted to the training texts where they have something to learn."""

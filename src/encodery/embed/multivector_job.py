@@ -32,7 +32,6 @@ from encodery.embed.multivector import (
 )
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared
-from encodery.model.foreign import build
 from encodery.model.load import save_model
 from encodery.model.shape import Batch
 from encodery.objectives import Term
@@ -116,11 +115,9 @@ class MultiVectorJob(EmbedJob):
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its projection and golden vectors."""
-        settings, embed = self.loaded.model.settings, self.settings.embed
-        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in self.model.state_dict().items()}
-        model = build(settings, state)
+        model, embed = self.result(), self.settings.embed
         kept = {name: tensor.detach().cpu() for name, tensor in self.pooling.state_dict().items()}
-        projection = Projection(settings.width, self.settings.token_width)
+        projection = Projection(model.settings.width, self.settings.token_width)
         projection.load_state_dict(kept)
         told = MultiVectorSettings(width=self.settings.token_width, max_length=embed.max_length, prompts=embed.prompts)
         kept["golden"] = golden_tokens(MultiVectorEncoder(model, self.loaded.tokenizer, projection, told, "cpu"))

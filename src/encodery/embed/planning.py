@@ -23,6 +23,7 @@ from encodery.embed.reading import Read, read
 from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
 from encodery.model.load import Loaded, load_model
 from encodery.train.examples import planned
+from encodery.train.optim import Optimizer
 
 JOBS = {
     "dense": "encodery.embed.job.EmbedJob",
@@ -57,7 +58,7 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
     chosen = name or (RAW if found.train.raw else LABELLED)
     if settings.rebuild is None:
         settings = dataclasses.replace(settings, loss=settings.loss or usual_loss(found.train))
-    settings = dataclasses.replace(settings, optim=settings.optim or usual_optimizer(loaded.model.settings.width))
+    settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
     examples, notes = _examples(found, settings, loaded)
     if "budget" not in read_recipe("embed", chosen).get("train", {}) and "budget" not in over.get("train", {}):
         epochs = settings.epochs or usual_epochs(len(examples))
@@ -79,6 +80,11 @@ def settings_of(name: str, over: Mapping[str, Any], loaded: Loaded) -> EmbedTrai
     own = merge(encode(EmbedTraining()), {"embed": loaded.settings.get("embed", {})})
     base = encode(decode(EmbedTraining, merge(own, read_recipe("embed", name)), f"recipe {name}"))
     return decode(EmbedTraining, merge(base, over), f"recipe {name}")
+
+
+def _optimizer(settings: EmbedTraining, loaded: Loaded) -> Optimizer:
+    light = settings.adapt is not None and settings.adapt.light
+    return usual_optimizer(loaded.model.settings.width, light)
 
 
 def _examples(found: Read, settings: EmbedTraining, loaded: Loaded) -> tuple[np.ndarray, list[str]]:

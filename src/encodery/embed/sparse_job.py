@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from encodery.base.artifact import Artifact
@@ -21,7 +20,6 @@ from encodery.embed.job import EmbedJob
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared, Vectors
 from encodery.embed.sparse import KEY, SparseSettings, word_weights
-from encodery.model.foreign import build
 from encodery.model.load import save_model
 from encodery.model.shape import Batch
 
@@ -33,7 +31,7 @@ class SparseJob(EmbedJob):
         """Nothing beside the model's own head, which is trained with it. Raises `SettingsError` where it has none."""
         if "mlm" not in self.model.heads:
             raise SettingsError("Sparse vectors are made by the masked-language-model head, and this model has none.")
-        self.model.heads.requires_grad_(True)
+        self.model.heads.requires_grad_(self.settings.adapt is None)
         return nn.Identity()
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
@@ -48,12 +46,11 @@ class SparseJob(EmbedJob):
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its settings for sparse vectors."""
-        settings, embed = self.loaded.model.settings, self.settings.embed
-        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in self.model.state_dict().items()}
+        embed = self.settings.embed
         sparse = SparseSettings(max_length=embed.max_length, prompts=embed.prompts)
         save_model(
             folder,
-            build(settings, state),
+            self.result(),
             self.loaded.tokenizer_path,
             settings={"recipe": self.recipe, KEY: encode(sparse)},
             origin=self.loaded.origin,
