@@ -40,7 +40,8 @@ def part(name: str) -> Adaptation:
 
 def hidden(model: Model, sequences: list[list[int]] = SEQUENCES) -> Tensor:
     with torch.inference_mode():
-        return model.eval()(Batch.from_sequences(sequences)).hidden
+        found: Tensor = model.eval()(Batch.from_sequences(sequences)).hidden
+        return found
 
 
 def begun(name: str, kind: str = "post") -> Model:
@@ -55,7 +56,7 @@ def moved(model: Model) -> Model:
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
-                p += 0.05 * torch.randn(p.shape, generator=generator)
+                p.add_(torch.randn(p.shape, generator=generator), alpha=0.05)
     return model
 
 

@@ -40,7 +40,7 @@ def test_dare_drops_a_share_and_keeps_the_mean() -> None:
     base = torch.zeros(100_000)
     part = decode(Merging, {"is": "dare", "drop": 0.9, "scale": 1.0})
     found = part.merge({"w": base}, [{"w": base + 1}])["w"]
-    assert found.unique().tolist() == pytest.approx([0.0, 10.0])
+    assert sorted(set(found.tolist())) == pytest.approx([0.0, 10.0])
     assert 0.095 < (found > 0).float().mean() < 0.105
     assert not torch.equal(part.merge({"w": base}, [{"w": base + 1}], seed=1)["w"], found)
     torch.testing.assert_close(merged(BASE + 1, BASE + 4, **{"is": "dare", "drop": 0.0, "scale": 0.5}), BASE + 2.5)

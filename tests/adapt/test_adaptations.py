@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,10 +18,15 @@ TINY = ModelSettings(width=32, depth=3, heads=2, inner=64, vocab=90, max_length=
 BATCH = Batch.from_sequences([[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11, 12, 13]])
 
 
-def adapted(settings: ModelSettings = TINY, **table: Any) -> Model:
+def adapted(table: dict[str, Any], settings: ModelSettings = TINY) -> Model:
     model = build_model(settings, seed=1)
     begin(model, decode(Adaptation, table), seed=2)
     return model.eval()
+
+
+def inside(model: Model, name: str) -> Any:
+    """The module `name` of the blocks."""
+    return model.encoder.blocks.get_submodule(name)
 
 
 def names(model: Model) -> set[str]:
@@ -43,11 +48,11 @@ def names(model: Model) -> set[str]:
 )
 def test_at_first_nothing_changes(table: dict[str, Any]) -> None:
     before = build_model(TINY, seed=1).eval()
-    torch.testing.assert_close(adapted(**table)(BATCH).hidden, before(BATCH).hidden, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(adapted(table)(BATCH).hidden, before(BATCH).hidden, atol=1e-5, rtol=1e-5)
 
 
 def test_lora_learns_two_small_matrices_a_target() -> None:
-    model = adapted(**{"is": "lora", "rank": 3, "targets": ["query", "down"], "first": 1})
+    model = adapted({"is": "lora", "rank": 3, "targets": ["query", "down"], "first": 1})
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     here = "encoder.blocks.{}.{}.pairs.{}.{}".format
     assert shapes == {
@@ -65,29 +70,29 @@ def test_lora_learns_two_small_matrices_a_target() -> None:
 def test_targets_touch_their_own_rows_only() -> None:
     part = decode(Adaptation, {"is": "lora", "rank": 3, "targets": ["key"]})
     model = build_model(TINY, seed=1)
-    before = model.encoder.blocks[0].attention.qkv.weight.detach().clone()  # type: ignore[union-attr]
+    before = inside(model, "0.attention.qkv").weight.detach().clone()
     begin(model, part, 0)
-    pair = model.encoder.blocks[0].attention.qkv.pairs["key"]  # type: ignore[union-attr, index]
+    pair = inside(model, "0.attention.qkv").pairs["key"]
     with torch.no_grad():
-        pair.b.normal_()  # type: ignore[union-attr]
-    after = finished(model, part).encoder.blocks[0].attention.qkv.weight  # type: ignore[union-attr]
+        pair.b.normal_()
+    after = inside(finished(model, part), "0.attention.qkv").weight
     assert torch.equal(after[:32], before[:32])
     assert torch.equal(after[64:], before[64:])
-    torch.testing.assert_close(after[32:64], before[32:64] + 16.0 / 3 * pair.b @ pair.a)  # type: ignore[union-attr]
+    torch.testing.assert_close(after[32:64], before[32:64] + 16.0 / 3 * pair.b @ pair.a)
 
 
 def test_dora_keeps_the_length_of_rows_when_only_the_direction_moves() -> None:
     part = decode(Adaptation, {"is": "dora", "targets": ["up"]})
     model = build_model(TINY, seed=1)
-    before = model.encoder.blocks[0].ffn.up.weight.detach().clone()  # type: ignore[union-attr]
+    before = inside(model, "0.ffn.up").weight.detach().clone()
     begin(model, part, 0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith(".b"):
                 p.normal_()
-    after = finished(model, part).encoder.blocks[0].ffn.up.weight  # type: ignore[union-attr]
-    assert (after - before).norm() > 0.5 * before.norm()  # type: ignore[operator]
-    torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1))  # type: ignore[operator]
+    after = inside(finished(model, part), "0.ffn.up").weight
+    assert (after - before).norm() > 0.5 * before.norm()
+    torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1))
 
 
 def test_masks_are_bits_and_their_gradient_passes_the_threshold() -> None:
@@ -105,18 +110,18 @@ def test_masks_are_bits_and_their_gradient_passes_the_threshold() -> None:
             total + (p.numel() if name.endswith(("qkv.weight", "up.weight", "down.weight", "out.weight")) else 0),
         )
     assert 0.28 < hidden / total < 0.32
-    layer = model.encoder.blocks[2].ffn.down  # type: ignore[union-attr]
-    weight = layer._mask() * layer.weight  # type: ignore[union-attr, operator]
-    (reached,) = torch.autograd.grad(weight.sum(), [layer.numbers["down"]])  # type: ignore[union-attr, index]
-    torch.testing.assert_close(reached, layer.weight)  # type: ignore[union-attr]
+    layer = inside(model, "2.ffn.down")
+    weight = layer._mask() * layer.weight
+    (reached,) = torch.autograd.grad(weight.sum(), [layer.numbers["down"]])
+    torch.testing.assert_close(reached, layer.weight)
 
 
 def test_bitfit_trains_biases_and_no_head() -> None:
-    model = adapted(**{"is": "bitfit"})
+    model = adapted({"is": "bitfit"})
     assert names(model) == {n for n, _ in model.encoder.named_parameters(prefix="encoder") if n.endswith("bias")}
     some, whole = learning(model)
     assert some / whole < 0.04
-    assert any("norm.weight" in name for name in names(adapted(**{"is": "bitfit", "norms": True})))
+    assert any("norm.weight" in name for name in names(adapted({"is": "bitfit", "norms": True})))
     bare = decode(
         ModelSettings,
         {"width": 16, "depth": 1, "heads": 2, "vocab": 9, "norm": {"is": "layer", "bias": False}}
@@ -124,23 +129,23 @@ def test_bitfit_trains_biases_and_no_head() -> None:
         | {"ffn": {"is": "mlp", "bias": False, "bias_out": False}},
     )
     with pytest.raises(SettingsError, match="no biases"):
-        adapted(bare, **{"is": "bitfit"})
+        adapted({"is": "bitfit"}, bare)
 
 
 def test_top_layers() -> None:
-    assert {name.split(".")[2] for name in names(adapted(**{"is": "top_layers", "layers": 2}))} == {"1", "2"}
-    tables = names(adapted(**{"is": "top_layers", "layers": 0, "embeddings": True}))
+    assert {name.split(".")[2] for name in names(adapted({"is": "top_layers", "layers": 2}))} == {"1", "2"}
+    tables = names(adapted({"is": "top_layers", "layers": 0, "embeddings": True}))
     assert "encoder.embeddings.word.weight" in tables
     assert not any(name.startswith("encoder.blocks") for name in tables)
 
 
 def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
-    model = adapted(**{"is": "prompt", "tokens": 20})
+    model = adapted({"is": "prompt", "tokens": 20})
     whole = Batch.from_sequences([list(range(24))])
     before = model(whole)
     assert before.hidden.shape == (24, 32), "as many tokens as without, though the table of positions has but 24"
     with torch.no_grad():
-        model.encoder.front.vectors[0, 7] += 1.0  # type: ignore[index, operator]
+        cast(Any, model.encoder.front).vectors[0, 7] += 1.0
     apart = (model(whole).hidden - before.hidden).abs().amax(1)
     assert (apart > 1e-5).all()
     layers = model(whole, keep_layers=True).layers
@@ -154,8 +159,8 @@ def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
 def test_two_inserts_cannot_stand_in_one_place() -> None:
     twice = {"is": "several", "parts": [{"is": "adapters"}, {"is": "adapters", "places": ["ffn"]}]}
     with pytest.raises(SettingsError, match="ffn of layer 0 is taken"):
-        adapted(**twice)
-    both = adapted(**{"is": "several", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
+        adapted(twice)
+    both = adapted({"is": "several", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
     assert {name.split(".")[1] for name in names(both)} == {"embedding_norm", "blocks", "front"}
     assert len(both.settings.inserts) == 2
 
@@ -179,7 +184,7 @@ def test_two_inserts_cannot_stand_in_one_place() -> None:
 )
 def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        adapted(**table)
+        adapted(table)
 
 
 def test_an_unknown_adaptation_names_the_nearest() -> None:
