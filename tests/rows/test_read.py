@@ -134,6 +134,30 @@ def test_conll(tmp_path: Path) -> None:
         read(path)
 
 
+def test_text_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("one, two\r\n\n שלום\n".encode())
+    table = read(tmp_path / "a.txt")["train"]
+    assert list(table["text"]) == ["one, two", "שלום"]
+    assert table.where(1).endswith("line 3")
+
+
+def test_the_layout_of_squad(tmp_path: Path) -> None:
+    asked = [
+        {"id": "1", "question": "Who?", "answers": [{"text": "She", "answer_start": 0}]},
+        {"id": "2", "question": "Where?", "answers": [], "is_impossible": True},
+    ]
+    file = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": "She came.", "qas": asked}]}]}
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(file), encoding="utf-8")
+    table = read(path)["dev"]
+    assert list(table["answers"]) == [[{"text": "She", "answer_start": 0}], []]
+    assert list(table["context"]) == ["She came."] * 2
+    del asked[1]["question"]
+    path.write_text(json.dumps(file), encoding="utf-8")
+    with pytest.raises(InputError, match="question 2: is not as SQuAD has it"):
+        read(path)
+
+
 def test_parquet(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"tokens": ["a", "b"], "score": 0.5}, {"tokens": [], "score": None}]

@@ -1,8 +1,8 @@
 """A file or folder of labelled rows to tables by split: train, dev, test.
 
-CSV, TSV, JSON lines (or one JSON list), parquet, CoNLL, all but parquet also as .gz, .xz or .zst; a folder of such
-files named by split, or with folders so named; a folder that Hugging Face's `datasets` saved. A column `split` of a
-single file parts its rows.
+CSV, TSV, JSON lines (or one JSON list, or SQuAD's own layout), parquet, CoNLL, .txt (a text a line), all but parquet
+also as .gz, .xz or .zst; a folder of such files named by split, or with folders so named; a folder that Hugging Face's
+`datasets` saved. A column `split` of a single file parts its rows.
 """
 
 from __future__ import annotations
@@ -81,7 +81,40 @@ def json_rows(path: Path) -> Rows:
                 yield from _listed(path, line + text.read())
                 return
             if line.strip():
-                yield number, _object(line, f"{path}, line {number}")
+                row = _object(line, f"{path}, line {number}")
+                if number == 1 and _is_squad(row):
+                    yield from _squad(row, str(path))
+                else:
+                    yield number, row
+
+
+def text_rows(path: Path) -> Rows:
+    """Each line that is not blank, as `text`."""
+    with opened_text(path, None) as (text, _):
+        for number, line in enumerate(text, 1):
+            if line.strip():
+                yield number, {"text": line.strip()}
+
+
+def _is_squad(row: dict[str, Any]) -> bool:
+    data = row.get("data")
+    return isinstance(data, list) and all(isinstance(one, dict) and "paragraphs" in one for one in data)
+
+
+def _squad(file: dict[str, Any], where: str) -> Rows:
+    """Each question of SQuAD's file (arXiv:1606.05250), with its number from 1. Raises `InputError` for what lacks."""
+    number = 0
+    try:
+        for article in file["data"]:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    row = {"id": asked.get("id"), "title": article.get("title"), "context": paragraph["context"]}
+                    answers = [{"text": one["text"], "answer_start": one["answer_start"]} for one in asked["answers"]]
+                    row |= {"question": asked["question"], "answers": answers}
+                    number += 1
+                    yield number, row
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}, question {number + 1}: is not as SQuAD has it: {error!r}.") from error
 
 
 def _listed(path: Path, text: str) -> Rows:
@@ -111,6 +144,7 @@ READERS: dict[str, Callable[[Path], Rows]] = {
     ".tsv": delimited.rows,
     ".jsonl": json_rows,
     ".json": json_rows,
+    ".txt": text_rows,
     ".parquet": arrow.parquet_rows,
     ".arrow": arrow.shard_rows,
     **dict.fromkeys(conll.FORMATS, conll.rows),
