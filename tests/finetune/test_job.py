@@ -112,6 +112,7 @@ start(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(planned: Planned, tmp_path: Path) -> None:
     recipe = planned("classify", dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
     start(recipe, tmp_path / "whole")

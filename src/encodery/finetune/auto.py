@@ -117,7 +117,7 @@ def _folds(rows: Rows, seed: int) -> list[_Fold]:
     order = np.random.default_rng(seed).permutation(int(key.max()) + 1)
     some = np.flatnonzero(order[key] < MOST_ROWS)
     place = order[key[some]] % FOLDS
-    labels = np.array(names_of([rows["label"][row] for row in some]))
+    labels: np.ndarray = np.array(names_of([rows["label"][row] for row in some.tolist()]))
     frequent = [label for label in np.unique(labels) if len(np.unique(place[labels == label])) > 1]
     some, place = some[np.isin(labels, frequent)], place[np.isin(labels, frequent)]
     if len(frequent) < 2:

@@ -1,7 +1,7 @@
 """What a recipe of `encodery finetune` says, and the rules for what it leaves open.
 
 The rules: a batch of 16 examples, 32 from 5,000 on and 64 from 50,000 on; as many epochs as 300 steps take, at least 3
-(2 from 30,000 examples on) and at most 20, since few rows want many epochs (arXiv:2006.05987); AdamW at 3e-5 for a
+(2 from 30,000 examples on) and at most 20, since few rows want many epochs (arXiv:2006.05987); AdamW at 5e-5 for a
 width of 768 and a batch of 16, more the narrower the model and with the root of the batch, ten times as much where only
 a small part of the model learns.
 Shapes: E examples, H width of the model.
@@ -28,7 +28,7 @@ from encodery.train.hooks import Hook
 from encodery.train.optim import Optimizer
 from encodery.train.settings import TrainSettings
 
-USUAL_WIDTH, USUAL_RATE, USUAL_BATCH = 768, 3e-5, 16
+USUAL_WIDTH, USUAL_RATE, USUAL_BATCH = 768, 5e-5, 16
 LIGHT = 10.0  # How many times the rate, where only a small part of the weights learns.
 STEPS = 300
 LONGEST = 512
