@@ -151,6 +151,11 @@ def test_a_head_that_lacks_is_fresh(store: Path, given: Path, tmp_path: Path) ->
     made = job(recipe(store, tmp_path / "bare"))
     assert torch.equal(made.model.encoder.words, source.model.encoder.words)
     assert "mlm" in made.model.heads
+    part = job(recipe(store, tmp_path / "bare", "adapt=lora")).model
+    assert all(p.requires_grad for p in part.heads.parameters()), "what is fresh learns"
+    assert not part.encoder.words.requires_grad
+    whole = job(recipe(store, given, "adapt=lora")).model
+    assert not any(p.requires_grad for p in whole.heads.parameters())
 
 
 def test_settings_come_back_and_the_verb_runs(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from torch import nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.load import Loaded
@@ -38,6 +39,11 @@ def grown(loaded: Loaded, settings: ModelSettings, seed: int) -> Model:
         )
     model.load_state_dict(own | given)
     return model
+
+
+def fresh(model: Model, loaded: Loaded) -> nn.ModuleList:
+    """The heads of `model` that `loaded` does not have: they know nothing yet, so they learn whatever stands still."""
+    return nn.ModuleList(head for name, head in model.heads.items() if name not in loaded.model.heads)
 
 
 def check_vocabulary(loaded: Loaded, tokenizer: Tokenizer, where: str) -> None:

@@ -33,7 +33,7 @@ from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
 from encodery.train.heldout import questions, score_mlm
 from encodery.train.hooks import Hook
-from encodery.train.inherit import check_vocabulary, fingerprint, grown
+from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
 from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
@@ -94,6 +94,8 @@ class PretrainJob(Job):
         self.given = None if settings.init_from is None else load_model(settings.init_from)
         self.model, self.vocabulary = _begun(settings, store, self.given)
         begin(self.model, settings.adapt, seed)
+        if self.given is not None:
+            fresh(self.model, self.given).requires_grad_(True)
         self.objective: ObjectiveModule = settings.objective.build(settings.model.shape, self.vocabulary)
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
         feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
