@@ -9,7 +9,7 @@ import pytest
 
 from encodery.base.errors import InputError
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks.span import Span, _scored
+from encodery.finetune.tasks.span import Span, _answers, _scored
 from encodery.tokens.tokenizer import Tokenizer
 
 CONTEXT = "one two six cat . " * 8 + "red green. " + "sun sky " * 6
@@ -82,6 +82,8 @@ def test_both_ways_of_writing_answers() -> None:
     assert Span().learn(squad) == Span().learn(plain) == {"unanswered": 1}
     with pytest.raises(InputError, match="Row 0: its answer 'dog' does not stand at character 2"):
         Span().learn({**rows, "answers": [[{"text": "dog", "start": 2}], []]})
+    assert _answers({**rows, "answers": [[{"text": " cat", "start": 1}], []]}, 0) == [("cat", 2)]
+    assert _answers({"context": ["1 11"], "answers": [[{"text": "1", "start": 3}]]}, 0) == [("1", 3)]
 
 
 def test_figures_are_those_of_squad() -> None:

@@ -32,6 +32,7 @@ from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
 from encodery.tokens.windows import Truncate
 
+SLACK = 2  # Characters by which an answer may stand elsewhere than it says; its edges often were counted with spaces.
 TRIED = 20  # Starts, and ends, of a window that are tried with each other.
 
 
@@ -202,10 +203,16 @@ def _answers(rows: Rows, row: int) -> list[tuple[str, int]]:
         found = list(zip(given.get("text", []), starts, strict=True))
     else:
         found = [(one["text"], one["start"] if "start" in one else one["answer_start"]) for one in given or []]
+    placed = []
     for text, start in found:
-        if context[int(start) : int(start) + len(text)] != text or not text:
+        bare = str(text).strip()
+        at = int(start)
+        if context[at : at + len(bare)] != bare:
+            at = context.find(bare, max(at - SLACK, 0), at + len(text) + SLACK)
+        if at < 0 or not bare:
             raise InputError(f"Row {row}: its answer {text!r} does not stand at character {start} of the context.")
-    return [(str(text), int(start)) for text, start in found]
+        placed.append((bare, at))
+    return placed
 
 
 def _pieces(answers: list[tuple[str, int]], where: np.ndarray) -> tuple[int, int] | None:
