@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from encodery.evaluate.mlm import Score
     from encodery.evaluate.plan import Plan
+    from encodery.evaluate.probes import Probed
 
 SYSTEMS = (
     "PATH of a model; sentence_transformers:PATH, hugging_face:PATH; bm25, tfidf; or a server's http address. Fields "
@@ -134,6 +135,52 @@ def plan(
     from encodery.evaluate.plan import read_plan
 
     _compare(read_plan(file), out or [], as_json)
+
+
+@app.command()
+def probe(
+    kind: Annotated[str, typer.Argument(help="What is read off the layers; `encodery show probes` lists them.")],
+    data: Annotated[Path, typer.Argument(help="A file or folder of labelled data.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings of it.")] = None,
+    model: Annotated[list[Path] | None, typer.Option("--model", "-m", help="A model; once for each.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What each layer of a frozen model knows: tags of words, by logistic regression on its states.
+
+    Selectivity is how much better the probe does than on tags that were given to words by chance.
+    """
+    from encodery.base.errors import InputError
+    from encodery.base.settings import NAME, decode, overrides
+    from encodery.evaluate.probes import Probe
+    from encodery.model.load import load_model
+
+    if not model:
+        raise InputError("Give at least one --model.")
+    asked = decode(Probe, {NAME: kind, **overrides(settings or ())}, kind)
+    found = {str(path): asked.measure(data, load_model(path)) for path in model}
+    if as_json:
+        lines = {path: {"items": probed.items, "layers": probed.table()} for path, probed in found.items()}
+        print(json.dumps(lines, indent=1, ensure_ascii=False))
+        return
+    for path, probed in found.items():
+        _print_probed(path, probed)
+
+
+def _print_probed(path: str, probed: Probed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(Text(f"{path}, {probed.items:,} items"))
+    for name in (probed.main, "95 %", *(("selectivity",) if probed.control else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in probed.table():
+        name = f"layer {line['layer']}" if line["layer"].isdigit() else line["layer"]
+        span = "" if line["low"] is None else f"{line['low']:.3f} … {line['high']:.3f}"
+        chosen = f"{line['selectivity']:+.3f}" if "selectivity" in line else ""
+        table.add_row(Text(name), f"{line[probed.main]:.4f}", span, *((chosen,) if probed.control else ()))
+    Console(highlight=False).print(table, "")
 
 
 def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from encodery.base.extras import require
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # scikit-learn's C; vectors of unit length want large ones
 STEPS = 500
+FIXED, FEW_STEPS = 0.1, 60
 HELD_OUT = 0.2
 
 
@@ -27,6 +28,13 @@ def fit(vectors: Any, labels: np.ndarray, seed: int = 0) -> Any:
     if len(np.unique(labels)) < 2:
         raise InputError(f"The training rows have {len(np.unique(labels))} class; two are needed at least.")
     return _fitted(vectors, labels, _strength(vectors, labels, seed))
+
+
+def fit_once(vectors: Any, labels: np.ndarray) -> Any:
+    """The same at a fixed strength and in few steps, for many probes on states (N, K) of variance one."""
+    if len(np.unique(labels)) < 2:
+        raise InputError("The training rows have one class; two are needed at least.")
+    return _fitted(vectors, labels, FIXED, FEW_STEPS)
 
 
 def _strength(vectors: Any, labels: np.ndarray, seed: int) -> float:
@@ -42,9 +50,9 @@ def _strength(vectors: Any, labels: np.ndarray, seed: int) -> float:
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def _fitted(vectors: Any, labels: np.ndarray, strength: float) -> Any:
+def _fitted(vectors: Any, labels: np.ndarray, strength: float, steps: int = STEPS) -> Any:
     linear = require("sklearn.linear_model", "evaluate")
     exceptions = require("sklearn.exceptions", "evaluate")
     with warnings.catch_warnings():  # the number of steps belongs to the protocol
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        return linear.LogisticRegression(C=strength, max_iter=STEPS).fit(vectors, labels)
+        return linear.LogisticRegression(C=strength, max_iter=steps).fit(vectors, labels)

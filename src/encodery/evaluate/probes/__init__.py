@@ -1,0 +1,60 @@
+"""Probes: what the layers of a frozen encoder know, by how well something simple reads it off them.
+
+Shapes: N items, L layers (the embeddings' output and each block's), H width.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encodery.base.parts import Part
+from encodery.evaluate.suites import Figure
+
+if TYPE_CHECKING:
+    from encodery.model.load import Loaded
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """`layers`: the figure of each layer, lowest first; `baselines`: what can be had without the model, by name.
+
+    `control`: for each layer, how well the same probe learns a task that no encoder can know (empty if not asked): a
+    probe that is good at both learns by heart. `items` were judged.
+    """
+
+    main: str
+    items: int
+    layers: list[Figure]
+    baselines: dict[str, Figure]
+    control: list[Figure]
+
+    @property
+    def best(self) -> int:
+        """The layer with the highest figure."""
+        return max(range(len(self.layers)), key=lambda layer: self.layers[layer].value)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A line for each baseline and layer, as plain values; `selectivity` is the figure minus the control's."""
+        lines = [{"layer": name, **_plain(figure, self.main)} for name, figure in self.baselines.items()]
+        for layer, figure in enumerate(self.layers):
+            line = {"layer": str(layer), **_plain(figure, self.main)}
+            if self.control:
+                line["selectivity"] = figure.value - self.control[layer].value
+            lines.append(line)
+        return lines
+
+
+class Probe(Part):
+    """Reads one kind of knowledge off each layer."""
+
+    @abc.abstractmethod
+    def measure(self, data: Path, loaded: Loaded) -> Probed:
+        """On labelled data of one's own. Raises `InputError` naming file and line for what it cannot be made of."""
+
+
+def _plain(figure: Figure, main: str) -> dict[str, Any]:
+    low, high = figure.interval() or (None, None)
+    return {main: figure.value, "low": low, "high": high}

@@ -1,0 +1,120 @@
+"""What every probe promises, over whatever parts lie in the folder; and what is particular to the probe of tags."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+
+from encodery.base.errors import InputError
+from encodery.base.parts import names
+from encodery.base.settings import decode, encode
+from encodery.cli.__main__ import run as encodery
+from encodery.evaluate.probes import Probe
+from encodery.evaluate.probes.tags import Tags, _first_pieces, _states
+from encodery.model.init.normal import Normal
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.model.shape import Batch
+from encodery.tokens.tokenizer import Tokenizer
+
+STEMS = ["walk", "talk", "jump", "look", "play", "cook", "rest", "land"]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pieces = [*SPECIALS, *STEMS, "##ed", "##ing", "##s", "the", "a", ","]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    inner.add_special_tokens(SPECIALS)
+    tokenizer = Tokenizer(inner)
+    tokenizer.set_template()
+    folder = tmp_path_factory.mktemp("probes")
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=32, init=Normal(std=0.2))
+    save_model(folder / "tiny", build_model(settings), folder / "tokenizer")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tag of a word is told by the sentence's articles: no table of words can know it."""
+    rng, rows = random.Random(0), []
+    for _ in range(160):
+        words, tags = [], []
+        before = rng.choice(["the", "a"])
+        for _ in range(5):
+            words += [before, rng.choice(STEMS) + rng.choice(["ed", "ing", "s"])]
+            tags += ["det", "noun" if before == "the" else "verb"]
+        rows.append({"tokens": words, "tags": tags})
+    file = tmp_path_factory.mktemp("tags") / "tags.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+DATA = {"tags": "data"}
+
+
+@pytest.mark.parametrize("name", names(Probe))
+def test_a_figure_for_each_layer(name: str, tiny: Path, request: pytest.FixtureRequest) -> None:
+    probe = decode(Probe, {"is": name})
+    assert decode(Probe, encode(probe)) == probe
+    found = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
+    assert len(found.layers) == len(found.control) == 3
+    assert all(0 <= figure.value <= 1 for figure in (*found.layers, *found.control, *found.baselines.values()))
+    assert len(found.table()) == len(found.layers) + len(found.baselines)
+    again = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
+    assert [f.value for f in again.layers] == [f.value for f in found.layers]
+
+
+def test_context_is_found_in_the_layers_and_not_in_the_words(tiny: Path, data: Path) -> None:
+    found = Tags().measure(data, load_model(tiny))
+    words, embeddings = found.baselines["tag of the word"].value, found.layers[0].value
+    assert words == pytest.approx(0.75, abs=0.1)
+    assert embeddings == pytest.approx(0.75, abs=0.12)
+    assert found.layers[found.best].value > 0.9
+    assert found.best > 0
+    assert found.control[found.best].value < found.layers[found.best].value
+
+
+def test_states_are_those_of_first_pieces(tiny: Path) -> None:
+    loaded = load_model(tiny)
+    sentences = [["the", "walking", ",", "jumps"], ["a", "🙂🙂", "looked"]]
+    states = _states(loaded, sentences)
+    assert states.shape == (3, 7, 32)
+    ids, places = _first_pieces(sentences[0], loaded.tokenizer)
+    assert [loaded.tokenizer.piece(int(ids[p - 1])) for p in places] == ["the", "walk", ",", "jump"]
+    row = [loaded.tokenizer.cls_id, *ids.tolist(), loaded.tokenizer.sep_id]
+    with torch.inference_mode():
+        layers = loaded.model(Batch.from_sequences([row]), keep_layers=True).layers
+    assert layers is not None
+    assert np.abs(states[2, :4] - layers[2][torch.from_numpy(places)].numpy()).max() < 1e-5
+
+
+def test_sentences_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
+    loaded: Loaded = load_model(tiny)
+    file = tmp_path / "x.jsonl"
+    rows = [{"tokens": ["the"] * n, "tags": ["a"] * n} for n in (3, 60)] * 5
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="has 60 tokens, the model takes 30"):
+        Tags().measure(file, loaded)
+    file.write_text('{"tokens": ["a", "b"], "tags": ["x"]}\n' * 10)
+    with pytest.raises(InputError, match="as many tags as words"):
+        Tags().measure(file, loaded)
+
+
+def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert encodery(["evaluate", "probe", "tags", str(data), "train=300", "test=100", "--model", str(tiny)]) == 0
+    shown = capsys.readouterr().out
+    assert "layer 2" in shown
+    assert "selectivity" in shown
+    assert encodery(["evaluate", "probe", "tags", str(data), "control=false", "-m", str(tiny), "--json"]) == 0
+    assert "selectivity" not in capsys.readouterr().out
+    assert encodery(["evaluate", "probe", "tag", str(data), "-m", str(tiny)]) == 2
+    assert "Did you mean 'tags'" in capsys.readouterr().err
