@@ -36,9 +36,10 @@ FAR = 32_000  # Tokens a span may reach, as 16 bits hold it.
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpans(Task):
-    """`widest`: words of a span. `overlap`: tokens that neighbouring windows share. `together`: types of a prompt at
-    most. `left_out`: share of the types a row does not have that are not asked in training, so that the model learns
-    to read what is asked. `rare`: weight of what is a span, of which there are few. `dropout` before the maps."""
+    """`widest`: words of a span. `overlap`: tokens that neighbouring windows share; spans of up to half as many are never
+    cut by an edge. `together`: types of a prompt at most. `left_out`: share of the types a row does not have that are
+    not asked in training, so that the model learns to read what is asked. `rare`: weight of what is a span, of which
+    there are few. `dropout` before the maps."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("text", "types"), ("spans",)),
@@ -85,9 +86,9 @@ class LabelSpans(Task):
             for asked, room in self._prompts(types, reader, places):
                 found = _cut(row, len(ids), room, self.overlap, reader)
                 lost = max(lost, len(ids) - found[-1][1] + found[0][0])
-                homes = home(len(ids), found)
+                at_home = home(len(ids), found)[speaker] if len(ids) else speaker
                 for number, (start, stop) in enumerate(found):
-                    first = [u for u, at in enumerate(speaker) if start <= at < stop and homes[at] == number]
+                    first = np.flatnonzero((speaker >= start) & (speaker < stop) & (at_home == number)).tolist()
                     prompt = np.concatenate([np.r_[reader.tokenizer.mask_id, places[name]] for _, name in asked])
                     piece = reader.two(prompt, ids.astype(np.int64), start, stop)
                     marks = self._marks(len(piece.ids), first, speaker, stop, piece.place - start)
