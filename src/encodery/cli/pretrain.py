@@ -20,6 +20,9 @@ def command(
     Settings are given as path=value, such as model.depth=4, optim.lr=2e-3, feed.max_length=256 or
     objective.corruption.rate="0.30 -> 0.15 linear". Schedules follow the budget. Ctrl-C saves and leaves; `encodery
     resume RUN` goes on. On several processes: torchrun --nproc-per-node N -m encodery pretrain ...
+
+    init_from=MODEL goes on from a trained model, whose tokenizer the tokens must be packed with; adapt=lora trains a
+    small part of it (`encodery show adapt`).
     """
     from rich.console import Console
 
