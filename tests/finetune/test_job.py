@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "epochs": 8,
     "dropout": 0.0,
     "optim": {"lr": 5e-3},
+    "task": {"rate": 1.0},
     "train": {"threads": 1, "precision": "fp32", "evals": 4},
 }
 RowsOf = Callable[..., dict[str, list[Any]]]

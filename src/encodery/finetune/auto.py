@@ -151,6 +151,8 @@ class _Linear:
 
     def __init__(self, settings: FinetuneSettings, loaded: Loaded) -> None:
         self.settings, self.loaded, self.strength = settings, loaded, STRENGTHS[0]
+        assert isinstance(settings.task, Classes)
+        self.rate = settings.task.rate
         self.device = machine.device()
         self.model = loaded.model.to(self.device).eval()
         self.reader = reader_of(settings, loaded)
@@ -179,8 +181,8 @@ class _Linear:
         truth = places(names_of(data.train["label"]), job.known["labels"])
         weight, bias = fitted(self.vectors(data.train), truth, self.strength)
         with torch.no_grad():
-            job.head.head.out.weight.copy_(torch.from_numpy(weight))  # type: ignore[union-attr, operator]
-            job.head.head.out.bias.copy_(torch.from_numpy(bias))  # type: ignore[union-attr, operator]
+            job.head.head.out.weight.copy_(torch.from_numpy(weight / self.rate))  # type: ignore[union-attr, operator]
+            job.head.head.out.bias.copy_(torch.from_numpy(bias / self.rate))  # type: ignore[union-attr, operator]
         out.mkdir(parents=True, exist_ok=True)
         job.save(out / MODEL, {"stage": "linear"})
         figures = {"stage": "linear", "steps": 0, **job.figures()}

@@ -19,7 +19,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Known, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import accuracy, macro_f1, matthews
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
 from encodery.finetune.tasks._labels import Weights, count, names_of, places, weights
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
@@ -82,18 +82,20 @@ class Labelled(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Classes(Labelled):
-    """`pooling`, `hidden` and `dropout` are those of the head. `weights`: rare classes count for more in the loss, in
-    inverse proportion ("balanced") or by its root. `smoothing`: share of a row's weight that is spread over all
-    classes."""
+    """`pooling`, `hidden` and `dropout` are those of the head, which learns `rate` times as fast as the model.
+    `weights`: rare classes count for more in the loss, in inverse proportion ("balanced") or by its root. `smoothing`:
+    share of a row's weight that is spread over all classes."""
 
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
+    rate: float = 10.0
     weights: Weights = "none"
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
         if not 0 <= self.smoothing < 1:
             raise SettingsError(f"smoothing = {self.smoothing}: must lie in 0 <= smoothing < 1.")
 
@@ -115,7 +117,7 @@ class _ClassesModule(TaskModule):
 
     def __init__(self, settings: Classes, shape: Shape, known: Known) -> None:
         super().__init__()
-        self.head = Head(shape.width, len(known["labels"]), settings.pooling, settings.dropout, settings.hidden)
+        self.head = Head(shape.width, len(known["labels"]), settings)
         self.smoothing = settings.smoothing
         told = torch.tensor(weights(known["counts"], settings.weights))
         self.register_buffer("class_weights", told, persistent=False)

@@ -6,10 +6,11 @@ Shapes: T tokens, S sequences, H width, C outputs, E examples, R rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
@@ -22,20 +23,50 @@ Kind = Literal["mean", "cls", "max"]
 STD = 0.02
 
 
+class Headed(Protocol):
+    """The settings of a head, of whichever task."""
+
+    @property
+    def pooling(self) -> Kind: ...
+
+    @property
+    def hidden(self) -> bool: ...
+
+    @property
+    def dropout(self) -> float: ...
+
+    @property
+    def rate(self) -> float: ...
+
+
+class Quick(nn.Linear):
+    """A linear map that learns `rate` times as fast as the optimiser's rate says: what comes out is multiplied by it,
+    and the first weights are so many times smaller. Under Adam and its like, whose steps do not depend on the size of
+    gradients, that is the same as a rate of its own: a map that begins at random has farther to go than the model."""
+
+    def __init__(self, width: int, outputs: int, rate: float) -> None:
+        super().__init__(width, outputs)
+        self.rate = rate
+        nn.init.normal_(self.weight, std=STD / rate)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.rate, self.bias * self.rate)
+
+
 class Head(nn.Module):
     """Hidden states (T, H) → (S, C): the mean, first or largest of a sequence's states; with `hidden` a dense layer and
     tanh, as BERT's pooler; then dropout and a linear map."""
 
-    def __init__(self, width: int, outputs: int, pooling: Kind, dropout: float, hidden: bool) -> None:
+    def __init__(self, width: int, outputs: int, settings: Headed) -> None:
         super().__init__()
-        self.pooling = pooling
-        self.dense = nn.Linear(width, width) if hidden else None
-        self.drop = nn.Dropout(dropout)
-        self.out = nn.Linear(width, outputs)
-        for layer in (self.dense, self.out):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=STD)
-                nn.init.zeros_(layer.bias)
+        self.pooling = settings.pooling
+        self.dense = nn.Linear(width, width) if settings.hidden else None
+        self.drop = nn.Dropout(settings.dropout)
+        self.out = Quick(width, outputs, settings.rate)
+        if self.dense is not None:
+            nn.init.normal_(self.dense.weight, std=STD)
+            nn.init.zeros_(self.dense.bias)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         pooled = pool(hidden, batch, self.pooling)
@@ -56,6 +87,12 @@ def pool(hidden: Tensor, batch: Batch, kind: Kind) -> Tensor:
         return low.scatter_reduce(0, place[:, None].expand_as(hidden), hidden, "amax")
     summed = hidden.new_zeros(len(batch), hidden.shape[1]).index_add(0, place, hidden)
     return summed / batch.cu_seqlens.diff().to(hidden.dtype)[:, None]
+
+
+def check_rate(rate: float) -> None:
+    """Raises `SettingsError` for what is no factor."""
+    if not rate > 0:
+        raise SettingsError(f"rate = {rate}: must be more than 0.")
 
 
 def check_dropout(dropout: float) -> None:

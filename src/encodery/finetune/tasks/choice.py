@@ -20,7 +20,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import accuracy
-from encodery.finetune.tasks._head import Head, Kind, check_dropout, within
+from encodery.finetune.tasks._head import Head, Kind, check_dropout, check_rate, within
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
 
@@ -28,7 +28,7 @@ from encodery.objectives import Count, Term
 @dataclass(frozen=True, kw_only=True)
 class Choice(Task):
     """`label` of a row is the number of the right choice, from 0, or its text; a `context` is read before the
-    question. `pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+    question. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("context", "question", "choices"), ("label",)),
@@ -40,9 +40,11 @@ class Choice(Task):
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
+    rate: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         if not len(rows["choices"]):
@@ -67,7 +69,7 @@ class Choice(Task):
         return collector.done(np.bincount(owners, weights=lost, minlength=len(choices)).astype(int).tolist())
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _ChoiceModule(Head(shape.width, 1, self.pooling, self.dropout, self.hidden))
+        return _ChoiceModule(Head(shape.width, 1, self))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

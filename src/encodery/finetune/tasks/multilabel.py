@@ -19,7 +19,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
 from encodery.finetune.tasks._labels import count
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
@@ -30,7 +30,7 @@ THRESHOLDS = np.linspace(0.05, 0.95, 91)
 @dataclass(frozen=True, kw_only=True)
 class Multilabel(Task):
     """`labels` of a row are a list, or a text in which `separator` stands between them. `rarest`: labels of fewer
-    training rows are not learnt. `pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+    training rows are not learnt. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("labels",)), Form(("text",), ("labels",)))
     goal: ClassVar[str] = "f1"
@@ -40,9 +40,11 @@ class Multilabel(Task):
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
+    rate: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         labels, counts = count(label for some in self._sets(rows) for label in sorted(some))
@@ -61,7 +63,7 @@ class Multilabel(Task):
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _MultilabelModule(Head(shape.width, len(known["labels"]), self.pooling, self.dropout, self.hidden))
+        return _MultilabelModule(Head(shape.width, len(known["labels"]), self))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

@@ -21,7 +21,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import spearman
-from encodery.finetune.tasks._head import Head, Kind, check_dropout
+from encodery.finetune.tasks._head import Head, Kind, check_dropout, check_rate
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.ndcg import NDCG
 from encodery.model.shape import Batch, Output, Shape
@@ -30,7 +30,7 @@ from encodery.objectives import Count, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Rank(Task):
-    """`pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("query", "text"), ("score",)),
@@ -41,9 +41,11 @@ class Rank(Task):
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
+    rate: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         scores = numbers(_column(rows))
@@ -61,7 +63,7 @@ class Rank(Task):
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RankModule(Head(shape.width, 1, self.pooling, self.dropout, self.hidden))
+        return _RankModule(Head(shape.width, 1, self))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

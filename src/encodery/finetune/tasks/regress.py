@@ -18,7 +18,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import pearson, spearman
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, read
+from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
 from encodery.finetune.tasks._labels import numbers
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
@@ -26,7 +26,7 @@ from encodery.objectives import Count, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Regress(Task):
-    """`pooling`, `hidden` and `dropout` are those of the head (`classify`)."""
+    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("score",)), Form(("text",), ("score",)))
     goal: ClassVar[str] = "spearman"
@@ -34,9 +34,11 @@ class Regress(Task):
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
+    rate: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         scores = numbers(rows["score"])
@@ -54,7 +56,7 @@ class Regress(Task):
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RegressModule(Head(shape.width, 1, self.pooling, self.dropout, self.hidden))
+        return _RegressModule(Head(shape.width, 1, self))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

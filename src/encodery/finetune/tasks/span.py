@@ -26,7 +26,7 @@ from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader, windows
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._head import STD, check_dropout, within
+from encodery.finetune.tasks._head import Quick, check_dropout, check_rate, within
 from encodery.finetune.tasks._units import trimmed
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
@@ -39,7 +39,7 @@ TRIED = 20  # Starts, and ends, of a window that are tried with each other.
 @dataclass(frozen=True, kw_only=True)
 class Span(Task):
     """`overlap`: tokens that neighbouring windows share. `longest`: tokens of an answer. `best`: how many answers are
-    told. `dropout` before the linear map."""
+    told. `dropout` before the linear map, which learns `rate` times as fast as the model."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("question", "context"), ("answers",)),)
     goal: ClassVar[str] = "f1"
@@ -49,9 +49,11 @@ class Span(Task):
     longest: int = 30
     best: int = 5
     dropout: float = 0.1
+    rate: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_rate(self.rate)
         if self.longest < 1 or self.best < 1 or self.overlap < 0:
             raise SettingsError(
                 f"longest = {self.longest}, best = {self.best}, overlap = {self.overlap}: must be at least 1, 1 and 0."
@@ -93,7 +95,7 @@ class Span(Task):
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _SpanModule(shape.width, self.dropout)
+        return _SpanModule(shape.width, self.dropout, self.rate)
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
@@ -167,12 +169,10 @@ class Span(Task):
 class _SpanModule(TaskModule):
     per = "token"
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, rate: float) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
-        self.out = nn.Linear(width, 2)
-        nn.init.normal_(self.out.weight, std=STD)
-        nn.init.zeros_(self.out.bias)
+        self.out = Quick(width, 2, rate)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         y: Tensor = self.out(self.drop(output.hidden)).float()
