@@ -22,7 +22,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import device as machine_device
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
-from encodery.embed import stored
+from encodery.embed import replicas, stored
 from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.embed.pooling import Pooling, PoolingModule
@@ -175,11 +175,12 @@ class Embedder:
         owner = np.array([window.text for window in found], np.int64)
         lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
         pooled = np.zeros((len(found), self.model.settings.width), np.float32)
-        with torch.inference_mode():
-            for numbers in batches(lengths, batch_tokens):
-                pooled[numbers] = self._pool([found[number].ids for number in numbers])
-                if progress is not None:
-                    progress(len(numbers))
+        work = list(batches(lengths, replicas.budget(batch_tokens, self.device)))
+        parts = replicas.each(lambda some: self._pool([found[n].ids for n in some]), work, self.device)
+        for numbers, part in zip(work, parts, strict=True):
+            pooled[numbers] = part
+            if progress is not None:
+                progress(len(numbers))
         vectors = _averaged(pooled, owner, lengths, len(texts))
         vectors = self.finishing.apply(vectors)
         tokens = np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64)

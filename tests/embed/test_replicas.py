@@ -1,0 +1,56 @@
+"""Batches side by side: the same vectors, the threads put back, faults not swallowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.embed import replicas
+from encodery.embed.embedder import Embedder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield int(request.param)
+    torch.set_num_threads(before)
+
+
+def test_vectors_do_not_depend_on_the_cores(embedder: Embedder, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefgh"), rng.integers(0, 10))) for _ in range(200)]
+    alone = np.stack([embedder.encode([text]).vectors[0] for text in texts])
+    monkeypatch.setattr(replicas, "FEWEST_TOKENS", 16)
+    done: list[int] = []
+    found = embedder.encode(texts, batch_tokens=64, progress=done.append)
+    assert np.abs(found.vectors - alone).max() < 1e-5
+    assert sum(done) == 200
+    assert len(done) > 10
+    assert torch.get_num_threads() == threads
+
+
+def test_faults_come_out_and_threads_are_put_back(threads: int) -> None:
+    def compute(piece: int) -> int:
+        assert torch.is_inference_mode_enabled()
+        if piece == 5:
+            raise ValueError("five")
+        return piece * 2
+
+    assert list(replicas.each(compute, [1, 2, 3, 4], CPU)) == [2, 4, 6, 8]
+    with pytest.raises(ValueError, match="five"):
+        list(replicas.each(compute, list(range(9)), CPU))
+    assert torch.get_num_threads() == threads
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_tokens_at_once_are_shared_out(threads: int) -> None:
+    assert replicas.budget(6000, CPU) == 6000 // threads
+    assert replicas.budget(600, CPU) == (600 if threads == 1 else 512)
+    assert replicas.budget(64, CPU) == 64
+    assert replicas.budget(6000, torch.device("cuda")) == 6000
