@@ -37,9 +37,9 @@ FAR = 32_000  # Tokens a span may reach, as 16 bits hold it.
 @dataclass(frozen=True, kw_only=True)
 class LabelSpans(Task):
     """`widest`: words of a span. `overlap`: tokens that neighbouring windows share; spans of up to half as many are
-    never cut by an edge. `together`: types of a prompt at most. `left_out`: share of the types a row does not have that are
-    not asked in training, so that the model learns to read what is asked. `rare`: weight of what is a span, of which
-    there are few. `dropout` before the maps."""
+    never cut by an edge. `together`: types of a prompt at most. `left_out`: share of the types a row does not have
+    that are not asked in training, so that the model learns to read what is asked. `rare`: weight of what is a span,
+    of which there are few. `dropout` before the maps."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("text", "types"), ("spans",)),
