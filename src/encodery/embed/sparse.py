@@ -159,9 +159,8 @@ class SparseEncoder:
 def word_weights(model: Model, batch: Batch) -> Tensor:
     """(B, V) float32 weights ≥ 0 of the words for each sequence of a packed batch."""
     logits = model.mlm(model.encoder(batch).hidden, model.encoder).float()
-    index = batch.layout.sequence[:, None].expand_as(logits)
     # The highest score first: log(1 + relu(·)) keeps the order, and is computed once a sequence, not once a token.
-    highest = logits.new_full((len(batch), logits.shape[1]), -torch.inf).scatter_reduce(0, index, logits, "amax")
+    highest = torch.stack([part.amax(0) for part in logits.split(list(batch.layout.lengths))])
     return torch.log1p(torch.relu(highest))
 
 
