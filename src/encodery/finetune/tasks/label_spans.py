@@ -238,7 +238,7 @@ class _SpansModule(TaskModule):
         spans = torch.relu(self.first(hidden)[at] + self.last(hidden)[at + reach[at, width].long()])
         sequence = batch.layout.sequence[at]
         # Sequence by sequence: held against the types all at once, spans would fill the memory.
-        parts = spans.split(torch.bincount(sequence, minlength=len(batch)).tolist())
+        parts = torch.split(spans, torch.bincount(sequence, minlength=len(batch)).tolist())
         near = torch.cat([part @ kind.T for part, kind in zip(parts, kinds, strict=True)]).float()
         near = near / hidden.shape[1] ** 0.5 + self.bias
         found: Tensor = logits.index_put((at, width), near.masked_fill(~present[sequence], NEVER))
