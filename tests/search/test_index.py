@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from encodery.base.errors import ArtifactError, EmptyInput, InputError, SettingsError
 from encodery.search import index as index_module
 from encodery.search import writer as writer_module
-from encodery.search.change import add, delete
+from encodery.search.change import add, compact, delete
 from encodery.search.filters import parse
 from encodery.search.index import IndexSettings, build
 from encodery.search.opened import Opened
@@ -109,6 +111,55 @@ def test_an_interrupted_build_goes_on(
     assert_same(tmp_path / "index", tmp_path / "whole")
     assert built.artifact.manifest.figures["documents"] == 36
     assert not (tmp_path / "index" / "progress.json").exists()
+
+
+def test_a_killed_process_goes_on_to_the_same_index(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL between two batches: the same command goes on behind what is stored and ends at the same index."""
+    code = (
+        "import os, signal, sys; from encodery.search import writer; from encodery.search.index import *\n"
+        "from encodery.search.passages import Passages\n"
+        "writer.AT_ONCE = 10; die = len(sys.argv) > 3; took = []\n"
+        "def mark(documents, passages):\n"
+        "    took.append(documents)\n"
+        "    if die and len(took) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "build([sys.argv[1]], sys.argv[2], None, IndexSettings(passages=Passages(size=40)), progress=mark)\n"
+        "print(took[0])"
+    )
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(rows), str(tmp_path / "index"), *more]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    killed = run("die")
+    assert killed.returncode == -9, killed.stderr
+    assert not (tmp_path / "index").exists()
+    second = run()
+    assert second.returncode == 0, second.stderr
+    monkeypatch.setattr(writer_module, "AT_ONCE", 10)
+    took: list[int] = []
+    build([rows], tmp_path / "whole", None, SMALL, progress=lambda documents, _: took.append(documents))
+    one, other = contents(tmp_path / "index"), contents(tmp_path / "whole")
+    assert {place: (p.text, p.payload) for place, p in one.items()} == {
+        place: (p.text, p.payload) for place, p in other.items()
+    }
+    assert int(second.stdout) == took[3]
+
+
+def test_compacting_gives_back_room(rows: Path, tmp_path: Path) -> None:
+    build([rows], tmp_path / "index", None, SMALL)
+    with Searcher(tmp_path / "index") as index:
+        gone = [f"doc{i}" for i in range(30)]
+        index.store.delete_documents(gone)
+        before, after = compact(index)
+        assert before > 0
+        assert after > 0
+        assert [f.document for f in index.search("mark33x0", top=1).found] == ["doc33"]
+        assert index.search("mark3x0").found == ()
+    with Opened(tmp_path / "index") as again:
+        figures = again.artifact.manifest.figures
+        assert (figures["documents"], figures["bytes"]) == (6, after)
 
 
 def test_work_of_another_plan_is_not_taken_up(

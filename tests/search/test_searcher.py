@@ -87,7 +87,7 @@ def test_what_cannot_be_asked(searcher: Searcher) -> None:
     with pytest.raises(InputError, match="weight"):
         searcher.search("x", weight=2.0)
     with pytest.raises(InputError, match="fusion"):
-        searcher.search("x", fusion="mean")  # type: ignore[arg-type]
+        searcher.search("x", fusion="mean")
 
 
 def test_words_unknown_to_the_index_leave_the_vectors(searcher: Searcher) -> None:

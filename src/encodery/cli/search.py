@@ -67,6 +67,13 @@ def query(
     filters: Filters = None,
     per_document: Annotated[int | None, typer.Option(help="At most so many passages of one document.", min=1)] = None,
     weight: Annotated[float | None, typer.Option(help="Share of the vectors, 0 to 1 [default: the index's].")] = None,
+    fusion: Annotated[
+        str, typer.Option(help="Hybrid ranking by a mixture of scores, or of reciprocal ranks.")
+    ] = "scores",
+    rerank: Annotated[
+        Path | None, typer.Option(help="A model of `finetune rank` that orders the first passages anew.")
+    ] = None,
+    reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Model = None,
@@ -76,17 +83,29 @@ def query(
 
     from encodery.base.errors import InputError
     from encodery.search.filters import parse
+    from encodery.search.rerank.cross_encoder import CrossEncoder
     from encodery.search.searcher import Searcher
 
     asked = " ".join(words or [])
     if not asked and not interactive:
         raise InputError("Say what to look for, or use --interactive.")
     conditions, console = parse(filters or []), Console(highlight=False)
+    reranker = None if rerank is None else CrossEncoder(model=str(rerank)).open()
 
     with Searcher(folder, model=model) as searcher:
 
         def answer(text: str) -> None:
-            found = searcher.search(text, top, mode, conditions, per_document, weight)
+            found = searcher.search(
+                text,
+                top,
+                mode,
+                conditions,
+                per_document,
+                weight,
+                fusion,
+                reranker,
+                reranked,
+            )
             if as_json:
                 print(json.dumps(_table(found), ensure_ascii=False))
             else:
@@ -135,6 +154,19 @@ def delete(
     with Opened(folder) as opened:
         gone = delete_documents(opened, ids or [], parse(filters or []))
     Console(highlight=False).print(f"{folder}: {gone['documents']:,} documents, {gone['passages']:,} passages deleted.")
+
+
+@app.command()
+def compact(folder: Index) -> None:
+    """Give back the room of what was deleted or replaced, and put the rest in order for fast queries."""
+    from rich.console import Console
+
+    from encodery.search.change import compact as compact_store
+    from encodery.search.opened import Opened
+
+    with Opened(folder) as opened:
+        before, after = compact_store(opened)
+    Console(highlight=False).print(f"{folder}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB.")
 
 
 @app.command()
@@ -208,6 +240,7 @@ def _table(found: Answer) -> dict[str, Any]:
             "score": hit.score,
             "words": hit.words,
             "vector": hit.vector,
+            "rerank": hit.rerank,
             "document": hit.document,
             "start": hit.start,
             "end": hit.end,
@@ -233,7 +266,7 @@ def _print(console: Console, found: Answer) -> None:
         console.print(f"Nothing found. {latency}", style="dim")
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
-    sides = {"hybrid": ("words", "vector"), "bm25": (), "dense": ()}[found.mode]
+    sides = _sides(found)
     for name in ("", "score", *sides):
         table.add_column(name, justify="right", no_wrap=True, vertical="top")
     table.add_column("passage", ratio=1, overflow="fold")
@@ -253,6 +286,12 @@ def _print(console: Console, found: Answer) -> None:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", *scores, passage)
     console.print(table)
     console.print(f"{found.mode}, {len(found.found)} passages, {latency}", style="dim")
+
+
+def _sides(found: Answer) -> tuple[str, ...]:
+    """The stages whose scores stand beside the one that ranks."""
+    first = {"bm25": ("words",), "dense": ("vector",), "hybrid": ("words", "vector")}[found.mode]
+    return first if found.mode == "hybrid" or found.found[0].rerank is not None else ()
 
 
 class _Progress:

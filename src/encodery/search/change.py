@@ -9,7 +9,7 @@ from typing import Any
 from encodery.base.errors import InputError
 from encodery.search.documents import Input
 from encodery.search.filters import Condition
-from encodery.search.index import Progress
+from encodery.search.index import Progress, stored_bytes
 from encodery.search.opened import Opened
 from encodery.search.writer import Writer
 
@@ -50,6 +50,17 @@ def delete(index: Opened, documents: Sequence[str] = (), conditions: Sequence[Co
     return {"documents": before[0] - index.store.documents(), "passages": before[1] - index.store.count()}
 
 
+def compact(index: Opened) -> tuple[int, int]:
+    """Drop for good what was deleted or replaced, and merge what additions left in pieces.
+
+    Returns the bytes of the store's files before and after.
+    """
+    before = stored_bytes(index.path)
+    _settled(index)
+    return before, stored_bytes(index.path)
+
+
 def _settled(index: Opened) -> None:
     index.store.settle()
-    index.artifact.add_figures({"documents": index.store.documents(), "passages": index.store.count()})
+    figures = {"documents": index.store.documents(), "passages": index.store.count()}
+    index.artifact.add_figures({**figures, "bytes": stored_bytes(index.path)})

@@ -131,6 +131,11 @@ def _essence(value: Any) -> Any:
     return {key: item for key, item in value.items() if key != "path"} if isinstance(value, dict) else value
 
 
+def stored_bytes(folder: Path) -> int:
+    """What the engine's files in an index take on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in (folder / STORE).rglob("*") if file.is_file())
+
+
 class _Builder:
     """One build in a draft folder; `progress.json` says how far an earlier one of the same plan came."""
 
@@ -178,7 +183,7 @@ class _Builder:
         chosen = self._weight(finishing, sample, vectors)
         atomic_write(self.folder / FUSION, json.dumps(chosen.table(), indent=1))
         counted = {name: self.counts[name] for name in ("tokens", "dropped_tokens", "replaced")}
-        size = sum(file.stat().st_blocks * 512 for file in (self.folder / STORE).rglob("*") if file.is_file())
+        size = stored_bytes(self.folder)
         seconds = before + time.perf_counter() - started
         skipped = dict(self.given.skipped)
         return {

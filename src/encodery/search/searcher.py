@@ -1,7 +1,8 @@
 """Answers queries: by words, by vector, or by both, mixed (see `fuse.py`); every hit shows what it got at each stage.
 
 Hybrid: the best candidates of both sides are scored by the other side as well, so that the mixture knows both scores
-of every candidate. Shapes: K width of a stored vector.
+of every candidate. A reranker, if one is given, reads the first of them with the query and orders those anew.
+Shapes: K width of a stored vector.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from encodery.base.errors import EmptyInput, InputError, nearest
+from encodery.base.errors import ContractError, EmptyInput, InputError, nearest
 from encodery.search.filters import Condition
 from encodery.search.fuse import Method, by_ranks, by_scores
 from encodery.search.opened import Opened
+from encodery.search.rerank import Scorer
 from encodery.search.store import METADATA, Hit, Point
 
 Mode = Literal["hybrid", "dense", "bm25"]
 DEPTH = 100
+RERANKED = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, None where not computed.
+    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, `rerank` the reranker's
+    score, None where not computed.
 
     `start` and `end` are its place in the document's text; `head` characters of `text` are the document's title, put
     before it; `matches` are the places in `text` of words that match the query's.
@@ -36,6 +40,7 @@ class Found:
     score: float
     words: float | None
     vector: float | None
+    rerank: float | None
     document: str
     number: int
     text: str
@@ -48,7 +53,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`seconds`: stage (encode, words, vector, fuse) -> time taken."""
+    """`seconds`: stage (encode, words, vector, fuse, rerank, show) -> time taken, of the stages there were."""
 
     query: str
     mode: Mode
@@ -75,13 +80,17 @@ class Searcher(Opened):
         conditions: Sequence[Condition] = (),
         per_document: int | None = None,
         weight: float | None = None,
-        fusion: Method = "scores",
+        fusion: str = "scores",
+        reranker: Scorer | None = None,
+        reranked: int = RERANKED,
     ) -> Answer:
         """The `top` passages for a query, best first.
 
         `mode`: hybrid, dense or bm25; hybrid if not given, bm25 in an index of words alone. `per_document`: at most so
         many passages of one document. `weight`: share of the vectors, instead of the index's. `fusion`: of scores, or
-        of reciprocal ranks. Raises `EmptyInput` for an empty query, `InputError` for what cannot be asked.
+        of reciprocal ranks. `reranker` orders the first `reranked` passages (at least `top`) anew, and only those are
+        shown; `mode` says how they are found. Raises `EmptyInput` for an empty query, `InputError` for what cannot be
+        asked.
         """
         chosen = self._mode(mode)
         if not query.strip():
@@ -90,15 +99,27 @@ class Searcher(Opened):
             raise InputError(f"top = {top}, per_document = {per_document}: must be positive.")
         if weight is not None and not 0 <= weight <= 1:
             raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
+        if fusion not in get_args(Method):
+            raise InputError(
+                f"fusion = '{fusion}': is {' or '.join(get_args(Method))}.{nearest(fusion, get_args(Method))}"
+            )
+        if reranked < 1:
+            raise InputError(f"reranked = {reranked}: must be positive.")
         clock = _Clock()
-        depth = max(DEPTH, 4 * top * (1 if per_document is None else 4))
+        shown = top if reranker is None else max(top, reranked)
+        depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
         words, vectors = self._candidates(query, chosen, depth, conditions, clock)
         share = self.weight if weight is None else weight
         scores = _mixed(words, vectors, share, fusion) if chosen == "hybrid" else (words or vectors)
         clock.stage("fuse")
+        best = self._best(scores, shown, per_document)
+        again: dict[str, float] = {}
+        if reranker is not None:
+            again = _reranked(reranker, query, best)
+            best = sorted(best, key=lambda point: (-again[point.id], point.id))[:top]
+            clock.stage("rerank")
         found = [
-            self._found(query, point, rank, scores[point.id], words, vectors, chosen)
-            for rank, point in enumerate(self._best(scores, top, per_document), 1)
+            self._found(query, point, rank, scores, words, vectors, again, chosen) for rank, point in enumerate(best, 1)
         ]
         clock.stage("show")
         return Answer(query, chosen, tuple(found), clock.seconds)
@@ -162,17 +183,19 @@ class Searcher(Opened):
         query: str,
         point: Point,
         rank: int,
-        score: float,
+        scores: dict[str, float],
         words: dict[str, float],
         vectors: dict[str, float],
+        again: dict[str, float],
         mode: Mode,
     ) -> Found:
         payload = point.payload
         return Found(
             rank=rank,
-            score=score,
+            score=again.get(point.id, scores[point.id]),
             words=words.get(point.id) if mode != "dense" else None,
             vector=vectors.get(point.id) if mode != "bm25" else None,
+            rerank=again.get(point.id),
             document=point.document,
             number=point.number,
             text=point.text,
@@ -184,13 +207,21 @@ class Searcher(Opened):
         )
 
 
-def _mixed(words: dict[str, float], vectors: dict[str, float], weight: float, fusion: Method) -> dict[str, float]:
+def _mixed(words: dict[str, float], vectors: dict[str, float], weight: float, fusion: str) -> dict[str, float]:
     if fusion == "scores":
         return by_scores(words, vectors, weight)
-    if fusion != "ranks":
-        raise InputError(f"fusion = '{fusion}': is scores or ranks.")
     orders = [_order({name: score for name, score in side.items() if score}) for side in (words, vectors)]
     return by_ranks(orders, (1 - weight, weight))
+
+
+def _reranked(reranker: Scorer, query: str, points: Sequence[Point]) -> dict[str, float]:
+    """id -> the reranker's score."""
+    if not points:
+        return {}
+    scores = np.asarray(reranker.score(query, [point.text for point in points]), np.float64)
+    if scores.shape != (len(points),) or not np.isfinite(scores).all():
+        raise ContractError(f"A reranker gives one finite score a text: {scores.shape} for {len(points)}.")
+    return {point.id: float(score) for point, score in zip(points, scores, strict=True)}
 
 
 def _order(scores: dict[str, float]) -> list[str]:

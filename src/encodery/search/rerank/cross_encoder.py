@@ -1,0 +1,34 @@
+"""A model that reads query and passage together and gives one score: a cross-encoder. arXiv:1901.04085
+
+The model is what `encodery finetune rank` writes. A passage too long for it is read in windows, of which the best
+counts, whatever the model does with long texts elsewhere. Shapes: N texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.base.parts import name_of
+from encodery.finetune.predict import Predictor
+from encodery.model.load import load_model
+from encodery.search.rerank import Reranker, Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEncoder(Reranker):
+    """`model`: the folder of a model fine-tuned by the task `rank`."""
+
+    model: str
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("model = '': is the folder of a model fine-tuned by the task 'rank'.")
+
+    def open(self) -> Scorer:
+        predictor = Predictor.of(load_model(self.model))
+        if name_of(predictor.task) != "rank":
+            raise InputError(
+                f"{self.model}: is a model of the task '{name_of(predictor.task)}'; one of 'rank' is needed to rerank."
+            )
+        return replace(predictor, reader=replace(predictor.reader, truncate="chunk"))

@@ -1,0 +1,149 @@
+"""Reranking: the first passages, and only those, in the order of a scorer; models of the task `rank` as scorers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from typer.testing import CliRunner
+
+from encodery.base.errors import ContractError, InputError, SettingsError
+from encodery.base.settings import decode, encode
+from encodery.cli.search import app
+from encodery.finetune import artifact
+from encodery.finetune.artifact import Tuned
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks import Known, Task
+from encodery.finetune.tasks.classify import Classify
+from encodery.finetune.tasks.rank import Rank
+from encodery.model.load import load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.search.index import IndexSettings, build
+from encodery.search.passages import Passages
+from encodery.search.rerank import Reranker
+from encodery.search.rerank.cross_encoder import CrossEncoder
+from encodery.search.searcher import Searcher
+from encodery.tokens.tokenizer import Tokenizer
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Shortest:
+    """Prefers short passages; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        self.asked = list(texts)
+        return -np.array([len(text) for text in texts], np.float64)
+
+
+class Bad:
+    """Loses a text."""
+
+    def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        return np.zeros(len(texts) - 1)
+
+
+@pytest.fixture
+def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
+    build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=40)))
+    with Searcher(tmp_path / "index", encoder) as searcher:
+        yield searcher
+
+
+@pytest.mark.parametrize("mode", ["bm25", "dense", "hybrid"])
+def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, mode: str) -> None:
+    first = searcher.search("violin melody", top=20, mode=mode)
+    scorer = Shortest()
+    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, reranked=20)
+    texts = [found.text for found in first.found]
+    assert scorer.asked == texts
+    assert [len(found.text) for found in again.found] == sorted(map(len, texts))[:5]
+    assert [found.rank for found in again.found] == [1, 2, 3, 4, 5]
+    before = {found.text: found for found in first.found}
+    for found in again.found:
+        assert found.score == found.rerank == -len(found.text)
+        assert found.words == before[found.text].words
+        assert found.vector == before[found.text].vector
+    assert "rerank" in again.seconds
+    assert "rerank" not in first.seconds
+    assert all(found.rerank is None for found in first.found)
+
+
+def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
+    scorer = Shortest()
+    found = searcher.search("violin melody", top=10, per_document=1, reranker=scorer, reranked=3).found
+    assert len(scorer.asked) == len({f.document for f in found}) == 10
+
+
+def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
+    assert searcher.search("zzzz", mode="bm25", reranker=Bad()).found == ()
+    with pytest.raises(ContractError, match="one finite score"):
+        searcher.search("violin", reranker=Bad())
+    with pytest.raises(InputError, match="reranked"):
+        searcher.search("violin", reranker=Shortest(), reranked=0)
+
+
+def saved(folder: Path, task: Task, known: Known) -> Path:
+    """A small random model with a task's head, that reads 24 tokens."""
+    pieces = {piece: i for i, piece in enumerate([*SPECIALS, "red", "one", "cat", "two", "dog", "sun"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    inner.add_special_tokens(SPECIALS)
+    tokenizer = Tokenizer(inner)
+    tokenizer.set_template()
+    tokenizer.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24)
+    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
+    loaded = load_model(folder / "model")
+    module = task.build(loaded.model.settings.shape, known)
+    found = Tuned(task, module, known, {}, 24, "error")
+    artifact.save(folder / "tuned", loaded.model, loaded.model.settings, found, loaded, {}, {})
+    return folder / "tuned"
+
+
+def test_a_model_of_the_task_rank_scores_passages_of_any_length(tmp_path: Path) -> None:
+    folder = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
+    scorer = CrossEncoder(model=str(folder)).open()
+    short = ["one red cat", "", "two dog"]
+    scores = scorer.score("red", [*short, "sun " * 60 + "red"])
+    assert scores.shape == (4,)
+    assert np.isfinite(scores).all()
+    plain = Predictor.of(load_model(folder), "cpu")
+    np.testing.assert_allclose(scores[:3], plain.score("red", short), atol=1e-5)
+    with pytest.raises(InputError):
+        plain.score("red", ["sun " * 60])
+
+
+def test_another_task_or_none_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, Classify(), Classify().learn({"text": ["one", "two"], "label": ["a", "b"]}))
+    with pytest.raises(InputError, match="'classify'"):
+        CrossEncoder(model=str(folder)).open()
+    with pytest.raises(SettingsError, match="model"):
+        CrossEncoder(model="")
+    part = CrossEncoder(model="x")
+    assert decode(Reranker, encode(part)) == part
+
+
+def test_the_command_line_shows_every_stage(rows: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
+    build([rows], tmp_path / "index", None)
+    command = ["query", str(tmp_path / "index"), "violin", "--rerank", str(model), "--reranked", "6", "--top", "3"]
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
+    ranked = [hit["rerank"] for hit in told["hits"]]
+    assert len(ranked) == 3
+    assert ranked == sorted(ranked, reverse=True)
+    assert all(hit["words"] > 0 and hit["vector"] is None for hit in told["hits"])
+    assert told["seconds"]["rerank"] > 0
+    shown = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert "words" in shown
+    assert "rerank" in shown
+    compacted = CliRunner().invoke(app, ["compact", str(tmp_path / "index")], catch_exceptions=False)
+    assert "MB" in compacted.stdout
