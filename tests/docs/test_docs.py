@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from encodery.base.cards import cards
+from encodery.base.cards import Card, cards
+from encodery.base.parts import families
 from encodery.cli import verbs
 from encodery.cli.__main__ import run
 
@@ -101,15 +102,35 @@ def test_the_blocks_of_a_page_run(page: Path, story: Path, monkeypatch: pytest.M
     execute(page)
 
 
-@pytest.mark.parametrize("name", [name for name, found in cards().items() if found.status != "sketch"])
-def test_a_paper_that_runs_does_run(name: str, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+RUNNING = {name: found for name, found in cards().items() if found.status != "sketch"}
+
+
+def pretrained_by(card: Card) -> bool:
+    """Whether a card's idea is a setting of pre-training, so that a few steps of it can be run here."""
+    roots = {setting.partition("=")[0].partition(".")[0] for setting in card.settings}
+    by_settings = bool(roots) and roots <= {"objective", "model", "optim", "init_from"}
+    return card.recipe.startswith("pretrain/") or (not card.recipe and by_settings)
+
+
+@pytest.mark.parametrize("name", [name for name, found in RUNNING.items() if pretrained_by(found)])
+def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(story)
-    found = cards()[name]
+    found = RUNNING[name]
     recipe = found.recipe.removeprefix("pretrain/") or "demo"
-    assert run(shrunk(["pretrain", recipe, "tokens", *found.settings, "--out", f"paper-{name}"])) == 0
+    settings = [setting.replace("=MODEL", "=run") for setting in found.settings]
+    assert run(shrunk(["pretrain", recipe, "tokens", *settings, "--out", f"paper-{name}"])) == 0
     figures = json.loads((story / f"paper-{name}" / "figures.json").read_text())
     assert figures["steps"] == 12
     assert 0 < figures["heldout_loss"] < 20
+
+
+@pytest.mark.parametrize("name", [name for name, found in RUNNING.items() if not pretrained_by(found)])
+def test_every_part_of_another_paper_is_under_a_contract_test(name: str) -> None:
+    for part in RUNNING[name].parts:
+        family = max((known for known in families() if part.startswith(f"{known}.")), key=len)
+        parents = family.split(".")
+        names = {"_".join(parents[at:]) for at in range(len(parents))}
+        assert any((ROOT / "tests" / "contracts" / f"test_{one}.py").is_file() for one in names), part
 
 
 @pytest.mark.parametrize("page", GENERATED)

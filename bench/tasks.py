@@ -1,0 +1,156 @@
+"""Fine-tuning on labelled sets: ours, our pre-training against random weights, and the stock trainer, several seeds.
+
+    python bench/tasks.py --data DIR --own RUN --pretrained FOLDER [--sets movies ...] [--rows 1000] [--seeds 0 1 2]
+
+Systems, on the same rows, each judged on the same test rows by the same figure (`tasks_judge.py`):
+`tf-idf` (one and two words, and logistic or ridge regression), `own` (a run of `encodery pretrain`, fine-tuned),
+`random` (its architecture and tokenizer with random weights), `pretrained` (a folder with a stock BERT-layout encoder,
+fine-tuned by encodery) and `trainer` (the same folder by `transformers.Trainer` with its defaults). The two trainers
+take turns, and their samples per second are compared in pairs. Mean and standard deviation over the seeds; the ratio is
+a median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks_data import SETS, Labelled, cut, read_split
+from tasks_judge import judged
+
+HERE = Path(__file__).resolve().parent
+EPOCHS = 3
+
+
+def encodery(*arguments: str | Path) -> None:
+    """Run one encodery command as a user would."""
+    subprocess.run([sys.executable, "-m", "encodery", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def tf_idf(folder: Path, labelled: Labelled) -> dict[str, float] | None:
+    """Words and pairs of words, and a linear model; none for tagging."""
+    if labelled.task == "tag":
+        return None
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+
+    train, test = (read_split(folder, split) for split in ("train", "test"))
+    last = Ridge() if labelled.task == "regress" else LogisticRegression(C=10, max_iter=1000)
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), last)
+    texts = [[" ".join(str(row[name]) for name in labelled.texts) for row in rows] for rows in (train, test)]
+    model.fit(texts[0], [row[labelled.label] for row in train])
+    return {"quality": judged(labelled, test, list(model.predict(texts[1])))}
+
+
+def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int) -> dict[str, float]:
+    """`encodery finetune` and `encodery predict`, with their defaults but for the number of epochs."""
+    shutil.rmtree(out, ignore_errors=True)
+    encodery(
+        "finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", f"epochs={EPOCHS}"
+    )
+    encodery("predict", out, folder / "test.jsonl", "--out", out / "predicted.jsonl")
+    lines = (out / "predicted.jsonl").read_text(encoding="utf-8").splitlines()
+    predicted = [json.loads(line)["prediction"] for line in lines]
+    figures = json.loads((out / "figures.json").read_text())
+    return {
+        "quality": judged(labelled, read_split(folder, "test"), predicted),
+        "samples_per_s": figures["samples_per_s"],
+        "seconds": figures["seconds"],
+    }
+
+
+def peer(folder: Path, name: str, model: Path, seed: int) -> dict[str, float]:
+    """`transformers.Trainer` in a process of its own."""
+    command = [sys.executable, HERE / "tasks_peer.py", "--data", folder, "--set", name, "--model", model]
+    command += ["--seed", seed, "--epochs", EPOCHS]
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def random_weights(model: Path, out: Path, seed: int) -> Path:
+    """A model of the same architecture and tokenizer that has learned nothing."""
+    from encodery.model.load import load_model, save_model
+    from encodery.model.network import build_model
+
+    loaded = load_model(model)
+    save_model(out, build_model(loaded.model.settings, seed), loaded.tokenizer_path, overwrite=True)
+    return out
+
+
+def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All systems on one set, seed by seed, in turns."""
+    labelled, folder = SETS[name], options.work / name
+    counts = cut(options.data, labelled, folder, {"train": options.rows, "dev": 500, "test": options.test_rows})
+    runs = options.work / "runs"
+    systems: dict[str, Callable[[int], dict[str, float] | None]] = {
+        "own": lambda seed: ours(folder, labelled, options.own, runs / f"{name}-own-{seed}", seed),
+        "random": lambda seed: ours(
+            folder,
+            labelled,
+            random_weights(options.own, runs / f"random-{seed}", seed),
+            runs / f"{name}-r-{seed}",
+            seed,
+        ),
+        "pretrained": lambda seed: ours(folder, labelled, options.pretrained, runs / f"{name}-p-{seed}", seed),
+        "trainer": lambda seed: peer(folder, name, options.pretrained, seed),
+    }
+    found: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
+    for seed in options.seeds:
+        for system, run in systems.items():
+            figures = run(seed)
+            if figures is not None:
+                found[system].append(figures)
+                print(f"{name} {system} seed {seed}: {figures}", flush=True)
+    baseline = tf_idf(folder, labelled)
+    if baseline is not None:
+        found["tf-idf"] = [baseline]
+        print(f"{name} tf-idf: {baseline}", flush=True)
+    return {"set": name, "metric": labelled.metric, "rows": counts, "runs": found, "summary": summary(found)}
+
+
+def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Mean and standard deviation of quality, and samples per second of ours against the stock trainer's, in pairs."""
+    table: dict[str, Any] = {}
+    for system, runs in found.items():
+        values = [run["quality"] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        table[system] = {"mean": statistics.mean(values), "sd": spread}
+    pairs = zip(found["pretrained"], found["trainer"], strict=True)
+    table["speedup"] = statistics.median(a["samples_per_s"] / b["samples_per_s"] for a, b in pairs)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--own", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--test-rows", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_tasks"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "tasks.json")
+    options = parser.parse_args()
+
+    from encodery.base import machine
+
+    settings = {key: str(value) for key, value in vars(options).items() if key in ("rows", "test_rows", "seeds")}
+    result: dict[str, Any] = {"machine": machine.describe(), "settings": {**settings, "epochs": EPOCHS}, "sets": []}
+    for name in options.sets:
+        result["sets"].append(compare(name, options))
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(name, result["sets"][-1]["summary"], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The peer of `bench/tasks.py`: `transformers.Trainer` with its defaults on one set; figures as JSON on the last line.
+
+    python bench/tasks_peer.py --data FOLDER --set NAME --model DIR --seed N --epochs E
+
+Defaults of the stock recipe: AdamW at 5e-5 falling linearly, batches of 8, dropout as the model has it, padding to the
+longest of a batch; the weights after the last epoch are judged. Samples per second are those of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from tasks_data import SETS, Labelled, read_split
+from tasks_judge import judged
+
+LENGTH = 256
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Encoded rows, as the stock collators take them."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.rows[number]
+
+
+def encoded(
+    rows: list[dict[str, Any]], labelled: Labelled, tokenizer: Any, labels: list[str]
+) -> tuple[Rows, list[list[int | None]]]:
+    """The rows, and for tagging which word each token begins (None elsewhere)."""
+    found, words = [], []
+    for row in rows:
+        if labelled.task == "tag":
+            one = tokenizer(row[labelled.texts[0]], is_split_into_words=True, truncation=True, max_length=LENGTH)
+            first: list[int | None] = []
+            before = None
+            for word in one.word_ids():
+                first.append(word if word is not None and word != before else None)
+                before = word
+            one["labels"] = [-100 if w is None else labels.index(row[labelled.label][w]) for w in first]
+            words.append(first)
+        else:
+            one = tokenizer(*(row[name] for name in labelled.texts), truncation=True, max_length=LENGTH)
+            value = row[labelled.label]
+            one["labels"] = float(value) if labelled.task == "regress" else labels.index(str(value))
+        found.append(dict(one))
+    return Rows(found), words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", choices=SETS, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=float, default=3)
+    options = parser.parse_args()
+    labelled = SETS[options.set]
+    transformers.set_seed(options.seed)
+    train, test = (read_split(options.data, split) for split in ("train", "test"))
+    labels: list[str] = []
+    if labelled.task == "tag":
+        labels = sorted({tag for row in train + test for tag in row[labelled.label]})
+    elif labelled.task != "regress":
+        labels = sorted({str(row[labelled.label]) for row in train + test})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    kind = transformers.AutoModelForTokenClassification
+    collate: Any = transformers.DataCollatorForTokenClassification(tokenizer)
+    if labelled.task != "tag":
+        kind = transformers.AutoModelForSequenceClassification
+        collate = transformers.DataCollatorWithPadding(tokenizer)
+    model = kind.from_pretrained(options.model, num_labels=max(len(labels), 1), dtype=torch.float32)
+    (rows, _), (held, words) = (encoded(split, labelled, tokenizer, labels) for split in (train, test))
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = transformers.TrainingArguments(
+            scratch, num_train_epochs=options.epochs, seed=options.seed, report_to=[], save_strategy="no",
+            disable_tqdm=True, logging_strategy="no", use_cpu=True, per_device_eval_batch_size=32,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, settings, train_dataset=rows, data_collator=collate)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        logits = trainer.predict(held).predictions
+    predicted = _predictions(logits, labelled, labels, words)
+    print(json.dumps({
+        "quality": judged(labelled, test, predicted),
+        "samples_per_s": len(train) * options.epochs / seconds,
+        "seconds": seconds,
+    }))  # fmt: skip
+
+
+def _predictions(logits: np.ndarray, labelled: Labelled, labels: list[str], words: list[list[int | None]]) -> list[Any]:
+    if labelled.task == "regress":
+        return [float(row[0]) for row in logits]
+    best = logits.argmax(-1)
+    if labelled.task != "tag":
+        return [labels[int(index)] for index in best]
+    return [
+        [labels[int(best[row, place])] for place, word in enumerate(first) if word is not None]
+        for row, first in enumerate(words)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What every finish step promises, over whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encodery.base.parts import find, names
+from encodery.base.settings import decode, encode
+from encodery.embed.finish import Finish
+
+WIDTH = 16
+VECTORS = (np.random.default_rng(0).standard_normal((50, WIDTH)) * np.linspace(0.1, 3, WIDTH) + 5).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", names(Finish))
+def test_rows_are_finished_apart_from_each_other(name: str) -> None:
+    part = find(Finish, name)()
+    state = part.fit(VECTORS)
+    finished = part.apply(VECTORS, state)
+    assert finished.shape == (len(VECTORS), part.width(WIDTH))
+    assert finished.dtype == np.float32
+    assert np.isfinite(finished).all()
+    np.testing.assert_allclose(part.apply(VECTORS[7:8], state)[0], finished[7], atol=1e-4)
+    assert all(isinstance(array, np.ndarray) for array in state.values())
+    assert decode(Finish, encode(part)) == part
+
+
+@pytest.mark.parametrize("name", names(Finish))
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_tiny_sample_and_zero_vectors_give_finite_numbers(name: str, count: int) -> None:
+    part = find(Finish, name)()
+    state = part.fit(VECTORS[:count])
+    assert np.isfinite(part.apply(np.zeros((3, WIDTH), np.float32), state)).all()
