@@ -1,0 +1,65 @@
+"""Runtimes: from a model to an engine that maps packed batches to hidden states.
+
+Shapes: T tokens of a packed batch, B sequences, H width.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Literal
+
+import numpy as np
+
+from encodery.base.parts import Part
+from encodery.model.network import Model
+from encodery.runtimes._checked import Limits, Packed, checked
+
+Pooled = Literal["mean", "cls"]
+
+
+class Engine(abc.ABC):
+    """A model, ready to run. May be called from several threads; a result never depends on what else is in the batch,
+    beyond rounding."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    @abc.abstractmethod
+    def hidden(self, batch: Packed) -> np.ndarray:
+        """Hidden states (T, H) float32 of a batch that has been checked."""
+
+    def mean(self, batch: Packed) -> np.ndarray:
+        """Means over each sequence (B, H) float32 of a batch that has been checked."""
+        summed = np.add.reduceat(self.hidden(batch), batch.cu_seqlens[:-1], axis=0)
+        means: np.ndarray = summed / np.diff(batch.cu_seqlens)[:, None].astype(np.float32)
+        return means
+
+    def first(self, batch: Packed) -> np.ndarray:
+        """The first token of each sequence (B, H) float32 of a batch that has been checked."""
+        firsts: np.ndarray = self.hidden(batch)[batch.cu_seqlens[:-1]]
+        return firsts
+
+    def run(self, ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None = None) -> np.ndarray:
+        """ids (T,), cu_seqlens (B+1,) from 0 to T, segment (T,) or None → hidden states (T, H) float32.
+
+        Raises `InputError` for ids or segments the model has not, an empty sequence, or one that is too long.
+        """
+        return self.hidden(checked(ids, cu_seqlens, segment, self.limits))
+
+    def pooled(
+        self, ids: np.ndarray, cu_seqlens: np.ndarray, how: Pooled = "mean", segment: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The same, to one vector a sequence (B, H): the mean over all its tokens, or its first token."""
+        batch = checked(ids, cu_seqlens, segment, self.limits)
+        return self.mean(batch) if how == "mean" else self.first(batch)
+
+
+class Runtime(Part):
+    """A way of running a model without training it."""
+
+    @abc.abstractmethod
+    def build(self, model: Model) -> Engine:
+        """The engine; later changes of the model may or may not reach it.
+
+        Raises `SettingsError` for a model this runtime cannot run, and for a machine it cannot run on.
+        """

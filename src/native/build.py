@@ -1,0 +1,53 @@
+"""Compiles the packed int8 engine into the package: `python src/native/build.py`. The build hook calls it at install.
+
+Each instruction set is a file of its own with its own flags; which one runs is decided at run time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TARGET = HERE.parent / "encodery" / "runtimes" / "_packed_int8.so"
+COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-pthread", "-fvisibility-inlines-hidden"]
+SETS = {
+    "engine": [],
+    "plain": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma"],
+}
+
+
+def build(target: Path = TARGET) -> str | None:
+    """Writes the library; returns why there is none where it cannot be made."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform == "win32":
+        return f"the packed int8 engine is written for x86-64 under Linux or macOS, not {platform.machine()}"
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        return "no C++ compiler was found (c++, g++, clang++, or $CXX)"
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for name, flags in SETS.items():
+            objects.append(f"{folder}/{name}.o")
+            command = [compiler, *COMMON, *flags, "-c", str(HERE / f"{name}.cpp"), "-o", objects[-1]]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                return f"{' '.join(command)} failed:\n{done.stderr}"
+        command = [compiler, "-shared", "-pthread", *objects, "-o", f"{folder}/engine.so"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"{' '.join(command)} failed:\n{done.stderr}"
+        shutil.move(f"{folder}/engine.so", target)
+    return None
+
+
+if __name__ == "__main__":
+    missing = build()
+    print(missing or TARGET)
+    sys.exit(missing is not None)

@@ -1,0 +1,17 @@
+// The reference: what every processor has, and nothing clever. The fast ones are tested against it.
+#include "kernels.hpp"
+namespace {
+constexpr int LANES = 4, WIDE = 1, ROWS = 2, OFFSET = 0;
+constexpr const char* NAME = "plain";
+typedef float F __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+inline I dot(I sum, I x, I w) {
+    int8_t a[16], b[16];
+    __builtin_memcpy(a, &x, 16);
+    __builtin_memcpy(b, &w, 16);
+    for (int i = 0; i < 16; i++) sum[i / 4] += (int32_t)a[i] * b[i];
+    return sum;
+}
+#include "kernels.inc"
+}  // namespace
+const Kernels& plain_kernels() { return TABLE; }

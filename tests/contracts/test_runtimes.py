@@ -1,0 +1,64 @@
+"""Contract of runtimes: whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import InputError
+from encodery.base.parts import find, names
+from encodery.base.settings import decode, encode
+from encodery.model.network import ModelSettings, build_model
+from encodery.runtimes import Engine, Runtime
+from encodery.runtimes._native import LIBRARY
+
+SETTINGS = ModelSettings(width=32, depth=2, heads=4, vocab=90, max_length=20, segments=2)
+IDS = np.arange(30, dtype=np.int64) * 7 % 90
+BOUNDS = np.array([0, 1, 21, 30], np.int32)
+
+
+def engine(name: str) -> Engine:
+    if name == "packed_int8" and not LIBRARY.is_file():
+        pytest.skip("the packed int8 engine was not compiled at install")
+    return find(Runtime, name)().build(build_model(SETTINGS, 1))
+
+
+@pytest.mark.parametrize("name", names(Runtime))
+def test_what_every_runtime_promises(name: str) -> None:
+    part = find(Runtime, name)()
+    assert decode(Runtime, encode(part)) == part
+    built = engine(name)
+    hidden = built.run(IDS, BOUNDS)
+    assert hidden.shape == (30, 32)
+    assert hidden.dtype == np.float32
+    for start, end in zip(BOUNDS[:-1], BOUNDS[1:], strict=True):
+        alone = built.run(IDS[start:end], np.array([0, end - start]))
+        np.testing.assert_allclose(alone, hidden[start:end], atol=1e-5)
+    means = np.stack([hidden[a:b].mean(0) for a, b in zip(BOUNDS[:-1], BOUNDS[1:], strict=True)])
+    np.testing.assert_allclose(built.pooled(IDS, BOUNDS), means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(built.pooled(IDS, BOUNDS, "cls"), hidden[BOUNDS[:-1]])
+
+
+@pytest.mark.parametrize("name", names(Runtime))
+@pytest.mark.parametrize(
+    ("ids", "bounds", "segment", "message"),
+    [
+        ([3, 90], [0, 2], None, "0 … 89 is allowed"),
+        ([3, -1], [0, 2], None, "0 … 89 is allowed"),
+        ([3, 4], [0, 3], None, "from 0 to the 2 tokens"),
+        ([3, 4], [1, 2], None, "from 0 to the 2 tokens"),
+        ([3, 4], [0, 0, 2], None, "at least one token"),
+        ([3, 4, 5], [0, 2, 1, 3], None, "at least one token"),
+        ([3] * 21, [0, 21], None, "21 tokens is longer than the model's 20"),
+        ([3, 4], [0, 2], [0, 2], "segment: 0 … 2 is given"),
+        ([3, 4], [0, 2], [0], "1 entries for 2 tokens"),
+        ([], [0], None, "from 0 to the 0 tokens"),
+        ([0.5, 1.0], [0, 2], None, "whole numbers"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    name: str, ids: list[int], bounds: list[int], segment: list[int] | None, message: str
+) -> None:
+    given = np.array(ids) if ids else np.zeros(0, np.int64)
+    with pytest.raises(InputError, match=message):
+        engine(name).run(given, np.array(bounds), None if segment is None else np.array(segment))

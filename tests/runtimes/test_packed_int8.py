@@ -1,0 +1,153 @@
+"""The packed int8 engine: near the model in every shape it takes, equal to itself bit for bit in any company."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import SettingsError
+from encodery.base.settings import decode
+from encodery.model.ffn import FFN
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.runtimes import Engine, Runtime
+from encodery.runtimes._native import LIBRARY, kernels
+from encodery.runtimes.packed_int8 import PackedInt8
+from encodery.runtimes.torch import Torch
+
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
+LENGTHS = (1, 5, 70, 16, 33, 2, 48, 3)
+SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2)
+FASTER: tuple[Any, ...] = ("avx512_vnni", "avx2")
+
+
+def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 200, sum(lengths)), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def livelier(settings: ModelSettings) -> Model:
+    """A model whose biases and norms are no zeros and ones."""
+    model = build_model(settings, 5)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            spread = 0.2 if "norm" in name or name.endswith("bias") else 0.05
+            weight.add_(torch.randn(weight.shape, generator=generator) * spread)
+    return model
+
+
+def near(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The least cosine of two rows."""
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(1) / lengths).min())
+
+
+@pytest.mark.parametrize("kernel", [*FASTER, "plain"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"width": 40, "heads": 5, "inner": 56},
+        {"width": 48, "heads": 2, "inner": 70, "segments": 0},
+        {"heads": 1},
+        {"head_size": 8, "embedding_norm": False},
+        {"block": "pre", "positions": "none"},
+        {"block": {"is": "pre", "first_norm": False}, "ffn": "glu", "inner": 72},
+        {"ffn": {"is": "glu", "activation": "silu", "bias": False, "bias_out": False}},
+        {"ffn": {"is": "mlp", "activation": "gelu_tanh"}, "norm": {"is": "layer", "bias": False}},
+        {"ffn": {"is": "mlp", "activation": "relu"}, "attention": {"is": "full", "bias": False}},
+        {"depth": 0},
+    ],
+)
+def test_hidden_states_are_near_the_models(change: dict[str, Any], kernel: Any) -> None:
+    runnable(kernel)
+    table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
+    model = livelier(decode(ModelSettings, table))
+    ids, bounds = batch()
+    segment = np.arange(len(ids)) % 2 if model.settings.segments else None
+    expected = Torch().build(model).run(ids, bounds, segment)
+    found = PackedInt8(kernels=kernel, threads=2).build(model).run(ids, bounds, segment)
+    assert near(found, expected) > 0.998
+    assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
+
+
+def runnable(kernel: Any) -> None:
+    try:
+        kernels(kernel)
+    except SettingsError:
+        pytest.skip(f"this processor has no {kernel}")
+
+
+@pytest.mark.parametrize("kernel", FASTER)
+def test_fast_kernels_compute_what_the_reference_does(kernel: Any) -> None:
+    runnable(kernel)
+    model = livelier(SMALL)
+    ids, bounds = batch()
+    reference = PackedInt8(kernels="plain", threads=1).build(model).run(ids, bounds)
+    found = PackedInt8(kernels=kernel, threads=1).build(model).run(ids, bounds)
+    # A sum that rounds the other way moves an activation by one step of 127: rare, and small.
+    assert near(found, reference) > 0.9999
+    assert np.median(np.abs(found - reference)) < 1e-3 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("kernel", FASTER)
+def test_the_largest_products_are_not_cut(kernel: Any) -> None:
+    runnable(kernel)
+    model = livelier(dataclasses.replace(SMALL, depth=1, ffn=decode(FFN, {"is": "mlp", "activation": "relu"})))
+    with torch.no_grad():  # Every 8-bit value of `up` and what it meets is at its bound.
+        block: Any = model.encoder.blocks[0]
+        block.attention_norm.weight.zero_()
+        block.attention_norm.bias.fill_(1.0)
+        block.ffn.up.weight.fill_(0.1)
+        block.ffn.up.weight[::2].fill_(-0.1)
+        block.ffn.up.bias.zero_()
+    ids, bounds = batch((4, 3))
+    expected = Torch().build(model).run(ids, bounds)
+    np.testing.assert_allclose(PackedInt8(kernels=kernel).build(model).run(ids, bounds), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("kernel", FASTER)
+def test_company_and_threads_change_no_bit(kernel: Any) -> None:
+    runnable(kernel)
+    model = livelier(SMALL)
+    ids, bounds = batch((1, 300, 7, 1100, 64, 513, 2, 130, 130, 130, 130))
+    engines: list[Engine] = [PackedInt8(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
+    hidden = engines[0].run(ids, bounds)
+    means = engines[0].pooled(ids, bounds)
+    for engine in engines:
+        assert np.array_equal(engine.run(ids, bounds), hidden)
+        assert np.array_equal(engine.pooled(ids, bounds), means)
+        for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            alone = ids[start:end], np.array([0, end - start])
+            assert np.array_equal(engine.run(*alone), hidden[start:end])
+            assert np.array_equal(engine.pooled(*alone)[0], means[number])
+
+
+def test_callers_do_not_meet() -> None:
+    engine = PackedInt8(threads=2).build(livelier(SMALL))
+    batches = [batch(LENGTHS[n:] + (90,) * n) for n in range(6)]
+    expected = [engine.pooled(*one) for one in batches]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda one: engine.pooled(*one), batches * 4))
+    assert all(np.array_equal(mine, other) for mine, other in zip(found, expected * 4, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": "rotary"}, "no positions 'rotary', only learned, none"),
+        ({"norm": "rms"}, "no norm 'rms', only layer"),
+        ({"ffn": {"is": "mlp", "activation": "relu_squared"}}, "no activation 'relu_squared'"),
+        ({"head_size": 12}, "head size of 12 is no multiple of 8"),
+        ({"embeddings": {"is": "factorized", "width": 8}}, "no embeddings 'factorized'"),
+    ],
+)
+def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str) -> None:
+    model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab": 50, **change}))
+    with pytest.raises(SettingsError, match=message):
+        decode(Runtime, "packed_int8").build(model)
