@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -31,10 +33,10 @@ def test_what_every_runtime_promises(name: str) -> None:
     hidden = built.run(IDS, BOUNDS)
     assert hidden.shape == (30, 32)
     assert hidden.dtype == np.float32
-    for start, end in zip(BOUNDS[:-1], BOUNDS[1:], strict=True):
+    for start, end in itertools.pairwise(BOUNDS):
         alone = built.run(IDS[start:end], np.array([0, end - start]))
         np.testing.assert_allclose(alone, hidden[start:end], atol=1e-5)
-    means = np.stack([hidden[a:b].mean(0) for a, b in zip(BOUNDS[:-1], BOUNDS[1:], strict=True)])
+    means = np.stack([hidden[a:b].mean(0) for a, b in itertools.pairwise(BOUNDS)])
     np.testing.assert_allclose(built.pooled(IDS, BOUNDS), means, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(built.pooled(IDS, BOUNDS, "cls"), hidden[BOUNDS[:-1]])
 

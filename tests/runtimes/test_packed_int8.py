@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_company_and_threads_change_no_bit(kernel: Any) -> None:
     for engine in engines:
         assert np.array_equal(engine.run(ids, bounds), hidden)
         assert np.array_equal(engine.pooled(ids, bounds), means)
-        for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
             alone = ids[start:end], np.array([0, end - start])
             assert np.array_equal(engine.run(*alone), hidden[start:end])
             assert np.array_equal(engine.pooled(*alone)[0], means[number])

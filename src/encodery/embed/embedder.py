@@ -26,9 +26,12 @@ from encodery.embed import replicas, stored
 from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.embed.pooling import Pooling, PoolingModule
+from encodery.embed.pooling.cls import CLS
+from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
 from encodery.model.network import Model
-from encodery.model.shape import Batch
+from encodery.model.shape import Batch, Output
+from encodery.runtimes import Engine, Runtime
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
+ENGINE_TOKENS = 8192  # At least so many at once where a runtime deals them to its own threads.
 AT_ONCE = 4096  # Texts held at a time by `stream`.
 CHARACTERS_AT_ONCE = 8 << 20
 CUT_AT = 1 << 17  # Characters tokenised in one piece.
@@ -76,6 +80,8 @@ class Embedder:
         self.tokenizer = tokenizer
         self.finishing = finishing or unlearned(self.settings.finish)
         self.pooling = (pooling or untrained(self.settings.pooling, self.model)).to(self.device).eval()
+        self.runtime: Runtime | None = None
+        self.engine: Engine | None = None
         self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
         if self.max_length < 3:
             raise SettingsError(f"max_length = {self.max_length}: leaves no room beside the special tokens.")
@@ -94,10 +100,26 @@ class Embedder:
         stored.check(loaded, embedder.pooled, kept, embedder.device)
         return embedder
 
+    def on(self, runtime: Runtime) -> Embedder:
+        """The same embedder, its model run by that runtime; what goes through `pooled` stays with the model itself.
+
+        Raises `SettingsError` where the runtime cannot run the model, or gives no layers to a pooling that wants them.
+        """
+        if self.pooling.keep_layers:
+            raise SettingsError(
+                f"pooling = '{name_of(self.settings.pooling)}': wants every layer, a runtime gives the last one."
+            )
+        found = copy.copy(self)
+        found.__dict__.pop("fingerprint", None)
+        found.runtime, found.engine = runtime, runtime.build(self.model)
+        return found
+
     @cached_property
     def fingerprint(self) -> str:
         """Differs when any text could get another vector: over weights, tokenizer and settings."""
         digest = hashlib.sha256(json.dumps([encode(self.settings), self.tokenizer.fingerprint]).encode())
+        if self.runtime is not None:
+            digest.update(json.dumps(encode(self.runtime)).encode())
         for name, tensor in sorted(self.model.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
@@ -175,8 +197,12 @@ class Embedder:
         owner = np.array([window.text for window in found], np.int64)
         lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
         pooled = np.zeros((len(found), self.model.settings.width), np.float32)
-        work = list(batches(lengths, replicas.budget(batch_tokens, self.device)))
-        parts = replicas.each(lambda some: self._pool([found[n].ids for n in some]), work, self.device)
+        if self.engine is None:
+            work = list(batches(lengths, replicas.budget(batch_tokens, self.device)))
+            parts = replicas.each(lambda some: self._pool([found[n].ids for n in some]), work, self.device)
+        else:
+            work = list(batches(lengths, max(batch_tokens, ENGINE_TOKENS)))
+            parts = (self._pool([found[n].ids for n in some]) for some in work)
         for numbers, part in zip(work, parts, strict=True):
             pooled[numbers] = part
             if progress is not None:
@@ -188,8 +214,20 @@ class Embedder:
 
     def _pool(self, sequences: list[np.ndarray]) -> np.ndarray:
         """Pooled vectors (B, H) of windows without their special tokens."""
-        batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
+        batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id)
+        if self.engine is not None:
+            return self._by_engine(self.engine, batch)
+        batch = batch.to(self.device)
         vectors: np.ndarray = self.pooled(batch).float().cpu().numpy()
+        return vectors
+
+    def _by_engine(self, engine: Engine, batch: Batch) -> np.ndarray:
+        ids, bounds = batch.ids.numpy(), batch.cu_seqlens.numpy()
+        if self.settings.pooling in (Mean(), CLS()):
+            return engine.pooled(ids, bounds, "mean" if self.settings.pooling == Mean() else "cls")
+        hidden = torch.from_numpy(engine.run(ids, bounds)).to(self.device)
+        with torch.inference_mode():
+            vectors: np.ndarray = self.pooling(Output(hidden), batch.to(self.device)).float().cpu().numpy()
         return vectors
 
     def pooled(self, batch: Batch) -> torch.Tensor:

@@ -51,8 +51,8 @@ def library() -> ctypes.CDLL:
         if machine.lower() not in ("x86_64", "amd64"):
             raise SettingsError(f"runtime = 'packed_int8': is written for x86-64, this is {machine}. Use 'torch'.")
         raise SettingsError(
-            "runtime = 'packed_int8': its engine was not compiled at install, as no C++ compiler was there. Install one "
-            "(g++ or clang++) and install encodery again from source, or use 'torch'."
+            "runtime = 'packed_int8': its engine was not compiled at install, as no C++ compiler was there. Install "
+            "one (g++ or clang++) and install encodery again from source, or use 'torch'."
         )
     loaded = ctypes.CDLL(str(LIBRARY))
     if loaded.encodery_interface() != INTERFACE:
