@@ -82,18 +82,18 @@ def test_an_export_that_the_peer_reads_differently_is_refused(
     transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong epsilon in config.json, which our own reading would follow too, if it came from there."""
-    import encodery.export.hf as hf
+    import encodery.export._folder as folder
 
-    monkeypatch.setattr(hf, "check_read_back", lambda *_: 0.0)
+    monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
     model = build_model(MODELS["bert-without-segments"], 5)
     save_model(tmp_path / "model", model)
-    true = hf.HF._plan
+    true = folder._door
 
-    def bent(self: HF, *arguments: Any) -> Any:
-        door, config, origin = true(self, *arguments)
+    def bent(*arguments: Any) -> Any:
+        door, config, origin = true(*arguments)
         return door, {**config, "layer_norm_eps": 0.01}, origin
 
-    monkeypatch.setattr(hf.HF, "_plan", bent)
+    monkeypatch.setattr(folder, "_door", bent)
     with pytest.raises(ArtifactError, match=r"run by transformers.*off by"):
         HF().write(load_model(tmp_path / "model"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
