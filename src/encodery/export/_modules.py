@@ -76,14 +76,15 @@ def sparse() -> list[Module]:
     return [TASK_TRANSFORMER, Module(f"{NEW}.sparse_encoder.modules.splade_pooling.SpladePooling", config)]
 
 
-def ranker(predictor: Predictor, pooling: str) -> list[Module]:
-    """Transformer, pooling and the head as one or two dense layers; the last one's output is the logit."""
+def ranker(predictor: Predictor, pooling: str, rate: float) -> list[Module]:
+    """Transformer, pooling and the head as one or two dense layers; the last one's output is the logit, `rate` folded
+    in."""
     width = predictor.model.settings.width
     state = predictor.module.state_dict()
     found = [TASK_TRANSFORMER, _pooling(width, KINDS[pooling])]
     if "head.dense.weight" in state:
         found.append(_dense(state["head.dense.weight"], state["head.dense.bias"], TANH))
-    found.append(_dense(state["head.out.weight"], state["head.out.bias"], IDENTITY, "scores"))
+    found.append(_dense(state["head.out.weight"] * rate, state["head.out.bias"] * rate, IDENTITY, "scores"))
     return found
 
 

@@ -138,7 +138,7 @@ def _ranker(predictor: Predictor) -> _Content:
         return predictor.score(query, texts).astype(np.float32), np.asarray(theirs, np.float32)
 
     told = {"model_type": "CrossEncoder", "prompts": {}, "activation_fn": SIGMOID}
-    modules = _modules.ranker(predictor, task.pooling)
+    modules = _modules.ranker(predictor, task.pooling, task.rate)
     return _Content(modules, told, "feature-extraction", predictor.reader.longest, check)
 
 
