@@ -15,7 +15,7 @@ from encodery.base.errors import UserError
 from encodery.demo.gather import SOURCES, gather
 from encodery.demo.judge import judge
 
-RESERVE = 70.0  # seconds that judging, export and report need
+RESERVE = 100.0  # seconds that judging, export and report need
 SHORTEST = 60.0
 LONGEST_LINE = 160
 SECONDS_PER_MB = 3.0  # of indexing, per MB of clean text, on two cores
