@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from encodery.base.errors import InputError
+from encodery.base.markup import el, text
 from encodery.cli.__main__ import run as encodery
 from encodery.evaluate.report.charts import Series, chart, labels, smoothed, thinned, ticks
 from encodery.evaluate.report.facts import gather
-from encodery.evaluate.report.markup import el, text
 from encodery.evaluate.report.verdict import verdict
 from encodery.evaluate.report.write import write_report
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import InputError
+from encodery.base.markup import Html, details, el, pairs, table
 from encodery.evaluate.compare import Comparison, Row, speeds
 from encodery.evaluate.report.amounts import number, plural, share, size
 from encodery.evaluate.report.frame import page
-from encodery.evaluate.report.markup import Html, details, el, pairs, table
 
 if TYPE_CHECKING:
     from rich.table import Table

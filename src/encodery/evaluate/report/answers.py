@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import ArtifactError
+from encodery.base.markup import Html, details, el, join, table
 from encodery.evaluate.report.amounts import number, plural, share
 from encodery.evaluate.report.charts import Series, chart
-from encodery.evaluate.report.markup import Html, details, el, join, table
 
 FILE = "details.json"
 OF_PRETRAINING = ("Figures", "Fills", "Neighbours", "Search", "Text", "Tokenizer")

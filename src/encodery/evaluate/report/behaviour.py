@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from encodery.base.markup import Html, el, join, pairs, table
 from encodery.evaluate.report.amounts import number
-from encodery.evaluate.report.markup import Html, el, join, pairs, table
 from encodery.evaluate.report.samples import Neighbours, Samples
 
 

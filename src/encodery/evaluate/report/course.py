@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from encodery.base.markup import Html, details, el, join, pairs, table, text
 from encodery.evaluate.report.amounts import MISSING, duration, number, share
 from encodery.evaluate.report.charts import Point, Series, chart, smoothed
 from encodery.evaluate.report.facts import Facts, Line
-from encodery.evaluate.report.markup import Html, details, el, join, pairs, table, text
 
 MANY_STEPS = 100
 TILES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 
-from encodery.evaluate.report.markup import Html, el
+from encodery.base.markup import Html, el
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

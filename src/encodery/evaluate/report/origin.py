@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from encodery.base.markup import Html, details, el, join, pairs, table
 from encodery.evaluate.report.amounts import MISSING, number, plural, share, size
 from encodery.evaluate.report.facts import Facts
-from encodery.evaluate.report.markup import Html, details, el, join, pairs, table
 
 MOST_ROWS = 12
 UNNAMED = ("unknown", "", "none", "None", "not given", "unnamed")

@@ -9,11 +9,11 @@ from typing import Any
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import EncoderyError, InputError
+from encodery.base.markup import el
 from encodery.evaluate.report import answers, behaviour, course, origin
 from encodery.evaluate.report.facts import Facts, gather
 from encodery.evaluate.report.figures import curves, figures
 from encodery.evaluate.report.frame import page as framed
-from encodery.evaluate.report.markup import el
 from encodery.evaluate.report.samples import Samples, draw
 from encodery.evaluate.report.verdict import verdict
 

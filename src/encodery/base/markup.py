@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-VOID = frozenset({"meta", "br", "hr", "line", "path", "polyline", "circle", "rect"})
+VOID = frozenset({"meta", "link", "input", "br", "hr", "line", "path", "polyline", "circle", "rect"})
 
 
 class Html(str):
