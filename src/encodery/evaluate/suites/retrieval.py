@@ -1,4 +1,5 @@
-"""Retrieval: documents found for queries, on a folder in BEIR's layout, by exact search over all vectors.
+"""Retrieval: documents found for queries, on a folder in BEIR's layout, by exact search over all vectors or by the
+system's own.
 
 Figures as trec_eval defines them. arXiv:2104.08663 Shapes: Q queries, D documents, K width.
 """
@@ -13,7 +14,7 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
 from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.systems import Opened, Vectors, rows_normalised
+from encodery.evaluate.systems import Opened, Run, Vectors, rows_normalised
 from encodery.metrics import Metric
 from encodery.metrics.map import MAP
 from encodery.metrics.mrr import MRR
@@ -101,8 +102,11 @@ class Retrieval(Suite):
             found["relevant, not in the corpus"] = Figure(items.missing)
         return found
 
-    def ranked(self, items: Judged, system: Opened) -> dict[str, dict[str, float]]:
+    def ranked(self, items: Judged, system: Opened) -> Run:
         """Query -> document -> score of the first `depth` documents."""
+        own = system.rank(items.queries, items.documents, self.depth)
+        if own is not None:
+            return own
         texts = list(items.documents.values())
         system.fit(texts)
         documents = system.encode(texts, "document")
@@ -112,15 +116,13 @@ class Retrieval(Suite):
         return _nearest(queries, documents, list(items.queries), list(items.documents), self.depth)
 
 
-def _nearest(
-    queries: Vectors, documents: Vectors, query_ids: list[str], document_ids: list[str], depth: int
-) -> dict[str, dict[str, float]]:
+def _nearest(queries: Vectors, documents: Vectors, query_ids: list[str], document_ids: list[str], depth: int) -> Run:
     """The best documents of each query (Q, K) against all (D, K), some queries at a time; of sparse vectors only those
     that share an entry with the query."""
     dense = isinstance(documents, np.ndarray)
     some = max(1, SCORES_AT_ONCE // len(document_ids))
     across = documents.T if dense else documents.T.tocsr()
-    found: dict[str, dict[str, float]] = {}
+    found: Run = {}
     for start in range(0, len(query_ids), some):
         scores = queries[start : start + some] @ across
         for query, row in zip(query_ids[start : start + some], scores if dense else scores.toarray(), strict=True):

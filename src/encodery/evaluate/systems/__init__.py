@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Side = Literal["query", "document"]
 Vectors = Any
 """(N, K) float32: an array, or a sparse matrix in rows where most entries are zero."""
+Run = dict[str, dict[str, float]]
+"""Query -> document -> score, by id."""
 
 
 class Incapable(InputError):
@@ -89,6 +91,14 @@ class Opened(abc.ABC):
     @abc.abstractmethod
     def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
         """Vectors (N, K) of texts, whose inner product (with unit length where `symmetric`) says how alike they are."""
+
+    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run | None:
+        """The first `depth` documents for queries, both by id, where the system finds them by itself; None where
+        vectors are to be compared."""
+        return None
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of files that only one can hold."""
 
     def loaded(self) -> Loaded:
         """The masked-language model behind it. Raises `Incapable` where there is none that can be asked."""

@@ -1,0 +1,94 @@
+"""An index of `encodery search`, asked as its users ask it: by words, by vectors, by both, with or without a reranker.
+
+Its documents are those it was built of; they must be the suite's, by id. Only retrieval can be measured so. A document
+is found by the best of its passages. Shapes: N texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
+from encodery.search.rerank.cross_encoder import CrossEncoder
+from encodery.search.searcher import RERANKED, Searcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index(System):
+    """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`; `rerank`: a model of
+    the task `rank` that orders the first `reranked` passages anew, "" for none; `model`: the encoder, where it is not
+    where it was."""
+
+    path: str
+    name: str = ""
+    mode: str = ""
+    weight: float | None = None
+    fusion: str = "scores"
+    rerank: str = ""
+    reranked: int = RERANKED
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reranked < 1:
+            raise SettingsError(f"reranked = {self.reranked}: must be positive.")
+
+    @property
+    def label(self) -> str:
+        parts = (Path(self.path).name, self.mode, "reranked" if self.rerank else "")
+        return self.name or " ".join(part for part in parts if part)
+
+    def open(self) -> Opened:
+        return _Opened(self)
+
+
+class _Opened(Opened):
+    symmetric = False
+
+    def __init__(self, settings: Index) -> None:
+        super().__init__(settings.label)
+        self._settings = settings
+        self._reranker = CrossEncoder(model=settings.rerank).open() if settings.rerank else None
+        self._searcher = Searcher(settings.path, model=settings.model or None)
+
+    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
+        """The index's own documents for queries; the reranked ones stand before those it did not read."""
+        found: Run = {}
+        with self.counters.clock():
+            for key, query in queries.items():
+                found[key] = self._ranked(query, depth)
+        strange = {document for scores in found.values() for document in scores} - set(documents)
+        if strange:
+            raise InputError(
+                f"{self._settings.path}: finds documents that the suite does not have, such as '{min(strange)}'. "
+                "Index the suite's own corpus.jsonl."
+            )
+        self.counters.add(len(queries), None, 0, 0)
+        return found
+
+    def _ranked(self, query: str, depth: int) -> dict[str, float]:
+        settings = self._settings
+
+        def ask(reranked: bool) -> list[str]:
+            answer = self._searcher.search(
+                query,
+                settings.reranked if reranked else depth,
+                settings.mode or None,
+                per_document=1,
+                weight=settings.weight,
+                fusion=settings.fusion,
+                reranker=self._reranker if reranked else None,
+                reranked=settings.reranked,
+            )
+            return [hit.document for hit in answer.found]
+
+        order = dict.fromkeys((*(ask(True) if self._reranker is not None else ()), *ask(False)))
+        return {document: 1 / rank for rank, document in enumerate(order, 1)} if order else {}
+
+    def close(self) -> None:
+        self._searcher.close()
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        raise Incapable(f"{self.name}: finds documents for queries; it gives no vectors.")

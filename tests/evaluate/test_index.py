@@ -1,0 +1,93 @@
+"""An index of `encodery search` as a system of the retrieval suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import InputError
+from encodery.evaluate.plan import system
+from encodery.evaluate.suites.retrieval import Retrieval
+from encodery.evaluate.systems import Incapable
+from encodery.search.index import build
+from encodery.search.rerank.cross_encoder import CrossEncoder
+
+DOCUMENTS = {
+    "boats": "A boat crosses the river. The river is wide.",
+    "cats": "A cat sleeps near the window.",
+    "both": "A cat watched the boat, and the boat sailed on slowly until it was seen no more by anybody there.",
+}
+QUERIES = {"q1": "boat river", "q2": "cat", "q3": "nothing of this"}
+
+
+class Shortest:
+    """A reranker that prefers short texts."""
+
+    def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        return np.array([-float(len(text)) for text in texts])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", DOCUMENTS), ("queries", QUERIES)):
+        lines = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tboats\t1\nq2\tcats\t1\nq3\tcats\t1\n")
+    return folder
+
+
+@pytest.fixture
+def index(data: Path, tmp_path: Path) -> Path:
+    pytest.importorskip("qdrant_edge")
+    build([data / "corpus.jsonl"], tmp_path / "index", None)
+    return tmp_path / "index"
+
+
+def test_an_index_is_measured_by_what_it_finds(data: Path, index: Path) -> None:
+    suite = Retrieval(k=2, depth=3)
+    opened = system(f"index:{index},mode=bm25").open()
+    run = suite.ranked(suite.read(data), opened)
+    assert list(run["q1"]) == ["boats", "both"]
+    assert list(run["q2"]) == ["cats", "both"]
+    assert run["q3"] == {}
+    assert sorted(run["q1"].values(), reverse=True) == list(run["q1"].values())
+    assert suite.measure(suite.read(data), opened)["ndcg@2"].each == pytest.approx([1.0, 1.0, 0.0])
+    assert opened.counters.texts == 6
+    assert opened.counters.seconds > 0
+    with pytest.raises(Incapable, match="gives no vectors"):
+        opened.encode(["text"])
+    opened.close()
+    system(f"index:{index}").open().close()
+
+
+def test_the_reranked_stand_before_the_others(data: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CrossEncoder, "open", lambda self: Shortest())
+    suite = Retrieval(k=2, depth=3)
+    items = suite.read(data)
+    items.queries["q2"] = "cat by the window, boat, river"
+
+    def order(fields: str) -> list[str]:
+        opened = system(f"index:{index},mode=bm25{fields}").open()
+        try:
+            return list(suite.ranked(items, opened)["q2"])
+        finally:
+            opened.close()
+
+    plain, found = order(""), order(",rerank=folder,reranked=2")
+    assert sorted(plain) == sorted(DOCUMENTS)
+    assert found[:2] == sorted(plain[:2], key=lambda name: len(DOCUMENTS[name]))
+    assert found[:2] != plain[:2]
+    assert found[2] == plain[2], "what was not reranked keeps its place behind"
+
+
+def test_an_index_of_other_documents_is_refused(data: Path, index: Path) -> None:
+    items = Retrieval().read(data)
+    del items.documents["both"]
+    with pytest.raises(InputError, match="does not have, such as 'both'"):
+        Retrieval().ranked(items, system(f"index:{index}").open())
