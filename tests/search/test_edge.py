@@ -32,7 +32,7 @@ def bm25(texts: dict[str, str], query: str, k: float, b: float) -> dict[str, flo
     for name, ws in words.items():
         counts = collections.Counter(ws)
         score = 0.0
-        for word in sorted(set(query.split())):
+        for word in sorted(query.split()):
             idf = math.log(1 + (len(words) - holding[word] + 0.5) / (holding[word] + 0.5))
             score += idf * counts[word] * (k + 1) / (counts[word] + k * (1 - b + b * len(ws) / mean))
         if score > 0:
@@ -59,6 +59,18 @@ def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: fl
         for query in ("w3 w50 w120", "w0", "w7 w7 w190", "w1 w2 absent"):
             truth = bm25(left, query, k, b)
             assert found(store, query, len(left)) == pytest.approx(truth, rel=1e-5)
+
+
+def test_the_best_by_repeated_words_are_found_however_few_are_asked_for(tmp_path: Path) -> None:
+    texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
+    with Edge(language="none").create(tmp_path / "s", None) as store:
+        store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
+        # By distinct words w0 and w1 rule; the rare word, said five times, has to win.
+        for query in ("w0 w1 w150 w150 w150 w150 w150", "w2 w3 w2 w199 w3 w199 w199", "w5 w5"):
+            truth = sorted(bm25(texts, query, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
+            assert found(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)
+        some = [Point(name, 0, "", None).id for name in ("d1", "d2", "d3")]
+        assert {hit.id for hit in store.by_words("w0 w0 w1", 9, among=some)} <= set(some)
 
 
 def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:

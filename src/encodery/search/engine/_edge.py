@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Hit, Point, 
 DENSE = "dense"
 DELETE_AT_ONCE = 256
 WORD = re.compile(r"\w+")
+DEEPER = 4
 SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
 
 
@@ -99,7 +101,42 @@ class EdgeStore(Store):
     def by_words(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
+        """See `Store`. The engine counts each word of a query once; BM25 as often as it stands there, which decides
+        about long questions. So the words that stand there twice are asked again, and those that stand there thrice."""
+        repeated = self._repeated(text)
+        if not repeated:
+            return self._by_distinct(text, limit, conditions, among)
+        most = sum(hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among)))
+        depth = limit
+        while True:
+            scores = {hit.id: hit.score for hit in self._by_distinct(text, depth, conditions, among)}
+            last = min(scores.values(), default=0.0)
+            ids = list(scores)
+            for words in repeated:
+                for hit in self._by_distinct(words, len(ids), (), ids):
+                    scores[hit.id] += hit.score
+            best = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
+            # No passage beyond those looked at can score more than the last of them and all its repeated words.
+            if len(scores) < depth or best[-1][1] >= min(last + most, last * (len(repeated) + 1)):
+                return [Hit(name, score) for name, score in best]
+            depth *= DEEPER
+
+    def _by_distinct(
+        self, text: str, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None
+    ) -> list[Hit]:
         return self._query(self._edge.TextQuery(TEXT, text, scoring=self._scoring), limit, conditions, among, None)
+
+    def _repeated(self, text: str) -> list[str]:
+        """The words of a query that stand in it at least twice, those at least thrice, and so on."""
+        words: dict[tuple[int, ...], str] = {}
+        counts: Counter[tuple[int, ...]] = Counter()
+        for match in WORD.finditer(text):
+            key = tuple(self._analyse.embed_query(match[0]).indices)
+            if key:
+                words.setdefault(key, match[0])
+                counts[key] += 1
+        most = max(counts.values(), default=0)
+        return [" ".join(words[key] for key in counts if counts[key] >= times) for times in range(2, most + 1)]
 
     def _query(
         self, query: Any, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None, params: Any

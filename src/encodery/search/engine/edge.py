@@ -1,7 +1,8 @@
 """Qdrant Edge: the embedded engine. Words, vectors and metadata in one folder, a write-ahead log, no server.
 
 BM25 is the engine's own, over a text index that keeps true document lengths and frequencies:
-    sum over distinct query words t of  ln(1 + (N - n_t + 1/2) / (n_t + 1/2)) · f (k + 1) / (f + k (1 - b + b L / L̄))
+    sum over query words t, as often as they stand there, of
+        ln(1 + (N - n_t + 1/2) / (n_t + 1/2)) · f (k + 1) / (f + k (1 - b + b L / L̄))
 with f the word's count in the passage, L its length, L̄ the mean, n_t the passages that hold t. Statistics are those
 of the whole index, whatever the filter; deleted passages leave them when the store settles. Words are cut by the
 engine's multilingual analyser: Chinese, Japanese and Thai by dictionary (a Japanese query without any kana is cut as
