@@ -3,11 +3,12 @@
     python bench/tasks.py --data DIR --own RUN --pretrained FOLDER [--sets movies ...] [--rows 1000] [--seeds 0 1 2]
 
 Systems, on the same rows, each judged on the same test rows by the same figure (`tasks_judge.py`):
-`tf-idf` (one and two words, and logistic or ridge regression), `own` (a run of `encodery pretrain`, fine-tuned),
-`random` (its architecture and tokenizer with random weights), `pretrained` (a folder with a stock BERT-layout encoder,
-fine-tuned by encodery) and `trainer` (the same folder by `transformers.Trainer` with its defaults). The two trainers
-take turns, and their samples per second are compared in pairs. Mean and standard deviation over the seeds; the ratio is
-a median.
+`tf-idf` (one and two words, and logistic or ridge regression), `own` (a run of `encodery pretrain`, fine-tuned with
+encodery's defaults), `random` (its architecture and tokenizer with random weights, the same), `pretrained` (a folder
+with a stock BERT-layout encoder, fine-tuned by encodery for three epochs) and `trainer` (the same folder, for as many,
+by `transformers.Trainer` with its defaults, or by sentence-transformers' for an embedding model). The two trainers take
+turns, and their samples per second are compared in pairs. Mean and standard deviation over the seeds; the ratio is a
+median. Sets measured before stay in the results file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks_data import SETS, Labelled, cut, read_split
-from tasks_judge import judged
+from tasks_judge import cosines, judged
 
 HERE = Path(__file__).resolve().parent
 EPOCHS = 3
@@ -35,8 +36,8 @@ def encodery(*arguments: str | Path) -> None:
 
 
 def tf_idf(folder: Path, labelled: Labelled) -> dict[str, float] | None:
-    """Words and pairs of words, and a linear model; none for tagging."""
-    if labelled.task == "tag":
+    """Words and pairs of words, and a linear model; none for tagging and for vectors."""
+    if labelled.task in ("tag", "embed"):
         return None
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -50,21 +51,30 @@ def tf_idf(folder: Path, labelled: Labelled) -> dict[str, float] | None:
     return {"quality": judged(labelled, test, list(model.predict(texts[1])))}
 
 
-def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int) -> dict[str, float]:
-    """`encodery finetune` and `encodery predict`, with their defaults but for the number of epochs."""
+def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int, *settings: str) -> dict[str, float]:
+    """`encodery finetune` and `encodery predict`, with their defaults but for `settings`."""
     shutil.rmtree(out, ignore_errors=True)
-    encodery(
-        "finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", f"epochs={EPOCHS}"
-    )
-    encodery("predict", out, folder / "test.jsonl", "--out", out / "predicted.jsonl")
-    lines = (out / "predicted.jsonl").read_text(encoding="utf-8").splitlines()
-    predicted = [json.loads(line)["prediction"] for line in lines]
-    figures = json.loads((out / "figures.json").read_text())
+    encodery("finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", *settings)
+    rows, figures = read_split(folder, "test"), json.loads((out / "figures.json").read_text())
     return {
-        "quality": judged(labelled, read_split(folder, "test"), predicted),
+        "quality": judged(labelled, rows, predictions(folder, labelled, out, rows)),
         "samples_per_s": figures["samples_per_s"],
         "seconds": figures["seconds"],
     }
+
+
+def predictions(folder: Path, labelled: Labelled, run: Path, rows: list[dict[str, Any]]) -> list[Any]:
+    """What a run says of the test rows; of an embedding model the cosines of their two texts."""
+    if labelled.task == "embed":
+        from encodery.embed.embedder import Embedder
+        from encodery.model.load import load_model
+
+        embedder = Embedder.of(load_model(run))
+        one, other = (embedder.encode([row[name] for row in rows]).vectors for name in labelled.texts)
+        return cosines(one, other)
+    encodery("predict", run, folder / "test.jsonl", "--out", run / "predicted.jsonl")
+    lines = (run / "predicted.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prediction"] for line in lines]
 
 
 def peer(folder: Path, name: str, model: Path, seed: int) -> dict[str, float]:
@@ -90,7 +100,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All systems on one set, seed by seed, in turns."""
     labelled, folder = SETS[name], options.work / name
     counts = cut(options.data, labelled, folder, {"train": options.rows, "dev": 500, "test": options.test_rows})
-    runs = options.work / "runs"
+    runs, epochs = options.work / "runs", f"epochs={EPOCHS}"
     systems: dict[str, Callable[[int], dict[str, float] | None]] = {
         "own": lambda seed: ours(folder, labelled, options.own, runs / f"{name}-own-{seed}", seed),
         "random": lambda seed: ours(
@@ -100,7 +110,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
             runs / f"{name}-r-{seed}",
             seed,
         ),
-        "pretrained": lambda seed: ours(folder, labelled, options.pretrained, runs / f"{name}-p-{seed}", seed),
+        "pretrained": lambda seed: ours(folder, labelled, options.pretrained, runs / f"{name}-p-{seed}", seed, epochs),
         "trainer": lambda seed: peer(folder, name, options.pretrained, seed),
     }
     found: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
@@ -145,11 +155,16 @@ def main() -> None:
     from encodery.base import machine
 
     settings = {key: str(value) for key, value in vars(options).items() if key in ("rows", "test_rows", "seeds")}
-    result: dict[str, Any] = {"machine": machine.describe(), "settings": {**settings, "epochs": EPOCHS}, "sets": []}
+    held = json.loads(options.out.read_text())["sets"] if options.out.is_file() else []
+    sets = {entry["set"]: entry for entry in held}
     for name in options.sets:
-        result["sets"].append(compare(name, options))
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-        print(name, result["sets"][-1]["summary"], flush=True)
+        sets[name] = {
+            **compare(name, options),
+            "machine": machine.describe(),
+            "settings": {**settings, "epochs": EPOCHS},
+        }
+        options.out.write_text(json.dumps({"sets": list(sets.values())}, indent=1) + "\n")
+        print(name, found["summary"], flush=True)
 
 
 if __name__ == "__main__":

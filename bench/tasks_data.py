@@ -20,8 +20,8 @@ SHARES = {"dev": 0.15, "test": 0.15}
 
 @dataclass(frozen=True)
 class Labelled:
-    """A set: its `file` under the data folder, the `task`, the figure by which it is judged, its texts' columns, and
-    the column of its `label`."""
+    """A set: its `file` under the data folder, the `task` (`embed`: an embedding model from scored pairs, judged by its
+    cosines), the figure by which it is judged, its texts' columns, and the column of its `label`."""
 
     file: str
     task: str
@@ -37,6 +37,7 @@ SETS = {
     "newsgroups": Labelled("cls/20newsgroups.jsonl.xz", "classify", "accuracy", ("text",), "label"),
     "vitaminc": Labelled("nli/vitaminc.jsonl.xz", "pair", "accuracy", ("premise", "hypothesis"), "label"),
     "stsb": Labelled("sts/stsb_en.jsonl.xz", "regress", "spearman", ("a", "b"), "score"),
+    "stsb_embed": Labelled("sts/stsb_en.jsonl.xz", "embed", "spearman", ("a", "b"), "score"),
     "wnut17": Labelled("tok/wnut17_ner.jsonl.xz", "tag", "span_f1", ("tokens",), "bio"),
 }
 

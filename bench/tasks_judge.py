@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tasks_data import Labelled
 
 
@@ -30,3 +32,9 @@ def judged(labelled: Labelled, rows: list[dict[str, Any]], predicted: list[Any])
     if labelled.metric == "f1":
         return float(sklearn.metrics.f1_score(truth, predicted, average="macro"))
     return float(sklearn.metrics.accuracy_score(truth, predicted))
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> list[float]:
+    """The cosine of each row of (N, K) with its partner."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return [float(value) for value in (one * other).sum(1) / np.maximum(lengths, 1e-12)]

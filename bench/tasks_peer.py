@@ -1,4 +1,4 @@
-"""The peer of `bench/tasks.py`: `transformers.Trainer` with its defaults on one set; figures as JSON on the last line.
+"""The peer of `bench/tasks.py`: the stock trainer with its defaults on one set; figures as JSON on the last line.
 
     python bench/tasks_peer.py --data FOLDER --set NAME --model DIR --seed N --epochs E
 
@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from tasks_data import SETS, Labelled, read_split
-from tasks_judge import judged
+from tasks_judge import cosines, judged
 
 LENGTH = 256
 
@@ -72,6 +72,9 @@ def main() -> None:
     labelled = SETS[options.set]
     transformers.set_seed(options.seed)
     train, test = (read_split(options.data, split) for split in ("train", "test"))
+    if labelled.task == "embed":
+        print(json.dumps(embedding_model(labelled, train, test, options)))
+        return
     labels: list[str] = []
     if labelled.task == "tag":
         labels = sorted({tag for row in train + test for tag in row[labelled.label]})
@@ -101,6 +104,35 @@ def main() -> None:
         "samples_per_s": len(train) * options.epochs / seconds,
         "seconds": seconds,
     }))  # fmt: skip
+
+
+def embedding_model(
+    labelled: Labelled, train: list[dict[str, Any]], test: list[dict[str, Any]], options: argparse.Namespace
+) -> dict[str, float]:
+    """By sentence-transformers' trainer with its defaults and its loss for scored pairs, CoSENT."""
+    import datasets
+    import sentence_transformers as st
+
+    names = (*labelled.texts, labelled.label)
+    model = st.SentenceTransformer(str(options.model), device="cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = st.SentenceTransformerTrainingArguments(
+            scratch, num_train_epochs=options.epochs, seed=options.seed, report_to=[], save_strategy="no",
+            disable_tqdm=True, logging_strategy="no", use_cpu=True,
+        )  # fmt: skip
+        rows = datasets.Dataset.from_list([{**row, labelled.label: float(row[labelled.label])} for row in train])
+        trainer = st.SentenceTransformerTrainer(
+            model, settings, train_dataset=rows.select_columns(list(names)), loss=st.losses.CoSENTLoss(model)
+        )
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    one, other = (model.encode([row[name] for row in test], show_progress_bar=False) for name in labelled.texts)
+    return {
+        "quality": judged(labelled, test, cosines(one, other)),
+        "samples_per_s": len(train) * options.epochs / seconds,
+        "seconds": seconds,
+    }
 
 
 def _predictions(logits: np.ndarray, labelled: Labelled, labels: list[str], words: list[list[int | None]]) -> list[Any]:

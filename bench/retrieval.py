@@ -1,0 +1,186 @@
+"""Retrieval: words, vectors, both and reranked, on collections in BEIR's layout, against bm25s on the same queries.
+
+    python bench/retrieval.py COLLECTION ... --pretrained FOLDER [--train FILE] [--queries 300]
+
+Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
+search` asked four ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the first
+30 passages reordered by a cross-encoder. That one is trained here by `encodery finetune rank` on the pairs of --train
+(rows with query and positive, of other texts than the collections'), with negatives found by bm25s. Also `plain`, both
+programs' BM25 without stop words and stems, where the formula is all there is. Figures are nDCG@10 with 95 % intervals,
+differences to the index's bm25 with the probability of a randomisation test; all by `encodery.evaluate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encodery.base import machine
+from encodery.evaluate.compare import Task, compare
+from encodery.evaluate.suites.retrieval import Retrieval
+from encodery.evaluate.systems import Opened, Run, Side, System, Vectors
+from encodery.evaluate.systems.bm25 import BM25
+from encodery.evaluate.systems.index import Index
+
+HERE = Path(__file__).resolve().parent
+K1, B = 1.2, 0.75
+NEGATIVES = 3
+FIRST, LAST = 2, 20  # Ranks, from 0, of the passages that negatives are drawn from.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BM25S(System):
+    """The library bm25s. `stemmed`: with its English stop words and stemmer, as its documentation shows; else words as
+    they are."""
+
+    stemmed: bool = True
+
+    @property
+    def label(self) -> str:
+        return "bm25s" if self.stemmed else "bm25s plain"
+
+    def open(self) -> Opened:
+        return _Opened(self)
+
+
+class _Opened(Opened):
+    symmetric = False
+
+    def __init__(self, settings: BM25S) -> None:
+        super().__init__(settings.label)
+        self._cut = cutter(settings.stemmed)
+
+    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
+        """See `Opened`."""
+        import bm25s
+
+        names = list(documents)
+        engine = bm25s.BM25(k1=K1, b=B, method="lucene")
+        engine.index(self._cut(documents.values()), show_progress=False)
+        with self.counters.clock():
+            places, scores = engine.retrieve(
+                self._cut(queries.values()), k=min(depth, len(names)), show_progress=False, n_threads=1
+            )
+        self.counters.add(len(queries), None, 0, 0)
+        return {
+            query: {names[n]: float(score) for n, score in zip(row, values, strict=True) if score > 0}
+            for query, row, values in zip(queries, places, scores, strict=True)
+        }
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        raise NotImplementedError
+
+
+def cutter(stemmed: bool) -> Callable[[Iterable[str]], Any]:
+    """Texts to the words that bm25s counts."""
+    import bm25s
+    import Stemmer
+
+    stemmer, stop = (Stemmer.Stemmer("english"), "en") if stemmed else (None, [])
+
+    def cut(texts: Iterable[str]) -> Any:
+        # Plain words are those of our own BM25: of one letter too.
+        extra = {} if stemmed else {"token_pattern": r"(?u)\b\w+\b"}
+        return bm25s.tokenize(list(texts), stopwords=stop, stemmer=stemmer, show_progress=False, **extra)
+
+    return cut
+
+
+def encodery(*arguments: str | Path | int) -> None:
+    """Run one encodery command as a user would."""
+    subprocess.run([sys.executable, "-m", "encodery", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def rows_for_reranking(file: Path, queries: int, out: Path) -> None:
+    """Pairs of query and passage with label 1 or 0: each query's own passage, and some that bm25s finds for it."""
+    import bm25s
+
+    with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
+        pairs = [(row["query"], row["positive"]) for row in map(json.loads, lines)]
+    passages = list(dict.fromkeys(passage for _, passage in pairs))
+    draw = random.Random(0)
+    chosen = draw.sample(pairs, min(queries, len(pairs)))
+    cut = cutter(True)
+    engine = bm25s.BM25(k1=K1, b=B, method="lucene")
+    engine.index(cut(passages), show_progress=False)
+    places, _ = engine.retrieve(cut([query for query, _ in chosen]), k=LAST, show_progress=False)
+    with out.open("w", encoding="utf-8") as rows:
+        for (query, positive), found in zip(chosen, places, strict=True):
+            others = [passages[n] for n in found[FIRST:] if passages[n] != positive]
+            for text, label in [(positive, 1), *((text, 0) for text in draw.sample(others, NEGATIVES))]:
+                rows.write(json.dumps({"query": query, "text": text, "label": label}, ensure_ascii=False) + "\n")
+
+
+def unpacked(collection: Path, out: Path) -> Path:
+    """The collection with plain files."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for file in (file for file in collection.rglob("*") if file.is_file()):
+        target = out / file.relative_to(collection)
+        target.parent.mkdir(exist_ok=True)
+        data = file.read_bytes()
+        target.with_suffix("" if file.suffix == ".xz" else file.suffix).write_bytes(
+            lzma.decompress(data) if file.suffix == ".xz" else data
+        )
+    return out
+
+
+def measured(collection: Path, options: argparse.Namespace, reranker: Path | None) -> dict[str, Any]:
+    """One collection: the index, its systems, and both plain formulas."""
+    name = collection.name
+    data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
+    encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
+    asked = [("bm25", "bm25", ""), ("dense", "dense", ""), ("hybrid", "hybrid", "")]
+    if reranker is not None:
+        asked.append(("hybrid, reranked", "hybrid", str(reranker)))
+    ours = [Index(path=str(index), name=label, mode=mode, rerank=model) for label, mode, model in asked]
+    task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
+    found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).table()
+    plain = compare([BM25(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]).table()
+    figures = json.loads((index / "manifest.json").read_text())["figures"]
+    kept = ("documents", "passages", "bytes", "weight", "seconds")
+    return {"set": name, "index": {key: figures[key] for key in kept}, "rows": found["rows"], "plain": plain["rows"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collections", nargs="+", type=Path)
+    parser.add_argument("--pretrained", type=Path, required=True, help="the encoder")
+    parser.add_argument("--train", type=Path, help="pairs for the cross-encoder")
+    parser.add_argument("--train-queries", type=int, default=1500)
+    parser.add_argument("--queries", type=int, default=300, help="of each collection at most")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_retrieval"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval.json")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    reranker = None
+    if options.train is not None:
+        reranker = options.work / "reranker"
+        if not (reranker / "manifest.json").is_file():
+            rows_for_reranking(options.train, options.train_queries, options.work / "rerank.jsonl")
+            encodery(
+                "finetune", "rank", options.work / "rerank.jsonl", "--model", options.pretrained, "--out", reranker,
+                "epochs=1",
+            )  # fmt: skip
+    settings = {"queries": options.queries, "train_queries": options.train_queries if reranker else 0}
+    result: dict[str, Any] = {"machine": machine.describe(), "settings": settings, "sets": []}
+    for collection in options.collections:
+        result["sets"].append(measured(collection, options, reranker))
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        for row in result["sets"][-1]["rows"] + result["sets"][-1]["plain"]:
+            apart = f"{row['difference']:+.4f} p {row['p']:.3f}" if "difference" in row else ""
+            interval = f"[{row['low']:.3f} {row['high']:.3f}]"
+            print(f"{collection.name:10} {row['system']:18} {row['value']:.4f} {interval} {apart}")
+
+
+if __name__ == "__main__":
+    main()
