@@ -164,7 +164,7 @@ def main() -> None:
             "settings": {**settings, "epochs": EPOCHS},
         }
         options.out.write_text(json.dumps({"sets": list(sets.values())}, indent=1) + "\n")
-        print(name, found["summary"], flush=True)
+        print(name, sets[name]["summary"], flush=True)
 
 
 if __name__ == "__main__":
