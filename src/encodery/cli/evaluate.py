@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from encodery.evaluate.probes import Probed
 
 SYSTEMS = (
-    "PATH of a model; sentence_transformers:PATH, hugging_face:PATH; index:PATH; bm25, tfidf; or a server's http address. "
-    "Fields follow as ,field=value. Once for each system; the first is the one the others are compared with."
+    "PATH of a model; sentence_transformers:PATH, hugging_face:PATH; index:PATH; bm25, tfidf; or a server's http "
+    "address. Fields follow as ,field=value. Once for each system; the first is the one the others are compared with."
 )
 SETTINGS = "Settings of the suite; `encodery show suites NAME` lists them."
 TABLES = "Also write the table: .html, .json or .csv. May be given several times."
@@ -129,8 +129,8 @@ def plan(
 ) -> None:
     """Several systems on several suites, from a file, in one table.
 
-    A system is a table with `is` (model, sentence_transformers, hugging_face, endpoint, index, tfidf, bm25) and its fields; a
-    task has a `suite` with `is` and its fields, and `data`.
+    A system is a table with `is` (model, sentence_transformers, hugging_face, endpoint, index, tfidf, bm25) and its
+    fields; a task has a `suite` with `is` and its fields, and `data`.
     """
     from encodery.evaluate.plan import read_plan
 
