@@ -21,6 +21,7 @@ from encodery.finetune.seeds import run_seeds, spread
 from encodery.finetune.settings import filled, first_read, usual_epochs, usual_rate
 from encodery.model.checkpoint import read_tensors
 from encodery.model.load import Loaded, load_model
+from encodery.model.network import ModelSettings
 from encodery.train import checkpoint
 from encodery.train.launch import resume, start
 
@@ -180,12 +181,14 @@ def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded
 
 def test_what_is_set_wins_over_the_rules() -> None:
     early = first_read("classify", {"task": {"pooling": "cls"}, "batch": 4})
-    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, 768)
+    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings())
     assert found.optim is not None
     assert (found.optim.lr, found.batch, found.train.evals, found.train.budget) == (0.5, 4, 3, "300steps")
     assert usual_epochs(100, 16) == 20
     assert usual_epochs(100_000, 64) == 2
-    assert usual_rate(384, 16, False) == 2 * usual_rate(768, 16, False)
+    assert usual_rate(384, 16, False, True) == 2 * usual_rate(768, 16, False, True) == 1e-4
+    assert usual_rate(384, 16, False, False) == 4 * usual_rate(768, 16, False, False) == 2e-4
+    assert usual_rate(768, 64, True, False) == 20 * usual_rate(768, 16, False, False)
     with pytest.raises(SettingsError, match="max_length = 900"):
         first_read("classify", {"max_length": 900}).longest(512)
 

@@ -40,7 +40,7 @@ def whole(
     """The settings with what the rules say for these rows and this model, and that in words."""
     known = early.task.study(data.train, loaded.tokenizer)
     examples = early.task.prepare(data.train, reader_of(early, loaded), known, True)
-    settings = filled(early, over, examples.lengths, loaded.model.settings.width)
+    settings = filled(early, over, examples.lengths, loaded.model.settings)
     told = []
     cut = int((examples.dropped > 0).sum())
     if cut:

@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from encodery.adapt import Adaptation
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode, merge
 from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import Classify
+from encodery.model.network import ModelSettings
 from encodery.tokens.windows import Truncate
 from encodery.train.examples import planned
 from encodery.train.hooks import Hook
@@ -90,12 +92,15 @@ def first_read(task: str, over: Mapping[str, Any]) -> FinetuneSettings:
     return decode(FinetuneSettings, merge({"task": {"is": task}}, rest))
 
 
-def filled(settings: FinetuneSettings, over: Mapping[str, Any], lengths: npt.ArrayLike, width: int) -> FinetuneSettings:
-    """The same with what the rules say for examples of these lengths (E,) and a model of width H; `over` wins."""
+def filled(
+    settings: FinetuneSettings, over: Mapping[str, Any], lengths: npt.ArrayLike, model: ModelSettings
+) -> FinetuneSettings:
+    """The same with what the rules say for examples of these lengths (E,) and such a model; `over` wins."""
     sizes = np.asarray(lengths, np.int64)
     batch = usual_batch(len(sizes)) if settings.batch is None else settings.batch
     epochs = usual_epochs(len(sizes), batch) if settings.epochs is None else settings.epochs
-    rate = usual_rate(width, batch, settings.adapt is not None and settings.adapt.light)
+    light = settings.adapt is not None and settings.adapt.light
+    rate = usual_rate(model.width, batch, light, name_of(model.block) == "post")
     optim = merge({"optim": {"is": "adamw", "lr": rate}}, {"optim": over.get("optim", {})})["optim"]
     train = {
         **planned(sizes, batch, epochs),
@@ -123,6 +128,8 @@ def usual_epochs(examples: int, batch: int) -> float:
     return min(max(STEPS * batch / max(examples, 1), 3.0 if examples < 30_000 else 2.0), 20.0)
 
 
-def usual_rate(width: int, batch: int, light: bool) -> float:
-    """The peak rate."""
-    return round(USUAL_RATE * USUAL_WIDTH / width * math.sqrt(batch / USUAL_BATCH) * (LIGHT if light else 1.0), 7)
+def usual_rate(width: int, batch: int, light: bool, post_norm: bool) -> float:
+    """The peak rate: that of a model of the usual width, and for a smaller one as many times more as its width is less;
+    without norms on the residual path, which bear more, by the square of that."""
+    narrower = (USUAL_WIDTH / width) ** (1 if post_norm else 2)
+    return round(USUAL_RATE * narrower * math.sqrt(batch / USUAL_BATCH) * (LIGHT if light else 1.0), 7)
