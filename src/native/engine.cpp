@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <cmath>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -132,7 +133,8 @@ struct Corner {
 // Threads that meet. One alone never waits.
 class Team {
   public:
-    explicit Team(int size) : size_(size) {}
+    // Before the first of them works.
+    void gather(int size) { size_ = size; }
     int size() const { return size_; }
     void meet() {
         if (size_ == 1) return;
@@ -147,7 +149,7 @@ class Team {
     }
 
   private:
-    const int size_;
+    int size_ = 1;
     std::atomic<int> waiting_{0}, turn_{0};
 };
 
@@ -191,7 +193,7 @@ class Encoder {
         }
         threads = std::min(threads, std::max(1, call.bounds[sequences] / SHARE));
         const bool shared = (int)chunks.size() < threads;
-        Team team(shared ? threads : 1);
+        Team team;
         std::vector<Room> rooms;
         for (int i = 0; i < (shared ? 1 : threads); i++) rooms.push_back(take(rooms_));
         std::vector<Corner> corners;
@@ -206,8 +208,21 @@ class Encoder {
                 for (size_t i; (i = next.fetch_add(1)) < chunks.size();)
                     encode(call, chunks[i], rooms[rank], corners[rank], team, 0);
         };
+        // A machine that refuses a thread (a limit on processes or memory) gets the same result from those there are;
+        // none begins before it is known how many that is.
+        std::atomic<bool> gathered{false};
         std::vector<std::thread> others;
-        for (int rank = 1; rank < threads; rank++) others.emplace_back(work, rank);
+        others.reserve(threads);
+        try {
+            for (int rank = 1; rank < threads; rank++)
+                others.emplace_back([&, rank] {
+                    while (!gathered.load()) std::this_thread::yield();
+                    work(rank);
+                });
+        } catch (const std::exception&) {
+        }
+        if (shared) team.gather(1 + (int)others.size());
+        gathered.store(true);
         work(0);
         for (auto& thread : others) thread.join();
         std::lock_guard<std::mutex> hold(lock_);

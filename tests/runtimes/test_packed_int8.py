@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -136,6 +138,34 @@ def test_callers_do_not_meet() -> None:
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda one: engine.pooled(*one), batches * 4))
     assert all(np.array_equal(mine, other) for mine, other in zip(found, expected * 4, strict=True))
+
+
+SHORT_OF_THREADS = """
+import resource, threading
+import numpy as np
+from encodery.model.network import ModelSettings, build_model
+from encodery.runtimes.packed_int8 import PackedInt8
+
+model = build_model(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2), 5)
+engines = [PackedInt8(threads=n).build(model) for n in (1, 4)]
+batches = [(np.arange(sum(lengths)) % 200, np.cumsum([0, *lengths])) for lengths in ((900,), (300,) * 9)]
+expected = [engines[0].pooled(*batch) for batch in batches]
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (7 << 20),) * 2)  # A thread's stack takes 8.
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    found = [engines[1].pooled(*batch) for batch in batches]
+    assert all(np.array_equal(one, other) for one, other in zip(expected, found))
+    print("as before")
+"""
+
+
+def test_threads_that_cannot_be_started_are_done_without() -> None:
+    code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.RLIM_INFINITY)); "
+    code += f"os.execv(sys.executable, [sys.executable, '-c', {SHORT_OF_THREADS!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "as before\n", done.stderr
 
 
 @pytest.mark.parametrize(
