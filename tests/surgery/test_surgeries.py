@@ -22,12 +22,13 @@ from encodery.model.positions.learned import Learned
 from encodery.model.positions.rotary import Rotary
 from encodery.model.shape import Batch
 from encodery.surgery import Changed, Surgery
-from encodery.surgery._pieces import pieces, spelt
 from encodery.tokens.kind.bpe import Bpe
 from encodery.tokens.kind.byte import Byte
 from encodery.tokens.kind.unigram import Unigram
 from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.pieces import pieces, spelt
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.transfer import Transfer
 
 TEXTS = [
     "the river ran past the old mill and the miller slept in the old mill",
@@ -110,6 +111,39 @@ def test_a_text_of_kept_pieces_computes_what_it_did(tokenizers: dict[str, Tokeni
     composed = before[old.encode("thunderstorm").tolist()].mean(0)
     torch.testing.assert_close(row(table, new, "thunderstorm"), composed)
     assert changed.figures["composed"] == 1, "the two others are pieces already"
+
+
+def test_new_rows_are_the_mixes_that_the_transfer_says(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    """Shared pieces are copied to the bit, others lie within the rows they are made of; translated, none is kept."""
+    loaded = model_of(tokenizers["wordpiece"], tmp_path)
+    tokenizers["bpe"].save(tmp_path / "new")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    (tmp_path / "pairs.txt").write_text("".join(f"{w} {w}\n" for w in TEXTS[0].split()), encoding="utf-8")
+    texts = str(tmp_path / "texts.txt")
+    begin: dict[str, dict[str, Any]] = {
+        "unknown": {},
+        "similar": {"texts": texts, "width": 8},
+        "translated": {"source": texts, "target": texts, "dictionary": str(tmp_path / "pairs.txt"), "width": 8},
+    }
+    old, new = tokenizers["wordpiece"], tokenizers["bpe"]
+    known = {piece: number for number, piece in pieces(old).items()}
+    shared = {number: known[piece] for number, piece in pieces(new).items() if piece in known}
+    before = loaded.model.state_dict()[WORDS]
+    for name, table in begin.items():
+        told = {"is": "vocabulary", "tokenizer": str(tmp_path / "new"), "begin": {"is": name, **table}}
+        changed = operate(loaded, **told)
+        part = decode(Transfer, {"is": name, **table})
+        kept = shared if part.keeps else {n: o for n, o in shared.items() if pieces(new)[n][0] == "special"}
+        wanted = [number for number in pieces(new) if number not in kept]
+        mixes = part.mixes(old, new, shared, wanted)
+        after = changed.model.state_dict()[WORDS]
+        assert all(torch.equal(after[number], before[source]) for number, source in kept.items())
+        for number in wanted:
+            ids, shares = mixes.get(number, (range(old.used_size), [1 / old.used_size] * old.used_size))
+            expected = (before[list(ids)].double() * torch.tensor(shares, dtype=torch.float64)[:, None]).sum(0)
+            torch.testing.assert_close(after[number].double(), expected, rtol=1e-4, atol=1e-6)
+        counts = {"kept": len(kept), "composed": len(mixes), "unknown": len(wanted) - len(mixes)}
+        assert {key: changed.figures[key] for key in counts} == counts
 
 
 def test_new_words_take_the_room_there_is(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:

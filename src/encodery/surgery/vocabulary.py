@@ -1,16 +1,16 @@
 """Another vocabulary under a trained model: that of a new tokenizer, or new words beside the old pieces.
 
-A piece that both have keeps its row, to the last bit. Any other begins as the mean of the rows of the pieces it was
-spelt with before (arXiv:1905.07213), which is where a model expects its meaning; what could not be spelt begins as the
-mean of all. Word table, decoder and the decoder's bias change alike. Pre-training on text of the new kind should follow
-(`init_from`). Shapes: V rows.
+A piece that both have keeps its row, to the last bit. Any other begins as `begin` says (`tokens/transfer/`): by default
+as the mean of the rows of the pieces it was spelt with before (arXiv:1905.07213); what nothing is known of begins as
+the mean of all. Word table, decoder and the decoder's bias change alike. Pre-training on text of the new kind should
+follow (`init_from`). Shapes: V rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
@@ -22,17 +22,20 @@ from encodery.model.foreign import build
 from encodery.model.load import Loaded
 from encodery.model.network import Model, ModelSettings
 from encodery.surgery import Changed, Surgery
-from encodery.surgery._pieces import pieces, spelt
+from encodery.tokens.pieces import pieces
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.transfer import Mix, Transfer
+from encodery.tokens.transfer.spelt import Spelt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary(Surgery):
     """`tokenizer`: the folder of the new one; or `words`: a file of words, one a line, that become pieces of a
-    WordPiece vocabulary, behind all it has. One of the two."""
+    WordPiece vocabulary, behind all it has. One of the two. `begin`: how pieces begin that the model does not know."""
 
     tokenizer: str | None = None
     words: str | None = None
+    begin: Transfer = field(default_factory=Spelt)
 
     def __post_init__(self) -> None:
         if (self.tokenizer is None) == (self.words is None):
@@ -49,7 +52,7 @@ class Vocabulary(Surgery):
         lacking = [role for role in ("cls", "sep", "mask") if old.roles[role] is not None and new.roles[role] is None]
         if lacking:
             raise SettingsError(f"{self.tokenizer}: has no {lacking[0]} token, which the model's tokenizer has.")
-        rows, counts = _rows(old, new)
+        rows, counts = _rows(old, new, self.begin)
         wider = dataclasses.replace(settings, vocab=new.vocab_size)
         state = dict(loaded.model.state_dict())
         for name in _by_word(settings):
@@ -58,30 +61,33 @@ class Vocabulary(Surgery):
         return Changed(build(wider, state), new, figures)
 
 
-def _rows(old: Tokenizer, new: Tokenizer) -> tuple[dict[int, list[int]], dict[str, int]]:
-    """The old ids each new id is made of (none: not known), and how many are kept, composed and unknown."""
+def _rows(old: Tokenizer, new: Tokenizer, begin: Transfer) -> tuple[dict[int, Mix], dict[str, int]]:
+    """What each new id is made of (no ids: not known), and how many are kept, composed and unknown."""
     numbers = {piece: number for number, piece in pieces(old).items()}
-    rows: dict[int, list[int]] = {}
-    counts = {"kept": 0, "composed": 0, "unknown": 0}
-    for number, piece in pieces(new).items():
-        rows[number] = [numbers[piece]] if piece in numbers else spelt(old, piece)
-        counts["kept" if piece in numbers else "composed" if rows[number] else "unknown"] += 1
-    return rows, counts
+    found = pieces(new)
+    shared = {number: numbers[piece] for number, piece in found.items() if piece in numbers}
+    kept = {n: old_id for n, old_id in shared.items() if begin.keeps or found[n][0] in ("special", "bytes")}
+    wanted = [number for number in found if number not in kept]
+    mixes = begin.mixes(old, new, shared, wanted)
+    rows: dict[int, Mix] = {number: mixes.get(number, ((), ())) for number in wanted}
+    rows |= {number: ((old_id,), (1.0,)) for number, old_id in kept.items()}
+    return rows, {"kept": len(kept), "composed": len(mixes), "unknown": len(wanted) - len(mixes)}
 
 
-def _moved(tensor: Tensor, rows: dict[int, list[int]], vocab: int, used: int) -> Tensor:
+def _moved(tensor: Tensor, rows: dict[int, Mix], vocab: int, used: int) -> Tensor:
     """(V old, …) → (vocab, …). Ids that stand for nothing get zeros, and the lowest of a bias."""
     real = tensor[:used]
     moved = tensor.new_zeros(vocab, *tensor.shape[1:])
     if tensor.dim() == 1:
         moved += real.min()
-    kept = [(new, old[0]) for new, old in rows.items() if len(old) == 1]
+    kept = [(new, ids[0]) for new, (ids, _) in rows.items() if len(ids) == 1]
     places, sources = torch.tensor(kept, dtype=torch.int64).reshape(-1, 2).T
     moved[places] = tensor[sources]
     mean = real.mean(0)
-    for new, many in rows.items():
-        if len(many) != 1:
-            moved[new] = tensor[many].mean(0) if many else mean
+    for new, (ids, shares) in rows.items():
+        if len(ids) != 1:
+            weights = torch.tensor(shares, dtype=tensor.dtype)
+            moved[new] = torch.tensordot(weights, tensor[list(ids)], 1) if ids else mean
     return moved
 
 

@@ -1,0 +1,127 @@
+"""Static vectors of the pieces of a vocabulary, from raw text: what stands near them, factorised.
+
+Positive pointwise mutual information of pieces within a window, the nearer the more, cut down by a singular value
+decomposition; as good as skip-gram where its counts are smoothed like this (Levy, Goldberg and Dagan 2015). Takes
+seconds where training vectors takes minutes. Shapes: V pieces, D width, n tokens, R pairs that occurred.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from encodery.base.errors import EmptyInput, InputError
+from encodery.corpus.shards import documents, shard_paths
+from encodery.rows.read import read_file
+from encodery.tokens.tokenizer import Tokenizer
+
+MOST_TOKENS = 10_000_000  # read of a text, from its beginning
+RUN = 1_000_000  # tokens counted together
+AT_ONCE = 2048  # texts tokenised, or pieces compared, together
+SMOOTH = 0.75  # power of the neighbours' counts, which lowers rare ones
+SEEN = 2  # different neighbours that a piece must have had
+GAP = 32  # marks between texts; so no window, which is at most as wide, reaches over them
+
+
+def static_vectors(tokenizer: Tokenizer, path: Path, width: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (V, D) float32 and the ids (n,) that have one: pieces that had neighbours enough; zeros elsewhere.
+
+    `path` is a file of texts (a text a line, or a table with `text`) or a corpus. Raises `InputError`, `EmptyInput`.
+    """
+    size = tokenizer.vocab_size
+    pairs, counts = _pairs(tokenizer, path, window, size)
+    if not len(pairs):
+        raise EmptyInput(f"{path}: holds no text to learn from which pieces stand near each other.")
+    row, column = np.divmod(pairs, size)
+    of_row = np.bincount(row, counts, size)
+    of_column = np.bincount(column, counts, size) ** SMOOTH
+    expected = of_row[row] * of_column[column] / of_column.sum()
+    strength = np.log(np.maximum(counts / expected, 1e-12))
+    kept = strength > 0
+    places = torch.from_numpy(np.stack([row[kept], column[kept]]))
+    matrix = torch.sparse_coo_tensor(
+        places, torch.from_numpy(strength[kept].astype(np.float32)), (size, size), check_invariants=True
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        left, values, _ = torch.svd_lowrank(matrix.coalesce(), q=min(width, size), niter=4)
+    vectors = (left * values.sqrt()).numpy()
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    occurred = np.bincount(row, minlength=size) >= SEEN
+    known = np.flatnonzero(occurred & (norms[:, 0] > 1e-6) & ~np.isin(np.arange(size), list(tokenizer.special_ids)))
+    found = np.zeros_like(vectors)
+    found[known] = vectors[known] / norms[known]
+    return found, known
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts of a file, or the documents of a corpus's training split. Raises `InputError`."""
+    if path.is_dir():
+        shards = shard_paths(path, "train")
+        if not shards:
+            raise InputError(f"{path}: is no corpus; a corpus or a file of texts is needed.")
+        yield from (document.text for document in documents(shards))
+        return
+    table = read_file(path)
+    if "text" not in table.names:
+        raise InputError(f"{path}: has no column 'text'; it has {', '.join(table.names)}.")
+    yield from (str(text) for text in table["text"])
+
+
+def _pairs(tokenizer: Tokenizer, path: Path, window: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (R,) of neighbours, as id · V + id, and how much each counts (R,): 1 / distance a time, in both orders."""
+    pairs, counts = np.zeros(0, np.int64), np.zeros(0)
+    for run in _runs(tokenizer, path):
+        found, weights = [pairs], [counts]
+        for distance in range(1, window + 1):
+            one, other = run[:-distance], run[distance:]
+            real = (one >= 0) & (other >= 0)
+            found.append(one[real] * size + other[real])
+            weights.append(np.full(int(real.sum()), 1 / distance))
+        pairs, counts = _added(np.concatenate(found), np.concatenate(weights))
+    one, other = np.divmod(pairs, size)
+    return _added(np.concatenate([pairs, other * size + one]), np.concatenate([counts, counts]))
+
+
+def _added(pairs: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each pair once, its counts added up."""
+    found, where = np.unique(pairs, return_inverse=True)
+    return found, np.bincount(where, counts, len(found))
+
+
+def _runs(tokenizer: Tokenizer, path: Path) -> Iterator[np.ndarray]:
+    """Ids of many texts, `GAP` times -1 behind each."""
+    gap = np.full(GAP, -1, np.int64)
+    held: list[np.ndarray] = []
+    tokens = fresh = 0
+    for some in _pieces(texts_of(path)):
+        for ids in tokenizer.encode_batch(some):
+            held += [ids.astype(np.int64), gap]
+            fresh += len(ids)
+        if fresh >= RUN:
+            yield np.concatenate(held)
+            tokens, fresh, held = tokens + fresh, 0, []
+        if tokens >= MOST_TOKENS:
+            return
+    if fresh:
+        yield np.concatenate(held)
+
+
+def _pieces(texts: Iterator[str]) -> Iterator[list[str]]:
+    while some := list(itertools.islice(texts, AT_ONCE)):
+        yield some
+
+
+def sparsemax(scores: np.ndarray) -> np.ndarray:
+    """(n, V) scores to shares that sum to 1, most of them exactly 0. arXiv:1602.02068"""
+    ordered = -np.sort(-scores.astype(np.float64), axis=1)
+    sums = np.cumsum(ordered, axis=1) - 1
+    ranks = np.arange(1, scores.shape[1] + 1)
+    size = (ordered * ranks > sums).sum(axis=1)
+    threshold = sums[np.arange(len(scores)), size - 1] / size
+    shares: np.ndarray = np.maximum(scores - threshold[:, None], 0)
+    return shares / shares.sum(axis=1, keepdims=True)

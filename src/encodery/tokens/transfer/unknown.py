@@ -1,0 +1,20 @@
+"""A new piece begins as the mean of all: nothing is said of it. The plainest start, to measure others against.
+
+Shapes: V pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.transfer import Mix, Transfer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(Transfer):
+    """Has no settings."""
+
+    def mixes(self, old: Tokenizer, new: Tokenizer, shared: Mapping[int, int], wanted: Sequence[int]) -> dict[int, Mix]:
+        return {}
