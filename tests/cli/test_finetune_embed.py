@@ -105,12 +105,25 @@ def test_raw_sentences_take_the_recipe_for_them(model: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", recipes("embed"))
 def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_path: Path) -> None:
     assert decode(EmbedTraining, recipe("embed", name))
-    over = {"batch": 8, "train": {"budget": "2steps", "precision": "fp32", "threads": 1, "eval_tokens": 200}}
+    over: dict[str, Any] = {
+        "batch": 8,
+        "train": {"budget": "2steps", "precision": "fp32", "threads": 1, "eval_tokens": 200},
+    }
     source = data
     if name == "distil":
         source = tmp_path / "scored.jsonl"
         row = {"query": "bala", "positive": "bane", "negative": "kola", "scores": [3.0, 1.0]}
         source.write_text("".join(json.dumps({**row, "query": word}) + "\n" for word in WORDS), encoding="utf-8")
+    if name == "dse":
+        source = tmp_path / "scored.jsonl"
+        row = {"query": "bala", "positive": "bane"}
+        source.write_text("".join(json.dumps({**row, "score": n / 30}) + "\n" for n in range(30)), encoding="utf-8")
+    if name == "discsent":
+        source = tmp_path / "documents.jsonl"
+        text = "\n\n".join(WORDS)
+        source.write_text("".join(json.dumps({"text": text}) + "\n" for _ in range(4)), encoding="utf-8")
+    if name == "lealla":
+        over["guide"] = str(model)
     result = start(plan(source, model, name, over).recipe, tmp_path / "run")
     assert result.finished
     assert result.figures["steps"] == 2

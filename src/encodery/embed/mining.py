@@ -53,7 +53,12 @@ def mine(miner: Negatives, hay: Haystack, count: int, seed: int) -> Mined:
     """The miner's answers. Raises `SettingsError` naming what the haystack lacks."""
     for needed in miner.wants:
         if getattr(hay, needed) is None:
-            raise SettingsError(f"mine = '{name_of(miner)}': needs {needed}, which is not given here.")
+            how = (
+                " A cross-encoder judges in `encodery mine --judge`, whose file is trained on."
+                if needed == "judge"
+                else ""
+            )
+            raise SettingsError(f"mine = '{name_of(miner)}': needs {needed}, which is not given here.{how}")
     return miner.mine(hay, count, seed)
 
 

@@ -53,14 +53,7 @@ class Read:
 
 def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
     """The data at a path, the same at every call. Raises `InputError` naming file and column, `EmptyInput`."""
-    if beir.is_beir(path):
-        splits, notes = _beir(path), []
-    else:
-        tables = read_tables(path)
-        roles = {name: roles_of(table, settings.columns, f"{path}, {name}") for name, table in tables.items()}
-        notes = [f"{name}: {_told(found)}" for name, found in roles.items()]
-        notes += [note for table in tables.values() for note in table.notes]
-        splits = {name: examples(table, roles[name], settings.wrong) for name, table in tables.items()}
+    splits, notes = opened(path, settings.columns, settings.wrong)
     if "train" not in splits:
         raise EmptyInput(f"{path}: has no split 'train' to learn from; there are {', '.join(splits) or 'none'}.")
     train, dev = splits["train"], splits.get("dev")
@@ -75,6 +68,17 @@ def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
         train, told = mined(train, settings, loaded)
         notes.append(told)
     return Read(train, dev, notes)
+
+
+def opened(path: Path, columns: Mapping[str, str], wrong: int | None) -> tuple[dict[str, Labelled], list[str]]:
+    """The examples of each split of a file or folder, and what its columns were taken for. Raises as `read`."""
+    if beir.is_beir(path):
+        return _beir(path), []
+    tables = read_tables(path)
+    roles = {name: roles_of(table, columns, f"{path}, {name}") for name, table in tables.items()}
+    notes = [f"{name}: {_told(found)}" for name, found in roles.items()]
+    notes += [note for table in tables.values() for note in table.notes]
+    return {name: examples(table, roles[name], wrong) for name, table in tables.items()}, notes
 
 
 def roles_of(table: Table, given: Mapping[str, str], where: str) -> dict[str, list[str]]:

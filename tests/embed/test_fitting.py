@@ -1,0 +1,70 @@
+"""A finish fitted to raw sentences: stored, taken up by all that loads the model, and refused where it has no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encodery.base.errors import EmptyInput, SettingsError
+from encodery.cli.__main__ import run
+from encodery.embed import fitting
+from encodery.embed.embedder import Embedder
+from encodery.embed.finish.whiten import Whiten
+from encodery.embed.fitting import fit
+from encodery.embed.settings import EmbedSettings
+from encodery.model.load import Loaded, load_model
+
+WHITEN = {"finish": [{"is": "whiten", "power": 1.0, "floor": 0.0}, "normalise"]}
+
+
+@pytest.fixture
+def sentences() -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(f"a{i}" for i in rng.integers(0, 40, 4)) for _ in range(300)]
+
+
+def test_what_was_fitted_is_what_loads(loaded: Loaded, sentences: list[str], tmp_path: Path) -> None:
+    made = fit(loaded, [*sentences, "", sentences[0]], tmp_path / "model", WHITEN)
+    assert made.manifest.figures["sentences"] == len(set(sentences))
+    assert abs(made.manifest.figures["alike"]) < 0.05 < made.manifest.figures["alike_before"]
+    again = load_model(tmp_path / "model")
+    plain = Embedder(loaded.model, loaded.tokenizer, EmbedSettings(finish=()))
+    sample = list(dict.fromkeys(sentences))
+    raw = plain.encode(sample).vectors
+    part = Whiten(power=1.0, floor=0.0)
+    expected = part.apply(raw, part.fit(raw))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(Embedder.of(again).encode(sample).vectors, expected, atol=1e-4)
+    twice = fit(again, sentences, tmp_path / "twice", {"finish": [{"is": "centre"}]})
+    assert load_model(twice.path).settings["embed"]["finish"] == [{"is": "centre", "directions": 0}]
+
+
+def test_a_sample_is_drawn_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SAMPLE", 100)
+    drawn = [int(text) for text in fitting._sample(str(n) for n in range(5000))]
+    assert len(set(drawn)) == 100
+    assert 1500 < np.mean(drawn) < 3500
+
+
+def test_from_the_command_line(
+    loaded: Loaded, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sentences.txt"
+    file.write_text("\n".join(sentences), encoding="utf-8")
+    told = ["finish", str(loaded.path), str(file), "--out", str(tmp_path / "out")]
+    assert run([*told, 'finish=[{is="whiten",keep=8},"normalise"]', "pooling.is=cls"]) == 0
+    assert "mean cosine of two of them" in capsys.readouterr().out
+    assert run(["embed", "a1 a2", "--model", str(tmp_path / "out")]) == 0
+    assert len(capsys.readouterr().out.split(",")) == 8
+    assert run([*told, "--overwrite", 'finish=["normalise"]']) == 2
+    assert "whiten and centre do" in capsys.readouterr().err
+
+
+def test_what_cannot_be_fitted_is_said(loaded: Loaded, sentences: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="has weights, and none are stored"):
+        fit(loaded, sentences, tmp_path / "out", {**WHITEN, "pooling": "scalar_mix"})
+    with pytest.raises(EmptyInput, match="fewer than two"):
+        fit(loaded, ["a1", "a1", " "], tmp_path / "out", WHITEN)
+    assert not (tmp_path / "out").exists()

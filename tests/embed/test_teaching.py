@@ -1,0 +1,130 @@
+"""Training data out of training data: wrong answers, a judge that leaves right ones out, a teacher, the verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import InputError, SettingsError
+from encodery.cli.__main__ import run
+from encodery.embed.data import Labelled
+from encodery.embed.negatives.bm25 import BM25
+from encodery.embed.negatives.random import Random
+from encodery.embed.negatives.reranked import Reranked
+from encodery.embed.teaching import Teaching, taught
+from encodery.finetune import artifact
+from encodery.finetune.artifact import Tuned
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks.rank import Rank
+from encodery.model.load import Loaded, load_model
+
+PAIRS = Labelled((["q1", "q2", "q3", "q1"], ["red", "blue", "green", "crimson"]))
+TRUTH = {"q1": {"red": 5.0, "crimson": 4.0, "scarlet": 4.5}, "q2": {"blue": 3.0, "scarlet": 3.0}, "q3": {"green": 2.0}}
+
+
+def judge(query: str, texts: Sequence[str]) -> np.ndarray:
+    return np.array([TRUTH[query].get(text, -1.0) for text in texts])
+
+
+def scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    return np.concatenate([judge(query, [text]) for query, text in zip(queries, texts, strict=True)])
+
+
+def test_the_judge_leaves_out_what_is_right_after_all() -> None:
+    """`scarlet` answers q1 nearly as well as `red` does, though nobody labelled it."""
+    data = Labelled((["q1", "q2", "q3"], ["red", "scarlet", "green"]))
+    rows = list(taught(data, Teaching(mine=Reranked(miner=Random(), depth=4, margin=1.0), count=2), judge=judge).rows)
+    assert [(row["positive"], set(row["negatives"])) for row in rows] == [
+        ("red", {"green"}),
+        ("scarlet", {"red", "green"}),
+        ("green", {"red", "scarlet"}),
+    ]
+    plain = list(taught(data, Teaching(mine=Random(), count=2)).rows)
+    assert set(plain[0]["negatives"]) == {"green", "scarlet"}
+
+
+def test_a_teacher_scores_what_was_mined() -> None:
+    settings = Teaching(mine=Random(), count=2)
+    found = taught(PAIRS, settings, scores=scores)
+    for row in found.rows:
+        assert row["scores"] == [TRUTH[row["anchor"]].get(text, -1.0) for text in [row["positive"], *row["negatives"]]]
+    short = taught(PAIRS, Teaching(mine=Random(), count=3), scores=scores)
+    assert [row["anchor"] for row in short.rows] == ["q2", "q3"], "q1 has two right answers, two texts are left"
+    assert "2 examples with fewer than 3" in short.notes[-1]
+
+
+def test_pairs_are_scored_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encodery.embed.teaching.AT_ONCE", 3)
+    rows = list(taught(PAIRS, Teaching(count=0), scores=scores).rows)
+    assert [row["score"] for row in rows] == pytest.approx([1 / (1 + np.exp(-s)) for s in (5, 3, 2, 4)], abs=1e-5)
+    with pytest.raises(SettingsError, match="nothing to do but to score"):
+        taught(PAIRS, Teaching(count=0))
+    with pytest.raises(InputError, match="one column"):
+        taught(Labelled((["a"],)), Teaching())
+    with pytest.raises(SettingsError, match=r"`encodery mine --judge`"):
+        taught(PAIRS, Teaching(mine=Reranked(miner=BM25())))
+
+
+@pytest.fixture
+def ranker(loaded: Loaded, tmp_path: Path) -> Path:
+    """A cross-encoder with a random head."""
+    task, known = Rank(), {"low": 0.0, "high": 1.0}
+    torch.manual_seed(0)
+    module = task.build(loaded.model.settings.shape, known)
+    tuned = Tuned(task, module, known, {}, 16, "right")
+    artifact.save(tmp_path / "ranker", loaded.model, loaded.model.settings, tuned, loaded, {}, {})
+    return tmp_path / "ranker"
+
+
+def test_mined_scored_and_learned_from_the_command_line(
+    loaded: Loaded,
+    pairs: Callable[[int, int], Labelled],
+    ranker: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = pairs(40, 0)
+    source = tmp_path / "pairs.jsonl"
+    source.write_text(
+        "".join(json.dumps({"query": q, "positive": p}) + "\n" for q, p in zip(*data.columns, strict=True)),
+        encoding="utf-8",
+    )
+    model = str(loaded.path)
+    out = tmp_path / "mined.jsonl"
+    asked = ["mine", str(source), "--model", model, "--out", str(out)]
+    assert run([*asked, "count=2", "mine.margin=0.0", "mine.depth=30"]) == 0
+    assert "40 different anchors" in capsys.readouterr().out
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 40
+    assert run([*asked, "--judge", str(ranker), "--scores", "count=2", "mine.is=random"]) == 0
+    told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    predictor = Predictor.of(load_model(ranker))
+    for row in told[:5]:
+        expected = predictor.score(row["anchor"], [row["positive"], *row["negatives"]])
+        np.testing.assert_allclose(row["scores"], expected, atol=1e-4)
+    quick = ["train.budget=2steps", "train.precision=fp32", "train.threads=1", "batch=8"]
+    learn = ["finetune", "embed", str(out), "--model", model]
+    assert run([*learn, "--recipe", "distil", "--out", str(tmp_path / "distilled"), *quick]) == 0
+    assert "loss margin_mse" in capsys.readouterr().out
+    assert run(["mine", str(source), "--judge", str(ranker), "--out", str(out), "count=0"]) == 0
+    assert run([*learn, "--recipe", "dse", "--out", str(tmp_path / "dse"), *quick]) == 0
+    assert "loss cosine_mse" in capsys.readouterr().out
+
+
+def test_what_lacks_is_named(loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "pairs.jsonl"
+    source.write_text('{"query": "a1", "positive": "b1"}\n', encoding="utf-8")
+    for more, told in (
+        (["--out", str(tmp_path / "x.csv")], "written to .jsonl"),
+        (["--out", str(tmp_path / "x.jsonl"), "--scores"], "name it with --judge"),
+        (["--out", str(tmp_path / "x.jsonl")], "name it with --model"),
+        (["--out", str(tmp_path / "x.jsonl"), "--judge", str(loaded.path), "mine.is=random"], "task"),
+        (["--out", str(tmp_path / "x.jsonl"), "--split", "test"], "no split 'test'"),
+    ):
+        assert run(["mine", str(source), *more]) == 2
+        assert told in capsys.readouterr().err.replace("\n", " ")
