@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from encodery.model.foreign import to_state
+from encodery.model.hub import Special, way_out
+from encodery.model.network import Model, ModelSettings, build_model
+
+SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab=64, max_length=40, segments=2)
 
 
 @pytest.fixture
@@ -16,3 +25,20 @@ def _poisoned() -> Iterator[None]:
     assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return build_model(SETTINGS, 3).eval()
+
+
+@pytest.fixture
+def foreign(model: Model, tmp_path: Path) -> Path:
+    """The same model as a Hugging Face folder."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    door = way_out(model.settings, Special(pad=0))
+    config = door.config(model.settings, Special(pad=0))
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(to_state(door, config, model, None), folder / "model.safetensors")
+    return folder
