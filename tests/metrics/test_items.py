@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -53,6 +55,32 @@ def test_the_f1_of_one_class() -> None:
     assert F1(average="binary", positive="spam").score(truth, given) == 0.5
     assert F1(average="binary", positive="eggs").score(truth, given) == 0.0
     assert Precision(average="binary", positive="ham").score(truth, given) == 0.5
+
+
+def test_figures_asked_for_often_need_no_other_library() -> None:
+    code = (
+        "import sys; from encodery.metrics import f1, mcc, pearson, precision, spearman, accuracy; "
+        "f1.F1().score(list('abca'), list('abba')); mcc.MCC().score([0, 1, 1], [0, 1, 0]); "
+        "precision.Precision().score([0, 1], [0, 0]); spearman.Spearman().score([1, 2, 3], [3, 2, 2]); "
+        "pearson.Pearson().score([1, 2, 3], [3, 2, 2]); accuracy.Accuracy().score([1], [1]); "
+        "assert not {'sklearn', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_averages_and_labels_that_are_odd() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    several = RNG.integers(0, 2, (2, 30, 5))
+    several[:, :, 2] = 0  # A label that is neither true nor predicted anywhere.
+    for average in ("macro", "micro", "weighted"):
+        expected = sklearn.f1_score(several[0], several[1], average=average, zero_division=0.0)
+        assert F1(average=average).score(several[0], several[1]) == pytest.approx(expected)
+    assert F1(average="weighted").score(np.zeros((3, 2), int), np.zeros((3, 2), int)) == 0.0
+    for metric in (F1(), Precision(), MCC()):
+        with pytest.raises(InputError, match=r"whole numbers, one is 0\.5"):
+            metric.score([0.5, 1.0], [1.0, 1.0])
+    with pytest.raises(InputError, match="each is 0 or 1"):
+        F1().score([[0, 2], [1, 1]], [[0, 1], [1, 1]])
 
 
 def test_classes_that_one_side_lacks() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from encodery.base.extras import require
 from encodery.metrics import Metric
-from encodery.metrics._items import labels
+from encodery.metrics._counts import Average, averaged, counted, of_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +18,12 @@ class F1(Metric):
     class `positive` alone. A class that is neither true nor predicted anywhere counts for nothing.
     """
 
-    average: Literal["macro", "micro", "weighted", "binary"] = "macro"
+    average: Average = "macro"
     positive: int | str = 1
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        left, right = labels(truth, predicted, "f1")
-        score = require("sklearn.metrics", "evaluate").f1_score
         if self.average == "binary":
-            return float(score(left == self.positive, right == self.positive, zero_division=0.0))
-        return float(score(left, right, average=self.average, zero_division=0.0))
+            found = of_one(truth, predicted, self.positive, "f1")
+        else:
+            found = counted(truth, predicted, "f1")
+        return averaged(2 * found.hits, found.true + found.given, found.true, self.average)

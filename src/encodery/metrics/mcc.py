@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from encodery.base.errors import InputError
-from encodery.base.extras import require
 from encodery.metrics import Metric
-from encodery.metrics._items import labels
+from encodery.metrics._counts import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,10 @@ class MCC(Metric):
     """Labels (N,) against labels (N,); 0 where either side has one class only."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        left, right = labels(truth, predicted, "mcc")
-        if left.ndim != 1:
-            raise InputError(f"mcc: is of one label for each item, not of shape {left.shape}.")
-        if len({*left.tolist(), *right.tolist()}) == 1:  # scikit-learn warns here, and says 0 too.
-            return 0.0
-        return float(require("sklearn.metrics", "evaluate").matthews_corrcoef(left, right))
+        shape = np.shape(truth)
+        if len(shape) > 1:
+            raise InputError(f"mcc: is of one label for each item, not of shape {shape}.")
+        hits, true, given = (some.astype(np.float64) for some in counted(truth, predicted, "mcc"))
+        rows = true.sum()
+        below = (rows**2 - given @ given) * (rows**2 - true @ true)
+        return float((hits.sum() * rows - true @ given) / np.sqrt(below)) if below > 0 else 0.0

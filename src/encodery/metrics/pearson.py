@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from encodery.base.extras import require
 from encodery.metrics import Metric
+from encodery.metrics._correlation import correlation
 from encodery.metrics._items import numbers
 
 
@@ -18,6 +17,4 @@ class Pearson(Metric):
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         left, right = numbers(truth, predicted, "pearson")
-        if not np.ptp(left) or not np.ptp(right):
-            return 0.0
-        return float(require("scipy.stats", "evaluate").pearsonr(left, right).statistic)
+        return correlation(left, right)

@@ -16,6 +16,7 @@ from encodery.evaluate import linear
 from encodery.evaluate.suites import Figure, Suite
 from encodery.evaluate.suites._classes import Labelled, labelled
 from encodery.evaluate.systems import Opened
+from encodery.metrics.f1 import F1
 from encodery.rows.columns import guess
 from encodery.rows.read import read
 from encodery.rows.split import completed
@@ -99,11 +100,4 @@ class Classification(Suite):
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     """The mean F1 of all classes that are true or predicted, over the repeats: truth (N,), predicted (N, R)."""
-    classes, numbers = np.unique(np.concatenate([truth, predicted.ravel()]), return_inverse=True)
-    true = np.bincount(numbers[: len(truth)], minlength=len(classes))
-    found = []
-    for column in numbers[len(truth) :].reshape(predicted.shape).T:
-        right = np.bincount(column[column == numbers[: len(truth)]], minlength=len(classes))
-        both = true + np.bincount(column, minlength=len(classes))
-        found.append(float((2 * right[both > 0] / both[both > 0]).mean()))
-    return float(np.mean(found))
+    return float(np.mean([F1().score(truth, column) for column in predicted.T]))
