@@ -45,6 +45,19 @@ def steps(net: Model, optimizer: torch.optim.Optimizer, seeds: range) -> list[fl
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_learns_at_its_pace(name: str) -> None:
+    net = model()
+    before = {key: p.detach().clone() for key, p in net.named_parameters()}
+    optimizer = find(Optimizer, name)().build(net, lambda key: 0.0 if "blocks.0." in key else 0.5)
+    set_rate(optimizer, 1.0)
+    loss(net).backward()
+    optimizer.step()
+    stood = {key for key, p in net.named_parameters() if torch.equal(p, before[key])}
+    assert {key for key in before if "blocks.0." in key} <= stood
+    assert not {key for key, p in net.named_parameters() if "blocks.1." in key and p.ndim == 2} & stood
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_lowers_the_loss_and_repeats_itself(name: str) -> None:
     runs = []
     for _ in range(2):

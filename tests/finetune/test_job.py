@@ -99,6 +99,38 @@ def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path
     assert result.figures["test_accuracy"] > 0.4
 
 
+def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
+    made = planned("classify", layer_decay=0.5)
+    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    assert job.settings.optim is not None
+    optimizer = job.settings.optim.build(job.module, job.pace)
+    rates = {name: group["peak"] / 5e-3 for group in optimizer.param_groups for name in group["param_names"]}
+    shares = {
+        "model.encoder.embeddings.": 0.25,
+        "model.encoder.positions.": 0.25,
+        "model.encoder.embedding_norm.": 0.25,
+        "model.encoder.blocks.0.": 0.5,
+        "model.encoder.blocks.1.": 1.0,
+        "model.encoder.final_norm.": 1.0,
+        "task.": 1.0,
+    }
+    for name, rate in rates.items():
+        [share] = [share for start, share in shares.items() if name.startswith(start)]
+        assert rate == pytest.approx(share), name
+    assert {0.25, 0.5, 1.0} == {round(rate, 6) for rate in rates.values()}
+    with pytest.raises(SettingsError, match=r"layer_decay = 1\.5"):
+        first_read("classify", {"layer_decay": 1.5})
+
+
+def test_with_a_steep_decay_only_the_top_learns(planned: Planned, tmp_path: Path, loaded: Loaded) -> None:
+    made = planned("classify", layer_decay=1e-6, epochs=1)
+    start(made.recipe, tmp_path / "run")
+    before, after = loaded.model.state_dict(), load_model(tmp_path / "run").model.state_dict()
+    moved = {name: float((after[name] - tensor).abs().max()) for name, tensor in before.items()}
+    assert max(size for name, size in moved.items() if name.startswith("encoder.blocks.1")) > 1e-3
+    assert max(size for name, size in moved.items() if name.startswith("encoder.blocks.0")) < 1e-5
+
+
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from encodery.finetune.settings import FinetuneSettings
 from encodery.finetune.tasks import Rows, TaskModule
 from encodery.model import count
 from encodery.model.load import Loaded, load_model
-from encodery.model.network import Model
+from encodery.model.network import Model, copied
 from encodery.model.shape import Batch
 from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
@@ -63,7 +64,7 @@ class FinetuneJob(ExampleJob):
         self.reader = reader_of(settings, loaded)
         self.examples = self.task.prepare(data.train, self.reader, self.known, True)
         self.dev = None if data.dev is None else (data.dev, self._read(data.dev))
-        self.model = trained_model(loaded.model, settings.dropout)
+        self.model = copied(loaded.model, settings.dropout)
         begin(self.model, settings.adapt, seed)
         if self.task.speaks:
             _ = self.model.mlm  # Without such a head there is no answer.
@@ -100,6 +101,10 @@ class FinetuneJob(ExampleJob):
         predicted = self.head(self.model(batch), batch)
         with torch.autocast(self.device.type, enabled=False):
             return self.head.loss(predicted.float(), batch)
+
+    def pace(self, name: str) -> float:
+        """See `Job`."""
+        return self.settings.layer_decay ** layers_above(name, self.model.settings.depth)
 
     def flops(self, batch: Batch) -> float:
         """See `ExampleJob`."""
@@ -202,11 +207,13 @@ def reader_of(settings: FinetuneSettings, loaded: Loaded) -> Reader:
     return Reader(loaded.tokenizer, settings.longest(model.max_length), model.segments > 1, settings.policy)
 
 
-def trained_model(model: Model, dropout: float) -> Model:
-    """A copy of the model to be trained, with another dropout."""
-    copied = Model(dataclasses.replace(model.settings, dropout=dropout))
-    copied.load_state_dict(model.state_dict())
-    return copied
+def layers_above(name: str, depth: int) -> int:
+    """How many blocks the rate of a parameter of the job's module shrinks for: 0 of the highest block and of all that
+    reads it, `depth` of the embeddings. Weights that blocks share are the lowest one's."""
+    found = re.match(r"model\.encoder\.(?:blocks\.(\d+)\.|(final_norm)\.|)", name)
+    if found is None or found[2]:
+        return 0
+    return depth - 1 - int(found[1]) if found[1] else depth
 
 
 def _enough(examples: Examples, tokens: int, seed: int) -> np.ndarray:

@@ -42,6 +42,8 @@ class FinetuneSettings:
     dropped when asked ("drop"). `heldout`: share of the training rows that become dev rows, where the data has none.
     `max_length`: of a sequence with its special tokens (absent: the model's, at most 512). `truncate`: what happens to
     longer ones (absent: as the task usually does; what is cut is counted). `dropout` of the model in training.
+    `layer_decay`: the rate of each block is so many times that of the block above it, that of the embeddings so many
+    times that of the lowest (arXiv:1801.06146, 2006.05987); the last norm and the task have the whole rate.
     `adapt`: what of the model learns (absent: everything). `batch` examples a step and `epochs`, and `optim`: absent,
     by the rules above.
     """
@@ -53,6 +55,7 @@ class FinetuneSettings:
     max_length: int | None = None
     truncate: Truncate | None = None
     dropout: float = 0.1
+    layer_decay: float = 1.0
     adapt: Adaptation | None = None
     batch: int | None = None
     epochs: float | None = None
@@ -63,6 +66,8 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        if not 0 < self.layer_decay <= 1:
+            raise SettingsError(f"layer_decay = {self.layer_decay}: must lie in 0 < layer_decay <= 1.")
         if not 0 < self.heldout < 1:
             raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 < heldout < 1.")
         if self.missing not in ("error", "drop"):

@@ -203,6 +203,14 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
     return model
 
 
+def copied(model: Model, dropout: float | None = None) -> Model:
+    """The same weights in a model of its own, to be trained, with another dropout if told."""
+    settings = model.settings if dropout is None else dataclasses.replace(model.settings, dropout=dropout)
+    found = Model(settings)
+    found.load_state_dict(model.state_dict())
+    return found
+
+
 def _in_place_of(now: nn.Module, default: type[nn.Module], new: M, where: str) -> M:
     if type(now) is not default:
         raise SettingsError(f"inserts: {where} is taken already; two inserts cannot stand there.")

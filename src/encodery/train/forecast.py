@@ -83,7 +83,7 @@ def measure(job: Job, settings: TrainSettings, optim: Optimizer, team: Team) -> 
     size = min(batch, settings.micro_tokens * team.world)
     work = job.batches(0, 0.0, size, None)
     times = _time_formats(job, work, team, formats(settings.precision, device), device)
-    optimizer = optim.build(job.module)
+    optimizer = optim.build(job.module, job.pace)
     set_rate(optimizer, 0.0)
     stepping = min(_timed(optimizer.step, device) for _ in range(2))
     with torch.no_grad():

@@ -90,6 +90,10 @@ class Job(abc.ABC):
         where the last weights are."""
         return None
 
+    def pace(self, name: str) -> float:
+        """What the rate of a parameter of `module`, by its name, is multiplied by."""
+        return 1.0
+
     @classmethod
     def needs(cls, recipe: Mapping[str, Any]) -> Needs | None:
         """Memory and disk of a run of this recipe, before anything is built; None where unknown."""

@@ -72,7 +72,7 @@ class Loop:
         self.job, self.folder, self.settings, self.team, self.display = job, folder, settings, team, display
         self.chosen, self.facts, self.peak = chosen, facts, float(facts.get("matmul_peak", 0.0))
         self.device = next(job.module.parameters()).device
-        self.optimizer = optim.build(job.module)
+        self.optimizer = optim.build(job.module, job.pace)
         self.hooks = [hook.build(job.module) for hook in hooks]
         self.guard = GuardedStep(settings.clip)
         self.clock = Clock(Budget.parse(settings.budget))

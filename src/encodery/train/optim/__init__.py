@@ -9,7 +9,7 @@ checkpoint needs no pickle and a resumed run continues bit for bit.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,13 @@ from encodery.model.positions import PositionsModule
 
 Group = dict[str, Any]
 Named = list[tuple[str, nn.Parameter]]
+Pace = Callable[[str], float]
+"""Name of a parameter -> what its rate is multiplied by, beside the schedule."""
+
+
+def even(name: str) -> float:
+    """The same rate for all."""
+    return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +54,30 @@ class Optimizer(Part):
             raise SettingsError(f"betas = {self.betas}: each must lie in 0 <= beta < 1.")
 
     @abc.abstractmethod
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of every parameter of `module` that wants a gradient, on the device where they are.
+    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
+        """The optimiser of every parameter of `module` that wants a gradient, on the device where they are, each at its
+        `pace`.
 
         Its state must consist of tensors.
         """
 
-    def groups(self, parameters: Named, undecayed: set[int]) -> list[Group]:
-        """Up to two groups for `torch.optim`: with and without decay (`undecayed` holds ids of parameters).
+    def groups(self, parameters: Named, undecayed: set[int], pace: Pace = even) -> list[Group]:
+        """Groups for `torch.optim`, for each pace one with and one without decay (`undecayed` holds ids of parameters).
 
         Besides torch's keys a group has `peak`, the rate that `set_rate` multiplies, and `decayed`.
         """
-        split: list[tuple[bool, Named]] = [
-            (True, [(name, p) for name, p in parameters if id(p) not in undecayed]),
-            (False, [(name, p) for name, p in parameters if id(p) in undecayed]),
-        ]
+        split: dict[tuple[float, bool], Named] = {}
+        for name, p in parameters:
+            split.setdefault((pace(name), id(p) not in undecayed), []).append((name, p))
         return [
             {
-                "params": named,
-                "lr": self.lr,
-                "peak": self.lr,
+                "params": split[factor, decayed],
+                "lr": self.lr * factor,
+                "peak": self.lr * factor,
                 "weight_decay": self.weight_decay if decayed else 0.0,
                 "decayed": decayed,
             }
-            for decayed, named in split
-            if named
+            for factor, decayed in sorted(split, reverse=True)
         ]
 
 

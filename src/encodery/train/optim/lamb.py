@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encodery.train.optim import Optimizer, trainable, undecayed
+from encodery.train.optim import Optimizer, Pace, even, trainable, undecayed
 from encodery.train.optim._moments import Moments
 
 
@@ -24,9 +24,9 @@ class LAMB(Optimizer):
     lr: float = 5e-3
     betas: tuple[float, float] = (0.9, 0.999)
 
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
         """The optimiser; its state is two means and a step count per parameter."""
-        return _LAMB(self.groups(trainable(module), undecayed(module)), betas=self.betas, eps=self.eps)
+        return _LAMB(self.groups(trainable(module), undecayed(module), pace), betas=self.betas, eps=self.eps)
 
 
 class _LAMB(Moments):

@@ -19,7 +19,7 @@ from torch import nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Encoder
-from encodery.train.optim import Named, Optimizer, trainable, undecayed
+from encodery.train.optim import Named, Optimizer, Pace, even, trainable, undecayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Muon(Optimizer):
         if self.lr_rest is not None and self.lr_rest <= 0:
             raise SettingsError(f"lr_rest = {self.lr_rest}: must be more than 0.")
 
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
         """Both optimisers as one, with one list of groups and one state."""
         named, spared = trainable(module), undecayed(module)
         matrices = _matrices(module)
@@ -50,7 +50,7 @@ class Muon(Optimizer):
         if hidden := [(name, p) for name, p in named if id(p) in matrices]:
             inner.append(
                 torch.optim.Muon(
-                    self.groups(hidden, set()),
+                    self.groups(hidden, set(), pace),
                     lr=self.lr,
                     momentum=self.momentum,
                     nesterov=self.nesterov,
@@ -59,11 +59,11 @@ class Muon(Optimizer):
                 )
             )
         if rest := [(name, p) for name, p in named if id(p) not in matrices]:
-            inner.append(self._adamw(rest, spared))
+            inner.append(self._adamw(rest, spared, pace))
         return _Joined(inner)
 
-    def _adamw(self, rest: Named, spared: set[int]) -> torch.optim.Optimizer:
-        groups = replace(self, lr=self.lr if self.lr_rest is None else self.lr_rest).groups(rest, spared)
+    def _adamw(self, rest: Named, spared: set[int], pace: Pace) -> torch.optim.Optimizer:
+        groups = replace(self, lr=self.lr if self.lr_rest is None else self.lr_rest).groups(rest, spared, pace)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encodery.train.optim import Optimizer, trainable, undecayed
+from encodery.train.optim import Optimizer, Pace, even, trainable, undecayed
 from encodery.train.optim._moments import Moments
 
 
@@ -21,9 +21,9 @@ from encodery.train.optim._moments import Moments
 class StableAdamW(Optimizer):
     """AdamW with update clipping per tensor."""
 
-    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
         """The optimiser; its state is two means and a step count per parameter."""
-        return _StableAdamW(self.groups(trainable(module), undecayed(module)), betas=self.betas, eps=self.eps)
+        return _StableAdamW(self.groups(trainable(module), undecayed(module), pace), betas=self.betas, eps=self.eps)
 
 
 class _StableAdamW(Moments):
