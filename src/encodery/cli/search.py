@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encodery.cli._search_page import page
+from encodery.cli._search_weigh import weigh
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from encodery.search.searcher import Answer, Searcher
 
 app = typer.Typer(help="Index documents and search them by words and by meaning.", no_args_is_help=True)
+app.command()(page)
+app.command()(weigh)
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")]
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="The model, where it is not where it was.")]
 Filters = Annotated[
@@ -71,7 +76,7 @@ def query(
         str, typer.Option(help="Hybrid ranking by a mixture of scores, or of reciprocal ranks.")
     ] = "scores",
     rerank: Annotated[
-        Path | None, typer.Option(help="A model of `finetune rank` that orders the first passages anew.")
+        Path | None, typer.Option(help="What orders the first passages anew: a cross-encoder, or term weights.")
     ] = None,
     reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
@@ -83,14 +88,14 @@ def query(
 
     from encodery.base.errors import InputError
     from encodery.search.filters import parse
-    from encodery.search.rerank.cross_encoder import CrossEncoder
+    from encodery.search.reranking import reranker_of
     from encodery.search.searcher import Searcher
 
     asked = " ".join(words or [])
     if not asked and not interactive:
         raise InputError("Say what to look for, or use --interactive.")
     conditions, console = parse(filters or []), Console(highlight=False)
-    reranker = None if rerank is None else CrossEncoder(model=str(rerank)).open()
+    reranker = None if rerank is None else reranker_of(rerank).open()
 
     with Searcher(folder, model=model) as searcher:
 

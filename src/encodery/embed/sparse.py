@@ -1,9 +1,12 @@
 """Learned sparse vectors: a weight for each word of the vocabulary, most of them zero. arXiv:2107.05720 (SPLADE)
 
-The masked-language-model head says of each token which words could stand there; the highest of log(1 + relu(score))
-over the tokens of a text is the word's weight. So a text gets words that it does not contain, and a search by words
-finds it.
-Shapes: N texts, T tokens of a batch, B sequences, V vocabulary.
+`weighed` says which words get one. "vocabulary": the masked-language-model head says of each token which words could
+stand there; the highest of log(1 + relu(score)) over the tokens of a text is the word's weight. So a text gets words
+that it does not contain, and a search by words finds it. "tokens": only the text's own, each relu(w · state + b), the
+highest where one stands there several times (arXiv:2106.14807, uniCOIL).
+`queries` says what a query is. "encoded": as a text. "counted": its tokens, each as often as it occurs, so that no
+model is run for a query (with "tokens", arXiv:2108.08513, TILDEv2).
+Shapes: N texts, T tokens of a batch, B sequences, V vocabulary, H width of the model.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.base.machine import device as machine_device
@@ -31,13 +34,19 @@ if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 KEY = "sparse"
+QUERY, DOCUMENT = "query", "document"
+Weighed = Literal["vocabulary", "tokens"]
+Queries = Literal["encoded", "counted"]
+STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSettings:
     """How a model's sparse vectors are made; stored with it as `sparse`. `max_length` and `prompts` as for embeddings;
-    `keep`: at most so many words of a text, the heaviest; all if not given."""
+    `keep`: at most so many words of a text, the heaviest; all if not given. `weighed` and `queries`: see above."""
 
+    weighed: Weighed = "vocabulary"
+    queries: Queries = "encoded"
     max_length: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     keep: int | None = None
@@ -63,8 +72,29 @@ class SparseVectors:
         return self.words[part], self.weights[part]
 
 
+class TermHead(nn.Module):
+    """Hidden states (T, H) → a weight ≥ 0 for each token (T,) float32. A new one gives every token about 1, which makes
+    a score the number of the query's tokens that a text holds."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.normal_(self.linear.weight, std=STD)
+        nn.init.ones_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """See the class."""
+        return torch.relu(self.scores(hidden))
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """What the weights are before negative ones become 0 (T,)."""
+        found: Tensor = self.linear(hidden).float()[:, 0]
+        return found
+
+
 class SparseEncoder:
-    """A model with a masked-language-model head, its tokenizer and settings."""
+    """A model, its tokenizer and settings; it needs a masked-language-model head, or, for weights of its own tokens,
+    a `head` that was trained with it."""
 
     def __init__(
         self,
@@ -72,22 +102,33 @@ class SparseEncoder:
         tokenizer: Tokenizer,
         settings: SparseSettings | None = None,
         device: torch.device | str | None = None,
+        head: TermHead | None = None,
     ) -> None:
         self.settings = settings or SparseSettings()
         self.device = torch.device(device) if device is not None else machine_device()
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
-        if "mlm" not in model.heads:
-            raise SettingsError("Sparse vectors are made by the masked-language-model head, and this model has none.")
+        self.head = None if head is None else head.to(self.device).eval()
+        self.ordinary = ordinary(tokenizer, model.settings.vocab).to(self.device)
+        check_head(model, self.settings.weighed, head)
 
     @classmethod
     def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> SparseEncoder:
-        """The encoder of a loaded model. Raises `SettingsError` where the model was not trained for sparse vectors."""
+        """The encoder of a loaded model; golden weights of a head are computed again. Raises `SettingsError` where the
+        model was not trained for sparse vectors, `ArtifactError` where they drift."""
+        from encodery.embed import stored
+
         if KEY not in loaded.settings:
             raise SettingsError(f"{loaded.path}: was not trained for sparse vectors (recipe splade).")
         settings = decode(SparseSettings, loaded.settings[KEY], where=f"{loaded.path}: {KEY}")
-        return cls(loaded.model, loaded.tokenizer, settings, device)
+        if settings.weighed == "vocabulary":
+            return cls(loaded.model, loaded.tokenizer, settings, device)
+        kept, head = loaded.module_state(KEY), TermHead(loaded.model.settings.width)
+        head.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
+        encoder = cls(loaded.model, loaded.tokenizer, settings, device, head)
+        stored.check(loaded, encoder.token_scores, kept, encoder.device)
+        return encoder
 
     @property
     def width(self) -> int:
@@ -103,9 +144,10 @@ class SparseEncoder:
     def fingerprint(self) -> str:
         """Differs when any text could get another vector."""
         digest = hashlib.sha256(f"{self.settings}{self.tokenizer.fingerprint}".encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        for module in (self.model,) if self.head is None else (self.model, self.head):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
         return digest.hexdigest()[:32]
 
     def encode(
@@ -116,8 +158,12 @@ class SparseEncoder:
         prompt: str | None = None,
     ) -> SparseVectors:
         """The vectors of all texts, in order. A text in several windows (`truncate` = "chunk") has the highest weight
-        that any of them gives a word. Raises as `Embedder.encode`."""
-        before = prompt_of(self.settings.prompts, prompt)
+        that any of them gives a word. They are read as queries where `prompt` is "query"; this name and "document" are
+        known whether a prompt is stored under them or not. Raises as `Embedder.encode`."""
+        if prompt == QUERY and self.settings.queries == "counted":
+            return counted(self.tokenizer, texts)
+        known = prompt in self.settings.prompts or prompt not in (QUERY, DOCUMENT)
+        before = prompt_of(self.settings.prompts, prompt) if known else ""
         ids = self.tokenizer.encode_batch([before + text for text in texts])
         found, dropped = windows(ids, self.longest, checked(truncate))
         owner = np.array([window.text for window in found], np.int64)
@@ -127,10 +173,22 @@ class SparseEncoder:
             for numbers in batches(lengths, batch_tokens):
                 sequences = [found[number].ids for number in numbers]
                 batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
-                for number, weights in zip(numbers, word_weights(self.model, batch).cpu(), strict=True):
+                for number, weights in zip(numbers, self.weights(batch).cpu(), strict=True):
                     words = weights.nonzero()[:, 0]
                     rows[number] = words.to(torch.int32).numpy(), weights[words].numpy()
         return self._joined(rows, owner, lengths, dropped)
+
+    def weights(self, batch: Batch) -> Tensor:
+        """(B, V) of a packed batch on the model's device."""
+        if self.head is None:
+            return word_weights(self.model, batch)
+        return term_weights(self.model, self.head, batch, self.ordinary)
+
+    def token_scores(self, batch: Batch) -> Tensor:
+        """(T,) what the head gives each token of a packed batch, before negative ones become 0."""
+        assert self.head is not None
+        found: Tensor = self.head.scores(self.model.encoder(batch).hidden)
+        return found
 
     def _joined(
         self,
@@ -162,6 +220,53 @@ def word_weights(model: Model, batch: Batch) -> Tensor:
     # The highest score first: log(1 + relu(·)) keeps the order, and is computed once a sequence, not once a token.
     highest = torch.stack([part.amax(0) for part in logits.split(list(batch.layout.lengths))])
     return torch.log1p(torch.relu(highest))
+
+
+def term_weights(model: Model, head: TermHead, batch: Batch, ordinary: Tensor) -> Tensor:
+    """(B, V) float32 weights ≥ 0 of the tokens of each sequence of a packed batch; those that are not `ordinary` (V,)
+    bool have none."""
+    vocab, ids = model.settings.vocab, batch.ids.long()
+    weights = head(model.encoder(batch).hidden) * ordinary[ids]
+    place = batch.layout.sequence * vocab + ids
+    none = weights.new_zeros(len(batch) * vocab)
+    found: Tensor = none.scatter_reduce(0, place, weights, "amax").view(len(batch), vocab)
+    return found
+
+
+def token_counts(batch: Batch, vocab: int, ordinary: Tensor) -> Tensor:
+    """(B, V) float32 how often each `ordinary` token occurs in each sequence of a packed batch."""
+    place = batch.layout.sequence * vocab + batch.ids.long()
+    found = torch.zeros(len(batch) * vocab, device=batch.ids.device)
+    return found.index_add(0, place, ordinary[batch.ids.long()].float()).view(len(batch), vocab)
+
+
+def counted(tokenizer: Tokenizer, texts: Sequence[str]) -> SparseVectors:
+    """Texts of any length as their tokens, each as often as it occurs; special ones are passed over."""
+    ids = tokenizer.encode_batch(list(texts))
+    special = np.array(sorted(tokenizer.special_ids), np.int64)
+    pairs = [np.unique(some[~np.isin(some, special)].astype(np.int32), return_counts=True) for some in ids]
+    words = [np.zeros(0, np.int32), *(found for found, _ in pairs)]
+    counts = [np.zeros(0, np.float32), *(number.astype(np.float32) for _, number in pairs)]
+    ends = np.cumsum([len(found) for found, _ in pairs], dtype=np.int64)
+    tokens = np.array([len(some) for some in ids], np.int64)
+    return SparseVectors(ends, np.concatenate(words), np.concatenate(counts), tokens, np.zeros(len(ids), np.int64))
+
+
+def ordinary(tokenizer: Tokenizer, vocab: int) -> Tensor:
+    """(V,) bool: the tokens that are not special; what is unknown is special too, since it may be anything."""
+    found = torch.ones(vocab, dtype=torch.bool)
+    found[sorted(number for number in tokenizer.special_ids if number < vocab)] = False
+    return found
+
+
+def check_head(model: Model, weighed: Weighed, head: nn.Module | None) -> None:
+    """Raises `SettingsError` where what gives the weights is not there."""
+    if weighed == "vocabulary" and "mlm" not in model.heads:
+        raise SettingsError("Sparse vectors are made by the masked-language-model head, and this model has none.")
+    if (weighed == "tokens") != (head is not None):
+        raise SettingsError(
+            f"weighed = '{weighed}': {'needs' if head is None else 'has no use for'} a head of its own."
+        )
 
 
 def _highest(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

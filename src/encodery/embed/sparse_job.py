@@ -1,25 +1,45 @@
 """Training of learned sparse vectors: the job of embeddings with the masked-language-model head in place of pooling.
 
 arXiv:2107.05720. Losses compare by dot product (`similarity = "dot"`) and are wrapped in `flops`, which keeps vectors
-sparse. Shapes: B sequences, V vocabulary.
+sparse; weights of a text's own tokens (`weighed = "tokens"`) are few already. With `queries = "counted"` the anchors
+are bags of tokens, and the model learns from the other texts alone (arXiv:2108.08513).
+Shapes: B examples, C columns, S sequences, V vocabulary, P texts.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.settings import encode
+from encodery.embed import stored
 from encodery.embed.job import EmbedJob
+from encodery.embed.losses import Given
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared, Vectors
-from encodery.embed.sparse import KEY, SparseSettings, word_weights
+from encodery.embed.sparse import (
+    DOCUMENT,
+    KEY,
+    QUERY,
+    SparseEncoder,
+    SparseSettings,
+    TermHead,
+    check_head,
+    ordinary,
+    term_weights,
+    token_counts,
+    word_weights,
+)
+from encodery.model import golden
 from encodery.model.load import save_model
 from encodery.model.shape import Batch
 
@@ -28,33 +48,93 @@ class SparseJob(EmbedJob):
     """See `EmbedJob`. Of the embedding settings only `max_length` and `prompts` count."""
 
     def head(self) -> nn.Module:
-        """Nothing beside the model's own head, which is trained with it. Raises `SettingsError` where it has none."""
-        if "mlm" not in self.model.heads:
-            raise SettingsError("Sparse vectors are made by the masked-language-model head, and this model has none.")
-        self.model.heads.requires_grad_(self.settings.adapt is None)
-        return nn.Identity()
+        """The model's own head, which is trained with it and stands apart, or one for weights of tokens: the model's
+        where it has one, else a new one. Raises `SettingsError` where the model has no head of its own."""
+        if self.settings.weighed == "vocabulary":
+            check_head(self.model, "vocabulary", None)
+            self.model.heads.requires_grad_(self.settings.adapt is None)
+            return nn.Identity()
+        made = TermHead(self.model.settings.width)
+        if self.loaded.settings.get(KEY, {}).get("weighed") == "tokens":
+            kept = self.loaded.module_state(KEY)
+            made.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
+        return made
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
-        """(B, 1, V)."""
+        """(S, 1, V)."""
         if layers:
             raise SettingsError("Sparse vectors are made of the last layer alone; choose another loss.")
+        if isinstance(self.pooling, TermHead):
+            return term_weights(self.model, self.pooling, batch, self._ordinary)[:, None]
         return word_weights(self.model, batch)[:, None]
+
+    @functools.cached_property
+    def _ordinary(self) -> Tensor:
+        """(V,) bool: the tokens that are not special."""
+        return ordinary(self.loaded.tokenizer, self.model.settings.vocab).to(self.device)
+
+    def _given(self, found: Tensor, batch: Batch) -> Given:
+        """Vectors (C, B, 1, V) as the loss sees them, the first column counted where queries are."""
+        if self.settings.queries == "counted":
+            counts = token_counts(batch, self.model.settings.vocab, self._ordinary)
+            anchors = counts[batch.extra["place"][: batch.extra["texts"].shape[1]]]
+            found = torch.cat([self._of_all(anchors)[None, :, None], found[1:]])
+        return super()._given(found, batch)
 
     def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
         """See `EmbedJob`."""
-        return Vectors(self._encoded(pool, texts, ()))
+        rows = self._encoded(pool, texts, ())
+        if self.settings.queries == "encoded":
+            return Vectors(rows)
+        plain = self._ordinary.cpu().numpy()
+        bags = [pool.sequence(int(number)) for number in texts]
+        return _Counted(rows, [bag[plain[bag]].astype(np.int64) for bag in bags])
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its settings for sparse vectors."""
         embed = self.settings.embed
-        sparse = SparseSettings(max_length=embed.max_length, prompts=embed.prompts)
+        model, sides = self.result(), {QUERY: "", DOCUMENT: ""} if self.settings.queries == "counted" else {}
+        sparse = SparseSettings(
+            weighed=self.settings.weighed,
+            queries=self.settings.queries,
+            max_length=embed.max_length,
+            prompts={**sides, **embed.prompts},
+        )
+        modules = {}
+        if isinstance(self.pooling, TermHead):
+            kept = {name: tensor.detach().cpu() for name, tensor in self.pooling.state_dict().items()}
+            head = TermHead(model.settings.width)
+            head.load_state_dict(kept)
+            encoder = SparseEncoder(model, self.loaded.tokenizer, sparse, "cpu", head)
+            kept["golden"] = stored.golden_vectors(encoder.token_scores, golden.make(model), encoder.device)
+            modules[KEY] = kept
         save_model(
             folder,
-            self.result(),
+            model,
             self.loaded.tokenizer_path,
             settings={"recipe": self.recipe, KEY: encode(sparse)},
+            modules=modules,
             origin=self.loaded.origin,
             parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
             figures=figures,
             overwrite=True,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """Texts with weights `rows` (P, V), and their tokens `bags` (P of (n,)), as which they are asked for."""
+
+    rows: np.ndarray
+    bags: list[np.ndarray]
+
+    def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """See `Compared`."""
+        held = self.rows[other]
+        found: np.ndarray = np.stack([held[:, self.bags[int(number)]].sum(1) for number in one])
+        return found
+
+    def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """See `Compared`."""
+        found = [self.rows[int(b)][self.bags[int(a)]].sum() for a, b in zip(one, other, strict=True)]
+        return np.array(found, np.float32)

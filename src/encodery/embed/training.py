@@ -13,6 +13,7 @@ from encodery.base.errors import SettingsError
 from encodery.embed.losses import Loss
 from encodery.embed.negatives import Negatives
 from encodery.embed.settings import EmbedSettings
+from encodery.embed.sparse import Queries, Weighed
 from encodery.train.hooks import Hook
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
@@ -44,6 +45,7 @@ class Rebuild:
 class EmbedTraining:
     """`kind`: what a text becomes. `embed`: how vectors are made, in training and in use; what the recipe leaves out is
     the model's own. `token_width`: of a token's vector, for the kind "tokens".
+    For the kind "sparse": which words are `weighed`, and what `queries` are (`sparse.py`).
 
     `loss`: chosen by the data if not given (`data.py`). `rebuild`: no loss of vectors, but what is left of a text after
     tokens were deleted must be enough to write it again. `guide`: a model that the loss asks. `adapt`: what of the
@@ -60,6 +62,8 @@ class EmbedTraining:
     kind: Kind = "dense"
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     token_width: int = 128
+    weighed: Weighed = "vocabulary"
+    queries: Queries = "encoded"
     loss: Loss | None = None
     columns: dict[str, str] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)

@@ -30,6 +30,7 @@ MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weight
 KINDS = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
 ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
+GELU = "torch.nn.modules.activation.GELU"
 
 
 class Module(NamedTuple):
@@ -83,7 +84,11 @@ def ranker(predictor: Predictor, pooling: str, rate: float) -> list[Module]:
     state = predictor.module.state_dict()
     found = [TASK_TRANSFORMER, _pooling(width, KINDS[pooling])]
     if "head.dense.weight" in state:
-        found.append(_dense(state["head.dense.weight"], state["head.dense.bias"], TANH))
+        normed = "head.norm.weight" in state
+        found.append(_dense(state["head.dense.weight"], state["head.dense.bias"], GELU if normed else TANH))
+        if normed:
+            norm = {f"norm.{end}": state[f"head.norm.{end}"].detach().cpu().clone() for end in ("weight", "bias")}
+            found.append(Module(f"{OLD}.LayerNorm", {"dimension": width}, norm))
     found.append(_dense(state["head.out.weight"] * rate, state["head.out.bias"] * rate, IDENTITY, "scores"))
     return found
 

@@ -110,6 +110,9 @@ def _content(loaded: Loaded) -> _Content:
 
 
 def _sparse(encoder: sparse.SparseEncoder) -> _Content:
+    if encoder.settings.weighed == "tokens" or encoder.settings.queries == "counted":
+        raise SettingsError("Weights of a text's own tokens, and queries that are counted, have no counterpart there.")
+
     def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         texts = _fitting(encoder)
         model = peer.SparseEncoder(str(folder), device="cpu").float()

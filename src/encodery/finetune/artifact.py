@@ -17,6 +17,7 @@ from torch import Tensor
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError
 from encodery.base.settings import decode, encode
+from encodery.finetune import stock
 from encodery.finetune.tasks import Task, TaskModule
 from encodery.model import golden
 from encodery.model.checkpoint import read_tensors
@@ -53,22 +54,12 @@ def save(
     """Write the artifact: `model` under `settings` (its own, dropout aside), made of `loaded` by `recipe`."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     done = build(settings, state)
-    module = found.task.build(settings.shape, found.known)
-    module.load_state_dict({name: tensor.cpu() for name, tensor in found.module.state_dict().items()})
-    kept = {f"{WEIGHTS}{name}": tensor for name, tensor in module.state_dict().items()}
-    kept[OUTPUTS] = _outputs(done, module.eval(), golden.make(done))
+    told, kept = contents(done, found)
     return save_model(
         folder,
         done,
         loaded.tokenizer_path,
-        settings={
-            "recipe": dict(recipe),
-            "task": encode(found.task),
-            "known": dict(found.known),
-            "tuned": dict(found.tuned),
-            "reads": {"max_length": found.max_length, "truncate": found.truncate},
-            "labels": list(found.known.get("labels", [])),
-        },
+        settings={"recipe": dict(recipe), **told},
         modules={NAME: kept},
         parents={} if loaded.artifact is None else {"model": Artifact.open(loaded.artifact.path)},
         figures=figures,
@@ -76,14 +67,44 @@ def save(
     )
 
 
+def contents(model: Model, found: Tuned) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a task leaves in the artifact of `model`, which is on the CPU in evaluation: settings of the manifest, and
+    the tensors of the module `NAME`."""
+    module = found.task.build(model.settings.shape, found.known)
+    module.load_state_dict({name: tensor.cpu() for name, tensor in found.module.state_dict().items()})
+    kept = {f"{WEIGHTS}{name}": tensor for name, tensor in module.state_dict().items()}
+    kept[OUTPUTS] = _outputs(model, module.eval(), golden.make(model))
+    told = {
+        "task": encode(found.task),
+        "known": dict(found.known),
+        "tuned": dict(found.tuned),
+        "reads": {"max_length": found.max_length, "truncate": found.truncate},
+        "labels": list(found.known.get("labels", [])),
+    }
+    return told, kept
+
+
+def foreign(loaded: Loaded) -> Tuned | None:
+    """The task of a stock cross-encoder's folder, whose texts are cut at the right as there; None of any other folder.
+
+    Raises as `stock.ranker` does.
+    """
+    found = stock.ranker(loaded) if loaded.artifact is None else None
+    return None if found is None else Tuned(found.task, found.module, stock.KNOWN, {}, found.max_length, "right")
+
+
 def opened(loaded: Loaded) -> Tuned:
     """The task of a loaded model, on the CPU.
 
     Raises `ArtifactError` for a model without one, with weights that do not fit, or that computes otherwise now.
     """
+    given = foreign(loaded)
+    if given is not None:
+        return given
     if loaded.artifact is None or "task" not in loaded.settings:
         raise ArtifactError(
-            f"{loaded.path}: has no task; `encodery finetune TASK DATA --model {loaded.path}` gives it one."
+            f"{loaded.path}: has no task that is known here; `encodery finetune TASK DATA --model {loaded.path}` gives "
+            "it one. Of stock folders those of a sequence classifier with one output have one: `rank`."
         )
     where = f"{loaded.path / MODULES / NAME}.safetensors"
     task = decode(Task, loaded.settings["task"], f"{loaded.path}: task")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
-from encodery.search.rerank.cross_encoder import CrossEncoder
+from encodery.search.reranking import reranker_of
 from encodery.search.searcher import RERANKED, Searcher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index(System):
-    """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`; `rerank`: a model of
-    the task `rank` that orders the first `reranked` passages anew, "" for none; `model`: the encoder, where it is not
-    where it was."""
+    """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`; `rerank`: a
+    cross-encoder or term weights that order the first `reranked` passages anew, "" for none; `model`: the encoder,
+    where it is not where it was."""
 
     path: str
     name: str = ""
@@ -50,7 +50,7 @@ class _Opened(Opened):
     def __init__(self, settings: Index) -> None:
         super().__init__(settings.label)
         self._settings = settings
-        self._reranker = CrossEncoder(model=settings.rerank).open() if settings.rerank else None
+        self._reranker = reranker_of(settings.rerank).open() if settings.rerank else None
         self._searcher = Searcher(settings.path, model=settings.model or None)
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:

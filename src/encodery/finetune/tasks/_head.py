@@ -56,12 +56,13 @@ class Quick(nn.Linear):
 
 class Head(nn.Module):
     """Hidden states (T, H) → (S, C): the mean, first or largest of a sequence's states; with `hidden` a dense layer and
-    tanh, as BERT's pooler; then dropout and a linear map."""
+    tanh, as BERT's pooler, or, `normed`, gelu and a norm, as ModernBERT's head; then dropout and a linear map."""
 
-    def __init__(self, width: int, outputs: int, settings: Headed) -> None:
+    def __init__(self, width: int, outputs: int, settings: Headed, normed: bool = False) -> None:
         super().__init__()
         self.pooling = settings.pooling
         self.dense = nn.Linear(width, width) if settings.hidden else None
+        self.norm = nn.LayerNorm(width) if normed else None
         self.drop = nn.Dropout(settings.dropout)
         self.out = Quick(width, outputs, settings.rate)
         if self.dense is not None:
@@ -71,7 +72,8 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         pooled = pool(hidden, batch, self.pooling)
         if self.dense is not None:
-            pooled = torch.tanh(self.dense(self.drop(pooled)))
+            dense = self.dense(self.drop(pooled))
+            pooled = torch.tanh(dense) if self.norm is None else self.norm(F.gelu(dense))
         y: Tensor = self.out(self.drop(pooled))
         return y.float()
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.base.errors import InputError
+from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
@@ -30,7 +30,8 @@ from encodery.objectives import Count, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Rank(Task):
-    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
+    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`). `normed`: its hidden layer has gelu
+    and a norm in place of tanh."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("query", "text"), ("score",)),
@@ -40,10 +41,13 @@ class Rank(Task):
 
     pooling: Kind = "mean"
     hidden: bool = False
+    normed: bool = False
     dropout: float = 0.1
     rate: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.normed and not self.hidden:
+            raise SettingsError("normed = true: is of a hidden layer; hidden = true gives one.")
         check_dropout(self.dropout)
         check_rate(self.rate)
 
@@ -63,7 +67,7 @@ class Rank(Task):
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RankModule(Head(shape.width, 1, self))
+        return _RankModule(Head(shape.width, 1, self, self.normed))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

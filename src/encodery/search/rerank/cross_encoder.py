@@ -1,7 +1,7 @@
 """A model that reads query and passage together and gives one score: a cross-encoder. arXiv:1901.04085
 
-The model is what `encodery finetune rank` writes. A passage too long for it is read in windows, of which the best
-counts, whatever the model does with long texts elsewhere. Shapes: N texts.
+The model is what `encodery finetune rank` writes, or a stock cross-encoder's folder of Hugging Face. A passage too long
+for it is read in windows, of which the best counts, whatever the model does with long texts elsewhere. Shapes: N texts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from encodery.search.rerank import Reranker, Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEncoder(Reranker):
-    """`model`: the folder of a model fine-tuned by the task `rank`."""
+    """`model`: the folder of a model fine-tuned by the task `rank`, or of a stock cross-encoder with one output."""
 
     model: str
 

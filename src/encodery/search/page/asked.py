@@ -1,0 +1,123 @@
+"""What the page's form asks: the parameters of an address, checked, as the arguments of a search.
+
+An empty field is one not given. Limits are those of a page for people; the library has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from encodery.base.errors import InputError, nearest
+from encodery.search.filters import Condition, parse
+
+NAMES = ("q", "mode", "top", "weight", "fusion", "per_document", "rerank", "filter")
+LONGEST = 2000
+"""Characters of a query, and of a filter."""
+MOST = 100
+"""Passages shown at most."""
+MOST_FILTERS = 10
+TOP = 10
+
+Form = Mapping[str, Sequence[str]]
+"""Name -> what was filled in, none of it empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The arguments of `Searcher.search`; `rerank` is whether the page's reranker, if it has one, is to be asked."""
+
+    query: str
+    top: int
+    mode: str | None
+    weight: float | None
+    fusion: str
+    per_document: int | None
+    conditions: tuple[Condition, ...]
+    rerank: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """As keywords, the reranker left out."""
+        return {
+            "query": self.query,
+            "top": self.top,
+            "mode": self.mode,
+            "conditions": self.conditions,
+            "per_document": self.per_document,
+            "weight": self.weight,
+            "fusion": self.fusion,
+        }
+
+
+def form(query: str, names: Sequence[str] = NAMES) -> dict[str, list[str]]:
+    """The fields of an address's query string. Raises `InputError` for one that is unknown or given twice (filters may
+    be), and for text that is no UTF-8."""
+    try:
+        given = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError as error:
+        raise InputError(f"The address cannot be read: {error}.") from error
+    found: dict[str, list[str]] = {}
+    for name, value in given:
+        if name not in names:
+            raise InputError(f"'{name}' is no field.{nearest(name, names)} There are {', '.join(names)}.")
+        if name in found and name != "filter":
+            raise InputError(f"{name}: is given twice.")
+        if value.strip():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def asked(fields: Form) -> Asked:
+    """The search that the fields ask for. Raises `InputError` naming the field that cannot be used."""
+    filters = fields.get("filter", ())
+    for name, value in (("q", one(fields, "q")), *(("filter", text) for text in filters)):
+        if len(value) > LONGEST:
+            raise InputError(f"{name}: has {len(value):,} characters; at most {LONGEST:,} are taken.")
+    if len(filters) > MOST_FILTERS:
+        raise InputError(f"filter: {len(filters)} are given; at most {MOST_FILTERS} are taken.")
+    rerank = one(fields, "rerank") or "yes"
+    if rerank not in ("yes", "no"):
+        raise InputError(f"rerank = '{rerank}': is yes or no.")
+    top = whole(fields, "top")
+    if top is not None and top > MOST:
+        raise InputError(f"top = {top}: at most {MOST} passages are shown.")
+    return Asked(
+        query=one(fields, "q"),
+        top=TOP if top is None else top,
+        mode=one(fields, "mode") or None,
+        weight=_share(fields, "weight"),
+        fusion=one(fields, "fusion") or "scores",
+        per_document=whole(fields, "per_document"),
+        conditions=parse(filters),
+        rerank=rerank == "yes",
+    )
+
+
+def one(fields: Form, name: str) -> str:
+    """What a field holds, empty where it is not given."""
+    return next(iter(fields.get(name, ())), "")
+
+
+def whole(fields: Form, name: str, least: int = 1) -> int | None:
+    """A whole number, None where it is not given. Raises `InputError`."""
+    value = one(fields, name).strip()
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least):
+        raise InputError(f"{name} = '{value[:40]}': is a whole number, at least {least}.")
+    return int(value)
+
+
+def _share(fields: Form, name: str) -> float | None:
+    value = one(fields, name).strip()
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise InputError(f"{name} = '{value[:40]}': is a share between 0 (words) and 1 (vectors).")
+    return number

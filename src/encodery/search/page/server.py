@@ -1,0 +1,142 @@
+"""The page's server: the standard library's, on this machine alone unless told otherwise.
+
+It reads and never changes anything, so only GET and HEAD are answered. A request must name a host that is ours: a web
+page elsewhere whose name was made to point here (DNS rebinding) comes with that name, and is refused. Addresses in
+numbers, which cannot be made to point anywhere, are ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import socketserver
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from encodery.base.errors import InputError
+from encodery.search.page.answers import Answers, Reply, problem
+
+HOST, PORT = "127.0.0.1", 8765
+LONGEST_TARGET = 16_384
+"""Bytes of a request's path and query string: a query, ten filters, escaped."""
+SECONDS = 20
+"""That a client may take for a request."""
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class PageServer(ThreadingHTTPServer):
+    """Listens from when it is made; `serve_forever` answers until `shutdown`. Use it as a context, or close it.
+
+    Port 0 takes a free one. Raises `InputError` for a place that cannot be listened at.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answers: Answers, host: str = HOST, port: int = PORT) -> None:
+        self.answers, self.host = answers, host
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            self.address_family = found[0][0]
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise InputError(f"{host}:{port}: cannot be listened at ({_reason(error)}).") from error
+
+    def server_bind(self) -> None:
+        """Without the name server, which the standard library asks here and which may take long to say nothing."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.host, int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        shown = {"0.0.0.0": HOST, "::": "::1", "": HOST}.get(self.host, self.host)
+        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.server_port}/"
+
+    def ours(self, header: str | None) -> bool:
+        """Whether a request's Host header names this server."""
+        name = (header or "").strip().lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") <= 1:
+            name = name.partition(":")[0]
+        return name in ("localhost", self.host.lower(), socket.gethostname().lower()) or _numeric(name)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no event; what the page itself gets wrong it says itself (`Answers.reply`)."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = SECONDS
+    server: PageServer
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        headers: Message = self.headers
+        if not self.server.ours(headers.get("Host")):
+            self._send(problem(403, f"This page is not at '{(headers.get('Host') or '')[:100]}'; it is at localhost."))
+        elif len(self.path) > LONGEST_TARGET:
+            self._send(problem(414, f"The address has {len(self.path):,} bytes; {LONGEST_TARGET:,} are taken."))
+        else:
+            self._send(self.server.answers.reply(self.path))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the standard library refuses before it comes to us, in our words' frame."""
+        said = {501: "Only GET and HEAD are answered."}.get(code, message or "The request cannot be read.")
+        self._send(problem(405 if code == 501 else code, said))
+
+    def _send(self, reply: Reply) -> None:
+        self.close_connection = True
+        self.send_response(reply.status)
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        if reply.status == 405:
+            self.send_header("Allow", "GET, HEAD")
+        if reply.status == 503:
+            self.send_header("Retry-After", "1")
+        self.send_header("Content-Type", reply.kind)
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def version_string(self) -> str:
+        """Nothing that tells versions."""
+        return "encodery"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Queries are nobody's but the one's who asks."""
+
+
+def _numeric(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "another program listens there; port 0 takes a free one"
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        return "ports below 1024 need a right that this user lacks"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

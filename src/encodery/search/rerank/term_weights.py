@@ -1,0 +1,76 @@
+"""Reranking by weights of terms: Σ over the query's tokens of the passage's weight of each. arXiv:2108.08513 (TILDEv2)
+
+A passage's weights do not depend on the query, so each passage is encoded once, here or beforehand (`search weigh`,
+`search/weighed.py`); with `queries = "counted"` a query is only tokenised, and once all weights are stored no model is
+run, nor loaded. Differs from `cross_encoder` by that, and by seeing each text alone. Any model of sparse vectors
+serves; for one that encodes queries (`embed/sparse.py`) the score is the inner product of the two.
+Shapes: N texts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from encodery.base.errors import SettingsError
+from encodery.search.rerank import Reranker, Scorer
+from encodery.search.weighed import Row, Stored, Weights, encoder_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermWeights(Reranker):
+    """`model`: the folder of a model of sparse vectors (recipe tilde_v2), or of weights that `search weigh` stored.
+    `remembered`: passages not stored there whose weights are kept in memory, the last ones asked for."""
+
+    model: str
+    remembered: int = 50_000
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("model = '': is the folder of a model of sparse vectors, or of stored weights.")
+        if self.remembered < 1:
+            raise SettingsError(f"remembered = {self.remembered}: must be positive.")
+
+    def open(self) -> Scorer:
+        folder = Path(self.model)
+        if Stored.is_at(folder):
+            return _Weighing(Stored.open(folder), self.remembered)
+        return _Weighing(encoder_of(folder), self.remembered)
+
+
+class _Weighing:
+    """Scores, with the weights of the passages seen so far."""
+
+    def __init__(self, source: Weights, remembered: int) -> None:
+        self.source, self.remembered = source, remembered
+        self._rows: OrderedDict[str, Row] = OrderedDict()
+
+    def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        """(N,) float64."""
+        words, counts = self.source.query(query)
+        rows = self._weights(texts)
+        return np.array([_product(words, counts, *rows[text]) for text in texts], np.float64)
+
+    def _weights(self, texts: Sequence[str]) -> dict[str, Row]:
+        """Text -> its words, rising, and their weights; new ones are encoded all at once, windows of a long text by the
+        highest of each word."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        self._rows |= self.source.passages(new)
+        found = {text: self._rows[text] for text in texts}
+        for text in found:
+            self._rows.move_to_end(text)
+        while len(self._rows) > self.remembered:
+            self._rows.popitem(last=False)
+        return found
+
+
+def _product(words: np.ndarray, counts: np.ndarray, held: np.ndarray, weights: np.ndarray) -> float:
+    """Inner product of two sparse vectors whose words rise."""
+    if not len(words) or not len(held):
+        return 0.0
+    place = np.searchsorted(held, words).clip(max=len(held) - 1)
+    return float((counts * weights[place])[held[place] == words].astype(np.float64).sum())
