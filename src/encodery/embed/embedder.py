@@ -199,21 +199,21 @@ class Embedder:
         pooled = np.zeros((len(found), self.model.settings.width), np.float32)
         if self.engine is None:
             work = list(batches(lengths, replicas.budget(batch_tokens, self.device)))
-            parts = replicas.each(lambda some: self._pool([found[n].ids for n in some]), work, self.device)
+            parts = replicas.each(lambda some: self.pool([found[n].ids for n in some]), work, self.device)
         else:
             work = list(batches(lengths, max(batch_tokens, ENGINE_TOKENS)))
-            parts = (self._pool([found[n].ids for n in some]) for some in work)
+            parts = (self.pool([found[n].ids for n in some]) for some in work)
         for numbers, part in zip(work, parts, strict=True):
             pooled[numbers] = part
             if progress is not None:
                 progress(len(numbers))
-        vectors = _averaged(pooled, owner, lengths, len(texts))
+        vectors = averaged(pooled, owner, lengths, len(texts))
         vectors = self.finishing.apply(vectors)
         tokens = np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64)
         return Embedded(vectors, tokens, dropped)
 
-    def _pool(self, sequences: list[np.ndarray]) -> np.ndarray:
-        """Pooled vectors (B, H) of windows without their special tokens."""
+    def pool(self, sequences: list[np.ndarray]) -> np.ndarray:
+        """Pooled vectors (B, H), before finishing, of windows without their special tokens; in inference mode."""
         batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id)
         if self.engine is not None:
             return self._by_engine(self.engine, batch)
@@ -288,7 +288,7 @@ def packed(sequences: Sequence[np.ndarray], first: int, last: int) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(cu_seqlens), int(lengths.max()))
 
 
-def _averaged(pooled: np.ndarray, owner: np.ndarray, lengths: np.ndarray, texts: int) -> np.ndarray:
+def averaged(pooled: np.ndarray, owner: np.ndarray, lengths: np.ndarray, texts: int) -> np.ndarray:
     """Vectors of windows (W, H) to vectors of texts (N, H), weighted by the windows' lengths."""
     if len(owner) == texts:
         return pooled

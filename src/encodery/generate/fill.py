@@ -39,6 +39,11 @@ class Fill(Generator):
             raise SettingsError(f"top = {self.top}: must be at least 1.")
 
     def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[Generated]:
+        asked = self.read(model, tokenizer, texts)
+        return [self.filled(one, model, tokenizer) for one in asked]
+
+    def read(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Asked]:
+        """The texts, tokenised, to be given to `filled` one by one. Raises as `generate`."""
         if "mlm" not in model.heads:
             raise InputError(
                 "This model has no 'mlm' head, so it cannot fill masks; embedding models often lost theirs."
@@ -48,10 +53,10 @@ class Fill(Generator):
         if mask is None:
             raise InputError("This tokenizer has no mask token.")
         pattern = re.compile("|".join(map(re.escape, sorted({*WRITTEN, mask}, key=len, reverse=True))))
-        asked = [_Asked(number, text, pattern, mask, tokenizer, model) for number, text in enumerate(texts)]
-        return [self._filled(one, model, tokenizer) for one in asked]
+        return [_Asked(number, text, pattern, mask, tokenizer, model) for number, text in enumerate(texts)]
 
-    def _filled(self, asked: _Asked, model: Model, tokenizer: Tokenizer) -> Generated:
+    def filled(self, asked: _Asked, model: Model, tokenizer: Tokenizer) -> Generated:
+        """The result of one text that was read."""
         chosen: dict[int, list[tuple[int, float]]] = {}
         allowed = _allowed(tokenizer, model.settings.vocab)
         while len(chosen) < len(asked.places):

@@ -1,0 +1,99 @@
+"""encodery serve: models and an index behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...", help="Runs, model folders or Hugging Face folders; name=folder names one."
+        ),
+    ] = None,
+    index: Annotated[Path | None, typer.Option(help="An index folder, for /search.")] = None,
+    rerank: Annotated[Path | None, typer.Option(help="What orders the index's first passages anew.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine's own lets others in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys that open the server, one a line.")] = None,
+    truncate: Annotated[
+        str | None, typer.Option(help="Text that is too long, unless a request says: error, right, left or chunk.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="What runs embedding models: torch, packed_int8, …")] = "torch",
+    workers: Annotated[int, typer.Option(help="Processes, each with the models of its own.", min=1, max=256)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of each worker's mathematics [default: all, shared].")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens computed at once.", min=1)] = 2048,
+    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait in a worker.", min=1)] = 1 << 20,
+    body_megabytes: Annotated[int, typer.Option(help="Of a request's body at most.", min=1)] = 16,
+    drain_seconds: Annotated[int, typer.Option(help="For what was accepted, when stopped.", min=0)] = 30,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C: OpenAI, Cohere, Jina and TEI routes, and our own; a page shows them all.
+
+    What a model can do is found in its folder: vectors, reranking, classes, spans, masks. A text that is too long is
+    refused unless the request or --truncate says otherwise.
+    """
+    from encodery.base.errors import InputError
+    from encodery.base.extras import require
+
+    for module in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
+        require(module, "serve")
+    if not models and index is None:
+        raise InputError("There is nothing to serve: name a model, or an --index.")
+    keys = () if api_key_file is None else _keys(api_key_file)
+    if fd is not None:
+        from encodery.base import machine
+        from encodery.serve.engine import EngineSettings
+        from encodery.serve.http import HttpSettings
+        from encodery.serve.models import Opening
+        from encodery.serve.worker import work
+
+        opening = Opening(tuple(models or ()), _text(index), _text(rerank), truncate, runtime)
+        engine = EngineSettings(
+            batch_tokens=batch_tokens,
+            queue_tokens=queue_tokens,
+            cores=threads or max(1, machine.threads() // workers),
+        )
+        http = HttpSettings(keys=keys, body_bytes=body_megabytes << 20, drain_seconds=drain_seconds)
+        work(opening, engine, http, fd)
+        return
+    from rich.console import Console
+
+    from encodery.serve.supervisor import Supervisor, listen, worker_command
+
+    arguments = [*(models or ()), "--runtime", runtime, "--workers", str(workers)]
+    arguments += ["--batch-tokens", str(batch_tokens), "--queue-tokens", str(queue_tokens)]
+    arguments += ["--body-megabytes", str(body_megabytes), "--drain-seconds", str(drain_seconds)]
+    given = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file, "--truncate": truncate}
+    for name, value in {**given, "--threads": threads}.items():
+        arguments += [] if value is None else [name, str(value)]
+    console = Console(highlight=False, stderr=True, soft_wrap=True)
+    place = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    console.print(f"http://{shown}:{place.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")
+    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
+        console.print("Anyone who reaches this address may use it: no --api-key-file was given.", style="yellow")
+    Supervisor(worker_command(arguments), place, workers, drain_seconds, console.print).run()
+
+
+def _keys(file: Path) -> tuple[str, ...]:
+    """One a line; empty lines and those that begin with # are passed over."""
+    from encodery.base.errors import InputError
+
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise InputError(f"{file}: holds no key.")
+    if any(not key.isascii() or " " in key for key in keys):
+        raise InputError(f"{file}: a key is of ASCII characters without blanks.")
+    return keys
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,120 @@
+"""Who is next: start-time fair queueing, by tokens, between lanes and between the requests of a lane.
+
+Goyal, Vin & Cheng 1996. Each request is a flow; it has a tag, the virtual time at which its next unit starts, and the
+least tag is served. A request of one short text is so served before the rest of one of ten thousand, which yet never
+starves: its tag does not move while others' do. A batch holds units of one lane only.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Waiting(Protocol):
+    """The request a unit belongs to."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """`number` of the unit in its request `owner`; `work` is what the lane made of it."""
+
+    owner: Any
+    number: int
+    tokens: int
+    work: Any
+
+
+@dataclass(order=True, slots=True)
+class _Flow:
+    tag: float
+    order: int
+    units: deque[Unit] = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The flows of a lane; `tag` of the lane among lanes, `now` its own virtual time. `rate`: seconds a token."""
+
+    tag: float = 0.0
+    now: float = 0.0
+    rate: float = 1e-4
+    flows: list[_Flow] = field(default_factory=list)
+
+
+class FairQueue:
+    """Units that wait, by lane. Not safe for threads by itself."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+        self._now = 0.0
+        self._order = 0
+        self.tokens = 0
+
+    def add(self, lane: str, units: Sequence[Unit]) -> None:
+        """A request's units."""
+        if not units:
+            return
+        line = self._lines.setdefault(lane, _Line())
+        if not line.flows:
+            line.tag = max(line.tag, self._now)
+        self._order += 1
+        heapq.heappush(line.flows, _Flow(line.now, self._order, deque(units)))
+        self.tokens += sum(unit.tokens for unit in units)
+
+    def take(self, budget: int, most: dict[str, int]) -> tuple[str, list[Unit]]:
+        """The next batch: of one lane, at most `budget` tokens (one unit at least) and `most` units of that lane.
+        Units of requests nobody waits for are dropped. No units where none wait."""
+        while waiting := [(line.tag, lane) for lane, line in self._lines.items() if line.flows]:
+            _, lane = min(waiting)
+            line = self._lines[lane]
+            self._now = max(self._now, line.tag)
+            taken = self._fill(line, budget, most.get(lane, 1 << 20))
+            if taken:
+                line.tag += line.rate * sum(unit.tokens for unit in taken)
+                return lane, taken
+        return "", []
+
+    def _fill(self, line: _Line, budget: int, most: int) -> list[Unit]:
+        taken: list[Unit] = []
+        filled = 0
+        while line.flows and len(taken) < most:
+            flow = line.flows[0]
+            if flow.units[0].owner.gone:
+                self.tokens -= sum(unit.tokens for unit in flow.units)
+                heapq.heappop(line.flows)
+                continue
+            unit = flow.units[0]
+            if taken and filled + unit.tokens > budget:
+                break
+            flow.units.popleft()
+            line.now = max(line.now, flow.tag)
+            flow.tag += unit.tokens
+            filled += unit.tokens
+            self.tokens -= unit.tokens
+            taken.append(unit)
+            if flow.units:
+                heapq.heapreplace(line.flows, flow)
+            else:
+                heapq.heappop(line.flows)
+        return taken
+
+    def measured(self, lane: str, tokens: int, seconds: float) -> None:
+        """How long a batch took, so that lanes share time and not tokens."""
+        line = self._lines.get(lane)
+        if line is not None and tokens:
+            line.rate += 0.2 * (seconds / tokens - line.rate)
+
+    def forget(self) -> list[Any]:
+        """Drop everything; the requests that waited."""
+        owners = {id(u.owner): u.owner for line in self._lines.values() for flow in line.flows for u in flow.units}
+        self._lines.clear()
+        self.tokens = 0
+        return list(owners.values())

@@ -1,0 +1,217 @@
+"""Lanes that call the library for each unit: words for masks, sparse and token vectors, searches, and tokens alone.
+
+Shapes: N texts, V vocabulary, K width of a token's vector.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from encodery.base.errors import InputError
+from encodery.embed.multivector import MultiVectorEncoder
+from encodery.embed.sparse import SparseEncoder
+from encodery.generate.fill import Fill
+from encodery.model.load import Loaded
+from encodery.model.network import Model
+from encodery.search.filters import parse
+from encodery.search.rerank import Scorer
+from encodery.search.searcher import Searcher
+from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
+from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.windows import checked, windows
+
+QUERY_TOKENS = 64  # what a search counts as, beside its reranking
+
+
+class Masks(Lane):
+    """The most probable tokens where a text has a mask."""
+
+    most = 1
+
+    def __init__(self, loaded: Loaded, model: Model) -> None:
+        self.tokenizer, self.model = loaded.tokenizer, model
+
+    def facts(self) -> dict[str, Any]:
+        return {"mask": self.tokenizer.roles["mask"], "max_length": self.model.settings.max_length}
+
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: texts; `options`: top, one_by_one."""
+        part = Fill(top=asked.options.get("top", 5), one_by_one=asked.options.get("one_by_one", False))
+        found = part.read(self.model, self.tokenizer, asked.inputs["texts"])
+        tokens = [len(one.ids) * (len(one.places) if part.one_by_one else 1) for one in found]
+        return Reading([(part, one) for one in found], tokens, [len(one.ids) for one in found])
+
+    def run(self, units: Sequence[Any]) -> list[Any]:
+        """A `Generated` of each text."""
+        return [part.filled(one, self.model, self.tokenizer) for part, one in units]
+
+    def finish(self, told: list[int], outputs: Sequence[Any]) -> Answer:
+        """`filled` (N): the text, and the proposals of each mask."""
+        filled = [{"text": one.text, "masks": [[asdict(p) for p in slot] for slot in one.slots]} for one in outputs]
+        finite(np.array([p.probability for one in outputs for slot in one.slots for p in slot]))
+        return Answer({"filled": filled}, {}, told, [0] * len(told))
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    truncate: str
+    prompt: str | None
+
+
+class _Encoder(Protocol):
+    tokenizer: Tokenizer
+
+    @property
+    def longest(self) -> int: ...
+
+
+E = TypeVar("E")
+
+
+class _Encoding(Lane):
+    """Texts given to a library's encoder, those with equal options together."""
+
+    apart = True
+
+    def __init__(self, encoder: _Encoder, truncate: str = "error") -> None:
+        self.coder, self.truncate = encoder, checked(truncate)
+
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: texts; `options`: truncate, prompt."""
+        policy, prompt = checked(asked.options.get("truncate") or self.truncate), asked.options.get("prompt")
+        texts = asked.inputs["texts"]
+        found, dropped = windows(self.coder.tokenizer.encode_batch(list(texts)), self.coder.longest, policy)
+        tokens = np.bincount([w.text for w in found], [len(w.ids) + 2 for w in found], len(texts)).astype(int).tolist()
+        return Reading([_Text(text, policy, prompt) for text in texts], tokens, (tokens, dropped.tolist()))
+
+    def _each(self, units: Sequence[_Text], encode: Callable[..., E], row: Callable[[E, int], Any]) -> list[Any]:
+        groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+        for number, unit in enumerate(units):
+            groups[unit.truncate, unit.prompt].append(number)
+        found: list[Any] = [None] * len(units)
+        for (truncate, prompt), numbers in groups.items():
+            encoded = encode([units[n].text for n in numbers], truncate, prompt=prompt)
+            for place, number in enumerate(numbers):
+                found[number] = row(encoded, place)
+        return found
+
+
+class SparseVectors(_Encoding):
+    """A weight for each of some words of the vocabulary."""
+
+    def __init__(self, encoder: SparseEncoder, truncate: str = "error") -> None:
+        super().__init__(encoder, truncate)
+        self.encoder = encoder
+
+    def facts(self) -> dict[str, Any]:
+        found = self.encoder
+        told = {"width": found.width, "max_length": found.max_length, "prompts": found.settings.prompts}
+        return told | {"truncate": self.truncate}
+
+    def run(self, units: Sequence[_Text]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Words and weights of each text."""
+        return self._each(units, self.encoder.encode, lambda encoded, place: encoded.row(place))
+
+    def finish(self, told: tuple[list[int], list[int]], outputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Answer:
+        """`words` and `weights`, those of text i ending at `ends[i]`."""
+        words = np.concatenate([some for some, _ in outputs])
+        weights = np.concatenate([some for _, some in outputs])
+        finite(weights)
+        ends = np.cumsum([len(some) for some, _ in outputs])
+        return Answer({}, {"words": words, "weights": weights, "ends": ends}, *told)
+
+
+class LateVectors(_Encoding):
+    """A vector of width K for each token, compared late."""
+
+    def __init__(self, encoder: MultiVectorEncoder, truncate: str = "error") -> None:
+        super().__init__(encoder, truncate)
+        self.encoder = encoder
+
+    def facts(self) -> dict[str, Any]:
+        found = self.encoder
+        told = {"width": found.width, "max_length": found.max_length, "prompts": found.settings.prompts}
+        return told | {"truncate": self.truncate}
+
+    def run(self, units: Sequence[_Text]) -> list[np.ndarray]:
+        """(n, K) of each text."""
+        return self._each(units, self.encoder.encode, lambda encoded, place: encoded.row(place))
+
+    def finish(self, told: tuple[list[int], list[int]], outputs: Sequence[np.ndarray]) -> Answer:
+        """`rows` (T, K), those of text i ending at `ends[i]`."""
+        rows = np.concatenate(outputs)
+        finite(rows)
+        return Answer({}, {"rows": rows, "ends": np.cumsum([len(some) for some in outputs])}, *told)
+
+
+class Searches(Lane):
+    """Queries over an index. One after another: an index is not made for several at once."""
+
+    most, apart = 1, True
+
+    def __init__(self, searcher: Searcher, reranker: Scorer | None = None) -> None:
+        self.searcher, self.reranker = searcher, reranker
+
+    def facts(self) -> dict[str, Any]:
+        found = self.searcher
+        modes = ["hybrid", "dense", "bm25"] if found.has_vectors else ["bm25"]
+        return {"documents": found.store.documents(), "passages": found.store.count(), "modes": modes}
+
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: query; `options`: as `Searcher.search` has them, filters as they are written."""
+        options = {name: value for name, value in asked.options.items() if value is not None}
+        options["conditions"] = parse(options.pop("filters", []))
+        rerank = options.pop("rerank", self.reranker is not None)
+        if rerank and self.reranker is None:
+            raise InputError("rerank = true: the server was started without a model that ranks.")
+        options["reranker"] = self.reranker if rerank else None
+        return Reading([(asked.inputs["query"], options)], [QUERY_TOKENS])
+
+    def run(self, units: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+        """An answer of the searcher for each."""
+        return [self.searcher.search(query, **options) for query, options in units]
+
+    def finish(self, told: Any, outputs: Sequence[Any]) -> Answer:
+        """`found`: hits with their scores, `mode`, and what each stage took."""
+        return Answer(asdict(outputs[0]), {}, [QUERY_TOKENS], [0])
+
+
+class Pieces(Lane):
+    """Texts to tokens, nothing more."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: texts; `options`: specials."""
+        special = self.tokenizer.special_ids
+        found = []
+        for text in asked.inputs["texts"]:
+            ids, offsets = self.tokenizer.encode_with_offsets(text, asked.options.get("specials", True))
+            found.append(
+                [
+                    {
+                        "id": number,
+                        "text": self.tokenizer.piece(number) if number in special else text[start:stop],
+                        "special": number in special,
+                        "start": start if stop else None,
+                        "stop": stop or None,
+                    }
+                    for number, (start, stop) in zip(ids.tolist(), offsets.tolist(), strict=True)
+                ]
+            )
+        return Reading([], [], found)
+
+    def run(self, units: Sequence[Any]) -> list[Any]:
+        """Nothing is run."""
+        return []
+
+    def finish(self, told: list[list[dict[str, Any]]], outputs: Sequence[Any]) -> Answer:
+        """`tokens` (N) lists."""
+        return Answer({"tokens": told}, {}, [len(some) for some in told], [0] * len(told))

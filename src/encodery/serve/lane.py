@@ -1,0 +1,99 @@
+"""What the engine runs: a lane is one thing that one model does (vectors, a task's answers, words for masks).
+
+A request is read (tokenised) to units, each a sequence with its number of tokens; units of any requests stand together
+in a batch; what comes out of each is finished to an answer. So the three stages know nothing of one another's requests.
+Shapes: N units of a request, B units of a batch.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from encodery.serve.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as JSON: `model` and `what` name the lane; `inputs` and `options` are the lane's own."""
+
+    model: str
+    what: str
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lane(self) -> str:
+        """The lane's name."""
+        return f"{self.model}/{self.what}"
+
+    @property
+    def characters(self) -> int:
+        """About how much text, or how many ids, it brings; known before anything is tokenised."""
+        return _characters(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A request that was tokenised: `units` (N) and the `tokens` (N,) of each; `told` is what `finish` must know."""
+
+    units: Sequence[Any]
+    tokens: Sequence[int]
+    told: Any = None
+
+
+@dataclass(eq=False)
+class Answer:
+    """`table`: JSON; `arrays` by name; `tokens` and `dropped` of each input, in their order; `seconds` by stage."""
+
+    table: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    tokens: Sequence[int] = ()
+    dropped: Sequence[int] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Lane(abc.ABC):
+    """`most`: units of a batch; `apart`: whether no two batches may run side by side."""
+
+    most: int = 1 << 20
+    apart: bool = False
+
+    @abc.abstractmethod
+    def read(self, asked: Asked) -> Reading:
+        """Tokenise. Raises `InputError` or `Refusal` for what cannot be used."""
+
+    @abc.abstractmethod
+    def run(self, units: Sequence[Any]) -> Sequence[Any]:
+        """What each unit (B) gives; no unit's depends on another's, beyond rounding."""
+
+    @abc.abstractmethod
+    def finish(self, told: Any, outputs: Sequence[Any]) -> Answer:
+        """The answer of a request, from what its units gave."""
+
+    def facts(self) -> dict[str, Any]:
+        """What `/info` says of it."""
+        return {}
+
+
+def finite(*arrays: np.ndarray) -> None:
+    """Raises `Refusal` where a number is none: it would be null in JSON, which is no answer."""
+    for array in arrays:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Refusal(500, "non_finite_output", "The model gave a number that is not finite for this input.")
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_characters(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        if value and isinstance(value[0], int):
+            return 4 * len(value)
+        return sum(_characters(part) for part in value)
+    return 1

@@ -1,0 +1,125 @@
+"""Opens what is served: model folders with all that each can do, and an index. Named name=folder, or by the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from encodery.base.errors import InputError
+from encodery.base.settings import decode
+from encodery.embed.embedder import Embedder
+from encodery.embed.multivector import MultiVectorEncoder
+from encodery.embed.sparse import SparseEncoder
+from encodery.finetune import stock
+from encodery.finetune.predict import Predictor
+from encodery.model.load import Loaded, load_model
+from encodery.runtimes import Runtime
+from encodery.search.searcher import Searcher
+from encodery.serve.calls import LateVectors, Masks, Pieces, Searches, SparseVectors
+from encodery.serve.lane import Asked, Lane
+from encodery.serve.tasks import Tasks
+from encodery.serve.vectors import TokenStates, Vectors
+
+INDEX = "index"
+SHORTEST = 32  # of the widths that the loss `matryoshka` trains where none are named
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What to serve: `models` as they are named, an `index` with its model's place if it moved, the `truncate` policy
+    of requests that name none, the `runtime` of embedding models."""
+
+    models: tuple[str, ...]
+    index: str | None = None
+    rerank: str | None = None
+    truncate: str | None = None
+    runtime: str = "torch"
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """`facts`: what is told of each model; `lanes`: "model/what" -> lane; `beats`: a smallest request of each model."""
+
+    facts: list[dict[str, Any]]
+    lanes: dict[str, Lane]
+    beats: list[Asked]
+
+
+def open_all(opening: Opening) -> Served:
+    """Everything, loaded and checked. Raises `UserError` kinds for what cannot be served."""
+    served = Served([], {}, [])
+    for written in opening.models:
+        name, path = named(written)
+        if any(facts["id"] == name for facts in served.facts) or name == INDEX:
+            raise InputError(f"Two models are called '{name}': name one otherwise, as name={path}.")
+        _add(served, name, path, lanes_of(load_model(path), opening))
+    if opening.index is not None:
+        scorer = None
+        if opening.rerank is not None:
+            from encodery.search.reranking import reranker_of
+
+            scorer = reranker_of(opening.rerank).open()
+        _add(served, INDEX, opening.index, {"search": Searches(Searcher(opening.index), scorer)})
+    if not served.facts:
+        raise InputError("There is nothing to serve: name a model, or an --index.")
+    return served
+
+
+def named(written: str) -> tuple[str, str]:
+    """Name and folder of `name=folder`, or of a folder alone, called as it is."""
+    name, mark, path = written.partition("=")
+    if mark and name and path and not Path(written).exists():
+        return name, path
+    folder = Path(written).resolve()
+    return (folder.parent.name if folder.name == "model" else folder.name), written
+
+
+def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
+    """All that a model can do."""
+    vectors = opening.truncate or "error"
+    found: dict[str, Lane] = {"tokenize": Pieces(loaded.tokenizer)}
+    if "task" in loaded.settings or (loaded.artifact is None and stock.ranker(loaded) is not None):
+        found["predict"] = Tasks(Predictor.of(loaded), opening.truncate)
+    elif "sparse" in loaded.settings:
+        found["sparse"] = SparseVectors(SparseEncoder.of(loaded), vectors)
+    elif "multivector" in loaded.settings:
+        found["late"] = LateVectors(MultiVectorEncoder.of(loaded), vectors)
+    else:
+        embedder = Embedder.of(loaded)
+        if opening.runtime != "torch":
+            embedder = embedder.on(decode(Runtime, {"is": opening.runtime}, where="runtime"))
+        found["embed"] = Vectors(embedder, matryoshka(loaded, embedder.width), vectors)
+        found["states"] = TokenStates(embedder, (), vectors)
+    if "mlm" in loaded.model.heads and loaded.tokenizer.roles["mask"] is not None:
+        found["fill"] = Masks(loaded, loaded.model)
+    return found
+
+
+def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
+    """The widths that the model's vectors were trained to be cut to, none where they were not."""
+    recipe = loaded.settings.get("recipe")
+    loss = recipe.get("loss") if isinstance(recipe, Mapping) else None
+    while isinstance(loss, Mapping) and loss.get("is") != "matryoshka":
+        loss = loss.get("loss")
+    if not isinstance(loss, Mapping):
+        return ()
+    dims: list[int] = list(loss.get("dims") or ())
+    half = width // 2
+    while not loss.get("dims") and half >= SHORTEST:
+        dims.append(half)
+        half //= 2
+    return tuple(sorted(dim for dim in dims if dim < width))
+
+
+def _add(served: Served, name: str, path: str, lanes: Mapping[str, Lane]) -> None:
+    can = {what: lane.facts() for what, lane in lanes.items()}
+    served.facts.append({"id": name, "path": str(path), "can": can, "version": version("encodery")})
+    served.lanes.update({f"{name}/{what}": lane for what, lane in lanes.items()})
+    served.beats.extend(Asked(name, what, {"texts": ["a"]}) for what in _beaten(lanes))
+
+
+def _beaten(lanes: Mapping[str, Lane]) -> Sequence[str]:
+    return [what for what in ("embed", "sparse", "late") if what in lanes] or ["tokenize"] * ("tokenize" in lanes)

@@ -1,0 +1,131 @@
+"""The lane of a fine-tuned model: rows to the answers of its task, as `Predictor.predict` gives them.
+
+Shapes: R rows of a request, E examples of them, B examples of a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from encodery.base.errors import InputError
+from encodery.base.parts import name_of
+from encodery.finetune.examples import Examples
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks import Rows
+from encodery.model.shape import Batch
+from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
+from encodery.tokens.windows import Truncate, checked
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    examples: Examples
+    rows: Rows
+    dropped: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    examples: Examples
+    number: int
+
+
+class Tasks(Lane):
+    """What the model's task says of rows."""
+
+    def __init__(self, predictor: Predictor, truncate: str | None = None) -> None:
+        self.predictor = predictor
+        own = predictor.reader.truncate
+        # A task that reads long texts in windows loses nothing, so that is no truncation.
+        self.truncate: Truncate = checked(truncate) if truncate is not None else own if own == "chunk" else "error"
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+        return name_of(self.predictor.task)
+
+    def facts(self) -> dict[str, Any]:
+        found = self.predictor
+        return {
+            "task": self.task,
+            "reads": [list(form.inputs) for form in found.task.forms],
+            "labels": list(found.known.get("labels", [])),
+            "max_length": found.reader.longest,
+            "truncate": self.truncate,
+        }
+
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: rows, columns by role; `options`: truncate, document_tokens (the most of each `text`)."""
+        found, given = self.predictor, dict(asked.inputs["rows"])
+        most, cut = asked.options.get("document_tokens"), np.zeros(len(next(iter(given.values()))), np.int64)
+        if most is not None:
+            given["text"], cut = self._cut(given["text"], most)
+        form = found.task.form(list(given), False)
+        unread = [role for role in given if role not in form.inputs]
+        if unread:
+            raise InputError(f"{', '.join(unread)}: is not read by the task '{self.task}', which reads {form.inputs}.")
+        rows: Rows = {role: given[role] for role in form.inputs}
+        reader = replace(found.reader, truncate=checked(asked.options.get("truncate") or self.truncate))
+        examples = found.task.prepare(rows, reader, found.known, False)
+        units = [_Example(examples, number) for number in range(len(examples))]
+        return Reading(units, examples.lengths.tolist(), _Told(examples, rows, examples.dropped + cut))
+
+    def run(self, units: Sequence[_Example]) -> list[np.ndarray]:
+        """What the task's module gives for each example."""
+        predictor = self.predictor
+        with torch.inference_mode():
+            batch = _joined(units).to(predictor.device)
+            given: np.ndarray = predictor.module(predictor.model(batch), batch).float().cpu().numpy()
+        if predictor.module.per == "example":
+            return list(given)
+        sizes = [self._size(unit) for unit in units]
+        return np.split(given, np.cumsum(sizes)[:-1])
+
+    def finish(self, told: _Told, outputs: Sequence[np.ndarray]) -> Answer:
+        """`answers` (R)."""
+        finite(*outputs)
+        found, examples = self.predictor, told.examples
+        answers = found.task.decode(outputs, examples, told.rows, found.known, found.tuned) if examples.rows else []
+        tokens = np.bincount(examples.row, weights=examples.lengths, minlength=examples.rows)
+        return Answer({"answers": answers}, {}, [int(n) for n in tokens], told.dropped.tolist())
+
+    def _size(self, unit: _Example) -> int:
+        sizes = unit.examples.sizes if self.predictor.module.per == "sequence" else unit.examples.lengths
+        return int(sizes[unit.number])
+
+    def _cut(self, texts: Sequence[str], most: int) -> tuple[list[str], np.ndarray]:
+        """Texts of at most so many tokens, and how many each lost."""
+        if most < 1:
+            raise InputError(f"max_tokens_per_doc = {most}: must be positive.")
+        found, lost = [], np.zeros(len(texts), np.int64)
+        for number, text in enumerate(texts):
+            ids, offsets = self.predictor.reader.tokenizer.encode_with_offsets(text)
+            lost[number] = max(len(ids) - most, 0)
+            found.append(text[: int(offsets[most - 1, 1])] if lost[number] else text)
+        return found, lost
+
+
+def _joined(units: Sequence[_Example]) -> Batch:
+    """One batch of examples of several requests, in their order."""
+    groups = itertools.groupby(units, key=lambda unit: id(unit.examples))
+    runs = [list(group) for _, group in groups]
+    parts = [run[0].examples.batch(np.array([unit.number for unit in run])) for run in runs]
+    if len(parts) == 1:
+        return parts[0]
+    lengths = torch.cat([part.cu_seqlens.diff() for part in parts])
+    cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
+    segments = [part.segment for part in parts if part.segment is not None]
+    extra = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra}
+    return Batch(
+        torch.cat([part.ids for part in parts]),
+        cu_seqlens,
+        max(part.max_seqlen for part in parts),
+        torch.cat(segments) if segments else None,
+        extra,
+    )

@@ -1,0 +1,75 @@
+"""A worker: models, engine and HTTP in one process, on a socket that the supervisor listens at.
+
+It watches itself: where a smallest request does not come through the engine any more, the process ends, and the
+supervisor starts another. On SIGTERM it takes nothing more and answers what it has accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from types import FrameType
+
+from encodery.base.extras import require
+from encodery.serve.app import make_app
+from encodery.serve.backend import Local
+from encodery.serve.engine import Engine, EngineSettings
+from encodery.serve.gauges import Gauges
+from encodery.serve.http import HttpSettings
+from encodery.serve.lane import Asked
+from encodery.serve.models import Opening, open_all
+from encodery.serve.refusal import Refusal
+
+STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor restarts
+WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
+
+
+def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
+    """Serve on the listening socket `fd` until a signal. Raises `UserError` kinds for what cannot be served."""
+    uvicorn = require("uvicorn", "serve")
+    served, gauges = open_all(opening), Gauges()
+    with Engine(served.lanes, engine, gauges.note) as running:
+        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=round(http.drain_seconds),
+        )
+        server = uvicorn.Server(config)
+
+        def handle_exit(number: int, frame: FrameType | None) -> None:
+            app.state.draining = running.draining = server.should_exit = True
+
+        server.handle_exit = handle_exit
+        _warm(running, served.beats)
+        over = threading.Event()
+        threading.Thread(target=_watch, args=(running, served.beats, over), name="watch", daemon=True).start()
+        server.run(sockets=[socket.socket(fileno=fd)])
+        over.set()
+
+
+def _warm(engine: Engine, beats: Sequence[Asked]) -> None:
+    for asked in beats:
+        engine.submit(asked).future.result()
+
+
+def _watch(engine: Engine, beats: Sequence[Asked], over: threading.Event) -> None:
+    """End the process where the engine answers no more."""
+    while not over.wait(WATCH_EVERY):
+        try:
+            found: list[Future[object]] = [engine.submit(asked).future for asked in beats]  # type: ignore[misc]
+            for one in found:
+                one.result(STUCK_AFTER)
+        except Refusal:
+            continue  # Overloaded or draining is not stuck.
+        except Late:
+            os._exit(STUCK_EXIT)

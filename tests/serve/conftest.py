@@ -1,0 +1,145 @@
+"""Small random models with a head of each kind, and a server on loopback that has them all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tokenizers
+import torch
+
+from encodery.base.settings import encode
+from encodery.embed.settings import EmbedSettings
+from encodery.embed.sparse import SparseSettings
+from encodery.finetune.artifact import Tuned, save
+from encodery.finetune.tasks import Task
+from encodery.finetune.tasks.classify import Classify
+from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.span import Span
+from encodery.finetune.tasks.tag import Tag
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.serve.backend import Local
+from encodery.serve.engine import Engine, EngineSettings
+from encodery.serve.gauges import Gauges
+from encodery.serve.models import Opening, Served, open_all
+from encodery.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import httpx
+
+    from encodery.serve.http import HttpSettings
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LONGEST = 32
+KNOWN: dict[str, tuple[Task, dict[str, Any]]] = {
+    "ranker": (Rank(), {"low": 0.0, "high": 1.0}),
+    "classes": (Classify(), {"labels": ["no", "yes"], "counts": [1, 1]}),
+    "tags": (Tag(overlap=4), {"labels": ["O", "B-a", "I-a"], "counts": [1, 1, 1], "kind": "spans"}),
+    "spans": (Span(), {"unanswered": 0}),
+}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """One token a word, w0 … w99; reads 30 words."""
+    pieces = [*SPECIALS, *(f"w{i}" for i in range(100))]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(SPECIALS)
+    made = Tokenizer(inner)
+    made.set_template()
+    folder = tmp_path_factory.mktemp("serve")
+    made.save(folder / "tokenizer")
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab=made.vocab_size, max_length=LONGEST, segments=2)
+    recipe = {"loss": {"is": "matryoshka", "loss": "infonce", "dims": [8, 16]}}
+    told = {"embed": encode(EmbedSettings(prompts={"query": "w1 "})), "recipe": recipe}
+    save_model(folder / "words", build_model(settings, seed=0), folder / "tokenizer", settings=told)
+    return load_model(folder / "words")
+
+
+@pytest.fixture(scope="session")
+def folders(base: Loaded) -> dict[str, Path]:
+    """Name -> model folder."""
+    root = base.path.parent
+    found = {"words": base.path, "sparse": root / "sparse"}
+    save_model(found["sparse"], base.model, root / "tokenizer", settings={"sparse": encode(SparseSettings())})
+    for seed, (name, (task, known)) in enumerate(KNOWN.items()):
+        torch.manual_seed(seed)
+        module = task.build(base.model.settings.shape, known).eval()
+        tuned = Tuned(task, module, known, {}, LONGEST, task.truncate)
+        save(root / name, base.model, base.model.settings, tuned, base, {}, {})
+        found[name] = root / name
+    return found
+
+
+@pytest.fixture(scope="session")
+def served(folders: dict[str, Path]) -> Served:
+    """All of them, opened."""
+    return open_all(Opening(tuple(f"{name}={path}" for name, path in folders.items())))
+
+
+class Running:
+    """A server in a thread of its own."""
+
+    def __init__(
+        self, served: Served, engine: EngineSettings, http: HttpSettings | None, lanes: dict[str, Any]
+    ) -> None:
+        import uvicorn
+
+        from encodery.serve.app import make_app
+
+        self.gauges = Gauges()
+        self.engine = Engine({**served.lanes, **lanes}, engine, self.gauges.note)
+        self.app = make_app(Local(self.engine, served.facts, served.beats), http, self.gauges, engine.request_inputs)
+        config = uvicorn.Config(self.app, log_level="error", access_log=False, lifespan="off", ws="none")
+        self.server = uvicorn.Server(config)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def client(self, **options: Any) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.engine.close()
+        self.socket.close()
+
+
+def run(
+    served: Served, engine: EngineSettings | None = None, http: HttpSettings | None = None, **lanes: Any
+) -> Running:
+    """`lanes` by name, "/" written as "__"."""
+    others = {name.replace("__", "/"): lane for name, lane in lanes.items()}
+    return Running(served, engine or EngineSettings(), http, others)
+
+
+@pytest.fixture(scope="session")
+def start() -> Any:
+    """`run`, for a server of a test's own."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def running(served: Served) -> Iterator[Running]:
+    found = run(served)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[httpx.Client]:
+    with running.client() as found:
+        yield found

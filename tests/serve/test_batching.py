@@ -1,0 +1,78 @@
+"""The fair queue: who is served, in which order, and what is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from encodery.serve.batching import FairQueue, Unit
+
+
+@dataclass
+class Owner:
+    name: str
+    gone: bool = field(default=False)
+
+
+def add(queue: FairQueue, lane: str, name: str, tokens: list[int]) -> Owner:
+    owner = Owner(name)
+    queue.add(lane, [Unit(owner, number, count, None) for number, count in enumerate(tokens)])
+    return owner
+
+
+def names(units: list[Unit]) -> str:
+    return "".join(unit.owner.name for unit in units)
+
+
+def test_a_small_request_does_not_wait_for_the_rest_of_a_large_one() -> None:
+    queue = FairQueue()
+    add(queue, "lane", "L", [10] * 100)
+    assert names(queue.take(50, {})[1]) == "LLLLL"
+    add(queue, "lane", "s", [10])
+    assert "s" in names(queue.take(50, {})[1])
+
+
+def test_a_large_request_does_not_starve() -> None:
+    queue = FairQueue()
+    add(queue, "lane", "L", [10] * 20)
+    taken = ""
+    for _ in range(60):
+        add(queue, "lane", "s", [10])
+        taken += names(queue.take(20, {})[1])
+    assert taken.count("L") == 20
+
+
+def test_batches_keep_to_the_budget_and_a_longer_unit_goes_alone() -> None:
+    queue = FairQueue()
+    add(queue, "lane", "a", [30, 30, 30, 500, 1])
+    sizes = []
+    while batch := queue.take(64, {})[1]:
+        sizes.append([unit.tokens for unit in batch])
+    assert sizes == [[30, 30], [30], [500], [1]]
+    assert queue.tokens == 0
+
+
+def test_a_batch_is_of_one_lane_and_lanes_share_time_by_what_they_cost() -> None:
+    queue = FairQueue()
+    add(queue, "cheap", "c", [10] * 1000)
+    add(queue, "dear", "d", [10] * 1000)
+    for _ in range(50):
+        queue.measured("cheap", 100, 0.01)
+        queue.measured("dear", 100, 0.03)
+    lanes = [queue.take(100, {})[0] for _ in range(80)]
+    assert 55 <= lanes.count("cheap") <= 65
+
+
+def test_at_most_so_many_units_of_a_lane() -> None:
+    queue = FairQueue()
+    add(queue, "lane", "a", [1, 1, 1])
+    assert len(queue.take(100, {"lane": 2})[1]) == 2
+
+
+def test_units_nobody_waits_for_are_dropped() -> None:
+    queue = FairQueue()
+    owner = add(queue, "lane", "a", [10, 10])
+    add(queue, "lane", "b", [10])
+    owner.gone = True
+    assert names(queue.take(100, {})[1]) == "b"
+    assert queue.tokens == 0
+    assert queue.take(100, {}) == ("", [])

@@ -1,0 +1,89 @@
+"""The real `openai` client, the document that tools read, the page, and what is counted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+pytest.importorskip("openai")
+import openai
+
+from encodery.embed.embedder import Embedder
+from encodery.model.load import Loaded
+
+
+@pytest.fixture
+def ai(running: Any) -> Any:
+    with openai.OpenAI(api_key="none", base_url=f"{running.url}/v1", max_retries=0) as found:
+        yield found
+
+
+def test_the_openai_client(ai: openai.OpenAI, base: Loaded) -> None:
+    texts = ["w1 w2", "w3"]
+    expected = Embedder.of(base).encode(texts).vectors
+    plain = ai.embeddings.create(model="words", input=texts, encoding_format="float")
+    usual = ai.embeddings.create(model="words", input=texts)  # This client asks for base64 and decodes it.
+    for found in (plain, usual):
+        assert np.allclose([one.embedding for one in found.data], expected, atol=1e-5)
+        assert found.usage.total_tokens == 7
+    assert len(ai.embeddings.create(model="words", input="w1", dimensions=8).data[0].embedding) == 8
+    assert "words" in [model.id for model in ai.models.list()]
+    assert ai.models.retrieve("tags").id == "tags"
+
+
+def test_the_openai_client_understands_refusals(ai: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        ai.embeddings.create(model="other", input="w1")
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as long:
+        ai.embeddings.create(model="words", input="w1 " * 100)
+    assert long.value.code == "input_too_long"
+
+
+def test_headers_say_what_it_took(client: httpx.Client) -> None:
+    headers = client.post("/embed", json={"inputs": ["w1 w2", "w3"]}).headers
+    assert headers["x-compute-tokens"] == "7"
+    assert headers["x-dropped-tokens"] == "0"
+    for name in ("x-total-time", "x-compute-time", "x-tokenization-time", "x-queue-time", "x-inference-time"):
+        assert float(headers[name]) >= 0
+
+
+def test_what_is_counted(client: httpx.Client) -> None:
+    client.post("/embed", json={"inputs": "w1 " * 60, "truncate": "right"})
+    client.post("/embed", json={"inputs": ""})
+    said = client.get("/metrics").text
+    dropped = re.search(r'encodery_dropped_tokens_total\{lane="words/embed"\} (\S+)', said)
+    assert dropped is not None
+    assert float(dropped[1]) >= 30
+    assert 'encodery_responses_total{code="empty_input",route="/embed",status="400"}' in said
+    assert 'encodery_stage_seconds_count{lane="words/embed",stage="run"}' in said
+    assert "encodery_padding_tokens 0.0" in said
+
+
+def test_every_route_is_in_the_document(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    wanted = "/v1/embeddings /v1/models /v1/rerank /v2/rerank /embed /embed_all /embed_sparse /rerank /predict"
+    wanted += " /similarity /tokenize /info /fill /tag /answer /search /health/live /health/ready /metrics"
+    assert set(wanted.split()) <= set(paths)
+
+
+def test_the_page_takes_nothing_from_elsewhere(client: httpx.Client) -> None:
+    for path in ("/", "/docs"):
+        page = client.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert link.startswith(("/page.", "data:"))
+            assert link.startswith("data:") or client.get(link).status_code == 200
+
+
+def test_info_tells_limits(client: httpx.Client) -> None:
+    models = {one["id"]: one for one in client.get("/info").json()["models"]}
+    assert models["words"]["can"]["embed"]["dimensions"] == [8, 16]
+    assert models["words"]["can"]["embed"]["max_length"] == 32
+    assert models["classes"]["can"]["predict"]["labels"] == ["no", "yes"]

@@ -1,0 +1,217 @@
+"""The engine: admission, poison, cancelling, draining; with a lane that does as its units say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encodery.serve.engine import Engine, EngineSettings
+from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
+from encodery.serve.refusal import Refusal
+
+
+class Words(Lane):
+    """A unit a text; gives its length. "bad" fails, "nan" gives no number, "exit" ends what it can, "hold" waits."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.inside = threading.Event()
+
+    def read(self, asked: Asked) -> Reading:
+        texts = asked.inputs["texts"]
+        if "unreadable" in texts:
+            raise ValueError("unreadable")
+        return Reading(texts, [10] * len(texts), len(texts))
+
+    def run(self, units: Sequence[str]) -> list[float]:
+        self.batches.append(list(units))
+        if "hold" in units:
+            self.inside.set()
+            assert self.gate.wait(10)
+        if "exit" in units:
+            raise SystemExit(1)
+        if "bad" in units:
+            raise RuntimeError("bad")
+        return [float("nan") if unit == "nan" else float(len(unit)) for unit in units]
+
+    def finish(self, told: int, outputs: Sequence[float]) -> Answer:
+        found = np.array(outputs)
+        finite(found)
+        return Answer({}, {"lengths": found}, [10] * told, [0] * told)
+
+
+Made = Callable[..., tuple[Engine, Words]]
+
+
+@pytest.fixture
+def made() -> Any:
+    engines = []
+
+    def make(**settings: Any) -> tuple[Engine, Words]:
+        lane = Words()
+        engine = Engine({"m/words": lane}, EngineSettings(runners=1, **settings))
+        engines.append((engine, lane))
+        return engine, lane
+
+    yield make
+    for engine, lane in engines:
+        lane.gate.set()
+        engine.close()
+        assert not [thread for thread in engine._threads if thread.is_alive()]
+
+
+def ask(engine: Engine, *texts: str) -> Any:
+    return engine.submit(Asked("m", "words", {"texts": list(texts)}))
+
+
+def code(engine: Engine, *texts: str) -> str:
+    with pytest.raises(Refusal) as caught:
+        ask(engine, *texts).future.result(10)
+    return caught.value.code
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_an_answer_and_its_times(made: Made) -> None:
+    engine, _ = made()
+    answer = ask(engine, "a", "bcd").future.result(10)
+    assert answer.arrays["lengths"].tolist() == [1, 3]
+    assert set(answer.seconds) == {"wait", "tokenise", "queue", "run", "finish", "total"}
+    assert all(value >= 0 for value in answer.seconds.values())
+    until(lambda: engine.tokens == 0 and engine.requests == 0)
+
+
+def test_only_the_poison_fails(made: Made) -> None:
+    """Several requests come to stand in one batch with a bad one, since the runner is held meanwhile."""
+    engine, lane = made()
+    held = ask(engine, "hold")
+    assert lane.inside.wait(10)
+    ask(engine, "prefetched")
+    until(lambda: engine._to_run.full())
+    good = [ask(engine, "x" * n) for n in range(1, 8)]
+    bad = [ask(engine, word) for word in ("bad", "exit", "nan")]
+    until(lambda: engine._waiting.tokens == 100)
+    lane.gate.set()
+    assert [one.future.result(10).arrays["lengths"][0] for one in good] == list(range(1, 8))
+    codes = []
+    for one in bad:
+        with pytest.raises(Refusal) as caught:
+            one.future.result(10)
+        codes.append(caught.value.code)
+    assert codes == ["internal_error", "internal_error", "non_finite_output"]
+    assert held.future.result(10)
+    assert any(len(batch) == 10 for batch in lane.batches)
+    assert ask(engine, "still", "there").future.result(10)
+
+
+def test_what_cannot_be_read_fails_alone(made: Made) -> None:
+    engine, _ = made()
+    assert code(engine, "unreadable") == "internal_error"
+    assert ask(engine, "a").future.result(10)
+
+
+def test_admission_is_whole_or_not_at_all(made: Made) -> None:
+    engine, lane = made(queue_tokens=100)
+    held = ask(engine, "hold", *["a"] * 8)
+    assert lane.inside.wait(10)
+    with pytest.raises(Refusal) as caught:
+        ask(engine, *["a" * 40] * 10)
+    assert (caught.value.status, caught.value.code) == (429, "overloaded")
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after >= 1
+    assert engine.tokens == 90
+    lane.gate.set()
+    assert held.future.result(10)
+    until(lambda: not engine.requests)
+    assert ask(engine, *["a" * 40] * 10).future.result(10)
+
+
+def test_too_many_tokens(made: Made) -> None:
+    engine, _ = made(request_tokens=50)
+    assert code(engine, *["a"] * 6) == "too_many_tokens"
+    until(lambda: engine.tokens == 0)
+
+
+def test_cancelled_requests_are_never_computed(made: Made) -> None:
+    engine, lane = made()
+    held = ask(engine, "hold")
+    assert lane.inside.wait(10)
+    waiting = [ask(engine, f"gone{n}") for n in range(20)]
+    until(lambda: all(one.reading for one in waiting))
+    for one in waiting:
+        one.cancel()
+    lane.gate.set()
+    assert held.future.result(10)
+    assert ask(engine, "last").future.result(10)
+    assert not [text for batch in lane.batches for text in batch if text.startswith("gone")]
+    until(lambda: engine.tokens == 0)
+    with pytest.raises(CancelledError):
+        waiting[0].future.result(0)
+
+
+def test_a_large_request_is_split_and_a_small_one_passes_it(made: Made) -> None:
+    engine, lane = made(batch_tokens=40)
+    held = ask(engine, "hold")
+    assert lane.inside.wait(10)
+    large = ask(engine, *(f"l{n}" for n in range(600)))
+    until(lambda: engine._waiting.tokens > 0)
+    small = ask(engine, "small")
+    until(lambda: bool(small.reading))
+    order: list[str] = []
+    large.future.add_done_callback(lambda _: order.append("large"))
+    small.future.add_done_callback(lambda _: order.append("small"))
+    lane.gate.set()
+    large.future.result(10)
+    small.future.result(10)
+    assert held.future.result(10)
+    assert order == ["small", "large"]
+
+
+def test_draining_answers_what_was_accepted_and_takes_nothing_more(made: Made) -> None:
+    engine, lane = made()
+    held = ask(engine, "hold")
+    assert lane.inside.wait(10)
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(engine.drain(10)))
+    thread.start()
+    until(lambda: engine.draining)
+    with pytest.raises(Refusal) as caught:
+        ask(engine, "late")
+    assert (caught.value.status, caught.value.code) == (503, "draining")
+    assert not done
+    lane.gate.set()
+    thread.join(10)
+    assert done == [True]
+    assert held.future.result(0)
+
+
+def test_closing_refuses_what_waits(made: Made) -> None:
+    engine, lane = made()
+    ask(engine, "hold")
+    assert lane.inside.wait(10)
+    waiting = [ask(engine, "a") for _ in range(5)]
+    threading.Timer(0.1, lane.gate.set).start()
+    engine.close()
+    for one in waiting:
+        with pytest.raises(Refusal) as caught:
+            one.future.result(10)
+        assert caught.value.code == "stopped"
+
+
+def test_an_unknown_lane(made: Made) -> None:
+    engine, _ = made()
+    with pytest.raises(Refusal) as caught:
+        engine.submit(Asked("m", "other", {}))
+    assert caught.value.status == 404

@@ -1,0 +1,161 @@
+"""What goes wrong in use: clients that leave or dawdle, lanes that fail, give no numbers or hang, too much at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from encodery.serve.engine import EngineSettings
+from encodery.serve.http import HttpSettings
+from encodery.serve.models import Served
+from encodery.serve.vectors import Vectors
+
+HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+class Poisoned(Vectors):
+    """Fails at w66, gives NaN at w77, waits at w88."""
+
+    def __init__(self, inner: Vectors) -> None:
+        super().__init__(inner.embedder, inner.dims)
+        self.gate, self.inside = threading.Event(), threading.Event()
+        self.ran = 0
+
+    def run(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
+        seen = {int(one) - 5 for ids in units for one in ids}
+        if 88 in seen:
+            self.inside.set()
+            assert self.gate.wait(20)
+        if 66 in seen:
+            raise RuntimeError("poison")
+        self.ran += len(units)
+        found = super().run(units)
+        return [row * np.nan if 77 + 5 in ids else row for row, ids in zip(found, units, strict=True)]
+
+
+@pytest.fixture
+def poisoned(served: Served, start: Any) -> Any:
+    lane = served.lanes["words/embed"]
+    assert isinstance(lane, Vectors)
+    mine = Poisoned(lane)
+    running = start(served, EngineSettings(runners=1), HttpSettings(body_seconds=0.5), words__embed=mine)
+    yield running, mine
+    mine.gate.set()
+    running.stop()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_poison_fails_alone_and_is_never_null(poisoned: Any) -> None:
+    running, lane = poisoned
+    lane.gate.set()
+    with running.client() as client, ThreadPoolExecutor(16) as pool:
+        texts = [f"w{n % 100}" for n in range(160)]
+        found = list(pool.map(lambda text: client.post("/embed", json={"inputs": text}), texts))
+        for text, response in zip(texts, found, strict=True):
+            if text == "w66":
+                assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+                assert "poison" not in response.text
+            elif text == "w77":
+                assert (response.status_code, response.json()["error"]["code"]) == (500, "non_finite_output")
+            else:
+                assert response.status_code == 200
+                assert "null" not in response.text
+
+
+def test_aborted_requests_leave_nothing_behind(poisoned: Any) -> None:
+    running, lane = poisoned
+    body = b'{"inputs": "%s"}'
+    with running.client() as client:
+        sockets = []
+        for number in range(60):
+            place = socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1])))
+            content = body % (b"w88" if not number else b"w1 w2")
+            place.sendall(HEAD % len(content) + content)
+            sockets.append(place)
+            assert lane.inside.wait(10)
+        until(lambda: running.engine.requests == 60)
+        for place in sockets:
+            place.close()
+        until(lambda: running.engine.requests == 0)
+        assert running.engine.tokens == 0
+        before = lane.ran
+        lane.gate.set()
+        assert client.post("/embed", json={"inputs": "w5"}).status_code == 200
+        assert lane.ran - before <= 3  # The one being run, the batch made ready (dropped), and the last.
+        assert 'encodery_cancelled_total{lane="words/embed"} 60' in client.get("/metrics").text
+
+
+def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
+    running, _ = poisoned
+    port = int(running.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as place:
+        place.sendall(
+            b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        )
+        place.settimeout(10)
+        assert b" 408 " in place.recv(4096)
+    with socket.create_connection(("127.0.0.1", port)) as place:
+        place.sendall(
+            b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        )
+        place.shutdown(socket.SHUT_WR)
+        place.settimeout(10)
+        place.recv(4096)  # An answer or none, but it ends.
+    with running.client() as client:
+        assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    assert running.engine.requests == 0
+
+
+def test_overload_is_refused_and_recovers_at_once(served: Served, start: Any) -> None:
+    lane = served.lanes["words/embed"]
+    assert isinstance(lane, Vectors)
+    mine = Poisoned(lane)
+    running = start(served, EngineSettings(runners=1, queue_tokens=200), words__embed=mine)
+    try:
+        with running.client() as client, ThreadPoolExecutor(40) as pool:
+            jobs = [pool.submit(client.post, "/embed", json={"inputs": "w88 " + "w1 " * 20}) for _ in range(40)]
+            until(lambda: sum(job.done() for job in jobs) >= 20)
+            mine.gate.set()
+            found = [job.result() for job in jobs]
+            refused = [one for one in found if one.status_code == 429]
+            assert {one.status_code for one in found} == {200, 429}
+            assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
+            assert refused[0].json()["error"]["code"] == "overloaded"
+            assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+            until(lambda: running.engine.tokens == 0)
+    finally:
+        mine.gate.set()
+        running.stop()
+
+
+def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encodery.serve.backend.BEAT", 0.3)
+    running, lane = poisoned
+    with running.client() as client, ThreadPoolExecutor(2) as pool:
+        assert client.get("/health/ready").json()["status"] == "ready"
+        held = pool.submit(client.post, "/embed", json={"inputs": "w88"})
+        until(lambda: running.engine.requests == 1)
+        stuck = client.get("/health/ready")
+        assert (stuck.status_code, stuck.json()["error"]["code"]) == (503, "engine_stuck")
+        assert client.get("/health/live").status_code == 200
+        lane.gate.set()
+        assert held.result().status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        running.app.state.draining = running.engine.draining = True
+        assert client.get("/health/ready").status_code == 503
+        assert client.post("/embed", json={"inputs": "w1"}).json()["error"]["code"] == "draining"

@@ -1,0 +1,85 @@
+"""The command as it is used: start, ask, kill a worker in the middle of it, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        return int(place.getsockname()[1])
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "encodery", "serve", *arguments]
+
+
+@pytest.fixture
+def serving(folders: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours\na-key\n")
+    port = free_port()
+    given = [f"words={folders['words']}", "--port", str(port), "--api-key-file", str(keys)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command(*given), stderr=log)
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer a-key"}, timeout=60, trust_env=False
+        )
+        with client:
+            yield process, client
+        process.kill()
+        process.wait(10)
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ready(client: httpx.Client) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if client.get("/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("not ready")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_sigterm_ends_all(serving: Any) -> None:
+    process, client = serving
+    ready(client)
+    assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    (worker,) = children(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    # The socket outlives the worker: who connects now waits for the next one.
+    ready(client)
+    assert children(process.pid) != [worker]
+    assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
+    nothing = subprocess.run(command(), capture_output=True, text=True, timeout=60, check=False)
+    assert nothing.returncode == 2
+    assert "nothing to serve" in nothing.stderr
+    missing = subprocess.run(
+        command(str(tmp_path), "--port", "0"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert missing.returncode == 2
+    assert "holds no model" in missing.stderr

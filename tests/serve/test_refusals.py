@@ -1,0 +1,144 @@
+"""What is refused, how, and that one envelope holds it all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from encodery.serve.http import HttpSettings
+from encodery.serve.models import Served
+
+LONG = " ".join(["w1"] * 100)
+BODIES: list[tuple[str, Any, int, str]] = [
+    ("/embed", {"inputs": ""}, 400, "empty_input"),
+    ("/embed", {"inputs": []}, 400, "empty_input"),
+    ("/embed", {"inputs": ["w1", ""]}, 400, "empty_input"),
+    ("/v1/embeddings", {"model": "words", "input": [[1], []]}, 400, "empty_input"),
+    ("/embed", {"inputs": LONG}, 400, "input_too_long"),
+    ("/embed", {"inputs": ["w1"] * 3000}, 400, "too_many_inputs"),
+    ("/embed", {"inputs": 7}, 400, "invalid_parameter"),
+    ("/embed", {"inputs": None}, 400, "invalid_parameter"),
+    ("/embed", {"inputs": ["w1", 7]}, 400, "invalid_parameter"),
+    ("/embed", {"inputs": "w1", "normalize": "yes"}, 400, "invalid_parameter"),
+    ("/embed", {"inputs": "w1", "truncate": "middle"}, 400, "invalid_parameter"),
+    ("/embed", {"inputs": "w1", "prompt_name": "quer"}, 400, "invalid_input"),
+    ("/embed", {"inputs": "w1", "dimension": 8}, 400, "unknown_parameter"),
+    ("/embed", {}, 400, "missing_parameter"),
+    ("/embed", [], 400, "invalid_parameter"),
+    ("/v1/embeddings", {"input": "w1"}, 400, "missing_parameter"),
+    ("/v1/embeddings", {"model": "wrods", "input": "w1"}, 404, "model_not_found"),
+    ("/v1/embeddings", {"model": "tags", "input": "w1"}, 400, "unsupported_task"),
+    ("/v1/embeddings", {"model": "words", "input": "w1", "encoding_format": "hex"}, 400, "invalid_parameter"),
+    ("/v1/embeddings", {"model": "words", "input": "w1", "dimensions": 0}, 400, "invalid_parameter"),
+    ("/v1/embeddings", {"model": "words", "input": "w1", "dimensions": 7}, 400, "invalid_dimensions"),
+    ("/v1/embeddings", {"model": "words", "input": "w1", "dimensions": 64}, 400, "invalid_dimensions"),
+    ("/v1/embeddings", {"model": "words", "input": [5, 10**6]}, 400, "invalid_token"),
+    ("/v1/embeddings", {"model": "words", "input": [5, -1]}, 400, "invalid_parameter"),
+    ("/v1/embeddings", {"model": "words", "input": [True]}, 400, "invalid_parameter"),
+    ("/rerank", {"query": "", "texts": ["w1"]}, 400, "empty_input"),
+    ("/rerank", {"query": "w1", "texts": []}, 400, "empty_input"),
+    ("/rerank", {"query": LONG, "texts": ["w1"]}, 400, "input_too_long"),
+    ("/predict", {"inputs": []}, 400, "empty_input"),
+    ("/predict", {"inputs": [["w1", "w2", "w3"]]}, 400, "invalid_parameter"),
+    ("/predict", {"inputs": ["w1", "w2"]}, 400, "invalid_input"),
+    ("/rerank", {"query": "w1", "texts": ["w1"], "documents": ["w1"]}, 400, "unknown_parameter"),
+    ("/rerank", 7, 400, "invalid_parameter"),
+    ("/fill", {"inputs": "w1 w2"}, 400, "invalid_input"),
+    ("/tag", {"inputs": "w1", "types": ["person"]}, 400, "invalid_parameter"),
+    ("/answer", {"question": ["w1"], "context": ["w1", "w2"]}, 400, "invalid_parameter"),
+    ("/search", {"query": "w1"}, 400, "unsupported_task"),
+    ("/embedd", {"inputs": "w1"}, 404, "route_not_found"),
+    ("/health/live", {}, 405, "method_not_allowed"),
+]
+RAW: list[tuple[bytes, int, str]] = [
+    (b"", 400, "malformed_json"),
+    (b"{", 400, "malformed_json"),
+    (b'{"inputs": "\\ud800"}', 400, "malformed_json"),
+    (b'{"inputs": "\xff"}', 400, "malformed_json"),
+    (b'{"inputs": NaN}', 400, "malformed_json"),
+    (b"[" * 100_000, 400, "malformed_json"),
+    (b'{"inputs": ' + b"9" * 500 + b"}", 400, ""),
+    (b'{"inputs": [' + b"9" * 30 + b"]}", 400, ""),
+]
+
+
+def checked(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert all(isinstance(error[name], str) for name in ("message", "type", "code"))
+    assert not code or error["code"] == code, error
+    return error
+
+
+@pytest.mark.parametrize(("path", "body", "status", "code"), BODIES, ids=[str(n) for n in range(len(BODIES))])
+def test_bodies(client: httpx.Client, path: str, body: Any, status: int, code: str) -> None:
+    checked(client.post(path, json=body), status, code)
+
+
+@pytest.mark.parametrize(("body", "status", "code"), RAW, ids=[str(n) for n in range(len(RAW))])
+def test_bytes(client: httpx.Client, body: bytes, status: int, code: str) -> None:
+    checked(client.post("/embed", content=body, headers={"content-type": "application/json"}), status, code)
+
+
+def test_strange_but_legal_text_is_answered(client: httpx.Client) -> None:
+    for text in ("w1\x00w2", "\u202e\u0301", "w1\r\n", "🜚" * 9, '{"a":1}'):
+        assert client.post("/embed", json={"inputs": text}).status_code == 200
+    twice = b'{"inputs": "w1", "inputs": "w2"}'
+    response = client.post("/embed", content=twice, headers={"content-type": "application/json"})
+    assert response.json() == client.post("/embed", json={"inputs": "w2"}).json()
+
+
+def test_messages_name_what_helps(client: httpx.Client) -> None:
+    said = checked(client.post("/embed", json={"inputs": LONG}), 400, "input_too_long")["message"]
+    assert "100 tokens" in said
+    assert str(32 - 2) in said
+    assert "'words'" in checked(client.post("/embed", json={"inputs": "w1", "model": "wrods"}), 404, "")["message"]
+    assert "8, 16, 32" in checked(client.post("/embed", json={"inputs": "w1", "dimensions": 7}), 400, "")["message"]
+    assert checked(client.post("/embed", json={"inputs": "w1", "x": 1}), 400, "")["param"] == "x"
+
+
+def test_other_content_is_refused(client: httpx.Client) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        response = client.post("/embed", content=b'{"inputs": "w1"}', headers={"content-type": kind})
+        checked(response, 415, "unsupported_media_type")
+
+
+def test_large_bodies_are_refused_before_they_are_read(served: Served, start: Any) -> None:
+    running = start(served, http=HttpSettings(body_bytes=1000))
+    try:
+        with running.client() as client:
+            body = json.dumps({"inputs": "w1 " * 1000}).encode()
+            headers = {"content-type": "application/json"}
+            checked(client.post("/embed", content=body, headers=headers), 413, "body_too_large")
+            # In pieces, without a length that could be read beforehand.
+            pieces = (body[n : n + 100] for n in range(0, len(body), 100))
+            checked(client.post("/embed", content=pieces, headers=headers), 413, "body_too_large")
+            assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    finally:
+        running.stop()
+
+
+def test_keys(served: Served, start: Any) -> None:
+    running = start(served, http=HttpSettings(keys=("first-key", "second-key")))
+    try:
+        with running.client() as client:
+            for header in (None, "Bearer wrong", "Bearer", "Basic first-key", "first-key", "Bearer first-key2"):
+                headers = {} if header is None else {"Authorization": header}
+                response = client.post("/embed", json={"inputs": "w1"}, headers=headers)
+                checked(response, 401, "invalid_api_key")
+                assert response.headers["www-authenticate"] == "Bearer"
+            checked(client.get("/metrics"), 401, "invalid_api_key")
+            checked(client.get("/nowhere"), 401, "invalid_api_key")
+            for key in ("first-key", "second-key"):
+                headers = {"Authorization": f"Bearer {key}"}
+                assert client.post("/embed", json={"inputs": "w1"}, headers=headers).status_code == 200
+            assert client.get("/health/ready").status_code == 200
+            assert client.get("/").status_code == 200
+    finally:
+        running.stop()
