@@ -124,4 +124,5 @@ def sparsemax(scores: np.ndarray) -> np.ndarray:
     size = (ordered * ranks > sums).sum(axis=1)
     threshold = sums[np.arange(len(scores)), size - 1] / size
     shares: np.ndarray = np.maximum(scores - threshold[:, None], 0)
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares

@@ -106,4 +106,5 @@ def _words(tokenizer: Tokenizer, vectors: np.ndarray, words: Sequence[str]) -> n
         if len(ids):
             found[place] = vectors[ids.astype(np.int64)].mean(0)
     norms = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.divide(found, norms, out=np.zeros_like(found), where=norms > 1e-6)
+    unit: np.ndarray = np.divide(found, norms, out=np.zeros_like(found), where=norms > 1e-6)
+    return unit
