@@ -31,7 +31,6 @@ EXPLAINED = {
     "late": "each token of the query with the best one of the passage",
     "rerank": "the reranker's, which reads query and passage together; it ranks",
 }
-COLOURS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +140,16 @@ def _options(facts: Facts, fields: Form) -> Html:
     first, *others = facts.modes
     found = [_select(fields, "mode", "Find by", [("", first), *((mode, mode) for mode in others)], first)]
     if others:
-        weight = f"{facts.weight:.2f} (the index's)"
+        weight = f"{facts.weight:.2f}"
         found.append(_input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=weight))
         fusions = [("" if name == "scores" else name, name) for name in get_args(Method)]
         found.append(_select(fields, "fusion", "Mix", fusions, "scores"))
     found.append(_input(fields, "top", "Passages", min=1, max=MOST, placeholder=str(TOP)))
-    found.append(_input(fields, "per_document", "At most of a document", min=1, placeholder="any"))
+    found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
     filters = [*fields.get("filter", ()), ""]
-    hint = "source=manual  year>=2000  path~docs"
+    hint = "source=manual,mail or year>=2000 or path~docs"
     boxes = [
         el("input", name="filter", value=text, maxlength=LONGEST, placeholder=hint, aria_label="Filter")
         for text in filters
@@ -194,15 +193,12 @@ def _timing(seconds: dict[str, float]) -> Html:
     """One bar of all stages, and what each took."""
     total = sum(seconds.values()) or 1.0
     at, drawn = 0.0, []
-    for place, value in enumerate(seconds.values()):
+    for stage, value in seconds.items():
         wide = 100 * value / total
-        drawn.append(el("rect", x=f"{at:.2f}", y=0, width=f"{wide:.2f}", height=4, class_=f"t{place % COLOURS}"))
+        drawn.append(el("rect", x=f"{at:.2f}", y=0, width=f"{wide:.2f}", height=4, class_=f"s-{stage}"))
         at += wide
     bar = el("svg", *drawn, viewBox="0 0 100 4", preserveAspectRatio="none", class_="times", aria_hidden="true")
-    keys = [
-        el("span", f"{stage} {1000 * value:.1f} ms", class_=f"key t{place % COLOURS}")
-        for place, (stage, value) in enumerate(seconds.items())
-    ]
+    keys = [el("span", f"{stage} {1000 * value:.1f} ms", class_=f"key s-{stage}") for stage, value in seconds.items()]
     return el("div", bar, el("p", *keys, class_="small"), class_="timing")
 
 
