@@ -7,17 +7,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode
-from encodery.embed.multivector import KEY, MultiVectorEncoder, Projection, max_sim, similarity
+from encodery.embed.multivector import (
+    KEY,
+    MultiVectorEncoder,
+    MultiVectorSettings,
+    Projection,
+    filled,
+    max_sim,
+    punctuation,
+    similarity,
+)
 from encodery.embed.multivector_job import GivenTokens, MultiVectorJob
 from encodery.embed.training import EmbedTraining
 from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import Loaded, load_model
+from encodery.model.shape import Batch
+from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import Team
 from encodery.train.optim.adamw import AdamW
+from encodery.train.precision import context
 from encodery.train.step import backward
 
 CPU = torch.device("cpu")
@@ -109,6 +122,22 @@ def test_pieces_give_the_gradient_of_one_pass(loaded: Loaded, pairs: Any) -> Non
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: Loaded, pairs: Any) -> None:
+    work = job(loaded, pairs(16, 1), pairs(20, 2))
+    texts = np.arange(20)
+    compared = work.compared(work.examples, texts)
+    with context("bf16", CPU):
+        assert work.score(100_000)["ndcg"] > 0
+        asked, told = compared.read(texts, "query"), compared.read(texts, "document")  # type: ignore[attr-defined]
+        crossed, paired = compared.cross(texts, texts), compared.pairs(texts, texts)
+    expected = [[(asked.row(i) @ told.row(j).T).max(1).sum() for j in range(20)] for i in range(20)]
+    assert crossed.dtype == paired.dtype == np.float32
+    np.testing.assert_allclose(crossed, expected, rtol=1e-5)
+    np.testing.assert_allclose(paired, np.diagonal(expected), rtol=1e-5)
+    exact = compared.read(texts, "query")  # type: ignore[attr-defined]
+    assert not np.array_equal(exact.rows, asked.rows), "nothing was computed in bfloat16"
+
+
 def test_texts_in_order_and_long_ones_in_windows(loaded: Loaded) -> None:
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, Projection(32, 128), device=CPU)
     texts = ["a1 a2 b3", "", "a4", " ".join(f"b{i}" for i in range(20))]
@@ -120,3 +149,64 @@ def test_texts_in_order_and_long_ones_in_windows(loaded: Loaded) -> None:
     assert encoder.encode([]).rows.shape == (0, 128)
     with pytest.raises(SettingsError, match="vector a token"):
         MultiVectorEncoder.of(loaded)
+
+
+def test_queries_are_filled_up_behind_their_own_tokens() -> None:
+    batch = Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 10, 11, 12, 3]], [[0] * 4, [0] * 2, [1] * 6])
+    found = filled(batch, torch.tensor([True, False, True]), 5, 4)
+    assert found.ids.tolist() == [2, 7, 8, 3, 4, 2, 3, 2, 9, 10, 11, 12, 3]
+    assert found.cu_seqlens.tolist() == [0, 5, 7, 13]
+    assert found.segment is not None
+    assert found.segment.tolist() == [0] * 7 + [1] * 6
+    assert found.max_seqlen == 6
+
+
+def test_pieces_of_punctuation(tokenizer: Tokenizer, words: Tokenizer) -> None:
+    assert punctuation(tokenizer) == punctuation(words) == []
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "...", "##.", "a,", "“", "$", "##a", "–"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.decoder = tokenizers.decoders.WordPiece()
+    inner.add_special_tokens(pieces[:5])
+    assert punctuation(Tokenizer(inner)) == [5, 6, 7, 9, 10, 12]
+
+
+def test_sides_differ_by_what_was_told(loaded: Loaded) -> None:
+    projection = Projection(32, 16)
+    settings = MultiVectorSettings(width=16, query_length=8, prompts={"query": "a b "})
+    encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, CPU)
+    texts = ["a1 a2 b3", "", " ".join(f"b{i}" for i in range(12))]
+    asked = encoder.encode(texts, prompt="query")
+    assert np.diff(asked.ends, prepend=0).tolist() == [8, 8, 16], "prompts count; longer queries stay whole"
+    plain = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(width=16), CPU)
+    for side in ("document", None):
+        np.testing.assert_array_equal(encoder.encode(texts, prompt=side).rows, plain.encode(texts).rows)
+    ids = [2, *loaded.tokenizer.encode("a b a1 a2 b3").tolist(), 3, 4]
+    alone = encoder.token_vectors(Batch.from_sequences([ids])).detach().numpy()
+    np.testing.assert_allclose(asked.row(0), alone, atol=1e-6)
+    with pytest.raises(SettingsError, match=r"query_length = 99: the model takes 16"):
+        MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(query_length=99))
+
+
+def test_they_are_trained_as_they_are_used(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+    told = {"kind": "tokens", "token_width": 16, "query_length": 9, "skip_punctuation": True, "batch": 8}
+    settings = decode(EmbedTraining, {**told, "loss": {"is": "infonce"}, "train": {"precision": "fp32"}})
+    work = MultiVectorJob(settings, loaded, pairs(8, 1), None, Team(), CPU)
+    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    comma = int(work.examples.ids[-1])  # a piece that stands for a comma
+    work.__dict__["_skipped"] = torch.tensor([comma])
+    lengths = micro.cu_seqlens.diff()
+    assert lengths[micro.extra["place"]].tolist() == [9] * 8 + [5] * 8
+    kept = work._kept(micro, True)
+    assert 0 < int((~kept).sum()) == int((micro.ids == comma).sum())
+    assert work._kept(micro, False).all()
+    work.__dict__.pop("_skipped")
+    work.save(tmp_path / "model", {})
+    encoder = MultiVectorEncoder.of(load_model(tmp_path / "model"), CPU)
+    assert encoder.settings.query_length == 9
+    texts = np.unique(work.numbers[:3])
+    names = [work.examples.texts[int(n)] for n in texts]
+    expected = similarity(encoder.encode(names, prompt="query"), encoder.encode(names, prompt="document"))
+    every = np.arange(len(texts))
+    found = work.compared(work.examples, texts)
+    np.testing.assert_allclose(found.cross(every, every), expected, rtol=1e-4)
+    np.testing.assert_allclose(found.pairs(every, every), expected.diagonal(), rtol=1e-4)

@@ -14,6 +14,14 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.embed.embedder import Embedder
 from encodery.embed.finishing import Finishing
+from encodery.embed.multivector import (
+    KEY,
+    MultiVectorEncoder,
+    MultiVectorSettings,
+    Projection,
+    golden_tokens,
+    similarity,
+)
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.sparse import SparseEncoder, SparseSettings
 from encodery.embed.static import StaticSettings, distil
@@ -192,3 +200,26 @@ def test_drift_is_refused(
     with pytest.raises(ArtifactError, match="outputs drift"):
         SentenceTransformers().write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("told", [{}, {"query_length": 32, "skip_punctuation": True}], ids=["plain", "as in the paper"])
+def test_a_vector_a_token_is_a_multi_vector_encoder(
+    told: dict[str, Any], tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
+) -> None:
+    settings = MultiVectorSettings(width=12, max_length=40, prompts=PROMPTS, **told)
+    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64), seed=1).eval()
+    encoder = MultiVectorEncoder(model, Tokenizer.load(tokenizer), Projection(32, 12), settings, "cpu")
+    kept = {**encoder.projection.state_dict(), "golden": golden_tokens(encoder)}
+    save_model(tmp_path / "model", model, tokenizer, settings={KEY: encode(settings)}, modules={KEY: kept})
+    done = SentenceTransformers().write(load_model(tmp_path / "model"), tmp_path / "out")
+    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    stock = sentence_transformers.MultiVectorEncoder(str(tmp_path / "out"), device="cpu")
+    assert stock.prompts["query"] == "find: "
+    some = ["who, me?", *texts[:12]]
+    asked, told_of = stock.encode_query(some, convert_to_numpy=True), stock.encode_document(some, convert_to_numpy=True)
+    ours = [encoder.encode(some, truncate="right", prompt=side) for side in ("query", "document")]
+    for theirs, mine in ((asked, ours[0]), (told_of, ours[1])):
+        assert [len(rows) for rows in theirs] == np.diff(mine.ends, prepend=0).tolist()
+        np.testing.assert_allclose(np.concatenate(theirs), mine.rows, atol=1e-5)
+    assert (min(len(rows) for rows in asked) == 32) == bool(told)
+    np.testing.assert_allclose(stock.similarity(asked, told_of).numpy(), similarity(*ours), atol=1e-4)

@@ -2,7 +2,8 @@
 
 All texts of a step stand in one packed batch. Where the loss compares the examples of a step with each other, they go
 through the model in pieces of `train.micro_tokens` that meet in the loss (`cached.py`), so a batch may be as large as
-one likes. Shapes: E examples, C columns, B examples of a batch, T tokens, K width.
+one likes; and examples meet those of the other ranks there. Shapes: E examples, C columns, B examples of a batch, T
+tokens, K width.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from encodery.embed.training import EmbedTraining
 from encodery.model import count, golden
 from encodery.model.foreign import build
 from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import Model
+from encodery.model.network import Model, copied
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
@@ -67,13 +68,14 @@ class EmbedJob(ExampleJob):
     ) -> None:
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
         self.together = self.loss is not None and self.loss.together
-        self.model = trained_model(loaded.model, settings.dropout)
+        self.model = copied(loaded.model, settings.dropout)
+        self.model.heads.requires_grad_(False)
         begin(self.model, settings.adapt, settings.train.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
             self.pooling = self.head()
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "pooling": self.pooling}).to(device)
-        self.progress = 0.0
+        self.progress, self.layer_seed = 0.0, 0
         train = self.arranged(train)
         self.fingerprint = train.fingerprint
         self.examples, self.numbers = self._read(train)
@@ -130,7 +132,7 @@ class EmbedJob(ExampleJob):
 
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
         """See `ExampleJob`."""
-        self.progress = progress
+        self.progress, self.layer_seed = progress, derive_seed(self.train.seed, "layers", step)
         return super().batches(step, progress, batch_tokens, length)
 
     def collate(self, numbers: Integers, seed: int) -> Batch:
@@ -149,15 +151,19 @@ class EmbedJob(ExampleJob):
         if self.guide is not None:
             extra["guide"] = torch.from_numpy(self.guide[texts])
         extra["progress"] = torch.tensor(self.progress)
-        extra["layers"] = torch.tensor(self.layers(seed), dtype=torch.int64)
+        extra["layers"] = torch.tensor(self.layers(self.layer_seed), dtype=torch.int64)
         whole = dataclasses.replace(batch, extra=extra)
         return whole if self.device.type == "cpu" else whole.to(self.device, non_blocking=True)
 
     def counts(self, batch: Batch) -> Mapping[str, Count]:
         """See `Job`."""
         assert self.loss is not None
-        columns, examples = batch.extra["texts"].shape
-        return self.loss.counts(columns, examples, batch.extra.get("target"))
+        (columns, examples), target = batch.extra["texts"].shape, batch.extra.get("target")
+        if not self.gathers:
+            return self.loss.counts(columns, examples, target)
+        told = None if target is None else self.team.rows_of_all(target)
+        found = self.loss.counts(columns, self.batch, told)
+        return {name: count / self.team.world for name, count in found.items()}
 
     def terms(self, batch: Batch) -> Mapping[str, Term]:
         """See `Job`. The loss is computed in fp32 whatever the model's format."""
@@ -167,16 +173,31 @@ class EmbedJob(ExampleJob):
         found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
         found = found[batch.extra["place"]].view(columns, examples, len(layers) + 1, -1)
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss.terms(self._given(found.float(), batch))
+            return self.loss.terms(self._given(self._of_all(found.float(), 1), batch))
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the examples of a step are compared with those of other ranks."""
+        return self.together and self.settings.across_ranks and self.team.world > 1
+
+    def _of_all(self, tensor: Tensor, examples: int = 0) -> Tensor:
+        """The same for the examples, along the axis `examples`, of all ranks that they are compared with."""
+        if not self.gathers:
+            return tensor
+        return self.team.rows_of_all(tensor.transpose(0, examples)).transpose(0, examples)
 
     def _given(self, found: Tensor, batch: Batch) -> Given:
         """Vectors (C, B, 1 + layers, K) as the loss sees them."""
-        guide = None
-        if "guide" in batch.extra:
-            guide = Given(tuple(batch.extra["guide"].float()))
-        target, texts = batch.extra.get("target"), batch.extra["texts"]
+        target, guide, texts = self._told(batch)
         last, *earlier = (Given(tuple(found[:, :, i]), target, texts, guide) for i in range(found.shape[2]))
         return dataclasses.replace(last, layers=tuple(earlier), progress=float(batch.extra["progress"]))
+
+    def _told(self, batch: Batch) -> tuple[Tensor | None, Given | None, Tensor]:
+        """Targets, the guide's vectors and the texts (C, B) of the examples."""
+        extra = batch.extra
+        target = None if "target" not in extra else self._of_all(extra["target"])
+        guide = None if "guide" not in extra else Given(tuple(self._of_all(extra["guide"].float(), 1)))
+        return target, guide, self._of_all(extra["texts"], 1)
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
         """(B, 1 + layers, K): the sequences' vectors of the last layer, then of earlier ones."""
@@ -318,15 +339,6 @@ class EmbedJob(ExampleJob):
 def _settings(recipe: Mapping[str, Any]) -> EmbedTraining:
     apart = ("job", "recipe", "model", "data", "branched_from")
     return decode(EmbedTraining, {k: v for k, v in recipe.items() if k not in apart}, "recipe.json")
-
-
-def trained_model(model: Model, dropout: float | None) -> Model:
-    """A copy of the model to be trained, with another dropout if told; heads get no gradient."""
-    settings = model.settings if dropout is None else dataclasses.replace(model.settings, dropout=dropout)
-    copied = Model(settings)
-    copied.load_state_dict(model.state_dict())
-    copied.heads.requires_grad_(False)
-    return copied
 
 
 def longest_of(embed: EmbedSettings, most: int) -> int:

@@ -1,16 +1,21 @@
 """A vector for each token, compared late: each token of the query finds its best match in the text. arXiv:2004.12832
 
 ColBERT's MaxSim: Σ over the query's tokens of the highest cosine with a token of the document. Hidden states go through
-one linear layer to a narrow width and to unit length. Differs from the paper: queries are not filled up with [MASK],
-and punctuation is kept. Shapes: N texts, T tokens, Q queries, D documents, H width of the model, K of a vector.
+one linear layer to a narrow width and to unit length. As in the paper, queries may be filled up with [MASK], which the
+model learns to turn into further words to look for, and the documents' punctuation may be left out; neither is done
+unless told. Differs from the paper: longer queries stay whole, and the other tokens see the [MASK]s.
+Shapes: N texts, T tokens, Q queries, D documents, B sequences, H width of the model, K of a vector.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -32,20 +37,28 @@ if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 KEY = "multivector"
+Side = Literal["query", "document"]
+QUERY: Side = "query"
+DOCUMENT: Side = "document"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiVectorSettings:
     """How a model's token vectors are made; stored with it as `multivector`. `width` K of each; `max_length` and
-    `prompts` as for embeddings."""
+    `prompts` as for embeddings. `query_length`: shorter queries are filled up with [MASK] to so many tokens, special
+    ones included. `skip_punctuation`: documents have no vectors for pieces that are nothing but punctuation."""
 
     width: int = 128
     max_length: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
+    query_length: int | None = None
+    skip_punctuation: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise SettingsError(f"width = {self.width}: must be positive.")
+        if self.query_length is not None and self.query_length < 1:
+            raise SettingsError(f"query_length = {self.query_length}: must be positive.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +99,29 @@ def max_sim(queries: Tensor, query: Tensor, documents: Tensor, document: Tensor,
     return scores.new_zeros(sizes).index_add(0, query, best)
 
 
+def filled(batch: Batch, chosen: Tensor, length: int, mask_id: int) -> Batch:
+    """The batch with [MASK] behind those of the `chosen` sequences (B,) bool that are shorter than `length`."""
+    lengths = batch.cu_seqlens.long().diff()
+    wanted = torch.where(chosen, lengths.clamp(min=length), lengths)
+    ends = torch.cat([wanted.new_zeros(1), wanted.cumsum(0)])
+    places = ends[:-1][batch.layout.sequence] + batch.layout.positions
+    ids = batch.ids.new_full((int(ends[-1]),), mask_id)
+    ids[places] = batch.ids
+    segment = None if batch.segment is None else batch.segment.new_zeros(len(ids)).index_copy(0, places, batch.segment)
+    return Batch(ids, ends.to(torch.int32), int(wanted.max()), segment, batch.extra)
+
+
+def punctuation(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the pieces that stand for nothing but punctuation."""
+    numbers = [n for n, piece in enumerate(tokenizer.pieces) if piece and n not in tokenizer.special_ids]
+    texts = tokenizer.inner.decode_batch([[n] for n in numbers], skip_special_tokens=False)
+    return [n for n, text in zip(numbers, texts, strict=True) if text.strip() and all(map(_marks, text.strip()))]
+
+
+def _marks(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
 class MultiVectorEncoder:
     """A model, its tokenizer, and the projection that was trained with it."""
 
@@ -103,6 +139,7 @@ class MultiVectorEncoder:
         self.projection = projection.to(self.device).eval()
         self.tokenizer = tokenizer
         self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
+        check_length(self.settings.query_length, self.max_length)
 
     @classmethod
     def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> MultiVectorEncoder:
@@ -140,6 +177,11 @@ class MultiVectorEncoder:
                 digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
         return digest.hexdigest()[:32]
 
+    @functools.cached_property
+    def skipped(self) -> Tensor:
+        """Ids of the pieces that have no vectors in documents."""
+        return torch.tensor(punctuation(self.tokenizer) if self.settings.skip_punctuation else [], dtype=torch.int64)
+
     def token_vectors(self, batch: Batch) -> Tensor:
         """(T, K) of a packed batch on the model's device."""
         found: Tensor = self.projection(self.model.encoder(batch).hidden)
@@ -153,22 +195,42 @@ class MultiVectorEncoder:
         prompt: str | None = None,
     ) -> TokenVectors:
         """The vectors of all texts, in order; those of the windows of a long text (`truncate` = "chunk") one after
-        another. Raises as `Embedder.encode`."""
-        before = prompt_of(self.settings.prompts, prompt)
+        another. They are read as documents, or as queries where `prompt` is "query"; these two names are known whether
+        a prompt is stored under them or not. Raises as `Embedder.encode`."""
+        stored = prompt in self.settings.prompts or prompt not in (QUERY, DOCUMENT)
+        before = prompt_of(self.settings.prompts, prompt) if stored else ""
         ids = self.tokenizer.encode_batch([before + text for text in texts])
         found, dropped = windows(ids, self.longest, checked(truncate))
         lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
         rows: list[np.ndarray] = [np.zeros((0, self.width), np.float32)] * len(found)
         with torch.inference_mode():
             for numbers in batches(lengths, batch_tokens):
-                sequences = [found[number].ids for number in numbers]
-                batch = packed(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
-                parts = np.split(self.token_vectors(batch).cpu().numpy(), np.cumsum(lengths[numbers])[:-1])
+                batch = packed([found[number].ids for number in numbers], self.tokenizer.cls_id, self.tokenizer.sep_id)
+                parts = self._rows(batch, QUERY if prompt == QUERY else DOCUMENT)
                 for number, part in zip(numbers, parts, strict=True):
                     rows[number] = part
         owner = np.array([window.text for window in found], np.int64)
-        ends = np.cumsum(np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64))
+        sizes = np.array([len(part) for part in rows], np.int64)
+        ends = np.cumsum(np.bincount(owner, weights=sizes, minlength=len(texts)).astype(np.int64))
         return TokenVectors(np.concatenate([np.zeros((0, self.width), np.float32), *rows]), ends, dropped)
+
+    def _rows(self, batch: Batch, side: Side) -> list[np.ndarray]:
+        """The vectors (n, K) of each sequence of a batch, as a query or as a document."""
+        if side == QUERY and self.settings.query_length is not None:
+            everything = torch.ones(len(batch), dtype=torch.bool)
+            batch = filled(batch, everything, self.settings.query_length, self.tokenizer.mask_id)
+        found = self.token_vectors(batch.to(self.device)).cpu().numpy()
+        parts = np.split(found, batch.cu_seqlens.numpy()[1:-1])
+        if side == QUERY or not self.settings.skip_punctuation:
+            return parts
+        kept = np.split(~torch.isin(batch.ids, self.skipped).numpy(), batch.cu_seqlens.numpy()[1:-1])
+        return [part[some] for part, some in zip(parts, kept, strict=True)]
+
+
+def check_length(query_length: int | None, max_length: int) -> None:
+    """Raises `SettingsError` where the model does not take so many tokens."""
+    if query_length is not None and query_length > max_length:
+        raise SettingsError(f"query_length = {query_length}: the model takes {max_length} tokens.")
 
 
 def similarity(queries: TokenVectors, documents: TokenVectors) -> np.ndarray:

@@ -7,7 +7,8 @@ K width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,27 @@ from encodery.embed.cached import in_pieces
 from encodery.embed.job import EmbedJob
 from encodery.embed.losses import Given, Similarity
 from encodery.embed.multivector import (
+    DOCUMENT,
     KEY,
+    QUERY,
     MultiVectorEncoder,
     MultiVectorSettings,
     Projection,
+    Side,
+    TokenVectors,
+    check_length,
+    filled,
     golden_tokens,
     max_sim,
+    punctuation,
+    similarity,
 )
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared
 from encodery.model.load import save_model
 from encodery.model.shape import Batch
 from encodery.objectives import Term
+from encodery.tokens.shuffle import Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +75,12 @@ class GivenTokens(Given):
 
 
 class MultiVectorJob(EmbedJob):
-    """See `EmbedJob`. Of the embedding settings only `max_length` and `prompts` count; `token_width` is K."""
+    """See `EmbedJob`. Of the embedding settings only `max_length` and `prompts` count; `token_width` is K. The anchors
+    are queries, all other texts documents."""
 
     def head(self) -> nn.Module:
         """The projection: the model's where it has one of this width, else a new one."""
+        check_length(self.settings.query_length, self.model.settings.max_length)
         projection = Projection(self.model.settings.width, self.settings.token_width)
         told = self.loaded.settings.get(KEY)
         if told is not None and decode(MultiVectorSettings, told).width == self.settings.token_width:
@@ -81,6 +93,15 @@ class MultiVectorJob(EmbedJob):
         found: Tensor = self.pooling(self.model.encoder(batch).hidden)
         return found
 
+    def collate(self, numbers: Integers, seed: int) -> Batch:
+        """As embeddings; the anchors filled up with [MASK]."""
+        batch = super().collate(numbers, seed)
+        if self.settings.query_length is None:
+            return batch
+        queries = torch.zeros(len(batch), dtype=torch.bool, device=batch.ids.device)
+        queries[batch.extra["place"][: len(numbers)]] = True
+        return filled(batch, queries, self.settings.query_length, self.mask_id)
+
     def terms(self, batch: Batch) -> Mapping[str, Term]:
         """See `Job`."""
         assert self.loss is not None
@@ -89,29 +110,56 @@ class MultiVectorJob(EmbedJob):
         owner = torch.empty_like(batch.extra["place"])  # text of the step, by columns, at each place of the batch
         owner[batch.extra["place"]] = torch.arange(len(owner), device=owner.device)
         text = owner[batch.layout.sequence]
-        mine = [torch.where(text // examples == column)[0] for column in range(columns)]
+        mine = [torch.where((text // examples == c) & self._kept(batch, c > 0))[0] for c in range(columns)]
+        target, guide, texts = self._told(batch)
+        sizes = self._of_all(torch.tensor([examples], device=rows.device))
+        before = int(sizes[: self.team.rank].sum()) if self.gathers else 0
         given = GivenTokens(
-            tuple(rows[some] for some in mine),
-            batch.extra.get("target"),
-            batch.extra["texts"],
-            None if "guide" not in batch.extra else Given(tuple(batch.extra["guide"].float())),
+            tuple(self._of_all(rows[some]) for some in mine),
+            target,
+            texts,
+            guide,
             progress=float(batch.extra["progress"]),
-            whose=tuple(text[some] % examples for some in mine),
-            examples=examples,
+            whose=tuple(self._of_all(text[some] % examples + before) for some in mine),
+            examples=int(sizes.sum()),
         )
         with torch.autocast(self.device.type, enabled=False):
             return self.loss.terms(given)
 
-    @torch.no_grad()
+    @functools.cached_property
+    def _skipped(self) -> Tensor:
+        """Ids of the pieces that have no vectors in documents."""
+        numbers = punctuation(self.loaded.tokenizer) if self.settings.skip_punctuation else []
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
+
+    def _kept(self, batch: Batch, document: bool) -> Tensor:
+        """(T,) bool: the tokens that have a vector."""
+        if document and self.settings.skip_punctuation:
+            return ~torch.isin(batch.ids, self._skipped)
+        return torch.ones_like(batch.ids, dtype=torch.bool)
+
     def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
         """See `EmbedJob`."""
+        return _Tokens(functools.partial(self._read_as, pool), texts)
+
+    @torch.no_grad()
+    def _read_as(self, pool: Pool, texts: np.ndarray, side: Side) -> TokenVectors:
+        """The vectors of texts of a pool as queries or as documents."""
         self.module.eval()
         batch, place = pool.batch(texts)
-        rows = in_pieces(self._tokens, batch.to(self.device), self.train.micro_tokens).cpu()
+        if side == QUERY and self.settings.query_length is not None:
+            everything = torch.ones(len(batch), dtype=torch.bool)
+            batch = filled(batch, everything, self.settings.query_length, self.mask_id)
+        batch = batch.to(self.device)
+        rows = in_pieces(self._tokens, batch, self.train.micro_tokens)
         self.module.train()
         owner = torch.empty_like(place)
         owner[place] = torch.arange(len(place))
-        return _Tokens(rows, owner[batch.layout.sequence])
+        kept = torch.where(self._kept(batch, side == DOCUMENT))[0].cpu()
+        whose = owner[batch.layout.sequence.cpu()][kept]
+        ends = torch.bincount(whose, minlength=len(texts)).cumsum(0).numpy()
+        ordered = rows.float().cpu()[kept[whose.argsort(stable=True)]].numpy()
+        return TokenVectors(ordered, ends, np.zeros(len(texts), np.int64))
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its projection and golden vectors."""
@@ -119,7 +167,13 @@ class MultiVectorJob(EmbedJob):
         kept = {name: tensor.detach().cpu() for name, tensor in self.pooling.state_dict().items()}
         projection = Projection(model.settings.width, self.settings.token_width)
         projection.load_state_dict(kept)
-        told = MultiVectorSettings(width=self.settings.token_width, max_length=embed.max_length, prompts=embed.prompts)
+        told = MultiVectorSettings(
+            width=self.settings.token_width,
+            max_length=embed.max_length,
+            prompts={QUERY: "", DOCUMENT: "", **embed.prompts},
+            query_length=self.settings.query_length,
+            skip_punctuation=self.settings.skip_punctuation,
+        )
         kept["golden"] = golden_tokens(MultiVectorEncoder(model, self.loaded.tokenizer, projection, told, "cpu"))
         save_model(
             folder,
@@ -136,24 +190,18 @@ class MultiVectorJob(EmbedJob):
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """Texts with a vector a token: `rows` (T, K), of text `whose` (T,)."""
+    """`texts` (P,) of a pool, of which `read` gives the vectors; the first ones compared are queries, the others
+    documents."""
 
-    rows: Tensor
-    whose: Tensor
+    read: Callable[[np.ndarray, Side], TokenVectors]
+    texts: np.ndarray
 
     def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """See `Compared`."""
-        (left, mine), (right, theirs) = self._of(one), self._of(other)
-        return max_sim(left, mine, right, theirs, (len(one), len(other))).numpy()
+        return similarity(self.read(self.texts[one], QUERY), self.read(self.texts[other], DOCUMENT))
 
     def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """See `Compared`."""
-        found = [self.cross(one[i : i + 1], other[i : i + 1])[0, 0] for i in range(len(one))]
-        return np.array(found, np.float32)
-
-    def _of(self, texts: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Vectors of these texts, and the place among them that each belongs to."""
-        parts = [torch.where(self.whose == int(text))[0] for text in texts]
-        index = torch.cat(parts)
-        place = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts]))
-        return self.rows[index], place
+        left, right = self.read(self.texts[one], QUERY), self.read(self.texts[other], DOCUMENT)
+        scores = [(left.row(n) @ right.row(n).T).max(1).sum() for n in range(len(one))]
+        return np.array(scores, np.float32)

@@ -42,14 +42,35 @@ class Rebuild:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Discourse:
+    """Learning from how neighbouring sentences belong together (`discourse_job.py`). `window`: sentences of an example;
+    `context`: how many of them are given to tell which of the others comes next; `rows`: a row of the data is a whole
+    document, or one sentence of a single one."""
+
+    window: int = 8
+    context: int = 3
+    rows: Literal["documents", "sentences"] = "documents"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.context <= self.window - 2:
+            raise SettingsError(
+                f"discourse.context = {self.context}, discourse.window = {self.window}: at least 1 sentence is given, "
+                "and at least 2 are left to choose from."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedTraining:
     """`kind`: what a text becomes. `embed`: how vectors are made, in training and in use; what the recipe leaves out is
-    the model's own. `token_width`: of a token's vector, for the kind "tokens".
+    the model's own. For the kind "tokens": `token_width` of a token's vector, `query_length` to which queries are
+    filled up with [MASK] (absent: not), `skip_punctuation` leaves documents' punctuation out (`multivector.py`).
     For the kind "sparse": which words are `weighed`, and what `queries` are (`sparse.py`).
 
     `loss`: chosen by the data if not given (`data.py`). `rebuild`: no loss of vectors, but what is left of a text after
-    tokens were deleted must be enough to write it again. `guide`: a model that the loss asks. `adapt`: what of the
-    model learns (absent: everything). `dropout`: of the model while it is trained (absent: its own).
+    tokens were deleted must be enough to write it again; `discourse`: nor that, but how the sentences of raw documents
+    belong together. `guide`: a model that the loss asks. `adapt`: what of the model learns (absent: everything).
+    `dropout`: of the model while it is trained (absent: its own). `across_ranks`: examples are compared with those of
+    all processes, so that a step is the same on any number of them; else with those of their own process.
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
     used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.
@@ -62,6 +83,8 @@ class EmbedTraining:
     kind: Kind = "dense"
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     token_width: int = 128
+    query_length: int | None = None
+    skip_punctuation: bool = False
     weighed: Weighed = "vocabulary"
     queries: Queries = "encoded"
     loss: Loss | None = None
@@ -75,7 +98,9 @@ class EmbedTraining:
     hide: int = 0
     guide: str | None = None
     rebuild: Rebuild | None = None
+    discourse: Discourse | None = None
     adapt: Adaptation | None = None
+    across_ranks: bool = True
     batch: int = 64
     epochs: float | None = None
     optim: Optimizer | None = None
@@ -85,6 +110,8 @@ class EmbedTraining:
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        if sum(way is not None for way in (self.loss, self.rebuild, self.discourse)) > 1:
+            raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
         for name, least in (("batch", 1), ("token_width", 1), ("mined", 1), ("hide", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")

@@ -1,4 +1,4 @@
-"""Our embeddings, rankers and sparse encoders as the modules of sentence-transformers: class, config.json, weights.
+"""What our models are as modules of sentence-transformers: class, config.json, weights.
 
 Shapes: H width of the model, K of a vector.
 """
@@ -19,6 +19,7 @@ from encodery.embed.finish.centre import Centre
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finish.truncate import Truncate
 from encodery.embed.finish.whiten import Whiten
+from encodery.embed.multivector import MultiVectorEncoder
 from encodery.embed.pooling import Pooling
 from encodery.embed.pooling.cls import CLS
 from encodery.embed.pooling.mean import Mean
@@ -29,6 +30,7 @@ OLD, NEW = "sentence_transformers.models", "sentence_transformers"  # the old na
 MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weighted: "weightedmean_tokens"}
 KINDS = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
 ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+EACH_TOKEN = {"module_input_name": "token_embeddings"}
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
 GELU = "torch.nn.modules.activation.GELU"
 
@@ -75,6 +77,21 @@ def sparse() -> list[Module]:
     """Transformer with its masked-language-model head, and log(1 + relu(max))."""
     config = {"pooling_strategy": "max", "activation_function": "relu", "embedding_dimension": None}
     return [TASK_TRANSFORMER, Module(f"{NEW}.sparse_encoder.modules.splade_pooling.SpladePooling", config)]
+
+
+def multivector(encoder: MultiVectorEncoder) -> list[Module]:
+    """Transformer, projection of each token, the tokens that count, unit length."""
+    weight = encoder.projection.linear.weight.detach().cpu().clone()
+    dense: dict[str, Any] = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
+    dense |= {"activation_function": IDENTITY, **EACH_TOKEN, "module_output_name": "token_embeddings"}
+    skipped = [encoder.tokenizer.piece(number) for number in encoder.skipped.tolist()]
+    mask = {"skiplist_words": skipped, "skiplist_tasks": ["document"], "keep_only_token_ids": None}
+    return [
+        TASK_TRANSFORMER,
+        Module(f"{NEW}.base.modules.dense.Dense", dense, {"linear.weight": weight}),
+        Module(f"{NEW}.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask", mask),
+        Module(f"{NEW}.base.modules.normalize.Normalize", {**EACH_TOKEN, "module_output_name": "token_embeddings"}),
+    ]
 
 
 def ranker(predictor: Predictor, pooling: str, rate: float) -> list[Module]:

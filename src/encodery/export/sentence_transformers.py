@@ -1,9 +1,10 @@
 """A folder that stock sentence-transformers loads, with the vectors or scores that the model gives here.
 
-`SentenceTransformer(folder)` for embeddings, `SparseEncoder(folder)` for weights of words, `CrossEncoder(folder)` for
-a model of the task `rank`. The files of `hf` and, beside them, pooling, finish, prompts and length: linear finish steps
-(whitening, centring, a Matryoshka cut) become a Dense layer, a model without attention (`embed/static.py`) becomes a
-StaticEmbedding. What the folder gives for a few texts is compared where sentence-transformers is installed.
+`SentenceTransformer(folder)` for embeddings, `SparseEncoder(folder)` for weights of words, `MultiVectorEncoder(folder)`
+for a vector a token, `CrossEncoder(folder)` for a model of the task `rank`. The files of `hf` and beside them pooling,
+finish, prompts and length: linear finish steps (whitening, centring, a Matryoshka cut) become a Dense layer, a model
+without attention (`embed/static.py`) becomes a StaticEmbedding. What the folder gives for a few texts is compared where
+sentence-transformers is installed.
 Shapes: N texts, K width of a vector, V vocabulary.
 """
 
@@ -13,8 +14,8 @@ import importlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from encodery.base.settings import encode
 from encodery.embed import lines, sparse
 from encodery.embed.embedder import Embedder
 from encodery.embed.finish.normalise import Normalise
+from encodery.embed.multivector import DOCUMENT, QUERY, MultiVectorEncoder
 from encodery.export import Exported, Exporter, _modules
 from encodery.export._folder import Plan, Precision
 from encodery.export._modules import Module
@@ -45,13 +47,14 @@ Check = Callable[[Any, Path], tuple[np.ndarray, np.ndarray]]
 @dataclass(frozen=True)
 class _Content:
     """`modules` in order; `told` in config_sentence_transformers.json; `task` of the transformer, its `length`; how to
-    `check` it against the peer."""
+    `check` it against the peer; `more` settings of the transformer."""
 
     modules: list[Module]
     told: dict[str, Any]
     task: str | None
     length: int
     check: Check
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ def _content(loaded: Loaded) -> _Content:
         return _ranker(Predictor.of(loaded, "cpu"))
     kind = lines.kind_of(loaded)
     if kind == "tokens":
-        raise SettingsError("A model of a vector a token is not exported to sentence-transformers yet.")
+        return _multivector(MultiVectorEncoder.of(loaded, "cpu"))
     if kind == "sparse":
         return _sparse(sparse.SparseEncoder.of(loaded, "cpu"))
     embedder = Embedder.of(loaded, "cpu")
@@ -127,6 +130,26 @@ def _sparse(encoder: sparse.SparseEncoder) -> _Content:
     return _Content(_modules.sparse(), told, "fill-mask", encoder.max_length, check)
 
 
+def _multivector(encoder: MultiVectorEncoder) -> _Content:
+    prompts = encoder.settings.prompts
+
+    def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        texts = _fitting(encoder, prompts)
+        model = peer.MultiVectorEncoder(str(folder), device="cpu").float()
+        theirs = [
+            *model.encode_query(texts, show_progress_bar=False, convert_to_numpy=True),
+            *model.encode_document(texts, show_progress_bar=False, convert_to_numpy=True),
+        ]
+        ours = [encoder.encode(texts, prompt=side).rows for side in (QUERY, DOCUMENT)]
+        return np.concatenate(ours), np.concatenate(theirs)
+
+    told = {"model_type": "MultiVectorEncoder", "prompts": prompts, "similarity_fn_name": "maxsim"}
+    length = encoder.settings.query_length
+    filling = {"strategy": "min", "attend": True, "token": encoder.tokenizer.roles["mask"], "length": length}
+    more = {} if length is None else {"query_expansion": filling}
+    return _Content(_modules.multivector(encoder), told, "feature-extraction", encoder.max_length, check, more)
+
+
 def _ranker(predictor: Predictor) -> _Content:
     task = predictor.task
     if not isinstance(task, Rank):
@@ -145,8 +168,15 @@ def _ranker(predictor: Predictor) -> _Content:
     return _Content(modules, told, "feature-extraction", predictor.reader.longest, check)
 
 
-def _fitting(encoder: Embedder | sparse.SparseEncoder) -> list[str]:
-    return [text for text in SENTENCES if len(encoder.tokenizer.encode(text)) <= encoder.longest]
+def _fitting(
+    encoder: Embedder | sparse.SparseEncoder | MultiVectorEncoder, prompts: Mapping[str, str] | None = None
+) -> list[str]:
+    """The sentences that the model reads whole, whichever of the prompts goes before them."""
+
+    def fits(text: str) -> bool:
+        return len(encoder.tokenizer.encode(text)) <= encoder.longest
+
+    return [text for text in SENTENCES if all(fits(before + text) for before in ["", *(prompts or {}).values()])]
 
 
 def _reads(content: _Content) -> dict[str, Any]:
@@ -155,7 +185,7 @@ def _reads(content: _Content) -> dict[str, Any]:
         return {"max_seq_length": content.length, "do_lower_case": False}
     how = {"text": {"method": "forward", "method_output_name": READS[content.task]}}
     told = {"transformer_task": content.task, "modality_config": how, "module_output_name": "token_embeddings"}
-    return {**told, "max_seq_length": content.length}
+    return {**told, "max_seq_length": content.length, **content.more}
 
 
 def _write_modules(folder: Path, content: _Content) -> None:

@@ -56,6 +56,21 @@ class Team:
             parts = torch.split(flat, [grad.numel() for grad in bucket])
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
+    def rows_of_all(self, tensor: Tensor) -> Tensor:
+        """The rows (B, …) of every rank, one rank after another; B may differ. Only this rank's own carry a gradient:
+        where all ranks compute the same loss of all rows, the gradients of their weights add up to that of the loss."""
+        if self.world == 1:
+            return tensor
+        count = torch.tensor([len(tensor)], device=tensor.device)
+        counts = [torch.empty_like(count) for _ in range(self.world)]
+        dist.all_gather(counts, count)
+        sizes = [int(n) for n in counts]
+        filled = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        filled[: len(tensor)] = tensor.detach()
+        parts = [torch.empty_like(filled) for _ in range(self.world)]
+        dist.all_gather(parts, filled)
+        return torch.cat([tensor if rank == self.rank else parts[rank][: sizes[rank]] for rank in range(self.world)])
+
     def agree(self, said: Sequence[float], stop: bool) -> tuple[Sequence[float], bool]:
         """What rank 0 said, and whether anyone was asked to stop: the same answer on every rank."""
         if self.world == 1:
