@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode, merge
 from encodery.base.settings import recipe as read_recipe
-from encodery.embed.data import Labelled, fitted, single, usual_loss
+from encodery.embed.data import fitted, single, usual_loss
 from encodery.embed.job import longest_of, prompts_of
 from encodery.embed.pool import Pool
 from encodery.embed.reading import Read, read
+from encodery.embed.sentences import windowed
 from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
 from encodery.model.load import Loaded, load_model
 from encodery.train.examples import planned
@@ -31,6 +33,7 @@ JOBS = {
     "tokens": "encodery.embed.multivector_job.MultiVectorJob",
 }
 DENOISE = "encodery.embed.denoise_job.DenoiseJob"
+DISCOURSE = "encodery.embed.discourse_job.DiscourseJob"
 RAW, LABELLED = "simcse", "base"
 
 
@@ -56,7 +59,7 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
     if name is None and found.train.raw:
         settings = settings_of(RAW, over, loaded)
     chosen = name or (RAW if found.train.raw else LABELLED)
-    if settings.rebuild is None:
+    if settings.rebuild is None and settings.discourse is None:
         settings = dataclasses.replace(settings, loss=settings.loss or usual_loss(found.train))
     settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
     examples, notes = _examples(found, settings, loaded)
@@ -64,15 +67,24 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
         epochs = settings.epochs or usual_epochs(len(examples))
         train = merge(encode(settings.train), planned(examples, min(settings.batch, len(examples)), epochs))
         settings = dataclasses.replace(settings, epochs=epochs, train=decode(type(settings.train), train, "train"))
-    what = f"loss {name_of(settings.loss)}" if settings.loss is not None else "rebuilding texts"
-    notes.append(f"{what}, {settings.batch} examples a step, budget {settings.train.budget}")
+    notes.append(f"{_what(settings)}, {settings.batch} examples a step, budget {settings.train.budget}")
     table = {"job": job_of(settings), "recipe": chosen, "model": str(Path(loaded.path).resolve())}
     return Plan({**table, "data": str(data.resolve()), **encode(settings)}, settings, notes)
 
 
 def job_of(settings: EmbedTraining) -> str:
-    """The job that such settings are for."""
-    return DENOISE if settings.rebuild is not None else JOBS[settings.kind]
+    """The job that such settings are for. Raises `SettingsError` for sparse or token vectors without a loss."""
+    if settings.loss is None and (settings.rebuild or settings.discourse) is not None:
+        if settings.kind != "dense":
+            raise SettingsError(f"kind = '{settings.kind}': learns from a loss; rebuild and discourse are for 'dense'.")
+        return DENOISE if settings.rebuild is not None else DISCOURSE
+    return JOBS[settings.kind]
+
+
+def _what(settings: EmbedTraining) -> str:
+    if settings.loss is not None:
+        return f"loss {name_of(settings.loss)}"
+    return "rebuilding texts" if settings.rebuild is not None else "telling how sentences belong together"
 
 
 def settings_of(name: str, over: Mapping[str, Any], loaded: Loaded) -> EmbedTraining:
@@ -89,11 +101,20 @@ def _optimizer(settings: EmbedTraining, loaded: Loaded) -> Optimizer:
 
 def _examples(found: Read, settings: EmbedTraining, loaded: Loaded) -> tuple[np.ndarray, list[str]]:
     """Tokens of each training example (E,), and notes with what was cut."""
-    data: Labelled = fitted(found.train, settings.loss) if settings.loss is not None else single(found.train)
+    notes = list(found.notes)
+    data = found.train
+    if settings.loss is not None:
+        data = fitted(data, settings.loss)
+    elif settings.discourse is not None:
+        made = windowed(data, settings.discourse)
+        data = made.data
+        notes.append(made.note)
+    else:
+        data = single(data)
     prompts = prompts_of(settings, len(data.columns))
     longest = longest_of(settings.embed, loaded.model.settings.max_length)
     pool, numbers = Pool.of(data.columns, prompts, loaded.tokenizer, longest, settings.truncate)
-    notes = [*found.notes, f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different ones"]
+    notes.append(f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different ones")
     if pool.cut:
         notes.append(
             f"{pool.cut:,} texts are longer than {longest} tokens: {pool.dropped:,} tokens cut (truncate = "
