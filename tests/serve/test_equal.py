@@ -18,6 +18,9 @@ from encodery.embed.sparse import SparseEncoder
 from encodery.finetune.predict import Predictor
 from encodery.generate.fill import Fill
 from encodery.model.load import Loaded, load_model
+from encodery.runtimes._native import LIBRARY
+from encodery.runtimes.packed_int8 import PackedInt8
+from encodery.serve.models import Opening, open_all
 
 DRAW = np.random.default_rng(0)
 TEXTS = [" ".join(f"w{n}" for n in DRAW.integers(0, 100, size)) for size in DRAW.integers(1, 28, 120)]
@@ -46,6 +49,33 @@ def test_vectors_at_any_concurrency(client: httpx.Client, base: Loaded, threads:
     with ThreadPoolExecutor(threads) as pool:
         for first, rows in zip(firsts, pool.map(ask, firsts), strict=True):
             assert cosines(np.array(rows), expected[first : first + len(rows)]).min() >= 0.99999
+
+
+@pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
+def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: Loaded, start: Any) -> None:
+    """At any concurrency, in any company, as numbers and in base64, cut to windows too."""
+    small = Embedder.of(base).on(PackedInt8())
+    texts = [*TEXTS, " ".join(TEXTS[:6])]
+    expected = {policy: small.encode(texts, truncate=policy).vectors for policy in ("chunk", "right")}
+    running = start(open_all(Opening((f"words={base.path}",), runtime="packed_int8", threads=2)))
+    try:
+        with running.client() as client:
+
+            def equal(first: int) -> bool:
+                places = [place % len(texts) for place in range(first, first + 1 + first % 7)]
+                policy, some = ("chunk", "right")[first % 2], [texts[place] for place in places]
+                plain = post(client, "/embed", inputs=some, truncate=policy)
+                form = {"model": "words", "truncate": policy, "encoding_format": "base64"}
+                data = post(client, "/v1/embeddings", input=some, **form)["data"]
+                coded = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data]
+                wanted = expected[policy][places]
+                return np.array_equal(np.array(plain, np.float32), wanted) and np.array_equal(np.stack(coded), wanted)
+
+            for threads in (1, 8, 64):
+                with ThreadPoolExecutor(threads) as pool:
+                    assert all(pool.map(equal, range(len(texts)))), threads
+    finally:
+        running.stop()
 
 
 def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: Loaded) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from encodery.base.errors import InputError
+from encodery.cli.serve import keys_of
+
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 
@@ -72,6 +75,22 @@ def test_a_killed_worker_is_replaced_and_sigterm_ends_all(serving: Any) -> None:
     assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
+
+
+def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# ours\na-key\n\n", encoding="utf-8")
+    assert keys_of(None) == ()
+    assert keys_of(file) == ("a-key",)
+    monkeypatch.setenv("ENCODERY_API_KEYS", "b-key, c-key,")
+    assert keys_of(file) == ("a-key", "b-key", "c-key")
+    monkeypatch.setenv("ENCODERY_API_KEYS", "two words")
+    with pytest.raises(InputError, match="without blanks"):
+        keys_of(None)
+    # Set but empty is a mistake: it must not open the server to all.
+    monkeypatch.setenv("ENCODERY_API_KEYS", " ")
+    with pytest.raises(InputError, match="holds no key"):
+        keys_of(None)
 
 
 def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:

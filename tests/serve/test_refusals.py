@@ -100,6 +100,7 @@ def test_messages_name_what_helps(client: httpx.Client) -> None:
     assert str(32 - 2) in said
     assert "'words'" in checked(client.post("/embed", json={"inputs": "w1", "model": "wrods"}), 404, "")["message"]
     assert "8, 16, 32" in checked(client.post("/embed", json={"inputs": "w1", "dimensions": 7}), 400, "")["message"]
+    assert "'/embed'" in checked(client.post("/embedd", json={"inputs": "w1"}), 404, "")["message"]
     assert checked(client.post("/embed", json={"inputs": "w1", "x": 1}), 400, "")["param"] == "x"
 
 

@@ -59,6 +59,12 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
 
 
+def api_keys() -> list[str] | None:
+    """Keys that open a server of ours: ENCODERY_API_KEYS, separated by commas; None where it is not set."""
+    given = os.environ.get("ENCODERY_API_KEYS")
+    return None if given is None else [key for key in (part.strip() for part in given.split(",")) if key]
+
+
 def cache_dir() -> Path:
     """Where measurements of this machine are kept: ENCODERY_CACHE, else the user's cache folder."""
     given = os.environ.get("ENCODERY_CACHE")

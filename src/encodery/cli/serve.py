@@ -21,7 +21,9 @@ def command(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,
-    api_key_file: Annotated[Path | None, typer.Option(help="Keys that open the server, one a line.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys that open the server, one a line; and those in ENCODERY_API_KEYS.")
+    ] = None,
     truncate: Annotated[
         str | None, typer.Option(help="Text that is too long, unless a request says: error, right, left or chunk.")
     ] = None,
@@ -46,7 +48,7 @@ def command(
         require(module, "serve")
     if not models and index is None:
         raise InputError("There is nothing to serve: name a model, or an --index.")
-    keys = () if api_key_file is None else _keys(api_key_file)
+    keys = keys_of(api_key_file)
     if fd is not None:
         from encodery.base import machine
         from encodery.serve.engine import EngineSettings
@@ -54,12 +56,9 @@ def command(
         from encodery.serve.models import Opening
         from encodery.serve.worker import work
 
-        opening = Opening(tuple(models or ()), _text(index), _text(rerank), truncate, runtime)
-        engine = EngineSettings(
-            batch_tokens=batch_tokens,
-            queue_tokens=queue_tokens,
-            cores=threads or max(1, machine.threads() // workers),
-        )
+        cores = threads or max(1, machine.threads() // workers)
+        opening = Opening(tuple(models or ()), _text(index), _text(rerank), truncate, runtime, cores)
+        engine = EngineSettings(batch_tokens=batch_tokens, queue_tokens=queue_tokens, cores=cores)
         http = HttpSettings(keys=keys, body_bytes=body_megabytes << 20, drain_seconds=drain_seconds)
         work(opening, engine, http, fd)
         return
@@ -78,21 +77,28 @@ def command(
     shown = f"[{host}]" if ":" in host else host
     console.print(f"http://{shown}:{place.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")
     if not keys and host not in ("127.0.0.1", "::1", "localhost"):
-        console.print("Anyone who reaches this address may use it: no --api-key-file was given.", style="yellow")
+        console.print(
+            "Anyone who reaches this address may use it: no key is asked for (--api-key-file).", style="yellow"
+        )
     Supervisor(worker_command(arguments), place, workers, drain_seconds, console.print).run()
 
 
-def _keys(file: Path) -> tuple[str, ...]:
-    """One a line; empty lines and those that begin with # are passed over."""
+def keys_of(file: Path | None) -> tuple[str, ...]:
+    """Of the file, one a line without empty lines and those that begin with #, and of the environment."""
+    from encodery.base import machine
     from encodery.base.errors import InputError
 
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if not keys:
+    lines = [] if file is None else [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if file is not None and not keys:
         raise InputError(f"{file}: holds no key.")
-    if any(not key.isascii() or " " in key for key in keys):
-        raise InputError(f"{file}: a key is of ASCII characters without blanks.")
-    return keys
+    given = machine.api_keys()
+    if given is not None and not given:
+        raise InputError("ENCODERY_API_KEYS: holds no key. Unset it to serve without keys.")
+    keys += given or []
+    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        raise InputError("A key is of printable ASCII characters without blanks.")
+    return tuple(keys)
 
 
 def _text(path: Path | None) -> str | None:

@@ -68,9 +68,8 @@ def make_app(
 
 def _lost(app: FastAPI, request: Request, error: HTTPException) -> Refusal:
     """No such route, or not by this method."""
-    paths = [path for path in (getattr(route, "path", "") for route in app.routes) if path]
     if error.status_code == 404:
-        near = nearest(request.url.path, paths)
+        near = nearest(request.url.path, app.openapi()["paths"])
         return Refusal(404, "route_not_found", f"There is nothing at '{request.url.path[:200]}'.{near} See /docs.")
     if error.status_code == 405:
         return Refusal(405, "method_not_allowed", f"'{request.url.path[:200]}' does not answer {request.method}.")

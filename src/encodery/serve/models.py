@@ -30,13 +30,14 @@ SHORTEST = 32  # of the widths that the loss `matryoshka` trains where none are 
 @dataclass(frozen=True)
 class Opening:
     """What to serve: `models` as they are named, an `index` with its model's place if it moved, the `truncate` policy
-    of requests that name none, the `runtime` of embedding models."""
+    of requests that name none, the `runtime` of embedding models and its `threads` (None: as it likes)."""
 
     models: tuple[str, ...]
     index: str | None = None
     rerank: str | None = None
     truncate: str | None = None
     runtime: str = "torch"
+    threads: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +56,14 @@ def open_all(opening: Opening) -> Served:
         name, path = named(written)
         if any(facts["id"] == name for facts in served.facts) or name == INDEX:
             raise InputError(f"Two models are called '{name}': name one otherwise, as name={path}.")
-        _add(served, name, path, lanes_of(load_model(path), opening))
+        _add(served, name, lanes_of(load_model(path), opening))
     if opening.index is not None:
         scorer = None
         if opening.rerank is not None:
             from encodery.search.reranking import reranker_of
 
             scorer = reranker_of(opening.rerank).open()
-        _add(served, INDEX, opening.index, {"search": Searches(Searcher(opening.index), scorer)})
+        _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)})
     if not served.facts:
         raise InputError("There is nothing to serve: name a model, or an --index.")
     return served
@@ -90,12 +91,20 @@ def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
     else:
         embedder = Embedder.of(loaded)
         if opening.runtime != "torch":
-            embedder = embedder.on(decode(Runtime, {"is": opening.runtime}, where="runtime"))
+            embedder = embedder.on(_runtime(opening))
         found["embed"] = Vectors(embedder, matryoshka(loaded, embedder.width), vectors)
         found["states"] = TokenStates(embedder, (), vectors)
     if "mlm" in loaded.model.heads and loaded.tokenizer.roles["mask"] is not None:
         found["fill"] = Masks(loaded, loaded.model)
     return found
+
+
+def _runtime(opening: Opening) -> Runtime:
+    """As named, on the threads that were given where it takes a number of them."""
+    found = decode(Runtime, {"is": opening.runtime}, where="runtime")
+    if opening.threads is None or not hasattr(found, "threads"):
+        return found
+    return decode(Runtime, {"is": opening.runtime, "threads": opening.threads}, where="runtime")
 
 
 def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
@@ -114,9 +123,9 @@ def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
     return tuple(sorted(dim for dim in dims if dim < width))
 
 
-def _add(served: Served, name: str, path: str, lanes: Mapping[str, Lane]) -> None:
+def _add(served: Served, name: str, lanes: Mapping[str, Lane]) -> None:
     can = {what: lane.facts() for what, lane in lanes.items()}
-    served.facts.append({"id": name, "path": str(path), "can": can, "version": version("encodery")})
+    served.facts.append({"id": name, "can": can, "version": version("encodery")})
     served.lanes.update({f"{name}/{what}": lane for what, lane in lanes.items()})
     served.beats.extend(Asked(name, what, {"texts": ["a"]}) for what in _beaten(lanes))
 
