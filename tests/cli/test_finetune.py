@@ -40,7 +40,8 @@ def rows(tmp_path: Path) -> Path:
     lines = ["review,verdict"]
     for number in range(60):
         word, kind = list(COLOURS.items())[number % 4]
-        lines.append(f"{' '.join(['a', 'the', 'one'][: number % 3 + 1] * (number % 2 + 1))} {word},{kind}")
+        before = [["a", "the", "one"][number // 3**place % 3] for place in range(4)]
+        lines.append(f"{' '.join(before)} {word},{kind}")
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tmp_path / "rows.csv"
 
@@ -52,7 +53,7 @@ def test_from_a_file_to_answers(
     given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
     assert run([*given, "--model", str(model), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "columns: text = review, label = verdict (told)" in told
+    assert "columns: text = review (by its name), label = verdict (told)" in told
     assert "rows are held out as dev rows" in told
     assert "2 classes:" in told
     assert "dev: accuracy 1.000" in told

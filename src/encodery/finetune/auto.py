@@ -37,6 +37,8 @@ from encodery.finetune.tasks._classes import Classes
 from encodery.finetune.tasks._head import pool
 from encodery.finetune.tasks._labels import names_of, places
 from encodery.model.load import Loaded, load_model
+from encodery.rows.split import keys
+from encodery.rows.table import Table
 from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.launch import check_empty, start
@@ -110,10 +112,7 @@ class _Fold:
 def _folds(rows: Rows, seed: int) -> list[_Fold]:
     """Equal texts stand on one side; every class stands in what is kept of a fold, or is left out of all."""
     texts = [role for role in rows if role != "label"]
-    keys = np.array(
-        [" \0 ".join(str(rows[role][row]).casefold() for role in texts) for row in range(len(rows["label"]))]
-    )
-    _, key = np.unique(keys, return_inverse=True)
+    _, key = np.unique(keys(Table.of(rows), texts), return_inverse=True)
     order = np.random.default_rng(seed).permutation(int(key.max()) + 1)
     some = np.flatnonzero(order[key] < MOST_ROWS)
     place = order[key[some]] % FOLDS

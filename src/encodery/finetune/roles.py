@@ -1,77 +1,52 @@
-"""Which column plays which role for a task: told by the user, or guessed by its name; what was guessed is said.
+"""Which columns a task reads of a table: of its forms the first whose roles are told or found by name, then by content.
 
 Shapes: R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from encodery.base.errors import InputError, nearest
 from encodery.base.parts import name_of
 from encodery.finetune.tasks import Form, Task
-
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "text": ("text", "sentence", "review", "content", "body", "message", "document", "passage", "utterance", "tweet"),
-    "text_b": ("text_b", "text2", "text_2", "sentence2", "sentence_2", "hypothesis", "b", "second"),
-    "label": ("label", "class", "category", "intent", "sentiment", "target", "topic", "gold", "answer", "y"),
-    "labels": ("labels", "tags", "categories", "topics", "classes", "label"),
-    "score": ("score", "similarity", "similarity_score", "rating", "stars", "relevance", "grade", "target", "label"),
-    "tokens": ("tokens", "words", "token"),
-    "tags": ("tags", "ner_tags", "bio", "ner", "pos_tags", "pos", "labels", "tag"),
-    "spans": ("spans", "entities", "annotations"),
-    "question": ("question", "query", "stem"),
-    "context": ("context", "passage", "paragraph", "article", "document"),
-    "answers": ("answers", "answer"),
-    "choices": ("choices", "options", "endings", "candidates", "answers"),
-    "query": ("query", "question", "search"),
-}
-FIRST = ("text_a", "text1", "text_1", "sentence1", "sentence_1", "premise", "a", "first", "text", "sentence")
-"""Names of the first text of a pair."""
+from encodery.rows.columns import NAMES, Roles, matched
+from encodery.rows.table import Table
 
 
-def guess(task: Task, columns: Sequence[str], given: Mapping[str, str], targets: bool) -> tuple[dict[str, str], str]:
-    """Role -> column, and that in words.
+def guess(task: Task, table: Table, given: Mapping[str, str], targets: bool) -> Roles:
+    """The columns of the roles of one of a task's forms, and why each.
 
     Raises `InputError` naming a column or role that is none, with the nearest, or what no column was found for.
     """
     roles = {role for form in task.forms for role in (*form.inputs, *form.targets)}
-    for role, column in given.items():
+    for role in given:
         if role not in roles:
             raise InputError(
                 f"columns.{role}: task '{name_of(task)}' has no such role.{nearest(role, roles)} "
                 f"Known: {', '.join(sorted(roles))}."
             )
-        if column not in columns:
-            raise InputError(
-                f"columns.{role} = {column}: the data has no such column.{nearest(column, columns)} "
-                f"It has {', '.join(columns)}."
-            )
-    best: tuple[str, ...] = ()
-    for form in task.forms:
-        found = _fitted(form, columns, given, targets)
+    forms = [form for form in task.forms if set(given) <= {*form.inputs, *form.targets}]
+    # What a column holds may be taken for a second text that is none: forms that read little go first there.
+    tried = [(form, False) for form in forms] + [(form, True) for form in sorted(forms, key=lambda f: len(f.inputs))]
+    best: tuple[str, ...] | None = None
+    for form, fitting in tried:
         wanted = (*form.inputs, *(form.targets if targets else ()))
-        if len(found) == len(wanted) and set(given) <= {*form.inputs, *form.targets}:
-            said = ", ".join(
-                f"{role} = {column}" + (" (told)" if role in given else "") for role, column in found.items()
-            )
-            return found, said
-        if not best or len(wanted) - len(found) < len(best):
-            best = tuple(role for role in wanted if role not in found)
+        told = {role: column for role, column in given.items() if role in wanted}
+        found = matched(table, wanted, told, (), _names(form), fitting)
+        lacking = tuple(role for role in wanted if role not in found.columns)
+        if not lacking:
+            return found
+        if not fitting and (best is None or len(lacking) < len(best)):
+            best = lacking
+    if best is None:
+        raise InputError(f"columns: task '{name_of(task)}' does not read {', '.join(given)} together.")
     raise InputError(
-        f"task '{name_of(task)}': no column was found for {', '.join(best) or ', '.join(given)}; "
-        f"the data has {', '.join(columns)}. Say which it is: columns.{(best or ('text',))[0]}=COLUMN."
+        f"{table.name}: task '{name_of(task)}': no column was found for {', '.join(best)} among "
+        f"{', '.join(table.names)}. Say which it is: columns.{best[0]}=COLUMN."
     )
 
 
-def _fitted(form: Form, columns: Sequence[str], given: Mapping[str, str], targets: bool) -> dict[str, str]:
-    """The columns of a form's roles, as far as they are found; none is taken twice."""
-    lower = {column.lower(): column for column in reversed(columns)}
-    wanted = (*form.inputs, *(form.targets if targets else ()))
-    found = {role: given[role] for role in wanted if role in given}
-    for role in wanted:
-        names = FIRST if role == "text" and "text_b" in form.inputs else NAMES.get(role, (role,))
-        free = [lower[name] for name in names if name in lower and lower[name] not in found.values()]
-        if role not in found and free:
-            found[role] = free[0]
-    return {role: found[role] for role in wanted if role in found}
+def _names(form: Form) -> Mapping[str, tuple[str, ...]]:
+    """Names of columns by role; the first text of a pair is called otherwise than a text alone."""
+    return {**NAMES, "text": NAMES["text_a"]} if "text_b" in form.inputs else NAMES

@@ -14,11 +14,14 @@ from encodery.base.errors import InputError, nearest
 from encodery.rows.table import Table
 
 NAMES: Mapping[str, tuple[str, ...]] = {
-    "text": ("text", "sentence", "review", "content", "body", "message", "document", "utterance", "tweet", "title"),
+    "text": (
+        *("text", "sentence", "review", "content", "body", "message", "document", "utterance", "tweet", "passage"),
+        "title",
+    ),
     "text_a": ("text_a", "text1", "text_1", "sentence1", "sentence_1", "premise", "a", "first", "text", "sentence"),
     "text_b": ("text_b", "text2", "text_2", "sentence2", "sentence_2", "hypothesis", "b", "second"),
     "label": ("label", "class", "category", "intent", "sentiment", "target", "topic", "gold", "answer", "y"),
-    "labels": ("labels", "tags", "categories", "topics", "classes"),
+    "labels": ("labels", "tags", "categories", "topics", "classes", "label"),
     "score": ("score", "similarity", "similarity_score", "rating", "stars", "relevance", "grade", "target", "label"),
     "tokens": ("tokens", "words", "token"),
     "tags": ("tags", "ner_tags", "bio", "ner", "pos_tags", "pos", "labels", "tag"),
@@ -26,7 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "query", "stem"),
     "context": ("context", "passage", "paragraph", "article", "document"),
     "answers": ("answers", "answer"),
-    "choices": ("choices", "options", "endings", "candidates"),
+    "choices": ("choices", "options", "endings", "candidates", "answers"),
     "query": ("query", "anchor", "question", "search"),
     "positive": ("positive", "pos", "document", "passage", "answer", "response"),
     "negative": ("negative", "negatives", "neg", "hard_negative", "hard_negatives"),
@@ -61,6 +64,28 @@ def guess(
 
     Raises `InputError` for a role or column told that is none, with the nearest, and for roles without a column.
     """
+    found = matched(table, wanted, given, optional, names)
+    lacking = [role for role in wanted if role not in found.columns]
+    if lacking:
+        raise InputError(
+            f"{table.name}: no column was found for {', '.join(lacking)} among {', '.join(table.names)}. "
+            f"Say which it is: columns.{lacking[0]}=COLUMN."
+        )
+    return found
+
+
+def matched(
+    table: Table,
+    wanted: Sequence[str],
+    given: Mapping[str, str] | None = None,
+    optional: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] = NAMES,
+    fitting: bool = True,
+) -> Roles:
+    """The same as far as columns are found; without `fitting`, by what is told and by their names alone.
+
+    Raises `InputError` for a role or column told that is none, with the nearest.
+    """
     told = _checked(table, given or {}, (*wanted, *optional))
     lower = {name.lower(): name for name in reversed(table.names)}
     found, why = dict(told), dict.fromkeys(told, "told")
@@ -68,16 +93,10 @@ def guess(
         free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in found.values()]
         if role not in found and free:
             found[role], why[role] = free[0], "by its name"
-    for role in wanted:
-        fitting = [name for name in table.names if name not in found.values() and _fits(role, table, name)]
-        if role not in found and len(fitting) == 1:
-            found[role], why[role] = fitting[0], "the only one that fits"
-    lacking = [role for role in wanted if role not in found]
-    if lacking:
-        raise InputError(
-            f"{table.name}: no column was found for {', '.join(lacking)} among {', '.join(table.names)}. "
-            f"Say which it is: columns.{lacking[0]}=COLUMN."
-        )
+    for role in wanted if fitting else ():
+        left = [name for name in table.names if name not in found.values() and _fits(role, table, name)]
+        if role not in found and len(left) == 1:
+            found[role], why[role] = left[0], "the only one that fits"
     order = [role for role in (*wanted, *optional) if role in found]
     return Roles({role: found[role] for role in order}, {role: why[role] for role in order})
 

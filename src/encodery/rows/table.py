@@ -188,6 +188,10 @@ class Table:
         columns = {name: column for name, column in self.columns.items() if name not in names}
         return Table(self.name, columns, self.places, self.notes)
 
+    def renamed(self, columns: Mapping[str, str]) -> Table:
+        """Some columns alone, under other names: name -> column. Raises `InputError` for one that is not there."""
+        return Table(self.name, {name: self[column] for name, column in columns.items()}, self.places, self.notes)
+
     def joined(self, other: Table) -> Table:
         """These rows, then another's; a column that one of them lacks is None there."""
         columns = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +58,29 @@ def numbers(values: Sequence[Any]) -> np.ndarray:
     return found
 
 
-def weights(counts: Sequence[int], kind: Weights) -> list[float]:
+def is_shared(values: Iterable[Any]) -> bool:
+    """Whether a row has a share of each label (label -> number) in place of one."""
+    return any(isinstance(value, Mapping) for value in values)
+
+
+def shares(values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
+    """The labels there are (C,), in order, and the share of each (R, C), which add up to 1; a plain label is all of it.
+
+    Raises `InputError` naming a row whose shares are none.
+    """
+    rows = [value if isinstance(value, Mapping) else {name_of_label(value, row): 1} for row, value in enumerate(values)]
+    labels = sorted({str(label) for row in rows for label in row}, key=_order)
+    at = {label: place for place, label in enumerate(labels)}
+    found = np.zeros((len(rows), len(labels)))
+    for number, row in enumerate(rows):
+        given = numbers(list(row.values()))
+        if not len(given) or given.min() < 0 or not given.sum() > 0:
+            raise InputError(f"Row {number}: its labels are {row!r}; shares are not negative, one is more than 0.")
+        found[number, [at[str(label)] for label in row]] = given / given.sum()
+    return labels, found
+
+
+def weights(counts: Sequence[float], kind: Weights) -> list[float]:
     """A weight (C,) for each class whose mean over the rows is 1: as 1 / count ("balanced"), or its root."""
     power = {"none": 0.0, "root": 0.5, "balanced": 1.0}[kind]
     raw = np.asarray(counts, np.float64) ** -power
