@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from encodery.base.errors import InputError
+from encodery.cli.serve import command as serve
 from encodery.cli.serve import keys_of
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -97,6 +98,8 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     nothing = subprocess.run(command(), capture_output=True, text=True, timeout=60, check=False)
     assert nothing.returncode == 2
     assert "nothing to serve" in nothing.stderr
+    with pytest.raises(InputError, match="one process only"):
+        serve(index=tmp_path, workers=2)
     missing = subprocess.run(
         command(str(tmp_path), "--port", "0"), capture_output=True, text=True, timeout=60, check=False
     )

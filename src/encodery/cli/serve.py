@@ -22,7 +22,7 @@ def command(
     ),
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="Keys that open the server, one a line; and those in ENCODERY_API_KEYS.")
+        Path | None, typer.Option(help="Keys that open the server, one a line, and those in ENCODERY_API_KEYS.")
     ] = None,
     truncate: Annotated[
         str | None, typer.Option(help="Text that is too long, unless a request says: error, right, left or chunk.")
@@ -48,6 +48,8 @@ def command(
         require(module, "serve")
     if not models and index is None:
         raise InputError("There is nothing to serve: name a model, or an --index.")
+    if index is not None and workers > 1:
+        raise InputError(f"--workers {workers}: an index is open to one process only. Serve it by a worker of its own.")
     keys = keys_of(api_key_file)
     if fd is not None:
         from encodery.base import machine

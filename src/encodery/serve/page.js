@@ -34,11 +34,11 @@ function row(cells, kind) {
 
 function showModels() {
   const table = document.createElement("table");
-  table.append(row(["model", "can", "of it"], "th"));
+  table.append(row(["model", "can", "details"], "th"));
   for (const model of info.models) {
     for (const [what, facts] of Object.entries(model.can)) {
       const said = Object.entries(facts).filter(([, value]) => value !== null && `${value}` && JSON.stringify(value) !== "{}");
-      table.append(row([model.id, facts.task || what, said.map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ")], "td"));
+      if (said.length) table.append(row([model.id, facts.task || what, said.map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ")], "td"));
     }
   }
   at("models").replaceChildren(table);
@@ -91,6 +91,7 @@ async function open() {
     at("state").textContent = `version ${info.version}, ${info.models.length} served`;
     at("state").className = "";
     showModels();
+    at("served").hidden = at("try").hidden = false;
     at("route").replaceChildren(...Object.keys(routes).map((path) => new Option(path, path)));
     chosen();
   } catch (error) {

@@ -198,6 +198,9 @@ async def predict(request: Request, body: schemas.PredictBody) -> Response:
     sizes = {len(row) for row in rows}
     if sizes not in ({1}, {2}):
         raise Refusal(400, "invalid_parameter", "inputs: are texts, or pairs [a, b], all of one kind.", "inputs")
+    if single and sizes == {2} and not any("text_b" in reads for reads in ask.facts(model, "predict")["reads"]):
+        said = f"inputs: two texts in a list are a pair, and '{model}' reads single ones. Write [[a], [b]] for both."
+        raise Refusal(400, "invalid_parameter", said, "inputs")
     roles = ("text", "text_b")[: sizes.pop()]
     columns = {role: texts_of([row[n] for row in rows], "inputs", ask.most) for n, role in enumerate(roles)}
     answer = await ask(request, model, "predict", {"rows": columns}, {"truncate": body.policy()})

@@ -54,7 +54,7 @@ class Tasks(Lane):
         found = self.predictor
         return {
             "task": self.task,
-            "reads": [list(form.inputs) for form in found.task.forms],
+            "reads": [list(inputs) for inputs in dict.fromkeys(form.inputs for form in found.task.forms)],
             "labels": list(found.known.get("labels", [])),
             "max_length": found.reader.longest,
             "truncate": self.truncate,
