@@ -143,6 +143,12 @@ def test_overload_is_refused_and_recovers_at_once(served: Served, start: Any) ->
         running.stop()
 
 
+def test_every_model_has_a_beat_that_it_runs(served: Served) -> None:
+    assert [asked.model for asked in served.beats] == [facts["id"] for facts in served.facts]
+    for asked in served.beats:
+        assert served.lanes[asked.lane].read(asked).units, asked
+
+
 def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encodery.serve.backend.BEAT", 0.3)
     running, lane = poisoned

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from encodery.base.errors import InputError
+from encodery.base.errors import InputError, UserError
 from encodery.base.settings import decode
 from encodery.embed.embedder import Embedder
 from encodery.embed.multivector import MultiVectorEncoder
@@ -127,8 +127,23 @@ def _add(served: Served, name: str, lanes: Mapping[str, Lane]) -> None:
     can = {what: lane.facts() for what, lane in lanes.items()}
     served.facts.append({"id": name, "can": can, "version": version("encodery")})
     served.lanes.update({f"{name}/{what}": lane for what, lane in lanes.items()})
-    served.beats.extend(Asked(name, what, {"texts": ["a"]}) for what in _beaten(lanes))
+    served.beats.append(_beat(name, lanes, can))
 
 
-def _beaten(lanes: Mapping[str, Lane]) -> Sequence[str]:
-    return [what for what in ("embed", "sparse", "late") if what in lanes] or ["tokenize"] * ("tokenize" in lanes)
+def _beat(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, Any]]) -> Asked:
+    """A smallest request that the model runs; where no such is known, one that is only tokenised."""
+    tried: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        *((what, {"texts": ["a"]}, {}) for what in ("embed", "sparse", "late")),
+        *(("predict", {"rows": {r: ["a"] for r in reads}}, {}) for reads in can.get("predict", {}).get("reads", ())),
+        ("fill", {"texts": [can.get("fill", {}).get("mask")]}, {}),
+        ("search", {"query": "a"}, {"top": 1, "rerank": False}),
+    ]
+    for what, inputs, options in tried:
+        if what in lanes:
+            asked = Asked(name, what, inputs, options)
+            try:
+                if lanes[what].read(asked).units:
+                    return asked
+            except UserError:  # A task that wants more than one word of each role.
+                continue
+    return Asked(name, "tokenize", {"texts": ["a"]})
