@@ -29,7 +29,8 @@ from encodery.model.shape import Batch
 from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
 
-RATE = 10.0  # How much faster than the model the classifiers learn.
+RATE = 3.0  # How much faster than the model the classifiers learn.
+STD = 0.005  # Of their new weights: small, so that they begin without an opinion.
 TEMPERATURE = 0.1
 
 
@@ -132,7 +133,7 @@ class Classifiers(nn.Module):
         self.order, self.conjunction = nn.Linear(4 * width, 1), nn.Linear(4 * width, len(GROUPS))
         self.following = nn.Linear(width, width, bias=False)
         for layer in (self.order, self.conjunction):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=STD)
             nn.init.zeros_(layer.bias)
         nn.init.eye_(self.following.weight)
 
