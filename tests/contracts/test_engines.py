@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from encodery.base.parts import find, names
 from encodery.base.settings import decode, encode
 from encodery.search.engine import Engine
 from encodery.search.filters import parse
-from encodery.search.store import Point, Store
+from encodery.search.store import Fields, Point, Store, Terms
 
 WIDTH = 8
 VECTORS = np.random.default_rng(0).standard_normal((24, WIDTH)).astype(np.float32)
@@ -40,7 +41,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[Store]:
-    with engine.create(tmp_path / "store", WIDTH) as store:
+    with engine.create(tmp_path / "store", Fields(width=WIDTH)) as store:
         store.upsert([point(i) for i in range(24)])
         yield store
 
@@ -63,6 +64,20 @@ def test_finds_by_words_and_only_those_that_hold_one(store: Store) -> None:
     assert store.by_words("absent", 5) == []
     assert store.by_words("", 5) == []
     assert store.by_words("?!", 5) == []
+
+
+def test_a_word_counts_as_often_as_it_stands_in_the_query(engine: Engine, tmp_path: Path) -> None:
+    with engine.create(tmp_path / "words", Fields()) as store:
+        store.upsert([Point(f"d{i}", 0, f"harbour {'anchor' if i < 6 else 'rudder'} word{i}", None) for i in range(9)])
+
+        def scores(query: str) -> dict[str, float]:
+            return {hit.id: hit.score for hit in store.by_words(query, 9)}
+
+        once, other = scores("anchors"), scores("rudder")
+        mixed = scores("anchor rudder anchor, ANCHORS")
+        assert mixed == pytest.approx({name: 3 * score for name, score in once.items()} | other, rel=1e-5)
+        assert store.by_words("rudder anchor anchor anchor anchor", 1)[0].id in once
+        assert store.by_words("rudder anchor", 1)[0].id in other
 
 
 @pytest.mark.parametrize(
@@ -128,10 +143,10 @@ def test_every_point_comes_back_whole(store: Store) -> None:
 
 def test_survives_closing_and_refuses_a_second_creation(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    with engine.create(folder, WIDTH) as store:
+    with engine.create(folder, Fields(width=WIDTH)) as store:
         store.upsert([point(i) for i in range(4)])
     with pytest.raises(InputError, match="already"):
-        engine.create(folder, WIDTH)
+        engine.create(folder, Fields(width=WIDTH))
     with engine.open(folder) as store:
         assert store.count() == 4
         assert found(store, "word2") == ["d1"]
@@ -151,11 +166,78 @@ def test_what_cannot_be_stored_or_asked_is_refused(engine: Engine, store: Store,
 
 
 def test_words_alone(engine: Engine, tmp_path: Path) -> None:
-    with engine.create(tmp_path / "words", None) as store:
+    with engine.create(tmp_path / "words", Fields()) as store:
         store.upsert([Point("a", 0, "only words", None)])
         assert found(store, "words") == ["a"]
         with pytest.raises(InputError, match="without vectors"):
             store.by_vector(np.zeros(WIDTH, np.float32), 1)
+
+
+TERMS = [Terms(np.array([i % 5, 5 + i % 3, 100 + i]), np.array([0.5 + i, 1.5, 2.0], np.float32)) for i in range(12)]
+TOKENS = [np.random.default_rng(i).standard_normal((2 + i % 4, 4)).astype(np.float32) for i in range(12)]
+
+
+@pytest.fixture
+def whole(engine: Engine, tmp_path: Path) -> Iterator[Store]:
+    """A store of every kind of field, of 12 passages, closed and opened again."""
+    fields = Fields(width=WIDTH, terms=True, tokens=4)
+    with engine.create(tmp_path / "whole", fields) as store:
+        points = (point(i) for i in range(12))
+        rows = [dataclasses.replace(p, terms=TERMS[i], tokens=TOKENS[i]) for i, p in enumerate(points)]
+        store.upsert(rows)
+    with engine.open(tmp_path / "whole") as store:
+        yield store
+
+
+def test_finds_by_learned_words_exactly(whole: Store) -> None:
+    query = Terms(np.array([2, 6, 107, 9999]), np.array([1.0, 2.0, 3.0, 4.0], np.float32))
+    asked = dict(zip(query.words.tolist(), query.weights.tolist(), strict=True))
+    truth = {
+        point(i).id: sum(asked.get(w, 0.0) * v for w, v in zip(terms.words, terms.weights, strict=True))
+        for i, terms in enumerate(TERMS)
+    }
+    truth = {name: score for name, score in truth.items() if score}
+    assert len(truth) < 12
+    assert {hit.id: hit.score for hit in whole.by_terms(query, 50)} == pytest.approx(truth, rel=1e-5)
+    best = sorted(truth, key=lambda name: -truth[name])
+    assert whole.by_terms(query, 1)[0].id == best[0]
+    assert {hit.id for hit in whole.by_terms(query, 9, among=best[1:3])} == set(best[1:3])
+    assert whole.by_terms(Terms(np.zeros(0, np.int64), np.zeros(0, np.float32)), 5) == []
+
+
+def test_finds_by_vectors_of_tokens_exactly(whole: Store) -> None:
+    query = np.random.default_rng(99).standard_normal((3, 4)).astype(np.float32)
+    truth = {point(i).id: float((query @ rows.T).max(axis=1).sum()) for i, rows in enumerate(TOKENS)}
+    hits = whole.by_tokens(query, 50)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(truth, rel=1e-4, abs=1e-4)
+    assert [hit.id for hit in hits] == sorted(truth, key=lambda name: -truth[name])
+    odd = {point(i).id for i in range(1, 12, 2)}
+    assert {hit.id for hit in whole.by_tokens(query, 50, parse(["source=odd"]))} == odd
+    assert {hit.id for hit in whole.by_tokens(query, 9, among=[point(3).id])} == {point(3).id}
+
+
+def test_every_field_comes_back_and_is_checked(whole: Store) -> None:
+    everything = {p.id: p for batch in whole.all(batch=5, vectors=True) for p in batch}
+    for i in range(12):
+        held = everything[point(i).id]
+        assert held.terms is not None
+        np.testing.assert_array_equal(held.terms.words, TERMS[i].words)
+        np.testing.assert_allclose(held.terms.weights, TERMS[i].weights, rtol=1e-6)
+        np.testing.assert_allclose(held.tokens, TOKENS[i], rtol=1e-6)
+        np.testing.assert_allclose(held.vector, VECTORS[i], rtol=1e-6)
+    with pytest.raises(InputError, match="sparse vector"):
+        whole.upsert([dataclasses.replace(point(1), tokens=TOKENS[1])])
+    with pytest.raises(InputError, match="vector a token"):
+        whole.upsert([dataclasses.replace(point(1), terms=TERMS[1], tokens=np.zeros((2, 5), np.float32))])
+    with pytest.raises(InputError, match="width 4"):
+        whole.by_tokens(np.zeros((2, 5), np.float32), 1)
+
+
+def test_fields_that_are_not_there_cannot_be_asked(store: Store) -> None:
+    with pytest.raises(InputError, match="without learned sparse"):
+        store.by_terms(TERMS[0], 1)
+    with pytest.raises(InputError, match="without vectors of tokens"):
+        store.by_tokens(TOKENS[0], 1)
 
 
 def test_settings_round_trip(engine: Engine) -> None:

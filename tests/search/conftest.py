@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ class FakeEncoder:
         self.fingerprint = "wrong" * 4 if wrong else "right" * 4
         self.encoded = 0
 
-    def encode(self, texts: Sequence[str], truncate: str = "error") -> Embedded:
+    prompts: ClassVar[dict[str, str]] = {}
+
+    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
         self.encoded += len(texts)
         vectors = np.array([self.vector(text) for text in texts], np.float32).reshape(-1, WIDTH)
         tokens = np.array([len(text.split()) for text in texts])

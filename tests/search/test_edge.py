@@ -13,7 +13,7 @@ import pytest
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.search.engine.edge import Edge
-from encodery.search.store import Point, Store
+from encodery.search.store import Fields, Point, Store
 
 RNG = np.random.default_rng(0)
 ZIPF = 1 / np.arange(1, 201)
@@ -50,7 +50,7 @@ def found(store: Store, query: str, limit: int = 5) -> dict[str, float]:
 @pytest.mark.parametrize(("k", "b"), [(1.2, 0.75), (0.9, 0.4)])
 def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: float) -> None:
     texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
-    with Edge(language="none", k=k, b=b).create(tmp_path / "s", None) as store:
+    with Edge(language="none", k=k, b=b).create(tmp_path / "s", Fields()) as store:
         store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
         gone = [f"d{i}" for i in range(0, 400, 3)]
         store.delete_documents(gone)
@@ -63,7 +63,7 @@ def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: fl
 
 def test_the_best_by_repeated_words_are_found_however_few_are_asked_for(tmp_path: Path) -> None:
     texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
-    with Edge(language="none").create(tmp_path / "s", None) as store:
+    with Edge(language="none").create(tmp_path / "s", Fields()) as store:
         store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
         # By distinct words w0 and w1 rule; the rare word, said five times, has to win.
         for query in ("w0 w1 w150 w150 w150 w150 w150", "w2 w3 w2 w199 w3 w199 w199", "w5 w5"):
@@ -74,7 +74,7 @@ def test_the_best_by_repeated_words_are_found_however_few_are_asked_for(tmp_path
 
 
 def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:
-    with Edge().create(tmp_path / "s", None) as store:
+    with Edge().create(tmp_path / "s", Fields()) as store:
         texts = ["北京是中国的首都", "a naïve café in Größe", "he was running fast", "Москва столица"]
         store.upsert([Point(str(i), 0, text, None) for i, text in enumerate(texts)])
         for query, expected in (("首都", "0"), ("naive cafe", "1"), ("runs", "2"), ("МОСКВА", "3")):
@@ -84,8 +84,8 @@ def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:
 def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from encodery.search.engine.edge import Edge; from encodery.search.store import Point\n"
-        "store = Edge().create(Path(sys.argv[1]), None)\n"
+        "from encodery.search.engine.edge import Edge; from encodery.search.store import Fields, Point\n"
+        "store = Edge().create(Path(sys.argv[1]), Fields())\n"
         "for i in range(50): store.upsert([Point(f'd{i}', 0, f'word{i}', None)])\n"
         "store.delete_documents(['d3']); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -98,14 +98,14 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
 
 
 def test_a_second_opener_is_told(tmp_path: Path) -> None:
-    with Edge().create(tmp_path / "s", None), pytest.raises(ArtifactError, match="in use"):
+    with Edge().create(tmp_path / "s", Fields()), pytest.raises(ArtifactError, match="in use"):
         Edge().open(tmp_path / "s")
 
 
 def test_a_graph_is_built_only_where_it_pays(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
     points = [Point(f"d{i}", 0, "x", vector) for i, vector in enumerate(vectors)]
-    with Edge(graph_from=200).create(tmp_path / "s", 16) as store:
+    with Edge(graph_from=200).create(tmp_path / "s", Fields(width=16)) as store:
         store.upsert(points)
         store.settle()
         query = vectors[5]
@@ -116,4 +116,4 @@ def test_a_graph_is_built_only_where_it_pays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("settings", "said"), [({"language": "englsh"}, "english"), ({"b": 2.0}, "b = 2.0")])
 def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, str | float], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        Edge(**settings).create(tmp_path / "s", None)  # type: ignore[arg-type]
+        Edge(**settings).create(tmp_path / "s", Fields())  # type: ignore[arg-type]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from encodery.base.errors import EmptyInput, InputError
 from encodery.embed.embedder import Embedded
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finishing import Finishing
-from encodery.search.calibrate import calibrated
+from encodery.search.calibrate import calibrated, shares
 from encodery.search.engine.edge import Edge
 from encodery.search.excerpt import excerpt
 from encodery.search.filters import parse
-from encodery.search.fuse import by_ranks, by_scores
+from encodery.search.fuse import by_ranks, by_scores, scaled
 from encodery.search.index import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.searcher import Searcher
+from encodery.search.sides import Dense
 from encodery.search.store import Point
 
 
@@ -108,12 +110,13 @@ class Knowing:
     """Vectors that tell a passage by its secret number, or nothing at all."""
 
     width, longest, fingerprint = 16, 64, "knowing"
+    prompts: ClassVar[dict[str, str]] = {}
 
     def __init__(self, knows: bool) -> None:
         self.knows = knows
         self.rng = np.random.default_rng(0)
 
-    def encode(self, texts: list[str], truncate: str = "error") -> Embedded:
+    def encode(self, texts: list[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
         numbers = [int(text.split("secret")[1][:3]) for text in texts]
         if not self.knows:
             numbers = self.rng.integers(0, 1 << 30, len(texts)).tolist()
@@ -136,11 +139,13 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
     encoder: Any = Knowing(knows)
     finishing = Finishing((Normalise(),), ({},))
     vectors = finishing.apply(encoder.encode(texts).vectors)
-    found = calibrated(sample, vectors, encoder, finishing, Edge(language="none"))
+    sample = [dataclasses.replace(point, vector=vector) for point, vector in zip(sample, vectors, strict=True)]
+    found = calibrated(sample, [Dense(encoder, finishing)], Edge(language="none"))
     assert found.queries == 80
-    assert found.curve is not None
-    assert found.curve["0.0"] > 0.4
-    assert (found.curve["1.0"] > found.curve["0.0"]) is knows
+    assert found.curves is not None
+    curve = found.curves["dense"]
+    assert curve["0.0"] > 0.4
+    assert (curve["1.0"] > curve["0.0"]) is knows
     assert least <= found.weight <= most
 
 
@@ -148,16 +153,23 @@ def test_too_few_queries_give_the_fallback() -> None:
     sample = [Point("a", 0, "secret001 is one. secret001 is two. secret001 is three.", None)]
     encoder: Any = Knowing(True)
     finishing = Finishing((Normalise(),), ({},))
-    found = calibrated(sample, np.ones((1, 16), np.float32), encoder, finishing, Edge())
-    assert (found.weight, found.curve) == (0.2, None)
+    found = calibrated(sample, [Dense(encoder, finishing)], Edge())
+    assert (found.weight, found.curves) == (0.2, None)
 
 
 def test_mixtures_by_hand() -> None:
     assert by_ranks([["a", "b"], ["b"]], (0.5, 0.5), offset=1) == {"a": 0.25, "b": pytest.approx(1 / 6 + 0.25)}
-    mixed = by_scores({"a": 4.0, "b": 1.0}, {"a": -1.0, "b": 1.0, "c": 0.0}, 0.25)
+    words, vectors = scaled({"a": 4.0, "b": 1.0}, True), scaled({"a": -1.0, "b": 1.0, "c": 0.0}, False)
+    mixed = by_scores([words, vectors], [0.75, 0.25])
     assert mixed == {"a": 0.75, "b": pytest.approx(0.75 / 4 + 0.25), "c": pytest.approx(0.125)}
-    assert by_scores({}, {}, 0.5) == {}
-    assert by_scores({"a": 0.0}, {"a": 2.0}, 0.5) == {"a": 0.0}
+    assert scaled({}, False) == {}
+    assert scaled({"a": 0.0}, True) == scaled({"a": 2.0}, False) == {"a": 0.0}
+
+
+def test_odds_of_several_models_are_put_together() -> None:
+    assert shares({"dense": 0.25}) == {"bm25": 0.75, "dense": 0.25}
+    assert shares({"dense": 0.5, "late": 0.5}) == dict.fromkeys(("bm25", "dense", "late"), 0.3333)
+    assert shares({"dense": 0.0, "sparse": 0.2}) == {"bm25": 0.8, "dense": 0.0, "sparse": 0.2}
 
 
 def test_an_excerpt_shows_where_the_matches_are() -> None:

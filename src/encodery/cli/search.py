@@ -21,7 +21,10 @@ app = typer.Typer(help="Index documents and search them by words and by meaning.
 app.command()(page)
 app.command()(weigh)
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")]
-Model = Annotated[Path | None, typer.Option("--model", "-m", help="The model, where it is not where it was.")]
+Model = Annotated[
+    list[Path] | None,
+    typer.Option("--model", "-m", help="The model, where it is not where it was; may be given several times."),
+]
 Filters = Annotated[
     list[str] | None,
     typer.Option("--filter", help="field=a,b  field!=a  field~part  field>=number; may be given several times."),
@@ -36,7 +39,13 @@ def index(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder to write.")],
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="The encoder; without it the index is of words alone.")
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The encoder: of vectors, of learned sparse vectors, of a vector a token; one of each may be given. "
+            "Without it the index is of words alone.",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
@@ -53,9 +62,9 @@ def index(
     sources = [a for a in arguments if "=" not in a or Path(a).exists()]
     settings = with_overrides(IndexSettings, {}, overrides(a for a in arguments if a not in sources), where="index")
     console = Console(highlight=False)
-    encoder = None if model is None else _encoder(model)
+    sides, paths = _sides(model or [])
     with _Progress(console) as progress:
-        built = build(sources, out, encoder, settings, model, overwrite, progress)
+        built = build(sources, out, sides, settings, paths, overwrite, progress)
     if not built.fresh:
         console.print(f"{out}: already there, made of the same files, settings and model; nothing to do.")
     _show(console, built.artifact.manifest.figures, out)
@@ -66,12 +75,16 @@ def query(
     folder: Index,
     words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help="What to look for.")] = None,
     mode: Annotated[
-        str | None, typer.Option(help="hybrid, dense or bm25 [default: hybrid where there is a model].")
+        str | None,
+        typer.Option(help="hybrid, dense, sparse, late or bm25 [default: hybrid where there is a model]."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many passages.", min=1)] = 10,
     filters: Filters = None,
     per_document: Annotated[int | None, typer.Option(help="At most so many passages of one document.", min=1)] = None,
-    weight: Annotated[float | None, typer.Option(help="Share of the vectors, 0 to 1 [default: the index's].")] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(help="Share of the models, 0 to 1, or of each: bm25=0.5,dense=0.5 [default: the index's]."),
+    ] = None,
     fusion: Annotated[
         str, typer.Option(help="Hybrid ranking by a mixture of scores, or of reciprocal ranks.")
     ] = "scores",
@@ -83,7 +96,7 @@ def query(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Model = None,
 ) -> None:
-    """Find passages. Each shows its scores by words (BM25) and by vector, and where it stands."""
+    """Find passages. Each shows its scores by words (BM25) and by models, and where it stands."""
     from rich.console import Console
 
     from encodery.base.errors import InputError
@@ -94,7 +107,7 @@ def query(
     asked = " ".join(words or [])
     if not asked and not interactive:
         raise InputError("Say what to look for, or use --interactive.")
-    conditions, console = parse(filters or []), Console(highlight=False)
+    conditions, console, share = parse(filters or []), Console(highlight=False), _share(weight)
     reranker = None if rerank is None else reranker_of(rerank).open()
 
     with Searcher(folder, model=model) as searcher:
@@ -106,7 +119,7 @@ def query(
                 mode,
                 conditions,
                 per_document,
-                weight,
+                share,
                 fusion,
                 reranker,
                 reranked,
@@ -184,19 +197,40 @@ def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="P
     with Opened(folder) as opened:
         held = opened.artifact.manifest
         figures = {**held.figures, "documents": opened.store.documents(), "passages": opened.store.count()}
-        model, weight = opened.model, opened.weight
+        models, weights = opened.models, opened.weights
+    figures |= {"weight": opened.weight, "weights": weights}
     if as_json:
-        print(json.dumps({**figures, "weight": weight, "model": model, "created": held.created}))
+        print(json.dumps({**figures, "models": models, "created": held.created}))
         return
-    _show(Console(highlight=False), figures | {"weight": weight}, folder)
-    Console(highlight=False).print(f"  model      {model['path'] if model else 'none: words alone'}")
+    console = Console(highlight=False)
+    _show(console, figures, folder)
+    for mode, model in models.items():
+        console.print(f"  {mode:<10} {model['path'] or 'a model in no folder'}, share {weights[mode]:.2f}")
+    if not models:
+        console.print("  model      none: words alone")
 
 
-def _encoder(model: Path) -> Any:
-    from encodery.embed.embedder import Embedder
-    from encodery.model.load import load_model
+def _sides(models: list[Path]) -> tuple[list[Any], dict[str, Path]]:
+    """The models of an index, loaded, and mode -> where each lies."""
+    from encodery.search.sides import load
 
-    return Embedder.of(load_model(model))
+    sides = [load(model) for model in models]
+    return sides, {side.mode: model for side, model in zip(sides, models, strict=True)}
+
+
+def _share(written: str | None) -> float | dict[str, float] | None:
+    """What --weight says. Raises `InputError`."""
+    from encodery.base.errors import InputError
+
+    if written is None:
+        return None
+    try:
+        if "=" not in written:
+            return float(written)
+        pairs = (entry.partition("=") for entry in written.split(","))
+        return {mode.strip(): float(share) for mode, _, share in pairs}
+    except ValueError as error:
+        raise InputError(f"weight = '{written}': is a number, or several such as bm25=0.5,dense=0.5.") from error
 
 
 def _show(console: Console, figures: dict[str, Any], folder: Path) -> None:
@@ -204,7 +238,7 @@ def _show(console: Console, figures: dict[str, Any], folder: Path) -> None:
     console.print(f"{folder}: {documents:,} documents in {passages:,} passages, {figures['bytes'] / 1e6:,.1f} MB")
     seconds = figures["seconds"]
     console.print(f"  built in   {seconds:,.1f} s ({passages / max(seconds, 1e-9):,.0f} passages/s)")
-    console.print(f"  weight     {figures['weight']:.2f} of the vectors beside words in hybrid ranking")
+    console.print(f"  weight     {figures['weight']:.2f} of the models beside words in hybrid ranking")
     if figures.get("replaced"):
         console.print(f"  replaced   {figures['replaced']:,} documents by later ones of the same id")
     if figures.get("dropped_tokens"):
@@ -245,6 +279,8 @@ def _table(found: Answer) -> dict[str, Any]:
             "score": hit.score,
             "words": hit.words,
             "vector": hit.vector,
+            "sparse": hit.sparse,
+            "late": hit.late,
             "rerank": hit.rerank,
             "document": hit.document,
             "start": hit.start,
@@ -271,7 +307,7 @@ def _print(console: Console, found: Answer) -> None:
         console.print(f"Nothing found. {latency}", style="dim")
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
-    sides = _sides(found)
+    sides = _shown(found)
     for name in ("", "score", *sides):
         table.add_column(name, justify="right", no_wrap=True, vertical="top")
     table.add_column("passage", ratio=1, overflow="fold")
@@ -293,10 +329,11 @@ def _print(console: Console, found: Answer) -> None:
     console.print(f"{found.mode}, {len(found.found)} passages, {latency}", style="dim")
 
 
-def _sides(found: Answer) -> tuple[str, ...]:
+def _shown(found: Answer) -> tuple[str, ...]:
     """The stages whose scores stand beside the one that ranks."""
-    first = {"bm25": ("words",), "dense": ("vector",), "hybrid": ("words", "vector")}[found.mode]
-    return first if found.mode == "hybrid" or found.found[0].rerank is not None else ()
+    first = found.found[0]
+    sides = tuple(name for name in ("words", "vector", "sparse", "late") if getattr(first, name) is not None)
+    return sides if len(sides) > 1 or first.rerank is not None else ()
 
 
 class _Progress:

@@ -140,16 +140,14 @@ class Embedder:
         """Tokens of a text that fit the model, special tokens not counted."""
         return self.max_length - 2
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Name -> what is put before a text that is encoded under it."""
+        return self.settings.prompts
+
     def offsets(self, text: str) -> np.ndarray:
         """The characters [begin, end) (n, 2) int64 of each token of a text, without special tokens."""
-        found = [np.zeros((0, 2), np.int64)]
-        begin = 0
-        while begin < len(text):
-            end = len(text) if len(text) - begin <= CUT_AT else max(text.rfind(" ", begin, begin + CUT_AT), begin)
-            end = end if end > begin else begin + CUT_AT
-            found.append(self.tokenizer.encode_with_offsets(text[begin:end])[1].astype(np.int64) + begin)
-            begin = end
-        return np.concatenate(found)
+        return token_offsets(self.tokenizer, text)
 
     def encode(
         self,
@@ -235,6 +233,18 @@ class Embedder:
         output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers)
         found: torch.Tensor = self.pooling(output, batch)
         return found
+
+
+def token_offsets(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The characters [begin, end) (n, 2) int64 of each token of a text, without special tokens; long ones in pieces."""
+    found = [np.zeros((0, 2), np.int64)]
+    begin = 0
+    while begin < len(text):
+        end = len(text) if len(text) - begin <= CUT_AT else max(text.rfind(" ", begin, begin + CUT_AT), begin)
+        end = end if end > begin else begin + CUT_AT
+        found.append(tokenizer.encode_with_offsets(text[begin:end])[1].astype(np.int64) + begin)
+        begin = end
+    return np.concatenate(found)
 
 
 def shallow(model: Model, layers: int | None) -> Model:

@@ -1,9 +1,10 @@
-"""How much a model's vectors deserve beside words: measured on the documents themselves, without labels.
+"""How much a model's scores deserve beside words: measured on the documents themselves, without labels.
 
 From a sample of passages one sentence each is taken out and asked as a query: is the passage it came from found among
 the others? Of the weights of the mixture (`fuse.py`) the smallest is taken whose mean reciprocal rank is within one
 standard error of the best one's, and halved: such queries are kin to their passages and lack the exact words that
-people ask with, so they flatter the vectors. A model that knows nothing gets weight 0.
+people ask with, so they flatter the model. One that knows nothing gets weight 0. Several models are measured one by one
+against words, and their odds put together.
 
 Shapes: Q queries, P passages of the sample, W weights.
 """
@@ -13,18 +14,19 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from encodery.embed.finishing import Finishing
-from encodery.search.encoder import TextEncoder
 from encodery.search.engine import Engine
-from encodery.search.fuse import by_scores
-from encodery.search.store import Point
+from encodery.search.fuse import by_scores, scaled
+from encodery.search.sides import Dense, Side, Words
+from encodery.search.store import Fields, Point
+from encodery.search.writer import filled, finished
 
 QUERIES = 300
 FEWEST = 30  # Queries below which nothing is measured.
@@ -38,43 +40,78 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 
 @dataclass(frozen=True)
 class Calibration:
-    """`weight` of the vectors in 0..1. `curve`: weight -> mean reciprocal rank on `queries` queries, where measured."""
+    """`weights`: mode -> share in hybrid ranking. `curves`: mode -> weight beside words alone -> mean reciprocal rank
+    on `queries` queries, where measured."""
 
-    weight: float
+    weights: dict[str, float]
     queries: int = 0
-    curve: dict[str, float] | None = None
+    curves: dict[str, dict[str, float]] | None = None
+
+    @property
+    def weight(self) -> float:
+        """The share of all models together."""
+        return round(1 - self.weights[Words.mode], 4)
 
     def table(self) -> dict[str, Any]:
         """As it is stored."""
-        return asdict(self)
+        return {"weight": self.weight, **asdict(self)}
 
 
-def calibrated(
-    sample: Sequence[Point], vectors: np.ndarray, encoder: TextEncoder, finishing: Finishing, engine: Engine
-) -> Calibration:
-    """The weight for an index of which `sample` (P) are passages, with finished `vectors` (P, K).
+def fixed(modes: Sequence[str], weight: float) -> Calibration:
+    """The weight of all models together given, and shared evenly."""
+    if not modes:
+        return Calibration({Words.mode: 1.0})
+    return Calibration({Words.mode: 1 - weight, **{mode: weight / len(modes) for mode in modes}})
+
+
+def shares(alone: Mapping[str, float]) -> dict[str, float]:
+    """mode -> share, from the weight that each deserves beside words alone: odds against words, put together."""
+    odds = {Words.mode: 1.0, **{mode: weight / (1 - weight) for mode, weight in alone.items()}}
+    return {mode: round(odd / sum(odds.values()), 4) for mode, odd in odds.items()}
+
+
+def calibrated(sample: Sequence[Point], sides: Sequence[Side], engine: Engine) -> Calibration:
+    """The weights for an index of which `sample` (P) are passages, with what the models give them, vectors finished.
 
     Samples that give fewer than thirty queries get the fallback weight.
     """
     asked = _queries(sample)
     if len(asked) < FEWEST:
-        return Calibration(FALLBACK, len(asked))
-    rest = {place: rest for place, (_, rest) in asked.items()}
+        return replace(fixed([side.mode for side in sides], FALLBACK), queries=len(asked))
+    targets = list(asked)
     queries = [query for query, _ in asked.values()]
-    encoded = finishing.apply(encoder.encode([*queries, *rest.values()], truncate="right").vectors)
-    left = vectors.copy()
-    left[list(rest)] = encoded[len(queries) :]
-    by_vector = encoded[: len(queries)] @ left.T
-    ranks = np.zeros((len(queries), len(WEIGHTS)))
-    with tempfile.TemporaryDirectory() as folder, engine.create(Path(folder) / "sample", None) as store:
-        points = [Point("", i, rest.get(i, point.text), None) for i, point in enumerate(sample)]
+    words = _by_words(sample, asked, engine)
+    curves, alone = {}, {}
+    for side in sides:
+        scores = side.similar([side.query(query) for query in queries], _left(sample, asked, side))
+        ranks = np.array([_ranks(*given, side.from_zero) for given in zip(words, scores, targets, strict=True)])
+        means = zip(WEIGHTS, ranks.mean(axis=0), strict=True)
+        curves[side.mode] = {str(weight): round(float(mean), 4) for weight, mean in means}
+        alone[side.mode] = HALVED * WEIGHTS[smallest_good(ranks)]
+    return Calibration(shares(alone), len(queries), curves)
+
+
+def _by_words(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], engine: Engine) -> list[dict[str, float]]:
+    """For each query: place in the sample -> BM25 score, where the asked passages lack their sentence."""
+    with tempfile.TemporaryDirectory() as folder, engine.aside().create(Path(folder) / "sample", Fields()) as store:
+        texts = [asked[place][1] if place in asked else point.text for place, point in enumerate(sample)]
+        points = [Point("", place, text, None) for place, text in enumerate(texts)]
         store.upsert(points)
+        store.settle()
         places = {point.id: str(point.number) for point in points}
-        for row, (target, query) in enumerate(zip(rest, queries, strict=True)):
-            words = {places[hit.id]: hit.score for hit in store.by_words(query, len(sample))}
-            ranks[row] = _ranks(words, by_vector[row], target)
-    curve = {str(weight): round(float(mean), 4) for weight, mean in zip(WEIGHTS, ranks.mean(axis=0), strict=True)}
-    return Calibration(round(HALVED * WEIGHTS[smallest_good(ranks)], 3), len(queries), curve)
+        every = [store.by_words(query, len(sample)) for query, _ in asked.values()]
+        return [{places[hit.id]: hit.score for hit in hits} for hits in every]
+
+
+def _left(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], side: Side) -> list[Any]:
+    """What a model gives the passages of the sample, the asked ones without their sentence."""
+    found = [getattr(point, side.field) for point in sample]
+    again = filled([Point("", place, rest, None) for place, (_, rest) in asked.items()], [side], Counter())
+    if isinstance(side, Dense):
+        again = finished(again, side.finishing)
+    for point in again:
+        found[point.number] = getattr(point, side.field)
+    return found
 
 
 def smallest_good(ranks: np.ndarray) -> int:
@@ -100,15 +137,16 @@ def _queries(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
     return found
 
 
-def _ranks(words: dict[str, float], by_vector: np.ndarray, target: int) -> list[float]:
+def _ranks(words: dict[str, float], row: np.ndarray, target: int, from_zero: bool) -> list[float]:
     """For each weight the reciprocal rank of the target among the candidates of both sides, 0 beyond the tenth."""
-    count = min(DEPTH, len(by_vector))
-    nearest = np.argpartition(-by_vector, count - 1)[:count]
+    count = min(DEPTH, len(row))
+    nearest = np.argpartition(-row, count - 1)[:count]
     candidates = {str(place) for place in nearest} | set(sorted(words, key=lambda name: -words[name])[:DEPTH])
-    vectors = {name: float(by_vector[int(name)]) for name in candidates}
+    by_words = scaled({name: words.get(name, 0.0) for name in candidates}, True)
+    by_model = scaled({name: float(row[int(name)]) for name in candidates}, from_zero)
     found = []
     for weight in WEIGHTS:
-        mixed = by_scores(words, vectors, weight)
+        mixed = by_scores([by_words, by_model], [1 - weight, weight])
         own = mixed.get(str(target))
         rank = 0 if own is None else sum(score > own for score in mixed.values()) + 1
         found.append(1 / rank if 0 < rank <= 10 else 0.0)

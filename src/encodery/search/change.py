@@ -11,6 +11,7 @@ from encodery.search.documents import Input
 from encodery.search.filters import Condition
 from encodery.search.index import Progress, stored_bytes
 from encodery.search.opened import Opened
+from encodery.search.supply import Documents
 from encodery.search.writer import Writer
 
 
@@ -20,19 +21,19 @@ def add(index: Opened, sources: Sequence[str | Path], progress: Progress | None 
     Returns what was counted: documents, passages, replaced, dropped_tokens, skipped (reason -> number).
     """
     given = Input.open(sources, index.settings.text, avoid=(index.path,))
-    encoder = index.encoder if index.has_vectors else None
-    writer = Writer(index.store, index.settings.passages, encoder, index.finishing)
+    supply = Documents(sources, given, index.settings.passages, index.sides)
+    writer = Writer(index.store, supply.encoders, index.finishing)
 
     def mark() -> None:
         if progress is not None:
             progress(writer.counts["documents"], writer.counts["passages"])
 
     before = index.store.documents()
-    writer.add(given.documents(), mark, known=True)
+    writer.add(supply.pieces(0), mark, known=True)
     _settled(index)
     fresh = index.store.documents() - before
     counts = {name: writer.counts[name] for name in ("documents", "passages", "dropped_tokens")}
-    return {**counts, "replaced": counts["documents"] - fresh, "skipped": dict(given.skipped)}
+    return {**counts, "replaced": counts["documents"] - fresh, "skipped": dict(supply.skipped)}
 
 
 def delete(index: Opened, documents: Sequence[str] = (), conditions: Sequence[Condition] = ()) -> dict[str, int]:

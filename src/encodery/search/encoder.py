@@ -1,8 +1,8 @@
-"""What an index asks of a text encoder; `embed.Embedder` is one."""
+"""What an index asks of a text encoder of one vector a text; `embed.Embedder` is one. Others: `sides.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +25,11 @@ class TextEncoder(Protocol):
     def fingerprint(self) -> str:
         """Differs when any text could get another vector."""
 
-    def encode(self, texts: Sequence[str], truncate: str = "error") -> Embedded:
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Name -> what is put before a text that is encoded under it."""
+
+    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
         """Vectors (N, K)."""
 
     def offsets(self, text: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Two rankings made one: reciprocal ranks (Cormack et al. 2009), or a mixture of scores (arXiv 2210.11934).
+"""Rankings made one: reciprocal ranks (Cormack et al. 2009), or a mixture of scores (arXiv 2210.11934).
 
 The mixture keeps how much better one passage is than the next, which ranks throw away; both need the candidates'
-scores by words and by vector. `weight` is the share of the vector: 0 is words alone, 1 the vector alone.
+scores on every side: by words, and by whatever a model gives. Each side has a weight, its share.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ def by_ranks(
     return scores
 
 
-def by_scores(words: Mapping[str, float], vectors: Mapping[str, float], weight: float) -> dict[str, float]:
-    """id -> (1 - weight) · words' score + weight · vector's score, each scaled to 0..1 over the candidates.
+def scaled(scores: Mapping[str, float], from_zero: bool) -> dict[str, float]:
+    """The same scores on a scale of 0..1 over the candidates.
 
-    A passage without any of the words has the score 0 by words, which is also the bottom of that scale; of vectors
-    the bottom is the worst candidate's. `vectors` must hold every id.
+    `from_zero`: a passage that is not found has the score 0, as by words, which is then the bottom of the scale; else
+    the bottom is the worst candidate's.
     """
-    top = max(words.values(), default=0.0) or 1.0
-    low, high = min(vectors.values(), default=0.0), max(vectors.values(), default=0.0)
-    spread = (high - low) or 1.0
-    return {
-        name: (1 - weight) * words.get(name, 0.0) / top + weight * (score - low) / spread
-        for name, score in vectors.items()
-    }
+    low = 0.0 if from_zero else min(scores.values(), default=0.0)
+    spread = (max(scores.values(), default=0.0) - low) or 1.0
+    return {name: (score - low) / spread for name, score in scores.items()}
+
+
+def by_scores(sides: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+    """id -> sum over sides of weight · score, the scores brought to one scale before; absent ones count as 0."""
+    found: dict[str, float] = {}
+    for side, weight in zip(sides, weights, strict=True):
+        for name, score in side.items():
+            found[name] = found.get(name, 0.0) + weight * score
+    return found

@@ -1,14 +1,13 @@
-"""Builds an index and changes it: documents to passages to vectors and words, in a folder that survives interruption.
+"""Builds an index: documents to passages to vectors and words, in a folder that survives interruption.
 
-The folder is an artifact of kind "index": settings, the model's and the inputs' fingerprints in its manifest,
-`finish.safetensors` (what the finish steps learnt from a sample), `fusion.json` (the weight of vectors against words)
+The folder is an artifact of kind "index": settings, the models' and the inputs' fingerprints in its manifest,
+`finish.safetensors` (what the finish steps learnt from a sample), `fusion.json` (the weights of words and models)
 and `store/`, the engine's files, which live on as documents are added and deleted. A build that was interrupted goes
 on when it is called again; building the same index a second time does nothing.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import time
@@ -22,20 +21,20 @@ import numpy as np
 
 from encodery.base.artifact import MANIFEST, Artifact, atomic_write, writing
 from encodery.base.errors import ArtifactError, EmptyInput, SettingsError
-from encodery.base.settings import encode
+from encodery.base.settings import decode, encode
 from encodery.embed.finish import Finish
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finish.whiten import Whiten
 from encodery.embed.finishing import Finishing
-from encodery.search.calibrate import Calibration, calibrated
+from encodery.search.calibrate import FALLBACK, Calibration, calibrated, fixed
 from encodery.search.documents import Input
-from encodery.search.encoder import TextEncoder
 from encodery.search.engine import Engine
 from encodery.search.engine.edge import Edge
 from encodery.search.passages import Passages
-from encodery.search.sample import sampled
-from encodery.search.store import Point, Store
-from encodery.search.writer import Writer
+from encodery.search.sides import Dense, Late, Sparse, sides_of
+from encodery.search.store import Fields, Point, Store
+from encodery.search.supply import Documents, Supply, models_of
+from encodery.search.writer import Writer, finished
 
 KIND = "index"
 STORE, FINISH, FUSION, PROGRESS = "store", "finish.safetensors", "fusion.json", "progress.json"
@@ -47,7 +46,7 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
     """`text`: the column of rows that holds the text. `finish`: steps on vectors after the model's own, fitted on a
-    sample of the documents. `weight`: share of the vectors in hybrid ranking, estimated from the documents if not
+    sample of the documents. `weight`: share of the models' sides in hybrid ranking, estimated from the documents if not
     given."""
 
     engine: Engine = field(default_factory=Edge)
@@ -74,40 +73,55 @@ class Built:
 def build(
     sources: Sequence[str | Path],
     out: str | Path,
-    encoder: TextEncoder | None,
+    encoder: Any,
     settings: IndexSettings | None = None,
-    model_path: str | Path | None = None,
+    model_path: Any = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Built:
-    """Index all documents of `sources` (corpora, folders, globs, files) in the folder `out`; without an encoder by
-    words alone. `model_path` is noted, so that queries find the model again.
+    """Index all documents of `sources` (corpora, folders, globs, files) in the folder `out`.
 
-    Raises `EmptyInput` (no documents), `ArtifactError` (`out` holds another index), `DiskFull`, `MissingExtra`.
+    `encoder`: an encoder of vectors, of learned sparse vectors or of a vector a token, or several of different kinds;
+    without one the index is of words alone. `model_path` is noted, so that queries find the model again; of several
+    {mode: path}. Raises `EmptyInput` (no documents), `ArtifactError` (`out` holds another index), `DiskFull`,
+    `MissingExtra`.
     """
     settings, target = settings or IndexSettings(), Path(out)
     given = Input.open(sources, settings.text, avoid=(target, target.parent / f".{target.name}.draft"))
+    sides = sides_of(encoder)
+    supply = Documents(sources, given, settings.passages, sides)
+    supply.models = models_of(sides, model_path)
+    return build_from(supply, target, settings, overwrite, progress)
+
+
+def build_from(
+    supply: Supply, out: str | Path, settings: IndexSettings, overwrite: bool = False, progress: Progress | None = None
+) -> Built:
+    """Index what a supply gives; `encoded.Encoded` is one. See `build`."""
+    target = Path(out)
     plan = {
         "index": encode(settings),
-        "model": _model(encoder, model_path),
-        "inputs": given.fingerprint,
-        "sources": [str(source) for source in sources],
+        "models": supply.models,
+        "inputs": supply.fingerprint,
+        "sources": list(supply.sources),
     }
     if not overwrite and (present := _present(target, plan)) is not None:
         return Built(present, False, {})
-    parents = {f"corpus{i or ''}": corpus for i, corpus in enumerate(given.corpora)}
-    with writing(target, KIND, plan, parents, overwrite=overwrite, keep=True, living=(STORE,)) as draft:
-        builder = _Builder(draft.path, plan, given, encoder, settings)
+    leave = _leaving(target)
+    with writing(target, KIND, plan, supply.parents, overwrite=overwrite, keep=True, living=(STORE,)) as draft:
+        builder = _Builder(draft.path, plan, supply, settings)
         draft.figures.update(builder.run(progress))
         (draft.path / PROGRESS).unlink()
-    return Built(Artifact.open(target, KIND), True, dict(given.skipped))
+    leave()
+    return Built(Artifact.open(target, KIND), True, dict(supply.skipped))
 
 
-def _model(encoder: TextEncoder | None, path: str | Path | None) -> dict[str, Any] | None:
-    if encoder is None:
-        return None
-    where = "" if path is None else str(Path(path).resolve())
-    return {"fingerprint": encoder.fingerprint, "width": encoder.width, "path": where}
+def _leaving(target: Path) -> Callable[[], None]:
+    """What removes all that an index at `target`, which is to be replaced, keeps elsewhere."""
+    if not (target / MANIFEST).is_file():
+        return lambda: None
+    held = Artifact.open(target, KIND).manifest.settings["index"]
+    return decode(IndexSettings, held, where=str(target)).engine.outside(target / STORE)
 
 
 def _present(target: Path, plan: dict[str, Any]) -> Artifact | None:
@@ -118,7 +132,7 @@ def _present(target: Path, plan: dict[str, Any]) -> Artifact | None:
     held = artifact.manifest.settings
     differing = [name for name in plan if _essence(held.get(name)) != _essence(plan[name])]
     if differing:
-        what = {"index": "settings", "inputs": "input files", "model": "model", "sources": "sources"}
+        what = {"index": "settings", "inputs": "input files", "models": "model", "sources": "sources"}
         raise ArtifactError(
             f"{target}: holds an index made with other {' and '.join(what[name] for name in differing)}. "
             "Add documents to it with `search add`, give another folder, or --overwrite."
@@ -127,8 +141,10 @@ def _present(target: Path, plan: dict[str, Any]) -> Artifact | None:
 
 
 def _essence(value: Any) -> Any:
-    """A plan's value without where the model lies, which may change."""
-    return {key: item for key, item in value.items() if key != "path"} if isinstance(value, dict) else value
+    """A plan's value without where models lie, which may change."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _essence(item) for key, item in value.items() if key != "path"}
 
 
 def stored_bytes(folder: Path) -> int:
@@ -139,10 +155,8 @@ def stored_bytes(folder: Path) -> int:
 class _Builder:
     """One build in a draft folder; `progress.json` says how far an earlier one of the same plan came."""
 
-    def __init__(
-        self, folder: Path, plan: dict[str, Any], given: Input, encoder: TextEncoder | None, settings: IndexSettings
-    ) -> None:
-        self.folder, self.plan, self.given, self.encoder, self.settings = folder, plan, given, encoder, settings
+    def __init__(self, folder: Path, plan: dict[str, Any], supply: Supply, settings: IndexSettings) -> None:
+        self.folder, self.plan, self.supply, self.settings = folder, plan, supply, settings
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
         self._resume()
@@ -156,13 +170,15 @@ class _Builder:
             self.counts.update(held["counts"])
             self.seconds = held["seconds"]
             return
+        if "plan" in held:
+            decode(IndexSettings, held["plan"]["index"], where=str(note)).engine.outside(self.folder / STORE)()
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def run(self, progress: Progress | None) -> dict[str, Any]:
         started = time.perf_counter()
         before = self.seconds
-        finishing, sample, vectors = self._finishing()
+        finishing, sample = self._finishing()
 
         def mark() -> None:
             self.seconds = before + time.perf_counter() - started
@@ -171,21 +187,19 @@ class _Builder:
                 progress(self.counts["documents"], self.counts["passages"])
 
         with self._store(finishing) as store:
-            writer = Writer(store, self.settings.passages, self.encoder, finishing, self.counts)
-            self.given.skipped.clear()
-            rest = itertools.islice(self.given.documents(), self.counts["documents"], None)
-            writer.add(rest, mark, known=self.counts["documents"] > 0)
+            writer = Writer(store, self.supply.encoders, finishing, self.counts)
+            writer.add(self.supply.pieces(self.counts["documents"]), mark, known=self.counts["documents"] > 0)
             if not store.count():
                 raise EmptyInput(f"{', '.join(self.plan['sources'])}: no document with words in it.")
             store.settle()
             figures = {"documents": store.documents(), "passages": store.count()}
         mark()
-        chosen = self._weight(finishing, sample, vectors)
+        chosen = self._weights(finishing, sample)
         atomic_write(self.folder / FUSION, json.dumps(chosen.table(), indent=1))
         counted = {name: self.counts[name] for name in ("tokens", "dropped_tokens", "replaced")}
         size = stored_bytes(self.folder)
         seconds = before + time.perf_counter() - started
-        skipped = dict(self.given.skipped)
+        skipped = dict(self.supply.skipped)
         return {
             **figures,
             **counted,
@@ -203,27 +217,36 @@ class _Builder:
         folder = self.folder / STORE
         if self.counts["documents"]:
             return self.settings.engine.open(folder)
+        self.settings.engine.outside(folder)()  # of a build that ended before it noted anything
         shutil.rmtree(folder, ignore_errors=True)
-        width = None if finishing is None or self.encoder is None else finishing.width(self.encoder.width)
-        return self.settings.engine.create(folder, width)
+        return self.settings.engine.create(folder, self._fields(finishing))
 
-    def _finishing(self) -> tuple[Finishing | None, list[Point], np.ndarray]:
-        """What the finish steps learn from a sample; the sample and its finished vectors (P, K), for the weight."""
-        if self.encoder is None:
-            return None, [], np.zeros((0, 0), np.float32)
-        sample = sampled(self.given.documents(), self.settings.passages, self.encoder)
+    def _fields(self, finishing: Finishing | None) -> Fields:
+        models = self.supply.models
+        width = None if finishing is None else finishing.width(models[Dense.mode]["width"])
+        tokens = models[Late.mode]["width"] if Late.mode in models else None
+        return Fields(width=width, terms=Sparse.mode in models, tokens=tokens)
+
+    def _finishing(self) -> tuple[Finishing | None, list[Point]]:
+        """What the finish steps learn from a sample, and the sample, finished, for the weights."""
+        if not self.supply.models:
+            return None, []
+        sample = self.supply.sample()
         if not sample:
             raise EmptyInput(f"{', '.join(self.plan['sources'])}: no document with words in it.")
-        raw = self.encoder.encode([point.text for point in sample], truncate="right").vectors
+        if Dense.mode not in self.supply.models:
+            return None, sample
         file = self.folder / FINISH
         if self.counts["documents"]:
             finishing = Finishing.load(self.settings.finish, file)
         else:
+            raw = np.stack([point.vector for point in sample if point.vector is not None])
             finishing = Finishing.fitted(self.settings.finish, raw)
             finishing.save(file)
-        return finishing, sample, finishing.apply(raw)
+        return finishing, finished(sample, finishing)
 
-    def _weight(self, finishing: Finishing | None, sample: list[Point], vectors: np.ndarray) -> Calibration:
-        if self.settings.weight is not None or self.encoder is None or finishing is None:
-            return Calibration(self.settings.weight or 0.0)
-        return calibrated(sample, vectors, self.encoder, finishing, self.settings.engine)
+    def _weights(self, finishing: Finishing | None, sample: list[Point]) -> Calibration:
+        modes, given = list(self.supply.models), self.settings.weight
+        if given is not None or len(self.supply.sides) < len(modes) or not modes:
+            return fixed(modes, FALLBACK if given is None else given)
+        return calibrated(sample, [side.finished(finishing) for side in self.supply.sides], self.settings.engine)

@@ -15,7 +15,7 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 from encodery.corpus.document import Document
-from encodery.search.encoder import TextEncoder
+from encodery.search.sides import Side
 from encodery.search.store import METADATA, Point
 
 WORDS = re.compile(r"\w+|[^\w\s]")
@@ -43,16 +43,17 @@ class Passages:
         if not 0 <= self.overlap <= self.size // 2:
             raise SettingsError(f"passages.overlap = {self.overlap}: must lie between 0 and half of size {self.size}.")
 
-    def points(self, document: Document, encoder: TextEncoder | None) -> list[Point]:
-        """The document's passages, without vectors. Payload: `start` and `end` in the document's text, `title`, the
-        length `head` of what stands before the passage's own text, and the metadata."""
+    def points(self, document: Document, side: Side | None) -> list[Point]:
+        """The document's passages, without vectors, cut by the tokens of a model, or by words. Payload: `start` and
+        `end` in the document's text, `title`, the length `head` of what stands before the passage's own text, and the
+        metadata."""
         text, metadata = document.text, document.metadata
         title = " ".join(str(metadata.get("title") or "").split())
         head = f"{title}\n" if self.title and title and not text.lstrip().startswith(title) else ""
-        size = self.size if encoder is None else min(self.size, encoder.longest)
+        size = self.size if side is None else min(self.size, side.longest)
         if head:
-            size -= min(len(_offsets(head, encoder)), size // 2)
-        ranges = cut(text, _offsets(text, encoder), size, min(self.overlap, size // 2))
+            size -= min(len(_offsets(head, side)), size // 2)
+        ranges = cut(text, _offsets(text, side), size, min(self.overlap, size // 2))
         return [
             Point(
                 document.id,
@@ -65,8 +66,8 @@ class Passages:
         ]
 
 
-def _offsets(text: str, encoder: TextEncoder | None) -> np.ndarray:
-    return words(text) if encoder is None else encoder.offsets(text)
+def _offsets(text: str, side: Side | None) -> np.ndarray:
+    return words(text) if side is None else side.offsets(text)
 
 
 def words(text: str) -> np.ndarray:

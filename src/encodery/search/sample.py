@@ -8,16 +8,17 @@ import heapq
 from collections.abc import Iterable
 
 from encodery.corpus.document import Document
-from encodery.search.encoder import TextEncoder
 from encodery.search.passages import Passages
+from encodery.search.sides import Side
 from encodery.search.store import Point
 
 DOCUMENTS = 1500
 PASSAGES = 1500
+PASSAGES_OF_ONE = 100
 CHARACTERS = 20_000  # Of one document: a long one gives a stretch of it.
 
 
-def sampled(documents: Iterable[Document], passages: Passages, encoder: TextEncoder) -> list[Point]:
+def sampled(documents: Iterable[Document], passages: Passages, side: Side) -> list[Point]:
     """Up to 1,500 passages of up to as many documents, those whose ids have the smallest hashes; as evenly from each
     as there are passages."""
     kept: list[tuple[int, int, Document]] = []
@@ -28,10 +29,23 @@ def sampled(documents: Iterable[Document], passages: Passages, encoder: TextEnco
             heapq.heappush(kept, entry)
         elif entry > kept[0]:
             heapq.heapreplace(kept, entry)
-    cuts = [passages.points(document, encoder) for _, _, document in sorted(kept, reverse=True)]
+    cuts = [passages.points(document, side) for _, _, document in sorted(kept, reverse=True)]
     share = max(PASSAGES // max(len(cuts), 1), 1)
     chosen = [point for points in cuts for point in _some(points, share)]
     return chosen[:PASSAGES]
+
+
+def sampled_of(pieces: Iterable[tuple[str, list[Point]]]) -> list[Point]:
+    """The same of documents that are cut into passages already, given with their ids."""
+    kept: list[tuple[int, int, list[Point]]] = []
+    for number, (document, points) in enumerate(pieces):
+        entry = (-_hash(document), number, _some(points, PASSAGES_OF_ONE))
+        if len(kept) < DOCUMENTS:
+            heapq.heappush(kept, entry)
+        elif entry > kept[0]:
+            heapq.heapreplace(kept, entry)
+    share = max(PASSAGES // max(len(kept), 1), 1)
+    return [point for _, _, points in sorted(kept, reverse=True) for point in points[:share]][:PASSAGES]
 
 
 def _stretch(document: Document) -> Document:

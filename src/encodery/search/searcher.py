@@ -1,36 +1,40 @@
-"""Answers queries: by words, by vector, or by both, mixed (see `fuse.py`); every hit shows what it got at each stage.
+"""Answers queries: by words, by what a model gives (see `sides.py`), or by all of it, mixed (see `fuse.py`); every hit
+shows what it got at each stage.
 
-Hybrid: the best candidates of both sides are scored by the other side as well, so that the mixture knows both scores
-of every candidate. A reranker, if one is given, reads the first of them with the query and orders those anew.
-Shapes: K width of a stored vector.
+Hybrid: the best candidates of each side are scored by the others as well, so that the mixture knows all scores of every
+candidate; vectors of tokens only score what others found where there are very many passages. A reranker, if one is
+given, reads the first of them with the query and orders those anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from encodery.base.errors import ContractError, EmptyInput, InputError, nearest
 from encodery.search.filters import Condition
-from encodery.search.fuse import Method, by_ranks, by_scores
-from encodery.search.opened import Opened
+from encodery.search.fuse import Method, by_ranks, by_scores, scaled
+from encodery.search.opened import WORDS, Opened, known_modes
 from encodery.search.rerank import Scorer
+from encodery.search.sides import Finder, Late
 from encodery.search.store import METADATA, Hit, Point
 
-Mode = Literal["hybrid", "dense", "bm25"]
+HYBRID = "hybrid"
 DEPTH = 100
+LATE_WHOLE = 10_000
+"""Passages up to which a hybrid search compares the vectors of all tokens; beyond, those of the others' candidates."""
 RERANKED = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, `rerank` the reranker's
-    score, None where not computed.
+    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, `sparse` that of its
+    learned sparse vector, `late` its MaxSim, `rerank` the reranker's score, None where not computed.
 
     `start` and `end` are its place in the document's text; `head` characters of `text` are the document's title, put
     before it; `matches` are the places in `text` of words that match the query's.
@@ -49,14 +53,16 @@ class Found:
     head: int
     metadata: dict[str, Any]
     matches: tuple[tuple[int, int], ...]
+    sparse: float | None = None
+    late: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`seconds`: stage (encode, words, vector, fuse, rerank, show) -> time taken, of the stages there were."""
+    """`seconds`: stage (encode, words, vector, sparse, late, fuse, rerank, show) -> time taken, of those there were."""
 
     query: str
-    mode: Mode
+    mode: str
     found: tuple[Found, ...]
     seconds: dict[str, float]
 
@@ -68,9 +74,9 @@ class Searcher(Opened):
         return self
 
     def warm(self) -> None:
-        """Load the model, so that the first query is as fast as the next."""
-        if self.has_vectors:
-            self._vector("warm up")
+        """Load the models, so that the first query is as fast as the next."""
+        for side in self.sides:
+            side.query("warm up")
 
     def search(
         self,
@@ -79,26 +85,25 @@ class Searcher(Opened):
         mode: str | None = None,
         conditions: Sequence[Condition] = (),
         per_document: int | None = None,
-        weight: float | None = None,
+        weight: float | Mapping[str, float] | None = None,
         fusion: str = "scores",
         reranker: Scorer | None = None,
         reranked: int = RERANKED,
     ) -> Answer:
         """The `top` passages for a query, best first.
 
-        `mode`: hybrid, dense or bm25; hybrid if not given, bm25 in an index of words alone. `per_document`: at most so
-        many passages of one document. `weight`: share of the vectors, instead of the index's. `fusion`: of scores, or
-        of reciprocal ranks. `reranker` orders the first `reranked` passages (at least `top`) anew, and only those are
-        shown; `mode` says how they are found. Raises `EmptyInput` for an empty query, `InputError` for what cannot be
-        asked.
+        `mode`: hybrid, dense, sparse, late or bm25, of those the index has (`modes`), the first if not given.
+        `per_document`: at most so many passages of one document. `weight`: share of the models' sides beside words, or
+        mode -> share, instead of the index's. `fusion`: of scores, or of reciprocal ranks. `reranker` orders the first
+        `reranked` passages (at least `top`) anew, and only those are shown; `mode` says how they are found. Raises
+        `EmptyInput` for an empty query, `InputError` for what cannot be asked.
         """
         chosen = self._mode(mode)
         if not query.strip():
             raise EmptyInput("The query is empty.")
         if top < 1 or (per_document is not None and per_document < 1):
             raise InputError(f"top = {top}, per_document = {per_document}: must be positive.")
-        if weight is not None and not 0 <= weight <= 1:
-            raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
+        shares = self._shares(weight)
         if fusion not in get_args(Method):
             raise InputError(
                 f"fusion = '{fusion}': is {' or '.join(get_args(Method))}.{nearest(fusion, get_args(Method))}"
@@ -108,9 +113,9 @@ class Searcher(Opened):
         clock = _Clock()
         shown = top if reranker is None else max(top, reranked)
         depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
-        words, vectors = self._candidates(query, chosen, depth, conditions, clock)
-        share = self.weight if weight is None else weight
-        scores = _mixed(words, vectors, share, fusion) if chosen == "hybrid" else (words or vectors)
+        finders = self._finders(chosen)
+        sides = self._candidates(query, finders, depth, conditions, clock)
+        scores = _mixed(finders, sides, shares, fusion) if len(finders) > 1 else sides[finders[0].key]
         clock.stage("fuse")
         best = self._best(scores, shown, per_document)
         again: dict[str, float] = {}
@@ -118,45 +123,59 @@ class Searcher(Opened):
             again = _reranked(reranker, query, best)
             best = sorted(best, key=lambda point: (-again[point.id], point.id))[:top]
             clock.stage("rerank")
-        found = [
-            self._found(query, point, rank, scores, words, vectors, again, chosen) for rank, point in enumerate(best, 1)
-        ]
+        found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
         clock.stage("show")
         return Answer(query, chosen, tuple(found), clock.seconds)
 
-    def _mode(self, mode: str | None) -> Mode:
-        if mode is None:
-            return "hybrid" if self.has_vectors else "bm25"
-        for known in get_args(Mode):
-            if mode == known:
-                if known != "bm25" and not self.has_vectors:
-                    raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
-                return known  # type: ignore[no-any-return]
-        known_modes = get_args(Mode)
-        raise InputError(f"mode = '{mode}': is one of {', '.join(known_modes)}.{nearest(mode, known_modes)}")
+    def _mode(self, mode: str | None) -> str:
+        chosen = self.modes[0] if mode is None else mode
+        if chosen not in known_modes():
+            listed = ", ".join(known_modes())
+            raise InputError(f"mode = '{mode}': is one of {listed}.{nearest(chosen, known_modes())}")
+        if chosen == HYBRID and not self.models:
+            raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
+        return chosen
+
+    def _finders(self, mode: str) -> list[Finder]:
+        return [self.finder(one) for one in ((WORDS.mode, *self.models) if mode == HYBRID else (mode,))]
+
+    def _shares(self, weight: float | Mapping[str, float] | None) -> dict[str, float]:
+        """mode -> share in hybrid ranking."""
+        if weight is None:
+            return self.weights
+        if isinstance(weight, Mapping):
+            strange = [mode for mode in weight if mode not in self.weights]
+            if strange:
+                raise InputError(f"weight: '{strange[0]}' is none of {', '.join(self.weights)}.")
+            given = {mode: float(weight.get(mode, 0.0)) for mode in self.weights}
+            if min(given.values()) < 0 or not 0 < sum(given.values()) < float("inf"):
+                raise InputError(f"weight = {dict(weight)}: shares are at least 0, and not all are.")
+            return {mode: share / sum(given.values()) for mode, share in given.items()}
+        if not 0 <= weight <= 1:
+            raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
+        return spread_over(self.models, weight, self.weights)
 
     def _candidates(
-        self, query: str, mode: Mode, depth: int, conditions: Sequence[Condition], clock: _Clock
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """id -> score by words, and by vector; in hybrid mode each candidate has both (0 without words)."""
-        words: dict[str, float] = {}
-        vectors: dict[str, float] = {}
-        vector = None if mode == "bm25" else self._vector(query)
+        self, query: str, finders: Sequence[Finder], depth: int, conditions: Sequence[Condition], clock: _Clock
+    ) -> dict[str, dict[str, float]]:
+        """key of a side -> id -> score; where there are several, each candidate has a score on every side (0 without
+        words)."""
+        asked = {finder.key: finder.query(query) for finder in finders}
         clock.stage("encode")
-        if mode != "dense":
-            words = _scores(self.store.by_words(query, depth, conditions))
-            clock.stage("words")
-        if vector is not None:
-            vectors = _scores(self.store.by_vector(vector, depth, conditions))
-            if mode == "hybrid":
-                unseen = [name for name in words if name not in vectors]
-                vectors |= _scores(self.store.by_vector(vector, len(unseen) or 1, among=unseen))
-            clock.stage("vector")
-        if mode == "hybrid":
-            unseen = [name for name in vectors if name not in words]
-            words |= dict.fromkeys(unseen, 0.0) | _scores(self.store.by_words(query, len(unseen) or 1, among=unseen))
-            clock.stage("words")
-        return words, vectors
+        sides: dict[str, dict[str, float]] = {}
+        for finder in finders:
+            follows = len(finders) > 1 and isinstance(finder, Late) and self.store.count() > LATE_WHOLE
+            hits = [] if follows else finder.find(self.store, asked[finder.key], depth, conditions)
+            sides[finder.key] = _scores(hits)
+            clock.stage(finder.key)
+        everything = dict.fromkeys(name for side in sides.values() for name in side)
+        for finder in finders if len(finders) > 1 else ():
+            held = sides[finder.key]
+            unseen = [name for name in everything if name not in held]
+            more = _scores(finder.find(self.store, asked[finder.key], len(unseen) or 1, (), unseen))
+            sides[finder.key] = held | (dict.fromkeys(unseen, 0.0) if finder.from_zero else {}) | more
+            clock.stage(finder.key)
+        return sides
 
     def _best(self, scores: dict[str, float], top: int, per_document: int | None) -> list[Point]:
         """The first `top` points, with at most so many of one document."""
@@ -172,29 +191,22 @@ class Searcher(Opened):
                     best.append(point)
         return best[:top]
 
-    def _vector(self, query: str) -> np.ndarray:
-        """The query's finished vector (K,). A query longer than the model takes is read in windows."""
-        assert self.finishing is not None
-        vector: np.ndarray = self.finishing.apply(self.encoder.encode([query], truncate="chunk").vectors)[0]
-        return vector
-
     def _found(
         self,
         query: str,
         point: Point,
         rank: int,
         scores: dict[str, float],
-        words: dict[str, float],
-        vectors: dict[str, float],
+        sides: dict[str, dict[str, float]],
         again: dict[str, float],
-        mode: Mode,
     ) -> Found:
         payload = point.payload
+        of_side = {key: side.get(point.id) for key, side in sides.items()}
         return Found(
             rank=rank,
             score=again.get(point.id, scores[point.id]),
-            words=words.get(point.id) if mode != "dense" else None,
-            vector=vectors.get(point.id) if mode != "bm25" else None,
+            words=of_side.get("words"),
+            vector=of_side.get("vector"),
             rerank=again.get(point.id),
             document=point.document,
             number=point.number,
@@ -204,14 +216,29 @@ class Searcher(Opened):
             head=payload["head"],
             metadata=payload[METADATA],
             matches=tuple(self.store.matches(query, point.text)),
+            sparse=of_side.get("sparse"),
+            late=of_side.get("late"),
         )
 
 
-def _mixed(words: dict[str, float], vectors: dict[str, float], weight: float, fusion: str) -> dict[str, float]:
+def spread_over(modes: Sequence[str] | Mapping[str, Any], weight: float, like: Mapping[str, float]) -> dict[str, float]:
+    """mode -> share: `weight` over the models, in the proportions they have in `like` (evenly where all have none),
+    the rest to words."""
+    held = {mode: like.get(mode, 0.0) for mode in modes}
+    if not sum(held.values()):
+        held = dict.fromkeys(modes, 1.0)
+    total = sum(held.values()) or 1.0
+    return {WORDS.mode: 1 - weight, **{mode: weight * share / total for mode, share in held.items()}}
+
+
+def _mixed(
+    finders: Sequence[Finder], sides: Mapping[str, dict[str, float]], shares: Mapping[str, float], fusion: str
+) -> dict[str, float]:
+    weights = [shares[finder.mode] for finder in finders]
     if fusion == "scores":
-        return by_scores(words, vectors, weight)
-    orders = [_order({name: score for name, score in side.items() if score}) for side in (words, vectors)]
-    return by_ranks(orders, (1 - weight, weight))
+        return by_scores([scaled(sides[finder.key], finder.from_zero) for finder in finders], weights)
+    kept = [{n: s for n, s in sides[f.key].items() if s or not f.from_zero} for f in finders]
+    return by_ranks([_order(side) for side in kept], weights)
 
 
 def _reranked(reranker: Scorer, query: str, points: Sequence[Point]) -> dict[str, float]:

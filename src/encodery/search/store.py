@@ -1,6 +1,6 @@
-"""What an engine keeps and gives back: points (a passage's words, vector and payload) and hits.
+"""What an engine keeps and gives back: points (a passage's words, vectors and payload) and hits.
 
-Shapes: H width of a vector.
+Shapes: H width of a vector, n tokens of a passage, K width of a token's vector.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from encodery.base.errors import InputError
 from encodery.search.filters import Condition
 
 DOCUMENT = "document"
@@ -21,9 +22,18 @@ TEXT = "text"
 METADATA = "metadata"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """A learned sparse vector: `words` (n,) int64, rising, none twice, and their `weights` (n,) float32."""
+
+    words: np.ndarray
+    weights: np.ndarray
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One passage. `text`: what is searched by words; `vector` (H,) float32, None in an index of words only.
+    """One passage. `text`: what is searched by words; `vector` (H,) float32, None in an index of words only; `terms`:
+    its learned sparse vector; `tokens` (n, K) float32: a vector for each of its tokens.
 
     `document`: the id of the document it belongs to, of which it is passage `number`, from 0 without gaps;
     `payload`: anything JSON can hold, its `metadata` is what conditions look at.
@@ -34,11 +44,41 @@ class Point:
     text: str
     vector: np.ndarray | None
     payload: dict[str, Any] = field(default_factory=dict)
+    terms: Terms | None = None
+    tokens: np.ndarray | None = None
 
     @property
     def id(self) -> str:
         """The same passage of the same document always has the same id, so that storing it again replaces it."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.number}\0{self.document}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What a store keeps of each passage beside its words: a vector of `width` H, learned sparse `terms`, a vector of
+    width K = `tokens` for each token. None and False: not kept."""
+
+    width: int | None = None
+    terms: bool = False
+    tokens: int | None = None
+
+    def check(self, point: Point) -> None:
+        """Raises `InputError` naming the document whose passage lacks a field, or has one of another shape."""
+        if self.width is not None:
+            self._check(point, "vector", point.vector, (self.width,))
+        if self.tokens is not None:
+            count = 1 if point.tokens is None else max(len(point.tokens), 1)
+            self._check(point, "vector a token", point.tokens, (count, self.tokens))
+        if self.terms:
+            found = None if point.terms is None else point.terms.weights
+            self._check(point, "sparse vector", found, (0 if point.terms is None else len(point.terms.words),))
+
+    def _check(self, point: Point, what: str, found: np.ndarray | None, shape: tuple[int, ...]) -> None:
+        if found is None or found.shape != shape:
+            held = "none" if found is None else str(found.shape)
+            raise InputError(f"Document '{point.document}': a {what} of shape {shape} is needed, not {held}.")
+        if not np.isfinite(found).all():
+            raise InputError(f"Document '{point.document}': its {what} is not finite.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +116,20 @@ class Store(abc.ABC):
         among: Sequence[str] | None = None,
     ) -> list[Hit]:
         """The points of largest inner product with `vector` (H,); only those with an id in `among`, if given."""
+
+    @abc.abstractmethod
+    def by_terms(
+        self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        """The points of largest inner product with a learned sparse vector; points that share no word with it are
+        never among them."""
+
+    @abc.abstractmethod
+    def by_tokens(
+        self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        """The points of largest MaxSim: Σ over the query's vectors (n, K) of the largest inner product with one of the
+        passage's."""
 
     @abc.abstractmethod
     def by_words(

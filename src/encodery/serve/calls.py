@@ -160,8 +160,8 @@ class Searches(Lane):
 
     def facts(self) -> dict[str, Any]:
         found = self.searcher
-        modes = ["hybrid", "dense", "bm25"] if found.has_vectors else ["bm25"]
-        return {"documents": found.store.documents(), "passages": found.store.count(), "modes": modes}
+        counts = {"documents": found.store.documents(), "passages": found.store.count()}
+        return {**counts, "modes": list(found.modes)}
 
     def read(self, asked: Asked) -> Reading:
         """`inputs`: query; `options`: as `Searcher.search` has them, filters as they are written."""

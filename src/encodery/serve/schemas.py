@@ -168,7 +168,7 @@ class SearchBody(Body):
 
     query: str
     top: Annotated[int, Field(ge=1, le=1000)] = 10
-    mode: Literal["hybrid", "dense", "bm25"] | None = None
+    mode: Literal["hybrid", "dense", "sparse", "late", "bm25"] | None = None
     filters: list[str] = []
     per_document: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
     weight: Annotated[float | None, Field(ge=0, le=1)] = None

@@ -1,14 +1,11 @@
 """The open store of Qdrant Edge, and what its errors mean.
 
-Shapes: H width of a vector.
+Shapes: H width of a vector, n tokens, K width of a token's vector.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,29 +13,29 @@ from typing import Any
 import numpy as np
 
 from encodery.base.errors import ArtifactError, DiskFull, EncoderyError, InputError
+from encodery.search.engine._stored import check_query, payload_of, point_of, terms_of
+from encodery.search.engine._words import Analyser
 from encodery.search.filters import Condition, Value, alternatives
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Hit, Point, Store
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Hit, Point, Store, Terms
 
-DENSE = "dense"
+DENSE, TERMS, TOKENS = "dense", "terms", "tokens"
 DELETE_AT_ONCE = 256
-WORD = re.compile(r"\w+")
 DEEPER = 4
 SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
 
 
 class EdgeStore(Store):
-    """`shard`, `scoring` (BM25's parameters) and `analyse` (text to words) are the engine's own objects; `width` None
-    holds words only."""
+    """`shard`, `scoring` (BM25's parameters): the engine's own objects; `analyse`: text to words."""
 
     def __init__(
-        self, shard: Any, folder: Path, scoring: Any, analyse: Any, graph_from: int, width: int | None
+        self, shard: Any, folder: Path, scoring: Any, analyse: Analyser, graph_from: int, fields: Fields
     ) -> None:
         import qdrant_edge
 
         self._edge: Any = qdrant_edge
         self._shard = shard
         self._folder = folder
-        self._width = width
+        self._fields = fields
         self._scoring = scoring
         self._analyse = analyse
         self._graph_from = graph_from
@@ -48,23 +45,19 @@ class EdgeStore(Store):
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
             return
-        rows = [self._edge.Point(point.id, self._vector(point), self._payload(point)) for point in points]
+        rows = [self._edge.Point(point.id, self._vectors(point), payload_of(point)) for point in points]
         self._change(self._edge.UpdateOperation.upsert_points(rows))
 
-    def _vector(self, point: Point) -> dict[str, list[float]]:
-        if self._width is None:
-            return {}
-        if point.vector is None or point.vector.shape != (self._width,):
-            found = "none" if point.vector is None else str(point.vector.shape)
-            raise InputError(f"Document '{point.document}': a vector of shape ({self._width},) is needed, not {found}.")
-        if not np.isfinite(point.vector).all():
-            raise InputError(f"Document '{point.document}': its vector is not finite.")
-        return {DENSE: point.vector.tolist()}
-
-    def _payload(self, point: Point) -> dict[str, Any]:
-        metadata = {key: _storable(value) for key, value in point.payload.get(METADATA, {}).items()}
-        own = {DOCUMENT: point.document, NUMBER: point.number, TEXT: point.text, METADATA: metadata}
-        return {**point.payload, **own}
+    def _vectors(self, point: Point) -> dict[str, Any]:
+        self._fields.check(point)
+        found: dict[str, Any] = {}
+        if self._fields.width is not None and point.vector is not None:
+            found[DENSE] = point.vector.tolist()
+        if self._fields.terms and point.terms is not None:
+            found[TERMS] = self._edge.SparseVector(point.terms.words.tolist(), point.terms.weights.tolist())
+        if self._fields.tokens is not None and point.tokens is not None:
+            found[TOKENS] = point.tokens.tolist()
+        return found
 
     def delete_documents(self, documents: Iterable[str]) -> None:
         ids = list(documents)
@@ -87,10 +80,7 @@ class EdgeStore(Store):
         conditions: Sequence[Condition] = (),
         among: Sequence[str] | None = None,
     ) -> list[Hit]:
-        if self._width is None:
-            raise InputError(f"{self._folder}: was made without vectors; search it by words.")
-        if vector.shape != (self._width,):
-            raise InputError(f"{self._folder}: holds vectors of width {self._width}, the query's is {vector.shape}.")
+        check_query(self._folder, self._fields.width, vector.shape[-1], "vectors")
         query = self._edge.Query.Nearest(vector.tolist(), using=DENSE)
         if self._size is None:
             self._size = self.count()
@@ -98,12 +88,29 @@ class EdgeStore(Store):
         params = self._edge.SearchParams(exact=few, hnsw_ef=None if few else max(SEARCH_EFFORT, limit))
         return self._query(query, limit, conditions, among, params)
 
+    def by_terms(
+        self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        check_query(self._folder, 0 if self._fields.terms else None, 0, "learned sparse vectors")
+        if not len(terms.words):
+            return []
+        asked = self._edge.SparseVector(terms.words.tolist(), terms.weights.tolist())
+        return self._query(self._edge.Query.Nearest(asked, using=TERMS), limit, conditions, among, None)
+
+    def by_tokens(
+        self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        check_query(self._folder, self._fields.tokens, tokens.shape[-1], "vectors of tokens")
+        params = self._edge.SearchParams(exact=True)
+        query = self._edge.Query.Nearest(tokens.tolist(), using=TOKENS)
+        return self._query(query, limit, conditions, among, params)
+
     def by_words(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """See `Store`. The engine counts each word of a query once; BM25 as often as it stands there, which decides
         about long questions. So the words that stand there twice are asked again, and those that stand there thrice."""
-        repeated = self._repeated(text)
+        repeated = self._analyse.repeated(text)
         if not repeated:
             return self._by_distinct(text, limit, conditions, among)
         most = sum(hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among)))
@@ -125,18 +132,6 @@ class EdgeStore(Store):
         self, text: str, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None
     ) -> list[Hit]:
         return self._query(self._edge.TextQuery(TEXT, text, scoring=self._scoring), limit, conditions, among, None)
-
-    def _repeated(self, text: str) -> list[str]:
-        """The words of a query that stand in it at least twice, those at least thrice, and so on."""
-        words: dict[tuple[int, ...], str] = {}
-        counts: Counter[tuple[int, ...]] = Counter()
-        for match in WORD.finditer(text):
-            key = tuple(self._analyse.embed_query(match[0]).indices)
-            if key:
-                words.setdefault(key, match[0])
-                counts[key] += 1
-        most = max(counts.values(), default=0)
-        return [" ".join(words[key] for key in counts if counts[key] >= times) for times in range(2, most + 1)]
 
     def _query(
         self, query: Any, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None, params: Any
@@ -176,16 +171,7 @@ class EdgeStore(Store):
             return int(self._shard.count(self._edge.CountRequest(filter=self._filter(conditions))))
 
     def matches(self, query: str, text: str) -> list[tuple[int, int]]:
-        wanted = set(self._analyse.embed_query(query).indices)
-        found: dict[str, bool] = {}
-        spans = []
-        for match in WORD.finditer(text):
-            word = match[0]
-            if word not in found:
-                found[word] = not wanted.isdisjoint(self._analyse.embed_query(word).indices)
-            if found[word]:
-                spans.append(match.span())
-        return spans
+        return self._analyse.matches(query, text)
 
     def settle(self) -> None:
         with named(self._folder):
@@ -229,21 +215,12 @@ class EdgeStore(Store):
         return self._edge.FieldCondition(key, match=self._edge.MatchValue(value))
 
 
-def _storable(value: Any) -> Any:
-    """The engine's Python binding compares truth values as numbers and refuses NaN: both are stored as text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
 def _point(record: Any) -> Point:
-    payload = dict(record.payload)
-    document, number, text = payload.pop(DOCUMENT), payload.pop(NUMBER), payload.pop(TEXT)
-    stored = (record.vector or {}).get(DENSE)
-    vector = None if stored is None else np.asarray(stored, np.float32)
-    return Point(document, number, text, vector, payload)
+    stored = record.vector or {}
+    vector = None if DENSE not in stored else np.asarray(stored[DENSE], np.float32)
+    tokens = None if TOKENS not in stored else np.asarray(stored[TOKENS], np.float32)
+    sparse = stored.get(TERMS)
+    return point_of(record.payload, vector, None if sparse is None else terms_of(sparse), tokens)
 
 
 @contextlib.contextmanager

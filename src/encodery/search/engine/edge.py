@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodery.base.errors import ArtifactError, InputError, SettingsError, nearest
+from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
 from encodery.search.engine import Engine
-from encodery.search.engine._edge import EdgeStore, named
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Store
+from encodery.search.engine._edge import DENSE, TERMS, TOKENS, EdgeStore, named
+from encodery.search.engine._words import Analyser, analyser, check_formula
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Store
 
 CONFIG = "edge_config.json"
 
@@ -38,40 +39,37 @@ class Edge(Engine):
     keywords: tuple[str, ...] = ("source",)
 
     def __post_init__(self) -> None:
-        if not (self.k >= 0 and 0 <= self.b <= 1):
-            raise SettingsError(f"k = {self.k}, b = {self.b}: k is at least 0, b between 0 and 1.")
+        check_formula(self.k, self.b)
         if self.graph_from < 1:
             raise SettingsError(f"graph_from = {self.graph_from}: must be positive.")
 
-    def create(self, folder: Path, width: int | None) -> Store:
+    def create(self, folder: Path, fields: Fields) -> Store:
         edge = require("qdrant_edge", extra="search")
-        analyser = self._analyser(edge)
+        words = analyser(edge, self.language)
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds a store already.")
         folder.mkdir(parents=True, exist_ok=True)
-        # The engine wants a vector field of some kind even where only words are stored.
-        dense = {"dense": edge.EdgeVectorParams(size=width, distance=edge.Distance.Dot)} if width else None
-        unused = None if width else {"unused": edge.EdgeSparseVectorParams()}
-        kilobytes = self.graph_from * (width or 1) * 4 // 1024
+        kilobytes = self.graph_from * (fields.width or 1) * 4 // 1024
         optimizers = edge.EdgeOptimizersConfig(
             indexing_threshold=max(kilobytes, 1),
             default_segment_number=1,
             deleted_threshold=0.01,
             vacuum_min_vector_number=100,
         )
-        config = edge.EdgeConfig(vectors=dense, sparse_vectors=unused, optimizers=optimizers)
+        dense, sparse = _vectors(edge, fields)
+        config = edge.EdgeConfig(vectors=dense, sparse_vectors=sparse, optimizers=optimizers)
         with named(folder):
             shard = edge.EdgeShard.create(str(folder), config)
-            fields: dict[str, Any] = {
-                TEXT: edge.TextIndexParams(scoring=True, **analyser),
+            indexed: dict[str, Any] = {
+                TEXT: edge.TextIndexParams(scoring=True, **words),
                 DOCUMENT: edge.KeywordIndexParams(),
                 NUMBER: edge.IntegerIndexParams(),
             }
-            fields |= {f"{METADATA}.{name}": edge.KeywordIndexParams() for name in self.keywords}
-            for name, schema in fields.items():
+            indexed |= {f"{METADATA}.{name}": edge.KeywordIndexParams() for name in self.keywords}
+            for name, schema in indexed.items():
                 shard.update(edge.UpdateOperation.create_field_index(name, schema))
             shard.flush()
-        return self._opened(edge, shard, folder, width)
+        return self._opened(edge, shard, folder, fields)
 
     def open(self, folder: Path) -> Store:
         edge = require("qdrant_edge", extra="search")
@@ -79,33 +77,38 @@ class Edge(Engine):
             raise ArtifactError(f"{folder}: holds no store of this engine.")
         with named(folder):
             shard = edge.EdgeShard.load(str(folder))
-        return self._opened(edge, shard, folder, _stored_width(folder))
+        return self._opened(edge, shard, folder, _stored_fields(folder))
 
-    def _opened(self, edge: Any, shard: Any, folder: Path, width: int | None) -> Store:
-        analyse = edge.Bm25(edge.Bm25Config(**self._analyser(edge)))
+    def _opened(self, edge: Any, shard: Any, folder: Path, fields: Fields) -> Store:
+        analyse = Analyser(edge, self.language)
         scoring = edge.Bm25Params(k=self.k, b=self.b)
-        return EdgeStore(shard, folder, scoring, analyse, self.graph_from, width)
-
-    def _analyser(self, edge: Any) -> dict[str, Any]:
-        """Words of any script, accents folded, lower case; stop words and stems of the language."""
-        shared = {"tokenizer": edge.TokenizerType.Multilingual, "lowercase": True, "ascii_folding": True}
-        if self.language == "none":
-            return {**shared, "stemmer": edge.DisabledStemmer(), "stopwords": edge.StopwordsSet()}
-        known = {name.lower(): name for name in dir(edge.SnowballLanguage) if name[0].isupper()}
-        if self.language not in known:
-            raise SettingsError(
-                f"language = '{self.language}': there is no stemmer for it.{nearest(self.language, known)} "
-                f"Languages are none, {', '.join(sorted(known))}."
-            )
-        name = known[self.language]
-        stopwords = getattr(edge.Language, name, None) or edge.StopwordsSet()
-        return {**shared, "stemmer": edge.SnowballParams(getattr(edge.SnowballLanguage, name)), "stopwords": stopwords}
+        return EdgeStore(shard, folder, scoring, analyse, self.graph_from, fields)
 
 
-def _stored_width(folder: Path) -> int | None:
+def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The engine's own fields, dense and sparse."""
+    dense: dict[str, Any] = {}
+    if fields.width is not None:
+        dense[DENSE] = edge.EdgeVectorParams(size=fields.width, distance=edge.Distance.Dot)
+    if fields.tokens is not None:
+        # No graph over tokens: it would cost more than all else, and the passages they rank are few or all.
+        dense[TOKENS] = edge.EdgeVectorParams(
+            size=fields.tokens,
+            distance=edge.Distance.Dot,
+            multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+            hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
+        )
+    sparse = {TERMS: edge.EdgeSparseVectorParams()} if fields.terms else {}
+    if not dense and not sparse:
+        sparse = {"unused": edge.EdgeSparseVectorParams()}  # One of some kind is wanted where only words are stored.
+    return dense or None, sparse or None
+
+
+def _stored_fields(folder: Path) -> Fields:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        sizes = [int(entry["size"]) for entry in (config.get("vectors") or {}).values()]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        sizes = {name: int(entry["size"]) for name, entry in (config.get("vectors") or {}).items()}
+        terms = TERMS in (config.get("sparse_vectors") or {})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"{folder / CONFIG}: damaged: {error}") from error
-    return sizes[0] if sizes else None
+    return Fields(width=sizes.get(DENSE), terms=terms, tokens=sizes.get(TOKENS))

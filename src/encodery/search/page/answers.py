@@ -147,7 +147,7 @@ class Answers:
             name=searcher.path.resolve().name,
             documents=searcher.store.documents(),
             passages=searcher.store.count(),
-            modes=("hybrid", "dense", "bm25") if searcher.has_vectors else ("bm25",),
+            modes=searcher.modes,
             weight=searcher.weight,
             reranker=None if self.reranker is None else reranker,
         )

@@ -1,0 +1,90 @@
+"""Where an index's passages come from: documents that are read, cut and encoded, or a folder of encoded ones."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import InputError
+from encodery.search.documents import Input
+from encodery.search.passages import Passages
+from encodery.search.sample import sampled
+from encodery.search.sides import Side
+from encodery.search.store import Point
+from encodery.search.writer import Piece, filled
+
+Models = dict[str, dict[str, Any]]
+"""mode -> fingerprint, width and path of the model."""
+
+
+class Supply(abc.ABC):
+    """Passages for an index. `sides`: the models that are there; `encoders`: those that passages still need; `models`:
+    what the index notes of all it is made with. `skipped`: reason -> rows, files or documents left out."""
+
+    sources: Sequence[str]
+    fingerprint: str
+    parents: dict[str, Artifact]
+    models: Models
+    sides: tuple[Side, ...] = ()
+    encoders: tuple[Side, ...] = ()
+
+    @property
+    @abc.abstractmethod
+    def skipped(self) -> Counter[str]:
+        """See the class."""
+
+    @abc.abstractmethod
+    def pieces(self, start: int) -> Iterator[Piece]:
+        """All documents but the first `start`, in the same order every time."""
+
+    @abc.abstractmethod
+    def sample(self) -> list[Point]:
+        """Some passages with what each model gives them, raw."""
+
+
+class Documents(Supply):
+    """Documents read, cut by the first model's tokens, and encoded."""
+
+    def __init__(
+        self, sources: Sequence[str | Path], given: Input, passages: Passages, sides: tuple[Side, ...]
+    ) -> None:
+        self.sources = [str(source) for source in sources]
+        self.given, self.passages = given, passages
+        self.fingerprint = given.fingerprint
+        self.parents = {f"corpus{i or ''}": corpus for i, corpus in enumerate(given.corpora)}
+        self.sides = self.encoders = sides
+        self.models: Models = {}
+
+    @property
+    def cutter(self) -> Side | None:
+        """Whose tokens measure passages; None: words."""
+        return self.sides[0] if self.sides else None
+
+    @property
+    def skipped(self) -> Counter[str]:
+        return self.given.skipped
+
+    def pieces(self, start: int) -> Iterator[Piece]:
+        self.given.skipped.clear()
+        for number, document in itertools.islice(enumerate(self.given.documents()), start, None):
+            yield Piece(document.id, self.passages.points(document, self.cutter), number)
+
+    def sample(self) -> list[Point]:
+        if self.cutter is None:
+            return []
+        return filled(sampled(self.given.documents(), self.passages, self.cutter), self.sides, Counter())
+
+
+def models_of(sides: Sequence[Side], paths: Any) -> Models:
+    """What is noted of models. `paths`: mode -> where each lies; or the place of the only one, or None."""
+    if not isinstance(paths, dict):
+        if paths is not None and len(sides) > 1:
+            raise InputError("Several models: say of each where it lies, {mode: path}.")
+        paths = {side.mode: paths for side in sides}
+    where = {mode: "" if path is None else str(Path(path).resolve()) for mode, path in paths.items()}
+    return {s.mode: {"fingerprint": s.fingerprint, "width": s.width, "path": where.get(s.mode, "")} for s in sides}
