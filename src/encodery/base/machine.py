@@ -65,6 +65,11 @@ def api_keys() -> list[str] | None:
     return None if given is None else [key for key in (part.strip() for part in given.split(",")) if key]
 
 
+def secret(name: str) -> str | None:
+    """What the environment variable of that name holds, None where it is not set. For keys, which no file may hold."""
+    return os.environ.get(name) or None
+
+
 def cache_dir() -> Path:
     """Where measurements of this machine are kept: ENCODERY_CACHE, else the user's cache folder."""
     given = os.environ.get("ENCODERY_CACHE")

@@ -1,0 +1,85 @@
+"""What keeps the passages of a Qdrant stand-in: a file of changes, one a line, which is played again when opened.
+
+Each line is whole or it is not there: a process that is killed loses at most the change it was writing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.artifact import atomic_write, disk_full_named
+from encodery.base.errors import ArtifactError
+from encodery.search.engine._stored import payload_of, point_of
+from encodery.search.store import Point, Terms
+
+FILE, LOCK = "journal.jsonl", "lock"
+
+
+class Journal:
+    """The file in a store's folder, which one process may hold. Raises `ArtifactError` where another does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = (folder / LOCK).open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ArtifactError(f"{folder}: is in use by another process; close it first.") from error
+
+    def changes(self) -> Iterator[tuple[list[Point], list[str]]]:
+        """Points stored, or ids removed, change by change."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        if lines.pop():
+            self.path.write_bytes(b"\n".join([*lines, b""]))  # What a killed process left unfinished.
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                yield [_point(row) for row in entry.get("points", ())], entry.get("removed", [])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArtifactError(f"{self.path}: line {number} is damaged: {error}") from error
+
+    def add(self, points: Sequence[Point] = (), removed: Sequence[str] = ()) -> None:
+        """Note a change; it is on the disk when this returns."""
+        line = json.dumps({"points": [_row(point) for point in points]} if points else {"removed": list(removed)})
+        with disk_full_named(self.path), self.path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewrite(self, batches: Iterable[Sequence[Point]]) -> None:
+        """Only what is left."""
+        lines = [json.dumps({"points": [_row(point) for point in points]}) for points in batches]
+        atomic_write(self.path, "".join(f"{line}\n" for line in lines))
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._lock.close()
+
+
+def _row(point: Point) -> dict[str, Any]:
+    found: dict[str, Any] = {"payload": payload_of(point)}
+    if point.vector is not None:
+        found["vector"] = point.vector.tolist()
+    if point.terms is not None:
+        found["terms"] = [point.terms.words.tolist(), point.terms.weights.tolist()]
+    if point.tokens is not None:
+        found["tokens"] = point.tokens.tolist()
+    return found
+
+
+def _point(row: dict[str, Any]) -> Point:
+    vector = np.array(row["vector"], np.float32) if "vector" in row else None
+    words, weights = row.get("terms", ([], []))
+    terms = Terms(np.array(words, np.int64), np.array(weights, np.float32)) if "terms" in row else None
+    tokens = np.array(row["tokens"], np.float32) if "tokens" in row else None
+    return point_of(row["payload"], vector, terms, tokens)

@@ -1,0 +1,182 @@
+"""Qdrant as a cluster, through `qdrant-client`: the index's folder holds its settings, a server the passages.
+
+Differs from `edge`: many processes may search and change one index, which may outgrow this machine. BM25 is a sparse
+vector of word weights; the server supplies each word's rarity (`modifier: idf`, the same formula as `edge`),
+the weights are ours, over the same analyser, so both engines rank alike (`_qdrant.py` says how they are kept right as
+passages come and go). Equals `edge` in all results on small collections.
+`url` empty: no server. The client's in-memory stand-in is used, filled anew from a journal in the folder each time it
+is opened: for trials of a few thousand passages. (The client's own files are pickles, which we neither write nor read.)
+`deploy/qdrant/compose.yaml` starts a real server.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from encodery.base import machine
+from encodery.base.artifact import atomic_write
+from encodery.base.errors import ArtifactError, InputError, SettingsError
+from encodery.base.extras import require
+from encodery.search.engine import Engine
+from encodery.search.engine._asking import Asking
+from encodery.search.engine._journal import Journal
+from encodery.search.engine._qdrant import DENSE, LENGTH, TERMS, TOKENS, WORDS, Note, QdrantStore
+from encodery.search.engine._words import Analyser, analyser, check_formula
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Store
+
+NOTE = "collection.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qdrant(Engine):
+    """`url`: of the server; `key_from`: the environment variable that holds its API key, which is stored nowhere.
+    `collection`: how its name begins, a random end is added. `grpc`: the faster protocol, on `grpc_port`. `timeout`:
+    seconds of one request; `retries` of those that fail for the server's reasons; `batch`: points of one request.
+    `shards` and `replicas` of the collection. `language`, `k`, `b`, `graph_from`, `keywords`: as `edge`. `drift`: how
+    far, in relation, the mean length that BM25's weights were made for may be off before `settle` makes them anew."""
+
+    url: str = ""
+    key_from: str = "QDRANT_API_KEY"
+    collection: str = "encodery"
+    grpc: bool = False
+    grpc_port: int = 6334
+    timeout: int = 60
+    retries: int = 4
+    batch: int = 256
+    shards: int = 1
+    replicas: int = 1
+    language: str = "english"
+    k: float = 1.2
+    b: float = 0.75
+    graph_from: int = 250_000
+    keywords: tuple[str, ...] = ("source",)
+    drift: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_formula(self.k, self.b)
+        positive = ("grpc_port", "timeout", "batch", "shards", "replicas", "graph_from")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must be positive.")
+        if self.retries < 0 or self.drift < 0:
+            raise SettingsError(f"retries = {self.retries}, drift = {self.drift}: are at least 0.")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise SettingsError(f"url = '{self.url}': begins with http:// or https://; '' is the stand-in without one.")
+
+    def create(self, folder: Path, fields: Fields) -> Store:
+        edge, asking = self._packages(), self._asking(folder)
+        analyser(edge, self.language)
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder}: holds a store already.")
+        folder.mkdir(parents=True, exist_ok=True)
+        note = Note(f"{self.collection}-{uuid.uuid4().hex[:12]}", self.url, fields, None)
+        journal = None if self.url else Journal(folder)
+        # Noted before it is made: what is interrupted in between can still be found and removed.
+        atomic_write(folder / NOTE, note.text())
+        try:
+            self._make(asking, note)
+        except ArtifactError:
+            (folder / NOTE).unlink()
+            raise
+        return self._store(edge, asking, folder, note, journal)
+
+    def open(self, folder: Path) -> Store:
+        edge = self._packages()
+        if not (folder / NOTE).is_file():
+            raise ArtifactError(f"{folder}: holds no store of this engine.")
+        note = Note.read(folder / NOTE)
+        engine = replace(self, url=note.url)
+        asking = engine._asking(folder)
+        journal = None if note.url else Journal(folder)
+        if journal is None:
+            if not asking(lambda client: client.collection_exists(note.name)):
+                raise ArtifactError(f"{folder}: its collection '{note.name}' is not at {note.url}.")
+            return engine._store(edge, asking, folder, note, None)
+        engine._make(asking, note)
+        store = engine._store(edge, asking, folder, note, None)
+        for added, removed in journal.changes():
+            store.upsert(added)
+            store.forget(removed)
+        store.journal = journal
+        return store
+
+    def outside(self, folder: Path) -> Callable[[], None]:
+        if not (folder / NOTE).is_file():
+            return lambda: None
+        note = Note.read(folder / NOTE)
+        asking = replace(self, url=note.url)._asking(folder)
+        return lambda: asking(lambda client: client.delete_collection(note.name)) if note.url else None
+
+    def aside(self) -> Engine:
+        return replace(self, url="")
+
+    def _packages(self) -> Any:
+        """The package of the analyser, after a look at whether both are there."""
+        require("qdrant_client", extra="qdrant")
+        return require("qdrant_edge", extra="qdrant")
+
+    def _asking(self, folder: Path) -> Asking:
+        qdrant = require("qdrant_client", extra="qdrant")
+        if not self.url:
+            return Asking(qdrant.QdrantClient(":memory:"), str(folder), 0)
+        client = qdrant.QdrantClient(
+            url=self.url,
+            api_key=machine.secret(self.key_from),
+            prefer_grpc=self.grpc,
+            grpc_port=self.grpc_port,
+            timeout=self.timeout,
+            check_compatibility=False,
+        )
+        return Asking(client, self.url, self.retries)
+
+    def _make(self, asking: Asking, note: Note) -> None:
+        from qdrant_client import models
+
+        fields = note.fields
+        dense: dict[str, Any] = {}
+        if fields.width is not None:
+            dense[DENSE] = models.VectorParams(size=fields.width, distance=models.Distance.DOT)
+        if fields.tokens is not None:
+            late = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+            dense[TOKENS] = models.VectorParams(
+                size=fields.tokens,
+                distance=models.Distance.DOT,
+                multivector_config=late,
+                hnsw_config=models.HnswConfigDiff(m=0),
+            )
+        sparse = {WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)}
+        if fields.terms:
+            sparse[TERMS] = models.SparseVectorParams()
+        kilobytes = max(self.graph_from * (fields.width or 1) * 4 // 1024, 1)
+        asking(
+            lambda client: client.create_collection(
+                note.name,
+                vectors_config=dense,
+                sparse_vectors_config=sparse,
+                shard_number=self.shards,
+                replication_factor=self.replicas,
+                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=kilobytes),
+            )
+        )
+        if not self.url:
+            return  # The stand-in has no use for indexes of metadata.
+        kinds = {DOCUMENT: "keyword", NUMBER: "integer", LENGTH: "integer"}
+
+        def index(name: str, kind: str) -> None:
+            asking(lambda client: client.create_payload_index(note.name, name, kind, wait=True))
+
+        for name, kind in (kinds | {f"{METADATA}.{name}": "keyword" for name in self.keywords}).items():
+            index(name, kind)
+
+    def _store(self, edge: Any, asking: Asking, folder: Path, note: Note, journal: Journal | None) -> QdrantStore:
+        words = Analyser(edge, self.language)
+        formula = (self.k, self.b, self.drift)
+
+        def keep(changed: Note) -> None:
+            atomic_write(folder / NOTE, changed.text())
+
+        return QdrantStore(asking, folder, note, words, formula, (self.batch, self.graph_from), keep, journal)
