@@ -165,6 +165,12 @@ def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None
     extra = tmp_path / "extra.jsonl"
     extra.write_text(json.dumps({"id": "new", "text": "oven oven garlic"}))
     assert "1 documents" in run("add", index, extra)
+    encoded = tmp_path / "encoded"
+    assert "1 of 2 open: 2" in run("encode", rows, "--out", encoded, *models, "--shards", 2, "--shard", 1)
+    assert "20 documents" in run("encode", rows, "--out", encoded, *models, "--shards", 2)
+    run("index", "--encoded", encoded, "--out", tmp_path / "second", "weight=0.4")
+    again = json.loads(run("query", tmp_path / "second", "violin", "storm", "--json", "--top", 3))
+    assert [hit["late"] is not None for hit in again["hits"]] == [True] * 3
 
 
 def test_another_model_of_the_same_kind_is_refused(folder: Path, rows: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encodery.cli._search_encode import encode, take
 from encodery.cli._search_page import page
 from encodery.cli._search_weigh import weigh
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from encodery.search.searcher import Answer, Searcher
 
 app = typer.Typer(help="Index documents and search them by words and by meaning.", no_args_is_help=True)
+app.command()(encode)
 app.command()(page)
 app.command()(weigh)
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")]
@@ -33,11 +35,11 @@ Filters = Annotated[
 
 @app.command()
 def index(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE... [path=value ...]", help="Corpora, folders, globs, files; then settings."),
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder to write.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE... [path=value ...]", help="Corpora, folders, globs, files; then settings."),
+    ] = None,
     model: Annotated[
         list[Path] | None,
         typer.Option(
@@ -46,6 +48,9 @@ def index(
             help="The encoder: of vectors, of learned sparse vectors, of a vector a token; one of each may be given. "
             "Without it the index is of words alone.",
         ),
+    ] = None,
+    encoded: Annotated[
+        Path | None, typer.Option(help="A folder of `search encode` instead of sources; needs no model.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
@@ -56,15 +61,20 @@ def index(
     """
     from rich.console import Console
 
-    from encodery.base.settings import overrides, with_overrides
+    from encodery.base.errors import InputError
+    from encodery.search.encoded import build_encoded
     from encodery.search.index import IndexSettings, build
 
-    sources = [a for a in arguments if "=" not in a or Path(a).exists()]
-    settings = with_overrides(IndexSettings, {}, overrides(a for a in arguments if a not in sources), where="index")
+    sources, settings = take(arguments or [], IndexSettings, "index")
+    if encoded is not None and sources:
+        raise InputError(f"{sources[0]}: --encoded takes the place of sources; give one or the other.")
     console = Console(highlight=False)
     sides, paths = _sides(model or [])
     with _Progress(console) as progress:
-        built = build(sources, out, sides, settings, paths, overwrite, progress)
+        if encoded is not None:
+            built = build_encoded(encoded, out, sides, settings, overwrite, progress)
+        else:
+            built = build(sources, out, sides, settings, paths, overwrite, progress)
     if not built.fresh:
         console.print(f"{out}: already there, made of the same files, settings and model; nothing to do.")
     _show(console, built.artifact.manifest.figures, out)
