@@ -18,10 +18,12 @@ from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._figures import accuracy, macro_f1, matthews
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
-from encodery.finetune.tasks._labels import Weights, count, names_of, places, weights
-from encodery.model.shape import Batch, Output, Shape
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
+from encodery.finetune.tasks._labels import Weights, count, is_shared, names_of, places, shares, weights
+from encodery.metrics.accuracy import Accuracy
+from encodery.metrics.f1 import F1
+from encodery.metrics.mcc import MCC
+from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
 
@@ -63,9 +65,9 @@ class Labelled(Task):
         correct = np.array([a == b for a, b in zip(truth, given, strict=True)])
         sure = np.array([answer["probability"] for answer in answers])
         return {
-            "accuracy": accuracy(truth, given),
-            "f1": macro_f1(truth, given),
-            "mcc": matthews(truth, given),
+            "accuracy": Accuracy().score(truth, given),
+            "f1": F1().score(truth, given),
+            "mcc": MCC().score(truth, given),
             "nll": float(-np.log(np.maximum(chances, 1e-12)).mean()),
             "ece": calibrate.reliability(sure, correct).error,
         }
@@ -81,50 +83,58 @@ class Labelled(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes(Labelled):
+class Classes(Labelled, Headed):
     """`pooling`, `hidden` and `dropout` are those of the head, which learns `rate` times as fast as the model.
     `weights`: rare classes count for more in the loss, in inverse proportion ("balanced") or by its root. `smoothing`:
-    share of a row's weight that is spread over all classes."""
+    share of a row's weight that is spread over all classes. A training row may have a table of labels and their shares
+    in place of one label (arXiv:1503.02531)."""
 
-    pooling: Kind = "mean"
-    hidden: bool = False
-    dropout: float = 0.1
-    rate: float = 10.0
     weights: Weights = "none"
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_rate(self.rate)
+        super().__post_init__()
         if not 0 <= self.smoothing < 1:
             raise SettingsError(f"smoothing = {self.smoothing}: must lie in 0 <= smoothing < 1.")
 
+    def learn(self, rows: Rows) -> dict[str, Any]:
+        if not is_shared(rows["label"]):
+            return super().learn(rows)
+        labels, table = shares(rows["label"])
+        if len(labels) < 2:
+            raise InputError(f"There is nothing to tell apart: all rows have the label '{labels[0]}'.")
+        return {"labels": labels, "counts": np.maximum(table.sum(0), 1e-6).tolist()}
+
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
-        labels = places(names_of(rows["label"]), known["labels"]) if targets else None
+        told = self._targets(rows["label"], known) if targets else {}
         collector = Collector(reader.segmented)
         for row, pieces in enumerate(found):
             for piece in pieces:
-                collector.add(row, [piece], {} if labels is None else {"label": labels[row]})
+                collector.add(row, [piece], {name: values[row] for name, values in told.items()})
         return collector.done(dropped)
+
+    def _targets(self, values: Sequence[Any], known: Known) -> dict[str, np.ndarray]:
+        """`label` (R,), the likeliest where there are `shares` (R, C)."""
+        if not is_shared(values):
+            return {"label": places(names_of(values), known["labels"])}
+        labels, table = shares(values)
+        wide = np.zeros((len(table), len(known["labels"])), np.float32)
+        wide[:, places(labels, known["labels"])] = table
+        return {"label": wide.argmax(1), "shares": wide}
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
         return _ClassesModule(self, shape, known)
 
 
-class _ClassesModule(TaskModule):
+class _ClassesModule(HeadedModule):
     class_weights: Tensor
 
     def __init__(self, settings: Classes, shape: Shape, known: Known) -> None:
-        super().__init__()
-        self.head = Head(shape.width, len(known["labels"]), settings)
+        super().__init__(Head(shape.width, len(known["labels"]), settings))
         self.smoothing = settings.smoothing
         told = torch.tensor(weights(known["counts"], settings.weights))
         self.register_buffer("class_weights", told, persistent=False)
-
-    def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.head(output.hidden, batch)
-        return y
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"classes": self.class_weights[batch.extra["label"]].sum()}
@@ -133,7 +143,9 @@ class _ClassesModule(TaskModule):
         label = batch.extra["label"]
         logs = predicted.log_softmax(-1)
         weight = self.class_weights[label]
-        each = -(1 - self.smoothing) * logs.gather(1, label[:, None])[:, 0] - self.smoothing * logs.mean(1)
+        shared = batch.extra.get("shares")
+        told = logs.gather(1, label[:, None])[:, 0] if shared is None else (shared * logs).sum(1)
+        each = -(1 - self.smoothing) * told - self.smoothing * logs.mean(1)
         return {
             "classes": Term((weight * each).sum(), weight.sum()),
             "right": Term((predicted.argmax(-1) == label).sum(), len(label), 0.0),

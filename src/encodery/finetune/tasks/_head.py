@@ -6,7 +6,8 @@ Shapes: T tokens, S sequences, H width, C outputs, E examples, R rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,27 +17,26 @@ from torch import Tensor, nn
 from encodery.base.errors import SettingsError
 from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Piece, Reader
-from encodery.finetune.tasks import Rows
-from encodery.model.shape import Batch
+from encodery.finetune.tasks import Rows, Task, TaskModule
+from encodery.model.shape import Batch, Output
 
 Kind = Literal["mean", "cls", "max"]
 STD = 0.02
 
 
-class Headed(Protocol):
-    """The settings of a head, of whichever task."""
+@dataclass(frozen=True, kw_only=True)
+class Headed(Task):
+    """A task with such a head: `pooling`, `hidden` and `dropout` are the head's, which learns `rate` times as fast as
+    the model."""
 
-    @property
-    def pooling(self) -> Kind: ...
+    pooling: Kind = "mean"
+    hidden: bool = False
+    dropout: float = 0.1
+    rate: float = 10.0
 
-    @property
-    def hidden(self) -> bool: ...
-
-    @property
-    def dropout(self) -> float: ...
-
-    @property
-    def rate(self) -> float: ...
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        check_rate(self.rate)
 
 
 class Quick(nn.Linear):
@@ -76,6 +76,18 @@ class Head(nn.Module):
             pooled = torch.tanh(dense) if self.norm is None else self.norm(F.gelu(dense))
         y: Tensor = self.out(self.drop(pooled))
         return y.float()
+
+
+class HeadedModule(TaskModule):
+    """The module of a task that is a head and a loss."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        y: Tensor = self.head(output.hidden, batch)
+        return y
 
 
 def pool(hidden: Tensor, batch: Batch, kind: Kind) -> Tensor:

@@ -18,7 +18,9 @@ Weights = Literal["none", "balanced", "root"]
 
 
 def name_of_label(value: Any, row: int) -> str:
-    """A label as text. Raises `InputError` naming a row without one."""
+    """A label as text, of shares the likeliest. Raises `InputError` naming a row without one."""
+    if isinstance(value, Mapping) and value:
+        value = max(value, key=lambda label: (value[label], str(label)))
     if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
         raise InputError(f"Row {row}: has no label.")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

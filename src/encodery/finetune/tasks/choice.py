@@ -18,15 +18,15 @@ from encodery.base.errors import InputError
 from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._figures import accuracy
-from encodery.finetune.tasks._head import Head, Kind, check_dropout, check_rate, within
-from encodery.model.shape import Batch, Output, Shape
+from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, within
+from encodery.metrics.accuracy import Accuracy
+from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice(Task):
+class Choice(Headed):
     """`label` of a row is the number of the right choice, from 0, or its text; a `context` is read before the
     question. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
@@ -36,15 +36,6 @@ class Choice(Task):
         Form(("text", "choices"), ("label",)),
     )
     goal: ClassVar[str] = "accuracy"
-
-    pooling: Kind = "mean"
-    hidden: bool = False
-    dropout: float = 0.1
-    rate: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         if not len(rows["choices"]):
@@ -90,7 +81,7 @@ class Choice(Task):
         right = _right(rows)
         chances = [answer["probabilities"][place] for answer, place in zip(answers, right, strict=True)]
         return {
-            "accuracy": accuracy(right, [answer["choice"] for answer in answers]),
+            "accuracy": Accuracy().score(right, [answer["choice"] for answer in answers]),
             "nll": float(-np.log(np.maximum(chances, 1e-12)).mean()),
         }
 
@@ -102,16 +93,8 @@ class Choice(Task):
         return {"temperature": calibrate.temperature(logits, np.array(_right(rows)))}
 
 
-class _ChoiceModule(TaskModule):
+class _ChoiceModule(HeadedModule):
     per = "sequence"
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.head(output.hidden, batch)
-        return y
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"choices": len(batch.extra["sizes"])}

@@ -17,18 +17,18 @@ from torch import Tensor
 from encodery.base.errors import InputError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
 from encodery.finetune.tasks._labels import count
-from encodery.model.shape import Batch, Output, Shape
+from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
 THRESHOLDS = np.linspace(0.05, 0.95, 91)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multilabel(Task):
+class Multilabel(Headed):
     """`labels` of a row are a list, or a text in which `separator` stands between them. `rarest`: labels of fewer
     training rows are not learnt. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
@@ -37,14 +37,6 @@ class Multilabel(Task):
 
     separator: str = ","
     rarest: int = 1
-    pooling: Kind = "mean"
-    hidden: bool = False
-    dropout: float = 0.1
-    rate: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         labels, counts = count(label for some in self._sets(rows) for label in sorted(some))
@@ -108,15 +100,7 @@ class Multilabel(Task):
         return found
 
 
-class _MultilabelModule(TaskModule):
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.head(output.hidden, batch)
-        return y
-
+class _MultilabelModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"labels": len(batch)}
 

@@ -19,17 +19,17 @@ from torch import Tensor
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._figures import spearman
-from encodery.finetune.tasks._head import Head, Kind, check_dropout, check_rate
+from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.ndcg import NDCG
-from encodery.model.shape import Batch, Output, Shape
+from encodery.metrics.spearman import Spearman
+from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank(Task):
+class Rank(Headed):
     """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`). `normed`: its hidden layer has gelu
     and a norm in place of tanh."""
 
@@ -39,17 +39,12 @@ class Rank(Task):
     )
     goal: ClassVar[str] = "goal"
 
-    pooling: Kind = "mean"
-    hidden: bool = False
     normed: bool = False
-    dropout: float = 0.1
-    rate: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.normed and not self.hidden:
             raise SettingsError("normed = true: is of a hidden layer; hidden = true gives one.")
-        check_dropout(self.dropout)
-        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         scores = numbers(_column(rows))
@@ -84,7 +79,7 @@ class Rank(Task):
         """nDCG@10 over the queries of which several texts are judged, one of them above the lowest score; `goal` is
         that, or the correlation of ranks where there is no such query."""
         truth, given = numbers(_column(rows)), [answer["logit"] for answer in answers]
-        found = {"spearman": spearman(truth.tolist(), given)}
+        found = {"spearman": Spearman().score(truth, given)}
         grades, run = defaultdict[str, dict[str, int]](dict), defaultdict[str, dict[str, float]](dict)
         levels = np.unique(truth)
         for row, query in enumerate(rows["query"]):
@@ -96,15 +91,7 @@ class Rank(Task):
         return {**found, "goal": found.get("ndcg", found["spearman"])}
 
 
-class _RankModule(TaskModule):
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.head(output.hidden, batch)
-        return y
-
+class _RankModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"score": len(batch)}
 

@@ -16,29 +16,21 @@ from torch import Tensor
 from encodery.base.errors import InputError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._figures import pearson, spearman
-from encodery.finetune.tasks._head import Head, Kind, by_row, check_dropout, check_rate, read
+from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
 from encodery.finetune.tasks._labels import numbers
-from encodery.model.shape import Batch, Output, Shape
+from encodery.metrics.pearson import Pearson
+from encodery.metrics.spearman import Spearman
+from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regress(Task):
+class Regress(Headed):
     """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("score",)), Form(("text",), ("score",)))
     goal: ClassVar[str] = "spearman"
-
-    pooling: Kind = "mean"
-    hidden: bool = False
-    dropout: float = 0.1
-    rate: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_rate(self.rate)
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         scores = numbers(rows["score"])
@@ -68,22 +60,14 @@ class Regress(Task):
         truth, given = numbers(rows["score"]).tolist(), [answer["prediction"] for answer in answers]
         apart = np.subtract(truth, given)
         return {
-            "spearman": spearman(truth, given),
-            "pearson": pearson(truth, given),
+            "spearman": Spearman().score(truth, given),
+            "pearson": Pearson().score(truth, given),
             "rmse": float(np.sqrt((apart**2).mean())),
             "mae": float(np.abs(apart).mean()),
         }
 
 
-class _RegressModule(TaskModule):
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.head(output.hidden, batch)
-        return y
-
+class _RegressModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"square": len(batch)}
 

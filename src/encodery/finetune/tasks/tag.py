@@ -22,10 +22,12 @@ from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader, home, windows
 from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._figures import accuracy, macro_f1, micro_f1
+from encodery.finetune.tasks._figures import micro_f1
 from encodery.finetune.tasks._head import Quick, check_dropout, check_rate
 from encodery.finetune.tasks._labels import Weights, count, weights
 from encodery.finetune.tasks._units import OUTSIDE, joined, spans_of, speakers, tags_of, trimmed, units
+from encodery.metrics.accuracy import Accuracy
+from encodery.metrics.f1 import F1
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, Term
 from encodery.tokens.windows import Truncate
@@ -125,7 +127,7 @@ class Tag(Task):
         if known["kind"] == "plain":
             truth = [tag for tags in self._tags(rows) for tag in tags]
             given = [tag for answer in answers for tag in answer["prediction"]]
-            return {"accuracy": accuracy(truth, given), "f1": macro_f1(truth, given)}
+            return {"accuracy": Accuracy().score(truth, given), "f1": F1().score(truth, given)}
         if "tokens" in rows:
             return micro_f1(
                 [set(spans_of(tags)) for tags in self._tags(rows)],
