@@ -14,6 +14,7 @@ import numpy as np
 
 from encodery.base.errors import InputError
 from encodery.embed.embedder import BATCH_TOKENS, Embedded, Embedder
+from encodery.embed.exported import runtime_of
 from encodery.generate import Generated
 from encodery.generate.fill import Fill
 from encodery.model.load import Loaded, load_model
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 class Handle:
     """A loaded model. `encode` and `similarity` need no head, `fill` needs the masked-language-model head."""
 
-    def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
+    def __init__(self, loaded: Loaded, device: torch.device | str | None = None, runtime: str | None = None) -> None:
         self.loaded = loaded
         self._device = device
+        self._runtime = runtime
 
     @property
     def path(self) -> Path:
@@ -56,7 +58,9 @@ class Handle:
     @cached_property
     def embedder(self) -> Embedder:
         """The encoder of texts, as the stored settings have it (mean pooling and unit length by default)."""
-        return Embedder.of(self.loaded, self._device)
+        if self._runtime is None:
+            return Embedder.of(self.loaded, self._device)
+        return Embedder.of(self.loaded, self._device or "cpu").on(runtime_of(self._runtime))
 
     @property
     def width(self) -> int:
@@ -107,9 +111,16 @@ class Handle:
         return f"<encodery model {self.path}: {settings.depth} × {settings.width}, vocabulary {settings.vocab:,}>"
 
 
-def load(source: str | Path, device: torch.device | str | None = None, verify: bool = True) -> Handle:
+def load(
+    source: str | Path,
+    device: torch.device | str | None = None,
+    verify: bool = True,
+    runtime: str | None = None,
+) -> Handle:
     """A model from a model folder, a run, a Hugging Face or sentence-transformers folder, or a hub name.
 
     `device` is the machine's own if not given; `verify` checks files and replays golden vectors.
+    `runtime` runs `encode` elsewhere than in PyTorch: a name such as "packed_int8", or the folder of an export to
+    onnx or openvino.
     """
-    return Handle(load_model(source, verify=verify), device)
+    return Handle(load_model(source, verify=verify), device, runtime)

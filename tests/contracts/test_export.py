@@ -28,6 +28,7 @@ from encodery.tokens.tokenizer import Tokenizer
 SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab=192, max_length=40)
 TEXT = "a masked language model predicts words that were hidden from it in a text of many words"
 OWN = HF(peer=False)  # the peer is asked in tests/parity
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 BATCH = Batch.from_sequences([[5, 6, 7], [9, 1], list(range(20, 38))])
 
 
@@ -56,6 +57,8 @@ def logits(loaded: Loaded) -> torch.Tensor:
 def test_what_every_exporter_promises(name: str, loaded: Loaded, tmp_path: Path) -> None:
     part = find(Exporter, name)()
     assert decode(Exporter, encode(part)) == part
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package)
     before = {key: tensor.clone() for key, tensor in loaded.model.state_dict().items()}
     if hasattr(part, "peer"):
         part = decode(Exporter, {**encode(part), "peer": False})

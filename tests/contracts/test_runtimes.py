@@ -17,11 +17,14 @@ from encodery.runtimes._native import LIBRARY
 SETTINGS = ModelSettings(width=32, depth=2, heads=4, vocab=90, max_length=20, segments=2)
 IDS = np.arange(30, dtype=np.int64) * 7 % 90
 BOUNDS = np.array([0, 1, 21, 30], np.int32)
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
 
 def engine(name: str) -> Engine:
     if name == "packed_int8" and not LIBRARY.is_file():
         pytest.skip("the packed int8 engine was not compiled at install")
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package)
     return find(Runtime, name)().build(build_model(SETTINGS, 1))
 
 

@@ -24,6 +24,10 @@ def command(
     truncate: Annotated[str, typer.Option(help="Text that is too long: error, right, left or chunk.")] = "chunk",
     prompt: Annotated[str | None, typer.Option(help="Name of a prompt stored with the model.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens computed at once.", min=1)] = 2048,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="One of `encodery show runtimes`, or the folder of an onnx or openvino export."),
+    ] = None,
 ) -> None:
     """Encode texts. Vectors are pooled and finished as the model's settings say: mean and unit length by default.
 
@@ -35,6 +39,7 @@ def command(
 
     from encodery.base.errors import InputError
     from encodery.embed.embedder import Embedder
+    from encodery.embed.exported import runtime_of
     from encodery.embed.files import VectorFile, texts_of
     from encodery.embed.lines import kind_of, lines
     from encodery.model.load import load_model
@@ -44,9 +49,11 @@ def command(
     source = iter(texts or []) if file is None else texts_of(file, column)
     loaded = load_model(model)
     if kind_of(loaded) != "dense":
+        if runtime is not None:
+            raise InputError(f"--runtime {runtime}: runs models of one vector a text; this gives {kind_of(loaded)}.")
         _write_lines(lines(loaded, source, truncate, batch_tokens, prompt), out, truncate)
         return
-    embedder = Embedder.of(loaded)
+    embedder = Embedder.of(loaded) if runtime is None else Embedder.of(loaded, "cpu").on(runtime_of(runtime))
     begun = time.perf_counter()
     count = tokens = dropped = 0
     pieces = embedder.stream(source, truncate, batch_tokens, prompt)

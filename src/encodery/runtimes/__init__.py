@@ -6,13 +6,15 @@ Shapes: T tokens of a packed batch, B sequences, H width.
 from __future__ import annotations
 
 import abc
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from encodery.base.parts import Part
-from encodery.model.network import Model
 from encodery.runtimes._checked import Limits, Packed, checked
+
+if TYPE_CHECKING:  # An engine may be opened without a model, and without PyTorch.
+    from encodery.model.network import Model
 
 Pooled = Literal["mean", "cls"]
 

@@ -6,11 +6,14 @@ Shapes: T tokens, B sequences.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.model.network import ModelSettings
+
+if TYPE_CHECKING:
+    from encodery.model.network import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,189 @@
+"""What the exports for engines other than PyTorch share: what is written beside the graph, and how it is judged.
+
+The folder holds the graph, the tokenizer and finish.safetensors (what the finish steps have learnt); the manifest tells
+the limits, the encoder's digest and how texts become vectors, so that nothing of PyTorch is needed to serve it.
+Shapes: N texts, K width of a vector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import io
+import logging
+import random
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from encodery.base.artifact import Draft, writing
+from encodery.base.errors import ArtifactError, InputError, SettingsError
+from encodery.base.parts import name_of
+from encodery.base.settings import encode
+from encodery.embed import lines
+from encodery.embed.embedder import Embedder, packed
+from encodery.embed.exported import FINISH
+from encodery.embed.files import texts_of
+from encodery.embed.pooling.cls import CLS
+from encodery.embed.pooling.mean import Mean
+from encodery.export import Exporter
+from encodery.export._verify import SENTENCES
+from encodery.model.load import Loaded, copy_tokenizer
+from encodery.model.shape import Batch
+from encodery.runtimes import Engine
+from encodery.runtimes._checked import Limits, Packed
+from encodery.runtimes._onnx_graph import SEGMENTS, digest, refuse
+from encodery.runtimes._padded import padded
+
+Weights = Literal["float32", "int8"]
+FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999
+"""Cosines to the model's own vectors, mean and least, that an export in float32 must reach."""
+FEWEST, MOST = 40, 400
+"""Texts that 8-bit weights need, and are drawn at most; of four, three are for calibration and one for the check."""
+NEIGHBOURS = 10
+GROUP = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written: checked, nothing done yet. `seen`: texts to calibrate with; `held`: others, for the check.
+
+    Raises `SettingsError` naming what the format cannot hold, `InputError` for too few texts.
+    """
+
+    loaded: Loaded
+    embedder: Embedder
+    weights: Weights
+    seen: list[str]
+    held: list[str]
+
+    @classmethod
+    def of(cls, loaded: Loaded, weights: Weights, texts: str | None, door: str) -> Plan:
+        """`texts`: a file, needed for 8-bit weights."""
+        refuse(loaded.model.settings, f"an export to {door}")
+        if "task" in loaded.settings or lines.kind_of(loaded) != "dense":
+            raise SettingsError(f"An export to {door} holds a model of embeddings; this head would be left behind.")
+        embedder = Embedder.of(loaded, "cpu")
+        if embedder.settings.pooling not in (Mean(), CLS()) or embedder.settings.layers is not None:
+            raise SettingsError(
+                f"pooling = '{name_of(embedder.settings.pooling)}': an export to {door} has mean (with special tokens) "
+                "and cls, over all layers."
+            )
+        if weights == "int8" and texts is None:
+            raise SettingsError(
+                "weights = 'int8': needs texts = FILE, a few hundred texts like those that will be encoded, one a line "
+                "or .jsonl: activations are measured on them."
+            )
+        drawn = [] if texts is None else _drawn(Path(texts))
+        return cls(loaded, embedder, weights, [t for n, t in enumerate(drawn) if n % 4], drawn[::4] or _some(embedder))
+
+    @property
+    def limits(self) -> Limits:
+        """What the engine takes."""
+        return Limits.of(self.embedder.model.settings)
+
+    def batches(self) -> Iterator[Batch]:
+        """The texts to calibrate with, cut on the right, a few of like length at a time."""
+        embedder = self.embedder
+        ids = [row[: embedder.longest] for row in embedder.tokenizer.encode_batch(self.seen)]
+        ids.sort(key=len)
+        for start in range(0, len(ids), GROUP):
+            yield packed(ids[start : start + GROUP], embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
+
+    def inputs(self) -> list[dict[str, np.ndarray]]:
+        """The same as a graph takes them: padded, by the names of its inputs."""
+        found = []
+        for batch in self.batches():
+            ids, bounds = batch.ids.numpy(), batch.cu_seqlens.numpy()
+            table = padded(Packed(ids, bounds, None), np.diff(bounds), np.arange(len(bounds) - 1))
+            if not self.embedder.model.settings.segments:
+                del table[SEGMENTS]
+            found.append(table)
+        return found
+
+    @contextlib.contextmanager
+    def writing(self, exporter: Exporter, folder: Path, overwrite: bool) -> Iterator[Draft]:
+        """The folder in the making, with all but the graph in it."""
+        embedder, parent = self.embedder, self.loaded.artifact
+        settings: dict[str, Any] = {"export": encode(exporter), "layout": name_of(exporter)}
+        settings["limits"] = dataclasses.asdict(self.limits)
+        settings["encoder"] = digest(embedder.model)
+        settings["embed"] = {**encode(embedder.settings), "max_length": embedder.max_length}
+        with writing(folder, "export", settings, {"model": parent} if parent else None, overwrite=overwrite) as draft:
+            if self.loaded.tokenizer_path is not None:
+                copy_tokenizer(self.loaded.tokenizer_path, draft.path)
+            embedder.finishing.save(draft.path / FINISH)
+            yield draft
+
+    def judge(self, draft: Draft, engine: Engine, mean: float, least: float) -> None:
+        """Figures of an engine against the model. Raises `ArtifactError` where its vectors drift beyond the bounds."""
+        if self.weights == "float32":
+            mean, least = FLOAT_MEAN, FLOAT_LEAST
+        ran = copy.copy(self.embedder)
+        ran.engine = engine
+        expected = _unit(self.embedder.encode(self.held, truncate="right").vectors)
+        found = _unit(ran.encode(self.held, truncate="right").vectors)  # Also the warm-up.
+        begun = time.perf_counter()
+        ran.encode(self.held, truncate="right")
+        seconds = time.perf_counter() - begun
+        cosines = (expected * found).sum(1)
+        if not (cosines.mean() >= mean and cosines.min() >= least):
+            raise ArtifactError(
+                f"The export's vectors drift from the model's: over {len(self.held)} texts their cosines are "
+                f"{cosines.mean():.5f} in the mean and {cosines.min():.5f} at least; {mean} and {least} are asked. "
+                "Nothing was written."
+            )
+        draft.figures |= {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
+        if len(self.held) > NEIGHBOURS:
+            draft.figures["top_10_overlap"] = _overlap(expected, found)
+        size = sum(file.stat().st_size for file in draft.path.rglob("*") if file.is_file())
+        draft.figures |= {"texts": len(self.held), "ms_a_text": 1e3 * seconds / len(self.held), "megabytes": size / 1e6}
+
+
+def _drawn(path: Path) -> list[str]:
+    """A fixed sample, in random order. Raises `InputError` for too few."""
+    found = [text for text in texts_of(path) if text.strip()]
+    if len(found) < FEWEST:
+        raise InputError(f"{path}: has {len(found)} texts, 8-bit weights need at least {FEWEST}.")
+    return random.Random(0).sample(found, min(MOST, len(found)))
+
+
+def _some(embedder: Embedder) -> list[str]:
+    """Short texts, and one that fills the model."""
+    once = " ".join(SENTENCES)
+    count = len(embedder.tokenizer.encode(once))
+    return [*SENTENCES, " ".join([once] * (embedder.longest // max(count, 1) + 1))]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+def _overlap(expected: np.ndarray, found: np.ndarray) -> float:
+    """How many of a text's ten nearest are so by both, in the mean."""
+    tops = []
+    for vectors in (expected, found):
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -np.inf)
+        tops.append(np.argsort(-cosines, axis=1)[:, :NEIGHBOURS])
+    return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*tops, strict=True)]))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Another's tools without their progress bars, advice and warnings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,247 @@
+"""A model as an ONNX graph, in the shape that classic BERT exports have, for engines that take ONNX.
+
+Written operator by operator: what an exporter traces changes with its version, and ONNX Runtime fuses attention, biases
+with GELU, and residual sums with norms only where it finds just these nodes in just this order. Padding is on the
+right.
+Shapes: T tokens, B sequences, L the longest of them, H width, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from encodery.base.errors import SettingsError
+from encodery.base.extras import require
+from encodery.base.parts import Part, name_of
+from encodery.model.attention.full import Full
+from encodery.model.blocks.post import Post
+from encodery.model.blocks.pre import Pre
+from encodery.model.embeddings.plain import Plain
+from encodery.model.ffn.glu import GLU
+from encodery.model.ffn.mlp import MLP
+from encodery.model.masks.document import Document
+from encodery.model.network import Model, ModelSettings
+from encodery.model.norms.layer import Layer
+from encodery.model.positions.learned import Learned
+from encodery.model.positions.none import Nothing
+
+FUSED, QUANTISED = 12, 17
+"""Versions of the operators. The older one has the axes of Unsqueeze where the fusion of attention looks for them;
+scales for each channel need one from 13 up."""
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")
+IDS, MASK, SEGMENTS, HIDDEN = "input_ids", "attention_mask", "token_type_ids", "last_hidden_state"
+HIDDEN_FROM = -10_000.0  # What the fusion looks for; its exponential is 0 in float32.
+
+
+def refuse(settings: ModelSettings, door: str) -> None:
+    """Raises `SettingsError` naming the first part that the graph does not have; `door` is where it was to go."""
+    known: tuple[tuple[str, Part, tuple[type[Part], ...]], ...] = (
+        ("embeddings", settings.embeddings, (Plain,)),
+        ("positions", settings.positions, (Learned, Nothing)),
+        ("attention", settings.attention, (Full,)),
+        ("mask", settings.mask, (Document,)),
+        ("ffn", settings.ffn, (MLP, GLU)),
+        ("norm", settings.norm, (Layer,)),
+        ("block", settings.block, (Post, Pre)),
+    )
+    for place, part, allowed in known:
+        if type(part) not in allowed:
+            names = ", ".join(name_of(one) for one in allowed)
+            raise SettingsError(f"{place} = '{name_of(part)}': {door} has only {names}. Use the runtime 'torch'.")
+    ffn: Any = settings.ffn
+    if ffn.activation not in ACTIVATIONS:
+        raise SettingsError(
+            f"ffn.activation = '{ffn.activation}': {door} has only {', '.join(ACTIVATIONS)}. Use the runtime 'torch'."
+        )
+    if settings.inserts:
+        raise SettingsError(f"inserts: {door} runs none. Merge them into the weights, or use the runtime 'torch'.")
+
+
+def digest(model: Model) -> str:
+    """Differs when the encoder's weights or settings do."""
+    found = hashlib.sha256(repr(model.settings.shape).encode())
+    for name, tensor in sorted(model.encoder.state_dict().items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy()).data)
+    return found.hexdigest()[:32]
+
+
+def graph(model: Model, scales: dict[str, np.ndarray] | None = None) -> Any:
+    """The encoder as an `onnx.ModelProto`: ids, mask and segments (B, L) int64 → hidden states (B, L, H) float32.
+
+    `scales`: for a linear layer, by its module's name, what each of its inputs is divided by and its weights multiplied
+    with, so that both have like ranges before they are quantised. Raises `SettingsError` for a part it has not,
+    `MissingExtra` without the package `onnx`.
+    """
+    refuse(model.settings, "an ONNX graph")
+    writer = _Writer(scales or {}, FUSED if scales is None else QUANTISED)
+    writer.encoder(model)
+    return writer.finished(model.settings)
+
+
+class _Writer:
+    """`nodes` and `weights` so far. A method adds nodes and returns the name of what they give."""
+
+    def __init__(self, scales: dict[str, np.ndarray], version: int) -> None:
+        self.onnx = require("onnx", "onnx")
+        self.scales, self.version = scales, version
+        self.nodes: list[Any] = []
+        self.weights: dict[str, Any] = {}
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def weight(self, name: str, values: np.ndarray) -> str:
+        array = np.ascontiguousarray(values)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise SettingsError(f"'{name}': a weight of the model is not finite.")
+        self.weights[name] = self.onnx.numpy_helper.from_array(array, name)
+        return name
+
+    def number(self, value: float) -> str:
+        return self.weight(f"value_{value!r}", np.array(value, np.float32))
+
+    def whole(self, *values: int) -> str:
+        return self.weight("whole_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def encoder(self, model: Model) -> None:
+        encoder: Any = model.encoder
+        settings = model.settings
+        x = self.node("Gather", self.weight("words", _array(encoder.words)), IDS)
+        if settings.segments:
+            segments = self.weight("segments", _array(encoder.embeddings.segment.weight))
+            x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))
+        if isinstance(settings.positions, Learned):
+            x = self.node("Add", x, self.positions(_array(encoder.positions.table.weight)[settings.positions.offset :]))
+        x = self.norm(x, encoder.embedding_norm, "embedding_norm")
+        mask = self.mask()
+        for number, block in enumerate(encoder.blocks):
+            step = self.post if isinstance(settings.block, Post) else self.pre
+            x = step(x, block, settings, mask, f"blocks.{number}")
+        x = self.norm(x, encoder.final_norm, "final_norm")
+        self.nodes.append(self.onnx.helper.make_node("Identity", [x], [HIDDEN], name=HIDDEN))
+
+    def positions(self, table: np.ndarray) -> str:
+        length = self.node("Gather", self.node("Shape", IDS), self.whole(1), axis=0)
+        return self.node("Slice", self.weight("positions", table), self.whole(0), length, self.whole(0))
+
+    def mask(self) -> str:
+        """(B, 1, 1, L): what is added to the scores."""
+        wide = MASK
+        for axis in (1, 2):
+            if self.version == FUSED:
+                wide = self.node("Unsqueeze", wide, axes=[axis])
+            else:
+                wide = self.node("Unsqueeze", wide, self.whole(axis))
+        real = self.node("Cast", wide, to=self.onnx.TensorProto.FLOAT)
+        return self.node("Mul", self.node("Sub", self.number(1.0), real), self.number(HIDDEN_FROM))
+
+    def post(self, x: str, block: Any, settings: ModelSettings, mask: str, name: str) -> str:
+        mixed = self.attention(x, block.attention, mask, f"{name}.attention")
+        x = self.norm(self.node("Add", mixed, x), block.attention_norm, f"{name}.attention_norm")
+        fed = self.ffn(x, block.ffn, settings.ffn, f"{name}.ffn")
+        return self.norm(self.node("Add", fed, x), block.ffn_norm, f"{name}.ffn_norm")
+
+    def pre(self, x: str, block: Any, settings: ModelSettings, mask: str, name: str) -> str:
+        normed = self.norm(x, block.attention_norm, f"{name}.attention_norm")
+        x = self.node("Add", self.attention(normed, block.attention, mask, f"{name}.attention"), x)
+        normed = self.norm(x, block.ffn_norm, f"{name}.ffn_norm")
+        return self.node("Add", self.ffn(normed, block.ffn, settings.ffn, f"{name}.ffn"), x)
+
+    def attention(self, x: str, module: Any, mask: str, name: str) -> str:
+        """Sizes are the layer's own: heads may have been pruned."""
+        size = module.shape.head_size
+        inner = module.qkv.out_features // 3
+        x = self.divided(x, f"{name}.qkv")
+        turned = {}
+        for place, which in enumerate(("query", "key", "value")):
+            rows = slice(place * inner, (place + 1) * inner)
+            bias = None if module.qkv.bias is None else _array(module.qkv.bias)[rows]
+            flat = self.times(x, _array(module.qkv.weight)[rows], bias, f"{name}.{which}", f"{name}.qkv")
+            split = self.node("Reshape", flat, self.whole(0, 0, inner // size, size))
+            turned[which] = self.node("Transpose", split, perm=[0, 2, 3, 1] if which == "key" else [0, 2, 1, 3])
+        scores = self.node("Div", self.node("MatMul", turned["query"], turned["key"]), self.number(math.sqrt(size)))
+        shares = self.node("Softmax", self.node("Add", scores, mask), axis=3)
+        mixed = self.node("Transpose", self.node("MatMul", shares, turned["value"]), perm=[0, 2, 1, 3])
+        return self.linear(self.node("Reshape", mixed, self.whole(0, 0, inner)), module.out, f"{name}.out")
+
+    def ffn(self, x: str, module: Any, made_of: Any, name: str) -> str:
+        if isinstance(made_of, MLP):
+            inside = self.activate(self.linear(x, module.up, f"{name}.up"), made_of.activation)
+            return self.linear(inside, module.down, f"{name}.down")
+        x = self.divided(x, f"{name}.up")
+        halves = np.split(_array(module.up.weight), 2)
+        biases = [None, None] if module.up.bias is None else np.split(_array(module.up.bias), 2)
+        gate, value = (
+            self.times(x, weight, bias, f"{name}.{half}", f"{name}.up")
+            for weight, bias, half in zip(halves, biases, ("gate", "value"), strict=True)
+        )
+        product = self.node("Mul", self.activate(gate, made_of.activation), value)
+        return self.linear(product, module.down, f"{name}.down")
+
+    def activate(self, x: str, name: str) -> str:
+        if name == "relu":
+            return self.node("Relu", x)
+        if name == "silu":
+            return self.node("Mul", x, self.node("Sigmoid", x))
+        if name == "identity":
+            return x
+        if name == "gelu":
+            inner = self.node("Erf", self.node("Div", x, self.number(math.sqrt(2.0))))
+        else:
+            cube = self.node("Mul", self.node("Mul", x, self.node("Mul", x, x)), self.number(0.044715))
+            inner = self.node("Tanh", self.node("Mul", self.node("Add", x, cube), self.number(math.sqrt(2 / math.pi))))
+        return self.node("Mul", self.node("Mul", x, self.node("Add", inner, self.number(1.0))), self.number(0.5))
+
+    def linear(self, x: str, module: nn.Linear, name: str) -> str:
+        bias = None if module.bias is None else _array(module.bias)
+        return self.times(self.divided(x, name), _array(module.weight), bias, name, name)
+
+    def divided(self, x: str, layer: str) -> str:
+        """The inputs of a layer, each divided by its scale where it has one."""
+        if layer not in self.scales:
+            return x
+        return self.node("Mul", x, self.weight(f"{layer}.smoothing", (1 / self.scales[layer]).astype(np.float32)))
+
+    def times(self, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str, layer: str) -> str:
+        """x Wᵀ + b. A bias of zeros stands where there is none: the fusions look for it."""
+        weight = weight * self.scales[layer] if layer in self.scales else weight
+        product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.T.astype(np.float32)))
+        given = np.zeros(len(weight), np.float32) if bias is None else bias
+        return self.node("Add", product, self.weight(f"{name}.bias", given))
+
+    def norm(self, x: str, module: nn.Module, name: str) -> str:
+        """In its single steps: every version of every engine knows these as a norm."""
+        if not isinstance(module, nn.LayerNorm):
+            return x
+        apart = self.node("Sub", x, self.node("ReduceMean", x, axes=[-1], keepdims=1))
+        spread = self.node("ReduceMean", self.node("Pow", apart, self.number(2.0)), axes=[-1], keepdims=1)
+        shifted = self.node("Sqrt", self.node("Add", spread, self.number(module.eps)))
+        gain, bias = _array(module.weight), module.bias
+        scaled = self.node("Mul", self.node("Div", apart, shifted), self.weight(f"{name}.weight", gain))
+        given = np.zeros_like(gain) if bias is None else _array(bias)
+        return self.node("Add", scaled, self.weight(f"{name}.bias", given))
+
+    def finished(self, settings: ModelSettings) -> Any:
+        helper, types = self.onnx.helper, self.onnx.TensorProto
+        names = [IDS, MASK, *([SEGMENTS] if settings.segments else [])]
+        given = [helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in names]
+        out = helper.make_tensor_value_info(HIDDEN, types.FLOAT, ["batch", "length", settings.width])
+        whole = helper.make_graph(self.nodes, "encoder", given, [out], list(self.weights.values()))
+        opsets = [helper.make_opsetid("", self.version)]
+        made = helper.make_model(whole, opset_imports=opsets, producer_name="encodery", ir_version=8)
+        self.onnx.checker.check_model(made)
+        return made
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
+    return found

@@ -1,0 +1,163 @@
+"""Exports that are engines: vectors equal the model's, 8-bit ones are near, drift is refused, PyTorch is not needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import encodery
+from encodery.base.artifact import Artifact
+from encodery.base.errors import ArtifactError, InputError, SettingsError
+from encodery.base.parts import find
+from encodery.base.settings import decode
+from encodery.embed.embedder import Embedder
+from encodery.embed.exported import ExportedEmbedder, runtime_of
+from encodery.export import Exporter
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import ModelSettings, build_model
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
+NAMES = ("onnx", "openvino")
+TEXT = "a masked language model predicts words that were hidden from it in a text of many other words"
+WORDS = TEXT.split()
+SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab=192, max_length=40, segments=2)
+EMBED: dict[str, Any] = {"pooling": "mean", "finish": ["normalise"], "prompts": {"query": "query: "}}
+
+
+def some(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 14))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("model")
+    made = Tokenizer(Wordpiece(min_frequency=1).train([" ".join(WORDS)] * 3, 100))
+    made.set_template()
+    made.save(folder / "tokenizer")
+    save_model(folder / "model", build_model(SETTINGS, 1), folder / "tokenizer", settings={"embed": EMBED})
+    return load_model(folder / "model")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts.txt").write_text("\n".join(some(80)))
+    return tmp_path / "texts.txt"
+
+
+def exporter(name: str, **settings: Any) -> Exporter:
+    for package in ("onnx", "onnxruntime" if name == "onnx" else "openvino"):
+        pytest.importorskip(package)
+    if name == "openvino" and settings.get("weights") == "int8":
+        pytest.importorskip("nncf")
+    return decode(Exporter, {"is": name, **settings})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_gives_the_models_vectors(name: str, loaded: Loaded, tmp_path: Path) -> None:
+    done = exporter(name).write(loaded, tmp_path / "out")
+    assert done.figures["cosine_least"] > 0.9999
+    embedder = Embedder.of(loaded, "cpu")
+    batch = [*some(30), "", " ".join(WORDS * 4)]
+    expected = embedder.encode(batch, truncate="chunk").vectors
+    served = ExportedEmbedder(tmp_path / "out", threads=2)
+    np.testing.assert_allclose(served.encode(batch, truncate="chunk"), expected, rtol=0, atol=1e-5)
+    ran = embedder.on(runtime_of(str(tmp_path / "out")))
+    np.testing.assert_allclose(ran.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
+    one = encodery.load(loaded.path, runtime=str(tmp_path / "out")).encode(batch[:3])
+    np.testing.assert_allclose(one, expected[:3], rtol=0, atol=1e-5)
+    asked = embedder.encode(["words"], prompt="query").vectors
+    np.testing.assert_allclose(served.encode(["words"], prompt="query"), asked, rtol=0, atol=1e-5)
+    assert (served.width, served.longest) == (embedder.width, embedder.longest)
+    with pytest.raises(InputError, match="the model takes 38"):
+        served.encode(batch)
+    with pytest.raises(InputError, match="Did you mean 'query'"):
+        served.encode(["words"], prompt="qery")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eight_bits_are_near_and_keep_from_their_company(
+    name: str, loaded: Loaded, texts: Path, tmp_path: Path
+) -> None:
+    done = exporter(name, weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
+    assert 0.97 <= done.figures["cosine_least"] <= done.figures["cosine_mean"] < 0.9999999
+    assert done.figures["texts"] == 20
+    assert 0 < done.figures["top_10_overlap"] <= 1
+    assert done.figures["ms_a_text"] > 0
+    assert done.figures["megabytes"] > 0
+    assert Artifact.open(tmp_path / "out").manifest.figures == done.figures
+    served = ExportedEmbedder(tmp_path / "out", threads=1)
+    batch = some(40)
+    together = served.encode(batch)
+    alone = np.concatenate([served.encode([text]) for text in batch])
+    assert (together * alone).sum(1).min() > 0.9995
+
+
+def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: Loaded, texts: Path, tmp_path: Path) -> None:
+    exporter("onnx", weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
+    onnx = pytest.importorskip("onnx")
+    held = {one.name: one for one in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer}
+    bits = [one for one in held.values() if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2]
+    scales = [one for name, one in held.items() if name.endswith("weight_scale")]
+    assert len(bits) == len(scales) == 12, "query, key, value, out, up and down of two layers"
+    assert all(len(one.dims) == 1 and one.dims[0] in (32, 128) for one in scales)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drift_is_refused_and_nothing_is_left(name: str, loaded: Loaded, texts: Path, tmp_path: Path) -> None:
+    strict = exporter(name, weights="int8", texts=str(texts), least=0.9999999)
+    with pytest.raises(ArtifactError, match="drift from the model's: over 20 texts"):
+        strict.write(loaded, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.txt"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_be_is_refused(name: str, loaded: Loaded, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="needs texts = FILE"):
+        exporter(name, weights="int8").write(loaded, tmp_path / "out")
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    with pytest.raises(InputError, match="has 2 texts, 8-bit weights need at least 40"):
+        exporter(name, weights="int8", texts=str(tmp_path / "few.txt")).write(loaded, tmp_path / "out")
+    ends = Loaded(loaded.path, loaded.model, {"embed": {"pooling": "weighted"}}, tokenizer_path=loaded.tokenizer_path)
+    with pytest.raises(SettingsError, match="pooling = 'weighted'"):
+        exporter(name).write(ends, tmp_path / "out")
+    with pytest.raises(SettingsError, match="head would be left behind"):
+        exporter(name).write(Loaded(loaded.path, loaded.model, {"task": {}}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_of_another_model_is_refused(name: str, loaded: Loaded, tmp_path: Path) -> None:
+    exporter(name).write(loaded, tmp_path / "out")
+    other = Embedder(build_model(SETTINGS, 2), loaded.tokenizer, device="cpu")
+    with pytest.raises(ArtifactError, match="exported from another model"):
+        other.on(runtime_of(str(tmp_path / "out")))
+    with pytest.raises(ArtifactError, match="is of kind 'model'"):
+        ExportedEmbedder(loaded.path)
+
+
+def test_an_export_is_served_without_pytorch(loaded: Loaded, tmp_path: Path) -> None:
+    exporter("onnx").write(loaded, tmp_path / "out")
+    code = (
+        "import json, sys; from encodery.embed.exported import ExportedEmbedder; "
+        f"found = ExportedEmbedder({str(tmp_path / 'out')!r}).encode(['words of a model']); "
+        "assert 'torch' not in sys.modules; print(json.dumps(found.tolist()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    expected = Embedder.of(loaded, "cpu").encode(["words of a model"]).vectors
+    np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-5)
+
+
+def test_a_runtime_has_one_name_in_both_families() -> None:
+    from encodery.embed.exported import ENGINES
+    from encodery.runtimes import Runtime
+
+    for name in ENGINES:
+        assert find(Exporter, name).__name__ == find(Runtime, name).__name__
