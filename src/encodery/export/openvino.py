@@ -7,6 +7,7 @@ beyond `least_mean` or `least`. Differs from `onnx`: runs on fewer machines, fas
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from encodery.model.load import Loaded
 from encodery.runtimes._onnx_graph import graph
 from encodery.runtimes.openvino import FILE
 from encodery.runtimes.openvino import Openvino as Run
+
+REPORTS = "openvino_telemetry"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,23 @@ class Openvino(Exporter):
         return Exported(artifact=Artifact.open(folder, "export"), layout="openvino", figures=figures)
 
 
+def nncf_without_reports() -> Any:
+    """NNCF, kept from telling its makers over the network that and how it is used, as it would on every call.
+
+    It looks at import whether the package that tells is there, and does without where it is not. Raises `MissingExtra`.
+    """
+    before = sys.modules.get(REPORTS)
+    sys.modules[REPORTS] = None  # type: ignore[assignment]  # Python's own way of saying: not there.
+    try:
+        return require("nncf", "openvino")
+    finally:
+        del sys.modules[REPORTS]
+        if before is not None:
+            sys.modules[REPORTS] = before
+
+
 def _quantised(made: Any, plan: Plan) -> Any:
     with quiet():
-        nncf = require("nncf", "openvino")
+        nncf = nncf_without_reports()
         given = plan.inputs()
         return nncf.quantize(made, nncf.Dataset(given), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(given))

@@ -93,6 +93,12 @@ class _Writer:
         self.scales, self.version = scales, version
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
+        self.known: list[Any] = []
+
+    def shaped(self, name: str, width: int) -> Any:
+        """Said in the open, for an engine does not know how many positions are cut off, and from there on would not
+        know whether the two sides of a residual sum have one shape: it then leaves the sum apart from its norm."""
+        return self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, ["batch", "length", width])
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind}_{len(self.nodes)}"
@@ -121,6 +127,7 @@ class _Writer:
             x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))
         if isinstance(settings.positions, Learned):
             x = self.node("Add", x, self.positions(_array(encoder.positions.table.weight)[settings.positions.offset :]))
+            self.known = [self.shaped(x, settings.width)]
         x = self.norm(x, encoder.embedding_norm, "embedding_norm")
         mask = self.mask()
         for number, block in enumerate(encoder.blocks):
@@ -234,8 +241,8 @@ class _Writer:
         helper, types = self.onnx.helper, self.onnx.TensorProto
         names = [IDS, MASK, *([SEGMENTS] if settings.segments else [])]
         given = [helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in names]
-        out = helper.make_tensor_value_info(HIDDEN, types.FLOAT, ["batch", "length", settings.width])
-        whole = helper.make_graph(self.nodes, "encoder", given, [out], list(self.weights.values()))
+        out, weights = self.shaped(HIDDEN, settings.width), list(self.weights.values())
+        whole = helper.make_graph(self.nodes, "encoder", given, [out], weights, value_info=self.known)
         opsets = [helper.make_opsetid("", self.version)]
         made = helper.make_model(whole, opset_imports=opsets, producer_name="encodery", ir_version=8)
         self.onnx.checker.check_model(made)
