@@ -40,7 +40,7 @@ class Onnx(Exporter):
 
     weights: Weights = "float32"
     texts: str | None = None
-    smoothing: float = 0.65
+    smoothing: float = 0.6
     narrow: bool = False
     least_mean: float = 0.99
     least: float = 0.97
