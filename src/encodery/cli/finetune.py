@@ -25,6 +25,10 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.")] = ...,  # type: ignore[assignment]
     seeds: Annotated[int, typer.Option(help="Runs of so many seeds in OUT/seed-N; mean and deviation.", min=1)] = 1,
     recipe: Annotated[str | None, typer.Option(help="Of `embed` only: a recipe of recipes/embed.")] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Of `cloze` only: texts that models of single patterns label for a classifier.")
+    ] = None,
+    generations: Annotated[int, typer.Option(help="With --unlabelled: how often the models teach each other.")] = 3,
 ) -> None:
     """Fine-tune a model; what the columns are taken for, and what was found in the rows, is shown first.
 
@@ -46,6 +50,11 @@ def command(
         if seeds > 1:
             raise SettingsError("--seeds: is not for `embed`; set train.seed.")
         command_embed(data, model, out, settings or [], recipe, console)
+        return
+    if unlabelled is not None:
+        if task != "cloze" or seeds > 1:
+            raise SettingsError("--unlabelled: is for `cloze`, and one seed, which train.seed sets.")
+        _teach(data, unlabelled, model, out, overrides(settings or []), generations, console)
         return
     if recipe is not None:
         raise SettingsError("--recipe: is of `embed` only; give settings as path=value.")
@@ -81,6 +90,17 @@ def _auto(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any],
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     _told(auto(task, data, model, over, out, tell).figures, out, console)
+
+
+def _teach(
+    data: Path, unlabelled: Path, model: str, out: Path, over: Mapping[str, Any], generations: int, console: Console
+) -> None:
+    from encodery.finetune.generations import CLASSIFIER, teach
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    _told(teach(data, unlabelled, model, over, out, generations, tell), out / CLASSIFIER / "run", console)
 
 
 def _told(figures: Mapping[str, Any], out: Path, console: Console) -> None:

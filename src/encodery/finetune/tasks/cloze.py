@@ -2,7 +2,8 @@
 
 "{text} It is {mask}." has the words of the labels as answers, said by the head that pre-training made: nothing begins
 at random, so that ten rows say much. Differs from `classify` in that; and from PET in that one model learns all
-patterns and its answers are averaged, where PET trains a model for each and distils them by means of unlabelled texts.
+patterns and its answers are averaged, where PET trains a model for each and distils them by means of unlabelled texts:
+that is `finetune/generations.py`.
 """
 
 from __future__ import annotations
