@@ -49,7 +49,7 @@ def ranker(folder: Path) -> Path:
     loaded = load_model(bare(folder))
     known = {"low": 0.0, "high": 1.0}
     found = Tuned(Rank(), Rank().build(loaded.model.settings.shape, known), known, {}, 24, "error")
-    artifact.save(folder / "model", loaded.model, loaded.model.settings, found, loaded, {}, {})
+    artifact.save(folder / "model", loaded.model, found, loaded, {}, {})
     return folder / "model"
 
 

@@ -182,7 +182,7 @@ def test_disk_changes_nothing_and_a_head_that_was_altered_is_refused(
     case: Case, loaded: Loaded, tmp_path: Path
 ) -> None:
     made = Tuned(case.task, case.module, case.known, {}, LONGEST, case.reader.truncate)
-    artifact.save(tmp_path / "model", loaded.model, loaded.model.settings, made, loaded, {}, {})
+    artifact.save(tmp_path / "model", loaded.model, made, loaded, {}, {})
     before = predictor(case, loaded).predict(case.inputs).answers
     again = Predictor.of(load_model(tmp_path / "model"), "cpu")
     assert name_of(again.task) == name_of(case.task)

@@ -77,7 +77,7 @@ def ranker(loaded: Loaded, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     module = task.build(loaded.model.settings.shape, known)
     tuned = Tuned(task, module, known, {}, 16, "right")
-    artifact.save(tmp_path / "ranker", loaded.model, loaded.model.settings, tuned, loaded, {}, {})
+    artifact.save(tmp_path / "ranker", loaded.model, tuned, loaded, {}, {})
     return tmp_path / "ranker"
 
 

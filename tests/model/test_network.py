@@ -15,7 +15,7 @@ from encodery.model.blocks.pre import Pre
 from encodery.model.embeddings.factorized import Factorized
 from encodery.model.ffn.glu import GLU
 from encodery.model.heads.mlm import MLM
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import ModelSettings, build_model, copied
 from encodery.model.norms.layer import Layer
 from encodery.model.positions.learned import Learned
 from encodery.model.positions.rotary import Rotary
@@ -136,6 +136,17 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     assert not torch.equal(first, model(BATCH).hidden)
     first.sum().backward()
     assert torch.equal(model.eval()(BATCH).hidden, still.eval()(BATCH).hidden)
+
+
+def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
+    model = build_model(dataclasses.replace(TINY, dropout=0.2, attention=Full(dropout=0.2)))
+    still, other, own = copied(model, 0.0), copied(model, 0.3), copied(model, None)
+    assert still.settings == other.settings == model.settings
+    assert torch.equal(still.train()(BATCH).hidden, model.eval()(BATCH).hidden)
+    for found, dropout in ((other, 0.3), (own, 0.2)):
+        drops = {module.p for module in found.modules() if isinstance(module, torch.nn.Dropout)}
+        assert drops == {dropout}
+        assert all(block.attention.dropout == 0 for block in found.encoder.blocks)
 
 
 @pytest.mark.parametrize("block", ["post", "pre"])

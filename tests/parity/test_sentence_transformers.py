@@ -159,7 +159,7 @@ def test_a_ranker_is_a_cross_encoder(
     torch.manual_seed(0)
     module = task.build(base.model.settings.shape, known)
     tuned = Tuned(task, module, known, {}, 48, "right")
-    save_task(tmp_path / "model", base.model, base.model.settings, tuned, base, {}, {})
+    save_task(tmp_path / "model", base.model, tuned, base, {}, {})
     loaded = load_model(tmp_path / "model")
     done = SentenceTransformers().write(loaded, tmp_path / "out")
     assert done.figures["drift_sentence_transformers"] <= 1e-5

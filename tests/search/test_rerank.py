@@ -105,7 +105,7 @@ def saved(folder: Path, task: Task, known: Known) -> Path:
     loaded = load_model(folder / "model")
     module = task.build(loaded.model.settings.shape, known)
     found = Tuned(task, module, known, {}, 24, "error")
-    artifact.save(folder / "tuned", loaded.model, loaded.model.settings, found, loaded, {}, {})
+    artifact.save(folder / "tuned", loaded.model, found, loaded, {}, {})
     return folder / "tuned"
 
 

@@ -73,7 +73,7 @@ def folders(base: Loaded) -> dict[str, Path]:
         torch.manual_seed(seed)
         module = task.build(base.model.settings.shape, known).eval()
         tuned = Tuned(task, module, known, {}, LONGEST, task.truncate)
-        save(root / name, base.model, base.model.settings, tuned, base, {}, {})
+        save(root / name, base.model, tuned, base, {}, {})
         found[name] = root / name
     return found
 

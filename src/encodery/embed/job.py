@@ -286,8 +286,8 @@ class EmbedJob(ExampleJob):
     def result(self) -> Model:
         """The trained model on the CPU, what was adapted folded in, with the dropout it had before."""
         done = finished(self.model, self.settings.adapt)
-        settings = dataclasses.replace(done.settings, dropout=self.loaded.model.settings.dropout)
-        return build(settings, {name: t.detach().to("cpu", torch.float32) for name, t in done.state_dict().items()})
+        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in done.state_dict().items()}
+        return build(done.settings, state)
 
     def _finishing(self) -> Finishing:
         """The finish steps, fitted to the training texts where they have something to learn."""

@@ -69,8 +69,9 @@ class EmbedTraining:
     `loss`: chosen by the data if not given (`data.py`). `rebuild`: no loss of vectors, but what is left of a text after
     tokens were deleted must be enough to write it again; `discourse`: nor that, but how the sentences of raw documents
     belong together. `guide`: a model that the loss asks. `adapt`: what of the model learns (absent: everything).
-    `dropout`: of the model while it is trained (absent: its own). `across_ranks`: examples are compared with those of
-    all processes, so that a step is the same on any number of them; else with those of their own process.
+    `dropout`: of hidden states in training (absent: the model's own); of attention weights there is none.
+    `across_ranks`: examples are compared with those of all processes, so that a step is the same on any number of them;
+    else with those of their own process.
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
     used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.

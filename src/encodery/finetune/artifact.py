@@ -23,7 +23,7 @@ from encodery.model import golden
 from encodery.model.checkpoint import read_tensors
 from encodery.model.foreign import build
 from encodery.model.load import GOLDEN, MODULES, Loaded, save_model
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.tokens.windows import Truncate, checked
 
@@ -45,15 +45,14 @@ class Tuned:
 def save(
     folder: Path,
     model: Model,
-    settings: ModelSettings,
     found: Tuned,
     loaded: Loaded,
     recipe: Mapping[str, Any],
     figures: Mapping[str, Any],
 ) -> Artifact:
-    """Write the artifact: `model` under `settings` (its own, dropout aside), made of `loaded` by `recipe`."""
+    """Write the artifact: `model`, made of `loaded` by `recipe`."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
-    done = build(settings, state)
+    done = build(model.settings, state)
     told, kept = contents(done, found)
     return save_model(
         folder,

@@ -7,7 +7,6 @@ Shapes: E examples, R rows.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
@@ -148,7 +147,6 @@ class FinetuneJob(ExampleJob):
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its task; figures of the test rows; what the report draws, beside the model."""
         model = finished(self.model, self.settings.adapt)
-        settings = dataclasses.replace(model.settings, dropout=self.loaded.model.settings.dropout)
         predictor = self._predictor(model)
         drawn = dict[str, Any]()
         if self.dev is not None:
@@ -170,7 +168,7 @@ class FinetuneJob(ExampleJob):
         self.final |= {"rows": self.examples.rows, "dropped_tokens": int(dropped.sum())}
         self.final |= {f"tuned_{name}": value for name, value in predictor.tuned.items()}
         found = Tuned(self.task, self.head, self.known, predictor.tuned, self.reader.longest, self.reader.truncate)
-        artifact.save(folder, model, settings, found, self.loaded, self.recipe, {**figures, **self.final})
+        artifact.save(folder, model, found, self.loaded, self.recipe, {**figures, **self.final})
         text = json.dumps({"notes": self.data.notes, **drawn}, indent=1, ensure_ascii=False)
         atomic_write(folder.parent / DETAILS, text + "\n")
 

@@ -41,9 +41,10 @@ class FinetuneSettings:
     """`columns`: role -> column of the data, where the guess is wrong. `missing`: rows without a label are refused, or
     dropped when asked ("drop"). `heldout`: share of the training rows that become dev rows, where the data has none.
     `max_length`: of a sequence with its special tokens (absent: the model's, at most 512). `truncate`: what happens to
-    longer ones (absent: as the task usually does; what is cut is counted). `dropout` of the model in training.
-    `layer_decay`: the rate of each block is so many times that of the block above it, that of the embeddings so many
-    times that of the lowest (arXiv:1801.06146, 2006.05987); the last norm and the task have the whole rate.
+    longer ones (absent: as the task usually does; what is cut is counted). `dropout` of hidden states in training; of
+    attention weights there is none. `layer_decay`: the rate of each block is so many times that of the block above it,
+    that of the embeddings so many times that of the lowest (arXiv:1801.06146, 2006.05987); the last norm and the task
+    have the whole rate.
     `adapt`: what of the model learns (absent: everything). `batch` examples a step and `epochs`, and `optim`: absent,
     by the rules above.
     """

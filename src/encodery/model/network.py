@@ -203,11 +203,14 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
     return model
 
 
-def copied(model: Model, dropout: float | None = None) -> Model:
-    """The same weights in a model of its own, to be trained, with another dropout if told."""
-    settings = model.settings if dropout is None else dataclasses.replace(model.settings, dropout=dropout)
-    found = Model(settings)
+def copied(model: Model, dropout: float | None) -> Model:
+    """The same weights in a model of its own, to be trained with `dropout` of hidden states (None: its own) and none of
+    attention weights, which would have to be whole in memory for it. Its `settings` stay those of `model`."""
+    settings = model.settings
+    dropout = settings.dropout if dropout is None else dropout
+    found = Model(dataclasses.replace(settings, dropout=dropout, attention=settings.attention.undropped()))
     found.load_state_dict(model.state_dict())
+    found.settings = settings
     return found
 
 

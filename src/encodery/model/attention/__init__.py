@@ -18,6 +18,10 @@ class Attention(Part):
     def build(self, shape: Shape) -> AttentionModule:
         """The module of layer `shape.layer`, which sees `shape.window` neighbours on either side (None: all)."""
 
+    def undropped(self) -> Attention:
+        """The same without dropout of attention weights."""
+        return self
+
 
 class AttentionModule(nn.Module):
     """The mixing module of one layer."""

@@ -5,6 +5,7 @@ Shapes: T tokens, H width, N heads, D head size (N·D may differ from H).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,6 +28,9 @@ class Full(Attention):
 
     def build(self, shape: Shape) -> AttentionModule:
         return _FullModule(self, shape)
+
+    def undropped(self) -> Full:
+        return dataclasses.replace(self, dropout=0.0)
 
 
 class _FullModule(AttentionModule):
