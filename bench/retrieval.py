@@ -27,7 +27,7 @@ from typing import Any
 from encodery.base import machine
 from encodery.evaluate.compare import Task, compare
 from encodery.evaluate.suites.retrieval import Retrieval
-from encodery.evaluate.systems import Opened, Run, Side, System, Vectors
+from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 from encodery.evaluate.systems.bm25 import BM25
 from encodery.evaluate.systems.index import Index
 
@@ -77,7 +77,7 @@ class _Opened(Opened):
         }
 
     def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
-        raise NotImplementedError
+        raise Incapable(f"{self.name}: finds documents for queries; it gives no vectors.")
 
 
 def cutter(stemmed: bool) -> Callable[[Iterable[str]], Any]:
