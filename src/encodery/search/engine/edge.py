@@ -19,7 +19,8 @@ from typing import Any
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
 from encodery.search.engine import Engine
-from encodery.search.engine._edge import DENSE, TERMS, TOKENS, EdgeStore, named
+from encodery.search.engine._edge import EdgeStore, named
+from encodery.search.engine._points import DENSE, TERMS, TOKENS
 from encodery.search.engine._words import Analyser, analyser, check_formula
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Store
 

@@ -24,7 +24,8 @@ from encodery.base.extras import require
 from encodery.search.engine import Engine
 from encodery.search.engine._asking import Asking
 from encodery.search.engine._journal import Journal
-from encodery.search.engine._qdrant import DENSE, LENGTH, TERMS, TOKENS, WORDS, Note, QdrantStore
+from encodery.search.engine._points import DENSE, TERMS, TOKENS
+from encodery.search.engine._qdrant import LENGTH, WORDS, Note, QdrantStore
 from encodery.search.engine._words import Analyser, analyser, check_formula
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Store
 

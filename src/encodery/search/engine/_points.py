@@ -1,0 +1,169 @@
+"""The open store of Qdrant's kind: its two packages have the same objects by the same names and send them differently.
+
+Shapes: H width of a vector, n tokens, K width of a token's vector.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.errors import InputError
+from encodery.search.engine._stored import check_query, point_of, terms_of
+from encodery.search.engine._words import Analyser
+from encodery.search.filters import Condition, Value, alternatives
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Hit, Point, Store, Terms
+
+DENSE, TERMS, TOKENS = "dense", "terms", "tokens"
+DELETE_AT_ONCE = 256
+SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
+BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+
+
+class PointStore(Store):
+    """`kit`: the module of the package's objects; `analyse`: text to words; `graph_from`: vectors from which there is a
+    graph."""
+
+    def __init__(self, kit: Any, folder: Path, analyse: Analyser, graph_from: int) -> None:
+        self._kit = kit
+        self._folder = folder
+        self._analyse = analyse
+        self._graph_from = graph_from
+        self._closed = False
+        self._size: int | None = None  # of the whole store, until it changes here
+
+    @property
+    @abc.abstractmethod
+    def _fields(self) -> Fields:
+        """What is kept of each passage."""
+
+    @abc.abstractmethod
+    def _nearest(
+        self,
+        query: Any,
+        using: str,
+        limit: int,
+        conditions: Sequence[Condition],
+        among: Sequence[str] | None,
+        params: Any,
+    ) -> list[Hit]:
+        """The points nearest to `query` in one field; `params` of the search, None for the engine's own."""
+
+    @abc.abstractmethod
+    def _delete(self, chosen: Any) -> None:
+        """Remove the points that a filter lets through."""
+
+    @abc.abstractmethod
+    def _count(self, chosen: Any) -> int:
+        """How many points a filter, or None, lets through."""
+
+    @abc.abstractmethod
+    def _with_ids(self, ids: Sequence[str]) -> Any:
+        """The condition that a point has one of these ids."""
+
+    @abc.abstractmethod
+    def _range(self, **bounds: Any) -> Any:
+        """The condition that a number lies between bounds."""
+
+    def delete_documents(self, documents: Iterable[str]) -> None:
+        ids = list(documents)
+        for start in range(0, len(ids), DELETE_AT_ONCE):
+            some = self._kit.MatchAny(any=ids[start : start + DELETE_AT_ONCE])
+            self._delete(self._kit.Filter(must=[self._kit.FieldCondition(key=DOCUMENT, match=some)]))
+
+    def delete_where(self, conditions: Sequence[Condition]) -> int:
+        if not conditions:
+            raise InputError("Deleting by filter needs at least one condition.")
+        number = self.count(conditions)
+        self._delete(self._filter(conditions))
+        return number
+
+    def by_vector(
+        self,
+        vector: np.ndarray,
+        limit: int,
+        conditions: Sequence[Condition] = (),
+        among: Sequence[str] | None = None,
+    ) -> list[Hit]:
+        check_query(self._folder, self._fields.width, vector.shape[-1], "vectors")
+        if self._size is None:
+            self._size = self.count()
+        few = self._size < self._graph_from
+        params = self._kit.SearchParams(exact=few, hnsw_ef=None if few else max(SEARCH_EFFORT, limit))
+        return self._nearest(vector.tolist(), DENSE, limit, conditions, among, params)
+
+    def by_terms(
+        self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        check_query(self._folder, 0 if self._fields.terms else None, 0, "learned sparse vectors")
+        if not len(terms.words):
+            return []
+        return self._nearest(self._sparse(terms), TERMS, limit, conditions, among, None)
+
+    def by_tokens(
+        self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    ) -> list[Hit]:
+        check_query(self._folder, self._fields.tokens, tokens.shape[-1], "vectors of tokens")
+        return self._nearest(tokens.tolist(), TOKENS, limit, conditions, among, self._kit.SearchParams(exact=True))
+
+    def documents(self) -> int:
+        first = self._kit.FieldCondition(key=NUMBER, match=self._kit.MatchValue(value=0))
+        return self._count(self._kit.Filter(must=[first]))
+
+    def count(self, conditions: Sequence[Condition] = ()) -> int:
+        return self._count(self._filter(conditions))
+
+    def matches(self, query: str, text: str) -> list[tuple[int, int]]:
+        return self._analyse.matches(query, text)
+
+    def _vectors(self, point: Point) -> dict[str, Any]:
+        """A point's own fields, as the package takes them."""
+        found: dict[str, Any] = {}
+        if self._fields.width is not None and point.vector is not None:
+            found[DENSE] = point.vector.tolist()
+        if self._fields.terms and point.terms is not None:
+            found[TERMS] = self._sparse(point.terms)
+        if self._fields.tokens is not None and point.tokens is not None:
+            found[TOKENS] = point.tokens.tolist()
+        return found
+
+    def _sparse(self, terms: Terms) -> Any:
+        return self._kit.SparseVector(indices=terms.words.tolist(), values=terms.weights.tolist())
+
+    def _filter(self, conditions: Sequence[Condition], among: Sequence[str] | None = None) -> Any:
+        must = [self._condition(c) for c in conditions if c.operator != "!="]
+        if among is not None:
+            must.append(self._with_ids(among))
+        must_not = [self._condition(c) for c in conditions if c.operator == "!="]
+        return self._kit.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
+
+    def _condition(self, condition: Condition) -> Any:
+        """The package's form of one condition; of `!=` its positive form, to be put under must_not."""
+        key = condition.field if condition.field in (DOCUMENT, NUMBER) else f'{METADATA}."{condition.field}"'
+        if condition.operator in BOUNDS:
+            limits = self._range(**{BOUNDS[condition.operator]: condition.values[0]})
+            return self._kit.FieldCondition(key=key, range=limits)
+        if condition.operator == "~":
+            matches = [self._kit.MatchSubstring(substring=str(value)) for value in condition.values]
+            tests = [self._kit.FieldCondition(key=key, match=match) for match in matches]
+        else:
+            tests = [self._equals(key, value) for written in condition.values for value in alternatives(written)]
+        return self._kit.Filter(should=tests)
+
+    def _equals(self, key: str, value: Value) -> Any:
+        if isinstance(value, float):
+            return self._kit.FieldCondition(key=key, range=self._range(gte=value, lte=value))
+        return self._kit.FieldCondition(key=key, match=self._kit.MatchValue(value=value))
+
+
+def point_from(payload: Mapping[str, Any], stored: Mapping[str, Any] | None) -> Point:
+    """The point of a payload and of the fields that the package gives with it, None where they were not asked for."""
+    held = stored or {}
+    vector = None if DENSE not in held else np.asarray(held[DENSE], np.float32)
+    tokens = None if TOKENS not in held else np.asarray(held[TOKENS], np.float32)
+    sparse = held.get(TERMS)
+    return point_of(payload, vector, None if sparse is None else terms_of(sparse), tokens)
