@@ -35,7 +35,13 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("tables")
     Tokenizer(Bpe().train(TEXTS, 300)).save(folder / "bpe")
-    return {"lengthen": {"max_length": 40}, "vocabulary": {"tokenizer": str(folder / "bpe")}}
+    return {
+        "lengthen": {"max_length": 40},
+        "vocabulary": {"tokenizer": str(folder / "bpe")},
+        "grow": {"width": 32, "depth": 2},
+        "tile": {"width": 32, "depth": 2},
+        "coalesce": {},
+    }
 
 
 @pytest.mark.parametrize("name", names(Surgery))

@@ -1,4 +1,4 @@
-"""encodery adapt: give a model another vocabulary or a greater length."""
+"""encodery adapt: give a model another vocabulary, length or size."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ def command(
     """Write a changed copy of a model.
 
     vocabulary: tokenizer=FOLDER, or words=FILE for new words beside the pieces there are. lengthen: max_length=2048.
+    grow, tile: width=512 depth=8, a larger model that starts from what this one learnt; coalesce: a smaller one.
     Train on from it: encodery pretrain RECIPE TOKENS init_from=DIR. To train a small part of a model instead of all of
     it, give adapt=lora (encodery show adapt) to what trains.
     """
-    import tempfile
-
     import torch
     from rich.console import Console
 
     from encodery.base.parts import find
-    from encodery.base.settings import decode, encode, overrides
+    from encodery.base.settings import decode, overrides
     from encodery.cli._carry import carried, check_words
-    from encodery.model.load import load_model, save_model
+    from encodery.model.load import load_model
     from encodery.surgery import Surgery
 
     part = decode(find(Surgery, change), overrides(settings or []), where=change)
@@ -40,20 +39,6 @@ def command(
     if change == "vocabulary":
         check_words(loaded)
     changed = part.operate(loaded, torch.Generator().manual_seed(seed))
-    with tempfile.TemporaryDirectory() as room:
-        tokenizer = loaded.tokenizer_path
-        if changed.tokenizer is not None:
-            tokenizer = Path(room)
-            changed.tokenizer.save(tokenizer, max_length=changed.model.settings.max_length)
-        save_model(
-            out,
-            changed.model,
-            tokenizer,
-            settings={**loaded.settings, "surgery": encode(part)},
-            modules=carried(loaded, changed.model),
-            parents={"model": loaded.artifact} if loaded.artifact is not None else None,
-            figures=changed.figures,
-            overwrite=overwrite,
-        )
+    changed.save(out, loaded, part, carried(loaded, changed.model), overwrite)
     told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in changed.figures.items())
     Console(highlight=False).print(f"{out}: {told}.", soft_wrap=True)

@@ -7,13 +7,19 @@ checkpoint it was imported from) does not survive, since it could no longer be w
 from __future__ import annotations
 
 import abc
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from encodery.base.artifact import Artifact
 from encodery.base.parts import Part
-from encodery.model.load import Loaded
+from encodery.base.settings import encode
+from encodery.model.load import Loaded, save_model
 from encodery.model.network import Model
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -25,6 +31,32 @@ class Changed:
     model: Model
     tokenizer: Tokenizer | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+
+    def save(
+        self,
+        folder: str | Path,
+        loaded: Loaded,
+        part: Surgery,
+        modules: Mapping[str, dict[str, Tensor]] | None = None,
+        overwrite: bool = False,
+    ) -> Artifact:
+        """Write the new model as an artifact that knows `loaded`, which it came from by `part`; `modules` stand on it,
+        as `save_model` has them."""
+        with tempfile.TemporaryDirectory() as room:
+            tokenizer = loaded.tokenizer_path
+            if self.tokenizer is not None:
+                tokenizer = Path(room)
+                self.tokenizer.save(tokenizer, max_length=self.model.settings.max_length)
+            return save_model(
+                folder,
+                self.model,
+                tokenizer,
+                settings={**loaded.settings, "surgery": encode(part)},
+                modules=modules,
+                parents={"model": loaded.artifact} if loaded.artifact is not None else None,
+                figures=self.figures,
+                overwrite=overwrite,
+            )
 
 
 class Surgery(Part):
