@@ -42,7 +42,7 @@ def gradients(net: Model) -> Tensor:
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 def test_terms_and_gradient_equal_the_formula(z_loss: float) -> None:
     net, objective = model(), MLM(z_loss=z_loss)
-    work = objective.build(net.settings.shape, vocabulary())
+    work = objective.build(net.settings, vocabulary())
     prepared = work.prepare(batch([30, 12, 12, 5]), torch.Generator().manual_seed(0), 0.0)
     terms = work(net, prepared)
     share(terms, count_all([work.counts(prepared)])).backward()
@@ -64,7 +64,7 @@ def test_terms_and_gradient_equal_the_formula(z_loss: float) -> None:
 
 def test_micro_batches_of_unlike_size_equal_the_one_big_batch() -> None:
     net = model()
-    work = MLM(z_loss=1e-3).build(net.settings.shape, vocabulary())
+    work = MLM(z_loss=1e-3).build(net.settings, vocabulary())
     pieces = [
         work.prepare(batch(lengths, i), torch.Generator().manual_seed(i), 0.0)
         for i, lengths in enumerate(([40, 8], [5], [21, 9, 9]))
@@ -107,7 +107,7 @@ def test_spare_slots_change_nothing() -> None:
 
 def test_scoring_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     net, made = model(), []
-    work = MLM().build(net.settings.shape, vocabulary())
+    work = MLM().build(net.settings, vocabulary())
     prepared = work.prepare(batch([30, 12]), torch.Generator().manual_seed(0), 0.0)
     monkeypatch.setattr(chunked._Grads, "add", lambda *_: made.append(1))
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_scoring_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_copies_are_a_packed_batch_of_their_own() -> None:
     net = model()
     corruption = Token(rate=Schedule.parse(0.2), predict_rate=Schedule.parse(0.4), mask=1.0, random=0.0, keep=0.0)
-    work = MLM(corruption=corruption).build(net.settings.shape, vocabulary())
+    work = MLM(corruption=corruption).build(net.settings, vocabulary())
     prepared = work.prepare(batch([22, 12]), torch.Generator().manual_seed(0), 0.0)
     assert prepared.cu_seqlens.tolist() == [0, 22, 34, 56, 68]
     assert prepared.layout.lengths == (22, 12, 22, 12)
@@ -131,7 +131,7 @@ def test_copies_are_a_packed_batch_of_their_own() -> None:
 
 def test_the_mask_rate_is_told_to_the_log() -> None:
     part = decode(Objective, {"is": "mlm", "corruption": {"is": "word", "rate": "0.3 -> 0.1 linear"}})
-    work = part.build(ModelSettings(vocab=V).shape, vocabulary())
+    work = part.build(ModelSettings(vocab=V), vocabulary())
     assert work.rates(0.5) == {"mask_rate": pytest.approx(0.2)}
 
 
@@ -139,4 +139,4 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(SettingsError, match="z_loss"):
         MLM(z_loss=-1.0)
     with pytest.raises(SettingsError, match=r"model\.vocab"):
-        MLM().build(ModelSettings(vocab=64).shape, vocabulary())
+        MLM().build(ModelSettings(vocab=64), vocabulary())

@@ -5,6 +5,8 @@ Shapes: T tokens, L length of a sequence, M predicted rows, V vocabulary, E embe
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -21,16 +23,25 @@ def parameters(settings: ModelSettings, tables: bool = True) -> int:
     return total - sum(m.weight.numel() for m in model.modules() if isinstance(m, Table))
 
 
-def flops(settings: ModelSettings, length: float, predicted: float = 0.15, backward: bool = True) -> float:
+@functools.lru_cache(maxsize=1024)
+def flops(
+    settings: ModelSettings,
+    length: float,
+    predicted: float = 0.15,
+    backward: bool = True,
+    early: tuple[int, float] = (0, 1.0),
+) -> float:
     """Floating-point operations per token: two a multiply-add, in matrix products only; forward and backward.
 
-    `length` is that of the sequences (of mixed ones: Σ L² / Σ L), `predicted` the share of tokens the head sees.
+    `length` is that of the sequences (of mixed ones: Σ L² / Σ L), `predicted` the share of tokens the head sees,
+    `early` how many layers, from the first, see only such a share of the tokens.
     """
     model, shape = _outline(settings), settings.shape
-    products = 2.0 * _weights(model.encoder)
-    for layer in range(shape.depth):
-        seen = _seen(length, settings.mask.window(layer, shape.depth))
-        products += 4.0 * shape.heads * shape.head_size * seen
+    products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
+    for layer, block in enumerate(model.encoder.blocks):
+        share = early[1] if layer < early[0] else 1.0
+        seen = _seen(length * share, settings.mask.window(layer, shape.depth))
+        products += share * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * seen)
     if settings.head is not None:
         tied = shape.vocab * shape.embedding
         decoder = sum(isinstance(m, Linear) and m.out_features == shape.vocab for m in model.heads.modules())

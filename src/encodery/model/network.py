@@ -137,17 +137,20 @@ class Encoder(nn.Module):
         """The word table (V, E)."""
         return self.embeddings.words
 
-    def forward(self, batch: Batch, keep_layers: bool = False) -> Output:
-        """`keep_layers` also returns the embeddings' output and each block's."""
+    def forward(self, batch: Batch, keep_layers: bool = False, front: Front | None = None) -> Output:
+        """`keep_layers` also returns the embeddings' output and each block's. `front`: one for this pass alone, which
+        raises `SettingsError` where the model has one of its own."""
+        front = self.front if front is None else _in_place_of(self.front, Front, front, "the front of the encoder")
         layout = batch.layout
         x = self.positions.add(self.embeddings(batch.ids, batch.segment), layout)
-        x, layout = self.front.enter(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
-        kept = [x]
+        x, layout = front.enter(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
+        kept = [(x, layout)]
         for layer, block in enumerate(self.blocks):
-            x = block(self.front.before(x, layout, layer), layout, self.positions)
-            kept.append(x)
-        hidden = self.front.leave(self.final_norm(x), layout)
-        return Output(hidden, tuple(self.front.leave(x, layout) for x in kept) if keep_layers else None)
+            x, layout = front.before(x, layout, layer)
+            x = block(x, layout, self.positions)
+            kept.append((x, layout))
+        hidden = front.leave(self.final_norm(x), layout)
+        return Output(hidden, tuple(front.leave(*each) for each in kept) if keep_layers else None)
 
 
 class Model(nn.Module):
@@ -182,9 +185,9 @@ class Model(nn.Module):
         assert isinstance(head, HeadModule)
         return head
 
-    def forward(self, batch: Batch, keep_layers: bool = False) -> Output:
+    def forward(self, batch: Batch, keep_layers: bool = False, front: Front | None = None) -> Output:
         """The encoder's output, and what the masked-language-model head says of it where there is one."""
-        output: Output = self.encoder(batch, keep_layers)
+        output: Output = self.encoder(batch, keep_layers, front)
         return dataclasses.replace(output, speak=self._speak) if "mlm" in self.heads else output
 
     def _speak(self, rows: Tensor) -> Tensor:
@@ -211,6 +214,14 @@ def copied(model: Model, dropout: float | None) -> Model:
     found = Model(dataclasses.replace(settings, dropout=dropout, attention=settings.attention.undropped()))
     found.load_state_dict(model.state_dict())
     found.settings = settings
+    return found
+
+
+def bare(model: Model) -> Model:
+    """The same encoder, its weights shared, in a model without heads."""
+    with torch.device("meta"):
+        found = Model(dataclasses.replace(model.settings, head=None))
+    found.encoder = model.encoder
     return found
 
 

@@ -53,14 +53,18 @@ class Group(NamedTuple):
 class Layout:
     """Where sequences lie in a packed batch. Everything is computed on first use and shared by all layers.
 
-    `memo` holds what parts derive from the layout once per batch (rotary angles, dense biases).
+    `memo` holds what parts derive from the layout once per batch (rotary angles, dense biases). `places` (T,): where
+    each token stands in its text, given where tokens of it were taken out; all lie below `max_seqlen`.
     """
 
-    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> None:
+    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, places: Tensor | None = None) -> None:
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
         self.tokens = tokens
+        self.gaps = places is not None
         self.memo: dict[Any, Any] = {}
+        if places is not None:
+            self.__dict__["places"] = places
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -80,6 +84,11 @@ class Layout:
         """Position of each token in its sequence, from 0 (T,) int64."""
         starts = self.cu_seqlens.long()[self.sequence]
         return torch.arange(self.tokens, device=starts.device) - starts
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Position of each token in its text (T,) int64: `positions`, unless the text has gaps."""
+        return self.positions
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

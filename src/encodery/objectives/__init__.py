@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from encodery.base.parts import Part
 from encodery.corrupt import Vocabulary
-from encodery.model.network import Model
-from encodery.model.shape import Batch, Output, Shape
+from encodery.model import count
+from encodery.model.network import Model, ModelSettings
+from encodery.model.shape import Batch, Output
 
 Count = Tensor | int | float
 SumOverRanks = Callable[[Tensor], None]
@@ -41,12 +42,26 @@ class Objective(Part):
     """Contract of an objective; a part holds its settings and builds the module that does the work."""
 
     @abc.abstractmethod
-    def build(self, shape: Shape, vocabulary: Vocabulary) -> ObjectiveModule:
-        """The module, with whatever weights the objective needs beside the model's."""
+    def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
+        """The module for such a model, with whatever weights the objective needs beside the model's; `start` or a
+        checkpoint fills them."""
+
+    def weights(self, model: ModelSettings) -> int:
+        """How many weights that is."""
+        return 0
 
 
 class ObjectiveModule(nn.Module):
-    """An objective at work. Its own weights are trained with the model's and fall off at export."""
+    """An objective at work. Its own weights are trained with the model's and fall off at export.
+
+    `plain`: whether the model, as it is by itself, sees hidden tokens as it did in training. Where it does not, what
+    its masked-language-model head learnt is of no use without the objective, and falls off too.
+    """
+
+    plain: bool = True
+
+    def start(self, generator: torch.Generator) -> None:
+        """Fill the objective's own weights with what learning starts from."""
 
     @abc.abstractmethod
     def prepare(self, batch: Batch, generator: torch.Generator, progress: float) -> Batch:
@@ -60,9 +75,19 @@ class ObjectiveModule(nn.Module):
     def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, Term]:
         """The terms of a prepared batch, from the model's output for it."""
 
+    def read(self, model: Model, batch: Batch) -> Output:
+        """What is made of a batch in whose ids tokens are hidden; also how held-out text is read."""
+        output: Output = model(batch)
+        return output
+
     def forward(self, model: Model, batch: Batch) -> dict[str, Term]:
         """Run the model on a prepared batch and return `loss`; an objective of several passes says so here."""
-        return self.loss(model, model(batch), batch)
+        return self.loss(model, self.read(model, batch), batch)
+
+    def flops(self, model: ModelSettings, length: float, progress: float) -> float:
+        """Floating-point operations of a step, forward and backward, per token of the batch before `prepare`; `length`
+        as in `count.flops`."""
+        return count.flops(model, length)
 
     def rates(self, progress: float) -> dict[str, float]:
         """What the objective's schedules say at `progress`, for the log (`mask_rate`)."""
@@ -73,8 +98,8 @@ def count_all(counts: Iterable[Mapping[str, Count]], sum_over_ranks: SumOverRank
     """The counts of all micro-batches of a step, added up; `sum_over_ranks` adds a tensor over the ranks in place."""
     added: dict[str, Count] = {}
     for one in counts:
-        for name, count in one.items():
-            added[name] = added[name] + count if name in added else count
+        for name, n in one.items():
+            added[name] = added[name] + n if name in added else n
     if sum_over_ranks is None or not added:
         return added
     vector = _vector(added.values())

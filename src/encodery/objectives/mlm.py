@@ -1,94 +1,19 @@
-"""Masked language modelling: hide some tokens, predict them from both sides (BERT, arXiv 1810.04805).
-
-Which tokens, how many and by what is the `corruption`'s affair. Scores over the vocabulary are made at the predicted
-rows only and never all at once. `z_loss` · log²Z keeps the normaliser of the scores near 1 (PaLM, arXiv 2204.02311,
-where it is 1e-4). Shape letters: T tokens, M predicted rows, H hidden, V vocabulary.
-"""
+"""Masked language modelling: hide some tokens, predict them from both sides (BERT, arXiv 1810.04805)."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
-from encodery.base.errors import SettingsError
-from encodery.corrupt import Corrupted, Corruption, Vocabulary
-from encodery.corrupt.token import Token
-from encodery.model.network import Model
-from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
-from encodery.model.shape import Batch, Output, Shape
-from encodery.objectives import Count, Objective, ObjectiveModule, Term
+from encodery.corrupt import Vocabulary
+from encodery.model.network import ModelSettings
+from encodery.objectives import ObjectiveModule
+from encodery.objectives._masked import Masked, MaskedModule
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLM(Objective):
-    """Terms: `mlm`, the cross entropy in nats; `z`, where `z_loss` is above 0; `accuracy`, reported only."""
+class MLM(Masked):
+    """See `Masked`."""
 
-    corruption: Corruption = field(default_factory=Token)
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.z_loss < 0:
-            raise SettingsError(f"z_loss = {self.z_loss}: must be at least 0 (1e-4 is usual, 0 is off).")
-
-    def build(self, shape: Shape, vocabulary: Vocabulary) -> ObjectiveModule:
-        """The module; it has no weights. Raises `SettingsError` where the tokenizer has more ids than the model."""
-        if vocabulary.special.numel() > shape.vocab:
-            raise SettingsError(
-                f"The tokenizer has {vocabulary.special.numel()} ids, the model only {shape.vocab}: raise model.vocab."
-            )
-        return _MLMModule(self, vocabulary)
-
-
-class _MLMModule(ObjectiveModule):
-    def __init__(self, settings: MLM, vocabulary: Vocabulary) -> None:
-        super().__init__()
-        self.settings = settings
-        self.vocabularies = {vocabulary.special.device: vocabulary}
-
-    def prepare(self, batch: Batch, generator: torch.Generator, progress: float) -> Batch:
-        """Hide tokens; `extra` holds `rows` (M,) and `targets` (M,). The generator is on the batch's device."""
-        device = batch.ids.device
-        if device not in self.vocabularies:
-            self.vocabularies[device] = next(iter(self.vocabularies.values())).to(device)
-        corruption = self.settings.corruption
-        done = corruption.apply(batch.ids, batch.cu_seqlens, self.vocabularies[device], generator, progress)
-        return _with(batch, done)
-
-    def counts(self, batch: Batch) -> dict[str, Count]:
-        """Predicted rows, spare slots left out."""
-        targets = batch.extra["targets"]
-        n = (targets >= 0).sum() if self.settings.corruption.fixed_slots else targets.numel()
-        return {"mlm": n, "z": n} if self.settings.z_loss else {"mlm": n}
-
-    def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, Term]:
-        """Cross entropy at the predicted rows.
-
-        One kernel makes both summands: the gradient of the whole flows through `mlm`, whose value is the cross
-        entropy alone, and `z` carries the rest of the value.
-        """
-        features = model.mlm.features(output.hidden[batch.extra["rows"]])
-        weight, bias = model.mlm.decoder(model.encoder)
-        result = masked_cross_entropy(features, weight, bias, batch.extra["targets"], self.settings.z_loss)
-        n = self.counts(batch)["mlm"]
-        terms = {"mlm": Term(result.total, n), "accuracy": Term(result.correct.sum(), n, weight=0.0)}
-        if self.settings.z_loss:
-            z = result.total.detach() - result.nll.sum(dtype=result.total.dtype)
-            terms |= {"mlm": Term(result.total - z, n), "z": Term(z, n)}
-        return terms
-
-    def rates(self, progress: float) -> dict[str, float]:
-        """`mask_rate`, and `predict_rate` where it differs."""
-        corrupted, predicted = self.settings.corruption.rates(progress)
-        both = {"mask_rate": corrupted, "predict_rate": predicted}
-        return both if corrupted != predicted else {"mask_rate": corrupted}
-
-
-def _with(batch: Batch, done: Corrupted) -> Batch:
-    """The corrupted batch; repeated with its copies where prediction outruns corruption."""
-    if done.copies == 1:
-        return batch.with_ids(done.ids, rows=done.rows, targets=done.targets)
-    extra = {**batch.extra, "rows": done.rows, "targets": done.targets}
-    segment = None if batch.segment is None else batch.segment.repeat(done.copies)
-    return dataclasses.replace(batch, ids=done.ids, cu_seqlens=done.cu_seqlens, segment=segment, extra=extra)
+    def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
+        """The module; it has no weights."""
+        return MaskedModule(self, model, vocabulary)

@@ -30,7 +30,7 @@ from encodery.base.machine import derive_seed
 from encodery.corrupt import Vocabulary
 from encodery.model.network import Model
 from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
-from encodery.model.shape import Batch
+from encodery.model.shape import Batch, Output
 from encodery.tokens.shuffle import mix, permute
 from encodery.tokens.store import TokenSplit
 
@@ -77,11 +77,13 @@ def score_mlm(
     batches: Iterable[Batch],
     tokens_per_byte: float,
     sum_over_ranks: Callable[[Tensor], None] | None = None,
+    read: Callable[[Model, Batch], Output] | None = None,
 ) -> dict[str, float]:
     """`loss`, `accuracy`, `bits_per_byte`, `perplexity`, and over how many `tokens` and `predicted`.
 
     `batches` are from `questions`; each rank gives its own and `sum_over_ranks` adds up. `tokens_per_byte` is
-    `split.tokens / split.bytes`. The model is left in the mode it was in. Raises `EmptyInput` if nothing was asked.
+    `split.tokens / split.bytes`. `read`: how a batch goes through the model (None: as it is). The model is left in the
+    mode it was in. Raises `EmptyInput` if nothing was asked.
     """
     device = next(model.parameters()).device
     sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -91,7 +93,7 @@ def score_mlm(
         with torch.no_grad():
             for each in batches:
                 batch = each if device.type == "cpu" else each.to(device)
-                sums += _answer(model, batch)
+                sums += _answer(model, batch, model(batch) if read is None else read(model, batch))
     finally:
         model.train(training)
     if sum_over_ranks is not None:
@@ -110,9 +112,9 @@ def score_mlm(
     }
 
 
-def _answer(model: Model, batch: Batch) -> Tensor:
+def _answer(model: Model, batch: Batch, output: Output) -> Tensor:
     """(4,) float64: Σ cross entropy, right guesses, questions, tokens."""
-    features = model.mlm.features(model(batch).hidden[batch.extra["rows"]])
+    features = model.mlm.features(output.hidden[batch.extra["rows"]])
     weight, bias = model.mlm.decoder(model.encoder)
     found = masked_cross_entropy(features, weight, bias, batch.extra["targets"])
     counts = torch.tensor([float(found.nll.numel()), float(batch.tokens)], dtype=torch.float64, device=weight.device)

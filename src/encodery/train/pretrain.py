@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from encodery.base.settings import decode, encode, merge, recipe
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, ModelSettings, bare, build_model
 from encodery.model.shape import Batch
 from encodery.objectives import Count, Objective, ObjectiveModule, Term
 from encodery.objectives.mlm import MLM
@@ -77,7 +76,7 @@ class PretrainSettings:
 
     def needs(self) -> Needs:
         """Memory and disk, from the settings alone."""
-        parameters = count.parameters(self.model)
+        parameters = count.parameters(self.model) + self.objective.weights(self.model)
         tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
         activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3)
         return Needs.of(parameters, activations, len(self.hooks), self.train.keep)
@@ -96,12 +95,12 @@ class PretrainJob(Job):
         begin(self.model, settings.adapt, seed)
         if self.given is not None:
             fresh(self.model, self.given).requires_grad_(True)
-        self.objective: ObjectiveModule = settings.objective.build(settings.model.shape, self.vocabulary)
+        self.objective: ObjectiveModule = settings.objective.build(settings.model, self.vocabulary)
+        self.objective.start(torch.Generator().manual_seed(derive_seed(seed, "objective")))
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
         feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
         # On a CPU the thread would only take turns with the mathematics.
         self.feed = Prefetch(feed) if device.type != "cpu" else feed
-        self.flops_of = functools.cache(functools.partial(count.flops, settings.model))
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> PretrainJob:
@@ -136,8 +135,8 @@ class PretrainJob(Job):
         ]
         lengths = packed.lengths.astype("int64")
         mean = round(float((lengths * lengths).sum()) / max(packed.tokens, 1) / 8) * 8
-        predicted = round(self.objective.rates(progress).get("mask_rate", 0.15), 2)
-        return Work(micros, packed.tokens, packed.tokens * self.flops_of(mean, predicted))
+        flops = self.objective.flops(self.settings.model, mean, progress)
+        return Work(micros, packed.tokens, packed.tokens * flops)
 
     def _parts(self, batch_tokens: int, longest: int) -> int:
         """How many micro-batches a step has over all ranks: as few as fit, the same number for each rank."""
@@ -189,21 +188,26 @@ class PretrainJob(Job):
         batches = questions(split, self.vocabulary, self.settings.feed.max_length, tokens)
         mine = (batch for i, batch in enumerate(batches) if i % self.team.world == self.team.rank)
         summed = self.team.sum if self.team.world > 1 else None
+        training = self.objective.training
+        self.objective.eval()
         try:
-            return score_mlm(self.model, mine, split.tokens / max(split.bytes, 1), summed)
+            return score_mlm(self.model, mine, split.tokens / max(split.bytes, 1), summed, self.objective.read)
         except EmptyInput:
             return {}
+        finally:
+            self.objective.train(training)
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
-        """The model with its tokenizer. How to embed with it stays as it was in the one it began with, unless something
-        was learnt for that beside the encoder."""
+        """The model with its tokenizer, and its head where that learnt to answer without the objective. How to embed
+        with it stays as it was in the one it began with, unless something was learnt for that beside the encoder."""
         given = self.given
         pools = given is not None and "embed" in given.settings and "embed" not in given.modules()
         kept = {"embed": given.settings["embed"]} if given is not None and pools else {}
         artifact = None if given is None else given.artifact
+        model = finished(self.model, self.settings.adapt)
         save_model(
             folder,
-            finished(self.model, self.settings.adapt),
+            model if self.objective.plain else bare(model),
             self.store.path / "tokenizer",
             settings={"recipe": recipe_of(self.settings, self.store, self.name), **kept},
             parents={"tokens": Artifact.open(self.store.path)} | ({} if artifact is None else {"model": artifact}),

@@ -26,15 +26,15 @@ class Front(nn.Module):
     """What stands between embeddings and blocks; by default nothing."""
 
     def enter(self, x: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
-        """x (T, H) of `layout` → what the first block gets, and how it lies; at least the tokens there were."""
+        """x (T, H) of `layout` → what the first block gets, and how it lies."""
         return x, layout
 
-    def before(self, x: Tensor, layout: Layout, layer: int) -> Tensor:
-        """x, as `enter` laid it, on its way into layer `layer`; shape and layout stay."""
-        return x
+    def before(self, x: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
+        """x and how it lies, on its way into layer `layer` → what that layer gets."""
+        return x, layout
 
     def leave(self, x: Tensor, layout: Layout) -> Tensor:
-        """What a block gave, of the layout that `enter` made → the rows of the real tokens (T, H)."""
+        """What a block gave, and how it lies → the rows of the real tokens (T, H)."""
         return x
 
     def start(self, generator: torch.Generator) -> None:

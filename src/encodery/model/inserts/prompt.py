@@ -46,11 +46,11 @@ class _PromptModule(Front):
         room = x.new_zeros(wider.tokens, x.shape[1]).index_copy(0, real, x)
         return self._put(room, virtual, 0), wider
 
-    def before(self, x: Tensor, layout: Layout, layer: int) -> Tensor:
+    def before(self, x: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
         if layer == 0 or layer >= len(self.vectors):
-            return x
+            return x, layout
         _, virtual = layout.memo[Prompt]
-        return self._put(x, virtual, layer)
+        return self._put(x, virtual, layer), layout
 
     def leave(self, x: Tensor, layout: Layout) -> Tensor:
         real, _ = layout.memo[Prompt]

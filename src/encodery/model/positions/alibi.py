@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from encodery.base.errors import SettingsError
 from encodery.model.positions import Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
@@ -37,6 +38,10 @@ class _ALiBiModule(PositionsModule):
         self.slopes = _slopes(heads)
 
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
+        if layout.gaps:
+            raise SettingsError(
+                "positions = alibi: counts distances from neighbour to neighbour, so no token can be left out."
+            )
         key = (ALiBi, len(self.slopes))
         if key not in layout.memo:
             device = layout.cu_seqlens.device

@@ -38,5 +38,5 @@ class _LearnedModule(PositionsModule):
             raise InputError(
                 f"A sequence of {layout.max_seqlen} tokens is longer than the {self.max_length} positions learned."
             )
-        index = layout.positions + self.offset if self.offset else layout.positions
+        index = layout.places + self.offset if self.offset else layout.places
         return x + F.embedding(index, self.table.weight)

@@ -55,7 +55,7 @@ def _angles(layout: Layout, theta: float, size: int, dtype: torch.dtype) -> tupl
         device = layout.cu_seqlens.device
         turns = 1.0 / theta ** (torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
         angle = torch.arange(layout.max_seqlen, device=device)[:, None] * turns
-        cos, sin = angle.cos().to(dtype)[layout.positions], angle.sin().to(dtype)[layout.positions]
+        cos, sin = angle.cos().to(dtype)[layout.places], angle.sin().to(dtype)[layout.places]
         layout.memo[key] = (cos[:, None, None], sin[:, None, None])
     found: tuple[Tensor, Tensor] = layout.memo[key]
     return found

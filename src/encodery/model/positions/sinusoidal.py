@@ -39,6 +39,6 @@ class _SinusoidalModule(PositionsModule):
     def add(self, x: Tensor, layout: Layout) -> Tensor:
         step = torch.arange(0, self.size, 2, device=x.device, dtype=torch.float32)
         turns = torch.exp(step * (-math.log(self.theta) / self.size))
-        angle = layout.positions[:, None] * turns
+        angle = layout.places[:, None] * turns
         wave = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).to(x.dtype)
         return x + (wave if self.scale is None else wave * self.scale.to(x.dtype))
