@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from encodery.finetune.tasks import Known, Task
+    from encodery.tokens.tokenizer import Tokenizer
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +25,82 @@ def _private_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> Callable[..., Tokenizer]:
+    """`word_tokenizer(words)`: one token a word, cut at spaces and marks, after five special ones; words that begin
+    with ## continue others. `lower`: capitals are folded; `letters`: every character stands alone."""
+    import tokenizers
+
+    from encodery.tokens.tokenizer import Tokenizer
+
+    def make(words: Sequence[str], lower: bool = False, letters: bool = False) -> Tokenizer:
+        pieces = {piece: number for number, piece in enumerate([*SPECIALS, *words])}
+        inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+        split = tokenizers.pre_tokenizers
+        alone = split.Sequence([split.Whitespace(), split.Split(tokenizers.Regex("."), "isolated")])
+        inner.pre_tokenizer = alone if letters else split.BertPreTokenizer()
+        if lower:
+            inner.normalizer = tokenizers.normalizers.BertNormalizer()
+        inner.decoder = tokenizers.decoders.WordPiece()
+        inner.add_special_tokens(list(SPECIALS))
+        made = Tokenizer(inner)
+        made.set_template()
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Callable[..., Path]:
+    """`small_model(folder, tokenizer, **settings)`: a random model in `folder/model`, two layers of width 32 unless
+    told; `kept`: further settings saved with it."""
+    from encodery.model.load import save_model
+    from encodery.model.network import ModelSettings, build_model
+
+    def make(folder: Path, tokenizer: Tokenizer, kept: dict[str, Any] | None = None, **settings: Any) -> Path:
+        tokenizer.save(folder / "tokenizer")
+        told = ModelSettings(**{"width": 32, "depth": 2, "heads": 2, "vocab": tokenizer.vocab_size, **settings})
+        save_model(folder / "model", build_model(told, seed=0), folder / "tokenizer", settings=kept)
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tuned_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
+    """`tuned_model(folder, tokenizer, task, known)`: a small model with a task's head, which has learnt nothing."""
+    from encodery.finetune.artifact import Tuned, save
+    from encodery.model.load import load_model
+
+    def make(folder: Path, tokenizer: Tokenizer, task: Task, known: Known, max_length: int = 24) -> Path:
+        loaded = load_model(small_model(folder, tokenizer, max_length=max_length))
+        module = task.build(loaded.model.settings.shape, known)
+        save(folder / "tuned", loaded.model, Tuned(task, module, known, {}, max_length, "error"), loaded, {}, {})
+        return folder / "tuned"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weighing_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
+    """`weighing_model(folder, tokenizer)`: a small model of term weights with a head of chance; it reads 24 tokens."""
+    import torch
+
+    from encodery.embed.data import Labelled
+    from encodery.embed.planning import settings_of
+    from encodery.embed.sparse_job import SparseJob
+    from encodery.model.load import load_model
+    from encodery.train.distributed import Team
+
+    def make(folder: Path, tokenizer: Tokenizer) -> Path:
+        loaded = load_model(small_model(folder, tokenizer, max_length=24, head=None))
+        data = Labelled((["red cat", "one dog"], ["a red cat", "one dog"]))
+        job = SparseJob(settings_of("tilde_v2", {}, loaded), loaded, data, None, Team(), torch.device("cpu"))
+        torch.manual_seed(0)
+        torch.nn.init.normal_(job.pooling.linear.weight, std=1.0)  # type: ignore[union-attr]
+        job.save(folder / "weighing", {})
+        return folder / "weighing"
+
+    return make

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tokenizers
 
 from encodery.cli.__main__ import run
-from encodery.model.load import save_model
-from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
 COLOURS = {"red": "warm", "green": "cold", "blue": "cold", "orange": "warm"}
@@ -19,20 +17,12 @@ SMALL = ["optim.lr=5e-3", "dropout=0", "train.threads=1", "train.precision=fp32"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
     """A random encoder of 16 tokens whose tokens are words."""
-    folder = tmp_path_factory.mktemp("encoder")
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = {piece: number for number, piece in enumerate([*names, *COLOURS, "a", "the", "one"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens(names)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=tokenizer.vocab_size, max_length=16)
-    save_model(folder / "model", build_model(settings), folder / "tokenizer")
-    return folder / "model"
+    tokenizer = word_tokenizer([*COLOURS, "a", "the", "one"])
+    return small_model(tmp_path_factory.mktemp("encoder"), tokenizer, depth=1, max_length=16)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
-import tokenizers
 
 from encodery.base.errors import InputError
 from encodery.base.parts import find, names
@@ -19,17 +19,8 @@ SETTINGS = ModelSettings(width=32, depth=1, heads=2, vocab=64, max_length=16)
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    inner = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]")
-    )
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.decoder = tokenizers.decoders.WordPiece()
-    inner.add_special_tokens(pieces[:5])
-    made = Tokenizer(inner)
-    made.set_template()
-    return made
+def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="module")

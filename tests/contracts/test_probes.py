@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 
 from encodery.base.errors import InputError
@@ -18,8 +18,7 @@ from encodery.cli.__main__ import run as encodery
 from encodery.evaluate.probes import Probe
 from encodery.evaluate.probes.tags import Tags, _first_pieces, _states
 from encodery.model.init.normal import Normal
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import Loaded, load_model
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -28,18 +27,12 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pieces = [*SPECIALS, *STEMS, "##ed", "##ing", "##s", "the", "a", ","]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
+    words = [*STEMS, "##ed", "##ing", "##s", "the", "a", ","]
     folder = tmp_path_factory.mktemp("probes")
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=32, init=Normal(std=0.2))
-    save_model(folder / "tiny", build_model(settings), folder / "tokenizer")
-    return folder / "tiny"
+    return small_model(folder, word_tokenizer(words), vocab=64, max_length=32, init=Normal(std=0.2))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 
 from encodery.base.errors import UserError
 from encodery.base.parts import names
@@ -17,8 +16,6 @@ from encodery.base.settings import decode, encode
 from encodery.evaluate.compare import measure
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems.model import Model
-from encodery.model.load import save_model
-from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = ["cat", "dog", "bird", "fish", "tree", "stone", "river", "hill", "king", "queen"]
@@ -79,18 +76,12 @@ DATA: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    pieces = [*SPECIALS, *WORDS, "the", "a", "about", "is", "here", "runs"]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
+def model(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Model:
+    tokenizer = word_tokenizer([*WORDS, "the", "a", "about", "is", "here", "runs"])
     folder = tmp_path_factory.mktemp("suites")
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=64, max_length=24)
-    save_model(folder / "tiny", build_model(settings), folder / "tokenizer")
-    return Model(path=str(folder / "tiny"))
+    return Model(path=str(small_model(folder, tokenizer, depth=1, vocab=64, max_length=24)))
 
 
 @pytest.mark.parametrize("name", names(Suite))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from encodery.base.parts import find, name_of, names
 from encodery.base.settings import decode, encode
 from encodery.evaluate.systems import Incapable, System, rows_normalised
 from encodery.search.index import build
+from encodery.tokens.tokenizer import Tokenizer
 
 TEXTS = ["a cat sat on the mat", "", "dogs and cats", "the mat", "a cat sat on the mat " * 3]
 PEERS = {"sentence_transformers", "hugging_face"}
@@ -48,27 +49,12 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
     """A model artifact of letters."""
-    import tokenizers
-
-    from encodery.model.load import save_model
-    from encodery.model.network import ModelSettings, build_model
-    from encodery.tokens.tokenizer import Tokenizer
-
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [*specials, *"abcdefghijklmnopqrstuvwxyz"]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(letters)}, unk_token="[UNK]"))
-    split = tokenizers.pre_tokenizers
-    inner.pre_tokenizer = split.Sequence([split.Whitespace(), split.Split(tokenizers.Regex("."), "isolated")])
-    inner.add_special_tokens(specials)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    folder = tmp_path_factory.mktemp("systems")
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=64, max_length=24)
-    save_model(folder / "model", build_model(settings), folder / "tokenizer")
-    return folder / "model"
+    tokenizer = word_tokenizer("abcdefghijklmnopqrstuvwxyz", letters=True)
+    return small_model(tmp_path_factory.mktemp("systems"), tokenizer, depth=1, vocab=64, max_length=24)
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ are too long go by the policy, empty ones are legal."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 
 from encodery.base.errors import ArtifactError, InputError
@@ -21,8 +21,8 @@ from encodery.finetune.predict import Predictor
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Form, Known, Task, TaskModule
 from encodery.model.checkpoint import read_tensors, write_tensors
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import Loaded, load_model
+from encodery.model.network import build_model
 from encodery.objectives import count_all, share
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -75,19 +75,12 @@ def rows_of(form: Form, count: int, words: int = 6, seed: int = 0) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Loaded:
     """A random encoder of 40 tokens and two segments, whose tokens are words."""
     folder = tmp_path_factory.mktemp("encoder")
-    pieces = {piece: number for number, piece in enumerate([*SPECIALS, *WORDS])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=LONGEST, segments=2)
-    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
-    return load_model(folder / "model")
+    return load_model(small_model(folder, word_tokenizer(WORDS), max_length=LONGEST, segments=2))
 
 
 @dataclasses.dataclass

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 
 from encodery.embed.data import Labelled
 from encodery.embed.embedder import Embedder
 from encodery.embed.settings import EmbedSettings
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.load import Loaded, load_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -19,18 +19,9 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     """One token a letter."""
-    pieces = [*SPECIALS, *"abcdefghijklmnopqrstuvwxyz"]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"\s|\S"), "isolated")
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [tokenizers.pre_tokenizers.Whitespace(), tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")]
-    )
-    inner.add_special_tokens(SPECIALS)
-    made = Tokenizer(inner)
-    made.set_template()
-    return made
+    return word_tokenizer("abcdefghijklmnopqrstuvwxyz", letters=True)
 
 
 @pytest.fixture(scope="session")
@@ -41,25 +32,15 @@ def embedder(tokenizer: Tokenizer) -> Embedder:
 
 
 @pytest.fixture(scope="session")
-def words() -> Tokenizer:
+def words(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     """One token a word: a0 … a39, b0 … b39 and the letters a, b, c."""
-    pieces = [*SPECIALS, *(f"{side}{i}" for side in "ab" for i in range(40)), "a", "b", "c"]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens(SPECIALS)
-    made = Tokenizer(inner)
-    made.set_template()
-    return made
+    return word_tokenizer([*(f"{side}{i}" for side in "ab" for i in range(40)), "a", "b", "c"])
 
 
 @pytest.fixture(scope="session")
-def loaded(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]) -> Loaded:
     """A small random encoder of those words, saved and loaded."""
-    folder = tmp_path_factory.mktemp("words")
-    words.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=words.vocab_size, max_length=16)
-    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
-    return load_model(folder / "model")
+    return load_model(small_model(tmp_path_factory.mktemp("words"), words, max_length=16))
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import Loaded, load_model
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -19,30 +17,16 @@ WORDS = ["red", "green", "blue", "one", "two", "six", "cat", "dog", "sun", "sky"
 Rows = Mapping[str, Sequence[Any]]
 
 
-def word_tokenizer() -> Tokenizer:
+@pytest.fixture(scope="session")
+def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     """One piece a word, one for the ending s, and one for the full stop."""
-    pieces = {piece: number for number, piece in enumerate([*SPECIALS, *WORDS])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(SPECIALS)
-    made = Tokenizer(inner)
-    made.set_template()
-    return made
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    return word_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def loaded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]) -> Loaded:
     """Reads 24 tokens, tells two segments apart."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24, segments=2)
-    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
-    return load_model(folder / "model")
+    return load_model(small_model(tmp_path_factory.mktemp("encoder"), tokenizer, max_length=24, segments=2))
 
 
 def _sentence(draw: np.random.Generator, length: int) -> list[str]:

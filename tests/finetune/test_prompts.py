@@ -22,8 +22,8 @@ from encodery.finetune.tasks.cloze import Cloze
 from encodery.finetune.tasks.instruct import Instruct
 from encodery.finetune.tasks.label_match import LabelMatch
 from encodery.model.init.normal import Normal
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import Loaded, load_model
+from encodery.model.network import build_model
 from encodery.objectives import count_all, share
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.launch import start
@@ -76,38 +76,12 @@ def test_a_letter_is_learnt_and_pairs_are_read(lettered: Loaded, rows: Callable[
 
 
 @pytest.fixture(scope="module")
-def lettered(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def lettered(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Loaded:
     """An encoder of 48 tokens whose words have the letters A to C among them."""
-    import tokenizers
-
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [
-        *specials,
-        *"ABC:.",
-        "Text",
-        "Answer",
-        "red",
-        "green",
-        "blue",
-        "one",
-        "two",
-        "six",
-        "cat",
-        "dog",
-        "sun",
-        "sky",
-    ]
-    pieces = {piece: number for number, piece in enumerate(words)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(specials)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    folder = tmp_path_factory.mktemp("lettered")
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=48)
-    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
-    return load_model(folder / "model")
+    words = [*"ABC:.", "Text", "Answer", "red", "green", "blue", "one", "two", "six", "cat", "dog", "sun", "sky"]
+    return load_model(small_model(tmp_path_factory.mktemp("lettered"), word_tokenizer(words), max_length=48))
 
 
 def test_a_prompt_is_never_cut(loaded: Loaded) -> None:

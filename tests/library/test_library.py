@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 
 import encodery as en
 from encodery.cli.__main__ import run
-from encodery.model.load import save_model
-from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -22,21 +20,12 @@ WORDS = "the a cat dog bird sat ran sang on in mat hill tree . , and big small r
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
     """A model folder with random weights."""
-    home = tmp_path_factory.mktemp("library")
-    pieces = [*SPECIALS, *WORDS, *"bcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.normalizer = tokenizers.normalizers.BertNormalizer()
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.decoder = tokenizers.decoders.WordPiece()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(home / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=32)
-    save_model(home / "model", build_model(settings, 0), home / "tokenizer")
-    return home / "model"
+    words = [*WORDS, *"bcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+    return small_model(tmp_path_factory.mktemp("library"), word_tokenizer(words, lower=True), max_length=32)
 
 
 @pytest.fixture

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 from typer.testing import CliRunner
 
 from encodery.base.errors import ContractError, InputError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
-from encodery.finetune import artifact
-from encodery.finetune.artifact import Tuned
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks import Known, Task
 from encodery.finetune.tasks.classify import Classify
 from encodery.finetune.tasks.rank import Rank
-from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import load_model
 from encodery.search.index import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
 from encodery.search.searcher import Searcher
 from encodery.tokens.tokenizer import Tokenizer
-
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class Shortest:
@@ -91,25 +84,13 @@ def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
         searcher.search("violin", reranker=Shortest(), reranked=0)
 
 
-def saved(folder: Path, task: Task, known: Known) -> Path:
-    """A small random model with a task's head, that reads 24 tokens."""
-    pieces = {piece: i for i, piece in enumerate([*SPECIALS, "red", "one", "cat", "two", "dog", "sun"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24)
-    save_model(folder / "model", build_model(settings, seed=0), folder / "tokenizer")
-    loaded = load_model(folder / "model")
-    module = task.build(loaded.model.settings.shape, known)
-    found = Tuned(task, module, known, {}, 24, "error")
-    artifact.save(folder / "tuned", loaded.model, found, loaded, {}, {})
-    return folder / "tuned"
+@pytest.fixture
+def saved(word_tokenizer: Callable[..., Tokenizer], tuned_model: Callable[..., Path]) -> Callable[..., Path]:
+    """`saved(folder, task, known)`: a small random model with a task's head, that reads 24 tokens."""
+    return lambda folder, *more: tuned_model(folder, word_tokenizer(["red", "one", "cat", "two", "dog", "sun"]), *more)
 
 
-def test_a_model_of_the_task_rank_scores_passages_of_any_length(tmp_path: Path) -> None:
+def test_a_model_of_the_task_rank_scores_passages_of_any_length(saved: Callable[..., Path], tmp_path: Path) -> None:
     folder = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
     scorer = CrossEncoder(model=str(folder)).open()
     short = ["one red cat", "", "two dog"]
@@ -122,7 +103,7 @@ def test_a_model_of_the_task_rank_scores_passages_of_any_length(tmp_path: Path) 
         plain.score("red", ["sun " * 60])
 
 
-def test_another_task_or_none_is_refused(tmp_path: Path) -> None:
+def test_another_task_or_none_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
     folder = saved(tmp_path, Classify(), Classify().learn({"text": ["one", "two"], "label": ["a", "b"]}))
     with pytest.raises(InputError, match="'classify'"):
         CrossEncoder(model=str(folder)).open()
@@ -132,7 +113,7 @@ def test_another_task_or_none_is_refused(tmp_path: Path) -> None:
     assert decode(Reranker, encode(part)) == part
 
 
-def test_the_command_line_shows_every_stage(rows: Path, tmp_path: Path) -> None:
+def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     model = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
     build([rows], tmp_path / "index", None)
     command = ["query", str(tmp_path / "index"), "violin", "--rerank", str(model), "--reranked", "6", "--top", "3"]

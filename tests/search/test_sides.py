@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from typer.testing import CliRunner
 
@@ -21,8 +21,7 @@ from encodery.embed.planning import settings_of
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.sparse import SparseEncoder
 from encodery.embed.sparse_job import SparseJob
-from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import load_model
 from encodery.search import searcher as searcher_module
 from encodery.search.index import IndexSettings, build
 from encodery.search.passages import Passages
@@ -38,18 +37,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
     """Models `dense`, `sparse` and `late`, their heads new: what the jobs save before they have learnt anything."""
     folder = tmp_path_factory.mktemp("models")
-    pieces = {piece: i for i, piece in enumerate([*SPECIALS, *WORDS.split(), "ask", "text"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24)
-    save_model(folder / "dense", build_model(settings, seed=0), folder / "tokenizer")
+    made = small_model(folder, word_tokenizer([*WORDS.split(), "ask", "text"]), max_length=24)
+    made.rename(folder / "dense")
     loaded = load_model(folder / "dense")
     data = Labelled((["violin", "onion"], ["melody", "pan"]))
     sparse = SparseJob(settings_of("splade", {}, loaded), loaded, data, None, Team(), CPU)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from typer.testing import CliRunner
 
 from encodery.base.errors import ArtifactError, EmptyInput, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
-from encodery.embed.data import Labelled
-from encodery.embed.planning import settings_of
 from encodery.embed.sparse import SparseEncoder, SparseVectors
-from encodery.embed.sparse_job import SparseJob
-from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.load import load_model
 from encodery.search.index import build
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
@@ -30,33 +25,19 @@ from encodery.search.reranking import reranker_of
 from encodery.search.searcher import Searcher
 from encodery.search.weighed import Stored, weigh
 from encodery.tokens.tokenizer import Tokenizer
-from encodery.train.distributed import Team
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "red one cat two dog sun violin melody harbour sail onion pan"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(
+    tmp_path_factory: pytest.TempPathFactory,
+    word_tokenizer: Callable[..., Tokenizer],
+    weighing_model: Callable[..., Path],
+) -> Path:
     """A model of term weights whose head is new but not even; it reads 24 tokens."""
-    folder = tmp_path_factory.mktemp("terms")
-    pieces = {piece: i for i, piece in enumerate([*SPECIALS, *WORDS.split()])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.normalizer = tokenizers.normalizers.Lowercase()
-    inner.add_special_tokens(SPECIALS)
-    tokenizer = Tokenizer(inner)
-    tokenizer.set_template()
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=tokenizer.vocab_size, max_length=24, head=None)
-    save_model(folder / "bare", build_model(settings, seed=0), folder / "tokenizer")
-    loaded = load_model(folder / "bare")
-    data = Labelled((["red cat", "one dog"], ["a red cat", "one dog"]))
-    work = SparseJob(settings_of("tilde_v2", {}, loaded), loaded, data, None, Team(), torch.device("cpu"))
-    torch.manual_seed(0)
-    torch.nn.init.normal_(work.pooling.linear.weight, std=1.0)  # type: ignore[union-attr]
-    work.save(folder / "model", {})
-    return folder / "model"
+    return weighing_model(tmp_path_factory.mktemp("terms"), word_tokenizer(WORDS.split(), lower=True))
 
 
 TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "harbour onion"]
@@ -151,10 +132,10 @@ def test_a_folder_says_which_reranker_it_is(model: Path, tmp_path: Path) -> None
     weigh(TEXTS, model, tmp_path / "weights")
     assert isinstance(reranker_of(model), TermWeights)
     assert isinstance(reranker_of(tmp_path / "weights"), TermWeights)
-    assert isinstance(reranker_of(model.parent / "bare"), CrossEncoder)
+    assert isinstance(reranker_of(model.parent / "model"), CrossEncoder)
     assert isinstance(reranker_of(tmp_path / "nowhere"), CrossEncoder)
     with pytest.raises(SettingsError, match="was not trained for sparse"):
-        TermWeights(model=str(model.parent / "bare")).open()
+        TermWeights(model=str(model.parent / "model")).open()
     with pytest.raises(SettingsError, match="remembered"):
         TermWeights(model="x", remembered=0)
     with pytest.raises(SettingsError, match="model"):
