@@ -87,8 +87,9 @@ extern "C" {
 struct LayerSpec {
     const float *qkv, *qkv_bias, *out, *out_bias, *up, *up_bias, *down, *down_bias;
     const float *attention_gain, *attention_bias, *ffn_gain, *ffn_bias;
+    const float *cosines, *sines;  // Of rotary positions (P, head_size / 2), else null.
     float attention_eps, ffn_eps;
-    int32_t heads, head_size, inner, gated, activation, pre;
+    int32_t heads, head_size, inner, gated, activation, pre, window;
 };
 struct EncoderSpec {
     const float *words, *positions, *segments, *norm_gain, *norm_bias, *final_gain, *final_bias;  // (V, H), (P, H), (S, H)
@@ -274,6 +275,18 @@ class Encoder {
         if (norm_) k_.norm(x + (size_t)first * stride_, last - first, *norm_, x + (size_t)first * stride_);
     }
 
+    // Queries and keys, which lie next to each other, to their positions.
+    void turn(const Call& call, const Chunk& chunk, const LayerSpec& spec, int begin, int first, int last, float* qkv,
+              int step) const {
+        const int half = spec.head_size / 2;
+        for (int s = chunk.first; s < chunk.last; s++)
+            for (int at = std::max(call.bounds[s], begin + first); at < std::min(call.bounds[s + 1], begin + last); at++) {
+                const size_t angles = (size_t)(at - call.bounds[s]) * half;
+                k_.turn(qkv + (size_t)(at - begin) * step, 2 * spec.heads, spec.head_size, spec.cosines + angles,
+                        spec.sines + angles);
+            }
+    }
+
     // Rows [first, last) of the chunk are this thread's; only attention looks at the others' keys and values.
     void encode(const Call& call, const Chunk& chunk, Room& room, Corner& corner, Team& team, int rank) const {
         const int begin = call.bounds[chunk.first], rows = call.bounds[chunk.last] - begin;
@@ -305,6 +318,7 @@ class Encoder {
         }
         k_.quantise(from, count, stride_, q, scale);
         k_.product(q, scale, count, layer.qkv, room.qkv.get() + (size_t)first * step, STORE);
+        if (spec.cosines) turn(call, chunk, spec, begin, first, last, room.qkv.get(), step);
         team.meet();
         float* mixed = room.mixed.get() + (size_t)first * wide;
         for (int row = 0; row < count; row++)
@@ -315,8 +329,9 @@ class Encoder {
             if (from_row >= to_row) continue;
             for (int head = 0; head < spec.heads; head++) {
                 const float* here = room.qkv.get() + (size_t)start * step + head * spec.head_size;
-                k_.attention(here, here + all, here + 2 * all, step, length, spec.head_size, from_row - start,
-                             to_row - start, room.mixed.get() + (size_t)start * wide + head * spec.head_size, wide,
+                k_.attention(here, here + all, here + 2 * all, step, length, spec.head_size, spec.window,
+                             from_row - start, to_row - start,
+                             room.mixed.get() + (size_t)start * wide + head * spec.head_size, wide,
                              corner.scratch.get());
             }
         }
@@ -402,7 +417,7 @@ const char* encodery_kernels(const char* name) {
     return found ? found->name : nullptr;
 }
 
-int encodery_interface() { return 1; }  // To be raised with every change of the structures or functions here.
+int encodery_interface() { return 2; }  // To be raised with every change of the structures or functions here.
 
 // Multiplications and additions a second of one thread that does nothing else.
 double encodery_peak(const char* name, long rounds) {
@@ -411,7 +426,7 @@ double encodery_peak(const char* name, long rounds) {
     return done / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// The tables of words, positions and segments stay the caller's; weights are copied. nullptr where memory lacks.
+// The tables of words, positions, angles and segments stay the caller's; weights are copied. nullptr where memory lacks.
 void* encodery_new(const EncoderSpec* spec, const LayerSpec* layers, int depth, const char* name) try {
     auto encoder = std::make_unique<Encoder>(*spec, *kernels_named(name));
     for (int i = 0; i < depth; i++) encoder->add(layers[i]);

@@ -40,10 +40,13 @@ struct Kernels {
     void (*norm)(const float* x, int rows, const Norm& norm, float* y);
     // In place over (rows, stride): the first `inner` columns activated, times the next `inner` where gated; zero after.
     void (*activate)(float* h, int rows, int stride, int inner, Activation kind, bool gated);
-    // One head of one sequence: queries first … last of `length` tokens. q, k, v point at the head in row 0, rows
-    // `stride` apart; `scratch` has attention_scratch floats.
-    void (*attention)(const float* q, const float* k, const float* v, int stride, int length, int size, int first,
-                      int last, float* out, int out_stride, float* scratch);
+    // In place: `heads` heads of one row, next to each other, each with its halves turned against each other by the
+    // angles (size / 2) of the row's position.
+    void (*turn)(float* row, int heads, int size, const float* cosines, const float* sines);
+    // One head of one sequence: queries first … last of `length` tokens, each of which sees the keys at most `window`
+    // away. q, k, v point at the head in row 0, rows `stride` apart; `scratch` has attention_scratch floats.
+    void (*attention)(const float* q, const float* k, const float* v, int stride, int length, int size, int window,
+                      int first, int last, float* out, int out_stride, float* scratch);
     // Does nothing but multiply; returns how many multiplications and additions that were.
     long (*spin)(long rounds);
 };

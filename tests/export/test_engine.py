@@ -162,18 +162,6 @@ def test_an_export_is_served_without_pytorch(loaded: Loaded, tmp_path: Path) -> 
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_the_quantiser_of_others_is_kept_from_the_network() -> None:
-    """In a process of its own: it keeps quiet by itself where it sees pytest."""
-    pytest.importorskip("nncf")
-    code = (
-        "from encodery.export.openvino import nncf_without_reports as found; import unittest.mock; "
-        "told = found().telemetry.wrapper.telemetry; assert isinstance(told, unittest.mock.MagicMock), type(told)"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_runtime_has_one_name_in_both_families() -> None:
     from encodery.embed.exported import ENGINES
     from encodery.runtimes import Runtime

@@ -25,12 +25,27 @@ from encodery.runtimes.torch import Torch
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
 LENGTHS = (1, 5, 70, 16, 33, 2, 48, 3)
 SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2)
+BARE = {"bias": False, "bias_out": False}
+MODERN: dict[str, Any] = {
+    "depth": 4,
+    "segments": 0,
+    "positions": {"is": "rotary", "theta": 9000.0, "local_theta": 800.0},
+    "attention": {"is": "full", **BARE},
+    "mask": {"is": "alternating", "size": 7, "every": 3},
+    "ffn": {"is": "glu", **BARE},
+    "norm": {"is": "layer", "eps": 1e-5, "bias": False},
+    "block": {"is": "pre", "first_norm": False},
+}
 FASTER: tuple[Any, ...] = ("avx512_vnni", "avx2")
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
     return rng.integers(0, 200, sum(lengths)), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def small(change: dict[str, Any]) -> ModelSettings:
+    return decode(ModelSettings, {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 1200, **change})
 
 
 def livelier(settings: ModelSettings) -> Model:
@@ -65,6 +80,11 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
         {"ffn": {"is": "mlp", "activation": "gelu_tanh"}, "norm": {"is": "layer", "bias": False}},
         {"ffn": {"is": "mlp", "activation": "relu"}, "attention": {"is": "full", "bias": False}},
         {"depth": 0},
+        {"positions": "rotary"},
+        {"positions": "rotary", "head_size": 8, "mask": {"is": "window", "size": 0}},
+        {"mask": {"is": "pattern", "size": 5, "whole": [1]}, "heads": 1},
+        MODERN,
+        MODERN | {"width": 96, "heads": 4, "inner": 100, "mask": {"is": "alternating", "size": 16, "every": 2}},
     ],
 )
 def test_hidden_states_are_near_the_models(change: dict[str, Any], kernel: Any) -> None:
@@ -87,9 +107,10 @@ def runnable(kernel: Any) -> None:
 
 
 @pytest.mark.parametrize("kernel", FASTER)
-def test_fast_kernels_compute_what_the_reference_does(kernel: Any) -> None:
+@pytest.mark.parametrize("change", [{}, MODERN])
+def test_fast_kernels_compute_what_the_reference_does(change: dict[str, Any], kernel: Any) -> None:
     runnable(kernel)
-    model = livelier(SMALL)
+    model = livelier(small(change))
     ids, bounds = batch()
     reference = PackedInt8(kernels="plain", threads=1).build(model).run(ids, bounds)
     found = PackedInt8(kernels=kernel, threads=1).build(model).run(ids, bounds)
@@ -115,9 +136,10 @@ def test_the_largest_products_are_not_cut(kernel: Any) -> None:
 
 
 @pytest.mark.parametrize("kernel", FASTER)
-def test_company_and_threads_change_no_bit(kernel: Any) -> None:
+@pytest.mark.parametrize("change", [{}, MODERN, {"mask": {"is": "window", "size": 21}}])
+def test_company_and_threads_change_no_bit(change: dict[str, Any], kernel: Any) -> None:
     runnable(kernel)
-    model = livelier(SMALL)
+    model = livelier(small(change))
     ids, bounds = batch((1, 300, 7, 1100, 64, 513, 2, 130, 130, 130, 130))
     engines: list[Engine] = [PackedInt8(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
     hidden = engines[0].run(ids, bounds)
@@ -171,11 +193,11 @@ def test_threads_that_cannot_be_started_are_done_without() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": "rotary"}, "no positions 'rotary', only learned, none"),
-        ({"norm": "rms"}, "no norm 'rms', only layer"),
-        ({"ffn": {"is": "mlp", "activation": "relu_squared"}}, "no activation 'relu_squared'"),
-        ({"head_size": 12}, "head size of 12 is no multiple of 8"),
-        ({"embeddings": {"is": "factorized", "width": 8}}, "no embeddings 'factorized'"),
+        ({"positions": "alibi"}, "positions = 'alibi': packed_int8 has only learned, none, rotary"),
+        ({"norm": "rms"}, "norm = 'rms': packed_int8 has only layer"),
+        ({"ffn": {"is": "mlp", "activation": "relu_squared"}}, "ffn.activation = 'relu_squared'"),
+        ({"head_size": 12}, "head_size = 12: packed_int8 has only multiples of 8"),
+        ({"embeddings": {"is": "factorized", "width": 8}}, "embeddings = 'factorized'"),
     ],
 )
 def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str) -> None:

@@ -26,7 +26,6 @@ from encodery.export import Exported, Exporter
 from encodery.export._engine import Plan, Weights, quiet
 from encodery.model.load import Loaded
 from encodery.runtimes._onnx_graph import graph
-from encodery.runtimes.onnx import FILE
 from encodery.runtimes.onnx import Onnx as Run
 
 SMALLEST = 1e-5  # Inputs that are never larger than this share of the largest are scaled as if they were.
@@ -53,19 +52,19 @@ class Onnx(Exporter):
         plan = Plan.of(loaded, self.weights, self.texts, "onnx")
         require("onnxruntime", "onnx")
         with plan.writing(self, folder, overwrite) as draft:
-            file = draft.path / FILE
+            file = draft.path / Run.FILE
             if self.weights == "float32":
                 file.write_bytes(graph(plan.embedder.model).SerializeToString())
             else:
                 self._quantise(plan, file)
-            plan.judge(draft, Run().engine(file.read_bytes(), plan.limits), self.least_mean, self.least)
+            plan.judge(draft, Run().engine(file, plan.limits), self.least_mean, self.least)
             figures = dict(draft.figures)
         return Exported(artifact=Artifact.open(folder, "export"), layout="onnx", figures=figures)
 
     def _quantise(self, plan: Plan, target: Path) -> None:
         with tempfile.TemporaryDirectory() as room, quiet():
             tools = require("onnxruntime.quantization", "onnx")
-            source = Path(room) / FILE
+            source = Path(room) / Run.FILE
             source.write_bytes(graph(plan.embedder.model, _scales(plan, self.smoothing)).SerializeToString())
             tools.quantize_static(
                 str(source),

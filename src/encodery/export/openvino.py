@@ -7,22 +7,18 @@ beyond `least_mean` or `least`. Differs from `onnx`: runs on fewer machines, fas
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encodery.base.artifact import Artifact
-from encodery.base.extras import require
 from encodery.export import Exported, Exporter
 from encodery.export._engine import Plan, Weights, quiet
 from encodery.model.load import Loaded
 from encodery.runtimes._onnx_graph import graph
-from encodery.runtimes.openvino import FILE
+from encodery.runtimes._reports import without_reports
 from encodery.runtimes.openvino import Openvino as Run
-
-REPORTS = "openvino_telemetry"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,36 +33,21 @@ class Openvino(Exporter):
 
     def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
         plan = Plan.of(loaded, self.weights, self.texts, "openvino")
-        engine = require("openvino", "openvino")
+        engine = without_reports("openvino")
         with plan.writing(self, folder, overwrite) as draft:
             with tempfile.TemporaryDirectory() as room:
                 source = Path(room) / "model.onnx"
                 source.write_bytes(graph(plan.embedder.model).SerializeToString())
                 made = engine.Core().read_model(source)
                 made = _quantised(made, plan) if self.weights == "int8" else made
-                engine.save_model(made, draft.path / FILE, compress_to_fp16=False)
-            plan.judge(draft, Run().engine(draft.path / FILE, plan.limits), self.least_mean, self.least)
+                engine.save_model(made, draft.path / Run.FILE, compress_to_fp16=False)
+            plan.judge(draft, Run().engine(draft.path / Run.FILE, plan.limits), self.least_mean, self.least)
             figures = dict(draft.figures)
         return Exported(artifact=Artifact.open(folder, "export"), layout="openvino", figures=figures)
 
 
-def nncf_without_reports() -> Any:
-    """NNCF, kept from telling its makers over the network that and how it is used, as it would on every call.
-
-    It looks at import whether the package that tells is there, and does without where it is not. Raises `MissingExtra`.
-    """
-    before = sys.modules.get(REPORTS)
-    sys.modules[REPORTS] = None  # type: ignore[assignment]  # Python's own way of saying: not there.
-    try:
-        return require("nncf", "openvino")
-    finally:
-        del sys.modules[REPORTS]
-        if before is not None:
-            sys.modules[REPORTS] = before
-
-
 def _quantised(made: Any, plan: Plan) -> Any:
     with quiet():
-        nncf = nncf_without_reports()
+        nncf = without_reports("nncf")
         given = plan.inputs()
         return nncf.quantize(made, nncf.Dataset(given), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(given))

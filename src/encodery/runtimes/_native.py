@@ -16,19 +16,20 @@ import numpy as np
 from encodery.base.errors import SettingsError
 
 LIBRARY = Path(__file__).with_name("_packed_int8.so")
-INTERFACE = 1
+INTERFACE = 2
 HIDDEN, MEAN, FIRST = 0, 1, 2
 _FLOATS = ctypes.c_void_p
 
 
 class LayerSpec(ctypes.Structure):
-    """Weights are addresses of float32, 0 for what a layer has not."""
+    """Weights and angles are addresses of float32, 0 for what a layer has not; angles are not copied."""
 
     _fields_ = (
         *((name, _FLOATS) for name in ("qkv", "qkv_bias", "out", "out_bias", "up", "up_bias", "down", "down_bias")),
         *((name, _FLOATS) for name in ("attention_gain", "attention_bias", "ffn_gain", "ffn_bias")),
+        *((name, _FLOATS) for name in ("cosines", "sines")),
         *((name, ctypes.c_float) for name in ("attention_eps", "ffn_eps")),
-        *((name, ctypes.c_int32) for name in ("heads", "head_size", "inner", "gated", "activation", "pre")),
+        *((name, ctypes.c_int32) for name in ("heads", "head_size", "inner", "gated", "activation", "pre", "window")),
     )
 
 

@@ -18,18 +18,11 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.base.extras import require
-from encodery.base.parts import Part, name_of
-from encodery.model.attention.full import Full
 from encodery.model.blocks.post import Post
-from encodery.model.blocks.pre import Pre
-from encodery.model.embeddings.plain import Plain
-from encodery.model.ffn.glu import GLU
 from encodery.model.ffn.mlp import MLP
-from encodery.model.masks.document import Document
 from encodery.model.network import Model, ModelSettings
-from encodery.model.norms.layer import Layer
 from encodery.model.positions.learned import Learned
-from encodery.model.positions.none import Nothing
+from encodery.runtimes import _known
 
 FUSED, QUANTISED = 12, 17
 """Versions of the operators. The older one has the axes of Unsqueeze where the fusion of attention looks for them;
@@ -41,26 +34,7 @@ HIDDEN_FROM = -10_000.0  # What the fusion looks for; its exponential is 0 in fl
 
 def refuse(settings: ModelSettings, door: str) -> None:
     """Raises `SettingsError` naming the first part that the graph does not have; `door` is where it was to go."""
-    known: tuple[tuple[str, Part, tuple[type[Part], ...]], ...] = (
-        ("embeddings", settings.embeddings, (Plain,)),
-        ("positions", settings.positions, (Learned, Nothing)),
-        ("attention", settings.attention, (Full,)),
-        ("mask", settings.mask, (Document,)),
-        ("ffn", settings.ffn, (MLP, GLU)),
-        ("norm", settings.norm, (Layer,)),
-        ("block", settings.block, (Post, Pre)),
-    )
-    for place, part, allowed in known:
-        if type(part) not in allowed:
-            names = ", ".join(name_of(one) for one in allowed)
-            raise SettingsError(f"{place} = '{name_of(part)}': {door} has only {names}. Use the runtime 'torch'.")
-    ffn: Any = settings.ffn
-    if ffn.activation not in ACTIVATIONS:
-        raise SettingsError(
-            f"ffn.activation = '{ffn.activation}': {door} has only {', '.join(ACTIVATIONS)}. Use the runtime 'torch'."
-        )
-    if settings.inserts:
-        raise SettingsError(f"inserts: {door} runs none. Merge them into the weights, or use the runtime 'torch'.")
+    _known.refuse(settings, door, ACTIVATIONS)
 
 
 def digest(model: Model) -> str:

@@ -9,16 +9,20 @@ Shapes: T tokens, B sequences of a group, L the longest of them, H width.
 from __future__ import annotations
 
 import abc
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from encodery.base import machine
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.runtimes import Engine
+from encodery.base.parts import name_of
+from encodery.runtimes import Engine, Runtime
 from encodery.runtimes._checked import Limits, Packed
 
 if TYPE_CHECKING:
@@ -120,14 +124,6 @@ def padded(batch: Packed, lengths: np.ndarray, numbers: np.ndarray) -> dict[str,
     return table
 
 
-def checked_settings(threads: int | None, batch_tokens: int) -> None:
-    """Raises `SettingsError` for what cannot be."""
-    if threads is not None and not 1 <= threads <= 1024:
-        raise SettingsError(f"threads = {threads}: must lie in 1 … 1024.")
-    if batch_tokens < 1:
-        raise SettingsError(f"batch_tokens = {batch_tokens}: must be positive.")
-
-
 def opened(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
     """An export of that layout, its files verified, and what it takes. Raises `ArtifactError` for another folder."""
     artifact = Artifact.open(folder, "export")
@@ -141,10 +137,47 @@ def opened(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
     return artifact, Limits(**settings["limits"])
 
 
-def of_model(folder: str | Path, layout: str, model: Model) -> None:
-    """Raises `ArtifactError` unless the export was made of exactly this model."""
-    from encodery.runtimes._onnx_graph import digest
+@dataclass(frozen=True, kw_only=True)
+class PaddedRuntime(Runtime):
+    """A runtime that runs a graph from a file: what `encodery export` wrote into `folder`, or one written anew in
+    float32. `threads`: None for as many as the process may use; `batch_tokens` are computed at once by a thread."""
 
-    artifact = Artifact.open(folder, "export")
-    if artifact.manifest.settings.get("encoder") != digest(model):
-        raise ArtifactError(f"{folder}: was exported from another model, or this one has changed since.")
+    folder: str | None = None
+    threads: int | None = None
+    batch_tokens: int = 512
+
+    FILE: ClassVar[str]
+    """Of the graph in an export."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise SettingsError(f"threads = {self.threads}: must lie in 1 … 1024.")
+        if self.batch_tokens < 1:
+            raise SettingsError(f"batch_tokens = {self.batch_tokens}: must be positive.")
+
+    @abc.abstractmethod
+    def engine(self, file: Path, limits: Limits) -> Engine:
+        """The engine of a graph, which need not stay in its file. An ONNX graph will do as well as the format's own."""
+
+    def build(self, model: Model) -> Engine:
+        from encodery.runtimes._onnx_graph import digest, graph
+
+        if self.folder is None:
+            written = graph(model).SerializeToString()
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "model.onnx"
+                file.write_bytes(written)
+                return self.engine(file, Limits.of(model.settings))
+        artifact = Artifact.open(self.folder, "export")
+        if artifact.manifest.settings.get("encoder") != digest(model):
+            raise ArtifactError(f"{self.folder}: was exported from another model, or this one has changed since.")
+        return self.open(self.folder)
+
+    def open(self, folder: str | Path) -> Engine:
+        """The engine of an export, without the model and without PyTorch."""
+        artifact, limits = opened(folder, name_of(self))
+        return self.engine(artifact.path / self.FILE, limits)
+
+    def workers(self) -> int:
+        """Threads, counted."""
+        return self.threads or machine.threads()

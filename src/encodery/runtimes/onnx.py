@@ -15,51 +15,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from encodery.base import machine
 from encodery.base.extras import require
-from encodery.runtimes import Engine, Runtime
+from encodery.runtimes import Engine
 from encodery.runtimes._checked import Limits
-from encodery.runtimes._padded import PaddedEngine, checked_settings, of_model, opened
-
-if TYPE_CHECKING:
-    from encodery.model.network import Model
-
-FILE = "model.onnx"
+from encodery.runtimes._padded import PaddedEngine, PaddedRuntime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Onnx(Runtime):
+class Onnx(PaddedRuntime):
     """`folder`: an export of the same model, None to write the graph anew in float32; `threads`: None for as many as
     the process may use; `batch_tokens` are computed at once by a thread."""
 
-    folder: str | None = None
-    threads: int | None = None
-    batch_tokens: int = 512
+    FILE: ClassVar[str] = "model.onnx"
 
-    def __post_init__(self) -> None:
-        checked_settings(self.threads, self.batch_tokens)
-
-    def build(self, model: Model) -> Engine:
-        if self.folder is not None:
-            of_model(self.folder, "onnx", model)
-            return self.open(self.folder)
-        from encodery.runtimes._onnx_graph import graph
-
-        return self.engine(graph(model).SerializeToString(), Limits.of(model.settings))
-
-    def open(self, folder: str | Path) -> Engine:
-        """The engine of an export, without the model and without PyTorch."""
-        artifact, limits = opened(folder, "onnx")
-        return self.engine((artifact.path / FILE).read_bytes(), limits)
-
-    def engine(self, model: bytes, limits: Limits) -> Engine:
-        """The engine of a graph, as its file has it."""
+    def engine(self, file: Path, limits: Limits) -> Engine:
         runtime = require("onnxruntime", "onnx")
-        return _OnnxEngine(runtime, model, limits, self.threads or machine.threads(), self.batch_tokens)
+        return _OnnxEngine(runtime, file.read_bytes(), limits, self.workers(), self.batch_tokens)
 
 
 class _OnnxEngine(PaddedEngine):

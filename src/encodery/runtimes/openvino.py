@@ -10,58 +10,29 @@ A change of the model needs a new engine. Shapes: B sequences, L the longest of 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from encodery.base import machine
-from encodery.base.extras import require
-from encodery.runtimes import Engine, Runtime
+from encodery.runtimes import Engine
 from encodery.runtimes._checked import Limits
-from encodery.runtimes._padded import PaddedEngine, checked_settings, of_model, opened
-
-if TYPE_CHECKING:
-    from encodery.model.network import Model
-
-FILE = "model.xml"
+from encodery.runtimes._padded import PaddedEngine, PaddedRuntime
+from encodery.runtimes._reports import without_reports
 
 
 @dataclass(frozen=True, kw_only=True)
-class Openvino(Runtime):
+class Openvino(PaddedRuntime):
     """`folder`: an export of the same model, None to convert it anew in float32; `threads`: None for as many as the
     process may use; `batch_tokens` are computed at once by a thread."""
 
-    folder: str | None = None
-    threads: int | None = None
-    batch_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        checked_settings(self.threads, self.batch_tokens)
-
-    def build(self, model: Model) -> Engine:
-        if self.folder is not None:
-            of_model(self.folder, "openvino", model)
-            return self.open(self.folder)
-        from encodery.runtimes._onnx_graph import graph
-
-        written = graph(model).SerializeToString()
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "model.onnx").write_bytes(written)
-            return self.engine(Path(folder) / "model.onnx", Limits.of(model.settings))
-
-    def open(self, folder: str | Path) -> Engine:
-        """The engine of an export, without the model and without PyTorch."""
-        artifact, limits = opened(folder, "openvino")
-        return self.engine(artifact.path / FILE, limits)
+    FILE: ClassVar[str] = "model.xml"
 
     def engine(self, file: Path, limits: Limits) -> Engine:
-        """The engine of a graph in a file, OpenVINO's own or ONNX."""
-        core, threads = require("openvino", "openvino").Core(), self.threads or machine.threads()
-        return _OpenvinoEngine(core, core.read_model(file), limits, threads, self.batch_tokens)
+        core = without_reports("openvino").Core()
+        return _OpenvinoEngine(core, core.read_model(file), limits, self.workers(), self.batch_tokens)
 
 
 class _OpenvinoEngine(PaddedEngine):

@@ -4,13 +4,15 @@ Weights have a scale for each output channel, activations one for each token, fo
 vector is the same bit for bit whatever stands beside it and on however many threads. No padding. Products are of 8-bit
 integers, everything between (norms, softmax, GELU, residual sums) is float32. One long text is shared by all threads.
 
-Differs from `torch`: hidden states are near the model's, not equal to them; plain and post- or pre-norm BERT with
-absolute positions only. A change of the model needs a new engine.
-Shapes: T tokens, H width, N heads, D head size.
+Differs from `torch`: hidden states are near the model's, not equal to them. It runs the layouts of BERT and ModernBERT:
+post- or pre-norm, absolute or rotary positions, windows, plain or gated feed-forward layers, with or without biases. A
+window costs what it spans. A change of the model needs a new engine.
+Shapes: T tokens, H width, N heads, D head size, P the longest text.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,23 +22,21 @@ from torch import Tensor, nn
 
 from encodery.base import machine
 from encodery.base.errors import SettingsError
-from encodery.base.parts import Part, name_of
-from encodery.model.attention.full import Full
-from encodery.model.blocks.post import Post
 from encodery.model.blocks.pre import Pre
-from encodery.model.embeddings.plain import Plain
-from encodery.model.ffn.glu import GLU
-from encodery.model.ffn.mlp import MLP
-from encodery.model.masks.document import Document
+from encodery.model.masks.alternating import Alternating
+from encodery.model.masks.pattern import Pattern
+from encodery.model.masks.window import Window
 from encodery.model.network import Model, ModelSettings
-from encodery.model.norms.layer import Layer
 from encodery.model.positions.learned import Learned
-from encodery.model.positions.none import Nothing
-from encodery.runtimes import Engine, Runtime
+from encodery.model.positions.rotary import Rotary
+from encodery.model.shape import Layout, Shape
+from encodery.runtimes import Engine, Runtime, _known
 from encodery.runtimes._checked import Limits, Packed
 from encodery.runtimes._native import FIRST, HIDDEN, MEAN, EncoderSpec, LayerSpec, NativeEncoder
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # In the order of kernels.hpp.
+MORE: dict[str, _known.Kinds] = {"positions": (Rotary,), "mask": (Alternating, Pattern, Window)}
+UNBOUNDED = 1 << 30  # A window that no text fills.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class PackedInt8(Runtime):
         weights = _Weights()
         native = NativeEncoder(
             weights.encoder(model),
-            [weights.layer(block, model.settings) for block in model.encoder.blocks],
+            [weights.layer(block, model) for block in model.encoder.blocks],
             self.kernels or "",
             weights.kept,
         )
@@ -81,33 +81,10 @@ class _PackedInt8Engine(Engine):
 
 def refuse(settings: ModelSettings) -> None:
     """Raises `SettingsError` naming the first part that the engine does not have."""
-    known: tuple[tuple[str, Part, tuple[type[Part], ...]], ...] = (
-        ("embeddings", settings.embeddings, (Plain,)),
-        ("positions", settings.positions, (Learned, Nothing)),
-        ("attention", settings.attention, (Full,)),
-        ("mask", settings.mask, (Document,)),
-        ("ffn", settings.ffn, (MLP, GLU)),
-        ("norm", settings.norm, (Layer,)),
-        ("block", settings.block, (Post, Pre)),
-    )
-    for place, part, allowed in known:
-        if type(part) not in allowed:
-            names = ", ".join(name_of(one) for one in allowed)
-            raise SettingsError(
-                f"runtime = 'packed_int8': has no {place} '{name_of(part)}', only {names}. Use the runtime 'torch'."
-            )
-    ffn: Any = settings.ffn
-    if ffn.activation not in ACTIVATIONS:
-        raise SettingsError(
-            f"runtime = 'packed_int8': has no activation '{ffn.activation}', only {', '.join(ACTIVATIONS)}. "
-            "Use the runtime 'torch'."
-        )
-    if settings.inserts:
-        raise SettingsError("runtime = 'packed_int8': runs no inserts. Use the runtime 'torch'.")
+    _known.refuse(settings, "packed_int8", ACTIVATIONS, MORE)
     if settings.shape.head_size % 8:
         raise SettingsError(
-            f"runtime = 'packed_int8': a head size of {settings.shape.head_size} is no multiple of 8. "
-            "Use the runtime 'torch'."
+            f"head_size = {settings.shape.head_size}: packed_int8 has only multiples of 8. Use the runtime 'torch'."
         )
 
 
@@ -116,6 +93,7 @@ class _Weights:
 
     def __init__(self) -> None:
         self.kept: list[np.ndarray] = []
+        self._angles: dict[tuple[bool, int], tuple[int, int]] = {}
 
     def at(self, tensor: Tensor | None) -> int:
         if tensor is None:
@@ -154,10 +132,26 @@ class _Weights:
             width=settings.width,
         )
 
-    def layer(self, block: Any, settings: ModelSettings) -> LayerSpec:
+    def angles(self, positions: Any, shape: Shape) -> tuple[int, int]:
+        """Cosines and sines (P, D/2) of rotary positions in a layer: what becomes of a query of ones and zeros."""
+        key = (shape.window is None, shape.head_size)
+        if key not in self._angles:
+            count, half = shape.max_length, shape.head_size // 2
+            upright = torch.zeros(count, 3, 2, half)
+            upright[:, :, 0] = 1
+            layout = Layout(torch.tensor([0, count], dtype=torch.int32), count, count)
+            with torch.no_grad():
+                turned = positions.turn(upright.view(count, -1), layout, dataclasses.replace(shape, heads=1))
+            cosines, sines = turned.view(count, 3, 2, half)[:, 0].unbind(1)
+            self._angles[key] = self.at(cosines), self.at(sines)
+        return self._angles[key]
+
+    def layer(self, block: Any, model: Model) -> LayerSpec:
         """One layer. Sizes are its own: layers need not be equal."""
-        attention, ffn, shape = block.attention, block.ffn, block.attention.shape
+        attention, ffn, shape, settings = block.attention, block.ffn, block.attention.shape, model.settings
         made_of: Any = settings.ffn
+        rotary = isinstance(settings.positions, Rotary)
+        cosines, sines = self.angles(model.encoder.positions, shape) if rotary else (0, 0)
         gain, bias, eps = self.norm(block.attention_norm)
         ffn_gain, ffn_bias, ffn_eps = self.norm(block.ffn_norm)
         return LayerSpec(
@@ -167,6 +161,8 @@ class _Weights:
             attention_bias=bias,
             ffn_gain=ffn_gain,
             ffn_bias=ffn_bias,
+            cosines=cosines,
+            sines=sines,
             attention_eps=eps,
             ffn_eps=ffn_eps,
             heads=attention.qkv.out_features // (3 * shape.head_size),
@@ -175,6 +171,7 @@ class _Weights:
             gated=int(ffn.up.out_features != ffn.down.in_features),
             activation=ACTIVATIONS.index(made_of.activation),
             pre=int(isinstance(settings.block, Pre)),
+            window=UNBOUNDED if shape.window is None else shape.window,
         )
 
     @staticmethod
