@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.rows.columns import guess
+from encodery.rows.columns import guess, numbered
 from encodery.rows.table import Table
 
 TABLE = Table.of({"ID": [1, 2], "Sentence1": ["a", "b"], "sentence2": ["c", "d"], "Label": ["x", "y"]})
@@ -48,3 +48,17 @@ def test_optional_roles_may_lack() -> None:
 def test_what_is_told_wrongly_names_the_nearest(given: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         guess(TABLE, ["text_a", "label"], given)
+
+
+def test_a_role_may_be_told_to_have_no_column() -> None:
+    assert guess(TABLE, ["text_a"], {"label": "none"}, ["label", "text_b"]).columns == {
+        "text_a": "Sentence1",
+        "text_b": "sentence2",
+    }
+    with pytest.raises(InputError, match="no column was found for label"):
+        guess(TABLE, ["label"], {"label": "none"})
+
+
+def test_columns_of_a_role_may_be_numbered() -> None:
+    table = Table.of({name: ["a"] for name in ("negative", "negative_1", "Neg2", "negatively", "score_1")})
+    assert numbered(table, "negative") == ["negative_1", "Neg2"]

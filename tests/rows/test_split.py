@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.rows.split import completed, keys, normal, parts
+from encodery.rows.split import cleared, completed, keys, normal, parts
 from encodery.rows.table import Table
 
 
@@ -59,3 +59,20 @@ def test_only_what_is_missing_is_taken_from_train() -> None:
 def test_shares_that_are_none_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="shares"):
         parts(["a"], shares=shares)
+
+
+def test_nothing_is_taken_where_nothing_would_be_left() -> None:
+    shares = {"train": 0.9, "dev": 0.1}
+    alone = [text for text in (f"text {number}" for number in range(60)) if len(parts([text], None, shares)["dev"])]
+    assert alone
+    for text in alone:
+        train = Table.of({"text": [text] * 5})
+        assert completed({"train": train}, ["text"], None, shares) == {"train": train}
+
+
+def test_training_rows_that_share_a_text_with_held_out_ones_go() -> None:
+    train = Table.of({"a": ["one", "two", "Three", "x", "y", "z"], "b": ["p", "held", "q", "x", "y", "z"]})
+    held = Table.of({"a": ["three ", "held"], "b": ["r", "s"]}, "dev")
+    assert list(cleared(train, held, ["a", "b"])["a"]) == ["one", "x", "y", "z"]
+    everywhere = Table.of({"a": ["three", "held"], "b": ["x", "one"]}, "dev")
+    assert len(cleared(train.take(np.arange(4)), everywhere, ["a", "b"])) == 4, "fewer than half would be left"

@@ -76,8 +76,12 @@ def read(path: str | Path, settings: FinetuneSettings) -> Data:
     label = form.targets[0] if task.chart == "classes" and not is_shared(tables["train"][form.targets[0]]) else None
     if "dev" not in tables:
         shares = {"train": 1 - settings.heldout, "dev": settings.heldout}
-        tables = completed(tables, form.inputs, label, shares)
-        notes.append(f"{len(tables['dev']):,} rows are held out as dev rows, no text of theirs stays in training")
+        tables = completed(tables, form.apart or form.inputs, label, shares)
+        kept = " and ".join(form.apart) or "text"
+        if "dev" in tables:
+            notes.append(f"{len(tables['dev']):,} rows are held out as dev rows, no {kept} of theirs stays in training")
+        else:
+            notes.append(f"no rows are held out: all have the same {kept}")
     tables = {name: tables[name] for name in SPLITS if name in tables}
     notes.append(", ".join(f"{name} {len(table):,}" for name, table in tables.items()) + " rows")
     splits = {name: {role: list(table[role]) for role in table.names} for name, table in tables.items()}

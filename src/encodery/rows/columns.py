@@ -1,6 +1,7 @@
 """Which column plays which role: told, or guessed by its name, or the only one that holds what the role needs.
 
-What was guessed is said, with the reason. Roles are those of `NAMES`; a caller may bring names of its own.
+What was guessed is said, with the reason. Roles are those of `NAMES`; a caller may bring names of its own. A role whose
+column is told to be "none" has none.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "good": ("good", "sentence_good", "acceptable"),
     "bad": ("bad", "sentence_bad", "unacceptable"),
 }
-TEXTS = ("text", "text_a", "text_b", "question", "context", "query", "positive")
+TEXTS = ("text", "text_a", "text_b", "question", "context", "query", "anchor", "positive")
 NUMBERS = ("score",)
 LISTS = ("tokens", "tags", "labels", "choices", "spans")
 HEAD = 100  # Rows that are looked at.
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,31 @@ def matched(
     """
     told = _checked(table, given or {}, (*wanted, *optional))
     lower = {name.lower(): name for name in reversed(table.names)}
-    found, why = dict(told), dict.fromkeys(told, "told")
+    found = {role: column for role, column in told.items() if column in table}
+    why = dict.fromkeys(found, "told")
     for role in (*wanted, *optional):
         free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in found.values()]
-        if role not in found and free:
+        if role not in told and free:
             found[role], why[role] = free[0], "by its name"
     for role in wanted if fitting else ():
         left = [name for name in table.names if name not in found.values() and _fits(role, table, name)]
-        if role not in found and len(left) == 1:
+        if role not in (*told, *found) and len(left) == 1:
             found[role], why[role] = left[0], "the only one that fits"
     order = [role for role in (*wanted, *optional) if role in found]
     return Roles({role: found[role] for role in order}, {role: why[role] for role in order})
+
+
+def numbered(table: Table, role: str, names: Mapping[str, Sequence[str]] = NAMES) -> list[str]:
+    """The columns called as a role and a number: negative_1, negative2."""
+    stems = {name: name.lower().rstrip("0123456789").rstrip("_") for name in table.names}
+    return [name for name, stem in stems.items() if stem != name.lower() and stem in names.get(role, (role,))]
 
 
 def _checked(table: Table, given: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
     for role, column in given.items():
         if role not in roles:
             raise InputError(f"columns.{role}: is no role here.{nearest(role, roles)} Known: {', '.join(roles)}.")
-        if column not in table:
+        if column not in table and column != NONE:
             raise InputError(
                 f"columns.{role} = {column}: {table.name} has no such column.{nearest(column, table.names)} "
                 f"It has {', '.join(table.names)}."

@@ -64,7 +64,8 @@ def completed(
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
 ) -> dict[str, Table]:
-    """The tables, with those splits of `shares` that are missing taken out of "train"; none that are there change."""
+    """The tables, with those splits of `shares` that are missing taken out of "train"; none that are there change, and
+    nothing is taken where "train" would be left empty."""
     if "train" not in tables:
         return dict(tables)
     wanted = {name: share for name, share in shares.items() if share and (name == "train" or name not in tables)}
@@ -73,7 +74,19 @@ def completed(
     train = tables["train"]
     labels = None if label is None else [str(value) for value in train[label]]
     taken = {name: train.take(rows, name) for name, rows in parts(keys(train, columns), labels, wanted, seed).items()}
+    if not len(taken["train"]):
+        return dict(tables)
     return {**taken, **{name: table for name, table in tables.items() if name != "train"}}
+
+
+def cleared(train: Table, held: Table, columns: Sequence[str]) -> Table:
+    """The training rows none of whose texts stands in the held-out ones, in whichever of the columns; all of them where
+    a few texts are everywhere, so that fewer than half would be left."""
+    away = {key for column in columns for key in keys(held, [column])}
+    stay = np.ones(len(train), bool)
+    for column in columns:
+        stay &= np.array([key not in away for key in keys(train, [column])], bool)
+    return train.take(stay) if stay.sum() >= len(train) / 2 else train
 
 
 def _hash(key: str, seed: int) -> float:

@@ -35,10 +35,12 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """Roles of rows a task understands: what it reads, and what it learns to say."""
+    """Roles of rows a task understands: what it reads, and what it learns to say. `apart`: the inputs of which equal
+    ones stay on one side when rows are held out; all of them together where none is named."""
 
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
+    apart: tuple[str, ...] = ()
 
 
 class TaskModule(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from encodery.base.errors import InputError, nearest
+from encodery.rows import cells
 
 Weights = Literal["none", "balanced", "root"]
 
@@ -49,14 +50,9 @@ def places(labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
 
 def numbers(values: Sequence[Any]) -> np.ndarray:
     """(R,) float64 the values. Raises `InputError` naming a row whose value is no finite number."""
-    found = np.empty(len(values))
-    for row, value in enumerate(values):
-        try:
-            found[row] = float(value)
-        except (TypeError, ValueError):
-            found[row] = math.nan
-        if not math.isfinite(found[row]):
-            raise InputError(f"Row {row}: its score is {value!r}, a number is needed.")
+    found = np.array([cells.number(value) for value in values], np.float64)
+    for row in np.flatnonzero(np.isnan(found)):
+        raise InputError(f"Row {row}: its score is {values[row]!r}, a number is needed.")
     return found
 
 

@@ -34,8 +34,8 @@ class Rank(Headed):
     and a norm in place of tanh."""
 
     forms: ClassVar[tuple[Form, ...]] = (
-        Form(("query", "text"), ("score",)),
-        Form(("query", "text"), ("label",)),
+        Form(("query", "text"), ("score",), apart=("query",)),
+        Form(("query", "text"), ("label",), apart=("query",)),
     )
     goal: ClassVar[str] = "goal"
 
