@@ -1,0 +1,161 @@
+"""Runs in stages: what each begins with, that they go on where they stopped, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base.errors import SettingsError
+from encodery.cli.__main__ import run
+from encodery.model.load import load_model
+from encodery.tokens.store import TokenStore
+from encodery.train.loop import Loop
+from encodery.train.stages import cycle, grow
+
+OVER: dict[str, Any] = {
+    "model": {"max_length": 32},
+    "feed": {"max_length": 32},
+    "train": {
+        "budget": "9steps",
+        "batch_tokens": 256,
+        "precision": "fp32",
+        "threads": 1,
+        "evals": 0,
+        "eval_tokens": 100,
+        "schedule": "1",
+    },
+}
+SMALL = "[model]\nwidth = 8\ndepth = 1\nheads = 2\ninner = 8\n[optim]\nlr = 0.01\n"
+LARGE = "[model]\nwidth = 16\ndepth = 2\nheads = 4\ninner = 24\n[optim]\nlr = 0.005\n"
+
+
+@pytest.fixture
+def opened(store: Path) -> TokenStore:
+    return TokenStore.open(store)
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> tuple[str, str]:
+    for name, text in (("small", SMALL), ("large", LARGE)):
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    return str(tmp_path / "large.toml"), str(tmp_path / "small.toml")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(folder).model.state_dict())
+
+
+def test_a_grown_run_begins_with_what_the_small_one_learnt(
+    opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
+) -> None:
+    large, small = recipes
+    staged = grow(large, small, OVER, opened, tmp_path / "out")
+    assert staged.finished
+    assert staged.folder == tmp_path / "out/large"
+    told = {name: json.loads((tmp_path / "out" / name / "recipe.json").read_text()) for name in ("small", "large")}
+    assert [told[name]["train"]["budget"] for name in ("small", "large")] == ["3steps", "6steps"]
+    assert [told[name]["optim"]["lr"] for name in ("small", "large")] == [0.01, 0.005]
+    assert told["large"]["init_from"] == str(tmp_path / "out/grown")
+    grown, model = load_model(tmp_path / "out/grown"), load_model(tmp_path / "out/large").model
+    assert model.settings.shape == grown.model.settings.shape
+    assert (model.settings.width, model.settings.depth, model.settings.shape.inner) == (16, 2, 24)
+    assert grown.settings["surgery"]["how"] == "fpi"
+    words = "encoder.embeddings.word.weight"
+    assert torch.equal(weights(tmp_path / "out/grown")[words][:, :8], weights(tmp_path / "out/small")[words])
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    again = grow(large, small, OVER, opened, tmp_path / "out")
+    assert again.figures == staged.figures
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+
+
+def test_stages_go_on_where_they_stopped_bit_for_bit(
+    opened: TokenStore,
+    recipes: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: Callable[[Path], dict[int, float]],
+) -> None:
+    large, small = recipes
+    over = copy.deepcopy(OVER)
+    over["train"] |= {"checkpoint_every": "1steps"}
+    grow(large, small, over, opened, tmp_path / "whole")
+    step = Loop._step
+    for stop in (1, 3):
+        with monkeypatch.context() as patch:
+
+            def fail(self: Loop, elapsed: float, at: int = stop) -> None:
+                if self.clock.step == at:
+                    raise KeyboardInterrupt
+                step(self, elapsed)
+
+            patch.setattr(Loop, "_step", fail)
+            with pytest.raises(KeyboardInterrupt):
+                grow(large, small, over, opened, tmp_path / "parted")
+    assert grow(large, small, over, opened, tmp_path / "parted").finished
+    for name in ("small", "large"):
+        assert losses(tmp_path / "parted" / name) == losses(tmp_path / "whole" / name)
+    ours, theirs = (weights(tmp_path / name / "large") for name in ("parted", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_cycle_mixes_what_the_small_model_learnt(
+    opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
+) -> None:
+    over = copy.deepcopy(OVER)
+    over["train"]["budget"] = "20steps"
+    staged = cycle(recipes[0], over, opened, tmp_path, lead=0.2, share=0.5, mix=0.25)
+    assert staged.finished
+    tables = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("lead", "small", "large")]
+    assert [table["train"]["budget"] for table in tables] == ["4steps", "10steps", "6steps"]
+    assert [table["train"]["schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
+    lead, small, mixed = (weights(tmp_path / name) for name in ("lead", "small", "grown"))
+    assert load_model(tmp_path / "small").model.settings.shape.inner == 12
+    words = "encoder.embeddings.word.weight"
+    expected = 0.75 * lead[words] + 0.25 * small[words].repeat(1, 2)
+    torch.testing.assert_close(mixed[words], expected)
+    qkv = "encoder.blocks.{}.attention.qkv.weight"
+    halves = small[qkv.format(0)].view(3, 8, 8).repeat(1, 2, 2).reshape(48, 16) / 2
+    for layer in (0, 1):
+        expected = 0.75 * lead[qkv.format(layer)] + 0.25 * halves
+        torch.testing.assert_close(mixed[qkv.format(layer)], expected)
+
+
+def test_what_is_refused(opened: TokenStore, recipes: tuple[str, str], tmp_path: Path) -> None:
+    large, small = recipes
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL + '[model.positions]\nis = "rotary"\n', encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"model\.positions is"):
+        grow(large, str(other), OVER, opened, tmp_path / "no")
+    other.write_text(SMALL.replace("heads = 2", "heads = 1"), encoding="utf-8")
+    with pytest.raises(SettingsError, match="8 wide"):
+        grow(large, str(other), OVER, opened, tmp_path / "no")
+    with pytest.raises(SettingsError, match="share"):
+        grow(large, small, OVER, opened, tmp_path / "no", share=1.0)
+    with pytest.raises(SettingsError, match="lead"):
+        cycle(large, OVER, opened, tmp_path / "no", lead=0.6, share=0.5)
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_verb(store: Path, recipes: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large, small = recipes
+    quick = [f"train.{key}={value}" for key, value in OVER["train"].items() if key != "budget"]
+    quick += ["model.max_length=32", "feed.max_length=32", "--budget", "6steps"]
+    before = torch.get_num_threads()
+    try:
+        given = ["grow", large, str(store), "--small", small, "surgery.how=aki", "surgery.layers=repeat"]
+        assert run([*given, *quick, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+        assert "grown, held-out loss" in capsys.readouterr().out
+        assert load_model(tmp_path / "out/grown").settings["surgery"]["layers"] == "repeat"
+        assert run([*given, *quick, "train.seed=1", "--out", str(tmp_path / "out")]) == 2
+        assert "other settings of 'train'" in capsys.readouterr().err.replace("\n", " ")
+        assert run(["grow", large, str(store), "--cycle", *quick, "--out", str(tmp_path / "cycle")]) == 0
+        assert run(["grow", large, str(store), "--out", str(tmp_path / "no")]) == 2
+        assert "--small RECIPE" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
