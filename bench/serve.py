@@ -3,13 +3,14 @@
     python bench/serve.py TEXTS [--infinity PYTHON] [--runtimes torch packed_int8] [--seconds 12] [--rounds 3]
 
 Every server has the same weights and answers OpenAI's /v1/embeddings with its defaults; requests are of 1 text (most),
-8 or 32, of mixed length. All servers are up; they take turns, so that a busy machine treats them alike, and only the one
-whose turn it is has work. The load generator (`serve_load.py`) takes its share of the processor, equally for all.
+8 or 32, of mixed length. All servers are up; they take turns, so that a busy machine treats them alike, and only
+the one whose turn it is has work. The load generator (`serve_load.py`) takes its share of the processor, equally for
+all.
 
 - Saturation: 32 clients that ask again as soon as they are answered, texts a second.
 - Open loop: requests come at times of a Poisson process, at 50 % and 80 % of the best peer's saturation; a latency
-  counts from when the request was due, not from when it could be sent, and is that of requests of one text. A peer that cannot
-  bear the load is left out of it.
+  counts from when the request was due, not from when it could be sent, and is that of requests of one text. A peer
+  that cannot bear the load is left out of it.
 - Overload, of encodery on the last runtime: three times its own saturation for `--overload` seconds. Every answer is
   compared with the library's (to the bit where the runtime is of 8 bits), the others must be 429 with Retry-After;
   memory by the second; how long after the end a lone request takes as long as before.

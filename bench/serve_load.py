@@ -1,6 +1,7 @@
 """Load on a server of /v1/embeddings, from one process that takes little of the processor itself.
 
-HTTP is written by hand over asyncio's streams, since the generator shares the machine with the server it measures. Bodies are made before the clock runs.
+HTTP is written by hand over asyncio's streams, since the generator shares the machine with the server it measures.
+Bodies are made before the clock runs.
 """
 
 from __future__ import annotations

@@ -19,6 +19,14 @@ def add(queue: FairQueue, lane: str, name: str, tokens: list[int]) -> Owner:
     return owner
 
 
+def take(queue: FairQueue, budget: int, most: int = 1 << 20) -> tuple[str, list[Unit]]:
+    """Whose turn it was, and the batch."""
+    while (line := queue.turn()) is not None:
+        if batch := queue.take(line, budget, most):
+            return line, batch
+    return "", []
+
+
 def names(units: list[Unit]) -> str:
     return "".join(unit.owner.name for unit in units)
 
@@ -26,9 +34,9 @@ def names(units: list[Unit]) -> str:
 def test_a_small_request_does_not_wait_for_the_rest_of_a_large_one() -> None:
     queue = FairQueue()
     add(queue, "lane", "L", [10] * 100)
-    assert names(queue.take(50, {})[1]) == "LLLLL"
+    assert names(take(queue, 50)[1]) == "LLLLL"
     add(queue, "lane", "s", [10])
-    assert "s" in names(queue.take(50, {})[1])
+    assert "s" in names(take(queue, 50)[1])
 
 
 def test_a_large_request_does_not_starve() -> None:
@@ -37,7 +45,7 @@ def test_a_large_request_does_not_starve() -> None:
     taken = ""
     for _ in range(60):
         add(queue, "lane", "s", [10])
-        taken += names(queue.take(20, {})[1])
+        taken += names(take(queue, 20)[1])
     assert taken.count("L") == 20
 
 
@@ -45,7 +53,7 @@ def test_batches_keep_to_the_budget_and_a_longer_unit_goes_alone() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [30, 30, 30, 500, 1])
     sizes = []
-    while batch := queue.take(64, {})[1]:
+    while batch := take(queue, 64)[1]:
         sizes.append([unit.tokens for unit in batch])
     assert sizes == [[30, 30], [30], [500], [1]]
     assert queue.tokens == 0
@@ -58,14 +66,14 @@ def test_a_batch_is_of_one_lane_and_lanes_share_time_by_what_they_cost() -> None
     for _ in range(50):
         queue.measured("cheap", 100, 0.01)
         queue.measured("dear", 100, 0.03)
-    lanes = [queue.take(100, {})[0] for _ in range(80)]
+    lanes = [take(queue, 100)[0] for _ in range(80)]
     assert 55 <= lanes.count("cheap") <= 65
 
 
 def test_at_most_so_many_units_of_a_lane() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [1, 1, 1])
-    assert len(queue.take(100, {"lane": 2})[1]) == 2
+    assert len(take(queue, 100, 2)[1]) == 2
 
 
 def test_units_nobody_waits_for_are_dropped() -> None:
@@ -73,6 +81,16 @@ def test_units_nobody_waits_for_are_dropped() -> None:
     owner = add(queue, "lane", "a", [10, 10])
     add(queue, "lane", "b", [10])
     owner.gone = True
-    assert names(queue.take(100, {})[1]) == "b"
+    assert names(take(queue, 100)[1]) == "b"
     assert queue.tokens == 0
-    assert queue.take(100, {}) == ("", [])
+    assert take(queue, 100) == ("", [])
+
+
+def test_what_comes_first_passes_all_others() -> None:
+    queue = FairQueue()
+    add(queue, "lane", "a", [10] * 5)
+    take(queue, 20)
+    add(queue, "lane", "b", [10])
+    queue.add("lane", [Unit(Owner("f"), 0, 10, None)], first=True)
+    assert names(take(queue, 20)[1]) == "fb"
+    assert queue.divisible("lane")

@@ -150,13 +150,14 @@ def test_every_model_has_a_beat_that_it_runs(served: Served) -> None:
 
 
 def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encodery.serve.backend.BEAT", 0.3)
     running, lane = poisoned
     with running.client() as client, ThreadPoolExecutor(2) as pool:
         assert client.get("/health/ready").json()["status"] == "ready"
         held = pool.submit(client.post, "/embed", json={"inputs": "w88"})
         until(lambda: running.engine.requests == 1)
-        stuck = client.get("/health/ready")
+        with monkeypatch.context() as patch:
+            patch.setattr("encodery.serve.backend.BEAT", 0.3)
+            stuck = client.get("/health/ready")
         assert (stuck.status_code, stuck.json()["error"]["code"]) == (503, "engine_stuck")
         assert client.get("/health/live").status_code == 200
         lane.gate.set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +32,11 @@ def command(
     runtime: Annotated[str, typer.Option(help="What runs embedding models: torch, packed_int8, …")] = "torch",
     workers: Annotated[int, typer.Option(help="Processes, each with the models of its own.", min=1, max=256)] = 1,
     threads: Annotated[int | None, typer.Option(help="Of each worker's mathematics [default: all, shared].")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens computed at once.", min=1)] = 2048,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens computed at once [default: as measured on this machine].", min=1)
+    ] = None,
     queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait in a worker.", min=1)] = 1 << 20,
+    queue_seconds: Annotated[float, typer.Option(help="Of work that may stand before a request.", min=0.1)] = 10.0,
     body_megabytes: Annotated[int, typer.Option(help="Of a request's body at most.", min=1)] = 16,
     drain_seconds: Annotated[int, typer.Option(help="For what was accepted, when stopped.", min=0)] = 30,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -60,19 +65,21 @@ def command(
 
         cores = threads or max(1, machine.threads() // workers)
         opening = Opening(tuple(models or ()), _text(index), _text(rerank), truncate, runtime, cores)
-        engine = EngineSettings(batch_tokens=batch_tokens, queue_tokens=queue_tokens, cores=cores)
+        engine = EngineSettings(
+            batch_tokens=batch_tokens, queue_tokens=queue_tokens, queue_seconds=queue_seconds, cores=cores
+        )
         http = HttpSettings(keys=keys, body_bytes=body_megabytes << 20, drain_seconds=drain_seconds)
-        work(opening, engine, http, fd)
+        work(opening, engine, http, fd, partial(print, file=sys.stderr, flush=True))
         return
     from rich.console import Console
 
     from encodery.serve.supervisor import Supervisor, listen, worker_command
 
     arguments = [*(models or ()), "--runtime", runtime, "--workers", str(workers)]
-    arguments += ["--batch-tokens", str(batch_tokens), "--queue-tokens", str(queue_tokens)]
+    arguments += ["--queue-tokens", str(queue_tokens), "--queue-seconds", str(queue_seconds)]
     arguments += ["--body-megabytes", str(body_megabytes), "--drain-seconds", str(drain_seconds)]
     given = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file, "--truncate": truncate}
-    for name, value in {**given, "--threads": threads}.items():
+    for name, value in {**given, "--threads": threads, "--batch-tokens": batch_tokens}.items():
         arguments += [] if value is None else [name, str(value)]
     console = Console(highlight=False, stderr=True, soft_wrap=True)
     place = listen(host, port)

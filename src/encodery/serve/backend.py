@@ -38,9 +38,9 @@ class Local:
     def __init__(self, engine: Engine, facts: Sequence[dict[str, Any]], beats: Sequence[Asked]) -> None:
         self.engine, self.facts, self.beats = engine, facts, beats
 
-    async def ask(self, asked: Asked) -> Answer:
-        """See `Backend`."""
-        ticket = self.engine.submit(asked)
+    async def ask(self, asked: Asked, urgent: bool = False) -> Answer:
+        """See `Backend`; `urgent`: before all others."""
+        ticket = self.engine.submit(asked, urgent)
         return await asyncio.wrap_future(ticket.future)  # Cancelling the wrapper cancels the ticket.
 
     async def beat(self) -> float:
@@ -48,7 +48,7 @@ class Local:
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(BEAT):
-                await asyncio.gather(*(self.ask(asked) for asked in self.beats))
+                await asyncio.gather(*(self.ask(asked, urgent=True) for asked in self.beats))
         except TimeoutError:
             raise Refusal(503, "engine_stuck", f"The engine did not answer within {BEAT:g} s.", None, 5) from None
         return time.perf_counter() - begun

@@ -2,7 +2,8 @@
 
 Goyal, Vin & Cheng 1996. Each request is a flow; it has a tag, the virtual time at which its next unit starts, and the
 least tag is served. A request of one short text is so served before the rest of one of ten thousand, which yet never
-starves: its tag does not move while others' do. A batch holds units of one lane only.
+starves: its tag does not move while others' do. A batch holds units of one line only: a lane's, or those of lanes that
+are computed together.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Flow:
 
 @dataclass(slots=True)
 class _Line:
-    """The flows of a lane; `tag` of the lane among lanes, `now` its own virtual time. `rate`: seconds a token."""
+    """`tag` of the line among lines, `now` its own virtual time. `rate`: seconds a token."""
 
     tag: float = 0.0
     now: float = 0.0
@@ -50,7 +51,7 @@ class _Line:
 
 
 class FairQueue:
-    """Units that wait, by lane. Not safe for threads by itself."""
+    """Units that wait, by line. Not safe for threads by itself."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
@@ -58,29 +59,35 @@ class FairQueue:
         self._order = 0
         self.tokens = 0
 
-    def add(self, lane: str, units: Sequence[Unit]) -> None:
-        """A request's units."""
+    def add(self, name: str, units: Sequence[Unit], first: bool = False) -> None:
+        """A request's units, to a line; `first`: before all others of the line."""
         if not units:
             return
-        line = self._lines.setdefault(lane, _Line())
+        line = self._lines.setdefault(name, _Line())
         if not line.flows:
             line.tag = max(line.tag, self._now)
         self._order += 1
-        heapq.heappush(line.flows, _Flow(line.now, self._order, deque(units)))
+        heapq.heappush(line.flows, _Flow(-1.0 if first else line.now, self._order, deque(units)))
         self.tokens += sum(unit.tokens for unit in units)
 
-    def take(self, budget: int, most: dict[str, int]) -> tuple[str, list[Unit]]:
-        """The next batch: of one lane, at most `budget` tokens (one unit at least) and `most` units of that lane.
-        Units of requests nobody waits for are dropped. No units where none wait."""
-        while waiting := [(line.tag, lane) for lane, line in self._lines.items() if line.flows]:
-            _, lane = min(waiting)
-            line = self._lines[lane]
-            self._now = max(self._now, line.tag)
-            taken = self._fill(line, budget, most.get(lane, 1 << 20))
-            if taken:
-                line.tag += line.rate * sum(unit.tokens for unit in taken)
-                return lane, taken
-        return "", []
+    def turn(self) -> str | None:
+        """The line whose turn it is, None where nothing waits."""
+        waiting = [(line.tag, name) for name, line in self._lines.items() if line.flows]
+        return min(waiting)[1] if waiting else None
+
+    def divisible(self, name: str) -> bool:
+        """Whether more than one unit waits in a line."""
+        flows = self._lines[name].flows
+        return len(flows) > 1 or len(flows[0].units) > 1
+
+    def take(self, name: str, budget: int, most: int = 1 << 20) -> list[Unit]:
+        """The next batch of a line: at most `budget` tokens (one unit at least) and `most` units. Units of requests
+        nobody waits for are dropped; where only such waited there is no batch."""
+        line = self._lines[name]
+        self._now = max(self._now, line.tag)
+        taken = self._fill(line, budget, most)
+        line.tag += line.rate * sum(unit.tokens for unit in taken)
+        return taken
 
     def _fill(self, line: _Line, budget: int, most: int) -> list[Unit]:
         taken: list[Unit] = []
@@ -106,9 +113,9 @@ class FairQueue:
                 heapq.heappop(line.flows)
         return taken
 
-    def measured(self, lane: str, tokens: int, seconds: float) -> None:
-        """How long a batch took, so that lanes share time and not tokens."""
-        line = self._lines.get(lane)
+    def measured(self, name: str, tokens: int, seconds: float) -> None:
+        """How long a batch took, so that lines share time and not tokens."""
+        line = self._lines.get(name)
         if line is not None and tokens:
             line.rate += 0.2 * (seconds / tokens - line.rate)
 

@@ -1,13 +1,16 @@
 """The engine: requests through tokenise → run → finish, each stage with threads and a queue of its own.
 
 No stage waits for another's request, and nothing waits for company: an idle engine runs a text at once, a busy one runs
-what has come together meanwhile, up to a budget of tokens, with one further batch made ready. Admission is by tokens,
-whole requests at a time. A batch that fails is halved until the unit at fault stands alone; the others are answered.
-The heavy work of every stage (tokenizers, matrix products) runs outside Python's lock.
+what has come together meanwhile, up to a budget of tokens, with one further batch made ready. A batch has all cores, or
+one beside others: as the costs measured on this machine say (`costs.py`), else all where nothing else is to be done.
+Admission is by tokens, whole requests at a time, and by how long what stands before a request will take. A batch that
+fails is halved until the unit at fault stands alone; the others are answered. The heavy work of every stage (tokenizers, matrix
+products) runs outside Python's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -18,22 +21,27 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.serve.batching import FairQueue, Unit
+from encodery.serve.costs import Costs
 from encodery.serve.lane import Answer, Asked, Lane, Reading
 from encodery.serve.refusal import Refusal, refused
 
+BATCH_TOKENS = 2048  # where neither asked for nor measured
 FEWEST_TOKENS = 512  # of a batch, below which products of matrices lose speed
+SHARE = 2048  # tokens of a request that are done before another one's begin, about
 CHARACTERS = 4  # a token, until the tokens are counted
 LONGEST_WAIT = 60  # seconds told to a client to stay away at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """`batch_tokens`: computed at once; `queue_tokens`: of all requests that were let in and not yet answered;
-    `request_tokens`: of one request, `request_inputs` of one; `readers`, `runners`, `finishers`: threads of each stage
-    (None: as many runners as `cores` on a CPU, one on a GPU)."""
+    """`batch_tokens`: computed at once (None: as measured, else 2048); `queue_tokens`: of all requests that were let in
+    and not yet answered; `queue_seconds`: of work that stands before a new request, of a large one only so much as is
+    done before a small one; `request_tokens`: of one request, `request_inputs` of one; `readers`, `runners`,
+    `finishers`: threads of each stage (None: as many runners as `cores` on a CPU, one on a GPU)."""
 
-    batch_tokens: int = 2048
+    batch_tokens: int | None = None
     queue_tokens: int = 1 << 20
+    queue_seconds: float = 10.0
     request_tokens: int = 300_000
     request_inputs: int = 2048
     readers: int = 2
@@ -44,10 +52,12 @@ class EngineSettings:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed."""
+    """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed. `urgent`: it
+    passes all others, and admission."""
 
     asked: Asked
-    reserved: int
+    reserved: int = 0
+    urgent: bool = False
     future: Future[Answer] = field(default_factory=Future)
     reading: Reading | None = None
     outputs: list[Any] = field(default_factory=list)
@@ -75,18 +85,21 @@ class Engine:
         lanes: Mapping[str, Lane],
         settings: EngineSettings | None = None,
         note: Callable[[str, str, float], None] | None = None,
+        costs: Mapping[str, Costs] | None = None,
     ) -> None:
-        """`note(name, lane, value)` is told what is counted: see `gauges.py`."""
+        """`note(name, lane, value)` is told what is counted: see `gauges.py`. `costs`: of lanes that were measured."""
         self.lanes, self.settings = dict(lanes), settings or EngineSettings()
         self.note = note or (lambda name, lane, value: None)
-        self.most = {name: lane.most for name, lane in self.lanes.items()}
+        self.costs = dict(costs or {})
+        self._narrow = {name: lane.narrow() for name, lane in self.lanes.items()}
         self.draining = False
         self._waiting = FairQueue()
         self._changed = threading.Condition()
-        self._reserved, self._tickets, self._running, self._speed = 0, set[Ticket](), 0, 0.0
-        self._closed = False
+        self._reserved, self._ahead, self._tickets = 0, 0, set[Ticket]()
+        self._running, self._wide, self._closed = 0, False, False
+        self._speed = max((known.speed for known in self.costs.values()), default=0.0)
         self._to_read: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._to_run: queue.Queue[tuple[str, list[Unit]] | None] = queue.Queue(1)
+        self._to_run: queue.Queue[tuple[str, list[Unit], bool | None] | None] = queue.Queue(1)
         self._to_finish: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(1)  # For the one batch that is made ready: a later one knows more.
         self._apart = {name: threading.Lock() for name, lane in self.lanes.items() if lane.apart}
@@ -118,30 +131,37 @@ class Engine:
         """On their way."""
         return len(self._tickets)
 
-    def submit(self, asked: Asked) -> Ticket:
+    def submit(self, asked: Asked, urgent: bool = False) -> Ticket:
         """Let a request in, as a whole or not at all. Raises `Refusal`: unknown, too large, overloaded, draining."""
         if asked.lane not in self.lanes:
             raise Refusal(404, "model_not_found", f"There is no '{asked.lane}' here.", "model")
-        estimate = asked.characters // CHARACTERS + 2
+        estimate, ticket = asked.characters // CHARACTERS + 2, Ticket(asked, urgent=urgent)
         with self._changed:
             if self.draining or self._closed:
                 raise Refusal(503, "draining", "The server is stopping; ask another one.", None, 5)
-            if self._tickets and self._reserved + estimate > self.settings.queue_tokens:
-                self.note("refused", asked.lane, 1)
-                raise Refusal(
-                    429,
-                    "overloaded",
-                    f"{self._reserved} tokens wait already, and {self.settings.queue_tokens} may. Ask again later.",
-                    None,
-                    self._patience(),
-                )
-            ticket = Ticket(asked, estimate)
-            self._reserved += estimate
+            if not urgent and self._tickets:
+                self._admit(asked.lane, estimate)
+            self._reserve(ticket, estimate)
             self._tickets.add(ticket)
         ticket.future.add_done_callback(lambda _: self._release(ticket))
         self.note("accepted", asked.lane, 1)
         self._to_read.put(ticket)
         return ticket
+
+    def _admit(self, lane: str, estimate: int) -> None:
+        """Raises `Refusal` where too much waits already."""
+        full = self._reserved + estimate > self.settings.queue_tokens
+        late = self._speed and self._ahead > self.settings.queue_seconds * self._speed
+        if full or late:
+            self.note("refused", lane, 1)
+            most = f"{self.settings.queue_tokens} may" if full else f"{self.settings.queue_seconds:g} s of work may"
+            said = f"{self._reserved} tokens wait already, and {most}. Ask again later."
+            raise Refusal(429, "overloaded", said, None, self._patience())
+
+    def _reserve(self, ticket: Ticket, tokens: int) -> None:
+        self._reserved += tokens - ticket.reserved
+        self._ahead += min(tokens, SHARE) - min(ticket.reserved, SHARE)
+        ticket.reserved = tokens
 
     def drain(self, seconds: float) -> bool:
         """Take nothing more, wait until what was taken is answered; whether it was, in that time."""
@@ -170,8 +190,7 @@ class Engine:
             self.note("cancelled", ticket.asked.lane, 1)
         with self._changed:
             self._tickets.discard(ticket)
-            self._reserved -= ticket.reserved
-            ticket.reserved = 0
+            self._reserve(ticket, 0)
             self._changed.notify_all()
 
     def _patience(self) -> int:
@@ -217,73 +236,88 @@ class Engine:
         with self._changed:
             if ticket.gone:
                 return
-            self._reserved += tokens - ticket.reserved
-            ticket.reserved = tokens
+            self._reserve(ticket, tokens)
             if units:
-                self._waiting.add(ticket.asked.lane, units)
+                self._waiting.add(ticket.asked.lane, units, ticket.urgent)
                 self._changed.notify_all()
         if not units:
             ticket.first = ticket.ready
             self._to_finish.put(ticket)
 
     def _form(self) -> None:
-        """Makes the next batch while one is run. With several runners what waits is shared between them."""
+        """Makes the next batch while one is run."""
         while True:
             self._room.acquire()
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting.tokens > 0 or self._closed)
-                if self._closed:
+                line = self._waiting.turn()
+                if self._closed or line is None:
                     break
-                share = -(-self._waiting.tokens // self.runners)
-                budget = min(self.settings.batch_tokens, max(FEWEST_TOKENS, share))
-                lane, units = self._waiting.take(budget, self.most)
+                budget, narrow = self._portion(line)
+                units = self._waiting.take(line, budget, self.lanes[line].most)
                 self.note("waiting", "", self._waiting.tokens)
             if units:
-                self._to_run.put((lane, units))
+                self._to_run.put((line, units, narrow))
             else:
                 self._room.release()
         for _ in range(self.runners):
             self._to_run.put(None)
+
+    def _portion(self, line: str) -> tuple[int, bool | None]:
+        """Tokens of the next batch, and whether it is for one core beside others (None: not known beforehand)."""
+        waiting, costs = self._waiting.tokens, self.costs.get(line)
+        most = self.settings.batch_tokens or (costs.batch_tokens if costs else BATCH_TOKENS)
+        if costs is not None:
+            return costs.portion(waiting, self._waiting.divisible(line), most)
+        return min(most, max(FEWEST_TOKENS, -(-waiting // self.runners))), None
 
     def _run(self) -> None:
         """Second stage: batches to outputs."""
         threads = 0
         while (batch := self._to_run.get()) is not None:
             self._room.release()
-            lane, units = batch
+            line, units, narrow = batch
             units = [unit for unit in units if not unit.owner.gone]
             if not units:
                 continue
-            with self._changed:
-                self._running += 1
-                alone = self._running == 1 and not self._waiting.tokens and self._to_run.empty()
-            wanted = self._cores if alone or self.runners == 1 else 1
-            if wanted != threads:
-                machine.set_threads(wanted)
-                threads = wanted
-            try:
-                if lane in self._apart:
-                    with self._apart[lane]:
-                        self._compute(lane, units)
-                else:
-                    self._compute(lane, units)
-            finally:
-                with self._changed:
-                    self._running -= 1
+            with self._apart.get(line, contextlib.nullcontext()):
+                wide = self._begin(narrow)
+                wanted = self._cores if wide else 1
+                if wanted != threads:
+                    machine.set_threads(wanted)
+                    threads = wanted
+                try:
+                    self._compute(line, units, wide)
+                finally:
+                    with self._changed:
+                        self._running -= 1
+                        self._wide = False
+                        self._changed.notify_all()
 
-    def _compute(self, lane: str, units: list[Unit]) -> None:
+    def _begin(self, narrow: bool | None) -> bool:
+        """Whether a batch has all cores, none other being run meanwhile; returns when it may begin."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wide)
+            self._running += 1
+            if narrow is None:
+                narrow = bool(self._waiting.tokens) or not self._to_run.empty()
+            self._wide = self.runners == 1 or (self._running == 1 and not narrow)
+            return self._wide
+
+    def _compute(self, line: str, units: list[Unit], wide: bool) -> None:
         begun, tokens = time.perf_counter(), sum(unit.tokens for unit in units)
         for unit in units:
             unit.owner.first = unit.owner.first or begun
-        found = self._outputs(lane, units)
+        found = self._outputs(line, units, wide)
         seconds = time.perf_counter() - begun
-        self.note("batch_tokens", lane, tokens)
-        self.note("batch_seconds", lane, seconds)
+        self.note("batch_tokens", line, tokens)
+        self.note("batch_seconds", line, seconds)
         done = []
         with self._changed:
-            self._waiting.measured(lane, tokens, seconds)
-            speed = self.runners * tokens / max(seconds, 1e-9)
-            self._speed += (0.1 if self._speed else 1.0) * (speed - self._speed)
+            self._waiting.measured(line, tokens, seconds)
+            speed = (1 if wide else self.runners) * tokens / max(seconds, 1e-9)
+            weight = 0.1 * min(tokens / FEWEST_TOKENS, 1.0)  # A single short text says little of a full queue.
+            self._speed += (weight if self._speed else 1.0) * (speed - self._speed)
             for unit, output in zip(units, found, strict=True):
                 ticket: Ticket = unit.owner
                 if isinstance(output, Refusal):
@@ -298,10 +332,10 @@ class Engine:
         for ticket in done:
             self._to_finish.put(ticket)
 
-    def _outputs(self, lane: str, units: Sequence[Unit]) -> list[Any]:
+    def _outputs(self, lane: str, units: Sequence[Unit], wide: bool) -> list[Any]:
         """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""
         try:
-            found = list(self.lanes[lane].run([unit.work for unit in units]))
+            found = list((self.lanes if wide else self._narrow)[lane].run([unit.work for unit in units]))
             if len(found) != len(units):
                 raise RuntimeError(f"{lane} gave {len(found)} outputs for {len(units)} units")
             return found
@@ -310,7 +344,7 @@ class Engine:
                 return [refused(error) if isinstance(error, Exception) else refused(RuntimeError(repr(error)))]
         self.note("halved", lane, 1)
         half = len(units) // 2
-        return self._outputs(lane, units[:half]) + self._outputs(lane, units[half:])
+        return self._outputs(lane, units[:half], wide) + self._outputs(lane, units[half:], wide)
 
     def _finish(self) -> None:
         """Third stage: outputs to answers."""

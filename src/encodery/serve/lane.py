@@ -79,6 +79,10 @@ class Lane(abc.ABC):
         """What `/info` says of it."""
         return {}
 
+    def narrow(self) -> Lane:
+        """The same lane on one thread, to run beside others; itself where its threads are those of the caller."""
+        return self
+
 
 def finite(*arrays: np.ndarray) -> None:
     """Raises `Refusal` where a number is none: it would be null in JSON, which is no answer."""

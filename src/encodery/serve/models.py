@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import InputError, UserError
-from encodery.base.settings import decode
+from encodery.base.settings import encode
 from encodery.embed.embedder import Embedder
+from encodery.embed.exported import runtime_of
 from encodery.embed.multivector import MultiVectorEncoder
 from encodery.embed.sparse import SparseEncoder
 from encodery.finetune import stock
@@ -19,6 +22,7 @@ from encodery.model.load import Loaded, load_model
 from encodery.runtimes import Runtime
 from encodery.search.searcher import Searcher
 from encodery.serve.calls import LateVectors, Masks, Pieces, Searches, SparseVectors
+from encodery.serve.costs import Trial
 from encodery.serve.lane import Asked, Lane
 from encodery.serve.tasks import Tasks
 from encodery.serve.vectors import TokenStates, Vectors
@@ -42,28 +46,31 @@ class Opening:
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """`facts`: what is told of each model; `lanes`: "model/what" -> lane; `beats`: a smallest request of each model."""
+    """`facts`: what is told of each model; `lanes`: "model/what" -> lane; `beats`: a smallest request of each model;
+    `trials`: how to measure what batches of a lane cost, for those that take many texts."""
 
     facts: list[dict[str, Any]]
     lanes: dict[str, Lane]
     beats: list[Asked]
+    trials: dict[str, Trial]
 
 
 def open_all(opening: Opening) -> Served:
     """Everything, loaded and checked. Raises `UserError` kinds for what cannot be served."""
-    served = Served([], {}, [])
+    served = Served([], {}, [], {})
     for written in opening.models:
         name, path = named(written)
         if any(facts["id"] == name for facts in served.facts) or name == INDEX:
             raise InputError(f"Two models are called '{name}': name one otherwise, as name={path}.")
-        _add(served, name, lanes_of(load_model(path), opening))
+        loaded = load_model(path)
+        _add(served, name, lanes_of(loaded, opening), _kind(loaded, opening))
     if opening.index is not None:
         scorer = None
         if opening.rerank is not None:
             from encodery.search.reranking import reranker_of
 
             scorer = reranker_of(opening.rerank).open()
-        _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)})
+        _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)}, {})
     if not served.facts:
         raise InputError("There is nothing to serve: name a model, or an --index.")
     return served
@@ -89,22 +96,28 @@ def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
     elif "multivector" in loaded.settings:
         found["late"] = LateVectors(MultiVectorEncoder.of(loaded), vectors)
     else:
-        embedder = Embedder.of(loaded)
+        embedder, beside = Embedder.of(loaded), None
         if opening.runtime != "torch":
-            embedder = embedder.on(_runtime(opening))
-        found["embed"] = Vectors(embedder, matryoshka(loaded, embedder.width), vectors)
-        found["states"] = TokenStates(embedder, (), vectors)
+            runtime = runtime_of(opening.runtime)
+            if hasattr(runtime, "threads"):
+                beside = embedder.on(_threaded(runtime, 1)) if opening.threads != 1 else None
+                runtime = _threaded(runtime, opening.threads)
+            embedder = embedder.on(runtime)
+        found["embed"] = Vectors(embedder, matryoshka(loaded, embedder.width), vectors, beside)
+        found["states"] = TokenStates(embedder, (), vectors, beside)
     if "mlm" in loaded.model.heads and loaded.tokenizer.roles["mask"] is not None:
         found["fill"] = Masks(loaded, loaded.model)
     return found
 
 
-def _runtime(opening: Opening) -> Runtime:
-    """As named, on the threads that were given where it takes a number of them."""
-    found = decode(Runtime, {"is": opening.runtime}, where="runtime")
-    if opening.threads is None or not hasattr(found, "threads"):
-        return found
-    return decode(Runtime, {"is": opening.runtime, "threads": opening.threads}, where="runtime")
+def _threaded(runtime: Any, threads: int | None) -> Runtime:
+    found: Runtime = dataclasses.replace(runtime, threads=threads)
+    return found
+
+
+def _kind(loaded: Loaded, opening: Opening) -> dict[str, Any]:
+    """On what the cost of a model's batches depends: its shape, and how it is run."""
+    return {"model": encode(loaded.model.settings), "runtime": opening.runtime, "threads": opening.threads}
 
 
 def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
@@ -123,27 +136,40 @@ def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
     return tuple(sorted(dim for dim in dims if dim < width))
 
 
-def _add(served: Served, name: str, lanes: Mapping[str, Lane]) -> None:
+def _add(served: Served, name: str, lanes: Mapping[str, Lane], kind: Mapping[str, Any]) -> None:
     can = {what: lane.facts() for what, lane in lanes.items()}
     served.facts.append({"id": name, "can": can, "version": version("encodery")})
     served.lanes.update({f"{name}/{what}": lane for what, lane in lanes.items()})
-    served.beats.append(_beat(name, lanes, can))
+    requests = dict(_smallest(name, lanes, can))
+    served.beats.append(next(iter(requests.values()), Asked(name, "tokenize", {"texts": ["a"]})))
+    for what, asked in requests.items():
+        if lanes[what].most > 1:
+            depends = {**kind, "what": what, "task": can[what].get("task"), "pooling": can[what].get("pooling")}
+            served.trials[f"{name}/{what}"] = Trial(partial(_longer, asked), depends)
 
 
-def _beat(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, Any]]) -> Asked:
-    """A smallest request that the model runs; where no such is known, one that is only tokenised."""
+def _smallest(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Asked]]:
+    """A smallest request of each lane that one is known for."""
     tried: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         *((what, {"texts": ["a"]}, {}) for what in ("embed", "sparse", "late")),
         *(("predict", {"rows": {r: ["a"] for r in reads}}, {}) for reads in can.get("predict", {}).get("reads", ())),
         ("fill", {"texts": [can.get("fill", {}).get("mask")]}, {}),
         ("search", {"query": "a"}, {"top": 1, "rerank": False}),
     ]
+    seen = set()
     for what, inputs, options in tried:
-        if what in lanes:
+        if what in lanes and what not in seen:
             asked = Asked(name, what, inputs, options)
             try:
                 if lanes[what].read(asked).units:
-                    return asked
+                    seen.add(what)
+                    yield what, asked
             except UserError:  # A task that wants more than one word of each role.
                 continue
-    return Asked(name, "tokenize", {"texts": ["a"]})
+
+
+def _longer(asked: Asked, words: int) -> Asked:
+    """The same with so many words for each text."""
+    text = ["a " * words]
+    inputs = {"texts": text} if "texts" in asked.inputs else {"rows": dict.fromkeys(asked.inputs["rows"], text)}
+    return dataclasses.replace(asked, inputs=inputs, options={**asked.options, "truncate": "right"})

@@ -7,6 +7,7 @@ Shapes: N texts, W windows of them, B windows of a batch, H width of the model, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +42,22 @@ class _Told:
 
 
 class Vectors(Lane):
-    """One vector a text. `dims`: the widths a vector may be cut to, where the model was trained for that."""
+    """One vector a text. `dims`: the widths a vector may be cut to, where the model was trained for that; `beside`: the
+    same embedder on a runtime of one thread, where it is on a runtime that has threads of its own."""
 
-    def __init__(self, embedder: Embedder, dims: Sequence[int] = (), truncate: str = "error") -> None:
-        self.embedder, self.dims, self.truncate = embedder, tuple(dims), checked(truncate)
-        self.apart = embedder.engine is not None  # A runtime of its own shares a batch among its own threads.
+    def __init__(
+        self, embedder: Embedder, dims: Sequence[int] = (), truncate: str = "error", beside: Embedder | None = None
+    ) -> None:
+        self.embedder, self.dims, self.truncate, self.beside = embedder, tuple(dims), checked(truncate), beside
+        self.apart = embedder.engine is not None and beside is None
+
+    def narrow(self) -> Lane:
+        """On the runtime of one thread."""
+        if self.beside is None:
+            return self
+        found = copy.copy(self)
+        found.embedder = self.beside
+        return found
 
     def facts(self) -> dict[str, Any]:
         found = self.embedder

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from types import FrameType
 
+from encodery.base import machine
 from encodery.base.extras import require
 from encodery.serve.app import make_app
 from encodery.serve.backend import Local
+from encodery.serve.costs import tables
 from encodery.serve.engine import Engine, EngineSettings
 from encodery.serve.gauges import Gauges
 from encodery.serve.http import HttpSettings
@@ -28,11 +30,14 @@ STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor restarts
 WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
 
 
-def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
-    """Serve on the listening socket `fd` until a signal. Raises `UserError` kinds for what cannot be served."""
+def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]) -> None:
+    """Serve on the listening socket `fd` until a signal; `said` tells what is worth knowing. Raises `UserError` kinds
+    for what cannot be served."""
     uvicorn = require("uvicorn", "serve")
     served, gauges = open_all(opening), Gauges()
-    with Engine(served.lanes, engine, gauges.note) as running:
+    trials = served.trials if machine.device().type == "cpu" else {}
+    costs = tables(served.lanes, trials, engine.cores or machine.threads(), said)
+    with Engine(served.lanes, engine, gauges.note, costs) as running:
         app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs)
         config = uvicorn.Config(
             app,
@@ -59,17 +64,17 @@ def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int) 
 
 def _warm(engine: Engine, beats: Sequence[Asked]) -> None:
     for asked in beats:
-        engine.submit(asked).future.result()
+        engine.submit(asked, urgent=True).future.result()
 
 
 def _watch(engine: Engine, beats: Sequence[Asked], over: threading.Event) -> None:
     """End the process where the engine answers no more."""
     while not over.wait(WATCH_EVERY):
         try:
-            found: list[Future[object]] = [engine.submit(asked).future for asked in beats]  # type: ignore[misc]
+            found: list[Future[object]] = [engine.submit(asked, urgent=True).future for asked in beats]  # type: ignore[misc]
             for one in found:
                 one.result(STUCK_AFTER)
         except Refusal:
-            continue  # Overloaded or draining is not stuck.
+            continue  # Draining is not stuck.
         except Late:
             os._exit(STUCK_EXIT)

@@ -1,0 +1,207 @@
+"""Costs of batches: what is chosen by them, that they are kept, and that no trouble with the file stops a server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from encodery.serve import costs
+from encodery.serve.costs import Costs, Trial, costs_of, measure, tables
+from encodery.serve.engine import Engine, EngineSettings
+from encodery.serve.lane import Answer, Asked, Lane, Reading
+from encodery.serve.models import Opening, open_all
+
+SLOW = Costs(2, (16, 64, 256), (0.010, 0.020, 0.050), (0.011, 0.022, 0.060))
+
+
+class Sleeps(Lane):
+    """A unit a word, of one token; a batch takes a fixed time, a narrow one twice that."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.ran: list[tuple[int, int]] = []
+
+    def read(self, asked: Asked) -> Reading:
+        words = asked.inputs["texts"][0].split()
+        return Reading(words, [1] * len(words), len(words))
+
+    def run(self, units: Sequence[str]) -> list[str]:
+        self.ran.append((len(units), torch.get_num_threads()))
+        time.sleep(self.seconds)
+        return list(units)
+
+    def finish(self, told: int, outputs: Sequence[str]) -> Answer:
+        return Answer({"words": list(outputs)}, {}, [told], [0])
+
+
+def asked(words: int) -> Asked:
+    return Asked("m", "words", {"texts": ["a " * words]})
+
+
+TRIAL = Trial(asked, {"model": "m"})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ENCODERY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / costs.FOLDER
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often anything was measured."""
+    seen = []
+    monkeypatch.setattr(costs, "measure", lambda *_: seen.append(1) or SLOW)
+    return lambda: len(seen)
+
+
+def test_what_is_chosen() -> None:
+    assert SLOW.speed == 2 * 256 / 0.060
+    assert SLOW.batch_tokens == 256
+    assert SLOW.portion(512, True, 256) == (256, True)
+    assert SLOW.portion(128, True, 256) == (64, True)
+    assert SLOW.portion(20, True, 256) == (20, False)  # Together 10.8 ms, apart 11.
+    assert SLOW.portion(128, False, 256) == (128, False)
+    better = Costs(2, (16, 64, 256), (0.010, 0.012, 0.013), (0.011, 0.022, 0.060))
+    assert better.portion(512, True, 256) == (256, False)
+    assert Costs(2, (16,), (0.01,)).portion(512, True, 256) == (256, False)
+    assert Costs(1, (10, 1000, 2000), (0.001, 0.0501, 0.1)).batch_tokens == 1000
+
+
+@pytest.mark.parametrize("wrong", [((16, 16), (1.0, 1.0)), ((16,), (0.0,)), ((16,), (float("nan"),)), ((), ())])
+def test_figures_that_cannot_be(wrong: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="costs"):
+        Costs(2, *wrong)
+
+
+def test_measured_sizes_and_threads() -> None:
+    lane = Sleeps()
+    found = measure(lane, TRIAL, 2)
+    assert found.tokens == (14, 60, 240, 1020, 2040)
+    assert len(found.wide) == len(found.narrow) == 5
+    assert {threads for _, threads in lane.ran} == {1, 2}
+    assert len(measure(Sleeps(0.02), TRIAL, 2, most_seconds=0.1).tokens) < 5
+    assert measure(Sleeps(), TRIAL, 1).narrow == ()
+
+
+def test_kept_and_of_one_model(cache: Path, counted: Callable[[], int]) -> None:
+    said: list[str] = []
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert counted() == 1
+    assert len(said) == len(list(cache.iterdir())) == 1
+    costs_of(Sleeps(), Trial(asked, {"model": "other"}), 2, said.append)
+    costs_of(Sleeps(), TRIAL, 3, said.append)
+    assert counted() == 3
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"costs": {}}', '{"costs": {"cores": 2, "tokens": [1], "wide": ["x"], "narrow": []}}']
+)
+def test_a_broken_file_is_measured_again(cache: Path, counted: Callable[[], int], content: str) -> None:
+    costs_of(Sleeps(), TRIAL, 2, lambda _: None)
+    (file,) = cache.iterdir()
+    file.write_text(content)
+    said: list[str] = []
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert counted() == 2
+    assert "no table of costs" in said[0]
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert counted() == 2
+
+
+def test_a_full_disk_is_told_once_and_done_without(
+    cache: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    said: list[str] = []
+    lanes = {"a": Sleeps(), "b": Sleeps()}
+    found = tables(lanes, {"a": TRIAL, "b": Trial(asked, {"model": "b"})}, 2, said.append)
+    assert found == {"a": SLOW, "b": SLOW}
+    assert [line for line in said if "no space left" in line] == said[1:2]
+    assert len(said) == 2
+    assert not list(cache.iterdir())
+
+
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ENCODERY_CACHE", str(tmp_path / "file" / "cache"))
+    said: list[str] = []
+    assert tables({"a": Sleeps(), "b": Sleeps()}, {"a": TRIAL, "b": TRIAL}, 2, said.append) == {"a": SLOW, "b": SLOW}
+    assert sum("not kept" in line for line in said) == 1
+
+
+def test_batches_run_as_the_costs_say() -> None:
+    """Side by side where that is faster, on all cores where it is not."""
+    cheap = Costs(2, (1, 1000), (0.010, 10.0), (0.010, 10.0))
+    dear = Costs(2, (1, 1000), (0.010, 0.011), (0.010, 10.0))
+    for known, threads in ((cheap, 1), (dear, 2)):
+        lane = Sleeps(0.01)
+        with Engine({"m/words": lane}, EngineSettings(cores=2, batch_tokens=100), costs={"m/words": known}) as engine:
+            assert engine.submit(asked(1)).future.result(10)
+            assert lane.ran == [(1, 2)]  # One that waits alone has all cores.
+            assert engine.submit(asked(400)).future.result(10).tokens == [400]
+        assert {count for _, count in lane.ran[1:]} == {threads}
+        assert all(size <= 100 for size, _ in lane.ran)
+
+
+def test_two_batches_never_share_cores_with_one_that_has_all() -> None:
+    running, seen, lock = [0], [], threading.Lock()
+
+    class Watched(Sleeps):
+        def run(self, units: Sequence[str]) -> list[str]:
+            with lock:
+                running[0] += 1
+                seen.append((running[0], torch.get_num_threads()))
+            time.sleep(0.003)
+            with lock:
+                running[0] -= 1
+            return list(units)
+
+    with Engine({"m/words": Watched()}, EngineSettings(cores=2, batch_tokens=5)) as engine:
+        tickets = [engine.submit(asked(1 + n % 9)) for n in range(60)]
+        for ticket in tickets:
+            ticket.future.result(10)
+    assert all(beside == 1 for beside, threads in seen if threads == 2)
+    assert {threads for _, threads in seen} >= {1}
+
+
+def test_all_lanes_of_many_texts_have_a_trial(folders: dict[str, Path]) -> None:
+    served = open_all(Opening((f"words={folders['words']}", f"ranker={folders['ranker']}")))
+    assert set(served.trials) == {"words/embed", "ranker/predict"}
+    for name, trial in served.trials.items():
+        reading = served.lanes[name].read(trial.asked(14))
+        assert sum(reading.tokens) >= 14
+        found = measure(served.lanes[name], trial, 2, most_seconds=0.0)
+        assert found.wide[0] > 0
+
+
+def test_work_that_waits_too_long_is_refused_and_one_large_request_is_not_that() -> None:
+    from encodery.serve.refusal import Refusal
+
+    known = Costs(1, (1,), (0.001,))  # 1000 tokens a second
+    lane = Sleeps(0.2)
+    with Engine({"m/words": lane}, EngineSettings(cores=1, queue_seconds=3.0), costs={"m/words": known}) as engine:
+        large = engine.submit(asked(30_000))
+        assert engine.submit(asked(3)) is not None
+        more = engine.submit(asked(2_000))
+        with pytest.raises(Refusal) as caught:
+            engine.submit(asked(3))
+        assert caught.value.code == "overloaded"
+        assert engine.submit(asked(3), urgent=True).future.result(10)  # Health passes what waits.
+        assert not more.future.done() or not large.future.done()
