@@ -179,7 +179,7 @@ def test_without_a_goal_the_last_weights_are_saved(tmp_path: Path, monkeypatch: 
 def test_checkpoints_hold_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Walk(4, scores=(0.9, 0.5), budget="8steps", evals=8)
     loop(job, tmp_path, monkeypatch).run()
-    snapshot = checkpoint.read(checkpoint.listed(tmp_path)[-1])
+    snapshot = checkpoint.read(checkpoint.check(checkpoint.listed(tmp_path)[-1]))
     best = Best.of(snapshot.state["best"], snapshot.tensors["best"])
     assert best.goal == 0.9
     assert best.tensors["weight"].item() == job.saved

@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_the_run_can_be_resumed(
         with pytest.raises(DiskFull, match="no space left"):
             start(table(), run)
     assert [checkpoint.step_of(folder) for folder in checkpoint.listed(run)] == [4]
-    checkpoint.read(checkpoint.listed(run)[0])
+    checkpoint.check(checkpoint.listed(run)[0])
     resume(run)
     assert losses(run) == losses(tmp_path / "whole")
 

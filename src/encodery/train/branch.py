@@ -128,7 +128,7 @@ def _chosen(run: Path, at: str | None, stable: bool) -> tuple[Path, Snapshot]:
     reasons = []
     for folder in folders:
         try:
-            snapshot = checkpoint.read(folder)
+            snapshot = checkpoint.read(checkpoint.check(folder))
         except ArtifactError as error:
             reasons.append(str(error))
             continue

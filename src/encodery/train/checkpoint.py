@@ -2,8 +2,10 @@
 
 `checkpoints/step-00001200/` (artifact kind "checkpoint") holds weights, the states of optimiser and hooks and of the
 random generators as safetensors, and state.json: the clock, the place in the data, counters, and what the run was made
-of. The manifest has a SHA-256 of every file. A folder that is torn or altered is named and passed over, and the one
-before it is used. A new checkpoint is complete before an old one goes.
+of. Where weights are dealt over the ranks, `shards/` holds them with all that has their shape, a file a rank; a run of
+any number of processes, dealt or not, goes on from either kind. The manifest has a SHA-256 of every file. A folder that
+is torn or altered is named and passed over, and the one before it is used. A new checkpoint is complete before an old
+one goes.
 """
 
 from __future__ import annotations
@@ -22,25 +24,33 @@ import numpy as np
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from encodery.base.artifact import Artifact, disk_full_named, writing
 from encodery.base.errors import ArtifactError, CheckpointError
 from encodery.model.checkpoint import read_json, read_tensors, write_tensors
+from encodery.train.distributed import Team
 from encodery.train.hooks import RunningHook
 from encodery.train.optim import load_state, state_tensors
+from encodery.train.shards import deal, deal_shards, read_shards, write_shards
 
 KIND = "checkpoint"
 FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d+)")
 WEIGHTS, OPTIMIZER, HOOKS, RANDOM = "weights", "optimizer", "hooks", "random"
+SHARDS = "shards"
+BEST = "best"  # the name of the best weights
+ALONE = Team()
 
 
 @dataclass
 class Snapshot:
-    """What a checkpoint holds: tensors by file and name, and the rest as JSON."""
+    """What a checkpoint holds: tensors by file and name, and the rest as JSON. `shards`: where further tensors lie of
+    which each rank is to read its own rows."""
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    shards: Path | None = None
 
 
 def capture(module: nn.Module, optimizer: torch.optim.Optimizer, hooks: Sequence[RunningHook]) -> Snapshot:
@@ -63,6 +73,8 @@ def restore(
 ) -> None:
     """Put a snapshot's tensors back. Raises `CheckpointError` naming what does not fit."""
     own = module.state_dict()
+    if snapshot.shards is not None or any(isinstance(tensor, DTensor) for tensor in own.values()):
+        _deal(snapshot, own, hooks)
     saved = snapshot.tensors[WEIGHTS]
     wrong = set(own) ^ set(saved) or {name for name in own if own[name].shape != saved[name].shape}
     if wrong:
@@ -78,14 +90,29 @@ def restore(
     _set_random_state(snapshot.tensors[RANDOM], snapshot.state["random"])
 
 
-def write(run: Path, step: int, snapshot: Snapshot, settings: Mapping[str, Any], pinned: bool = False) -> Path:
-    """Write a checkpoint of a run. `pinned` ones stay for good. Raises `DiskFull`; what was there stays whole."""
-    folder = run / FOLDER / f"step-{step:08d}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+def write(
+    run: Path, step: int, snapshot: Snapshot, settings: Mapping[str, Any], pinned: bool = False, team: Team = ALONE
+) -> Path:
+    """Write a checkpoint of a run. `pinned` ones stay for good. Every rank of a team that deals its weights calls this,
+    else rank 0 alone. Raises `DiskFull`; what was there stays whole."""
+    folder = folder_of(run, step)
+    dealt = folder.with_name(f".{folder.name}.{SHARDS}")
+    if team.leads:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
+    files = dict(snapshot.tensors)
+    if team.mesh is not None:
+        team.wait()
+        with disk_full_named(dealt):
+            write_shards(dealt, {name: files.pop(name) for name in list(files) if name != RANDOM})
+        team.wait()
+    if not team.leads:
+        return folder
     with writing(folder, KIND, settings, overwrite=True) as draft:
-        for name, tensors in snapshot.tensors.items():
+        if team.mesh is not None:
+            dealt.rename(draft.path / SHARDS)
+        for name, tensors in files.items():
             _write_file(draft.path / f"{name}.safetensors", tensors)
         (draft.path / "state.json").write_text(json.dumps(snapshot.state), encoding="utf-8")
         draft.figures["step"] = step
@@ -93,16 +120,34 @@ def write(run: Path, step: int, snapshot: Snapshot, settings: Mapping[str, Any],
     return folder
 
 
-def read(folder: Path) -> Snapshot:
-    """A checkpoint, every file compared with its SHA-256. Raises `ArtifactError` naming what is wrong with it."""
+def check(folder: Path) -> Path:
+    """The folder of a checkpoint, every file compared with its SHA-256. Raises `ArtifactError` naming what is wrong."""
     artifact = Artifact.open(folder, KIND)
     artifact.verify()
+    wanted = {RANDOM} if (folder / SHARDS).is_dir() else {WEIGHTS, OPTIMIZER, HOOKS, RANDOM}
+    for name in sorted(wanted):
+        if f"{name}.safetensors" not in artifact.manifest.files:
+            raise ArtifactError(f"{folder / name}.safetensors: missing.")
+    return folder
+
+
+def read(folder: Path, whole: bool = True) -> Snapshot:
+    """What a checkpoint that passed `check` holds. Without `whole`, dealt tensors are left for `restore` to read, each
+    rank its own rows. Raises `ArtifactError` for a damaged file."""
     files = sorted(folder.glob("*.safetensors"))
     snapshot = Snapshot({path.stem: read_tensors(path) for path in files}, read_json(folder / "state.json"))
-    missing = {WEIGHTS, OPTIMIZER, HOOKS, RANDOM} - set(snapshot.tensors)
-    if missing:
-        raise ArtifactError(f"{folder / min(missing)}.safetensors: missing.")
+    if (folder / SHARDS).is_dir():
+        if whole:
+            empty: dict[str, dict[str, Tensor]] = {HOOKS: {}, OPTIMIZER: {}}
+            snapshot.tensors |= empty | read_shards(folder / SHARDS)
+        else:
+            snapshot.shards = folder / SHARDS
     return snapshot
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / FOLDER / f"step-{step:08d}"
 
 
 def listed(run: Path) -> list[Path]:
@@ -118,15 +163,16 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def latest(run: Path, warn: Callable[[str], None]) -> tuple[Path, Snapshot] | None:
-    """The last sound checkpoint; each that is passed over is named through `warn`. None where none was ever written.
+def latest(run: Path, warn: Callable[[str], None]) -> Path | None:
+    """The folder of the last sound checkpoint; each that is passed over is named through `warn`. None where none was
+    ever written.
 
     Raises `CheckpointError` if there are checkpoints and none is sound.
     """
     reasons = []
     for folder in reversed(listed(run)):
         try:
-            return folder, read(folder)
+            return check(folder)
         except ArtifactError as error:
             reasons.append(str(error))
             warn(f"checkpoint {folder.name} is not used: {error}")
@@ -161,6 +207,19 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
             f"{what} was made with other settings or data, so the run would not continue where it stopped. "
             f"Changed: {'; '.join(changed[:8])}."
         )
+
+
+def _deal(snapshot: Snapshot, own: Mapping[str, Tensor], hooks: Sequence[RunningHook]) -> None:
+    """Leave in `snapshot` this rank's rows of all that is dealt as the weights `own` are."""
+    averages = {f"{i}:{key}": value for i, hook in enumerate(hooks) for key, value in hook.state_tensors().items()}
+
+    def like(group: str, name: str) -> Tensor | None:
+        if group == HOOKS:
+            return averages.get(name)
+        return own.get(name.rpartition(":")[0] if group == OPTIMIZER else name)
+
+    found = deal(snapshot.tensors, like) if snapshot.shards is None else deal_shards(snapshot.shards, like)
+    snapshot.tensors |= {HOOKS: {}, OPTIMIZER: {}} | found
 
 
 def _pinned(folder: Path) -> bool:

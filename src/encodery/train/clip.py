@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import UserError
 
@@ -18,7 +19,8 @@ from encodery.base.errors import UserError
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
     """The 2-norm of all gradients together; infinite or NaN where one is. Waits for the device."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+    norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def clip(parameters: Iterable[Tensor], limit: float) -> float:

@@ -2,7 +2,8 @@
 
 Started by torchrun with the same command; gloo on CPUs, NCCL between CUDA devices. Every rank plans the whole step and
 takes its share of the micro-batches; the gradients, already divided by the count of all ranks, are added in buckets
-after the last micro-batch. Only rank 0 writes.
+after the last micro-batch (or in the backward pass, where weights are dealt: `sharding`). Only rank 0 writes, but for
+the rows of dealt weights.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -17,15 +19,20 @@ from torch import Tensor
 
 from encodery.base import machine
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 BUCKET_BYTES = 25 << 20
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run as this one sees them. A team of one does nothing."""
+    """The processes of a run as this one sees them. A team of one does nothing. `mesh`: the ranks, where weights are
+    dealt over them (`sharding`); None where each has a copy."""
 
     rank: int = 0
     world: int = 1
+    mesh: DeviceMesh | None = None
 
     @property
     def leads(self) -> bool:
@@ -38,8 +45,10 @@ class Team:
             dist.all_reduce(tensor)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients over the ranks, in place; a parameter without one counts as zero."""
-        if self.world == 1:
+        """Add up the gradients over the ranks, in place; a parameter without one counts as zero.
+
+        Where weights are dealt over the ranks, the backward pass has done so."""
+        if self.world == 1 or self.mesh is not None:
             return
         grads = []
         for p in parameters:
@@ -87,8 +96,8 @@ class Team:
 
 
 @contextlib.contextmanager
-def team(device: torch.device) -> Iterator[Team]:
-    """The team torchrun made this process a member of; a team of one without torchrun."""
+def team(device: torch.device, shard: bool = False) -> Iterator[Team]:
+    """The team torchrun made this process a member of; a team of one without torchrun. `shard`: it deals weights."""
     world = machine.world_size()
     if world == 1:
         yield Team()
@@ -98,7 +107,8 @@ def team(device: torch.device) -> Iterator[Team]:
         torch.cuda.set_device(device)
     dist.init_process_group(backend)
     try:
-        yield Team(machine.rank(), world)
+        mesh = dist.device_mesh.init_device_mesh(device.type, (world,)) if shard else None
+        yield Team(machine.rank(), world, mesh)
     finally:
         dist.destroy_process_group()
 

@@ -9,10 +9,10 @@ masks, and one process the same as two. The state of a job is where its data sta
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from torch import nn
 from encodery.objectives import Count, Term
 from encodery.train.distributed import Team
 from encodery.train.needs import Needs
+
+if TYPE_CHECKING:
+    from encodery.train.sharding import Sharded
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class Job(abc.ABC):
 
     module: nn.Module
     """All that is trained, on its device; the names of its parameters are those in checkpoints."""
+
+    shards: bool = False
+    """Whether the model runs in `terms` and `score` only, so that its weights may be dealt over the ranks."""
+
+    sharded: Sharded | None = None
+    """What deals the weights over the ranks; None where each has a copy."""
+
+    around: Callable[[Any], Mapping[str, Term]] | None = None
+    """What runs in place of `terms` in a step: `terms`, with something around it."""
 
     @abc.abstractmethod
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
@@ -85,6 +97,10 @@ class Job(abc.ABC):
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
         """The job of a run's recipe.json, as at its first step, for a member of a team."""
 
+    def run(self, batch: Any) -> Mapping[str, Term]:
+        """`terms` as a step wants it: by `around` where there is such a thing."""
+        return self.terms(batch) if self.around is None else self.around(batch)
+
     def goal(self, score: Mapping[str, float]) -> float | None:
         """What of a `score` is to be as high as possible: the weights that reached most are those that are saved. None
         where the last weights are."""
@@ -111,6 +127,11 @@ class Job(abc.ABC):
     def figures(self) -> dict[str, float]:
         """Further numbers for the log line of a step (epochs)."""
         return {}
+
+    def remarks(self, dtype: torch.dtype) -> list[str]:
+        """What slows the run though a setting could mend it, with its price, in words; products are in `dtype`. Leaves
+        no trace in the training."""
+        return []
 
     def close(self) -> None:
         """Release threads and files."""

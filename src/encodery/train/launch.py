@@ -31,6 +31,7 @@ from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
 from encodery.train.precision import dtype
 from encodery.train.settings import TrainSettings
+from encodery.train.sharding import shard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,9 +65,10 @@ def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = Non
         needs.check(machine.memory_free(), machine.disk_free(folder))
     device = _device(plan.train)
     machine.set_threads(plan.train.threads or machine.threads())
-    with team(device) as crew:
+    with team(device, plan.train.shard) as crew:
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
+        shard(job, crew)
         speed = measure(job, plan.train, plan.optim, crew)
         display = _display(console, crew)
         if crew.leads:
@@ -90,15 +92,16 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
         )
     plan = _Plan.of(recipe)
     device = _device(plan.train)
-    with team(device) as crew:
+    with team(device, plan.train.shard) as crew:
         display = _display(console, crew)
-        found = checkpoint.latest(folder, display.note)
+        found = _found(folder, crew, display)
         threads = plan.train.threads or machine.threads()
         if found is not None:
             threads = plan.train.threads or int(found[1].state["threads"])
         machine.set_threads(threads)
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
+        shard(job, crew)
         if found is None:
             display.note("No checkpoint was written yet: the run starts again.")
             speed = measure(job, plan.train, plan.optim, crew)
@@ -120,6 +123,16 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: has no {RECIPE}; a run is needed, as `encodery pretrain` writes it.")
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return table
+
+
+def _found(folder: Path, crew: Team, display: Display) -> tuple[Path, Snapshot] | None:
+    """The last sound checkpoint: rank 0 looks, and all read the one it found."""
+    path = checkpoint.latest(folder, display.note) if crew.leads else None
+    (step,), _ = crew.agree([-1 if path is None else checkpoint.step_of(path)], False)
+    if step < 0:
+        return None
+    path = checkpoint.folder_of(folder, int(step))
+    return path, checkpoint.read(path, whole=crew.mesh is None)
 
 
 def _run(

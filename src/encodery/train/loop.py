@@ -34,11 +34,11 @@ from encodery.train.journal import Journal, Line
 from encodery.train.optim import Optimizer, set_rate
 from encodery.train.precision import Format, context
 from encodery.train.settings import TrainSettings
+from encodery.train.sharding import gathered, unsharded
 from encodery.train.step import backward
 
 KIND = "run"
 MODEL, FIGURES, RECIPE = "model", "figures.json", "recipe.json"
-BEST = "best"  # the name of the best weights in a checkpoint
 FINAL_EVAL = 4  # the last score looks at so many times eval_tokens
 
 
@@ -96,7 +96,7 @@ class Loop:
         self.guard.load_state(state["guard"])
         self.eval_seconds, self.eval_cost, self.next_eval = state["evals"]
         self.flops, self.last_score, self.factor = state["flops"], state["last_score"], state["factor"]
-        self.best = Best.of(state["best"], snapshot.tensors.get(BEST, {}))
+        self.best = Best.of(state["best"], snapshot.tensors.get(checkpoint.BEST, {}))
         self.saved_at = (self.clock.before, self.clock.tokens, self.clock.step)
         if state["pinned"]:
             self.branch_at = None
@@ -211,6 +211,7 @@ class Loop:
             self.journal.flush()
             for hook in self.hooks:
                 stack.enter_context(hook.evaluating())
+            stack.enter_context(unsharded(self.job))
             with context(self.chosen, self.device):
                 score = self.job.score(tokens)
             goal = self.job.goal(score) if logged else None
@@ -230,11 +231,13 @@ class Loop:
         with self._aside():
             self.journal.flush()
             self.saved_at = (elapsed, self.clock.tokens, self.clock.step)
-            if self.team.leads:
+            if self.team.leads or self.team.mesh is not None:
                 snapshot = checkpoint.capture(self.job.module, self.optimizer, self.hooks)
                 snapshot.state |= self._state()
-                snapshot.tensors |= {BEST: self.best.tensors} if self.best.tensors else {}
-                checkpoint.write(self.folder, self.clock.step, snapshot, {"job": type(self.job).__name__}, pinned)
+                snapshot.tensors |= {checkpoint.BEST: self.best.tensors} if self.best.tensors else {}
+                of = {"job": type(self.job).__name__}
+                checkpoint.write(self.folder, self.clock.step, snapshot, of, pinned, self.team)
+            if self.team.leads:
                 checkpoint.prune(self.folder, self.settings.keep)
 
     def _state(self) -> dict[str, Any]:
@@ -267,6 +270,7 @@ class Loop:
         with self._aside(), contextlib.ExitStack() as stack:
             for hook in self.hooks:
                 stack.enter_context(hook.evaluating())
+            stack.enter_context(gathered(self.job))
             if self.team.leads:
                 self.job.save(self.folder / MODEL, self._figures())
         # The curve's last point is of the tokens of all its points; the figures look at more.

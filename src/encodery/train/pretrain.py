@@ -39,7 +39,10 @@ from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import USUAL_BATCH, TrainSettings
 
-HARMLESS = ("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch", "device", "threads")
+HARMLESS = (
+    *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
+    *("shard", "device", "threads"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class PretrainSettings:
 
 class PretrainJob(Job):
     """Model and objective on the batches of a token store's training split."""
+
+    shards = True
 
     def __init__(
         self, settings: PretrainSettings, store: TokenStore, team: Team, device: torch.device, name: str = ""

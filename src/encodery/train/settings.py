@@ -28,6 +28,7 @@ class TrainSettings:
     `checkpoint_every`: a time, tokens or steps; `keep`: how many checkpoints stay; `branch`: keep also the last one
     before the rate begins its final descent, from which another descent can start (`resume --decay`).
     `precision`: fp32, bf16 (matrix products in bfloat16, weights and sums in fp32), or auto: what is faster here.
+    `shard`: of several processes each holds a share of the weights and moments instead of a copy (FSDP2).
     `device`: cpu, cuda, cuda:1, or auto. `threads`: of the CPU (absent: all this process may use).
     """
 
@@ -46,6 +47,7 @@ class TrainSettings:
     keep: int = 2
     branch: bool = True
     precision: Precision = "auto"
+    shard: bool = False
     device: str = "auto"
     threads: int | None = None
 

@@ -31,6 +31,6 @@ def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: 
 def _micro(job: Job, micro: Micro, counts: Mapping[str, Count], chosen: Format, seed: int) -> dict[str, Term]:
     torch.manual_seed(seed)
     with context(chosen, next(job.module.parameters()).device):
-        terms = job.terms(micro.batch)
+        terms = job.run(micro.batch)
     share(terms, counts).backward()  # type: ignore[no-untyped-call]
     return {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}

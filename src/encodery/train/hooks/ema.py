@@ -56,7 +56,8 @@ class _Average(RunningHook):
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The module's parameters hold the average; the same tensors hold the trained weights again afterwards."""
+        """The module's parameters hold the average, and the trained weights again afterwards. By copying: dealt weights
+        and compiled steps know a parameter by its memory."""
         self._swap()
         try:
             yield
@@ -64,8 +65,11 @@ class _Average(RunningHook):
             self._swap()
 
     def _swap(self) -> None:
-        for name, p in self.live.items():
-            p.data, self.average[name] = self.average[name], p.data
+        with torch.no_grad():
+            for name, p in self.live.items():
+                held = p.detach().clone()
+                p.copy_(self.average[name])
+                self.average[name].copy_(held)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The average by parameter name, and how many were taken."""

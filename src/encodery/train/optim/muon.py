@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Encoder
@@ -45,6 +46,8 @@ class Muon(Optimizer):
     def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
         """Both optimisers as one, with one list of groups and one state."""
         named, spared = trainable(module), undecayed(module)
+        if any(isinstance(p, DTensor) for _, p in named):
+            raise SettingsError("optim.is = 'muon' needs whole matrices: leave train.shard off, or take adamw.")
         matrices = _matrices(module)
         inner: list[torch.optim.Optimizer] = []
         if hidden := [(name, p) for name, p in named if id(p) in matrices]:
