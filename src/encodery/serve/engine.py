@@ -4,8 +4,8 @@ No stage waits for another's request, and nothing waits for company: an idle eng
 what has come together meanwhile, up to a budget of tokens, with one further batch made ready. A batch has all cores, or
 one beside others: as the costs measured on this machine say (`costs.py`), else all where nothing else is to be done.
 Admission is by tokens, whole requests at a time, and by how long what stands before a request will take. A batch that
-fails is halved until the unit at fault stands alone; the others are answered. The heavy work of every stage (tokenizers, matrix
-products) runs outside Python's lock.
+fails is halved until the unit at fault stands alone; the others are answered. The heavy work of every stage
+(tokenizers, matrix products) runs outside Python's lock.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Engine:
         """`note(name, lane, value)` is told what is counted: see `gauges.py`. `costs`: of lanes that were measured."""
         self.lanes, self.settings = dict(lanes), settings or EngineSettings()
         self.note = note or (lambda name, lane, value: None)
-        self.costs = dict(costs or {})
+        self._line = _lines(self.lanes)
+        self.costs = {self._line[name]: known for name, known in (costs or {}).items()}
         self._narrow = {name: lane.narrow() for name, lane in self.lanes.items()}
         self.draining = False
         self._waiting = FairQueue()
@@ -238,7 +239,7 @@ class Engine:
                 return
             self._reserve(ticket, tokens)
             if units:
-                self._waiting.add(ticket.asked.lane, units, ticket.urgent)
+                self._waiting.add(self._line[ticket.asked.lane], units, ticket.urgent)
                 self._changed.notify_all()
         if not units:
             ticket.first = ticket.ready
@@ -332,19 +333,32 @@ class Engine:
         for ticket in done:
             self._to_finish.put(ticket)
 
-    def _outputs(self, lane: str, units: Sequence[Unit], wide: bool) -> list[Any]:
+    def _outputs(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
         """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""
         try:
-            found = list((self.lanes if wide else self._narrow)[lane].run([unit.work for unit in units]))
+            found = self._given(line, units, wide)
             if len(found) != len(units):
-                raise RuntimeError(f"{lane} gave {len(found)} outputs for {len(units)} units")
+                raise RuntimeError(f"{line} gave {len(found)} outputs for {len(units)} units")
             return found
         except BaseException as error:
             if len(units) == 1:
                 return [refused(error) if isinstance(error, Exception) else refused(RuntimeError(repr(error)))]
-        self.note("halved", lane, 1)
+        self.note("halved", line, 1)
         half = len(units) // 2
-        return self._outputs(lane, units[:half], wide) + self._outputs(lane, units[half:], wide)
+        return self._outputs(line, units[:half], wide) + self._outputs(line, units[half:], wide)
+
+    def _given(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
+        lanes, company = self.lanes if wide else self._narrow, self.lanes[line].company
+        if company is None:
+            return list(lanes[line].run([unit.work for unit in units]))
+        places: dict[str, list[int]] = {}
+        for place, unit in enumerate(units):
+            places.setdefault(unit.owner.asked.lane, []).append(place)
+        parts = [(lanes[name], [units[place].work for place in some]) for name, some in places.items()]
+        found: dict[int, Any] = {}
+        for some, outputs in zip(places.values(), company.run(parts), strict=True):
+            found.update(zip(some, outputs, strict=True))
+        return [found[place] for place in range(len(units))]
 
     def _finish(self) -> None:
         """Third stage: outputs to answers."""
@@ -367,3 +381,12 @@ class Engine:
                 ticket.future.set_result(answer)
             except InvalidStateError:
                 continue
+
+
+def _lines(lanes: Mapping[str, Lane]) -> dict[str, str]:
+    """The line each lane's units wait in: its own, or that of the first lane of its company."""
+    found: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name, lane in lanes.items():
+        found[name] = name if lane.company is None else first.setdefault(id(lane.company), name)
+    return found

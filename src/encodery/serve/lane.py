@@ -57,11 +57,21 @@ class Answer:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+class Company(abc.ABC):
+    """What several lanes have in common that runs their units in one pass."""
+
+    @abc.abstractmethod
+    def run(self, parts: Sequence[tuple[Lane, Sequence[Any]]]) -> Sequence[Sequence[Any]]:
+        """What each unit of each lane gives."""
+
+
 class Lane(abc.ABC):
-    """`most`: units of a batch; `apart`: whether no two batches may run side by side."""
+    """`most`: units of a batch; `apart`: whether no two batches may run side by side; `company`: with whom its units
+    stand in one batch, None for its own kind alone."""
 
     most: int = 1 << 20
     apart: bool = False
+    company: Company | None = None
 
     @abc.abstractmethod
     def read(self, asked: Asked) -> Reading:

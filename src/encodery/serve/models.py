@@ -24,6 +24,7 @@ from encodery.search.searcher import Searcher
 from encodery.serve.calls import LateVectors, Masks, Pieces, Searches, SparseVectors
 from encodery.serve.costs import Trial
 from encodery.serve.lane import Asked, Lane
+from encodery.serve.stem import share
 from encodery.serve.tasks import Tasks
 from encodery.serve.vectors import TokenStates, Vectors
 
@@ -71,6 +72,8 @@ def open_all(opening: Opening) -> Served:
 
             scorer = reranker_of(opening.rerank).open()
         _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)}, {})
+    share(served.lanes)
+    _once(served)
     if not served.facts:
         raise InputError("There is nothing to serve: name a model, or an --index.")
     return served
@@ -146,6 +149,16 @@ def _add(served: Served, name: str, lanes: Mapping[str, Lane], kind: Mapping[str
         if lanes[what].most > 1:
             depends = {**kind, "what": what, "task": can[what].get("task"), "pooling": can[what].get("pooling")}
             served.trials[f"{name}/{what}"] = Trial(partial(_longer, asked), depends)
+
+
+def _once(served: Served) -> None:
+    """One trial for lanes that stand in one batch."""
+    seen: set[int] = set()
+    for name in list(served.trials):
+        company = served.lanes[name].company
+        if company is not None and id(company) in seen:
+            del served.trials[name]
+        seen.add(id(company))
 
 
 def _smallest(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Asked]]:

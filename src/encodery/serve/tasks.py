@@ -18,8 +18,10 @@ from encodery.base.parts import name_of
 from encodery.finetune.examples import Examples
 from encodery.finetune.predict import Predictor
 from encodery.finetune.tasks import Rows
-from encodery.model.shape import Batch
-from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Output
+from encodery.serve.lane import Answer, Asked, Reading, finite
+from encodery.serve.stem import Headed
 from encodery.tokens.windows import Truncate, checked
 
 
@@ -36,7 +38,7 @@ class _Example:
     number: int
 
 
-class Tasks(Lane):
+class Tasks(Headed):
     """What the model's task says of rows."""
 
     def __init__(self, predictor: Predictor, truncate: str | None = None) -> None:
@@ -76,12 +78,35 @@ class Tasks(Lane):
         units = [_Example(examples, number) for number in range(len(examples))]
         return Reading(units, examples.lengths.tolist(), _Told(examples, rows, examples.dropped + cut))
 
+    @property
+    def model(self) -> Model:
+        """The predictor's."""
+        return self.predictor.model
+
+    @property
+    def device(self) -> torch.device:
+        """The predictor's."""
+        return self.predictor.device
+
+    @property
+    def joins(self) -> bool:
+        """Not where the model's own head answers."""
+        return not self.predictor.task.speaks
+
+    def batch(self, units: Sequence[_Example]) -> Batch:
+        """See `Headed`."""
+        return _joined(units)
+
     def run(self, units: Sequence[_Example]) -> list[np.ndarray]:
         """What the task's module gives for each example."""
-        predictor = self.predictor
         with torch.inference_mode():
-            batch = _joined(units).to(predictor.device)
-            given: np.ndarray = predictor.module(predictor.model(batch), batch).float().cpu().numpy()
+            batch = self.batch(units).to(self.device)
+            return self.head(self.model(batch), batch, units)
+
+    def head(self, output: Output, batch: Batch, units: Sequence[_Example]) -> list[np.ndarray]:
+        """See `Headed`."""
+        predictor = self.predictor
+        given: np.ndarray = predictor.module(output, batch).float().cpu().numpy()
         if predictor.module.per == "example":
             return list(given)
         sizes = [self._size(unit) for unit in units]

@@ -19,8 +19,11 @@ from encodery.base.parts import name_of
 from encodery.embed.embedder import Embedder, averaged, packed
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finishing import Finishing
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Output
 from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
 from encodery.serve.refusal import Refusal
+from encodery.serve.stem import Headed
 from encodery.tokens.windows import checked, windows
 
 
@@ -41,7 +44,7 @@ class _Told:
         return [int(count) for count in found]
 
 
-class Vectors(Lane):
+class Vectors(Headed):
     """One vector a text. `dims`: the widths a vector may be cut to, where the model was trained for that; `beside`: the
     same embedder on a runtime of one thread, where it is on a runtime that has threads of its own."""
 
@@ -50,6 +53,7 @@ class Vectors(Lane):
     ) -> None:
         self.embedder, self.dims, self.truncate, self.beside = embedder, tuple(dims), checked(truncate), beside
         self.apart = embedder.engine is not None and beside is None
+        self.layers = embedder.pooling.keep_layers
 
     def narrow(self) -> Lane:
         """On the runtime of one thread."""
@@ -82,6 +86,29 @@ class Vectors(Lane):
         told = _Told(owner, lengths, dropped, self._finishing(options.get("normalize")), options.get("dimensions"))
         self._check_dimensions(told.dimensions)
         return Reading([window.ids for window in found], lengths.tolist(), told)
+
+    @property
+    def model(self) -> Model:
+        """The embedder's."""
+        return self.embedder.model
+
+    @property
+    def device(self) -> torch.device:
+        """The embedder's."""
+        return self.embedder.device
+
+    @property
+    def joins(self) -> bool:
+        """Not on a runtime of its own."""
+        return self.embedder.engine is None
+
+    def batch(self, units: Sequence[np.ndarray]) -> Batch:
+        """See `Headed`."""
+        return packed(list(units), self.embedder.tokenizer.cls_id, self.embedder.tokenizer.sep_id)
+
+    def head(self, output: Output, batch: Batch, units: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See `Headed`."""
+        return list(self.embedder.pooling(output, batch).float().cpu().numpy())
 
     def run(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(H,) of each window."""
@@ -145,14 +172,17 @@ class TokenStates(Vectors):
 
     def run(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(n, H) of each window."""
-        embedder = self.embedder
-        batch = packed(list(units), embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
+        embedder, batch = self.embedder, self.batch(units)
         if embedder.engine is not None:
             found = embedder.engine.run(batch.ids.numpy(), batch.cu_seqlens.numpy())
-        else:
-            with torch.inference_mode():
-                found = embedder.model.encoder(batch.to(embedder.device)).hidden.float().cpu().numpy()
-        return np.split(found, batch.cu_seqlens.numpy()[1:-1])
+            return np.split(found, batch.cu_seqlens.numpy()[1:-1])
+        with torch.inference_mode():
+            batch = batch.to(embedder.device)
+            return self.head(embedder.model.encoder(batch), batch, units)
+
+    def head(self, output: Output, batch: Batch, units: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See `Headed`."""
+        return np.split(output.hidden.float().cpu().numpy(), batch.cu_seqlens.cpu().numpy()[1:-1])
 
     def finish(self, told: _Told, outputs: Sequence[np.ndarray]) -> Answer:
         """`rows` (T, H), those of text i ending at `ends[i]`."""

@@ -1,0 +1,111 @@
+"""Several heads on one pass of the encoder they share: how many passes there are, and that each head says the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from encodery.embed.embedder import Embedder
+from encodery.finetune.predict import Predictor
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.network import build_model
+from encodery.model.shape import Batch
+from encodery.serve.engine import Engine, EngineSettings
+from encodery.serve.lane import Asked
+from encodery.serve.models import Opening, Served, open_all
+from encodery.serve.stem import Stem, joined
+
+TEXTS = ["w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10"]
+
+
+@pytest.fixture
+def several(folders: dict[str, Path]) -> Served:
+    names = ("words", "classes", "tags", "ranker", "sparse")
+    return open_all(Opening(tuple(f"{name}={folders[name]}" for name in names)))
+
+
+@pytest.fixture
+def passes(several: Served) -> Iterator[list[int]]:
+    """Tokens of each pass of the encoder."""
+    stem = several.lanes["words/embed"].company
+    assert isinstance(stem, Stem)
+    seen: list[int] = []
+    with stem.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].tokens)):
+        yield seen
+
+
+def test_equal_encoders_are_one_and_others_are_not(several: Served, base: Loaded, tmp_path: Path) -> None:
+    lanes: dict[str, Any] = several.lanes
+    heads = [lanes[name] for name in ("words/embed", "words/states", "classes/predict", "tags/predict")]
+    assert len({id(lane.company) for lane in heads}) == len({id(lane.model.encoder) for lane in heads}) == 1
+    assert lanes["sparse/sparse"].company is lanes["words/tokenize"].company is None
+    assert set(several.trials) == {"words/embed", "sparse/sparse"}
+    other = save_model(tmp_path / "other", build_model(base.model.settings, seed=1), base.path.parent / "tokenizer")
+    apart = open_all(Opening((f"words={base.path}", f"other={other.path}"))).lanes
+    assert apart["words/embed"].company is not apart["other/embed"].company
+
+
+def test_requests_to_several_heads_are_one_pass(
+    several: Served, passes: list[int], folders: dict[str, Path], base: Loaded
+) -> None:
+    stem = several.lanes["words/embed"].company
+    assert isinstance(stem, Stem)
+    inside, gate = threading.Event(), threading.Event()
+
+    def hold(*_: Any) -> None:
+        inside.set()
+        assert gate.wait(20)
+
+    requests = [
+        Asked("words", "embed", {"texts": TEXTS}),
+        Asked("classes", "predict", {"rows": {"text": TEXTS}}),
+        Asked("tags", "predict", {"rows": {"text": TEXTS}}),
+        Asked("ranker", "predict", {"rows": {"query": ["w1"], "text": ["w2 w3"]}}),
+        Asked("words", "states", {"texts": TEXTS[:1]}),
+    ]
+    with Engine(several.lanes, EngineSettings(runners=1)) as engine, stem.encoder.register_forward_pre_hook(hold):
+        first = engine.submit(Asked("words", "embed", {"texts": ["w1"]}))
+        assert inside.wait(20)
+        engine.submit(Asked("words", "embed", {"texts": ["w2"]}))  # The batch that is made ready meanwhile.
+        while not engine._to_run.full():
+            time.sleep(0.005)
+        tickets = [engine.submit(one) for one in requests]
+        while not all(ticket.reading for ticket in tickets) or engine._waiting.tokens < 3 * 16 + 6 + 5:
+            time.sleep(0.005)
+        gate.set()
+        answers = [ticket.future.result(20) for ticket in tickets]
+        assert first.future.result(20)
+    assert passes == [3, 3, 16 + 6]  # Each text once, and the pair that only the ranker reads.
+    vectors = Embedder.of(base).encode(TEXTS).vectors
+    assert np.abs(answers[0].arrays["vectors"] - vectors).max() < 1e-5
+    for name, answer in (("classes", answers[1]), ("tags", answers[2])):
+        expected = Predictor.of(load_model(folders[name])).predict(TEXTS).answers
+        assert [one["prediction"] for one in answer.table["answers"]] == [one["prediction"] for one in expected]
+    shares = [one["probabilities"]["yes"] for one in answers[1].table["answers"]]
+    alone = Predictor.of(load_model(folders["classes"])).predict(TEXTS).answers
+    assert shares == pytest.approx([one["probabilities"]["yes"] for one in alone], abs=1e-6)
+    score = Predictor.of(load_model(folders["ranker"])).score("w1", ["w2 w3"])
+    assert answers[3].table["answers"][0]["logit"] == pytest.approx(score[0], abs=1e-5)
+    assert np.abs(answers[4].arrays["rows"].mean(0) / np.linalg.norm(answers[4].arrays["rows"].mean(0))
+                  - vectors[0]).max() < 1e-5  # fmt: skip
+
+
+def test_sequences_of_other_segments_are_not_the_same() -> None:
+    plain = Batch.from_sequences([[1, 2, 3], [4, 5], [1, 2, 3]])
+    paired = Batch.from_sequences([[1, 2, 3], [4, 5]], [[0, 0, 1], [0, 0]])
+    whole, rows = joined([plain, paired])
+    assert whole.segment is not None
+    assert whole.cu_seqlens.tolist() == [0, 3, 5, 8]
+    assert torch.equal(whole.ids[rows[0]], plain.ids)
+    assert torch.equal(whole.segment[rows[1]], torch.tensor([0, 0, 1, 0, 0]))
+    assert rows[0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert joined([plain])[0].segment is None
