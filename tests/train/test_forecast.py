@@ -76,9 +76,9 @@ def test_a_run_that_does_not_fit_is_refused_with_numbers(
 
 def test_needs_grow_with_averages_and_kept_checkpoints() -> None:
     plain = Needs.of(1000, 500, averages=0, keep=2)
-    assert plain == Needs(16_500, 12_000 * 4 + 4000)
+    assert plain == Needs(16_500, 12_000 * 4 + 4000, 500)
     more = Needs.of(1000, 500, averages=1, keep=3)
-    assert more == Needs(20_500, 16_000 * 5 + 4000)
+    assert more == Needs(20_500, 16_000 * 5 + 4000, 500)
     assert size_text(3 * 2**30) == "3.0 GiB"
 
 
@@ -93,6 +93,40 @@ def test_formats_by_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, reason = precision.best({"fp32": 100.0, "bf16": 150.0})
     assert chosen == "bf16"
     assert "1.50" in reason
+    assert precision.best({"fp32": 100.0, "fp16": 180.0}) == (
+        "fp16",
+        "measured: fp16 is 1.80 times as fast as fp32 at this shape",
+    )
+    assert precision.best({"fp32": 100.0})[0] == "fp32"
+    assert "in hardware" in precision.best({"fp32": 100.0})[1]
+    assert precision.best({"fp16": 1.0}, "fp16") == ("fp16", "as set")
+
+
+@pytest.mark.parametrize(("native", "offered"), [(True, ("fp32", "bf16")), (False, ("fp32", "fp16"))])
+def test_a_cuda_device_without_bf16_is_offered_fp16(
+    native: bool, offered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: native)
+    assert precision.formats("auto", torch.device("cuda")) == offered
+    if not native:
+        with pytest.raises(SettingsError, match="Use fp16"):
+            precision.formats("bf16", torch.device("cuda"))
+
+
+def test_the_scale_of_a_loss_changes_nothing_but_what_vanishes(table: Table) -> None:
+    from encodery.train.clip import clip
+    from encodery.train.step import backward
+
+    job = PretrainJob.rebuild(table(), Team(), CPU)
+    work = job.batches(0, 0.0, 256, None)
+    found = []
+    for scale in (1.0, 2.0**16):
+        job.module.zero_grad()
+        backward(job, work, Team(), "fp32", 0, 0, scale)
+        norm = clip(job.module.parameters(), 0.25, scale)
+        found.append((norm, [p.grad.clone() for p in job.module.parameters() if p.grad is not None]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1])
 
 
 def test_auto_takes_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,17 +137,18 @@ def test_auto_takes_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPa
         assert measure(job, job.settings.train, job.settings.optim, Team()).chosen == chosen
 
 
-def test_bf16_learns_as_fp32_does(table: Table, losses: Losses, tmp_path: Path) -> None:
+def test_shorter_formats_learn_as_fp32_does(table: Table, losses: Losses, tmp_path: Path) -> None:
     train = {"budget": "60steps", "batch_tokens": 512, "micro_tokens": 512}
     curves = []
-    for kind in ("fp32", "bf16"):
+    for kind in ("fp32", "bf16", "fp16"):
         result = start(table(train={**train, "precision": kind}), tmp_path / kind)
         assert result.figures["precision"] == kind
         curves.append(list(losses(tmp_path / kind).values()))
-    fp32, bf16 = curves
-    assert fp32 != bf16
+    fp32, *shorter = curves
     assert sum(fp32[-10:]) / 10 < fp32[0] - 0.5
-    assert sum(bf16[-10:]) / 10 == pytest.approx(sum(fp32[-10:]) / 10, abs=0.1)
+    for curve in shorter:
+        assert fp32 != curve
+        assert sum(curve[-10:]) / 10 == pytest.approx(sum(fp32[-10:]) / 10, abs=0.1)
 
 
 def test_unknown_devices_are_named() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from encodery.base.errors import CheckpointError, SettingsError, UserError
-from encodery.train.clip import GuardedStep, clip, gradient_norm
+from encodery.train.clip import GOOD, GuardedStep, clip, gradient_norm
 from encodery.train.hooks import Moment
 from encodery.train.hooks.ema import EMA
 
@@ -111,3 +111,21 @@ def test_a_step_on_what_is_not_finite_is_skipped_and_counted(bad: float) -> None
     with pytest.raises(UserError, match="3 steps in a row"):
         resumed.step(optimizer)
     assert resumed.skipped == 4
+
+
+def test_a_scale_falls_when_gradients_overflow_and_rises_when_they_do_not() -> None:
+    p = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    guard = GuardedStep(limit=0.0, scale=8.0)
+    for value, taken, scale in ((float("inf"), False, 4.0), (4.0, True, 4.0), (float("nan"), False, 2.0)):
+        p.grad = torch.tensor([value])
+        assert guard.step(optimizer)[1] == taken
+        assert guard.scale == scale
+    assert p.item() == -1.0, "what stepped is the gradient of the loss, not of the scaled one"
+    for _ in range(GOOD):
+        p.grad = torch.zeros(1)
+        guard.step(optimizer)
+    assert guard.scale == 4.0
+    resumed = GuardedStep(limit=0.0, scale=65536.0)
+    resumed.load_state(guard.state())
+    assert (resumed.scale, resumed.good) == (4.0, 0)

@@ -38,7 +38,7 @@ def test_every_recipe_decodes_and_comes_back_from_json(name: str, opened: TokenS
 def test_the_ladder_rises(opened: TokenStore) -> None:
     sizes = [
         count.parameters(read_settings(name, {}, opened).model, tables=False)
-        for name in ("nano", "tiny", "mini", "small", "base")
+        for name in ("nano", "tiny", "mini", "small", "base", "large")
     ]
     assert sizes == sorted(set(sizes))
 

@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import nn
 
+from encodery.model.blocks import Recomputed
 from encodery.model.network import Model, ModelSettings
 from encodery.model.weights import Linear, Table
 
@@ -50,23 +51,33 @@ def flops(
 
 
 def activation_bytes(
-    settings: ModelSettings, tokens: int, length: int, predicted: float = 0.15, itemsize: int = 4
+    settings: ModelSettings,
+    tokens: int,
+    length: int,
+    predicted: float = 0.15,
+    itemsize: int = 4,
+    recompute: Recomputed = "nothing",
 ) -> int:
     """Estimate of what a forward pass over `tokens` tokens keeps for the backward pass, in bytes.
 
-    Includes attention weights, as the CPU keeps them for sequences up to 512; dropout masks are left out.
+    Includes attention weights, as the CPU keeps them for sequences up to 512; dropout masks are left out. What is
+    recomputed keeps its input, and is whole in memory once, while one layer goes backward.
     """
     model, shape = _outline(settings), settings.shape
-    row = 0
+    row = once = 0
     for block in model.encoder.blocks:
-        row += sum(m.in_features for m in block.modules() if isinstance(m, Linear))
-        row += sum(_norm_size(m) for m in block.modules())
-        for name, inner in block.named_modules():
+        mixing, feeding = block.get_submodule("attention"), block.get_submodule("ffn")
+        ffn, attention = _kept(feeding), _kept(mixing) + shape.heads * (length if length <= 512 else 1)
+        rest = sum(_norm_size(m) for m in block.modules())
+        for name, inner in (*mixing.named_modules(), *feeding.named_modules()):
             if isinstance(inner, Linear) and name.endswith("qkv"):
-                row += inner.out_features
+                attention += inner.out_features
             elif isinstance(inner, Linear) and name.endswith("up"):
-                row += 2 * inner.out_features - shape.inner
-        row += shape.heads * (length if length <= 512 else 1)
+                ffn += 2 * inner.out_features - shape.inner
+        again = {"nothing": 0, "attention": attention, "ffn": ffn, "block": attention + ffn + rest}[recompute]
+        row += attention + ffn + rest - again + (shape.width if again else 0)
+        once = max(once, again)
+    row += once
     row += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
     head = predicted * (shape.width + 3 * shape.embedding) if settings.head is not None else 0.0
     return int(tokens * (row + head) * itemsize)
@@ -79,6 +90,11 @@ def _outline(settings: ModelSettings) -> Model:
 
 def _weights(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
+
+
+def _kept(module: nn.Module) -> int:
+    """The inputs of the linear layers of a module, for a row."""
+    return sum(m.in_features for m in module.modules() if isinstance(m, Linear))
 
 
 def _norm_size(module: nn.Module) -> int:

@@ -147,7 +147,8 @@ class Encoder(nn.Module):
         kept = [(x, layout)]
         for layer, block in enumerate(self.blocks):
             x, layout = front.before(x, layout, layer)
-            x = block(x, layout, self.positions)
+            assert isinstance(block, BlockModule)
+            x = block.run("block", block, x, layout, self.positions)
             kept.append((x, layout))
         hidden = front.leave(self.final_norm(x), layout)
         return Output(hidden, tuple(front.leave(*each) for each in kept) if keep_layers else None)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model import count
+from encodery.model.blocks import BlockModule
 from encodery.model.masks.document import Document
 from encodery.model.network import Model, ModelSettings
 from encodery.model.shape import Batch, Output
@@ -103,6 +104,7 @@ class _Decoder(nn.Module):
         whole = parts.joined(x, self.mask.expand(parts.aside.numel(), -1))
         whole = self.positions.add(whole, parts.whole)
         for block in self.blocks:
-            whole = block(whole, parts.whole, self.positions)
+            assert isinstance(block, BlockModule)
+            whole = block.run("block", block, whole, parts.whole, self.positions)
         found: Tensor = self.final_norm(whole)
         return found

@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import UserError
 
+GOOD = 2000  # steps in a row after which the scale is doubled
+
 
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
     """The 2-norm of all gradients together; infinite or NaN where one is. Waits for the device."""
@@ -23,15 +25,17 @@ def gradient_norm(parameters: Iterable[Tensor]) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def clip(parameters: Iterable[Tensor], limit: float) -> float:
-    """Scale the gradients down to a global norm of `limit`, in place; returns the norm before.
+def clip(parameters: Iterable[Tensor], limit: float, scale: float = 1.0) -> float:
+    """Scale the gradients, which are `scale` times too large, down to a global norm of `limit`, in place; returns the
+    norm before, of what they should be.
 
     A `limit` of 0 is none. Gradients that are not finite are left as they are: the caller must not step on them.
     """
     held = list(parameters)
-    norm = gradient_norm(held)
-    if 0 < limit < norm and math.isfinite(norm):
-        torch._foreach_mul_([p.grad for p in held if p.grad is not None], limit / norm)
+    norm = gradient_norm(held) / scale
+    factor = (limit / norm if 0 < limit < norm else 1.0) / scale
+    if factor != 1.0 and math.isfinite(norm):
+        torch._foreach_mul_([p.grad for p in held if p.grad is not None], factor)
     return norm
 
 
@@ -41,23 +45,29 @@ class GuardedStep:
 
     `limit`: the largest global norm, 0 for none. `patience`: after so many skips in a row the run stops. `skipped` is
     part of a run's state. Every rank sees the same summed gradients and so decides alike.
+    `scale`: what the loss is multiplied by before it goes backward, for formats in which small gradients vanish; other
+    than 1 it is halved at every skip and doubled after `GOOD` steps without one (arXiv:1710.03740).
     """
 
     limit: float = 1.0
     patience: int = 20
     skipped: int = 0
     in_a_row: int = 0
+    scale: float = 1.0
+    good: int = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> tuple[float, bool]:
         """Clip and step; returns the norm before clipping and whether the step was taken.
 
         Raises `UserError` when `patience` is at its end.
         """
-        norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.limit)
+        norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.limit, self.scale)
         if math.isfinite(norm):
             optimizer.step()
             self.in_a_row = 0
+            self._rescale(1)
             return norm, True
+        self._rescale(0)
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row >= self.patience:
@@ -67,10 +77,22 @@ class GuardedStep:
             )
         return norm, False
 
-    def state(self) -> dict[str, int]:
-        """For the checkpoint."""
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+    def _rescale(self, taken: int) -> None:
+        """After a step that was taken, or not."""
+        if self.scale == 1.0:
+            return
+        self.good = (self.good + 1) * taken
+        if not taken:
+            self.scale = max(self.scale / 2, 2.0)
+        elif self.good == GOOD:
+            self.scale, self.good = self.scale * 2, 0
 
-    def load_state(self, state: dict[str, int]) -> None:
+    def state(self) -> dict[str, float]:
+        """For the checkpoint."""
+        scaled = {} if self.scale == 1.0 else {"scale": self.scale, "good": self.good}
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row, **scaled}
+
+    def load_state(self, state: dict[str, float]) -> None:
         """Take back what `state` gave."""
-        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
+        self.scale, self.good = float(state.get("scale", self.scale)), int(state.get("good", 0))

@@ -67,7 +67,8 @@ class Forecast:
         return [
             f"{parameters / 1e6:,.1f} M parameters; {speed.chosen} ({speed.reason})",
             f"{speed.tokens_per_s:,.0f} tokens/s: about {reach}; ends at {end:%H:%M:%S} ({_span(self.seconds)})",
-            f"memory {size_text(self.needs.memory)} of {size_text(memory_free)} free; "
+            f"memory {size_text(self.needs.memory)} of {size_text(memory_free)} free, of which activations "
+            f"{size_text(self.needs.activations)}; "
             f"disk {size_text(self.needs.disk)} of {size_text(disk_free)} free",
         ]
 
@@ -97,7 +98,7 @@ def measure(job: Job, settings: TrainSettings, optim: Optimizer, team: Team) -> 
     seconds = {kind: spent + stepping * size / batch for kind, spent in times.items()}
     agreed, _ = team.agree(list(seconds.values()), False)
     speeds = {kind: work.tokens / spent for kind, spent in zip(seconds, agreed, strict=True)}
-    chosen, reason = best(speeds)
+    chosen, reason = best(speeds, settings.precision)
     return Speed(chosen, reason, speeds[chosen])
 
 

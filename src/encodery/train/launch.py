@@ -18,6 +18,7 @@ from encodery.base import machine
 from encodery.base.artifact import MANIFEST, atomic_write
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import decode
+from encodery.model.blocks import set_recompute
 from encodery.train import checkpoint
 from encodery.train.checkpoint import Snapshot
 from encodery.train.display import ConsoleDisplay, Display
@@ -73,6 +74,7 @@ def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = Non
         display = _display(console, crew)
         if crew.leads:
             _announce(job, plan.train, needs, speed, folder, display, (0.0, 0, 0))
+        set_recompute(job.module, plan.train.recompute)
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / RECIPE, json.dumps(dict(recipe), indent=1, ensure_ascii=False) + "\n")
         return _run(plan, job, folder, crew, display, speed.chosen, speed.reason, None)
@@ -106,6 +108,7 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
             display.note("No checkpoint was written yet: the run starts again.")
             speed = measure(job, plan.train, plan.optim, crew)
             chosen, reason = speed.chosen, speed.reason
+        set_recompute(job.module, plan.train.recompute)
         else:
             checkpoint.check_same(found[1].state["identity"], job.identity(), str(found[0]))
             chosen, reason = found[1].state["precision"], "as before"
@@ -185,6 +188,8 @@ def _announce(
 def _job(recipe: Mapping[str, Any]) -> type[Job]:
     module, _, name = str(recipe.get("job", "")).rpartition(".")
     try:
+    for line in job.remarks(dtype(speed.chosen)):
+        display.note(line)
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"recipe.json: there is no job '{recipe.get('job')}'.") from error

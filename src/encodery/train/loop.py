@@ -27,12 +27,13 @@ from encodery.train.clip import GuardedStep
 from encodery.train.clock import Clock
 from encodery.train.display import Display
 from encodery.train.distributed import Team
+from encodery.train.doctor import Doctor
 from encodery.train.hooks import Hook, Moment
 from encodery.train.interrupts import listening
 from encodery.train.job import Job, Work
 from encodery.train.journal import Journal, Line
 from encodery.train.optim import Optimizer, set_rate
-from encodery.train.precision import Format, context
+from encodery.train.precision import Format, context, first_scale
 from encodery.train.settings import TrainSettings
 from encodery.train.sharding import gathered, unsharded
 from encodery.train.step import backward
@@ -74,7 +75,7 @@ class Loop:
         self.device = next(job.module.parameters()).device
         self.optimizer = optim.build(job.module, job.pace)
         self.hooks = [hook.build(job.module) for hook in hooks]
-        self.guard = GuardedStep(settings.clip)
+        self.guard = GuardedStep(settings.clip, scale=first_scale(chosen))
         self.clock = Clock(Budget.parse(settings.budget))
         self.journal = Journal(folder, team, display.line, late=self.device.type != "cpu")
         self.every = Budget.parse(settings.checkpoint_every)
@@ -86,6 +87,7 @@ class Loop:
         self.best = Best()
         self.flops = 0.0
         self.factor = 0.0
+        self.doctor, self.diagnosed = Doctor(self.device.type), False
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a checkpoint. Raises `CheckpointError` if it is another run's."""
@@ -166,15 +168,22 @@ class Loop:
         planned = round(settings.batch_tokens(moment.progress))
         progress = self.clock.ahead(elapsed, planned)
         length = None if settings.length is None else round(settings.length(progress))
-        work = self.job.batches(self.clock.step, progress, planned, length)
+        with self.doctor.watch("data"):
+            work = self.job.batches(self.clock.step, progress, planned, length)
         self.factor = settings.schedule(progress)
         set_rate(self.optimizer, self.factor)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = backward(self.job, work, self.team, self.chosen, settings.seed, self.clock.step)
-        norm, taken = self.guard.step(self.optimizer)
+        with self.doctor.watch("compute"):
+            terms = backward(self.job, work, self.team, self.chosen, settings.seed, self.clock.step, self.guard.scale)
+        with self.doctor.watch("update"):
+            norm, taken = self.guard.step(self.optimizer)
         seconds = time.monotonic() - start
         self.clock.took(seconds, work.tokens)
         self.flops += work.flops
+        self.doctor.step(work.flops)
+        if not self.diagnosed and self.doctor.knows:
+            self.diagnosed = True
+            self.display.note(self.doctor.verdict(self.peak))
         after = self.clock.moment(elapsed + seconds)
         for hook in self.hooks if taken else ():
             hook.after_step(after)
@@ -298,6 +307,8 @@ class Loop:
         figures |= {"tokens_per_s": clock.tokens / busy, "skipped": self.guard.skipped, "budget": str(clock.budget)}
         if self.peak and self.flops:
             figures["peak_share"] = self.flops / busy / self.peak
+        if self.doctor.knows:
+            figures |= {"data_share": self.doctor.share("data"), "bound": self.doctor.verdict(self.peak)}
         return figures
 
     def _seal(self, figures: dict[str, Any]) -> None:

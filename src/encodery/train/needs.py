@@ -13,10 +13,11 @@ RESERVE = 0.9  # of free memory that may be planned with
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes a run needs of memory (this process) and disk."""
+    """Bytes a run needs of memory (this process) and disk; `activations`: of the memory."""
 
     memory: int
     disk: int
+    activations: int = 0
 
     @classmethod
     def of(cls, parameters: int, activations: int, averages: int, keep: int) -> Needs:
@@ -24,14 +25,15 @@ class Needs:
         saved = parameters * (SAVED_BYTES + 4 * averages)
         memory = parameters * (STATE_BYTES + 4 * averages) + activations
         # One more checkpoint than is kept, since a new one is whole before an old one goes; one for the branch.
-        return cls(memory, saved * (keep + 2) + 4 * parameters)
+        return cls(memory, saved * (keep + 2) + 4 * parameters, activations)
 
     def check(self, memory_free: int, disk_free: int) -> None:
         """Raises `UserError` with the numbers where memory or disk do not suffice."""
         if self.memory > memory_free * RESERVE:
             raise UserError(
                 f"This run needs about {size_text(self.memory)} of memory and {size_text(memory_free)} are free. Lower "
-                "train.micro_tokens (activations), or choose a smaller model (weights and their moments)."
+                f"train.micro_tokens or set train.recompute=block (activations: {size_text(self.activations)}), or "
+                "choose a smaller model (weights and their moments)."
             )
         if self.disk > disk_free:
             raise UserError(

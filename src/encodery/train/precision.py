@@ -1,8 +1,10 @@
-"""Number formats of a run: fp32, or bf16, which means products in bfloat16 and everything that adds up in fp32.
+"""Number formats of a run: fp32, or bf16 or fp16, which means products in 16 bits and everything that adds up in fp32.
 
 Weights, optimiser, averages and the sums of norms, softmax and loss stay in fp32; `torch.autocast` casts the operands
-of matrix products. On a CPU this pays only where bfloat16 is multiplied in hardware, and not for every shape there, so
-`auto` measures both on the run's own batches (`forecast`). Without such hardware bf16 is never chosen.
+of matrix products. That pays only where the hardware multiplies the format, and not for every shape there, so `auto`
+measures on the run's own batches (`forecast`): bf16 where the device has it, else fp16 on a CUDA device, which then
+needs the loss scaled up (`clip.GuardedStep`), since small gradients vanish in it. A format without such hardware is
+never chosen; a run that goes on keeps the format it began with.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from encodery.base import machine
 from encodery.base.errors import SettingsError
 from encodery.train.settings import Precision
 
-Format = Literal["fp32", "bf16"]
-WORTH = 1.05  # how much faster bf16 must be
+Format = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Format, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WORTH = 1.05  # how much faster than fp32 another format must be
+SCALE = 2.0**16  # what a loss in fp16 is multiplied by at first
 
 
 def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
@@ -25,31 +29,42 @@ def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
 
     Raises `SettingsError` for bf16 on a CUDA device that has none.
     """
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else machine.native_bf16()
+    # What PyTorch emulates on older devices is supported, but slower than fp32.
+    native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else machine.native_bf16()
     if asked == "bf16" and device.type == "cuda" and not native:
-        raise SettingsError("train.precision = 'bf16': this device has no bfloat16. Use fp32 or auto.")
-    if asked == "auto":
-        return ("fp32", "bf16") if native else ("fp32",)
-    return (asked,)
+        raise SettingsError("train.precision = 'bf16': this device has no bfloat16. Use fp16, fp32 or auto.")
+    if asked != "auto":
+        return (asked,)
+    if native:
+        return ("fp32", "bf16")
+    return ("fp32", "fp16") if device.type == "cuda" else ("fp32",)
 
 
 def context(chosen: Format, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Within it a model computes in the chosen format."""
     if chosen == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, DTYPES[chosen])
 
 
 def dtype(chosen: Format) -> torch.dtype:
     """The dtype of matrix products."""
-    return torch.bfloat16 if chosen == "bf16" else torch.float32
+    return DTYPES[chosen]
 
 
-def best(speeds: dict[Format, float]) -> tuple[Format, str]:
+def first_scale(chosen: Format) -> float:
+    """What the loss is multiplied by at first."""
+    return SCALE if chosen == "fp16" else 1.0
+
+
+def best(speeds: dict[Format, float], asked: Precision = "auto") -> tuple[Format, str]:
     """The format to use by tokens per second of each, and why, in words."""
-    if len(speeds) == 1:
-        only = next(iter(speeds))
-        return only, "given" if only == "bf16" else "the only one this machine does well, or given"
-    ratio = speeds["bf16"] / speeds["fp32"]
-    chosen: Format = "bf16" if ratio >= WORTH else "fp32"
-    return chosen, f"measured: bf16 is {ratio:.2f} times as fast as fp32 at this shape"
+    if asked != "auto":
+        return asked, "as set"
+    fastest = max(speeds, key=lambda kind: speeds[kind])
+    others = [kind for kind in speeds if kind != "fp32"]
+    if not others:
+        return "fp32", "this machine multiplies no shorter format in hardware"
+    ratio = speeds[others[0]] / speeds["fp32"]
+    chosen: Format = fastest if ratio >= WORTH else "fp32"
+    return chosen, f"measured: {others[0]} is {ratio:.2f} times as fast as fp32 at this shape"

@@ -31,6 +31,7 @@ from encodery.tokens.prefetch import Prefetch
 from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
 from encodery.train.heldout import questions, score_mlm
+from encodery.train.doctor import slow_attention
 from encodery.train.hooks import Hook
 from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
@@ -41,7 +42,7 @@ from encodery.train.settings import USUAL_BATCH, TrainSettings
 
 HARMLESS = (
     *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
-    *("shard", "device", "threads"),
+    *("recompute", "shard", "device", "threads"),
 )
 
 
@@ -81,7 +82,8 @@ class PretrainSettings:
         """Memory and disk, from the settings alone."""
         parameters = count.parameters(self.model) + self.objective.weights(self.model)
         tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
-        activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3)
+        kept = self.train.recompute
+        activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3, recompute=kept)
         return Needs.of(parameters, activations, len(self.hooks), self.train.keep)
 
 
@@ -212,6 +214,14 @@ class PretrainJob(Job):
         model = finished(self.model, self.settings.adapt)
         save_model(
             folder,
+    def remarks(self, dtype: torch.dtype) -> list[str]:
+        """Slow attention."""
+        feed = self.settings.feed
+        count = max(1, min(self.settings.train.micro_tokens, feed.batch_tokens) // feed.max_length)
+        layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
+        found = slow_attention(self.settings.model, layout, self.device, dtype)
+        return [] if found is None else [found]
+
             model if self.objective.plain else bare(model),
             self.store.path / "tokenizer",
             settings={"recipe": recipe_of(self.settings, self.store, self.name), **kept},

@@ -7,9 +7,10 @@ from typing import Literal
 
 from encodery.base.errors import SettingsError
 from encodery.base.schedule import Schedule
+from encodery.model.blocks import Recomputed
 from encodery.train.budget import Budget
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 USUAL_BATCH = Schedule.parse(8192)
 USUAL_RATE = Schedule.parse("linear(warmup=6%)")
 
@@ -27,7 +28,9 @@ class TrainSettings:
     `patience`: where a job keeps its best weights, end after so many scores without a higher one; 0: never.
     `checkpoint_every`: a time, tokens or steps; `keep`: how many checkpoints stay; `branch`: keep also the last one
     before the rate begins its final descent, from which another descent can start (`resume --decay`).
-    `precision`: fp32, bf16 (matrix products in bfloat16, weights and sums in fp32), or auto: what is faster here.
+    `precision`: fp32, bf16 or fp16 (weights and sums stay in fp32), or auto: what is faster here.
+    `recompute`: what of every layer is computed again when going backward instead of being kept in memory: nothing,
+    attention, ffn, or the whole block.
     `shard`: of several processes each holds a share of the weights and moments instead of a copy (FSDP2).
     `device`: cpu, cuda, cuda:1, or auto. `threads`: of the CPU (absent: all this process may use).
     """
@@ -48,6 +51,7 @@ class TrainSettings:
     branch: bool = True
     precision: Precision = "auto"
     shard: bool = False
+    recompute: Recomputed = "nothing"
     device: str = "auto"
     threads: int | None = None
 

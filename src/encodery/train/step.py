@@ -15,22 +15,27 @@ from encodery.train.precision import Format, context
 Terms = list[dict[str, Term]]
 
 
-def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: int) -> Terms:
-    """Leave the gradient of the step's loss in the parameters; the terms of each micro-batch, without a graph.
+def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: int, scale: float = 1.0) -> Terms:
+    """Leave the gradient of `scale` times the step's loss in the parameters; the terms of each micro-batch, without a
+    graph.
 
     Dropout draws from `seed`, `step` and the micro-batch's number, whichever rank runs it.
     """
     counts = count_all((job.counts(micro.batch) for micro in work.micros), team.sum if team.world > 1 else None)
     terms = [
-        _micro(job, micro, counts, chosen, derive_seed(seed, "forward", step, micro.number)) for micro in work.micros
+        _micro(job, micro, counts, chosen, derive_seed(seed, "forward", step, micro.number), scale)
+        for micro in work.micros
     ]
     team.sum_gradients(p for p in job.module.parameters() if p.requires_grad)
     return terms
 
 
-def _micro(job: Job, micro: Micro, counts: Mapping[str, Count], chosen: Format, seed: int) -> dict[str, Term]:
+def _micro(
+    job: Job, micro: Micro, counts: Mapping[str, Count], chosen: Format, seed: int, scale: float
+) -> dict[str, Term]:
     torch.manual_seed(seed)
     with context(chosen, next(job.module.parameters()).device):
         terms = job.run(micro.batch)
-    share(terms, counts).backward()  # type: ignore[no-untyped-call]
+    loss = share(terms, counts)
+    (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
     return {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}

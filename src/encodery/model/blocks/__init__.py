@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import abc
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from encodery.base.parts import Part
 from encodery.model.attention import Attention
@@ -13,6 +16,8 @@ from encodery.model.inserts import After
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
+
+Recomputed = Literal["nothing", "attention", "ffn", "block"]
 
 
 class Block(Part):
@@ -29,16 +34,36 @@ class Block(Part):
 
 class BlockModule(nn.Module):
     """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. What the two sublayers give goes through
-    `after_attention` and `after_ffn` before dropout and residual sum."""
+    `after_attention` and `after_ffn` before dropout and residual sum.
+
+    `recompute`: what is computed a second time when going backward, from its input, instead of being kept in memory
+    (arXiv:1604.06174); the result is the same.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.recompute: Recomputed = "nothing"
         self.after_attention = After()
         self.after_ffn = After()
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         """x (T, H), left as it is → (T, H)."""
+
+    def run(self, what: Recomputed, module: nn.Module, *given: Any) -> Tensor:
+        """`module` of `given`; without keeping what its backward pass needs where `what` is to be recomputed."""
+        if self.recompute == what and torch.is_grad_enabled():
+            again: Tensor = checkpoint(module, *given, use_reentrant=False)
+            return again
+        found: Tensor = module(*given)
+        return found
+
+
+def set_recompute(module: nn.Module, what: Recomputed) -> None:
+    """Let every block in `module` recompute `what`."""
+    for block in module.modules():
+        if isinstance(block, BlockModule):
+            block.recompute = what
 
 
 def joined(added: Tensor, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class _PostModule(BlockModule):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        mixed = self.after_attention(self.attention(x, layout, positions), x)
+        mixed = self.after_attention(self.run("attention", self.attention, x, layout, positions), x)
         x = self.attention_norm(joined(self.drop(mixed), x))
-        y: Tensor = self.ffn_norm(joined(self.drop(self.after_ffn(self.ffn(x), x)), x))
+        y: Tensor = self.ffn_norm(joined(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
         return y

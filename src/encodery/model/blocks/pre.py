@@ -46,6 +46,7 @@ class _PreModule(BlockModule):
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         normed = self.attention_norm(x)
-        x = joined(self.drop(self.after_attention(self.attention(normed, layout, positions), normed)), x)
+        mixed = self.run("attention", self.attention, normed, layout, positions)
+        x = joined(self.drop(self.after_attention(mixed, normed)), x)
         normed = self.ffn_norm(x)
-        return joined(self.drop(self.after_ffn(self.ffn(normed), normed)), x)
+        return joined(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)

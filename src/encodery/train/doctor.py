@@ -1,0 +1,139 @@
+"""Where the time of a run goes, and what could be done about it, in words.
+
+A step is cut in three: waiting for its batches, telling the device what to compute, and what is left until the norm of
+the gradient is known, with the optimiser's step. On an accelerator, which works behind the host, the last is what the
+device still had to do when the host had told it everything: where that is next to nothing, the device waits for the
+host. On a CPU the second is the work itself, and how far it is from the matrix peak tells the products are too small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from encodery.model.network import ModelSettings
+from encodery.model.ops.attention import Attend, Needs, select
+from encodery.model.shape import Layout
+
+Stage = Literal["data", "compute", "update"]
+STAGES: tuple[Stage, ...] = ("data", "compute", "update")
+SOON, ENOUGH = 10, 30  # steps before the first is counted, and counted before anything is said
+WAITING = 0.1  # share of the time spent on batches from which on a run is bound by its data
+IDLE = 0.15  # share of the time below which a device that works behind the host hardly ever lags behind it
+SMALL = 0.3  # share of the matrix peak below which a CPU spends its time on something else
+UPDATING = 0.3  # share of the time spent on the optimiser from which on a CPU's steps are too small
+
+
+@dataclass
+class Doctor:
+    """Seconds of each stage since the run, or this sitting of it, was warm."""
+
+    device: str
+    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    steps: int = 0
+    flops: float = 0.0
+
+    @contextlib.contextmanager
+    def watch(self, stage: Stage) -> Iterator[None]:
+        """Count the time within it."""
+        start = time.perf_counter()
+        yield
+        if self.steps >= SOON:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def step(self, flops: float) -> None:
+        """A step of so much arithmetic is over."""
+        self.flops += flops if self.steps >= SOON else 0.0
+        self.steps += 1
+
+    def share(self, stage: Stage) -> float:
+        """Of the time counted."""
+        whole = sum(self.seconds.values())
+        return self.seconds[stage] / whole if whole else 0.0
+
+    @property
+    def knows(self) -> bool:
+        """Whether enough was seen to say something."""
+        return self.steps >= SOON + ENOUGH
+
+    def verdict(self, peak: float) -> str:
+        """What the run is bound by; `peak` in FLOP/s, 0 where unknown."""
+        if self.share("data") >= WAITING:
+            return (
+                f"Data-bound: {self.share('data'):.0%} of the time goes into batches (read, packed, masked). Put the "
+                "tokens on a faster disk, or make steps larger (train.batch_tokens)."
+            )
+        if self.device != "cpu":
+            return self._behind()
+        reached = self.flops / sum(self.seconds.values()) / peak if peak else 1.0
+        if self.share("update") >= UPDATING:
+            return (
+                f"Update-bound: {self.share('update'):.0%} of the time goes into clipping and the optimiser. Larger "
+                "steps (train.batch_tokens) make fewer of them."
+            )
+        if reached < SMALL:
+            return (
+                f"Bound by memory and small operations: matrix products reach {reached:.0%} of this machine's peak. "
+                "Larger micro-batches (train.micro_tokens) or fewer threads (train.threads) may help; a wider model "
+                "would use the machine better."
+            )
+        return f"Compute-bound, as it should be: {self.share('data'):.1%} of the time waits for data" + (
+            f", matrix products reach {reached:.0%} of this machine's peak." if peak else "."
+        )
+
+    def _behind(self) -> str:
+        if self.share("update") < IDLE:
+            return (
+                f"Launch-bound: the device is done almost as soon as it is told ({self.share('update'):.0%} of the "
+                "time is waited for it). Larger micro-batches (train.micro_tokens) or a larger model cost no time here."
+            )
+        return (
+            f"Compute-bound, as it should be: {self.share('update'):.0%} of the time is waited for the device, "
+            f"{self.share('data'):.1%} for data."
+        )
+
+
+def slow_attention(settings: ModelSettings, layout: Layout, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What attention over such a batch costs where it takes the slow path, in words; None where it does not.
+
+    Both paths run forward once, after once to warm up. A device without a fast path for the dtype has nothing to
+    compare with.
+    """
+    dropout = float(getattr(settings.attention, "dropout", 0.0))
+    positions = settings.positions.build(settings.shape).to(device)
+    bias = positions.bias(layout, settings.shape)
+    needs = Needs(bias=bias is not None, dropout=dropout)
+    better = needs._replace(dropout=0.0)
+    slow, fast = (select(device.type, dtype, asked) for asked in (needs, better))
+    if not slow.__module__.endswith(".padded"):
+        return None
+    why = f"weights have dropout {dropout:g}" if dropout else f"this device has no packed one in {_name(dtype)}"
+    mend = "Set model.attention.dropout=0" if dropout else "Use train.precision=bf16 (or auto)"
+    if slow is fast:
+        return f"Attention is padded, since {why}. {mend}."
+    shape = settings.shape
+
+    def timed(attend: Attend, asked: Needs) -> float:
+        return min(_seconds(lambda: attend(qkv, layout, asked, bias), device) for _ in range(2))
+
+    with torch.no_grad(), torch.random.fork_rng():
+        qkv = torch.randn(layout.tokens, 3, shape.heads, shape.head_size, device=device, dtype=dtype)
+        ratio = timed(slow, needs) / max(timed(fast, better), 1e-9)
+    return f"Attention is padded, since {why}: {ratio:.1f} times the time of the packed one here. {mend}."
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
