@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Sequence
 
 Span = tuple[int, int]
+BREAK = re.compile(r"[^\S ]")  # Every space but the plain one.
 ELLIPSIS = "…"
 
 
@@ -29,10 +32,11 @@ def excerpt(text: str, spans: Sequence[Span], width: int) -> tuple[str, list[Spa
 
 
 def _begin(length: int, spans: Sequence[Span], width: int) -> int:
-    """Where a stretch with the most spans begins, a little before the first of them."""
+    """Where a stretch with the most spans begins, a little before the first of them; spans are in order."""
+    begins, ends = [a for a, _ in spans], [b for _, b in spans]
     best, most = 0, -1
-    for start, _ in spans:
-        count = sum(start <= a and b <= start + width * 3 // 4 for a, b in spans)
+    for place, start in enumerate(begins):
+        count = bisect.bisect_right(ends, start + width * 3 // 4) - place
         if count > most:
             best, most = start, count
     return max(0, min(best - width // 8, length - width))
@@ -40,4 +44,4 @@ def _begin(length: int, spans: Sequence[Span], width: int) -> int:
 
 def _flat(text: str) -> str:
     """The text with every line break and tab as a space, of the same length."""
-    return "".join(" " if character.isspace() else character for character in text)
+    return BREAK.sub(" ", text)
