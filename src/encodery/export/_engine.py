@@ -44,6 +44,8 @@ from encodery.runtimes._padded import padded
 Weights = Literal["float32", "int8"]
 FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999
 """Cosines to the model's own vectors, mean and least, that an export in float32 must reach."""
+LEAST_MEAN, LEAST = 0.997, 0.993
+"""The same for 8-bit weights, unless the user says otherwise."""
 FEWEST, MOST = 40, 400
 """Texts that 8-bit weights need, and are drawn at most; of four, three are for calibration and one for the check."""
 NEIGHBOURS = 10

@@ -3,13 +3,15 @@
 Written operator by operator: what an exporter traces changes with its version, and ONNX Runtime fuses attention, biases
 with GELU, and residual sums with norms only where it finds just these nodes in just this order. Padding is on the
 right.
-Shapes: T tokens, B sequences, L the longest of them, H width, N heads, D head size.
+Shapes: T tokens, B sequences, L the longest of them, H width, N heads, D head size, I inputs and O outputs of a layer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,15 +48,26 @@ def digest(model: Model) -> str:
     return found.hexdigest()[:32]
 
 
-def graph(model: Model, scales: dict[str, np.ndarray] | None = None) -> Any:
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """A linear layer in 8 bits: its inputs x (I,) become round(x / divisor / step) + zero, without sign; its weights
+    (O, I) are `weights` · steps (O,), to be met by x / divisor."""
+
+    divisor: np.ndarray
+    step: np.float32
+    zero: int
+    weights: np.ndarray
+    steps: np.ndarray
+
+
+def graph(model: Model, layers: Mapping[str, Quantised] | None = None) -> Any:
     """The encoder as an `onnx.ModelProto`: ids, mask and segments (B, L) int64 → hidden states (B, L, H) float32.
 
-    `scales`: for a linear layer, by its module's name, what each of its inputs is divided by and its weights multiplied
-    with, so that both have like ranges before they are quantised. Raises `SettingsError` for a part it has not,
-    `MissingExtra` without the package `onnx`.
+    `layers`: the linear layers that are to be 8-bit, by their modules' names. Raises `SettingsError` for a part it has
+    not, `MissingExtra` without the package `onnx`.
     """
     refuse(model.settings, "an ONNX graph")
-    writer = _Writer(scales or {}, FUSED if scales is None else QUANTISED)
+    writer = _Writer(layers or {}, FUSED if layers is None else QUANTISED)
     writer.encoder(model)
     return writer.finished(model.settings)
 
@@ -62,9 +75,9 @@ def graph(model: Model, scales: dict[str, np.ndarray] | None = None) -> Any:
 class _Writer:
     """`nodes` and `weights` so far. A method adds nodes and returns the name of what they give."""
 
-    def __init__(self, scales: dict[str, np.ndarray], version: int) -> None:
+    def __init__(self, layers: Mapping[str, Quantised], version: int) -> None:
         self.onnx = require("onnx", "onnx")
-        self.scales, self.version = scales, version
+        self.layers, self.version = layers, version
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
         self.known: list[Any] = []
@@ -141,12 +154,12 @@ class _Writer:
         """Sizes are the layer's own: heads may have been pruned."""
         size = module.shape.head_size
         inner = module.qkv.out_features // 3
-        x = self.divided(x, f"{name}.qkv")
+        x = self.rounded(x, f"{name}.qkv")
         turned = {}
         for place, which in enumerate(("query", "key", "value")):
-            rows = slice(place * inner, (place + 1) * inner)
-            bias = None if module.qkv.bias is None else _array(module.qkv.bias)[rows]
-            flat = self.times(x, _array(module.qkv.weight)[rows], bias, f"{name}.{which}", f"{name}.qkv")
+            flat = self.times(
+                x, module.qkv, f"{name}.{which}", f"{name}.qkv", slice(place * inner, (place + 1) * inner)
+            )
             split = self.node("Reshape", flat, self.whole(0, 0, inner // size, size))
             turned[which] = self.node("Transpose", split, perm=[0, 2, 3, 1] if which == "key" else [0, 2, 1, 3])
         scores = self.node("Div", self.node("MatMul", turned["query"], turned["key"]), self.number(math.sqrt(size)))
@@ -158,12 +171,11 @@ class _Writer:
         if isinstance(made_of, MLP):
             inside = self.activate(self.linear(x, module.up, f"{name}.up"), made_of.activation)
             return self.linear(inside, module.down, f"{name}.down")
-        x = self.divided(x, f"{name}.up")
-        halves = np.split(_array(module.up.weight), 2)
-        biases = [None, None] if module.up.bias is None else np.split(_array(module.up.bias), 2)
+        x = self.rounded(x, f"{name}.up")
+        inner = module.down.in_features
         gate, value = (
-            self.times(x, weight, bias, f"{name}.{half}", f"{name}.up")
-            for weight, bias, half in zip(halves, biases, ("gate", "value"), strict=True)
+            self.times(x, module.up, f"{name}.{half}", f"{name}.up", rows)
+            for half, rows in (("gate", slice(inner)), ("value", slice(inner, None)))
         )
         product = self.node("Mul", self.activate(gate, made_of.activation), value)
         return self.linear(product, module.down, f"{name}.down")
@@ -183,21 +195,31 @@ class _Writer:
         return self.node("Mul", self.node("Mul", x, self.node("Add", inner, self.number(1.0))), self.number(0.5))
 
     def linear(self, x: str, module: nn.Linear, name: str) -> str:
-        bias = None if module.bias is None else _array(module.bias)
-        return self.times(self.divided(x, name), _array(module.weight), bias, name, name)
+        return self.times(self.rounded(x, name), module, name, name, slice(None))
 
-    def divided(self, x: str, layer: str) -> str:
-        """The inputs of a layer, each divided by its scale where it has one."""
-        if layer not in self.scales:
+    def rounded(self, x: str, layer: str) -> str:
+        """The inputs of a layer, to 8 bits and back where it is to have them: engines take the pair away again."""
+        if layer not in self.layers:
             return x
-        return self.node("Mul", x, self.weight(f"{layer}.smoothing", (1 / self.scales[layer]).astype(np.float32)))
+        found = self.layers[layer]
+        x = self.node("Mul", x, self.weight(f"{layer}.smoothing", (1 / found.divisor).astype(np.float32)))
+        step = self.weight(f"{layer}.step", np.array(found.step, np.float32))
+        zero = self.weight(f"{layer}.zero", np.array(found.zero, np.uint8))
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", x, step, zero), step, zero)
 
-    def times(self, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str, layer: str) -> str:
-        """x Wᵀ + b. A bias of zeros stands where there is none: the fusions look for it."""
-        weight = weight * self.scales[layer] if layer in self.scales else weight
-        product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.T.astype(np.float32)))
-        given = np.zeros(len(weight), np.float32) if bias is None else bias
-        return self.node("Add", product, self.weight(f"{name}.bias", given))
+    def times(self, x: str, module: nn.Linear, name: str, layer: str, rows: slice) -> str:
+        """x Wᵀ + b over some of the outputs. A bias of zeros stands where there is none: the fusions look for it."""
+        if layer in self.layers:
+            found = self.layers[layer]
+            numbers = self.weight(f"{name}.weight", found.weights[rows].T)
+            steps = self.weight(f"{name}.weight_scale", found.steps[rows].astype(np.float32))
+            none = self.weight(f"{name}.weight_zero", np.zeros(len(found.steps[rows]), np.int8))
+            weight = self.node("DequantizeLinear", numbers, steps, none, axis=1)
+        else:
+            weight = self.weight(f"{name}.weight", _array(module.weight)[rows].T)
+        product = self.node("MatMul", x, weight)
+        bias = np.zeros(module.out_features, np.float32) if module.bias is None else _array(module.bias)
+        return self.node("Add", product, self.weight(f"{name}.bias", bias[rows]))
 
     def norm(self, x: str, module: nn.Module, name: str) -> str:
         """In its single steps: every version of every engine knows these as a norm."""
