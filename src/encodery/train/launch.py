@@ -69,12 +69,12 @@ def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = Non
     with team(device, plan.train.shard) as crew:
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
+        set_recompute(job.module, plan.train.recompute)
         shard(job, crew)
         speed = measure(job, plan.train, plan.optim, crew)
         display = _display(console, crew)
         if crew.leads:
             _announce(job, plan.train, needs, speed, folder, display, (0.0, 0, 0))
-        set_recompute(job.module, plan.train.recompute)
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / RECIPE, json.dumps(dict(recipe), indent=1, ensure_ascii=False) + "\n")
         return _run(plan, job, folder, crew, display, speed.chosen, speed.reason, None)
@@ -103,12 +103,12 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
         machine.set_threads(threads)
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
+        set_recompute(job.module, plan.train.recompute)
         shard(job, crew)
         if found is None:
             display.note("No checkpoint was written yet: the run starts again.")
             speed = measure(job, plan.train, plan.optim, crew)
             chosen, reason = speed.chosen, speed.reason
-        set_recompute(job.module, plan.train.recompute)
         else:
             checkpoint.check_same(found[1].state["identity"], job.identity(), str(found[0]))
             chosen, reason = found[1].state["precision"], "as before"
@@ -183,13 +183,13 @@ def _announce(
     parameters = sum(p.numel() for p in job.module.parameters())
     for line in forecast.lines(speed, parameters, machine.memory_free(), machine.disk_free(folder)):
         display.tell(line)
+    for line in job.remarks(dtype(speed.chosen)):
+        display.note(line)
 
 
 def _job(recipe: Mapping[str, Any]) -> type[Job]:
     module, _, name = str(recipe.get("job", "")).rpartition(".")
     try:
-    for line in job.remarks(dtype(speed.chosen)):
-        display.note(line)
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"recipe.json: there is no job '{recipe.get('job')}'.") from error

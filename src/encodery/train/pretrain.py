@@ -30,8 +30,8 @@ from encodery.tokens.fit import deal
 from encodery.tokens.prefetch import Prefetch
 from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
-from encodery.train.heldout import questions, score_mlm
 from encodery.train.doctor import slow_attention
+from encodery.train.heldout import questions, score_mlm
 from encodery.train.hooks import Hook
 from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
@@ -182,6 +182,14 @@ class PretrainJob(Job):
         """`epoch`, with its fraction."""
         return {"epoch": self.feed.progress}
 
+    def remarks(self, dtype: torch.dtype) -> list[str]:
+        """Slow attention."""
+        feed = self.settings.feed
+        count = max(1, min(self.settings.train.micro_tokens, feed.batch_tokens) // feed.max_length)
+        layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
+        found = slow_attention(self.settings.model, layout, self.device, dtype)
+        return [] if found is None else [found]
+
     @property
     def epoch_tokens(self) -> int:
         """Tokens of the training split."""
@@ -214,14 +222,6 @@ class PretrainJob(Job):
         model = finished(self.model, self.settings.adapt)
         save_model(
             folder,
-    def remarks(self, dtype: torch.dtype) -> list[str]:
-        """Slow attention."""
-        feed = self.settings.feed
-        count = max(1, min(self.settings.train.micro_tokens, feed.batch_tokens) // feed.max_length)
-        layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
-        found = slow_attention(self.settings.model, layout, self.device, dtype)
-        return [] if found is None else [found]
-
             model if self.objective.plain else bare(model),
             self.store.path / "tokenizer",
             settings={"recipe": recipe_of(self.settings, self.store, self.name), **kept},

@@ -50,8 +50,8 @@ class TrainSettings:
     keep: int = 2
     branch: bool = True
     precision: Precision = "auto"
-    shard: bool = False
     recompute: Recomputed = "nothing"
+    shard: bool = False
     device: str = "auto"
     threads: int | None = None
 
