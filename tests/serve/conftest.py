@@ -93,11 +93,14 @@ class Running:
         import uvicorn
 
         from encodery.serve.app import make_app
+        from encodery.serve.connection import patient
+        from encodery.serve.http import HttpSettings
 
         self.gauges = Gauges()
         self.engine = Engine({**served.lanes, **lanes}, engine, self.gauges.note)
         self.app = make_app(Local(self.engine, served.facts, served.beats), http, self.gauges, engine.request_inputs)
-        config = uvicorn.Config(self.app, log_level="error", access_log=False, lifespan="off", ws="none")
+        protocol = patient((http or HttpSettings()).body_seconds)
+        config = uvicorn.Config(self.app, http=protocol, log_level="error", access_log=False, lifespan="off", ws="none")
         self.server = uvicorn.Server(config)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"

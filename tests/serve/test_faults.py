@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +122,83 @@ def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
     with running.client() as client:
         assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
     assert running.engine.requests == 0
+
+
+def closed(place: socket.socket) -> bool:
+    """Whether the other side ends the connection, in ten seconds."""
+    place.settimeout(10)
+    try:
+        while place.recv(1 << 20):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_heads_that_do_not_end_and_answers_that_are_not_taken(poisoned: Any) -> None:
+    running, _ = poisoned
+    port = int(running.url.rsplit(":", 1)[1])
+
+    def drip(place: socket.socket) -> bool:
+        for byte in HEAD:
+            try:
+                place.sendall(bytes([byte]))
+            except ConnectionError:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def connected() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port))
+
+    with connected() as silent, connected() as slow, connected() as endless:
+        assert drip(slow)
+        assert closed(silent)
+        endless.settimeout(10)
+        with pytest.raises(ConnectionError):
+            endless.sendall(b"GET / HTTP/1.1\r\n" + b"x-more: 1\r\n" * 1_000_000)
+    content = b'{"inputs": [%s]}' % b", ".join([b'"w1 w2"'] * 2000)
+    with connected() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall((HEAD.replace(b"/embed", b"/embed_all") % len(content) + content) * 8)
+        until(lambda: not running.server.server_state.connections)
+    with running.client() as client:
+        assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    until(lambda: running.engine.requests == 0)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def abort(port: int, count: int) -> None:
+    """Requests whose clients leave: in the head, in the body, after it, or by a reset."""
+    content = b'{"inputs": ["w1 w2 w3", "w4"]}'
+    whole = HEAD % len(content) + content
+    for number in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as place:
+            place.sendall(whole[: (20, len(whole) - 9, len(whole), len(whole))[number % 4]])
+            if number % 4 == 3:
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_aborted_requests(served: Served, start: Any, count: int) -> None:
+    running = start(served)
+    try:
+        port, threads = int(running.url.rsplit(":", 1)[1]), threading.active_count()
+        abort(port, 200)
+        before = resident()
+        abort(port, count)
+        until(lambda: not running.engine.requests and not running.server.server_state.connections)
+        assert running.engine.tokens == 0
+        assert threading.active_count() <= threads
+        assert resident() - before < 30e6
+        with running.client() as client:
+            assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
+    finally:
+        running.stop()
 
 
 def test_overload_is_refused_and_recovers_at_once(served: Served, start: Any) -> None:

@@ -30,6 +30,7 @@ FOLDER = "serve-costs"
 TOKENS = (16, 64, 256, 1024, 2048)
 ROUNDS = 3  # of which the fastest counts, after one to warm up
 MOST_SECONDS = 8.0  # of measuring a lane; what would take it beyond is not measured
+BUSY = 0.6  # of a stored time, below which the machine was busy when that was measured
 NEAR = 0.95  # of the best speed is as good: a smaller batch answers earlier
 LIBRARIES = ("encodery", "torch", "onnxruntime", "openvino")
 
@@ -123,7 +124,10 @@ def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) 
         path = machine.cache_dir() / FOLDER / f"{digest}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            return _read(path)
+            known = _read(path)
+            if not _faster(lane, trial, known):
+                return known
+            said("The machine was busy when batches were measured; it is done again.")
     except OSError as error:
         said(f"Costs of batches are not kept: {error.filename}: {error.strerror}.")
         path = None
@@ -142,24 +146,36 @@ def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) 
 
 
 def measure(lane: Lane, trial: Trial, cores: int, most_seconds: float = MOST_SECONDS) -> Costs:
-    """A lane's costs, by running batches of texts of 30 words, sizes rising while there is time."""
-    short, long = (lane.read(trial.asked(words)) for words in (14, 30))
+    """A lane's costs, by running batches, sizes rising while there is time."""
     narrow, ends = lane.narrow(), time.perf_counter() + most_seconds
     tokens, wide, beside = [], [], []
     for size in TOKENS:
-        reading = short if size < sum(long.tokens) else long
-        units = [*reading.units] * max(1, size // max(sum(reading.tokens), 1))
+        units, count = _units(lane, trial, size)
         if len(units) > lane.most:
             break
         begun = time.perf_counter()
         wide.append(_seconds(lane, units, 1, cores))
         if cores > 1 and not lane.apart:
             beside.append(_seconds(narrow, units, cores, 1))
-        tokens.append(sum(reading.tokens) * (len(units) // len(reading.units)))
+        tokens.append(count)
         now = time.perf_counter()
         if now + (now - begun) * (max(TOKENS) / TOKENS[0]) ** (1 / len(TOKENS)) > ends:
             break
     return Costs(cores, tuple(tokens), tuple(wide), tuple(beside))
+
+
+def _faster(lane: Lane, trial: Trial, known: Costs) -> bool:
+    """Whether the smallest batch takes so much less than it did that the other figures cannot hold either."""
+    units = _units(lane, trial, TOKENS[0])[0]
+    return _seconds(lane, units, 1, known.cores) < BUSY * known.wide[0]
+
+
+def _units(lane: Lane, trial: Trial, size: int) -> tuple[list[Any], int]:
+    """Units of texts of 30 words, of a shorter one where that is too much, and their tokens: about `size`."""
+    reading = lane.read(trial.asked(30))
+    reading = reading if sum(reading.tokens) <= size else lane.read(trial.asked(14))
+    times = max(1, size // max(sum(reading.tokens), 1))
+    return [*reading.units] * times, sum(reading.tokens) * times
 
 
 def _seconds(lane: Lane, units: Sequence[Any], beside: int, threads: int) -> float:

@@ -32,8 +32,9 @@ OPEN = ("/health/live", "/health/ready", "/health", "/", "/docs", "/page.css", "
 
 @dataclass(frozen=True, kw_only=True)
 class HttpSettings:
-    """`keys`: any of them opens; none: open to all. `body_bytes` of a request, `body_seconds` it may take to come;
-    `drain_seconds` that a stopping server gives to what it has accepted."""
+    """`keys`: any of them opens; none: open to all. `body_bytes` of a request, `body_seconds` it may take to come, its
+    head likewise, and a client to take something of its answer; `drain_seconds` that a stopping server gives to what it
+    has accepted."""
 
     keys: tuple[str, ...] = ()
     body_bytes: int = 16 << 20

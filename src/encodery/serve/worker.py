@@ -18,6 +18,7 @@ from encodery.base import machine
 from encodery.base.extras import require
 from encodery.serve.app import make_app
 from encodery.serve.backend import Local
+from encodery.serve.connection import patient
 from encodery.serve.costs import tables
 from encodery.serve.engine import Engine, EngineSettings
 from encodery.serve.gauges import Gauges
@@ -41,6 +42,7 @@ def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, 
         app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs)
         config = uvicorn.Config(
             app,
+            http=patient(http.body_seconds),
             log_level="warning",
             access_log=False,
             server_header=False,
