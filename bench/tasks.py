@@ -56,9 +56,10 @@ def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int, *s
     shutil.rmtree(out, ignore_errors=True)
     encodery("finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", *settings)
     rows, figures = read_split(folder, "test"), json.loads((out / "figures.json").read_text())
+    seen = figures["epoch"] * len(read_split(folder, "train"))
     return {
         "quality": judged(labelled, rows, predictions(folder, labelled, out, rows)),
-        "samples_per_s": figures["samples_per_s"],
+        "samples_per_s": seen * figures["tokens_per_s"] / figures["tokens"],
         "seconds": figures["seconds"],
     }
 

@@ -1,0 +1,242 @@
+"""Methods of fine-tuning and embedding against the default at equal epochs: every row of a group is one change.
+
+    python bench/methods.py --data DIR --own RUN --pretrained FOLDER [--groups scores ...] [--seeds 0 1 2]
+
+Each row is an encodery command as a user would type it, on the same rows of the same set, for the same number of
+epochs, judged on the same test rows by `encodery evaluate` (or, for classifiers, by the test figures of the run).
+Means with the standard deviation over the seeds. At this size a row shows whether a mechanism helps small models on
+few rows; it says nothing of the scale the papers speak of. Groups measured before stay in the results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks_data import SETS, cut, read_split
+
+HERE = Path(__file__).resolve().parent
+CLASSIFY = ("finetune", "classify", "movies")
+EMBED = ("finetune", "embed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """`rows`: name -> settings and options beside those of all rows. `start`: "own" or "pretrained" model; `judge`: the
+    suite that judges, or "test" for the run's own test figure `figure`."""
+
+    command: tuple[str, ...]
+    start: str
+    settings: tuple[str, ...]
+    judge: str
+    figure: str
+    rows: dict[str, tuple[str, ...]]
+
+
+INFONCE = ("loss.is=infonce",)
+GROUPS = {
+    "adapt": Group(
+        CLASSIFY,
+        "pretrained",
+        ("epochs=3",),
+        "test",
+        "test_accuracy",
+        {
+            "everything (default)": (),
+            "lora": ("adapt=lora",),
+            "rslora": ("adapt.is=lora", "adapt.stabilised=true"),
+            "dora": ("adapt=dora",),
+            "ia3": ("adapt=ia3",),
+            "bitfit": ("adapt=bitfit",),
+            "adapters": ("adapt=adapters",),
+            "prompt": ("adapt=prompt",),
+            "prompt, deep": ("adapt.is=prompt", "adapt.deep=true"),
+            "binary_masks": ("adapt=binary_masks",),
+            "top_layers, 2": ("adapt=top_layers",),
+        },
+    ),
+    "scores": Group(
+        (*EMBED, "scored.jsonl"),
+        "own",
+        ("epochs=4",),
+        "sts",
+        "spearman",
+        {
+            "cosent (default)": ("loss=cosent",),
+            "angle": ("loss=angle",),
+            "cosine_mse": ("loss=cosine_mse",),
+            "cosent, pooling cls": ("loss=cosent", "embed.pooling=cls"),
+            "cosent, pooling weighted": ("loss=cosent", "embed.pooling=weighted"),
+            "cosent, pooling layers": ("loss=cosent", "embed.pooling=layers"),
+            "cosent, pooling scalar_mix": ("loss=cosent", "embed.pooling=scalar_mix"),
+            "cosent, pooling attention": ("loss=cosent", "embed.pooling=attention"),
+            "cosent, pooling latent_attention": ("loss=cosent", "embed.pooling=latent_attention"),
+        },
+    ),
+    "sentences": Group(
+        EMBED,
+        "own",
+        (),
+        "sts",
+        "spearman",
+        {
+            "simcse (default)": ("lines.txt", "--recipe", "simcse", "epochs=1"),
+            "simcse, pooling cls": ("lines.txt", "--recipe", "simcse", "epochs=1", "embed.pooling=cls"),
+            "mirror": ("lines.txt", "--recipe", "mirror", "epochs=1"),
+            "tsdae": ("lines.txt", "--recipe", "tsdae", "epochs=1"),
+            "discsent": ("documents.jsonl", "--recipe", "discsent", "epochs=1"),
+        },
+    ),
+    "pairs": Group(
+        (*EMBED, "pairs.jsonl"),
+        "own",
+        ("epochs=2", "batch=32"),
+        "retrieval",
+        "ndcg@10",
+        {
+            "infonce (default)": INFONCE,
+            "symmetric, same side (GTE)": (*INFONCE, "loss.symmetric=true", "loss.same_side=true"),
+            "bm25 negatives": (*INFONCE, "mine=bm25"),
+            "hard negatives": (*INFONCE, "mine=hard"),
+            "random negatives": (*INFONCE, "mine=random"),
+            "gist, guided": ("loss=gist", "guide={pretrained}"),
+            "spread out": ("loss.is=spread", "loss.loss.is=infonce"),
+            "matryoshka": ("--recipe", "matryoshka"),
+            "matryoshka, first 64": ("--recipe", "matryoshka", "embed.finish=[truncate,normalise]"),
+            "infonce, first 64": (*INFONCE, "embed.finish=[truncate,normalise]"),
+            "matryoshka2d": ("--recipe", "matryoshka2d"),
+            "splade": ("--recipe", "splade"),
+            "colbert": ("--recipe", "colbert"),
+        },
+    ),
+}  # fmt: skip
+
+
+def encodery(*arguments: str | Path) -> str:
+    """Run one encodery command as a user would; what it prints."""
+    command = [sys.executable, "-m", "encodery", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def prepared(data: Path, work: Path, rows: int) -> None:
+    """The sets, in the layouts that encodery reads."""
+    cut(data, SETS["movies"], work / "movies", {"train": rows, "dev": 300, "test": 1000})
+    cut(data, SETS["stsb_embed"], work / "sts", {"train": 3 * rows, "dev": 300, "test": 1000})
+    for split, file in (("train", "scored.jsonl"), ("test", "judged.jsonl")):
+        scored = ({"a": row["a"], "b": row["b"], "score": row["score"]} for row in read_split(work / "sts", split))
+        written(work / file, scored)
+    sentences = list(dict.fromkeys(row[side] for row in read_split(work / "sts", "train") for side in ("a", "b")))
+    (work / "lines.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    draw = random.Random(0)
+    pairs = list(read(data / "ir/squad/train.jsonl.xz"))
+    chosen = draw.sample(pairs, 3 * rows)
+    written(work / "pairs.jsonl", ({"anchor": row["query"], "positive": row["positive"]} for row in chosen))
+    documents = list(dict.fromkeys(row["positive"] for row in pairs))
+    written(work / "documents.jsonl", ({"text": text} for text in draw.sample(documents, 2 * rows)))
+    beir(data / "ir/squad", work / "beir", draw)
+
+
+def beir(source: Path, out: Path, draw: random.Random) -> None:
+    """200 questions, their passages and 1,000 others."""
+    lines = (source / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    judged = draw.sample([line.split("\t") for line in lines], 200)
+    asked, right = {row[0] for row in judged}, {row[1] for row in judged}
+    corpus = list(read(source / "corpus.jsonl.xz"))
+    kept = right | set(draw.sample([row["_id"] for row in corpus], 1000))
+    (out / "qrels").mkdir(parents=True, exist_ok=True)
+    written(out / "corpus.jsonl", (row for row in corpus if row["_id"] in kept))
+    written(out / "queries.jsonl", (row for row in read(source / "queries.jsonl.xz") if row["_id"] in asked))
+    table = ["query-id\tcorpus-id\tscore", *("\t".join(row) for row in judged)]
+    (out / "qrels" / "test.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
+
+
+def read(file: Path) -> Iterator[dict[str, Any]]:
+    with lzma.open(file, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def written(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def judged(group: Group, run: Path, work: Path) -> float:
+    """The figure of a run, or of a model that was not trained."""
+    if group.judge == "test":
+        return float(json.loads((run / "figures.json").read_text())[group.figure])
+    data = work / ("judged.jsonl" if group.judge == "sts" else "beir")
+    table = json.loads(encodery("evaluate", group.judge, data, "--model", run, "--json"))
+    return float(table["rows"][0]["figures"][group.figure])
+
+
+def trained(group: Group, row: str, seed: int, options: argparse.Namespace) -> float:
+    """One run of one row."""
+    out, model = options.work / "run", getattr(options, group.start)
+    shutil.rmtree(out, ignore_errors=True)
+    said = [word.format(pretrained=options.pretrained) for word in group.rows[row]]
+    command = [str(options.work / word) if (options.work / word).exists() else word for word in (*group.command, *said)]
+    encodery(*command, "--model", model, "--out", out, *group.settings, f"train.seed={seed}")
+    return judged(group, out, options.work)
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
+    """All rows of a group, seed by seed, in turns."""
+    group, found = GROUPS[name], dict[str, list[float]]()
+    if group.judge != "test":
+        found["untrained"] = [judged(group, getattr(options, group.start), options.work)]
+        print(f"{name} untrained: {found['untrained'][0]:.4f}", flush=True)
+    turns: list[tuple[int, str]] = [(seed, row) for seed in options.seeds for row in group.rows]
+    for seed, row in turns:
+        value = trained(group, row, seed, options)
+        found.setdefault(row, []).append(value)
+        print(f"{name} {row} seed {seed}: {value:.4f}", flush=True)
+    return found
+
+
+def summary(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of each row."""
+    spread = {row: statistics.stdev(values) if len(values) > 1 else 0.0 for row, values in found.items()}
+    return {row: {"mean": statistics.mean(values), "sd": spread[row]} for row, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--own", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, required=True)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--rows", type=int, default=400, help="labelled rows; pairs are three times as many")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_methods"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "methods.json")
+    options = parser.parse_args()
+
+    from encodery.base import machine
+
+    prepared(options.data, options.work, options.rows)
+    groups = json.loads(options.out.read_text())["groups"] if options.out.is_file() else {}
+    for name in options.groups:
+        found = measured(name, options)
+        settings = {"rows": options.rows, "seeds": options.seeds, "all": GROUPS[name].settings}
+        groups[name] = {
+            "figure": GROUPS[name].figure,
+            "settings": settings,
+            "machine": machine.describe(),
+            "runs": found,
+            "summary": summary(found),
+        }
+        options.out.write_text(json.dumps({"groups": groups}, indent=1) + "\n")
+        print(name, groups[name]["summary"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
