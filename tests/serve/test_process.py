@@ -77,16 +77,14 @@ def test_a_killed_worker_is_replaced_and_sigterm_ends_all(serving: Any) -> None:
         time.sleep(0.05)
         os.kill(worker, signal.SIGKILL)
         for one in asked:  # Answered, or told at once by a connection that ends: none hangs.
-            try:
-                assert one.result(120).status_code == 200
-            except httpx.TransportError as error:
-                assert not isinstance(error, httpx.TimeoutException)
+            error = one.exception(120)
+            assert isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) or one.result().status_code == 200
     # The socket outlives the worker: who connects now waits for the next one.
     ready(client)
     assert children(process.pid) != [worker]
     assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
 
 
 def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:  # A head has come whole.
-                self._late, self._head_bytes = _stopped(self._late), 0
+                _stop(self._late)
+                self._late, self._head_bytes = None, 0
                 return
             self._late = self._late or self._after(self.transport.close)
             self._head_bytes += len(data)
@@ -44,11 +45,13 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._stalled, self._left = _stopped(self._stalled), -1
+            _stop(self._stalled)
+            self._stalled, self._left = None, -1
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            self._late, self._stalled = _stopped(self._late), _stopped(self._stalled)
+            _stop(self._late)
+            _stop(self._stalled)
 
         def _after(self, then: Callable[[], None]) -> asyncio.TimerHandle:
             found: asyncio.TimerHandle = self.loop.call_later(seconds, then)
@@ -66,6 +69,6 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
     return found
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
+def _stop(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

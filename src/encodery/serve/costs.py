@@ -8,6 +8,7 @@ model, runtime and versions; where it cannot be read costs are measured anew, wh
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.base.artifact import atomic_write
-from encodery.base.errors import DiskFull
+from encodery.base.errors import DiskFull, InputError
 from encodery.serve.lane import Asked, Lane
 
 FORMAT = 1
@@ -103,7 +104,7 @@ class Trial:
 def tables(
     lanes: Mapping[str, Lane], trials: Mapping[str, Trial], cores: int, said: Callable[[str], None]
 ) -> dict[str, Costs]:
-    """Of each lane that there is a trial for. A trouble of all of them is told once."""
+    """Of each lane that there is a trial for, where it can read that. A trouble of all of them is told once."""
     heard: set[str] = set()
 
     def once(text: str) -> None:
@@ -111,22 +112,26 @@ def tables(
             heard.add(text)
             said(text)
 
-    return {name: costs_of(lanes[name], trial, cores, once) for name, trial in trials.items()}
+    found = {}
+    for name, trial in trials.items():
+        with contextlib.suppress(InputError):
+            found[name] = costs_of(lanes[name], trial, cores, once)
+    return found
 
 
 def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) -> Costs:
     """As stored for this machine and what the trial names, else measured and stored. `said` is told what went wrong."""
     key = {"format": FORMAT, "cpu": machine.cpu_name(), "cores": cores, "lane": dict(trial.depends)}
-    key["versions"] = {name: known for name in LIBRARIES if (known := _version(name)) is not None}
+    key["versions"] = {name: found for name in LIBRARIES if (found := _version(name)) is not None}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
     path: Path | None = None
     try:
         path = machine.cache_dir() / FOLDER / f"{digest}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            known = _read(path)
-            if not _faster(lane, trial, known):
-                return known
+            stored = _read(path)
+            if not _faster(lane, trial, stored):
+                return stored
             said("The machine was busy when batches were measured; it is done again.")
     except OSError as error:
         said(f"Costs of batches are not kept: {error.filename}: {error.strerror}.")
@@ -134,15 +139,15 @@ def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) 
     except (ValueError, TypeError, KeyError) as error:
         said(f"{path}: is no table of costs ({error}); they are measured again.")
     said("What batches cost on this machine is measured; this is done once and takes some seconds.")
-    found = measure(lane, trial, cores)
+    table = measure(lane, trial, cores)
     if path is not None:
         try:
-            atomic_write(path, json.dumps({"key": key, "costs": asdict(found)}, indent=1, default=str) + "\n")
+            atomic_write(path, json.dumps({"key": key, "costs": asdict(table)}, indent=1, default=str) + "\n")
         except (OSError, DiskFull) as error:
             why = error.strerror if isinstance(error, OSError) else "no space left on the device"
             if not path.is_file():  # Else another worker was first.
                 said(f"Costs of batches are not kept: {path.parent}: {why}.")
-    return found
+    return table
 
 
 def measure(lane: Lane, trial: Trial, cores: int, most_seconds: float = MOST_SECONDS) -> Costs:

@@ -182,7 +182,8 @@ def _smallest(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, 
 
 
 def _longer(asked: Asked, words: int) -> Asked:
-    """The same with so many words for each text."""
+    """The same with so many words; of a task that reads several texts the last one has them."""
     text = ["a " * words]
-    inputs = {"texts": text} if "texts" in asked.inputs else {"rows": dict.fromkeys(asked.inputs["rows"], text)}
+    rows = dict(asked.inputs.get("rows", {}))
+    inputs: dict[str, Any] = {"rows": {**rows, list(rows)[-1]: text}} if rows else {"texts": text}
     return dataclasses.replace(asked, inputs=inputs, options={**asked.options, "truncate": "right"})
