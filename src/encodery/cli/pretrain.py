@@ -55,6 +55,7 @@ def command(
 def _sized(size: str, recipe: str, over: dict[str, Any], store: TokenStore, console: Console) -> dict[str, Any]:
     """What a size decides of a recipe's settings, and says so."""
     from encodery.base.errors import SettingsError
+    from encodery.base.settings import merge
     from encodery.train.ladder import settings_of
     from encodery.train.pretrain import read_settings
 
@@ -64,9 +65,10 @@ def _sized(size: str, recipe: str, over: dict[str, Any], store: TokenStore, cons
     budget = over.get("train", {}).get("budget", like.train.budget)
     longest = over.get("feed", {}).get("max_length", like.feed.max_length)
     table = settings_of(size, like.model, str(budget), int(longest))
-    model, train = table["model"], table["train"]
+    said = merge(table, over)
+    model, train = said["model"], said["train"]
     console.print(
-        f"{size}: {model['depth']} x {model['width']}, rate {table['optim']['lr']:g}, steps of {train['batch_tokens']} "
+        f"{size}: {model['depth']} x {model['width']}, rate {said['optim']['lr']}, steps of {train['batch_tokens']} "
         "tokens",
         highlight=False,
         markup=False,

@@ -43,8 +43,10 @@ def clip(parameters: Iterable[Tensor], limit: float, scale: float = 1.0) -> floa
 class GuardedStep:
     """An optimiser's step behind clipping: skipped, and counted, when a gradient is not finite.
 
-    `limit`: the largest global norm, 0 for none. `patience`: after so many skips in a row the run stops. `skipped` is
-    part of a run's state. Every rank sees the same summed gradients and so decides alike.
+    `limit`: the largest global norm, 0 for none. `patience`: after so many skips in a row the run has diverged.
+    `skipped` and `rolled_back` (how often weights went back to a checkpoint) are part of a run's state, and so is
+    `in_a_row`: while it is above 0, the weights themselves may be at fault. Every rank sees the same summed gradients
+    and so decides alike.
     `scale`: what the loss is multiplied by before it goes backward, for formats in which small gradients vanish; other
     than 1 it is halved at every skip and doubled after `GOOD` steps without one (arXiv:1710.03740).
     """
@@ -55,6 +57,7 @@ class GuardedStep:
     in_a_row: int = 0
     scale: float = 1.0
     good: int = 0
+    rolled_back: int = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> tuple[float, bool]:
         """Clip and step; returns the norm before clipping and whether the step was taken.
@@ -89,10 +92,13 @@ class GuardedStep:
 
     def state(self) -> dict[str, float]:
         """For the checkpoint."""
-        scaled = {} if self.scale == 1.0 else {"scale": self.scale, "good": self.good}
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row, **scaled}
+        state: dict[str, float] = {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        if self.scale != 1.0:
+            state |= {"scale": self.scale, "good": self.good}
+        return state | ({"rolled_back": self.rolled_back} if self.rolled_back else {})
 
     def load_state(self, state: dict[str, float]) -> None:
         """Take back what `state` gave."""
         self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
         self.scale, self.good = float(state.get("scale", self.scale)), int(state.get("good", 0))
+        self.rolled_back = int(state.get("rolled_back", 0))

@@ -27,7 +27,7 @@ from encodery.train.forecast import Forecast, Speed, measure
 from encodery.train.hooks import Hook
 from encodery.train.job import Job
 from encodery.train.journal import cut
-from encodery.train.loop import MODEL, RECIPE, Loop, RunResult
+from encodery.train.loop import MODEL, RECIPE, Loop, RunResult, last_checkpoint
 from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
 from encodery.train.precision import dtype
@@ -96,7 +96,7 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
     device = _device(plan.train)
     with team(device, plan.train.shard) as crew:
         display = _display(console, crew)
-        found = _found(folder, crew, display)
+        found = last_checkpoint(folder, crew, display)
         threads = plan.train.threads or machine.threads()
         if found is not None:
             threads = plan.train.threads or int(found[1].state["threads"])
@@ -126,16 +126,6 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: has no {RECIPE}; a run is needed, as `encodery pretrain` writes it.")
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return table
-
-
-def _found(folder: Path, crew: Team, display: Display) -> tuple[Path, Snapshot] | None:
-    """The last sound checkpoint: rank 0 looks, and all read the one it found."""
-    path = checkpoint.latest(folder, display.note) if crew.leads else None
-    (step,), _ = crew.agree([-1 if path is None else checkpoint.step_of(path)], False)
-    if step < 0:
-        return None
-    path = checkpoint.folder_of(folder, int(step))
-    return path, checkpoint.read(path, whole=crew.mesh is None)
 
 
 def _run(

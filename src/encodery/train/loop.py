@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from encodery.base.artifact import Artifact, atomic_write, seal
+from encodery.base.errors import UserError
 from encodery.base.schedule import Schedule
 from encodery.train import checkpoint
 from encodery.train.best import Best
@@ -40,6 +42,7 @@ from encodery.train.step import backward
 
 KIND = "run"
 MODEL, FIGURES, RECIPE = "model", "figures.json", "recipe.json"
+ROLL_BACKS = 3  # times a run that diverges goes back before it ends
 FINAL_EVAL = 4  # the last score looks at so many times eval_tokens
 
 
@@ -157,7 +160,7 @@ class Loop:
         if self.branch_at is not None and self.clock.step and self.clock.ahead(elapsed, planned) >= self.branch_at:
             self.branch_at = None
             self._save(elapsed, pinned=True)
-        elif self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
+        elif not self.guard.in_a_row and self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
             self._save(elapsed)
 
     def _step(self, elapsed: float) -> None:
@@ -176,7 +179,7 @@ class Loop:
         with self.doctor.watch("compute"):
             terms = backward(self.job, work, self.team, self.chosen, settings.seed, self.clock.step, self.guard.scale)
         with self.doctor.watch("update"):
-            norm, taken = self.guard.step(self.optimizer)
+            norm, taken = self._update()
         seconds = time.monotonic() - start
         self.clock.took(seconds, work.tokens)
         self.flops += work.flops
@@ -188,6 +191,23 @@ class Loop:
         for hook in self.hooks if taken else ():
             hook.after_step(after)
         self.journal.step(self._line(after, work, seconds, norm, progress), terms)
+
+    def _update(self) -> tuple[float, bool]:
+        """Clip and step. Where the run has diverged, weights and moments go back to the last checkpoint, once or a few
+        times, and what follows in the data is tried instead (arXiv:2204.02311, section 5.1)."""
+        try:
+            return self.guard.step(self.optimizer)
+        except UserError:
+            found = last_checkpoint(self.folder, self.team, self.display)
+            if found is None or self.guard.rolled_back >= ROLL_BACKS:
+                raise
+        checkpoint.restore(found[1], self.job.module, self.optimizer, self.hooks)
+        self.guard.rolled_back, self.guard.in_a_row = self.guard.rolled_back + 1, 0
+        self.display.note(
+            f"Gradients were not finite for {self.guard.patience} steps in a row: the weights go back to those of "
+            f"{found[0].name}, and the run goes on with the data that follow."
+        )
+        return math.nan, False
 
     def _line(self, now: Moment, work: Work, seconds: float, norm: float, progress: float) -> Line:
         line: Line = {
@@ -201,7 +221,7 @@ class Loop:
             line["peak_share"] = round(work.flops / seconds / self.peak, 4)
         line |= {"tokens_per_s": round(work.tokens / seconds, 1), **self.job.rates(progress), **self.job.figures()}
         if self.guard.skipped:
-            line["skipped"] = self.guard.skipped
+            line |= {"skipped": self.guard.skipped, "rolled_back": self.guard.rolled_back}
         for hook in self.hooks:
             line |= hook.figures()
         return line
@@ -304,7 +324,12 @@ class Loop:
         }
         if self.best.goal is not None:
             figures |= {"best_step": self.best.step, "best_goal": self.best.goal}
-        figures |= {"tokens_per_s": clock.tokens / busy, "skipped": self.guard.skipped, "budget": str(clock.budget)}
+        figures |= {
+            "tokens_per_s": clock.tokens / busy,
+            "skipped": self.guard.skipped,
+            "rolled_back": self.guard.rolled_back,
+            "budget": str(clock.budget),
+        }
         if self.peak and self.flops:
             figures["peak_share"] = self.flops / busy / self.peak
         if self.doctor.knows:
@@ -317,6 +342,16 @@ class Loop:
         parents = Artifact.open(self.folder / MODEL).manifest.parents
         opened = {name: Artifact.open(parent["path"]) for name, parent in parents.items()}
         seal(self.folder, KIND, recipe, opened, figures, living=(checkpoint.FOLDER,))
+
+
+def last_checkpoint(folder: Path, crew: Team, display: Display) -> tuple[Path, Snapshot] | None:
+    """The last sound checkpoint: rank 0 looks, and all read the one it found."""
+    path = checkpoint.latest(folder, display.note) if crew.leads else None
+    (step,), _ = crew.agree([-1 if path is None else checkpoint.step_of(path)], False)
+    if step < 0:
+        return None
+    path = checkpoint.folder_of(folder, int(step))
+    return path, checkpoint.read(path, whole=crew.mesh is None)
 
 
 def branch_point(schedule: Schedule) -> float | None:

@@ -1,0 +1,68 @@
+"""A run that diverges goes back to its last checkpoint and on with the data that follow; not without end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base.errors import UserError
+from encodery.base.report import read_log
+from encodery.train.launch import resume, start
+from encodery.train.loop import ROLL_BACKS, Loop
+
+Table = Callable[..., dict[str, Any]]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
+    """Before each of `steps` a weight turns into no number."""
+    step = Loop._step
+
+    def torn(loop: Loop, elapsed: float) -> None:
+        loop.guard.patience = 2
+        if loop.clock.step in steps:
+            with torch.no_grad():
+                next(loop.job.module.parameters()).fill_(math.nan)
+        step(loop, elapsed)
+
+    monkeypatch.setattr(Loop, "_step", torn)
+
+
+def test_weights_go_back_and_the_run_goes_on(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: Callable[[Path], dict[int, float]]
+) -> None:
+    spoil(monkeypatch, range(7, 8))
+    result = start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "whole")
+    assert (result.step, result.figures["skipped"], result.figures["rolled_back"]) == (14, 2, 1)
+    assert math.isfinite(result.figures["heldout_loss"])
+    found = losses(tmp_path / "whole")
+    assert [step for step, loss in found.items() if not math.isfinite(loss)] == [8, 9]
+    kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
+    assert kept[0].endswith("04")
+    assert kept[1].endswith("09"), "what may be at fault is not kept"
+    step = Loop._step
+
+    def cut(loop: Loop, elapsed: float) -> None:
+        if loop.clock.step == 11:
+            raise KeyError("power cut")
+        step(loop, elapsed)
+
+    monkeypatch.setattr(Loop, "_step", cut)
+    with pytest.raises(KeyError):
+        start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "torn")
+    monkeypatch.setattr(Loop, "_step", step)
+    assert resume(tmp_path / "torn").figures["rolled_back"] == 1
+    assert json.dumps(losses(tmp_path / "torn")) == json.dumps(found)
+
+
+def test_a_run_that_always_diverges_ends(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, range(5, 100))
+    with pytest.raises(UserError, match=r"diverged.*earlier checkpoint"):
+        start(table(train={"budget": "60steps", "evals": 0}), tmp_path / "run")
+    lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "rolled_back" in line]
+    assert lines[-1]["rolled_back"] == ROLL_BACKS
