@@ -62,7 +62,7 @@ def test_pairs_are_learned_told_and_used(
     prompts = ['embed.prompts.query="ba "', "embed.pooling.is=cls"]
     command_embed(data, str(model), tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
     said = capsys.readouterr().out
-    assert "train: anchor = query, positive = positive" in said
+    assert "train: anchor = query (by its name), positive = positive (by its name)" in said
     assert "150 examples of 2 texts" in said
     assert "loss infonce, 16 examples a step, budget 38steps" in said
     assert "held out: nDCG@10" in said

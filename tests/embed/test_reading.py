@@ -12,10 +12,13 @@ import pytest
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.settings import decode
 from encodery.embed.data import Labelled
-from encodery.embed.reading import examples, held_out, read, roles_of
+from encodery.embed.reading import OTHERS, PAIRED, examples, held_out, read
 from encodery.embed.training import EmbedTraining
 from encodery.embed.word_search import WordSearch
 from encodery.model.load import Loaded
+from encodery.rows.columns import Roles, guess
+from encodery.rows.split import normal
+from encodery.rows.table import Table
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -40,39 +43,42 @@ def table(tmp_path: Path) -> Any:
     return make
 
 
+def roles_of(table: Table, told: Mapping[str, str] | None = None) -> Roles:
+    return guess(table, ("anchor",), told, OTHERS, PAIRED)
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ("query positive", {"anchor": ["query"], "positive": ["positive"]}),
-        ("text_a text_b label", {"anchor": ["text_a"], "positive": ["text_b"], "label": ["label"]}),
-        ("a b score split", {"anchor": ["a"], "positive": ["b"], "score": ["score"]}),
-        ("text label", {"anchor": ["text"], "label": ["label"]}),
-        ("question answer text", {"anchor": ["question"], "positive": ["answer"]}),
-        ("anchor positive negative_1 negative_2", None),
+        ("query positive", {"anchor": "query", "positive": "positive"}),
+        ("Text_A Text_B label", {"anchor": "Text_A", "positive": "Text_B", "label": "label"}),
+        ("a b score split", {"anchor": "a", "positive": "b", "score": "score"}),
+        ("premise hypothesis label", {"anchor": "premise", "positive": "hypothesis", "label": "label"}),
+        ("question context rating", {"anchor": "question", "positive": "context"}),
+        ("text label", {"anchor": "text", "label": "label"}),
+        ("question answer text", {"anchor": "question", "positive": "answer"}),
+        ("utterance intent", {"anchor": "utterance", "label": "intent"}),
     ],
 )
-def test_roles_are_guessed_by_name(table: Any, columns: str, expected: dict[str, list[str]] | None) -> None:
-    found = roles_of(table([dict.fromkeys(columns.split(), "x")]), {}, "here")
-    if expected is None:
-        expected = {"anchor": ["anchor"], "positive": ["positive"], "negative": ["negative_1", "negative_2"]}
-    assert found == expected
+def test_roles_are_guessed_by_name_or_because_only_one_fits(table: Any, columns: str, expected: dict[str, str]) -> None:
+    assert roles_of(table([dict.fromkeys(columns.split(), "x")])).columns == expected
 
 
 def test_roles_that_are_told(table: Any) -> None:
     some = table([{"left": "x", "right": "y", "score": 1}])
-    found = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"}, "here")
-    assert found == {"anchor": ["left"], "positive": ["right"]}
-    with pytest.raises(InputError, match=r"has no column 'lft'\. Did you mean 'left'"):
-        roles_of(some, {"anchor": "lft"}, "here")
-    with pytest.raises(SettingsError, match=r"columns\.achor: is no role\. Did you mean 'anchor'"):
-        roles_of(some, {"achor": "left"}, "here")
-    with pytest.raises(InputError, match="which column holds the texts"):
-        roles_of(some, {}, "here")
+    found = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"})
+    assert found.columns == {"anchor": "left", "positive": "right"}
+    with pytest.raises(InputError, match=r"no such column\. Did you mean 'left'"):
+        roles_of(some, {"anchor": "lft"})
+    with pytest.raises(InputError, match=r"columns\.achor: is no role here\. Did you mean 'anchor'"):
+        roles_of(some, {"achor": "left"})
+    with pytest.raises(InputError, match=r"no column was found for anchor .*columns\.anchor=COLUMN"):
+        roles_of(some)
 
 
-def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None) -> Labelled:
+def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None, **told: str) -> Labelled:
     some = table(rows)
-    return examples(some, roles_of(some, {}, "here"), wrong)
+    return examples(some, roles_of(some, told), wrong)
 
 
 def test_rows_become_examples(table: Any) -> None:
@@ -86,6 +92,8 @@ def test_rows_become_examples(table: Any) -> None:
     assert len(made(table, lists, wrong=2).columns) == 4
     plain = [{"query": "q", "positive": "p", "negative_1": "a", "negative_2": "b"}]
     assert made(table, plain, wrong=2).columns == (["q"], ["p"], ["a"], ["b"])
+    assert made(table, plain, wrong=2, negative="none").columns == (["q"], ["p"])
+    assert made(table, plain, negative="negative_2").columns == (["q"], ["p"], ["b"])
     taught = [{"query": "q", "positive": "p", "negative": ["a", "b"], "scores": [2.5, 1.0, -1.0]}]
     found = made(table, taught, wrong=2)
     assert found.kind == "scores"
@@ -98,7 +106,7 @@ def test_rows_become_examples(table: Any) -> None:
     assert made(table, [{"text": "x"}]).raw
     with pytest.raises(InputError, match="line 2: column 'score' is 'high'"):
         made(table, [{"a": "x", "b": "y", "score": "1"}, {"a": "x", "b": "y", "score": "high"}])
-    with pytest.raises(InputError, match="is no score"):
+    with pytest.raises(InputError, match="line 1: column 'score' is 'nan', a number is needed"):
         made(table, [{"a": "x", "b": "y", "score": "nan"}])
     with pytest.raises(InputError, match="line 1: column 'b' is empty"):
         made(table, [{"a": "x", "b": None}])
@@ -106,21 +114,39 @@ def test_rows_become_examples(table: Any) -> None:
 
 def test_held_out_examples_share_no_text_with_training() -> None:
     rng = np.random.default_rng(0)
-    left = [f"q{i}" for i in rng.integers(0, 1500, 2000)]
-    data = Labelled((left, [f"p{i}" for i in rng.integers(0, 3000, 2000)]))
-    train, dev = held_out(data)
-    assert dev is not None
+    left = [f"q{i}" if n % 2 else f" Q{i}" for n, i in enumerate(rng.integers(0, 1500, 2000))]
+    table = Table.of({"query": left, "positive": [f"p{i}" for i in rng.integers(0, 3000, 2000)]})
+
+    def apart(table: Table) -> tuple[Table, Table]:
+        found = held_out({"train": table}, roles_of(table))
+        return found["train"], found["dev"]
+
+    def texts(table: Table, column: str) -> set[str]:
+        return {normal(text) for text in table[column]}
+
+    train, dev = apart(table)
     assert 50 < len(dev) < 200
-    for train_side, dev_side in zip(train.columns, dev.columns, strict=True):
-        assert not set(train_side) & set(dev_side)
-    again = held_out(data)[1]
-    assert again is not None
-    assert again.columns == dev.columns
-    assert held_out(data.take(np.arange(30)))[1] is None
-    few = Labelled((left, ["yes" if i % 2 else "no" for i in range(2000)]))
-    kept, away = held_out(few)
-    assert away is not None
-    assert not set(kept.columns[0]) & set(away.columns[0]), "where a few texts are everywhere, anchors are kept apart"
+    for column in ("query", "positive"):
+        assert not texts(train, column) & texts(dev, column)
+    assert list(apart(table)[1]["query"]) == list(dev["query"])
+    few = table.take(np.arange(30))
+    assert held_out({"train": few}, roles_of(few)) == {"train": few}
+    everywhere = Table.of({"query": left, "positive": ["yes" if i % 2 else "no" for i in range(2000)]})
+    kept, away = apart(everywhere)
+    assert not texts(kept, "query") & texts(away, "query"), "where a few texts are everywhere, anchors are kept apart"
+    classes = Table.of({"text": [f"t{i}" for i in range(2000)], "label": [f"c{i // 2}" for i in range(2000)]})
+    kept, _ = apart(classes)
+    assert len(set(kept["label"])) == 1000, "every class is learnt"
+
+
+def test_what_is_odd_about_the_rows_is_told(loaded: Loaded, tmp_path: Path) -> None:
+    rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
+    write(tmp_path / "train.jsonl", [*rows, {"a": "A0", "b": "b0 ", "score": 2}])
+    write(tmp_path / "dev.jsonl", rows[3:5])
+    said = "\n".join(read(tmp_path, settings(), loaded).notes)
+    assert "train: 1 rows repeat the text of an earlier one" in said
+    assert "train: 2 rows have the text of another and a different answer" in said
+    assert f"dev: 2 rows stand in train too: figures on them flatter ({tmp_path / 'dev.jsonl'}, line 1" in said
 
 
 def test_splits_are_read_each_by_its_own_columns(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
@@ -134,7 +160,7 @@ def test_splits_are_read_each_by_its_own_columns(loaded: Loaded, pairs: Any, tmp
     assert found.train.raw
     assert found.dev is not None
     assert found.dev.kind == "score"
-    assert any("anchor = a" in note for note in found.notes)
+    assert any("anchor = a (by its name)" in note for note in found.notes)
     empty = write(tmp_path / "other" / "dev.jsonl", [{"text": "x"}])
     with pytest.raises(EmptyInput):
         read(empty.parent, settings(), loaded)

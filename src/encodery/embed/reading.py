@@ -1,7 +1,7 @@
 """A file or folder of training data to examples: roles of its columns, a held-out share, wrong answers looked for.
 
-Files and splits are read by `encodery.rows`. Each split has its own columns, so that raw sentences can be held against
-scored pairs. Shapes: E examples, C columns.
+Files, splits and columns are read, held out and checked by `encodery.rows`. Each split has its own columns, so that raw
+sentences can be held against scored pairs. Shapes: E examples, C columns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
+from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.embed.data import Labelled, scaled, wrong_answers
 from encodery.embed.embedder import Embedder
@@ -22,24 +22,28 @@ from encodery.embed.mining import haystack, hidden_right, mine
 from encodery.embed.training import EmbedTraining
 from encodery.embed.word_search import WordSearch
 from encodery.model.load import Loaded
-from encodery.rows import beir
+from encodery.rows import beir, cells
+from encodery.rows.check import check
+from encodery.rows.columns import NAMES, Roles, guess, numbered
 from encodery.rows.read import read as read_tables
+from encodery.rows.split import cleared, completed
 from encodery.rows.table import Table
 
 SIDES = ("query", "document")
 HELD_OUT = 0.05
 MOST_HELD_OUT = 2000
-ROLES: Mapping[str, tuple[str, ...]] = {
-    "anchor": ("anchor", "query", "question", "sentence1", "text1", "text_a", "a", "premise", "sentence", "text"),
-    "positive": (
-        *("positive", "pos", "answer", "passage", "document", "context", "response", "sentence2", "text2", "text_b"),
-        *("b", "hypothesis"),
-    ),
-    "negative": ("negative", "negatives", "neg", "hard_negative", "hard_negatives"),
+LEAST_HELD_OUT = 10
+TEXTS = ("anchor", "positive")
+OTHERS = ("positive", "negative", "score", "scores", "label")
+PAIRED: Mapping[str, Sequence[str]] = {
+    **NAMES,
+    "anchor": ("anchor", "query", *NAMES["question"], *NAMES["text_a"]),
+    "positive": (*NAMES["positive"], *NAMES["context"], *NAMES["text_b"]),
     "score": ("score", "similarity", "similarity_score"),
     "scores": ("scores", "teacher_scores"),
     "label": ("label", "class", "category", "intent"),
 }
+"""What columns are called here: a grade or a rating of one text is no score of a pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +57,19 @@ class Read:
 
 def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
     """The data at a path, the same at every call. Raises `InputError` naming file and column, `EmptyInput`."""
-    splits, notes = opened(path, settings.columns, settings.wrong)
-    if "train" not in splits:
-        raise EmptyInput(f"{path}: has no split 'train' to learn from; there are {', '.join(splits) or 'none'}.")
-    train, dev = splits["train"], splits.get("dev")
-    if not len(train):
+    tables, roles, notes = _tables(path, settings.columns)
+    if "train" not in tables:
+        raise EmptyInput(f"{path}: has no split 'train' to learn from; there are {', '.join(tables) or 'none'}.")
+    if not len(tables["train"]):
         raise EmptyInput(f"{path}: there are no examples to learn from.")
-    if dev is None and not train.raw:
-        train, dev = held_out(train)
-        if dev is not None:
-            notes.append(f"{len(dev):,} examples held out, no text of theirs stays in training")
+    if "dev" not in tables and set(roles["train"].columns) != {"anchor"}:
+        tables = held_out(tables, roles["train"])
+        if "dev" in tables:
+            roles["dev"] = roles["train"]
+            notes.append(f"{len(tables['dev']):,} examples held out, no text of theirs stays in training")
+    train = examples(tables["train"], roles["train"], settings.wrong)
+    dev = examples(tables["dev"], roles["dev"], settings.wrong) if "dev" in tables else None
+    notes += _findings({name: tables[name] for name in ("train", "dev") if name in tables}, roles)
     train, dev = _scaled(train, dev)
     if settings.mine is not None:
         train, told = mined(train, settings, loaded)
@@ -72,83 +79,56 @@ def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
 
 def opened(path: Path, columns: Mapping[str, str], wrong: int | None) -> tuple[dict[str, Labelled], list[str]]:
     """The examples of each split of a file or folder, and what its columns were taken for. Raises as `read`."""
-    if beir.is_beir(path):
-        return _beir(path), []
-    tables = read_tables(path)
-    roles = {name: roles_of(table, columns, f"{path}, {name}") for name, table in tables.items()}
-    notes = [f"{name}: {_told(found)}" for name, found in roles.items()]
-    notes += [note for table in tables.values() for note in table.notes]
+    tables, roles, notes = _tables(path, columns)
     return {name: examples(table, roles[name], wrong) for name, table in tables.items()}, notes
 
 
-def roles_of(table: Table, given: Mapping[str, str], where: str) -> dict[str, list[str]]:
-    """Role -> its columns. Those told are taken at their word, the others guessed by name.
-
-    Raises `InputError` for a column that is not there, `SettingsError` for a role that is none.
-    """
-    names = list(table.names)
-    found: dict[str, list[str]] = {}
-    for role, column in given.items():
-        if role not in ROLES:
-            raise SettingsError(f"columns.{role}: is no role.{nearest(role, ROLES)} Known: {', '.join(ROLES)}.")
-        if column not in names and column != "none":
-            raise InputError(f"{where}: has no column '{column}'.{nearest(column, names)} It has {', '.join(names)}.")
-        found[role] = [] if column == "none" else [column]
-    taken = {column for columns in found.values() for column in columns}
-    for role, usual in ROLES.items():
-        if role in found:
-            continue
-        match = next((name for name in usual if name in names and name not in taken), None)
-        found[role] = [] if match is None else [match]
-        taken.update(found[role])
-    if "negative" not in given:
-        found["negative"] += [name for name in names if _numbered(name) and name not in taken]
-    if not found["anchor"]:
-        raise InputError(
-            f"{where}: which column holds the texts? Columns are {', '.join(names)}; say columns.anchor=NAME."
-        )
-    return {role: columns for role, columns in found.items() if columns}
+def _tables(path: Path, columns: Mapping[str, str]) -> tuple[dict[str, Table], dict[str, Roles], list[str]]:
+    """Split -> its rows, split -> the roles of its columns, and both in words."""
+    judged = beir.is_beir(path)
+    tables = _pairs(path) if judged else read_tables(path)
+    roles = {name: guess(table, ("anchor",), columns, OTHERS, PAIRED) for name, table in tables.items()}
+    notes = [] if judged else [f"{name}: {found}" for name, found in roles.items()]
+    return tables, roles, notes + [note for table in tables.values() for note in table.notes]
 
 
-def examples(table: Table, roles: Mapping[str, Sequence[str]], wrong: int | None) -> Labelled:
-    """A table's rows as examples; a column of lists holds several wrong answers, or a teacher's scores."""
-    columns = [_texts(table, roles[role][0]) for role in ("anchor", "positive") if role in roles]
-    if "negative" in roles and len(columns) == 2:
-        parts = [list(table[name]) for name in roles["negative"]]
+def examples(table: Table, roles: Roles, wrong: int | None) -> Labelled:
+    """A table's rows as examples; a column of lists, or several numbered ones, hold several wrong answers."""
+    held = roles.columns
+    columns = [cells.texts(table, held[role]) for role in TEXTS if role in held]
+    negatives = [held["negative"]] if "negative" in held else []
+    if roles.why.get("negative") != "told":
+        negatives += [name for name in numbered(table, "negative", PAIRED) if name not in held.values()]
+    if negatives and len(columns) == 2:
+        parts = [list(table[name]) for name in negatives]
         lists = [[text for part in row for text in _listed(part)] for row in zip(*parts, strict=True)]
         columns += wrong_answers(lists, wrong, columns[1])
-    if "scores" in roles:
-        rows = [[float(value) for value in row] for row in table[roles["scores"][0]]]
+    if "scores" in held:
+        rows = [[float(value) for value in row] for row in table[held["scores"]]]
         count = min(map(len, rows), default=0)
         columns = columns[: count + 1]
         return Labelled(tuple(columns), "scores", np.array([row[: len(columns) - 1] for row in rows], np.float32))
-    if len(columns) == 2 and "score" in roles:
-        return Labelled(tuple(columns), "score", _numbers(table, roles["score"][0]))
-    if len(columns) == 2 and "label" in roles:
-        return Labelled(tuple(columns), "score", _numbers(table, roles["label"][0]))
-    if len(columns) == 1 and "label" in roles:
-        classes = [str(value) for value in table[roles["label"][0]]]
+    score = held.get("score", held.get("label"))
+    if len(columns) == 2 and score is not None:
+        return Labelled(tuple(columns), "score", cells.numbers(table, score).astype(np.float32))
+    if len(columns) == 1 and "label" in held:
+        classes = [str(value) for value in table[held["label"]]]
         places = {name: number for number, name in enumerate(sorted(set(classes)))}
         return Labelled(tuple(columns), "label", np.array([places[name] for name in classes], np.int64))
     return Labelled(tuple(columns))
 
 
-def held_out(data: Labelled) -> tuple[Labelled, Labelled | None]:
-    """A share of the examples apart, by their anchors, so that one question never stands on both sides; those left in
-    training that share another text with them go. None where there would be too few to say anything."""
-    anchors = data.columns[0]
-    share = min(HELD_OUT, MOST_HELD_OUT / max(len(data), 1))
-    apart = np.array([derive_seed("held out", text) / 2**63 < share for text in anchors], bool)
-    if apart.sum() < 10 or apart.all():
-        return data, None
-    if data.kind == "label":
-        return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))
-    seen = {column[i] for column in data.columns[:2] for i in np.flatnonzero(apart)}
-    leaks = np.array([any(column[i] in seen for column in data.columns[:2]) for i in range(len(data))], bool)
-    stay = np.flatnonzero(~apart & ~leaks)
-    if len(stay) < 0.5 * len(data):  # A few texts are everywhere: only the anchors are kept apart then.
-        stay = np.flatnonzero(~apart)
-    return data.take(stay), data.take(np.flatnonzero(apart))
+def held_out(tables: Mapping[str, Table], roles: Roles) -> dict[str, Table]:
+    """The tables with dev rows out of those of training, by their anchors, so that one question never stands on both
+    sides; those left that share another text with them go. As they are where too few would be held out to say
+    anything."""
+    texts = [roles.columns[role] for role in TEXTS if role in roles.columns]
+    share = min(HELD_OUT, MOST_HELD_OUT / max(len(tables["train"]), 1))
+    label = roles.columns.get("label") if len(texts) == 1 else None
+    found = completed(tables, texts[:1], label, {"train": 1 - share, "dev": share})
+    if "dev" not in found or len(found["dev"]) < LEAST_HELD_OUT:
+        return dict(tables)
+    return {**found, "train": cleared(found["train"], found["dev"], texts)}
 
 
 def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labelled, str]:
@@ -174,8 +154,8 @@ def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labe
     return dataclasses.replace(data, columns=(*data.columns, *more)), told
 
 
-def _beir(path: Path) -> dict[str, Labelled]:
-    """Pairs of a query and each document judged relevant, by split."""
+def _pairs(path: Path) -> dict[str, Table]:
+    """Split -> a query and a document judged relevant a row, of a collection in BEIR's layout."""
     collection = beir.read(path)
     found = {}
     for split, judged in collection.judgements.items():
@@ -185,8 +165,20 @@ def _beir(path: Path) -> dict[str, Labelled]:
             for document, grade in documents.items()
             if grade > 0
         ]
-        found[split] = Labelled(tuple([list(side) for side in zip(*pairs, strict=True)] or ([], [])))
+        sides = list(zip(*pairs, strict=True)) or [(), ()]
+        found[split] = Table.of(dict(zip(TEXTS, sides, strict=True)), split)
     return found
+
+
+def _findings(tables: Mapping[str, Table], roles: Mapping[str, Roles]) -> list[str]:
+    """Repeated and empty texts, contradictions, dev rows that stand in training: of splits with the same columns, raw
+    sentences left aside, of which there may be very many."""
+    held = roles["train"].columns
+    if list(held) == ["anchor"] or any(roles[name].columns != held for name in tables):
+        return []
+    label = held.get("score", held.get("label"))
+    classes = label is not None and "positive" not in held and len(set(map(str, tables["train"][label]))) > 1
+    return check(tables, [held[role] for role in TEXTS if role in held], label, classes).lines
 
 
 def _scaled(train: Labelled, dev: Labelled | None) -> tuple[Labelled, Labelled | None]:
@@ -202,42 +194,7 @@ def _scaled(train: Labelled, dev: Labelled | None) -> tuple[Labelled, Labelled |
     return train, dev
 
 
-def _texts(table: Table, name: str) -> list[str]:
-    found = list(table[name])
-    for number, value in enumerate(found):
-        if not isinstance(value, str):
-            kind = "empty" if value is None else f"no text but {type(value).__name__}"
-            raise InputError(f"{table.where(number)}: column '{name}' is {kind}.")
-    return found
-
-
 def _listed(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
-
-
-def _numbers(table: Table, name: str) -> np.ndarray:
-    """Scores of a column. Raises `InputError` naming the first that is no number."""
-    found = np.empty(len(table), np.float32)
-    for number, value in enumerate(table[name]):
-        try:
-            found[number] = float(value)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{table.where(number)}: column '{name}' is {value!r}; pairs are scored with numbers, or labelled 0 "
-                "and 1."
-            ) from error
-        if not np.isfinite(found[number]):
-            raise InputError(f"{table.where(number)}: column '{name}' is {value!r}, which is no score.")
-    return found
-
-
-def _numbered(name: str) -> bool:
-    """negative_1, negative2, neg_3."""
-    stem = name.rstrip("0123456789").rstrip("_")
-    return stem != name and stem in ROLES["negative"]
-
-
-def _told(roles: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{role} = {' + '.join(columns)}" for role, columns in roles.items())

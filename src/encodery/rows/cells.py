@@ -27,8 +27,8 @@ def texts(table: Table, name: str) -> list[str]:
 def numbers(table: Table, name: str) -> np.ndarray:
     """(R,) float64 a column's cells. Raises `InputError` naming the first that is no finite number."""
     found = np.array([number(cell) for cell in table[name]], np.float64)
-    for row in np.flatnonzero(np.isnan(found)):
-        raise InputError(f"{table.where(int(row))}: column '{name}' is {table[name][row]!r}, a number is needed.")
+    for row in np.flatnonzero(np.isnan(found)).tolist():
+        raise InputError(f"{table.where(row)}: column '{name}' is {table[name][row]!r}, a number is needed.")
     return found
 
 

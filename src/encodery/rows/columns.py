@@ -46,7 +46,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Roles:
-    """`columns`: role -> column; `why`: role -> the reason."""
+    """`columns`: role -> column; `why`: role -> the reason, also of those told to have no column."""
 
     columns: Mapping[str, str]
     why: Mapping[str, str]
@@ -91,7 +91,7 @@ def matched(
     told = _checked(table, given or {}, (*wanted, *optional))
     lower = {name.lower(): name for name in reversed(table.names)}
     found = {role: column for role, column in told.items() if column in table}
-    why = dict.fromkeys(found, "told")
+    why = dict.fromkeys(told, "told")
     for role in (*wanted, *optional):
         free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in found.values()]
         if role not in told and free:
@@ -101,7 +101,7 @@ def matched(
         if role not in (*told, *found) and len(left) == 1:
             found[role], why[role] = left[0], "the only one that fits"
     order = [role for role in (*wanted, *optional) if role in found]
-    return Roles({role: found[role] for role in order}, {role: why[role] for role in order})
+    return Roles({role: found[role] for role in order}, why)
 
 
 def numbered(table: Table, role: str, names: Mapping[str, Sequence[str]] = NAMES) -> list[str]:

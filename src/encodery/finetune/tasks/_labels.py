@@ -51,7 +51,7 @@ def places(labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
 def numbers(values: Sequence[Any]) -> np.ndarray:
     """(R,) float64 the values. Raises `InputError` naming a row whose value is no finite number."""
     found = np.array([cells.number(value) for value in values], np.float64)
-    for row in np.flatnonzero(np.isnan(found)):
+    for row in np.flatnonzero(np.isnan(found)).tolist():
         raise InputError(f"Row {row}: its score is {values[row]!r}, a number is needed.")
     return found
 
