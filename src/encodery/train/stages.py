@@ -123,6 +123,9 @@ def cycle(
 def _run(table: Mapping[str, Any], folder: Path, console: Console | None) -> Staged:
     """Start, resume or leave a run, whichever it needs. Raises `SettingsError` if the one there has other settings."""
     wanted = json.loads(json.dumps(table))
+    if console is not None and machine.rank() == 0:
+        sizes = f"{table['model']['depth']} × {table['model']['width']}"
+        console.print(f"[bold]{folder.name}[/]: {sizes}, {table['train']['budget']}", highlight=False)
     if (folder / RECIPE).is_file():
         there = read_recipe(folder)
         other = sorted(key for key in {**there, **wanted} if there.get(key) != wanted.get(key))

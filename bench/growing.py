@@ -1,0 +1,142 @@
+"""Growing against training from scratch, at equal wall time: a small model first, then the large one it becomes.
+
+    python bench/growing.py TOKENS [--large mini] [--small tiny] [--seconds 1200] [--share 0.33] [--seeds 0 1 2]
+                            [--rows scratch fpi ...] [path=value ...]
+
+Every row is given the same seconds for the same large model: `scratch` spends all of them on it (`encodery pretrain`),
+the others spend `--share` on a small one and the rest on what it grows to (`encodery grow`); in `cycle` the small one
+is made of the large one. TOKENS is a token store, such as `tokens_chunks` of `bench/pretrain.py`. Seeds take turns over
+the rows. Reported are held-out losses at the end (fixed masks at 15 %) as means with half the range, the curve of
+held-out loss against seconds and against floating-point operations over all stages, and for each row the share of the
+seconds and of the operations of `scratch` after which its curve is below where `scratch` ended. Rates fall to zero
+within each stage, so only the ends compare; points between them are of unfinished schedules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+LENGTH = 128
+COMMON = (f"model.max_length={LENGTH}", f"feed.max_length={LENGTH}", "train.evals=20", "train.eval_share=0.1")
+ROWS: dict[str, tuple[str, ...]] = {
+    "scratch": (),
+    "fpi": ("--small",),
+    "fpi, equal shares": ("--small", "surgery.uneven=0"),
+    "fpi, repeated layers": ("--small", "surgery.layers=repeat"),
+    "fpi, silent layers": ("--small", "surgery.layers=identity"),
+    "aki": ("--small", "surgery.how=aki"),
+    "tile": ("--small", "surgery.is=tile"),
+    "cycle": ("--cycle",),
+}
+STAGES = ("lead", "small", "large")
+
+
+def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[str, Any]:
+    """One row once: its curve, and the figures of its end."""
+    shutil.rmtree(out, ignore_errors=True)
+    verb = "pretrain" if name == "scratch" else "grow"
+    command = [sys.executable, "-m", "encodery", verb, options.large, str(options.tokens), "--out", str(out)]
+    command += ["--budget", f"{options.seconds}s", *COMMON, f"train.seed={seed}", *options.settings]
+    if verb == "grow":
+        kind, *settings = ROWS[name]
+        command += [kind, *([options.small] if kind == "--small" else []), *settings]
+        command += ["--share", str(options.share)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    runs = [out] if name == "scratch" else [out / stage for stage in STAGES if (out / stage).is_dir()]
+    curve: list[dict[str, Any]] = []
+    seconds = flops = 0.0
+    for run in runs:
+        points, spent, done = course(run)
+        curve += [{**p, "seconds": p["seconds"] + seconds, "flops": p["flops"] + flops} for p in points]
+        seconds, flops = seconds + spent, flops + done
+    figures = json.loads((runs[-1] / "figures.json").read_text())
+    kept = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
+    return {**{key: figures[key] for key in kept if key in figures}, "seconds": seconds, "flops": flops, "curve": curve}
+
+
+def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
+    """Held-out losses of a run by seconds and operations since its start, and how many of both it took."""
+    from encodery.base.report import read_log
+    from encodery.base.settings import decode
+    from encodery.model import count
+    from encodery.model.network import ModelSettings
+
+    table = json.loads((run / "recipe.json").read_text())
+    each = count.flops(decode(ModelSettings, table["model"]), LENGTH)
+    points = [
+        {"stage": run.name, "seconds": line["elapsed"], "flops": line["tokens"] * each, "loss": line["heldout_loss"]}
+        for line in read_log(run / "log.jsonl")
+        if "heldout_loss" in line
+    ]
+    figures = json.loads((run / "figures.json").read_text())
+    return points, figures["seconds"], figures["tokens"] * each
+
+
+def reached(run: dict[str, Any], scratch: dict[str, Any], what: str) -> float | None:
+    """The share of the seconds or operations of `scratch` after which the large model of `run` is below its end."""
+    end = scratch["curve"][-1]["loss"]
+    first = next((p for p in run["curve"] if p["stage"] != "small" and p["loss"] <= end), None)
+    return None if first is None else round(first[what] / scratch[what], 3)
+
+
+def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Means and spreads over the seeds; each seed against `scratch` of the same seed."""
+    told: dict[str, Any] = {}
+    for name, runs in found.items():
+        losses = [run["heldout_loss"] for run in runs]
+        told[name] = {"heldout_loss": statistics.mean(losses), "spread": (max(losses) - min(losses)) / 2}
+        if name == "scratch" or "scratch" not in found:
+            continue
+        pairs = list(zip(runs, found["scratch"], strict=True))
+        told[name]["ahead"] = statistics.mean(s["heldout_loss"] - run["heldout_loss"] for run, s in pairs)
+        for what in ("seconds", "flops"):
+            told[name][f"{what}_to_scratch"] = [reached(run, s, what) for run, s in pairs]
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("settings", nargs="*", help="path=value for every run")
+    parser.add_argument("--large", default="mini")
+    parser.add_argument("--small", default="tiny")
+    parser.add_argument("--seconds", type=int, default=1200)
+    parser.add_argument("--share", type=float, default=0.33)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_growing"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "growing.json")
+    options = parser.parse_intermixed_args()
+
+    from encodery.base import machine
+
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.rows}
+    for seed in options.seeds:
+        for number, name in enumerate(options.rows):
+            run = train(options, name, seed, options.work / f"{number}-{seed}")
+            found[name].append(run)
+            print(f"seed {seed}  {name:22s} loss {run['heldout_loss']:.3f}", flush=True)
+    result = {
+        "machine": machine.describe(),
+        **{key: getattr(options, key) for key in ("large", "small", "seconds", "share", "seeds", "settings")},
+        "common": COMMON,
+        "rows": {name: list(ROWS[name]) for name in options.rows},
+        "summary": summary(found),
+        "runs": found,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in sorted(result["summary"].items(), key=lambda item: item[1]["heldout_loss"]):
+        ahead = f", ahead by {row['ahead']:+.3f}" if "ahead" in row else ""
+        print(f"{name:22s} loss {row['heldout_loss']:.3f} ± {row['spread']:.3f}{ahead}")
+
+
+if __name__ == "__main__":
+    main()
