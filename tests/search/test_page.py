@@ -131,6 +131,18 @@ def test_nothing_becomes_markup(answers: Answers) -> None:
         assert not any(name.startswith("on") or name == "style" for _, held in page.found for name in held)
 
 
+def test_sides_may_have_a_share_each(answers: Answers, searcher: Searcher) -> None:
+    query = "violin orchestra pan"
+    hits = searcher.search(query, weight={"bm25": 0.25, "dense": 0.75}).found
+    told = json.loads(
+        answers.reply(f"/search?{urlencode({'q': query, 'weights': 'bm25=1, dense=3', 'rerank': 'no'})}").body
+    )
+    assert [hit["score"] for hit in told["found"]] == pytest.approx([hit.score for hit in hits])
+    assert shown(answers, q=query).all("input", name="weight", type="number")
+    page = shown(answers, q=query, weights="bm25=1, dense=3")
+    assert [held["value"] for held in page.all("input", name="weights", type="text")] == ["bm25=1, dense=3"]
+
+
 def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
     for fields, said in (
         ({"q": "x", "mode": "hybird"}, "Did you mean 'hybrid'?"),
@@ -138,6 +150,11 @@ def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
         ({"q": "x", "top": "1000"}, "at most 100"),
         ({"q": "x", "weight": "2"}, "between 0"),
         ({"q": "x", "weight": "nan"}, "between 0"),
+        ({"q": "x", "weights": "bm25=0.5,dens=0.5"}, "'dens' is no side of the index. Did you mean 'dense'?"),
+        ({"q": "x", "weights": "bm25=0.5,dense"}, "bm25=0.3,dense=0.7"),
+        ({"q": "x", "weights": "bm25=0.5,bm25=0.4"}, "given twice"),
+        ({"q": "x", "weights": "bm25=0,dense=-1"}, "shares are at least 0"),
+        ({"q": "x", "weights": "bm25=1", "weight": "1"}, "weight, weights"),
         ({"q": "x", "per_document": "0"}, "at least 1"),
         ({"q": "x", "fusion": "sum"}, "scores or ranks"),
         ({"q": "x", "filter": "topic"}, "is no filter"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from encodery.embed.sparse_job import SparseJob
 from encodery.model.load import load_model
 from encodery.search import searcher as searcher_module
 from encodery.search.index import IndexSettings, build
+from encodery.search.page.answers import Answers
 from encodery.search.passages import Passages
 from encodery.search.searcher import Searcher
 from encodery.search.sides import Dense, Late, Sparse, load, mode_of, sides_of
@@ -105,6 +107,10 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
             searcher.search(query, mode="dense")
         with pytest.raises(InputError, match="'dense'"):
             searcher.search(query, weight={"dense": 1.0})
+        with Answers(searcher) as answers:
+            page = answers.reply(f"/?q={query.replace(' ', '+')}&weights=late%3D1").body.decode()
+            assert re.findall(r'href="/document\?[^"]*id=(t\d+)', page) == alone[:10]
+            assert 'placeholder="bm25=0.50,sparse=0.25,late=0.25"' in page
 
 
 def test_vectors_of_tokens_follow_the_others_where_there_are_many(

@@ -16,6 +16,8 @@ pytest.importorskip("qdrant_edge", reason="the extra `search` is not installed")
 from encodery.search.filters import parse
 from encodery.search.index import build
 from encodery.search.searcher import Answer, Searcher
+from encodery.serve.calls import Searches
+from encodery.serve.lane import Asked
 from encodery.serve.models import Opening, open_all
 
 TEXTS = ["The violin was tuned before the concert.", "A storm broke over the harbour.", "Violin and storm together."]
@@ -62,6 +64,23 @@ def test_what_cannot_be_searched(searching: httpx.Client) -> None:
         ({"query": "storm", "rerank": True}, "invalid_input"),
         ({"query": "storm", "filters": ["(("]}, "invalid_input"),
         ({"query": "storm", "top": 0}, "invalid_parameter"),
+        ({"query": "storm", "weights": {"bm52": 1.0}}, "invalid_input"),
+        ({"query": "storm", "weights": {"bm25": -1.0}}, "invalid_parameter"),
+        ({"query": "storm", "weights": {"bm25": 1.0}, "weight": 0.5}, "invalid_input"),
     ):
         response = searching.post("/search", json=body)
         assert (response.status_code, response.json()["error"]["code"]) == (400, code)
+    told = searching.post("/search", json={"query": "storm", "weights": {"bm52": 1.0}}).json()["error"]["message"]
+    assert "'bm52' is no side of the index. Did you mean 'bm25'?" in told
+
+
+def test_shares_by_side_reach_the_library() -> None:
+    class Noting:
+        def search(self, query: str, **options: Any) -> dict[str, Any]:
+            return options
+
+    lane = Searches(Noting())  # type: ignore[arg-type]
+    shares = {"bm25": 0.25, "dense": 0.75}
+    for options, weight in (({"weights": shares, "weight": None}, shares), ({"weight": 0.5, "weights": None}, 0.5)):
+        reading = lane.read(Asked("index", "search", {"query": "storm"}, options))
+        assert lane.run(reading.units)[0]["weight"] == weight

@@ -9,8 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from encodery.base.errors import InputError
+
 Method = Literal["scores", "ranks"]
 RANK_OFFSET = 60
+
+
+def read_shares(written: str) -> dict[str, float]:
+    """side -> share, as people write it: `bm25=0.3, dense=0.7`. Raises `InputError`."""
+    found: dict[str, float] = {}
+    for entry in written.split(","):
+        side, _, share = entry.partition("=")
+        name = side.strip()
+        try:
+            number = float(share)
+        except ValueError as error:
+            raise InputError(f"weights = '{written[:80]}': are written as bm25=0.3,dense=0.7.") from error
+        if name in found:
+            raise InputError(f"weights = '{written[:80]}': {name} is given twice.")
+        found[name] = number
+    return found
 
 
 def by_ranks(

@@ -146,7 +146,8 @@ class Searcher(Opened):
         if isinstance(weight, Mapping):
             strange = [mode for mode in weight if mode not in self.weights]
             if strange:
-                raise InputError(f"weight: '{strange[0]}' is none of {', '.join(self.weights)}.")
+                known = f"{nearest(strange[0], self.weights)} It has {', '.join(self.weights)}."
+                raise InputError(f"weight: '{strange[0]}' is no side of the index.{known}")
             given = {mode: float(weight.get(mode, 0.0)) for mode in self.weights}
             if min(given.values()) < 0 or not 0 < sum(given.values()) < float("inf"):
                 raise InputError(f"weight = {dict(weight)}: shares are at least 0, and not all are.")

@@ -6,9 +6,9 @@ Shapes: N texts, V vocabulary, K width of a token's vector.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -64,59 +64,42 @@ class _Text:
     prompt: str | None
 
 
-class _Encoder(Protocol):
-    tokenizer: Tokenizer
-
-    @property
-    def longest(self) -> int: ...
-
-
-E = TypeVar("E")
-
-
 class _Encoding(Lane):
     """Texts given to a library's encoder, those with equal options together."""
 
     apart = True
 
-    def __init__(self, encoder: _Encoder, truncate: str = "error") -> None:
-        self.coder, self.truncate = encoder, checked(truncate)
-
-    def read(self, asked: Asked) -> Reading:
-        """`inputs`: texts; `options`: truncate, prompt."""
-        policy, prompt = checked(asked.options.get("truncate") or self.truncate), asked.options.get("prompt")
-        texts = asked.inputs["texts"]
-        found, dropped = windows(self.coder.tokenizer.encode_batch(list(texts)), self.coder.longest, policy)
-        tokens = np.bincount([w.text for w in found], [len(w.ids) + 2 for w in found], len(texts)).astype(int).tolist()
-        return Reading([_Text(text, policy, prompt) for text in texts], tokens, (tokens, dropped.tolist()))
-
-    def _each(self, units: Sequence[_Text], encode: Callable[..., E], row: Callable[[E, int], Any]) -> list[Any]:
-        groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
-        for number, unit in enumerate(units):
-            groups[unit.truncate, unit.prompt].append(number)
-        found: list[Any] = [None] * len(units)
-        for (truncate, prompt), numbers in groups.items():
-            encoded = encode([units[n].text for n in numbers], truncate, prompt=prompt)
-            for place, number in enumerate(numbers):
-                found[number] = row(encoded, place)
-        return found
-
-
-class SparseVectors(_Encoding):
-    """A weight for each of some words of the vocabulary."""
-
-    def __init__(self, encoder: SparseEncoder, truncate: str = "error") -> None:
-        super().__init__(encoder, truncate)
-        self.encoder = encoder
+    def __init__(self, encoder: SparseEncoder | MultiVectorEncoder, truncate: str = "error") -> None:
+        self.encoder, self.truncate = encoder, checked(truncate)
 
     def facts(self) -> dict[str, Any]:
         found = self.encoder
         told = {"width": found.width, "max_length": found.max_length, "prompts": found.settings.prompts}
         return told | {"truncate": self.truncate}
 
-    def run(self, units: Sequence[_Text]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Words and weights of each text."""
-        return self._each(units, self.encoder.encode, lambda encoded, place: encoded.row(place))
+    def read(self, asked: Asked) -> Reading:
+        """`inputs`: texts; `options`: truncate, prompt."""
+        policy, prompt = checked(asked.options.get("truncate") or self.truncate), asked.options.get("prompt")
+        texts = asked.inputs["texts"]
+        found, dropped = windows(self.encoder.tokenizer.encode_batch(list(texts)), self.encoder.longest, policy)
+        tokens = np.bincount([w.text for w in found], [len(w.ids) + 2 for w in found], len(texts)).astype(int).tolist()
+        return Reading([_Text(text, policy, prompt) for text in texts], tokens, (tokens, dropped.tolist()))
+
+    def run(self, units: Sequence[_Text]) -> list[Any]:
+        """What the encoder gives each text: words and weights, or a vector a token (n, K)."""
+        groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+        for number, unit in enumerate(units):
+            groups[unit.truncate, unit.prompt].append(number)
+        found: list[Any] = [None] * len(units)
+        for (truncate, prompt), numbers in groups.items():
+            encoded = self.encoder.encode([units[n].text for n in numbers], truncate, prompt=prompt)
+            for place, number in enumerate(numbers):
+                found[number] = encoded.row(place)
+        return found
+
+
+class SparseVectors(_Encoding):
+    """A weight for each of some words of the vocabulary."""
 
     def finish(self, told: tuple[list[int], list[int]], outputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Answer:
         """`words` and `weights`, those of text i ending at `ends[i]`."""
@@ -129,19 +112,6 @@ class SparseVectors(_Encoding):
 
 class LateVectors(_Encoding):
     """A vector of width K for each token, compared late."""
-
-    def __init__(self, encoder: MultiVectorEncoder, truncate: str = "error") -> None:
-        super().__init__(encoder, truncate)
-        self.encoder = encoder
-
-    def facts(self) -> dict[str, Any]:
-        found = self.encoder
-        told = {"width": found.width, "max_length": found.max_length, "prompts": found.settings.prompts}
-        return told | {"truncate": self.truncate}
-
-    def run(self, units: Sequence[_Text]) -> list[np.ndarray]:
-        """(n, K) of each text."""
-        return self._each(units, self.encoder.encode, lambda encoded, place: encoded.row(place))
 
     def finish(self, told: tuple[list[int], list[int]], outputs: Sequence[np.ndarray]) -> Answer:
         """`rows` (T, K), those of text i ending at `ends[i]`."""
@@ -164,9 +134,13 @@ class Searches(Lane):
         return {**counts, "modes": list(found.modes)}
 
     def read(self, asked: Asked) -> Reading:
-        """`inputs`: query; `options`: as `Searcher.search` has them, filters as they are written."""
+        """`inputs`: query; `options`: as `Searcher.search` has them, filters as they are written, `weights` by side."""
         options = {name: value for name, value in asked.options.items() if value is not None}
         options["conditions"] = parse(options.pop("filters", []))
+        if "weights" in options:
+            if "weight" in options:
+                raise InputError("weight, weights: give the share of all models together, or those by side.")
+            options["weight"] = options.pop("weights")
         rerank = options.pop("rerank", self.reranker is not None)
         if rerank and self.reranker is None:
             raise InputError("rerank = true: the server was started without a model that ranks.")

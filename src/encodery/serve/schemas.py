@@ -164,7 +164,7 @@ class AnswerBody(Truncating):
 
 
 class SearchBody(Body):
-    """`/search`, as `encodery search query`."""
+    """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side."""
 
     query: str
     top: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -172,6 +172,7 @@ class SearchBody(Body):
     filters: list[str] = []
     per_document: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
     weight: Annotated[float | None, Field(ge=0, le=1)] = None
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     fusion: Literal["scores", "ranks"] = "scores"
     rerank: bool | None = None
     reranked: Annotated[int, Field(ge=1, le=1000)] = 30

@@ -148,7 +148,7 @@ class Answers:
             documents=searcher.store.documents(),
             passages=searcher.store.count(),
             modes=searcher.modes,
-            weight=searcher.weight,
+            weights=searcher.weights,
             reranker=None if self.reranker is None else reranker,
         )
 

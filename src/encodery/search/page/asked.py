@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl
 
 from encodery.base.errors import InputError, nearest
 from encodery.search.filters import Condition, parse
+from encodery.search.fuse import read_shares
 
-NAMES = ("q", "mode", "top", "weight", "fusion", "per_document", "rerank", "filter")
+NAMES = ("q", "mode", "top", "weight", "weights", "fusion", "per_document", "rerank", "filter")
 LONGEST = 2000
 """Characters of a query, and of a filter."""
 MOST = 100
@@ -32,7 +33,7 @@ class Asked:
     query: str
     top: int
     mode: str | None
-    weight: float | None
+    weight: float | Mapping[str, float] | None
     fusion: str
     per_document: int | None
     conditions: tuple[Condition, ...]
@@ -87,7 +88,7 @@ def asked(fields: Form) -> Asked:
         query=one(fields, "q"),
         top=TOP if top is None else top,
         mode=one(fields, "mode") or None,
-        weight=_share(fields, "weight"),
+        weight=_weight(fields),
         fusion=one(fields, "fusion") or "scores",
         per_document=whole(fields, "per_document"),
         conditions=parse(filters),
@@ -108,6 +109,14 @@ def whole(fields: Form, name: str, least: int = 1) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= least):
         raise InputError(f"{name} = '{value[:40]}': is a whole number, at least {least}.")
     return int(value)
+
+
+def _weight(fields: Form) -> float | Mapping[str, float] | None:
+    """The share of all models in `weight`, or those by side in `weights`, as bm25=0.3,dense=0.7."""
+    shares = one(fields, "weights").strip()
+    if shares and "weight" in fields:
+        raise InputError("weight, weights: give the share of all models together, or those by side.")
+    return read_shares(shares) if shares else _share(fields, "weight")
 
 
 def _share(fields: Form, name: str) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from encodery.base.markup import Html, details, el, join, pairs
 from encodery.search.excerpt import Span, excerpt
 from encodery.search.fuse import Method
+from encodery.search.opened import WORDS
 from encodery.search.page.asked import LONGEST, MOST, NAMES, TOP, Form, one
 from encodery.search.searcher import Answer, Found
 
@@ -35,13 +36,14 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the page says of its index; `modes` begins with the one taken unasked; `reranker` is its name, if any."""
+    """What the page says of its index; `modes` begins with the one taken unasked; `weights`: side -> its share in
+    hybrid ranking; `reranker` is its name, if any."""
 
     name: str
     documents: int
     passages: int
     modes: tuple[str, ...]
-    weight: float
+    weights: Mapping[str, float]
     reranker: str | None
 
 
@@ -140,8 +142,7 @@ def _options(facts: Facts, fields: Form) -> Html:
     first, *others = facts.modes
     found = [_select(fields, "mode", "Find by", [("", first), *((mode, mode) for mode in others)], first)]
     if others:
-        weight = f"{facts.weight:.2f}"
-        found.append(_input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=weight))
+        found.append(_shares(facts, fields))
         fusions = [("" if name == "scores" else name, name) for name in get_args(Method)]
         found.append(_select(fields, "fusion", "Mix", fusions, "scores"))
     found.append(_input(fields, "top", "Passages", min=1, max=MOST, placeholder=str(TOP)))
@@ -158,6 +159,15 @@ def _options(facts: Facts, fields: Form) -> Html:
     return el("div", *found, class_="fields")
 
 
+def _shares(facts: Facts, fields: Form) -> Html:
+    """One number where words stand beside one model, else a share for each side."""
+    if len(facts.weights) == 2 and "weights" not in fields:
+        (share,) = [share for side, share in facts.weights.items() if side != WORDS.mode]
+        return _input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=f"{share:.2f}")
+    usual = ",".join(f"{side}={share:.2f}" for side, share in facts.weights.items())
+    return _input(fields, "weights", "Shares of the sides", type="text", maxlength=LONGEST, placeholder=usual)
+
+
 def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, str]], usual: str) -> Html:
     """`usual`: the value that is taken where none is given, which may also be given by name."""
     held = one(fields, name)
@@ -168,7 +178,8 @@ def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, st
 
 
 def _input(fields: Form, name: str, label: str, **attributes: Any) -> Html:
-    box = el("input", type="number", name=name, id=name, value=one(fields, name), **attributes)
+    told = {"type": "number", **attributes}
+    box = el("input", name=name, id=name, value=one(fields, name), **told)
     return el("div", el("label", label, for_=name), box, class_="field")
 
 
