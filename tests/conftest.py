@@ -30,17 +30,20 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def word_tokenizer() -> Callable[..., Tokenizer]:
     """`word_tokenizer(words)`: one token a word, cut at spaces and marks, after five special ones; words that begin
-    with ## continue others. `lower`: capitals are folded; `letters`: every character stands alone."""
+    with ## continue others. `lower`: capitals are folded; `at`: cut only at "spaces", or also between "letters"."""
     import tokenizers
 
     from encodery.tokens.tokenizer import Tokenizer
 
-    def make(words: Sequence[str], lower: bool = False, letters: bool = False) -> Tokenizer:
+    def make(words: Sequence[str], lower: bool = False, at: str = "marks") -> Tokenizer:
         pieces = {piece: number for number, piece in enumerate([*SPECIALS, *words])}
         inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
         split = tokenizers.pre_tokenizers
-        alone = split.Sequence([split.Whitespace(), split.Split(tokenizers.Regex("."), "isolated")])
-        inner.pre_tokenizer = alone if letters else split.BertPreTokenizer()
+        inner.pre_tokenizer = {
+            "marks": split.BertPreTokenizer(),
+            "spaces": split.WhitespaceSplit(),
+            "letters": split.Sequence([split.Whitespace(), split.Split(tokenizers.Regex("."), "isolated")]),
+        }[at]
         if lower:
             inner.normalizer = tokenizers.normalizers.BertNormalizer()
         inner.decoder = tokenizers.decoders.WordPiece()

@@ -53,7 +53,7 @@ def tiny(
     tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
 ) -> Path:
     """A model artifact of letters."""
-    tokenizer = word_tokenizer("abcdefghijklmnopqrstuvwxyz", letters=True)
+    tokenizer = word_tokenizer("abcdefghijklmnopqrstuvwxyz", at="letters")
     return small_model(tmp_path_factory.mktemp("systems"), tokenizer, depth=1, vocab=64, max_length=24)
 
 

@@ -21,7 +21,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 @pytest.fixture(scope="session")
 def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     """One token a letter."""
-    return word_tokenizer("abcdefghijklmnopqrstuvwxyz", letters=True)
+    return word_tokenizer("abcdefghijklmnopqrstuvwxyz", at="letters")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def embedder(tokenizer: Tokenizer) -> Embedder:
 @pytest.fixture(scope="session")
 def words(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     """One token a word: a0 … a39, b0 … b39 and the letters a, b, c."""
-    return word_tokenizer([*(f"{side}{i}" for side in "ab" for i in range(40)), "a", "b", "c"])
+    return word_tokenizer([*(f"{side}{i}" for side in "ab" for i in range(40)), "a", "b", "c"], at="spaces")
 
 
 @pytest.fixture(scope="session")
