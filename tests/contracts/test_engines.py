@@ -15,7 +15,7 @@ from encodery.base.parts import find, names
 from encodery.base.settings import decode, encode
 from encodery.search.engine import Engine
 from encodery.search.filters import parse
-from encodery.search.store import Fields, Point, Store, Terms
+from encodery.search.store import Fields, Point, Precision, Store, Terms
 
 WIDTH = 8
 VECTORS = np.random.default_rng(0).standard_normal((24, WIDTH)).astype(np.float32)
@@ -238,6 +238,49 @@ def test_fields_that_are_not_there_cannot_be_asked(store: Store) -> None:
         store.by_terms(TERMS[0], 1)
     with pytest.raises(InputError, match="without vectors of tokens"):
         store.by_tokens(TOKENS[0], 1)
+
+
+CENTRES = np.random.default_rng(5).standard_normal((12, 48))
+DRAWN = np.random.default_rng(6)
+
+
+def clustered(count: int) -> np.ndarray:
+    """(count, 48) unit vectors about twelve centres."""
+    spread = CENTRES[DRAWN.integers(0, 12, count)] + 0.5 * DRAWN.standard_normal((count, 48))
+    unit: np.ndarray = (spread / np.linalg.norm(spread, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 1.0), ("fp16", 0.99), ("int8", 0.9), ("binary", 0.95)])
+def test_vectors_of_every_precision_find_what_float32_finds(
+    engine: Engine, tmp_path: Path, precision: Precision, least: float
+) -> None:
+    vectors, queries = clustered(400), clustered(30)
+    fields = Fields(width=48, tokens=4, precision=precision)
+    points = [Point(f"d{i}", 0, "text", row, {"metadata": {"even": i % 2 == 0}}) for i, row in enumerate(vectors)]
+    with engine.create(tmp_path / "store", fields) as store:
+        store.upsert([dataclasses.replace(p, tokens=TOKENS[i % 12]) for i, p in enumerate(points)])
+        store.settle()
+    with engine.open(tmp_path / "store") as store:
+        right = []
+        for query in queries:
+            scores = {point.id: float(score) for point, score in zip(points, vectors @ query, strict=True)}
+            hits = store.by_vector(query, 10)
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            assert [hit.score for hit in hits] == pytest.approx([scores[hit.id] for hit in hits], abs=0.02)
+            right.append(len({hit.id for hit in hits} & set(sorted(scores, key=lambda name: -scores[name])[:10])) / 10)
+        assert np.mean(right) >= least
+        even = {point.id for point in points[::2]}
+        assert {hit.id for hit in store.by_vector(queries[0], 50, parse(["even=true"]))} <= even
+        few = [point.id for point in points[:7]]
+        assert {hit.id for hit in store.by_vector(queries[0], 7, among=few)} == set(few)
+        late = {hit.id: hit.score for hit in store.by_tokens(TOKENS[3], 400)}
+        own = float((TOKENS[3] @ TOKENS[3].T).max(axis=1).sum())
+        assert late[points[3].id] == pytest.approx(own, rel=0.02)
+        back = {p.id: p for batch in store.all(vectors=True) for p in batch}
+        np.testing.assert_allclose(back[points[0].id].vector, vectors[0], atol=0.02)
+        store.upsert([dataclasses.replace(points[0], vector=-vectors[0], tokens=TOKENS[0])])
+        assert points[0].id not in {hit.id for hit in store.by_vector(vectors[0], 10)}
 
 
 def test_settings_round_trip(engine: Engine) -> None:

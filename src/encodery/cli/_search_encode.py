@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+if TYPE_CHECKING:
+    from encodery.search.sides import Side
+
 S = TypeVar("S")
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs a model of one vector a text: one of `encodery show runtimes`, or the folder of an onnx or "
+        "openvino export."
+    ),
+]
 
 
 def encode(
@@ -23,6 +33,7 @@ def encode(
     shard: Annotated[
         int | None, typer.Option(help="Work on this one, from 1 [default: one after another that nobody works on].")
     ] = None,
+    runtime: Runtime = None,
 ) -> None:
     """Encode documents without indexing them: resumable, by several processes or machines at once.
 
@@ -34,12 +45,10 @@ def encode(
 
     from encodery.search.encode import EncodeSettings
     from encodery.search.encode import encode as encode_documents
-    from encodery.search.sides import load
 
     sources, settings = take(arguments, EncodeSettings, "encode")
     console = Console(highlight=False)
-    sides = [load(folder) for folder in model]
-    paths = {side.mode: folder for side, folder in zip(sides, model, strict=True)}
+    sides, paths = loaded(model, runtime)
     with console.status("Encoding …") as status:
 
         def told(number: int, passages: int) -> None:
@@ -57,6 +66,18 @@ def encode(
         f"Index it: encodery search index --encoded {out} --out INDEX",
         soft_wrap=True,
     )
+
+
+def loaded(models: list[Path], runtime: str | None) -> tuple[list[Side], dict[str, Path]]:
+    """Models as sides, and mode -> where each lies. Raises `InputError` for a runtime that would run none of them."""
+    from encodery.base.errors import InputError
+    from encodery.search.sides import Dense, load
+
+    sides = [load(model, runtime) for model in models]
+    if runtime is not None and not any(isinstance(side, Dense) for side in sides):
+        given = ", ".join(side.mode for side in sides) or "none"
+        raise InputError(f"--runtime {runtime}: runs models of one vector a text; given: {given}.")
+    return sides, {side.mode: model for side, model in zip(sides, models, strict=True)}
 
 
 def take(arguments: list[str], settings: type[S], where: str) -> tuple[list[str], S]:

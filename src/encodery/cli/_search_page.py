@@ -23,6 +23,10 @@ def page(
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="The model, where it is not where it was.")
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the model: as for index [default: what made the index's vectors]."),
+    ] = None,
 ) -> None:
     """Serve a page to search the index with, until Ctrl-C: passages with their words marked, every stage's score and
     time, and documents. What it shows is also there as JSON, at /search?q=...
@@ -38,11 +42,13 @@ def page(
     reranker = None if rerank is None else reranker_of(rerank).open()
     name = None if rerank is None else rerank.resolve().name
     with (
-        Searcher(folder, model=model) as searcher,
+        Searcher(folder, model=model, runtime=runtime) as searcher,
         Answers(searcher, reranker, reranked, name) as answers,
         PageServer(answers, host, port) as server,
     ):
         answers.warm()
+        for note in searcher.notes:
+            console.print(note, style="dim", soft_wrap=True)
         console.print(f"{folder}: {server.url}  (Ctrl-C ends)", soft_wrap=True)
         if show:
             webbrowser.open(server.url)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from encodery.cli._search_encode import encode, take
+from encodery.cli._search_encode import Runtime, encode, loaded, take
 from encodery.cli._search_page import page
 from encodery.cli._search_weigh import weigh
 
@@ -53,11 +53,13 @@ def index(
         Path | None, typer.Option(help="A folder of `search encode` instead of sources; needs no model.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    runtime: Runtime = None,
 ) -> None:
     """Cut documents into passages, encode and store them.
 
-    Settings are given as path=value, such as passages.size=200, passages.overlap=20, engine.language=german, weight=0.3
-    or text=body. An interrupted build goes on when the same command is given again.
+    Settings are given as path=value, such as passages.size=200, passages.overlap=20, engine.language=german,
+    weight=0.3, text=body, or vectors=int8 (how they are stored: fp32, fp16, int8, binary). An interrupted build goes
+    on when the same command is given again.
     """
     from rich.console import Console
 
@@ -69,7 +71,7 @@ def index(
     if encoded is not None and sources:
         raise InputError(f"{sources[0]}: --encoded takes the place of sources; give one or the other.")
     console = Console(highlight=False)
-    sides, paths = _sides(model or [])
+    sides, paths = loaded(model or [], runtime)
     with _Progress(console) as progress:
         if encoded is not None:
             built = build_encoded(encoded, out, sides, settings, overwrite, progress)
@@ -105,6 +107,10 @@ def query(
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Model = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the model: as for index [default: what made the index's vectors]."),
+    ] = None,
 ) -> None:
     """Find passages. Each shows its scores by words (BM25) and by models, and where it stands."""
     from rich.console import Console
@@ -120,7 +126,8 @@ def query(
     conditions, console, share = parse(filters or []), Console(highlight=False), _share(weight)
     reranker = None if rerank is None else reranker_of(rerank).open()
 
-    with Searcher(folder, model=model) as searcher:
+    with Searcher(folder, model=model, runtime=runtime) as searcher:
+        told: set[str] = set()
 
         def answer(text: str) -> None:
             found = searcher.search(
@@ -134,6 +141,10 @@ def query(
                 reranker,
                 reranked,
             )
+            for note in searcher.notes:
+                if note not in told:
+                    told.add(note)
+                    Console(stderr=True, highlight=False).print(note, style="dim", soft_wrap=True)
             if as_json:
                 print(json.dumps(_table(found), ensure_ascii=False))
             else:
@@ -215,17 +226,11 @@ def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="P
     console = Console(highlight=False)
     _show(console, figures, folder)
     for mode, model in models.items():
-        console.print(f"  {mode:<10} {model['path'] or 'a model in no folder'}, share {weights[mode]:.2f}")
+        runtime = model.get("runtime", {}).get("name")
+        where = (model["path"] or "a model in no folder") + (f", run by {runtime}" if runtime else "")
+        console.print(f"  {mode:<10} {where}, share {weights[mode]:.2f}", soft_wrap=True)
     if not models:
         console.print("  model      none: words alone")
-
-
-def _sides(models: list[Path]) -> tuple[list[Any], dict[str, Path]]:
-    """The models of an index, loaded, and mode -> where each lies."""
-    from encodery.search.sides import load
-
-    sides = [load(model) for model in models]
-    return sides, {side.mode: model for side, model in zip(sides, models, strict=True)}
 
 
 def _share(written: str | None) -> float | dict[str, float] | None:
@@ -248,6 +253,10 @@ def _show(console: Console, figures: dict[str, Any], folder: Path) -> None:
     console.print(f"{folder}: {documents:,} documents in {passages:,} passages, {figures['bytes'] / 1e6:,.1f} MB")
     seconds = figures["seconds"]
     console.print(f"  built in   {seconds:,.1f} s ({passages / max(seconds, 1e-9):,.0f} passages/s)")
+    if "vectors" in figures:
+        near = figures.get("agreement")
+        apart = "" if near is None else f", {near:.1%} of a passage's ten nearest are those of fp32"
+        console.print(f"  vectors    {figures['vectors']}{apart}")
     console.print(f"  weight     {figures['weight']:.2f} of the models beside words in hybrid ranking")
     if figures.get("replaced"):
         console.print(f"  replaced   {figures['replaced']:,} documents by later ones of the same id")

@@ -110,16 +110,20 @@ class Embedder:
                 f"pooling = '{name_of(self.settings.pooling)}': wants every layer, a runtime gives the last one."
             )
         found = copy.copy(self)
-        found.__dict__.pop("fingerprint", None)
         found.runtime, found.engine = runtime, runtime.build(self.model)
         return found
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Differs when any text could get another vector: over weights, tokenizer and settings."""
+        """Differs when any text could get another vector: that of the model, and the runtime where there is one."""
+        if self.runtime is None:
+            return self.model_fingerprint
+        return hashlib.sha256(f"{self.model_fingerprint}{json.dumps(encode(self.runtime))}".encode()).hexdigest()[:32]
+
+    @cached_property
+    def model_fingerprint(self) -> str:
+        """Over weights, tokenizer and settings, whatever runs them."""
         digest = hashlib.sha256(json.dumps([encode(self.settings), self.tokenizer.fingerprint]).encode())
-        if self.runtime is not None:
-            digest.update(json.dumps(encode(self.runtime)).encode())
         for name, tensor in sorted(self.model.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from encodery.base.errors import InputError
+from encodery.base.errors import ArtifactError, InputError
 from encodery.search.documents import Input
 from encodery.search.filters import Condition
 from encodery.search.index import Progress, stored_bytes
@@ -18,10 +18,13 @@ from encodery.search.writer import Writer
 def add(index: Opened, sources: Sequence[str | Path], progress: Progress | None = None) -> dict[str, Any]:
     """Add all documents of `sources`; one whose id is in the index replaces it.
 
-    Returns what was counted: documents, passages, replaced, dropped_tokens, skipped (reason -> number).
+    Returns what was counted: documents, passages, replaced, dropped_tokens, skipped (reason -> number). Raises
+    `ArtifactError` where the model at hand is run otherwise than when the index was made.
     """
     given = Input.open(sources, index.settings.text, avoid=(index.path,))
     supply = Documents(sources, given, index.settings.passages, index.sides)
+    if index.notes:
+        raise ArtifactError(f"{index.notes[0]} All that an index stores is made by one runtime; add with that one.")
     writer = Writer(index.store, supply.encoders, index.finishing)
 
     def mark() -> None:

@@ -30,7 +30,7 @@ from encodery.search import writer
 from encodery.search.documents import Input
 from encodery.search.passages import Passages
 from encodery.search.sides import Side, sides_of
-from encodery.search.supply import Documents, models_of
+from encodery.search.supply import Documents, essence, models_of
 from encodery.search.writer import Piece, filled, grouped
 
 KIND, PLAN, SHARDS, LOCKS, DONE = "encoded", "plan.json", "shards", "locks", "done.json"
@@ -76,6 +76,8 @@ def encode(
     sides, settings = sides_of(encoder), settings or EncodeSettings()
     if not sides:
         raise InputError("Nothing to encode with: give a model.")
+    for side in sides:
+        side.storable()
     if shards < 1 or (shard is not None and not 1 <= shard <= shards):
         raise InputError(f"shard = {shard} of {shards}: shards are counted from 1 to their number.")
     folder = Path(out)
@@ -141,20 +143,13 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
         os.link(draft, folder / PLAN)
     draft.unlink()
     held = read_plan(folder)
-    what = {"inputs": "input files", "models": "model", "encode": "settings", "at_once": "version"}
-    names = [what.get(name, name) for name in plan if _essence(held.get(name)) != _essence(plan[name])]
+    what = {"inputs": "input files", "models": "model or runtime", "encode": "settings", "at_once": "version"}
+    names = [what.get(name, name) for name in plan if essence(held.get(name)) != essence(plan[name])]
     if names:
         raise ArtifactError(
             f"{folder}: was begun with other {' and '.join(dict.fromkeys(names))}. Go on with those, or encode into "
             "another folder."
         )
-
-
-def _essence(value: Any) -> Any:
-    """A plan's value without where models lie, which differs between machines."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _essence(item) for key, item in value.items() if key != "path"}
 
 
 @contextlib.contextmanager

@@ -26,14 +26,15 @@ from encodery.embed.finish import Finish
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finish.whiten import Whiten
 from encodery.embed.finishing import Finishing
+from encodery.search.agreement import agreement
 from encodery.search.calibrate import FALLBACK, Calibration, calibrated, fixed
 from encodery.search.documents import Input
 from encodery.search.engine import Engine
 from encodery.search.engine.edge import Edge
 from encodery.search.passages import Passages
 from encodery.search.sides import Dense, Late, Sparse, sides_of
-from encodery.search.store import Fields, Point, Store
-from encodery.search.supply import Documents, Supply, models_of
+from encodery.search.store import Fields, Point, Precision, Store
+from encodery.search.supply import Documents, Supply, essence, models_of
 from encodery.search.writer import Writer, finished
 
 KIND = "index"
@@ -46,12 +47,13 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
     """`text`: the column of rows that holds the text. `finish`: steps on vectors after the model's own, fitted on a
-    sample of the documents. `weight`: share of the models' sides in hybrid ranking, estimated from the documents if not
-    given."""
+    sample of the documents. `vectors`: how they are stored. `weight`: share of the models' sides in hybrid ranking,
+    estimated from the documents if not given."""
 
     engine: Engine = field(default_factory=Edge)
     passages: Passages = field(default_factory=Passages)
     finish: tuple[Finish, ...] = (Normalise(), Whiten(), Normalise())
+    vectors: Precision = "fp32"
     weight: float | None = None
     text: str = "auto"
 
@@ -89,6 +91,8 @@ def build(
     settings, target = settings or IndexSettings(), Path(out)
     given = Input.open(sources, settings.text, avoid=(target, target.parent / f".{target.name}.draft"))
     sides = sides_of(encoder)
+    for side in sides:
+        side.storable()
     supply = Documents(sources, given, settings.passages, sides)
     supply.models = models_of(sides, model_path)
     return build_from(supply, target, settings, overwrite, progress)
@@ -130,21 +134,14 @@ def _present(target: Path, plan: dict[str, Any]) -> Artifact | None:
         return None
     artifact = Artifact.open(target, KIND)
     held = artifact.manifest.settings
-    differing = [name for name in plan if _essence(held.get(name)) != _essence(plan[name])]
+    differing = [name for name in plan if essence(held.get(name)) != essence(plan[name])]
     if differing:
-        what = {"index": "settings", "inputs": "input files", "models": "model", "sources": "sources"}
+        what = {"index": "settings", "inputs": "input files", "models": "model or runtime", "sources": "sources"}
         raise ArtifactError(
             f"{target}: holds an index made with other {' and '.join(what[name] for name in differing)}. "
             "Add documents to it with `search add`, give another folder, or --overwrite."
         )
     return artifact
-
-
-def _essence(value: Any) -> Any:
-    """A plan's value without where models lie, which may change."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _essence(item) for key, item in value.items() if key != "path"}
 
 
 def stored_bytes(folder: Path) -> int:
@@ -164,8 +161,8 @@ class _Builder:
     def _resume(self) -> None:
         note = self.folder / PROGRESS
         held = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-        if {name: _essence(held.get("plan", {}).get(name)) for name in self.plan} == {
-            name: _essence(value) for name, value in self.plan.items()
+        if {name: essence(held.get("plan", {}).get(name)) for name in self.plan} == {
+            name: essence(value) for name, value in self.plan.items()
         }:
             self.counts.update(held["counts"])
             self.seconds = held["seconds"]
@@ -192,7 +189,11 @@ class _Builder:
             if not store.count():
                 raise EmptyInput(f"{', '.join(self.plan['sources'])}: no document with words in it.")
             store.settle()
-            figures = {"documents": store.documents(), "passages": store.count()}
+            figures: dict[str, Any] = {"documents": store.documents(), "passages": store.count()}
+            if {Dense.mode, Late.mode} & set(self.supply.models):
+                figures["vectors"] = self.settings.vectors
+            if finishing is not None and self.settings.vectors != "fp32":
+                figures["agreement"] = agreement(store, sample)
         mark()
         chosen = self._weights(finishing, sample)
         atomic_write(self.folder / FUSION, json.dumps(chosen.table(), indent=1))
@@ -225,7 +226,7 @@ class _Builder:
         models = self.supply.models
         width = None if finishing is None else finishing.width(models[Dense.mode]["width"])
         tokens = models[Late.mode]["width"] if Late.mode in models else None
-        return Fields(width=width, terms=Sparse.mode in models, tokens=tokens)
+        return Fields(width=width, terms=Sparse.mode in models, tokens=tokens, precision=self.settings.vectors)
 
     def _finishing(self) -> tuple[Finishing | None, list[Point]]:
         """What the finish steps learn from a sample, and the sample, finished, for the weights."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.artifact import Artifact
-from encodery.base.errors import ArtifactError, InputError
+from encodery.base.errors import ArtifactError, InputError, UserError
 from encodery.base.settings import decode
 from encodery.embed.finishing import Finishing
 from encodery.search.index import FINISH, FUSION, KIND, STORE, IndexSettings
+from encodery.search.ran import Ran
 from encodery.search.sides import SIDES, Dense, Finder, Side, Words, load, mode_of, sides_of
 from encodery.search.store import Store
 
@@ -22,12 +23,17 @@ class Opened:
     """Holds the store of an index; use it as a context, or close it.
 
     `encoder` (or several), or `model` (a path, or several), replaces the model of its kind whose path is noted in the
-    index. `weights`: mode -> share in hybrid ranking; `weight`: that of all models together. Raises `ArtifactError` for
-    what is no index, or is in use by another process.
+    index. A model of one vector a text is run as it was when the index was made, or by `runtime`. `weights`: mode ->
+    share in hybrid ranking; `weight`: that of all models together. Raises `ArtifactError` for what is no index, or is
+    in use by another process.
     """
 
     def __init__(
-        self, folder: str | Path, encoder: Any = None, model: str | Path | Sequence[str | Path] | None = None
+        self,
+        folder: str | Path,
+        encoder: Any = None,
+        model: str | Path | Sequence[str | Path] | None = None,
+        runtime: str | None = None,
     ) -> None:
         self.artifact = Artifact.open(folder, KIND)
         held = self.artifact.manifest.settings
@@ -38,7 +44,11 @@ class Opened:
         self.finishing: Finishing | None = None
         if Dense.mode in self.models:
             self.finishing = Finishing.load(self.settings.finish, self.path / FINISH)
+        self._runtime = runtime
+        if runtime is not None and Dense.mode not in self.models:
+            raise InputError(f"runtime = '{runtime}': runs models of one vector a text; {self.path} has none.")
         self._sides: dict[str, Side] = {}
+        self._notes: dict[str, str] = {}
         for side in sides_of(encoder):
             self._keep(side, "the given encoder")
         self.weights = self._weights()
@@ -79,8 +89,31 @@ class Opened:
                     f"{self.path}: was made with the model at '{where}', which is not there. Give its new place with "
                     "--model, or search by words (--mode bm25)."
                 )
-            self._keep(load(where), str(where))
+            self._keep(self._load(mode, where), str(where))
         return self._sides[mode]
+
+    def _load(self, mode: str, where: str | Path) -> Side:
+        """A model run as asked, or else as it was."""
+        if self._runtime is not None or mode != Dense.mode:
+            return load(where, self._runtime)
+        ran = self._ran(mode)
+        try:
+            return load(where, None if ran is None else ran.asked)
+        except UserError as error:
+            if ran is None or ran.asked is None:
+                raise
+            raise ArtifactError(
+                f"{self.path}: was made by the runtime '{ran.asked}', which cannot run here: {error} "
+                "Another may ask instead, such as 'torch' (--runtime torch)."
+            ) from error
+
+    def _ran(self, mode: str) -> Ran | None:
+        return Ran.read(self.models[mode].get("runtime"))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of the models loaded so far, those that another runtime runs than made the index's vectors: a line each."""
+        return tuple(self._notes.values())
 
     def finder(self, mode: str) -> Finder:
         """Words, or a model's side."""
@@ -97,6 +130,13 @@ class Opened:
                 f"and {side.fingerprint[:8]}): their vectors cannot be compared. Index again, or give that model."
             )
         self._sides[side.mode] = side.finished(self.finishing)
+        ran = self._ran(side.mode)
+        if ran is not None and not ran.same(side.ran):
+            names = ran.name or "an encoder of its own", side.ran.name or "an encoder of its own"
+            other = f"by {names[1]}" if names[0] != names[1] else "by another export or other settings of it"
+            self._notes[side.mode] = (
+                f"{self.path}: its vectors were made by {names[0]}, the query's {other}: near each other, not equal."
+            )
 
     def _weights(self) -> dict[str, float]:
         file = self.path / FUSION

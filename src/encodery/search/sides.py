@@ -18,9 +18,11 @@ import numpy as np
 from encodery.base.errors import InputError
 from encodery.embed import multivector, sparse
 from encodery.embed.embedder import Embedder, token_offsets
+from encodery.embed.exported import runtime_of
 from encodery.embed.finishing import Finishing
 from encodery.search.encoder import TextEncoder
 from encodery.search.filters import Condition
+from encodery.search.ran import TORCH, Ran, model_of, ran_of, refuse_unsteady
 from encodery.search.store import Hit, Store, Terms
 
 QUERY, DOCUMENT = "query", "document"
@@ -72,12 +74,13 @@ class Words(Finder):
 
 class Side(Finder):
     """A way to find passages by a model. `field`: what it fills in a `Point`; `longest`: tokens of a passage that are
-    read whole; `width` of its vectors."""
+    read whole; `width` of its vectors; `fingerprint` of its model, and by what that is `ran`."""
 
     field: ClassVar[Field]
     longest: int
     width: int
     fingerprint: str
+    ran: Ran = TORCH
 
     @abc.abstractmethod
     def offsets(self, text: str) -> np.ndarray:
@@ -95,6 +98,9 @@ class Side(Finder):
         """The side of an index that finishes vectors so."""
         return self
 
+    def storable(self) -> None:
+        """Raises `SettingsError` where what it gives a text depends on the texts beside it."""
+
 
 class Dense(Side):
     """One vector a text. `finishing`: the index's own steps after the model's."""
@@ -103,7 +109,7 @@ class Dense(Side):
 
     def __init__(self, encoder: TextEncoder, finishing: Finishing | None = None) -> None:
         self.encoder, self.finishing = encoder, finishing
-        self.width, self.fingerprint = encoder.width, encoder.fingerprint
+        self.width, self.fingerprint, self.ran = encoder.width, model_of(encoder), ran_of(encoder)
         self.longest = encoder.longest
         if DOCUMENT in encoder.prompts:
             self.longest = max(self.longest - len(encoder.offsets(encoder.prompts[DOCUMENT])), 1)
@@ -131,6 +137,9 @@ class Dense(Side):
 
     def finished(self, finishing: Finishing | None) -> Dense:
         return Dense(self.encoder, finishing)
+
+    def storable(self) -> None:
+        refuse_unsteady(self.encoder, self.ran)
 
     def _prompt(self, role: str) -> str | None:
         return role if role in self.encoder.prompts else None
@@ -232,14 +241,19 @@ def mode_of(folder: str | Path) -> str:
     return Dense.mode
 
 
-def load(folder: str | Path) -> Side:
-    """The side of a model's folder or run."""
+def load(folder: str | Path, runtime: str | None = None) -> Side:
+    """The side of a model's folder or run. `runtime`: the name of one, or the folder of an export to onnx or openvino,
+    that runs a model of one vector a text; others run as they are."""
     from encodery.model.load import load_model
 
     loaded, mode = load_model(folder), mode_of(folder)
     if mode == Sparse.mode:
         return Sparse(sparse.SparseEncoder.of(loaded))
-    return Late(multivector.MultiVectorEncoder.of(loaded)) if mode == Late.mode else Dense(Embedder.of(loaded))
+    if mode == Late.mode:
+        return Late(multivector.MultiVectorEncoder.of(loaded))
+    if runtime is None:
+        return Dense(Embedder.of(loaded))
+    return Dense(Embedder.of(loaded, "cpu").on(runtime_of(runtime)))
 
 
 def side_of(given: Side | TextEncoder | sparse.SparseEncoder | multivector.MultiVectorEncoder) -> Side:

@@ -9,7 +9,7 @@ import abc
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,9 @@ DOCUMENT = "document"
 NUMBER = "number"
 TEXT = "text"
 METADATA = "metadata"
+Precision = Literal["fp32", "fp16", "int8", "binary"]
+"""How vectors are stored. int8: turned at random, then a byte a number, and nothing else of them is kept. binary: so
+turned, a bit a number, by which candidates are found, whose scores are then those of 16-bit vectors kept beside."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,11 +59,13 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class Fields:
     """What a store keeps of each passage beside its words: a vector of `width` H, learned sparse `terms`, a vector of
-    width K = `tokens` for each token. None and False: not kept."""
+    width K = `tokens` for each token. None and False: not kept. `precision` of vectors; those of tokens are found by
+    no bits, so that binary keeps them with 16."""
 
     width: int | None = None
     terms: bool = False
     tokens: int | None = None
+    precision: Precision = "fp32"
 
     def check(self, point: Point) -> None:
         """Raises `InputError` naming the document whose passage lacks a field, or has one of another shape."""

@@ -13,13 +13,14 @@ from encodery.base.artifact import Artifact
 from encodery.base.errors import InputError
 from encodery.search.documents import Input
 from encodery.search.passages import Passages
+from encodery.search.ran import TORCH
 from encodery.search.sample import sampled
 from encodery.search.sides import Side
 from encodery.search.store import Point
 from encodery.search.writer import Piece, filled
 
 Models = dict[str, dict[str, Any]]
-"""mode -> fingerprint, width and path of the model."""
+"""mode -> fingerprint, width and path of the model, and the runtime that runs it."""
 
 
 class Supply(abc.ABC):
@@ -87,4 +88,21 @@ def models_of(sides: Sequence[Side], paths: Any) -> Models:
             raise InputError("Several models: say of each where it lies, {mode: path}.")
         paths = {side.mode: paths for side in sides}
     where = {mode: "" if path is None else str(Path(path).resolve()) for mode, path in paths.items()}
-    return {s.mode: {"fingerprint": s.fingerprint, "width": s.width, "path": where.get(s.mode, "")} for s in sides}
+    return {
+        s.mode: {
+            "fingerprint": s.fingerprint,
+            "width": s.width,
+            "path": where.get(s.mode, ""),
+            "runtime": s.ran.table(),
+        }
+        for s in sides
+    }
+
+
+def essence(value: Any) -> Any:
+    """A plan's value without where models and exports lie, which may change or differ between machines, and without
+    what older versions did not note, having nothing else."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: essence(item) for key, item in value.items() if key != "path" and item != TORCH.table()}
+    return {key: item for key, item in kept.items() if (key, item) != ("vectors", "fp32")}

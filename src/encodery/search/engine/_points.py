@@ -16,12 +16,22 @@ from encodery.base.errors import InputError
 from encodery.search.engine._stored import check_query, point_of, terms_of
 from encodery.search.engine._words import Analyser
 from encodery.search.filters import Condition, Value, alternatives
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Hit, Point, Store, Terms
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Hit, Point, Precision, Store, Terms
 
 DENSE, TERMS, TOKENS = "dense", "terms", "tokens"
 DELETE_AT_ONCE = 256
 SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
+BY_BITS = 4  # Candidates by bits for each passage asked for, at least SEARCH_EFFORT in all.
+DATATYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16", "int8": "turbo8", "binary": "float16"}
+"""Precision -> how both packages call what is stored. `turbo8` is TurboQuant: turned at random, so that no dimension
+stands out, then rounded; the ten nearest come out nearer to those of float32 than by rounding as they are."""
+BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1, "binary": 2}
 BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+
+
+def kilobytes(fields: Fields, graph_from: int) -> int:
+    """From which both packages build a graph, counting vectors as they are stored, for one from that many vectors."""
+    return max(graph_from * (fields.width or 1) * BYTES[fields.precision] // 1024, 1)
 
 
 class PointStore(Store):
@@ -93,7 +103,13 @@ class PointStore(Store):
         if self._size is None:
             self._size = self.count()
         few = self._size < self._graph_from
-        params = self._kit.SearchParams(exact=few, hnsw_ef=None if few else max(SEARCH_EFFORT, limit))
+        effort = None if few else max(SEARCH_EFFORT, limit)
+        if self._fields.precision == "binary":
+            more = max(float(BY_BITS), SEARCH_EFFORT / max(limit, 1))
+            again = self._kit.QuantizationSearchParams(rescore=True, oversampling=more)
+            params = self._kit.SearchParams(hnsw_ef=effort, quantization=again)  # `exact` would pass the bits over.
+        else:
+            params = self._kit.SearchParams(exact=few, hnsw_ef=effort)
         return self._nearest(vector.tolist(), DENSE, limit, conditions, among, params)
 
     def by_terms(

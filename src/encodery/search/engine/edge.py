@@ -20,9 +20,9 @@ from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
 from encodery.search.engine import Engine
 from encodery.search.engine._edge import EdgeStore, named
-from encodery.search.engine._points import DENSE, TERMS, TOKENS
+from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, kilobytes
 from encodery.search.engine._words import Analyser, analyser, check_formula
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Store
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Precision, Store
 
 CONFIG = "edge_config.json"
 
@@ -50,9 +50,8 @@ class Edge(Engine):
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds a store already.")
         folder.mkdir(parents=True, exist_ok=True)
-        kilobytes = self.graph_from * (fields.width or 1) * 4 // 1024
         optimizers = edge.EdgeOptimizersConfig(
-            indexing_threshold=max(kilobytes, 1),
+            indexing_threshold=kilobytes(fields, self.graph_from),
             default_segment_number=1,
             deleted_threshold=0.01,
             vacuum_min_vector_number=100,
@@ -88,14 +87,22 @@ class Edge(Engine):
 
 def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The engine's own fields, dense and sparse."""
+    kinds = edge.VectorStorageDatatype
+    kind = {"float32": None, "float16": kinds.Float16, "turbo8": kinds.Turbo8}[DATATYPES[fields.precision]]
+    bits = None
+    if fields.precision == "binary":
+        bits = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits1, memory=edge.Memory.Pinned)
     dense: dict[str, Any] = {}
     if fields.width is not None:
-        dense[DENSE] = edge.EdgeVectorParams(size=fields.width, distance=edge.Distance.Dot)
+        dense[DENSE] = edge.EdgeVectorParams(
+            size=fields.width, distance=edge.Distance.Dot, datatype=kind, quantization_config=bits
+        )
     if fields.tokens is not None:
         # No graph over tokens: it would cost more than all else, and the passages they rank are few or all.
         dense[TOKENS] = edge.EdgeVectorParams(
             size=fields.tokens,
             distance=edge.Distance.Dot,
+            datatype=kind,
             multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
             hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
         )
@@ -108,8 +115,21 @@ def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str
 def _stored_fields(folder: Path) -> Fields:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        sizes = {name: int(entry["size"]) for name, entry in (config.get("vectors") or {}).items()}
+        held: dict[str, Any] = config.get("vectors") or {}
+        sizes = {name: int(entry["size"]) for name, entry in held.items()}
         terms = TERMS in (config.get("sparse_vectors") or {})
+        precision = _precision(held.get(DENSE) or held.get(TOKENS) or {})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"{folder / CONFIG}: damaged: {error}") from error
-    return Fields(width=sizes.get(DENSE), terms=terms, tokens=sizes.get(TOKENS))
+    return Fields(width=sizes.get(DENSE), terms=terms, tokens=sizes.get(TOKENS), precision=precision)
+
+
+def _precision(entry: dict[str, Any]) -> Precision:
+    """How the engine's own settings say that vectors are stored. Raises `ValueError` for a way that is none of ours."""
+    if entry.get("quantization_config") is not None:
+        return "binary"
+    named: dict[str, Precision] = {DATATYPES[one]: one for one in ("fp32", "fp16", "int8")}
+    datatype = entry.get("datatype") or DATATYPES["fp32"]
+    if datatype not in named:
+        raise ValueError(f"vectors of datatype '{datatype}', not {', '.join(named)}")
+    return named[datatype]

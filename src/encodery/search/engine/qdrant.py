@@ -6,6 +6,7 @@ the weights are ours, over the same analyser, so both engines rank alike (`_qdra
 passages come and go). Equals `edge` in all results on small collections.
 `url` empty: no server. The client's in-memory stand-in is used, filled anew from a journal in the folder each time it
 is opened: for trials of a few thousand passages. (The client's own files are pickles, which we neither write nor read.)
+The stand-in holds all vectors in float32, whatever precision is asked for.
 `deploy/qdrant/compose.yaml` starts a real server.
 """
 
@@ -24,7 +25,7 @@ from encodery.base.extras import require
 from encodery.search.engine import Engine
 from encodery.search.engine._asking import Asking
 from encodery.search.engine._journal import Journal
-from encodery.search.engine._points import DENSE, TERMS, TOKENS
+from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, kilobytes
 from encodery.search.engine._qdrant import LENGTH, WORDS, Note, QdrantStore
 from encodery.search.engine._words import Analyser, analyser, check_formula
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Store
@@ -138,21 +139,29 @@ class Qdrant(Engine):
         from qdrant_client import models
 
         fields = note.fields
+        datatype = models.Datatype(DATATYPES[fields.precision])
+        bits = None
+        if fields.precision == "binary":
+            one = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS1, memory=models.Memory.PINNED)
+            bits = models.TurboQuantization(turbo=one)
         dense: dict[str, Any] = {}
         if fields.width is not None:
-            dense[DENSE] = models.VectorParams(size=fields.width, distance=models.Distance.DOT)
+            dense[DENSE] = models.VectorParams(
+                size=fields.width, distance=models.Distance.DOT, datatype=datatype, quantization_config=bits
+            )
         if fields.tokens is not None:
             late = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
             dense[TOKENS] = models.VectorParams(
                 size=fields.tokens,
                 distance=models.Distance.DOT,
+                datatype=datatype,
                 multivector_config=late,
                 hnsw_config=models.HnswConfigDiff(m=0),
             )
         sparse = {WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)}
         if fields.terms:
             sparse[TERMS] = models.SparseVectorParams()
-        kilobytes = max(self.graph_from * (fields.width or 1) * 4 // 1024, 1)
+        graph = models.OptimizersConfigDiff(indexing_threshold=kilobytes(fields, self.graph_from))
         asking(
             lambda client: client.create_collection(
                 note.name,
@@ -160,7 +169,7 @@ class Qdrant(Engine):
                 sparse_vectors_config=sparse,
                 shard_number=self.shards,
                 replication_factor=self.replicas,
-                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=kilobytes),
+                optimizers_config=graph,
             )
         )
         if not self.url:

@@ -1,0 +1,192 @@
+"""Runtimes of an index's vectors: noted, taken again for queries, told where another asks, refused where it wavers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from encodery.base.artifact import Artifact
+from encodery.base.errors import ArtifactError, InputError, SettingsError
+from encodery.cli.search import app
+from encodery.embed.embedder import Embedder
+from encodery.model.load import load_model
+from encodery.model.network import Model
+from encodery.runtimes import Engine, Runtime
+from encodery.runtimes._checked import Packed
+from encodery.runtimes.echo import Echo
+from encodery.runtimes.packed_int8 import PackedInt8
+from encodery.runtimes.torch import Torch
+from encodery.search.change import add
+from encodery.search.encode import encode
+from encodery.search.index import IndexSettings, build
+from encodery.search.ran import TORCH, Ran, ran_of
+from encodery.search.searcher import Searcher
+from encodery.search.sides import Dense, load
+from encodery.search.supply import essence, models_of
+from encodery.tokens.tokenizer import Tokenizer
+
+WORDS = "violin melody harbour sail onion pan storm anchor chord tempo garlic oven"
+SETTINGS = IndexSettings(weight=0.5)
+
+
+@pytest.fixture(scope="module")
+def model(
+    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> Path:
+    return small_model(tmp_path_factory.mktemp("dense"), word_tokenizer(WORDS.split()), max_length=24)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file, words = tmp_path / "rows.jsonl", WORDS.split()
+    texts = (" ".join(words[(i * 5 + n * n) % 12] for n in range(3 + i % 4)) for i in range(20))
+    file.write_text("".join(json.dumps({"id": f"t{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    return file
+
+
+def cli(*arguments: Any) -> Any:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def noted(folder: Path) -> Any:
+    return Artifact.open(folder).manifest.settings["models"]["dense"]["runtime"]
+
+
+def test_an_index_is_asked_by_the_runtime_that_made_it_unless_told(model: Path, rows: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    cli("index", rows, "--model", model, "--out", index, "--runtime", "echo", "weight=0.5")
+    assert noted(index)["name"] == "echo"
+    assert len(noted(index)["fingerprint"]) == 32
+    same = cli("query", index, "violin storm", "--json")
+    assert same.stderr == ""
+    other = cli("query", index, "violin storm", "--json", "--runtime", "torch")
+    assert other.stderr.count("\n") == 1
+    assert "made by echo, the query's by torch" in other.stderr
+    assert len(json.loads(other.stdout)["hits"]) == len(json.loads(same.stdout)["hits"]) > 0
+    assert "run by echo" in cli("stats", index).output
+    with Searcher(index) as searcher:
+        side = searcher.side("dense")
+        assert isinstance(side, Dense)
+        expected = Embedder.of(load_model(model), "cpu").on(Echo()).encode(["violin storm"]).vectors
+        np.testing.assert_allclose(side.encoder.encode(["violin storm"]).vectors, expected, atol=1e-6)
+        assert searcher.notes == ()
+
+
+def test_another_runtime_makes_another_index(model: Path, rows: Path, tmp_path: Path) -> None:
+    paths = {"dense": model}
+    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, paths)
+    assert not build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, paths).fresh
+    with pytest.raises(ArtifactError, match="other model or runtime"):
+        build([rows], tmp_path / "i", load(model), SETTINGS, paths)
+
+
+def test_encoded_documents_keep_their_runtime(model: Path, rows: Path, tmp_path: Path) -> None:
+    encoded, index = tmp_path / "encoded", tmp_path / "index"
+    cli("encode", rows, "--model", model, "--out", encoded, "--runtime", "echo")
+    with pytest.raises(ArtifactError, match="other model or runtime"):
+        encode([rows], encoded, load(model), model_path={"dense": model})
+    cli("index", "--encoded", encoded, "--out", index)
+    assert noted(index)["name"] == "echo"
+
+
+def test_what_is_added_is_made_by_the_same_runtime(model: Path, rows: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"id": "new", "text": "garlic garlic oven"}) + "\n")
+    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, {"dense": model})
+    with Searcher(tmp_path / "i", runtime="torch") as searcher, pytest.raises(ArtifactError, match="by one runtime"):
+        add(searcher, [more])
+    with Searcher(tmp_path / "i") as searcher:
+        assert add(searcher, [more])["documents"] == 1
+        assert searcher.search("garlic garlic oven", 1, "dense").found[0].document == "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wavering(Runtime):
+    """Rounds to eight steps of the greatest number of the whole batch, as dynamic quantisation does, only coarser."""
+
+    def build(self, model: Model) -> Engine:
+        return _WaveringEngine(Torch().build(model))
+
+
+class _WaveringEngine(Engine):
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner.limits)
+        self.inner = inner
+
+    def hidden(self, batch: Packed) -> np.ndarray:
+        found = self.inner.hidden(batch) * (1 + np.arange(len(batch.ids)) / 5)[:, None]
+        step = np.abs(found).max() / 4
+        rounded: np.ndarray = (np.rint(found / step) * step).astype(np.float32)
+        return rounded
+
+
+def test_a_runtime_whose_vectors_depend_on_their_batch_is_refused(model: Path, rows: Path, tmp_path: Path) -> None:
+    wavering = Embedder.of(load_model(model), "cpu").on(Wavering())
+    with pytest.raises(SettingsError, match="depends on the texts beside it"):
+        build([rows], tmp_path / "i", wavering, SETTINGS)
+    with pytest.raises(SettingsError, match="depends on the texts beside it"):
+        encode([rows], tmp_path / "e", wavering)
+    assert not (tmp_path / "i").exists()
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_runtime_that_is_gone_is_named_with_a_way_out(
+    model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, {"dense": model})
+    monkeypatch.setattr(Ran, "asked", "/nowhere/export")
+    with Searcher(tmp_path / "i") as searcher, pytest.raises(ArtifactError, match=r"cannot run here.*--runtime torch"):
+        searcher.search("violin", mode="dense")
+
+
+def test_runtimes_need_a_model_of_one_vector_a_text(rows: Path, tmp_path: Path) -> None:
+    build([rows], tmp_path / "words", None)
+    with pytest.raises(InputError, match="runtime = 'echo': runs models of one vector"):
+        Searcher(tmp_path / "words", runtime="echo")
+    with pytest.raises(InputError, match="--runtime echo"):
+        cli("index", rows, "--out", tmp_path / "other", "--runtime", "echo")
+
+
+def test_what_tells_runtimes_apart(model: Path) -> None:
+    plain = Embedder.of(load_model(model), "cpu")
+    assert ran_of(plain) == ran_of(plain.on(Torch())) == TORCH
+    assert ran_of(plain.on(Echo())).same(ran_of(plain.on(Echo())))
+    assert not ran_of(plain.on(Echo())).same(ran_of(plain.on(Echo(seconds=1e-9))))
+    assert plain.on(Echo()).model_fingerprint == plain.fingerprint != plain.on(Echo()).fingerprint
+
+
+def test_an_index_of_an_older_version_is_the_same_index(model: Path) -> None:
+    new = models_of([load(model)], {"dense": model})
+    old = {mode: {key: value for key, value in held.items() if key != "runtime"} for mode, held in new.items()}
+    assert essence(new) == essence(old)
+    assert essence(models_of([load(model, "echo")], {"dense": model})) != essence(old)
+
+
+def test_vectors_by_8_bit_products_rank_as_by_float32(
+    small_model: Callable[..., Path], word_tokenizer: Callable[..., Tokenizer], rows: Path, tmp_path: Path
+) -> None:
+    sizes = {"width": 64, "max_length": 24}
+    model = small_model(tmp_path / "m", word_tokenizer(WORDS.split()), **sizes)
+    plain = Embedder.of(load_model(model), "cpu")
+    try:
+        packed = plain.on(PackedInt8())
+    except SettingsError as error:
+        pytest.skip(str(error))
+    found = {}
+    for name, encoder in {"torch": plain, "packed_int8": packed}.items():
+        build([rows], tmp_path / name, encoder, SETTINGS, {"dense": model})
+        with Searcher(tmp_path / name, encoder=plain) as searcher:
+            found[name] = [hit.document for hit in searcher.search("violin storm onion", 20, "dense").found]
+            assert bool(searcher.notes) == (name == "packed_int8")
+    assert len(set(found["torch"][:5]) & set(found["packed_int8"][:5])) >= 4
