@@ -6,8 +6,10 @@ Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1
 search` asked four ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the first
 30 passages reordered by a cross-encoder. That one is trained here by `encodery finetune rank` on the pairs of --train
 (rows with query and positive, of other texts than the collections'), with negatives found by bm25s. Also `plain`, both
-programs' BM25 without stop words and stems, where the formula is all there is. Figures are nDCG@10 with 95 % intervals,
-differences to the index's bm25 with the probability of a randomisation test; all by `encodery.evaluate`.
+programs' BM25 without stop words and stems, where the formula is all there is. And `stored`: dense alone, where vectors
+are stored or made in fewer bits, with the bytes of the index; differences there are to float32. Figures are nDCG@10
+with 95 % intervals, differences to the index's bm25 with the probability of a randomisation test; all by
+`encodery.evaluate`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vect
 from encodery.evaluate.systems.bm25 import BM25
 from encodery.evaluate.systems.index import Index
 
+STORED = ("fp32", "fp16", "int8", "binary")
 HERE = Path(__file__).resolve().parent
 K1, B = 1.2, 0.75
 NEGATIVES = 3
@@ -148,7 +151,35 @@ def measured(collection: Path, options: argparse.Namespace, reranker: Path | Non
     plain = compare([BM25(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]).table()
     figures = json.loads((index / "manifest.json").read_text())["figures"]
     kept = ("documents", "passages", "bytes", "weight", "seconds")
-    return {"set": name, "index": {key: figures[key] for key in kept}, "rows": found["rows"], "plain": plain["rows"]}
+    return {
+        "set": name,
+        "index": {key: figures[key] for key in kept},
+        "rows": found["rows"],
+        "plain": plain["rows"],
+        "stored": stored(name, data, options),
+    }
+
+
+def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Dense search alone, by vectors stored in fewer bits, or made by 8-bit products."""
+    variants = [("torch", kind) for kind in STORED] + [("packed_int8", kind) for kind in ("fp32", "int8")]
+    systems, indexes = [], []
+    for runtime, kind in variants:
+        encoded, index = options.work / f"{name}-by-{runtime}", options.work / f"{name}-{runtime}-{kind}"
+        encodery(
+            "search", "encode", data / "corpus.jsonl", "--model", options.pretrained, "--runtime", runtime,
+            "--out", encoded,
+        )  # fmt: skip
+        encodery("search", "index", "--encoded", encoded, "--out", index, f"vectors={kind}")
+        systems.append(Index(path=str(index), name=f"{kind} by {runtime}", mode="dense"))
+        indexes.append(json.loads((index / "manifest.json").read_text())["figures"])
+    task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
+    rows = compare(systems, [task], say=lambda line: print(line, flush=True)).table()["rows"]
+    kept = ("bytes", "agreement")
+    found = []
+    for system, figures in zip(systems, indexes, strict=True):
+        found += [row | {key: figures.get(key) for key in kept} for row in rows if row["system"] == system.label]
+    return found
 
 
 def main() -> None:
@@ -176,10 +207,11 @@ def main() -> None:
     for collection in options.collections:
         result["sets"].append(measured(collection, options, reranker))
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-        for row in result["sets"][-1]["rows"] + result["sets"][-1]["plain"]:
+        for row in [row for part in ("rows", "plain", "stored") for row in result["sets"][-1][part]]:
             apart = f"{row['difference']:+.4f} p {row['p']:.3f}" if "difference" in row else ""
             interval = f"[{row['low']:.3f} {row['high']:.3f}]"
-            print(f"{collection.name:10} {row['system']:18} {row['value']:.4f} {interval} {apart}")
+            size = f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else ""
+            print(f"{collection.name:10} {row['system']:18} {row['value']:.4f} {interval} {apart} {size}")
 
 
 if __name__ == "__main__":
