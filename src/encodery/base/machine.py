@@ -34,6 +34,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def restarts() -> int:
+    """How often torchrun has started the processes of this run again, after one of them was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def device() -> torch.device:
     """The CUDA device of this rank where there is one, else the CPU."""
     import torch

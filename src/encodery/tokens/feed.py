@@ -64,10 +64,12 @@ class FeedSettings:
 
 
 class Packed(NamedTuple):
-    """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32, sequences sorted from short to long."""
+    """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32, sequences sorted from short to long. `planned`:
+    tokens of all ranks together, 0 where the batch was not drawn for one of several."""
 
     ids: npt.NDArray[np.int64]
     cu_seqlens: npt.NDArray[np.int32]
+    planned: int = 0
 
     @property
     def tokens(self) -> int:
@@ -98,13 +100,24 @@ NOTHING: Integers = np.zeros(0, np.int64)
 
 
 class Feed:
-    """Endless batches of a split for one rank of `world`.
+    """Endless batches of a split for one rank of `world`. `apart`: the budget of a batch is one rank's, each rank has a
+    batch of its own, and a batch has at most `most` sequences.
 
     Raises `EmptyInput` if the split holds no document long enough.
     """
 
-    def __init__(self, split: TokenSplit, settings: FeedSettings, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        split: TokenSplit,
+        settings: FeedSettings,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        apart: bool = False,
+        most: int | None = None,
+    ) -> None:
         self.split, self.settings, self.seed, self.rank, self.world = split, settings, seed, rank, world
+        self.apart, self.most = apart, most
         self.chunks = _chunks(split, settings)
         if not self.chunks.count:
             raise EmptyInput(f"The split '{split.name}' holds no document of {settings.min_length} tokens or more.")
@@ -126,8 +139,14 @@ class Feed:
 
         Raises `SettingsError` if a sequence of `max_length` would not fit every rank, or exceeds the settings' one.
         """
-        starts, lengths = self._take(*self.sizes(batch_tokens, max_length))
-        return self._share(starts, lengths)
+        sizes = self.sizes(batch_tokens, max_length)
+        if not self.apart:
+            return self._share(*self._take(*sizes))
+        taken = [self._take(*sizes) for _ in range(self.world)]
+        starts, lengths = taken[self.rank]
+        order = np.argsort(lengths, kind="stable")
+        planned = sum(int((lengths + self.chunks.extra).sum()) for _, lengths in taken)
+        return _pack(self.chunks, starts[order], lengths[order])._replace(planned=planned)
 
     def sizes(self, batch_tokens: int | None = None, max_length: int | None = None) -> tuple[int, int]:
         """(budget in tokens, longest sequence) of a call of `next` with these arguments, checked."""
@@ -135,9 +154,10 @@ class Feed:
         longest = self.settings.max_length if max_length is None else max_length
         if not 8 <= longest <= self.settings.max_length:
             raise SettingsError(f"max_length = {longest}: must lie in 8..{self.settings.max_length}, the setting.")
-        if budget < longest * self.world:
+        sharing = 1 if self.apart else self.world
+        if budget < longest * sharing:
             raise SettingsError(
-                f"batch_tokens = {budget}: must be at least max_length x ranks = {longest} x {self.world}."
+                f"batch_tokens = {budget}: must be at least max_length x ranks = {longest} x {sharing}."
             )
         return budget, longest
 
@@ -152,9 +172,12 @@ class Feed:
             more_starts, more_lengths = cut_long(*more, size)
             starts, lengths = np.concatenate([starts, more_starts]), np.concatenate([lengths, more_lengths])
             taken = int(np.cumsum(lengths + extra).searchsorted(budget, "right"))
+        # One place is kept for what is cut to fit.
+        most = len(lengths) if self.most is None else self.most - 1
+        taken = min(taken, most)
         chosen = np.arange(len(lengths)) < taken
         room = budget - int((lengths[:taken] + extra).sum())
-        near = slice(taken, taken + self.settings.lookahead)
+        near = slice(taken, min(taken + self.settings.lookahead, most))
         room = fill(lengths[near] + extra, chosen[near], room)
         batch = starts[chosen], lengths[chosen]
         starts, lengths = starts[~chosen], lengths[~chosen]
@@ -188,7 +211,7 @@ class Feed:
     def _share(self, starts: Integers, lengths: Integers) -> Packed:
         order = np.argsort(lengths, kind="stable")
         if self.world > 1:
-            order = order[::-1][deal(len(order), self.world) == self.rank][::-1]
+            order = order[::-1][deal(lengths[order[::-1]] + self.chunks.extra, self.world) == self.rank][::-1]
         return _pack(self.chunks, starts[order], lengths[order])
 
     def state(self) -> dict[str, Any]:
@@ -248,7 +271,7 @@ def sweep(split: TokenSplit, settings: FeedSettings, rank: int = 0, world: int =
                 break
             end = begin + int(ends.searchsorted(settings.batch_tokens, "right"))
             order = begin + np.argsort(lengths[begin:end], kind="stable")
-            order = order[::-1][deal(len(order), world) == rank][::-1]
+            order = order[::-1][deal(lengths[order[::-1]] + chunks.extra, world) == rank][::-1]
             yield _pack(chunks, starts[order], lengths[order])
             begin = end
         held = starts[begin:], lengths[begin:]

@@ -57,10 +57,18 @@ def cut_to_fit(
     return batch, starts, lengths
 
 
-def deal(count: int, world: int) -> Integers:
-    """(count,) which rank takes each of `count` sequences sorted from long to short: 0 1 2 2 1 0 0 1 2 …
+def deal(sizes: Integers, world: int, even: float = np.inf) -> Integers:
+    """(n,) which rank takes each of n sequences sorted from long to short, as for MLPerf's unpadded BERT.
 
-    Shares of tokens differ by at most the longest less the shortest sequence.
+    In each round of `world` sequences the longest goes to the rank with the least so far. What is evened out is n
+    tokens' cost n · (1 + n / `even`): `even` is the length at which attention costs as much as all else. Shares of
+    tokens (without `even`) differ by at most the longest less the shortest sequence; numbers of sequences by one.
     """
-    turn, seat = np.divmod(np.arange(count), world)
-    return np.where(turn % 2 == 0, seat, world - 1 - seat)
+    costs = sizes * (1 + sizes / even)
+    seats, loads = np.empty(len(sizes), np.int64), np.zeros(world)
+    for start in range(0, len(sizes), world):
+        some = costs[start : start + world]
+        free = np.argsort(loads, kind="stable")[: len(some)]
+        seats[start : start + world] = free
+        loads[free] += some
+    return seats

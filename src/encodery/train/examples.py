@@ -71,7 +71,7 @@ class ExampleJob(Job):
         self.position += self.batch
         parts = self._parts(int(self.lengths[chosen].sum()))
         ordered = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
-        seats = deal(len(ordered), parts)
+        seats = deal(self.lengths[ordered], parts)
         micros = []
         for number in range(self.team.rank, parts, self.team.world):
             seed = derive_seed(self.train.seed, "examples", step, number)

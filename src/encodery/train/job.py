@@ -51,6 +51,9 @@ class Job(abc.ABC):
     shards: bool = False
     """Whether the model runs in `terms` and `score` only, so that its weights may be dealt over the ranks."""
 
+    fixes: bool = False
+    """Whether its micro-batches can have a fixed shape (`train.static`)."""
+
     sharded: Sharded | None = None
     """What deals the weights over the ranks; None where each has a copy."""
 

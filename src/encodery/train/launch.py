@@ -51,14 +51,22 @@ class _Plan:
     def of(cls, recipe: Mapping[str, Any]) -> _Plan:
         train = decode(TrainSettings, recipe["train"], "train")
         optim = decode(Optimizer, recipe["optim"], "optim")
-        return cls(_job(recipe), train, optim, decode(tuple[Hook, ...], recipe["hooks"], "hooks"))
+        job = _job(recipe)
+        if train.static != "off" and not job.fixes:
+            raise SettingsError(
+                f"train.static = '{train.static}': {job.__name__} has no micro-batches of a fixed shape."
+            )
+        return cls(job, train, optim, decode(tuple[Hook, ...], recipe["hooks"], "hooks"))
 
 
 def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = None) -> RunResult:
     """Run a new run in `folder`, from what a job's recipe says.
 
-    Raises `InputError` if the folder holds something, `UserError` with numbers if memory or disk do not suffice.
+    Where torchrun has started the processes again (`--max-restarts`), the run goes on from its last checkpoint. Raises
+    `InputError` if the folder holds something, `UserError` with numbers if memory or disk do not suffice.
     """
+    if machine.restarts() and (folder / RECIPE).is_file():
+        return resume(folder, console)
     check_empty(folder)
     plan = _Plan.of(recipe)
     needs = plan.job.needs(recipe)
@@ -205,7 +213,9 @@ def _display(console: Console | None, crew: Team) -> Display:
 
 
 def check_empty(folder: Path) -> None:
-    """Raises `InputError` for a folder that cannot become a run."""
+    """Raises `InputError` for a folder that cannot become a run; a run that torchrun starts again has become one."""
+    if machine.restarts():
+        return
     if (folder / RECIPE).is_file() and machine.rank() == 0:
         raise InputError(f"{folder}: holds a run already. `encodery resume {folder}` goes on with it.")
     if folder.is_dir() and any(folder.iterdir()) and machine.rank() == 0:

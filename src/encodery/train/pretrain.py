@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -39,11 +40,13 @@ from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import USUAL_BATCH, TrainSettings
+from encodery.train.static import Compiled, Frame
 
 HARMLESS = (
     *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
-    *("recompute", "shard", "device", "threads"),
+    *("recompute", "shard", "static", "device", "threads"),
 )
+ATTENTION = 6  # widths: the length at which attention costs as much as a block's products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ class PretrainJob(Job):
     """Model and objective on the batches of a token store's training split."""
 
     shards = True
+    fixes = True
 
     def __init__(
         self, settings: PretrainSettings, store: TokenStore, team: Team, device: torch.device, name: str = ""
@@ -106,6 +110,15 @@ class PretrainJob(Job):
         self.objective.start(torch.Generator().manual_seed(derive_seed(seed, "objective")))
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
         feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
+        self.frame: Frame | None = None
+        if settings.train.static != "off":
+            of = settings.train, settings.objective, settings.feed.max_length, team.world, store.specials.pad_id
+            self.frame = Frame.of(*of)
+            feed = Feed(
+                store.train, settings.feed, derive_seed(seed, "feed"), team.rank, team.world, True, self.frame.most
+            )
+        if self.frame is not None and settings.train.static == "compiled":
+            self.around = Compiled(self.model, self.objective, self.frame)
         # On a CPU the thread would only take turns with the mathematics.
         self.feed = Prefetch(feed) if device.type != "cpu" else feed
 
@@ -129,21 +142,39 @@ class PretrainJob(Job):
         for part, name in ((table, "init_from"), (table, "adapt"), (table["model"], "inserts")):
             if not part[name]:
                 del part[name]
+        if self.frame is not None:
+            table["train"]["frame"] = asdict(self.frame)
         return table
 
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
         """The global batch is dealt to the micro-batches of all ranks; this rank prepares its own."""
         longest = self.settings.feed.max_length if length is None else min(length, self.settings.feed.max_length)
+        if self.frame is not None:
+            return self._framed(self.frame, step, progress, batch_tokens, longest)
         packed = self.feed.next(batch_tokens, longest)
         parts = self._parts(batch_tokens, longest)
+        seats = deal(packed.lengths[::-1].astype(np.int64), parts, ATTENTION * self.settings.model.width)[::-1]
         micros = [
-            Micro(number, self._prepare(_share(packed, number, parts), step, number, progress))
+            Micro(number, self._prepare(_share(packed, seats == number), step, number, progress))
             for number in range(self.team.rank, parts, self.team.world)
         ]
+        return Work(micros, packed.tokens, packed.tokens * self._flops(packed, progress))
+
+    def _framed(self, frame: Frame, step: int, progress: float, batch_tokens: int, longest: int) -> Work:
+        """Each micro-batch is drawn for itself and fills a frame."""
+        micros, tokens, flops = list[Micro](), 0, 0.0
+        for number in range(self.team.rank, frame.parts(batch_tokens, self.team.world), self.team.world):
+            packed = self.feed.next(frame.tokens, longest)
+            flops += packed.planned * self._flops(packed, progress)
+            tokens += packed.planned
+            micros.append(Micro(number, frame.slotted(self._prepare(frame.filled(packed), step, number, progress))))
+        return Work(micros, tokens, flops)
+
+    def _flops(self, packed: Packed, progress: float) -> float:
+        """Of a token, at the lengths of the batch."""
         lengths = packed.lengths.astype("int64")
         mean = round(float((lengths * lengths).sum()) / max(packed.tokens, 1) / 8) * 8
-        flops = self.objective.flops(self.settings.model, mean, progress)
-        return Work(micros, packed.tokens, packed.tokens * flops)
+        return self.objective.flops(self.settings.model, mean, progress)
 
     def _parts(self, batch_tokens: int, longest: int) -> int:
         """How many micro-batches a step has over all ranks: as few as fit, the same number for each rank."""
@@ -158,7 +189,11 @@ class PretrainJob(Job):
         return parts
 
     def _prepare(self, packed: Packed, step: int, number: int, progress: float) -> Batch:
-        batch = Batch(torch.from_numpy(packed.ids), torch.from_numpy(packed.cu_seqlens), packed.max_seqlen)
+        longest = packed.max_seqlen if self.frame is None else self.frame.longest
+        ids, cu_seqlens = torch.from_numpy(packed.ids), torch.from_numpy(packed.cu_seqlens)
+        if self.device.type == "cuda":
+            ids, cu_seqlens = ids.pin_memory(), cu_seqlens.pin_memory()
+        batch = Batch(ids, cu_seqlens, longest)
         if self.device.type != "cpu":
             batch = batch.to(self.device, non_blocking=True)
         generator = torch.Generator(self.device)
@@ -302,11 +337,11 @@ def _settings(recipe: Mapping[str, Any]) -> PretrainSettings:
     return decode(PretrainSettings, table, "recipe.json")
 
 
-def _share(packed: Packed, number: int, parts: int) -> Packed:
-    """The sequences of one of `parts` micro-batches, balanced in tokens, from short to long."""
-    if parts == 1:
+def _share(packed: Packed, chosen: npt.NDArray[np.bool_]) -> Packed:
+    """The `chosen` (B,) sequences, from short to long."""
+    if chosen.all():
         return packed
-    mine = np.flatnonzero(deal(len(packed.lengths), parts)[::-1] == number)
+    mine = np.flatnonzero(chosen)
     starts, lengths = packed.cu_seqlens[:-1][mine], packed.lengths[mine]
     cu_seqlens = np.zeros(len(mine) + 1, np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])

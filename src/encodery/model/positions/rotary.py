@@ -40,6 +40,8 @@ class _RotaryModule(PositionsModule):
     def turn(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
         theta = self.theta if shape.window is None else self.local_theta
         cos, sin = _angles(layout, theta, shape.head_size, _accurate(qkv.dtype))
+        if torch.compiler.is_compiling():
+            return _turned(qkv, cos, sin)
         turned: Tensor = _Turn.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
         return turned
 
@@ -75,6 +77,15 @@ def _rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         left.copy_(a * cos - b * sin)
         right.copy_(b * cos + a * sin)
     return qkv
+
+
+def _turned(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`_rotate` as plain operations, which a compiler makes one kernel of."""
+    half = cos.shape[-1]
+    rows = qkv.view(qkv.shape[0], 3, -1, 2 * half)
+    left, right = rows[:, :2, :, :half].to(cos.dtype), rows[:, :2, :, half:].to(cos.dtype)
+    both = torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(qkv.dtype)
+    return torch.cat([both, rows[:, 2:]], 1).view_as(qkv)
 
 
 class _Turn(torch.autograd.Function):

@@ -29,7 +29,12 @@ Attend = Callable[[Tensor, Layout, Needs, Tensor | None], Tensor]
 
 
 def select(device: str, dtype: torch.dtype, needs: Needs) -> Attend:
-    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs."""
+    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs; `graph` while a step is
+    being compiled."""
+    if torch.compiler.is_compiling():
+        from encodery.model.ops.attention.graph import attend
+
+        return attend
     return _select(device, dtype, needs.bias, needs.dropout > 0)
 
 

@@ -27,6 +27,10 @@ def masked_cross_entropy(
     of autocast where it is on, sums in fp32 (fp64 for fp64)."""
     if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
         features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
+    if torch.compiler.is_compiling():
+        dtype = _products(features)
+        total, nll, correct, *_ = _opaque(features.to(dtype), weight, bias, targets, z_loss)
+        return Loss(total, nll.detach(), correct)
     return Loss(*_Chunked.apply(features, weight, bias, targets, z_loss))  # type: ignore[no-untyped-call]
 
 
@@ -62,10 +66,9 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kind = features.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+        dtype = _products(features)
         ctx.dtypes = (features.dtype, weight.dtype, None if bias is None else bias.dtype)
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             rows, low = features.to(dtype), weight.to(dtype)
             grads = _Grads(rows, weight, bias, ctx.needs_input_grad)
             total, nll, correct = _run(grads, rows, low, bias, targets, z_loss)
@@ -82,6 +85,53 @@ class _Chunked(torch.autograd.Function):
         made = (grads.features, grads.weight, grads.bias)
         scaled = [None if g is None else g.mul_(grad).to(d) for g, d in zip(made, ctx.dtypes, strict=True)]
         return (*scaled, None, None)
+
+
+@torch.library.custom_op("encodery::masked_cross_entropy", mutates_args=())
+def _opaque(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a compiled graph sees of this file: total, nll, correct, and the gradients of features, weight and bias (of
+    no length where there is none)."""
+    grads = _Grads(features, weight, bias, (True, True, bias is not None))
+    with torch.autocast(features.device.type, enabled=False):
+        found = _run(grads, features, weight.to(features.dtype), bias, targets, z_loss)
+    assert grads.features is not None
+    assert grads.weight is not None
+    return (*found, grads.features, grads.weight, weight.new_empty(0) if grads.bias is None else grads.bias)
+
+
+@_opaque.register_fake
+def _shapes(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    wide = _wide(features.dtype)
+    rows = features.new_empty(targets.shape, dtype=wide)
+    made = torch.empty_like(features), torch.empty_like(weight, dtype=wide)
+    below = weight.new_empty(0) if bias is None else torch.empty_like(bias, dtype=wide)
+    return features.new_empty((), dtype=wide), rows, torch.empty_like(targets, dtype=torch.bool), *made, below
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, weight, bias, _, _ = inputs
+    ctx.dtypes = (features.dtype, weight.dtype, None if bias is None else bias.dtype)
+    ctx.save_for_backward(*output[3:])
+
+
+def _scaled(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    made = [
+        None if kind is None else (g * grad).to(kind) for g, kind in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+    ]
+    return (*made, None, None)
+
+
+_opaque.register_autograd(_scaled, setup_context=_keep)
+
+
+def _products(features: Tensor) -> torch.dtype:
+    """The dtype of products: autocast's where it is on."""
+    kind = features.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
 
 
 def _run(

@@ -1,0 +1,130 @@
+"""Micro-batches of one fixed shape, so that a step is compiled once and never waits for the device.
+
+A frame has `tokens` places, `documents` ends of sequences, `slots` rows to predict. Sequences are packed into it until
+more than 99 % is text; the rest is [PAD] in sequences of its own, which no text sees, nothing hides and no loss counts.
+Rows that a low masking rate leaves over carry the target that is ignored. So a step's loss and gradients are those of
+its text alone, and every rank has the same number of tokens. Corruption runs on the device, before the graph.
+
+Within the graph attention is `ops.attention.graph`; nothing reads the batch on the host.
+Shapes: T tokens, B sequences, M predicted rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from encodery.base.errors import SettingsError
+from encodery.corrupt import IGNORED
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Layout
+from encodery.objectives import Objective, ObjectiveModule, Term
+from encodery.objectives.mlm import MLM
+from encodery.tokens.feed import Packed
+from encodery.train.settings import TrainSettings
+
+PER_DOCUMENT = 8  # tokens of a document on average, at least: what a frame's ends of sequences suffice for
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The shape of every micro-batch. `longest`: of a sequence; `pad`: the id of what is no text."""
+
+    tokens: int
+    documents: int
+    slots: int
+    longest: int
+    pad: int
+
+    @classmethod
+    def of(cls, train: TrainSettings, objective: Objective, longest: int, world: int, pad: int) -> Frame:
+        """The frame of a run. Raises `SettingsError` where a micro-batch cannot have a fixed shape."""
+        if type(objective) is not MLM or not objective.corruption.fixed_slots:
+            raise SettingsError(
+                f"train.static = '{train.static}' needs a fixed number of predictions: the objective mlm with "
+                "objective.corruption.fixed_slots = true."
+            )
+        corruption = objective.corruption
+        asked = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
+        if any(corruption.rates(i / 100)[1] > corruption.rates(i / 100)[0] for i in range(101)):
+            raise SettingsError(
+                "train.static: predict_rate above rate repeats the batch; give a predict_rate below it."
+            )
+        tokens = min(train.micro_tokens, round(train.batch_tokens.highest) // world)
+        if tokens < longest:
+            raise SettingsError(
+                f"train.static: a micro-batch of {tokens} tokens cannot hold a sequence of {longest}: raise "
+                "train.micro_tokens and train.batch_tokens, or lower feed.max_length."
+            )
+        documents = -(-tokens // PER_DOCUMENT) + -(-tokens // longest)
+        return cls(tokens, documents, round(asked.highest * tokens), longest, pad)
+
+    @property
+    def most(self) -> int:
+        """How many sequences of text fit, with those for what is no text kept free."""
+        return self.documents - -(-self.tokens // self.longest)
+
+    def parts(self, batch_tokens: int, world: int) -> int:
+        """How many frames a step of about so many tokens has over all ranks."""
+        return max(1, round(batch_tokens / (self.tokens * world))) * world
+
+    def filled(self, packed: Packed) -> Packed:
+        """The batch in a frame: ids (tokens,), cu_seqlens (documents + 1,)."""
+        real, count = packed.tokens, len(packed.cu_seqlens)
+        ids = np.full(self.tokens, self.pad, packed.ids.dtype)
+        ids[:real] = packed.ids
+        behind = np.arange(1, self.documents + 2 - count) * self.longest + real
+        ends = np.concatenate([packed.cu_seqlens, np.minimum(behind, self.tokens)])
+        return Packed(ids, ends.astype(np.int32), packed.planned)
+
+    def slotted(self, batch: Batch) -> Batch:
+        """A corrupted batch with `slots` rows; those that are spare are ignored."""
+        rows, targets = batch.extra["rows"], batch.extra["targets"]
+        spare = self.slots - rows.numel()
+        if spare == 0:
+            return batch
+        return batch.with_ids(
+            batch.ids, rows=F.pad(rows, (0, spare)), targets=F.pad(targets, (0, spare), value=IGNORED)
+        )
+
+
+class Compiled:
+    """`Job.terms` of prepared batches of one frame, as one graph."""
+
+    def __init__(self, model: Model, objective: ObjectiveModule, frame: Frame, backend: str = "inductor") -> None:
+        self.model, self.objective, self.frame = model, objective, frame
+        self.step: Callable[..., Any] = torch.compile(self._step, fullgraph=True, dynamic=False, backend=backend)
+
+    def __call__(self, batch: Batch) -> dict[str, Term]:
+        """See `Job.terms`."""
+        extra = batch.extra
+        totals, counts, weights = self.step(batch.ids, batch.cu_seqlens, extra["rows"], extra["targets"])
+        return {name: Term(total, counts[name], weights[name]) for name, total in totals.items()}
+
+    def _step(
+        self, ids: Tensor, cu_seqlens: Tensor, rows: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, float]]:
+        batch = Batch(ids, cu_seqlens, self.frame.longest, None, {"rows": rows, "targets": targets})
+        object.__setattr__(batch, "layout", _laid(cu_seqlens, self.frame))
+        terms = self.objective(self.model, batch)
+        return (
+            {name: term.total for name, term in terms.items()},
+            {name: term.count for name, term in terms.items()},
+            {name: term.weight for name, term in terms.items()},
+        )
+
+
+def _laid(cu_seqlens: Tensor, frame: Frame) -> Layout:
+    """A layout whose parts are there already: a compiler does not follow the lock of `cached_property`."""
+    layout = Layout(cu_seqlens, frame.longest, frame.tokens)
+    spots = torch.arange(frame.tokens, device=cu_seqlens.device)
+    layout.sequence = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
+    layout.positions = spots - cu_seqlens.long()[layout.sequence]
+    layout.places = layout.positions
+    return layout

@@ -1,0 +1,154 @@
+"""Micro-batches of a fixed shape: the loss and gradients of their text alone, one graph for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from encodery.base.errors import SettingsError
+from encodery.base.report import read_log
+from encodery.model.shape import Batch
+from encodery.objectives import share
+from encodery.tokens.feed import Feed, FeedSettings, Packed
+from encodery.tokens.fit import deal
+from encodery.tokens.store import TokenStore
+from encodery.train.distributed import Team
+from encodery.train.launch import resume, start
+from encodery.train.pretrain import PretrainJob
+from encodery.train.static import Compiled
+
+Table = Callable[..., dict[str, Any]]
+FIXED: dict[str, Any] = {"objective": {"is": "mlm", "corruption": {"is": "token", "fixed_slots": True}, "z_loss": 1e-4}}
+TRAIN: dict[str, Any] = {"static": "eager", "batch_tokens": 512, "micro_tokens": 256}
+
+
+def job(table: Table, team: Team | None = None, **over: Any) -> PretrainJob:
+    return PretrainJob.rebuild(table(**FIXED, **over, train=TRAIN), team or Team(), torch.device("cpu"))
+
+
+def gradients(made: PretrainJob, run: Callable[[Batch], Any], batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
+    made.module.zero_grad()
+    loss = share(run(batch), made.counts(batch))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item(), {n: p.grad.clone() for n, p in made.module.named_parameters() if p.grad is not None}
+
+
+def text_of(batch: Batch, pad: int, cu_seqlens: torch.Tensor) -> Batch:
+    """The same without what only fills the frame: a batch of the usual kind."""
+    real = int(cu_seqlens[-1])
+    assert (batch.ids[real:] == pad).all()
+    kept = batch.extra["targets"] >= 0
+    extra = {"rows": batch.extra["rows"][kept], "targets": batch.extra["targets"][kept]}
+    return Batch(batch.ids[:real], cu_seqlens, int(cu_seqlens.diff().max()), None, extra)
+
+
+@pytest.mark.parametrize("parts", [("learned", "post", "mlp"), ("rotary", "pre", "glu")], ids=lambda p: p[0])
+def test_one_graph_gives_what_the_text_alone_gives(table: Table, parts: tuple[str, str, str]) -> None:
+    names = dict(zip(("positions", "block", "ffn"), ({"is": part} for part in parts), strict=True))
+    made = job(table, model={**names, "depth": 2})
+    assert made.frame is not None
+    compiled = Compiled(made.model, made.objective, made.frame, backend="aot_eager")
+    torch._dynamo.reset()
+    counters.clear()
+    seen = set()
+    for step in range(3):
+        for micro in made.batches(step, 0.5, 512, None).micros:
+            batch = micro.batch
+            counted = int((batch.ids != made.frame.pad).sum())
+            ends = batch.cu_seqlens[batch.cu_seqlens <= counted].unique()
+            seen.add(counted)
+            loss, grads = gradients(made, compiled, batch)
+            wanted, wanted_grads = gradients(made, made.terms, text_of(batch, made.frame.pad, ends))
+            assert loss == pytest.approx(wanted, rel=1e-5)
+            assert grads.keys() == wanted_grads.keys()
+            for name, grad in grads.items():
+                torch.testing.assert_close(grad, wanted_grads[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert len(seen) > 1, "frames with more and with less text"
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_frames_have_one_shape_and_ranks_share_the_frames_of_one(table: Table) -> None:
+    alone = job(table)
+    ranks = [job(table, Team(rank, 2)) for rank in range(2)]
+    for step in range(3):
+        work = alone.batches(step, step / 3, 512, None)
+        shapes = {(len(m.batch.ids), len(m.batch.cu_seqlens), len(m.batch.extra["rows"])) for m in work.micros}
+        assert alone.frame is not None
+        assert shapes == {(256, alone.frame.documents + 1, alone.frame.slots)}
+        shared = [rank.batches(step, step / 3, 512, None) for rank in ranks]
+        assert [one.tokens for one in shared] == [work.tokens] * 2
+        for micro in (micro for one in shared for micro in one.micros):
+            assert torch.equal(micro.batch.ids, work.micros[micro.number].batch.ids)
+    assert alone.state() == ranks[0].state() == ranks[1].state()
+
+
+def test_fill(store: Path) -> None:
+    split = TokenStore.open(store).train
+    feed = Feed(split, FeedSettings(max_length=32, batch_tokens=256), 0, apart=True, most=40)
+    drawn = [feed.next(256) for _ in range(50)]
+    assert sum(packed.tokens for packed in drawn) > 0.98 * 50 * 256, "of frames of eight sequences"
+    few = Feed(split, FeedSettings(max_length=32, batch_tokens=256), 0, apart=True, most=9)
+    assert max(len(few.next(256).lengths) for _ in range(20)) <= 9
+
+
+def test_a_run_in_frames_is_resumed_as_it_was(table: Table, tmp_path: Path, losses: Callable[[Path], Any]) -> None:
+    recipe = table(**FIXED, train={**TRAIN, "budget": "8steps"})
+    start(recipe, tmp_path / "run")
+    lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line]
+    assert all(0.95 * 512 < line["tokens"] - before <= 512 for before, line in zip(
+        [0, *(line["tokens"] for line in lines)], lines, strict=False
+    ))  # fmt: skip
+    (tmp_path / "run" / "manifest.json").unlink()
+    before = losses(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert losses(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"objective": {"is": "mlm"}}, "fixed_slots = true"),
+        ({**FIXED, "feed": {"max_length": 32}, "train": {"batch_tokens": 40, "micro_tokens": 20}}, "cannot hold"),
+    ],
+)
+def test_what_cannot_be_fixed_is_refused(table: Table, over: dict[str, Any], said: str) -> None:
+    recipe = table(**{**over, "train": {**TRAIN, **over.get("train", {})}})
+    with pytest.raises(SettingsError, match=said):
+        PretrainJob.rebuild(recipe, Team(), torch.device("cpu"))
+
+
+def imbalance(loads: np.ndarray[Any, Any]) -> float:
+    """How much longer the slowest rank works than the mean."""
+    return float(loads.max() / loads.mean() - 1)
+
+
+@pytest.mark.parametrize("world", [8, 64])
+def test_dealt_sequences_are_even_in_tokens_and_in_attention(world: int) -> None:
+    rng = np.random.default_rng(world)
+    sizes = np.sort(np.minimum(rng.lognormal(4.5, 1.0, 40 * world).astype(np.int64) + 3, 512))[::-1]
+    even = 6 * 256
+    drawn = rng.permutation(sizes).reshape(world, -1)
+    before = imbalance(drawn.sum(1)), imbalance((drawn * (1 + drawn / even)).sum(1))
+    seats = deal(sizes, world, even)
+    tokens = np.bincount(seats, sizes, world)
+    costs = np.bincount(seats, sizes * (1 + sizes / even), world)
+    assert imbalance(tokens) < 0.01 < before[0]
+    assert imbalance(costs) < 0.01 < before[1]
+    assert set(np.bincount(seats)) == {40}
+
+
+def test_a_filled_frame_ends_where_it_should() -> None:
+    from encodery.train.static import Frame
+
+    frame = Frame(tokens=64, documents=10, slots=8, longest=16, pad=0)
+    filled = frame.filled(Packed(np.arange(1, 31), np.array([0, 10, 30], np.int32)))
+    assert filled.cu_seqlens.tolist() == [0, 10, 30, 46, 62, 64, 64, 64, 64, 64, 64]
+    assert filled.ids[:30].tolist() == list(range(1, 31))
+    assert not filled.ids[30:].any()
