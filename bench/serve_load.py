@@ -105,8 +105,8 @@ class Connections:
 
 
 async def saturation(port: int, asked: list[Request], warm: float, seconds: float, clients: int) -> float:
-    """Texts a second of clients that ask again as soon as they are answered, `warm` seconds before the clock runs.
-    Raises `SystemExit` at a refusal."""
+    """Texts a second of clients that ask again as soon as they are answered, `warm` seconds before the clock runs. A
+    client that is told to come later does, in a second. Raises `SystemExit` at any other refusal."""
     done, begin = 0, time.monotonic() + warm
     end = begin + seconds
 
@@ -116,6 +116,9 @@ async def saturation(port: int, asked: list[Request], warm: float, seconds: floa
         while time.monotonic() < end:
             one = asked[number % len(asked)]
             reply = await wire.send(one.body)
+            if reply.status == 429:
+                await asyncio.sleep(1)
+                continue
             if reply.status != 200:
                 raise SystemExit(f"port {port}: {reply.status} {reply.content[:200]!r} while saturated")
             if begin <= time.monotonic() <= end:
