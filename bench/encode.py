@@ -44,6 +44,10 @@ LATENCIES = {20: 60, 128: 30}  # Tokens of a single text, and calls in a turn.
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
+class Refused(Exception):
+    """An export that drifts too far from the model."""
+
+
 def ours_torch(model: str, texts: list[str], threads: int, room: Path) -> Encode:
     """The reference: float32, packed."""
     return _ours(model, threads, None)
@@ -65,7 +69,7 @@ def ours_onnx_int8(model: str, texts: list[str], threads: int, room: Path) -> En
 
 
 def _exported(name: str, model: str, texts: list[str], room: Path) -> str:
-    from encodery.base.parts import find
+    from encodery.base.errors import ArtifactError
     from encodery.base.settings import decode
     from encodery.export import Exporter
     from encodery.model.load import load_model
@@ -74,8 +78,10 @@ def _exported(name: str, model: str, texts: list[str], room: Path) -> str:
     if not folder.is_dir():
         given = room / f"calibration-{name}.jsonl"
         given.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        find(Exporter, name)  # A name of ours that is missing would be our fault, and is no reason to leave a side out.
-        decode(Exporter, {"is": name, "weights": "int8", "texts": str(given)}).write(load_model(model), folder)
+        try:
+            decode(Exporter, {"is": name, "weights": "int8", "texts": str(given)}).write(load_model(model), folder)
+        except ArtifactError as error:
+            raise Refused(str(error)) from error
     return str(folder)
 
 
@@ -144,7 +150,7 @@ def serve(options: argparse.Namespace) -> None:
     told = json.loads((options.work / "texts.json").read_text())
     try:
         encode = SIDES[options.serve](options.model, told["calibration"], options.threads, options.work)
-    except ImportError as error:
+    except (ImportError, Refused) as error:
         return answer(missing=str(error))
     answer(ready=True)
     for line in sys.stdin:

@@ -26,7 +26,6 @@ from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
 NAMES = ("onnx", "openvino")
-EIGHT = ("onnx", pytest.param("openvino", marks=pytest.mark.slow))
 TEXT = "a masked language model predicts words that were hidden from it in a text of many other words"
 WORDS = TEXT.split()
 SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab=192, max_length=40, segments=2)
@@ -62,8 +61,6 @@ def texts(tmp_path: Path) -> Path:
 def exporter(name: str, **settings: Any) -> Exporter:
     for package in ("onnx", "onnxruntime" if name == "onnx" else "openvino"):
         pytest.importorskip(package)
-    if name == "openvino" and settings.get("weights") == "int8":
-        pytest.importorskip("nncf")
     return decode(Exporter, {"is": name, **settings})
 
 
@@ -89,12 +86,12 @@ def test_an_export_gives_the_models_vectors(name: str, loaded: Loaded, tmp_path:
         served.encode(["words"], prompt="qery")
 
 
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("name", NAMES)
 def test_eight_bits_are_near_and_keep_from_their_company(
     name: str, loaded: Loaded, texts: Path, tmp_path: Path
 ) -> None:
     done = exporter(name, weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
-    assert 0.97 <= done.figures["cosine_least"] <= done.figures["cosine_mean"] < 0.9999999
+    assert 0.993 <= done.figures["cosine_least"] <= done.figures["cosine_mean"] < 0.9999999
     assert done.figures["texts"] == 20
     assert 0 < done.figures["top_10_overlap"] <= 1
     assert done.figures["ms_a_text"] > 0
@@ -117,7 +114,7 @@ def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: Loaded, tex
     assert all(len(one.dims) == 1 and one.dims[0] in (32, 128) for one in scales)
 
 
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("name", NAMES)
 def test_drift_is_refused_and_nothing_is_left(name: str, loaded: Loaded, texts: Path, tmp_path: Path) -> None:
     strict = exporter(name, weights="int8", texts=str(texts), least=0.9999999)
     with pytest.raises(ArtifactError, match="drift from the model's: over 20 texts"):

@@ -42,8 +42,8 @@ class _Seen:
 
 
 @torch.inference_mode()
-def calibrate(encoder: nn.Module, batches: Iterable[Batch], most: int) -> dict[str, Quantised]:
-    """By the names of the linear layers; `most`: the largest weight, 127 for 8 bits."""
+def calibrate(encoder: nn.Module, batches: Iterable[Batch], most: int = 127) -> dict[str, Quantised]:
+    """By the names of the linear layers; `most`: the largest 8-bit weight."""
     layers = {name: part for name, part in encoder.named_modules() if isinstance(part, nn.Linear)}
     seen = {name: _Seen() for name in layers}
     held = list(batches)

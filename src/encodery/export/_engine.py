@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import io
-import logging
 import random
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +34,8 @@ from encodery.export._verify import SENTENCES
 from encodery.model.load import Loaded, copy_tokenizer
 from encodery.model.shape import Batch
 from encodery.runtimes import Engine
-from encodery.runtimes._checked import Limits, Packed
-from encodery.runtimes._onnx_graph import SEGMENTS, digest, refuse
-from encodery.runtimes._padded import padded
+from encodery.runtimes._checked import Limits
+from encodery.runtimes._onnx_graph import digest, refuse
 
 Weights = Literal["float32", "int8"]
 FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999
@@ -97,17 +93,6 @@ class Plan:
         ids.sort(key=len)
         for start in range(0, len(ids), GROUP):
             yield packed(ids[start : start + GROUP], embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
-
-    def inputs(self) -> list[dict[str, np.ndarray]]:
-        """The same as a graph takes them: padded, by the names of its inputs."""
-        found = []
-        for batch in self.batches():
-            ids, bounds = batch.ids.numpy(), batch.cu_seqlens.numpy()
-            table = padded(Packed(ids, bounds, None), np.diff(bounds), np.arange(len(bounds) - 1))
-            if not self.embedder.model.settings.segments:
-                del table[SEGMENTS]
-            found.append(table)
-        return found
 
     @contextlib.contextmanager
     def writing(self, exporter: Exporter, folder: Path, overwrite: bool) -> Iterator[Draft]:
@@ -176,16 +161,3 @@ def _overlap(expected: np.ndarray, found: np.ndarray) -> float:
         np.fill_diagonal(cosines, -np.inf)
         tops.append(np.argsort(-cosines, axis=1)[:, :NEIGHBOURS])
     return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*tops, strict=True)]))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Another's tools without their progress bars, advice and warnings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

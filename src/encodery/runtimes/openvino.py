@@ -31,7 +31,7 @@ class Openvino(PaddedRuntime):
     FILE: ClassVar[str] = "model.xml"
 
     def engine(self, file: Path, limits: Limits) -> Engine:
-        core = without_reports("openvino").Core()
+        core = without_reports().Core()
         return _OpenvinoEngine(core, core.read_model(file), limits, self.workers(), self.batch_tokens)
 
 
