@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Scored
 from encodery.embed.losses._rank import disorder
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnglE(Loss):
+class AnglE(Scored):
     """`temperature` divides angles and cosines."""
 
     temperature: float = 0.05
@@ -31,14 +32,6 @@ class AnglE(Loss):
             raise SettingsError(
                 f"temperature = {self.temperature}, cosine = {self.cosine}: must be positive, and not negative."
             )
-
-    @property
-    def target(self) -> Target:
-        return "score"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 2, 2
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"angle": 1, "cosent": 1} if self.cosine else {"angle": 1}

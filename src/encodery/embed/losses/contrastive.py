@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Scored
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive(Loss):
+class Contrastive(Scored):
     """`margin`: the distance 1 - cosine that other pairs shall keep."""
 
     margin: float = 0.5
@@ -29,14 +30,6 @@ class Contrastive(Loss):
     @property
     def together(self) -> bool:
         return False
-
-    @property
-    def target(self) -> Target:
-        return "score"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 2, 2
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"contrastive": examples}

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Similarity, Target
+from encodery.embed.losses import Given, Similarity
+from encodery.embed.losses._kinds import Scored
 from encodery.embed.losses._rank import disorder
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoSENT(Loss):
+class CoSENT(Scored):
     """`temperature` divides the similarities."""
 
     temperature: float = 0.05
@@ -26,14 +27,6 @@ class CoSENT(Loss):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise SettingsError(f"temperature = {self.temperature}: must be positive.")
-
-    @property
-    def target(self) -> Target:
-        return "score"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 2, 2
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"cosent": 1}

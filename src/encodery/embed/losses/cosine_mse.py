@@ -10,25 +10,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Scored
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineMSE(Loss):
+class CosineMSE(Scored):
     """Has no settings."""
 
     @property
     def together(self) -> bool:
         return False
-
-    @property
-    def target(self) -> Target:
-        return "score"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 2, 2
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"cosine_mse": examples}

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Similarity, Target
+from encodery.embed.losses import Given, Similarity
+from encodery.embed.losses._kinds import Taught
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillKL(Loss):
+class DistillKL(Taught):
     """`temperature` divides the similarities, `teacher_temperature` the teacher's scores. The loss is multiplied by
     temperature², which keeps the gradient's size."""
 
@@ -30,18 +31,6 @@ class DistillKL(Loss):
         for name in ("temperature", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be positive.")
-
-    @property
-    def together(self) -> bool:
-        return False
-
-    @property
-    def target(self) -> Target:
-        return "scores"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 3, None
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"distill_kl": examples}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from encodery.base.schedule import Schedule
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Around
 from encodery.objectives import Count, Term
 
 QUERY = Schedule.parse("0 -> 3e-4 linear @ 30%; 3e-4")
@@ -22,24 +23,11 @@ DOCUMENT = Schedule.parse("0 -> 1e-4 linear @ 30%; 1e-4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLOPS(Loss):
+class FLOPS(Around):
     """`loss`: what is learned besides; `query` and `document`: weights of the price of each side."""
 
-    loss: Loss
     query: Schedule = QUERY
     document: Schedule = DOCUMENT
-
-    @property
-    def target(self) -> Target:
-        return self.loss.target
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return self.loss.columns
-
-    @property
-    def guided(self) -> bool:
-        return self.loss.guided
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {**self.loss.counts(columns, examples, target), "flops_query": 1, "flops_document": columns - 1}

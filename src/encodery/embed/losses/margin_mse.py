@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Similarity, Target
+from encodery.embed.losses import Given, Similarity
+from encodery.embed.losses._kinds import Taught
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSE(Loss):
+class MarginMSE(Taught):
     """`scale` multiplies the similarities; cosines need one to reach a teacher's logits."""
 
     similarity: Similarity = "dot"
@@ -28,18 +29,6 @@ class MarginMSE(Loss):
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise SettingsError(f"scale = {self.scale}: must be positive.")
-
-    @property
-    def together(self) -> bool:
-        return False
-
-    @property
-    def target(self) -> Target:
-        return "scores"
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return 3, None
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"margin_mse": examples * (columns - 2)}

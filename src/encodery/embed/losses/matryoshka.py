@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
-from encodery.objectives import Count, Term
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Around
+from encodery.objectives import Term
 
 SHORTEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matryoshka(Loss):
+class Matryoshka(Around):
     """`dims`: the lengths, beside the full one; if not given, halves down to 32. `weights`: one a length, the full
     width's not among them, which is 1; all 1 if not given."""
 
-    loss: Loss
     dims: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
 
@@ -36,24 +34,6 @@ class Matryoshka(Loss):
     @property
     def together(self) -> bool:
         return self.loss.together
-
-    @property
-    def target(self) -> Target:
-        return self.loss.target
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return self.loss.columns
-
-    @property
-    def guided(self) -> bool:
-        return self.loss.guided
-
-    def layers(self, depth: int, seed: int) -> tuple[int, ...]:
-        return self.loss.layers(depth, seed)
-
-    def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
-        return self.loss.counts(columns, examples, target)
 
     def terms(self, given: Given) -> Mapping[str, Term]:
         found = dict(self.loss.terms(given))

@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Around
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatryoshkaLayers(Loss):
+class MatryoshkaLayers(Around):
     """`per_step`: earlier layers drawn for a step; `weight` of their loss together; `align`: weight of the divergence
     from the last layer's vectors, as distributions over their places; `temperature` of those."""
 
-    loss: Loss
     per_step: int = 1
     weight: float = 1.0
     align: float = 1.0
@@ -40,18 +40,6 @@ class MatryoshkaLayers(Loss):
     @property
     def together(self) -> bool:
         return self.loss.together
-
-    @property
-    def target(self) -> Target:
-        return self.loss.target
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return self.loss.columns
-
-    @property
-    def guided(self) -> bool:
-        return self.loss.guided
 
     def layers(self, depth: int, seed: int) -> tuple[int, ...]:
         earlier = range(1, depth)

@@ -13,35 +13,20 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
+from encodery.embed.losses import Given
+from encodery.embed.losses._kinds import Around
 from encodery.objectives import Count, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread(Loss):
+class Spread(Around):
     """`loss`: what is learned besides; `weight` of the regulariser."""
 
-    loss: Loss
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise SettingsError(f"weight = {self.weight}: must not be negative.")
-
-    @property
-    def target(self) -> Target:
-        return self.loss.target
-
-    @property
-    def columns(self) -> tuple[int, int | None]:
-        return self.loss.columns
-
-    @property
-    def guided(self) -> bool:
-        return self.loss.guided
-
-    def layers(self, depth: int, seed: int) -> tuple[int, ...]:
-        return self.loss.layers(depth, seed)
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {**self.loss.counts(columns, examples, target), "spread": columns}
