@@ -250,9 +250,13 @@ async def abandon(server: Server, texts: list[str], count: int) -> dict[str, Any
         await asyncio.sleep(0.5)
         curve.append(load.resident(server.pid))
     get = b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    begun, left = time.monotonic(), {"requests": 1}
     async with load.Connections(server.port) as wire:
-        left = orjson.loads((await wire.send(get)).content)["load"]
-    return {"requests": 4 * (count // 4), "not_connected": failed, "resident_mb": curve, "left": left}
+        while left["requests"] and time.monotonic() - begun < 30:
+            left = orjson.loads((await wire.send(get)).content)["load"]
+            await asyncio.sleep(0.1)
+    told = {"requests": 4 * (count // 4), "not_connected": failed, "resident_mb": curve, "left": left}
+    return told | {"seconds_until_nothing_left": time.monotonic() - begun}
 
 
 def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:

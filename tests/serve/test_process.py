@@ -104,13 +104,13 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
-    nothing = subprocess.run(command(), capture_output=True, text=True, timeout=60, check=False)
+    nothing = subprocess.run(command(), capture_output=True, text=True, timeout=240, check=False)
     assert nothing.returncode == 2
     assert "nothing to serve" in nothing.stderr
     with pytest.raises(InputError, match="one process only"):
         serve(index=tmp_path, workers=2)
     missing = subprocess.run(
-        command(str(tmp_path), "--port", "0"), capture_output=True, text=True, timeout=60, check=False
+        command(str(tmp_path), "--port", "0"), capture_output=True, text=True, timeout=240, check=False
     )
     assert missing.returncode == 2
     assert "holds no model" in missing.stderr
