@@ -112,6 +112,7 @@ def embedding_model(
     """By sentence-transformers' trainer with its defaults and its loss for scored pairs, CoSENT."""
     import datasets
     import sentence_transformers as st
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
     names = (*labelled.texts, labelled.label)
     model = st.SentenceTransformer(str(options.model), device="cpu")
@@ -122,7 +123,7 @@ def embedding_model(
         )  # fmt: skip
         rows = datasets.Dataset.from_list([{**row, labelled.label: float(row[labelled.label])} for row in train])
         trainer = st.SentenceTransformerTrainer(
-            model, settings, train_dataset=rows.select_columns(list(names)), loss=st.losses.CoSENTLoss(model)
+            model, settings, train_dataset=rows.select_columns(list(names)), loss=CoSENTLoss(model)
         )
         start = time.perf_counter()
         trainer.train()
