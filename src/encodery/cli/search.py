@@ -236,14 +236,14 @@ def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="P
 def _share(written: str | None) -> float | dict[str, float] | None:
     """What --weight says. Raises `InputError`."""
     from encodery.base.errors import InputError
+    from encodery.search.fuse import read_shares
 
     if written is None:
         return None
+    if "=" in written:
+        return read_shares(written)
     try:
-        if "=" not in written:
-            return float(written)
-        pairs = (entry.partition("=") for entry in written.split(","))
-        return {mode.strip(): float(share) for mode, _, share in pairs}
+        return float(written)
     except ValueError as error:
         raise InputError(f"weight = '{written}': is a number, or several such as bm25=0.5,dense=0.5.") from error
 

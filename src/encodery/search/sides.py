@@ -145,18 +145,25 @@ class Dense(Side):
         return role if role in self.encoder.prompts else None
 
 
-class Sparse(Side):
+class _Prompted(Side):
+    """By an encoder that was trained with a prompt for each of the two roles."""
+
+    def __init__(self, encoder: sparse.SparseEncoder | multivector.MultiVectorEncoder) -> None:
+        self.encoder = encoder
+        self.width, self.fingerprint = encoder.width, encoder.fingerprint
+        before = token_offsets(encoder.tokenizer, encoder.settings.prompts.get(DOCUMENT, ""))
+        self.longest = max(encoder.longest - len(before), 1)
+
+    def offsets(self, text: str) -> np.ndarray:
+        return token_offsets(self.encoder.tokenizer, text)
+
+
+class Sparse(_Prompted):
     """A weight for each word of the model's vocabulary, most of them zero."""
 
     mode, key, from_zero, field = "sparse", "sparse", True, "terms"
 
-    def __init__(self, encoder: sparse.SparseEncoder) -> None:
-        self.encoder = encoder
-        self.width, self.fingerprint = encoder.width, encoder.fingerprint
-        self.longest = _room(encoder, encoder.settings.prompts)
-
-    def offsets(self, text: str) -> np.ndarray:
-        return token_offsets(self.encoder.tokenizer, text)
+    encoder: sparse.SparseEncoder
 
     def encode(self, texts: Sequence[str]) -> Columns:
         found = self.encoder.encode(texts, truncate="right", prompt=DOCUMENT)
@@ -188,18 +195,12 @@ class Sparse(Side):
         return Terms(words[order].astype(np.int64), weights[order].astype(np.float32))
 
 
-class Late(Side):
+class Late(_Prompted):
     """A vector for each token, compared late (MaxSim)."""
 
     mode, key, from_zero, field = "late", "late", False, "tokens"
 
-    def __init__(self, encoder: multivector.MultiVectorEncoder) -> None:
-        self.encoder = encoder
-        self.width, self.fingerprint = encoder.width, encoder.fingerprint
-        self.longest = _room(encoder, encoder.settings.prompts)
-
-    def offsets(self, text: str) -> np.ndarray:
-        return token_offsets(self.encoder.tokenizer, text)
+    encoder: multivector.MultiVectorEncoder
 
     def encode(self, texts: Sequence[str]) -> Columns:
         found = self.encoder.encode(texts, truncate="right", prompt=DOCUMENT)
@@ -221,12 +222,6 @@ class Late(Side):
 
 
 SIDES: dict[str, type[Side]] = {side.mode: side for side in (Dense, Sparse, Late)}
-
-
-def _room(encoder: sparse.SparseEncoder | multivector.MultiVectorEncoder, prompts: dict[str, str]) -> int:
-    """Tokens of a passage beside the prompt put before it."""
-    before = prompts.get(DOCUMENT, "")
-    return max(encoder.longest - len(token_offsets(encoder.tokenizer, before)), 1)
 
 
 def mode_of(folder: str | Path) -> str:
