@@ -46,7 +46,10 @@ def serving(folders: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
         )
         with client:
             yield process, client
+        workers = children(process.pid) if process.poll() is None else []
         process.kill()
+        for worker in workers:  # A supervisor that is killed cannot end them.
+            os.kill(worker, signal.SIGKILL)
         process.wait(10)
 
 
