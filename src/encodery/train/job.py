@@ -12,7 +12,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +20,6 @@ from torch import nn
 from encodery.objectives import Count, Term
 from encodery.train.distributed import Team
 from encodery.train.needs import Needs
-
-if TYPE_CHECKING:
-    from encodery.train.sharding import Sharded
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Job(abc.ABC):
     fixes: bool = False
     """Whether its micro-batches can have a fixed shape (`train.static`)."""
 
-    sharded: Sharded | None = None
+    sharded: nn.Module | None = None
     """What deals the weights over the ranks; None where each has a copy."""
 
     around: Callable[[Any], Mapping[str, Term]] | None = None

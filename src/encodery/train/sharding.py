@@ -67,15 +67,15 @@ def shard(job: Job, team: Team) -> None:
         return
     if not job.shards:
         raise SettingsError(f"train.shard: {type(job).__name__} needs whole weights on every rank; leave it off.")
-    job.sharded = Sharded(job, team.mesh)
-    job.around = job.sharded.run
+    sharded = Sharded(job, team.mesh)
+    job.sharded, job.around = sharded, sharded.run
 
 
 @contextlib.contextmanager
 def unsharded(job: Job) -> Iterator[None]:
     """Within it every rank holds all weights, and the model may run on one rank and not on another; without a graph."""
     root = job.sharded
-    if root is None:
+    if not isinstance(root, Sharded):
         yield
         return
     for part in root.parts:

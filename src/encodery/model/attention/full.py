@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from encodery.model.attention import Attention, AttentionModule
-from encodery.model.ops.attention import Needs, select
+from encodery.model.ops.attention import Needs, graph, select
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Linear
@@ -51,6 +52,8 @@ class _FullModule(AttentionModule):
             bias=bias is not None,
             dropout=self.dropout if self.training else 0.0,
         )
-        mixed = select(qkv.device.type, qkv.dtype, needs)(qkv, layout, needs, bias)
+        compiling = torch.compiler.is_compiling()
+        attend = graph.attend if compiling else select(qkv.device.type, qkv.dtype, needs)
+        mixed = attend(qkv, layout, needs, bias)
         y: Tensor = self.out(mixed.flatten(1))
         return y

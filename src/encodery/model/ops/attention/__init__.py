@@ -29,12 +29,8 @@ Attend = Callable[[Tensor, Layout, Needs, Tensor | None], Tensor]
 
 
 def select(device: str, dtype: torch.dtype, needs: Needs) -> Attend:
-    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs; `graph` while a step is
-    being compiled."""
-    if torch.compiler.is_compiling():
-        from encodery.model.ops.attention.graph import attend
-
-        return attend
+    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs; while a step is compiled it
+    is `graph`, which is not chosen here."""
     return _select(device, dtype, needs.bias, needs.dropout > 0)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from encodery.model.ops.attention import Needs
 from encodery.model.shape import Layout
@@ -21,6 +20,8 @@ from encodery.model.shape import Layout
 def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16) and bias is None and not needs.dropout:
+        from torch.nn.attention.varlen import varlen_attn
+
         query, key, value = qkv.unbind(1)
         reach = -1 if needs.window is None else needs.window
         cu, longest = layout.cu_seqlens, layout.max_seqlen
