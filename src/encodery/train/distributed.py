@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from encodery.base import machine
 
@@ -105,7 +107,10 @@ def team(device: torch.device, shard: bool = False) -> Iterator[Team]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend)
+    # Restarted processes share torchrun's store with those that were lost, whose addresses still stand in it.
+    store, rank, _ = next(rendezvous("env://"))
+    named = distributed_c10d.PrefixStore(f"start {machine.restarts()}", store)
+    dist.init_process_group(backend, store=named, rank=rank, world_size=world)
     try:
         mesh = dist.device_mesh.init_device_mesh(device.type, (world,)) if shard else None
         yield Team(machine.rank(), world, mesh)
