@@ -103,7 +103,7 @@ def test_all_three_are_learned_and_the_classifiers_stay_behind(loaded: Loaded, t
     work = job(loaded, micro_tokens=200)
     optimizer = AdamW(lr=3e-3).build(work.module)
     course: list[dict[str, float]] = []
-    for step in range(120):
+    for step in range(160):
         optimizer.zero_grad()
         found = backward(work, work.batches(step, 0.0, 0, None), Team(), "fp32", 0, step)
         optimizer.step()

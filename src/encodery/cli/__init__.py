@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import typer
 
 # The order of the path; verbs not named here follow in the order of the alphabet.
-ORDER = ("demo", "corpus", "tokens", "pretrain", "grow", "resume", "evaluate", "report", "fill", "embed", "search", "export")
+ORDER = (
+    "demo", "corpus", "tokens", "pretrain", "grow", "resume", "evaluate", "report", "fill", "embed", "search", "export",
+)  # fmt: skip
 COMPLETION = ("install_completion", "show_completion")  # of one verb alone they would complete nothing
 
 
