@@ -245,7 +245,7 @@ def test_an_exception_in_the_thread_reaches_the_caller_and_the_feed_goes_on(
     monkeypatch.setattr(feed.chunks, "write", fail)
     with Prefetch(feed, depth=2) as prefetch:
         assert same(alone.next(), prefetch.next())
-        prefetch.feed.load_state(prefetch.state())
+        prefetch.load_state(prefetch.state())
         broken[0] = True
         with pytest.raises(OSError, match="went away"):
             for _ in range(4):
