@@ -90,6 +90,19 @@ def test_a_killed_worker_is_replaced_and_sigterm_ends_all(serving: Any) -> None:
     assert process.wait(120) == 0
 
 
+@pytest.mark.slow
+def test_workers_end_with_a_supervisor_that_is_killed(serving: Any) -> None:
+    process, client = serving
+    ready(client)
+    (worker,) = children(process.pid)
+    process.kill()
+    process.wait(10)
+    end = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        assert time.monotonic() < end, "the worker lives on"
+        time.sleep(0.2)
+
+
 def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\na-key\n\n", encoding="utf-8")

@@ -1,12 +1,14 @@
 """A worker: models, engine and HTTP in one process, on a socket that the supervisor listens at.
 
 It watches itself: where a smallest request does not come through the engine any more, the process ends, and the
-supervisor starts another. On SIGTERM it takes nothing more and answers what it has accepted.
+supervisor starts another. On SIGTERM, and where the supervisor is gone, it takes nothing more and answers what it has
+accepted.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -29,12 +31,13 @@ from encodery.serve.refusal import Refusal
 
 STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor restarts
 WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
+ALONE_EVERY = 1.0  # seconds between looks for the supervisor
 
 
 def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]) -> None:
     """Serve on the listening socket `fd` until a signal; `said` tells what is worth knowing. Raises `UserError` kinds
     for what cannot be served."""
-    uvicorn = require("uvicorn", "serve")
+    uvicorn, parent = require("uvicorn", "serve"), os.getppid()
     served, gauges = open_all(opening), Gauges()
     trials = served.trials if machine.device().type == "cpu" else {}
     costs = tables(served.lanes, trials, engine.cores or machine.threads(), said)
@@ -60,6 +63,7 @@ def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, 
         _warm(running, served.beats)
         over = threading.Event()
         threading.Thread(target=_watch, args=(running, served.beats, over), name="watch", daemon=True).start()
+        threading.Thread(target=_follow, args=(parent, over), name="follow", daemon=True).start()
         server.run(sockets=[socket.socket(fileno=fd)])
         over.set()
 
@@ -80,3 +84,11 @@ def _watch(engine: Engine, beats: Sequence[Asked], over: threading.Event) -> Non
             continue  # Draining is not stuck.
         except Late:
             os._exit(STUCK_EXIT)
+
+
+def _follow(parent: int, over: threading.Event) -> None:
+    """End as on SIGTERM where the supervisor was killed: nobody else would end its workers."""
+    while not over.wait(ALONE_EVERY):
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
