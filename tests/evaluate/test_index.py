@@ -15,6 +15,7 @@ from encodery.evaluate.suites.retrieval import Retrieval
 from encodery.evaluate.systems import Incapable
 from encodery.search.index import build
 from encodery.search.rerank.cross_encoder import CrossEncoder
+from encodery.search.searcher import Answer, Searcher
 
 DOCUMENTS = {
     "boats": "A boat crosses the river. The river is wide.",
@@ -91,3 +92,25 @@ def test_an_index_of_other_documents_is_refused(data: Path, index: Path) -> None
     del items.documents["both"]
     with pytest.raises(InputError, match="does not have, such as 'both'"):
         Retrieval().ranked(items, system(f"index:{index}").open())
+
+
+def test_sides_may_have_a_share_each(data: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def search(self: Searcher, *arguments: object, weight: object = None, **options: object) -> Answer:
+        given.append(weight)
+        return Answer("", "bm25", (), {})
+
+    monkeypatch.setattr(Searcher, "search", search)
+    for fields in (",weight.bm25=0.25,weight.dense=0.75", ",weight=0.4", ""):
+        opened = system(f"index:{index}{fields}").open()
+        opened.rank({"q1": "boat"}, DOCUMENTS, 3)
+        opened.close()
+    assert given == [{"bm25": 0.25, "dense": 0.75}, 0.4, None]
+
+
+def test_a_share_of_no_side_of_the_index_is_refused(index: Path) -> None:
+    opened = system(f"index:{index},weight.bm52=1").open()
+    with pytest.raises(InputError, match=r"'bm52' is no side of the index\. Did you mean 'bm25'"):
+        opened.rank({"q1": "boat"}, DOCUMENTS, 3)
+    opened.close()

@@ -12,6 +12,7 @@ from encodery.finetune.data import read
 from encodery.finetune.settings import FinetuneSettings
 from encodery.finetune.tasks.pair import Pair
 from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.span import Span
 
 
 def written(file: Path, queries: int) -> Path:
@@ -45,6 +46,21 @@ def test_a_single_query_is_left_to_learn_from(tmp_path: Path) -> None:
         found = read(tmp_path / "rows.jsonl", FinetuneSettings(task=Rank()))
         assert len(found.train["query"]) == 4
         assert found.dev is None
+
+
+def test_all_questions_on_a_paragraph_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"who {q}", "context": f"{'In  PARAGRAPH' if q % 2 else 'In paragraph'} {p}", "answers": []}
+        for p in range(100)
+        for q in range(4)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path / "rows.jsonl", FinetuneSettings(task=Span(), heldout=0.2))
+    assert found.dev is not None
+    train, dev = ({" ".join(c.lower().split()) for c in side["context"]} for side in (found.train, found.dev))
+    assert not train & dev
+    assert len(found.dev["question"]) == 4 * len(dev)
+    assert any("no context of theirs stays in training" in note for note in found.notes)
 
 
 def test_pairs_are_kept_apart_as_pairs(tmp_path: Path) -> None:

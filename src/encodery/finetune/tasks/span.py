@@ -41,7 +41,7 @@ class Span(Task):
     """`overlap`: tokens that neighbouring windows share. `longest`: tokens of an answer. `best`: how many answers are
     told. `dropout` before the linear map, which learns `rate` times as fast as the model."""
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("question", "context"), ("answers",)),)
+    forms: ClassVar[tuple[Form, ...]] = (Form(("question", "context"), ("answers",), apart=("context",)),)
     goal: ClassVar[str] = "f1"
     truncate: ClassVar[Truncate] = "chunk"
 
