@@ -92,14 +92,57 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(data: Path, model: Path, tmp
     assert all((one[name] == other[name]).all() for name in one)
 
 
-def test_raw_sentences_take_the_recipe_for_them(model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "raw.jsonl"
-    path.write_text("".join(json.dumps({"text": word}) + "\n" for word in WORDS), encoding="utf-8")
-    made = plan(path, model, None, {})
-    assert made.recipe["recipe"] == "simcse"
-    assert made.settings.dropout == 0.1
-    assert made.settings.train.budget == "10steps"
-    assert plan(path, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of raw sentences."""
+    folder = tmp_path_factory.mktemp("raw")
+    (folder / "train.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_with_raw_sentences_alone_nothing_is_trained(
+    raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_embed(raw, str(model), tmp_path / "out", console=Console(width=400))
+    said = capsys.readouterr().out
+    assert "nothing is trained, the vectors are whitened" in said
+    assert "fitted to 30 sentences; mean cosine of two of them" in said
+    before, after = load_model(model), load_model(tmp_path / "out")
+    assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
+    assert [step["is"] for step in after.settings["embed"]["finish"]] == ["whiten", "normalise"]
+    assert run(["embed", "bala", "--model", str(tmp_path / "out")]) == 0
+    with pytest.raises(SettingsError, match="batch, epochs: of raw sentences alone nothing is trained unless"):
+        command_embed(raw, str(model), tmp_path / "other", ["epochs=1", "batch=8"])
+
+
+def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: Path, tmp_path: Path) -> None:
+    asked = plan(raw, model, "simcse", {})
+    assert asked.recipe["recipe"] == "simcse"
+    assert asked.settings.dropout == 0.1
+    assert asked.settings.train.budget == "10steps"
+    assert asked.recipe["batch"] == 64
+    assert any("no dev rows tell" in note for note in asked.notes)
+    assert plan(raw, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
+    assert plan(raw, model, None, {"loss": {"is": "infonce"}}).recipe["recipe"] == "simcse"
+
+    shutil.copytree(raw, tmp_path / "watched")
+    rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n / 20} for n in range(20)]
+    (tmp_path / "watched" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    watched = plan(tmp_path / "watched", model, None, {})
+    assert watched.recipe["recipe"] == "simcse"
+    assert not any("no dev rows tell" in note for note in watched.notes)
+
+
+def test_scored_pairs_take_a_batch_by_their_number(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scored.jsonl"
+    rows = [{"a": a, "b": b, "score": n % 7} for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:10])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    made = plan(path, model, None, {"epochs": 3})
+    assert made.recipe["batch"] == 8
+    assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
+    given = plan(path, model, None, {"epochs": 3, "batch": 64})
+    assert given.recipe["batch"] == 64
+    assert not any("chosen by" in note for note in given.notes)
 
 
 @pytest.mark.parametrize("name", recipes("embed"))

@@ -15,10 +15,12 @@ from encodery.base.settings import decode, encode
 from encodery.embed.data import Labelled, fitted, usual_loss, wrong_answers
 from encodery.embed.embedder import Embedder, shallow
 from encodery.embed.job import EmbedJob
+from encodery.embed.losses.cosent import CoSENT
 from encodery.embed.losses.infonce import InfoNCE
+from encodery.embed.losses.matryoshka import Matryoshka
 from encodery.embed.losses.triplet import Triplet
 from encodery.embed.settings import EmbedSettings
-from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
+from encodery.embed.training import EmbedTraining, usual_batch, usual_epochs, usual_optimizer
 from encodery.model.load import Loaded, load_model
 from encodery.train.distributed import Team
 from encodery.train.optim.adamw import AdamW
@@ -263,6 +265,17 @@ def test_what_the_recipe_leaves_open() -> None:
     assert usual_optimizer(768).lr == 3e-5
     assert usual_optimizer(128).lr == pytest.approx(4.4e-4)
     assert usual_optimizer(768, light=True).lr == pytest.approx(3e-4)
+
+
+def test_the_usual_batch_leaves_steps_where_others_are_no_wrong_answers() -> None:
+    assert [usual_batch(CoSENT(), rows, 3) for rows in (100, 300, 600, 1200, 10**6)] == [8, 8, 16, 32, 64]
+    assert usual_batch(CoSENT(), 300, 20) == 32
+    assert usual_batch(Matryoshka(loss=CoSENT()), 300, 3) == 8, "it reads what the loss within reads"
+    assert usual_batch(InfoNCE(), 100, 1) == usual_batch(None, 100, 1) == 64
+    assert EmbedTraining(loss=CoSENT(), epochs=3).batch_of(300) == 8
+    assert EmbedTraining(loss=CoSENT(), batch=5).batch_of(300) == 5
+    with pytest.raises(SettingsError, match="batch = 0"):
+        EmbedTraining(batch=0)
 
 
 @pytest.mark.parametrize(("name", "folds"), [("lora", True), ("adapters", False)])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from encodery.embed.planning import Plan
+
 FIGURES = {
     "ndcg": "nDCG@10",
     "mrr": "MRR@10",
@@ -41,6 +43,9 @@ def command_embed(
     made = plan(data, model, recipe, overrides(settings))
     for note in made.notes:
         console.print(note, highlight=False, soft_wrap=True)
+    if made.sentences:
+        _whitened(made, model, out, console)
+        return
     result = start(made.recipe, out, console)
     if not result.finished:
         console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
@@ -53,5 +58,24 @@ def command_embed(
             console.print(f"held out: {words} {figures[name]:.3f}{best}", highlight=False)
     console.print(
         f"[bold]{out}[/]: {figures['steps']:,} steps, {figures['tokens_per_s']:,.0f} tokens/s", highlight=False
+    )
+    console.print(f"  encodery embed --model {out} 'a text'", highlight=False, soft_wrap=True)
+
+
+def _whitened(made: Plan, model: str, out: Path, console: Console) -> None:
+    """Write the model with a finish fitted to raw sentences, and say what that did."""
+    from encodery.base.settings import encode
+    from encodery.embed.fitting import fit
+    from encodery.model.load import load_model
+
+    settings = made.settings
+    figures = fit(
+        load_model(model), made.sentences, out, encode(settings.embed), None, settings.truncate
+    ).manifest.figures
+    console.print(
+        f"[bold]{out}[/]: fitted to {figures['sentences']:,} sentences; mean cosine of two of them "
+        f"{figures['alike_before']:.3f} before, {figures['alike']:.3f} now",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"  encodery embed --model {out} 'a text'", highlight=False, soft_wrap=True)

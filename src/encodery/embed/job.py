@@ -83,7 +83,8 @@ class EmbedJob(ExampleJob):
         self.dev = None if dev is None or dev.raw else self._held_out(dev)
         self.guide = self._guide(self.examples.texts) if self.loss is not None and self.loss.guided else None
         self.flops_of = functools.cache(functools.partial(count.flops, dataclasses.replace(self.model.settings)))
-        self.lay_out(self.examples.lengths[self.numbers].sum(1), min(settings.batch, len(train)), settings.train, team)
+        batch = min(settings.batch_of(len(train)), len(train))
+        self.lay_out(self.examples.lengths[self.numbers].sum(1), batch, settings.train, team)
         self._check()
 
     @property
@@ -105,7 +106,7 @@ class EmbedJob(ExampleJob):
         """See `Job`. Texts are taken to be about as long as the recipe's steps say."""
         settings, model = _settings(recipe), load_model(recipe["model"], verify=False).model.settings
         step = round(settings.train.batch_tokens.highest)
-        length = min(longest_of(settings.embed, model.max_length) + 2, max(step // settings.batch, 1))
+        length = min(longest_of(settings.embed, model.max_length) + 2, max(step // (settings.batch or step), 1))
         activations = count.activation_bytes(model, min(settings.train.micro_tokens, step), length, 0.0)
         copies = len(settings.hooks) + 1  # the best weights are held as well
         return Needs.of(count.parameters(model), activations, copies, settings.train.keep)

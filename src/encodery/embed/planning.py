@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +35,43 @@ JOBS = {
 DENOISE = "encodery.embed.denoise_job.DenoiseJob"
 DISCOURSE = "encodery.embed.discourse_job.DiscourseJob"
 RAW, LABELLED = "simcse", "base"
+WAYS = {"loss", "rebuild", "discourse"}
+UNTRAINED = (
+    "raw sentences alone: nothing is trained, the vectors are whitened. Learning from them (--recipe simcse, mirror, "
+    "tsdae, discsent) took away from small encoders; dev rows with scores beside them would tell"
+)
+UNTOLD = (
+    "warning: no dev rows tell whether learning from raw sentences helps here; it took away from small encoders. Put "
+    "scored pairs beside them as dev rows, or compare by `encodery evaluate sts` with the model before"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line
-    each."""
+    """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line each.
+    `sentences`: raw ones with which nothing is to be trained: the finish of `settings.embed` is fitted to them
+    (`fitting.fit`), and the recipe is empty."""
 
     recipe: dict[str, Any]
     settings: EmbedTraining
     notes: list[str]
+    sentences: list[str] = field(default_factory=list)
 
 
 def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any]) -> Plan:
     """Read the data once and settle what the recipe leaves open.
 
-    `name`: a recipe of `recipes/embed` or a TOML file; if not given, `simcse` for raw sentences, else `base`. `over`:
-    settings laid over it. Raises `SettingsError`, `UnknownName` and what reading raises.
+    `name`: a recipe of `recipes/embed` or a TOML file; if not given, `base`, or for raw sentences `simcse` where dev
+    rows tell whether it helps. Where none do, and nothing says how to learn from them, raw sentences are not learnt
+    from but whitened with: training took away from small encoders (bench/LOG.md). `over`: settings laid over it. Raises
+    `SettingsError`, `UnknownName` and what reading raises.
     """
     loaded = load_model(model)
     settings = settings_of(name or LABELLED, over, loaded)
     found = read(data, settings, loaded)
+    blind = found.train.raw and (found.dev is None or found.dev.raw)
+    if blind and name is None and not WAYS & set(over):
+        return _whitening(found, over, loaded)
     if name is None and found.train.raw:
         settings = settings_of(RAW, over, loaded)
     chosen = name or (RAW if found.train.raw else LABELLED)
@@ -63,13 +79,29 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
         settings = dataclasses.replace(settings, loss=settings.loss or usual_loss(found.train))
     settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
     examples, notes = _examples(found, settings, loaded)
+    chose = settings.batch is None
+    settings = dataclasses.replace(settings, batch=(batch := settings.batch_of(len(examples))))
     if "budget" not in read_recipe("embed", chosen).get("train", {}) and "budget" not in over.get("train", {}):
         epochs = settings.epochs or usual_epochs(len(examples))
-        train = merge(encode(settings.train), planned(examples, min(settings.batch, len(examples)), epochs))
+        train = merge(encode(settings.train), planned(examples, min(batch, len(examples)), epochs))
         settings = dataclasses.replace(settings, epochs=epochs, train=decode(type(settings.train), train, "train"))
-    notes.append(f"{_what(settings)}, {settings.batch} examples a step, budget {settings.train.budget}")
+    why = " (chosen by the number of examples)" if chose else ""
+    notes.append(f"{_what(settings)}, {batch} examples a step{why}, budget {settings.train.budget}")
+    notes += [UNTOLD] if blind else []
     table = {"job": job_of(settings), "recipe": chosen, "model": str(Path(loaded.path).resolve())}
     return Plan({**table, "data": str(data.resolve()), **encode(settings)}, settings, notes)
+
+
+def _whitening(found: Read, over: Mapping[str, Any], loaded: Loaded) -> Plan:
+    """Raises `SettingsError` for settings of a training that there is none of."""
+    strange = sorted(set(over) - {"embed", "columns", "truncate"})
+    if strange:
+        raise SettingsError(
+            f"{', '.join(strange)}: of raw sentences alone nothing is trained unless it is said how: --recipe "
+            "simcse, mirror, tsdae or discsent, or a loss."
+        )
+    settings = settings_of(LABELLED, merge({"embed": {"finish": ["whiten", "normalise"]}}, over), loaded)
+    return Plan({}, settings, [*found.notes, UNTRAINED], found.train.columns[0])
 
 
 def job_of(settings: EmbedTraining) -> str:

@@ -23,6 +23,8 @@ Kind = Literal["dense", "sparse", "tokens"]
 """One vector a text, a weight for each word of the vocabulary, or a vector for each token."""
 SEEN = 20_000  # Examples seen in all, where the epochs are not given.
 USUAL_WIDTH, USUAL_RATE = 768, 3e-5
+BATCHES = (8, 16, 32, 64)
+STEPS = 100  # Fewest steps of a run whose batches may be small.
 LIGHT = 10.0  # How much faster a light adaptation learns.
 
 
@@ -77,7 +79,8 @@ class EmbedTraining:
     used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.
     `wrong`: wrong answers taken from each row (absent: as many as every row has). `mine`: look for more of them,
     `mined` a row, before training. `hide`: tokens hidden in the second copy of a raw text.
-    `batch`: examples a step; `epochs`: absent: 20,000 examples in all, at least one epoch and at most ten.
+    `batch`: examples a step (absent: by `usual_batch`); `epochs`: absent: 20,000 examples in all, at least one epoch
+    and at most ten.
     `optim`: absent: AdamW at 3e-5 for a width of 768, and more the narrower the model.
     """
 
@@ -102,7 +105,7 @@ class EmbedTraining:
     discourse: Discourse | None = None
     adapt: Adaptation | None = None
     across_ranks: bool = True
-    batch: int = 64
+    batch: int | None = None
     epochs: float | None = None
     optim: Optimizer | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -113,7 +116,9 @@ class EmbedTraining:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
         if sum(way is not None for way in (self.loss, self.rebuild, self.discourse)) > 1:
             raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
-        for name, least in (("batch", 1), ("token_width", 1), ("mined", 1), ("hide", 0)):
+        if self.batch is not None and self.batch < 1:
+            raise SettingsError(f"batch = {self.batch}: must be at least 1.")
+        for name, least in (("token_width", 1), ("mined", 1), ("hide", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
         if self.wrong is not None and self.wrong < 0:
@@ -122,10 +127,22 @@ class EmbedTraining:
             if side not in ("query", "document"):
                 raise SettingsError(f"sides: '{side}' is no side of an example; there are query and document.")
 
+    def batch_of(self, examples: int) -> int:
+        """Examples a step, of so many."""
+        return self.batch or usual_batch(self.loss, examples, self.epochs or usual_epochs(examples))
+
 
 def usual_epochs(examples: int) -> float:
     """Epochs for so many examples: 20,000 of them seen in all, at least one epoch and at most ten."""
     return min(max(SEEN / max(examples, 1), 1.0), 10.0)
+
+
+def usual_batch(loss: Loss | None, examples: int, epochs: float) -> int:
+    """Examples a step: 64, since the others of a batch are the wrong answers of each; but where a number says how alike
+    texts are (`target` score or scores), the most of 8, 16, 32 and 64 that leaves 100 steps."""
+    if loss is None or loss.target not in ("score", "scores"):
+        return BATCHES[-1]
+    return max((batch for batch in BATCHES if examples * epochs / batch >= STEPS), default=BATCHES[0])
 
 
 def usual_optimizer(width: int, light: bool = False) -> Optimizer:
