@@ -98,7 +98,8 @@ class Running:
 
         self.gauges = Gauges()
         self.engine = Engine({**served.lanes, **lanes}, engine, self.gauges.note)
-        self.app = make_app(Local(self.engine, served.facts, served.beats), http, self.gauges, engine.request_inputs)
+        local = Local(self.engine, served.facts, served.beats)
+        self.app = make_app(local, http, self.gauges, engine.request_inputs, self.engine.full)
         protocol = patient((http or HttpSettings()).body_seconds)
         config = uvicorn.Config(self.app, http=protocol, log_level="error", access_log=False, lifespan="off", ws="none")
         self.server = uvicorn.Server(config)

@@ -201,14 +201,31 @@ def test_lanes_of_many_texts_have_a_trial(folders: dict[str, Path], name: str) -
 def test_work_that_waits_too_long_is_refused_and_one_large_request_is_not_that() -> None:
     from encodery.serve.refusal import Refusal
 
-    known = Costs(1, (1,), (0.001,))  # 1000 tokens a second
-    lane = Sleeps(0.2)
-    with Engine({"m/words": lane}, EngineSettings(cores=1, queue_seconds=3.0), costs={"m/words": known}) as engine:
+    class Held(Sleeps):
+        def run(self, units: Sequence[str]) -> list[str]:
+            assert gate.wait(10)
+            return super().run(units)
+
+    gate, known = threading.Event(), Costs(1, (1,), (0.001,))  # 1000 tokens a second
+    with Engine({"m/words": Held()}, EngineSettings(cores=1, queue_seconds=2.0), costs={"m/words": known}) as engine:
+        assert engine.full("words", 10) is None
         large = engine.submit(asked(30_000))
-        assert engine.submit(asked(3)) is not None
-        more = engine.submit(asked(2_000))
+        for _ in range(7):  # A quarter second of the large one is done before each, and all of the others.
+            engine.submit(asked(250))
+        end = time.monotonic() + 10
+        while engine.tokens != 30_000 + 7 * 250 and time.monotonic() < end:
+            time.sleep(0.005)
+        engine.submit(asked(250))  # At 2 s.
         with pytest.raises(Refusal) as caught:
-            engine.submit(asked(3))
-        assert caught.value.code == "overloaded"
-        assert engine.submit(asked(3), urgent=True).future.result(10)  # Health passes what waits.
-        assert not more.future.done() or not large.future.done()
+            engine.submit(asked(250))
+        assert (caught.value.status, caught.value.code, caught.value.retry_after) == (429, "overloaded", 3)
+        early = engine.full("words", 10)
+        assert early is not None
+        assert early.code == "overloaded"
+        assert engine.full("words", 10_000) is None  # It might be one that takes so long itself.
+        assert engine.full("other", 10) is None
+        assert engine.submit(asked(80_000)) is not None  # Waits no longer than it takes itself.
+        beat = engine.submit(asked(3), urgent=True)  # Health passes what waits.
+        gate.set()
+        assert beat.future.result(10)
+        assert not large.future.done()

@@ -10,12 +10,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 from encodery.base.errors import nearest
 from encodery.serve.asking import Asking, json
 from encodery.serve.backend import Backend
 from encodery.serve.gauges import Gauges
-from encodery.serve.http import Gate, HttpSettings, Route, enveloped, misread
+from encodery.serve.http import Full, Gate, HttpSettings, Route, enveloped, misread
 from encodery.serve.page import FILES, HEADERS, file
 from encodery.serve.refusal import Refusal, refused
 from encodery.serve.routes import router
@@ -25,9 +26,13 @@ INPUTS = 2048
 
 
 def make_app(
-    backend: Backend, settings: HttpSettings | None = None, gauges: Gauges | None = None, inputs: int = INPUTS
+    backend: Backend,
+    settings: HttpSettings | None = None,
+    gauges: Gauges | None = None,
+    inputs: int = INPUTS,
+    full: Full | None = None,
 ) -> FastAPI:
-    """The application over a backend. `inputs`: the most of one request."""
+    """The application over a backend. `inputs`: the most of one request; `full`: what refuses before a body is read."""
     chosen, counts = settings or HttpSettings(), gauges or Gauges()
     app = FastAPI(
         title="encodery",
@@ -40,7 +45,7 @@ def make_app(
     app.state.settings, app.state.asking, app.state.draining = chosen, Asking(backend, inputs), False
     app.include_router(router)
     _add_state(app, backend, counts)
-    app.add_middleware(Gate, settings=chosen, gauges=counts)
+    app.add_middleware(Gate, settings=chosen, gauges=counts, full=full)
 
     async def known(request: Request, error: Exception) -> Response:
         return enveloped(refused(error))
@@ -118,7 +123,7 @@ def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
             raise Refusal(503, "draining", "The server is stopping.", None, 5)
         return _json({"status": "ready", "seconds": await backend.beat()})
 
-    @app.get("/metrics", tags=["state"], responses=ERRORS)
+    @app.get("/metrics", tags=["state"], responses=ERRORS, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(gauges.text(), media_type="text/plain; version=0.0.4")

@@ -1,9 +1,10 @@
-"""Who is next: start-time fair queueing, by tokens, between lanes and between the requests of a lane.
+"""Who is next: texts that are due, between the requests of a line; start-time fair queueing between lines.
 
-Goyal, Vin & Cheng 1996. Each request is a flow; it has a tag, the virtual time at which its next unit starts, and the
-least tag is served. A request of one short text is so served before the rest of one of ten thousand, which yet never
-starves: its tag does not move while others' do. A batch holds units of one line only: a lane's, or those of lanes that
-are computed together.
+A line's clock counts the tokens it has done. A request's first unit is due when it comes, each further one SLOWER times
+as much later as the tokens before it, and what is due first is served first. So a request of one short text is served
+before the rest of a large one, as up to SLOWER of those keep ahead of what is due; and a large one never starves, nor
+falls behind short ones that come without end: its next unit is due soon, later ones come after it. Lines share time
+(Goyal, Vin & Cheng 1996). A batch holds units of one line only: a lane's, or those of lanes that are computed together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+SLOWER = 8  # times the time that a request takes alone, in which it is to be done beside others
 
 
 class Waiting(Protocol):
@@ -35,17 +38,17 @@ class Unit:
 
 @dataclass(order=True, slots=True)
 class _Flow:
-    tag: float
+    tag: int  # When the next unit is due.
     order: int
     units: deque[Unit] = field(compare=False)
 
 
 @dataclass(slots=True)
 class _Line:
-    """`tag` of the line among lines, `now` its own virtual time. `rate`: seconds a token."""
+    """`tag` of the line among lines, `now` its own clock, in tokens. `rate`: seconds a token."""
 
     tag: float = 0.0
-    now: float = 0.0
+    now: int = 0
     rate: float = 1e-4
     flows: list[_Flow] = field(default_factory=list)
 
@@ -67,7 +70,7 @@ class FairQueue:
         if not line.flows:
             line.tag = max(line.tag, self._now)
         self._order += 1
-        heapq.heappush(line.flows, _Flow(-1.0 if first else line.now, self._order, deque(units)))
+        heapq.heappush(line.flows, _Flow(-1 if first else line.now, self._order, deque(units)))
         self.tokens += sum(unit.tokens for unit in units)
 
     def turn(self) -> str | None:
@@ -102,8 +105,8 @@ class FairQueue:
             if taken and filled + unit.tokens > budget:
                 break
             flow.units.popleft()
-            line.now = max(line.now, flow.tag)
-            flow.tag += unit.tokens
+            line.now += unit.tokens
+            flow.tag += SLOWER * unit.tokens
             filled += unit.tokens
             self.tokens -= unit.tokens
             taken.append(unit)

@@ -3,9 +3,9 @@
 No stage waits for another's request, and nothing waits for company: an idle engine runs a text at once, a busy one runs
 what has come together meanwhile, up to a budget of tokens, with one further batch made ready. A batch has all cores, or
 one beside others: as the costs measured on this machine say (`costs.py`), else all where nothing else is to be done.
-Admission is by tokens, whole requests at a time, and by how long what stands before a request will take. A batch that
-fails is halved until the unit at fault stands alone; the others are answered. The heavy work of every stage
-(tokenizers, matrix products) runs outside Python's lock.
+Admission is by tokens, whole requests at a time, and by how long what stands before a request will take
+(`admission.py`). A batch that fails is halved until the unit at fault stands alone; the others are answered. The heavy
+work of every stage (tokenizers, matrix products) runs outside Python's lock.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encodery.base import machine
-from encodery.serve.batching import FairQueue, Unit
+from encodery.serve.admission import Backlog, patience, wait
+from encodery.serve.batching import SLOWER, FairQueue, Unit
 from encodery.serve.costs import Costs
 from encodery.serve.lane import Answer, Asked, Lane, Reading
 from encodery.serve.refusal import Refusal, refused
 
 BATCH_TOKENS = 2048  # where neither asked for nor measured
 FEWEST_TOKENS = 512  # of a batch, below which products of matrices lose speed
-SHARE = 2048  # tokens of a request that are done before another one's begin, about
 CHARACTERS = 4  # a token, until the tokens are counted
-LONGEST_WAIT = 60  # seconds told to a client to stay away at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """`batch_tokens`: computed at once (None: as measured, else 2048); `queue_tokens`: of all requests that were let in
-    and not yet answered; `queue_seconds`: of work that stands before a new request, of a large one only so much as is
-    done before a small one; `request_tokens`: of one request, `request_inputs` of one; `readers`, `runners`,
-    `finishers`: threads of each stage (None: as many runners as `cores` on a CPU, one on a GPU)."""
+    and not yet answered; `queue_seconds`: that a new request may have to wait, or as long as it takes itself where
+    that is more; `request_tokens`: of one request, `request_inputs` of one; `readers`, `runners`, `finishers`: threads
+    of each stage (None: as many runners as `cores` on a CPU, one on a GPU)."""
 
     batch_tokens: int | None = None
     queue_tokens: int = 1 << 20
-    queue_seconds: float = 10.0
+    queue_seconds: float = 2.0
     request_tokens: int = 300_000
     request_inputs: int = 2048
     readers: int = 2
@@ -53,10 +52,11 @@ class EngineSettings:
 @dataclass(eq=False)
 class Ticket:
     """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed. `urgent`: it
-    passes all others, and admission."""
+    passes all others, and admission. `left`: of the tokens `reserved`, those that are not computed."""
 
     asked: Asked
     reserved: int = 0
+    left: int = 0
     urgent: bool = False
     future: Future[Answer] = field(default_factory=Future)
     reading: Reading | None = None
@@ -96,9 +96,12 @@ class Engine:
         self.draining = False
         self._waiting = FairQueue()
         self._changed = threading.Condition()
-        self._reserved, self._ahead, self._tickets = 0, 0, set[Ticket]()
+        self._backlogs = {line: Backlog() for line in self._line.values()}
+        for line, known in self.costs.items():
+            self._backlogs[line] = Backlog(known.speed)
+        self._reserved, self._tickets = 0, set[Ticket]()
         self._running, self._wide, self._closed = 0, False, False
-        self._speed = max((known.speed for known in self.costs.values()), default=0.0)
+        self._ended = 0.0  # When the last batch did, if more waited then.
         self._to_read: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._to_run: queue.Queue[tuple[str, list[Unit], bool | None] | None] = queue.Queue(1)
         self._to_finish: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -143,26 +146,54 @@ class Engine:
             if not urgent and self._tickets:
                 self._admit(asked.lane, estimate)
             self._reserve(ticket, estimate)
+            self._owe(ticket, estimate)
             self._tickets.add(ticket)
         ticket.future.add_done_callback(lambda _: self._release(ticket))
         self.note("accepted", asked.lane, 1)
         self._to_read.put(ticket)
         return ticket
 
-    def _admit(self, lane: str, estimate: int) -> None:
+    def full(self, what: str, most: int) -> Refusal | None:
+        """Why any request for `what` of at most so many tokens would be refused now, whatever its model; None where one
+        may be let in. For refusing early: `submit` has the last word."""
+        with self._changed:
+            if not self._tickets:
+                return None
+            found = [self._refusal(name, 1, most) for name in self.lanes if name.rpartition("/")[2] == what]
+        if not found or None in found:
+            return None
+        self.note("refused", what, 1)
+        return found[0]
+
+    def _admit(self, lane: str, tokens: int) -> None:
         """Raises `Refusal` where too much waits already."""
-        full = self._reserved + estimate > self.settings.queue_tokens
-        late = self._speed and self._ahead > self.settings.queue_seconds * self._speed
-        if full or late:
+        refusal = self._refusal(lane, tokens, tokens)
+        if refusal is not None:
             self.note("refused", lane, 1)
-            most = f"{self.settings.queue_tokens} may" if full else f"{self.settings.queue_seconds:g} s of work may"
-            said = f"{self._reserved} tokens wait already, and {most}. Ask again later."
-            raise Refusal(429, "overloaded", said, None, self._patience())
+            raise refusal
+
+    def _refusal(self, lane: str, tokens: int, most: int) -> Refusal | None:
+        """Of a request of so many tokens, that may be let in as one of `most`."""
+        settings, line = self.settings, self._line[lane]
+        own = self._backlogs[line]
+        others = [one for name, one in self._backlogs.items() if name != line and one.tokens]
+        seconds = wait(own, others, tokens, settings.queue_seconds / SLOWER)
+        if seconds > max(settings.queue_seconds, own.seconds(most)):
+            said = f"A request would wait for {seconds:.1f} s, and {settings.queue_seconds:g} s are allowed."
+        elif self._reserved + tokens > settings.queue_tokens:
+            said = f"{self._reserved} tokens wait already, and {settings.queue_tokens} may."
+            seconds = sum(one.seconds(one.tokens) for one in self._backlogs.values())
+        else:
+            return None
+        return Refusal(429, "overloaded", f"{said} Ask again later.", None, patience(seconds))
 
     def _reserve(self, ticket: Ticket, tokens: int) -> None:
         self._reserved += tokens - ticket.reserved
-        self._ahead += min(tokens, SHARE) - min(ticket.reserved, SHARE)
         ticket.reserved = tokens
+
+    def _owe(self, ticket: Ticket, tokens: int) -> None:
+        self._backlogs[self._line[ticket.asked.lane]].change(ticket.left, tokens)
+        ticket.left = tokens
 
     def drain(self, seconds: float) -> bool:
         """Take nothing more, wait until what was taken is answered; whether it was, in that time."""
@@ -192,11 +223,8 @@ class Engine:
         with self._changed:
             self._tickets.discard(ticket)
             self._reserve(ticket, 0)
+            self._owe(ticket, 0)
             self._changed.notify_all()
-
-    def _patience(self) -> int:
-        """Seconds until what waits now will be done, as far as is known."""
-        return min(LONGEST_WAIT, max(1, round(self._reserved / self._speed))) if self._speed else 1
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         try:
@@ -238,6 +266,7 @@ class Engine:
             if ticket.gone:
                 return
             self._reserve(ticket, tokens)
+            self._owe(ticket, tokens)
             if units:
                 self._waiting.add(self._line[ticket.asked.lane], units, ticket.urgent)
                 self._changed.notify_all()
@@ -316,11 +345,10 @@ class Engine:
         done = []
         with self._changed:
             self._waiting.measured(line, tokens, seconds)
-            speed = (1 if wide else self.runners) * tokens / max(seconds, 1e-9)
-            weight = 0.1 * min(tokens / FEWEST_TOKENS, 1.0)  # A single short text says little of a full queue.
-            self._speed += (weight if self._speed else 1.0) * (speed - self._speed)
+            self._paced(line, tokens, seconds / (1 if wide else self.runners))
             for unit, output in zip(units, found, strict=True):
                 ticket: Ticket = unit.owner
+                self._owe(ticket, max(ticket.left - unit.tokens, 0))
                 if isinstance(output, Refusal):
                     continue
                 ticket.outputs[unit.number] = output
@@ -332,6 +360,16 @@ class Engine:
                 self._fail(unit.owner, output)
         for ticket in done:
             self._to_finish.put(ticket)
+
+    def _paced(self, line: str, tokens: int, seconds: float) -> None:
+        """A batch ended that took so long, if nothing stood beside it."""
+        now = time.perf_counter()
+        pace = self._backlogs[line].pace
+        if self._ended:
+            pace.add(tokens, now - self._ended, full=True)
+        else:
+            pace.add(tokens, seconds, full=False)
+        self._ended = now if self._waiting.tokens or not self._to_run.empty() else 0.0
 
     def _outputs(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
         """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""

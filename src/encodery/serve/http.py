@@ -28,6 +28,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OPEN = ("/health/live", "/health/ready", "/health", "/", "/docs", "/page.css", "/page.js")
 """Paths that need no key: they tell nothing of the models, and those that ask for health have none."""
+ASKED = {
+    **dict.fromkeys(("/v1/embeddings", "/embeddings", "/embed", "/similarity"), "embed"),
+    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/predict", "/tag", "/answer"), "predict"),
+    "/embed_sparse": "sparse",
+    "/fill": "fill",
+    "/search": "search",
+}
+"""What the engine does for a path, where that is known before the body is read."""
+Full = Callable[[str, int], Refusal | None]
+"""Why any request for something, of at most so many tokens, would be refused now; None where one may be let in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +121,11 @@ def too_large(size: int, limit: int) -> Refusal:
 
 
 class Gate:
-    """The outermost layer: keys, sizes that are declared, counting, and headers on what is answered."""
+    """The outermost layer: keys, sizes that are declared, counting, and headers on what is answered. While too much
+    waits a request is refused here, its body unread: that costs a small part of reading it."""
 
-    def __init__(self, app: Any, settings: HttpSettings, gauges: Gauges) -> None:
-        self.app, self.settings, self.gauges = app, settings, gauges
+    def __init__(self, app: Any, settings: HttpSettings, gauges: Gauges, full: Full | None = None) -> None:
+        self.app, self.settings, self.gauges, self.full = app, settings, gauges, full
         self._keys = [key.encode() for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,9 +159,12 @@ class Gate:
         if self._keys and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
             return Refusal(401, "invalid_api_key", "A key is needed: Authorization: Bearer <key>.")
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > self.settings.body_bytes:
-            return too_large(int(length[:20]), self.settings.body_bytes)
-        return None
+        size = int(length[:20]) if length.isdigit() else 0
+        if size > self.settings.body_bytes:
+            return too_large(size, self.settings.body_bytes)
+        asked = ASKED.get(scope["path"]) if size and scope["method"] == "POST" else None
+        # A token is two bytes at least: an id and a comma.
+        return None if asked is None or self.full is None else self.full(asked, size // 2)
 
     def _known(self, header: bytes) -> bool:
         scheme, _, given = header.partition(b" ")

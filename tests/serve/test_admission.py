@@ -1,0 +1,140 @@
+"""Admission: what stands before a request, the pace, and both with the queue in a simulated overload."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from encodery.serve.admission import Backlog, Pace, patience, wait
+from encodery.serve.batching import SLOWER, FairQueue, Unit
+
+SPEED, BATCH, LIMIT = 12_000.0, 1024, 2.0  # tokens a second, tokens of a batch, seconds that a request may wait
+
+
+@dataclass(eq=False)
+class Request:
+    at: float
+    sizes: list[int]
+    left: int = 0
+    answered: float = 0.0
+    gone: bool = field(default=False)
+
+
+def arrivals(times: float, seconds: float) -> Iterator[Request]:
+    """Requests of 1, 8 or 32 texts, `times` as many tokens a second as can be computed."""
+    rng, at = random.Random(0), 0.0
+    while at < seconds:
+        count = rng.choices((1, 8, 32), (0.8, 0.15, 0.05))[0]
+        sizes = [max(6, int(rng.lognormvariate(3.6, 0.7))) for _ in range(count)]
+        yield Request(at, sizes)
+        at += rng.expovariate(times * SPEED / 140)
+
+
+def simulate(asked: list[Request]) -> list[Request]:
+    """Those that are let in, with the time of their answers, by a clock that only batches move."""
+    queue, backlog, clock, taken, place = FairQueue(), Backlog(SPEED), 0.0, [], 0
+    while place < len(asked) or queue.tokens:
+        while place < len(asked) and asked[place].at <= clock:
+            one, tokens = asked[place], sum(asked[place].sizes)
+            place += 1
+            if wait(backlog, [], tokens, LIMIT / SLOWER) > max(LIMIT, backlog.seconds(tokens)):
+                continue
+            one.left = tokens
+            backlog.change(0, tokens)
+            queue.add("line", [Unit(one, number, size, None) for number, size in enumerate(one.sizes)])
+            taken.append(one)
+        if not queue.tokens:
+            clock = max(clock, asked[place].at) if place < len(asked) else clock
+            continue
+        batch = queue.take("line", BATCH)
+        clock += sum(unit.tokens for unit in batch) / SPEED
+        for unit in batch:
+            one = unit.owner
+            backlog.change(one.left, one.left - unit.tokens)
+            one.left -= unit.tokens
+            one.answered = clock
+    assert backlog.tokens == 0
+    return taken
+
+
+def test_in_overload_no_request_waits_much_longer_than_allowed() -> None:
+    asked = list(arrivals(3.0, 40.0))
+    taken = simulate(asked)
+    assert sum(sum(one.sizes) for one in taken) > 0.9 * 40 * SPEED  # The machine has never nothing to do.
+    for count in (1, 8, 32):
+        waits = [one.answered - one.at for one in taken if len(one.sizes) == count]
+        share = len(waits) / sum(len(one.sizes) == count for one in asked)
+        assert 0.2 < share < 0.4  # No size is shut out.
+        own = np.mean([sum(one.sizes) for one in taken if len(one.sizes) == count]) / SPEED
+        assert np.percentile(waits, 99) < 1.2 * (LIMIT + SLOWER * own)
+
+
+def test_after_an_overload_a_request_waits_for_what_was_let_in_and_no_longer() -> None:
+    lone = [Request(20.0 + 0.1 * n, [20]) for n in range(60)]
+    simulate([*arrivals(3.0, 20.0), *lone])
+    assert all(one.answered for one in lone[1:])
+    assert max(one.answered - one.at for one in lone if one.answered) < 1.1 * LIMIT
+    assert all(one.answered - one.at < 0.2 for one in lone if one.at > 20 + 1.1 * LIMIT)
+
+
+def test_large_requests_delay_small_ones_little() -> None:
+    large, small = [Request(0.01 * n, [50] * 2000) for n in range(2)], [Request(1.0 + 0.1 * n, [20]) for n in range(90)]
+    taken = simulate([*large, *small])
+    assert len(taken) == 92
+    assert max(one.answered - one.at for one in small) < 0.3
+
+
+def test_a_large_request_is_let_in_beside_one_as_large_and_not_beside_many() -> None:
+    backlog = Backlog(1000.0)
+    for _ in range(2):
+        assert wait(backlog, [], 10_000, 0.25) <= 10.0
+        backlog.change(0, 10_000)
+    assert wait(backlog, [], 10_000, 0.25) == pytest.approx(20.0)
+    assert wait(backlog, [], 10, 0.25) == pytest.approx(0.5)  # Of each as much as is done in a quarter second.
+
+
+def test_what_stands_before_a_request() -> None:
+    backlog = Backlog(100.0)
+    sizes = [1, 2, 3, 5, 8, 100, 1000]
+    for size in sizes:
+        backlog.change(0, size)
+    for tokens in (1, 4, 16, 128, 4096):
+        exact = sum(min(size, tokens) for size in sizes)
+        assert backlog.before(tokens) == exact
+    for size in sizes:
+        backlog.change(size, 0)
+    assert (backlog.tokens, backlog.before(10)) == (0, 0)
+
+
+def test_other_lines_count_as_long_as_ones_own() -> None:
+    own, other = Backlog(100.0), Backlog(10.0)
+    own.change(0, 50)
+    other.change(0, 500)
+    assert wait(own, [other], 1000, 0.0) == pytest.approx(1.0)
+    assert wait(other, [own], 1000, 0.0) == pytest.approx(50.5)
+    assert wait(Backlog(100.0), [other], 1000, 0.0) == 0.0
+    assert wait(Backlog(), [Backlog()], 10, 0.25) == 0.0  # Nothing is known.
+
+
+def test_the_pace_is_that_of_a_full_queue() -> None:
+    pace = Pace()
+    assert pace.speed == 0.0
+    pace.add(10, 0.01, full=False)
+    assert pace.speed == pytest.approx(1000)
+    for _ in range(100):
+        pace.add(200, 0.1, full=True)
+    assert pace.speed == pytest.approx(2000, rel=0.01)
+    for _ in range(1000):
+        pace.add(1, 0.1, full=False)  # Single texts now and then.
+    assert pace.speed == pytest.approx(2000, rel=0.01)
+    known = Pace(500.0)
+    known.add(1, 1.0, full=False)
+    assert known.speed == 500.0
+
+
+def test_patience_is_whole_seconds() -> None:
+    assert [patience(seconds) for seconds in (0.0, 1.0, 2.1, 1e9)] == [1, 1, 3, 60]
