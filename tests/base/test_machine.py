@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,24 @@ def test_log_survives_a_torn_line_and_keeps_precision(tmp_path: Path) -> None:
         log.write(step=3, loss=1.0)
     truncate_log(path, lambda line: line["step"] <= 2)
     assert [line["step"] for line in read_log(path)] == [1, 2]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_kept_memory_costs_no_fresh_pages() -> None:
+    script = (
+        "import resource, torch\n"
+        "from encodery.base import machine\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        torch.ones(2**23)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "first = faults()\n"
+        "machine.keep_memory()\n"
+        "faults()\n"
+        "print(first, faults())\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    first, kept = map(int, answer.stdout.split())
+    assert first > 20 * 1000
+    assert kept < first / 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 PEAK_REPEATS = 8
+# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
+KEEP_MEMORY = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
 
 
 def rank() -> int:
@@ -59,6 +62,15 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def keep_memory() -> None:
+    """From now on this process keeps the memory it frees, for its next tensor, instead of giving it back to the system,
+    whose fresh pages cost a fault each: a tenth of a training step. Does nothing where the C library is not glibc."""
+    library = ctypes.CDLL(None)
+    if platform.libc_ver()[0] == "glibc":
+        for option, value in KEEP_MEMORY.items():
+            library.mallopt(option, value)
+
+
 def offline() -> bool:
     """Whether the user asked that nothing be fetched."""
     return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
@@ -81,6 +93,20 @@ def cache_dir() -> Path:
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encodery"
     base.mkdir(parents=True, exist_ok=True)
     return base
+
+
+def ray_address() -> str | None:
+    """Where a Ray cluster is: RAY_ADDRESS, None where it is not set."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def settle_ray(alone: bool) -> None:
+    """What Ray reads when it is imported, for this process and those it begins: it reports nothing to anyone. `alone`:
+    it listens on loopback only, and, unless RAY_AUTH_MODE says otherwise, to who has the user's token."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if alone:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # There it is the default; it does the same here.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def memory_total() -> int:

@@ -70,9 +70,10 @@ def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = Non
     check_empty(folder)
     plan = _Plan.of(recipe)
     needs = plan.job.needs(recipe)
-    if needs is not None:
-        needs.check(machine.memory_free(), machine.disk_free(folder))
     device = _device(plan.train)
+    if needs is not None:
+        needs.check(machine.memory_free(), machine.disk_free(folder), _device_free(device))
+    machine.keep_memory()
     machine.set_threads(plan.train.threads or machine.threads())
     with team(device, plan.train.shard) as crew:
         crew.wait()
@@ -108,6 +109,7 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
         threads = plan.train.threads or machine.threads()
         if found is not None:
             threads = plan.train.threads or int(found[1].state["threads"])
+        machine.keep_memory()
         machine.set_threads(threads)
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
@@ -179,7 +181,9 @@ def _announce(
 ) -> None:
     forecast = Forecast.make(train, speed.tokens_per_s, job.epoch_tokens, needs or Needs(0, 0), done)
     parameters = sum(p.numel() for p in job.module.parameters())
-    for line in forecast.lines(speed, parameters, machine.memory_free(), machine.disk_free(folder)):
+    device_free = _device_free(next(job.module.parameters()).device)
+    free = machine.memory_free() if device_free is None else device_free
+    for line in forecast.lines(speed, parameters, free, machine.disk_free(folder)):
         display.tell(line)
     for line in job.remarks(dtype(speed.chosen)):
         display.note(line)
@@ -206,6 +210,11 @@ def _device(train: TrainSettings) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"train.device = '{train.device}': no CUDA device is there.")
     return torch.device("cuda", machine.local_rank()) if train.device == "cuda" else device
+
+
+def _device_free(device: torch.device) -> int | None:
+    """Bytes free on a CUDA device; None for the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def _display(console: Console | None, crew: Team) -> Display:
