@@ -90,7 +90,9 @@ GROUPS = {
         "sts",
         "spearman",
         {
-            "simcse (default)": ("lines.txt", "--recipe", "simcse", "epochs=1"),
+            "whitened (default)": ("lines.txt",),
+            "whitened fully": ("lines.txt", 'embed.finish=[{is="whiten",power=1.0},"normalise"]'),
+            "simcse": ("lines.txt", "--recipe", "simcse", "epochs=1"),
             "simcse, pooling cls": ("lines.txt", "--recipe", "simcse", "epochs=1", "embed.pooling=cls"),
             "mirror": ("lines.txt", "--recipe", "mirror", "epochs=1"),
             "tsdae": ("lines.txt", "--recipe", "tsdae", "epochs=1"),

@@ -111,8 +111,10 @@ def test_with_raw_sentences_alone_nothing_is_trained(
     assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
     assert [step["is"] for step in after.settings["embed"]["finish"]] == ["whiten", "normalise"]
     assert run(["embed", "bala", "--model", str(tmp_path / "out")]) == 0
-    with pytest.raises(SettingsError, match="batch, epochs: of raw sentences alone nothing is trained unless"):
-        command_embed(raw, str(model), tmp_path / "other", ["epochs=1", "batch=8"])
+    assert plan(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
+    said = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
+    with pytest.raises(SettingsError, match=said):
+        command_embed(raw, str(model), tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
 
 
 def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: Path, tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
 
 def _whitening(found: Read, over: Mapping[str, Any], loaded: Loaded) -> Plan:
     """Raises `SettingsError` for settings of a training that there is none of."""
-    strange = sorted(set(over) - {"embed", "columns", "truncate"})
+    strange = sorted(set(over) - {"embed", "columns", "truncate", "train"})
+    strange += [f"train.{name}" for name in over.get("train", {}) if name != "seed"]
     if strange:
         raise SettingsError(
             f"{', '.join(strange)}: of raw sentences alone nothing is trained unless it is said how: --recipe "
