@@ -15,6 +15,7 @@ from encodery.base.errors import SettingsError
 from encodery.cli.__main__ import run
 from encodery.model.load import load_model
 from encodery.tokens.store import TokenStore
+from encodery.train import stages
 from encodery.train.loop import Loop
 from encodery.train.stages import cycle, grow
 
@@ -124,6 +125,59 @@ def test_a_cycle_mixes_what_the_small_model_learnt(
     for layer in (0, 1):
         expected = 0.75 * lead[qkv.format(layer)] + 0.25 * halves
         torch.testing.assert_close(mixed[qkv.format(layer)], expected)
+
+
+def test_a_cycle_that_is_killed_in_each_phase_ends_as_one_that_was_not(
+    opened: TokenStore,
+    recipes: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: Callable[[Path], dict[int, float]],
+) -> None:
+    over = copy.deepcopy(OVER)
+    over["train"] |= {"budget": "20steps", "checkpoint_every": "1steps"}
+    shares = {"lead": 0.2, "share": 0.5, "mix": 0.25}
+    cycle(recipes[0], over, opened, tmp_path / "whole", **shares)
+    step, finish, once = Loop._step, Loop._finish, stages._once
+    parted = tmp_path / "parted"
+
+    def killed(phase: str, at: int | str) -> None:
+        """Begin or go on, up to a step of a phase, the end of its last step, or the making of a model."""
+
+        def stepping(self: Loop, elapsed: float) -> None:
+            if (self.folder.name, self.clock.step) == (phase, at):
+                raise KeyError("power cut")
+            step(self, elapsed)
+
+        def finishing(self: Loop) -> dict[str, Any]:
+            if (self.folder.name, "end") == (phase, at):
+                raise KeyError("power cut")
+            return finish(self)
+
+        def making(folder: Path, make: Callable[[], None]) -> Path:
+            if (folder.name, "made") == (phase, at):
+                raise KeyError("power cut")
+            return once(folder, make)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_step", stepping)
+            patch.setattr(Loop, "_finish", finishing)
+            patch.setattr(stages, "_once", making)
+            with pytest.raises(KeyError):
+                cycle(recipes[0], over, opened, parted, **shares)
+
+    for phase, at in (
+        *(("lead", 2), ("lead", "end"), ("coalesced", "made"), ("small", 1), ("small", 7), ("small", "end")),
+        *(("grown", "made"), ("large", 3), ("large", "end")),
+    ):
+        killed(phase, at)
+    assert cycle(recipes[0], over, opened, parted, **shares).finished
+    for name in ("lead", "small", "large"):
+        assert losses(parted / name) == losses(tmp_path / "whole" / name), name
+    for name in ("coalesced", "grown", "large"):
+        ours, theirs = weights(parted / name), weights(tmp_path / "whole" / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 def test_what_is_refused(opened: TokenStore, recipes: tuple[str, str], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,19 @@ from torch._dynamo.utils import counters
 
 from encodery.base.errors import SettingsError
 from encodery.base.report import read_log
+from encodery.base.schedule import Schedule
+from encodery.corrupt.token import Token
 from encodery.model.shape import Batch
 from encodery.objectives import share
+from encodery.objectives.mlm import MLM
 from encodery.tokens.feed import Feed, FeedSettings, Packed
 from encodery.tokens.fit import deal
 from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
 from encodery.train.launch import resume, start
 from encodery.train.pretrain import PretrainJob
-from encodery.train.static import Compiled
+from encodery.train.settings import TrainSettings
+from encodery.train.static import Compiled, Frame
 
 Table = Callable[..., dict[str, Any]]
 FIXED: dict[str, Any] = {"objective": {"is": "mlm", "corruption": {"is": "token", "fixed_slots": True}, "z_loss": 1e-4}}
@@ -114,7 +120,12 @@ def test_a_run_in_frames_is_resumed_as_it_was(table: Table, tmp_path: Path, loss
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"objective": {"is": "mlm"}}, "fixed_slots = true"),
+        ({"objective": {"is": "mlm"}}, "fixed_slots=true"),
+        ({"objective": {**FIXED["objective"], "is": "mask_late"}}, "mask_late has batches whose shape"),
+        (
+            {"objective": {"is": "mlm", "corruption": {**FIXED["objective"]["corruption"], "predict_rate": "0.3"}}},
+            "repeats the batch",
+        ),
         ({**FIXED, "feed": {"max_length": 32}, "train": {"batch_tokens": 40, "micro_tokens": 20}}, "cannot hold"),
     ],
 )
@@ -144,9 +155,50 @@ def test_dealt_sequences_are_even_in_tokens_and_in_attention(world: int) -> None
     assert set(np.bincount(seats)) == {40}
 
 
-def test_a_filled_frame_ends_where_it_should() -> None:
-    from encodery.train.static import Frame
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere(MLM):
+    """An objective of somebody else's, who knows how many rows it predicts."""
 
+    def slots(self, tokens: int) -> int:
+        return tokens // 4
+
+
+def test_an_objective_says_itself_how_many_rows_it_predicts() -> None:
+    settings = TrainSettings(static="eager", micro_tokens=256)
+    assert Frame.of(settings, Elsewhere(), 32, 1, 0).slots == 64
+    rising = Token(rate=Schedule.parse("0.30 -> 0.15 linear"), fixed_slots=True)
+    assert Frame.of(settings, MLM(corruption=rising), 32, 1, 0).slots == round(0.3 * 256)
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_losses_and_gradients_of_eager(table: Table) -> None:
+    """The compiler that `train.static=compiled` uses, with its C++ for this CPU. Minutes, most of them compiling."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    made = PretrainJob.rebuild(
+        table(
+            **FIXED,
+            model={"positions": {"is": "rotary"}, "block": {"is": "pre"}},
+            train={**TRAIN, "static": "compiled"},
+        ),
+        Team(),
+        torch.device("cpu"),
+    )
+    assert made.around is not None
+    torch._dynamo.reset()
+    counters.clear()
+    for step in range(3):
+        for micro in made.batches(step, 0.5, 512, None).micros:
+            loss, grads = gradients(made, made.around, micro.batch)
+            wanted, wanted_grads = gradients(made, made.terms, micro.batch)
+            assert loss == pytest.approx(wanted, rel=1e-5)
+            for name, grad in grads.items():
+                torch.testing.assert_close(grad, wanted_grads[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_a_filled_frame_ends_where_it_should() -> None:
     frame = Frame(tokens=64, documents=10, slots=8, longest=16, pad=0)
     filled = frame.filled(Packed(np.arange(1, 31), np.array([0, 10, 30], np.int32)))
     assert filled.cu_seqlens.tolist() == [0, 10, 30, 46, 62, 64, 64, 64, 64, 64, 64]

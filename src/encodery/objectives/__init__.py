@@ -50,6 +50,17 @@ class Objective(Part):
         """How many weights that is."""
         return 0
 
+    def slots(self, tokens: int) -> int | None:
+        """At how many rows at most something is predicted, of any batch of so many tokens; None where a batch's shapes
+        depend on what is in it.
+
+        Where it is a number (`train.static`), `prepare` leaves tokens and sequences as many as they were and puts into
+        `extra` nothing but `rows` and `targets` of that many entries or fewer; targets may be `corrupt.IGNORED`, which
+        `counts` and `loss` leave out; and the objective, run on it, is one graph that nothing on the host decides.
+        Raises `SettingsError` where another setting would allow a number.
+        """
+        return None
+
 
 class ObjectiveModule(nn.Module):
     """An objective at work. Its own weights are trained with the model's and fall off at export.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model.network import ModelSettings
 from encodery.objectives import ObjectiveModule
@@ -13,6 +14,21 @@ from encodery.objectives._masked import Masked, MaskedModule
 @dataclass(frozen=True, kw_only=True)
 class MLM(Masked):
     """See `Masked`."""
+
+    def slots(self, tokens: int) -> int | None:
+        """See `Objective`: as many as the largest share that is predicted."""
+        corruption = self.corruption
+        if not corruption.fixed_slots:
+            raise SettingsError(
+                "train.static needs a fixed number of predictions: objective.corruption.fixed_slots=true."
+            )
+        rates = [corruption.rates(i / 100) for i in range(101)]
+        if any(predicted > corrupted for corrupted, predicted in rates):
+            raise SettingsError(
+                "train.static: predict_rate above rate repeats the batch; give a predict_rate below it."
+            )
+        asked = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
+        return round(asked.highest * tokens)
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
         """The module; it has no weights."""

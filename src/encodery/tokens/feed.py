@@ -15,7 +15,7 @@ Shapes: T tokens, B sequences of this rank's share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -63,13 +63,19 @@ class FeedSettings:
             raise SettingsError(f"lookahead = {self.lookahead}: must be at least 1.")
 
 
+Dealer = Callable[[Integers, int, int], Integers]
+"""(lengths (B,) from long to short, budget, longest sequence) → (B,) the number of the micro-batch of each."""
+
+
 class Packed(NamedTuple):
     """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32, sequences sorted from short to long. `planned`:
-    tokens of all ranks together, 0 where the batch was not drawn for one of several."""
+    tokens of all ranks together, 0 where the batch was not drawn for one of several. `seats` (B,): the micro-batch that
+    a sequence belongs to, where the feed has a dealer."""
 
     ids: npt.NDArray[np.int64]
     cu_seqlens: npt.NDArray[np.int32]
     planned: int = 0
+    seats: Integers = np.zeros(0, np.int64)
 
     @property
     def tokens(self) -> int:
@@ -101,7 +107,8 @@ NOTHING: Integers = np.zeros(0, np.int64)
 
 class Feed:
     """Endless batches of a split for one rank of `world`. `apart`: the budget of a batch is one rank's, each rank has a
-    batch of its own, and a batch has at most `most` sequences.
+    batch of its own, and a batch has at most `most` sequences. `dealer`: deals a batch to micro-batches; of these
+    this rank packs the numbers rank, rank + world, … and reads no other sequence.
 
     Raises `EmptyInput` if the split holds no document long enough.
     """
@@ -115,9 +122,10 @@ class Feed:
         world: int = 1,
         apart: bool = False,
         most: int | None = None,
+        dealer: Dealer | None = None,
     ) -> None:
         self.split, self.settings, self.seed, self.rank, self.world = split, settings, seed, rank, world
-        self.apart, self.most = apart, most
+        self.apart, self.most, self.dealer = apart, most, dealer
         self.chunks = _chunks(split, settings)
         if not self.chunks.count:
             raise EmptyInput(f"The split '{split.name}' holds no document of {settings.min_length} tokens or more.")
@@ -141,7 +149,7 @@ class Feed:
         """
         sizes = self.sizes(batch_tokens, max_length)
         if not self.apart:
-            return self._share(*self._take(*sizes))
+            return self._dealt(*sizes) if self.dealer is not None else self._share(*self._take(*sizes))
         taken = [self._take(*sizes) for _ in range(self.world)]
         starts, lengths = taken[self.rank]
         order = np.argsort(lengths, kind="stable")
@@ -154,7 +162,7 @@ class Feed:
         longest = self.settings.max_length if max_length is None else max_length
         if not 8 <= longest <= self.settings.max_length:
             raise SettingsError(f"max_length = {longest}: must lie in 8..{self.settings.max_length}, the setting.")
-        sharing = 1 if self.apart else self.world
+        sharing = 1 if self.apart or self.dealer is not None else self.world
         if budget < longest * sharing:
             raise SettingsError(
                 f"batch_tokens = {budget}: must be at least max_length x ranks = {longest} x {sharing}."
@@ -207,6 +215,17 @@ class Feed:
             return self.chunks.locate(numbers, None)
         numbers = permute(numbers, self.chunks.count, derive_seed(self.seed, epoch, "order"))
         return self.chunks.locate(numbers, derive_seed(self.seed, epoch, "shift") if self.settings.shift else None)
+
+    def _dealt(self, budget: int, longest: int) -> Packed:
+        assert self.dealer is not None
+        starts, lengths = self._take(budget, longest)
+        order = np.argsort(lengths, kind="stable")
+        sizes = lengths[order] + self.chunks.extra
+        seats = self.dealer(sizes[::-1], budget, longest)[::-1]
+        mine = seats % self.world == self.rank
+        order = order[mine]
+        packed = _pack(self.chunks, starts[order], lengths[order])
+        return packed._replace(planned=int(sizes.sum()), seats=seats[mine])
 
     def _share(self, starts: Integers, lengths: Integers) -> Packed:
         order = np.argsort(lengths, kind="stable")

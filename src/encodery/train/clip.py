@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import UserError
+from encodery.train import offload
 
 GOOD = 2000  # steps in a row after which the scale is doubled
 
@@ -66,7 +67,7 @@ class GuardedStep:
         """
         norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.limit, self.scale)
         if math.isfinite(norm):
-            optimizer.step()
+            offload.step(optimizer)
             self.in_a_row = 0
             self._rescale(1)
             return norm, True

@@ -12,17 +12,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from encodery.model.network import ModelSettings
 from encodery.model.ops.attention import Attend, Needs, select
 from encodery.model.shape import Layout
+from encodery.train.band import Band
 
 Stage = Literal["data", "compute", "update"]
 STAGES: tuple[Stage, ...] = ("data", "compute", "update")
-SOON, ENOUGH = 10, 30  # steps before the first is counted, and counted before anything is said
+SOON, ENOUGH = 10, 30  # steps of a sitting before the first is counted, and counted before anything is said
 WAITING = 0.1  # share of the time spent on batches from which on a run is bound by its data
 IDLE = 0.15  # share of the time below which a device that works behind the host hardly ever lags behind it
 SMALL = 0.3  # share of the matrix peak below which a CPU spends its time on something else
@@ -31,24 +32,31 @@ UPDATING = 0.3  # share of the time spent on the optimiser from which on a CPU's
 
 @dataclass
 class Doctor:
-    """Seconds of each stage since the run, or this sitting of it, was warm."""
+    """Seconds of each stage in `steps` steps, without the first ones of each sitting. `course`: how the held-out loss
+    compares with that of other runs, in words; `warned`: whether it ever was unusual."""
 
     device: str
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     steps: int = 0
     flops: float = 0.0
+    cold: int = SOON
+    course: str = ""
+    warned: bool = False
 
     @contextlib.contextmanager
     def watch(self, stage: Stage) -> Iterator[None]:
         """Count the time within it."""
         start = time.perf_counter()
         yield
-        if self.steps >= SOON:
+        if not self.cold:
             self.seconds[stage] += time.perf_counter() - start
 
     def step(self, flops: float) -> None:
         """A step of so much arithmetic is over."""
-        self.flops += flops if self.steps >= SOON else 0.0
+        if self.cold:
+            self.cold -= 1
+            return
+        self.flops += flops
         self.steps += 1
 
     def share(self, stage: Stage) -> float:
@@ -59,7 +67,24 @@ class Doctor:
     @property
     def knows(self) -> bool:
         """Whether enough was seen to say something."""
-        return self.steps >= SOON + ENOUGH
+        return self.steps >= ENOUGH
+
+    def judge(self, loss: float, band: Band | None) -> str | None:
+        """Compare a held-out loss with what is usual; what to say of it, the first time that it is not."""
+        self.course = "" if band is None else band.said(loss)
+        if band is None or band.holds(loss) or self.warned:
+            return None
+        self.warned = True
+        return self.course
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": dict(self.seconds), "steps": self.steps, "flops": self.flops, "warned": self.warned}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.seconds = {stage: float(state["seconds"][stage]) for stage in STAGES}
+        self.steps, self.flops, self.warned = int(state["steps"]), float(state["flops"]), bool(state["warned"])
 
     def verdict(self, peak: float) -> str:
         """What the run is bound by; `peak` in FLOP/s, 0 where unknown."""

@@ -18,6 +18,7 @@ from encodery.train.budget import Budget
 from encodery.train.distributed import Team
 from encodery.train.job import Job, Work
 from encodery.train.needs import Needs, size_text
+from encodery.train.offload import offload, step
 from encodery.train.optim import Optimizer, set_rate
 from encodery.train.precision import Format, best, formats
 from encodery.train.settings import TrainSettings
@@ -63,12 +64,13 @@ class Forecast:
     def lines(self, speed: Speed, parameters: int, memory_free: int, disk_free: int) -> list[str]:
         """In words."""
         end = datetime.now().astimezone() + timedelta(seconds=self.seconds)
+        aside = f", and {size_text(self.needs.aside)} of main memory" if self.needs.aside else ""
         reach = f"{self.tokens / 1e6:,.1f} M tokens in {self.steps:,} steps, {self.epochs:.2f} epochs"
         return [
             f"{parameters / 1e6:,.1f} M parameters; {speed.chosen} ({speed.reason})",
             f"{speed.tokens_per_s:,.0f} tokens/s: about {reach}; ends at {end:%H:%M:%S} ({_span(self.seconds)})",
             f"memory {size_text(self.needs.memory)} of {size_text(memory_free)} free, of which activations "
-            f"{size_text(self.needs.activations)}; "
+            f"{size_text(self.needs.activations)}{aside}; "
             f"disk {size_text(self.needs.disk)} of {size_text(disk_free)} free",
         ]
 
@@ -86,7 +88,9 @@ def measure(job: Job, settings: TrainSettings, optim: Optimizer, team: Team) -> 
     times = _time_formats(job, work, team, formats(settings.precision, device), device)
     optimizer = optim.build(job.module, job.pace)
     set_rate(optimizer, 0.0)
-    stepping = min(_timed(optimizer.step, device) for _ in range(2))
+    if settings.offload:
+        offload(optimizer)
+    stepping = min(_timed(lambda: step(optimizer), device) for _ in range(2))
     with torch.no_grad():
         for name, p in job.module.named_parameters():
             p.copy_(held[name])

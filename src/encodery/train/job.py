@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from encodery.objectives import Count, Term
+from encodery.train.band import Band
 from encodery.train.distributed import Team
 from encodery.train.needs import Needs
 
@@ -132,6 +133,10 @@ class Job(abc.ABC):
         """What slows the run though a setting could mend it, with its price, in words; products are in `dtype`. Leaves
         no trace in the training."""
         return []
+
+    def usual(self, tokens: int, steps: int) -> Band | None:
+        """Between which held-out losses runs like this one lie after so many tokens and steps; None where unknown."""
+        return None
 
     def close(self) -> None:
         """Release threads and files."""

@@ -74,8 +74,12 @@ def settings_of(size: str, like: ModelSettings, budget: str, longest: int) -> di
     train: dict[str, Any] = {"batch_tokens": batch if batch < RAMPED or top <= batch else f"{ramp}; {top}"}
     if batch >= RAMPED:
         train["micro_tokens"] = max(32_768, longest)
-    rate = float(f"{min(RATE / model.width, HIGHEST):.2g}")
-    return {"model": sizes, "optim": {"lr": rate}, "train": train}
+    return {"model": sizes, "optim": {"lr": usual_rate(model.width)}, "train": train}
+
+
+def usual_rate(width: int) -> float:
+    """The peak rate of a model so wide."""
+    return float(f"{min(RATE / width, HIGHEST):.2g}")
 
 
 def _at(width: int, like: ModelSettings) -> ModelSettings:

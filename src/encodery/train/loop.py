@@ -22,6 +22,7 @@ from encodery.base.artifact import Artifact, atomic_write, seal
 from encodery.base.errors import UserError
 from encodery.base.schedule import Schedule
 from encodery.train import checkpoint
+from encodery.train.band import BEGUN
 from encodery.train.best import Best
 from encodery.train.budget import Budget
 from encodery.train.checkpoint import Snapshot
@@ -34,6 +35,7 @@ from encodery.train.hooks import Hook, Moment
 from encodery.train.interrupts import listening
 from encodery.train.job import Job, Work
 from encodery.train.journal import Journal, Line
+from encodery.train.offload import offload
 from encodery.train.optim import Optimizer, set_rate
 from encodery.train.precision import Format, context, first_scale
 from encodery.train.settings import TrainSettings
@@ -77,6 +79,8 @@ class Loop:
         self.chosen, self.facts, self.peak = chosen, facts, float(facts.get("matmul_peak", 0.0))
         self.device = next(job.module.parameters()).device
         self.optimizer = optim.build(job.module, job.pace)
+        if settings.offload:
+            offload(self.optimizer)
         self.hooks = [hook.build(job.module) for hook in hooks]
         self.guard = GuardedStep(settings.clip, scale=first_scale(chosen))
         self.clock = Clock(Budget.parse(settings.budget))
@@ -101,6 +105,8 @@ class Loop:
         self.guard.load_state(state["guard"])
         self.eval_seconds, self.eval_cost, self.next_eval = state["evals"]
         self.flops, self.last_score, self.factor = state["flops"], state["last_score"], state["factor"]
+        if "doctor" in state:
+            self.doctor.load_state(state["doctor"])
         self.best = Best.of(state["best"], snapshot.tensors.get(checkpoint.BEST, {}))
         self.saved_at = (self.clock.before, self.clock.tokens, self.clock.step)
         if state["pinned"]:
@@ -251,9 +257,19 @@ class Loop:
         self.eval_seconds += self.eval_cost
         if self.last_score and logged:
             now = self.clock.moment(self.clock.elapsed)
+            with self._aside():
+                self._judge(now)
             line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4)}
             self.journal.write({**line, "progress": now.progress, **_without_counts(self.last_score)})
         return self.last_score
+
+    def _judge(self, now: Moment) -> None:
+        """Say it, once, where the held-out loss is not what it usually is after so many tokens."""
+        if "heldout_loss" not in self.last_score or now.progress < BEGUN or not self.team.leads:
+            return
+        said = self.doctor.judge(self.last_score["heldout_loss"], self.job.usual(now.tokens, now.step))
+        if said is not None:
+            self.display.note(said)
 
     def _save(self, elapsed: float, pinned: bool = False) -> None:
         """Write a checkpoint, then remove what is too old. `elapsed` is what all ranks agreed on."""
@@ -278,6 +294,7 @@ class Loop:
             "evals": [self.eval_seconds, self.eval_cost, self.next_eval],
             "flops": self.flops,
             "last_score": self.last_score,
+            "doctor": self.doctor.state(),
             "best": self.best.state(),
             "seed": self.settings.seed,
             "precision": self.chosen,
@@ -334,6 +351,8 @@ class Loop:
             figures["peak_share"] = self.flops / busy / self.peak
         if self.doctor.knows:
             figures |= {"data_share": self.doctor.share("data"), "bound": self.doctor.verdict(self.peak)}
+        if self.doctor.course:
+            figures["course"] = self.doctor.course
         return figures
 
     def _seal(self, figures: dict[str, Any]) -> None:

@@ -7,33 +7,46 @@ from dataclasses import dataclass
 from encodery.base.errors import UserError
 
 STATE_BYTES = 16  # of a trained parameter in memory: weight, gradient, two means
+MOMENT_BYTES = 8  # the two means of it
 SAVED_BYTES = 12  # of a trained parameter in a checkpoint: weight, two means
 RESERVE = 0.9  # of free memory that may be planned with
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes a run needs of memory (this process) and disk; `activations`: of the memory."""
+    """Bytes a run needs of memory (this process's, where it computes) and disk; `activations`: of the memory.
+    `aside`: bytes of main memory beside that of the device, the same where the device is the CPU."""
 
     memory: int
     disk: int
     activations: int = 0
+    aside: int = 0
 
     @classmethod
-    def of(cls, parameters: int, activations: int, averages: int, keep: int) -> Needs:
-        """Of so many parameters, bytes of activations, copies of averaged weights, and checkpoints kept."""
+    def of(cls, parameters: int, activations: int, averages: int, keep: int, offload: bool = False) -> Needs:
+        """Of so many parameters, bytes of activations, copies of averaged weights, checkpoints kept, and with moments
+        that wait in main memory (`offload`)."""
         saved = parameters * (SAVED_BYTES + 4 * averages)
-        memory = parameters * (STATE_BYTES + 4 * averages) + activations
+        aside = parameters * MOMENT_BYTES if offload else 0
+        memory = parameters * (STATE_BYTES + 4 * averages) + activations - aside
         # One more checkpoint than is kept, since a new one is whole before an old one goes; one for the branch.
-        return cls(memory, saved * (keep + 2) + 4 * parameters, activations)
+        return cls(memory, saved * (keep + 2) + 4 * parameters, activations, aside)
 
-    def check(self, memory_free: int, disk_free: int) -> None:
-        """Raises `UserError` with the numbers where memory or disk do not suffice."""
-        if self.memory > memory_free * RESERVE:
+    def check(self, memory_free: int, disk_free: int, device_free: int | None = None) -> None:
+        """Raises `UserError` with the numbers where memory or disk do not suffice; `device_free`: of the device, where
+        that is not the CPU."""
+        here, free = (self.memory + self.aside, memory_free) if device_free is None else (self.memory, device_free)
+        if here > free * RESERVE:
+            more = "" if device_free is None or self.aside else " or train.offload=true (moments in main memory)"
             raise UserError(
-                f"This run needs about {size_text(self.memory)} of memory and {size_text(memory_free)} are free. Lower "
-                f"train.micro_tokens or set train.recompute=block (activations: {size_text(self.activations)}), or "
-                "choose a smaller model (weights and their moments)."
+                f"This run needs about {size_text(here)} of memory and {size_text(free)} are free. Lower "
+                f"train.micro_tokens or set train.recompute=block (activations: {size_text(self.activations)}){more}, "
+                "or choose a smaller model (weights and their moments)."
+            )
+        if device_free is not None and self.aside > memory_free * RESERVE:
+            raise UserError(
+                f"The moments of this run need {size_text(self.aside)} of main memory (train.offload), and "
+                f"{size_text(memory_free)} are free."
             )
         if self.disk > disk_free:
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ from encodery.objectives import Count, Objective, ObjectiveModule, Term
 from encodery.objectives.mlm import MLM
 from encodery.tokens.feed import Feed, FeedSettings, Packed
 from encodery.tokens.fit import deal
+from encodery.tokens.frequency import unigram
 from encodery.tokens.prefetch import Prefetch
+from encodery.tokens.shuffle import Integers
 from encodery.tokens.store import TokenStore
+from encodery.train.band import Band
 from encodery.train.distributed import Team
 from encodery.train.doctor import slow_attention
 from encodery.train.heldout import questions, score_mlm
 from encodery.train.hooks import Hook
 from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
+from encodery.train.ladder import usual_rate
 from encodery.train.needs import Needs
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
@@ -44,8 +49,9 @@ from encodery.train.static import Compiled, Frame
 
 HARMLESS = (
     *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
-    *("recompute", "shard", "static", "device", "threads"),
+    *("recompute", "shard", "offload", "static", "device", "threads"),
 )
+ODD = 3.0  # times the rule's rate, or a part of it, from which on a rate is named where the loss is unusual
 ATTENTION = 6  # widths: the length at which attention costs as much as a block's products
 
 
@@ -87,7 +93,7 @@ class PretrainSettings:
         tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
         kept = self.train.recompute
         activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3, recompute=kept)
-        return Needs.of(parameters, activations, len(self.hooks), self.train.keep)
+        return Needs.of(parameters, activations, len(self.hooks), self.train.keep, self.train.offload)
 
 
 class PretrainJob(Job):
@@ -109,7 +115,7 @@ class PretrainJob(Job):
         self.objective: ObjectiveModule = settings.objective.build(settings.model, self.vocabulary)
         self.objective.start(torch.Generator().manual_seed(derive_seed(seed, "objective")))
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
-        feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"))
+        feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"), team.rank, team.world, dealer=self._seats)
         self.frame: Frame | None = None
         if settings.train.static != "off":
             of = settings.train, settings.objective, settings.feed.max_length, team.world, store.specials.pad_id
@@ -147,18 +153,20 @@ class PretrainJob(Job):
         return table
 
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
-        """The global batch is dealt to the micro-batches of all ranks; this rank prepares its own."""
+        """The global batch is dealt to the micro-batches of all ranks; this rank reads and prepares its own."""
         longest = self.settings.feed.max_length if length is None else min(length, self.settings.feed.max_length)
         if self.frame is not None:
             return self._framed(self.frame, step, progress, batch_tokens, longest)
         packed = self.feed.next(batch_tokens, longest)
-        parts = self._parts(batch_tokens, longest)
-        seats = deal(packed.lengths[::-1].astype(np.int64), parts, ATTENTION * self.settings.model.width)[::-1]
         micros = [
-            Micro(number, self._prepare(_share(packed, seats == number), step, number, progress))
-            for number in range(self.team.rank, parts, self.team.world)
+            Micro(number, self._prepare(_share(packed, packed.seats == number), step, number, progress))
+            for number in range(self.team.rank, self._parts(batch_tokens, longest), self.team.world)
         ]
-        return Work(micros, packed.tokens, packed.tokens * self._flops(packed, progress))
+        return Work(micros, packed.planned, packed.planned * self._flops(packed, progress))
+
+    def _seats(self, sizes: Integers, batch_tokens: int, longest: int) -> Integers:
+        """The micro-batch of each sequence, from long to short."""
+        return deal(sizes, self._parts(batch_tokens, longest), ATTENTION * self.settings.model.width)
 
     def _framed(self, frame: Frame, step: int, progress: float, batch_tokens: int, longest: int) -> Work:
         """Each micro-batch is drawn for itself and fills a frame."""
@@ -171,7 +179,7 @@ class PretrainJob(Job):
         return Work(micros, tokens, flops)
 
     def _flops(self, packed: Packed, progress: float) -> float:
-        """Of a token, at the lengths of the batch."""
+        """Of a token, at the lengths of this rank's share."""
         lengths = packed.lengths.astype("int64")
         mean = round(float((lengths * lengths).sum()) / max(packed.tokens, 1) / 8) * 8
         return self.objective.flops(self.settings.model, mean, progress)
@@ -224,6 +232,25 @@ class PretrainJob(Job):
         layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
         found = slow_attention(self.settings.model, layout, self.device, dtype)
         return [] if found is None else [found]
+
+    @cached_property
+    def _guess(self) -> float | None:
+        """The held-out loss of guessing by frequency."""
+        found = unigram(self.store)
+        return None if found is None else found.loss
+
+    def usual(self, tokens: int, steps: int) -> Band | None:
+        """See `Job`. Known of masked language modelling from nothing only."""
+        model, optim = self.settings.model, self.settings.optim
+        if self.given is not None or type(self.settings.objective) is not MLM or self._guess is None:
+            return None
+        band = Band.of(self._guess, count.parameters(model), model.vocab, tokens, steps)
+        rate = usual_rate(model.width)
+        if band is None or not isinstance(optim, AdamW) or 1 / ODD < optim.lr / rate < ODD:
+            return band
+        how = f"{optim.lr / rate:.3g} times" if optim.lr > rate else f"1/{rate / optim.lr:.0f} of"
+        hint = f"optim.lr = {optim.lr:g} is {how} what --size gives to this width ({rate:.2g}): try that."
+        return dataclasses.replace(band, hint=hint)
 
     @property
     def epoch_tokens(self) -> int:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.corrupt import IGNORED
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Layout
 from encodery.objectives import Objective, ObjectiveModule, Term
-from encodery.objectives.mlm import MLM
 from encodery.tokens.feed import Packed
 from encodery.train.settings import TrainSettings
 
@@ -45,25 +45,20 @@ class Frame:
     @classmethod
     def of(cls, train: TrainSettings, objective: Objective, longest: int, world: int, pad: int) -> Frame:
         """The frame of a run. Raises `SettingsError` where a micro-batch cannot have a fixed shape."""
-        if type(objective) is not MLM or not objective.corruption.fixed_slots:
-            raise SettingsError(
-                f"train.static = '{train.static}' needs a fixed number of predictions: the objective mlm with "
-                "objective.corruption.fixed_slots = true."
-            )
-        corruption = objective.corruption
-        asked = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
-        if any(corruption.rates(i / 100)[1] > corruption.rates(i / 100)[0] for i in range(101)):
-            raise SettingsError(
-                "train.static: predict_rate above rate repeats the batch; give a predict_rate below it."
-            )
         tokens = min(train.micro_tokens, round(train.batch_tokens.highest) // world)
         if tokens < longest:
             raise SettingsError(
                 f"train.static: a micro-batch of {tokens} tokens cannot hold a sequence of {longest}: raise "
                 "train.micro_tokens and train.batch_tokens, or lower feed.max_length."
             )
+        slots = objective.slots(tokens)
+        if slots is None:
+            raise SettingsError(
+                f"train.static = '{train.static}': the objective {name_of(objective)} has batches whose shape "
+                "depends on what is hidden in them. Leave train.static off, or take objective.is=mlm."
+            )
         documents = -(-tokens // PER_DOCUMENT) + -(-tokens // longest)
-        return cls(tokens, documents, round(asked.highest * tokens), longest, pad)
+        return cls(tokens, documents, slots, longest, pad)
 
     @property
     def most(self) -> int:

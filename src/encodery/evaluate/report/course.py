@@ -32,6 +32,7 @@ MEANINGS = (
     ("steps", "Steps", "", number),
     ("tokens_per_s", "Tokens a second", "real tokens: there is no padding", number),
     ("peak_share", "Share of the matrix peak", "model FLOPs against a measured square matrix product", share),
+    ("data_share", "Share of the time spent on batches", "reading, packing, masking; what the step waited for", share),
     ("seconds", "Time", "", duration),
     ("cpu_hours", "CPU-hours", "time × threads × processes", number),
     ("gpu_hours", "GPU-hours", "time × cards", number),

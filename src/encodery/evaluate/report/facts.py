@@ -10,26 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from encodery.base.artifact import MANIFEST, Ancestor, Artifact, ancestors
 from encodery.base.errors import ArtifactError, InputError
 from encodery.base.report import read_log
 
-COUNTED_TOKENS = 20_000_000
 MEASURED_BYTES = 2_000_000
 Line = dict[str, Any]
 
 if TYPE_CHECKING:
+    from encodery.tokens.frequency import Unigram
     from encodery.tokens.measure import TokenizerFigures
-
-
-@dataclass(frozen=True)
-class Unigram:
-    """What guessing by frequency alone would reach on the held-out tokens: loss in nats, accuracy."""
-
-    loss: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,11 @@ class Facts:
     @cached_property
     def unigram(self) -> Unigram | None:
         """The figures of guessing by frequency, from the token store; None without one or without held-out text."""
+        from encodery.tokens.frequency import unigram
+        from encodery.tokens.store import TokenStore
+
         store = self.ancestor("tokens")
-        return unigram(store.path) if store is not None else None
+        return unigram(TokenStore.open(store.path)) if store is not None else None
 
     @cached_property
     def tokenizer_figures(self) -> TokenizerFigures | None:
@@ -109,30 +102,6 @@ def gather(run: str | Path) -> Facts:
         lineage=tuple(ancestors(top)) if top is not None else (),
         search=_json(folder / "search.json") or None,
     )
-
-
-def unigram(store: Path) -> Unigram | None:
-    """Loss and accuracy on held-out tokens of a guess by their frequency in training, counted on a bounded part."""
-    from encodery.tokens.store import TokenStore
-
-    opened = TokenStore.open(store)
-    size = opened.specials.vocab_size
-    train, heldout = (_counts(opened, split, size) for split in ("train", "heldout"))
-    if not heldout.sum() or not train.sum():
-        return None
-    chance = (train + 1) / (train.sum() + size)
-    loss = -float((heldout * np.log(chance)).sum() / heldout.sum())
-    return Unigram(loss, float(heldout[train.argmax()] / heldout.sum()))
-
-
-def _counts(store: Any, split: str, size: int) -> np.ndarray:
-    """How often each id stands in the first tokens of a split (V,)."""
-    counts = np.zeros(size, np.int64)
-    left = COUNTED_TOKENS
-    for shard in store.split(split).shards:
-        counts += np.bincount(shard[:left], minlength=size)[:size]
-        left -= min(left, len(shard))
-    return counts
 
 
 def _json(path: Path) -> Line:

@@ -31,7 +31,7 @@ def figures(facts: Facts) -> dict[str, Any]:
     return {
         "heldout_loss": loss,
         "heldout_accuracy": facts.figure("heldout_accuracy"),
-        "perplexity": None if loss is None else math.exp(loss),
+        "perplexity": None if loss is None else math.exp(min(loss, 100.0)),
         "bits_per_byte": facts.figure("bits_per_byte"),
         "unigram_loss": guess and guess.loss,
         "unigram_accuracy": guess and guess.accuracy,
@@ -40,6 +40,7 @@ def figures(facts: Facts) -> dict[str, Any]:
         "steps": facts.figure("steps", "step"),
         "tokens_per_s": facts.figure("tokens_per_s"),
         "peak_share": facts.figure("peak_share"),
+        "data_share": facts.figure("data_share"),
         "parameters": facts.figure("parameters"),
         "seconds": elapsed,
         **_cost(facts, elapsed),

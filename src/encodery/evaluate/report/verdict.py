@@ -16,7 +16,11 @@ APART = 0.10  # Held-out loss above the training loss by more than this share: i
 
 def verdict(facts: Facts) -> list[str]:
     """Sentences, the first about the model, then quality, course and speed. What is not recorded is left out."""
-    return [sentence for sentence in (_trained(facts), _quality(facts), _course(facts), _speed(facts)) if sentence]
+    return [
+        sentence
+        for sentence in (_trained(facts), _quality(facts), _course(facts), *_doctor(facts), _speed(facts))
+        if sentence
+    ]
 
 
 def _trained(facts: Facts) -> str:
@@ -54,7 +58,7 @@ def _quality(facts: Facts) -> str:
         return "Its quality on held-out text was not recorded."
     said = "On held-out text it "
     said += f"gets {share(accuracy)} of the hidden tokens right" if accuracy is not None else "was measured"
-    said += f", with a perplexity of {number(math.exp(loss))}"
+    said += f", with a perplexity of {number(math.exp(min(loss, 100.0)))}"
     said += f" and {number(bits)} bits per byte." if bits is not None else "."
     if facts.unigram is not None:
         guess = facts.unigram
@@ -87,6 +91,11 @@ def _course(facts: Facts) -> str:
     if late is not None and _masks_as_scored(facts) and last > (1 + APART) * late:
         said += " It does better on the text it was trained on than on held-out text: more text would help."
     return said
+
+
+def _doctor(facts: Facts) -> list[str]:
+    """What the run said of itself: how its loss compares with that of other runs, what its steps were bound by."""
+    return [said for said in (facts.figures.get(name) for name in ("course", "bound")) if isinstance(said, str)]
 
 
 def _masks_as_scored(facts: Facts) -> bool:

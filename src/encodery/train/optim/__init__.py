@@ -22,6 +22,7 @@ from encodery.model.positions import PositionsModule
 
 Group = dict[str, Any]
 Named = list[tuple[str, nn.Parameter]]
+AT_HOME = "offloaded"  # mark of a group whose moments wait in main memory (`train.offload`)
 Pace = Callable[[str], float]
 """Name of a parameter -> what its rate is multiplied by, beside the schedule."""
 
@@ -129,14 +130,17 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], 
         other = sorted(set(named) ^ set(record["parameters"])) or ["their order"]
         raise CheckpointError(f"The optimiser's state is of other parameters; first difference: {other[0]}.")
     on_device = {id(p) for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
+    at_home = {id(p) for g in optimizer.param_groups if g.get(AT_HOME) for p in g["params"]}
     optimizer.state.clear()
     for full, tensor in tensors.items():
         name, _, key = full.rpartition(":")
         p = named[name]
         if key != "step" and tensor.shape != p.shape:
             raise CheckpointError(f"The state of '{name}' has the shape {list(tensor.shape)}, not {list(p.shape)}.")
-        device = p.device if key != "step" or id(p) in on_device else torch.device("cpu")
-        optimizer.state[p][key] = tensor.to(device, copy=True)
+        elsewhere = id(p) not in on_device if key == "step" else id(p) in at_home
+        held = tensor.to("cpu" if elsewhere else p.device, copy=True)
+        pinned = elsewhere and key != "step" and p.device.type == "cuda"
+        optimizer.state[p][key] = held.pin_memory() if pinned else held
 
 
 def _by_name(optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

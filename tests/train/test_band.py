@@ -1,0 +1,177 @@
+"""The usual held-out loss: fitted to runs of ours, silent where none was, told once where a run lies outside."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from encodery.cli.__main__ import run as encodery
+from encodery.evaluate.report.facts import gather
+from encodery.evaluate.report.verdict import verdict
+from encodery.tokens.frequency import unigram
+from encodery.tokens.store import TokenStore
+from encodery.train import band as rule
+from encodery.train.band import Band
+from encodery.train.distributed import Team
+from encodery.train.doctor import Doctor
+from encodery.train.launch import resume, start
+from encodery.train.loop import Loop
+from encodery.train.pretrain import PretrainJob, read_settings, recipe_of
+
+Table = Callable[..., dict[str, Any]]
+HEALTHY = [  # guess by frequency, parameters, vocabulary, tokens, steps, held-out loss: scores of runs of ours
+    (6.212, 1_401_600, 8192, 12_502_436, 6115, 3.081),
+    (6.212, 1_401_600, 8192, 1_762_000, 860, 4.027),
+    (6.788, 4_787_200, 8192, 10_657_169, 5213, 4.120),
+    (6.222, 2_540_000, 16_384, 1_056_978, 517, 5.386),
+    (6.222, 7_470_000, 16_384, 333_770, 163, 5.684),
+    (6.605, 1_401_600, 8192, 752_000, 365, 5.650),
+]
+
+
+@pytest.mark.parametrize("given", HEALTHY)
+def test_runs_of_ours_lie_inside(given: tuple[float, int, int, int, int, float]) -> None:
+    *place, loss = given
+    band = Band.of(*place)
+    assert band is not None
+    assert band.holds(loss)
+    assert "is usual" in band.said(loss)
+
+
+def test_what_lies_outside_is_told_and_why() -> None:
+    band = Band.of(6.2, 1_400_000, 8192, 2_000_000, 1000)
+    assert band is not None
+    assert not band.holds(6.2), "a guess by frequency is not enough after two million tokens"
+    assert not band.holds(float("nan"))
+    assert f"usual at this size is between {band.low:.1f} and {band.high:.1f}" in band.said(6.2)
+    assert "train.batch_tokens" in band.said(6.2)
+    assert "also stands in the training text" in band.said(0.9)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *((10**5, 8192, 10**6, 500), (10**8, 8192, 10**6, 500), (10**6, 8192, 10**5, 500), (10**6, 8192, 10**8, 500)),
+        *((10**6, 300, 10**6, 500), (10**6, 60_000, 10**6, 500), (10**6, 8192, 10**6, 20)),
+    ],
+)
+def test_where_no_run_was_nothing_is_said(place: tuple[int, int, int, int]) -> None:
+    assert Band.of(6.2, *place) is None
+
+
+def test_more_tokens_and_more_weights_let_it_expect_less() -> None:
+    def high(parameters: int, tokens: int) -> float:
+        band = Band.of(6.2, parameters, 8192, tokens, 500)
+        assert band is not None
+        return band.high
+
+    assert high(10**6, 10**6) > high(10**6, 4 * 10**6) > high(4 * 10**6, 4 * 10**6)
+
+
+def test_the_doctor_says_it_once() -> None:
+    doctor, band = Doctor("cpu"), Band(4.0, 5.0, 10**6)
+    assert doctor.judge(4.5, band) is None
+    assert "is usual" in doctor.course
+    assert "6.00 after 1.0 M" in (doctor.judge(6.0, band) or "")
+    assert doctor.judge(7.0, band) is None
+    assert "7.00" in doctor.course, "the report has the last"
+    again = Doctor("cpu")
+    again.load_state(json.loads(json.dumps(doctor.state())))
+    assert again.judge(7.0, band) is None, "also after a resume"
+    assert doctor.judge(7.0, None) is None
+    assert doctor.course == ""
+
+
+def ran(recipe: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+    """What a run said, and its figures."""
+    said = io.StringIO()
+    result = start(recipe, folder, Console(file=said, width=400))
+    return said.getvalue(), result.figures
+
+
+def open_up(patch: pytest.MonkeyPatch) -> None:
+    """Let the rule speak of models and runs far too small for it; what is tested is who is told what, and how often."""
+    patch.setattr(rule, "RANGES", dict.fromkeys(rule.RANGES, (0.0, 1e12)))
+    patch.setattr(rule, "BELOW", 2.0)
+
+
+def test_a_run_at_an_absurd_rate_says_so_and_one_at_a_usual_rate_does_not(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = {"budget": "30steps", "evals": 6, "eval_share": 0.9}
+    said, figures = ran(table(train=train), tmp_path / "silent")
+    assert "course" not in figures
+    open_up(monkeypatch)
+    said, figures = ran(table(train=train), tmp_path / "healthy")
+    assert "is usual for this size" in figures["course"]
+    assert "Held-out loss" not in said
+    said, figures = ran(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
+    assert said.count("usual at this size is between") == 1
+    assert "optim.lr = 30 is 1e+04 times what --size gives to this width (0.003)" in figures["course"]
+    assert figures["course"] in verdict(gather(tmp_path / "absurd"))
+    said, figures = ran(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
+    assert "course" not in figures, "what another run learnt before is not known"
+
+
+def test_a_resumed_run_does_not_say_it_again(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_up(monkeypatch)
+    step = Loop._step
+
+    def cut(loop: Loop, elapsed: float) -> None:
+        if loop.clock.step == 20:
+            raise KeyError("power cut")
+        step(loop, elapsed)
+
+    train = {"budget": "30steps", "evals": 6, "eval_share": 0.9, "checkpoint_every": "5steps"}
+    said = io.StringIO()
+    monkeypatch.setattr(Loop, "_step", cut)
+    with pytest.raises(KeyError):
+        start(table(train=train, optim={"lr": 30.0}), tmp_path / "run", Console(file=said, width=400))
+    monkeypatch.setattr(Loop, "_step", step)
+    figures = resume(tmp_path / "run", Console(file=said, width=400)).figures
+    assert said.getvalue().count("usual at this size is between") == 1
+    assert "usual at this size is between" in figures["course"]
+
+
+def test_who_is_compared(table: Table) -> None:
+    def usual(**over: Any) -> Band | None:
+        job = PretrainJob.rebuild(table(**over), Team(), torch.device("cpu"))
+        return job.usual(10**6, 1000)
+
+    assert usual() is None, "too small a model"
+    with pytest.MonkeyPatch.context() as patch:
+        open_up(patch)
+        usually = usual(optim={"lr": 0.003})
+        assert usually is not None
+        assert usually.hint == Band.hint
+        assert "1/30 of" in (found.hint if (found := usual(optim={"lr": 1e-4})) else "")
+        assert usual(objective={"is": "masked_autoencoder", "depth": 1}) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "fine"), [(0.003, True), (3.0, False)])
+def test_on_real_text(tmp_path: Path, rate: float, fine: bool) -> None:
+    """Python's own sources, a model and a length within the ranges."""
+    (tmp_path / "text").mkdir()
+    for path in sorted(Path(os.__file__).parent.glob("*.py")):
+        (tmp_path / "text" / f"{path.stem}.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    for words in (
+        ["corpus", "build", str(tmp_path / "text"), "--out", str(tmp_path / "corpus")],
+        ["tokens", "train", str(tmp_path / "corpus"), "vocab=2048", "--out", str(tmp_path / "tokenizer")],
+        ["tokens", "pack", str(tmp_path / "corpus"), str(tmp_path / "tokenizer"), "--out", str(tmp_path / "tokens")],
+    ):
+        assert encodery(words) == 0
+    store = TokenStore.open(tmp_path / "tokens")
+    assert unigram(store) is not None
+    train = {"budget": "400ktok", "evals": 4, "eval_share": 0.5, "threads": 1, "checkpoint_every": "1h"}
+    over = {"model": {"width": 64, "heads": 1, "inner": 128}, "optim": {"lr": rate}, "train": train}
+    figures = start(recipe_of(read_settings("tiny", over, store), store, "tiny"), tmp_path / "run").figures
+    assert ("is usual" in figures["course"]) == fine, figures["course"]

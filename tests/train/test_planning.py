@@ -1,0 +1,56 @@
+"""All ranks plan the same step, and each reads no more than its own share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.tokens import feed
+from encodery.train.distributed import Team
+from encodery.train.pretrain import PretrainJob
+
+Table = Callable[..., dict[str, Any]]
+TRAIN = {"batch_tokens": 1024, "micro_tokens": 128}
+
+
+@pytest.mark.parametrize("world", [2, 8])
+def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = PretrainJob.rebuild(table(train=TRAIN), Team(), torch.device("cpu"))
+    ranks = [PretrainJob.rebuild(table(train=TRAIN), Team(rank, world), torch.device("cpu")) for rank in range(world)]
+    read = list[int]()
+    pack = feed._pack
+
+    def counted(chunks: Any, starts: Any, lengths: Any) -> feed.Packed:
+        packed = pack(chunks, starts, lengths)
+        read.append(packed.tokens)
+        return packed
+
+    for step in range(3):
+        whole = alone.batches(step, 0.5, 1024, None)
+        with monkeypatch.context() as patch:
+            patch.setattr(feed, "_pack", counted)
+            shares = [rank.batches(step, 0.5, 1024, None) for rank in ranks]
+        assert sum(read) == whole.tokens
+        assert max(read) < 1.5 * whole.tokens / world
+        assert {share.tokens for share in shares} == {whole.tokens}
+        found = {micro.number: micro.batch for share in shares for micro in share.micros}
+        assert sorted(found) == [micro.number for micro in whole.micros]
+        for micro in whole.micros:
+            assert torch.equal(found[micro.number].ids, micro.batch.ids)
+            assert torch.equal(found[micro.number].cu_seqlens, micro.batch.cu_seqlens)
+        read.clear()
+    assert all(rank.state() == alone.state() for rank in ranks)
+
+
+def test_seats_are_those_of_the_sequences(table: Table) -> None:
+    job = PretrainJob.rebuild(table(train=TRAIN), Team(), torch.device("cpu"))
+    packed = job.feed.next(1024, 32)
+    assert packed.planned == packed.tokens
+    assert len(packed.seats) == len(packed.lengths)
+    loads = np.bincount(packed.seats, packed.lengths)
+    assert len(loads) == 8
+    assert loads.max() - loads.min() <= 32
