@@ -13,6 +13,7 @@ from encodery.serve.admission import Backlog, Pace, patience, wait
 from encodery.serve.batching import SLOWER, FairQueue, Unit
 
 SPEED, BATCH, LIMIT = 12_000.0, 1024, 2.0  # tokens a second, tokens of a batch, seconds that a request may wait
+GRACE = round(LIMIT * SPEED)
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ def simulate(asked: list[Request]) -> list[Request]:
                 continue
             one.left = tokens
             backlog.change(0, tokens)
-            queue.add("line", [Unit(one, number, size, None) for number, size in enumerate(one.sizes)])
+            queue.add("line", [Unit(one, number, size, None) for number, size in enumerate(one.sizes)], grace=GRACE)
             taken.append(one)
         if not queue.tokens:
             clock = max(clock, asked[place].at) if place < len(asked) else clock

@@ -49,6 +49,22 @@ def test_a_large_request_does_not_starve() -> None:
     assert taken.count("L") == 20
 
 
+def test_what_is_overdue_passes_short_ones_that_come_without_end() -> None:
+    """Without a due time a large request would never be served here: who comes now is always before its next unit."""
+    queue, large = FairQueue(), Owner("L")
+    add(queue, "lane", "s", [10] * 2)
+    queue.add("lane", [Unit(large, number, 10, None) for number in range(5)], grace=100)
+    done, order = 0, ""
+    for _ in range(60):
+        add(queue, "lane", "s", [10])
+        add(queue, "lane", "s", [10])
+        batch = take(queue, 10)[1]
+        order += names(batch)
+        done += 10
+    # First as one that comes, then when 100 tokens are done, and 80 more for each ten of its own.
+    assert [place for place, name in enumerate(order) if name == "L"] == [1, 18, 26, 34, 42]
+
+
 def test_batches_keep_to_the_budget_and_a_longer_unit_goes_alone() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [30, 30, 30, 500, 1])

@@ -1,10 +1,10 @@
-"""Who is next: texts that are due, between the requests of a line; start-time fair queueing between lines.
+"""Who is next: start-time fair queueing, by tokens, between lanes and between the requests of a lane; what is overdue.
 
-A line's clock counts the tokens it has done. A request's first unit is due when it comes, each further one SLOWER times
-as much later as the tokens before it, and what is due first is served first. So a request of one short text is served
-before the rest of a large one, as up to SLOWER of those keep ahead of what is due; and a large one never starves, nor
-falls behind short ones that come without end: its next unit is due soon, later ones come after it. Lines share time
-(Goyal, Vin & Cheng 1996). A batch holds units of one line only: a lane's, or those of lanes that are computed together.
+Goyal, Vin & Cheng 1996. Each request is a flow; it has a tag, the virtual time at which its next unit starts, and the
+least tag is served. A request of one short text is so served before the rest of one of ten thousand. Where short ones
+come without end that alone would starve the large one, whose tag is always later than that of who comes now: so its
+units are due too, after a time of grace and then one after another, SLOWER times as slowly as alone, and what is
+overdue goes first. A batch holds units of one line only: a lane's, or those of lanes that are computed together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+ENDLESS = 1 << 60  # tokens of grace: of what is never due
 SLOWER = 8  # times the time that a request takes alone, in which it is to be done beside others
 
 
@@ -36,21 +37,44 @@ class Unit:
     work: Any
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class _Flow:
-    tag: int  # When the next unit is due.
-    order: int
-    units: deque[Unit] = field(compare=False)
+    """`tag` and `due` of its next unit; `owner`: the request."""
+
+    owner: Any
+    tag: int
+    due: int
+    units: deque[Unit]
 
 
 @dataclass(slots=True)
 class _Line:
-    """`tag` of the line among lines, `now` its own clock, in tokens. `rate`: seconds a token."""
+    """`tag` of the line among lines, `now` its own virtual time, `done` its tokens ever. `rate`: seconds a token.
+    `flows` by their order; `tags` and `dues` are heaps of (time, order), also of times that a flow no longer has."""
 
     tag: float = 0.0
     now: int = 0
+    done: int = 0
     rate: float = 1e-4
-    flows: list[_Flow] = field(default_factory=list)
+    flows: dict[int, _Flow] = field(default_factory=dict)
+    tags: list[tuple[int, int]] = field(default_factory=list)
+    dues: list[tuple[int, int]] = field(default_factory=list)
+
+    def put(self, order: int, flow: _Flow) -> None:
+        """A flow whose next unit is another."""
+        self.flows[order] = flow
+        heapq.heappush(self.tags, (flow.tag, order))
+        heapq.heappush(self.dues, (flow.due, order))
+
+    def next(self) -> int | None:
+        """The order of the flow whose turn it is."""
+        while self.tags and ((one := self.flows.get(self.tags[0][1])) is None or one.tag != self.tags[0][0]):
+            heapq.heappop(self.tags)
+        while self.dues and ((one := self.flows.get(self.dues[0][1])) is None or one.due != self.dues[0][0]):
+            heapq.heappop(self.dues)
+        if not self.tags:
+            return None
+        return self.dues[0][1] if self.dues[0][0] <= self.done else self.tags[0][1]
 
 
 class FairQueue:
@@ -62,15 +86,17 @@ class FairQueue:
         self._order = 0
         self.tokens = 0
 
-    def add(self, name: str, units: Sequence[Unit], first: bool = False) -> None:
-        """A request's units, to a line; `first`: before all others of the line."""
+    def add(self, name: str, units: Sequence[Unit], first: bool = False, grace: int = ENDLESS) -> None:
+        """A request's units, to a line; `first`: before all others of the line; `grace`: tokens of the line that may
+        be done before its first unit is due."""
         if not units:
             return
         line = self._lines.setdefault(name, _Line())
         if not line.flows:
             line.tag = max(line.tag, self._now)
         self._order += 1
-        heapq.heappush(line.flows, _Flow(-1 if first else line.now, self._order, deque(units)))
+        tag, due = (-1, -1) if first else (line.now, line.done + grace)
+        line.put(self._order, _Flow(units[0].owner, tag, due, deque(units)))
         self.tokens += sum(unit.tokens for unit in units)
 
     def turn(self) -> str | None:
@@ -81,7 +107,7 @@ class FairQueue:
     def divisible(self, name: str) -> bool:
         """Whether more than one unit waits in a line."""
         flows = self._lines[name].flows
-        return len(flows) > 1 or len(flows[0].units) > 1
+        return len(flows) > 1 or any(len(flow.units) > 1 for flow in flows.values())
 
     def take(self, name: str, budget: int, most: int = 1 << 20) -> list[Unit]:
         """The next batch of a line: at most `budget` tokens (one unit at least) and `most` units. Units of requests
@@ -95,25 +121,28 @@ class FairQueue:
     def _fill(self, line: _Line, budget: int, most: int) -> list[Unit]:
         taken: list[Unit] = []
         filled = 0
-        while line.flows and len(taken) < most:
-            flow = line.flows[0]
-            if flow.units[0].owner.gone:
+        while len(taken) < most and (order := line.next()) is not None:
+            flow = line.flows[order]
+            if flow.owner.gone:
                 self.tokens -= sum(unit.tokens for unit in flow.units)
-                heapq.heappop(line.flows)
+                del line.flows[order]
                 continue
             unit = flow.units[0]
             if taken and filled + unit.tokens > budget:
                 break
             flow.units.popleft()
-            line.now += unit.tokens
-            flow.tag += SLOWER * unit.tokens
+            if flow.due > line.done:
+                line.now = max(line.now, flow.tag)
+            line.done += unit.tokens
             filled += unit.tokens
             self.tokens -= unit.tokens
             taken.append(unit)
             if flow.units:
-                heapq.heapreplace(line.flows, flow)
+                flow.tag += unit.tokens
+                flow.due += SLOWER * unit.tokens
+                line.put(order, flow)
             else:
-                heapq.heappop(line.flows)
+                del line.flows[order]
         return taken
 
     def measured(self, name: str, tokens: int, seconds: float) -> None:
@@ -124,7 +153,7 @@ class FairQueue:
 
     def forget(self) -> list[Any]:
         """Drop everything; the requests that waited."""
-        owners = {id(u.owner): u.owner for line in self._lines.values() for flow in line.flows for u in flow.units}
+        owners = [flow.owner for line in self._lines.values() for flow in line.flows.values()]
         self._lines.clear()
         self.tokens = 0
-        return list(owners.values())
+        return owners

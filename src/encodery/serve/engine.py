@@ -21,14 +21,13 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.serve.admission import Backlog, patience, wait
-from encodery.serve.batching import SLOWER, FairQueue, Unit
+from encodery.serve.batching import ENDLESS, SLOWER, FairQueue, Unit
 from encodery.serve.costs import Costs
 from encodery.serve.lane import Answer, Asked, Lane, Reading
 from encodery.serve.refusal import Refusal, refused
 
 BATCH_TOKENS = 2048  # where neither asked for nor measured
 FEWEST_TOKENS = 512  # of a batch, below which products of matrices lose speed
-CHARACTERS = 4  # a token, until the tokens are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +91,7 @@ class Engine:
         self.note = note or (lambda name, lane, value: None)
         self._line = _lines(self.lanes)
         self.costs = {self._line[name]: known for name, known in (costs or {}).items()}
+        self._facts = {name: lane.facts() for name, lane in self.lanes.items()}
         self._narrow = {name: lane.narrow() for name, lane in self.lanes.items()}
         self.draining = False
         self._waiting = FairQueue()
@@ -139,7 +139,7 @@ class Engine:
         """Let a request in, as a whole or not at all. Raises `Refusal`: unknown, too large, overloaded, draining."""
         if asked.lane not in self.lanes:
             raise Refusal(404, "model_not_found", f"There is no '{asked.lane}' here.", "model")
-        estimate, ticket = asked.characters // CHARACTERS + 2, Ticket(asked, urgent=urgent)
+        estimate, ticket = asked.tokens(self._longest(asked)), Ticket(asked, urgent=urgent)
         with self._changed:
             if self.draining or self._closed:
                 raise Refusal(503, "draining", "The server is stopping; ask another one.", None, 5)
@@ -152,6 +152,12 @@ class Engine:
         self.note("accepted", asked.lane, 1)
         self._to_read.put(ticket)
         return ticket
+
+    def _longest(self, asked: Asked) -> int:
+        """Tokens that a text may have at most: what is cut off or refused takes no time."""
+        facts = self._facts[asked.lane]
+        policy = asked.options.get("truncate") or facts.get("truncate")
+        return int(facts["max_length"]) if "max_length" in facts and policy != "chunk" else 1 << 30
 
     def full(self, what: str, most: int) -> Refusal | None:
         """Why any request for `what` of at most so many tokens would be refused now, whatever its model; None where one
@@ -268,7 +274,9 @@ class Engine:
             self._reserve(ticket, tokens)
             self._owe(ticket, tokens)
             if units:
-                self._waiting.add(self._line[ticket.asked.lane], units, ticket.urgent)
+                line = self._line[ticket.asked.lane]
+                grace = round(self.settings.queue_seconds * self._backlogs[line].pace.speed)
+                self._waiting.add(line, units, ticket.urgent, grace or ENDLESS)
                 self._changed.notify_all()
         if not units:
             ticket.first = ticket.ready

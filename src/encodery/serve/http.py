@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from encodery.serve.gauges import Gauges
+from encodery.serve.lane import CHARACTERS
 from encodery.serve.refusal import Refusal
 from encodery.serve.schemas import COHERE, TEI
 
@@ -163,8 +164,7 @@ class Gate:
         if size > self.settings.body_bytes:
             return too_large(size, self.settings.body_bytes)
         asked = ASKED.get(scope["path"]) if size and scope["method"] == "POST" else None
-        # A token is two bytes at least: an id and a comma.
-        return None if asked is None or self.full is None else self.full(asked, size // 2)
+        return None if asked is None or self.full is None else self.full(asked, size // CHARACTERS)
 
     def _known(self, header: bytes) -> bool:
         scheme, _, given = header.partition(b" ")

@@ -16,6 +16,8 @@ import numpy as np
 
 from encodery.serve.refusal import Refusal
 
+CHARACTERS = 4  # a token, until the tokens are counted
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -31,10 +33,9 @@ class Asked:
         """The lane's name."""
         return f"{self.model}/{self.what}"
 
-    @property
-    def characters(self) -> int:
-        """About how much text, or how many ids, it brings; known before anything is tokenised."""
-        return _characters(self.inputs)
+    def tokens(self, longest: int = 1 << 30) -> int:
+        """About how many it has, of a text at most `longest`; known before anything is tokenised."""
+        return _tokens(self.inputs, longest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +102,13 @@ def finite(*arrays: np.ndarray) -> None:
             raise Refusal(500, "non_finite_output", "The model gave a number that is not finite for this input.")
 
 
-def _characters(value: Any) -> int:
+def _tokens(value: Any, longest: int) -> int:
     if isinstance(value, str):
-        return len(value)
+        return min(-(-len(value) // CHARACTERS) + 2, longest)
     if isinstance(value, Mapping):
-        return sum(_characters(part) for part in value.values())
+        return sum(_tokens(part, longest) for part in value.values())
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], int):
-            return 4 * len(value)
-        return sum(_characters(part) for part in value)
+            return min(len(value) + 2, longest)
+        return sum(_tokens(part, longest) for part in value)
     return 1
