@@ -39,11 +39,12 @@ def build(target: Path = TARGET) -> str | None:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 return f"{' '.join(command)} failed:\n{done.stderr}"
-        command = [compiler, "-shared", "-pthread", *objects, "-o", f"{folder}/engine.so"]
+        made = target.with_name(f"{target.name}.{os.getpid()}")  # Beside it, so that it takes the place at once.
+        command = [compiler, "-shared", "-pthread", *objects, "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return f"{' '.join(command)} failed:\n{done.stderr}"
-        shutil.move(f"{folder}/engine.so", target)
+        made.replace(target)
     return None
 
 

@@ -1,28 +1,32 @@
-// The encoder over packed rows, its threads and its C interface.
+// The encoder over packed rows and its C interface.
 //
-// Sequences are dealt to threads in chunks; where there are fewer chunks than threads, all threads share each chunk by
-// rows. A row's way is the same in both, so vectors depend neither on batch mates nor on the number of threads.
+// Sequences are dealt to threads in chunks; where there are fewer chunks than threads, all threads share each chunk,
+// a matrix product by columns, attention by heads, the rest by rows. What is computed for a row is the same in both, so
+// vectors depend neither on batch mates nor on the number of threads.
 // The caller has checked ids, segments, bounds and lengths: nothing is checked here.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <cmath>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <thread>
 #include <vector>
 
+#include "crew.hpp"
 #include "kernels.hpp"
 
 namespace {
 
 constexpr int CHUNK = 512;  // Tokens of a chunk: a thread's activations stay near its second cache.
-constexpr int SHARE = 64;   // Tokens below which a further thread costs more than it brings.
-constexpr int BLOCK = 96;   // Rows that go through the feed-forward layer together.
+constexpr int SHARE = 8;    // Tokens below which a further thread costs more than it brings.
+constexpr int BLOCK = 132;  // Rows that go through the feed-forward layer together.
+constexpr int LEAST = 24;   // Rows of a piece of a product, and how many pieces there are for each thread, if rows are
+constexpr int PIECES = 3;   // enough: few are done by unequal threads at unequal times, many fetch weights anew.
+constexpr int FEW = 8;      // Rows of a piece of what is done row by row.
+
+int up_to(int n, int size) { return (n + size - 1) / size; }
 
 template <class T>
 struct Free { void operator()(T* p) const { std::free(p); } };
@@ -46,7 +50,7 @@ struct OwnedLinear : Linear {
     // w (n, k) row by row; b (n) or nullptr.
     OwnedLinear(const float* w, const float* b, int n, int k, const Kernels& kernels) {
         in = padded(k), out = padded(n);
-        kept_weights = zeros<int8_t>((size_t)in * out), weights = kept_weights.get();
+        kept_weights = zeros<int8_t>((size_t)in * out), next = weights = kept_weights.get();
         kept_compensation = zeros<int32_t>(out), compensation = kept_compensation.get();
         kept_scale = zeros<float>(out), scale = kept_scale.get();
         kept_bias = zeros<float>(out), bias = kept_bias.get();
@@ -117,44 +121,20 @@ struct Layer {
     }
 };
 
-// Room for a chunk of `rows` tokens, shared by the threads that share the chunk.
+// Room for a chunk of `rows` tokens.
 struct Room {
     size_t rows = 0;
-    Held<float> x, normed, qkv, mixed, scale;
-    Held<uint8_t> q;
+    Held<float> x, normed, qkv, mixed, scale, inner, inner_scale;
+    Held<uint8_t> q, inner_q;
 };
 
-// Room of one thread.
+// Room of one thread for attention.
 struct Corner {
-    size_t scratch_size = 0;
-    Held<float> scratch, inner, inner_scale;
-    Held<uint8_t> q;
+    size_t size = 0;
+    Held<float> scratch;
 };
 
-// Threads that meet. One alone never waits.
-class Team {
-  public:
-    // Before the first of them works.
-    void gather(int size) { size_ = size; }
-    int size() const { return size_; }
-    void meet() {
-        if (size_ == 1) return;
-        const int turn = turn_.load();
-        if (waiting_.fetch_add(1) + 1 == size_) {
-            waiting_.store(0);
-            turn_.store(turn + 1);
-            return;
-        }
-        for (int spins = 0; turn_.load() == turn; spins++)
-            if (spins > 2000) std::this_thread::yield();
-    }
-
-  private:
-    int size_ = 1;
-    std::atomic<int> waiting_{0}, turn_{0};
-};
-
-struct Chunk { int first, last; };  // Sequences.
+struct Chunk { int first, last, begin, rows; };  // Sequences, and their rows.
 
 struct Call {
     const int32_t *ids, *bounds, *segment;
@@ -170,95 +150,123 @@ class Encoder {
             final_ = std::make_unique<OwnedNorm>(spec.final_gain, spec.final_bias, spec.width, spec.final_eps);
     }
 
+    ~Encoder() {
+        if (crew_ && crew_->here()) delete crew_;
+    }
+
     void add(const LayerSpec& spec) {
         layers_.push_back(std::make_unique<Layer>(spec, spec_.width, k_));
-        const Layer& layer = *layers_.back();
+        Layer& layer = *layers_.back();
+        layer.qkv.next = layer.out.weights, layer.out.next = layer.up.weights, layer.up.next = layer.down.weights;
+        layer.down.next = layers_[0]->qkv.weights;
+        if (layers_.size() > 1) layers_[layers_.size() - 2]->down.next = layer.qkv.weights;
         qkv_ = std::max(qkv_, layer.qkv.out), mixed_ = std::max(mixed_, layer.out.in);
         inner_ = std::max(inner_, std::max(layer.up.out, layer.down.in));
         head_size_ = std::max(head_size_, spec.head_size);
     }
 
     void run(const Call& call, int sequences, int threads) {
-        std::vector<Chunk> chunks;
+        threads = std::min(threads, std::max(1, call.bounds[sequences] / SHARE));
+        const std::vector<Chunk> chunks = dealt(call.bounds, sequences, threads);
         size_t most = 0;
         int longest = 0;
-        for (int i = 0; i < sequences;) {
-            int j = i;
-            do {
-                longest = std::max(longest, call.bounds[j + 1] - call.bounds[j]);
-                j++;
-            } while (j < sequences && call.bounds[j + 1] - call.bounds[i] <= CHUNK);
-            chunks.push_back({i, j});
-            most = std::max(most, (size_t)(call.bounds[j] - call.bounds[i]));
-            i = j;
-        }
-        threads = std::min(threads, std::max(1, call.bounds[sequences] / SHARE));
+        for (const Chunk& chunk : chunks) most = std::max(most, (size_t)chunk.rows);
+        for (int i = 0; i < sequences; i++) longest = std::max(longest, call.bounds[i + 1] - call.bounds[i]);
         const bool shared = (int)chunks.size() < threads;
-        Team team;
-        std::vector<Room> rooms;
-        for (int i = 0; i < (shared ? 1 : threads); i++) rooms.push_back(take(rooms_));
-        std::vector<Corner> corners;
-        for (int i = 0; i < threads; i++) corners.push_back(take(corners_));
-        for (auto& room : rooms) widen(room, most);
-        for (auto& corner : corners) widen(corner, longest);
-        std::atomic<size_t> next{0};
-        auto work = [&](int rank) {
-            if (shared)
-                for (const Chunk& chunk : chunks) encode(call, chunk, rooms[0], corners[rank], team, rank);
-            else
-                for (size_t i; (i = next.fetch_add(1)) < chunks.size();)
-                    encode(call, chunks[i], rooms[rank], corners[rank], team, 0);
-        };
-        // A machine that refuses a thread (a limit on processes or memory) gets the same result from those there are;
-        // none begins before it is known how many that is.
-        std::atomic<bool> gathered{false};
-        std::vector<std::thread> others;
-        others.reserve(threads);
-        try {
-            for (int rank = 1; rank < threads; rank++)
-                others.emplace_back([&, rank] {
-                    while (!gathered.load()) std::this_thread::yield();
-                    work(rank);
-                });
-        } catch (const std::exception&) {
-        }
-        if (shared) team.gather(1 + (int)others.size());
-        gathered.store(true);
-        work(0);
-        for (auto& thread : others) thread.join();
-        std::lock_guard<std::mutex> hold(lock_);
-        for (auto& room : rooms) rooms_.push_back(std::move(room));
-        for (auto& corner : corners) corners_.push_back(std::move(corner));
+        Room common;
+        if (shared) common = take(rooms_, most);
+        crew().run(threads - 1, [&](Member& member) {
+            Corner corner = take(corners_, attention_scratch(longest, head_size_));
+            if (shared) {
+                for (const Chunk& chunk : chunks) encode(call, chunk, common, corner, member);
+            } else {
+                Room room = take(rooms_, most);
+                Member alone;
+                member.share((int)chunks.size(), [&](int i) { encode(call, chunks[i], room, corner, alone); });
+                give(rooms_, std::move(room));
+            }
+            give(corners_, std::move(corner));
+        });
+        if (shared) give(rooms_, std::move(common));
     }
 
   private:
-    template <class T>
-    T take(std::vector<T>& shelf) {
+    Crew& crew() {
         std::lock_guard<std::mutex> hold(lock_);
-        if (shelf.empty()) return T();
-        T found = std::move(shelf.back());
-        shelf.pop_back();
+        if (!crew_ || !crew_->here()) crew_ = new Crew;
+        return *crew_;
+    }
+
+    // Of about CHUNK tokens each, about equal, as many for each thread where there is more than one for each.
+    static std::vector<Chunk> dealt(const int32_t* bounds, int sequences, int threads) {
+        const long total = bounds[sequences];
+        int count = up_to((int)total, CHUNK);
+        if (count > threads) count = up_to(count, threads) * threads;
+        std::vector<Chunk> chunks;
+        for (int i = 0, j = 0; i < sequences; i = j) {
+            const long end = total * (count * (long)bounds[i] / total + 1) / count;
+            for (j = i + 1; j < sequences && (bounds[j] + bounds[j + 1]) / 2 <= end;) j++;
+            chunks.push_back({i, j, bounds[i], bounds[j] - bounds[i]});
+        }
+        return chunks;
+    }
+
+    // What was used before, wide enough.
+    template <class T>
+    T take(std::vector<T>& shelf, size_t size) {
+        T found;
+        {
+            std::lock_guard<std::mutex> hold(lock_);
+            if (!shelf.empty()) found = std::move(shelf.back()), shelf.pop_back();
+        }
+        widen(found, size);
         return found;
+    }
+
+    template <class T>
+    void give(std::vector<T>& shelf, T&& used) {
+        std::lock_guard<std::mutex> hold(lock_);
+        shelf.push_back(std::move(used));
     }
 
     void widen(Room& room, size_t rows) const {
         if (rows <= room.rows) return;
-        room.rows = rows;
+        const size_t block = std::min(rows, (size_t)BLOCK);
+        room.rows = 0;
         room.x = zeros<float>(rows * stride_), room.normed = zeros<float>(rows * stride_);
         room.qkv = zeros<float>(rows * qkv_), room.mixed = zeros<float>(rows * mixed_);
         room.scale = zeros<float>(rows), room.q = zeros<uint8_t>(rows * std::max(stride_, mixed_));
+        room.inner = zeros<float>(block * inner_), room.inner_scale = zeros<float>(block);
+        room.inner_q = zeros<uint8_t>(block * inner_);
+        room.rows = rows;
     }
 
-    void widen(Corner& corner, int longest) const {
-        const size_t needed = attention_scratch(longest, head_size_);
-        if (needed > corner.scratch_size) corner.scratch = zeros<float>(needed), corner.scratch_size = needed;
-        if (corner.inner) return;
-        corner.inner = zeros<float>((size_t)BLOCK * inner_), corner.inner_scale = zeros<float>(BLOCK);
-        corner.q = zeros<uint8_t>((size_t)BLOCK * inner_);
+    void widen(Corner& corner, size_t size) const {
+        if (size > corner.size) corner.size = 0, corner.scratch = zeros<float>(size), corner.size = size;
     }
 
-    void embed(const Call& call, const Chunk& chunk, int begin, int first, int last, float* x) const {
-        const int width = spec_.width;
+    // `work(first row, rows)` on all rows, in pieces.
+    template <class Work>
+    static void by_rows(Member& member, int rows, const Work& work) {
+        if (member.size() == 1) return work(0, rows);
+        member.share(up_to(rows, FEW), [&](int i) { work(i * FEW, std::min(FEW, rows - i * FEW)); });
+    }
+
+    void multiply(Member& member, const uint8_t* q, const float* scale, int rows, const Linear& layer, float* y,
+                  Then then) const {
+        if (member.size() == 1) return k_.product(q, scale, rows, layer, 0, layer.out, y, then);
+        const int panels = layer.out / PAD;
+        const int wanted = std::min(up_to(PIECES * member.size(), panels), up_to(rows, LEAST));
+        const int part = up_to(up_to(rows, wanted), 12) * 12, parts = up_to(rows, part);
+        member.share(panels * parts, [&](int i) {
+            const int column = i / parts * PAD, row = i % parts * part;
+            k_.product(q + (size_t)row * layer.in, scale + row, std::min(part, rows - row), layer, column, column + PAD,
+                       y + (size_t)row * layer.out, then);
+        });
+    }
+
+    void embed(const Call& call, const Chunk& chunk, int first, int last, float* x) const {
+        const int width = spec_.width, begin = chunk.begin;
         for (int s = chunk.first; s < chunk.last; s++)
             for (int at = std::max(call.bounds[s], begin + first); at < std::min(call.bounds[s + 1], begin + last); at++) {
                 float* row = x + (size_t)(at - begin) * stride_;
@@ -276,9 +284,9 @@ class Encoder {
     }
 
     // Queries and keys, which lie next to each other, to their positions.
-    void turn(const Call& call, const Chunk& chunk, const LayerSpec& spec, int begin, int first, int last, float* qkv,
+    void turn(const Call& call, const Chunk& chunk, const LayerSpec& spec, int first, int last, float* qkv,
               int step) const {
-        const int half = spec.head_size / 2;
+        const int half = spec.head_size / 2, begin = chunk.begin;
         for (int s = chunk.first; s < chunk.last; s++)
             for (int at = std::max(call.bounds[s], begin + first); at < std::min(call.bounds[s + 1], begin + last); at++) {
                 const size_t angles = (size_t)(at - call.bounds[s]) * half;
@@ -287,103 +295,117 @@ class Encoder {
             }
     }
 
-    // Rows [first, last) of the chunk are this thread's; only attention looks at the others' keys and values.
-    void encode(const Call& call, const Chunk& chunk, Room& room, Corner& corner, Team& team, int rank) const {
-        const int begin = call.bounds[chunk.first], rows = call.bounds[chunk.last] - begin;
-        const int first = (int)((long)rows * rank / team.size()), last = (int)((long)rows * (rank + 1) / team.size());
-        embed(call, chunk, begin, first, last, room.x.get());
-        for (const auto& layer : layers_) {
-            attend(call, chunk, *layer, room, corner, team, begin, first, last);
-            for (int row = first; row < last; row += BLOCK)
-                feed(*layer, room, corner, row, std::min(BLOCK, last - row));
+    void encode(const Call& call, const Chunk& chunk, Room& room, Corner& corner, Member& member) const {
+        float* const x = room.x.get();
+        by_rows(member, chunk.rows, [&](int row, int count) {
+            embed(call, chunk, row, row + count, x);
+            if (layers_.empty()) finish(room, row, count);
+            else quantise(room, row, count, layers_[0]->spec.pre ? layers_[0]->attention_norm.get() : nullptr);
+        });
+        for (size_t i = 0; i < layers_.size(); i++) {
+            const Layer& layer = *layers_[i];
+            attend(call, chunk, layer, room, corner, member);
+            const int blocks = up_to(chunk.rows, BLOCK), block = up_to(up_to(chunk.rows, blocks), 12) * 12;
+            for (int row = 0; row < chunk.rows; row += block)
+                feed(layer, room, member, row, std::min(block, chunk.rows - row));
+            by_rows(member, chunk.rows, [&](int row, int count) {
+                float* const from = x + (size_t)row * stride_;
+                if (!layer.spec.pre) k_.norm(from, count, *layer.ffn_norm, from);
+                if (i + 1 == layers_.size()) return finish(room, row, count);
+                const Layer& next = *layers_[i + 1];
+                quantise(room, row, count, next.spec.pre ? next.attention_norm.get() : nullptr);
+            });
         }
-        float* x = room.x.get() + (size_t)first * stride_;
-        if (final_) k_.norm(x, last - first, *final_, x);
-        team.meet();
-        deliver(call, chunk, room, team, rank, begin, first, last);
-        team.meet();
+        deliver(call, chunk, room, member);
     }
 
-    void attend(const Call& call, const Chunk& chunk, const Layer& layer, Room& room, Corner& corner, Team& team,
-                int begin, int first, int last) const {
-        const LayerSpec& spec = layer.spec;
-        const int count = last - first, all = spec.heads * spec.head_size, step = layer.qkv.out, wide = layer.out.in;
-        float *x = room.x.get() + (size_t)first * stride_, *scale = room.scale.get() + first;
-        uint8_t* q = room.q.get() + (size_t)first * std::max(stride_, mixed_);
-        const float* from = x;
-        if (spec.pre && layer.attention_norm) {
-            float* normed = room.normed.get() + (size_t)first * stride_;
-            k_.norm(x, count, *layer.attention_norm, normed);
+    // x, after `norm` where there is one, to room.q and room.scale.
+    void quantise(Room& room, int row, int count, const Norm* norm) const {
+        const float* from = room.x.get() + (size_t)row * stride_;
+        if (norm) {
+            float* const normed = room.normed.get() + (size_t)row * stride_;
+            k_.norm(from, count, *norm, normed);
             from = normed;
         }
-        k_.quantise(from, count, stride_, q, scale);
-        k_.product(q, scale, count, layer.qkv, room.qkv.get() + (size_t)first * step, STORE);
-        if (spec.cosines) turn(call, chunk, spec, begin, first, last, room.qkv.get(), step);
-        team.meet();
-        float* mixed = room.mixed.get() + (size_t)first * wide;
-        for (int row = 0; row < count; row++)
-            std::memset(mixed + (size_t)row * wide + all, 0, sizeof(float) * (wide - all));
-        for (int s = chunk.first; s < chunk.last; s++) {
-            const int start = call.bounds[s] - begin, length = call.bounds[s + 1] - call.bounds[s];
-            const int from_row = std::max(first, start), to_row = std::min(last, start + length);
-            if (from_row >= to_row) continue;
-            for (int head = 0; head < spec.heads; head++) {
-                const float* here = room.qkv.get() + (size_t)start * step + head * spec.head_size;
-                k_.attention(here, here + all, here + 2 * all, step, length, spec.head_size, spec.window,
-                             from_row - start, to_row - start,
-                             room.mixed.get() + (size_t)start * wide + head * spec.head_size, wide,
-                             corner.scratch.get());
-            }
-        }
-        k_.quantise(mixed, count, wide, q, scale);
-        k_.product(q, scale, count, layer.out, x, ADD);
-        if (!spec.pre) k_.norm(x, count, *layer.attention_norm, x);
-        team.meet();  // No one writes the next layer's keys while another still reads these.
+        k_.quantise(from, count, stride_, room.q.get() + (size_t)row * stride_, room.scale.get() + row);
     }
 
-    void feed(const Layer& layer, Room& room, Corner& corner, int row, int count) const {
+    void finish(Room& room, int row, int count) const {
+        float* const x = room.x.get() + (size_t)row * stride_;
+        if (final_) k_.norm(x, count, *final_, x);
+    }
+
+    // x, whose numbers are in room.q, plus what attention makes of it; the sum's are in room.q afterwards.
+    void attend(const Call& call, const Chunk& chunk, const Layer& layer, Room& room, Corner& corner,
+                Member& member) const {
         const LayerSpec& spec = layer.spec;
-        float *x = room.x.get() + (size_t)row * stride_, *scale = room.scale.get() + row;
-        uint8_t* q = room.q.get() + (size_t)row * std::max(stride_, mixed_);
-        const float* from = x;
-        if (spec.pre) {
-            float* normed = room.normed.get() + (size_t)row * stride_;
-            k_.norm(x, count, *layer.ffn_norm, normed);
-            from = normed;
-        }
-        float* inner = corner.inner.get();
+        const int all = spec.heads * spec.head_size, step = layer.qkv.out, wide = layer.out.in;
+        float *const qkv = room.qkv.get(), *const mixed = room.mixed.get();
+        multiply(member, room.q.get(), room.scale.get(), chunk.rows, layer.qkv, qkv, STORE);
+        if (spec.cosines)
+            by_rows(member, chunk.rows,
+                    [&](int row, int count) { turn(call, chunk, spec, row, row + count, qkv, step); });
+        const int sequences = chunk.last - chunk.first, heads = spec.heads * sequences;
+        const int parts = member.size() == 1 ? 1 : up_to(PIECES * member.size(), heads);
+        member.share(heads * parts, [&](int i) {
+            const int s = chunk.first + i / parts / spec.heads, head = i / parts % spec.heads, part = i % parts;
+            const int start = call.bounds[s] - chunk.begin, length = call.bounds[s + 1] - call.bounds[s];
+            const int first = (int)((long)length * part / parts), last = (int)((long)length * (part + 1) / parts);
+            if (first == last) return;
+            const float* const here = qkv + (size_t)start * step + head * spec.head_size;
+            k_.attention(here, here + all, here + 2 * all, step, length, spec.head_size, spec.window, first, last,
+                         mixed + (size_t)start * wide + head * spec.head_size, wide, corner.scratch.get());
+        });
+        by_rows(member, chunk.rows, [&](int row, int count) {
+            float* const from = mixed + (size_t)row * wide;
+            for (int i = 0; i < count; i++) std::memset(from + (size_t)i * wide + all, 0, sizeof(float) * (wide - all));
+            k_.quantise(from, count, wide, room.q.get() + (size_t)row * wide, room.scale.get() + row);
+        });
+        multiply(member, room.q.get(), room.scale.get(), chunk.rows, layer.out, room.x.get(), ADD);
+        by_rows(member, chunk.rows, [&](int row, int count) {
+            float* const from = room.x.get() + (size_t)row * stride_;
+            if (!spec.pre) k_.norm(from, count, *layer.attention_norm, from);
+            quantise(room, row, count, spec.pre ? layer.ffn_norm.get() : nullptr);
+        });
+    }
+
+    void feed(const Layer& layer, Room& room, Member& member, int first, int rows) const {
+        const LayerSpec& spec = layer.spec;
+        const int step = layer.up.out, wide = layer.down.in;
+        float* const inner = room.inner.get();
         const bool fused = !spec.gated && spec.activation == GELU_ERF;
-        k_.quantise(from, count, stride_, q, scale);
-        k_.product(q, scale, count, layer.up, inner, fused ? GELU : STORE);
-        if (!fused)
-            k_.activate(inner, count, layer.up.out, spec.inner, (Activation)spec.activation, spec.gated != 0);
-        if (layer.up.out != layer.down.in)  // Gated: the rows move together, for the next product reads them side by side.
-            for (int i = 1; i < count; i++)
-                std::memmove(inner + (size_t)i * layer.down.in, inner + (size_t)i * layer.up.out,
-                             sizeof(float) * layer.down.in);
-        k_.quantise(inner, count, layer.down.in, corner.q.get(), corner.inner_scale.get());
-        k_.product(corner.q.get(), corner.inner_scale.get(), count, layer.down, x, ADD);
-        if (!spec.pre) k_.norm(x, count, *layer.ffn_norm, x);
+        multiply(member, room.q.get() + (size_t)first * stride_, room.scale.get() + first, rows, layer.up, inner,
+                 fused ? GELU : STORE);
+        by_rows(member, rows, [&](int row, int count) {
+            for (int i = row; i < row + count; i++) {
+                float* const from = inner + (size_t)i * step;
+                if (!fused) k_.activate(from, 1, step, spec.inner, (Activation)spec.activation, spec.gated != 0);
+                k_.quantise(from, 1, wide, room.inner_q.get() + (size_t)i * wide, room.inner_scale.get() + i);
+            }
+        });
+        multiply(member, room.inner_q.get(), room.inner_scale.get(), rows, layer.down,
+                 room.x.get() + (size_t)first * stride_, ADD);
     }
 
-    void deliver(const Call& call, const Chunk& chunk, const Room& room, const Team& team, int rank, int begin, int first,
-                 int last) const {
+    void deliver(const Call& call, const Chunk& chunk, const Room& room, Member& member) const {
         const int width = spec_.width;
-        const float* x = room.x.get();
-        if (call.how == 0) {
-            for (int row = first; row < last; row++)
-                std::memcpy(call.out + (size_t)(begin + row) * width, x + (size_t)row * stride_, sizeof(float) * width);
-            return;
-        }
-        for (int s = chunk.first + rank; s < chunk.last; s += team.size()) {
-            const int start = call.bounds[s] - begin, length = call.bounds[s + 1] - call.bounds[s];
-            float* out = call.out + (size_t)s * width;
+        const float* const x = room.x.get();
+        if (call.how == 0)
+            return by_rows(member, chunk.rows, [&](int row, int count) {
+                for (int i = row; i < row + count; i++)
+                    std::memcpy(call.out + (size_t)(chunk.begin + i) * width, x + (size_t)i * stride_,
+                                sizeof(float) * width);
+            });
+        member.share(chunk.last - chunk.first, [&](int i) {
+            const int s = chunk.first + i, start = call.bounds[s] - chunk.begin;
+            const int length = call.bounds[s + 1] - call.bounds[s];
+            float* const out = call.out + (size_t)s * width;
             std::memcpy(out, x + (size_t)start * stride_, sizeof(float) * width);
-            if (call.how == 2) continue;
+            if (call.how == 2) return;
             for (int row = start + 1; row < start + length; row++)
-                for (int i = 0; i < width; i++) out[i] += x[(size_t)row * stride_ + i];
-            for (int i = 0; i < width; i++) out[i] /= (float)length;
-        }
+                for (int k = 0; k < width; k++) out[k] += x[(size_t)row * stride_ + k];
+            for (int k = 0; k < width; k++) out[k] /= (float)length;
+        });
     }
 
     const EncoderSpec spec_;
@@ -395,6 +417,7 @@ class Encoder {
     std::mutex lock_;
     std::vector<Room> rooms_;
     std::vector<Corner> corners_;
+    Crew* crew_ = nullptr;
 };
 
 const Kernels* kernels_named(const char* name) {

@@ -13,6 +13,7 @@ inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
 struct Linear {
     int in = 0, out = 0;
     int8_t* weights = nullptr;
+    const int8_t* next = nullptr;  // What will be multiplied after it, to be fetched meanwhile.
     int32_t* compensation = nullptr;
     float* scale = nullptr;
     float* bias = nullptr;
@@ -34,8 +35,9 @@ struct Kernels {
     int offset;   // Added to activations, to make them unsigned where the instruction wants that.
     // Rows to 8 bits, each by its own largest value: q = round(x / scale) + offset.
     void (*quantise)(const float* x, int rows, int stride, uint8_t* q, float* scale);
-    // y (rows, layer.out) from q (rows, layer.in).
-    void (*product)(const uint8_t* q, const float* scale, int rows, const Linear& layer, float* y, Then then);
+    // Columns first … last (multiples of PAD) of y (rows, layer.out) from q (rows, layer.in).
+    void (*product)(const uint8_t* q, const float* scale, int rows, const Linear& layer, int first, int last, float* y,
+                    Then then);
     // y may be x.
     void (*norm)(const float* x, int rows, const Norm& norm, float* y);
     // In place over (rows, stride): the first `inner` columns activated, times the next `inner` where gated; zero after.

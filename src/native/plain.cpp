@@ -12,6 +12,16 @@ inline I dot(I sum, I x, I w) {
     for (int i = 0; i < 16; i++) sum[i / 4] += (int32_t)a[i] * b[i];
     return sum;
 }
+inline F larger(F a, F b) { return a > b ? a : b; }
+inline F smaller(F a, F b) { return a < b ? a : b; }
+inline float sum(F v) { return v[0] + v[1] + v[2] + v[3]; }
+inline float largest(F v) {
+    const float left = v[0] > v[1] ? v[0] : v[1], right = v[2] > v[3] ? v[2] : v[3];
+    return left > right ? left : right;
+}
+inline void store_low(uint8_t* to, I v) {
+    for (int i = 0; i < LANES; i++) to[i] = (uint8_t)v[i];
+}
 #include "kernels.inc"
 }  // namespace
 const Kernels& plain_kernels() { return TABLE; }

@@ -190,6 +190,31 @@ def test_threads_that_cannot_be_started_are_done_without() -> None:
     assert done.stdout == "as before\n", done.stderr
 
 
+FORKED = """
+import os
+import numpy as np
+from encodery.model.network import ModelSettings, build_model
+from encodery.runtimes.packed_int8 import PackedInt8
+
+model = build_model(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2), 5)
+engine = PackedInt8(threads=3).build(model)
+batches = [(np.arange(sum(lengths)) % 200, np.cumsum([0, *lengths])) for lengths in ((90,), (300,) * 9)]
+expected = [engine.pooled(*batch) for batch in batches]  # By now its threads run; a child has none of them.
+child = os.fork()
+found = [engine.pooled(*batch) for batch in batches]
+assert all(np.array_equal(one, other) for one, other in zip(expected, found))
+del engine
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    print("as before")
+"""
+
+
+def test_the_child_of_a_fork_works_without_the_threads_it_has_not() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "as before\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
