@@ -79,11 +79,9 @@ class Tile:
         return {}
 
     def take(self, packed: Tensor) -> Tensor:
-        """Rows of a packed (T, kinds, N, D) as (kinds, n·N, L, D) in at least fp32; empty places repeat a row."""
+        """Rows of a packed (T, kinds, N, D) as (kinds, n·N, L, D); empty places repeat a row."""
         kinds, heads, size = packed.shape[1:]
         own = packed[self.rows]
-        if own.dtype.itemsize < 4:
-            own = own.float()
         if self.count == 1:
             return own.permute(1, 2, 0, 3)
         shape = (kinds, self.count * heads, self.length, size)

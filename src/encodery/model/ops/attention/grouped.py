@@ -2,6 +2,8 @@
 
 Chosen by measurement (bench/attention_cpu.py): weights are kept for the backward pass, cut into tiles that stay in
 cache; long sequences take the flash kernel, which keeps none. Local attention over long sequences goes by blocks.
+Scores, softmax and their gradients are made in fp32; what is multiplied with values, queries and keys after that has
+their dtype, as in flash kernels.
 Shapes: T tokens, n sequences of a tile, L their longest, N heads, D head size, R longest of the batch.
 """
 
@@ -89,12 +91,13 @@ def _forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tenso
     """Attend within one tile; its weights (n·N, L, L) are what the backward pass needs."""
     query, key, value = tile.take(qkv)
     count, length, size = query.shape
-    scores = query.new_empty(count, length, length)
-    torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=size**-0.5, out=scores)
+    wide = _accurate(qkv.dtype)
+    scores = query.new_empty(count, length, length, dtype=wide)
+    # `out=` keeps autocast away from what is fp32 on purpose.
+    torch.baddbmm(scores, query.to(wide), key.to(wide).transpose(1, 2), beta=0, alpha=size**-0.5, out=scores)
     for part in added:
         scores.view(tile.count, -1, length, length).add_(part)
-    weights: Tensor = scores.softmax(-1)
-    # `out=` keeps autocast away from what was made fp32 on purpose.
+    weights: Tensor = scores.softmax(-1).to(qkv.dtype)
     mixed = torch.bmm(weights, value, out=torch.empty_like(query))
     tile.put(mixed[None], out)
     return weights
@@ -108,14 +111,17 @@ def _backward(
     count, length, size = query.shape
     if not tile.even:
         above.view(tile.count, -1, length, size).mul_(tile.real)
+    wide = _accurate(qkv.dtype)
     below = query.new_empty(3, count, length, size)
     torch.bmm(weights.transpose(1, 2), above, out=below[2])
-    grad_scores = torch._softmax_backward_data(above @ value.transpose(1, 2), weights, -1, weights.dtype)
+    grad_weights = query.new_empty(count, length, length, dtype=wide)
+    torch.bmm(above.to(wide), value.to(wide).transpose(1, 2), out=grad_weights)
+    grad_scores = torch._softmax_backward_data(grad_weights, weights.to(wide), -1, wide)
     if grad_bias is not None:
         _gather_bias(grad_scores.view(tile.count, -1, length, length).sum(0), grad_bias)
-    scale = size**-0.5
-    torch.baddbmm(below[0], grad_scores, key, beta=0, alpha=scale, out=below[0])
-    torch.baddbmm(below[1], grad_scores.transpose(1, 2), query, beta=0, alpha=scale, out=below[1])
+    grad_scores = grad_scores.mul_(size**-0.5).to(qkv.dtype)
+    torch.bmm(grad_scores, key, out=below[0])
+    torch.bmm(grad_scores.transpose(1, 2), query, out=below[1])
     tile.put(below, grad_qkv)
 
 

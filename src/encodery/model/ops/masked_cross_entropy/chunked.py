@@ -43,10 +43,9 @@ class _Grads:
         self.weight = torch.empty(weight.shape, dtype=wide, device=weight.device) if needs[1] else None
         self.bias = torch.zeros_like(bias, dtype=wide) if needs[2] and bias is not None else None
 
-    def add(self, start: int, excess: Tensor, factor: Tensor, rows: Tensor, low: Tensor) -> None:
-        """A chunk whose gradient by logits is `factor` (m, 1) times `excess` (m, V); `rows` (m, E) its features,
-        `low` the weight in the dtype of products."""
-        narrow = excess.to(low.dtype)
+    def add(self, start: int, excess: Tensor, narrow: Tensor, factor: Tensor, rows: Tensor, low: Tensor) -> None:
+        """A chunk whose gradient by logits is `factor` (m, 1) times `excess` (m, V); `narrow` that in the dtype of
+        products, as the weight `low` is; `rows` (m, E) its features."""
         if self.features is not None:
             torch.mul(narrow @ low, factor, out=self.features[start : start + len(rows)])
         if self.weight is not None:
@@ -140,7 +139,9 @@ def _run(
     """Loss, its rows and whether each is correct; fills `grads`."""
     wide = _wide(rows.dtype)
     size = _chunk(len(rows), low)
+    # Two buffers for all chunks: what products give and take, and what sums are made of.
     buffer = rows.new_empty(size, len(low))
+    sure = buffer if rows.dtype == wide else torch.empty_like(buffer, dtype=wide)
     low_bias = None if bias is None else bias.to(low.dtype)
     real = targets >= 0
     spread, chosen = rows.new_empty(len(rows), dtype=wide), rows.new_empty(len(rows), dtype=wide)
@@ -151,12 +152,13 @@ def _run(
     for start in range(0, len(rows), size):
         part = slice(start, min(start + size, len(rows)))
         target = targets[part, None].clamp_min(0)
-        logits = buffer[: part.stop - start]
+        narrow, logits = buffer[: part.stop - start], sure[: part.stop - start]
         if low_bias is None:
-            torch.mm(rows[part], low.t(), out=logits)
+            torch.mm(rows[part], low.t(), out=narrow)
         else:
-            torch.addmm(low_bias, rows[part], low.t(), out=logits)
-        logits = logits.to(wide)
+            torch.addmm(low_bias, rows[part], low.t(), out=narrow)
+        if logits.dtype != narrow.dtype:
+            logits.copy_(narrow)
         chosen[part] = logits.gather(1, target)[:, 0]
         highest = logits.amax(1, keepdim=True)
         correct[part] = chosen[part] >= highest[:, 0]
@@ -168,7 +170,9 @@ def _run(
             weighted = 1 + 2 * z_loss * log_sums
             logits.scatter_add_(1, target, -sums / weighted)
             factor = weighted / sums * real[part, None]
-            grads.add(start, logits, factor, rows[part], low)
+            if logits.dtype != narrow.dtype:
+                narrow.copy_(logits)
+            grads.add(start, logits, narrow, factor, rows[part], low)
     nll = (spread - chosen).masked_fill_(~real, 0.0)
     total = nll.sum() + z_loss * spread.square().masked_fill_(~real, 0.0).sum()
     return total, nll, correct.logical_and_(real)
