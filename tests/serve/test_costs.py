@@ -144,6 +144,39 @@ def test_a_full_disk_is_told_once_and_done_without(
     assert not list(cache.iterdir())
 
 
+def test_a_file_that_may_not_grow_leaves_nothing_behind(cache: Path, counted: Callable[[], int]) -> None:
+    """The kernel's own refusal to write, as on a full disk or over a quota."""
+    import resource
+
+    said: list[str] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "not kept" in said[-1]
+    assert not list(cache.iterdir())
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW  # Room again.
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_folder_that_may_only_be_read(
+    cache: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(costs, "atomic_write", refuse)
+    said: list[str] = []
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert "Read-only file system" in said[-1]
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert costs_of(Sleeps(), TRIAL, 2, said.append) == SLOW
+    assert counted() == 2
+
+
 def test_a_place_that_cannot_be_written(
     tmp_path: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,8 +56,8 @@ def poisoned(served: Served, start: Any) -> Any:
     running.stop()
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -119,9 +119,14 @@ def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
         place.shutdown(socket.SHUT_WR)
         place.settimeout(10)
         place.recv(4096)  # An answer or none, but it ends.
+    content = b'{"inputs": "w1 w2"}'
+    with socket.create_connection(("127.0.0.1", port)) as place:  # Half closed with a whole request: it ends, too.
+        place.sendall(HEAD % len(content) + content)
+        place.shutdown(socket.SHUT_WR)
+        assert closed(place)
     with running.client() as client:
         assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
-    assert running.engine.requests == 0
+    until(lambda: not running.engine.requests)
 
 
 def closed(place: socket.socket) -> bool:
@@ -191,7 +196,8 @@ def test_many_aborted_requests(served: Served, start: Any, count: int) -> None:
         abort(port, 200)
         before = resident()
         abort(port, count)
-        until(lambda: not running.engine.requests and not running.server.server_state.connections)
+        # A busy machine is behind with what was sent to it; nothing may be left for good.
+        until(lambda: not running.engine.requests and not running.server.server_state.connections, 120.0)
         assert running.engine.tokens == 0
         assert threading.active_count() <= threads
         assert resident() - before < 30e6

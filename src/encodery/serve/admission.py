@@ -2,7 +2,8 @@
 
 A request's texts are due one after another (`batching.py`), so of a request larger than a new one only a part is done
 before that. The pace is what really was done in a second of the clock while more waited, with everything that takes the
-processor meanwhile; before there was such a second, that of the costs (`costs.py`), else of the first batches.
+processor meanwhile; before there was such a second, that of the costs (`costs.py`), else none: a short text alone says
+little of a full queue.
 """
 
 from __future__ import annotations
@@ -15,23 +16,20 @@ LONGEST_WAIT = 60  # seconds told to a client to stay away at most
 
 
 class Pace:
-    """Tokens a second, lately. `speed`: what is known beforehand, 0 for nothing."""
+    """Tokens a second, lately. `speed`: what is known beforehand, 0 for nothing; it counts as one second."""
 
     def __init__(self, speed: float = 0.0) -> None:
-        self._tokens, self._seconds, self._full = speed, 1.0 if speed else 0.0, False
+        self._tokens, self._seconds = speed, 1.0 if speed else 0.0
 
     @property
     def speed(self) -> float:
         """0 where nothing is known."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
-    def add(self, tokens: float, seconds: float, full: bool) -> None:
-        """So much was done; `full`: by the clock, while more waited. Else it counts only until there was such time and
-        nothing was known: a short text alone says little of a full queue."""
-        if full or not self._seconds or (not self._full and self._seconds < 1.0):
-            kept = math.exp(-seconds / MEMORY)
-            self._tokens, self._seconds = kept * self._tokens + tokens, kept * self._seconds + max(seconds, 1e-9)
-            self._full |= full
+    def add(self, tokens: int, seconds: float) -> None:
+        """So much was done in so long, while more waited."""
+        kept = math.exp(-seconds / MEMORY)
+        self._tokens, self._seconds = kept * self._tokens + tokens, kept * self._seconds + max(seconds, 1e-9)
 
 
 class Backlog:

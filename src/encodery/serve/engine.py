@@ -353,7 +353,7 @@ class Engine:
         done = []
         with self._changed:
             self._waiting.measured(line, tokens, seconds)
-            self._paced(line, tokens, seconds / (1 if wide else self.runners))
+            self._paced(line, tokens)
             for unit, output in zip(units, found, strict=True):
                 ticket: Ticket = unit.owner
                 self._owe(ticket, max(ticket.left - unit.tokens, 0))
@@ -369,14 +369,11 @@ class Engine:
         for ticket in done:
             self._to_finish.put(ticket)
 
-    def _paced(self, line: str, tokens: int, seconds: float) -> None:
-        """A batch ended that took so long, if nothing stood beside it."""
+    def _paced(self, line: str, tokens: int) -> None:
+        """A batch ended."""
         now = time.perf_counter()
-        pace = self._backlogs[line].pace
         if self._ended:
-            pace.add(tokens, now - self._ended, full=True)
-        else:
-            pace.add(tokens, seconds, full=False)
+            self._backlogs[line].pace.add(tokens, now - self._ended)
         self._ended = now if self._waiting.tokens or not self._to_run.empty() else 0.0
 
     def _outputs(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
