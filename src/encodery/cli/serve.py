@@ -36,7 +36,7 @@ def command(
         int | None, typer.Option(help="Tokens computed at once [default: as measured on this machine].", min=1)
     ] = None,
     queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait in a worker.", min=1)] = 1 << 20,
-    queue_seconds: Annotated[float, typer.Option(help="Of work that may stand before a request.", min=0.1)] = 10.0,
+    queue_seconds: Annotated[float, typer.Option(help="That a request may wait; longer is refused.", min=0.1)] = 2.0,
     body_megabytes: Annotated[int, typer.Option(help="Of a request's body at most.", min=1)] = 16,
     drain_seconds: Annotated[int, typer.Option(help="For what was accepted, when stopped.", min=0)] = 30,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,

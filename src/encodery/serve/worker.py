@@ -42,7 +42,7 @@ def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, 
     trials = served.trials if machine.device().type == "cpu" else {}
     costs = tables(served.lanes, trials, engine.cores or machine.threads(), said)
     with Engine(served.lanes, engine, gauges.note, costs) as running:
-        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs)
+        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs, running.full)
         config = uvicorn.Config(
             app,
             http=patient(http.body_seconds),
