@@ -198,6 +198,12 @@ def test_inductor_gives_the_losses_and_gradients_of_eager(table: Table) -> None:
     assert not counters["graph_break"]
 
 
+def test_a_compiled_step_on_a_cpu_is_told_to_be_slower(table: Table) -> None:
+    for static, said in (("compiled", 1), ("eager", 0)):
+        made = PretrainJob.rebuild(table(**FIXED, train={**TRAIN, "static": static}), Team(), torch.device("cpu"))
+        assert sum("train.static=off" in remark for remark in made.remarks(torch.float32)) == said
+
+
 def test_a_filled_frame_ends_where_it_should() -> None:
     frame = Frame(tokens=64, documents=10, slots=8, longest=16, pad=0)
     filled = frame.filled(Packed(np.arange(1, 31), np.array([0, 10, 30], np.int32)))

@@ -20,6 +20,7 @@ from torch import nn
 from encodery.objectives import Count, Term
 from encodery.train.band import Band
 from encodery.train.distributed import Team
+from encodery.train.layered import Layered
 from encodery.train.needs import Needs
 
 
@@ -57,6 +58,9 @@ class Job(abc.ABC):
 
     around: Callable[[Any], Mapping[str, Term]] | None = None
     """What runs in place of `terms` in a step: `terms`, with something around it."""
+
+    layered: Layered | None = None
+    """What runs a step's micro-batches together, a layer at a time; None where each goes through the model alone."""
 
     @abc.abstractmethod
     def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:

@@ -56,6 +56,8 @@ class _Plan:
             raise SettingsError(
                 f"train.static = '{train.static}': {job.__name__} has no micro-batches of a fixed shape."
             )
+        if train.layered and not job.shards:
+            raise SettingsError(f"train.layered: {job.__name__} needs whole models on the device; leave it off.")
         return cls(job, train, optim, decode(tuple[Hook, ...], recipe["hooks"], "hooks"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from encodery.base.errors import UserError
 
@@ -31,6 +31,10 @@ class Needs:
         memory = parameters * (STATE_BYTES + 4 * averages) + activations - aside
         # One more checkpoint than is kept, since a new one is whole before an old one goes; one for the branch.
         return cls(memory, saved * (keep + 2) + 4 * parameters, activations, aside)
+
+    def apart(self, waiting: int, working: int) -> Needs:
+        """With `waiting` bytes of the memory in main memory instead, of which `working` are on the device at a time."""
+        return replace(self, memory=self.memory - waiting + working, aside=self.aside + waiting)
 
     def check(self, memory_free: int, disk_free: int, device_free: int | None = None) -> None:
         """Raises `UserError` with the numbers where memory or disk do not suffice; `device_free`: of the device, where

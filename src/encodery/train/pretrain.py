@@ -41,7 +41,8 @@ from encodery.train.hooks import Hook
 from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
 from encodery.train.ladder import usual_rate
-from encodery.train.needs import Needs
+from encodery.train.layered import Layered
+from encodery.train.needs import MOMENT_BYTES, STATE_BYTES, Needs
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import USUAL_BATCH, TrainSettings
@@ -49,9 +50,14 @@ from encodery.train.static import Compiled, Frame
 
 HARMLESS = (
     *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
-    *("recompute", "shard", "offload", "static", "device", "threads"),
+    *("recompute", "shard", "offload", "layered", "static", "device", "threads"),
 )
+WORKING_BYTES = 8  # of a parameter at work: weight, gradient
 ODD = 3.0  # times the rule's rate, or a part of it, from which on a rate is named where the loss is unusual
+SLOWER = (
+    "train.static=compiled is slower than train.static=off on a CPU: within the graph attention compares all tokens of "
+    "a micro-batch with each other."
+)
 ATTENTION = 6  # widths: the length at which attention costs as much as a block's products
 
 
@@ -93,7 +99,16 @@ class PretrainSettings:
         tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
         kept = self.train.recompute
         activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3, recompute=kept)
-        return Needs.of(parameters, activations, len(self.hooks), self.train.keep, self.train.offload)
+        if not self.train.layered:
+            return Needs.of(parameters, activations, len(self.hooks), self.train.keep, self.train.offload)
+        # What goes into each layer is kept of the whole step, and the insides of one layer of a micro-batch.
+        model, step = self.model, round(self.train.batch_tokens.highest)
+        inputs = 4 * step * (model.depth + 1) * model.width
+        inside = count.activation_bytes(dataclasses.replace(model, depth=1), tokens, self.feed.max_length, 0.3)
+        rest = Needs.of(parameters, inputs + inside, len(self.hooks), self.train.keep, self.train.offload)
+        layers = count.parameters(model) - count.parameters(dataclasses.replace(model, depth=0))
+        held = STATE_BYTES + 4 * len(self.hooks) - (MOMENT_BYTES if self.train.offload else 0)
+        return rest.apart(layers * held, layers // max(model.depth, 1) * WORKING_BYTES)
 
 
 class PretrainJob(Job):
@@ -114,7 +129,12 @@ class PretrainJob(Job):
             fresh(self.model, self.given).requires_grad_(True)
         self.objective: ObjectiveModule = settings.objective.build(settings.model, self.vocabulary)
         self.objective.start(torch.Generator().manual_seed(derive_seed(seed, "objective")))
-        self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective}).to(device)
+        self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective})
+        if settings.train.layered:
+            self.layered = Layered(self.model, self.objective, device)
+            self.layered.place(self.module)
+        else:
+            self.module.to(device)
         feed = Feed(store.train, settings.feed, derive_seed(seed, "feed"), team.rank, team.world, dealer=self._seats)
         self.frame: Frame | None = None
         if settings.train.static != "off":
@@ -226,12 +246,13 @@ class PretrainJob(Job):
         return {"epoch": self.feed.progress}
 
     def remarks(self, dtype: torch.dtype) -> list[str]:
-        """Slow attention."""
+        """Slow attention, and a compiled step where that is slower."""
         feed = self.settings.feed
         count = max(1, min(self.settings.train.micro_tokens, feed.batch_tokens) // feed.max_length)
         layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
         found = slow_attention(self.settings.model, layout, self.device, dtype)
-        return [] if found is None else [found]
+        compiled = isinstance(self.around, Compiled) and self.device.type == "cpu"
+        return [said for said in (found, SLOWER if compiled else None) if said is not None]
 
     @cached_property
     def _guess(self) -> float | None:

@@ -33,6 +33,7 @@ class TrainSettings:
     attention, ffn, or the whole block.
     `shard`: of several processes each holds a share of the weights and moments instead of a copy (FSDP2).
     `offload`: the moments of the optimiser wait in main memory and come to the device a part at a time.
+    `layered`: all micro-batches of a step go through a layer together, whose weights are on the device meanwhile only.
     `static`: micro-batches of one fixed shape of micro_tokens (eager), by a step that is compiled once (compiled).
     `device`: cpu, cuda, cuda:1, or auto. `threads`: of the CPU (absent: all this process may use).
     """
@@ -55,6 +56,7 @@ class TrainSettings:
     recompute: Recomputed = "nothing"
     shard: bool = False
     offload: bool = False
+    layered: bool = False
     static: Literal["off", "eager", "compiled"] = "off"
     device: str = "auto"
     threads: int | None = None
@@ -82,6 +84,8 @@ class TrainSettings:
             raise SettingsError("train.static = 'compiled' needs whole weights: leave train.shard off, or take eager.")
         if self.shard and self.offload:
             raise SettingsError("train.offload needs whole weights: leave train.shard off, which deals moments too.")
+        if self.layered and (self.shard or self.static == "compiled"):
+            raise SettingsError("train.layered moves whole layers: leave train.shard off, and train.static uncompiled.")
         if not 0 <= self.eval_share < 1:
             raise SettingsError(f"eval_share = {self.eval_share}: is a share of the time, 0 <= share < 1.")
         if self.threads is not None and self.threads < 1:

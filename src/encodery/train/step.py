@@ -22,10 +22,12 @@ def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: 
     Dropout draws from `seed`, `step` and the micro-batch's number, whichever rank runs it.
     """
     counts = count_all((job.counts(micro.batch) for micro in work.micros), team.sum if team.world > 1 else None)
-    terms = [
-        _micro(job, micro, counts, chosen, derive_seed(seed, "forward", step, micro.number), scale)
-        for micro in work.micros
-    ]
+    seeds = [derive_seed(seed, "forward", step, micro.number) for micro in work.micros]
+    if job.layered is not None:
+        terms = job.layered.step([micro.batch for micro in work.micros], counts, chosen, seeds, scale)
+    else:
+        both = zip(work.micros, seeds, strict=True)
+        terms = [_micro(job, micro, counts, chosen, mine, scale) for micro, mine in both]
     team.sum_gradients(p for p in job.module.parameters() if p.requires_grad)
     return terms
 
