@@ -72,6 +72,16 @@ def test_every_route_is_in_the_document(client: httpx.Client) -> None:
     assert set(wanted.split()) <= set(paths)
 
 
+def test_the_document_tells_the_errors_that_there_are(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert "422" not in operation["responses"]
+    refused = document["paths"]["/embed"]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
+    assert refused == {"$ref": "#/components/schemas/ErrorBody"}
+
+
 def test_the_page_takes_nothing_from_elsewhere(client: httpx.Client) -> None:
     for path in ("/", "/docs"):
         page = client.get(path)

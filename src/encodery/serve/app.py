@@ -25,6 +25,18 @@ from encodery.serve.schemas import ERRORS
 INPUTS = 2048
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document, without the 422 that FastAPI writes into it: what cannot be used is a 400 here."""
+        found = super().openapi()
+        for path in found["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            found["components"]["schemas"].pop(name, None)
+        return found
+
+
 def make_app(
     backend: Backend,
     settings: HttpSettings | None = None,
@@ -34,7 +46,7 @@ def make_app(
 ) -> FastAPI:
     """The application over a backend. `inputs`: the most of one request; `full`: what refuses before a body is read."""
     chosen, counts = settings or HttpSettings(), gauges or Gauges()
-    app = FastAPI(
+    app = _App(
         title="encodery",
         version=version("encodery"),
         separate_input_output_schemas=False,
