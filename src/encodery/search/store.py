@@ -114,11 +114,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def by_vector(
-        self,
-        vector: np.ndarray,
-        limit: int,
-        conditions: Sequence[Condition] = (),
-        among: Sequence[str] | None = None,
+        self, vector: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest inner product with `vector` (H,); only those with an id in `among`, if given."""
 

@@ -71,27 +71,16 @@ class EdgeStore(PointStore):
     def _by_distinct(
         self, text: str, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None
     ) -> list[Hit]:
-        return self._query(self._kit.TextQuery(TEXT, text, scoring=self._scoring), limit, conditions, among, None)
-
-    def _nearest(
-        self,
-        query: Any,
-        using: str,
-        limit: int,
-        conditions: Sequence[Condition],
-        among: Sequence[str] | None,
-        params: Any,
-    ) -> list[Hit]:
-        return self._query(self._kit.Query.Nearest(query, using=using), limit, conditions, among, params)
-
-    def _query(
-        self, query: Any, limit: int, conditions: Sequence[Condition], among: Sequence[str] | None, params: Any
-    ) -> list[Hit]:
         if among is not None and not among:
             return []
-        request = self._kit.QueryRequest(
-            limit=limit, query=query, filter=self._filter(conditions, among), with_payload=False, params=params
-        )
+        query = self._kit.TextQuery(TEXT, text, scoring=self._scoring)
+        return self._query(query, limit, self._filter(conditions, among), None)
+
+    def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
+        return self._query(self._kit.Query.Nearest(query, using=using), limit, chosen, params)
+
+    def _query(self, query: Any, limit: int, chosen: Any, params: Any) -> list[Hit]:
+        request = self._kit.QueryRequest(limit=limit, query=query, filter=chosen, with_payload=False, params=params)
         with named(self._folder):
             found = self._shard.query(request)
         return [Hit(str(point.id), float(point.score)) for point in found]

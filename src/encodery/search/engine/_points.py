@@ -27,6 +27,8 @@ DATATYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16", "int8":
 stands out, then rounded; the ten nearest come out nearer to those of float32 than by rounding as they are."""
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1, "binary": 2}
 BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+Among = tuple[Sequence[Condition], Sequence[str] | None]
+"""What all must fulfil, and the ids they must be of, if given."""
 
 
 def kilobytes(fields: Fields, graph_from: int) -> int:
@@ -52,16 +54,9 @@ class PointStore(Store):
         """What is kept of each passage."""
 
     @abc.abstractmethod
-    def _nearest(
-        self,
-        query: Any,
-        using: str,
-        limit: int,
-        conditions: Sequence[Condition],
-        among: Sequence[str] | None,
-        params: Any,
-    ) -> list[Hit]:
-        """The points nearest to `query` in one field; `params` of the search, None for the engine's own."""
+    def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
+        """The points that a filter, or None, lets through and that are nearest to `query` in one field; `params` of the
+        search, None for the engine's own."""
 
     @abc.abstractmethod
     def _delete(self, chosen: Any) -> None:
@@ -93,11 +88,7 @@ class PointStore(Store):
         return number
 
     def by_vector(
-        self,
-        vector: np.ndarray,
-        limit: int,
-        conditions: Sequence[Condition] = (),
-        among: Sequence[str] | None = None,
+        self, vector: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         check_query(self._folder, self._fields.width, vector.shape[-1], "vectors")
         if self._size is None:
@@ -110,7 +101,7 @@ class PointStore(Store):
             params = self._kit.SearchParams(hnsw_ef=effort, quantization=again)  # `exact` would pass the bits over.
         else:
             params = self._kit.SearchParams(exact=few, hnsw_ef=effort)
-        return self._nearest(vector.tolist(), DENSE, limit, conditions, among, params)
+        return self._near(vector.tolist(), DENSE, limit, (conditions, among), params)
 
     def by_terms(
         self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
@@ -118,13 +109,19 @@ class PointStore(Store):
         check_query(self._folder, 0 if self._fields.terms else None, 0, "learned sparse vectors")
         if not len(terms.words):
             return []
-        return self._nearest(self._sparse(terms), TERMS, limit, conditions, among, None)
+        return self._near(self._sparse(terms), TERMS, limit, (conditions, among), None)
 
     def by_tokens(
         self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         check_query(self._folder, self._fields.tokens, tokens.shape[-1], "vectors of tokens")
-        return self._nearest(tokens.tolist(), TOKENS, limit, conditions, among, self._kit.SearchParams(exact=True))
+        return self._near(tokens.tolist(), TOKENS, limit, (conditions, among), self._kit.SearchParams(exact=True))
+
+    def _near(self, query: Any, using: str, limit: int, among: Among, params: Any) -> list[Hit]:
+        """`_nearest` of those that conditions and ids leave."""
+        if among[1] is not None and not among[1]:
+            return []
+        return self._nearest(query, using, limit, self._filter(*among), params)
 
     def documents(self) -> int:
         first = self._kit.FieldCondition(key=NUMBER, match=self._kit.MatchValue(value=0))

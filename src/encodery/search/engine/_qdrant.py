@@ -137,25 +137,15 @@ class QdrantStore(PointStore):
         if not counts:
             return []
         asked = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
-        return self._nearest(asked, WORDS, limit, conditions, among, None)
+        return self._near(asked, WORDS, limit, (conditions, among), None)
 
-    def _nearest(
-        self,
-        query: Any,
-        using: str,
-        limit: int,
-        conditions: Sequence[Condition],
-        among: Sequence[str] | None,
-        params: Any,
-    ) -> list[Hit]:
-        if among is not None and not among:
-            return []
+    def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
         found = self._ask(
             lambda client: client.query_points(
                 self._note.name,
                 query=query,
                 using=using,
-                query_filter=self._filter(conditions, among),
+                query_filter=chosen,
                 limit=limit,
                 with_payload=False,
                 search_params=params if self._note.url else None,  # The stand-in looks at everything.
