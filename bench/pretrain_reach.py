@@ -1,0 +1,96 @@
+"""How much of the peer's time encodery needs for the peer's loss: `transformers.Trainer` at the best of three rates.
+
+    python bench/pretrain_reach.py --text DIR [--shape tiny] [--layout chunks] [--seconds 1200] [--shares 0.1 0.2]
+
+Shapes, data and judge are those of `pretrain.py`. The peer trains for a tenth of its seconds at each rate, then for all
+of them at the best one; it has bf16 and no dropout, which serve it better than its defaults do (`--stock` for those).
+encodery trains for each share of the seconds with each seed, with the settings of `pretrain.py` and a schedule that
+ends when its own seconds do. Reported: held-out losses of both exports by stock `transformers`, and the least share at
+which every seed is at or below the peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from pretrain import HERE, SHAPES, prepare, run_ours, run_peer
+from pretrain_data import LAYOUTS
+
+KEPT = ("heldout_loss", "heldout_accuracy", "tokens", "steps", "tokens_per_s", "precision")
+
+
+def once(options: argparse.Namespace, side: str, seconds: float, seed: int, rate: float) -> dict[str, Any]:
+    """One run of one side, judged."""
+    out = options.work / "runs" / f"reach-{options.shape}-{options.layout}-{side}"
+    shutil.rmtree(out, ignore_errors=True)
+    given = argparse.Namespace(**{**vars(options), "seconds": round(seconds), "peer_lr": rate})
+    if side == "encodery":
+        found = run_ours(options.work, out, options.shape, options.layout, given, seed)
+    else:
+        found = run_peer(options.work, out, options.shape, options.layout, given, seed, not options.stock)
+    row = {"seconds": round(seconds), "seed": seed, "rate": rate, **{key: found[key] for key in KEPT if key in found}}
+    print(side, row, flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, nargs="+", required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_pretrain"))
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--layout", choices=LAYOUTS, default="chunks")
+    parser.add_argument("--seconds", type=float, default=1200)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs=3, default=[5e-4, 1.5e-3, 4e-3], help="of the peer")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of encodery")
+    parser.add_argument("--stock", action="store_true", help="the peer's own defaults: fp32, dropout 0.1")
+    parser.add_argument("--vocab", type=int, default=16384)
+    parser.add_argument("--peer-batch", type=int, default=32)
+    parser.add_argument("--ours", nargs="*", default=[], help="settings for encodery, path=value")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "pretrain_reach.json")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.ours = [f"optim.lr={options.rate}", *options.ours]
+    prepare(options.text, options.work, options.vocab)
+
+    from encodery.base import machine
+
+    pilots = [once(options, "trainer", options.seconds / 10, 0, rate) for rate in options.rates]
+    best = min(pilots, key=lambda row: row["heldout_loss"])["rate"]
+    peer = once(options, "trainer", options.seconds, 0, best)
+    ours = [
+        once(options, "encodery", options.seconds * share, seed, options.rate)
+        for share in sorted(options.shares)
+        for seed in options.seeds
+    ]
+    losses = {
+        share: [row["heldout_loss"] for row in ours if row["seconds"] == round(options.seconds * share)]
+        for share in sorted(options.shares)
+    }
+    reached = [share for share, found in losses.items() if max(found) <= peer["heldout_loss"]]
+    result = {
+        "machine": machine.describe(),
+        "settings": {k: v for k, v in vars(options).items() if k not in ("text", "work", "out")},
+        "when": time.strftime("%Y-%m-%d"),
+        "pilots": pilots,
+        "peer": peer,
+        "encodery": ours,
+        "reached_at": min(reached) if reached else None,
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"peer: {peer['heldout_loss']:.3f} after {options.seconds:.0f} s at rate {best:g}")
+    for share, found in losses.items():
+        print(
+            f"encodery after {share:.0%} of that: {statistics.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
