@@ -14,6 +14,8 @@
 #include <new>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include "crew.hpp"
 #include "kernels.hpp"
 
@@ -35,22 +37,27 @@ using Held = std::unique_ptr<T[], Free<T>>;
 
 template <class T>
 Held<T> zeros(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 64 + 63) / 64 * 64;  // 64 more: a register may be read past the end.
-    void* p = std::aligned_alloc(64, bytes);
+    const size_t large = (size_t)2 << 20, asked = count * sizeof(T) + 64;  // A register may be read past the end.
+    const size_t unit = asked < large ? 64 : large, bytes = (asked + unit - 1) / unit * unit;
+    void* p = std::aligned_alloc(unit, bytes);
     if (!p) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (unit == large) madvise(p, bytes, MADV_HUGEPAGE);  // Weights of a few megabytes then need a few pages.
+#endif
     std::memset(p, 0, bytes);
     return Held<T>(static_cast<T*>(p));
 }
 
 struct OwnedLinear : Linear {
-    Held<int8_t> kept_weights;
     Held<int32_t> kept_compensation;
     Held<float> kept_scale, kept_bias;
 
-    // w (n, k) row by row; b (n) or nullptr.
-    OwnedLinear(const float* w, const float* b, int n, int k, const Kernels& kernels) {
+    static size_t bytes(int n, int k) { return (size_t)padded(n) * padded(k); }
+
+    // w (n, k) row by row; b (n) or nullptr; `place` has room for the weights, and is moved behind them.
+    OwnedLinear(const float* w, const float* b, int n, int k, const Kernels& kernels, int8_t*& place) {
         in = padded(k), out = padded(n);
-        kept_weights = zeros<int8_t>((size_t)in * out), next = weights = kept_weights.get();
+        next = weights = place, place += bytes(n, k);
         kept_compensation = zeros<int32_t>(out), compensation = kept_compensation.get();
         kept_scale = zeros<float>(out), scale = kept_scale.get();
         kept_bias = zeros<float>(out), bias = kept_bias.get();
@@ -109,12 +116,18 @@ struct Layer {
     OwnedLinear qkv, out, up, down;
     std::unique_ptr<OwnedNorm> attention_norm, ffn_norm;
 
-    Layer(const LayerSpec& s, int width, const Kernels& k)
+    static size_t bytes(const LayerSpec& s, int width) {
+        const int all = s.heads * s.head_size;
+        return OwnedLinear::bytes(3 * all, width) + OwnedLinear::bytes(width, all) +
+               OwnedLinear::bytes(s.gated ? 2 * s.inner : s.inner, width) + OwnedLinear::bytes(width, s.inner);
+    }
+
+    Layer(const LayerSpec& s, int width, const Kernels& k, int8_t*& place)
         : spec(s),
-          qkv(s.qkv, s.qkv_bias, 3 * s.heads * s.head_size, width, k),
-          out(s.out, s.out_bias, width, s.heads * s.head_size, k),
-          up(s.up, s.up_bias, s.gated ? 2 * s.inner : s.inner, width, k),
-          down(s.down, s.down_bias, width, s.inner, k) {
+          qkv(s.qkv, s.qkv_bias, 3 * s.heads * s.head_size, width, k, place),
+          out(s.out, s.out_bias, width, s.heads * s.head_size, k, place),
+          up(s.up, s.up_bias, s.gated ? 2 * s.inner : s.inner, width, k, place),
+          down(s.down, s.down_bias, width, s.inner, k, place) {
         if (s.attention_gain)
             attention_norm = std::make_unique<OwnedNorm>(s.attention_gain, s.attention_bias, width, s.attention_eps);
         if (s.ffn_gain) ffn_norm = std::make_unique<OwnedNorm>(s.ffn_gain, s.ffn_bias, width, s.ffn_eps);
@@ -144,25 +157,21 @@ struct Call {
 
 class Encoder {
   public:
-    Encoder(const EncoderSpec& spec, const Kernels& kernels) : spec_(spec), k_(kernels), stride_(padded(spec.width)) {
+    Encoder(const EncoderSpec& spec, const LayerSpec* layers, int depth, const Kernels& kernels)
+        : spec_(spec), k_(kernels), stride_(padded(spec.width)) {
         if (spec.norm_gain) norm_ = std::make_unique<OwnedNorm>(spec.norm_gain, spec.norm_bias, spec.width, spec.norm_eps);
         if (spec.final_gain)
             final_ = std::make_unique<OwnedNorm>(spec.final_gain, spec.final_bias, spec.width, spec.final_eps);
+        size_t bytes = 0;
+        for (int i = 0; i < depth; i++) bytes += Layer::bytes(layers[i], spec.width);
+        weights_ = zeros<int8_t>(bytes);
+        int8_t* place = weights_.get();
+        for (int i = 0; i < depth; i++) add(std::make_unique<Layer>(layers[i], spec.width, k_, place));
+        if (depth) layers_.back()->down.next = weights_.get();
     }
 
     ~Encoder() {
         if (crew_ && crew_->here()) delete crew_;
-    }
-
-    void add(const LayerSpec& spec) {
-        layers_.push_back(std::make_unique<Layer>(spec, spec_.width, k_));
-        Layer& layer = *layers_.back();
-        layer.qkv.next = layer.out.weights, layer.out.next = layer.up.weights, layer.up.next = layer.down.weights;
-        layer.down.next = layers_[0]->qkv.weights;
-        if (layers_.size() > 1) layers_[layers_.size() - 2]->down.next = layer.qkv.weights;
-        qkv_ = std::max(qkv_, layer.qkv.out), mixed_ = std::max(mixed_, layer.out.in);
-        inner_ = std::max(inner_, std::max(layer.up.out, layer.down.in));
-        head_size_ = std::max(head_size_, spec.head_size);
     }
 
     void run(const Call& call, int sequences, int threads) {
@@ -191,6 +200,16 @@ class Encoder {
     }
 
   private:
+    void add(std::unique_ptr<Layer> added) {
+        Layer& layer = *added;
+        layer.qkv.next = layer.out.weights, layer.out.next = layer.up.weights, layer.up.next = layer.down.weights;
+        if (!layers_.empty()) layers_.back()->down.next = layer.qkv.weights;
+        qkv_ = std::max(qkv_, layer.qkv.out), mixed_ = std::max(mixed_, layer.out.in);
+        inner_ = std::max(inner_, std::max(layer.up.out, layer.down.in));
+        head_size_ = std::max(head_size_, layer.spec.head_size);
+        layers_.push_back(std::move(added));
+    }
+
     Crew& crew() {
         std::lock_guard<std::mutex> hold(lock_);
         if (!crew_ || !crew_->here()) crew_ = new Crew;
@@ -413,6 +432,7 @@ class Encoder {
     const int stride_;
     int qkv_ = PAD, mixed_ = PAD, inner_ = PAD, head_size_ = 8;
     std::unique_ptr<OwnedNorm> norm_, final_;
+    Held<int8_t> weights_;  // Of all layers, in the order in which they are read.
     std::vector<std::unique_ptr<Layer>> layers_;
     std::mutex lock_;
     std::vector<Room> rooms_;
@@ -451,9 +471,7 @@ double encodery_peak(const char* name, long rounds) {
 
 // The tables of words, positions, angles and segments stay the caller's; weights are copied. nullptr where memory lacks.
 void* encodery_new(const EncoderSpec* spec, const LayerSpec* layers, int depth, const char* name) try {
-    auto encoder = std::make_unique<Encoder>(*spec, *kernels_named(name));
-    for (int i = 0; i < depth; i++) encoder->add(layers[i]);
-    return encoder.release();
+    return new Encoder(*spec, layers, depth, *kernels_named(name));
 } catch (const std::bad_alloc&) {
     return nullptr;
 }
