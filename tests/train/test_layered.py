@@ -108,6 +108,17 @@ def test_a_run_learns_what_it_would_and_resumes_as_it_was(
     assert losses(tmp_path / "torn") == mine
 
 
+def test_sub_models_go_by_layers_as_well(table: Table, tmp_path: Path, losses: Losses) -> None:
+    """Where a layer passes on what it gets, the same tensor goes into two of them."""
+    hooks = [{"is": "sub_models", "layers": 1, "share": 0.9}]
+    found = []
+    for layered in (True, False):
+        train = {**TRAIN, "layered": layered, "budget": "6steps", "evals": 0}
+        start(table(model={"depth": 3}, train=train, hooks=hooks), tmp_path / str(layered))
+        found.append(losses(tmp_path / str(layered)))
+    assert found[0] == {step: pytest.approx(loss, rel=1e-5) for step, loss in found[1].items()}
+
+
 def test_the_preflight_plans_with_it(table: Table) -> None:
     model = {"depth": 12, "width": 64, "inner": 256}
     plain = PretrainJob.needs(table(model=model, train={**TRAIN, "layered": False}))

@@ -171,6 +171,7 @@ def test_an_objective_says_itself_how_many_rows_it_predicts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own import of inductor
 def test_inductor_gives_the_losses_and_gradients_of_eager(table: Table) -> None:
     """The compiler that `train.static=compiled` uses, with its C++ for this CPU. Minutes, most of them compiling."""
     if shutil.which("g++") is None:

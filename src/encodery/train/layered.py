@@ -128,7 +128,7 @@ class Layered:
 
     def _end(self, way: _Way, counts: Mapping[str, Count], chosen: Format, scale: float) -> Terms:
         """The terms of a micro-batch that went through all layers; what is behind them goes backward."""
-        x = way.inputs.pop().requires_grad_()
+        x = way.inputs.pop().detach().requires_grad_()
         self._set(way.dice.pop())
         model = self.model
         with context(chosen, self.device):
@@ -142,7 +142,7 @@ class Layered:
 
     def _again(self, way: _Way, block: nn.Module, chosen: Format) -> None:
         """A layer forward once more, and backward."""
-        x, dice = way.inputs.pop().requires_grad_(), way.dice.pop()
+        x, dice = way.inputs.pop().detach().requires_grad_(), way.dice.pop()
         if way.back is None:
             return
         self._set(dice)
