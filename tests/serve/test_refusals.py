@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -87,6 +88,25 @@ def test_bytes(client: httpx.Client, body: bytes, status: int, code: str) -> Non
     checked(client.post("/embed", content=body, headers={"content-type": "application/json"}), status, code)
 
 
+HEADS = [
+    b"NONSENSE\r\n\r\n",
+    b"POST /embed HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    b"POST /embed HTTP/1.1\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
+    b"POST /embed HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_what_is_no_http_is_told_in_the_envelope(running: Any, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1]))) as place:
+        place.sendall(head)
+        place.settimeout(20)
+        answer = place.makefile("rb").read()
+    status, _, rest = answer.partition(b"\r\n")
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "malformed_http"
+
+
 def test_strange_but_legal_text_is_answered(client: httpx.Client) -> None:
     for text in ("w1\x00w2", "\u202e\u0301", "w1\r\n", "🜚" * 9, '{"a":1}'):
         assert client.post("/embed", json={"inputs": text}).status_code == 200
@@ -103,6 +123,10 @@ def test_messages_name_what_helps(client: httpx.Client) -> None:
     assert "8, 16, 32" in checked(client.post("/embed", json={"inputs": "w1", "dimensions": 7}), 400, "")["message"]
     assert "'/embed'" in checked(client.post("/embedd", json={"inputs": "w1"}), 404, "")["message"]
     assert checked(client.post("/embed", json={"inputs": "w1", "x": 1}), 400, "")["param"] == "x"
+    said = checked(client.post("/embed", json={"inputs": ["w1", 7]}), 400, "invalid_parameter")["message"]
+    assert said.startswith("inputs: ")
+    said = checked(client.post("/rerank", json={"query": "w1", "documents": [{"text": 7}]}), 400, "")["message"]
+    assert said.startswith("documents.0: ")
 
 
 def test_other_content_is_refused(client: httpx.Client) -> None:

@@ -1,7 +1,7 @@
 """What a connection may do before there is a request, and while it is answered: uvicorn bounds neither.
 
-A head must come within a time and a size, however little by little; a client that takes nothing of its answer for a
-time is let go. (The body is bounded in `http.py`.)
+A head must come within a time and a size, however little by little, and be HTTP; a client that takes nothing of its
+answer for a time is let go. (The body is bounded in `http.py`.)
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from encodery.base.extras import require
+from encodery.serve.refusal import Refusal
 
 HEAD_BYTES = 64 << 10
+NO_HTTP = b"""HTTP/1.1 400 Bad Request\r
+content-type: application/json\r
+content-length: %d\r
+connection: close\r
+\r
+"""
 
 
 def patient(seconds: float) -> type[asyncio.Protocol]:
@@ -38,6 +47,12 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            """What is no HTTP is told in the envelope, too."""
+            content = orjson.dumps(Refusal(400, "malformed_http", msg).table())
+            self.transport.write(NO_HTTP % len(content) + content)
+            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

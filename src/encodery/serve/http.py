@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OPEN = ("/health/live", "/health/ready", "/health", "/", "/docs", "/page.css", "/page.js")
 """Paths that need no key: they tell nothing of the models, and those that ask for health have none."""
+KIND = re.compile(r"(str|int|float|bool|[a-z]+\[.*|[A-Z]\w*)$")
+"""A part of the place of an error that names a kind of value and no field."""
 ASKED = {
     **dict.fromkeys(("/v1/embeddings", "/embeddings", "/embed", "/similarity"), "embed"),
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/predict", "/tag", "/answer"), "predict"),
@@ -177,7 +180,7 @@ def misread(error: RequestValidationError) -> Refusal:
     """What the schema found wrong, naming the field."""
     found = error.errors()
     first = found[0] if found else {"loc": (), "msg": "cannot be read", "type": ""}
-    place = [str(part) for part in first["loc"] if part not in ("body", TEI, COHERE)]
+    place = [str(part) for part in first["loc"] if part not in ("body", TEI, COHERE) and not KIND.match(str(part))]
     field = place[0] if place else None
     if first["type"] == "missing" and not place:
         return Refusal(400, "malformed_json", "The body is empty; a JSON object is needed.")
