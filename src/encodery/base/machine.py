@@ -102,11 +102,14 @@ def ray_address() -> str | None:
 
 def settle_ray(alone: bool) -> None:
     """What Ray reads when it is imported, for this process and those it begins: it reports nothing to anyone. `alone`:
-    it listens on loopback only, and, unless RAY_AUTH_MODE says otherwise, to who has the user's token."""
+    it listens on loopback only, to who has the user's token, and its workers do not stand behind all else here.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # What it logs of itself would stand among our own lines.
     if alone:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # There it is the default; it does the same here.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def memory_total() -> int:

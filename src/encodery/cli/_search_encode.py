@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-
-if TYPE_CHECKING:
-    from encodery.search.sides import Side
 
 S = TypeVar("S")
 Runtime = Annotated[
@@ -34,27 +31,49 @@ def encode(
         int | None, typer.Option(help="Work on this one, from 1 [default: one after another that nobody works on].")
     ] = None,
     runtime: Runtime = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process, shard by shard; ray: by Ray, on the cluster RAY_ADDRESS names.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="With --engine ray: so many at a time [default: one for each CPU].", min=1)
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs of each worker; a part will do.", min=0)] = 0.0,
 ) -> None:
     """Encode documents without indexing them: resumable, by several processes or machines at once.
 
     Give the same command as often as there are processes; each takes shards that are free. A process that is killed
     loses the thousand passages it was working on, and the same command goes on. `search index --encoded OUT` then
     makes an index without any model. Settings are passages.size=200, passages.overlap=20, text=body.
+
+    --engine ray has as many processes at it as there are CPUs, here or on a cluster; give several shards for each.
     """
     from rich.console import Console
 
+    from encodery.base.errors import InputError
     from encodery.search.encode import EncodeSettings
     from encodery.search.encode import encode as encode_documents
+    from encodery.search.sides import loaded
 
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine}: is local or ray.")
+    if engine == "local" and (workers or gpus):
+        raise InputError("--workers, --gpus: are of --engine ray; locally give the same command several times.")
+    if engine == "ray" and shard is not None:
+        raise InputError(f"--shard {shard}: is of --engine local; Ray takes all shards that are free.")
     sources, settings = take(arguments, EncodeSettings, "encode")
     console = Console(highlight=False)
-    sides, paths = loaded(model, runtime)
     with console.status("Encoding …") as status:
 
         def told(number: int, passages: int) -> None:
             status.update(f"shard {number} of {shards}: {passages:,} passages")
 
-        made = encode_documents(sources, out, sides, settings, shards, shard, paths, told)
+        if engine == "ray":
+            from encodery.search.spread import spread
+
+            made = spread(sources, out, model, settings, shards, runtime, workers, gpus, told)
+        else:
+            sides, paths = loaded(model, runtime)
+            made = encode_documents(sources, out, sides, settings, shards, shard, paths, told)
     if made.artifact is None:
         said = f"{out}: {len(made.ended)} shards ended here, {len(made.open)} of {shards} open: "
         console.print(said + ", ".join(map(str, made.open)), soft_wrap=True)
@@ -66,18 +85,6 @@ def encode(
         f"Index it: encodery search index --encoded {out} --out INDEX",
         soft_wrap=True,
     )
-
-
-def loaded(models: list[Path], runtime: str | None) -> tuple[list[Side], dict[str, Path]]:
-    """Models as sides, and mode -> where each lies. Raises `InputError` for a runtime that would run none of them."""
-    from encodery.base.errors import InputError
-    from encodery.search.sides import Dense, load
-
-    sides = [load(model, runtime) for model in models]
-    if runtime is not None and not any(isinstance(side, Dense) for side in sides):
-        given = ", ".join(side.mode for side in sides) or "none"
-        raise InputError(f"--runtime {runtime}: runs models of one vector a text; given: {given}.")
-    return sides, {side.mode: model for side, model in zip(sides, models, strict=True)}
 
 
 def take(arguments: list[str], settings: type[S], where: str) -> tuple[list[str], S]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from encodery.cli._search_encode import Runtime, encode, loaded, take
+from encodery.cli._search_encode import Runtime, encode, take
 from encodery.cli._search_page import page
 from encodery.cli._search_weigh import weigh
 
@@ -66,6 +66,7 @@ def index(
     from encodery.base.errors import InputError
     from encodery.search.encoded import build_encoded
     from encodery.search.index import IndexSettings, build
+    from encodery.search.sides import loaded
 
     sources, settings = take(arguments or [], IndexSettings, "index")
     if encoded is not None and sources:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+ENGINES = ("local", "ray")
 
 
 def command(
@@ -39,57 +42,117 @@ def command(
     queue_seconds: Annotated[float, typer.Option(help="That a request may wait; longer is refused.", min=0.1)] = 2.0,
     body_megabytes: Annotated[int, typer.Option(help="Of a request's body at most.", min=1)] = 16,
     drain_seconds: Annotated[int, typer.Option(help="For what was accepted, when stopped.", min=0)] = 30,
+    engine: Annotated[
+        str, typer.Option(help="local: the workers run the models; ray: replicas on a cluster do (RAY_ADDRESS).")
+    ] = "local",
+    replicas: Annotated[int, typer.Option(help="With --engine ray: so many, --threads (1) CPUs each.", min=1)] = 1,
+    gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs of each replica; a part will do.", min=0)] = 0.0,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    place: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Serve until SIGTERM or Ctrl-C: OpenAI, Cohere, Jina and TEI routes, and our own; a page shows them all.
 
     What a model can do is found in its folder: vectors, reranking, classes, spans, masks. A text that is too long is
     refused unless the request or --truncate says otherwise.
+
+    --engine ray joins the cluster that RAY_ADDRESS names (auto: this machine's), else starts Ray on this machine; model
+    folders must be at the same place on all of its machines.
     """
-    from encodery.base.errors import InputError
-    from encodery.base.extras import require
+    from encodery.base import machine
 
-    for module in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
-        require(module, "serve")
-    if not models and index is None:
-        raise InputError("There is nothing to serve: name a model, or an --index.")
-    if index is not None and workers > 1:
-        raise InputError(f"--workers {workers}: an index is open to one process only. Serve it by a worker of its own.")
+    _check(bool(models), index, workers, engine, replicas, gpus)
     keys = keys_of(api_key_file)
+    cores = threads or (1 if engine == "ray" else max(1, machine.threads() // workers))
+    opening: dict[str, Any] = {
+        "models": tuple(models or ()),
+        "index": _text(index),
+        "rerank": _text(rerank),
+        "truncate": truncate,
+    }
+    opening |= {"runtime": runtime, "threads": cores}
+    limits = {"batch_tokens": batch_tokens, "queue_tokens": queue_tokens, "queue_seconds": queue_seconds}
     if fd is not None:
-        from encodery.base import machine
-        from encodery.serve.engine import EngineSettings
-        from encodery.serve.http import HttpSettings
-        from encodery.serve.models import Opening
-        from encodery.serve.worker import work
-
-        cores = threads or max(1, machine.threads() // workers)
-        opening = Opening(tuple(models or ()), _text(index), _text(rerank), truncate, runtime, cores)
-        engine = EngineSettings(
-            batch_tokens=batch_tokens, queue_tokens=queue_tokens, queue_seconds=queue_seconds, cores=cores
-        )
-        http = HttpSettings(keys=keys, body_bytes=body_megabytes << 20, drain_seconds=drain_seconds)
-        work(opening, engine, http, fd, partial(print, file=sys.stderr, flush=True))
+        http = {"keys": keys, "body_bytes": body_megabytes << 20, "drain_seconds": drain_seconds}
+        _work(opening, {**limits, "cores": cores}, http, fd, place)
         return
+    given: dict[str, Any] = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file}
+    given |= {"--truncate": truncate}
+    given |= {"--threads": threads, "--batch-tokens": batch_tokens, "--runtime": runtime, "--workers": workers}
+    given |= {"--queue-tokens": queue_tokens, "--queue-seconds": queue_seconds, "--engine": engine}
+    given |= {"--body-megabytes": body_megabytes, "--drain-seconds": drain_seconds}
+    wanted = {"count": replicas, "cpus": cores, "gpus": gpus, "drain_seconds": drain_seconds}
+    arguments = [*(models or ()), *(word for pair in given.items() if pair[1] is not None for word in map(str, pair))]
+    _supervise(arguments, host, port, workers, bool(keys), drain_seconds, opening, {**limits, "cores": cores},
+               wanted if engine == "ray" else None)  # fmt: skip
+
+
+def _supervise(
+    arguments: list[str],
+    host: str,
+    port: int,
+    workers: int,
+    closed: bool,
+    grace: float,
+    opening: dict[str, Any],
+    limits: dict[str, Any],
+    replicas: dict[str, Any] | None,
+) -> None:
+    """Listen and keep workers at it, before `replicas` (see `cluster.Replicas`) where there are to be some."""
     from rich.console import Console
 
     from encodery.serve.supervisor import Supervisor, listen, worker_command
 
-    arguments = [*(models or ()), "--runtime", runtime, "--workers", str(workers)]
-    arguments += ["--queue-tokens", str(queue_tokens), "--queue-seconds", str(queue_seconds)]
-    arguments += ["--body-megabytes", str(body_megabytes), "--drain-seconds", str(drain_seconds)]
-    given = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file, "--truncate": truncate}
-    for name, value in {**given, "--threads": threads, "--batch-tokens": batch_tokens}.items():
-        arguments += [] if value is None else [name, str(value)]
     console = Console(highlight=False, stderr=True, soft_wrap=True)
-    place = listen(host, port)
+    socket = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
-    console.print(f"http://{shown}:{place.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")
-    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
+    console.print(f"http://{shown}:{socket.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")
+    if not closed and host not in ("127.0.0.1", "::1", "localhost"):
         console.print(
             "Anyone who reaches this address may use it: no key is asked for (--api-key-file).", style="yellow"
         )
-    Supervisor(worker_command(arguments), place, workers, drain_seconds, console.print).run()
+    with contextlib.ExitStack() as held:
+        if replicas is not None:
+            from encodery.serve.cluster import Replicas, deployed
+
+            found = held.enter_context(deployed(opening, limits, Replicas(**replicas), console.print))
+            arguments = [*arguments, "--place", found.written()]
+        Supervisor(worker_command(arguments), socket, workers, grace, console.print).run()
+
+
+def _check(models: bool, index: Path | None, workers: int, engine: str, replicas: int, gpus: float) -> None:
+    """Raises `UserError` kinds for what cannot be served."""
+    from encodery.base.errors import InputError, nearest
+    from encodery.base.extras import require
+
+    for name in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
+        require(name, "serve")
+    if not models and index is None:
+        raise InputError("There is nothing to serve: name a model, or an --index.")
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: is {' or '.join(ENGINES)}.{nearest(engine, ENGINES)}")
+    if engine == "local" and (replicas > 1 or gpus):
+        raise InputError("--replicas, --gpus: are of --engine ray; on one machine there are --workers.")
+    if engine == "ray":
+        from encodery.base.cluster import module
+
+        module()
+    processes, option = (workers, "--workers") if engine == "local" else (replicas, "--replicas")
+    if index is not None and processes > 1:
+        raise InputError(f"{option} {processes}: an index is open to one process only. Serve it by one of its own.")
+
+
+def _work(opening: dict[str, Any], limits: dict[str, Any], http: dict[str, Any], fd: int, place: str) -> None:
+    """Be a worker, or a front of replicas where a `place` of them is given."""
+    from encodery.serve.engine import EngineSettings
+    from encodery.serve.http import HttpSettings
+    from encodery.serve.models import Opening
+    from encodery.serve.worker import front, work
+
+    if place:
+        front(place, EngineSettings(**limits), HttpSettings(**http), fd)
+    else:
+        said = partial(print, file=sys.stderr, flush=True)
+        work(Opening(**opening), EngineSettings(**limits), HttpSettings(**http), fd, said)
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:

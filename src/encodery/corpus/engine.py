@@ -27,8 +27,8 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from loguru import logger
 
+from encodery.base.cluster import joined
 from encodery.base.errors import InputError, UserError
-from encodery.base.extras import require
 from encodery.corpus.steps.dedup import Pass
 
 Engine = Literal["local", "ray"]
@@ -114,9 +114,7 @@ class Runner:
         return executor
 
     def _ray(self, each: Pass, count: int, folder: Path) -> PipelineExecutor:
-        ray = require("ray", extra="ray")
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
+        joined(self.workers)
         from datatrove.executor.ray import RayPipelineExecutor
 
         class _Ray(_Quiet, RayPipelineExecutor):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -73,38 +73,70 @@ def encode(
     folder was begun with other inputs, models or settings, naming which, or the shard is in work; `InputError`,
     `EmptyInput`, `DiskFull`.
     """
-    sides, settings = sides_of(encoder), settings or EncodeSettings()
-    if not sides:
-        raise InputError("Nothing to encode with: give a model.")
-    for side in sides:
-        side.storable()
-    if shards < 1 or (shard is not None and not 1 <= shard <= shards):
+    job = Job(sources, out, encoder, settings, shards, model_path)
+    if shard is not None and not 1 <= shard <= shards:
         raise InputError(f"shard = {shard} of {shards}: shards are counted from 1 to their number.")
-    folder = Path(out)
-    given = Input.open(sources, settings.text, avoid=(folder,))
-    supply = Documents(sources, given, settings.passages, sides)
-    plan = {
-        "encode": encode_settings(settings),
-        "models": models_of(sides, model_path),
-        "inputs": supply.fingerprint,
-        "sources": list(supply.sources),
-        "shards": shards,
-        "at_once": writer.AT_ONCE,
-    }
-    with disk_full_named(folder):
-        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-        _agree(folder, plan)
-        ended = []
-        for number in range(1, shards + 1) if shard is None else (shard,):
-            if _is_done(folder, number):
-                continue
-            with _alone(folder, f"{number:05d}") as free:
-                if free and not _is_done(folder, number):
-                    _Shard(folder, number, shards, supply, sides).run(progress)
-                    ended.append(number)
-                elif not free and shard is not None:
-                    raise ArtifactError(f"{folder}: shard {number} of {shards} is in work by another process.")
-        return Encoded(tuple(ended), still_open(folder, shards), _sealed(folder, plan, supply))
+    ended = []
+    for number in range(1, shards + 1) if shard is None else (shard,):
+        state = job.work(number, progress)
+        if state == "taken" and shard is not None:
+            raise ArtifactError(f"{job.folder}: shard {number} of {shards} is in work by another process.")
+        ended += [number] if state == "ended" else []
+    return job.result(ended)
+
+
+class Job:
+    """The folder `out`, begun or gone on with, to work on shards of. Arguments and errors: see `encode`."""
+
+    def __init__(
+        self,
+        sources: Sequence[str | Path],
+        out: str | Path,
+        encoder: Any,
+        settings: EncodeSettings | None = None,
+        shards: int = 1,
+        model_path: Any = None,
+    ) -> None:
+        self.folder, self.sides, self.shards = Path(out), sides_of(encoder), shards
+        settings = settings or EncodeSettings()
+        if not self.sides:
+            raise InputError("Nothing to encode with: give a model.")
+        for side in self.sides:
+            side.storable()
+        if shards < 1:
+            raise InputError(f"shards = {shards}: must be positive.")
+        given = Input.open(sources, settings.text, avoid=(self.folder,))
+        self.supply = Documents(sources, given, settings.passages, self.sides)
+        self.plan = {
+            "encode": encode_settings(settings),
+            "models": models_of(self.sides, model_path),
+            "inputs": self.supply.fingerprint,
+            "sources": list(self.supply.sources),
+            "shards": shards,
+            "at_once": writer.AT_ONCE,
+        }
+        with disk_full_named(self.folder):
+            (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)
+            _agree(self.folder, self.plan)
+
+    def work(self, number: int, progress: Progress | None = None) -> Literal["done", "ended", "taken"]:
+        """Whether the shard was done before, was brought to its end now, or another process works on it."""
+        with disk_full_named(self.folder):
+            if _is_done(self.folder, number):
+                return "done"
+            with _alone(self.folder, f"{number:05d}") as free:
+                if not free:
+                    return "taken"
+                if _is_done(self.folder, number):
+                    return "done"
+                _Shard(self.folder, number, self.shards, self.supply, self.sides).run(progress)
+                return "ended"
+
+    def result(self, ended: Sequence[int]) -> Encoded:
+        """What there is now; sealed where all shards are done. `ended`: those that were ended meanwhile."""
+        with disk_full_named(self.folder):
+            left = still_open(self.folder, self.shards)
+            return Encoded(tuple(ended), left, _sealed(self.folder, self.plan, self.supply))
 
 
 def still_open(folder: Path, shards: int) -> tuple[int, ...]:
@@ -191,7 +223,7 @@ class _Shard:
         self.folder.mkdir(parents=True, exist_ok=True)
         notes = [read_note(file) for file in parts(self.folder)]
         start = notes[-1]["next"] if notes else 0
-        for group in grouped(p for p in self.supply.pieces(start) if p.number % self.shards == self.number - 1):
+        for group in grouped(self.supply.pieces(start, self.shards, self.number - 1)):
             counts: Counter[str] = Counter()
             points = filled([point for piece in group for point in piece.points], self.sides, counts)
             note = {

@@ -251,6 +251,15 @@ def load(folder: str | Path, runtime: str | None = None) -> Side:
     return Dense(Embedder.of(loaded, "cpu").on(runtime_of(runtime)))
 
 
+def loaded(models: Sequence[Path], runtime: str | None) -> tuple[list[Side], dict[str, Path]]:
+    """Models as sides, and mode -> where each lies. Raises `InputError` for a runtime that would run none of them."""
+    sides = [load(model, runtime) for model in models]
+    if runtime is not None and not any(isinstance(side, Dense) for side in sides):
+        given = ", ".join(side.mode for side in sides) or "none"
+        raise InputError(f"--runtime {runtime}: runs models of one vector a text; given: {given}.")
+    return sides, {side.mode: model for side, model in zip(sides, models, strict=True)}
+
+
 def side_of(given: Side | TextEncoder | sparse.SparseEncoder | multivector.MultiVectorEncoder) -> Side:
     """An encoder as a side."""
     if isinstance(given, sparse.SparseEncoder):

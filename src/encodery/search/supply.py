@@ -70,10 +70,12 @@ class Documents(Supply):
     def skipped(self) -> Counter[str]:
         return self.given.skipped
 
-    def pieces(self, start: int) -> Iterator[Piece]:
+    def pieces(self, start: int, step: int = 1, rest: int = 0) -> Iterator[Piece]:
+        """Of them only those whose number leaves `rest` when divided by `step`: others are read, but not cut."""
         self.given.skipped.clear()
         for number, document in itertools.islice(enumerate(self.given.documents()), start, None):
-            yield Piece(document.id, self.passages.points(document, self.cutter), number)
+            if number % step == rest:
+                yield Piece(document.id, self.passages.points(document, self.cutter), number)
 
     def sample(self) -> list[Point]:
         if self.cutter is None:

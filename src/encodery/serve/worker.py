@@ -1,4 +1,4 @@
-"""A worker: models, engine and HTTP in one process, on a socket that the supervisor listens at.
+"""A worker: models, engine and HTTP in one process, on a socket that the supervisor listens at; `front`: HTTP alone.
 
 It watches itself: where a smallest request does not come through the engine any more, the process ends, and the
 supervisor starts another. On SIGTERM, and where the supervisor is gone, it takes nothing more and answers what it has
@@ -16,10 +16,13 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from types import FrameType
 
+from fastapi import FastAPI
+
 from encodery.base import machine
 from encodery.base.extras import require
 from encodery.serve.app import make_app
 from encodery.serve.backend import Local
+from encodery.serve.cluster import Place, backend
 from encodery.serve.connection import patient
 from encodery.serve.costs import tables
 from encodery.serve.engine import Engine, EngineSettings
@@ -37,35 +40,56 @@ ALONE_EVERY = 1.0  # seconds between looks for the supervisor
 def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]) -> None:
     """Serve on the listening socket `fd` until a signal; `said` tells what is worth knowing. Raises `UserError` kinds
     for what cannot be served."""
-    uvicorn, parent = require("uvicorn", "serve"), os.getppid()
+    parent = os.getppid()
     served, gauges = open_all(opening), Gauges()
     trials = served.trials if machine.device().type == "cpu" else {}
     costs = tables(served.lanes, trials, engine.cores or machine.threads(), said)
     with Engine(served.lanes, engine, gauges.note, costs) as running:
-        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs, running.full)
-        config = uvicorn.Config(
-            app,
-            http=patient(http.body_seconds),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(http.drain_seconds),
-        )
-        server = uvicorn.Server(config)
-
-        def handle_exit(number: int, frame: FrameType | None) -> None:
-            app.state.draining = running.draining = server.should_exit = True
-
-        server.handle_exit = handle_exit
         _warm(running, served.beats)
         over = threading.Event()
         threading.Thread(target=_watch, args=(running, served.beats, over), name="watch", daemon=True).start()
-        threading.Thread(target=_follow, args=(parent, over), name="follow", daemon=True).start()
-        server.run(sockets=[socket.socket(fileno=fd)])
+
+        def stopping() -> None:
+            running.draining = True
+
+        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs, running.full)
+        _answer(app, http, fd, parent, stopping)
         over.set()
+
+
+def front(place: str, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
+    """The same before replicas on a cluster, at a place as `cluster.Place` writes it; models and engines are theirs."""
+    parent, gauges = os.getppid(), Gauges()
+    app = make_app(backend(Place.read(place), gauges.note), http, gauges, engine.request_inputs)
+    _answer(app, http, fd, parent, lambda: None)
+
+
+def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Callable[[], None]) -> None:
+    """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `stopping` is called,
+    and what was accepted is answered."""
+    uvicorn = require("uvicorn", "serve")
+    config = uvicorn.Config(
+        app,
+        http=patient(http.body_seconds),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(http.drain_seconds),
+    )
+    server = uvicorn.Server(config)
+
+    def handle_exit(number: int, frame: FrameType | None) -> None:
+        app.state.draining = server.should_exit = True
+        stopping()
+
+    server.handle_exit = handle_exit
+    over = threading.Event()
+    threading.Thread(target=_follow, args=(parent, over), name="follow", daemon=True).start()
+    server.run(sockets=[socket.socket(fileno=fd)])
+    over.set()
 
 
 def _warm(engine: Engine, beats: Sequence[Asked]) -> None:

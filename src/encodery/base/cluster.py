@@ -1,0 +1,41 @@
+"""Ray, started or joined: on the machines of a cluster where RAY_ADDRESS names one, else on this machine alone.
+
+A Ray of our own listens on loopback only, asks for a token, and ends with the process that began it. Wherever it runs,
+nothing is reported to anyone: Ray's usage statistics are off before it is imported.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from encodery.base import machine
+from encodery.base.errors import InputError
+from encodery.base.extras import require
+
+EXTRA = "ray"
+
+
+def module(address: str | None = None) -> ModuleType:
+    """The module `ray`, told what it reads when it is imported. `address`: see `joined`. Raises `MissingExtra`."""
+    machine.settle_ray(alone=(address or machine.ray_address()) is None)
+    return require("ray", EXTRA)
+
+
+def joined(cpus: int | None = None, address: str | None = None) -> ModuleType:
+    """The module `ray`, at work. `cpus`: tasks of one CPU that a Ray of our own runs at a time (None: one a core);
+    `address`: of a running one, before RAY_ADDRESS.
+
+    Raises `MissingExtra`; `InputError` where no Ray answers at the address.
+    """
+    address, ray = address or machine.ray_address(), module(address)
+    if ray.is_initialized():
+        return ray
+    quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=cpus, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"Ray at '{address or 'this machine'}': {str(error).splitlines()[0]}") from error
+    return ray
