@@ -31,7 +31,7 @@ from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.runtimes import Engine, Runtime
+from encodery.runtimes import Engine, Pooled, Runtime
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
@@ -225,11 +225,23 @@ class Embedder:
 
     def _by_engine(self, engine: Engine, batch: Batch) -> np.ndarray:
         ids, bounds = batch.ids.numpy(), batch.cu_seqlens.numpy()
-        if self.settings.pooling in (Mean(), CLS()):
-            return engine.pooled(ids, bounds, "mean" if self.settings.pooling == Mean() else "cls")
-        hidden = torch.from_numpy(engine.run(ids, bounds)).to(self.device)
+        if self.how is not None:
+            return engine.pooled(ids, bounds, self.how)
+        return self.reduced(Output(torch.from_numpy(engine.run(ids, bounds)).to(self.device)), batch.to(self.device))
+
+    @property
+    def how(self) -> Pooled | None:
+        """The pooling as runtimes have it; None where they have not."""
+        if self.settings.pooling == Mean():
+            return "mean"
+        return "cls" if self.settings.pooling == CLS() else None
+
+    def reduced(self, output: Output, batch: Batch) -> np.ndarray:
+        """What `pool` gives of a batch, from the encoder's output for it."""
+        if self.engine is not None and self.how is not None:
+            return self.engine.reduced(output.hidden.cpu().numpy(), batch.cu_seqlens.cpu().numpy(), self.how)
         with torch.inference_mode():
-            vectors: np.ndarray = self.pooling(Output(hidden), batch.to(self.device)).float().cpu().numpy()
+            vectors: np.ndarray = self.pooling(output, batch).float().cpu().numpy()
         return vectors
 
     def pooled(self, batch: Batch) -> torch.Tensor:

@@ -32,14 +32,20 @@ class Engine(abc.ABC):
 
     def mean(self, batch: Packed) -> np.ndarray:
         """Means over each sequence (B, H) float32 of a batch that has been checked."""
-        summed = np.add.reduceat(self.hidden(batch), batch.cu_seqlens[:-1], axis=0)
-        means: np.ndarray = summed / np.diff(batch.cu_seqlens)[:, None].astype(np.float32)
-        return means
+        return self.reduced(self.hidden(batch), batch.cu_seqlens, "mean")
 
     def first(self, batch: Packed) -> np.ndarray:
         """The first token of each sequence (B, H) float32 of a batch that has been checked."""
-        firsts: np.ndarray = self.hidden(batch)[batch.cu_seqlens[:-1]]
-        return firsts
+        return self.reduced(self.hidden(batch), batch.cu_seqlens, "cls")
+
+    def reduced(self, hidden: np.ndarray, cu_seqlens: np.ndarray, how: Pooled) -> np.ndarray:
+        """What `pooled` gives, to the bit, of hidden states (T, H) that are there already."""
+        if how == "cls":
+            firsts: np.ndarray = hidden[cu_seqlens[:-1]]
+            return firsts
+        summed = np.add.reduceat(hidden, cu_seqlens[:-1], axis=0)
+        means: np.ndarray = summed / np.diff(cu_seqlens)[:, None].astype(np.float32)
+        return means
 
     def run(self, ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None = None) -> np.ndarray:
         """ids (T,), cu_seqlens (B+1,) from 0 to T, segment (T,) or None → hidden states (T, H) float32.

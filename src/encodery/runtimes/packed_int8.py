@@ -30,7 +30,7 @@ from encodery.model.network import Model, ModelSettings
 from encodery.model.positions.learned import Learned
 from encodery.model.positions.rotary import Rotary
 from encodery.model.shape import Layout, Shape
-from encodery.runtimes import Engine, Runtime, _known
+from encodery.runtimes import Engine, Pooled, Runtime, _known
 from encodery.runtimes._checked import Limits, Packed
 from encodery.runtimes._native import FIRST, HIDDEN, MEAN, EncoderSpec, LayerSpec, NativeEncoder
 
@@ -74,6 +74,20 @@ class _PackedInt8Engine(Engine):
 
     def mean(self, batch: Packed) -> np.ndarray:
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, MEAN, self.threads)
+
+    def reduced(self, hidden: np.ndarray, cu_seqlens: np.ndarray, how: Pooled) -> np.ndarray:
+        if how == "cls":
+            return super().reduced(hidden, cu_seqlens, how)
+        lengths = np.diff(cu_seqlens)
+        order = np.argsort(-lengths, kind="stable")
+        starts, falling = cu_seqlens[:-1][order], -lengths[order]
+        summed: np.ndarray = hidden[starts]
+        for place in range(1, int(lengths.max())):  # Token after token, as the engine adds: another order rounds anew.
+            count = np.searchsorted(falling, -place)  # Sequences that are longer.
+            summed[:count] += hidden[starts[:count] + place]
+        means: np.ndarray = np.empty_like(summed)
+        means[order] = summed / -falling[:, None].astype(np.float32)
+        return means
 
     def first(self, batch: Packed) -> np.ndarray:
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, FIRST, self.threads)

@@ -16,6 +16,7 @@ from encodery.base.errors import nearest
 from encodery.serve.asking import Asking, json
 from encodery.serve.backend import Backend
 from encodery.serve.gauges import Gauges
+from encodery.serve.heads import router as heads_router
 from encodery.serve.http import Full, Gate, HttpSettings, Route, enveloped, misread
 from encodery.serve.page import FILES, HEADERS, file
 from encodery.serve.refusal import Refusal, refused
@@ -56,6 +57,7 @@ def make_app(
     app.router.route_class = Route
     app.state.settings, app.state.asking, app.state.draining = chosen, Asking(backend, inputs), False
     app.include_router(router)
+    app.include_router(heads_router)
     _add_state(app, backend, counts)
     app.add_middleware(Gate, settings=chosen, gauges=counts, full=full)
 

@@ -26,6 +26,7 @@ from encodery.serve.costs import Trial
 from encodery.serve.lane import Asked, Lane
 from encodery.serve.stem import share
 from encodery.serve.tasks import Tasks
+from encodery.serve.trunk import trunks
 from encodery.serve.vectors import TokenStates, Vectors
 
 INDEX = "index"
@@ -74,9 +75,21 @@ def open_all(opening: Opening) -> Served:
         _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)}, {})
     share(served.lanes)
     _once(served)
+    _join(served)
     if not served.facts:
         raise InputError("There is nothing to serve: name a model, or an --index.")
     return served
+
+
+def _join(served: Served) -> None:
+    """A lane for each encoder that asks several of its heads at once; `encoder` of a model's facts says of what it can
+    do under which model's name its encoder runs."""
+    for name, trunk in trunks(served.lanes).items():
+        served.lanes[name] = trunk
+        for head in trunk.lanes:
+            model, _, what = head.rpartition("/")
+            facts = next(facts for facts in served.facts if facts["id"] == model)
+            facts.setdefault("encoder", {})[what] = name.rpartition("/")[0]
 
 
 def named(written: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -89,8 +89,7 @@ async def embed_all(request: Request, body: schemas.TextsBody) -> Response:
     texts = texts_of(body.inputs, "inputs", ask.most)
     options = {"truncate": body.policy(), "prompt": body.prompt_name}
     answer = await ask(request, model, what, {"texts": texts}, options)
-    parts = np.split(answer.arrays["rows"], answer.arrays["ends"][:-1])
-    return told(answer, parts, sum(map(len, texts)))
+    return told(answer, token_vectors(answer.arrays), sum(map(len, texts)))
 
 
 @router.post("/embed_sparse", tags=["TEI"])
@@ -204,8 +203,23 @@ async def predict(request: Request, body: schemas.PredictBody) -> Response:
     roles = ("text", "text_b")[: sizes.pop()]
     columns = {role: texts_of([row[n] for row in rows], "inputs", ask.most) for n, role in enumerate(roles)}
     answer = await ask(request, model, "predict", {"rows": columns}, {"truncate": body.policy()})
-    found = [_scored(one) for one in answer.table["answers"]]
+    found = labels(answer.table)
     return told(answer, found[0] if single else found, sum(len(text) for row in rows for text in row))
+
+
+def token_vectors(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """As `/embed_all` gives them."""
+    return np.split(arrays["rows"], arrays["ends"][:-1])
+
+
+def labels(table: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """As `/predict` gives them."""
+    return [_scored(one) for one in table["answers"]]
+
+
+def spans(table: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """As `/tag` gives them."""
+    return [one.get("spans", one["prediction"]) for one in table["answers"]]
 
 
 def _scored(answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -243,12 +257,16 @@ async def tag(request: Request, body: schemas.TagBody) -> Response:
     texts = texts_of(body.inputs, "inputs", ask.most)
     rows: dict[str, Sequence[Any]] = {"text": texts}
     if body.types is not None:
-        if ask.facts(model, "predict")["task"] != "label_spans":
-            raise Refusal(400, "invalid_parameter", f"'{model}' has labels of its own and takes no types.", "types")
-        rows["types"] = [texts_of(body.types, "types", ask.most)] * len(texts)
+        rows["types"] = [types_of(body.types, ask, model)] * len(texts)
     answer = await ask(request, model, "predict", {"rows": rows}, {"truncate": body.policy()})
-    found = [one.get("spans", one["prediction"]) for one in answer.table["answers"]]
-    return told(answer, found, sum(map(len, texts)))
+    return told(answer, spans(answer.table), sum(map(len, texts)))
+
+
+def types_of(given: list[str], ask: Asking, model: str) -> list[str]:
+    """The labels that spans are looked for by, checked. Raises `Refusal` for a model with labels of its own."""
+    if ask.facts(model, "predict")["task"] != "label_spans":
+        raise Refusal(400, "invalid_parameter", f"'{model}' has labels of its own and takes no types.", "types")
+    return texts_of(given, "types", ask.most)
 
 
 @router.post("/answer", tags=["encodery"])

@@ -163,6 +163,53 @@ class AnswerBody(Truncating):
     context: str | list[str]
 
 
+class EmbedHead(Body):
+    """As `/embed`."""
+
+    route: Literal["embed"]
+    model: Model = None
+    normalize: bool = True
+    prompt_name: str | None = None
+    dimensions: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
+
+
+class StatesHead(Body):
+    """As `/embed_all`."""
+
+    route: Literal["embed_all"]
+    model: Model = None
+    prompt_name: str | None = None
+
+
+class PredictHead(Body):
+    """As `/predict`, of single texts."""
+
+    route: Literal["predict"]
+    model: Model = None
+
+
+class TagHead(Body):
+    """As `/tag`."""
+
+    route: Literal["tag"]
+    model: Model = None
+    types: list[str] | None = None
+
+
+class HeadsBody(Body):
+    """`/v1/heads`: what is wanted of the same texts, each under a name of the client's; `truncate` is of all."""
+
+    input: str | list[str]
+    heads: Annotated[
+        dict[
+            Annotated[str, Field(min_length=1, max_length=64)],
+            Annotated[EmbedHead | StatesHead | PredictHead | TagHead, Discriminator("route")],
+        ],
+        Field(min_length=1, max_length=16),
+    ]
+    truncate: Policy | None = None
+
+
 class SearchBody(Body):
     """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side."""
 

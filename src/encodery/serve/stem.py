@@ -44,6 +44,20 @@ class Headed(Lane):
         """Whether the encoder's output is all it needs of the model."""
         return True
 
+    @property
+    def encoder(self) -> object | None:
+        """What encodes for it, one for all that can share a pass; None where only its own `run` will do."""
+        return self.model.encoder if self.joins else None
+
+    def encoded(self, batch: Batch, layers: bool) -> Output:
+        """What the encoder gives for a batch on its device."""
+        found: Output = self.model.encoder(batch, layers)
+        return found
+
+    def sequences(self, unit: Any) -> int:
+        """How many of them a unit has."""
+        return 1
+
     @abc.abstractmethod
     def batch(self, units: Sequence[Any]) -> Batch:
         """The units as the encoder reads them."""
@@ -67,7 +81,7 @@ class Stem(Company):
         with torch.inference_mode():
             output = self.encoder(whole.to(self.device), any(lane.layers for lane in lanes))
             return [
-                lane.head(_picked(output, place.to(self.device)), batch.to(self.device), units)
+                lane.head(picked(output, place.to(self.device)), batch.to(self.device), units)
                 for lane, place, batch, (_, units) in zip(lanes, rows, batches, parts, strict=True)
             ]
 
@@ -124,6 +138,7 @@ def _mark(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _picked(output: Output, rows: torch.Tensor) -> Output:
+def picked(output: Output, rows: torch.Tensor) -> Output:
+    """The output of some tokens, by their rows."""
     layers = None if output.layers is None else tuple(layer[rows] for layer in output.layers)
     return dataclasses.replace(output, hidden=output.hidden[rows], layers=layers)

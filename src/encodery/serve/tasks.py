@@ -93,6 +93,10 @@ class Tasks(Headed):
         """Not where the model's own head answers."""
         return not self.predictor.task.speaks
 
+    def sequences(self, unit: _Example) -> int:
+        """See `Headed`."""
+        return int(unit.examples.sizes[unit.number])
+
     def batch(self, units: Sequence[_Example]) -> Batch:
         """See `Headed`."""
         return _joined(units)

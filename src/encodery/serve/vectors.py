@@ -102,13 +102,25 @@ class Vectors(Headed):
         """Not on a runtime of its own."""
         return self.embedder.engine is None
 
+    @property
+    def encoder(self) -> object | None:
+        """See `Headed`: the runtime's, where it is on one."""
+        return self.embedder.engine or self.model.encoder
+
+    def encoded(self, batch: Batch, layers: bool) -> Output:
+        """See `Headed`."""
+        engine = self.embedder.engine
+        if engine is None:
+            return super().encoded(batch, layers)
+        return Output(torch.from_numpy(engine.run(batch.ids.numpy(), batch.cu_seqlens.numpy())))
+
     def batch(self, units: Sequence[np.ndarray]) -> Batch:
         """See `Headed`."""
         return packed(list(units), self.embedder.tokenizer.cls_id, self.embedder.tokenizer.sep_id)
 
     def head(self, output: Output, batch: Batch, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See `Headed`."""
-        return list(self.embedder.pooling(output, batch).float().cpu().numpy())
+        return list(self.embedder.reduced(output, batch))
 
     def run(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(H,) of each window."""
