@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError
+from encodery.base.settings import decode
 from encodery.finetune.job import FinetuneJob
 from encodery.finetune.planning import Plan, plan
 from encodery.finetune.predict import Predictor
 from encodery.finetune.seeds import run_seeds, spread
-from encodery.finetune.settings import filled, first_read, usual_epochs, usual_rate
+from encodery.finetune.settings import filled, first_read, usual_epochs, usual_rate, usual_word_rate
 from encodery.model.checkpoint import read_tensors
 from encodery.model.load import Loaded, load_model
 from encodery.model.network import ModelSettings
@@ -122,6 +123,22 @@ def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
         first_read("classify", {"layer_decay": 1.5})
 
 
+def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded: Loaded) -> None:
+    assert [usual_word_rate(words, False) for words in (0.01, 0.02, 0.084, 3.0)] == [1.0, 1.0, 4.2, 10.0]
+    assert usual_word_rate(0.084, True) == 1.0
+    made = planned("classify", word_rate=3.0, layer_decay=0.5)
+    assert any("rate 0.005 (words 3 times as fast)" in note for note in made.notes)
+    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    assert job.pace("model.encoder.embeddings.word.weight") == pytest.approx(0.75)
+    assert job.pace("model.encoder.embedding_norm.weight") == pytest.approx(0.25)
+    assert job.pace("task.head.out.weight") == 1
+    for task, block, words in (("classify", "pre", 4.0), ("classify", "post", 1.0), ("tag", "pre", 1.0)):
+        settings = filled(first_read(task, {}), {}, [10] * 100, decode(ModelSettings, {"block": block}), 0.08)
+        assert settings.word_rate == words
+    with pytest.raises(SettingsError, match="word_rate = 0"):
+        first_read("classify", {"word_rate": 0})
+
+
 def test_with_a_steep_decay_only_the_top_learns(planned: Planned, tmp_path: Path, loaded: Loaded) -> None:
     made = planned("classify", layer_decay=1e-6, epochs=1)
     start(made.recipe, tmp_path / "run")
@@ -214,7 +231,7 @@ def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded
 
 def test_what_is_set_wins_over_the_rules() -> None:
     early = first_read("classify", {"task": {"pooling": "cls"}, "batch": 4})
-    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings())
+    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings(), 0.02)
     assert found.optim is not None
     assert (found.optim.lr, found.batch, found.train.evals, found.train.budget) == (0.5, 4, 3, "300steps")
     assert usual_epochs(100, 16) == 20

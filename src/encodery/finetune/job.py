@@ -103,7 +103,8 @@ class FinetuneJob(ExampleJob):
 
     def pace(self, name: str) -> float:
         """See `Job`."""
-        return self.settings.layer_decay ** layers_above(name, self.model.settings.depth)
+        words = self.settings.word_rate if name.startswith("model.encoder.embeddings.") else None
+        return (words or 1.0) * self.settings.layer_decay ** layers_above(name, self.model.settings.depth)
 
     def flops(self, batch: Batch) -> float:
         """See `ExampleJob`."""

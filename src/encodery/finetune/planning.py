@@ -40,7 +40,8 @@ def whole(
     """The settings with what the rules say for these rows and this model, and that in words."""
     known = early.task.study(data.train, loaded.tokenizer)
     examples = early.task.prepare(data.train, reader_of(early, loaded), known, True)
-    settings = filled(early, over, examples.lengths, loaded.model.settings)
+    words = float(loaded.model.encoder.words.detach().square().mean().sqrt())
+    settings = filled(early, over, examples.lengths, loaded.model.settings, words)
     told = []
     cut = int((examples.dropped > 0).sum())
     if cut:
@@ -51,8 +52,9 @@ def whole(
     if len(examples) != examples.rows:
         told.append(f"{examples.rows:,} rows are read in {len(examples):,} windows")
     assert settings.optim is not None
+    faster = f" (words {settings.word_rate:g} times as fast)" if settings.word_rate != 1 else ""
     told.append(
-        f"{settings.epochs:g} epochs in batches of {settings.batch}, rate {settings.optim.lr:g}: "
+        f"{settings.epochs:g} epochs in batches of {settings.batch}, rate {settings.optim.lr:g}{faster}: "
         f"{settings.train.budget.removesuffix('steps')} steps"
     )
     if data.dev is None:

@@ -3,7 +3,9 @@
 The rules: a batch of 16 examples, 32 from 5,000 on and 64 from 50,000 on; as many epochs as 300 steps take, at least 3
 (2 from 30,000 examples on) and at most 20, since few rows want many epochs (arXiv:2006.05987); AdamW at 5e-5 for a
 width of 768 and a batch of 16, more the narrower the model and with the root of the batch, ten times as much where only
-a small part of the model learns.
+a small part of the model learns. The word table of a pre-norm classifier learns as many times as fast as its numbers
+are larger than a fresh table's: Adam's steps are equally long wherever they begin (LAMB, arXiv:1904.00962, paces every
+tensor so).
 Shapes: E examples, H width of the model.
 """
 
@@ -22,6 +24,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode, merge
 from encodery.finetune.tasks import Task
+from encodery.finetune.tasks._classes import Classes
 from encodery.finetune.tasks.classify import Classify
 from encodery.model.network import ModelSettings
 from encodery.tokens.windows import Truncate
@@ -31,6 +34,7 @@ from encodery.train.optim import Optimizer
 from encodery.train.settings import TrainSettings
 
 USUAL_WIDTH, USUAL_RATE, USUAL_BATCH = 768, 5e-5, 16
+FRESH, FASTEST = 0.02, 10.0  # A fresh word table's root mean square; how many times as fast one may learn at most.
 LIGHT = 10.0  # How many times the rate, where only a small part of the weights learns.
 STEPS = 300
 LONGEST = 512
@@ -44,7 +48,7 @@ class FinetuneSettings:
     longer ones (absent: as the task usually does; what is cut is counted). `dropout` of hidden states in training; of
     attention weights there is none. `layer_decay`: the rate of each block is so many times that of the block above it,
     that of the embeddings so many times that of the lowest (arXiv:1801.06146, 2006.05987); the last norm and the task
-    have the whole rate.
+    have the whole rate. `word_rate`: how many times as fast the embeddings learn besides (absent: by the rule above).
     `adapt`: what of the model learns (absent: everything). `batch` examples a step and `epochs`, and `optim`: absent,
     by the rules above.
     """
@@ -57,6 +61,7 @@ class FinetuneSettings:
     truncate: Truncate | None = None
     dropout: float = 0.1
     layer_decay: float = 1.0
+    word_rate: float | None = None
     adapt: Adaptation | None = None
     batch: int | None = None
     epochs: float | None = None
@@ -69,6 +74,8 @@ class FinetuneSettings:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
         if not 0 < self.layer_decay <= 1:
             raise SettingsError(f"layer_decay = {self.layer_decay}: must lie in 0 < layer_decay <= 1.")
+        if self.word_rate is not None and not self.word_rate > 0:
+            raise SettingsError(f"word_rate = {self.word_rate}: must be more than 0.")
         if not 0 < self.heldout < 1:
             raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 < heldout < 1.")
         if self.missing not in ("error", "drop"):
@@ -99,14 +106,19 @@ def first_read(task: str, over: Mapping[str, Any]) -> FinetuneSettings:
 
 
 def filled(
-    settings: FinetuneSettings, over: Mapping[str, Any], lengths: npt.ArrayLike, model: ModelSettings
+    settings: FinetuneSettings, over: Mapping[str, Any], lengths: npt.ArrayLike, model: ModelSettings, words: float
 ) -> FinetuneSettings:
-    """The same with what the rules say for examples of these lengths (E,) and such a model; `over` wins."""
+    """The same with what the rules say for examples of these lengths (E,) and such a model, whose word table has the
+    root mean square `words`; `over` wins."""
     sizes = np.asarray(lengths, np.int64)
     batch = usual_batch(len(sizes)) if settings.batch is None else settings.batch
     epochs = usual_epochs(len(sizes), batch) if settings.epochs is None else settings.epochs
     light = settings.adapt is not None and settings.adapt.light
-    rate = usual_rate(model.width, batch, light, name_of(model.block) == "post")
+    post_norm = name_of(model.block) == "post"
+    rate = usual_rate(model.width, batch, light, post_norm)
+    word_rate = settings.word_rate
+    if word_rate is None:
+        word_rate = usual_word_rate(words, post_norm) if isinstance(settings.task, Classes) else 1.0
     optim = merge({"optim": {"is": "adamw", "lr": rate}}, {"optim": over.get("optim", {})})["optim"]
     train = {
         **planned(sizes, batch, epochs),
@@ -120,7 +132,14 @@ def filled(
         "branch": False,
         **over.get("train", {}),
     }
-    table = {**encode(settings), "batch": batch, "epochs": epochs, "optim": optim, "train": train}
+    table = {
+        **encode(settings),
+        "batch": batch,
+        "epochs": epochs,
+        "word_rate": word_rate,
+        "optim": optim,
+        "train": train,
+    }
     return decode(FinetuneSettings, table)
 
 
@@ -139,3 +158,10 @@ def usual_rate(width: int, batch: int, light: bool, post_norm: bool) -> float:
     without norms on the residual path, which bear more, by the square of that."""
     narrower = (USUAL_WIDTH / width) ** (1 if post_norm else 2)
     return round(USUAL_RATE * narrower * math.sqrt(batch / USUAL_BATCH) * (LIGHT if light else 1.0), 7)
+
+
+def usual_word_rate(words: float, post_norm: bool) -> float:
+    """How many times as fast a word table of the root mean square `words` learns. What a norm follows counts by its
+    direction alone: the larger the numbers, the less a step turns them. Measured on classifiers with norms before their
+    blocks (bench/LOG.md); for others it is 1."""
+    return 1.0 if post_norm else round(min(max(words / FRESH, 1.0), FASTEST), 2)
