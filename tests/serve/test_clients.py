@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -34,6 +35,20 @@ def test_the_openai_client(ai: openai.OpenAI, base: Loaded) -> None:
     assert len(ai.embeddings.create(model="words", input="w1", dimensions=8).data[0].embedding) == 8
     assert "words" in [model.id for model in ai.models.list()]
     assert ai.models.retrieve("tags").id == "tags"
+
+
+@pytest.mark.parametrize("threads", [1, 8, 64])
+def test_the_openai_client_at_any_concurrency(ai: openai.OpenAI, base: Loaded, threads: int) -> None:
+    texts = [" ".join(f"w{(7 * n + k) % 100}" for k in range(1 + n % 25)) for n in range(70)]
+    expected = Embedder.of(base).encode(texts).vectors
+
+    def ask(first: int) -> np.ndarray:
+        some = texts[first : first + 1 + first % 4]
+        return np.array([one.embedding for one in ai.embeddings.create(model="words", input=some).data])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first, rows in enumerate(pool.map(ask, range(len(texts)))):
+            assert np.allclose(rows, expected[first : first + len(rows)], atol=1e-5)
 
 
 def test_the_openai_client_understands_refusals(ai: openai.OpenAI) -> None:
