@@ -22,10 +22,39 @@
 #define PAUSE() ((void)0)
 #endif
 
+constexpr int SPINS = 4000;  // About a hundred microseconds: more than a piece of a product takes.
+
 // Where a call stands: the step (upper half) and how many of its pieces are taken, and how many of them are done.
 struct Progress {
     alignas(64) std::atomic<uint64_t> taken{0};
     alignas(64) std::atomic<int> done{0};
+    std::atomic<int> asleep{0};
+    std::mutex lock;
+    std::condition_variable wake;
+
+    // Everything between is seen by who finds the step gone by. Either it is found so before falling asleep, or the
+    // sleeper is found here: no order of the two misses both.
+    void advance(uint64_t step) {
+        done.store(0, std::memory_order_relaxed);
+        taken.store(step << 32);
+        if (!asleep.load()) return;
+        std::lock_guard<std::mutex> hold(lock);
+        wake.notify_all();
+    }
+
+    // Another's piece takes long only where its thread is not running: then sleep, and leave it the processor.
+    void await(uint64_t step) {
+        for (int spins = 0; spins < SPINS; spins++) {
+            if (taken.load(std::memory_order_acquire) >> 32 != step) return;
+            PAUSE();
+        }
+        asleep.fetch_add(1);
+        {
+            std::unique_lock<std::mutex> hold(lock);
+            wake.wait(hold, [&] { return taken.load() >> 32 != step; });
+        }
+        asleep.fetch_sub(1);
+    }
 };
 
 // One that works on a call; without `progress` it does so alone. `size`: how many there may be.
@@ -48,21 +77,14 @@ class Member {
             if (seen >> 32 != step || (int)(uint32_t)seen >= pieces) break;
             if (!progress_->taken.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire)) continue;
             piece((int)(uint32_t)seen);
-            if (progress_->done.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) {
-                progress_->done.store(0, std::memory_order_relaxed);
-                progress_->taken.store((step + 1) << 32, std::memory_order_release);
-                return;
-            }
+            if (progress_->done.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces)
+                return progress_->advance(step + 1);
             seen = progress_->taken.load(std::memory_order_acquire);
         }
-        for (int spins = 0; progress_->taken.load(std::memory_order_acquire) >> 32 == step; spins++) {
-            if (spins < SPINS) PAUSE();
-            else std::this_thread::yield();
-        }
+        progress_->await(step);
     }
 
   private:
-    static constexpr int SPINS = 2000;
     Progress* progress_ = nullptr;
     int size_ = 1;
     uint64_t step_ = 0;
@@ -109,9 +131,10 @@ class Crew {
             std::lock_guard<std::mutex> hold(lock_);
             jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
         }
-        for (int spins = 0; job.inside.load(std::memory_order_acquire); spins++) {
-            if (spins < 2000) PAUSE();
-            else std::this_thread::yield();
+        for (int spins = 0; spins < SPINS && job.inside.load(std::memory_order_relaxed); spins++) PAUSE();
+        {
+            std::unique_lock<std::mutex> hold(lock_);
+            left_.wait(hold, [&] { return job.inside.load() == 0; });
         }
         if (failed) std::rethrow_exception(failed);
     }
@@ -153,14 +176,15 @@ class Crew {
                 job->work(member);
             } catch (const std::bad_alloc&) {  // No room for this one: the others do it.
             }
-            job->inside.fetch_sub(1, std::memory_order_release);
             hold.lock();
+            job->inside.fetch_sub(1);  // Under the lock: from here on the job may be gone.
+            left_.notify_all();
         }
     }
 
     const pid_t process_;
     std::mutex lock_;
-    std::condition_variable wake_;
+    std::condition_variable wake_, left_;
     std::vector<std::thread> threads_;
     std::vector<Job*> jobs_;
     bool closing_ = false;
