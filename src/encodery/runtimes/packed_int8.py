@@ -2,7 +2,7 @@
 
 Weights have a scale for each output channel, activations one for each token, found as they come: no calibration, and a
 vector is the same bit for bit whatever stands beside it and on however many threads. No padding. Products are of 8-bit
-integers, everything between (norms, softmax, GELU, residual sums) is float32. One long text is shared by all threads.
+integers, everything between (norms, softmax, GELU, residual sums) is float32. All threads share one text.
 
 Differs from `torch`: hidden states are near the model's, not equal to them. It runs the layouts of BERT and ModernBERT:
 post- or pre-norm, absolute or rotary positions, windows, plain or gated feed-forward layers, with or without biases. A
