@@ -22,7 +22,7 @@ def is_initialized():
     return given is not None
 def init(**options):
     global given
-    if options["address"] == "nowhere:1":
+    if options["address"] == "ray://nowhere:1":
         raise ConnectionError("no answer\\nand more")
     given = options
 """
@@ -55,7 +55,6 @@ def test_alone_it_listens_on_loopback_and_tells_nobody(tmp_path: Path) -> None:
     found = begun(tmp_path)
     assert found["read"] == {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_worker_niceness": "0",
@@ -68,12 +67,12 @@ def test_a_cluster_is_joined_as_it_is(tmp_path: Path) -> None:
     found = begun(tmp_path, RAY_ADDRESS="auto")
     assert found["read"] == {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ADDRESS": "auto",
     }
     assert found["given"]["address"] == "auto"
     assert "num_cpus" not in found["given"]
-    assert begun(tmp_path, RAY_ADDRESS="nowhere:1") == {"said": "Ray at 'nowhere:1': no answer"}
+    assert begun(tmp_path, RAY_ADDRESS="ray://nowhere:1") == {"said": "Ray at 'ray://nowhere:1': no answer"}
+    assert "Ray at '127.0.0.1:1': cannot be reached" in begun(tmp_path, RAY_ADDRESS="127.0.0.1:1")["said"]
 
 
 def test_it_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,11 @@ ABLE = {
     "FillBody": ["words", None],
     "TagBody": ["tags", None],
     "AnswerBody": ["spans", None],
+    "HeadsBody": [],
+    "EmbedHead": ["words", None],
+    "StatesHead": ["words", None],
+    "PredictHead": ["classes", None],
+    "TagHead": ["tags", None],
     "SearchBody": [],
 }
 load_all_checks()

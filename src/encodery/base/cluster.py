@@ -6,6 +6,7 @@ nothing is reported to anyone: Ray's usage statistics are off before it is impor
 
 from __future__ import annotations
 
+import socket
 from types import ModuleType
 
 from encodery.base import machine
@@ -13,6 +14,7 @@ from encodery.base.errors import InputError
 from encodery.base.extras import require
 
 EXTRA = "ray"
+REACH = 5.0  # Seconds to be let in; Ray itself would try for minutes.
 
 
 def module(address: str | None = None) -> ModuleType:
@@ -30,6 +32,8 @@ def joined(cpus: int | None = None, address: str | None = None) -> ModuleType:
     address, ray = address or machine.ray_address(), module(address)
     if ray.is_initialized():
         return ray
+    if address is not None:
+        _reach(address)
     quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
     try:
         if address is None:
@@ -39,3 +43,14 @@ def joined(cpus: int | None = None, address: str | None = None) -> ModuleType:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"Ray at '{address or 'this machine'}': {str(error).splitlines()[0]}") from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raises `InputError` where nobody listens at host:port; other addresses (auto, ray://...) are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"Ray at '{address}': cannot be reached ({error}).") from error

@@ -105,7 +105,6 @@ def settle_ray(alone: bool) -> None:
     it listens on loopback only, to who has the user's token, and its workers do not stand behind all else here.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # What it logs of itself would stand among our own lines.
     if alone:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # There it is the default; it does the same here.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
