@@ -109,7 +109,7 @@ class EmbedJob(ExampleJob):
         length = min(longest_of(settings.embed, model.max_length) + 2, max(step // (settings.batch or step), 1))
         activations = count.activation_bytes(model, min(settings.train.micro_tokens, step), length, 0.0)
         copies = len(settings.hooks) + 1  # the best weights are held as well
-        return Needs.of(count.parameters(model), activations, copies, settings.train.keep)
+        return Needs.of(count.parameters(model), activations, copies, settings.train.keep, settings.train.offload)
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> EmbedJob:
