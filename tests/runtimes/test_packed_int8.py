@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,17 +49,6 @@ def small(change: dict[str, Any]) -> ModelSettings:
     return decode(ModelSettings, {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 1200, **change})
 
 
-def livelier(settings: ModelSettings) -> Model:
-    """A model whose biases and norms are no zeros and ones."""
-    model = build_model(settings, 5)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            spread = 0.2 if "norm" in name or name.endswith("bias") else 0.05
-            weight.add_(torch.randn(weight.shape, generator=generator) * spread)
-    return model
-
-
 def near(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The least cosine of two rows."""
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
@@ -87,7 +77,9 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
         MODERN | {"width": 96, "heads": 4, "inner": 100, "mask": {"is": "alternating", "size": 16, "every": 2}},
     ],
 )
-def test_hidden_states_are_near_the_models(change: dict[str, Any], kernel: Any) -> None:
+def test_hidden_states_are_near_the_models(
+    change: dict[str, Any], kernel: Any, livelier: Callable[[ModelSettings], Model]
+) -> None:
     runnable(kernel)
     table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
     model = livelier(decode(ModelSettings, table))
@@ -108,7 +100,9 @@ def runnable(kernel: Any) -> None:
 
 @pytest.mark.parametrize("kernel", FASTER)
 @pytest.mark.parametrize("change", [{}, MODERN])
-def test_fast_kernels_compute_what_the_reference_does(change: dict[str, Any], kernel: Any) -> None:
+def test_fast_kernels_compute_what_the_reference_does(
+    change: dict[str, Any], kernel: Any, livelier: Callable[[ModelSettings], Model]
+) -> None:
     runnable(kernel)
     model = livelier(small(change))
     ids, bounds = batch()
@@ -120,7 +114,7 @@ def test_fast_kernels_compute_what_the_reference_does(change: dict[str, Any], ke
 
 
 @pytest.mark.parametrize("kernel", FASTER)
-def test_the_largest_products_are_not_cut(kernel: Any) -> None:
+def test_the_largest_products_are_not_cut(kernel: Any, livelier: Callable[[ModelSettings], Model]) -> None:
     runnable(kernel)
     model = livelier(dataclasses.replace(SMALL, depth=1, ffn=decode(FFN, {"is": "mlp", "activation": "relu"})))
     with torch.no_grad():  # Every 8-bit value of `up` and what it meets is at its bound.
@@ -137,7 +131,9 @@ def test_the_largest_products_are_not_cut(kernel: Any) -> None:
 
 @pytest.mark.parametrize("kernel", FASTER)
 @pytest.mark.parametrize("change", [{}, MODERN, {"mask": {"is": "window", "size": 21}}])
-def test_company_and_threads_change_no_bit(change: dict[str, Any], kernel: Any) -> None:
+def test_company_and_threads_change_no_bit(
+    change: dict[str, Any], kernel: Any, livelier: Callable[[ModelSettings], Model]
+) -> None:
     runnable(kernel)
     model = livelier(small(change))
     ids, bounds = batch((1, 300, 7, 1100, 64, 513, 2, 130, 130, 130, 130))
@@ -153,7 +149,7 @@ def test_company_and_threads_change_no_bit(change: dict[str, Any], kernel: Any) 
             assert np.array_equal(engine.pooled(*alone)[0], means[number])
 
 
-def test_callers_do_not_meet() -> None:
+def test_callers_do_not_meet(livelier: Callable[[ModelSettings], Model]) -> None:
     engine = PackedInt8(threads=2).build(livelier(SMALL))
     batches = [batch(LENGTHS[n:] + (90,) * n) for n in range(6)]
     expected = [engine.pooled(*one) for one in batches]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import find
@@ -29,17 +29,6 @@ def runtime(name: str, **settings: Any) -> Runtime:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime" if name == "onnx" else name)
     return find(Runtime, name)(**settings)
-
-
-def livelier(settings: ModelSettings) -> Model:
-    """A model whose biases and norms are no zeros and ones."""
-    model = build_model(settings, 5)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            spread = 0.2 if "norm" in name or name.endswith("bias") else 0.05
-            weight.add_(torch.randn(weight.shape, generator=generator) * spread)
-    return model
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +77,9 @@ def test_padding_is_masked_and_on_the_right() -> None:
         {"depth": 0},
     ],
 )
-def test_hidden_states_are_the_models(name: str, change: dict[str, Any]) -> None:
+def test_hidden_states_are_the_models(
+    name: str, change: dict[str, Any], livelier: Callable[[ModelSettings], Model]
+) -> None:
     table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
     model = livelier(decode(ModelSettings, table))
     ids, bounds = batch()
@@ -100,7 +91,7 @@ def test_hidden_states_are_the_models(name: str, change: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_callers_do_not_meet(name: str) -> None:
+def test_callers_do_not_meet(name: str, livelier: Callable[[ModelSettings], Model]) -> None:
     model = livelier(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=80))
     engine = runtime(name, threads=2, batch_tokens=128).build(model)
     batches = [batch(LENGTHS[n:]) for n in range(6)]
@@ -111,7 +102,7 @@ def test_callers_do_not_meet(name: str) -> None:
         np.testing.assert_allclose(mine, other, rtol=0, atol=2e-4)
 
 
-def test_the_fusions_of_onnx_runtime_fire(tmp_path: Path) -> None:
+def test_the_fusions_of_onnx_runtime_fire(tmp_path: Path, livelier: Callable[[ModelSettings], Model]) -> None:
     """Every attention block is one node, every residual sum one with its norm, every bias one with its GELU."""
     onnx, engine = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from encodery.runtimes._onnx_graph import graph
