@@ -35,6 +35,7 @@ def command_embed(
     from rich.console import Console
 
     from encodery.base.settings import overrides
+    from encodery.cli.resume import stopped
     from encodery.embed.planning import plan
     from encodery.train.launch import check_empty, start
 
@@ -47,9 +48,7 @@ def command_embed(
         _whitened(made, model, out, console)
         return
     result = start(made.recipe, out, console)
-    if not result.finished:
-        console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
-        console.print(f"  encodery resume {out}", highlight=False, soft_wrap=True)
+    if stopped(result, console):
         return
     figures = result.figures
     for name, words in FIGURES.items():

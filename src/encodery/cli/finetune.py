@@ -62,6 +62,7 @@ def command(
     if task.startswith(AUTO):
         _auto(task.removeprefix(AUTO), data, model, out, over, console)
         return
+    from encodery.cli.resume import stopped
     from encodery.finetune.planning import plan
     from encodery.finetune.seeds import run_seeds
     from encodery.train.launch import check_empty, start
@@ -76,9 +77,7 @@ def command(
             console.print(f"{_words(name)} {spread} ({seeds} seeds)", highlight=False, markup=False)
         return
     result = start(made.recipe, out, console)
-    if not result.finished:
-        console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
-        console.print(f"  encodery resume {out}", highlight=False, soft_wrap=True)
+    if stopped(result, console):
         return
     _told(result.figures, out, console)
 

@@ -50,9 +50,7 @@ def report(result: RunResult, console: Console) -> None:
 
     if machine.rank():
         return
-    if not result.finished:
-        console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
-        console.print(f"  encodery resume {result.folder}", highlight=False, soft_wrap=True)
+    if stopped(result, console):
         return
     figures = result.figures
     if "heldout_loss" in figures:
@@ -68,3 +66,11 @@ def report(result: RunResult, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def stopped(result: RunResult, console: Console) -> bool:
+    """Whether a run was asked to stop before its end; says how to go on with it."""
+    if not result.finished:
+        console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
+        console.print(f"  encodery resume {result.folder}", highlight=False, soft_wrap=True)
+    return not result.finished
