@@ -81,11 +81,16 @@ def test_kept_memory_costs_no_fresh_pages() -> None:
         "        torch.ones(2**23)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "first = faults()\n"
-        "machine.keep_memory()\n"
-        "faults()\n"
-        "print(first, faults())\n"
+        "with machine.keeping_memory():\n"
+        "    faults()\n"
+        "    within = faults()\n"
+        "    held = int(open('/proc/self/statm').read().split()[1])\n"
+        "left = held - int(open('/proc/self/statm').read().split()[1])\n"
+        "print(first, within, left, faults())\n"
     )
     answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    first, kept = map(int, answer.stdout.split())
+    first, within, left, after = map(int, answer.stdout.split())
     assert first > 20 * 1000
-    assert kept < first / 100
+    assert within < first / 100
+    assert left > 2**23 * 4 // 4096 / 2  # pages of the tensor, given back
+    assert after > first / 2

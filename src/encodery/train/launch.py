@@ -75,9 +75,8 @@ def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = Non
     device = _device(plan.train)
     if needs is not None:
         needs.check(machine.memory_free(), machine.disk_free(folder), _device_free(device))
-    machine.keep_memory()
     machine.set_threads(plan.train.threads or machine.threads())
-    with team(device, plan.train.shard) as crew:
+    with machine.keeping_memory(), team(device, plan.train.shard) as crew:
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
         set_recompute(job.module, plan.train.recompute)
@@ -105,13 +104,12 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
         )
     plan = _Plan.of(recipe)
     device = _device(plan.train)
-    with team(device, plan.train.shard) as crew:
+    with machine.keeping_memory(), team(device, plan.train.shard) as crew:
         display = _display(console, crew)
         found = last_checkpoint(folder, crew, display)
         threads = plan.train.threads or machine.threads()
         if found is not None:
             threads = plan.train.threads or int(found[1].state["threads"])
-        machine.keep_memory()
         machine.set_threads(threads)
         crew.wait()
         job = plan.job.rebuild(recipe, crew, device)
