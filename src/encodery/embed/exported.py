@@ -15,7 +15,7 @@ import numpy as np
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, InputError, nearest
 from encodery.base.parts import names
-from encodery.base.settings import decode
+from encodery.base.settings import decode, overrides
 from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.runtimes import Engine, Pooled, Runtime
@@ -82,12 +82,14 @@ class ExportedEmbedder:
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of that name, such as "packed_int8"; or, given the folder of an export, that of its engine.
+    """The runtime of that name, such as "packed_int8" or, with settings, "torch,precision=bf16"; or, given the folder
+    of an export, that of its engine.
 
     Raises `SettingsError` with the nearest name, `ArtifactError` for a folder of another kind.
     """
     if name in names(Runtime) or not Path(name).is_dir():
-        return decode(Runtime, {"is": name}, where="runtime")
+        of, *settings = name.split(",")
+        return decode(Runtime, {"is": of, **overrides(settings)}, where="runtime")
     return decode(Runtime, {"is": _layout(Artifact.open(name, "export")), "folder": name}, where="runtime")
 
 

@@ -66,6 +66,17 @@ class Layout:
         if places is not None:
             self.__dict__["places"] = places
 
+    @classmethod
+    def fixed(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Layout:
+        """One whose parts are there already, for a compiled graph: a compiler does not follow the lock of
+        `cached_property`. Sequences may be empty."""
+        layout = cls(cu_seqlens, max_seqlen, tokens)
+        spots = torch.arange(tokens, device=cu_seqlens.device)
+        layout.sequence = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
+        layout.positions = spots - cu_seqlens.long()[layout.sequence]
+        layout.places = layout.positions
+        return layout
+
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Length of each sequence, on the host (B)."""

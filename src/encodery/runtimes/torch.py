@@ -1,27 +1,40 @@
-"""The reference: the model itself, in PyTorch, in its own precision and on its own device unless another is named.
+"""The reference: the model itself, in PyTorch, on its own device unless another is named.
 
-Shapes: T tokens, H width.
+With `graphs` a batch is filled up to the next of a few sizes, by at most an eighth, with sequences that no text sees,
+so that one compiled graph serves all batches of a size, and on CUDA is replayed as a CUDA graph. On a CPU it is right
+and slow (`ops.attention.graph`). **Neither `precision` nor `graphs` was run on a GPU yet.**
+Shapes: T tokens, B sequences, H width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
-from encodery.model.shape import Batch
+from encodery.model.shape import Batch, Layout
 from encodery.runtimes import Engine, Runtime
 from encodery.runtimes._checked import Limits, Packed
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST = 16  # tokens between two sizes
+SIZES = 128  # graphs at most; eight between a power of two and the next
 
 
 @dataclass(frozen=True, kw_only=True)
 class Torch(Runtime):
-    """`device`: "cpu", "cuda", "cuda:1"; the model is moved there (None: it stays where it is)."""
+    """`device`: "cpu", "cuda", "cuda:1"; the model is moved there (None: it stays where it is). `precision`: that of
+    products; weights and sums stay as they are. On CUDA flash attention needs fp16 or bf16. `graphs`: compiled."""
 
     device: str | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    graphs: bool = False
 
     def build(self, model: Model) -> Engine:
         if self.device is not None:
@@ -29,19 +42,66 @@ class Torch(Runtime):
                 model.to(torch.device(self.device))
             except (RuntimeError, AssertionError) as error:
                 raise SettingsError(f"device = '{self.device}': {str(error).splitlines()[0]}") from error
-        return _TorchEngine(model.eval())
+        graphs = Graphs(model) if self.graphs else None
+        return _TorchEngine(model.eval(), DTYPES[self.precision], graphs)
 
 
 class _TorchEngine(Engine):
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, dtype: torch.dtype, graphs: Graphs | None) -> None:
         super().__init__(Limits.of(model.settings))
-        self.model = model
+        self.model, self.dtype, self.graphs = model, dtype, graphs
 
     def hidden(self, batch: Packed) -> np.ndarray:
+        kind = self.model.encoder.words.device.type
+        low = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(kind, self.dtype if low else None, enabled=low):
+            fitted = None if self.graphs is None else self.graphs(batch)
+            hidden = self._plain(batch) if fitted is None else fitted
+            found: np.ndarray = hidden.float().cpu().numpy()
+        return found
+
+    def _plain(self, batch: Packed) -> Tensor:
         longest = int(np.diff(batch.cu_seqlens).max())
         segment = None if batch.segment is None else torch.from_numpy(batch.segment).long()
         packed = Batch(torch.from_numpy(batch.ids).long(), torch.from_numpy(batch.cu_seqlens), longest, segment)
-        with torch.inference_mode():
-            output = self.model.encoder(packed.to(self.model.encoder.words.device))
-            found: np.ndarray = output.hidden.float().cpu().numpy()
-        return found
+        hidden: Tensor = self.model.encoder(packed.to(self.model.encoder.words.device)).hidden
+        return hidden
+
+
+class Graphs:
+    """A model's encoder, one graph for each size of a batch. `backend`: that of `torch.compile`."""
+
+    def __init__(self, model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
+        self.model, self.longest = model, model.settings.max_length
+        self.device = model.encoder.words.device
+        mode = "reduce-overhead" if self.device.type == "cuda" and backend == "inductor" else None
+        self._run = torch.compile(self._hidden, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+
+    def __call__(self, batch: Packed) -> Tensor | None:
+        """Hidden states (T, H); None for a batch of so many short sequences that its size has no room for them."""
+        real, count = len(batch.ids), len(batch.cu_seqlens) - 1
+        size = size_of(real)
+        behind = np.minimum(np.arange(1, size // 2 + 2 - count) * self.longest + real, size)
+        if len(behind) == 0 or behind[-1] < size:
+            return None
+        ids, segment = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        ids[:real] = batch.ids
+        if batch.segment is not None:
+            segment[:real] = batch.segment
+        ends = np.concatenate([batch.cu_seqlens, behind]).astype(np.int32)
+        given = [torch.from_numpy(part).to(self.device) for part in (ids, ends, segment)]
+        with torch._dynamo.config.patch(recompile_limit=SIZES, accumulated_recompile_limit=SIZES):
+            hidden: Tensor = self._run(*given)
+        return hidden[:real]
+
+    def _hidden(self, ids: Tensor, cu_seqlens: Tensor, segment: Tensor) -> Tensor:
+        batch = Batch(ids, cu_seqlens, self.longest, segment if self.model.settings.segments else None)
+        object.__setattr__(batch, "layout", Layout.fixed(cu_seqlens, self.longest, len(ids)))
+        hidden: Tensor = self.model.encoder(batch).hidden
+        return hidden
+
+
+def size_of(tokens: int) -> int:
+    """The size that a batch of so many tokens is filled up to."""
+    step = max(LEAST, 1 << max(tokens.bit_length() - 4, 0))
+    return -(-tokens // step) * step

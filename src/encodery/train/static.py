@@ -106,20 +106,10 @@ class Compiled:
         self, ids: Tensor, cu_seqlens: Tensor, rows: Tensor, targets: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, float]]:
         batch = Batch(ids, cu_seqlens, self.frame.longest, None, {"rows": rows, "targets": targets})
-        object.__setattr__(batch, "layout", _laid(cu_seqlens, self.frame))
+        object.__setattr__(batch, "layout", Layout.fixed(cu_seqlens, self.frame.longest, self.frame.tokens))
         terms = self.objective(self.model, batch)
         return (
             {name: term.total for name, term in terms.items()},
             {name: term.count for name, term in terms.items()},
             {name: term.weight for name, term in terms.items()},
         )
-
-
-def _laid(cu_seqlens: Tensor, frame: Frame) -> Layout:
-    """A layout whose parts are there already: a compiler does not follow the lock of `cached_property`."""
-    layout = Layout(cu_seqlens, frame.longest, frame.tokens)
-    spots = torch.arange(frame.tokens, device=cu_seqlens.device)
-    layout.sequence = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
-    layout.positions = spots - cu_seqlens.long()[layout.sequence]
-    layout.places = layout.positions
-    return layout
