@@ -91,6 +91,18 @@ def test_hidden_states_are_near_the_models(
     assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("kernel", [*FASTER, "plain"])
+def test_layers_may_be_uneven(kernel: Any, livelier: Callable[[ModelSettings], Model]) -> None:
+    """Heads and inner widths of a layer may have been pruned."""
+    runnable(kernel)
+    model, pruned = livelier(small({"heads": 4})), livelier(small({"heads": 1, "head_size": 16, "inner": 100}))
+    model.encoder.blocks[1] = pruned.encoder.blocks[1]
+    ids, bounds = batch()
+    expected = Torch().build(model).run(ids, bounds)
+    found = PackedInt8(kernels=kernel, threads=2).build(model).run(ids, bounds)
+    assert near(found, expected) > 0.998
+
+
 def runnable(kernel: Any) -> None:
     try:
         kernels(kernel)
