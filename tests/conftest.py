@@ -28,6 +28,25 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def running() -> Callable[[int], dict[int, bytes]]:
+    """`running(pid)`: all processes that a process began, and those that they began, with their command lines."""
+
+    def read(path: str) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return b""  # It has ended meanwhile.
+
+    def found(pid: int) -> dict[int, bytes]:
+        commands: dict[int, bytes] = {}
+        for one in map(int, read(f"/proc/{pid}/task/{pid}/children").split()):
+            commands |= {one: read(f"/proc/{one}/cmdline"), **found(one)}
+        return commands
+
+    return found
+
+
+@pytest.fixture(scope="session")
 def word_tokenizer() -> Callable[..., Tokenizer]:
     """`word_tokenizer(words)`: one token a word, cut at spaces and marks, after five special ones; words that begin
     with ## continue others. `lower`: capitals are folded; `at`: cut only at "spaces", or also between "letters"."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_a_graph_of_a_size_serves_every_batch_of_it(
         found, wanted = engine.run(ids, bounds, segment), plain.run(ids, bounds, segment)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     assert made == [size_of(60), size_of(169)]
+
+
+def test_callers_of_graphs_do_not_meet(livelier: Callable[[ModelSettings], Model]) -> None:
+    model = livelier(decode(ModelSettings, SMALL))
+    plain, (engine, made) = Torch().build(model), graphed(model)
+    batches = [batch(*lengths, seed=seed) for seed, lengths in enumerate([(40, 7, 13), (5, 50), (30,), (3, 3, 58)] * 3)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda given: engine.run(*given), batches))
+    for given, one in zip(batches, found, strict=True):
+        np.testing.assert_allclose(one, plain.run(*given), rtol=1e-4, atol=1e-5)
+    assert sorted(made) == [size_of(30), size_of(60)]
 
 
 def test_a_batch_of_many_short_sequences_goes_without_a_graph(livelier: Callable[[ModelSettings], Model]) -> None:

@@ -85,7 +85,9 @@ def by_ray(*arguments: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
-def test_the_bytes_are_those_of_the_local_engine(rows: Path, tmp_path: Path, model: Path) -> None:
+def test_the_bytes_are_those_of_the_local_engine(
+    rows: Path, tmp_path: Path, model: Path, running: Callable[[int], dict[int, bytes]]
+) -> None:
     lines = rows.read_text().splitlines()
     with rows.open("w", encoding="utf-8") as file:
         for copy in range(60):
@@ -100,8 +102,8 @@ def test_the_bytes_are_those_of_the_local_engine(rows: Path, tmp_path: Path, mod
         killed = False
         while process.poll() is None and not killed:  # One of the workers, as soon as it has written a part.
             started = [shard for shard in (1, 3, 4) if list((out / "shards" / f"{shard:05d}").glob("*.safetensors"))]
-            for pid in descendants(process.pid) if started else []:
-                if b"MapWorker" in command_of(pid) and not killed:
+            for pid, command in running(process.pid).items() if started else []:
+                if b"MapWorker" in command and not killed:
                     os.kill(pid, signal.SIGKILL)
                     killed = True
             time.sleep(0.02)
@@ -114,19 +116,3 @@ def test_the_bytes_are_those_of_the_local_engine(rows: Path, tmp_path: Path, mod
     with by_ray(rows, out, model, 3) as process:
         assert "other shards" in process.communicate(timeout=600)[0]
     machine.set_threads(machine.threads())
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes that a process began, and those that they began."""
-    try:
-        own = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return own + [other for one in own for other in descendants(one)]
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

@@ -100,7 +100,7 @@ def test_a_refusal_comes_as_it_was_made() -> None:
 
 
 def test_who_goes_away_withdraws_and_draining_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encodery.serve.cluster.BEAT", 0.05)
+    monkeypatch.setattr("encodery.serve.backend.BEAT", 0.05)
 
     async def all_of_it() -> None:
         front, handle, counts = remote(None, None)
@@ -171,27 +171,6 @@ def test_a_replica_of_this_machine_listens_to_it_alone(monkeypatch: pytest.Monke
     assert bound == ["127.0.0.1:0"]
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes that a process began, and those that they began."""
-    try:
-        own = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return own + [other for one in own for other in descendants(one)]
-
-
-def named(pid: int, words: bytes = b"ServeReplica:encodery") -> list[int]:
-    """Those with such words in their command line: the replicas of a server."""
-    found = []
-    for one in descendants(pid):
-        try:
-            if words in Path(f"/proc/{one}/cmdline").read_bytes():
-                found.append(one)
-        except OSError:
-            continue
-    return found
-
-
 def listens_elsewhere(pids: list[int]) -> list[str]:
     """Addresses beyond loopback, as the kernel writes them, at which any of the processes listens."""
     held = set()
@@ -246,8 +225,14 @@ def wait(until: Callable[[], bool], process: subprocess.Popen[bytes], seconds: f
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
-def test_replicas_by_ray(serving: Any, folders: dict[str, Path], base: Loaded) -> None:
+def test_replicas_by_ray(
+    serving: Any, folders: dict[str, Path], base: Loaded, running: Callable[[int], dict[int, bytes]]
+) -> None:
     process, client, log = serving
+
+    def named(words: bytes = b"ServeReplica:encodery") -> list[int]:
+        return [one for one, command in running(process.pid).items() if words in command]
+
     texts = [" ".join(f"w{(7 * row + place) % 100}" for place in range(1 + row % 20)) for row in range(40)]
     embedder = Embedder.of(base)
     expected = (embedder.on(PackedInt8()) if LIBRARY.is_file() else embedder).encode(texts).vectors
@@ -270,20 +255,20 @@ def test_replicas_by_ray(serving: Any, folders: dict[str, Path], base: Loaded) -
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input_too_long")
     assert client.get("/nothing").json()["error"]["code"] == "route_not_found"
     assert "encodery_accepted_total" in client.get("/metrics").text
-    assert listens_elsewhere([process.pid, *descendants(process.pid)]) == []
-    (head,) = named(process.pid, b"gcs_server")
+    assert listens_elsewhere([process.pid, *running(process.pid)]) == []
+    (head,) = named(b"gcs_server")
     assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{head}/environ").read_bytes().split(b"\0")
 
-    first = named(process.pid)
+    first = named()
     assert len(first) == 2
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(equal, place % len(texts)) for place in range(80)]
         os.kill(first[0], signal.SIGKILL)
         assert all(one.result() for one in asked)  # None is lost, none is wrong.
-    wait(lambda: len(set(named(process.pid)) - {first[0]}) == 2, process)
+    wait(lambda: len(set(named()) - {first[0]}) == 2, process)
     assert client.get("/health/ready").status_code == 200
 
-    others = descendants(process.pid)
+    others = running(process.pid)
     process.send_signal(signal.SIGTERM)
     assert process.wait(180) == 0
     end = time.monotonic() + 30

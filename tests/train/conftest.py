@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from encodery.base.settings import merge
 from encodery.tokens.shards import ShardWriter, index_split, narrowest
 from encodery.tokens.store import Specials, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.train.loop import Loop
 
 VOCAB, RING = 192, 40
 Run = Callable[..., subprocess.Popen[str]]
@@ -125,3 +127,23 @@ def spawn(tmp_path: Path) -> Run:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return run
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with power_cut(7): start(...)`: the run fails when it has made seven steps."""
+
+    @contextmanager
+    def cut(at: int) -> Iterator[None]:
+        step = Loop._step
+
+        def torn(loop: Loop, elapsed: float) -> None:
+            if loop.clock.step == at:
+                raise KeyError("power cut")
+            step(loop, elapsed)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyError, match="power cut"):
+            patch.setattr(Loop, "_step", torn)
+            yield
+
+    return cut

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from encodery.train.band import Band
 from encodery.train.distributed import Team
 from encodery.train.doctor import Doctor
 from encodery.train.launch import resume, start
-from encodery.train.loop import Loop
 from encodery.train.pretrain import PretrainJob, read_settings, recipe_of
 
 Table = Callable[..., dict[str, Any]]
@@ -121,21 +121,17 @@ def test_a_run_at_an_absurd_rate_says_so_and_one_at_a_usual_rate_does_not(
     assert "course" not in figures, "what another run learnt before is not known"
 
 
-def test_a_resumed_run_does_not_say_it_again(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_does_not_say_it_again(
+    table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[[int], AbstractContextManager[None]],
+) -> None:
     open_up(monkeypatch)
-    step = Loop._step
-
-    def cut(loop: Loop, elapsed: float) -> None:
-        if loop.clock.step == 20:
-            raise KeyError("power cut")
-        step(loop, elapsed)
-
     train = {"budget": "30steps", "evals": 6, "eval_share": 0.9, "checkpoint_every": "5steps"}
     said = io.StringIO()
-    monkeypatch.setattr(Loop, "_step", cut)
-    with pytest.raises(KeyError):
+    with power_cut(20):
         start(table(train=train, optim={"lr": 30.0}), tmp_path / "run", Console(file=said, width=400))
-    monkeypatch.setattr(Loop, "_step", step)
     figures = resume(tmp_path / "run", Console(file=said, width=400)).figures
     assert said.getvalue().count("usual at this size is between") == 1
     assert "usual at this size is between" in figures["course"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from encodery.export.hf import HF
 from encodery.model.load import load_model
 from encodery.model.shape import Batch
 from encodery.train.launch import resume, start
-from encodery.train.loop import Loop
 
 
 @pytest.mark.parametrize("objective", ["mask_late", "masked_autoencoder"])
@@ -40,21 +40,12 @@ def test_a_run_saves_an_ordinary_encoder(objective: str, table: Callable[..., di
 def test_the_decoder_goes_on_where_it_was(
     table: Callable[..., dict[str, Any]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[[int], AbstractContextManager[None]],
     losses: Callable[[Path], dict[int, float]],
 ) -> None:
     recipe = table(objective={"is": "masked_autoencoder", "depth": 1})
     start(recipe, tmp_path / "whole")
-    step = Loop._step
-
-    def torn(loop: Loop, elapsed: float) -> None:
-        if loop.clock.step == 6:
-            raise KeyError("power cut")
-        step(loop, elapsed)
-
-    monkeypatch.setattr(Loop, "_step", torn)
-    with pytest.raises(KeyError):
+    with power_cut(6):
         start(recipe, tmp_path / "torn")
-    monkeypatch.setattr(Loop, "_step", step)
     resume(tmp_path / "torn")
     assert losses(tmp_path / "torn") == losses(tmp_path / "whole")

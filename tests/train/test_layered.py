@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from encodery.base.errors import SettingsError
 from encodery.train.distributed import Team
 from encodery.train.launch import resume, start
 from encodery.train.layered import Layered
-from encodery.train.loop import Loop
 from encodery.train.pretrain import PretrainJob
 from encodery.train.step import backward
 
@@ -85,7 +85,7 @@ def test_a_layer_is_there_for_its_turn_only(table: Table, monkeypatch: pytest.Mo
 
 
 def test_a_run_learns_what_it_would_and_resumes_as_it_was(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: Losses
+    table: Table, tmp_path: Path, power_cut: Callable[[int], AbstractContextManager[None]], losses: Losses
 ) -> None:
     model = {"depth": 2, "dropout": 0.1}
     whole = start(table(model=model, train=TRAIN), tmp_path / "whole").figures
@@ -93,17 +93,8 @@ def test_a_run_learns_what_it_would_and_resumes_as_it_was(
     assert whole["heldout_loss"] == pytest.approx(plain["heldout_loss"], rel=1e-4)
     mine, theirs = losses(tmp_path / "whole"), losses(tmp_path / "plain")
     assert mine == {step: pytest.approx(loss, rel=1e-4) for step, loss in theirs.items()}
-    step = Loop._step
-
-    def cut(loop: Loop, elapsed: float) -> None:
-        if loop.clock.step == 7:
-            raise KeyError("power cut")
-        step(loop, elapsed)
-
-    monkeypatch.setattr(Loop, "_step", cut)
-    with pytest.raises(KeyError):
+    with power_cut(7):
         start(table(model=model, train=TRAIN), tmp_path / "torn")
-    monkeypatch.setattr(Loop, "_step", step)
     resume(tmp_path / "torn")
     assert losses(tmp_path / "torn") == mine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from encodery.base.errors import SettingsError, UserError
 from encodery.model.network import ModelSettings, build_model
 from encodery.train import offload as way
 from encodery.train.launch import resume, start
-from encodery.train.loop import Loop
 from encodery.train.needs import Needs
 from encodery.train.offload import offload, step
 from encodery.train.optim import Optimizer, load_state, state_tensors
@@ -108,21 +108,16 @@ def test_a_state_that_is_read_back_waits_in_main_memory() -> None:
 
 
 def test_a_run_with_it_equals_one_without_and_resumes_as_it_was(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: Callable[[Path], dict[int, float]]
+    table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[[int], AbstractContextManager[None]],
+    losses: Callable[[Path], dict[int, float]],
 ) -> None:
     monkeypatch.setattr(way, "PART_BYTES", 2000)
     start(table(train={"evals": 0}), tmp_path / "plain")
-    run = Loop._step
-
-    def cut(loop: Loop, elapsed: float) -> None:
-        if loop.clock.step == 7:
-            raise KeyError("power cut")
-        run(loop, elapsed)
-
-    monkeypatch.setattr(Loop, "_step", cut)
-    with pytest.raises(KeyError):
+    with power_cut(7):
         start(table(train={"evals": 0, "offload": True}), tmp_path / "away")
-    monkeypatch.setattr(Loop, "_step", run)
     resume(tmp_path / "away")
     assert losses(tmp_path / "away") == losses(tmp_path / "plain")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
 
 
 def test_weights_go_back_and_the_run_goes_on(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: Callable[[Path], dict[int, float]]
+    table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[[int], AbstractContextManager[None]],
+    losses: Callable[[Path], dict[int, float]],
 ) -> None:
     spoil(monkeypatch, range(7, 8))
     result = start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "whole")
@@ -45,17 +50,8 @@ def test_weights_go_back_and_the_run_goes_on(
     kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
     assert kept[0].endswith("04")
     assert kept[1].endswith("09"), "what may be at fault is not kept"
-    step = Loop._step
-
-    def cut(loop: Loop, elapsed: float) -> None:
-        if loop.clock.step == 11:
-            raise KeyError("power cut")
-        step(loop, elapsed)
-
-    monkeypatch.setattr(Loop, "_step", cut)
-    with pytest.raises(KeyError):
+    with power_cut(11):
         start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "torn")
-    monkeypatch.setattr(Loop, "_step", step)
     assert resume(tmp_path / "torn").figures["rolled_back"] == 1
     assert json.dumps(losses(tmp_path / "torn")) == json.dumps(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,25 +80,16 @@ def test_stages_go_on_where_they_stopped_bit_for_bit(
     opened: TokenStore,
     recipes: tuple[str, str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    power_cut: Callable[[int], AbstractContextManager[None]],
     losses: Callable[[Path], dict[int, float]],
 ) -> None:
     large, small = recipes
     over = copy.deepcopy(OVER)
     over["train"] |= {"checkpoint_every": "1steps"}
     grow(large, small, over, opened, tmp_path / "whole")
-    step = Loop._step
     for stop in (1, 3):
-        with monkeypatch.context() as patch:
-
-            def fail(self: Loop, elapsed: float, at: int = stop) -> None:
-                if self.clock.step == at:
-                    raise KeyboardInterrupt
-                step(self, elapsed)
-
-            patch.setattr(Loop, "_step", fail)
-            with pytest.raises(KeyboardInterrupt):
-                grow(large, small, over, opened, tmp_path / "parted")
+        with power_cut(stop):
+            grow(large, small, over, opened, tmp_path / "parted")
     assert grow(large, small, over, opened, tmp_path / "parted").finished
     for name in ("small", "large"):
         assert losses(tmp_path / "parted" / name) == losses(tmp_path / "whole" / name)

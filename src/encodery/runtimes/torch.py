@@ -9,6 +9,7 @@ Shapes: T tokens, B sequences, H width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,9 @@ class _TorchEngine(Engine):
         self.model, self.dtype, self.graphs = model, dtype, graphs
 
     def hidden(self, batch: Packed) -> np.ndarray:
+        return self._hidden(batch) if self.graphs is None else self.graphs.thread.submit(self._hidden, batch).result()
+
+    def _hidden(self, batch: Packed) -> np.ndarray:
         kind = self.model.encoder.words.device.type
         low = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(kind, self.dtype if low else None, enabled=low):
@@ -69,11 +73,13 @@ class _TorchEngine(Engine):
 
 
 class Graphs:
-    """A model's encoder, one graph for each size of a batch. `backend`: that of `torch.compile`."""
+    """A model's encoder, one graph for each size of a batch. `backend`: that of `torch.compile`. All calls are made in
+    `thread`: a replayed graph writes where it wrote before, and belongs to the thread that made it."""
 
     def __init__(self, model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
         self.model, self.longest = model, model.settings.max_length
         self.device = model.encoder.words.device
+        self.thread = ThreadPoolExecutor(1, "encodery-graphs")
         mode = "reduce-overhead" if self.device.type == "cuda" and backend == "inductor" else None
         self._run = torch.compile(self._hidden, fullgraph=True, dynamic=False, backend=backend, mode=mode)
 

@@ -9,7 +9,12 @@ little of a full queue.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from encodery.serve.batching import ENDLESS, SLOWER
+from encodery.serve.refusal import Refusal
 
 MEMORY = 3.0  # seconds of a full queue, after which a pace counts for a third
 LONGEST_WAIT = 60  # seconds told to a client to stay away at most
@@ -71,3 +76,58 @@ def wait(own: Backlog, others: Iterable[Backlog], tokens: int, share: float) -> 
 def patience(seconds: float) -> int:
     """What a client is told to stay away, where its request would wait so long."""
     return min(LONGEST_WAIT, max(1, math.ceil(seconds)))
+
+
+@dataclass(eq=False)
+class Share:
+    """What a request has of a ledger: tokens `reserved` for it, and those `left` to be computed in its `line`."""
+
+    line: str
+    reserved: int = 0
+    left: int = 0
+
+
+class Ledger:
+    """All that was let in and is not answered. `speeds`: of each line, tokens a second, 0 where not known; `most`
+    tokens and `seconds` of waiting are allowed. The caller sees to it that one thread at a time is here."""
+
+    def __init__(self, speeds: Mapping[str, float], most: int, seconds: float) -> None:
+        self.tokens, self._most, self._seconds = 0, most, seconds
+        self._backlogs = {line: Backlog(speed) for line, speed in speeds.items()}
+        self._ended = 0.0  # When the last batch did, if more waited then.
+
+    def reserve(self, share: Share, tokens: int) -> None:
+        """A request has so many tokens, or is gone with 0; none of them is computed yet."""
+        self.tokens += tokens - share.reserved
+        share.reserved = tokens
+        self.owe(share, tokens)
+
+    def owe(self, share: Share, tokens: int) -> None:
+        """So many of a request's tokens are left to be computed."""
+        self._backlogs[share.line].change(share.left, tokens)
+        share.left = tokens
+
+    def grace(self, line: str) -> int:
+        """Tokens that may be computed before a request of the line is due."""
+        return round(self._seconds * self._backlogs[line].pace.speed) or ENDLESS
+
+    def ended(self, line: str, tokens: int, more: bool) -> None:
+        """A batch of so many tokens ended; whether `more` waits."""
+        now = time.perf_counter()
+        if self._ended:
+            self._backlogs[line].pace.add(tokens, now - self._ended)
+        self._ended = now if more else 0.0
+
+    def refusal(self, line: str, tokens: int, most: int) -> Refusal | None:
+        """Of a request of so many tokens, that may be let in as one of `most`; None where it may be."""
+        own = self._backlogs[line]
+        others = [one for name, one in self._backlogs.items() if name != line and one.tokens]
+        seconds = wait(own, others, tokens, self._seconds / SLOWER)
+        if seconds > max(self._seconds, own.seconds(most)):
+            said = f"A request would wait for {seconds:.1f} s, and {self._seconds:g} s are allowed."
+        elif self.tokens + tokens > self._most:
+            said = f"{self.tokens} tokens wait already, and {self._most} may."
+            seconds = sum(one.seconds(one.tokens) for one in self._backlogs.values())
+        else:
+            return None
+        return Refusal(429, "overloaded", f"{said} Ask again later.", None, patience(seconds))

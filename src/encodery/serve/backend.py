@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
 from encodery.serve.engine import Engine
@@ -45,13 +45,7 @@ class Local:
 
     async def beat(self) -> float:
         """See `Backend`."""
-        begun = time.perf_counter()
-        try:
-            async with asyncio.timeout(BEAT):
-                await asyncio.gather(*(self.ask(asked, urgent=True) for asked in self.beats))
-        except TimeoutError:
-            raise Refusal(503, "engine_stuck", f"The engine did not answer within {BEAT:g} s.", None, 5) from None
-        return time.perf_counter() - begun
+        return await beaten((self.ask(asked, urgent=True) for asked in self.beats), "The engine did not answer")
 
     async def drain(self, seconds: float) -> bool:
         """See `Backend`."""
@@ -60,3 +54,14 @@ class Local:
     def load(self) -> dict[str, int]:
         """See `Backend`."""
         return {"requests": self.engine.requests, "tokens": self.engine.tokens}
+
+
+async def beaten(asked: Iterable[Awaitable[Answer]], otherwise: str) -> float:
+    """Seconds until the smallest requests were answered. Raises `Refusal` (503) that says `otherwise`."""
+    begun = time.perf_counter()
+    try:
+        async with asyncio.timeout(BEAT):
+            await asyncio.gather(*asked)
+    except TimeoutError:
+        raise Refusal(503, "engine_stuck", f"{otherwise} within {BEAT:g} s.", None, 5) from None
+    return time.perf_counter() - begun

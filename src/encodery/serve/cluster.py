@@ -21,7 +21,7 @@ from encodery.base import machine
 from encodery.base.cluster import joined
 from encodery.base.errors import InputError, UserError
 from encodery.base.extras import require
-from encodery.serve.backend import BEAT
+from encodery.serve.backend import beaten
 from encodery.serve.lane import Answer, Asked
 from encodery.serve.refusal import Refusal
 
@@ -159,13 +159,7 @@ class Remote:
 
     async def beat(self) -> float:
         """See `Backend`: of the replica that has the least to do."""
-        begun = time.perf_counter()
-        try:
-            async with asyncio.timeout(BEAT):
-                await asyncio.gather(*(self.ask(asked, urgent=True) for asked in self.beats))
-        except TimeoutError:
-            raise Refusal(503, "engine_stuck", f"No replica answered within {BEAT:g} s.", None, 5) from None
-        return time.perf_counter() - begun
+        return await beaten((self.ask(asked, urgent=True) for asked in self.beats), "No replica answered")
 
     async def drain(self, seconds: float) -> bool:
         """See `Backend`."""

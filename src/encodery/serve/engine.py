@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encodery.base import machine
-from encodery.serve.admission import Backlog, patience, wait
-from encodery.serve.batching import ENDLESS, SLOWER, FairQueue, Unit
+from encodery.serve.admission import Ledger, Share
+from encodery.serve.batching import FairQueue, Unit
 from encodery.serve.costs import Costs
 from encodery.serve.lane import Answer, Asked, Lane, Reading
 from encodery.serve.refusal import Refusal, refused
@@ -51,11 +51,10 @@ class EngineSettings:
 @dataclass(eq=False)
 class Ticket:
     """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed. `urgent`: it
-    passes all others, and admission. `left`: of the tokens `reserved`, those that are not computed."""
+    passes all others, and admission."""
 
     asked: Asked
-    reserved: int = 0
-    left: int = 0
+    share: Share
     urgent: bool = False
     future: Future[Answer] = field(default_factory=Future)
     reading: Reading | None = None
@@ -96,12 +95,10 @@ class Engine:
         self.draining = False
         self._waiting = FairQueue()
         self._changed = threading.Condition()
-        self._backlogs = {line: Backlog() for line in self._line.values()}
-        for line, known in self.costs.items():
-            self._backlogs[line] = Backlog(known.speed)
-        self._reserved, self._tickets = 0, set[Ticket]()
+        speeds = dict.fromkeys(self._line.values(), 0.0) | {line: one.speed for line, one in self.costs.items()}
+        self._ledger = Ledger(speeds, self.settings.queue_tokens, self.settings.queue_seconds)
+        self._tickets = set[Ticket]()
         self._running, self._wide, self._closed = 0, False, False
-        self._ended = 0.0  # When the last batch did, if more waited then.
         self._to_read: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._to_run: queue.Queue[tuple[str, list[Unit], bool | None] | None] = queue.Queue(1)
         self._to_finish: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -128,7 +125,7 @@ class Engine:
     @property
     def tokens(self) -> int:
         """Of all requests on their way."""
-        return self._reserved
+        return self._ledger.tokens
 
     @property
     def requests(self) -> int:
@@ -139,14 +136,14 @@ class Engine:
         """Let a request in, as a whole or not at all. Raises `Refusal`: unknown, too large, overloaded, draining."""
         if asked.lane not in self.lanes:
             raise Refusal(404, "model_not_found", f"There is no '{asked.lane}' here.", "model")
-        estimate, ticket = asked.tokens(self._longest(asked)), Ticket(asked, urgent=urgent)
+        estimate = asked.tokens(self._longest(asked))
+        ticket = Ticket(asked, Share(self._line[asked.lane]), urgent)
         with self._changed:
             if self.draining or self._closed:
                 raise Refusal(503, "draining", "The server is stopping; ask another one.", None, 5)
             if not urgent and self._tickets:
                 self._admit(asked.lane, estimate)
-            self._reserve(ticket, estimate)
-            self._owe(ticket, estimate)
+            self._ledger.reserve(ticket.share, estimate)
             self._tickets.add(ticket)
         ticket.future.add_done_callback(lambda _: self._release(ticket))
         self.note("accepted", asked.lane, 1)
@@ -165,7 +162,8 @@ class Engine:
         with self._changed:
             if not self._tickets:
                 return None
-            found = [self._refusal(name, 1, most) for name in self.lanes if name.rpartition("/")[2] == what]
+            lines = dict.fromkeys(line for name, line in self._line.items() if name.rpartition("/")[2] == what)
+            found = [self._ledger.refusal(line, 1, most) for line in lines]
         if not found or None in found:
             return None
         self.note("refused", what, 1)
@@ -173,33 +171,10 @@ class Engine:
 
     def _admit(self, lane: str, tokens: int) -> None:
         """Raises `Refusal` where too much waits already."""
-        refusal = self._refusal(lane, tokens, tokens)
+        refusal = self._ledger.refusal(self._line[lane], tokens, tokens)
         if refusal is not None:
             self.note("refused", lane, 1)
             raise refusal
-
-    def _refusal(self, lane: str, tokens: int, most: int) -> Refusal | None:
-        """Of a request of so many tokens, that may be let in as one of `most`."""
-        settings, line = self.settings, self._line[lane]
-        own = self._backlogs[line]
-        others = [one for name, one in self._backlogs.items() if name != line and one.tokens]
-        seconds = wait(own, others, tokens, settings.queue_seconds / SLOWER)
-        if seconds > max(settings.queue_seconds, own.seconds(most)):
-            said = f"A request would wait for {seconds:.1f} s, and {settings.queue_seconds:g} s are allowed."
-        elif self._reserved + tokens > settings.queue_tokens:
-            said = f"{self._reserved} tokens wait already, and {settings.queue_tokens} may."
-            seconds = sum(one.seconds(one.tokens) for one in self._backlogs.values())
-        else:
-            return None
-        return Refusal(429, "overloaded", f"{said} Ask again later.", None, patience(seconds))
-
-    def _reserve(self, ticket: Ticket, tokens: int) -> None:
-        self._reserved += tokens - ticket.reserved
-        ticket.reserved = tokens
-
-    def _owe(self, ticket: Ticket, tokens: int) -> None:
-        self._backlogs[self._line[ticket.asked.lane]].change(ticket.left, tokens)
-        ticket.left = tokens
 
     def drain(self, seconds: float) -> bool:
         """Take nothing more, wait until what was taken is answered; whether it was, in that time."""
@@ -228,8 +203,7 @@ class Engine:
             self.note("cancelled", ticket.asked.lane, 1)
         with self._changed:
             self._tickets.discard(ticket)
-            self._reserve(ticket, 0)
-            self._owe(ticket, 0)
+            self._ledger.reserve(ticket.share, 0)
             self._changed.notify_all()
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
@@ -271,12 +245,10 @@ class Engine:
         with self._changed:
             if ticket.gone:
                 return
-            self._reserve(ticket, tokens)
-            self._owe(ticket, tokens)
+            self._ledger.reserve(ticket.share, tokens)
             if units:
-                line = self._line[ticket.asked.lane]
-                grace = round(self.settings.queue_seconds * self._backlogs[line].pace.speed)
-                self._waiting.add(line, units, ticket.urgent, grace or ENDLESS)
+                line = ticket.share.line
+                self._waiting.add(line, units, ticket.urgent, self._ledger.grace(line))
                 self._changed.notify_all()
         if not units:
             ticket.first = ticket.ready
@@ -353,10 +325,10 @@ class Engine:
         done = []
         with self._changed:
             self._waiting.measured(line, tokens, seconds)
-            self._paced(line, tokens)
+            self._ledger.ended(line, tokens, bool(self._waiting.tokens) or not self._to_run.empty())
             for unit, output in zip(units, found, strict=True):
                 ticket: Ticket = unit.owner
-                self._owe(ticket, max(ticket.left - unit.tokens, 0))
+                self._ledger.owe(ticket.share, max(ticket.share.left - unit.tokens, 0))
                 if isinstance(output, Refusal):
                     continue
                 ticket.outputs[unit.number] = output
@@ -368,13 +340,6 @@ class Engine:
                 self._fail(unit.owner, output)
         for ticket in done:
             self._to_finish.put(ticket)
-
-    def _paced(self, line: str, tokens: int) -> None:
-        """A batch ended."""
-        now = time.perf_counter()
-        if self._ended:
-            self._backlogs[line].pace.add(tokens, now - self._ended)
-        self._ended = now if self._waiting.tokens or not self._to_run.empty() else 0.0
 
     def _outputs(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
         """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""
