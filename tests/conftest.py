@@ -28,8 +28,8 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def running() -> Callable[[int], dict[int, bytes]]:
-    """`running(pid)`: all processes that a process began, and those that they began, with their command lines."""
+def descendants() -> Callable[[int], dict[int, bytes]]:
+    """`descendants(pid)`: all processes that a process began, and those that they began, with their command lines."""
 
     def read(path: str) -> bytes:
         try:

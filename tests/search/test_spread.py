@@ -86,7 +86,7 @@ def by_ray(*arguments: Any) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_the_bytes_are_those_of_the_local_engine(
-    rows: Path, tmp_path: Path, model: Path, running: Callable[[int], dict[int, bytes]]
+    rows: Path, tmp_path: Path, model: Path, descendants: Callable[[int], dict[int, bytes]]
 ) -> None:
     lines = rows.read_text().splitlines()
     with rows.open("w", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def test_the_bytes_are_those_of_the_local_engine(
         killed = False
         while process.poll() is None and not killed:  # One of the workers, as soon as it has written a part.
             started = [shard for shard in (1, 3, 4) if list((out / "shards" / f"{shard:05d}").glob("*.safetensors"))]
-            for pid, command in running(process.pid).items() if started else []:
+            for pid, command in descendants(process.pid).items() if started else []:
                 if b"MapWorker" in command and not killed:
                     os.kill(pid, signal.SIGKILL)
                     killed = True

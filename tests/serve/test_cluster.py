@@ -226,12 +226,12 @@ def wait(until: Callable[[], bool], process: subprocess.Popen[bytes], seconds: f
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_replicas_by_ray(
-    serving: Any, folders: dict[str, Path], base: Loaded, running: Callable[[int], dict[int, bytes]]
+    serving: Any, folders: dict[str, Path], base: Loaded, descendants: Callable[[int], dict[int, bytes]]
 ) -> None:
     process, client, log = serving
 
     def named(words: bytes = b"ServeReplica:encodery") -> list[int]:
-        return [one for one, command in running(process.pid).items() if words in command]
+        return [one for one, command in descendants(process.pid).items() if words in command]
 
     texts = [" ".join(f"w{(7 * row + place) % 100}" for place in range(1 + row % 20)) for row in range(40)]
     embedder = Embedder.of(base)
@@ -255,7 +255,7 @@ def test_replicas_by_ray(
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input_too_long")
     assert client.get("/nothing").json()["error"]["code"] == "route_not_found"
     assert "encodery_accepted_total" in client.get("/metrics").text
-    assert listens_elsewhere([process.pid, *running(process.pid)]) == []
+    assert listens_elsewhere([process.pid, *descendants(process.pid)]) == []
     (head,) = named(b"gcs_server")
     assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{head}/environ").read_bytes().split(b"\0")
 
@@ -268,7 +268,7 @@ def test_replicas_by_ray(
     wait(lambda: len(set(named()) - {first[0]}) == 2, process)
     assert client.get("/health/ready").status_code == 200
 
-    others = running(process.pid)
+    others = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     assert process.wait(180) == 0
     end = time.monotonic() + 30
