@@ -5,10 +5,11 @@
     python bench/pretrain_gpu.py --text FILES --smoke             # everything tiny, on whatever device there is
 
 ModernBERT's architecture at the sizes of Ettin (arXiv 2507.11412), vocabulary 50,368, real text, 30 % masks. Both sides
-learn in bfloat16 from the same tokenizer's ids without padding: encodery keeps documents apart (`train.static`, one
-compiled graph), the peer gets rows of full length cut from documents run together. The peer is a bare loop around
-`ModernBertForMaskedLM` (`pretrain_gpu_peer.py`): SDPA, fused AdamW, its rows on the device before the clock starts; of
-torch.compile and of logits at masked tokens only, the faster counts.
+learn in bfloat16 from the same tokenizer's ids without padding: encodery keeps documents apart (`train.static`: one
+compiled graph, with its kernels recorded or not, or also in 8 bits; the fastest of `--ways` counts), the peer gets rows
+of full length cut from documents run together. The peer is a bare loop around `ModernBertForMaskedLM`
+(`pretrain_gpu_peer.py`): SDPA, fused AdamW, its rows on the device before the clock starts; of torch.compile and of
+logits at masked tokens only, the faster counts.
 
 Utilisation is (6 N + 12 layers x width x length) x tokens/s over the measured matmul ceiling of the device in bf16, N
 being all parameters, for both sides alike. `peak_share` is encodery's own count, of matrix products alone.
@@ -66,28 +67,29 @@ def prepare(options: argparse.Namespace) -> None:
             np.save(work / f"rows_{length}.npy", ids.reshape(-1, length))
 
 
-def settings(size: str, length: int, options: argparse.Namespace) -> list[str]:
-    """Of encodery, at one size."""
+def settings(size: str, length: int, options: argparse.Namespace, way: str) -> list[str]:
+    """Of encodery, at one size; `way` is train.static and train.precision, as in compiled-bf16."""
     depth, width, heads, inner = SIZES[size]
-    static = "eager" if options.smoke else "compiled"
+    static, precision = way.split("-")
     return [
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.inner={inner}",
         f"model.max_length={length}", f"feed.max_length={length}", f"train.static={static}",
-        "objective.corruption.fixed_slots=true", f"train.precision={'fp32' if options.smoke else 'bf16'}",
+        "objective.corruption.fixed_slots=true", f"train.precision={precision}",
         f"train.micro_tokens={options.micro}", f"train.batch_tokens={options.batch}", f"train.seed={options.seed}",
     ]  # fmt: skip
 
 
-def ours(size: str, length: int, options: argparse.Namespace, pair: int) -> dict[str, Any]:
+def ours(size: str, length: int, options: argparse.Namespace, pair: int, way: str) -> dict[str, Any]:
     """One encodery run of so many seconds."""
-    out = options.work / "runs" / f"{size}-{length}-{pair}"
+    out = options.work / "runs" / f"{size}-{length}-{pair}-{way}"
     shutil.rmtree(out, ignore_errors=True)
     encodery(
         "pretrain", "modernbert", options.work / "tokens", "--out", out, "--budget", f"{options.seconds}s",
-        *settings(size, length, options), "train.evals=0", *options.ours,
+        *settings(size, length, options, way), "train.evals=0", *options.ours,
     )  # fmt: skip
-    figures: dict[str, Any] = json.loads((out / "figures.json").read_text())
-    return figures
+    keep = ("tokens_per_s", "peak_share", "precision", "tokens", "steps", "heldout_loss", "bound", "data_share")
+    figures = json.loads((out / "figures.json").read_text())
+    return {"way": way, "parameters": figures["parameters"]} | {key: figures[key] for key in keep if key in figures}
 
 
 def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> dict[str, Any]:
@@ -108,16 +110,13 @@ def compare(size: str, length: int, options: argparse.Namespace, peak: float) ->
     depth, width, _, _ = SIZES[size]
     found: dict[str, Any] = {"size": size, "length": length, "encodery": [], "peer": []}
     for pair in range(options.pairs):
-        mine = ours(size, length, options, pair)
-        per_token = 6 * mine["parameters"] + 12 * depth * width * length
+        mine = [ours(size, length, options, pair, way) for way in options.ways]
         theirs = [peer(size, length, options, variant) for variant in options.variants]
-        fastest = max(theirs, key=lambda one: one["tokens_per_s"])
-        keep = ("tokens_per_s", "peak_share", "precision", "tokens", "steps", "heldout_loss", "bound", "data_share")
-        found["encodery"].append(
-            {key: mine[key] for key in keep if key in mine} | {"mfu": per_token * mine["tokens_per_s"] / peak}
-        )
-        found["peer"].append({**fastest, "mfu": per_token * fastest["tokens_per_s"] / peak, "all": theirs})
-        found["parameters"] = mine["parameters"]
+        found["parameters"] = mine[0]["parameters"]
+        per_token = 6 * found["parameters"] + 12 * depth * width * length
+        for side, all_of in (("encodery", mine), ("peer", theirs)):
+            fastest = max(all_of, key=lambda one: one["tokens_per_s"])
+            found[side].append({**fastest, "mfu": per_token * fastest["tokens_per_s"] / peak, "all": all_of})
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(found["encodery"], found["peer"], strict=True)]
     found |= {"speedup": float(np.median(ratios)), "mfu": float(np.median([one["mfu"] for one in found["encodery"]]))}
     if size in GOALS:
@@ -130,7 +129,7 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
     """Twenty minutes of one size: trained, exported, scored; the folder holds its report."""
     out = options.work / f"long-{size}"
     shutil.rmtree(out, ignore_errors=True)
-    recipe = [*settings(size, max(options.lengths), options), *options.ours]
+    recipe = [*settings(size, max(options.lengths), options, options.ways[0]), *options.ours]
     encodery("pretrain", "modernbert", options.work / "tokens", "--out", out, "--budget", options.budget, *recipe)
     encodery("export", "hf", out, out / "export")
     figures = json.loads((out / "figures.json").read_text())
@@ -151,6 +150,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--micro", type=int, default=65_536, help="tokens at once through either model")
     parser.add_argument("--batch", type=int, default=131_072, help="tokens of a step of encodery")
     parser.add_argument("--variants", nargs="+", default=["compiled", "sparse"], help="of the peer; the faster counts")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=["compiled-bf16", "replayed-bf16", "replayed-fp8"],
+        help="of encodery; the fastest counts; the first is that of --long",
+    )
     parser.add_argument("--long", choices=SIZES, help="one real run of --budget instead of the comparison")
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--seed", type=int, default=0)
@@ -161,6 +166,7 @@ def parsed() -> argparse.Namespace:
     if options.smoke:
         options.sizes, options.lengths, options.seconds, options.pairs = ["smoke"], [64], 4, 1
         options.vocab, options.micro, options.batch, options.variants = 1024, 512, 1024, ["sparse"]
+        options.ways = ["eager-fp32", "off-fp32"]
         options.long, options.budget = options.long and "smoke", "4s"
         options.out = options.work / "smoke.json"
     return options

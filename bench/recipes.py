@@ -1,6 +1,6 @@
-"""Papers against the default at equal wall-clock budget: every row is one change, at the same size, on the same text.
+"""Papers, or schedules, against the default at equal wall-clock budget: a row is one change, same size, same text.
 
-    python bench/recipes.py TOKENS [--seconds 60] [--seeds 0 1] [--rows default bert ...]
+    python bench/recipes.py TOKENS [path=value ...] [--group papers] [--seconds 60] [--seeds 0 1] [--rows bert ...]
 
 Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row is about the shape), the held-out loss is that
 of fixed masks at 15 %, so rows with other mask rates compare. Runs take turns over the seeds; means with the spread
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 SHAPE = ("model.depth=2", "model.width=128", "model.heads=2", "model.inner=512", "model.max_length=128")
-COMMON = ("feed.max_length=128", "train.batch_tokens=4096", "train.evals=2", "optim.lr=2e-3")
-ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+LENGTH = ("feed.max_length=128", "train.evals=2")
+PAPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny (default)": ("tiny", ()),
     "bert": ("bert", ("model.dropout=0",)),
     "roberta": ("roberta", ("model.dropout=0",)),
@@ -32,12 +32,30 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bert, mask rate 0.40": ("bert", ("model.dropout=0", "objective.corruption.rate=0.40")),
     "bert, mask rate 0.30 -> 0.15": ("bert", ("model.dropout=0", "objective.corruption.rate=0.30 -> 0.15 linear")),
 }
+SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tiny (default)": ("tiny", ()),
+    "wsd": ("tiny", ("train.schedule=wsd(warmup=5%, decay=20%)",)),
+    "cosine": ("tiny", ("train.schedule=cosine(warmup=5%)",)),
+    "batch 1,024": ("tiny", ("train.batch_tokens=1024",)),
+    "batch 4,096": ("tiny", ("train.batch_tokens=4096",)),
+    "batch 1,024 -> 4,096": ("tiny", ("train.batch_tokens=1024 -> 4096 linear",)),
+    "lengths 32, 64, 128": ("tiny", ("train.length=32 @ 30%; 64 @ 30%; 128",)),
+    "mask rate 0.30": ("tiny", ("objective.corruption.rate=0.30",)),
+    "mask rate 0.30 -> 0.15": ("tiny", ("objective.corruption.rate=0.30 -> 0.15 linear",)),
+}
+# Rows, what all of them have beside shape and length, and the results file.
+GROUPS = {
+    "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3"), "recipes.json"),
+    "schedules": (SCHEDULES, ("model.inner=256",), "schedules.json"),
+}
 
 
-def train(tokens: Path, out: Path, recipe: str, settings: tuple[str, ...], seconds: int, seed: int) -> dict[str, Any]:
+def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """One run and its figures."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "encodery", "pretrain", recipe, str(tokens), "--out", str(out)]
-    command += ["--budget", f"{seconds}s", *SHAPE, *COMMON, f"train.seed={seed}", *settings]
+    command = [sys.executable, "-m", "encodery", "pretrain", recipe, str(options.tokens), "--out", str(out)]
+    command += ["--budget", f"{options.seconds}s", *SHAPE, *LENGTH, *GROUPS[options.group][1], f"train.seed={seed}"]
+    command += [*settings, *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     figures = json.loads((out / "figures.json").read_text())
     keep = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
@@ -47,20 +65,25 @@ def train(tokens: Path, out: Path, recipe: str, settings: tuple[str, ...], secon
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokens", type=Path)
+    parser.add_argument("settings", nargs="*", help="of all rows, path=value")
+    parser.add_argument("--group", choices=GROUPS, default="papers")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", help="of the group [default: all]")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_recipes"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recipes.json")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="[default: the group's file in results]")
+    options = parser.parse_intermixed_args()
+    rows, common, file = GROUPS[options.group]
+    names = options.rows or list(rows)
+    if unknown := set(names) - set(rows):
+        parser.error(f"no row {', '.join(unknown)} in {options.group}: {', '.join(rows)}")
 
     from encodery.base import machine
 
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.rows}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in options.seeds:
-        for number, name in enumerate(options.rows):
-            recipe, settings = ROWS[name]
-            figures = train(options.tokens, options.work / f"{number}-{seed}", recipe, settings, options.seconds, seed)
+        for number, name in enumerate(names):
+            figures = train(options, options.work / f"{options.group}-{number}-{seed}", *rows[name], seed)
             found[name].append(figures)
             print(f"seed {seed}  {name:32s} {figures}", flush=True)
     summary = {}
@@ -76,12 +99,13 @@ def main() -> None:
         "seconds": options.seconds,
         "seeds": options.seeds,
         "shape": SHAPE,
-        "common": COMMON,
-        "rows": {name: list(ROWS[name][1]) for name in options.rows},
+        "common": [*LENGTH, *common, *options.settings],
+        "rows": {name: list(rows[name][1]) for name in names},
         "summary": summary,
         "runs": found,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    out = options.out or Path(__file__).parent / "results" / file
+    out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in sorted(summary.items(), key=lambda item: item[1]["heldout_loss"]):
         print(f"{name:32s} loss {row['heldout_loss']:.3f} ± {row['spread']:.3f}  {row['tokens_per_s']:,.0f} tokens/s")
 

@@ -3,9 +3,10 @@
     python bench/retrieval.py COLLECTION ... --pretrained FOLDER [--train FILE] [--queries 300]
 
 Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
-search` asked four ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the first
-30 passages reordered by a cross-encoder. That one is trained here by `encodery finetune rank` on the pairs of --train
-(rows with query and positive, of other texts than the collections'), with negatives found by bm25s. Also `plain`, both
+search` asked several ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the
+first 30 passages reordered by each of --rerankers: `late`, token vectors (ColBERT) by `encodery finetune embed --recipe
+colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), and `cross`, a
+cross-encoder by `encodery finetune rank` on some of them, with negatives found by bm25s. Also `plain`, both
 programs' BM25 without stop words and stems, where the formula is all there is. And `stored`: dense alone, where vectors
 are stored or made in fewer bits, with the bytes of the index; differences there are to float32. Figures are nDCG@10
 with 95 % intervals, differences to the index's bm25 with the probability of a randomisation test; all by
@@ -37,6 +38,7 @@ STORED = ("fp32", "fp16", "int8", "binary")
 HERE = Path(__file__).resolve().parent
 K1, B = 1.2, 0.75
 NEGATIVES = 3
+RERANKERS = {"late": "token vectors", "cross": "cross-encoder"}
 FIRST, LAST = 2, 20  # Ranks, from 0, of the passages that negatives are drawn from.
 
 
@@ -103,12 +105,23 @@ def encodery(*arguments: str | Path | int) -> None:
     subprocess.run([sys.executable, "-m", "encodery", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def rows_for_reranking(file: Path, queries: int, out: Path) -> None:
+def pairs_of(file: Path) -> list[tuple[str, str]]:
+    """Query and positive of every row."""
+    with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
+        return [(row["query"], row["positive"]) for row in map(json.loads, lines)]
+
+
+def rows_for_late(pairs: Sequence[tuple[str, str]], most: int, out: Path) -> None:
+    """Pairs as they are, drawn at random."""
+    with out.open("w", encoding="utf-8") as rows:
+        for query, positive in random.Random(0).sample(pairs, min(most, len(pairs))):
+            rows.write(json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n")
+
+
+def rows_for_cross(pairs: Sequence[tuple[str, str]], queries: int, out: Path) -> None:
     """Pairs of query and passage with label 1 or 0: each query's own passage, and some that bm25s finds for it."""
     import bm25s
 
-    with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
-        pairs = [(row["query"], row["positive"]) for row in map(json.loads, lines)]
     passages = list(dict.fromkeys(passage for _, passage in pairs))
     draw = random.Random(0)
     chosen = draw.sample(pairs, min(queries, len(pairs)))
@@ -137,14 +150,32 @@ def unpacked(collection: Path, out: Path) -> Path:
     return out
 
 
-def measured(collection: Path, options: argparse.Namespace, reranker: Path | None) -> dict[str, Any]:
+def trained(options: argparse.Namespace) -> dict[str, Path]:
+    """Name -> folder of each reranker; one that is there already is not trained again."""
+    found: dict[str, Path] = {}
+    for kind in options.rerankers if options.train is not None else ():
+        out, rows = options.work / f"reranker-{kind}", options.work / f"rerank-{kind}.jsonl"
+        found[RERANKERS[kind]] = out
+        if (out / "manifest.json").is_file():
+            continue
+        pairs = pairs_of(options.train)
+        if kind == "late":
+            rows_for_late(pairs, options.train_pairs, rows)
+            command = ["embed", rows, "--recipe", "colbert"]
+        else:
+            rows_for_cross(pairs, options.train_queries, rows)
+            command = ["rank", rows]
+        encodery("finetune", *command, "--model", options.pretrained, "--out", out, "epochs=1")
+    return found
+
+
+def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[str, Path]) -> dict[str, Any]:
     """One collection: the index, its systems, and both plain formulas."""
     name = collection.name
     data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
     asked = [("bm25", "bm25", ""), ("dense", "dense", ""), ("hybrid", "hybrid", "")]
-    if reranker is not None:
-        asked.append(("hybrid, reranked", "hybrid", str(reranker)))
+    asked += [(f"hybrid, {label}", "hybrid", str(folder)) for label, folder in rerankers.items()]
     ours = [Index(path=str(index), name=label, mode=mode, rerank=model) for label, mode, model in asked]
     task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
     found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).table()
@@ -186,26 +217,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path)
     parser.add_argument("--pretrained", type=Path, required=True, help="the encoder")
-    parser.add_argument("--train", type=Path, help="pairs for the cross-encoder")
-    parser.add_argument("--train-queries", type=int, default=1500)
+    parser.add_argument("--train", type=Path, help="pairs for the rerankers")
+    parser.add_argument("--rerankers", nargs="+", choices=RERANKERS, default=["late"])
+    parser.add_argument("--train-pairs", type=int, default=8000, help="of them for the token vectors")
+    parser.add_argument("--train-queries", type=int, default=1500, help="of them for the cross-encoder")
     parser.add_argument("--queries", type=int, default=300, help="of each collection at most")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_retrieval"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval.json")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    reranker = None
-    if options.train is not None:
-        reranker = options.work / "reranker"
-        if not (reranker / "manifest.json").is_file():
-            rows_for_reranking(options.train, options.train_queries, options.work / "rerank.jsonl")
-            encodery(
-                "finetune", "rank", options.work / "rerank.jsonl", "--model", options.pretrained, "--out", reranker,
-                "epochs=1",
-            )  # fmt: skip
-    settings = {"queries": options.queries, "train_queries": options.train_queries if reranker else 0}
+    rerankers = trained(options)
+    settings = {"queries": options.queries}
+    if rerankers:
+        settings |= {"train_pairs": options.train_pairs, "train_queries": options.train_queries}
     result: dict[str, Any] = {"machine": machine.describe(), "settings": settings, "sets": []}
     for collection in options.collections:
-        result["sets"].append(measured(collection, options, reranker))
+        result["sets"].append(measured(collection, options, rerankers))
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         for row in [row for part in ("rows", "plain", "stored") for row in result["sets"][-1][part]]:
             apart = f"{row['difference']:+.4f} p {row['p']:.3f}" if "difference" in row else ""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from encodery.base.errors import ArtifactError, InputError
+from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.cli.search import app
 from encodery.embed.data import Labelled
 from encodery.embed.multivector import MultiVectorEncoder, similarity
@@ -27,6 +27,8 @@ from encodery.search import searcher as searcher_module
 from encodery.search.index import IndexSettings, build
 from encodery.search.page.answers import Answers
 from encodery.search.passages import Passages
+from encodery.search.rerank.late_interaction import LateInteraction
+from encodery.search.reranking import reranker_of
 from encodery.search.searcher import Searcher
 from encodery.search.sides import Dense, Late, Sparse, load, mode_of, sides_of
 from encodery.tokens.tokenizer import Tokenizer
@@ -111,6 +113,45 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
             page = answers.reply(f"/?q={query.replace(' ', '+')}&weights=late%3D1").body.decode()
             assert re.findall(r'href="/document\?[^"]*id=(t\d+)', page) == alone[:10]
             assert 'placeholder="bm25=0.50,sparse=0.25,late=0.25"' in page
+
+
+def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp_path: Path) -> None:
+    build([rows], tmp_path / "index", None)
+    reranker = reranker_of(folder / "late")
+    assert reranker == LateInteraction(model=str(folder / "late"))
+    scorer, encoder = reranker.open(), MultiVectorEncoder.of(load_model(folder / "late"), CPU)
+    with Searcher(tmp_path / "index") as searcher:
+        found = searcher.search("violin melody", 5, "bm25", reranker=scorer, reranked=12).found
+        plain = searcher.search("violin melody", 12, "bm25").found
+    texts = [hit.text for hit in plain]
+    truth = similarity(
+        encoder.encode(["violin melody"], prompt="query"), encoder.encode(texts, "chunk", prompt="document")
+    )[0]
+    assert [hit.rerank for hit in found] == pytest.approx(sorted(truth.tolist(), reverse=True)[:5], rel=1e-5)
+    assert [hit.text for hit in found] != texts[:5]
+    assert scorer.score("violin", []).shape == (0,)
+    with pytest.raises(SettingsError, match="remembered"):
+        LateInteraction(model="x", remembered=0)
+    with pytest.raises(SettingsError, match="was not trained for a vector a token"):
+        LateInteraction(model=str(folder / "dense")).open()
+
+
+def test_a_passage_seen_before_is_not_encoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = LateInteraction(model=str(folder / "late"), remembered=2).open()
+    read: list[str] = []
+    encode = MultiVectorEncoder.encode
+
+    def noted(self: MultiVectorEncoder, texts: Any, *more: Any, **over: Any) -> Any:
+        read.extend(texts)
+        return encode(self, texts, *more, **over)
+
+    monkeypatch.setattr(MultiVectorEncoder, "encode", noted)
+    first = scorer.score("q", ["one", "two", "one"])
+    assert first[0] == first[2]
+    assert scorer.score("q", ["two", "one"]).tolist() == first[[1, 0]].tolist()
+    scorer.score("q", ["three"])
+    scorer.score("q", ["one", "two"])
+    assert [text for text in read if text != "q"] == ["one", "two", "three", "two"]
 
 
 def test_vectors_of_tokens_follow_the_others_where_there_are_many(

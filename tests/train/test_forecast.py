@@ -113,6 +113,44 @@ def test_a_cuda_device_without_bf16_is_offered_fp16(
             precision.formats("bf16", torch.device("cuda"))
 
 
+def test_fp8_needs_its_hardware_and_is_taken_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"8\.9"):
+        precision.formats("fp8", CPU)
+    for capability, has in (((8, 0), False), ((8, 9), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: True)
+        assert "fp8" not in precision.formats("auto", torch.device("cuda"))
+        if has:
+            assert precision.formats("fp8", torch.device("cuda")) == ("fp8",)
+        else:
+            with pytest.raises(SettingsError, match="Use bf16"):
+                precision.formats("fp8", torch.device("cuda"))
+
+
+def test_fp8_is_for_the_layers_of_blocks_and_near_bf16(table: Table) -> None:
+    from encodery.model.weights import Linear
+    from encodery.train.step import backward
+
+    job = PretrainJob.rebuild(table(model={"width": 32, "heads": 2, "inner": 64}), Team(), CPU)
+    work = job.batches(0, 0.0, 512, None)
+    found = {}
+    for chosen in ("fp32", "bf16", "fp8"):
+        job.module.zero_grad()
+        precision.arrange(job.module, chosen)
+        narrow = {name for name, m in job.module.named_modules() if isinstance(m, Linear) and m.float8}
+        assert bool(narrow) == (chosen == "fp8")
+        assert all(".blocks." in name for name in narrow)
+        terms = [one["mlm"] for one in backward(job, work, Team(), chosen, 0, 0)]
+        grads = {n: p.grad.clone() for n, p in job.module.named_parameters() if p.grad is not None}
+        found[chosen] = (float(sum(t.total for t in terms) / sum(t.count for t in terms)), grads)
+    loss, grads = found["fp8"]
+    assert loss != found["bf16"][0]
+    assert loss == pytest.approx(found["bf16"][0], rel=0.01)
+    for name, wanted in found["fp32"][1].items():
+        cosine = torch.nn.functional.cosine_similarity(grads[name].flatten(), wanted.flatten(), 0)
+        assert cosine > 0.97, name
+
+
 def test_the_scale_of_a_loss_changes_nothing_but_what_vanishes(table: Table) -> None:
     from encodery.train.clip import clip
     from encodery.train.step import backward

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from encodery.base.errors import CheckpointError, SettingsError, UserError
-from encodery.train.clip import GOOD, GuardedStep, clip, gradient_norm
+from encodery.train.clip import GOOD, GuardedStep, clip, decides, gradient_norm
 from encodery.train.hooks import Moment
 from encodery.train.hooks.ema import EMA
+from encodery.train.offload import offload
 
 
 def moment(step: int) -> Moment:
@@ -111,6 +112,55 @@ def test_a_step_on_what_is_not_finite_is_skipped_and_counted(bad: float) -> None
     with pytest.raises(UserError, match="3 steps in a row"):
         resumed.step(optimizer)
     assert resumed.skipped == 4
+
+
+def fused(size: int = 5) -> tuple[nn.Parameter, torch.optim.AdamW]:
+    p = nn.Parameter(torch.ones(size))
+    return p, torch.optim.AdamW([p], lr=0.1, fused=True)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 100.0])
+def test_late_decisions_are_those_that_wait(limit: float) -> None:
+    (now, first), (later, second) = fused(), fused()
+    guards = GuardedStep(limit=limit), GuardedStep(limit=limit, late=True)
+    assert decides(second)
+    for step in range(40):
+        grad = torch.randn(5, generator=torch.Generator().manual_seed(step)) * 3
+        if step in (3, 4, 20):
+            grad[2] = (math.nan, math.inf)[step % 2]
+        norms = []
+        for p, optimizer, guard in ((now, first, guards[0]), (later, second, guards[1])):
+            p.grad = grad.clone()
+            norms.append(guard.step(optimizer)[0])
+        assert isinstance(norms[1], torch.Tensor), "nothing was read"
+        assert math.isfinite(norms[0]) == bool(norms[1].isfinite())
+        torch.testing.assert_close(later, now, rtol=1e-6, atol=1e-7)
+    assert guards[1].skipped < 3 or guards[1].waiting, "some are not counted yet"
+    assert guards[1].state() == guards[0].state() == {"skipped": 3, "in_a_row": 0}
+    for key, value in first.state[now].items():
+        torch.testing.assert_close(second.state[later][key], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_that_diverges_ends_late_where_it_is_looked_at_late() -> None:
+    p, optimizer = fused()
+    guard = GuardedStep(patience=20, late=True)
+    taken = 0
+    with pytest.raises(UserError, match="32 steps in a row"):
+        for _ in range(40):
+            p.grad = torch.full((5,), math.nan)
+            guard.step(optimizer)
+            taken += 1
+    assert taken == 31
+    assert torch.equal(p, torch.ones(5))
+
+
+def test_who_can_decide() -> None:
+    p, optimizer = fused()
+    assert decides(optimizer)
+    assert not decides(torch.optim.AdamW([p], foreach=True))
+    assert not decides(torch.optim.SGD([p], lr=1.0, fused=True))
+    offload(optimizer)
+    assert not decides(optimizer)
 
 
 def test_a_scale_falls_when_gradients_overflow_and_rises_when_they_do_not() -> None:

@@ -15,6 +15,7 @@ from encodery.cli.__main__ import run
 from encodery.model.load import load_model, save_model
 from encodery.model.network import build_model
 from encodery.tokens.store import TokenStore
+from encodery.train.begin.random import Random
 from encodery.train.distributed import Team
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
@@ -54,7 +55,8 @@ def test_before_the_first_step_it_is_the_given_model(store: Path, given: Path) -
     for name, tensor in source.model.state_dict().items():
         assert torch.equal(made.model.state_dict()[name], tensor), name
     other = PretrainJob.rebuild(recipe(store, given, "train.seed=5"), Team(), torch.device("cpu"))
-    fresh = job(recipe_of(made.settings.__class__(**{**vars(made.settings), "init_from": None}), made.store))
+    nothing = {"init_from": None, "begin": Random()}
+    fresh = job(recipe_of(made.settings.__class__(**{**vars(made.settings), **nothing}), made.store))
     assert made.score(400)["loss"] == other.score(400)["loss"] < fresh.score(400)["loss"] - 0.1
 
 

@@ -12,7 +12,8 @@ import typer
 def page(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")],
     rerank: Annotated[
-        Path | None, typer.Option(help="What orders the first passages anew: a cross-encoder, or term weights.")
+        Path | None,
+        typer.Option(help="What orders the first passages anew: a cross-encoder, token vectors or term weights."),
     ] = None,
     reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
     host: Annotated[

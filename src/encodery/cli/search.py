@@ -102,7 +102,8 @@ def query(
         str, typer.Option(help="Hybrid ranking by a mixture of scores, or of reciprocal ranks.")
     ] = "scores",
     rerank: Annotated[
-        Path | None, typer.Option(help="What orders the first passages anew: a cross-encoder, or term weights.")
+        Path | None,
+        typer.Option(help="What orders the first passages anew: a cross-encoder, token vectors or term weights."),
     ] = None,
     reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,

@@ -8,16 +8,27 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encodery.model.ops.float8_linear import linear as float8
+
 Role = Literal["embedding", "in", "out"]
 ActivationName = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared", "identity"]
 
 
 class Linear(nn.Linear):
-    """A linear layer whose `role` tells the initialisation what it is: "out" writes into the residual stream."""
+    """A linear layer whose `role` tells the initialisation what it is: "out" writes into the residual stream.
+
+    `float8`: whether it multiplies 8-bit floats while it learns.
+    """
+
+    float8: bool = False
 
     def __init__(self, size_in: int, size_out: int, *, bias: bool, role: Role = "in") -> None:
         super().__init__(size_in, size_out, bias=bias)
         self.role: Role = role
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) → (..., O)."""
+        return float8.linear(x, self.weight, self.bias) if self.float8 else super().forward(x)
 
     def reset_parameters(self) -> None:
         """Nothing: `Init` fills every weight once, from the model's own generator."""

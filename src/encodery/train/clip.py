@@ -1,13 +1,14 @@
 """Gradient clipping by the global norm, and the rule for gradients that are not finite: no step, and a count.
 
-One read of the norm per step decides both; the pass over the gradients that scales them is made only when needed.
+One read of the norm per step decides both; the pass over the gradients that scales them is made only when needed. A
+device that works ahead of the host is not waited for: there the optimiser's kernel does both (`GuardedStep.late`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import UserError
 from encodery.train import offload
+from encodery.train.optim import AT_HOME
 
 GOOD = 2000  # steps in a row after which the scale is doubled
+LATE = 16  # steps after which it is read whether they were taken, where that is done late
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
@@ -24,6 +27,16 @@ def gradient_norm(parameters: Iterable[Tensor]) -> float:
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def decides(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser's own kernel can scale gradients and leave out a step: fused Adam, on whole weights, with
+    its moments at hand."""
+    groups = optimizer.param_groups
+    return isinstance(optimizer, torch.optim.Adam) and all(
+        group["fused"] and not group.get(AT_HOME) and not any(isinstance(p, DTensor) for p in group["params"])
+        for group in groups
+    )
 
 
 def clip(parameters: Iterable[Tensor], limit: float, scale: float = 1.0) -> float:
@@ -50,6 +63,8 @@ class GuardedStep:
     and so decides alike.
     `scale`: what the loss is multiplied by before it goes backward, for formats in which small gradients vanish; other
     than 1 it is halved at every skip and doubled after `GOOD` steps without one (arXiv:1710.03740).
+    `late`: the optimiser `decides`, on its device, and the host counts some steps later; a step then always counts as
+    taken for whoever asks, and a run that has diverged ends up to `LATE` steps after its time. Not with a `scale`.
     """
 
     limit: float = 1.0
@@ -59,12 +74,21 @@ class GuardedStep:
     scale: float = 1.0
     good: int = 0
     rolled_back: int = 0
+    late: bool = False
+    waiting: list[Tensor] = field(default_factory=list)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> tuple[float, bool]:
-        """Clip and step; returns the norm before clipping and whether the step was taken.
+    def step(self, optimizer: torch.optim.Optimizer) -> tuple[float | Tensor, bool]:
+        """Clip and step; returns the norm before clipping, on the device where it is read `late`, and whether the step
+        was taken.
 
         Raises `UserError` when `patience` is at its end.
         """
+        if self.late:
+            found = self._undecided(optimizer)
+            if len(self.waiting) >= LATE:
+                self.settle()
+                self._check()
+            return found, True
         norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.limit, self.scale)
         if math.isfinite(norm):
             offload.step(optimizer)
@@ -74,12 +98,34 @@ class GuardedStep:
         self._rescale(0)
         self.skipped += 1
         self.in_a_row += 1
+        self._check()
+        return norm, False
+
+    def settle(self) -> None:
+        """Count what waits; waits for the device where anything does."""
+        for sound in torch.stack(self.waiting).tolist() if self.waiting else []:
+            self.skipped += not sound
+            self.in_a_row = 0 if sound else self.in_a_row + 1
+        self.waiting.clear()
+
+    def _undecided(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip and step or not, without a look at which; the norm."""
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        sound = norm.isfinite()
+        # What torch's kernel divides gradients by, and what makes it leave out the step.
+        excess = norm / self.limit if self.limit else torch.ones_like(norm)
+        optimizer.grad_scale, optimizer.found_inf = excess.clamp(min=1.0), (~sound).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        self.waiting.append(sound)
+        return norm
+
+    def _check(self) -> None:
         if self.in_a_row >= self.patience:
             raise UserError(
                 f"The gradient was not finite for {self.in_a_row} steps in a row: the run has diverged. "
                 "Lower optim.lr, lengthen the warm-up, or set a clip limit, and go on from an earlier checkpoint."
             )
-        return norm, False
 
     def _rescale(self, taken: int) -> None:
         """After a step that was taken, or not."""
@@ -93,6 +139,7 @@ class GuardedStep:
 
     def state(self) -> dict[str, float]:
         """For the checkpoint."""
+        self.settle()
         state: dict[str, float] = {"skipped": self.skipped, "in_a_row": self.in_a_row}
         if self.scale != 1.0:
             state |= {"scale": self.scale, "good": self.good}

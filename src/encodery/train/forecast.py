@@ -20,7 +20,7 @@ from encodery.train.job import Job, Work
 from encodery.train.needs import Needs, size_text
 from encodery.train.offload import offload, step
 from encodery.train.optim import Optimizer, set_rate
-from encodery.train.precision import Format, best, formats
+from encodery.train.precision import Format, arrange, best, formats
 from encodery.train.settings import TrainSettings
 from encodery.train.step import backward
 
@@ -114,6 +114,7 @@ def _time_formats(
 
     def run(kind: Format) -> None:
         job.module.zero_grad(set_to_none=True)
+        arrange(job.module, kind)
         backward(job, work, team, kind, 0, 0)
 
     warm = {kind: _timed(lambda kind=kind: run(kind), device) for kind in kinds}  # type: ignore[misc]

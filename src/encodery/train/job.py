@@ -59,6 +59,9 @@ class Job(abc.ABC):
     around: Callable[[Any], Mapping[str, Term]] | None = None
     """What runs in place of `terms` in a step: `terms`, with something around it."""
 
+    replays: bool = False
+    """Whether `around` leaves gradients where those of the next micro-batch will be."""
+
     layered: Layered | None = None
     """What runs a step's micro-batches together, a layer at a time; None where each goes through the model alone."""
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from encodery.base.report import RunLog, truncate_log
 from encodery.objectives import figures
 from encodery.train.distributed import Team
@@ -26,7 +28,7 @@ class Journal:
         self.waiting: list[tuple[Line, Terms]] = []
 
     def step(self, line: Line, terms: Terms) -> None:
-        """A step's numbers; its loss is read when enough of them wait."""
+        """A step's numbers; its loss, and what else is still on the device, is read when enough of them wait."""
         self.waiting.append((line, terms))
         if len(self.waiting) >= self.most:
             self.flush()
@@ -35,7 +37,8 @@ class Journal:
         """Read and write what waits."""
         for line, terms in self.waiting:
             found = figures(terms, self.team.sum if self.team.world > 1 else None)
-            self.write({**line, **found})
+            read = {name: value.item() if isinstance(value, Tensor) else value for name, value in line.items()}
+            self.write({**read, **found})
         self.waiting.clear()
 
     def write(self, line: Line) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from encodery.base.artifact import Artifact, atomic_write, seal
 from encodery.base.errors import UserError
@@ -26,7 +27,7 @@ from encodery.train.band import BEGUN
 from encodery.train.best import Best
 from encodery.train.budget import Budget
 from encodery.train.checkpoint import Snapshot
-from encodery.train.clip import GuardedStep
+from encodery.train.clip import GuardedStep, decides
 from encodery.train.clock import Clock
 from encodery.train.display import Display
 from encodery.train.distributed import Team
@@ -37,7 +38,7 @@ from encodery.train.job import Job, Work
 from encodery.train.journal import Journal, Line
 from encodery.train.offload import offload
 from encodery.train.optim import Optimizer, set_rate
-from encodery.train.precision import Format, context, first_scale
+from encodery.train.precision import Format, arrange, context, first_scale
 from encodery.train.settings import TrainSettings
 from encodery.train.sharding import gathered, unsharded
 from encodery.train.step import backward
@@ -77,12 +78,14 @@ class Loop:
     ) -> None:
         self.job, self.folder, self.settings, self.team, self.display = job, folder, settings, team, display
         self.chosen, self.facts, self.peak = chosen, facts, float(facts.get("matmul_peak", 0.0))
+        arrange(job.module, chosen)
         self.device = next(job.module.parameters()).device
         self.optimizer = optim.build(job.module, job.pace)
         if settings.offload:
             offload(self.optimizer)
         self.hooks = [hook.build(job.module) for hook in hooks]
-        self.guard = GuardedStep(settings.clip, scale=first_scale(chosen))
+        late = self.device.type != "cpu" and first_scale(chosen) == 1.0 and decides(self.optimizer)
+        self.guard = GuardedStep(settings.clip, scale=first_scale(chosen), late=late)
         self.clock = Clock(Budget.parse(settings.budget))
         self.journal = Journal(folder, team, display.line, late=self.device.type != "cpu")
         self.every = Budget.parse(settings.checkpoint_every)
@@ -125,6 +128,7 @@ class Loop:
                 if not self._settled:
                     self._step(elapsed)
             self.journal.flush()
+            self.guard.settle()
             if self.saved_at[2] != self.clock.step or not checkpoint.listed(self.folder):
                 self._save(elapsed)
             finished = self._done(elapsed)
@@ -166,8 +170,10 @@ class Loop:
         if self.branch_at is not None and self.clock.step and self.clock.ahead(elapsed, planned) >= self.branch_at:
             self.branch_at = None
             self._save(elapsed, pinned=True)
-        elif not self.guard.in_a_row and self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
-            self._save(elapsed)
+        elif self.every.used(*now) - self.every.used(*self.saved_at) >= self.every.amount:
+            self.guard.settle()
+            if not self.guard.in_a_row:
+                self._save(elapsed)
 
     def _step(self, elapsed: float) -> None:
         start, settings = time.monotonic(), self.settings
@@ -198,7 +204,7 @@ class Loop:
             hook.after_step(after)
         self.journal.step(self._line(after, work, seconds, norm, progress), terms)
 
-    def _update(self) -> tuple[float, bool]:
+    def _update(self) -> tuple[float | Tensor, bool]:
         """Clip and step. Where the run has diverged, weights and moments go back to the last checkpoint, once or a few
         times, and what follows in the data is tried instead (arXiv:2204.02311, section 5.1)."""
         try:
@@ -215,7 +221,7 @@ class Loop:
         )
         return math.nan, False
 
-    def _line(self, now: Moment, work: Work, seconds: float, norm: float, progress: float) -> Line:
+    def _line(self, now: Moment, work: Work, seconds: float, norm: float | Tensor, progress: float) -> Line:
         line: Line = {
             "step": now.step,
             "tokens": now.tokens,

@@ -1,10 +1,12 @@
-"""Number formats of a run: fp32, or bf16 or fp16, which means products in 16 bits and everything that adds up in fp32.
+"""Number formats of a run: fp32, or bf16 or fp16, which means products in 16 bits and everything that adds up in fp32;
+or fp8: bf16, but in the linear layers of the blocks products in 8 bits.
 
 Weights, optimiser, averages and the sums of norms, softmax and loss stay in fp32; `torch.autocast` casts the operands
 of matrix products. That pays only where the hardware multiplies the format, and not for every shape there, so `auto`
 measures on the run's own batches (`forecast`): bf16 where the device has it, else fp16 on a CUDA device, which then
 needs the loss scaled up (`clip.GuardedStep`), since small gradients vanish in it. A format without such hardware is
-never chosen; a run that goes on keeps the format it began with.
+never chosen; a run that goes on keeps the format it began with. fp8 is chosen only where it is asked for: what it costs
+in what is learnt was measured nowhere yet.
 """
 
 from __future__ import annotations
@@ -13,13 +15,23 @@ import contextlib
 from typing import Literal
 
 import torch
+from torch import nn
 
 from encodery.base import machine
 from encodery.base.errors import SettingsError
+from encodery.model.blocks import BlockModule
+from encodery.model.ops.float8_linear.linear import fits
+from encodery.model.weights import Linear
 from encodery.train.settings import Precision
 
-Format = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[Format, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Format = Literal["fp32", "bf16", "fp16", "fp8"]
+DTYPES: dict[Format, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.bfloat16,  # of everything but the layers that multiply 8 bits
+}
+HAS_FLOAT8 = (8, 9)  # compute capability
 WORTH = 1.05  # how much faster than fp32 another format must be
 SCALE = 2.0**16  # what a loss in fp16 is multiplied by at first
 
@@ -27,8 +39,13 @@ SCALE = 2.0**16  # what a loss in fp16 is multiplied by at first
 def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
     """The formats to choose from: the one asked for, or those that the device does well.
 
-    Raises `SettingsError` for bf16 on a CUDA device that has none.
+    Raises `SettingsError` for bf16 or fp8 on a device that has none.
     """
+    if asked == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < HAS_FLOAT8):
+        raise SettingsError(
+            "train.precision = 'fp8': needs a CUDA device with 8-bit floats (compute capability 8.9 or higher). "
+            "Use bf16 or auto."
+        )
     # What PyTorch emulates on older devices is supported, but slower than fp32.
     native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else machine.native_bf16()
     if asked == "bf16" and device.type == "cuda" and not native:
@@ -38,6 +55,15 @@ def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
     if native:
         return ("fp32", "bf16")
     return ("fp32", "fp16") if device.type == "cuda" else ("fp32",)
+
+
+def arrange(module: nn.Module, chosen: Format) -> None:
+    """Let the linear layers of all blocks multiply in the chosen format; what `context` does not do by itself."""
+    for block in module.modules():
+        if isinstance(block, BlockModule):
+            for layer in block.modules():
+                if isinstance(layer, Linear):
+                    layer.float8 = chosen == "fp8" and fits(layer.weight)
 
 
 def context(chosen: Format, device: torch.device) -> contextlib.AbstractContextManager[None]:

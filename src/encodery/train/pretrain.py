@@ -34,6 +34,8 @@ from encodery.tokens.prefetch import Prefetch
 from encodery.tokens.shuffle import Integers
 from encodery.tokens.store import TokenStore
 from encodery.train.band import Band
+from encodery.train.begin import Begin
+from encodery.train.begin.random import Random
 from encodery.train.distributed import Team
 from encodery.train.doctor import slow_attention
 from encodery.train.heldout import questions, score_mlm
@@ -66,7 +68,8 @@ class PretrainSettings:
     """A recipe of `encodery pretrain`. `model.vocab` and `feed.batch_tokens` follow the tokens and `train`.
 
     `init_from`: a model to go on from (a model, run or Hugging Face folder); `model` is then its own, and a longer
-    `feed.max_length` of the recipe becomes the model's. `adapt`: what of it learns (None: everything).
+    `feed.max_length` of the recipe becomes the model's. `adapt`: what of it learns (None: everything). `begin`: what a
+    model that goes on from none knows of the text before its first step.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -75,6 +78,7 @@ class PretrainSettings:
     feed: FeedSettings = field(default_factory=FeedSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     hooks: tuple[Hook, ...] = ()
+    begin: Begin = field(default_factory=Random)
     init_from: str | None = None
     adapt: Adaptation | None = None
 
@@ -124,6 +128,8 @@ class PretrainJob(Job):
         seed = settings.train.seed
         self.given = None if settings.init_from is None else load_model(settings.init_from)
         self.model, self.vocabulary = _begun(settings, store, self.given)
+        if self.given is None:
+            self._begin()
         begin(self.model, settings.adapt, seed)
         if self.given is not None:
             fresh(self.model, self.given).requires_grad_(True)
@@ -143,10 +149,23 @@ class PretrainJob(Job):
             feed = Feed(
                 store.train, settings.feed, derive_seed(seed, "feed"), team.rank, team.world, True, self.frame.most
             )
-        if self.frame is not None and settings.train.static == "compiled":
-            self.around = Compiled(self.model, self.objective, self.frame)
+        if self.frame is not None and settings.train.static in ("compiled", "replayed"):
+            self.replays = settings.train.static == "replayed"
+            if self.replays and device.type != "cuda":
+                raise SettingsError("train.static = 'replayed': needs a CUDA device, whose kernels it records.")
+            self.around = Compiled(self.model, self.objective, self.frame, self.replays)
         # On a CPU the thread would only take turns with the mathematics.
         self.feed = Prefetch(feed) if device.type != "cpu" else feed
+
+    def _begin(self) -> None:
+        """The first weights, of rank 0 on all ranks: what is counted may be rounded otherwise elsewhere."""
+        seed = derive_seed(self.settings.train.seed, "begin")
+        if self.team.leads:
+            self.settings.begin.fill(self.model, self.store.train, torch.Generator().manual_seed(seed))
+        if not isinstance(self.settings.begin, Random) and self.team.world > 1:
+            with torch.no_grad():
+                for p in self.model.parameters():
+                    self.team.sum(p if self.team.leads else p.zero_())
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> PretrainJob:
@@ -165,6 +184,8 @@ class PretrainJob(Job):
         if self.given is not None:
             table["init_from"] = fingerprint(self.given)
         # What is not used leaves no trace, so that runs from before there was such a setting can be resumed.
+        if self.given is not None or isinstance(self.settings.begin, Random):
+            del table["begin"]
         for part, name in ((table, "init_from"), (table, "adapt"), (table["model"], "inserts")):
             if not part[name]:
                 del part[name]

@@ -10,7 +10,7 @@ from encodery.base.schedule import Schedule
 from encodery.model.blocks import Recomputed
 from encodery.train.budget import Budget
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 USUAL_BATCH = Schedule.parse(8192)
 USUAL_RATE = Schedule.parse("linear(warmup=6%)")
 
@@ -28,13 +28,15 @@ class TrainSettings:
     `patience`: where a job keeps its best weights, end after so many scores without a higher one; 0: never.
     `checkpoint_every`: a time, tokens or steps; `keep`: how many checkpoints stay; `branch`: keep also the last one
     before the rate begins its final descent, from which another descent can start (`resume --decay`).
-    `precision`: fp32, bf16 or fp16 (weights and sums stay in fp32), or auto: what is faster here.
+    `precision`: fp32, bf16, fp16 or fp8 (weights and sums stay in fp32; fp8 means linear layers, the rest is bf16), or
+    auto: which of the first three is faster here.
     `recompute`: what of every layer is computed again when going backward instead of being kept in memory: nothing,
     attention, ffn, or the whole block.
     `shard`: of several processes each holds a share of the weights and moments instead of a copy (FSDP2).
     `offload`: the moments of the optimiser wait in main memory and come to the device a part at a time.
     `layered`: all micro-batches of a step go through a layer together, whose weights are on the device meanwhile only.
-    `static`: micro-batches of one fixed shape of micro_tokens (eager), by a step that is compiled once (compiled).
+    `static`: micro-batches of one fixed shape of micro_tokens (eager), by a step that is compiled once (compiled) and
+    whose kernels are recorded as well (replayed; CUDA graphs).
     `device`: cpu, cuda, cuda:1, or auto. `threads`: of the CPU (absent: all this process may use).
     """
 
@@ -57,7 +59,7 @@ class TrainSettings:
     shard: bool = False
     offload: bool = False
     layered: bool = False
-    static: Literal["off", "eager", "compiled"] = "off"
+    static: Literal["off", "eager", "compiled", "replayed"] = "off"
     device: str = "auto"
     threads: int | None = None
 
@@ -80,11 +82,14 @@ class TrainSettings:
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
-        if self.shard and self.static == "compiled":
-            raise SettingsError("train.static = 'compiled' needs whole weights: leave train.shard off, or take eager.")
+        compiled = self.static in ("compiled", "replayed")
+        if self.shard and compiled:
+            raise SettingsError(
+                f"train.static = '{self.static}' needs whole weights: leave train.shard off, or take eager."
+            )
         if self.shard and self.offload:
             raise SettingsError("train.offload needs whole weights: leave train.shard off, which deals moments too.")
-        if self.layered and (self.shard or self.static == "compiled"):
+        if self.layered and (self.shard or compiled):
             raise SettingsError("train.layered moves whole layers: leave train.shard off, and train.static uncompiled.")
         if not 0 <= self.eval_share < 1:
             raise SettingsError(f"eval_share = {self.eval_share}: is a share of the time, 0 <= share < 1.")

@@ -5,13 +5,16 @@ more than 99 % is text; the rest is [PAD] in sequences of its own, which no text
 Rows that a low masking rate leaves over carry the target that is ignored. So a step's loss and gradients are those of
 its text alone, and every rank has the same number of tokens. Corruption runs on the device, before the graph.
 
-Within the graph attention is `ops.attention.graph`; nothing reads the batch on the host.
+Within the graph attention is `ops.attention.graph`; nothing reads the batch on the host. With `replayed` the kernels of
+a micro-batch are recorded once and started together from then on (CUDA graphs, by `torch.compile`), which pays where
+they are too small to outlast their launch. Then every result lies where the next micro-batch's will: what is to last is
+copied. Not run on a GPU yet.
 Shapes: T tokens, B sequences, M predicted rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,17 +93,28 @@ class Frame:
 
 
 class Compiled:
-    """`Job.terms` of prepared batches of one frame, as one graph."""
+    """`Job.terms` of prepared batches of one frame, as one graph; `replayed` on a CUDA device only."""
 
-    def __init__(self, model: Model, objective: ObjectiveModule, frame: Frame, backend: str = "inductor") -> None:
-        self.model, self.objective, self.frame = model, objective, frame
-        self.step: Callable[..., Any] = torch.compile(self._step, fullgraph=True, dynamic=False, backend=backend)
+    def __init__(
+        self,
+        model: Model,
+        objective: ObjectiveModule,
+        frame: Frame,
+        replayed: bool = False,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        self.model, self.objective, self.frame, self.replayed = model, objective, frame, replayed
+        mode = "reduce-overhead" if replayed else None
+        self.step: Callable[..., Any] = torch.compile(
+            self._step, fullgraph=True, dynamic=False, backend=backend, mode=mode
+        )
 
     def __call__(self, batch: Batch) -> dict[str, Term]:
         """See `Job.terms`."""
         extra = batch.extra
         totals, counts, weights = self.step(batch.ids, batch.cu_seqlens, extra["rows"], extra["targets"])
-        return {name: Term(total, counts[name], weights[name]) for name, total in totals.items()}
+        terms = {name: Term(total, counts[name], weights[name]) for name, total in totals.items()}
+        return {name: _copied(term) for name, term in terms.items()} if self.replayed else terms
 
     def _step(
         self, ids: Tensor, cu_seqlens: Tensor, rows: Tensor, targets: Tensor
@@ -113,3 +127,15 @@ class Compiled:
             {name: term.count for name, term in terms.items()},
             {name: term.weight for name, term in terms.items()},
         )
+
+
+def _copied(term: Term) -> Term:
+    count = term.count.clone() if isinstance(term.count, Tensor) else term.count
+    return Term(term.total.clone(), count, term.weight)
+
+
+def copy_gradients(parameters: Iterable[Tensor]) -> None:
+    """Move gradients out of where a replayed graph will write again; what follows is added to the copies."""
+    for p in parameters:
+        if p.grad is not None:
+            p.grad = p.grad.clone()

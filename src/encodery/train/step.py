@@ -11,6 +11,7 @@ from encodery.objectives import Count, Term, count_all, share
 from encodery.train.distributed import Team
 from encodery.train.job import Job, Micro, Work
 from encodery.train.precision import Format, context
+from encodery.train.static import copy_gradients
 
 Terms = list[dict[str, Term]]
 
@@ -26,8 +27,11 @@ def backward(job: Job, work: Work, team: Team, chosen: Format, seed: int, step: 
     if job.layered is not None:
         terms = job.layered.step([micro.batch for micro in work.micros], counts, chosen, seeds, scale)
     else:
-        both = zip(work.micros, seeds, strict=True)
-        terms = [_micro(job, micro, counts, chosen, mine, scale) for micro, mine in both]
+        terms = []
+        for micro, mine in zip(work.micros, seeds, strict=True):
+            terms.append(_micro(job, micro, counts, chosen, mine, scale))
+            if job.replays and len(terms) == 1:
+                copy_gradients(job.module.parameters())
     team.sum_gradients(p for p in job.module.parameters() if p.requires_grad)
     return terms
 

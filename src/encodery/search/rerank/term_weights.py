@@ -9,7 +9,6 @@ Shapes: N texts, V vocabulary.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 from encodery.search.rerank import Reranker, Scorer
-from encodery.search.weighed import Row, Stored, Weights, encoder_of
+from encodery.search.rerank._remembered import Remembered
+from encodery.search.weighed import Stored, Weights, encoder_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +46,13 @@ class _Weighing:
     """Scores, with the weights of the passages seen so far."""
 
     def __init__(self, source: Weights, remembered: int) -> None:
-        self.source, self.remembered = source, remembered
-        self._rows: OrderedDict[str, Row] = OrderedDict()
+        self.source, self.rows = source, Remembered(source.passages, remembered)
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
-        """(N,) float64."""
+        """(N,) float64. Windows of a long text count by the highest weight of each word."""
         words, counts = self.source.query(query)
-        rows = self._weights(texts)
+        rows = self.rows.of(texts)
         return np.array([_product(words, counts, *rows[text]) for text in texts], np.float64)
-
-    def _weights(self, texts: Sequence[str]) -> dict[str, Row]:
-        """Text -> its words, rising, and their weights; new ones are encoded all at once, windows of a long text by the
-        highest of each word."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        self._rows |= self.source.passages(new)
-        found = {text: self._rows[text] for text in texts}
-        for text in found:
-            self._rows.move_to_end(text)
-        while len(self._rows) > self.remembered:
-            self._rows.popitem(last=False)
-        return found
 
 
 def _product(words: np.ndarray, counts: np.ndarray, held: np.ndarray, weights: np.ndarray) -> float:
