@@ -7,15 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from encodery.base.errors import UserError
 from encodery.base.parts import names
 from encodery.base.settings import decode, encode
+from encodery.embed.data import Labelled
+from encodery.embed.multivector_job import MultiVectorJob
+from encodery.embed.planning import settings_of
 from encodery.finetune.tasks.rank import Rank
+from encodery.model.load import load_model
 from encodery.search.rerank import Reranker
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.train.distributed import Team
 
+CPU = torch.device("cpu")
 TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "one sun two cat dog"]
+
+
+def matching_model(folder: Path, plain: Path) -> Path:
+    """A model of token vectors that has learnt nothing."""
+    loaded = load_model(plain)
+    data = Labelled((["red"], ["cat"]))
+    MultiVectorJob(
+        settings_of("colbert", {"token_width": 16, "query_length": 16}, loaded), loaded, data, None, Team(), CPU
+    ).save(folder / "late", {})
+    return folder / "late"
 
 
 @pytest.fixture(scope="module", params=names(Reranker))
@@ -25,11 +42,13 @@ def part(
     word_tokenizer: Callable[..., Tokenizer],
     tuned_model: Callable[..., Path],
     weighing_model: Callable[..., Path],
+    small_model: Callable[..., Path],
 ) -> Reranker:
     folder = tmp_path_factory.mktemp("rerank")
     tokenizer = word_tokenizer(["red", "one", "cat", "two", "dog", "sun"], lower=True)
     made = {
         "cross_encoder": lambda: tuned_model(folder, tokenizer, Rank(), {"low": 0.0, "high": 1.0}),
+        "late_interaction": lambda: matching_model(folder, small_model(folder, tokenizer, max_length=24)),
         "term_weights": lambda: weighing_model(folder, tokenizer),
     }[request.param]()
     return decode(Reranker, {"is": request.param, "model": str(made)})

@@ -20,8 +20,8 @@ from encodery.search.searcher import RERANKED, Searcher
 class Index(System):
     """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`: the share of all
     models beside words (weight=0.4), or of each side (weight.bm25=0.5, weight.dense=0.5); `rerank`: a cross-encoder,
-    token vectors or term weights that order the first `reranked` passages anew, "" for none; `model`: the encoder, where
-    it is not where it was."""
+    token vectors or term weights that order the first `reranked` passages anew, "" for none; `model`: the encoder,
+    where it is not where it was."""
 
     path: str
     name: str = ""

@@ -58,9 +58,11 @@ class Cooccurrence(Begin):
             return
         seen = torch.from_numpy(found.seen > 0)
         vectors = _vectors(found, words.shape[1], generator)
-        vectors = vectors - vectors[seen].mean(0)
+        vectors = vectors[seen] - vectors[seen].mean(0)
+        spread = vectors.std()
         with torch.no_grad():
-            words[seen] = vectors[seen] * (self.std / vectors[seen].std()) + OLD * words[seen]
+            if spread > 0:
+                words[seen] = vectors * (self.std / spread) + OLD * words[seen]
             if bias is not None:
                 often = torch.from_numpy(found.seen + 1.0)
                 bias.copy_((often / often.sum()).log())

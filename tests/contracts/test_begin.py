@@ -1,0 +1,64 @@
+"""Contract of beginnings: whatever parts lie in the folder."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.parts import find, names
+from encodery.base.settings import decode, encode
+from encodery.model.embeddings.factorized import Factorized
+from encodery.model.heads.mlm import MLM
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.train.begin import Begin
+
+SIZES: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "vocab": 60, "max_length": 16}
+MODELS = {
+    "plain": ModelSettings(**SIZES),
+    "no head": ModelSettings(**SIZES, head=None),
+    "no bias": ModelSettings(**SIZES, head=MLM(bias=False)),
+    "narrow table": ModelSettings(**SIZES, embeddings=Factorized(width=8)),
+    "wide table": ModelSettings(**{**SIZES, "width": 128}),
+}
+
+
+def split(*documents: list[int]) -> Any:
+    """As much of a split as counts need."""
+    ids = np.concatenate([np.array(one, np.uint16) for one in documents]) if documents else np.zeros(0, np.uint16)
+    offsets = np.cumsum([0, *map(len, documents)])
+    return SimpleNamespace(shards=[ids] if len(ids) else [], starts=np.array([0, len(ids)]), offsets=offsets)
+
+
+TEXT = split(*([5 + (start * 7 + n * n) % 40 for n in range(30)] for start in range(20)))
+
+
+def begun(name: str, settings: ModelSettings, text: Any, seed: int = 1) -> Model:
+    model = build_model(settings, seed=3)
+    find(Begin, name)().fill(model, text, torch.Generator().manual_seed(seed))
+    return model
+
+
+@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("name", names(Begin))
+def test_what_every_beginning_promises(name: str, settings: ModelSettings) -> None:
+    part = find(Begin, name)()
+    assert decode(Begin, encode(part)) == part
+    first, second, drawn = begun(name, settings, TEXT), begun(name, settings, TEXT), build_model(settings, seed=3)
+    for mine, theirs, before in zip(first.parameters(), second.parameters(), drawn.parameters(), strict=True):
+        assert torch.isfinite(mine).all()
+        assert mine.shape == before.shape
+        assert torch.equal(mine, theirs), "equal seeds, equal weights"
+    assert torch.equal(first.encoder.words[:5], drawn.encoder.words[:5]), "tokens never seen stay as drawn"
+
+
+@pytest.mark.parametrize(
+    "text", [split(), split([7]), split([7], [8]), split([7, 7])], ids=["none", "1", "1+1", "same"]
+)
+@pytest.mark.parametrize("name", names(Begin))
+def test_next_to_no_text_is_enough(name: str, text: Any) -> None:
+    model = begun(name, MODELS["plain"], text)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
