@@ -187,7 +187,7 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
         "index": {key: figures[key] for key in kept},
         "rows": found["rows"],
         "plain": plain["rows"],
-        "stored": stored(name, data, options),
+        "stored": stored(name, data, options) if options.stored else [],
     }
 
 
@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--rerankers", nargs="+", choices=RERANKERS, default=["late"])
     parser.add_argument("--train-pairs", type=int, default=8000, help="of them for the token vectors")
     parser.add_argument("--train-queries", type=int, default=1500, help="of them for the cross-encoder")
+    parser.add_argument("--stored", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--queries", type=int, default=300, help="of each collection at most")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_retrieval"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval.json")

@@ -46,6 +46,27 @@ def test_runs_of_ours_lie_inside(given: tuple[float, int, int, int, int, float])
     assert "is usual" in band.said(loss)
 
 
+BEGUN_BY_COUNTS = [  # the same, of runs that began from counts of neighbours
+    (6.212, 4_794_880, 8192, 1_510_000, 740, 3.465),
+    (6.212, 618_880, 8192, 1_120_000, 540, 4.150),
+    (6.212, 1_401_600, 8192, 8_030_000, 3920, 2.981),
+    (6.222, 2_458_368, 16_384, 480_000, 230, 4.311),
+]
+
+
+@pytest.mark.parametrize("given", BEGUN_BY_COUNTS)
+def test_how_a_run_began_counts(given: tuple[float, int, int, int, int, float]) -> None:
+    *place, loss = given
+    band, other = Band.of(*place, begin="cooccurrence"), Band.of(*place)
+    assert band is not None
+    assert other is not None
+    assert band.holds(loss)
+    assert band.low < other.low
+    assert band.high < other.high
+    assert not band.holds(place[0] * 0.95)
+    assert Band.of(*place, begin="mine.of_my_own") is None
+
+
 def test_what_lies_outside_is_told_and_why() -> None:
     band = Band.of(6.2, 1_400_000, 8192, 2_000_000, 1000)
     assert band is not None
@@ -100,7 +121,7 @@ def ran(recipe: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
 def open_up(patch: pytest.MonkeyPatch) -> None:
     """Let the rule speak of models and runs far too small for it; what is tested is who is told what, and how often."""
     patch.setattr(rule, "RANGES", dict.fromkeys(rule.RANGES, (0.0, 1e12)))
-    patch.setattr(rule, "BELOW", 2.0)
+    patch.setattr(rule, "CURVES", {name: curve._replace(below=2.0) for name, curve in rule.CURVES.items()})
 
 
 def test_a_run_at_an_absurd_rate_says_so_and_one_at_a_usual_rate_does_not(

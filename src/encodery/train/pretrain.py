@@ -18,6 +18,7 @@ from encodery.adapt import Adaptation, begin, finished
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
+from encodery.base.parts import name_of
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode, merge, recipe
 from encodery.corrupt import Vocabulary
@@ -286,7 +287,8 @@ class PretrainJob(Job):
         model, optim = self.settings.model, self.settings.optim
         if self.given is not None or type(self.settings.objective) is not MLM or self._guess is None:
             return None
-        band = Band.of(self._guess, count.parameters(model), model.vocab, tokens, steps)
+        begin = name_of(self.settings.begin)
+        band = Band.of(self._guess, count.parameters(model), model.vocab, tokens, steps, begin)
         rate = usual_rate(model.width)
         if band is None or not isinstance(optim, AdamW) or 1 / ODD < optim.lr / rate < ODD:
             return band
