@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs=3, default=[5e-4, 1.5e-3, 4e-3], help="of the peer")
     parser.add_argument("--rate", type=float, default=1e-3, help="of encodery")
     parser.add_argument("--stock", action="store_true", help="the peer's own defaults: fp32, dropout 0.1")
+    parser.add_argument("--peer", type=Path, help="an earlier result, whose runs of the peer stand for new ones")
     parser.add_argument("--vocab", type=int, default=16384)
     parser.add_argument("--peer-batch", type=int, default=32)
     parser.add_argument("--ours", nargs="*", default=[], help="settings for encodery, path=value")
@@ -62,9 +63,13 @@ def main() -> None:
 
     from encodery.base import machine
 
-    pilots = [once(options, "trainer", options.seconds / 10, 0, rate) for rate in options.rates]
-    best = min(pilots, key=lambda row: row["heldout_loss"])["rate"]
-    peer = once(options, "trainer", options.seconds, 0, best)
+    if options.peer is not None:
+        held = json.loads(options.peer.read_text())
+        pilots, peer = held["pilots"], held["peer"]
+    else:
+        pilots = [once(options, "trainer", options.seconds / 10, 0, rate) for rate in options.rates]
+        best = min(pilots, key=lambda row: row["heldout_loss"])["rate"]
+        peer = once(options, "trainer", options.seconds, 0, best)
     ours: dict[float, list[dict[str, Any]]] = {}
     reached = None
     for share in sorted(options.shares):
@@ -75,7 +80,7 @@ def main() -> None:
             break
     result = {
         "machine": machine.describe(),
-        "settings": {k: v for k, v in vars(options).items() if k not in ("text", "work", "out")},
+        "settings": {k: v for k, v in vars(options).items() if k not in ("text", "work", "out", "peer")},
         "when": time.strftime("%Y-%m-%d"),
         "pilots": pilots,
         "peer": peer,
@@ -83,7 +88,7 @@ def main() -> None:
         "reached_at": reached,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"peer: {peer['heldout_loss']:.3f} after {options.seconds:.0f} s at rate {best:g}")
+    print(f"peer: {peer['heldout_loss']:.3f} after {options.seconds:.0f} s at rate {peer['rate']:g}")
     for share, rows in ours.items():
         found = [row["heldout_loss"] for row in rows]
         spread = f"{min(found):.3f} to {max(found):.3f}"

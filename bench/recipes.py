@@ -34,6 +34,7 @@ PAPERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny (default)": ("tiny", ()),
+    "words drawn at random": ("tiny", ("begin.is=random",)),
     "wsd": ("tiny", ("train.schedule=wsd(warmup=5%, decay=20%)",)),
     "cosine": ("tiny", ("train.schedule=cosine(warmup=5%)",)),
     "batch 1,024": ("tiny", ("train.batch_tokens=1024",)),
