@@ -93,4 +93,5 @@ def test_kept_memory_costs_no_fresh_pages() -> None:
     assert first > 20 * 1000
     assert within < first / 100
     assert left > 2**23 * 4 // 4096 / 2  # pages of the tensor, given back
-    assert after > first / 2
+    # At least the first tensor finds none of its pages; whether later ones do is for the allocator to choose.
+    assert after >= 2**23 * 4 // 4096 - 8
