@@ -46,7 +46,7 @@ SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Rows, what all of them have beside shape and length, and the results file.
 GROUPS = {
-    "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3"), "recipes.json"),
+    "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "begin.is=random"), "recipes.json"),
     "schedules": (SCHEDULES, ("model.inner=256",), "schedules.json"),
 }
 
