@@ -93,16 +93,14 @@ class Running:
         import uvicorn
 
         from encodery.serve.app import make_app
-        from encodery.serve.connection import patient
         from encodery.serve.http import HttpSettings
+        from encodery.serve.worker import configured
 
         self.gauges = Gauges()
         self.engine = Engine({**served.lanes, **lanes}, engine, self.gauges.note)
         local = Local(self.engine, served.facts, served.beats)
         self.app = make_app(local, http, self.gauges, engine.request_inputs, self.engine.full)
-        protocol = patient((http or HttpSettings()).body_seconds)
-        config = uvicorn.Config(self.app, http=protocol, log_level="error", access_log=False, lifespan="off", ws="none")
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(configured(self.app, http or HttpSettings()))
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
@@ -125,9 +123,10 @@ class Running:
 def run(
     served: Served, engine: EngineSettings | None = None, http: HttpSettings | None = None, **lanes: Any
 ) -> Running:
-    """`lanes` by name, "/" written as "__"."""
+    """`lanes` by name, "/" written as "__". Where a test says nothing of it, none is refused for waiting: how long that
+    is, is this machine's affair."""
     others = {name.replace("__", "/"): lane for name, lane in lanes.items()}
-    return Running(served, engine or EngineSettings(), http, others)
+    return Running(served, engine or EngineSettings(queue_seconds=600.0), http, others)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encodery.serve.admission import Backlog, Pace, patience, wait
 from encodery.serve.batching import SLOWER, FairQueue, Unit
@@ -124,8 +126,10 @@ def test_other_lines_count_as_long_as_ones_own() -> None:
 def test_the_pace_is_that_of_a_full_queue_lately() -> None:
     pace = Pace()
     assert pace.speed == 0.0
-    pace.add(10, 0.01)
-    assert pace.speed == pytest.approx(1000)
+    pace.add(10, 0.9)  # A first batch, on a cold model: nothing is known yet.
+    assert pace.speed == 0.0
+    pace.add(200, 0.2)
+    assert 150 < pace.speed < 210
     for _ in range(200):
         pace.add(200, 0.1)
     assert pace.speed == pytest.approx(2000, rel=0.01)
@@ -138,3 +142,11 @@ def test_the_pace_is_that_of_a_full_queue_lately() -> None:
 
 def test_patience_is_whole_seconds() -> None:
     assert [patience(seconds) for seconds in (0.0, 1.0, 2.1, 1e9)] == [1, 1, 3, 60]
+
+
+@given(st.lists(st.floats(1e-6, 30.0), max_size=50))
+def test_a_pace_that_is_known_stays_known(seconds: list[float]) -> None:
+    pace = Pace(500.0)
+    for one in seconds:
+        pace.add(1, one)
+        assert pace.speed > 0

@@ -51,6 +51,12 @@ def test_the_openai_client_at_any_concurrency(ai: openai.OpenAI, base: Loaded, t
             assert np.allclose(rows, expected[first : first + len(rows)], atol=1e-5)
 
 
+def test_a_connection_is_kept_longer_than_the_client_keeps_it(running: Any) -> None:
+    theirs = openai.DEFAULT_CONNECTION_LIMITS.keepalive_expiry
+    assert theirs is not None
+    assert running.server.config.timeout_keep_alive > 2 * theirs
+
+
 def test_the_openai_client_understands_refusals(ai: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         ai.embeddings.create(model="other", input="w1")

@@ -2,8 +2,8 @@
 
 A request's texts are due one after another (`batching.py`), so of a request larger than a new one only a part is done
 before that. The pace is what really was done in a second of the clock while more waited, with everything that takes the
-processor meanwhile; before there was such a second, that of the costs (`costs.py`), else none: a short text alone says
-little of a full queue.
+processor meanwhile; before there was such a second, that of the costs (`costs.py`), else none: one short text, or the
+first batch of a cold model, says little of a full queue.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from encodery.serve.batching import ENDLESS, SLOWER
 from encodery.serve.refusal import Refusal
 
 MEMORY = 3.0  # seconds of a full queue, after which a pace counts for a third
+ENOUGH = 1.0  # seconds of a full queue that tell a pace
 LONGEST_WAIT = 60  # seconds told to a client to stay away at most
 
 
 class Pace:
-    """Tokens a second, lately. `speed`: what is known beforehand, 0 for nothing; it counts as one second."""
+    """Tokens a second, lately. `speed`: what is known beforehand, 0 for nothing; it counts as `ENOUGH` seconds."""
 
     def __init__(self, speed: float = 0.0) -> None:
-        self._tokens, self._seconds = speed, 1.0 if speed else 0.0
+        self._tokens, self._seconds = speed * ENOUGH, ENOUGH if speed else 0.0
 
     @property
     def speed(self) -> float:
         """0 where nothing is known."""
-        return self._tokens / self._seconds if self._seconds else 0.0
+        return self._tokens / self._seconds if self._seconds >= ENOUGH else 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         """So much was done in so long, while more waited."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -31,6 +32,9 @@ from encodery.serve.http import HttpSettings
 from encodery.serve.lane import Asked
 from encodery.serve.models import Opening, open_all
 from encodery.serve.refusal import Refusal
+
+if TYPE_CHECKING:
+    import uvicorn
 
 STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor restarts
 WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
@@ -64,11 +68,9 @@ def front(place: str, engine: EngineSettings, http: HttpSettings, fd: int) -> No
     _answer(app, http, fd, parent, lambda: None)
 
 
-def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Callable[[], None]) -> None:
-    """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `stopping` is called,
-    and what was accepted is answered."""
-    uvicorn = require("uvicorn", "serve")
-    config = uvicorn.Config(
+def configured(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
+    """How uvicorn serves: connections are kept longer than clients keep theirs, lest one is closed as it is used."""
+    made: uvicorn.Config = require("uvicorn", "serve").Config(
         app,
         http=patient(http.body_seconds),
         log_level="warning",
@@ -79,7 +81,13 @@ def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Ca
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(http.drain_seconds),
     )
-    server = uvicorn.Server(config)
+    return made
+
+
+def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Callable[[], None]) -> None:
+    """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `stopping` is called,
+    and what was accepted is answered."""
+    server = require("uvicorn", "serve").Server(configured(app, http))
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
         app.state.draining = server.should_exit = True
