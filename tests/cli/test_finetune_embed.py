@@ -16,6 +16,7 @@ from encodery.base.report import read_log
 from encodery.base.settings import decode, recipe, recipes
 from encodery.cli.__main__ import run
 from encodery.cli._finetune_embed import command_embed
+from encodery.embed.embedder import Embedder
 from encodery.embed.planning import plan
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import load_model, save_model
@@ -76,8 +77,13 @@ def test_pairs_are_learned_told_and_used(
     assert len(json.loads(capsys.readouterr().out)) == 32
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(data: Path, model: Path, tmp_path: Path) -> None:
-    over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}}
+@pytest.mark.parametrize(
+    "how", [{}, {"finish_first": True, "embed": {"finish": ["whiten", "normalise"]}}], ids=["plain", "whitened first"]
+)
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    how: dict[str, Any], data: Path, model: Path, tmp_path: Path
+) -> None:
+    over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}, **how}
     over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_share": 0.9}
     table = plan(data, model, None, over).recipe
     whole = start(table, tmp_path / "whole")
@@ -90,6 +96,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(data: Path, model: Path, tmp
     assert again.finished
     one, other = (load_model(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
     assert all((one[name] == other[name]).all() for name in one)
+    vectors = [Embedder.of(load_model(tmp_path / name)).encode(["bala", "lu mi"]).vectors for name in ("whole", "cut")]
+    np.testing.assert_array_equal(*vectors)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +150,12 @@ def test_scored_pairs_take_a_batch_by_their_number(model: Path, tmp_path: Path) 
     made = plan(path, model, None, {"epochs": 3})
     assert made.recipe["batch"] == 8
     assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
+    assert made.recipe["finish_first"], "vectors that were never trained to be compared are whitened first"
+    assert [step["is"] for step in made.recipe["embed"]["finish"]] == ["whiten", "normalise"]
+    for said in ({"finish_first": False}, {"embed": {"finish": ["centre", "normalise"]}}):
+        assert not plan(path, model, None, {"epochs": 3, **said}).recipe["finish_first"]
+    start(plan(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
+    assert not plan(path, tmp_path / "run", None, {"epochs": 3}).recipe["finish_first"], "an embedding stays as it is"
     given = plan(path, model, None, {"epochs": 3, "batch": 64})
     assert given.recipe["batch"] == 64
     assert not any("chosen by" in note for note in given.notes)

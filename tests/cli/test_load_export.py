@@ -34,6 +34,17 @@ def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads((tmp_path / "c/config.json").read_text())
 
 
+def test_lines_in_a_pipe_are_not_broken(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / ("a" * 100) / ("b" * 100)
+    assert run(["export", "hf", str(model), str(out), "peer=false"]) == 0
+    assert f"{out}: hf export, layout bert, 0.1 MB." in capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run(["export", "hf", str(model), str(tmp_path / "c"), "peer=false"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
 def test_import_is_load(model: Path, tmp_path: Path) -> None:
     assert run(["import", str(model), str(tmp_path / "copy")]) == 0
     a, b = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "copy"))

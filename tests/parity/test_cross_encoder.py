@@ -84,7 +84,9 @@ def test_scores_equal_the_peers_read_in_place_or_imported(
     assert again.reader.longest == 60
     np.testing.assert_allclose(again.score(QUERY, passages), theirs, atol=1e-5)
     chunked = CrossEncoder(model=str(folder)).open().score(QUERY, [*passages, " ".join(texts[:5])])
-    np.testing.assert_allclose(chunked[:-1], theirs, atol=1e-5)
+    whole = np.array([len(ids) <= 60 for ids in tokenizer([QUERY] * len(passages), passages)["input_ids"]])
+    assert whole.sum() > 8, "which docstrings are too long for a pair depends on the version of Python"
+    np.testing.assert_allclose(chunked[:-1][whole], theirs[whole], atol=1e-5)
     assert np.isfinite(chunked).all()
 
 

@@ -89,6 +89,12 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
 
 
+def columns() -> int | None:
+    """How wide what is printed shall be, by `COLUMNS`; None where that says nothing."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdigit() and int(given) else None
+
+
 def api_keys() -> list[str] | None:
     """Keys that open a server of ours: ENCODERY_API_KEYS, separated by commas; None where it is not set."""
     given = os.environ.get("ENCODERY_API_KEYS")

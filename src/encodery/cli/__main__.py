@@ -110,11 +110,12 @@ def _usage_message(error: Exception) -> str | None:
 
 def show_help() -> None:
     """Print the verbs, each with its line; nothing heavy is imported."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from encodery.cli._screen import screen
+
+    console = screen(highlight=True)
     console.print(Text.assemble("Usage: ", ("encodery VERB ...", "bold"), "\n"))
     console.print("From a folder of text to your own trained, searchable, exported encoder.\n", highlight=False)
     for title, rows in (("Verbs", [(verb, verb_summary(verb)) for verb in verbs()]), ("Options", list(OPTIONS))):
@@ -133,10 +134,11 @@ def _say(message: str, debug: bool) -> int:
     """One red line on standard error."""
     if debug:
         traceback.print_exc()
-    from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))
+    from encodery.cli._screen import screen
+
+    screen(stderr=True, soft_wrap=True, highlight=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))
     return USAGE_EXIT
 
 

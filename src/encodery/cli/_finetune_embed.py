@@ -32,14 +32,13 @@ def command_embed(
     `settings` are path=value, such as batch=128, loss.is=cosent, embed.pooling.is=cls or embed.prompts.query="ask: ";
     `recipe` is one of `recipes/embed`, chosen by the data if not given.
     """
-    from rich.console import Console
-
     from encodery.base.settings import overrides
+    from encodery.cli._screen import screen
     from encodery.cli.resume import stopped
     from encodery.embed.planning import plan
     from encodery.train.launch import check_empty, start
 
-    console = console or Console()
+    console = console or screen(highlight=True)
     check_empty(out)
     made = plan(data, model, recipe, overrides(settings))
     for note in made.notes:

@@ -47,9 +47,8 @@ def encode(
 
     --engine ray has as many processes at it as there are CPUs, here or on a cluster; give several shards for each.
     """
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.search.encode import EncodeSettings
     from encodery.search.encode import encode as encode_documents
     from encodery.search.sides import loaded
@@ -61,7 +60,7 @@ def encode(
     if engine == "ray" and shard is not None:
         raise InputError(f"--shard {shard}: is of --engine local; Ray takes all shards that are free.")
     sources, settings = take(arguments, EncodeSettings, "encode")
-    console = Console(highlight=False)
+    console = screen()
     with console.status("Encoding …") as status:
 
         def told(number: int, passages: int) -> None:

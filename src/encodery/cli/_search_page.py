@@ -32,14 +32,13 @@ def page(
     """Serve a page to search the index with, until Ctrl-C: passages with their words marked, every stage's score and
     time, and documents. What it shows is also there as JSON, at /search?q=...
     """
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.page.answers import Answers
     from encodery.search.page.server import PageServer
     from encodery.search.reranking import reranker_of
     from encodery.search.searcher import Searcher
 
-    console = Console(highlight=False)
+    console = screen()
     reranker = None if rerank is None else reranker_of(rerank).open()
     name = None if rerank is None else rerank.resolve().name
     with (

@@ -17,12 +17,11 @@ def weigh(
 
     Passages that are added to the index later are encoded when they are met, by the same model.
     """
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.opened import Opened
     from encodery.search.weighed import weigh as weigh_texts
 
-    console = Console(highlight=False)
+    console = screen()
     done = 0
     with Opened(folder) as opened, console.status("Weighing passages …") as status:
         total = opened.store.count()

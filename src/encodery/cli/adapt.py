@@ -26,11 +26,11 @@ def command(
     it, give adapt=lora (encodery show adapt) to what trains.
     """
     import torch
-    from rich.console import Console
 
     from encodery.base.parts import find
     from encodery.base.settings import decode, overrides
     from encodery.cli._carry import carried, check_words
+    from encodery.cli._screen import screen
     from encodery.model.load import load_model
     from encodery.surgery import Surgery
 
@@ -41,4 +41,4 @@ def command(
     changed = part.operate(loaded, torch.Generator().manual_seed(seed))
     changed.save(out, loaded, part, carried(loaded, changed.model), overwrite)
     told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in changed.figures.items())
-    Console(highlight=False).print(f"{out}: {told}.", soft_wrap=True)
+    screen().print(f"{out}: {told}.", soft_wrap=True)

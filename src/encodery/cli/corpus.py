@@ -35,16 +35,15 @@ def build(
     such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'.
     An interrupted build goes on when the same command is given again.
     """
-    from rich.console import Console
-
     from encodery.base.settings import overrides, with_overrides
+    from encodery.cli._screen import screen
     from encodery.corpus.run import build as run
     from encodery.corpus.settings import CorpusSettings
 
     sources, given = _parted(arguments)
     table = overrides(given) | ({"license": licence} if licence is not None else {})
     settings = with_overrides(CorpusSettings, {}, table, where="corpus")
-    console = Console()
+    console = screen(highlight=True)
     with _Bar(console) as bar:
         built = run(sources, out, settings, engine=engine, workers=workers, overwrite=overwrite, progress=bar.update)  # type: ignore[arg-type]
     if not built.fresh:
@@ -55,11 +54,10 @@ def build(
 @app.command()
 def stats(corpus: Annotated[Path, typer.Argument(help="A corpus folder.")]) -> None:
     """Documents, words, lengths, scripts, sources, licences, and what was dropped."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.corpus.stats import measure
 
-    console = Console()
+    console = screen(highlight=True)
     measured = measure(corpus)
     _show_report(console, corpus)
     _show_measured(console, measured)

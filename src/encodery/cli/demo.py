@@ -26,14 +26,13 @@ def command(
     import sys
     import time
 
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.demo.run import Demo
 
     if text is not None and not text.is_dir():
         raise InputError(f"--text {text}: no such folder.")
-    console = Console()
+    console = screen(highlight=True)
     start = time.time() if since is None else since
     report = Demo(out, text, minutes, start, recipe).run(lambda line: console.print(f"[dim]{line}[/]"))
     console.print(f"\nDone in {(time.time() - start) / 60:.1f} minutes. Open [bold]{report.resolve()}[/] in a browser.")

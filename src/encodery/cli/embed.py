@@ -35,9 +35,8 @@ def command(
     how many tokens were dropped is told. Large files are read, encoded and written in pieces. A model that was trained
     for weights of words (splade) or a vector a token (colbert) gives those, as JSON lines.
     """
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.embed.embedder import Embedder
     from encodery.embed.exported import runtime_of
     from encodery.embed.files import VectorFile, texts_of
@@ -63,7 +62,7 @@ def command(
                 print(json.dumps([round(value, 7) for value in row]))
             dropped += int(piece.dropped.sum())
         if dropped:
-            Console(stderr=True).print(f"{dropped:,} tokens were dropped (--truncate {truncate}).")
+            screen(stderr=True, highlight=True).print(f"{dropped:,} tokens were dropped (--truncate {truncate}).")
         return
     with VectorFile(out, embedder.width) as target:
         for piece in pieces:
@@ -72,14 +71,13 @@ def command(
             dropped += int(piece.dropped.sum())
     seconds = time.perf_counter() - begun
     speed = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
-    Console(highlight=False).print(f"{out}: {count:,} vectors of width {embedder.width}; {speed}; {dropped:,} dropped.")
+    screen().print(f"{out}: {count:,} vectors of width {embedder.width}; {speed}; {dropped:,} dropped.")
 
 
 def _write_lines(rows: Iterable[tuple[str, int]], out: Path | None, truncate: str) -> None:
     """JSON lines to a .jsonl file, which appears whole, or to the screen."""
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
 
     dropped = count = 0
     if out is None:
@@ -98,7 +96,7 @@ def _write_lines(rows: Iterable[tuple[str, int]], out: Path | None, truncate: st
             draft.replace(out)
         finally:
             draft.unlink(missing_ok=True)
-        Console(highlight=False).print(f"{out}: {count:,} texts; {dropped:,} tokens dropped.")
+        screen().print(f"{out}: {count:,} texts; {dropped:,} tokens dropped.")
         return
     if dropped:
-        Console(stderr=True).print(f"{dropped:,} tokens were dropped (--truncate {truncate}).")
+        screen(stderr=True, highlight=True).print(f"{dropped:,} tokens were dropped (--truncate {truncate}).")

@@ -61,9 +61,10 @@ def mlm(
 
 
 def _print(scores: list[Score]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from encodery.cli._screen import screen
 
     table = Table("model", box=None, header_style="bold")
     against = any(score.behind for score in scores)
@@ -79,7 +80,7 @@ def _print(scores: list[Score]) -> None:
             f"{score.predicted:,}",
             *((_behind(score, scores[0]),) if against else ()),
         )
-    Console().print(table)
+    screen(highlight=True).print(table)
 
 
 def _half(found: tuple[float, float] | None) -> str:
@@ -167,9 +168,10 @@ def probe(
 
 
 def _print_probed(path: str, probed: Probed) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from encodery.cli._screen import screen
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(Text(f"{path}, {probed.items:,} items"))
@@ -180,27 +182,26 @@ def _print_probed(path: str, probed: Probed) -> None:
         span = "" if line["low"] is None else f"{line['low']:.3f} … {line['high']:.3f}"
         chosen = f"{line['selectivity']:+.3f}" if "selectivity" in line else ""
         table.add_row(Text(name), f"{line[probed.main]:.4f}", span, *((chosen,) if probed.control else ()))
-    Console(highlight=False).print(table, "")
+    screen().print(table, "")
 
 
 def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.evaluate import compare, tables
 
     for path in out:
         if path.suffix not in tables.FORMATS:
             raise InputError(f"{path}: a table is written to {', '.join(tables.FORMATS)}, not '{path.suffix}'.")
-    console = Console(stderr=True, highlight=False)
-    found = compare.compare(plan.systems, plan.tasks, say=lambda line: console.print(line, style="dim", markup=False))
+    aside = screen(stderr=True)
+    found = compare.compare(plan.systems, plan.tasks, say=lambda line: aside.print(line, style="dim", markup=False))
     if as_json:
         print(tables.as_json(found), end="")
     else:
-        screen = Console(highlight=False)
+        console = screen()
         for table in tables.rich_tables(found):
-            screen.print(table, "")
+            console.print(table, "")
         for reason in tables.reasons(found):
-            screen.print(reason, style="dim", markup=False)
+            console.print(reason, style="dim", markup=False)
     for path in out:
         tables.write(found, path)

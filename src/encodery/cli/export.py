@@ -25,16 +25,15 @@ def command(
     onnx, openvino: a model of embeddings as a graph that runs without PyTorch. weights=int8 texts=FILE makes 8-bit
     weights, calibrated on three quarters of the texts and judged on the rest. `encodery embed --runtime DIR` runs it.
     """
-    from rich.console import Console
-
     from encodery.base.parts import find
     from encodery.base.settings import decode, overrides
+    from encodery.cli._screen import screen
     from encodery.export import Exporter
     from encodery.model.load import load_model
 
     exporter = decode(find(Exporter, format), overrides(settings or []), where=format)
     done = exporter.write(load_model(model), out, overwrite)
-    console = Console(highlight=False)
+    console = screen()
     console.print(f"{out}: {format} export, layout {done.layout}, {_size(done.artifact.manifest.files)} MB.")
     for name, value in done.figures.items():
         shown = f"{value:.1e}" if isinstance(value, float) and "drift" in name else value

@@ -46,11 +46,12 @@ def _table(text: str, filled: Generated) -> dict[str, object]:
 
 
 def _print(filled: Generated) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from encodery.cli._screen import screen
+
+    console = screen()
     if len(filled.slots) > 1:
         console.print(Text(filled.text, style="bold"))
     for number, slot in enumerate(filled.slots, 1):

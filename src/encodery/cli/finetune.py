@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+
 AUTO = "auto-"
 
 
@@ -38,12 +39,11 @@ def command(
     cross-validation says that it pays. The best weights on dev rows are kept. Ctrl-C saves and leaves; `encodery
     resume RUN` goes on.
     """
-    from rich.console import Console
-
     from encodery.base.errors import SettingsError
     from encodery.base.settings import overrides
+    from encodery.cli._screen import screen
 
-    console = Console()
+    console = screen(highlight=True)
     if task == "embed":
         from encodery.cli._finetune_embed import command_embed
 

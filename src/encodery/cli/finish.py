@@ -26,9 +26,8 @@ def command(
     'finish=[{is="whiten",power=1.0,keep=256},"normalise"]' 'finish=[{is="centre",directions=3},"normalise"]'
     pooling.is=layers. Sentences like those that will be searched or compared serve best; 20,000 of them are looked at.
     """
-    from rich.console import Console
-
     from encodery.base.settings import overrides
+    from encodery.cli._screen import screen
     from encodery.embed.files import texts_of
     from encodery.embed.fitting import fit
     from encodery.model.load import load_model
@@ -37,7 +36,7 @@ def command(
     made = fit(load_model(model), texts_of(texts, column), out, over, prompt, truncate, overwrite)
     told = made.manifest.figures
     cut = f", {told['dropped']:,} tokens cut" if told["dropped"] else ""
-    Console(highlight=False).print(
+    screen().print(
         f"{out}: fitted to {told['sentences']:,} sentences{cut}; mean cosine of two of them {told['alike_before']:.3f} "
         f"before, {told['alike']:.3f} now.",
         soft_wrap=True,

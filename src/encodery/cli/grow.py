@@ -31,11 +31,10 @@ def command(
 
     The same command again goes on where it was interrupted. The last stage is the run DIR/large.
     """
-    from rich.console import Console
-
     from encodery.base import machine
     from encodery.base.errors import SettingsError
     from encodery.base.settings import overrides
+    from encodery.cli._screen import screen
     from encodery.tokens.store import TokenStore
     from encodery.train import stages
 
@@ -45,7 +44,7 @@ def command(
     surgery = over.pop("surgery", {})
     if budget is not None:
         over.setdefault("train", {})["budget"] = budget
-    store, console = TokenStore.open(tokens), Console()
+    store, console = TokenStore.open(tokens), screen(highlight=True)
     if small is not None:
         share = 1 / 3 if share is None else share
         staged = stages.grow(recipe, small, over, store, out, share, surgery, console)

@@ -21,9 +21,8 @@ def command(
     the checkpoint back bit for bit. Pooling, normalisation and length of sentence-transformers folders are kept too;
     a cross-encoder of one output becomes a model of the task `rank`.
     """
-    from rich.console import Console
-
     from encodery.base.errors import SettingsError
+    from encodery.cli._screen import screen
     from encodery.finetune import artifact
     from encodery.model.load import load_model, save_model
 
@@ -47,7 +46,7 @@ def command(
         figures=figures,
         overwrite=overwrite,
     )
-    settings, console = loaded.model.settings, Console(highlight=False)
+    settings, console = loaded.model.settings, screen()
     layout = "ours" if loaded.origin is None else loaded.origin.door
     head = "with" if settings.head is not None else "without"
     console.print(

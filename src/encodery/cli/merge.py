@@ -26,12 +26,11 @@ def command(
 
     weights=[0.7,0.3] says how much each counts. What a task put on top is not merged: --head says whose stays.
     """
-    from rich.console import Console
-
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.parts import find
     from encodery.base.settings import decode, encode, overrides
     from encodery.cli._carry import carried
+    from encodery.cli._screen import screen
     from encodery.merging import Merging
     from encodery.model.foreign import build
     from encodery.model.load import load_model, save_model
@@ -58,7 +57,7 @@ def command(
         parents={name: parent.artifact for name, parent in parents.items() if parent.artifact is not None},
         overwrite=overwrite,
     )
-    Console(highlight=False).print(f"{out}: {len(others)} models merged by {by}.", soft_wrap=True)
+    screen().print(f"{out}: {len(others)} models merged by {by}.", soft_wrap=True)
 
 
 def _pools(loaded: Loaded) -> bool:

@@ -75,11 +75,12 @@ def papers_page() -> str:
 
 
 def _print(found: dict[str, Card]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from encodery.cli._screen import screen
+
+    console = screen(highlight=True)
     if not found:
         console.print("No paper fits.")
     for name, card in found.items():

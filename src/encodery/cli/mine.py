@@ -36,10 +36,9 @@ def command(
     (mine.is=reranked around the other). --scores also writes what it says of every text, for --recipe distil; with
     count=0 pairs are scored as they are, for loss.is=cosine_mse.
     """
-    from rich.console import Console
-
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.settings import overrides, with_overrides
+    from encodery.cli._screen import screen
     from encodery.embed.embedder import Embedder
     from encodery.embed.negatives.reranked import Reranked
     from encodery.embed.reading import opened
@@ -64,7 +63,7 @@ def command(
     predictor = None if judge is None else _judge(judge)
     teacher = _teacher(predictor) if predictor is not None and (scores or not chosen.count) else None
     made = taught(splits[split], chosen, embedder, None if predictor is None else predictor.score, teacher)
-    console = Console(highlight=False)
+    console = screen()
     for note in [*notes, *made.notes]:
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"{out}: {_write(made.rows, out):,} rows", markup=False, soft_wrap=True)

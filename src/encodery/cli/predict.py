@@ -36,9 +36,8 @@ def command(
     From standard input (-) comes one text a line. How many tokens were dropped is told, and stands in each row that
     lost some.
     """
-    from rich.console import Console
-
     from encodery.base.settings import overrides
+    from encodery.cli._screen import screen
     from encodery.finetune.predict import Predictor
     from encodery.model.load import load_model
 
@@ -56,7 +55,7 @@ def command(
         if out is not None:
             target.close()
     seconds = max(time.perf_counter() - begun, 1e-9)
-    console = Console(stderr=out is None, highlight=False)
+    console = screen(stderr=out is None)
     if out is not None:
         console.print(
             f"{out}: {count:,} rows, {count / seconds:,.0f} rows/s, {tokens / seconds:,.0f} tokens/s; "

@@ -33,19 +33,19 @@ def command(
     init_from=MODEL goes on from a trained model, whose tokenizer the tokens must be packed with; adapt=lora trains a
     small part of it (`encodery show adapt`).
     """
-    from rich.console import Console
-
     from encodery.base.settings import merge, overrides
+    from encodery.cli._screen import screen
     from encodery.cli.resume import report
     from encodery.tokens.store import TokenStore
     from encodery.train.launch import start
-    from encodery.train.pretrain import read_settings, recipe_of
+    from encodery.train.pretrain import recipe_of
+    from encodery.train.pretrain_settings import read_settings
 
     over = overrides(settings or [])
     if budget is not None:
         over.setdefault("train", {})["budget"] = budget
     store = TokenStore.open(tokens)
-    console = Console()
+    console = screen(highlight=True)
     if size is not None:
         over = merge(_sized(size, recipe, over, store, console), over)
     table = recipe_of(read_settings(recipe, over, store), store, recipe)
@@ -57,7 +57,7 @@ def _sized(size: str, recipe: str, over: dict[str, Any], store: TokenStore, cons
     from encodery.base.errors import SettingsError
     from encodery.base.settings import merge
     from encodery.train.ladder import settings_of
-    from encodery.train.pretrain import read_settings
+    from encodery.train.pretrain_settings import read_settings
 
     like = read_settings(recipe, {}, store)
     if like.init_from is not None or "init_from" in over:

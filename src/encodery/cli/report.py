@@ -18,13 +18,13 @@ def command(
 
     Figures and curves lie beside it as JSON and CSV. Nothing is loaded from elsewhere when it is read.
     """
-    from rich.console import Console
     from rich.text import Text
 
+    from encodery.cli._screen import screen
     from encodery.evaluate.report.write import write_report
 
     written = write_report(run, out, samples)
-    console = Console(soft_wrap=True)
+    console = screen(soft_wrap=True, highlight=True)
     for path in (written.page, written.figures, written.curves):
         console.print(Text(str(path)))
     if open_it:

@@ -29,13 +29,12 @@ def command(
     With --out a new run branches off, and this one stays as it is: --decay 20% ends a run with a constant rate (a
     schedule such as wsd) by letting the rate fall to zero; --budget 2h gives it another horizon.
     """
-    from rich.console import Console
-
     from encodery.base.errors import SettingsError
+    from encodery.cli._screen import screen
     from encodery.train.branch import branch
     from encodery.train.launch import resume
 
-    console = Console()
+    console = screen(highlight=True)
     if out is not None:
         report(branch(run, out, decay=decay, budget=budget, at=checkpoint, console=console), console)
     elif decay or budget or checkpoint:

@@ -61,9 +61,8 @@ def index(
     weight=0.3, text=body, or vectors=int8 (how they are stored: fp32, fp16, int8, binary). An interrupted build goes
     on when the same command is given again.
     """
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.search.encoded import build_encoded
     from encodery.search.index import IndexSettings, build
     from encodery.search.sides import loaded
@@ -71,7 +70,7 @@ def index(
     sources, settings = take(arguments or [], IndexSettings, "index")
     if encoded is not None and sources:
         raise InputError(f"{sources[0]}: --encoded takes the place of sources; give one or the other.")
-    console = Console(highlight=False)
+    console = screen()
     sides, paths = loaded(model or [], runtime)
     with _Progress(console) as progress:
         if encoded is not None:
@@ -115,9 +114,8 @@ def query(
     ] = None,
 ) -> None:
     """Find passages. Each shows its scores by words (BM25) and by models, and where it stands."""
-    from rich.console import Console
-
     from encodery.base.errors import InputError
+    from encodery.cli._screen import screen
     from encodery.search.filters import parse
     from encodery.search.reranking import reranker_of
     from encodery.search.searcher import Searcher
@@ -125,7 +123,7 @@ def query(
     asked = " ".join(words or [])
     if not asked and not interactive:
         raise InputError("Say what to look for, or use --interactive.")
-    conditions, console, share = parse(filters or []), Console(highlight=False), _share(weight)
+    conditions, console, share = parse(filters or []), screen(), _share(weight)
     reranker = None if rerank is None else reranker_of(rerank).open()
 
     with Searcher(folder, model=model, runtime=runtime) as searcher:
@@ -146,7 +144,7 @@ def query(
             for note in searcher.notes:
                 if note not in told:
                     told.add(note)
-                    Console(stderr=True, highlight=False).print(note, style="dim", soft_wrap=True)
+                    screen(stderr=True).print(note, style="dim", soft_wrap=True)
             if as_json:
                 print(json.dumps(_table(found), ensure_ascii=False))
             else:
@@ -165,12 +163,11 @@ def add(
     model: Model = None,
 ) -> None:
     """Add documents; one whose id is there already replaces it."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.change import add as add_documents
     from encodery.search.opened import Opened
 
-    console = Console(highlight=False)
+    console = screen()
     with Opened(folder, model=model) as opened, _Progress(console) as progress:
         counts = add_documents(opened, sources, progress)
     said = f"{counts['documents']:,} documents in {counts['passages']:,} passages, {counts['replaced']:,} replaced"
@@ -186,35 +183,32 @@ def delete(
     filters: Filters = None,
 ) -> None:
     """Take out documents by id, or all passages a filter holds for."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.change import delete as delete_documents
     from encodery.search.filters import parse
     from encodery.search.opened import Opened
 
     with Opened(folder) as opened:
         gone = delete_documents(opened, ids or [], parse(filters or []))
-    Console(highlight=False).print(f"{folder}: {gone['documents']:,} documents, {gone['passages']:,} passages deleted.")
+    screen().print(f"{folder}: {gone['documents']:,} documents, {gone['passages']:,} passages deleted.")
 
 
 @app.command()
 def compact(folder: Index) -> None:
     """Give back the room of what was deleted or replaced, and put the rest in order for fast queries."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.change import compact as compact_store
     from encodery.search.opened import Opened
 
     with Opened(folder) as opened:
         before, after = compact_store(opened)
-    Console(highlight=False).print(f"{folder}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB.")
+    screen().print(f"{folder}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB.")
 
 
 @app.command()
 def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """What an index holds and how it was made."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.search.opened import Opened
 
     with Opened(folder) as opened:
@@ -225,7 +219,7 @@ def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="P
     if as_json:
         print(json.dumps({**figures, "models": models, "created": held.created}))
         return
-    console = Console(highlight=False)
+    console = screen()
     _show(console, figures, folder)
     for mode, model in models.items():
         runtime = model.get("runtime", {}).get("name")

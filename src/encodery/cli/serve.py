@@ -98,11 +98,10 @@ def _supervise(
     replicas: dict[str, Any] | None,
 ) -> None:
     """Listen and keep workers at it, before `replicas` (see `cluster.Replicas`) where there are to be some."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.serve.supervisor import Supervisor, listen, worker_command
 
-    console = Console(highlight=False, stderr=True, soft_wrap=True)
+    console = screen(stderr=True, soft_wrap=True)
     socket = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     console.print(f"http://{shown}:{socket.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")

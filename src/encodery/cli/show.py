@@ -113,11 +113,12 @@ def _cell(text: str) -> str:
 
 
 def _print_overview(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from encodery.cli._screen import screen
+
+    console = screen(highlight=True)
     table = Table("family", "parts", "what it is for", box=None, header_style="bold")
     table.columns[1].max_width = 44
     for row in found["families"]:
@@ -132,11 +133,12 @@ def _print_overview(found: dict[str, Any]) -> None:
 
 
 def _print_family(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from encodery.cli._screen import screen
+
+    console = screen(highlight=True)
     console.print(Text.assemble((found["family"], "bold cyan"), f"  {found['about']}\n"))
     table = Table.grid(padding=(0, 2))
     for name, about in found["parts"].items():
@@ -145,11 +147,12 @@ def _print_family(found: dict[str, Any]) -> None:
 
 
 def _print_part(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from encodery.cli._screen import screen
+
+    console = screen(highlight=True)
     console.print(Text.assemble((f"{found['family']} {found['part']}", "bold cyan"), f"\n\n{found['header']}\n"))
     if found["settings"]:
         table = Table("setting", "type", "default", box=None, header_style="bold")

@@ -24,9 +24,8 @@ def command(
     the order of the vocabulary stands for how frequent its tokens are. `encodery embed`, `search` and `export
     sentence_transformers` take the result as any other model.
     """
-    from rich.console import Console
-
     from encodery.base.settings import decode, overrides
+    from encodery.cli._screen import screen
     from encodery.embed.files import texts_of
     from encodery.embed.static import StaticSettings, distil
     from encodery.model.load import load_model
@@ -34,6 +33,6 @@ def command(
     made = decode(StaticSettings, overrides(settings or []), where="static")
     artifact = distil(load_model(model), out, made, None if texts is None else texts_of(texts, column), overwrite)
     size = sum(entry["bytes"] for entry in artifact.manifest.files.values()) / 1e6
-    Console(highlight=False).print(
+    screen().print(
         f"{out}: {size:.1f} MB; {artifact.manifest.figures['variance_kept']:.1%} of the vectors' variance kept."
     )

@@ -29,12 +29,11 @@ def train(
     Settings are given as path=value, such as kind=bpe, vocab=16384, kind.lowercase=true or sample_bytes=50000000.
     `encodery show tokens.kind` lists the kinds.
     """
-    from rich.console import Console
-
     from encodery.base.settings import overrides, with_overrides
+    from encodery.cli._screen import screen
     from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
-    console = Console()
+    console = screen(highlight=True)
     chosen = with_overrides(TokenizerSettings, {}, overrides(settings or []), where="tokenizer")
     with console.status("training"):
         artifact = train_tokenizer(corpus, out, chosen, overwrite=overwrite)
@@ -56,12 +55,11 @@ def measure(
     """Tokens per word, bytes per token, unknown pieces, vocabulary use, per tokenizer and per source."""
     import json
 
-    from rich.console import Console
-
     from encodery.base.artifact import atomic_write
+    from encodery.cli._screen import screen
     from encodery.tokens.measure import compare
 
-    console = Console()
+    console = screen(highlight=True)
     with console.status("measuring"):
         found = compare(tokenizers, on, limit)
     console.print(_figures_table(found))
@@ -86,12 +84,12 @@ def pack(
 
     An interrupted pack goes on when the same command is given again.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from encodery.cli._screen import screen
     from encodery.tokens.pack import pack as run
 
-    console = Console()
+    console = screen(highlight=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         tasks = {name: progress.add_task(f"{name} shards", total=None) for name in ("train", "heldout")}
@@ -106,11 +104,10 @@ def pack(
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="A folder of packed ids.")]) -> None:
     """Read every file of a packed corpus and compare its SHA-256; show what it holds."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.tokens.store import TokenStore
 
-    console = Console()
+    console = screen(highlight=True)
     with console.status("reading"):
         TokenStore.open(store, verify=True)
     console.print(_store_table(store))
@@ -123,13 +120,12 @@ def pieces(
     text: Annotated[str, typer.Argument(help="Any text; [MASK] and its like are understood.")],
 ) -> None:
     """The pieces a text becomes, with their ids."""
-    from rich.console import Console
-
+    from encodery.cli._screen import screen
     from encodery.tokens.tokenizer import Tokenizer
 
     words = Tokenizer.load(tokenizer)
     ids = words.encode(text, specials=True, markup=True).tolist()
-    Console().print("  ".join(f"{words.piece(number)} {number}" for number in ids), markup=False, highlight=False)
+    screen().print("  ".join(f"{words.piece(number)} {number}" for number in ids), markup=False)
 
 
 def _figures_table(found: list[TokenizerFigures]) -> Table:
