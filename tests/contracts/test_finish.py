@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from encodery.base.errors import SettingsError
 from encodery.base.parts import find, names
 from encodery.base.settings import decode, encode
 from encodery.embed.finish import Finish
@@ -32,3 +33,16 @@ def test_a_tiny_sample_and_zero_vectors_give_finite_numbers(name: str, count: in
     part = find(Finish, name)()
     state = part.fit(VECTORS[:count])
     assert np.isfinite(part.apply(np.zeros((3, WIDTH), np.float32), state)).all()
+
+
+@pytest.mark.parametrize("name", names(Finish))
+def test_a_linear_step_is_its_line(name: str) -> None:
+    part = find(Finish, name)()
+    state = part.fit(VECTORS)
+    if not part.linear:
+        with pytest.raises(SettingsError, match="is not linear"):
+            part.line(state, WIDTH)
+        return
+    weight, bias = part.line(state, WIDTH)
+    assert weight.shape == (WIDTH, part.width(WIDTH))
+    np.testing.assert_allclose(VECTORS @ weight + bias, part.apply(VECTORS, state), atol=1e-3)

@@ -19,6 +19,7 @@ from encodery.embed.losses.cosent import CoSENT
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.embed.losses.matryoshka import Matryoshka
 from encodery.embed.losses.triplet import Triplet
+from encodery.embed.score import Vectors
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.training import EmbedTraining, usual_batch, usual_epochs, usual_optimizer
 from encodery.model.load import Loaded, load_model
@@ -159,6 +160,64 @@ def test_what_was_trained_is_what_is_loaded(loaded: Loaded, pairs: Any, tmp_path
     np.testing.assert_allclose(embedder.encode(texts, prompt="query").vectors, expected, atol=1e-5)
     assert again.artifact is not None
     assert again.artifact.manifest.parents["model"]["fingerprint"] == loaded.artifact.manifest.fingerprint  # type: ignore[union-attr]
+
+
+FIRST = {"finish_first": True, "embed": {"finish": [{"is": "whiten", "power": 1.0}, "normalise"]}}
+
+
+def test_a_finish_that_was_fitted_first_is_trained_through_and_stays(
+    loaded: Loaded, pairs: Any, tmp_path: Path
+) -> None:
+    work, plain = job(loaded, pairs(200, 1), pairs(60, 2), **FIRST), job(loaded, pairs(200, 1), pairs(60, 2))
+    assert work.through is not None
+    fitted = {name: buffer.clone() for name, buffer in work.through.named_buffers()}
+    vectors = torch.from_numpy(work._sampled())
+    whole = work.through.finishing().apply(vectors.numpy())
+    through = torch.nn.functional.normalize(work.through(vectors), dim=1)
+    np.testing.assert_allclose(through.numpy(), whole, atol=1e-4)
+    spread = work.through(vectors).var(0)
+    assert spread.max() < 1.05, "evened out"
+    assert work.through(vectors).mean(0).abs().max() < 1e-3, "without what all share"
+    before = work.score(100_000)["ndcg"]
+    losses, usual = run(work, 60), run(plain, 60)
+    assert losses[0] != usual[0], "the loss sees finished vectors"
+    assert work.score(100_000)["ndcg"] > before + 0.2
+    for name, buffer in work.through.named_buffers():
+        assert torch.equal(buffer, fitted[name]), "nothing of it learns"
+    work.save(tmp_path / "model", {})
+    embedder = Embedder.of(load_model(tmp_path / "model"))
+    assert work.dev is not None
+    pool = work.dev[1]
+    told = work.compared(pool, np.arange(20))
+    assert isinstance(told, Vectors)
+    np.testing.assert_allclose(embedder.encode(pool.texts[:20]).vectors, told.rows, atol=1e-4)
+
+
+def test_a_resumed_run_keeps_the_finish_that_was_fitted_at_its_start(loaded: Loaded, pairs: Any) -> None:
+    work = job(loaded, pairs(64, 1), **FIRST)
+    run(work, 4)
+    again = job(loaded, pairs(64, 7), **FIRST)
+    assert not torch.equal(again.through.weight, work.through.weight)
+    again.module.load_state_dict(work.module.state_dict())
+    for mine, theirs in zip(again.through.finishing().states, work.through.finishing().states, strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    vectors = torch.randn(5, again.through.weight.shape[0])
+    assert torch.equal(again.through(vectors), work.through(vectors))
+    assert "finish_first" not in job(loaded, pairs(64, 1)).identity()
+    assert work.identity()["finish_first"] is True
+
+
+def test_what_can_be_fitted_first(loaded: Loaded, pairs: Any) -> None:
+    for over, told in (
+        ({"embed": {"finish": ["normalise"]}}, "none of the finish steps learns"),
+        ({"embed": {"finish": ["normalise", "whiten"]}}, "'normalise': is not linear"),
+        ({"kind": "sparse", "embed": {"finish": ["whiten"]}}, "one vector a text"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            job(loaded, pairs(16, 1), **{"finish_first": True, **over})
+    cut = {"finish": [{"is": "truncate", "keep": 12}, {"is": "whiten", "keep": 8}, "normalise"]}
+    assert job(loaded, pairs(64, 1), finish_first=True, embed=cut).through.weight.shape[1] == 8
 
 
 def test_weights_of_a_pooling_are_never_made_up(loaded: Loaded) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import urllib.error
 from collections.abc import Iterator
@@ -177,7 +178,7 @@ def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
         (b'{"error": "busy"}', "a list of vectors was expected"),
         (b"[[1.0, 2.0], [3.0]]", "no vectors of one width"),
         (urllib.error.URLError("refused"), "no answer: refused"),
-        (urllib.error.HTTPError("u", 413, "Too Large", Message(), None), "answered 413 Too Large"),
+        (urllib.error.HTTPError("u", 413, "Too Large", Message(), io.BytesIO(b"less")), "answered 413 Too Large: less"),
     ):
         answers.append(said)
         with pytest.raises(InputError, match=match):

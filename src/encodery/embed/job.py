@@ -35,6 +35,7 @@ from encodery.embed.noise import hide_span
 from encodery.embed.pool import Pool
 from encodery.embed.score import Compared, Vectors, agreement, neighbours, retrieval
 from encodery.embed.settings import EmbedSettings
+from encodery.embed.through import Through
 from encodery.embed.training import EmbedTraining
 from encodery.model import count, golden
 from encodery.model.foreign import build
@@ -48,7 +49,7 @@ from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
 from encodery.train.job import Work
 from encodery.train.needs import Needs
-from encodery.train.pretrain import HARMLESS
+from encodery.train.settings import HARMLESS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
 
@@ -86,6 +87,9 @@ class EmbedJob(ExampleJob):
         batch = min(settings.batch_of(len(train)), len(train))
         self.lay_out(self.examples.lengths[self.numbers].sum(1), batch, settings.train, team)
         self._check()
+        self.through = self._through()
+        if self.through is not None:
+            self.module.add_module("through", self.through.to(device))
 
     @property
     def loss(self) -> Loss | None:
@@ -174,7 +178,8 @@ class EmbedJob(ExampleJob):
         found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
         found = found[batch.extra["place"]].view(columns, examples, len(layers) + 1, -1)
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss.terms(self._given(self._of_all(found.float(), 1), batch))
+            found = found.float() if self.through is None else self.through(found.float())
+            return self.loss.terms(self._given(self._of_all(found, 1), batch))
 
     @property
     def gathers(self) -> bool:
@@ -244,11 +249,12 @@ class EmbedJob(ExampleJob):
 
     def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
         """Texts (P,) of a pool, encoded to be compared as they will be in use."""
-        return Vectors(self._encoded(pool, texts, _plain(self.settings.embed.finish)))
+        plain = unlearned(_plain(self.settings.embed.finish))
+        return Vectors((plain if self.through is None else self.through.finishing()).apply(self._encoded(pool, texts)))
 
     @torch.no_grad()
-    def _encoded(self, pool: Pool, texts: np.ndarray, steps: tuple[Finish, ...]) -> np.ndarray:
-        """Vectors (P, K) of texts of a pool, finished by steps that have nothing to learn."""
+    def _encoded(self, pool: Pool, texts: np.ndarray) -> np.ndarray:
+        """Vectors (P, H) of texts of a pool, before the finish."""
         self.module.eval()
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for some in batches(pool.lengths[texts], self.train.micro_tokens):
@@ -259,7 +265,7 @@ class EmbedJob(ExampleJob):
         pooled = np.zeros((len(texts), found[0][1].shape[1]), np.float32)
         for some, rows in found:
             pooled[some] = rows
-        return unlearned(steps).apply(pooled)
+        return pooled
 
     # What is left of it
 
@@ -291,14 +297,25 @@ class EmbedJob(ExampleJob):
         return build(done.settings, state)
 
     def _finishing(self) -> Finishing:
-        """The finish steps, fitted to the training texts where they have something to learn."""
+        """The finish steps, fitted to the training texts where they have something to learn and have not yet."""
+        if self.through is not None:
+            return self.through.finishing()
+        steps = self.settings.embed.finish
+        return unlearned(steps) if len(_plain(steps)) == len(steps) else Finishing.fitted(steps, self._sampled())
+
+    def _through(self) -> Through | None:
+        """The finish steps fitted to the training texts before the first step, where the recipe wants them so."""
+        if not self.settings.finish_first:
+            return None
         steps = self.settings.embed.finish
         if len(_plain(steps)) == len(steps):
-            return unlearned(steps)
+            raise SettingsError("finish_first: none of the finish steps learns; whiten and centre do.")
+        return Through(steps, self._sampled())
+
+    def _sampled(self) -> np.ndarray:
+        """Vectors (P, H) of training texts, before the finish."""
         draw = np.random.default_rng(derive_seed(self.train.seed, "finish"))
-        chosen = draw.permutation(len(self.examples.texts))[:SAMPLE]
-        vectors = self._encoded(self.examples, np.sort(chosen), ())
-        return Finishing.fitted(steps, vectors)
+        return self._encoded(self.examples, np.sort(draw.permutation(len(self.examples.texts))[:SAMPLE]))
 
     def identity(self) -> dict[str, Any]:
         """Every setting on which the weights depend, and the fingerprints of data and model."""
@@ -306,6 +323,8 @@ class EmbedJob(ExampleJob):
         artifact = self.loaded.artifact
         table["model"] = str(self.loaded.path) if artifact is None else artifact.manifest.fingerprint
         table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
+        if not self.settings.finish_first:
+            del table["finish_first"]  # runs from before there was such a thing go on
         return table
 
     # Setting up

@@ -18,10 +18,13 @@ from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode, merge
 from encodery.base.settings import recipe as read_recipe
 from encodery.embed.data import fitted, single, usual_loss
+from encodery.embed.finish.normalise import Normalise
+from encodery.embed.finish.whiten import Whiten
 from encodery.embed.job import longest_of, prompts_of
 from encodery.embed.pool import Pool
 from encodery.embed.reading import Read, read
 from encodery.embed.sentences import windowed
+from encodery.embed.settings import EmbedSettings
 from encodery.embed.training import EmbedTraining, usual_epochs, usual_optimizer
 from encodery.model.load import Loaded, load_model
 from encodery.train.examples import planned
@@ -40,6 +43,7 @@ UNTRAINED = (
     "raw sentences alone: nothing is trained, the vectors are whitened. Learning from them (--recipe simcse, mirror, "
     "tsdae, discsent) took away from small encoders; dev rows with scores beside them would tell"
 )
+WHITENED = "vectors are whitened before training and trained through that (finish_first=false: they are not)"
 UNTOLD = (
     "warning: no dev rows tell whether learning from raw sentences helps here; it took away from small encoders. Put "
     "scored pairs beside them as dev rows, or compare by `encodery evaluate sts` with the model before"
@@ -79,6 +83,10 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
         settings = dataclasses.replace(settings, loss=settings.loss or usual_loss(found.train))
     settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
     examples, notes = _examples(found, settings, loaded)
+    if _whitened_first(settings, over, loaded):
+        embed = dataclasses.replace(settings.embed, finish=(Whiten(power=1.0), Normalise()))
+        settings = dataclasses.replace(settings, embed=embed, finish_first=True)
+        notes.append(WHITENED)
     chose = settings.batch is None
     settings = dataclasses.replace(settings, batch=(batch := settings.batch_of(len(examples))))
     if "budget" not in read_recipe("embed", chosen).get("train", {}) and "budget" not in over.get("train", {}):
@@ -103,6 +111,14 @@ def _whitening(found: Read, over: Mapping[str, Any], loaded: Loaded) -> Plan:
         )
     settings = settings_of(LABELLED, merge({"embed": {"finish": ["whiten", "normalise"]}}, over), loaded)
     return Plan({}, settings, [*found.notes, UNTRAINED], found.train.columns[0])
+
+
+def _whitened_first(settings: EmbedTraining, over: Mapping[str, Any], loaded: Loaded) -> bool:
+    """Whether vectors begin as those of a model that was never trained to have them compared, all much alike, and are
+    to be learned from how alike texts are: then they are whitened first (bench/LOG.md), unless it is said how."""
+    scored = settings.kind == "dense" and settings.loss is not None and settings.loss.target == "score"
+    said = "finish_first" in over or settings.embed.finish != EmbedSettings().finish
+    return scored and not said and "embed" not in loaded.settings
 
 
 def job_of(settings: EmbedTraining) -> str:

@@ -83,7 +83,7 @@ class SparseJob(EmbedJob):
 
     def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
         """See `EmbedJob`."""
-        rows = self._encoded(pool, texts, ())
+        rows = self._encoded(pool, texts)
         if self.settings.queries == "encoded":
             return Vectors(rows)
         plain = self._ordinary.cpu().numpy()

@@ -74,6 +74,8 @@ class EmbedTraining:
     `dropout`: of hidden states in training (absent: the model's own); of attention weights there is none.
     `across_ranks`: examples are compared with those of all processes, so that a step is the same on any number of them;
     else with those of their own process.
+    `finish_first`: finish steps that learn are fitted before the first step and trained through (`through.py`), not
+    after the last.
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
     used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.
@@ -105,6 +107,7 @@ class EmbedTraining:
     discourse: Discourse | None = None
     adapt: Adaptation | None = None
     across_ranks: bool = True
+    finish_first: bool = False
     batch: int | None = None
     epochs: float | None = None
     optim: Optimizer | None = None
@@ -116,6 +119,8 @@ class EmbedTraining:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
         if sum(way is not None for way in (self.loss, self.rebuild, self.discourse)) > 1:
             raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
+        if self.finish_first and (self.kind != "dense" or self.rebuild or self.discourse):
+            raise SettingsError("finish_first: is for one vector a text (kind = 'dense') and a loss of vectors.")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch = {self.batch}: must be at least 1.")
         for name, least in (("token_width", 1), ("mined", 1), ("hide", 0)):

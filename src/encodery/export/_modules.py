@@ -15,10 +15,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.embed.embedder import Embedder
 from encodery.embed.finish import Finish, State
-from encodery.embed.finish.centre import Centre
 from encodery.embed.finish.normalise import Normalise
-from encodery.embed.finish.truncate import Truncate
-from encodery.embed.finish.whiten import Whiten
 from encodery.embed.multivector import MultiVectorEncoder
 from encodery.embed.pooling import Pooling
 from encodery.embed.pooling.cls import CLS
@@ -126,13 +123,12 @@ def _finish(embedder: Embedder) -> list[Module]:
 
 def _linear(step: Finish, state: State, width: int) -> Module:
     """A linear step as x W^T + b. Raises `SettingsError` for one that is not linear."""
-    if not isinstance(step, Whiten | Centre | Truncate):
+    if not step.linear:
         raise SettingsError(
             f"finish = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, centre and "
             "whiten have."
         )
-    bias = step.apply(np.zeros((1, width), np.float32), state)[0].astype(np.float64)
-    weight = step.apply(np.eye(width, dtype=np.float32), state).astype(np.float64) - bias
+    weight, bias = step.line(state, width)
     turned, moved = (torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight.T, bias))
     return _dense(turned, moved, IDENTITY)
 

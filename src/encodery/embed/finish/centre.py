@@ -7,6 +7,7 @@ With `directions` = 0 only the mean goes. Shapes: N vectors, H width, D directio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from encodery.embed.finish import Finish, State
 class Centre(Finish):
     """`directions`: how many principal directions of the sample are taken out as well; the paper advises H / 100."""
 
+    linear: ClassVar[bool] = True
     directions: int = 0
 
     def __post_init__(self) -> None:

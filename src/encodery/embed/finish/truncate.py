@@ -6,6 +6,7 @@ Put `normalise` after it. Shapes: N vectors, K kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from encodery.embed.finish import Finish, State
 class Truncate(Finish):
     """`keep`: how many; a narrower vector stays as it is."""
 
+    linear: ClassVar[bool] = True
     keep: int = 64
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ Shapes: N vectors, H width, K kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Whiten(Finish):
     """`power`: 1 evens all directions out, 0 only turns them. `floor`: share of the mean variance added to each
     direction. `keep`: width after, the directions that vary most; all if not given."""
 
+    linear: ClassVar[bool] = True
     power: float = 0.5
     floor: float = 0.01
     keep: int | None = None
