@@ -9,7 +9,7 @@ from encodery.base.parts import find, names
 from encodery.base.settings import decode, encode
 from encodery.model.attention import Attention
 from encodery.model.init.normal import Normal
-from encodery.model.positions import Positions
+from encodery.model.positions import Aim, Positions
 from encodery.model.shape import Batch, Shape
 
 SHAPE = Shape(
@@ -51,3 +51,44 @@ def test_what_every_attention_promises(name: str, window: int | None) -> None:
     (together,) = torch.autograd.grad(mixed, x, above)
     (apart,) = torch.autograd.grad(torch.cat(alone), x, above)
     torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", names(Attention))
+def test_weights_of_single_heads_are_views_of_what_is_learned(name: str) -> None:
+    module = find(Attention, name)().build(SHAPE)
+    Normal(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    positions = find(Positions, "none")().build(SHAPE)
+    layout, x = Batch.from_sequences([[0] * 7]).layout, torch.randn(7, 12)
+    heads = module.heads()
+    if not heads:
+        return
+    assert len(heads) == SHAPE.heads
+    whole = module(x, layout, positions)
+    alone = []
+    for kept in range(len(heads)):
+        single = find(Attention, name)().build(SHAPE)
+        single.load_state_dict(module.state_dict())
+        for place, head in enumerate(single.heads()):
+            assert head.query.shape == head.key.shape == head.value.shape == (4, 12)
+            assert head.out.shape == (12, 4)
+            if place != kept:
+                head.out.zero_()
+        alone.append(single(x, layout, positions))
+        scores = (x @ heads[kept].query.T) @ (x @ heads[kept].key.T).T / 2
+        told = scores.softmax(1) @ x @ heads[kept].value.T @ heads[kept].out.T
+        torch.testing.assert_close(alone[-1], told, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sum(alone), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_aim_is_taken_whole_or_not_at_all() -> None:
+    weights, biases = torch.randn(2, 4, 12), torch.randn(2, 4)
+    with_biases, without = (find(Attention, "full")(bias=bias).build(SHAPE).heads()[1] for bias in (True, False))
+    assert with_biases.look(Aim(weights, biases))
+    assert torch.equal(with_biases.query, weights[0])
+    assert torch.equal(with_biases.key, weights[1])
+    assert torch.equal(torch.stack([with_biases.query_bias, with_biases.key_bias]), biases)
+    before = without.query.clone()
+    assert not without.look(Aim(weights, biases))
+    assert torch.equal(without.query, before)
+    assert without.look(Aim(weights))
+    assert torch.equal(without.key, weights[1])

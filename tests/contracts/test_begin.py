@@ -14,6 +14,7 @@ from encodery.base.settings import decode, encode
 from encodery.model.embeddings.factorized import Factorized
 from encodery.model.heads.mlm import MLM
 from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.positions.none import Nothing
 from encodery.train.begin import Begin
 
 SIZES: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "vocab": 60, "max_length": 16}
@@ -22,6 +23,7 @@ MODELS = {
     "no head": ModelSettings(**SIZES, head=None),
     "no bias": ModelSettings(**SIZES, head=MLM(bias=False)),
     "narrow table": ModelSettings(**SIZES, embeddings=Factorized(width=8)),
+    "no positions": ModelSettings(**SIZES, positions=Nothing()),
     "wide table": ModelSettings(**{**SIZES, "width": 128}),
 }
 
@@ -36,9 +38,13 @@ def split(*documents: list[int]) -> Any:
 TEXT = split(*([5 + (start * 7 + n * n) % 40 for n in range(30)] for start in range(20)))
 
 
+def fill(name: str, model: Model, text: Any, seed: int) -> str:
+    return find(Begin, name)().fill(model, text, torch.Generator().manual_seed(seed))
+
+
 def begun(name: str, settings: ModelSettings, text: Any, seed: int = 1) -> Model:
     model = build_model(settings, seed=3)
-    find(Begin, name)().fill(model, text, torch.Generator().manual_seed(seed))
+    fill(name, model, text, seed)
     return model
 
 
@@ -52,6 +58,10 @@ def test_what_every_beginning_promises(name: str, settings: ModelSettings) -> No
         assert torch.isfinite(mine).all()
         assert mine.shape == before.shape
         assert torch.equal(mine, theirs), "equal seeds, equal weights"
+    said = fill(name, drawn, TEXT, 1)
+    assert said in names(Begin)
+    assert all(map(torch.equal, begun(said, settings, TEXT).parameters(), first.parameters())), "it is what it says"
+    drawn = build_model(settings, seed=3)
     assert torch.equal(first.encoder.words[:5], drawn.encoder.words[:5]), "tokens never seen stay as drawn"
 
 

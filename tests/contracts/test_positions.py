@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -56,6 +58,35 @@ def test_order_matters_unless_there_are_no_positions(name: str) -> None:
     first = model(Batch.from_sequences([[1, 2, 3, 4]])).hidden
     second = model(Batch.from_sequences([[2, 1, 3, 4]])).hidden[[1, 0, 2, 3]]
     assert torch.allclose(first, second, atol=1e-5) == (name == "none")
+
+
+@pytest.mark.parametrize("offset", [1, -1, 2, -2])
+@pytest.mark.parametrize("name", names(Positions))
+def test_a_head_that_is_aimed_looks_there(name: str, offset: int) -> None:
+    shape = dataclasses.replace(SHAPE, width=64, embedding=64, heads=1, head_size=64)
+    module = find(Positions, name)().build(shape)
+    generator = torch.Generator().manual_seed(1)
+    module.begin(0.1, generator)
+    aim = module.aim(offset, 12.0, shape)
+    if aim is None:
+        return  # Not every kind can tell a head how far to look.
+    layout = Batch.from_sequences([[0] * 38]).layout
+    words = 0.1 * torch.randn(38, 64, generator=generator)
+    x = torch.nn.functional.layer_norm(module.add(words, layout), (64,))
+    both = torch.zeros(2, 38, 64) if aim.weights is None else torch.einsum("th,wdh->wtd", x, aim.weights)
+    both = both if aim.biases is None else both + aim.biases[:, None]
+    qkv = torch.cat([*both, torch.zeros(38, 64)], 1)
+    query, key, _ = module.turn(qkv, layout, shape).view(38, 3, 64).unbind(1)
+    looked = (query @ key.T / 8).softmax(1).diagonal(offset)
+    assert looked.median() > 0.5
+    assert looked.min() > 2 / 38
+
+
+@pytest.mark.parametrize("name", ["rotary", "learned"])
+def test_these_can_aim_a_head(name: str) -> None:
+    module = find(Positions, name)().build(SHAPE)
+    module.begin(0.1, torch.Generator().manual_seed(1))
+    assert module.aim(1, 12.0, SHAPE) is not None
 
 
 def test_rotary_scores_depend_on_distance_only() -> None:

@@ -32,7 +32,8 @@ from encodery.tokens.shuffle import below, mix
 from encodery.tokens.store import Specials, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.launch import start
-from encodery.train.pretrain import PretrainSettings, recipe_of
+from encodery.train.pretrain import recipe_of
+from encodery.train.pretrain_settings import PretrainSettings
 
 CURVES = Path(__file__).with_name("curves.json")
 TOLERANCE = 1e-4

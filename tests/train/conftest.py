@@ -94,7 +94,8 @@ def other_store(tmp_path: Path) -> Path:
 def table(store: Path) -> Callable[..., dict[str, Any]]:
     """`table(train={...}, ...)`: the whole recipe of a small run, with settings laid over it."""
     from encodery.base.settings import decode
-    from encodery.train.pretrain import PretrainSettings, recipe_of
+    from encodery.train.pretrain import recipe_of
+    from encodery.train.pretrain_settings import PretrainSettings
 
     def make(**over: Any) -> dict[str, Any]:
         opened = TokenStore.open(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from encodery.train.band import Band
 from encodery.train.distributed import Team
 from encodery.train.doctor import Doctor
 from encodery.train.launch import resume, start
-from encodery.train.pretrain import PretrainJob, read_settings, recipe_of
+from encodery.train.pretrain import PretrainJob, recipe_of
+from encodery.train.pretrain_settings import read_settings
 
 Table = Callable[..., dict[str, Any]]
 HEALTHY = [  # how it began, guess by frequency, parameters, vocabulary, tokens, steps, held-out loss: of runs of ours
@@ -39,6 +41,11 @@ HEALTHY = [  # how it began, guess by frequency, parameters, vocabulary, tokens,
     ("cooccurrence", 6.212, 1_401_600, 8192, 8_030_000, 3920, 2.981),
     ("cooccurrence", 6.222, 2_458_368, 16_384, 480_000, 230, 4.311),
     ("cooccurrence", 6.788, 4_794_880, 8192, 360_000, 176, 5.773),
+    ("bigrams", 6.212, 4_798_976, 8192, 1_181_637, 578, 3.246),
+    ("bigrams", 6.212, 619_392, 8192, 2_647_510, 1295, 3.600),
+    ("bigrams", 6.212, 1_402_624, 8192, 7_675_213, 3754, 2.786),
+    ("bigrams", 6.222, 6_904_320, 16_384, 457_999, 224, 3.721),
+    ("bigrams", 6.788, 1_402_624, 8192, 1_116_108, 546, 4.910),
 ]
 
 
@@ -53,11 +60,12 @@ def test_runs_of_ours_lie_inside(given: tuple[str, float, int, int, int, int, fl
 
 def test_how_a_run_began_counts() -> None:
     place = (6.2, 1_400_000, 8192, 2_000_000, 1000)
-    drawn, counted = Band.of(*place), Band.of(*place, begin="cooccurrence")
-    assert drawn is not None
-    assert counted is not None
-    assert counted.low < drawn.low
-    assert counted.high < drawn.high
+    bands = [Band.of(*place, begin=begin) for begin in ("random", "cooccurrence", "bigrams")]
+    for more, less in itertools.pairwise(bands):
+        assert more is not None
+        assert less is not None
+        assert less.high < more.high
+        assert less.low + less.high < more.low + more.high
     assert Band.of(*place, begin="mine.of_my_own") is None
 
 

@@ -19,7 +19,8 @@ from encodery.train.begin.random import Random
 from encodery.train.distributed import Team
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
-from encodery.train.pretrain import PretrainJob, PretrainSettings, read_settings, recipe_of
+from encodery.train.pretrain import PretrainJob, recipe_of
+from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 Table = Callable[..., dict[str, Any]]
 Losses = Callable[[Path], dict[int, float]]

@@ -13,7 +13,7 @@ from encodery.model import count
 from encodery.model.network import ModelSettings
 from encodery.tokens.store import TokenStore
 from encodery.train.ladder import model_of, parse, settings_of
-from encodery.train.pretrain import read_settings
+from encodery.train.pretrain_settings import read_settings
 
 LIKE = ModelSettings(width=128, heads=2, inner=256, vocab=16_384)
 

@@ -255,6 +255,10 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         assert "41%" in text
         assert "50.0% right" in text
         assert clock_text(80) in text, "10 s for a tenth leave 80 s"
+        out.truncate(0)
+        with ConsoleDisplay(console) as display:
+            display.line(line)
+        assert terminal or out.getvalue().count("step 3") == 1, "the last line is not said twice"
     assert clock_text(3723) == "1:02:03"
 
 

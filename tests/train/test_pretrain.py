@@ -15,7 +15,8 @@ from encodery.cli.__main__ import run
 from encodery.model import count
 from encodery.tokens.store import TokenStore
 from encodery.train.distributed import Team
-from encodery.train.pretrain import PretrainJob, PretrainSettings, read_settings
+from encodery.train.pretrain import PretrainJob
+from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 Table = Callable[..., dict[str, Any]]
 RECIPES = list(recipes("pretrain"))

@@ -39,7 +39,7 @@ from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
-from encodery.train.pretrain import HARMLESS
+from encodery.train.settings import HARMLESS
 
 DETAILS = "details.json"
 

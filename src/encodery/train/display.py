@@ -43,7 +43,7 @@ class ConsoleDisplay(Display):
         self.loss = self.speed = 0.0
         self.began: tuple[float, float] | None = None
         self.live: Live | None = None
-        self.told = 0.0
+        self.told, self.said = 0.0, ""
 
     def __enter__(self) -> ConsoleDisplay:
         if self.console.is_terminal:
@@ -58,7 +58,7 @@ class ConsoleDisplay(Display):
             self.live.__exit__(kind, value, at)
             self.live = None
         elif self.now:
-            self.console.print(self.text(), highlight=False, soft_wrap=True)
+            self._say()
 
     def tell(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -77,7 +77,14 @@ class ConsoleDisplay(Display):
             self.speed = self.speed + SMOOTH * (speed - self.speed) if self.speed else speed
         if self.live is None and time.monotonic() - self.told >= PLAIN_EVERY:
             self.told = time.monotonic()
-            self.console.print(self.text(), highlight=False, soft_wrap=True)
+            self._say()
+
+    def _say(self) -> None:
+        """A line of how it stands, unless that is what was said last."""
+        text = self.text()
+        if text != self.said:
+            self.console.print(text, highlight=False, soft_wrap=True)
+        self.said = text
 
     @property
     def left(self) -> float | None:

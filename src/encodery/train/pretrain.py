@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,106 +14,50 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from encodery.adapt import Adaptation, begin, finished
+from encodery.adapt import begin, finished
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
-from encodery.base.schedule import Schedule
-from encodery.base.settings import decode, encode, merge, recipe
+from encodery.base.settings import decode, encode
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import Model, ModelSettings, bare, build_model
+from encodery.model.network import Model, bare, build_model
 from encodery.model.shape import Batch
-from encodery.objectives import Count, Objective, ObjectiveModule, Term
+from encodery.objectives import Count, ObjectiveModule, Term
 from encodery.objectives.mlm import MLM
-from encodery.tokens.feed import Feed, FeedSettings, Packed
+from encodery.tokens.feed import Feed, Packed
 from encodery.tokens.fit import deal
 from encodery.tokens.frequency import unigram
 from encodery.tokens.prefetch import Prefetch
 from encodery.tokens.shuffle import Integers
 from encodery.tokens.store import TokenStore
 from encodery.train.band import Band
-from encodery.train.begin import Begin
 from encodery.train.begin.random import Random
 from encodery.train.distributed import Team
 from encodery.train.doctor import slow_attention
 from encodery.train.heldout import questions, score_mlm
-from encodery.train.hooks import Hook
 from encodery.train.inherit import check_vocabulary, fingerprint, fresh, grown
 from encodery.train.job import Job, Micro, Work
 from encodery.train.ladder import usual_rate
 from encodery.train.layered import Layered
-from encodery.train.needs import MOMENT_BYTES, STATE_BYTES, Needs
-from encodery.train.optim import Optimizer
+from encodery.train.needs import Needs
 from encodery.train.optim.adamw import AdamW
-from encodery.train.settings import USUAL_BATCH, TrainSettings
+from encodery.train.pretrain_settings import PretrainSettings
+from encodery.train.settings import HARMLESS
 from encodery.train.static import Compiled, Frame
 
-HARMLESS = (
-    *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
-    *("recompute", "shard", "offload", "layered", "static", "device", "threads"),
-)
-WORKING_BYTES = 8  # of a parameter at work: weight, gradient
 ODD = 3.0  # times the rule's rate, or a part of it, from which on a rate is named where the loss is unusual
 SLOWER = (
     "train.static=compiled is slower than train.static=off on a CPU: within the graph attention compares all tokens of "
     "a micro-batch with each other."
 )
+LESSER = (
+    "begin.is={wanted} came to no more than begin.is={began}: heads are aimed by learned positions, or by rotary ones "
+    "with model.attention.bias=true, where the word table is as wide as the model; words need text with neighbours."
+)
 ATTENTION = 6  # widths: the length at which attention costs as much as a block's products
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainSettings:
-    """A recipe of `encodery pretrain`. `model.vocab` and `feed.batch_tokens` follow the tokens and `train`.
-
-    `init_from`: a model to go on from (a model, run or Hugging Face folder); `model` is then its own, and a longer
-    `feed.max_length` of the recipe becomes the model's. `adapt`: what of it learns (None: everything). `begin`: what a
-    model that goes on from none knows of the text before its first step.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    objective: Objective = field(default_factory=MLM)
-    optim: Optimizer = field(default_factory=AdamW)
-    feed: FeedSettings = field(default_factory=FeedSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    hooks: tuple[Hook, ...] = ()
-    begin: Begin = field(default_factory=Random)
-    init_from: str | None = None
-    adapt: Adaptation | None = None
-
-    def __post_init__(self) -> None:
-        feed = dataclasses.replace(self.feed, batch_tokens=round(self.train.batch_tokens.highest))
-        object.__setattr__(self, "feed", feed)
-        if feed.max_length > self.model.max_length:
-            raise SettingsError(
-                f"feed.max_length = {feed.max_length}: the model takes at most model.max_length = "
-                f"{self.model.max_length} tokens."
-            )
-        if self.train.length is not None and self.train.length.highest > feed.max_length:
-            raise SettingsError(f"train.length = {self.train.length}: exceeds feed.max_length = {feed.max_length}.")
-
-    def fitted(self, vocab: int) -> PretrainSettings:
-        """The same for a tokenizer with so many ids."""
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, vocab=vocab))
-
-    def needs(self) -> Needs:
-        """Memory and disk, from the settings alone."""
-        parameters = count.parameters(self.model) + self.objective.weights(self.model)
-        tokens = min(self.train.micro_tokens, round(self.train.batch_tokens.highest))
-        kept = self.train.recompute
-        activations = count.activation_bytes(self.model, tokens, self.feed.max_length, 0.3, recompute=kept)
-        if not self.train.layered:
-            return Needs.of(parameters, activations, len(self.hooks), self.train.keep, self.train.offload)
-        # What goes into each layer is kept of the whole step, and the insides of one layer of a micro-batch.
-        model, step = self.model, round(self.train.batch_tokens.highest)
-        inputs = 4 * step * (model.depth + 1) * model.width
-        inside = count.activation_bytes(dataclasses.replace(model, depth=1), tokens, self.feed.max_length, 0.3)
-        rest = Needs.of(parameters, inputs + inside, len(self.hooks), self.train.keep, self.train.offload)
-        layers = count.parameters(model) - count.parameters(dataclasses.replace(model, depth=0))
-        held = STATE_BYTES + 4 * len(self.hooks) - (MOMENT_BYTES if self.train.offload else 0)
-        return rest.apart(layers * held, layers // max(model.depth, 1) * WORKING_BYTES)
 
 
 class PretrainJob(Job):
@@ -129,6 +73,7 @@ class PretrainJob(Job):
         seed = settings.train.seed
         self.given = None if settings.init_from is None else load_model(settings.init_from)
         self.model, self.vocabulary = _begun(settings, store, self.given)
+        self.began: str = name_of(self.settings.begin)
         if self.given is None:
             self._begin()
         begin(self.model, settings.adapt, seed)
@@ -162,7 +107,8 @@ class PretrainJob(Job):
         """The first weights, of rank 0 on all ranks: what is counted may be rounded otherwise elsewhere."""
         seed = derive_seed(self.settings.train.seed, "begin")
         if self.team.leads:
-            self.settings.begin.fill(self.model, self.store.train, torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            self.began = self.settings.begin.fill(self.model, self.store.train, generator)
         if not isinstance(self.settings.begin, Random) and self.team.world > 1:
             with torch.no_grad():
                 for p in self.model.parameters():
@@ -268,13 +214,15 @@ class PretrainJob(Job):
         return {"epoch": self.feed.progress}
 
     def remarks(self, dtype: torch.dtype) -> list[str]:
-        """Slow attention, and a compiled step where that is slower."""
+        """Slow attention, a compiled step where that is slower, and a beginning of which only a part was possible."""
         feed = self.settings.feed
         count = max(1, min(self.settings.train.micro_tokens, feed.batch_tokens) // feed.max_length)
         layout = Batch.from_sequences([[0] * feed.max_length] * count, device=self.device).layout
         found = slow_attention(self.settings.model, layout, self.device, dtype)
         compiled = isinstance(self.around, Compiled) and self.device.type == "cpu"
-        return [said for said in (found, SLOWER if compiled else None) if said is not None]
+        wanted = name_of(self.settings.begin)
+        lesser = None if self.began == wanted else LESSER.format(wanted=wanted, began=self.began)
+        return [said for said in (found, SLOWER if compiled else None, lesser) if said is not None]
 
     @cached_property
     def _guess(self) -> float | None:
@@ -287,8 +235,7 @@ class PretrainJob(Job):
         model, optim = self.settings.model, self.settings.optim
         if self.given is not None or type(self.settings.objective) is not MLM or self._guess is None:
             return None
-        begin = name_of(self.settings.begin)
-        band = Band.of(self._guess, count.parameters(model), model.vocab, tokens, steps, begin)
+        band = Band.of(self._guess, count.parameters(model), model.vocab, tokens, steps, self.began)
         rate = usual_rate(model.width)
         if band is None or not isinstance(optim, AdamW) or 1 / ODD < optim.lr / rate < ODD:
             return band
@@ -350,33 +297,6 @@ class PretrainJob(Job):
             self.feed.close()
 
 
-def read_settings(name: str, over: Mapping[str, Any], store: TokenStore) -> PretrainSettings:
-    """A recipe by name or path, with settings laid over it, for a store. The model's vocabulary is that of the store
-    unless `over` says another. Raises `SettingsError` and `UnknownName` with the nearest name."""
-    where = f"recipe {name}"
-    table = recipe("pretrain", name)
-    source = over.get("init_from", table.get("init_from"))
-    if isinstance(source, str) and source != "none":
-        table = _inheriting(table, source)
-        over = {**over, "init_from": table["init_from"]}
-    base = decode(PretrainSettings, _with_feed(merge(encode(PretrainSettings()), table), table), where)
-    settings = decode(PretrainSettings, _with_feed(merge(encode(base), over), over), where)
-    if settings.init_from is not None or "vocab" in over.get("model", {}):
-        return settings
-    return settings.fitted(store.specials.vocab_size)
-
-
-def _inheriting(table: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The table of a recipe with the model of `source`: sizes, parts, and at most its length."""
-    given = load_model(source)
-    model = encode(given.model.settings)
-    if model["head"] is None:
-        model["head"] = table.get("model", {}).get("head", encode(ModelSettings().head))
-    longest = min(table.get("feed", {}).get("max_length", FeedSettings().max_length), model["max_length"])
-    place = str(Path(source).resolve()) if Path(source).is_dir() else source
-    return {**table, "init_from": place, "model": model, "feed": {**table.get("feed", {}), "max_length": longest}}
-
-
 def _begun(settings: PretrainSettings, store: TokenStore, given: Loaded | None) -> tuple[Model, Vocabulary]:
     """The model a run starts from, and what its corruption must know of the tokens."""
     seed = derive_seed(settings.train.seed, "weights")
@@ -384,17 +304,6 @@ def _begun(settings: PretrainSettings, store: TokenStore, given: Loaded | None) 
         return build_model(settings.model, seed), Vocabulary.of(store.tokenizer)
     check_vocabulary(given, store.tokenizer, str(store.path))
     return grown(given, settings.model, seed), Vocabulary.of(given.tokenizer)
-
-
-def _with_feed(table: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The table with the feed's batch that of `train`; one `given` for the feed is refused."""
-    if "batch_tokens" in (table if given is None else given).get("feed", {}):
-        raise SettingsError("feed.batch_tokens: is that of training here; set train.batch_tokens.")
-    batch = round(Schedule.parse(table.get("train", {}).get("batch_tokens", USUAL_BATCH)).highest)
-    longest = table.get("feed", {}).get("max_length", 0)
-    if isinstance(longest, int) and longest > batch:
-        raise SettingsError(f"train.batch_tokens = {batch}: must be at least feed.max_length = {longest}.")
-    return merge(table, {"feed": {"batch_tokens": batch}})
 
 
 def recipe_of(settings: PretrainSettings, store: TokenStore, name: str = "") -> dict[str, Any]:

@@ -13,6 +13,11 @@ from encodery.train.budget import Budget
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 USUAL_BATCH = Schedule.parse(8192)
 USUAL_RATE = Schedule.parse("linear(warmup=6%)")
+HARMLESS = (
+    *("eval_share", "evals", "eval_tokens", "patience", "checkpoint_every", "keep", "branch"),
+    *("recompute", "shard", "offload", "layered", "static", "device", "threads"),
+)
+"""Settings of `train` on which no weight depends."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ from encodery.train.budget import Budget
 from encodery.train.distributed import team
 from encodery.train.launch import read_recipe, resume, start
 from encodery.train.loop import FIGURES, RECIPE
-from encodery.train.pretrain import PretrainSettings, read_settings, recipe_of
+from encodery.train.pretrain import recipe_of
+from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 if TYPE_CHECKING:
     from rich.console import Console

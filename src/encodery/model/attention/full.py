@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.model.attention import Attention, AttentionModule
+from encodery.model.attention import Attention, AttentionModule, HeadWeights
 from encodery.model.ops.attention import Needs, graph, select
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -57,3 +57,20 @@ class _FullModule(AttentionModule):
         mixed = attend(qkv, layout, needs, bias)
         y: Tensor = self.out(mixed.flatten(1))
         return y
+
+    def heads(self) -> list[HeadWeights]:
+        sizes = (3, self.shape.heads, self.shape.head_size)
+        query, key, value = self.qkv.weight.detach().view(*sizes, -1)
+        out = self.out.weight.detach().view(-1, *sizes[1:])
+        biases = None if self.qkv.bias is None else self.qkv.bias.detach().view(sizes)
+        return [
+            HeadWeights(
+                query[n],
+                key[n],
+                value[n],
+                out[:, n],
+                query_bias=None if biases is None else biases[0, n],
+                key_bias=None if biases is None else biases[1, n],
+            )
+            for n in range(self.shape.heads)
+        ]

@@ -39,6 +39,9 @@ class HeadModule(nn.Module):
     def decoder(self, encoder: HasWords) -> tuple[Tensor, Tensor | None]:
         """The weight (V, E), the encoder's own where tied, and the bias (V,) or None."""
 
+    def straight(self) -> None:
+        """Begin so that features are rows put straight through, in place; nothing where the head cannot."""
+
     def forward(self, rows: Tensor, encoder: HasWords) -> Tensor:
         """Hidden states (M, H) → logits (M, V)."""
         weight, bias = self.decoder(encoder)

@@ -16,6 +16,8 @@ from encodery.model.norms import Norm
 from encodery.model.shape import Shape
 from encodery.model.weights import ActivationName, Linear, activation
 
+STRAIGHT = 0.2  # of the identity
+
 
 @dataclass(frozen=True, kw_only=True)
 class MLM(Head):
@@ -51,6 +53,12 @@ class _MLMModule(HeadModule):
             return rows
         y: Tensor = self.norm(self.activate(self.dense(rows)))
         return y
+
+    def straight(self) -> None:
+        """The dense layer begins as a small multiple of the identity: small values pass the activation almost in a
+        line, and the norm makes up for the size."""
+        if self.dense is not None and self.dense.in_features == self.dense.out_features:
+            nn.init.eye_(self.dense.weight).data.mul_(STRAIGHT)
 
     def decoder(self, encoder: HasWords) -> tuple[Tensor, Tensor | None]:
         own = self._modules.get("decoder")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from encodery.base.parts import Part
@@ -16,6 +18,14 @@ class Positions(Part):
     @abc.abstractmethod
     def build(self, shape: Shape) -> PositionsModule:
         """The module, one for all layers."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What makes a head look a fixed distance away: `weights` (2, D, E) of its query and key, or `biases` (2, D)."""
+
+    weights: Tensor | None = None
+    biases: Tensor | None = None
 
 
 class PositionsModule(nn.Module):
@@ -34,4 +44,14 @@ class PositionsModule(nn.Module):
 
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
         """What is added to scores by distance: (N, 2R - 1), entry R - 1 + (key - query), R >= `layout.max_seqlen`."""
+        return None
+
+    def begin(self, spread: float, generator: torch.Generator) -> None:
+        """First values, as large as those of words of that `spread`, from which `aim` can tell places apart; nothing
+        where there is nothing to learn."""
+
+    def aim(self, offset: int, sharpness: float, shape: Shape) -> Aim | None:
+        """What makes a head of layer `shape.layer` look `offset` tokens away (more than 0: at what follows) with a
+        score of about `sharpness`, for inputs (T, E) that are normalised sums of words and positions; None where these
+        positions cannot."""
         return None

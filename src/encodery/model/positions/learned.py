@@ -5,13 +5,15 @@ Shapes: T tokens, E embedding width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import InputError
-from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions import Aim, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Table
 
@@ -31,6 +33,7 @@ class _LearnedModule(PositionsModule):
         super().__init__()
         self.offset = offset
         self.max_length = shape.max_length
+        self.waves = min(shape.head_size, shape.embedding) // 2
         self.table = Table(shape.max_length + offset, shape.embedding)
 
     def add(self, x: Tensor, layout: Layout) -> Tensor:
@@ -40,3 +43,26 @@ class _LearnedModule(PositionsModule):
             )
         index = layout.places + self.offset if self.offset else layout.places
         return x + F.embedding(index, self.table.weight)
+
+    def begin(self, spread: float, generator: torch.Generator) -> None:
+        """Sines and cosines of frequencies spread evenly up to one turn in two tokens, in random directions."""
+        steps = (torch.arange(self.waves) + torch.rand(self.waves, generator=generator)) / max(self.waves, 1) * math.pi
+        angles = torch.arange(self.max_length)[:, None] * steps
+        size = self.table.weight.shape[1]
+        turn = torch.linalg.qr(torch.randn(size, 2 * self.waves, generator=generator))[0]
+        waves = torch.cat([angles.cos(), angles.sin()], 1) @ turn.T
+        with torch.no_grad():
+            self.table.weight[self.offset :] = spread * math.sqrt(size / max(self.waves, 1)) * waves
+
+    def aim(self, offset: int, sharpness: float, shape: Shape) -> Aim | None:
+        """Keys are the leading directions of the table, queries the same moved by `offset`, fitted to the table."""
+        places = self.table.weight.detach()[self.offset :]
+        if len(places) <= abs(offset):
+            return None
+        basis = torch.linalg.svd(places, full_matrices=False).Vh[: shape.head_size]
+        codes = places @ basis.T
+        here, there = (codes[:-offset], codes[offset:]) if offset > 0 else (codes[-offset:], codes[:offset])
+        moved = torch.linalg.lstsq(here, there, driver="gelsd").solution.T @ basis
+        both = F.pad(torch.stack([moved, basis]), (0, 0, 0, shape.head_size - len(basis)))
+        # Half of an input's mean square of 1 is its place's.
+        return Aim(weights=both * math.sqrt(sharpness * math.sqrt(shape.head_size) / (places.shape[1] / 2)))

@@ -7,6 +7,7 @@ Shapes: T tokens, N heads, D head size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions import Aim, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -45,6 +46,20 @@ class _RotaryModule(PositionsModule):
         turned: Tensor = _Turn.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
         return turned
 
+    def aim(self, offset: int, sharpness: float, shape: Shape) -> Aim | None:
+        """A query and a key that are the same for all tokens, turned against each other: fast turns count for more,
+        since they tell neighbours apart."""
+        theta = self.theta if shape.window is None else self.local_theta
+        turns = _turns(theta, shape.head_size)
+        share = (turns / turns.sum() * sharpness * math.sqrt(shape.head_size)).sqrt()
+        query = torch.cat([share * (turns * offset).cos(), share * (turns * offset).sin()])
+        return Aim(biases=torch.stack([query, torch.cat([share, torch.zeros_like(share)])]))
+
+
+def _turns(theta: float, size: int, device: torch.device | None = None) -> Tensor:
+    """The angles (D/2,) by which one token's distance turns."""
+    return 1.0 / theta ** (torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
+
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -55,8 +70,7 @@ def _angles(layout: Layout, theta: float, size: int, dtype: torch.dtype) -> tupl
     key = (Rotary, theta, size, dtype)
     if key not in layout.memo:
         device = layout.cu_seqlens.device
-        turns = 1.0 / theta ** (torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
-        angle = torch.arange(layout.max_seqlen, device=device)[:, None] * turns
+        angle = torch.arange(layout.max_seqlen, device=device)[:, None] * _turns(theta, size, device)
         cos, sin = angle.cos().to(dtype)[layout.places], angle.sin().to(dtype)[layout.places]
         layout.memo[key] = (cos[:, None, None], sin[:, None, None])
     found: tuple[Tensor, Tensor] = layout.memo[key]

@@ -19,5 +19,6 @@ class Begin(Part):
     """Contract of a beginning."""
 
     @abc.abstractmethod
-    def fill(self, model: Model, split: TokenSplit, generator: torch.Generator) -> None:
-        """Change weights of `model`, on the CPU, in place."""
+    def fill(self, model: Model, split: TokenSplit, generator: torch.Generator) -> str:
+        """Change weights of `model`, on the CPU, in place. The name of the beginning that this came to: a lesser one's
+        where the model or the text has no place for this one."""

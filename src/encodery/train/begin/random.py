@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from encodery.base.parts import name_of
 from encodery.model.network import Model
 from encodery.tokens.store import TokenSplit
 from encodery.train.begin import Begin
@@ -15,5 +16,6 @@ from encodery.train.begin import Begin
 class Random(Begin):
     """Nothing is known of the text."""
 
-    def fill(self, model: Model, split: TokenSplit, generator: torch.Generator) -> None:
+    def fill(self, model: Model, split: TokenSplit, generator: torch.Generator) -> str:
         """Nothing."""
+        return name_of(self)
