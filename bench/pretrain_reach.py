@@ -22,7 +22,7 @@ from typing import Any
 from pretrain import HERE, SHAPES, prepare, run_ours, run_peer
 from pretrain_data import LAYOUTS
 
-KEPT = ("heldout_loss", "heldout_accuracy", "tokens", "steps", "tokens_per_s", "precision")
+KEPT = ("heldout_loss", "heldout_accuracy", "tokens", "steps", "tokens_per_s", "precision", "beginning_s")
 
 
 def once(options: argparse.Namespace, side: str, seconds: float, seed: int, rate: float) -> dict[str, Any]:

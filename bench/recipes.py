@@ -1,17 +1,18 @@
-"""Papers, or schedules, against the default at equal wall-clock budget: a row is one change, same size, same text.
+"""Papers, schedules and the like against the default at equal wall-clock budget: one change a row, same size and text.
 
     python bench/recipes.py TOKENS [path=value ...] [--group papers] [--seconds 60] [--seeds 0 1] [--rows bert ...]
 
-Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row is about the shape), the held-out loss is that
-of fixed masks at 15 %, so rows with other mask rates compare. Runs take turns over the seeds; means with the spread
-(half the range) are reported. At this budget a row shows whether a mechanism helps early, on small models; it says
-nothing of the scale the papers speak of.
+Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row is about the shape; `layered` and `recompute`
+4 × 256), the held-out loss is that of fixed masks at 15 %, so rows with other mask rates compare. Runs take turns over
+the seeds; means with the spread (half the range) are reported, and the largest memory of the process. At this budget a
+row shows whether a mechanism helps early, on small models; it says nothing of the scale the papers speak of.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -34,7 +35,6 @@ PAPERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny (default)": ("tiny", ()),
-    "words drawn at random": ("tiny", ("begin.is=random",)),
     "wsd": ("tiny", ("train.schedule=wsd(warmup=5%, decay=20%)",)),
     "cosine": ("tiny", ("train.schedule=cosine(warmup=5%)",)),
     "batch 1,024": ("tiny", ("train.batch_tokens=1024",)),
@@ -44,10 +44,31 @@ SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask rate 0.30": ("tiny", ("objective.corruption.rate=0.30",)),
     "mask rate 0.30 -> 0.15": ("tiny", ("objective.corruption.rate=0.30 -> 0.15 linear",)),
 }
+LEARNED = ("model.positions.is=learned",)
+BEGINNINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "bigrams (default)": ("tiny", ("begin.is=bigrams",)),
+    "cooccurrence": ("tiny", ("begin.is=cooccurrence",)),
+    "random": ("tiny", ("begin.is=random",)),
+    "bigrams, learned positions": ("tiny", ("begin.is=bigrams", *LEARNED)),
+    "cooccurrence, learned positions": ("tiny", ("begin.is=cooccurrence", *LEARNED)),
+    "random, learned positions": ("tiny", ("begin.is=random", *LEARNED)),
+}
+LAYERED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "one micro-batch after the other": ("mini", ()),
+    "all through a layer together": ("mini", ("train.layered=true",)),
+}
+RECOMPUTE: dict[str, tuple[str, tuple[str, ...]]] = {
+    name: ("mini", (f"train.recompute={name}",)) for name in ("nothing", "attention", "ffn", "block")
+}
+DEEPER = ("model.depth=4", "model.width=256", "model.heads=4")
+WHOLE = ("model.max_length=512", "feed.max_length=512", "train.batch_tokens=16384", "train.micro_tokens=16384")
 # Rows, what all of them have beside shape and length, and the results file.
 GROUPS = {
     "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "begin.is=random"), "recipes.json"),
     "schedules": (SCHEDULES, ("model.inner=256",), "schedules.json"),
+    "beginnings": (BEGINNINGS, ("model.inner=256",), "beginnings.json"),
+    "layered": (LAYERED, (*DEEPER, "train.micro_tokens=512"), "layered.json"),
+    "recompute": (RECOMPUTE, (*DEEPER, *WHOLE), "recompute.json"),
 }
 
 
@@ -57,10 +78,14 @@ def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[s
     command = [sys.executable, "-m", "encodery", "pretrain", recipe, str(options.tokens), "--out", str(out)]
     command += ["--budget", f"{options.seconds}s", *SHAPE, *LENGTH, *GROUPS[options.group][1], f"train.seed={seed}"]
     command += [*settings, *options.settings]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     figures = json.loads((out / "figures.json").read_text())
     keep = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
-    return {key: figures[key] for key in keep if key in figures}
+    return {**{key: figures[key] for key in keep if key in figures}, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def main() -> None:
@@ -94,6 +119,7 @@ def main() -> None:
             "heldout_loss": statistics.mean(losses),
             "spread": (max(losses) - min(losses)) / 2,
             "tokens_per_s": statistics.median(run["tokens_per_s"] for run in runs),
+            "peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
         }
     result = {
         "machine": machine.describe(),
@@ -108,7 +134,8 @@ def main() -> None:
     out = options.out or Path(__file__).parent / "results" / file
     out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in sorted(summary.items(), key=lambda item: item[1]["heldout_loss"]):
-        print(f"{name:32s} loss {row['heldout_loss']:.3f} ± {row['spread']:.3f}  {row['tokens_per_s']:,.0f} tokens/s")
+        speed, peak = f"{row['tokens_per_s']:,.0f}", f"{row['peak_bytes'] / 1e6:,.0f}"
+        print(f"{name:32s} loss {row['heldout_loss']:.3f} ± {row['spread']:.3f}  {speed} tokens/s, {peak} MB")
 
 
 if __name__ == "__main__":
