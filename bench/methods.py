@@ -26,6 +26,7 @@ from typing import Any
 from tasks_data import SETS, cut, read_split
 
 HERE = Path(__file__).resolve().parent
+FEW = 70  # rows of the group `few`, ten for each class
 CLASSIFY = ("finetune", "classify", "movies")
 EMBED = ("finetune", "embed")
 
@@ -44,6 +45,9 @@ class Group:
 
 
 INFONCE = ("loss.is=infonce",)
+PARALLEL = ("adapt.parallel=true", 'adapt.places=["ffn"]', "adapt.scale=4.0")
+DISTILL_KL = ("loss.is=distill_kl", "loss.similarity=cosine", "loss.temperature=0.05")
+TEACHER_SCALE = 20.0  # of a teacher's cosines, as recipe `distil` has it for the student's
 GROUPS = {
     "adapt": Group(
         CLASSIFY,
@@ -63,6 +67,7 @@ GROUPS = {
             "prompt, deep": ("adapt.is=prompt", "adapt.deep=true"),
             "binary_masks": ("adapt=binary_masks",),
             "top_layers, 2": ("adapt=top_layers",),
+            "adapters, parallel": ("adapt.is=adapters", *PARALLEL),
         },
     ),
     "scores": Group(
@@ -81,6 +86,19 @@ GROUPS = {
             "cosent, pooling scalar_mix": ("loss=cosent", "embed.pooling=scalar_mix"),
             "cosent, pooling attention": ("loss=cosent", "embed.pooling=attention"),
             "cosent, pooling latent_attention": ("loss=cosent", "embed.pooling=latent_attention"),
+        },
+    ),
+    "few": Group(
+        ("finetune",),
+        "own",
+        (),
+        "test",
+        "test_accuracy",
+        {
+            "classify (default)": ("classify", "snips"),
+            "cloze": ("cloze", "snips"),
+            "label_match": ("label_match", "snips"),
+            "instruct": ("instruct", "snips"),
         },
     ),
     "sentences": Group(
@@ -121,6 +139,21 @@ GROUPS = {
             "colbert": ("--recipe", "colbert"),
         },
     ),
+    "teacher": Group(
+        EMBED,
+        "own",
+        ("epochs=4", "batch=32"),
+        "retrieval",
+        "ndcg@10",
+        {
+            "infonce (default)": ("mined.jsonl", *INFONCE),
+            "margin_mse": ("taught.jsonl", "--recipe", "distil"),
+            "distill_kl": ("taught.jsonl", *DISTILL_KL),
+            "cosine_mse, each text alone (DSE)": ("alone.jsonl", "--recipe", "dse"),
+            "infonce, no wrong answers": ("few_pairs.jsonl", *INFONCE),
+            "the same, imitating a guide (LEALLA)": ("few_pairs.jsonl", "--recipe", "lealla", "guide={pretrained}"),
+        },
+    ),
 }  # fmt: skip
 
 
@@ -130,8 +163,8 @@ def encodery(*arguments: str | Path) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def prepared(data: Path, work: Path, rows: int) -> None:
-    """The sets, in the layouts that encodery reads."""
+def prepared(data: Path, work: Path, rows: int, teacher: Path) -> None:
+    """The sets, in the layouts that encodery reads; `teacher`, an embedding model, says how well texts fit."""
     cut(data, SETS["movies"], work / "movies", {"train": rows, "dev": 300, "test": 1000})
     cut(data, SETS["stsb_embed"], work / "sts", {"train": 3 * rows, "dev": 300, "test": 1000})
     for split, file in (("train", "scored.jsonl"), ("test", "judged.jsonl")):
@@ -146,6 +179,34 @@ def prepared(data: Path, work: Path, rows: int) -> None:
     documents = list(dict.fromkeys(row["positive"] for row in pairs))
     written(work / "documents.jsonl", ({"text": text} for text in draw.sample(documents, 2 * rows)))
     beir(data / "ir/squad", work / "beir", draw)
+    cut(data, SETS["snips"], work / "snips", {"train": FEW, "dev": FEW, "test": 400})
+    taught(work, rows, teacher)
+
+
+def taught(work: Path, rows: int, teacher: Path) -> None:
+    """Of the first pairs, with wrong answers that BM25 finds: alone, with the teacher's cosines, and text by text."""
+    from encodery.embed.embedder import Embedder
+    from encodery.model.load import load_model
+
+    lines = (work / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "few_pairs.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
+    encodery("mine", work / "few_pairs.jsonl", "count=2", "mine.is=bm25", "--out", work / "mined.jsonl")
+    mined = [json.loads(line) for line in (work / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = list(dict.fromkeys(text for row in mined for text in (row["anchor"], row["positive"], *row["negatives"])))
+    vectors = Embedder.of(load_model(teacher)).encode(texts, truncate="right").vectors
+    of, found = dict(zip(texts, vectors, strict=True)), []
+    for row in mined:
+        scores = [TEACHER_SCALE * float(of[row["anchor"]] @ of[text]) for text in (row["positive"], *row["negatives"])]
+        found.append({**row, "scores": scores})
+    written(work / "taught.jsonl", iter(found))
+    written(
+        work / "alone.jsonl",
+        (
+            {"a": row["anchor"], "b": text, "score": score / TEACHER_SCALE}
+            for row in found
+            for text, score in zip((row["positive"], *row["negatives"]), row["scores"], strict=True)
+        ),
+    )
 
 
 def beir(source: Path, out: Path, draw: random.Random) -> None:
@@ -184,7 +245,7 @@ def trained(group: Group, row: str, seed: int, options: argparse.Namespace) -> f
     """One run of one row."""
     out, model = options.work / "run", getattr(options, group.start)
     shutil.rmtree(out, ignore_errors=True)
-    said = [word.format(pretrained=options.pretrained) for word in group.rows[row]]
+    said = [word.replace("{pretrained}", str(options.pretrained)) for word in group.rows[row]]
     command = [str(options.work / word) if (options.work / word).exists() else word for word in (*group.command, *said)]
     encodery(*command, "--model", model, "--out", out, *group.settings, f"train.seed={seed}")
     return judged(group, out, options.work)
@@ -224,7 +285,7 @@ def main() -> None:
 
     from encodery.base import machine
 
-    prepared(options.data, options.work, options.rows)
+    prepared(options.data, options.work, options.rows, options.pretrained)
     groups = json.loads(options.out.read_text())["groups"] if options.out.is_file() else {}
     for name in options.groups:
         found = measured(name, options)

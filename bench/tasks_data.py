@@ -34,6 +34,7 @@ SETS = {
     "sms_spam": Labelled("cls/sms_spam.jsonl.xz", "classify", "f1", ("text",), "label"),
     "movies": Labelled("cls/sentiment_movie.jsonl.xz", "classify", "accuracy", ("text",), "label"),
     "banking77": Labelled("cls/banking77.jsonl.xz", "classify", "accuracy", ("text",), "label"),
+    "snips": Labelled("cls/snips_intents.jsonl.xz", "classify", "accuracy", ("text",), "label"),
     "newsgroups": Labelled("cls/20newsgroups.jsonl.xz", "classify", "accuracy", ("text",), "label"),
     "vitaminc": Labelled("nli/vitaminc.jsonl.xz", "pair", "accuracy", ("premise", "hypothesis"), "label"),
     "stsb": Labelled("sts/stsb_en.jsonl.xz", "regress", "spearman", ("a", "b"), "score"),

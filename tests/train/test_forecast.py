@@ -41,6 +41,25 @@ def test_measuring_leaves_no_trace(table: Table, optim: Optimizer | None) -> Non
     assert all(p.grad is None for p in job.module.parameters())
 
 
+@pytest.mark.parametrize(("spent", "repeats"), [(0.001, 20), (0.1, 10), (30.0, 1)])
+def test_the_speed_is_of_steps_on_new_batches(
+    spent: float, repeats: int, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = PretrainJob.rebuild(table(train={"batch_tokens": 1024, "micro_tokens": 256}), Team(), CPU)
+    drawn, draw = [], job.batches
+    monkeypatch.setattr(job, "batches", lambda *sizes: drawn.append(draw(*sizes)) or drawn[-1])
+
+    def timed(function: Callable[[], object], device: torch.device) -> float:
+        function()
+        return spent
+
+    monkeypatch.setattr(forecast, "_timed", timed)
+    speed = measure(job, job.settings.train, job.settings.optim, Team())
+    steps = drawn[1:]  # The first is for choosing a format.
+    assert len({work.micros[0].batch.ids.numpy().tobytes() for work in steps}) == len(steps) == repeats
+    assert speed.tokens_per_s == pytest.approx(sum(work.tokens for work in steps) / (repeats * spent * 1.25))
+
+
 def test_a_forecast_adds_up() -> None:
     needs = Needs(1, 1)
     settings = TrainSettings(budget="100s", eval_share=0.1, batch_tokens=forecast_schedule("1000"))

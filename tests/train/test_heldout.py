@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from encodery.base.errors import EmptyInput
 from encodery.corrupt import Vocabulary
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch
-from encodery.tokens.store import TokenStore
+from encodery.tokens.store import Specials, TokenStore
 from encodery.train.heldout import hidden, questions, score_mlm
 
 
@@ -35,6 +37,11 @@ def asked(batches: list[Batch], mask_id: int) -> list[tuple[int, int, int]]:
         assert int((batch.ids == mask_id).sum()) == batch.extra["rows"].numel()
         found += batch.extra["targets"].tolist()
     return sorted(found)
+
+
+def rows(batch: Batch) -> list[np.ndarray]:
+    """The sequences of a batch."""
+    return np.split(batch.ids.numpy(), batch.cu_seqlens[1:-1].tolist())
 
 
 def test_questions_are_the_same_for_every_length_and_batch(opened: TokenStore, vocabulary: Vocabulary) -> None:
@@ -64,11 +71,38 @@ def test_masks_follow_the_document_and_spare_special_tokens(vocabulary: Vocabula
 
 
 def test_so_many_tokens_are_looked_at(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    short = list(questions(opened.heldout, vocabulary, 32, tokens=200))
-    assert 200 <= sum(batch.tokens for batch in short) < 300
     whole = list(questions(opened.heldout, vocabulary, 32))
-    assert torch.equal(short[0].ids.sort().values, short[0].ids.sort().values)
-    assert sum(batch.tokens for batch in whole) > 300
+    every = sum(batch.tokens for batch in whole)
+    assert every > 300
+    for tokens in (1, 200, every // 2, every, 10 * every):
+        part = list(questions(opened.heldout, vocabulary, 32, tokens=tokens))
+        assert abs(sum(batch.tokens for batch in part) - min(tokens, every)) <= 32
+        left = Counter(row.tobytes() for batch in whole for row in rows(batch))
+        left.subtract(row.tobytes() for batch in part for row in rows(batch))
+        assert min(left.values()) == 0, "a part asks what the whole asks"
+
+
+class Even:
+    """A split of 30 documents of 600 tokens, each of one word of its own."""
+
+    tokens, lengths = 18_000, np.full(30, 600)
+
+    def __init__(self, specials: Specials) -> None:
+        self.specials = specials
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return np.full(600, 100 + number)
+
+
+def test_a_part_is_from_all_over_the_split(opened: TokenStore, vocabulary: Vocabulary) -> None:
+    split: Any = Even(opened.heldout.specials)
+    for tokens, documents in ((30 * 62, 30), (10 * 62, 10)):
+        part = list(questions(split, vocabulary, 62, tokens=tokens))
+        words = Counter(torch.cat([batch.extra["targets"] for batch in part]).tolist())
+        assert len(words) == documents
 
 
 def test_figures_of_a_model_that_knows_nothing(opened: TokenStore, vocabulary: Vocabulary) -> None:

@@ -69,7 +69,12 @@ class Encoded:
     @property
     def tokens(self) -> int:
         """Tokens of all documents, special ones not counted."""
-        return sum(map(len, self.ids))
+        return int(self.lengths.sum())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(D,) int64: tokens of each document."""
+        return np.array([len(ids) for ids in self.ids], np.int64)
 
 
 def evaluate_mlm(

@@ -4,7 +4,8 @@ Which tokens are hidden is a function of the document's ids, the position in it 
 the model, its training, the length of sequences, the batches or the order of documents. So two runs with one tokenizer
 are asked the very same questions. `rate` (15 %) of the tokens are asked for, by a hash per position, never a special
 one. All of them become [MASK]: with the 80/10/10 of training a tenth could be copied from the input, and a model
-trained on [MASK] alone could not be compared with one that was not. Documents are cut into pieces of even length.
+trained on [MASK] alone could not be compared with one that was not. Documents are cut into pieces of even length; who
+asks for fewer tokens than there are has pieces from all over the split, so that a part is as hard as the whole.
 
 `loss` is the mean cross entropy in nats of the hidden tokens, `accuracy` the share whose best guess is right.
 `bits_per_byte` = loss / ln 2 · tokens / bytes, where tokens and UTF-8 bytes are those of the whole split: the bits it
@@ -16,7 +17,6 @@ Shapes: T tokens, M hidden ones, V vocabulary.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -55,19 +55,18 @@ def questions(
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Iterator[Batch]:
-    """Packed batches with `extra["rows"]` (M,) and `extra["targets"]` (M,), documents in a fixed shuffled order, until
-    `tokens` tokens (None: all of the split). Sequences have at most `length` tokens, [CLS] and [SEP] included."""
+    """Packed batches with `extra["rows"]` (M,) and `extra["targets"]` (M,), documents in a fixed shuffled order, and of
+    their pieces evenly as many as come to about `tokens` tokens, at least one (None: all of the split). Sequences have
+    at most `length` tokens, [CLS] and [SEP] included."""
     special = vocabulary.special.numpy()
     held: list[tuple[Ids, npt.NDArray[np.bool_]]] = []
-    size = seen = 0
-    for ids, asked in _pieces(split, special, length, rate, seed):
+    size = 0
+    for ids, asked in _pieces(split, special, length, tokens, rate, seed):
         if held and size + len(ids) > batch_tokens:
             yield _batch(held, vocabulary.mask_id)
             held, size = [], 0
         held.append((ids, asked))
-        size, seen = size + len(ids), seen + len(ids)
-        if tokens is not None and seen >= tokens:
-            break
+        size += len(ids)
     if held:
         yield _batch(held, vocabulary.mask_id)
 
@@ -122,18 +121,23 @@ def _answer(model: Model, batch: Batch, output: Output) -> Tensor:
 
 
 def _pieces(
-    split: TokenSplit, special: npt.NDArray[np.bool_], length: int, rate: float, seed: int
+    split: TokenSplit, special: npt.NDArray[np.bool_], length: int, tokens: int | None, rate: float, seed: int
 ) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
     order = permute(np.arange(len(split)), len(split), derive_seed(seed, "heldout order"))
     first, last = np.array([split.specials.cls_id]), np.array([split.specials.sep_id])
     none = np.zeros(1, np.bool_)
-    for number in order.tolist():
-        ids = split[number].astype(np.int64)
-        if not len(ids):
-            continue
+    counts = -(-split.lengths[order] // (length - 2))
+    ends = np.cumsum(counts)
+    total = max(split.tokens + 2 * int(counts.sum()), 1)
+    wanted = total if tokens is None else min(tokens, total)
+    before, after = (-(-pieces * wanted // total) for pieces in (ends - counts, ends))  # So many of them are taken.
+    for place in np.flatnonzero(after > before).tolist():
+        ids = split[int(order[place])].astype(np.int64)
         asked = hidden(ids, special, rate, seed)
-        edges = np.linspace(0, len(ids), -(-len(ids) // (length - 2)) + 1).astype(int).tolist()
-        for begin, end in itertools.pairwise(edges):
+        edges = np.linspace(0, len(ids), int(counts[place]) + 1).astype(int)
+        numbers = np.arange(ends[place] - counts[place], ends[place])
+        taken = np.flatnonzero(numbers * wanted % total < wanted)
+        for begin, end in zip(edges[taken].tolist(), edges[taken + 1].tolist(), strict=True):
             piece = np.concatenate([first, ids[begin:end], last])
             yield piece, np.concatenate([none, asked[begin:end], none])
 
