@@ -125,3 +125,39 @@ def test_a_head_is_needed(loaded: Loaded) -> None:
     model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=128, max_length=16, head=None), 0)
     with pytest.raises(SettingsError, match="has none"):
         SparseEncoder(model, loaded.tokenizer)
+
+
+def test_a_head_whose_scores_are_all_below_zero_is_woken(loaded: Loaded, pairs: Any) -> None:
+    table = {"kind": "sparse", "loss": {"is": "flops", "loss": {"is": "infonce", "similarity": "dot"}}, "batch": 16}
+    settings = decode(EmbedTraining, table)
+    model = loaded.model
+    bias = dict(model.named_parameters())["heads.mlm.bias"]
+
+    def bias_of(job: SparseJob) -> torch.Tensor:
+        found: torch.Tensor = job.model.state_dict()["heads.mlm.bias"]
+        return found
+
+    def made() -> SparseJob:
+        return SparseJob(settings, loaded, pairs(100, 1), None, Team(), CPU)
+
+    def words(job: SparseJob) -> float:
+        batch, _ = job.examples.batch(np.arange(60))
+        return float((word_weights(job.model, batch) > 0).sum(1).float().mean())
+
+    assert made().remarks(torch.float32) == [], "a head that says words is left alone"
+    assert torch.equal(bias_of(made()), bias)
+    kept = bias.detach().clone()
+    try:
+        with torch.no_grad():
+            bias.copy_(torch.linspace(-60.0, -40.0, len(bias)))
+        job = made()
+        assert "gives a text 0.0 words" in job.remarks(torch.float32)[0]
+        tokens = float(job.examples.lengths[:60].mean())
+        assert words(job) == pytest.approx(tokens, rel=0.3)
+        assert len(set(bias_of(job).tolist())) == 1
+        assert made().model.state_dict().keys() == job.model.state_dict().keys()
+        for name, tensor in made().model.state_dict().items():
+            assert torch.equal(tensor, job.model.state_dict()[name]), "the same in a run that goes on"
+    finally:
+        with torch.no_grad():
+            bias.copy_(kept)

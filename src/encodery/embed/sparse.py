@@ -216,10 +216,14 @@ class SparseEncoder:
 
 def word_weights(model: Model, batch: Batch) -> Tensor:
     """(B, V) float32 weights ≥ 0 of the words for each sequence of a packed batch."""
-    logits = model.mlm(model.encoder(batch).hidden, model.encoder).float()
     # The highest score first: log(1 + relu(·)) keeps the order, and is computed once a sequence, not once a token.
-    highest = torch.stack([part.amax(0) for part in logits.split(list(batch.layout.lengths))])
-    return torch.log1p(torch.relu(highest))
+    return torch.log1p(torch.relu(word_scores(model, batch)))
+
+
+def word_scores(model: Model, batch: Batch) -> Tensor:
+    """(B, V) float32 the head's highest score of each word over the tokens of each sequence."""
+    logits = model.mlm(model.encoder(batch).hidden, model.encoder).float()
+    return torch.stack([part.amax(0) for part in logits.split(list(batch.layout.lengths))])
 
 
 def term_weights(model: Model, head: TermHead, batch: Batch, ordinary: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
 arXiv:2107.05720. Losses compare by dot product (`similarity = "dot"`) and are wrapped in `flops`, which keeps vectors
 sparse; weights of a text's own tokens (`weighed = "tokens"`) are few already. With `queries = "counted"` the anchors
 are bags of tokens, and the model learns from the other texts alone (arXiv:2108.08513).
+
+Masked language modelling leaves open where a head's scores stand, since a softmax sees differences only. Where nearly
+all are below 0, a text has no words, and nothing would be learned: such a head's bias, which is mostly how frequent
+words are, is replaced by one number for all words, with which a text has as many words as tokens at the start.
 Shapes: B examples, C columns, S sequences, V vocabulary, P texts.
 """
 
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
+from encodery.base.machine import derive_seed
 from encodery.base.settings import encode
 from encodery.embed import stored
 from encodery.embed.job import EmbedJob
@@ -37,15 +42,26 @@ from encodery.embed.sparse import (
     ordinary,
     term_weights,
     token_counts,
+    word_scores,
     word_weights,
 )
 from encodery.model import golden
 from encodery.model.load import save_model
 from encodery.model.shape import Batch
 
+LOOKED_AT = 64  # texts, for where a head's scores stand
+WOKEN = (
+    "At the start the head gives a text {words:.1f} words where it has {tokens:.0f} tokens, too few to learn from: its "
+    "bias is set anew, so that a text has as many words as tokens."
+)
+
 
 class SparseJob(EmbedJob):
     """See `EmbedJob`. Of the embedding settings only `max_length` and `prompts` count."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.woken = self._wake() if self.settings.weighed == "vocabulary" else None
 
     def head(self) -> nn.Module:
         """The model's own head, which is trained with it and stands apart, or one for weights of tokens: the model's
@@ -59,6 +75,34 @@ class SparseJob(EmbedJob):
             kept = self.loaded.module_state(KEY)
             made.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
         return made
+
+    @torch.no_grad()
+    def _wake(self) -> str | None:
+        """Give the head a bias with which texts have words; what was found, None where they have enough."""
+        _, bias = self.model.mlm.decoder(self.model.encoder)
+        if bias is None:
+            return None
+        draw = np.random.default_rng(derive_seed(self.train.seed, "wake"))
+        texts = np.sort(draw.permutation(len(self.examples.texts))[:LOOKED_AT])
+        self.module.eval()
+        scores = torch.cat(
+            [
+                word_scores(self.model, self.examples.batch(texts[i : i + 1])[0].to(self.device))
+                for i in range(len(texts))
+            ]
+        )
+        self.module.train()
+        tokens, words = float(self.examples.lengths[texts].mean()), float((scores > 0).sum(1).float().mean())
+        if words >= tokens:
+            return None
+        apart = (scores - bias).flatten()
+        kept = max(min(round(tokens * len(texts)), apart.numel() - 1), 1)
+        bias.fill_(-float(apart.kthvalue(apart.numel() - kept).values))
+        return WOKEN.format(words=words, tokens=tokens)
+
+    def remarks(self, dtype: torch.dtype) -> list[str]:
+        """See `Job`. A head whose scores all lay below 0."""
+        return [*super().remarks(dtype), *([] if self.woken is None else [self.woken])]
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
         """(S, 1, V)."""
