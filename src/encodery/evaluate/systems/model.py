@@ -1,27 +1,34 @@
 """A model that encodery loads: its own artifact or run, or a folder of Hugging Face or sentence-transformers.
 
-Packed batches: it computes no padding. Shapes: N texts, K width of a vector.
+It is measured as what it was trained to give: a vector for a text, weights of words (SPLADE), or a vector for each
+token (ColBERT). Packed batches: it computes no padding. Shapes: N texts, K width of a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from encodery.base.errors import InputError, nearest
-from encodery.evaluate.systems import Incapable, Opened, Side, System, Vectors
+from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 
 if TYPE_CHECKING:
     from encodery.model.load import Loaded
+
+DOCUMENTS_AT_ONCE = 1024
+"""Of which a vector for each token is held."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(System):
     """`path`: a model, a run, a folder or a name on the hub. `truncate` is for texts longer than the model takes.
 
-    `query` and `document` name the stored prompts put before either; by default prompts of those very names, if any.
+    `query` and `document` name the stored prompts put before either; by default prompts of those very names, if any,
+    and always where a model reads the two sides each in its own way, as sparse and token vectors do.
     """
 
     path: str
@@ -35,18 +42,35 @@ class Model(System):
         return self.name or Path(self.path).name or self.path
 
     def open(self) -> Opened:
-        return _Opened(self)
-
-
-class _Opened(Opened):
-    def __init__(self, settings: Model) -> None:
-        from encodery.embed.embedder import Embedder
+        from encodery.embed import multivector, sparse
         from encodery.model.load import load_model
 
+        loaded = load_model(self.path)
+        if sparse.KEY in loaded.settings:
+            return _Sparse(self, loaded)
+        return _Late(self, loaded) if multivector.KEY in loaded.settings else _Dense(self, loaded)
+
+
+class _Loaded(Opened):
+    def __init__(self, settings: Model, loaded: Loaded) -> None:
         super().__init__(settings.label)
-        self._loaded = load_model(settings.path)
-        self._embedder = Embedder.of(self._loaded)
-        self._truncate = settings.truncate
+        self._loaded, self._truncate = loaded, settings.truncate
+
+    def loaded(self) -> Loaded:
+        if "mlm" not in self._loaded.model.heads:
+            raise Incapable(
+                f"{self._loaded.path}: has no masked-language-model head, so it cannot be asked for its guesses; "
+                "embedding models often lost theirs."
+            )
+        return self._loaded
+
+
+class _Dense(_Loaded):
+    def __init__(self, settings: Model, loaded: Loaded) -> None:
+        from encodery.embed.embedder import Embedder
+
+        super().__init__(settings, loaded)
+        self._embedder = Embedder.of(loaded)
         known = self._embedder.settings.prompts
         for name in (settings.query, settings.document):
             if name and name not in known:
@@ -66,10 +90,68 @@ class _Opened(Opened):
         self.counters.add(len(texts), int(found.tokens.sum()), 0, int(found.dropped.sum()))
         return found.vectors
 
-    def loaded(self) -> Loaded:
-        if "mlm" not in self._loaded.model.heads:
-            raise Incapable(
-                f"{self._loaded.path}: has no masked-language-model head, so it cannot be asked for its guesses; "
-                "embedding models often lost theirs."
-            )
-        return self._loaded
+
+class _Sided(_Loaded):
+    symmetric = False
+
+    def __init__(self, settings: Model, loaded: Loaded) -> None:
+        super().__init__(settings, loaded)
+        for name, said in (("query", settings.query), ("document", settings.document)):
+            if said not in ("", name):
+                raise InputError(
+                    f"{settings.path}: {name} = '{said}': this model's queries and documents have their own."
+                )
+
+
+class _Sparse(_Sided):
+    """Weights of words, compared by inner product as they were trained to be."""
+
+    def __init__(self, settings: Model, loaded: Loaded) -> None:
+        from encodery.embed.sparse import SparseEncoder
+
+        super().__init__(settings, loaded)
+        self._encoder = SparseEncoder.of(loaded)
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        from encodery.base.extras import require
+
+        with self.counters.clock():
+            found = self._encoder.encode(texts, self._truncate, prompt=side)
+        self.counters.add(len(texts), int(found.tokens.sum()), 0, int(found.dropped.sum()))
+        starts = np.concatenate([[0], found.ends])
+        made: Vectors = require("scipy.sparse", "evaluate").csr_matrix(
+            (found.weights, found.words, starts), shape=(len(texts), self._encoder.width)
+        )
+        return made
+
+
+class _Late(_Sided):
+    """A vector for each token, compared by MaxSim; some documents at a time, since they are large."""
+
+    def __init__(self, settings: Model, loaded: Loaded) -> None:
+        from encodery.embed.multivector import MultiVectorEncoder
+
+        super().__init__(settings, loaded)
+        self._encoder = MultiVectorEncoder.of(loaded)
+
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+        raise Incapable(f"{self.name}: gives a vector for each token; only retrieval can be measured so.")
+
+    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
+        from encodery.embed.multivector import TokenVectors, similarity
+
+        def read(texts: Sequence[str], side: Side) -> TokenVectors:
+            with self.counters.clock():
+                found = self._encoder.encode(texts, self._truncate, prompt=side)
+            self.counters.add(len(texts), None, 0, int(found.dropped.sum()))
+            return found
+
+        names, asked = list(documents), read(list(queries.values()), "query")
+        found: Run = {query: {} for query in queries}
+        for start in range(0, len(names), DOCUMENTS_AT_ONCE):
+            some = names[start : start + DOCUMENTS_AT_ONCE]
+            scores = similarity(asked, read([documents[name] for name in some], "document"))
+            for query, row in zip(queries, scores.tolist(), strict=True):
+                best = sorted({**found[query], **dict(zip(some, row, strict=True))}.items(), key=lambda one: -one[1])
+                found[query] = dict(best[:depth])
+        return found
