@@ -11,6 +11,7 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
+from encodery.embed.embedder import Embedder
 from encodery.embed.losses import Given
 from encodery.embed.losses.flops import FLOPS
 from encodery.embed.losses.infonce import InfoNCE
@@ -119,6 +120,8 @@ def test_they_are_learned_become_sparse_and_come_back(loaded: Loaded, pairs: Any
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(SettingsError, match="was not trained for sparse vectors"):
         SparseEncoder.of(loaded)
+    with pytest.raises(SettingsError, match=r"weights of words, not one vector. Read it with .*SparseEncoder\.of"):
+        Embedder.of(again)
 
 
 def test_a_head_is_needed(loaded: Loaded) -> None:

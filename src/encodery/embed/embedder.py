@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
+OTHERS = {
+    "sparse": ("weights of words", "encodery.embed.sparse.SparseEncoder"),
+    "multivector": ("a vector for each token", "encodery.embed.multivector.MultiVectorEncoder"),
+}
+"""What a model may be trained for instead, by the settings that are stored with it, and what reads it then."""
 ENGINE_TOKENS = 8192  # At least so many at once where a runtime deals them to its own threads.
 AT_ONCE = 4096  # Texts held at a time by `stream`.
 CHARACTERS_AT_ONCE = 8 << 20
@@ -88,7 +93,11 @@ class Embedder:
 
     @classmethod
     def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> Embedder:
-        """The embedder of a loaded model, as its stored settings have it."""
+        """The embedder of a loaded model, as its stored settings have it. Raises `SettingsError` for a model that was
+        trained to give a text something else than one vector."""
+        for key, (what, reader) in OTHERS.items():
+            if key in loaded.settings:
+                raise SettingsError(f"{loaded.path}: gives a text {what}, not one vector. Read it with {reader}.of.")
         settings = decode(EmbedSettings, loaded.settings.get("embed", {}), where=f"{loaded.path}: embed")
         if not stored.is_stored(loaded):
             return cls(loaded.model, loaded.tokenizer, settings, device=device)
