@@ -31,7 +31,11 @@ class Openvino(PaddedRuntime):
     FILE: ClassVar[str] = "model.xml"
 
     def engine(self, file: Path, limits: Limits) -> Engine:
-        core = without_reports().Core()
+        openvino = without_reports()
+        # Its bindings begin to know arrays at the first one that they hand out. Where two threads are first at once,
+        # one can wait for Python's lock, the other with that lock in hand for the first, for good.
+        openvino.Tensor(np.zeros(1, np.float32)).data.sum()
+        core = openvino.Core()
         return _OpenvinoEngine(core, core.read_model(file), limits, self.workers(), self.batch_tokens)
 
 
