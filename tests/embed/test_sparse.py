@@ -15,7 +15,7 @@ from encodery.embed.embedder import Embedder
 from encodery.embed.losses import Given
 from encodery.embed.losses.flops import FLOPS
 from encodery.embed.losses.infonce import InfoNCE
-from encodery.embed.sparse import SparseEncoder, SparseSettings, SparseVectors, word_weights
+from encodery.embed.sparse import SparseEncoder, SparseSettings, SparseVectors, word_scores, word_weights
 from encodery.embed.sparse_job import SparseJob
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import Loaded, load_model
@@ -161,6 +161,11 @@ def test_a_head_whose_scores_are_all_below_zero_is_woken(loaded: Loaded, pairs: 
         assert made().model.state_dict().keys() == job.model.state_dict().keys()
         for name, tensor in made().model.state_dict().items():
             assert torch.equal(tensor, job.model.state_dict()[name]), "the same in a run that goes on"
+        with torch.no_grad():
+            scores = word_scores(made().model, job.examples.batch(np.arange(60))[0])
+            bias.copy_(bias_of(job) - torch.quantile(scores.flatten(), 1 - 0.3 * tokens / len(bias)))
+        assert made().woken is None, "a head that says few words may have learned that"
+        assert words(made()) == pytest.approx(0.3 * tokens, rel=0.3)
     finally:
         with torch.no_grad():
             bias.copy_(kept)

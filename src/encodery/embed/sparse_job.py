@@ -6,7 +6,8 @@ are bags of tokens, and the model learns from the other texts alone (arXiv:2108.
 
 Masked language modelling leaves open where a head's scores stand, since a softmax sees differences only. Where nearly
 all are below 0, a text has no words, and nothing would be learned: such a head's bias, which is mostly how frequent
-words are, is replaced by one number for all words, with which a text has as many words as tokens at the start.
+words are, is replaced by one number for all words, with which a text has as many words as tokens at the start. One that
+says few words may have learned to.
 Shapes: B examples, C columns, S sequences, V vocabulary, P texts.
 """
 
@@ -50,6 +51,7 @@ from encodery.model.load import save_model
 from encodery.model.shape import Batch
 
 LOOKED_AT = 64  # texts, for where a head's scores stand
+ASLEEP = 0.1  # words of a text for each of its tokens, below which a head is woken
 WOKEN = (
     "At the start the head gives a text {words:.1f} words where it has {tokens:.0f} tokens, too few to learn from: its "
     "bias is set anew, so that a text has as many words as tokens."
@@ -93,7 +95,7 @@ class SparseJob(EmbedJob):
         )
         self.module.train()
         tokens, words = float(self.examples.lengths[texts].mean()), float((scores > 0).sum(1).float().mean())
-        if words >= tokens:
+        if words >= ASLEEP * tokens:
             return None
         apart = (scores - bias).flatten()
         kept = max(min(round(tokens * len(texts)), apart.numel() - 1), 1)
