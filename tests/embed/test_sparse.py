@@ -11,7 +11,8 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.embed.embedder import Embedder
+from encodery.embed import multivector, sparse
+from encodery.embed.embedder import OTHERS, Embedder
 from encodery.embed.losses import Given
 from encodery.embed.losses.flops import FLOPS
 from encodery.embed.losses.infonce import InfoNCE
@@ -122,6 +123,7 @@ def test_they_are_learned_become_sparse_and_come_back(loaded: Loaded, pairs: Any
         SparseEncoder.of(loaded)
     with pytest.raises(SettingsError, match=r"weights of words, not one vector. Read it with .*SparseEncoder\.of"):
         Embedder.of(again)
+    assert set(OTHERS) == {sparse.KEY, multivector.KEY}
 
 
 def test_a_head_is_needed(loaded: Loaded) -> None:
