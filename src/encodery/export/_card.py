@@ -23,16 +23,17 @@ def card(
     config: Mapping[str, Any],
     drifts: Mapping[str, Any],
     *,
+    bare: bool,
     title: str | None,
     licence: str | None,
 ) -> str:
-    """The text of README.md, with the hub's front matter."""
+    """The text of README.md, with the hub's front matter. `bare`: what stood on the encoder was left out."""
     settings = loaded.model.settings
     came_from = ancestors(loaded.artifact) if loaded.artifact is not None else ()
     lineage = [ancestor.artifact for ancestor in came_from if ancestor.artifact is not None]
     sections = [
         _front_matter(settings, licence),
-        f"# {title or folder.name}\n\n{_what(loaded)}",
+        f"# {title or folder.name}\n\n{_what(loaded)}{_left_out(loaded) if bare else ''}",
         _use(settings, loaded, config),
         _figures(loaded.artifact, lineage),
         _data(lineage),
@@ -66,6 +67,12 @@ def _what(loaded: Loaded) -> str:
         f"{shape.heads} heads, feed-forward width {shape.inner}, up to {shape.max_length} tokens "
         f"({parts}). Made with encodery."
     )
+
+
+def _left_out(loaded: Loaded) -> str:
+    task = loaded.settings.get("task")
+    was = f" It was fine-tuned for the task `{task['is']}`, whose head is not here." if task else ""
+    return f"{was} This is the encoder alone: it gives hidden states, and whatever is put on it has to be trained."
 
 
 def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> str:

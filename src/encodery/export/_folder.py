@@ -5,6 +5,7 @@ Shared by the exports that are such a folder with something beside it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -31,19 +32,21 @@ Precision = Literal["float32", "float16", "bfloat16"]
 class Plan:
     """What will be written of a model, decided before anything is: layout, configuration, precision.
 
-    Raises `SettingsError` naming the settings that no layout can hold.
+    `bare`: the encoder alone, whatever head it has. Raises `SettingsError` naming the settings that no layout can hold.
     """
 
-    def __init__(self, loaded: Loaded, layout: str | None, dtype: Precision | None) -> None:
+    def __init__(self, loaded: Loaded, layout: str | None, dtype: Precision | None, bare: bool = False) -> None:
         if layout is not None and layout not in names(Door):
             known = names(Door)
             raise SettingsError(
                 f"layout = '{layout}': no such layout.{nearest(layout, known)} Known: {', '.join(known)}."
             )
-        self.loaded = loaded
-        self.model = _copy(loaded.model)
+        self.bare = bare
+        self.model = _copy(loaded.model, bare)
+        self.loaded = dataclasses.replace(loaded, model=self.model)
         self.kept = golden.make(self.model)
-        self.door, self.config, self.origin = _door(self.model, layout, loaded.origin, _special(loaded))
+        origin = None if bare else loaded.origin
+        self.door, self.config, self.origin = _door(self.model, layout, origin, _special(loaded))
         self.dtype: str = dtype or ("float32" if self.origin is None else self.origin.dtype)
         if self.origin is None or self.dtype != self.origin.dtype:
             self.config = {k: v for k, v in self.config.items() if k not in ("dtype", "torch_dtype")}
@@ -70,7 +73,7 @@ class Plan:
 
     def write_card(self, draft: Draft, folder: Path, title: str | None, licence: str | None) -> None:
         """Write README.md; `folder` is where it will lie."""
-        text = card(self.loaded, folder, self.config, draft.figures, title=title, licence=licence)
+        text = card(self.loaded, folder, self.config, draft.figures, bare=self.bare, title=title, licence=licence)
         atomic_write(draft.path / "README.md", text)
 
 
@@ -88,10 +91,13 @@ def _door(
     return door, door.config(model.settings, special), None
 
 
-def _copy(model: Model) -> Model:
-    """The model in fp32 on the CPU; the one given stays as and where it is."""
+def _copy(model: Model, bare: bool) -> Model:
+    """The model, or its encoder alone, in fp32 on the CPU; the one given stays as and where it is."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
-    return build(model.settings, state)
+    if not bare:
+        return build(model.settings, state)
+    encoder = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    return build(dataclasses.replace(model.settings, head=None), encoder)
 
 
 def _special(loaded: Loaded) -> Special:

@@ -2,7 +2,7 @@
 
 A model that was imported and not changed is written as it came, bit for bit. Any other goes through the first layout
 of `model/hub/` that can hold it. What was written is read back and must compute what the model computes; where
-`transformers` is installed, it is asked as well.
+`transformers` is installed, it is asked as well. A trained head that no stock class computes is refused, not left out.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from encodery.base.artifact import Artifact, writing
 from encodery.base.settings import encode
 from encodery.export import Exported, Exporter
 from encodery.export._folder import Plan, Precision
+from encodery.export._heads import check_held
 from encodery.model.load import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class HF(Exporter):
     """`layout`: a door of `model/hub/` (None: the first that fits). `dtype`: of the weights (None: that of the imported
-    file, else float32). `peer`: ask transformers, if installed. `title` and `license` are for the card."""
+    file, else float32). `head`: false writes the encoder alone, whatever head it has. `peer`: ask transformers, if
+    installed. `title` and `license` are for the card."""
 
     layout: str | None = None
     dtype: Precision | None = None
+    head: bool = True
     peer: bool = True
     title: str | None = None
     license: str | None = None
 
     def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
-        plan = Plan(loaded, self.layout, self.dtype)
+        plan = Plan(loaded, self.layout, self.dtype, bare=not self.head)
+        if self.head:
+            check_held(loaded)
         parents = {"model": loaded.artifact} if loaded.artifact is not None else None
         settings = {"export": encode(self), "layout": plan.layout, "dtype": plan.dtype}
         with writing(folder, "export", settings, parents, overwrite=overwrite) as draft:

@@ -1,0 +1,48 @@
+"""Heads of fine-tuned models in a folder of transformers: held by a stock class, or refused; never left out unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from encodery.base.errors import SettingsError
+from encodery.cli.__main__ import run
+from encodery.export.hf import HF
+from encodery.finetune.tasks.label_spans import LabelSpans
+from encodery.model.load import load_model
+from encodery.tokens.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
+    return word_tokenizer(["red", "green", "one", "two", "cat", "dog", "sun", "##s", "."])
+
+
+def test_a_head_is_not_left_out_unasked(
+    tuned_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tuned_model(tmp_path, tokenizer, LabelSpans(), {"types": ["a"]}), tmp_path / "out"
+    assert run(["export", "hf", str(folder), str(out), "peer=false"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "task 'label_spans'" in said
+    assert "head=false" in said
+    assert not out.exists()
+    assert run(["export", "hf", str(folder), str(out), "peer=false", "head=false"]) == 0
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert not any("cls.predictions" in name for name in load_file(out / "model.safetensors"))
+    told = (out / "README.md").read_text()
+    assert "fine-tuned for the task `label_spans`, whose head is not here" in told
+    assert "pipeline_tag: feature-extraction" in told
+
+
+def test_other_trained_modules_are_not_left_out_either(
+    weighing_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    loaded = load_model(weighing_model(tmp_path, tokenizer))
+    with pytest.raises(SettingsError, match=r"trained on the encoder \(.*head=false"):
+        HF(peer=False).write(loaded, tmp_path / "out")
+    HF(peer=False, head=False).write(loaded, tmp_path / "out")
