@@ -14,7 +14,7 @@ from encodery.base.errors import EmptyInput, InputError
 from encodery.embed.embedder import Embedded
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finishing import Finishing
-from encodery.search.calibrate import calibrated, shares
+from encodery.search.calibrate import _ranks, calibrated, found_weight, shares
 from encodery.search.engine.edge import Edge
 from encodery.search.excerpt import excerpt
 from encodery.search.filters import parse
@@ -147,6 +147,33 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
     assert curve["0.0"] > 0.4
     assert (curve["1.0"] > curve["0.0"]) is knows
     assert least <= found.weight <= most
+
+
+def test_what_scores_all_alike_is_given_no_weight() -> None:
+    words = [{str(place): float(place == query) for place in range(30)} for query in range(30)]
+    ranks = np.array([_ranks(found, np.zeros(30), query, True) for query, found in enumerate(words)])
+    assert ranks[:, 0].tolist() == [1.0] * 30
+    assert ranks[:, -1].tolist() == [0.0] * 30, "the middle of 30 equals is not the first"
+    assert found_weight(ranks) == 0.0
+
+
+def test_a_weight_is_as_sure_as_its_queries() -> None:
+    """Of two weights that are as good as each other neither is jumped to; a clear best one is halved."""
+    clear, even = np.zeros((40, 11)), np.zeros((40, 11))
+    clear[:, 6] = 1.0
+    even[::2, 2] = even[1::2, 8] = 1.0
+    assert found_weight(clear) == 0.3
+    assert 0.15 < found_weight(even) < 0.35
+    assert found_weight(np.ones((40, 11))) == 0.0
+
+
+def test_a_side_without_a_share_is_not_asked(rows: Path, tmp_path: Path, encoder: Any) -> None:
+    build([rows], tmp_path / "index", encoder)
+    with Searcher(tmp_path / "index", encoder) as searcher:
+        assert "vector" not in searcher.search("violin", mode="hybrid", weight=0.0).seconds
+        assert "words" not in searcher.search("violin", mode="hybrid", weight=1.0).seconds
+        both = searcher.search("violin", mode="hybrid", weight=0.5)
+        assert {"words", "vector"} <= set(both.seconds)
 
 
 def test_too_few_queries_give_the_fallback() -> None:

@@ -113,7 +113,7 @@ class Searcher(Opened):
         clock = _Clock()
         shown = top if reranker is None else max(top, reranked)
         depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
-        finders = self._finders(chosen)
+        finders = self._finders(chosen, shares)
         sides = self._candidates(query, finders, depth, conditions, clock)
         scores = _mixed(finders, sides, shares, fusion) if len(finders) > 1 else sides[finders[0].key]
         clock.stage("fuse")
@@ -136,8 +136,10 @@ class Searcher(Opened):
             raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
         return chosen
 
-    def _finders(self, mode: str) -> list[Finder]:
-        return [self.finder(one) for one in ((WORDS.mode, *self.models) if mode == HYBRID else (mode,))]
+    def _finders(self, mode: str, shares: Mapping[str, float]) -> list[Finder]:
+        """Those of a mode; of a hybrid one those that have a share."""
+        hybrid = [one for one in (WORDS.mode, *self.models) if shares[one]]
+        return [self.finder(one) for one in (hybrid if mode == HYBRID else (mode,))]
 
     def _shares(self, weight: float | Mapping[str, float] | None) -> dict[str, float]:
         """mode -> share in hybrid ranking."""
