@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encodery.base.errors import InputError
 from encodery.finetune.data import read
 from encodery.finetune.settings import FinetuneSettings
+from encodery.finetune.tasks.multilabel import Multilabel
 from encodery.finetune.tasks.pair import Pair
 from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.regress import Regress
 from encodery.finetune.tasks.span import Span
+from encodery.finetune.tasks.tag import Tag
 
 
 def written(file: Path, queries: int) -> Path:
@@ -70,3 +74,62 @@ def test_pairs_are_kept_apart_as_pairs(tmp_path: Path) -> None:
     assert found.dev is not None
     assert len(set(found.dev["text"])) > len(found.dev["text"]) / 4
     assert any("no text of theirs stays in training" in note for note in found.notes)
+
+
+def classes(file: Path, count: int, splits: tuple[str, ...] = ()) -> Path:
+    rows = [{"text": f"text {n} of many", "label": "ab"[n % 2]} for n in range(count)]
+    if splits:
+        rows = [{**row, "split": splits[n % len(splits)]} for n, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_dev_and_test_rows_are_set_apart_where_they_lack(tmp_path: Path) -> None:
+    file = classes(tmp_path / "rows.jsonl", 400)
+    found = read(file, FinetuneSettings())
+    assert found.dev is not None
+    assert found.test is not None
+    sides = [set(side["text"]) for side in (found.train, found.dev, found.test)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 400
+    assert all(35 < len(side) < 85 for side in sides[1:])
+    again = read(file, FinetuneSettings())
+    assert again.test == found.test, "the same rows at every call"
+    assert any("held out as test rows" in note for note in found.notes)
+    only = read(file, FinetuneSettings(test=0))
+    assert only.test is None
+    assert only.dev is not None
+
+
+def test_test_rows_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
+    found = read(classes(tmp_path / "rows.jsonl", 300, ("train", "train", "test")), FinetuneSettings())
+    assert found.test is not None
+    assert len(found.test["text"]) == 100
+    assert found.dev is not None
+    assert len(found.train["text"]) + len(found.dev["text"]) == 200
+
+
+def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> None:
+    found = read(classes(tmp_path / "rows.jsonl", 60), FinetuneSettings())
+    assert found.test is None
+    assert any(note.startswith("no test rows are set apart") for note in found.notes)
+
+
+def test_scores_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,score\none,1\ntwo,nan\nthree,3\nfour,NA\nnan,2\n")
+    with pytest.raises(InputError, match="2 rows have nothing in score"):
+        read(tmp_path / "rows.csv", FinetuneSettings(task=Regress()))
+    found = read(tmp_path / "rows.csv", FinetuneSettings(task=Regress(), missing="drop"))
+    dev = [] if found.dev is None else list(found.dev["text"])
+    assert sorted([*found.train["text"], *dev]) == ["nan", "one", "three"], "as a text, nan is a word"
+
+
+def test_labels_of_sets_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "labels": ["often", "rare"] if n == 7 else ["often"]} for n in range(40)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = read(tmp_path / "many.jsonl", FinetuneSettings(task=Multilabel(), heldout=0.01)).notes
+    assert any("2 classes: often 40, rare 1" in note for note in notes)
+    assert any("often has 40 times the rows of rare" in note for note in notes)
+    rows = [{"tokens": ["Ada", "saw", "Rome"], "tags": ["B-person", "O", "B-place"], "n": n} for n in range(5)]
+    (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = read(tmp_path / "tags.jsonl", FinetuneSettings(task=Tag())).notes
+    assert any("2 classes: person 5, place 5" in note for note in notes)

@@ -17,7 +17,7 @@ from encodery.objectives import count_all, share
 
 
 def test_shares_of_labels_are_learnt(loaded: Loaded) -> None:
-    task, reader = Classify(dropout=0.0), Reader(loaded.tokenizer, 24, True, "right")
+    task, reader = Classify(dropout=0.0, smoothing=0.0), Reader(loaded.tokenizer, 24, True, "right")
     texts = ["one red cat", "two dog"]
     losses = []
     for labels in (["a", "b"], [{"a": 1.0, "b": 0}, {"b": 2.0}], [{"a": 0.5, "b": 0.5}, "b"]):

@@ -46,6 +46,7 @@ from encodery.train.loop import FIGURES, MODEL, RECIPE
 
 FOLDS = 3
 MOST_ROWS = 2000  # by which the stage is chosen
+LINEAR = ("classify", "pair")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 LEAST_GAIN, SURE = 0.01, 1.64
 Told = Callable[[str], None]
@@ -69,7 +70,7 @@ def auto(
     Raises `SettingsError` for a task that is not one class for a text, and where `adapt` is set, which is chosen here.
     """
     check_empty(out)
-    early = first_read(task, over)
+    early = first_read(task, merge({"task": {"hidden": False}} if task in LINEAR else {}, over))
     if not isinstance(early.task, Classes) or early.task.hidden or early.task.pooling != "mean":
         raise SettingsError(f"auto: is for classify and pair with mean pooling and no hidden layer, not {task} so set.")
     if early.adapt is not None:
@@ -137,7 +138,7 @@ def _trained(task: str, over: Mapping[str, Any], loaded: Loaded, folds: Sequence
             file = Path(room) / "train.jsonl"
             lines = [dict(zip(fold.kept, values, strict=True)) for values in zip(*fold.kept.values(), strict=True)]
             file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            start(plan(task, file, loaded.path, over).recipe, Path(room) / "run")
+            start(plan(task, file, loaded.path, {**over, "test": 0}).recipe, Path(room) / "run")
             predictor = Predictor.of(load_model(Path(room) / "run"))
             answers = predictor.predict(fold.held).answers
             given = np.array([answer["prediction"] for answer in answers])

@@ -20,6 +20,7 @@ from encodery.rows.split import completed
 from encodery.rows.table import Table
 
 SPLITS = ("train", "dev", "test")
+FEWEST_TESTED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +69,44 @@ def read(path: str | Path, settings: FinetuneSettings) -> Data:
         notes += [note for note in (*table.notes, f"columns: {roles}") if note not in notes]
         form = task.form(list(roles.columns), True)
         named = table.renamed(roles.columns)
-        tables[name], gone = present(named, form.targets, "drop" if settings.missing == "drop" else "error")
+        numeric = [role for role in form.targets if role == "score"]
+        tables[name], gone = present(named, form.targets, "drop" if settings.missing == "drop" else "error", numeric)
         notes += [f"{name}: {len(gone):,} rows without an answer are left out"] if len(gone) else []
     if not len(tables.get("train", ())):
         raise EmptyInput(f"{path}: there are no training rows.")
     form = task.form(tables["train"].names, True)
     label = form.targets[0] if task.chart == "classes" and not is_shared(tables["train"][form.targets[0]]) else None
-    if "dev" not in tables:
-        shares = {"train": 1 - settings.heldout, "dev": settings.heldout}
-        tables = completed(tables, form.apart or form.inputs, label, shares)
-        kept = " and ".join(form.apart) or "text"
-        if "dev" in tables:
-            notes.append(f"{len(tables['dev']):,} rows are held out as dev rows, no {kept} of theirs stays in training")
-        else:
-            notes.append(f"no rows are held out: all have the same {kept}")
+    tables, told = _set_apart(tables, form, label, settings)
+    notes += told
     tables = {name: tables[name] for name in SPLITS if name in tables}
     notes.append(", ".join(f"{name} {len(table):,}" for name, table in tables.items()) + " rows")
     splits = {name: {role: list(table[role]) for role in table.names} for name, table in tables.items()}
-    return Data.of(task, splits, [*notes, *_findings(tables, form, label)])
+    return Data.of(task, splits, [*notes, *_findings(tables, form, label, _labels(task, splits))])
+
+
+def _set_apart(
+    tables: Mapping[str, Table], form: Form, label: str | None, settings: FinetuneSettings
+) -> tuple[dict[str, Table], list[str]]:
+    """The tables with dev and test rows taken out of training where there are none, and that in words."""
+    kept, count = " and ".join(form.apart) or "text", len(tables["train"])
+    shares, notes = {"dev": settings.heldout, "test": settings.test}, list[str]()
+    if "test" not in tables and settings.test and count * settings.test < FEWEST_TESTED:
+        shares["test"] = 0.0
+        notes.append(f"no test rows are set apart: of {count:,} rows they would be fewer than {FEWEST_TESTED}")
+    missing = [name for name, share in shares.items() if name not in tables and share]
+    if not missing:
+        return dict(tables), notes
+    whole = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
+    found = completed(tables, form.apart or form.inputs, label, whole)
+    for name in missing:
+        if len(found.get(name, ())):
+            notes.append(
+                f"{len(found[name]):,} rows are held out as {name} rows, no {kept} of theirs stays in training"
+            )
+        else:
+            found.pop(name, None)
+            notes.append(f"no {name} rows are held out: too few rows differ in {kept}")
+    return found, notes
 
 
 def inputs(path: str | Path, task: Task, columns: Mapping[str, str]) -> Rows:
@@ -97,12 +118,24 @@ def inputs(path: str | Path, task: Task, columns: Mapping[str, str]) -> Rows:
     return {role: list(table[column]) for role, column in guess(task, table, columns, False).columns.items()}
 
 
-def _findings(tables: Mapping[str, Table], form: Form, label: str | None) -> list[str]:
+def _findings(
+    tables: Mapping[str, Table], form: Form, label: str | None, members: Mapping[str, list[str]]
+) -> list[str]:
     """Classes and their imbalance, empty and repeated texts, contradictions, dev and test rows that stand in training
     too, each with its places."""
     # A single class is for the task to refuse: `cloze` may know of others by their words.
     classes = label is not None and len(set(map(str, tables["train"][label]))) > 1
-    return check(tables, form.inputs, form.targets[0], classes).lines
+    return check(tables, form.inputs, form.targets[0], classes, members).lines
+
+
+def _labels(task: Task, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
+    """Split -> every label in its rows, in order, where a row has a set of them."""
+    found = {name: task.members(rows) for name, rows in splits.items()}
+    return {
+        name: sorted(str(member[-1]) for some in sets for member in some)
+        for name, sets in found.items()
+        if sets is not None
+    }
 
 
 def rows_in(rows: Mapping[str, Sequence[Any]]) -> int:

@@ -1,18 +1,19 @@
-"""What the report of a fine-tuned model draws: confusions, calibration, the most confident errors. Plain JSON.
+"""What the report of a fine-tuned model draws: confusions, calibration, labels of sets, the worst errors. Plain JSON.
 
 Shapes: R rows, C classes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from encodery.finetune import calibrate
-from encodery.finetune.tasks import Answer, Known, Rows, Task
-from encodery.finetune.tasks._labels import names_of
+from encodery.finetune.tasks import Answer, Known, Member, Rows, Task
+from encodery.finetune.tasks._labels import names_of, numbers
 
 MOST = 20
 LONGEST = 400
@@ -20,27 +21,85 @@ LONGEST = 400
 
 def details(task: Task, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, Any]:
     """Of the answers (R) for rows whose truth is known: `figures` always; for classes `labels`, `confusion` (C, C) with
-    a row for each truth, `reliability`; `errors`, the most confident first, where answers have a probability."""
+    a row for each truth, `reliability`; for sets of labels or spans `each`, how often each label is true, given and
+    right. `errors`: the most confident ones first, where answers have a `probability`; else those with most `wrong`
+    members, or farthest `off`."""
     found: dict[str, Any] = {"rows": len(answers), "figures": task.figures(answers, rows, known)}
     if task.chart == "classes" and answers:
         found |= _classes(answers, names_of(rows["label"]), known)
+    true, given = task.members(rows), task.members(rows, answers)
+    if true is not None and given is not None:
+        return found | {"each": _each(true, given), "errors": _errors_of_sets(task, rows, true, given)}
     target = task.form(list(rows), True).targets[0]
-    errors = []
-    for row, answer in enumerate(answers):
-        truth = rows[target][row]
-        if isinstance(answer.get("probability"), float) and not _right(answer, truth):
-            errors.append((answer["probability"], row))
+    by, errors = (
+        ("off", _apart(answers, rows)) if target == "score" else ("probability", _unsure(answers, rows[target]))
+    )
     found["errors"] = [
         {
             "row": row,
             "text": _shown(task, rows, row),
             "truth": _cut(rows[target][row]),
             "prediction": _cut(answers[row]["prediction"]),
-            "probability": probability,
+            by: much,
         }
-        for probability, row in sorted(errors, key=lambda pair: (-pair[0], pair[1]))[:MOST]
+        for much, row in sorted(errors, key=lambda pair: (-pair[0], pair[1]))[:MOST]
     ]
     return found
+
+
+def _unsure(answers: Sequence[Answer], truth: Sequence[Any]) -> list[tuple[float, int]]:
+    """Probability and number of the rows answered wrong, of answers that have a probability."""
+    return [
+        (answer["probability"], row)
+        for row, answer in enumerate(answers)
+        if isinstance(answer.get("probability"), float) and not _right(answer, truth[row])
+    ]
+
+
+def _apart(answers: Sequence[Answer], rows: Rows) -> list[tuple[float, int]]:
+    """How far each row's number is from its truth, and its own number."""
+    off = np.abs(np.subtract([answer["prediction"] for answer in answers], numbers(rows["score"])))
+    return [(distance, row) for row, distance in enumerate(off.tolist()) if distance]
+
+
+def _each(true: Sequence[set[Member]], given: Sequence[set[Member]]) -> list[dict[str, Any]]:
+    """Of each label, the commonest first: how often it is `true`, `given`, and `right`."""
+    counts = [
+        Counter(str(member[-1]) for some in sets for member in some)
+        for sets in (true, given, [a & b for a, b in zip(true, given, strict=True)])
+    ]
+    labels = sorted({*counts[0], *counts[1]}, key=lambda label: (-counts[0][label], label))
+    names = ("true", "given", "right")
+    return [{"label": label, **{n: c[label] for n, c in zip(names, counts, strict=True)}} for label in labels]
+
+
+def _errors_of_sets(
+    task: Task, rows: Rows, true: Sequence[set[Member]], given: Sequence[set[Member]]
+) -> list[dict[str, Any]]:
+    """The rows with most members that are missed or should not be there."""
+    wrong = sorted((-len(a ^ b), row) for row, (a, b) in enumerate(zip(true, given, strict=True)) if a != b)
+    return [
+        {
+            "row": row,
+            "text": _shown(task, rows, row),
+            "truth": _said(rows, row, true[row]),
+            "prediction": _said(rows, row, given[row]),
+            "wrong": -count,
+        }
+        for count, row in wrong[:MOST]
+    ]
+
+
+def _said(rows: Rows, row: int, members: set[Member]) -> str:
+    """Labels in order; spans by their place, each with its words."""
+    if "tokens" in rows:
+        words = [str(word) for word in rows["tokens"][row]]
+        told = [f"{label}: {' '.join(words[start:stop])}" for start, stop, label in sorted(members)]
+    elif all(len(member) == 3 for member in members):
+        told = [f"{label}: {rows['text'][row][start:stop]}" for start, stop, label in sorted(members)]
+    else:
+        told = sorted(str(member[-1]) for member in members)
+    return _cut("; ".join(told))
 
 
 def _classes(answers: Sequence[Answer], truth: list[str], known: Known) -> dict[str, Any]:

@@ -37,13 +37,15 @@ USUAL_WIDTH, USUAL_RATE, USUAL_BATCH = 768, 5e-5, 16
 FRESH, FASTEST = 0.02, 10.0  # A fresh word table's root mean square; how many times as fast one may learn at most.
 LIGHT = 10.0  # How many times the rate, where only a small part of the weights learns.
 STEPS = 300
+PATIENCE = 0.4  # Share of a run's scores in a row without a better one that ends it.
 LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """`columns`: role -> column of the data, where the guess is wrong. `missing`: rows without a label are refused, or
-    dropped when asked ("drop"). `heldout`: share of the training rows that become dev rows, where the data has none.
+    dropped when asked ("drop"). `heldout` and `test`: shares of the training rows that become dev and test rows, where
+    the data has none (test rows only where they are 20 or more; `test = 0`: none).
     `max_length`: of a sequence with its special tokens (absent: the model's, at most 512). `truncate`: what happens to
     longer ones (absent: as the task usually does; what is cut is counted). `dropout` of hidden states in training; of
     attention weights there is none. `layer_decay`: the rate of each block is so many times that of the block above it,
@@ -57,6 +59,7 @@ class FinetuneSettings:
     columns: dict[str, str] = field(default_factory=dict)
     missing: str = "error"
     heldout: float = 0.15
+    test: float = 0.15
     max_length: int | None = None
     truncate: Truncate | None = None
     dropout: float = 0.1
@@ -78,6 +81,8 @@ class FinetuneSettings:
             raise SettingsError(f"word_rate = {self.word_rate}: must be more than 0.")
         if not 0 < self.heldout < 1:
             raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 < heldout < 1.")
+        if not 0 <= self.test < 1 - self.heldout:
+            raise SettingsError(f"test = {self.test}: is a share of the rows, 0 <= test < 1 - heldout.")
         if self.missing not in ("error", "drop"):
             raise SettingsError(f"missing = '{self.missing}': is error or drop.")
         if self.batch is not None and self.batch < 1:
@@ -119,6 +124,7 @@ def filled(
     word_rate = settings.word_rate
     if word_rate is None:
         word_rate = usual_word_rate(words, post_norm) if isinstance(settings.task, Classes) else 1.0
+    evals = over.get("train", {}).get("evals", min(max(round(epochs), 5), 20))
     optim = merge({"optim": {"is": "adamw", "lr": rate}}, {"optim": over.get("optim", {})})["optim"]
     train = {
         **planned(sizes, batch, epochs),
@@ -126,9 +132,9 @@ def filled(
         # Every score is taken, so that which weights are the best does not depend on the clock; a score costs a third
         # of a step a token, and looks at no more than half as many tokens as an epoch has.
         "eval_share": 0.99,
-        "evals": min(max(round(epochs), 5), 20),
+        "evals": evals,
         "eval_tokens": max(int(sizes.sum()) // 2, 16_384),
-        "patience": 8,
+        "patience": max(round(PATIENCE * evals), 3),
         "branch": False,
         **over.get("train", {}),
     }

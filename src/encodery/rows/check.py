@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from encodery.rows.split import keys
 from encodery.rows.table import Table
 
 SHOWN = 5
+NO_NUMBER = ("nan", "na", "n/a", "null", "none")
 UNEVEN = 10.0  # The largest class over the smallest, from which on it is remarked.
 
 
@@ -59,15 +60,20 @@ class Findings:
 
 
 def present(
-    table: Table, columns: Sequence[str], missing: Literal["error", "drop"] = "error"
+    table: Table,
+    columns: Sequence[str],
+    missing: Literal["error", "drop"] = "error",
+    numeric: Sequence[str] = (),
 ) -> tuple[Table, np.ndarray]:
-    """The rows where no cell of these columns is missing (None, NaN, empty), and the numbers of those left out.
+    """The rows where no cell of these columns is missing (None, NaN, empty), and the numbers of those left out. In
+    `numeric` columns the text "nan", "na" or "null" is missing too.
 
     Raises `InputError` naming the rows, unless they are to be dropped; `EmptyInput` where none is left.
     """
     lacking = np.zeros(len(table), bool)
     for column in columns:
-        lacking |= np.fromiter((is_missing(cell) for cell in table[column]), bool, len(table))
+        numbers = column in numeric
+        lacking |= np.fromiter((is_missing(cell, numbers) for cell in table[column]), bool, len(table))
     gone = np.flatnonzero(lacking)
     if len(gone) and missing == "error":
         raise InputError(
@@ -79,24 +85,30 @@ def present(
     return (table.take(~lacking) if len(gone) else table), gone
 
 
-def is_missing(cell: Any) -> bool:
-    """Whether a cell is None, NaN or blank text; the word "nan" is text."""
-    return (
-        cell is None or (isinstance(cell, float) and math.isnan(cell)) or (isinstance(cell, str) and not cell.strip())
-    )
+def is_missing(cell: Any, number: bool = False) -> bool:
+    """Whether a cell is None, NaN or blank text; the word "nan" is text, unless a `number` is wanted."""
+    if isinstance(cell, str):
+        return not cell.strip() or (number and cell.strip().casefold() in NO_NUMBER)
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def check(
-    tables: Mapping[str, Table], texts: Sequence[str], label: str | None = None, classes: bool = False
+    tables: Mapping[str, Table],
+    texts: Sequence[str],
+    label: str | None = None,
+    classes: bool = False,
+    members: Mapping[str, Iterable[str]] | None = None,
 ) -> Findings:
     """What is found in the splits, by the columns read (`texts`) and the answer (`label`).
 
-    `classes`: the answers are classes, to be counted. Raises `InputError` where training has a single one.
+    `classes`: the answers are classes, to be counted; or `members`: split -> the labels of which its answers are sets.
+    Raises `InputError` where training has a single class.
     """
-    counts = {name: _counted(table, label) for name, table in tables.items()} if classes and label else {}
+    counts = {name: _counted(table[label]) for name, table in tables.items()} if classes and label else {}
     if "train" in counts and len(counts["train"]) < 2:
         lone = ", ".join(counts["train"]) or "none"
         raise InputError(f"{tables['train'].name}: has a single class in '{label}', {lone}: there is nothing to learn.")
+    counts |= {name: _counted(labels) for name, labels in (members or {}).items()}
     found = [
         one for name, counted in counts.items() for one in _of_classes(name, counted, counts.get("train", counted))
     ]
@@ -137,8 +149,8 @@ def _of_classes(split: str, counts: Mapping[str, int], train: Mapping[str, int])
     return found
 
 
-def _counted(table: Table, label: str) -> dict[str, int]:
-    return dict(Counter(str(value) for value in table[label]).most_common())
+def _counted(labels: Iterable[Any]) -> dict[str, int]:
+    return dict(Counter(map(str, labels)).most_common())
 
 
 def _empty(split: str, table: Table, read: Sequence[str]) -> list[Finding]:

@@ -34,6 +34,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "mask": (("mask_token",), ("[MASK]", "<mask>")),
 }
 CUT_AT = 1 << 18
+AT_ONCE = 4096  # texts
 BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
 
 Ids = npt.NDArray[np.uint32]
@@ -99,6 +100,14 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], specials: bool = False, markup: bool = False) -> list[Ids]:
         """Ids of each text, on all threads. `specials`: with [CLS] and [SEP]; `markup`: a special token written in
         a text, such as "[MASK]", is that token and not its letters."""
+        return [
+            ids
+            for start in range(0, len(texts), AT_ONCE)
+            for ids in self._some(texts[start : start + AT_ONCE], specials, markup)
+        ]
+
+    def _some(self, texts: Sequence[str], specials: bool, markup: bool) -> list[Ids]:
+        """See `encode_batch`, which limits how many texts the library works at: it keeps far more of each than ids."""
         inner = self.inner if markup else self._plain
         parts = [list(_between_words(text)) for text in texts]
         flat = [part for some in parts for part in some]

@@ -1,4 +1,4 @@
-"""Sections on a fine-tuned model: its figures, confusions, calibration, the most confident errors.
+"""Sections on a fine-tuned model: its figures, confusions, calibration, labels, the worst errors.
 
 Drawn from `details.json`, which the run writes at its end; a run without one has none of these sections.
 """
@@ -19,6 +19,8 @@ OF_PRETRAINING = ("Figures", "Fills", "Neighbours", "Search", "Text", "Tokenizer
 SPLITS = (("test", "test rows, looked at once"), ("dev", "dev rows, by which weights and temperature were chosen"))
 MOST_CLASSES = 24
 CONFUSED = 20
+MOST_LABELS = 60
+MEASURES = (("probability", "sure"), ("wrong", "missed or too many"), ("off", "off by"))
 
 
 def sections(run: Path) -> list[tuple[str, Html]]:
@@ -34,6 +36,8 @@ def sections(run: Path) -> list[tuple[str, Html]]:
     if "confusion" in first:
         made.append(("Confusions", join([_caption(first, said), _confusion(first["labels"], first["confusion"])])))
         made.append(("Calibration", _calibration(first["reliability"], said)))
+    if first.get("each"):
+        made.append(("Labels", join([_caption(first, said), _labels(first["each"])])))
     if first["errors"]:
         made.append(("Errors", join([_caption(first, said), _errors(first["errors"])])))
     return made
@@ -139,14 +143,37 @@ def _calibration(found: dict[str, Any], said: str) -> Html:
     )
 
 
+def _labels(each: list[dict[str, Any]]) -> Html:
+    """Precision, recall and F1 of each label; those of the commonest where there are very many."""
+    rows = [
+        (
+            one["label"],
+            one["true"],
+            one["given"],
+            share(one["right"] / one["given"]) if one["given"] else "",
+            share(one["right"] / one["true"]) if one["true"] else "",
+            share(2 * one["right"] / (one["true"] + one["given"])),
+        )
+        for one in each[:MOST_LABELS]
+    ]
+    left = len(each) - len(rows)
+    return join(
+        [
+            table(("label", "true", "given", "precision", "recall", "F1"), rows, numeric=range(1, 6)),
+            el("p", f"and {plural(left, 'rarer label')}", class_="faint small") if left else "",
+        ]
+    )
+
+
 def _errors(errors: list[dict[str, Any]]) -> Html:
+    name, heading = next((name, heading) for name, heading in MEASURES if name in errors[0])
     rows = [
         (
             join([el("p", text) for text in one["text"]]),
             one["truth"],
             one["prediction"] or "(nothing)",
-            share(one["probability"]),
+            share(one[name]) if name == "probability" else number(one[name]),
         )
         for one in errors
     ]
-    return table(("text", "true", "given", "sure"), rows, numeric=(3,))
+    return table(("text", "true", "given", heading), rows, numeric=(3,))

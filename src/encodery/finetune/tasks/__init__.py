@@ -31,6 +31,8 @@ Known = Mapping[str, Any]
 """What the training rows told, as JSON: the labels, the mean of scores."""
 Answer = dict[str, Any]
 """What is said of a row, as JSON: `prediction`, and whatever more a task has to say."""
+Member = tuple[Any, ...]
+"""One of the things an answer is a set of: (label,) or (start, stop, label) in words or characters; the label last."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Task(Part):
     @abc.abstractmethod
     def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
         """Figures of quality, `goal` among them."""
+
+    def members(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[Member]] | None:
+        """(R) what each row's answer is a set of, by its truth or, where they are given, by `answers`; None for a task
+        whose answers are no sets. Raises `InputError` naming a row whose truth cannot be used."""
+        return None
 
     def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
         """What `decode` takes as `tuned`: a temperature, a threshold, chosen on rows that were not learnt from."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import LEAST, Reader, home, windows
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
 from encodery.finetune.tasks._head import check_dropout
 from encodery.finetune.tasks._units import joined, spans_of, speakers, tags_of, trimmed, units
@@ -128,11 +128,19 @@ class LabelSpans(Task):
         return {"threshold": max(scores)[2]}
 
     def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
-        truth = [
-            {(int(where[start, 0]), int(where[stop - 1, 1]), label) for start, stop, label in spans}
-            for _, where, spans in _read(rows)
-        ]
-        return micro_f1(truth, [{(s["start"], s["end"], s["label"]) for s in answer["spans"]} for answer in answers])
+        return micro_f1(self.members(rows), self.members(rows, answers))
+
+    def members(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[Member]]:
+        """See `Task`: spans, in words where rows are words, else in characters."""
+        words = "tokens" in rows
+        if answers is None:
+            return [
+                {one if words else (int(where[one[0], 0]), int(where[one[1] - 1, 1]), one[2]) for one in spans}
+                for _, where, spans in _read(rows)
+            ]
+        if words:
+            return [set(spans_of(answer["prediction"])) for answer in answers]
+        return [{(s["start"], s["end"], s["label"]) for s in answer["spans"]} for answer in answers]
 
     def _types(self, rows: Rows, row: int, known: Known, there: set[str] | None) -> list[tuple[int, str]]:
         """What a row is asked for, numbered as in its own list; in training in any order, without some that are not

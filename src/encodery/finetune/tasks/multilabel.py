@@ -17,7 +17,7 @@ from torch import Tensor
 from encodery.base.errors import InputError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
+from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
 from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
 from encodery.finetune.tasks._labels import count
@@ -71,9 +71,14 @@ class Multilabel(Headed):
         ]
 
     def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
-        truth, given = self._sets(rows), [set(answer["prediction"]) for answer in answers]
+        truth, given = self.members(rows), self.members(rows, answers)
         both = list(zip(truth, given, strict=True))
         return {**micro_f1(truth, given), "exact": float(np.mean([a == b for a, b in both]))}
+
+    def members(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[Member]]:
+        """See `Task`: labels."""
+        found = self._sets(rows) if answers is None else [answer["prediction"] for answer in answers]
+        return [{(label,) for label in some} for some in found]
 
     def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
         """The threshold of the highest F1 over all labels; of equally good ones, that nearest to 0.5."""

@@ -21,7 +21,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader, home, windows
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
+from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, Task, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
 from encodery.finetune.tasks._head import Quick, check_dropout, check_rate
 from encodery.finetune.tasks._labels import Weights, count, weights
@@ -62,8 +62,7 @@ class Tag(Task):
         labels, counts = count(tag for tags in given for tag in self._learnt(tags))
         if len(labels) < 2:
             raise InputError(f"There is nothing to tell apart: the tags are {', '.join(labels) or 'none'}.")
-        spans = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tags in given for tag in tags)
-        return {"labels": labels, "counts": counts, "kind": "spans" if spans else "plain"}
+        return {"labels": labels, "counts": counts, "kind": "spans" if _mark_spans(given) else "plain"}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         at = {label: place for place, label in enumerate(known["labels"])}
@@ -128,15 +127,17 @@ class Tag(Task):
             truth = [tag for tags in self._tags(rows) for tag in tags]
             given = [tag for answer in answers for tag in answer["prediction"]]
             return {"accuracy": Accuracy().score(truth, given), "f1": F1().score(truth, given)}
-        if "tokens" in rows:
-            return micro_f1(
-                [set(spans_of(tags)) for tags in self._tags(rows)],
-                [set(spans_of(answer["prediction"])) for answer in answers],
-            )
-        return micro_f1(
-            [{(s["start"], s["end"], str(s["label"])) for s in spans} for spans in rows["spans"]],
-            [{(s["start"], s["end"], s["label"]) for s in answer["spans"]} for answer in answers],
-        )
+        return micro_f1(self.members(rows), self.members(rows, answers))
+
+    def members(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[Member]]:
+        """See `Task`: spans in words where rows are words, else in characters; tags that mark no spans stand alone."""
+        if "tokens" not in rows:
+            spans = rows["spans"] if answers is None else [answer["spans"] for answer in answers]
+            return [{(s["start"], s["end"], str(s["label"])) for s in some} for some in spans]
+        told = self._tags(rows) if answers is None else [answer["prediction"] for answer in answers]
+        if _mark_spans(self._tags(rows)):
+            return [set(spans_of(tags)) for tags in told]
+        return [{(place, place + 1, tag) for place, tag in enumerate(tags)} for tags in told]
 
     def _tags(self, rows: Rows) -> list[list[str]]:
         """The tags of each row's words, as they stand in the rows or as its spans say."""
@@ -188,6 +189,11 @@ class _TagModule(TaskModule):
         weight = self.class_weights[label]
         logs = predicted[rows].log_softmax(-1).gather(1, label[:, None])[:, 0]
         return {"tags": Term(-(weight * logs).sum(), weight.sum())}
+
+
+def _mark_spans(given: Sequence[Sequence[str]]) -> bool:
+    """Whether all tags say where spans begin and go on."""
+    return all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tags in given for tag in tags)
 
 
 def _texts(rows: Rows) -> list[tuple[str, np.ndarray]]:
