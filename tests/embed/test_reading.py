@@ -131,12 +131,91 @@ def test_held_out_examples_share_no_text_with_training() -> None:
     assert list(apart(table)[1]["query"]) == list(dev["query"])
     few = table.take(np.arange(30))
     assert held_out({"train": few}, roles_of(few)) == {"train": few}
+    assert 1 <= len(held_out({"train": few}, roles_of(few), 0.2)["dev"]) < 12, "a share that is told is taken"
+    assert held_out({"train": table}, roles_of(table), 0.0) == {"train": table}
     everywhere = Table.of({"query": left, "positive": ["yes" if i % 2 else "no" for i in range(2000)]})
     kept, away = apart(everywhere)
     assert not texts(kept, "query") & texts(away, "query"), "where a few texts are everywhere, anchors are kept apart"
     classes = Table.of({"text": [f"t{i}" for i in range(2000)], "label": [f"c{i // 2}" for i in range(2000)]})
     kept, _ = apart(classes)
     assert len(set(kept["label"])) == 1000, "every class is learnt"
+
+
+@pytest.mark.parametrize(
+    ("rows", "least", "most"), [(49, 0, 0), (80, 10, 24), (150, 12, 34), (400, 18, 44), (600, 18, 44), (2000, 70, 130)]
+)
+def test_of_few_rows_a_larger_share_is_held_out(rows: int, least: int, most: int) -> None:
+    table = Table.of({"query": [f"question {i}" for i in range(rows)], "positive": [f"p{i}" for i in range(rows)]})
+    found = held_out({"train": table}, roles_of(table))
+    assert least <= len(found.get("dev", ())) <= most
+    assert len(found["train"]) + len(found.get("dev", ())) == rows
+
+
+def test_what_is_held_out_is_always_told(loaded: Loaded, tmp_path: Path) -> None:
+    def told(count: int, **over: Any) -> tuple[bool, str]:
+        rows = [{"query": f"a{i} b", "positive": f"b{i // 2}"} for i in range(count)]
+        found = read(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
+        return found.dev is not None, "\n".join(found.notes)
+
+    there, said = told(120)
+    assert there
+    assert "of 120 examples are held out as dev rows, no query of theirs stays in training; " in said
+    assert "more that share another text with them are left out" in said
+    there, said = told(30)
+    assert not there
+    assert "no examples are held out (fewer than 10 of 30 would be)" in said
+    assert "the last ones are kept" in said
+    there, said = told(120, heldout=0.0)
+    assert not there
+    assert "no examples are held out (heldout = 0)" in said
+    assert told(30, heldout=0.3)[0]
+    with pytest.raises(SettingsError, match=r"heldout = 1\.5"):
+        settings(heldout=1.5)
+    rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
+    write(tmp_path / "even" / "train.jsonl", rows)
+    write(tmp_path / "even" / "dev.jsonl", [{**row, "score": 1} for row in rows])
+    assert "dev: has nothing to be judged by" in "\n".join(read(tmp_path / "even", settings(), loaded).notes)
+
+
+def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: Loaded, tmp_path: Path) -> None:
+    rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
+
+    def of(test: Sequence[Mapping[str, Any]]) -> tuple[Labelled | None, str]:
+        write(tmp_path / "train.jsonl", rows)
+        write(tmp_path / "dev.jsonl", [{**row, "a": f"{row['a']} c"} for row in rows])
+        write(tmp_path / "test.jsonl", test)
+        found = read(tmp_path, settings(), loaded)
+        return found.test, "\n".join(found.notes)
+
+    found, said = of(rows[3:9])
+    assert found is not None
+    assert (found.kind, len(found)) == ("score", 6)
+    assert found.target is not None
+    assert found.target.max() == 1.0, "brought to 0 … 1 as those of training"
+    assert "test: 6 examples are judged once, at the end" in said
+    assert "test: 6 rows stand in train too" in said
+    found, said = of([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
+    assert found is not None
+    assert found.kind == "none"
+    assert "test: anchor = query" in said
+    for strange, why in (
+        ([{"text": "a1"}], "test: has nothing to be judged by"),
+        ([{**row, "score": 2} for row in rows], "test: has nothing to be judged by"),
+        ([{**rows[0], "score": None}], "test: is not judged: "),
+        ([{"left": "x", "right": "y"}], "test: is left out: "),
+    ):
+        found, said = of(strange)
+        assert found is None
+        assert why in said
+
+
+def test_rows_are_parted_by_a_column(loaded: Loaded, tmp_path: Path) -> None:
+    rows = [{"a": f"a{i}", "b": f"b{i}", "split": "test" if i % 4 == 0 else "train"} for i in range(200)]
+    found = read(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
+    assert found.test is not None
+    assert found.dev is not None
+    assert len(found.test) == 50
+    assert not set(found.test.columns[0]) & {*found.train.columns[0], *found.dev.columns[0]}
 
 
 def test_what_is_odd_about_the_rows_is_told(loaded: Loaded, tmp_path: Path) -> None:

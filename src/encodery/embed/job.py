@@ -2,15 +2,16 @@
 
 All texts of a step stand in one packed batch. Where the loss compares the examples of a step with each other, they go
 through the model in pieces of `train.micro_tokens` that meet in the loss (`cached.py`), so a batch may be as large as
-one likes; and examples meet those of the other ranks there. Shapes: E examples, C columns, B examples of a batch, T
-tokens, K width.
+one likes; and examples meet those of the other ranks there. The best weights on dev rows are kept, and test rows are
+judged once, with these. Shapes: E examples, C columns, B examples of a batch, T tokens, K width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.adapt import begin, finished
-from encodery.base.artifact import Artifact
+from encodery.base.artifact import Artifact, atomic_write
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
@@ -33,7 +34,7 @@ from encodery.embed.finishing import Finishing
 from encodery.embed.losses import Given, Loss
 from encodery.embed.noise import hide_span
 from encodery.embed.pool import Pool
-from encodery.embed.score import Compared, Vectors, agreement, neighbours, retrieval
+from encodery.embed.score import NAMES, Compared, Vectors, figures_of, tells
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.through import Through
 from encodery.embed.training import EmbedTraining
@@ -48,14 +49,18 @@ from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
 from encodery.train.job import Work
+from encodery.train.loop import FINAL_EVAL
 from encodery.train.needs import Needs
 from encodery.train.settings import HARMLESS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
+DETAILS = "details.json"
+LATER = 1e-9  # By how much a score counts for more after each epoch: of equal ones the last is the best.
 
 
 class EmbedJob(ExampleJob):
-    """`train` and `dev` are read data (`reading.py`); the loss is given by then."""
+    """`train`, `dev` and `test` are read data (`reading.py`), `notes` what was found in them; the loss is given by
+    then."""
 
     def __init__(
         self,
@@ -66,8 +71,11 @@ class EmbedJob(ExampleJob):
         team: Team,
         device: torch.device,
         recipe: Mapping[str, Any] | None = None,
+        test: Labelled | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
+        self.notes, self.final = list(notes), dict[str, Any]()
         self.together = self.loss is not None and self.loss.together
         self.model = copied(loaded.model, settings.dropout)
         self.model.heads.requires_grad_(False)
@@ -82,6 +90,7 @@ class EmbedJob(ExampleJob):
         self.examples, self.numbers = self._read(train)
         self.target = None if train.target is None else torch.from_numpy(train.target)
         self.dev = None if dev is None or dev.raw else self._held_out(dev)
+        self.test = None if test is None or not tells(test) else self._held_out(test)
         self.guide = self._guide(self.examples.texts) if self.loss is not None and self.loss.guided else None
         self.flops_of = functools.cache(functools.partial(count.flops, dataclasses.replace(self.model.settings)))
         batch = min(settings.batch_of(len(train)), len(train))
@@ -123,7 +132,7 @@ class EmbedJob(ExampleJob):
         settings = _settings(recipe)
         loaded = load_model(recipe["model"])
         found = read(Path(recipe["data"]), settings, loaded)
-        return cls(settings, loaded, found.train, found.dev, team, device, recipe)
+        return cls(settings, loaded, found.train, found.dev, team, device, recipe, found.test, found.notes)
 
     def head(self) -> nn.Module:
         """What makes vectors of hidden states; with the weights that the model has for it, else with new ones."""
@@ -225,27 +234,36 @@ class EmbedJob(ExampleJob):
     # Held-out figures
 
     def score(self, tokens: int) -> dict[str, float]:
-        """Retrieval for pairs and tuples, rank correlation for scored pairs, nearest neighbours for classes."""
-        if self.dev is None:
-            return {}
+        """Retrieval for pairs and tuples, rank correlation for scored pairs, nearest neighbours for classes; of as many
+        dev rows as hold so many tokens, the same ones each time."""
+        return {} if self.dev is None else self._judged(*self._some(tokens))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019, the cache lives as long as the run
+    def _some(self, tokens: int) -> tuple[Labelled, Pool, Integers]:
+        """Dev rows that hold about so many tokens; whatever the seed, so that runs of several can be compared."""
+        assert self.dev is not None
         data, pool, numbers = self.dev
-        enough = int(np.searchsorted(np.cumsum(pool.lengths[numbers].sum(1)), tokens)) + 1
-        some = numbers[:enough]
-        texts, places = np.unique(some, return_inverse=True)
-        found = self.compared(pool, texts)
-        places = places.reshape(some.shape)
-        target = None if data.target is None else data.target[:enough]
-        if data.kind == "label":
-            assert target is not None
-            return neighbours(found, places, target)
-        if data.kind == "score":
-            assert target is not None
-            return agreement(found, places, target)
-        return retrieval(found, places)
+        order = np.random.default_rng(derive_seed(0, "dev")).permutation(len(numbers))
+        enough = int(np.searchsorted(np.cumsum(pool.lengths[numbers[order]].sum(1)), tokens)) + 1
+        if enough >= len(order):
+            return self.dev
+        some = np.sort(order[:enough])
+        return data.take(some), pool, numbers[some]
+
+    def _judged(self, data: Labelled, pool: Pool, numbers: Integers) -> dict[str, float]:
+        """The figures of examples as numbers (E, C) of a pool's texts."""
+        texts, places = np.unique(numbers, return_inverse=True)
+        return figures_of(self.compared(pool, texts), places.reshape(numbers.shape), data)
 
     def goal(self, score: Mapping[str, float]) -> float | None:
-        """See `Job`."""
-        return next((score[name] for name in ("ndcg", "spearman", "neighbour") if name in score), None)
+        """See `Job`. Of equal scores the later one counts: few held-out rows are soon all found, and those who found
+        them first have learnt the least."""
+        found = next((score[name] for name in NAMES if name in score and name != "mrr"), None)
+        return None if found is None else found + LATER * self.position / len(self.lengths)
+
+    def figures(self) -> dict[str, float]:
+        """`epoch`, and at the end what was found by then."""
+        return {**super().figures(), **self.final}
 
     def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
         """Texts (P,) of a pool, encoded to be compared as they will be in use."""
@@ -270,6 +288,20 @@ class EmbedJob(ExampleJob):
     # What is left of it
 
     def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """The model, and then the figures of the test rows: what they may cost can take no model away."""
+        self.write(folder, figures)
+        drawn = dict[str, dict[str, Any]]()
+        for name, held in (("dev", self.dev and self._some(self.train.eval_tokens * FINAL_EVAL)), ("test", self.test)):
+            if held is not None and (found := self._judged(*held)):
+                drawn[name] = {"rows": len(held[0]), "figures": found, "errors": []}
+        if "test" in drawn:
+            self.final |= {f"test_{name}": value for name, value in drawn["test"]["figures"].items()}
+        if figures.get("tokens") and "tokens_per_s" in figures:
+            self.final["samples_per_s"] = figures["tokens_per_s"] / figures["tokens"] * self.position
+        text = json.dumps({"notes": self.notes, **drawn}, indent=1, ensure_ascii=False)
+        atomic_write(folder.parent / DETAILS, text + "\n")
+
+    def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its embedding settings, what pooling and finish have learnt, and golden vectors."""
         model = self.result()
         pooling = self.settings.embed.pooling.build(model.settings.shape)

@@ -161,7 +161,7 @@ class MultiVectorJob(EmbedJob):
         ordered = rows.float().cpu()[kept[whose.argsort(stable=True)]].numpy()
         return TokenVectors(ordered, ends, np.zeros(len(texts), np.int64))
 
-    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its projection and golden vectors."""
         model, embed = self.result(), self.settings.embed
         kept = {name: tensor.detach().cpu() for name, tensor in self.pooling.state_dict().items()}

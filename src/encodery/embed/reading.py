@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from encodery.base.errors import EmptyInput, SettingsError
+from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.embed.data import Labelled, scaled, wrong_answers
 from encodery.embed.embedder import Embedder
 from encodery.embed.mining import haystack, hidden_right, mine
+from encodery.embed.score import tells
 from encodery.embed.training import EmbedTraining
 from encodery.embed.word_search import WordSearch
 from encodery.model.load import Loaded
@@ -30,9 +31,9 @@ from encodery.rows.split import cleared, completed
 from encodery.rows.table import Table
 
 SIDES = ("query", "document")
-HELD_OUT = 0.05
-MOST_HELD_OUT = 2000
-LEAST_HELD_OUT = 10
+SPLITS = ("train", "dev", "test")
+HELD_OUT, OF_FEW, OF_FEWEST = 0.05, 0.15, 0.2  # Shares of many rows, of few, and where that is too little.
+ENOUGH_HELD_OUT, MOST_HELD_OUT, LEAST_HELD_OUT = 30, 2000, 10
 TEXTS = ("anchor", "positive")
 OTHERS = ("positive", "negative", "score", "scores", "label")
 PAIRED: Mapping[str, Sequence[str]] = {
@@ -48,33 +49,39 @@ PAIRED: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """`train`, `dev` where there is any, and what was found, in words."""
+    """`train`, `dev` and `test` where there is any, and what was found, in words."""
 
     train: Labelled
     dev: Labelled | None
     notes: list[str] = field(default_factory=list)
+    test: Labelled | None = None
 
 
 def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
     """The data at a path, the same at every call. Raises `InputError` naming file and column, `EmptyInput`."""
-    tables, roles, notes = _tables(path, settings.columns)
+    tables, roles, notes = _tables(path, settings.columns, spared=("test",))
     if "train" not in tables:
         raise EmptyInput(f"{path}: has no split 'train' to learn from; there are {', '.join(tables) or 'none'}.")
     if not len(tables["train"]):
         raise EmptyInput(f"{path}: there are no examples to learn from.")
     if "dev" not in tables and set(roles["train"].columns) != {"anchor"}:
-        tables = held_out(tables, roles["train"])
+        before, tables = tables, held_out(tables, roles["train"], settings.heldout)
         if "dev" in tables:
             roles["dev"] = roles["train"]
-            notes.append(f"{len(tables['dev']):,} examples held out, no text of theirs stays in training")
+        notes.append(_parted(before["train"], tables, roles["train"], settings.heldout))
     train = examples(tables["train"], roles["train"], settings.wrong)
     dev = examples(tables["dev"], roles["dev"], settings.wrong) if "dev" in tables else None
-    notes += _findings({name: tables[name] for name in ("train", "dev") if name in tables}, roles)
-    train, dev = _scaled(train, dev)
+    if dev is not None and not tells(dev):
+        notes.append(
+            "dev: has nothing to be judged by (partners, classes, different scores); the last weights are kept"
+        )
+    test = _judged(tables, roles, settings.wrong, notes)
+    notes += _findings({name: tables[name] for name in SPLITS if name in tables}, roles)
+    train, dev, test = _scaled(train, dev, test)
     if settings.mine is not None:
         train, told = mined(train, settings, loaded)
         notes.append(told)
-    return Read(train, dev, notes)
+    return Read(train, dev, notes, test)
 
 
 def opened(path: Path, columns: Mapping[str, str], wrong: int | None) -> tuple[dict[str, Labelled], list[str]]:
@@ -83,13 +90,43 @@ def opened(path: Path, columns: Mapping[str, str], wrong: int | None) -> tuple[d
     return {name: examples(table, roles[name], wrong) for name, table in tables.items()}, notes
 
 
-def _tables(path: Path, columns: Mapping[str, str]) -> tuple[dict[str, Table], dict[str, Roles], list[str]]:
-    """Split -> its rows, split -> the roles of its columns, and both in words."""
+def _tables(
+    path: Path, columns: Mapping[str, str], spared: Sequence[str] = ()
+) -> tuple[dict[str, Table], dict[str, Roles], list[str]]:
+    """Split -> its rows, split -> the roles of its columns, and both in words. Splits that are `spared` may have other
+    columns: they are left out then, and that is told."""
     judged = beir.is_beir(path)
     tables = _pairs(path) if judged else read_tables(path)
-    roles = {name: guess(table, ("anchor",), columns, OTHERS, PAIRED) for name, table in tables.items()}
-    notes = [] if judged else [f"{name}: {found}" for name, found in roles.items()]
+    roles, notes = dict[str, Roles](), list[str]()
+    for name, table in list(tables.items()):
+        try:
+            roles[name] = guess(table, ("anchor",), columns, OTHERS, PAIRED)
+        except InputError as error:
+            if name not in spared or "train" not in tables:
+                raise
+            notes.append(f"{name}: is left out: {error}")
+            del tables[name]
+        else:
+            notes += [] if judged else [f"{name}: {roles[name]}"]
     return tables, roles, notes + [note for table in tables.values() for note in table.notes]
+
+
+def _judged(
+    tables: Mapping[str, Table], roles: Mapping[str, Roles], wrong: int | None, notes: list[str]
+) -> Labelled | None:
+    """The test examples, None where there are none that can be judged, which is added to the notes."""
+    if "test" not in tables:
+        return None
+    try:
+        found = examples(tables["test"], roles["test"], wrong)
+    except InputError as error:
+        notes.append(f"test: is not judged: {error}")
+        return None
+    if tells(found):
+        notes.append(f"test: {len(found):,} examples are judged once, at the end")
+        return found
+    notes.append("test: has nothing to be judged by (partners, classes, different scores)")
+    return None
 
 
 def examples(table: Table, roles: Roles, wrong: int | None) -> Labelled:
@@ -118,17 +155,33 @@ def examples(table: Table, roles: Roles, wrong: int | None) -> Labelled:
     return Labelled(tuple(columns))
 
 
-def held_out(tables: Mapping[str, Table], roles: Roles) -> dict[str, Table]:
+def held_out(tables: Mapping[str, Table], roles: Roles, share: float | None = None) -> dict[str, Table]:
     """The tables with dev rows out of those of training, by their anchors, so that one question never stands on both
-    sides; those left that share another text with them go. As they are where too few would be held out to say
-    anything."""
+    sides; those left that share another text with them go. `share` of the rows; if not given 5 %, of few rows as many
+    as make 30, at most 15 %, or 20 % where that is less than 10. As they are where those are too few to say anything.
+    """
     texts = [roles.columns[role] for role in TEXTS if role in roles.columns]
-    share = min(HELD_OUT, MOST_HELD_OUT / max(len(tables["train"]), 1))
+    rows = max(len(tables["train"]), 1)
     label = roles.columns.get("label") if len(texts) == 1 else None
-    found = completed(tables, texts[:1], label, {"train": 1 - share, "dev": share})
-    if "dev" not in found or len(found["dev"]) < LEAST_HELD_OUT:
-        return dict(tables)
-    return {**found, "train": cleared(found["train"], found["dev"], texts)}
+    usual = min(max(HELD_OUT, min(OF_FEW, ENOUGH_HELD_OUT / rows)), MOST_HELD_OUT / rows)
+    for part in (usual, max(usual, OF_FEWEST)) if share is None else (share,):
+        found = completed(tables, texts[:1], label, {"train": 1 - part, "dev": part})
+        if len(found.get("dev", ())) >= (LEAST_HELD_OUT if share is None else 1):
+            return {**found, "train": cleared(found["train"], found["dev"], texts)}
+    return dict(tables)
+
+
+def _parted(before: Table, tables: Mapping[str, Table], roles: Roles, share: float | None) -> str:
+    """What was held out of the training rows `before`, in words."""
+    if "dev" not in tables:
+        why = f"fewer than {LEAST_HELD_OUT} of {len(before):,} would be" if share is None else f"heldout = {share:g}"
+        return (
+            f"no examples are held out ({why}): nothing tells which weights are the best, so the last ones are kept. "
+            "Put dev rows beside them, or set heldout, the share of the rows that become some"
+        )
+    dev, gone = len(tables["dev"]), len(before) - len(tables["train"]) - len(tables["dev"])
+    told = f"{dev:,} of {len(before):,} examples are held out as dev rows, no {roles.columns['anchor']} of theirs stays"
+    return f"{told} in training" + (f"; {gone:,} more that share another text with them are left out" if gone else "")
 
 
 def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labelled, str]:
@@ -171,27 +224,33 @@ def _pairs(path: Path) -> dict[str, Table]:
 
 
 def _findings(tables: Mapping[str, Table], roles: Mapping[str, Roles]) -> list[str]:
-    """Repeated and empty texts, contradictions, dev rows that stand in training: of splits with the same columns, raw
-    sentences left aside, of which there may be very many."""
+    """Repeated and empty texts, contradictions, dev and test rows that stand in training: of the splits that have the
+    columns of training, raw sentences left aside, of which there may be very many."""
     held = roles["train"].columns
-    if list(held) == ["anchor"] or any(roles[name].columns != held for name in tables):
+    same = {name: table for name, table in tables.items() if roles[name].columns == held}
+    if list(held) == ["anchor"] or ("dev" in tables and "dev" not in same):
         return []
     label = held.get("score", held.get("label"))
     classes = label is not None and "positive" not in held and len(set(map(str, tables["train"][label]))) > 1
-    return check(tables, [held[role] for role in TEXTS if role in held], label, classes).lines
+    return check(same, [held[role] for role in TEXTS if role in held], label, classes).lines
 
 
-def _scaled(train: Labelled, dev: Labelled | None) -> tuple[Labelled, Labelled | None]:
+def _scaled(
+    train: Labelled, dev: Labelled | None, test: Labelled | None
+) -> tuple[Labelled, Labelled | None, Labelled | None]:
     """Scores of pairs brought to 0 … 1 by those of training, where they are outside."""
     if train.kind != "score" or train.target is None:
-        return train, dev
+        return train, dev, test
     low, high = float(train.target.min()), float(train.target.max())
     if low >= 0 and high <= 1:
-        return train, dev
-    train = dataclasses.replace(train, target=scaled(train.target, low, high))
-    if dev is not None and dev.kind == "score" and dev.target is not None:
-        dev = dataclasses.replace(dev, target=scaled(dev.target, low, high))
-    return train, dev
+        return train, dev, test
+
+    def brought(data: Labelled | None) -> Labelled | None:
+        if data is None or data.kind != "score" or data.target is None:
+            return data
+        return dataclasses.replace(data, target=scaled(data.target, low, high))
+
+    return dataclasses.replace(train, target=scaled(train.target, low, high)), brought(dev), brought(test)
 
 
 def _listed(value: Any) -> list[str]:

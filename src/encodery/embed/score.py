@@ -1,16 +1,22 @@
-"""Held-out figures of an embedding under training: what is found first, how scores agree, who the neighbours are.
+"""Figures of held-out and of test rows: what is found first, how scores agree, who the neighbours are.
 
-Over a few hundred or thousand texts. Shapes: P texts, E examples, C columns, K width.
+Of many texts, some anchors at a time are held against the others. Shapes: P texts, E examples, C columns, K width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from encodery.embed.data import Labelled
+
 DEPTH = 10
+CELLS = 1 << 25  # Similarities that are held at a time.
+NAMES = ("ndcg", "mrr", "spearman", "neighbour")
+"""What figures are called, of whatever data."""
 
 
 class Compared(Protocol):
@@ -40,6 +46,25 @@ class Vectors:
         return found
 
 
+def figures_of(texts: Compared, numbers: np.ndarray, data: Labelled) -> dict[str, float]:
+    """Of examples (E, C) as numbers of texts: neighbours for classes, rank correlation for scored pairs, retrieval for
+    others; nothing for raw sentences, and where a figure is not defined."""
+    if data.kind == "label":
+        assert data.target is not None
+        return neighbours(texts, numbers, data.target)
+    if data.kind == "score":
+        assert data.target is not None
+        return agreement(texts, numbers, data.target)
+    return {} if data.raw else retrieval(texts, numbers)
+
+
+def tells(data: Labelled) -> bool:
+    """Whether such data can have figures at all: not raw sentences, nor pairs of one score, nor a single text."""
+    if data.kind == "score":
+        return data.target is not None and len(np.unique(data.target)) > 1
+    return not data.raw and len(data) > (data.kind == "label")
+
+
 def retrieval(texts: Compared, numbers: np.ndarray) -> dict[str, float]:
     """Examples (E, C) as numbers of texts: is each anchor's partner found?
 
@@ -48,17 +73,22 @@ def retrieval(texts: Compared, numbers: np.ndarray) -> dict[str, float]:
     """
     anchors, where = np.unique(numbers[:, 0], return_inverse=True)
     documents = np.unique(numbers[:, 1:])
-    right = np.zeros((len(anchors), len(documents)), bool)
-    right[where, np.searchsorted(documents, numbers[:, 1])] = True
-    scores = texts.cross(anchors, documents)
-    scores[anchors[:, None] == documents[None, :]] = -np.inf
+    partner = np.searchsorted(documents, numbers[:, 1])
     depth = min(DEPTH, len(documents))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-    found = np.take_along_axis(right, best, axis=1)
     discount = 1 / np.log2(np.arange(2, depth + 2))
-    ideal = np.concatenate([[0.0], discount.cumsum()])[np.minimum(right.sum(1), depth)]
-    first = np.where(found.any(1), 1 / (found.argmax(1) + 1), 0.0)
-    return {"ndcg": float(((found @ discount) / ideal).mean()), "mrr": float(first.mean())}
+    gains, firsts = [], []
+    for some in _some(len(anchors), len(documents)):
+        right = np.zeros((len(some), len(documents)), bool)
+        mine = (where >= some[0]) & (where <= some[-1])
+        right[where[mine] - some[0], partner[mine]] = True
+        scores = texts.cross(anchors[some], documents)
+        scores[anchors[some, None] == documents[None, :]] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        found = np.take_along_axis(right, best, axis=1)
+        ideal = np.concatenate([[0.0], discount.cumsum()])[np.minimum(right.sum(1), depth)]
+        gains.append((found @ discount) / ideal)
+        firsts.append(np.where(found.any(1), 1 / (found.argmax(1) + 1), 0.0))
+    return {"ndcg": float(np.concatenate(gains).mean()), "mrr": float(np.concatenate(firsts).mean())}
 
 
 def agreement(texts: Compared, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -73,9 +103,19 @@ def neighbours(texts: Compared, numbers: np.ndarray, target: np.ndarray) -> dict
     """How often a text's nearest other text is of its class; nothing for fewer than two texts."""
     if len(numbers) < 2:
         return {}
-    similarity = texts.cross(numbers[:, 0], numbers[:, 0])
-    np.fill_diagonal(similarity, -np.inf)
-    return {"neighbour": float((target[similarity.argmax(1)] == target).mean())}
+    same = []
+    for some in _some(len(numbers), len(numbers)):
+        similarity = texts.cross(numbers[some, 0], numbers[:, 0])
+        similarity[np.arange(len(some)), some] = -np.inf
+        same.append(target[similarity.argmax(1)] == target[some])
+    return {"neighbour": float(np.concatenate(same).mean())}
+
+
+def _some(rows: int, columns: int) -> Iterator[np.ndarray]:
+    """The numbers of `rows`, in order, in pieces whose similarities with so many columns can be held."""
+    at_once = max(CELLS // max(columns, 1), 1)
+    for first in range(0, rows, at_once):
+        yield np.arange(first, min(first + at_once, rows))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -136,7 +136,7 @@ class SparseJob(EmbedJob):
         bags = [pool.sequence(int(number)) for number in texts]
         return _Counted(rows, [bag[plain[bag]].astype(np.int64) for bag in bags])
 
-    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its settings for sparse vectors."""
         embed = self.settings.embed
         model, sides = self.result(), {QUERY: "", DOCUMENT: ""} if self.settings.queries == "counted" else {}

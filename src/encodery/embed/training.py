@@ -79,6 +79,8 @@ class EmbedTraining:
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
     used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.
+    `heldout`: share of the training rows that become dev rows where the data has none (0: none; absent: by
+    `reading.held_out`).
     `wrong`: wrong answers taken from each row (absent: as many as every row has). `mine`: look for more of them,
     `mined` a row, before training. `hide`: tokens hidden in the second copy of a raw text.
     `batch`: examples a step (absent: by `usual_batch`); `epochs`: absent: 20,000 examples in all, at least one epoch
@@ -98,6 +100,7 @@ class EmbedTraining:
     sides: dict[str, str] = field(default_factory=dict)
     truncate: Literal["error", "right", "left"] = "right"
     dropout: float | None = None
+    heldout: float | None = None
     wrong: int | None = None
     mine: Negatives | None = None
     mined: int = 1
@@ -117,6 +120,8 @@ class EmbedTraining:
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        if self.heldout is not None and not 0 <= self.heldout < 1:
+            raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 <= heldout < 1.")
         if sum(way is not None for way in (self.loss, self.rebuild, self.discourse)) > 1:
             raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
         if self.finish_first and (self.kind != "dense" or self.rebuild or self.discourse):
