@@ -47,9 +47,7 @@ def command(
     if task == "embed":
         from encodery.cli._finetune_embed import command_embed
 
-        if seeds > 1:
-            raise SettingsError("--seeds: is not for `embed`; set train.seed.")
-        command_embed(data, model, out, settings or [], recipe, console)
+        command_embed(data, model, out, settings or [], recipe, console, seeds)
         return
     if unlabelled is not None:
         if task != "cloze" or seeds > 1:
@@ -62,6 +60,7 @@ def command(
     if task.startswith(AUTO):
         _auto(task.removeprefix(AUTO), data, model, out, over, console)
         return
+    from encodery.cli._spreads import told_spreads
     from encodery.cli.resume import stopped
     from encodery.finetune.planning import plan
     from encodery.finetune.seeds import run_seeds
@@ -73,8 +72,7 @@ def command(
     for note in made.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if seeds > 1:
-        for name, spread in run_seeds(made.recipe, out, seeds, console).items():
-            console.print(f"{_words(name)} {spread} ({seeds} seeds)", highlight=False, markup=False)
+        told_spreads(run_seeds(made.recipe, out, seeds, console), _words, seeds, out, console)
         return
     result = start(made.recipe, out, console)
     if stopped(result, console):

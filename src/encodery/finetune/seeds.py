@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +45,19 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), deviation, tuple(values))
 
 
-def spreads(figures: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """Of every figure of quality that all runs have, by name."""
+def spreads(figures: Sequence[Mapping[str, Any]], names: Collection[str] = ()) -> dict[str, Spread]:
+    """Of every figure of quality that all runs have, by name: those of a split, and those of these `names`."""
     shared = set[str].intersection(*(set(one) for one in figures))
-    return {name: spread([one[name] for one in figures]) for name in sorted(shared) if name.startswith(NAMED)}
+    chosen = sorted(name for name in shared if name.startswith(NAMED) or name in names)
+    return {name: spread([one[name] for one in figures]) for name in chosen}
 
 
-def run_seeds(recipe: Mapping[str, Any], out: Path, count: int, console: Console | None = None) -> dict[str, Spread]:
+def run_seeds(
+    recipe: Mapping[str, Any], out: Path, count: int, console: Console | None = None, names: Collection[str] = ()
+) -> dict[str, Spread] | None:
     """Runs of a recipe in `out/seed-N`, from its own seed on; what is finished is not run again, what was interrupted
-    goes on. Writes `out/seeds.json`. An interrupted run leaves it unwritten, and nothing is returned.
+    goes on. Writes `out/seeds.json` with the spreads of the figures, those of `names`, which bear no split's, besides.
+    An interrupted run leaves it unwritten, and None is returned.
 
     Raises `SettingsError` for fewer than two seeds.
     """
@@ -66,9 +70,9 @@ def run_seeds(recipe: Mapping[str, Any], out: Path, count: int, console: Console
         if not _finished(folder):
             result = _run(merge(recipe, {"train": {"seed": seed}}), folder, console)
             if not result.finished:
-                return {}
+                return None
         figures.append(json.loads((folder / FIGURES).read_text(encoding="utf-8")))
-    found = spreads(figures)
+    found = spreads(figures, names)
     table = {name: {"mean": s.mean, "sd": s.deviation, "values": s.values} for name, s in found.items()}
     atomic_write(out / SUMMARY, json.dumps({"runs": count, "figures": table}, indent=1) + "\n")
     return found
