@@ -17,7 +17,8 @@ from encodery.base.settings import decode, recipe, recipes
 from encodery.cli.__main__ import run
 from encodery.cli._finetune_embed import command_embed
 from encodery.embed.embedder import Embedder
-from encodery.embed.planning import plan
+from encodery.embed.job import EmbedJob
+from encodery.embed.planning import plan, watched
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import load_model, save_model
 from encodery.model.network import ModelSettings, build_model
@@ -25,6 +26,7 @@ from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train import checkpoint
 from encodery.train.launch import resume, start
+from encodery.train.loop import RunResult
 
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("la", "ne", "so", "pi", "da", "ku")]
 QUICK = ["train.precision=fp32", "train.threads=1", "batch=16", "optim.is=adamw", "optim.lr=3e-3"]
@@ -186,6 +188,97 @@ def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_p
     result = start(plan(source, model, name, over).recipe, tmp_path / "run")
     assert result.finished
     assert result.figures["steps"] == 2
+
+
+@pytest.fixture
+def whole(data: Path, tmp_path: Path) -> Path:
+    """The same pairs with a test split."""
+    folder = tmp_path / "whole"
+    shutil.copytree(data, folder)
+    shutil.copy(folder / "dev.jsonl", folder / "test.jsonl")
+    return folder
+
+
+def test_test_rows_are_judged_stored_and_reported(
+    whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_embed(whole, str(model), tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
+    said = capsys.readouterr().out
+    assert "test: 40 examples are judged once, at the end" in said
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in said
+    assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in said
+    assert figures["test_ndcg"] == pytest.approx(figures["ndcg"], abs=1e-6), "the same rows and weights"
+    assert figures["test_ndcg"] == pytest.approx(figures["best_goal"], abs=1e-6)
+    kept = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["figures"]
+    assert kept["test_ndcg"] == figures["test_ndcg"]
+    assert run(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "ndcg, test rows" in page
+    assert "test: 40 examples are judged once" in page
+
+
+def test_several_seeds(
+    whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["finetune", "embed", str(whole), "epochs=1", *QUICK, "--model", str(model), "--out", str(tmp_path / "all")]
+    assert run([*given, "--seeds", "2"]) == 0
+    said = capsys.readouterr().out
+    found = [json.loads((tmp_path / "all" / f"seed-{n}" / "figures.json").read_text()) for n in (0, 1)]
+    assert found[0]["test_ndcg"] != found[1]["test_ndcg"]
+    table = json.loads((tmp_path / "all" / "seeds.json").read_text())
+    assert set(table["figures"]) == {"ndcg", "mrr", "test_ndcg", "test_mrr"}
+    for name in table["figures"]:
+        assert table["figures"][name]["values"] == [one[name] for one in found]
+    spread = table["figures"]["test_ndcg"]
+    assert f"test: nDCG@10 {spread['mean']:.4f} ± {spread['sd']:.4f} (2 seeds)" in said
+    assert f"held out: MRR@10 {table['figures']['mrr']['mean']:.4f} ±" in said
+    monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: pytest.fail("finished runs are not run again"))
+    assert run([*given, "--seeds", "2"]) == 0
+    stopped = RunResult(tmp_path, False, 3, 0, 0.0, {})
+    monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: stopped)
+    capsys.readouterr()
+    assert run([*given, "--seeds", "3"]) == 0
+    assert "The same command goes on" in capsys.readouterr().out
+
+
+def test_raw_sentences_have_no_seeds(raw: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="a seed changes nothing"):
+        command_embed(raw, str(model), tmp_path / "out", console=Console(width=200), seeds=2)
+
+
+def test_scores_suffice_for_patience_and_do_not_depend_on_the_clock(data: Path, model: Path, tmp_path: Path) -> None:
+    for epochs, evals in ((1, 10), (10, 10), (15, 15), (100, 20)):
+        made = plan(data, model, None, {"epochs": epochs}).settings.train
+        assert (made.evals, made.patience) == (evals, evals // 2)
+        assert made.eval_share == 0.99
+        assert made.eval_tokens == 16_384
+    told = plan(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
+    assert (told.patience, told.evals, told.eval_tokens, told.eval_share) == (0, 3, 99, 0.99)
+    assert [watched(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [16_384, 40_000, 131_072]
+    two = [start(plan(data, model, None, {"epochs": 2}).recipe, tmp_path / name) for name in "ab"]
+    curves = [[line["step"] for line in read_log(one.folder / "log.jsonl") if "ndcg" in line] for one in two]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 10 if two[0].step >= 10 else len(curves[0]) >= two[0].step
+
+
+def test_a_run_ends_early_where_its_scores_no_longer_rise(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*QUICK, "batch=8", "epochs=2"]
+    command_embed(data, str(model), tmp_path / "rising", given, console=Console(width=200))
+    assert "ended early" not in capsys.readouterr().out
+    command_embed(data, str(model), tmp_path / "never", [*given, "train.patience=0"], console=Console(width=200))
+    one, other = (load_model(tmp_path / name).model.state_dict() for name in ("rising", "never"))
+    assert all((one[name] == other[name]).all() for name in one), "patience that is not spent changes nothing"
+    capsys.readouterr()
+    monkeypatch.setattr(EmbedJob, "goal", lambda job, score: -float(job.position))
+    command_embed(data, str(model), tmp_path / "falling", given, console=Console(width=200))
+    said = capsys.readouterr().out
+    figures = json.loads((tmp_path / "falling" / "figures.json").read_text())
+    assert figures["best_step"] == 4
+    assert figures["steps"] < 30
+    assert f"ended early, at step {figures['steps']} of 38: 5 scores without a higher one" in said
 
 
 def test_what_cannot_be_is_said_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:

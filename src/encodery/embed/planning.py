@@ -45,9 +45,13 @@ UNTRAINED = (
 )
 WHITENED = "vectors are whitened before training and trained through that (finish_first=false: they are not)"
 UNTOLD = (
-    "warning: no dev rows tell whether learning from raw sentences helps here; it took away from small encoders. Put "
-    "scored pairs beside them as dev rows, or compare by `encodery evaluate sts` with the model before"
+    "warning: no dev rows tell whether learning from raw sentences helps here, and the last weights are kept; it took "
+    "away from small encoders. Put scored pairs beside them as dev rows, or compare by `encodery evaluate sts` with "
+    "the model before"
 )
+EVALS, MOST_EVALS = 10, 20
+LEAST_TOKENS, MOST_TOKENS = 16_384, 131_072  # Of a score.
+SCORED = 0.5  # Tokens of all scores at most, as a share of those of training; one costs a third of a step's.
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +93,33 @@ def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any
         notes.append(WHITENED)
     chose = settings.batch is None
     settings = dataclasses.replace(settings, batch=(batch := settings.batch_of(len(examples))))
-    if "budget" not in read_recipe("embed", chosen).get("train", {}) and "budget" not in over.get("train", {}):
-        epochs = settings.epochs or usual_epochs(len(examples))
-        train = merge(encode(settings.train), planned(examples, min(batch, len(examples)), epochs))
-        settings = dataclasses.replace(settings, epochs=epochs, train=decode(type(settings.train), train, "train"))
+    epochs = settings.epochs or usual_epochs(len(examples))
+    said = merge(read_recipe("embed", chosen).get("train", {}), over.get("train", {}))
+    filled = {key: value for key, value in watched(examples, epochs).items() if key not in said}
+    if "budget" not in said:
+        filled |= planned(examples, min(batch, len(examples)), epochs)
+        settings = dataclasses.replace(settings, epochs=epochs)
+    train = merge(encode(settings.train), filled)
+    settings = dataclasses.replace(settings, train=decode(type(settings.train), train, "train"))
     why = " (chosen by the number of examples)" if chose else ""
     notes.append(f"{_what(settings)}, {batch} examples a step{why}, budget {settings.train.budget}")
     notes += [UNTOLD] if blind else []
     table = {"job": job_of(settings), "recipe": chosen, "model": str(Path(loaded.path).resolve())}
     return Plan({**table, "data": str(data.resolve()), **encode(settings)}, settings, notes)
+
+
+def watched(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
+    """The `train` settings by which examples of these lengths (E,) are judged on dev rows in so many epochs: every
+    score is taken, so that which weights are the best does not depend on the clock, and a run ends early where half of
+    all its scores have passed without a higher one."""
+    evals = min(max(round(epochs), EVALS), MOST_EVALS)
+    tokens = int(float(lengths.sum()) * epochs * SCORED / evals)
+    return {
+        "eval_share": 0.99,
+        "evals": evals,
+        "eval_tokens": min(max(tokens, LEAST_TOKENS), MOST_TOKENS),
+        "patience": evals // 2,
+    }
 
 
 def _whitening(found: Read, over: Mapping[str, Any], loaded: Loaded) -> Plan:
