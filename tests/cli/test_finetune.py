@@ -66,6 +66,31 @@ def test_from_a_file_to_answers(
 
     assert run(["predict", str(out), str(tmp_path / "texts.txt"), "--truncate", "error"]) == 2
     assert "Row 2 has 60 tokens" in capsys.readouterr().err
+    before = (tmp_path / "answers.jsonl").read_text()
+    to_old = [str(tmp_path / "texts.txt"), "--truncate", "error", "--out", str(tmp_path / "answers.jsonl")]
+    assert run(["predict", str(out), *to_old]) == 2
+    assert (tmp_path / "answers.jsonl").read_text() == before, "what was there stays"
+    assert not list(tmp_path.glob(".*draft"))
+    capsys.readouterr()
+
+    (tmp_path / "old.txt").write_bytes("a café orange\n".encode("cp1252"))
+    assert run(["predict", str(out), str(tmp_path / "old.txt")]) == 0
+    assert "read as Windows-1252" in " ".join(capsys.readouterr().err.split())
+    for wrong, said in (
+        ([str(tmp_path / "texts.txt"), "text=body"], "text: "),
+        ([str(tmp_path / "none.txt")], "none.txt"),
+        ([str(rows), "--split", "tset"], "has no split 'tset'"),
+        ([str(rows), "--types", "person"], "is of `label_spans`"),
+    ):
+        assert run(["predict", str(out), *wrong]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+    parts = [json.dumps({"review": "a red", "verdict": "warm", "split": split}) for split in ("train", "test", "test")]
+    (tmp_path / "parts.jsonl").write_text("\n".join(parts) + "\n")
+    assert run(["predict", str(out), str(tmp_path / "parts.jsonl"), "text=review"]) == 2
+    assert "or --split" in " ".join(capsys.readouterr().err.split())
+    assert run(["predict", str(out), str(tmp_path / "parts.jsonl"), "text=review", "--split", "test"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
     assert run(["report", str(out)]) == 0
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -90,6 +115,8 @@ def test_escalation(model: Path, rows: Path, tmp_path: Path, capsys: pytest.Capt
     assert "that does not pay" in told
     assert "linear it is" in told
     assert run(["predict", str(tmp_path / "run"), str(rows), "--out", str(tmp_path / "answers.jsonl")]) == 0
+    assert run(["resume", str(tmp_path / "run")]) == 2
+    assert "there is nothing to go on with" in " ".join(capsys.readouterr().err.split())
 
 
 def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from encodery.base.machine import derive_seed
 from encodery.base.settings import encode, merge
 from encodery.finetune.data import Data, read
 from encodery.finetune.examples import Examples
-from encodery.finetune.job import FinetuneJob, reader_of
+from encodery.finetune.job import LINEAR, FinetuneJob, reader_of
 from encodery.finetune.planning import plan, recipe_of, whole
 from encodery.finetune.predict import Predictor
 from encodery.finetune.settings import FinetuneSettings, first_read
@@ -46,7 +46,7 @@ from encodery.train.loop import FIGURES, MODEL, RECIPE
 
 FOLDS = 3
 MOST_ROWS = 2000  # by which the stage is chosen
-LINEAR = ("classify", "pair")
+TASKS = ("classify", "pair")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 LEAST_GAIN, SURE = 0.01, 1.64
 Told = Callable[[str], None]
@@ -70,7 +70,7 @@ def auto(
     Raises `SettingsError` for a task that is not one class for a text, and where `adapt` is set, which is chosen here.
     """
     check_empty(out)
-    early = first_read(task, merge({"task": {"hidden": False}} if task in LINEAR else {}, over))
+    early = first_read(task, merge({"task": {"hidden": False}} if task in TASKS else {}, over))
     if not isinstance(early.task, Classes) or early.task.hidden or early.task.pooling != "mean":
         raise SettingsError(f"auto: is for classify and pair with mean pooling and no hidden layer, not {task} so set.")
     if early.adapt is not None:
@@ -80,8 +80,8 @@ def auto(
         tell(note)
     linear = _Linear(early, loaded)
     folds = _folds(found.train, derive_seed(early.train.seed, "folds"))
-    correct = {"linear": linear.judged(folds)}
-    stage = "linear"
+    correct = {LINEAR: linear.judged(folds)}
+    stage = LINEAR
     for name, adapt in (("lora", encode(Lora())), ("full", None)):
         tell(f"{stage}: {correct[stage].mean():.1%} of {len(correct[stage]):,} held-out rows right; trying {name}")
         correct[name] = _trained(task, merge(over, {} if adapt is None else {"adapt": adapt}), loaded, folds)
@@ -91,7 +91,7 @@ def auto(
         stage = name
     right = {name: float(values.mean()) for name, values in correct.items()}
     tell(f"{stage} it is: {right[stage]:.1%} of held-out rows right")
-    if stage == "linear":
+    if stage == LINEAR:
         return Chosen(stage, right, linear.finish(found, data, over, out))
     made = plan(task, data, model, merge(over, {"adapt": encode(Lora())} if stage == "lora" else {}))
     return Chosen(stage, right, start(made.recipe, out).figures)
@@ -177,16 +177,16 @@ class _Linear:
         """Write the run folder of a head fitted to all training rows."""
         settings, _ = whole(self.settings, over, self.loaded, data)
         recipe = recipe_of(settings, path, self.loaded.path)
-        job = FinetuneJob(settings, self.loaded, data, Team(), self.device, {**recipe, "stage": "linear"})
+        job = FinetuneJob(settings, self.loaded, data, Team(), self.device, {**recipe, "stage": LINEAR})
         truth = places(names_of(data.train["label"]), job.known["labels"])
         weight, bias = fitted(self.vectors(data.train), truth, self.strength)
         with torch.no_grad():
             job.head.head.out.weight.copy_(torch.from_numpy(weight / self.rate))  # type: ignore[union-attr, operator]
             job.head.head.out.bias.copy_(torch.from_numpy(bias / self.rate))  # type: ignore[union-attr, operator]
         out.mkdir(parents=True, exist_ok=True)
-        job.save(out / MODEL, {"stage": "linear"})
-        figures = {"stage": "linear", "steps": 0, **job.figures()}
-        atomic_write(out / RECIPE, json.dumps({**recipe, "stage": "linear"}, indent=1, ensure_ascii=False) + "\n")
+        job.save(out / MODEL, {"stage": LINEAR})
+        figures = {"stage": LINEAR, "steps": 0, **job.figures()}
+        atomic_write(out / RECIPE, json.dumps({**recipe, "stage": LINEAR}, indent=1, ensure_ascii=False) + "\n")
         atomic_write(out / FIGURES, json.dumps(figures, indent=1) + "\n")
         return figures
 

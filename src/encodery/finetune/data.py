@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from encodery.base.errors import EmptyInput, InputError
+from encodery.base.errors import EmptyInput, InputError, nearest
 from encodery.finetune.roles import guess
 from encodery.finetune.settings import FinetuneSettings
 from encodery.finetune.tasks import Form, Rows, Task
@@ -109,12 +109,14 @@ def _set_apart(
     return found, notes
 
 
-def inputs(path: str | Path, task: Task, columns: Mapping[str, str]) -> Rows:
-    """What a task reads, of the rows of a file; answers are not asked for. Raises `InputError`."""
+def inputs(path: str | Path, task: Task, columns: Mapping[str, str], split: str | None = None) -> Rows:
+    """What a task reads, of the rows of a file, or of its `split`; answers are not asked for. Raises `InputError`."""
     tables = read_tables(path)
-    if len(tables) != 1:
-        raise InputError(f"{path}: has the splits {', '.join(tables)}; give the file of one.")
-    table = next(iter(tables.values()))
+    if split is not None and split not in tables:
+        raise InputError(f"{path}: has no split '{split}'.{nearest(split, tables)} It has {', '.join(tables)}.")
+    if split is None and len(tables) != 1:
+        raise InputError(f"{path}: has the splits {', '.join(tables)}; give the file of one, or --split.")
+    table = next(iter(tables.values())) if split is None else tables[split]
     return {role: list(table[column]) for role, column in guess(task, table, columns, False).columns.items()}
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from encodery.adapt import begin, finished
 from encodery.base.artifact import atomic_write
+from encodery.base.errors import ArtifactError
 from encodery.base.machine import derive_seed
 from encodery.base.settings import decode, encode
 from encodery.finetune import artifact
@@ -42,6 +43,8 @@ from encodery.train.examples import ExampleJob
 from encodery.train.settings import HARMLESS
 
 DETAILS = "details.json"
+LINEAR = "linear"
+"""What a recipe says, as its `stage`, of a run that `auto` fitted without a step (`auto.py`)."""
 
 
 class FinetuneJob(ExampleJob):
@@ -79,7 +82,9 @@ class FinetuneJob(ExampleJob):
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> FinetuneJob:
-        """See `Job`. Raises `ArtifactError` where model or data are gone."""
+        """See `Job`. Raises `ArtifactError` where model or data are gone, and for a head that was fitted at once."""
+        if recipe.get("stage") == LINEAR:
+            raise ArtifactError("recipe.json: its linear head was fitted at once; there is nothing to go on with.")
         table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
         settings = decode(FinetuneSettings, table, "recipe.json")
         return cls(settings, load_model(recipe["model"]), read(recipe["data"], settings), team, device, recipe)

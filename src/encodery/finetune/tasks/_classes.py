@@ -26,6 +26,8 @@ from encodery.metrics.mcc import MCC
 from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
 
+FEWEST_TUNED = 30  # Rows below which a temperature would be fitted to chance.
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Task):
@@ -76,7 +78,7 @@ class Labelled(Task):
         truth, labels = names_of(rows["label"]), list(known["labels"])
         kept = np.array([label in labels for label in truth])
         logits = self.logits(outputs, examples)[kept]
-        if len(logits) < 2:
+        if len(logits) < FEWEST_TUNED:
             return {}
         classes = places([label for label, keep in zip(truth, kept, strict=True) if keep], labels)
         return {"temperature": calibrate.temperature(logits, classes)}
