@@ -16,6 +16,7 @@ from encodery.base.settings import decode, encode
 from encodery.evaluate.compare import measure
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems.model import Model
+from encodery.finetune.tasks.classify import Classify
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = ["cat", "dog", "bird", "fish", "tree", "stone", "river", "hill", "king", "queen"]
@@ -72,26 +73,35 @@ DATA: dict[str, Callable[[Path], Path]] = {
     "clustering": classes,
     "minimal_pairs": grammar,
     "cloze": facts,
+    "task": classes,
 }
+TUNED = ("task",)
+"""Suites that ask a head."""
 
 
 @pytest.fixture(scope="module")
-def model(
-    tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
-) -> Model:
+def models(
+    tmp_path_factory: pytest.TempPathFactory,
+    word_tokenizer: Callable[..., Tokenizer],
+    small_model: Callable[..., Path],
+    tuned_model: Callable[..., Path],
+) -> tuple[Model, Model]:
+    """A model without a head of a task, and one with."""
     tokenizer = word_tokenizer([*WORDS, "the", "a", "about", "is", "here", "runs"])
     folder = tmp_path_factory.mktemp("suites")
-    return Model(path=str(small_model(folder, tokenizer, depth=1, vocab=64, max_length=24)))
+    plain = small_model(folder, tokenizer, depth=1, vocab=64, max_length=24)
+    known = {"labels": ["long", "short"], "counts": [1, 1]}
+    return Model(path=str(plain)), Model(path=str(tuned_model(folder / "x", tokenizer, Classify(), known)))
 
 
 @pytest.mark.parametrize("name", names(Suite))
-def test_figures_with_their_items(name: str, model: Model, tmp_path: Path) -> None:
+def test_figures_with_their_items(name: str, models: tuple[Model, Model], tmp_path: Path) -> None:
     suite = decode(Suite, {"is": name})
     assert decode(Suite, encode(suite)) == suite
     items = suite.read(DATA[name](tmp_path))
     assert len(items) >= 8
-    found = measure(suite, items, model.open(), name)
-    assert next(iter(found.figures)) == found.main == suite.main
+    found = measure(suite, items, models[name in TUNED].open(), name)
+    assert next(iter(found.figures)) == found.main == (suite.main or found.main)
     for figure in found.figures.values():
         assert np.isfinite(figure.value)
         if figure.each is not None:
@@ -109,10 +119,10 @@ def test_figures_with_their_items(name: str, model: Model, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", names(Suite))
-def test_the_same_again(name: str, model: Model, tmp_path: Path) -> None:
-    suite = decode(Suite, {"is": name})
+def test_the_same_again(name: str, models: tuple[Model, Model], tmp_path: Path) -> None:
+    suite, system = decode(Suite, {"is": name}), models[name in TUNED]
     items = suite.read(DATA[name](tmp_path))
-    one, other = (measure(suite, items, model.open(), name) for _ in range(2))
+    one, other = (measure(suite, items, system.open(), name) for _ in range(2))
     assert {k: f.value for k, f in one.figures.items()} == {k: f.value for k, f in other.figures.items()}
 
 

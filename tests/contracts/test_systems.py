@@ -138,6 +138,9 @@ def test_documents_are_ranked_or_vectors_compared(opened: System) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_it_cannot_do_it_says(opened: System) -> None:
     system = opened.open()
+    with pytest.raises(Incapable, match="encodery finetune TASK DATA"):
+        system.predictor()
+    assert not system.task
     if name_of(opened) == "model":
         assert "mlm" in system.loaded().model.heads
         return

@@ -83,11 +83,37 @@ def test_the_page_loads_nothing_and_escapes_names(run: Path, pairs: Path, tmp_pa
     assert {"table", "h2", "details"} <= tags.seen
     assert "script" not in tags.seen
     assert "x&lt;y" in page
-    for ending in (".html", ".json", ".csv"):
+    for ending in (".html", ".json", ".csv", ".md"):
         write(found, tmp_path / "deep" / f"table{ending}")
     assert (tmp_path / "deep" / "table.html").read_text() == page
     with pytest.raises(InputError, match=r"not '\.xlsx'"):
         write(found, tmp_path / "table.xlsx")
+
+
+def test_every_figure_of_retrieval_has_its_interval_and_its_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter"]
+    (tmp_path / "qrels").mkdir()
+    for name, text in (("corpus", "the {0} and the {1}"), ("queries", "{0} {0} {1}")):
+        rows = [{"_id": f"{name}{n}", "text": text.format(words[n], words[n - 3])} for n in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grades = "".join(f"queries{n}\tcorpus{n}\t1\n" for n in range(8))
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + grades)
+    out = [tmp_path / f"table.{ending}" for ending in ("csv", "html", "md")]
+    models = ["--model", "tfidf,name=a | b", "--model", "bm25"]
+    assert encodery(["evaluate", "retrieval", str(tmp_path), *models, *(f"--out={path}" for path in out)]) == 0
+    shown = capsys.readouterr().out
+    names = ["ndcg@10", "mrr@10", "recall@100", "map@100"]
+    assert all(name in shown for name in names)
+    first, second = csv.DictReader(out[0].read_text().splitlines())
+    for name in names:
+        assert float(first[f"{name}_low"]) <= float(first[name]) <= float(first[f"{name}_high"])
+        assert float(second[f"{name}_difference"]) == pytest.approx(float(second[name]) - float(first[name]))
+        assert 0 < float(second[f"{name}_p"]) <= 1
+        assert f"<td>{name}</td><td>BM25</td>" in out[1].read_text()
+        assert f"| {name} | a \\| b |" in out[2].read_text()
+    assert float(first["value"]) == float(first["ndcg@10"])
 
 
 def test_what_makes_no_table_is_refused(run: Path, pairs: Path) -> None:

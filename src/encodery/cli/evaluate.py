@@ -22,7 +22,7 @@ SYSTEMS = (
     "address. Fields follow as ,field=value. Once for each system; the first is the one the others are compared with."
 )
 SETTINGS = "Settings of the suite; `encodery show suites NAME` lists them."
-TABLES = "Also write the table: .html, .json or .csv. May be given several times."
+TABLES = "Also write the table: .html, .md, .json or .csv. May be given several times."
 
 app = typer.Typer(help="Measure models on held-out text and on labelled data.", no_args_is_help=True)
 

@@ -7,8 +7,8 @@ what was held before the system was loaded. Shapes: N items.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class Task:
 class Result:
     """One system on one task. `figures` by name, `main` the one that counts; `counters` and `memory` what it cost.
 
-    `seconds` are of the whole: encoding, and what the suite does with the vectors.
+    `seconds` are of the whole: encoding, and what the suite does with the vectors. `remarks`: what a reader of the
+    figures has to know.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Result:
     counters: Counters
     seconds: float
     memory: int | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -60,15 +62,26 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A line of the table: a result with its interval and its difference to the first system; or why there is none."""
+    """A line of the table: a result; by figure the interval and the difference to the first system, where there is
+    one; or why there is no result. `main`: the figure that counts."""
 
     task: str
     system: str
     main: str
     result: Result | None = None
-    interval: Interval | None = None
-    apart: Difference | None = None
+    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+    differences: Mapping[str, Difference | None] = field(default_factory=dict)
     why: str = ""
+
+    @property
+    def interval(self) -> Interval | None:
+        """That of the main figure."""
+        return self.intervals.get(self.main)
+
+    @property
+    def apart(self) -> Difference | None:
+        """The main figure's difference to the first system's."""
+        return self.differences.get(self.main)
 
     def table(self) -> dict[str, Any]:
         """The line as plain values."""
@@ -76,17 +89,27 @@ class Row:
         if self.result is None:
             return {**line, "why": self.why}
         counters = self.result.counters
-        low, high = self.interval or (None, None)
-        line |= {"value": self.result.value, "low": low, "high": high, "items": self.result.items}
-        if self.apart is not None:
-            low, high = self.apart.interval or (None, None)
-            line |= {"difference": self.apart.value, "difference_low": low, "difference_high": high, "p": self.apart.p}
+        line |= {**self.judged(self.main), "items": self.result.items}
         line |= {f"{key}_per_s": value for key, value in speeds(counters).items()}
         line |= {"texts": counters.texts, "tokens": counters.tokens, "padding": counters.padding}
         line |= {"dropped": counters.dropped, "encode_seconds": counters.seconds, "seconds": self.result.seconds}
         line |= {"memory": self.result.memory}
         line["figures"] = {name: figure.value for name, figure in self.result.figures.items()}
+        line["judged"] = {name: self.judged(name) for name in self.result.figures}
+        line["remarks"] = list(self.result.remarks)
         return line
+
+    def judged(self, name: str) -> dict[str, float | None]:
+        """A figure with its interval and, beside the first system, its difference: value, low, high, difference,
+        difference_low, difference_high, p; the latter are absent where nothing is compared. Needs a result."""
+        assert self.result is not None
+        low, high = self.intervals.get(name) or (None, None)
+        found = {"value": self.result.figures[name].value, "low": low, "high": high}
+        apart = self.differences.get(name)
+        if apart is None:
+            return found
+        low, high = apart.interval or (None, None)
+        return {**found, "difference": apart.value, "difference_low": low, "difference_high": high, "p": apart.p}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +126,15 @@ class Comparison:
 
 def measure(suite: Suite, items: Any, system: Opened, label: str, peak: Peak | None = None) -> Result:
     """One opened system on the items of one suite. Raises `Incapable`."""
-    before, begun = system.counters.copy(), time.perf_counter()
+    before, said, begun = system.counters.copy(), len(system.remarks), time.perf_counter()
     if peak is not None:
         peak.mark()
     figures = suite.measure(items, system)
     seconds = time.perf_counter() - begun
     memory = None if peak is None else peak.since_start()
-    return Result(label, system.name, suite.main, len(items), figures, system.counters.since(before), seconds, memory)
+    main, counters = suite.main or next(iter(figures)), system.counters.since(before)
+    remarks = tuple(system.remarks[said:])
+    return Result(label, system.name, main, len(items), figures, counters, seconds, memory, remarks)
 
 
 def compare(
@@ -132,7 +157,8 @@ def compare(
                 say(f"{system.label}: {task.label}, {len(items):,} items")
             try:
                 result = measure(task.suite, items, opened, task.label, peak)
-                row = Row(task.label, system.label, task.suite.main, result, result.figures[result.main].interval(seed))
+                intervals = {name: figure.interval(seed) for name, figure in result.figures.items()}
+                row = Row(task.label, system.label, result.main, result, intervals)
             except Incapable as error:
                 row = Row(task.label, system.label, task.suite.main, why=str(error))
             found[task.label, system.label] = row
@@ -159,8 +185,9 @@ def speeds(counters: Counters) -> dict[str, float]:
 def _against(first: Row, row: Row, seed: int) -> Row:
     if row is first or row.result is None or first.result is None:
         return row
-    apart = row.result.figures[row.main].minus(first.result.figures[first.main], seed)
-    return Row(row.task, row.system, row.main, row.result, row.interval, apart)
+    theirs = first.result.figures
+    apart = {name: figure.minus(theirs[name], seed) for name, figure in row.result.figures.items() if name in theirs}
+    return replace(row, differences=apart)
 
 
 def _named_apart(what: str, labels: Sequence[str]) -> None:

@@ -74,7 +74,8 @@ class Suite(Part):
     @property
     @abc.abstractmethod
     def main(self) -> str:
-        """The name of the figure by which systems are compared."""
+        """The name of the figure by which systems are compared; empty where it depends on what is measured, whose
+        first figure it then is."""
 
     @abc.abstractmethod
     def read(self, data: Path) -> Any:

@@ -31,11 +31,16 @@ def chosen(data: Path, split: str) -> Table:
     Raises `InputError` naming file and line, `EmptyInput`.
     """
     held = read(data)
+    return held[judged_on(data, held, split)]
+
+
+def judged_on(data: Path, held: Mapping[str, Table], split: str) -> str:
+    """The name of that split. Raises `InputError`."""
     if not split:
-        return next(held[name] for name in ("test", "dev", *held) if name in held)
+        return next(name for name in ("test", "dev", *held) if name in held)
     if split not in held:
         raise InputError(f"{data}: has no split '{split}'.{nearest(split, held)} It has {', '.join(held)}.")
-    return held[split]
+    return split
 
 
 def columns(

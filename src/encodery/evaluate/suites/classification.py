@@ -1,7 +1,7 @@
 """Classification by a probe: logistic regression on frozen vectors, trained on the training rows, judged on the test.
 
 With `shots`, on so many rows of each class, drawn `repeats` times, as the massive text embedding benchmark does
-(arXiv:2210.07316). Shapes: N test rows, R repeats.
+(arXiv:2210.07316). A head the model may have is not asked: that is the suite `task`. Shapes: N test rows, R repeats.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate import linear
 from encodery.evaluate.suites import Figure, Suite
 from encodery.evaluate.suites._classes import Labelled, labelled
+from encodery.evaluate.suites._heads import passed_over
 from encodery.evaluate.systems import Opened
 from encodery.metrics.f1 import F1
 from encodery.rows.columns import guess
@@ -77,12 +78,14 @@ class Classification(Suite):
         return rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.most]))
 
     def measure(self, items: Divided, system: Opened) -> dict[str, Figure]:
+        passed_over(system, "probed")
         system.fit(items.train.texts)
         vectors, asked = system.encode(items.train.texts), system.encode(items.test.texts)
-        truth = items.test.labels
+        _, labels = np.unique(np.concatenate([items.train.labels, items.test.labels]), return_inverse=True)
+        taught, truth = labels[: len(items.train)], labels[len(items.train) :]
         guesses = []
-        for rows in self._draws(items.train.labels):
-            guesses.append(linear.fit(vectors[rows], items.train.labels[rows], self.seed).predict(asked))
+        for rows in self._draws(taught):
+            guesses.append(linear.fit(vectors[rows], taught[rows], self.seed).predict(asked))
         predicted = np.stack(guesses, 1)
         accuracy = Figure.mean((predicted == truth[:, None]).mean(1))
         return {"accuracy": accuracy, "macro f1": Figure.of(macro_f1, truth, predicted)}

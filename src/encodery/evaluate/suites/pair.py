@@ -9,6 +9,7 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError
 from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._heads import passed_over
 from encodery.evaluate.suites._pairs import as_ranks, cosines
 from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
@@ -49,6 +50,7 @@ class Pair(Suite):
         return Labelled(found["text_a"], found["text_b"], same)
 
     def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
+        passed_over(system, "compared")
         ranks = as_ranks(cosines(system, items.left, items.right))
         return {
             "ap": Figure.of(average_precision, items.same, ranks),

@@ -10,6 +10,7 @@ import numpy as np
 from encodery.base.errors import EmptyInput
 from encodery.base.extras import require
 from encodery.evaluate.suites import Figure, Suite
+from encodery.evaluate.suites._heads import passed_over
 from encodery.evaluate.suites._pairs import as_ranks, cosines
 from encodery.evaluate.suites._rows import chosen, columns
 from encodery.evaluate.systems import Opened
@@ -47,11 +48,12 @@ class STS(Suite):
         return Rated(found["text_a"], found["text_b"], scores)
 
     def measure(self, items: Rated, system: Opened) -> dict[str, Figure]:
+        passed_over(system, "compared")
         found = cosines(system, items.left, items.right)
         ranks = as_ranks(found)
         return {
             "spearman": Figure.of(spearman, items.scores, ranks),
-            "pearson": Figure(_correlation(items.scores, found)),
+            "pearson": Figure.of(_correlation, items.scores, found, swappable=False),
         }
 
 

@@ -19,6 +19,7 @@ from encodery.base.errors import InputError
 from encodery.base.parts import Part
 
 if TYPE_CHECKING:
+    from encodery.finetune.predict import Predictor
     from encodery.model.load import Loaded
 
 Side = Literal["query", "document"]
@@ -75,15 +76,20 @@ class Counters:
 
 
 class Opened(abc.ABC):
-    """A system in use. `name` tells it from the others in a table, `counters` what it did."""
+    """A system in use. `name` tells it from the others in a table, `counters` what it did, `remarks` what a reader of
+    the table has to know of that. `task`: the one whose head it has, empty for none."""
 
     name: str
+    task = ""
     symmetric = True
     """Whether two texts can be compared with each other; else only queries with documents."""
+    learns = False
+    """Whether a linear classifier on its vectors is the usual baseline of classes, rather than a probe of a model."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.counters = Counters()
+        self.remarks: list[str] = []
 
     def fit(self, texts: Sequence[str]) -> None:  # noqa: B027
         """Learn from the suite's documents or training texts what the system has to (frequencies of words)."""
@@ -103,6 +109,10 @@ class Opened(abc.ABC):
     def loaded(self) -> Loaded:
         """The masked-language model behind it. Raises `Incapable` where there is none that can be asked."""
         raise Incapable(f"{self.name}: is no masked-language model that can be asked for its guesses.")
+
+    def predictor(self) -> Predictor:
+        """The fine-tuned model behind it, with its task. Raises `Incapable` where there is none."""
+        raise Incapable(f"{self.name}: has no head of a task; a run of `encodery finetune TASK DATA` has one.")
 
 
 class System(Part):

@@ -1,7 +1,8 @@
 """A model that encodery loads: its own artifact or run, or a folder of Hugging Face or sentence-transformers.
 
 It is measured as what it was trained to give: a vector for a text, weights of words (SPLADE), or a vector for each
-token (ColBERT). Packed batches: it computes no padding. Shapes: N texts, K width of a vector.
+token (ColBERT); where a suite asks for them, the answers of a task's head. Packed batches: it computes no padding.
+Shapes: N texts, K width of a vector.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from encodery.base.errors import InputError, nearest
 from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 
 if TYPE_CHECKING:
+    from encodery.finetune.predict import Predictor
     from encodery.model.load import Loaded
 
 DOCUMENTS_AT_ONCE = 1024
@@ -25,7 +27,8 @@ DOCUMENTS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Model(System):
-    """`path`: a model, a run, a folder or a name on the hub. `truncate` is for texts longer than the model takes.
+    """`path`: a model, a run, a folder or a name on the hub. `truncate` is for texts longer than the model takes where
+    vectors are made of them; a task's head reads them as in training.
 
     `query` and `document` name the stored prompts put before either; by default prompts of those very names, if any,
     and always where a model reads the two sides each in its own way, as sparse and token vectors do.
@@ -55,6 +58,7 @@ class _Loaded(Opened):
     def __init__(self, settings: Model, loaded: Loaded) -> None:
         super().__init__(settings.label)
         self._loaded, self._truncate = loaded, settings.truncate
+        self.task = loaded.settings.get("task", {}).get("is", "")
 
     def loaded(self) -> Loaded:
         if "mlm" not in self._loaded.model.heads:
@@ -63,6 +67,17 @@ class _Loaded(Opened):
                 "embedding models often lost theirs."
             )
         return self._loaded
+
+    def predictor(self) -> Predictor:
+        from encodery.finetune.artifact import foreign
+        from encodery.finetune.predict import Predictor
+
+        if not self.task and foreign(self._loaded) is None:
+            raise Incapable(
+                f"{self.name}: {self._loaded.path} has no head of a task; `encodery finetune TASK DATA --model "
+                f"{self._loaded.path}` gives it one."
+            )
+        return Predictor.of(self._loaded)
 
 
 class _Dense(_Loaded):

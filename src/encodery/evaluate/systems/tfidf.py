@@ -35,6 +35,8 @@ class TFIDF(System):
 
 
 class _Opened(Opened):
+    learns = True
+
     def __init__(self, settings: TFIDF) -> None:
         super().__init__(settings.label)
         text = require("sklearn.feature_extraction.text", "evaluate")
