@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from encodery.base.errors import InputError
 from encodery.base.parts import names
 from encodery.base.settings import decode, encode
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.probes import Probe
+from encodery.evaluate.probes import Probe, compared
 from encodery.evaluate.probes.tags import Tags, _first_pieces, _states
 from encodery.model.init.normal import Normal
 from encodery.model.load import Loaded, load_model
@@ -64,6 +65,25 @@ def test_a_figure_for_each_layer(name: str, tiny: Path, request: pytest.FixtureR
     assert len(found.table()) == len(found.layers) + len(found.baselines)
     again = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
     assert [f.value for f in again.layers] == [f.value for f in found.layers]
+    for line in found.table()[len(found.baselines) :]:
+        assert 0 < line["p"] <= 1
+        assert line["difference_low"] <= line["difference"] <= line["difference_high"]
+    one, same = compared({"a": found, "b": again})
+    assert "p" not in one
+    assert (same["layer"], same["difference"], same["p"]) == (str(found.best), 0, 1)
+
+
+def test_words_of_a_sentence_are_drawn_together(tiny: Path, data: Path) -> None:
+    found = Tags(control=False).measure(data, load_model(tiny))
+    figure = found.layers[0]
+    assert figure.truth is not None
+    assert figure.predicted is not None
+    assert figure.truth.tolist() == [10] * (found.items // 10)
+    assert figure.value == pytest.approx(figure.predicted.sum() / found.items)
+    # A sentence's nouns and verbs are told by its articles: the best layer gains on nearly every sentence.
+    gain = found.table()[1 + found.best]
+    assert gain["difference_low"] > 0
+    assert gain["p"] < 0.01
 
 
 def test_context_is_found_in_the_layers_and_not_in_the_words(tiny: Path, data: Path) -> None:
@@ -106,8 +126,20 @@ def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str])
     assert encodery(["evaluate", "probe", "tags", str(data), "train=300", "test=100", "--model", str(tiny)]) == 0
     shown = capsys.readouterr().out
     assert "layer 2" in shown
+    assert "to the tag of the word" in shown
+    assert "best layers" not in shown
     assert "selectivity" in shown
-    assert encodery(["evaluate", "probe", "tags", str(data), "control=false", "-m", str(tiny), "--json"]) == 0
-    assert "selectivity" not in capsys.readouterr().out
+    other = tiny.parent / "other"
+    shutil.copytree(tiny, other)
+    twice = ["-m", str(tiny), "-m", str(other)]
+    assert encodery(["evaluate", "probe", "tags", str(data), "control=false", *twice]) == 0
+    shown = capsys.readouterr().out
+    assert "best layers" in shown
+    assert "to the first" in shown
+    assert "1.000" in shown
+    assert encodery(["evaluate", "probe", "tags", str(data), "control=false", *twice, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert "selectivity" not in table[str(tiny)]["layers"][1]
+    assert table[str(other)]["best"]["p"] == 1
     assert encodery(["evaluate", "probe", "tag", str(data), "-m", str(tiny)]) == 2
     assert "Did you mean 'tags'" in capsys.readouterr().err

@@ -41,7 +41,11 @@ def test_a_better_model_is_ahead_by_more_than_chance(run: Path, sharper: Path) -
     assert plain.predicted == sharp.predicted
     assert sharp.behind is not None
     assert sharp.behind[1] < 0
-    assert plain.behind is None
+    assert sharp.p is not None
+    assert sharp.p == 2 / 2**10  # ten groups, all of them on one side
+    assert (plain.behind, plain.p) == (None, None)
+    same = evaluate_mlm([run, run], tokens)[1]
+    assert (same.behind, same.p) == ((0, 0), 1)
     assert sharp.perplexity == pytest.approx(math.exp(sharp.loss))
     # untrained: near the loss of a uniform guess over the ids
     assert plain.loss == pytest.approx(math.log(192), abs=1.0)
@@ -67,7 +71,7 @@ def test_models_with_different_tokenizers_meet_on_the_text(run: Path, sharper: P
     save_model(tmp_path / "other", load_model(run).model, tmp_path / "small")
     first, second = evaluate_mlm([sharper, tmp_path / "other"], run.parent / "tokens")
     assert first.tokenizer != second.tokenizer
-    assert second.behind is None
+    assert (second.behind, second.p) == (None, None)
     assert second.tokens > first.tokens
     moved = tmp_path / "moved"
     shutil.copytree(run.parent / "tokens", moved)
@@ -99,7 +103,11 @@ def test_the_verb(run: Path, sharper: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in found] == [str(run), str(sharper)]
     assert encodery(["evaluate", "mlm", str(run), tokens, "--tokens", "500"]) == 0
-    assert "bits/byte" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "bits/byte" in shown
+    assert "behind" not in shown
+    assert encodery(["evaluate", "mlm", str(run), str(sharper), tokens]) == 0
+    assert "0.002" in capsys.readouterr().out
     assert encodery(["evaluate", "mlm", tokens]) == 2
     assert "Give one or more models" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from encodery.evaluate.mlm import Score
     from encodery.evaluate.plan import Plan
-    from encodery.evaluate.probes import Probed
-
 SYSTEMS = (
     "PATH of a model; sentence_transformers:PATH, hugging_face:PATH; index:PATH; bm25, tfidf; or a server's http "
     "address. Fields follow as ,field=value. Once for each system; the first is the one the others are compared with."
@@ -46,7 +44,8 @@ def mlm(
     """Loss, accuracy and bits per byte of hidden words: 15 % of the held-out tokens, the same for every model.
 
     Models with one tokenizer answer the same questions and are compared by loss; bits per byte compare models with
-    different ones. Intervals are 95 %, over groups of documents.
+    different ones. Intervals are 95 %, over groups of documents; p is how often chance alone puts a model as far from
+    the first.
     """
     from encodery.base.errors import InputError
     from encodery.evaluate.mlm import evaluate_mlm
@@ -65,10 +64,11 @@ def _print(scores: list[Score]) -> None:
     from rich.text import Text
 
     from encodery.cli._screen import screen
+    from encodery.evaluate.tables import chance
 
     table = Table("model", box=None, header_style="bold")
-    against = any(score.behind for score in scores)
-    for name in ("loss", "accuracy", "bits/byte", "perplexity", "asked", *(("behind",) if against else ())):
+    against = any(score.p is not None for score in scores)
+    for name in ("loss", "accuracy", "bits/byte", "perplexity", "asked", *(("behind", "p") if against else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for score in scores:
         table.add_row(
@@ -78,7 +78,7 @@ def _print(scores: list[Score]) -> None:
             f"{score.bits_per_byte:.4f}",
             f"{score.perplexity:.2f}",
             f"{score.predicted:,}",
-            *((_behind(score, scores[0]),) if against else ()),
+            *((_behind(score, scores[0]), "" if score.p is None else chance(score.p)) if against else ()),
         )
     screen(highlight=True).print(table)
 
@@ -90,7 +90,7 @@ def _half(found: tuple[float, float] | None) -> str:
 
 def _behind(score: Score, first: Score) -> str:
     """How much higher the loss is than the first model's."""
-    return "" if score.behind is None else f"{score.loss - first.loss:+.4f}{_half(score.behind)}"
+    return "" if score.p is None else f"{score.loss - first.loss:+.4f}{_half(score.behind)}"
 
 
 def _suite(name: str, summary: str) -> Callable[..., None]:
@@ -148,41 +148,64 @@ def probe(
 ) -> None:
     """What each layer of a frozen model knows: tags of words, by logistic regression on its states.
 
-    Selectivity is how much better the probe does than on tags that were given to words by chance.
+    Beside each layer stands how much better it does than what can be had without the model, with the probability of
+    as much by chance. Selectivity is how much better the probe does than on tags that were given to words by chance.
+    Of several models the best layers are compared.
     """
     from encodery.base.errors import InputError
     from encodery.base.settings import NAME, decode, overrides
-    from encodery.evaluate.probes import Probe
+    from encodery.evaluate.probes import Probe, compared
     from encodery.model.load import load_model
 
     if not model:
         raise InputError("Give at least one --model.")
     asked = decode(Probe, {NAME: kind, **overrides(settings or ())}, kind)
     found = {str(path): asked.measure(data, load_model(path)) for path in model}
+    best = compared(found)
     if as_json:
-        lines = {path: {"items": probed.items, "layers": probed.table()} for path, probed in found.items()}
+        layers = {path: probed.table() for path, probed in found.items()}
+        lines = {
+            line["model"]: {"items": found[line["model"]].items, "layers": layers[line["model"]], "best": line}
+            for line in best
+        }
         print(json.dumps(lines, indent=1, ensure_ascii=False))
         return
     for path, probed in found.items():
-        _print_probed(path, probed)
+        without = next(iter(probed.baselines), "")
+        _print_probed(f"{path}, {probed.items:,} items", probed.table(), probed.main, f"to the {without}")
+    if len(found) > 1:
+        named = [{**line, "layer": f"{line['model']}, layer {line['layer']}"} for line in best]
+        _print_probed("best layers", named, next(iter(found.values())).main, "to the first")
 
 
-def _print_probed(path: str, probed: Probed) -> None:
+def _print_probed(title: str, lines: list[dict[str, Any]], main: str, to: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from encodery.cli._screen import screen
+    from encodery.evaluate.tables import chance
 
+    told = [name for name in ("difference", "selectivity") if any(name in line for line in lines)]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(Text(f"{path}, {probed.items:,} items"))
-    for name in (probed.main, "95 %", *(("selectivity",) if probed.control else ())):
+    table.add_column(Text(title))
+    heads = {"difference": (to, "p"), "selectivity": ("selectivity",)}
+    for name in (main, "95 %", *(head for column in told for head in heads[column])):
         table.add_column(name, justify="right", no_wrap=True)
-    for line in probed.table():
+    for line in lines:
         name = f"layer {line['layer']}" if line["layer"].isdigit() else line["layer"]
-        span = "" if line["low"] is None else f"{line['low']:.3f} … {line['high']:.3f}"
-        chosen = f"{line['selectivity']:+.3f}" if "selectivity" in line else ""
-        table.add_row(Text(name), f"{line[probed.main]:.4f}", span, *((chosen,) if probed.control else ()))
+        cells = [f"{line[main]:.4f}", _between(line["low"], line["high"], "{:.3f} … {:.3f}")]
+        if "difference" in told:
+            apart = _between(line.get("difference_low"), line.get("difference_high"), " ({:+.3f} … {:+.3f})")
+            here = "difference" in line
+            cells += [f"{line['difference']:+.3f}{apart}", chance(line["p"])] if here else ["", ""]
+        if "selectivity" in told:
+            cells.append(f"{line['selectivity']:+.3f}" if "selectivity" in line else "")
+        table.add_row(Text(name), *cells)
     screen().print(table, "")
+
+
+def _between(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else form.format(low, high)
 
 
 def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:

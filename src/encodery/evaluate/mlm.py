@@ -8,7 +8,7 @@ too; else the held-out text of the corpus is encoded by each model's own tokeniz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +17,7 @@ import numpy as np
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.machine import device
-from encodery.evaluate.significance import group_difference, group_interval
+from encodery.evaluate.significance import group_difference, group_interval, sign_flip
 
 if TYPE_CHECKING:
     from encodery.model.load import Loaded
@@ -32,7 +32,8 @@ USUAL_LENGTH = 512
 @dataclass(frozen=True)
 class Score:
     """Figures of one model. `*_interval` are 95 % intervals over groups of documents; `behind` is the interval of its
-    loss minus that of the first model, where both answered the same questions."""
+    loss minus that of the first model, where both answered the same questions, and `p` how often chance alone makes
+    one as large, if each group's two losses might as well be swapped."""
 
     model: str
     loss: float
@@ -46,6 +47,7 @@ class Score:
     length: int
     tokenizer: str
     behind: tuple[float, float] | None = None
+    p: float | None = None
 
     def table(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -204,6 +206,8 @@ def _behind(found: list[tuple[Score, np.ndarray]]) -> list[tuple[Score, np.ndarr
     compared = [found[0]]
     for score, groups in found[1:]:
         same = score.tokenizer == first.tokenizer and np.array_equal(groups[:, 1], base[:, 1])
-        apart = group_difference(base[:, 0], groups[:, 0], base[:, 1]) if same else None
-        compared.append((Score(**{**asdict(score), "behind": apart}), groups))
+        if same:
+            apart = group_difference(base[:, 0], groups[:, 0], base[:, 1])
+            score = replace(score, behind=apart, p=sign_flip(groups[:, 0] - base[:, 0]))
+        compared.append((score, groups))
     return compared

@@ -6,6 +6,7 @@ Shapes: N items, L layers (the embeddings' output and each block's), H width.
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,12 @@ class Probed:
         return max(range(len(self.layers)), key=lambda layer: self.layers[layer].value)
 
     def table(self) -> list[dict[str, Any]]:
-        """A line for each baseline and layer, as plain values; `selectivity` is the figure minus the control's."""
+        """A line for each baseline and layer, as plain values: layers with their difference to the first baseline, its
+        interval and `p`; `selectivity` is the figure minus the control's."""
         lines = [{"layer": name, **_plain(figure, self.main)} for name, figure in self.baselines.items()]
+        without = next(iter(self.baselines.values()), None)
         for layer, figure in enumerate(self.layers):
-            line = {"layer": str(layer), **_plain(figure, self.main)}
+            line = {"layer": str(layer), **_plain(figure, self.main), **_apart(figure, without)}
             if self.control:
                 line["selectivity"] = figure.value - self.control[layer].value
             lines.append(line)
@@ -53,6 +56,26 @@ class Probe(Part):
     @abc.abstractmethod
     def measure(self, data: Path, loaded: Loaded) -> Probed:
         """On labelled data of one's own. Raises `InputError` naming file and line for what it cannot be made of."""
+
+
+def compared(found: Mapping[str, Probed]) -> list[dict[str, Any]]:
+    """The best layer of each model on the same items, as plain values: all but the first with the difference to the
+    first one's, its interval and `p`."""
+    first = next(iter(found.values()))
+    lines = []
+    for name, probed in found.items():
+        figure = probed.layers[probed.best]
+        other = None if probed is first else first.layers[first.best]
+        lines.append({"model": name, "layer": str(probed.best), **_plain(figure, probed.main), **_apart(figure, other)})
+    return lines
+
+
+def _apart(figure: Figure, other: Figure | None) -> dict[str, Any]:
+    found = None if other is None else figure.minus(other)
+    if found is None:
+        return {}
+    low, high = found.interval or (None, None)
+    return {"difference": found.value, "difference_low": low, "difference_high": high, "p": found.p}
 
 
 def _plain(figure: Figure, main: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A word is its first piece. Beside the layers stands the tag each word had most often in training, which needs no model.
 The control task gives every word form a tag by chance (arXiv:1909.03368): what a probe learns of it, it learns by
-heart, and only what it does better on the real tags is the layer's. Shapes: W words, L layers, H width.
+heart, and only what it does better on the real tags is the layer's. Intervals are over sentences, whose words are not
+independent of each other. Shapes: W words, S sentences, L layers, H width.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ class _Words:
     def forms(self) -> list[str]:
         return [word for sentence in self.sentences for word in sentence]
 
+    def judged(self, guesses: np.ndarray, truth: np.ndarray) -> Figure:
+        """The share of tags (W,) that are guessed, made of the sentences' shares."""
+        sizes = np.array([len(sentence) for sentence in self.sentences])
+        right = np.add.reduceat((guesses == truth).astype(np.float64), sizes.cumsum() - sizes)
+        return Figure.of(_share, sizes, right)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Probe):
@@ -77,11 +84,11 @@ class Tags(Probe):
         train = _words(held["train"], roles, self.train, fits, longest)
         test = _words(asked, roles, self.test, fits, longest)
         below, above = (_states(loaded, words.sentences) for words in (train, test))
-        layers = [_right(below[n], train.tags, above[n], test.tags) for n in range(len(below))]
+        layers = [test.judged(_guesses(below[n], train.tags, above[n]), test.tags) for n in range(len(below))]
         control = []
         if self.control:
             drawn = [self._by_chance(words.forms, train.tags) for words in (train, test)]
-            control = [_right(below[n], drawn[0], above[n], drawn[1]) for n in range(len(below))]
+            control = [test.judged(_guesses(below[n], drawn[0], above[n]), drawn[1]) for n in range(len(below))]
         return Probed("accuracy", len(test.tags), layers, {"tag of the word": _usual(train, test)}, control)
 
     def _by_chance(self, forms: list[str], tags: np.ndarray) -> np.ndarray:
@@ -146,11 +153,16 @@ def _first_pieces(words: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarra
     return ids, np.minimum(places, max(len(ids) - 1, 0)) + 1
 
 
-def _right(vectors: np.ndarray, tags: np.ndarray, asked: np.ndarray, truth: np.ndarray) -> Figure:
-    """Whether each word's tag is guessed (W,), of states (W, H) scaled as the training ones are."""
+def _guesses(vectors: np.ndarray, tags: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """The tag of each word asked for (W,), of states (W, H) scaled as the training ones are."""
     middle, spread = vectors.mean(0), vectors.std(0) + 1e-6
-    probe = linear.fit_once((vectors - middle) / spread, tags)
-    return Figure.mean(probe.predict((asked - middle) / spread) == truth)
+    found: np.ndarray = linear.fit_once((vectors - middle) / spread, tags).predict((asked - middle) / spread)
+    return found
+
+
+def _share(sizes: np.ndarray, right: np.ndarray) -> float:
+    """Of sentences (S,) and their words guessed (S,)."""
+    return float(right.sum() / sizes.sum())
 
 
 def _usual(train: _Words, test: _Words) -> Figure:
@@ -160,4 +172,4 @@ def _usual(train: _Words, test: _Words) -> Figure:
         seen[form][tag] += 1
     usual = Counter(train.tags.tolist()).most_common(1)[0][0]
     guesses = [seen[form].most_common(1)[0][0] if form in seen else usual for form in test.forms]
-    return Figure.mean(np.array(guesses) == test.tags)
+    return test.judged(np.array(guesses), test.tags)
