@@ -5,11 +5,12 @@
 Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
 search` asked several ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the
 first 30 passages reordered by each of --rerankers: `late`, token vectors (ColBERT) by `encodery finetune embed --recipe
-colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), and `cross`, a
-cross-encoder by `encodery finetune rank` on some of them, with negatives found by bm25s. Also `plain`, both
-programs' BM25 without stop words and stems, where the formula is all there is. And `stored`: dense alone, where vectors
-are stored or made in fewer bits, with the bytes of the index; differences there are to float32. Figures are nDCG@10
-with 95 % intervals, differences to the index's bm25 with the probability of a randomisation test; all by
+colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), `tilde`, term
+weights (TILDEv2) by `--recipe tilde_v2` on the same, and `cross`, a cross-encoder by `encodery finetune rank` on some
+of them, with negatives found by bm25s; where there is `tilde`, bm25 with its first 30 reordered by it too. Also
+`plain`, both programs' BM25 without stop words and stems, where the formula is all there is. And `stored`: dense alone,
+where vectors are stored or made in fewer bits, with the bytes of the index; differences there are to float32. Figures
+are nDCG@10 with 95 % intervals, differences to the index's bm25 with the probability of a randomisation test; all by
 `encodery.evaluate`.
 """
 
@@ -38,7 +39,8 @@ STORED = ("fp32", "fp16", "int8", "binary")
 HERE = Path(__file__).resolve().parent
 K1, B = 1.2, 0.75
 NEGATIVES = 3
-RERANKERS = {"late": "token vectors", "cross": "cross-encoder"}
+RERANKERS = {"late": "token vectors", "tilde": "term weights", "cross": "cross-encoder"}
+RECIPES = {"late": "colbert", "tilde": "tilde_v2"}
 FIRST, LAST = 2, 20  # Ranks, from 0, of the passages that negatives are drawn from.
 
 
@@ -159,9 +161,9 @@ def trained(options: argparse.Namespace) -> dict[str, Path]:
         if (out / "manifest.json").is_file():
             continue
         pairs = pairs_of(options.train)
-        if kind == "late":
+        if kind in RECIPES:
             rows_for_late(pairs, options.train_pairs, rows)
-            command = ["embed", rows, "--recipe", "colbert"]
+            command = ["embed", rows, "--recipe", RECIPES[kind]]
         else:
             rows_for_cross(pairs, options.train_queries, rows)
             command = ["rank", rows]
@@ -175,7 +177,13 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
     data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
     asked = [("bm25", "bm25", ""), ("dense", "dense", ""), ("hybrid", "hybrid", "")]
-    asked += [(f"hybrid, {label}", "hybrid", str(folder)) for label, folder in rerankers.items()]
+    for label, folder in rerankers.items():
+        if label != RERANKERS["tilde"]:
+            asked.append((f"hybrid, {label}", "hybrid", str(folder)))
+            continue
+        weights = options.work / f"{name}-weights"
+        encodery("search", "weigh", index, "--model", folder, "--out", weights)
+        asked += [(f"{mode}, {label}", mode, str(weights)) for mode in ("bm25", "hybrid")]
     ours = [Index(path=str(index), name=label, mode=mode, rerank=model) for label, mode, model in asked]
     task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
     found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).table()
