@@ -272,9 +272,24 @@ def test_the_test_split_is_judged_and_columns_are_guessed(tmp_path: Path) -> Non
         measure(told, told.read(tmp_path / "set"), classified("a", truth), "x")
     alone = measure(Answers(), Answers().read(tmp_path / "set" / "train.jsonl"), classified("a", truth), "x")
     assert "9 train rows" in alone.remarks[0]
-    assert "has no test rows" in alone.remarks[1]
     with pytest.raises(InputError, match=r"no split 'tset'. Did you mean 'test'"):
         Answers(split="tset").read(tmp_path / "set")
+
+
+def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> None:
+    rows = {"text": [f"t{n}" for n in range(9)], "label": [COLOURS[n % 3] for n in range(9)]}
+    for split in ("train", "test"):
+        written(tmp_path / "set" / f"{split}.jsonl", rows)
+
+    def remarks(data: Path, learnt: Path) -> list[str]:
+        system = classified("a", rows["label"])
+        system.data = str(learnt)
+        return list(measure(Answers(), Answers().read(data), system, "x").remarks)
+
+    for data in (tmp_path / "set" / "train.jsonl", tmp_path / "set"):
+        assert "a: learnt from rows of" in remarks(tmp_path / "set" / "train.jsonl", data)[-1]
+    assert len(remarks(tmp_path / "set", tmp_path / "set")) == 1
+    assert len(remarks(tmp_path / "set" / "test.jsonl", tmp_path / "set")) == 1
 
 
 def test_the_figure_that_counts_can_be_told(tmp_path: Path) -> None:

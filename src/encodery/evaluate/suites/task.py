@@ -104,8 +104,8 @@ class Answers(Suite):
             items.rows = len(kept)
             left = f", {len(gone):,} without an answer left out" if len(gone) else ""
             system.remarks.append(f"{items.data}: {len(kept):,} {split} rows{left}; {roles}")
-            if split == TRAIN:
-                system.remarks.append(f"{items.data}: has no test rows; a model that learnt from these knows them")
+            if split == TRAIN and system.data and Path(system.data).resolve() in _places(items.data):
+                system.remarks.append(f"{system.name}: learnt from rows of {system.data}, by which it is judged here")
         wanted = (*form.inputs, *form.targets)
         return {role: list(kept[role]) for role in wanted}, tuple(roles.columns[role] for role in form.targets)
 
@@ -143,6 +143,11 @@ class Answers(Suite):
                 f"figure = {self.figure}: is none of {', '.join(figures)}.{nearest(self.figure, figures)}"
             )
         return {self.figure: figures[self.figure], **figures}
+
+
+def _places(data: Path) -> tuple[Path, Path]:
+    """Where rows lie: the file or folder, and the folder it is in."""
+    return data.resolve(), data.resolve().parent
 
 
 def _told(predictor: Predictor, rows: Rows, system: Opened) -> list[Answer]:

@@ -77,10 +77,11 @@ class Counters:
 
 class Opened(abc.ABC):
     """A system in use. `name` tells it from the others in a table, `counters` what it did, `remarks` what a reader of
-    the table has to know of that. `task`: the one whose head it has, empty for none."""
+    the table has to know of that. `task`: the one whose head it has, `data`: what that learnt from; empty for none."""
 
     name: str
     task = ""
+    data = ""
     symmetric = True
     """Whether two texts can be compared with each other; else only queries with documents."""
     learns = False

@@ -59,6 +59,7 @@ class _Loaded(Opened):
         super().__init__(settings.label)
         self._loaded, self._truncate = loaded, settings.truncate
         self.task = loaded.settings.get("task", {}).get("is", "")
+        self.data = loaded.settings.get("recipe", {}).get("data", "") if self.task else ""
 
     def loaded(self) -> Loaded:
         if "mlm" not in self._loaded.model.heads:
