@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from encodery.base.errors import SettingsError
+from encodery.base.errors import InputError, SettingsError
 from encodery.base.report import read_log
 from encodery.base.settings import decode, recipe, recipes
 from encodery.cli.__main__ import run
@@ -19,6 +19,7 @@ from encodery.cli._finetune_embed import command_embed
 from encodery.embed.embedder import Embedder
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import plan, watched
+from encodery.embed.score import Vectors, retrieval
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import load_model, save_model
 from encodery.model.network import ModelSettings, build_model
@@ -216,6 +217,28 @@ def test_test_rows_are_judged_stored_and_reported(
     page = (tmp_path / "page.html").read_text()
     assert "ndcg, test rows" in page
     assert "test: 40 examples are judged once" in page
+
+
+@pytest.mark.parametrize("truncate", ["error", "right", "left", "chunk"])
+def test_one_policy_for_texts_that_are_too_long(
+    truncate: str, whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*QUICK, "epochs=2", f"truncate={truncate}", "embed.max_length=3"]
+    if truncate == "error":
+        with pytest.raises(InputError, match="has 2 tokens, the model takes 1"):
+            command_embed(whole, str(model), tmp_path / "run", given, console=Console(width=200))
+        assert not (tmp_path / "run").exists()
+        return
+    command_embed(whole, str(model), tmp_path / "run", given, console=Console(width=200))
+    said = capsys.readouterr().out
+    told = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
+    assert told.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(said.split())
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    rows = [json.loads(line) for line in (whole / "test.jsonl").read_text().splitlines()]
+    texts = list(dict.fromkeys(text for row in rows for text in row.values()))
+    vectors = Vectors(Embedder.of(load_model(tmp_path / "run")).encode(texts, truncate).vectors)
+    numbers = np.array([[texts.index(row["query"]), texts.index(row["positive"])] for row in rows])
+    assert figures["test_ndcg"] == pytest.approx(retrieval(vectors, numbers)["ndcg"], abs=1e-3)
 
 
 def test_several_seeds(

@@ -16,6 +16,7 @@ from encodery.embed import score
 from encodery.embed.data import Labelled, fitted, usual_loss, wrong_answers
 from encodery.embed.embedder import Embedder, shallow
 from encodery.embed.job import EmbedJob
+from encodery.embed.losses import Given
 from encodery.embed.losses.cosent import CoSENT
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.embed.losses.matryoshka import Matryoshka
@@ -133,6 +134,113 @@ def test_figures_are_the_same_in_pieces(pairs: Any, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(score, "CELLS", cells)
         assert retrieval(texts, numbers) == pytest.approx(whole[0])
         assert neighbours(texts, numbers[:, :1], classes) == whole[1]
+
+
+LONG = {"truncate": "chunk", "embed": {"max_length": 6, "prompts": PROMPTS}, "dropout": 0.0}
+
+
+def long_pairs(pairs: Any, count: int, seed: int) -> Labelled:
+    """Pairs of which some texts need several windows of four tokens."""
+    left, right = pairs(count, seed).columns
+    return Labelled(([f"{t} {t}" if i % 3 else t for i, t in enumerate(left)], [f"{t} b1 b2 b3" for t in right]))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"embed": {**LONG["embed"], "pooling": "attention"}},  # type: ignore[dict-item]
+        {"embed": {**LONG["embed"], "finish": [{"is": "whiten", "power": 1.0}, "normalise"]}, "finish_first": True},  # type: ignore[dict-item]
+        {"loss": {"is": "triplet"}, "train": {"micro_tokens": 40}},
+    ],
+    ids=["mean", "learned pooling", "whitened first", "alone in small micro-batches"],
+)
+def test_a_long_text_is_trained_as_it_is_used(
+    how: dict[str, Any], loaded: Loaded, pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = long_pairs(pairs, 64, 1)
+    if "loss" in how:
+        data = Labelled((*data.columns, data.columns[1][1:] + data.columns[1][:1]))
+    work = job(loaded, data, long_pairs(pairs, 20, 2), **{**LONG, **how})
+    assert work.examples.windowed
+    run(work, 3)
+    work.save(tmp_path / "model", {})
+    embedder = Embedder.of(load_model(tmp_path / "model"))
+    seen: list[tuple[Given, Any]] = []
+    told = type(work.loss).terms
+    monkeypatch.setattr(type(work.loss), "terms", lambda loss, given: seen.append(given) or told(loss, given))
+    chosen, place = work._chosen(work.position, 16), {}
+    work.module.eval()
+    for micro in work.batches(3, 0.0, 0, None).micros:
+        work.terms(micro.batch)
+        assert int(micro.batch.cu_seqlens.diff().max()) <= 6
+        for row, texts in enumerate(micro.batch.extra["texts"].T.tolist()):
+            place[tuple(texts)] = (seen[-1], row)
+    assert len(place) == 16
+    for number in chosen.tolist():
+        texts = [data.columns[column][number] for column in range(len(data.columns))]
+        given, row = place[tuple(work.examples.identity[work.numbers[number]].tolist())]
+        for column, text in enumerate(texts):
+            expected = embedder.encode([text], "chunk", prompt="document" if column else "query").vectors[0]
+            mine = torch.nn.functional.normalize(given.vectors[column][row].detach(), dim=0).numpy()
+            np.testing.assert_allclose(mine, expected, atol=2e-5)
+    assert work.dev is not None
+    pool, numbers = work.dev[1:]
+    rows = work.compared(pool, numbers[:, 0])
+    assert isinstance(rows, Vectors)
+    asked = [pool.texts[int(number)] for number in numbers[:, 0]]
+    np.testing.assert_allclose(embedder.encode(asked, "chunk", prompt="query").vectors, rows.rows, atol=2e-5)
+
+
+def test_every_window_of_a_long_text_is_learned_from(loaded: Loaded, pairs: Any) -> None:
+    data = Labelled((["a1 a2 a3 a4 a5 a6 a7 a8 a9", "a30"], ["b1 b2", "b3 b4 b5 b6 b7"]))
+    grads = []
+    for tokens in (10_000, 12):
+        embed = {"max_length": 5, "prompts": {}}
+        work = job(loaded, data, **{**LONG, "embed": embed}, batch=2, train={"micro_tokens": tokens})
+        assert work.lengths.tolist() == [9 + 3 * 2 + 4, 3 + 5 + 2 * 2], "as many as go through the model"
+        step = work.batches(0, 0.0, 0, None)
+        assert step.tokens == sum(micro.batch.tokens for micro in step.micros) == 31
+        backward(work, step, Team(), "fp32", 0, 0)
+        grads.append([p.grad for p in work.model.encoder.parameters()])
+        words = work.model.encoder.words.grad
+        assert words is not None
+        for text in ("a1", "a5", "a9", "b7"):
+            assert words[int(loaded.tokenizer.encode(text)[0])].abs().sum() > 0
+        assert words[int(loaded.tokenizer.encode("a20")[0])].abs().sum() == 0
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_texts_that_fit_are_learned_from_as_ever(loaded: Loaded, pairs: Any) -> None:
+    losses = [run(job(loaded, pairs(40, 1), truncate=truncate), 4) for truncate in ("right", "chunk")]
+    assert losses[0] == losses[1]
+
+
+def test_windows_of_encoded_texts_keep_the_budget(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Labelled(([" ".join(["a1"] * 60), "a2"], ["b1", "b2"]))
+    work = job(loaded, data, **LONG, train={"micro_tokens": 30})
+    sizes = []
+    plain = work._vectors
+    monkeypatch.setattr(work, "_vectors", lambda part, layers: sizes.append(part.tokens) or plain(part, layers))
+    work._encoded(work.examples, np.arange(4))
+    assert max(sizes) <= 30
+    assert sum(sizes) == work.examples.lengths.sum()
+
+
+@pytest.mark.parametrize(
+    ("over", "why"),
+    [
+        ({"kind": "sparse"}, "kind = 'sparse' has none to average"),
+        ({"kind": "tokens"}, "kind = 'tokens' has none to average"),
+        ({"rebuild": {}}, "rebuild writes a text again"),
+        ({"discourse": {}}, "discourse learns from sentences"),
+        ({"hide": 2}, "hide = 2 hides a span"),
+    ],
+)
+def test_where_windows_make_no_sense(over: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingsError, match=f"truncate = 'chunk': .*{why}.*choose error, right or left"):
+        decode(EmbedTraining, {"truncate": "chunk", **over})
 
 
 def test_every_shape_of_data_is_learned(loaded: Loaded, pairs: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from encodery.base.errors import InputError
+from encodery.embed.embedder import averaged
 from encodery.embed.noise import hide_span, leave_out
-from encodery.embed.pool import Pool
+from encodery.embed.pool import Pool, joined
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.windows import windows
 
 LEFT, RIGHT = ["abc", "abc", "hello", ""], ["de", "abc", "fghij", "de"]
 
@@ -43,8 +46,44 @@ def test_long_texts_are_refused_or_cut_and_counted(tokenizer: Tokenizer) -> None
         pool, numbers = Pool.of([LEFT], [""], tokenizer, 3, policy)
         assert tokenizer.decode(pool.sequence(int(numbers[2, 0]))).replace(" ", "") == kept
         assert (pool.dropped, pool.cut) == (2, 1)
-    with pytest.raises(InputError, match="chunk"):
-        Pool.of([LEFT], [""], tokenizer, 3, "chunk")
+
+
+def test_long_texts_are_read_in_the_windows_of_use(tokenizer: Tokenizer) -> None:
+    pool, numbers = Pool.of([LEFT, RIGHT], ["q ", ""], tokenizer, 3, "chunk")
+    whole, _ = Pool.of([LEFT, RIGHT], ["q ", ""], tokenizer, 100, "error")
+    assert pool.windowed
+    assert not whole.windowed
+    assert (pool.dropped, pool.cut) == (0, 0)
+    np.testing.assert_array_equal(pool.ids, whole.ids)
+    np.testing.assert_array_equal(pool.ends, whole.ends)
+    assert pool.windows[numbers].tolist() == [[2, 1], [2, 1], [2, 2], [1, 1]]
+    assert pool.lengths[numbers].tolist() == [[8, 4], [8, 5], [10, 9], [3, 4]]
+    asked = np.array([numbers[2, 1], numbers[3, 0], numbers[0, 0]])
+    batch, place = pool.batch(asked)
+    owner = pool.owner(asked).tolist()
+    assert owner == [0, 0, 1, 2, 2]
+    assert batch.tokens == pool.lengths[asked].sum()
+    assert int(batch.cu_seqlens.diff().max()) <= 5
+    ends = batch.cu_seqlens.tolist()
+    expected, _ = windows([pool.sequence(int(number)) for number in asked], 3, "chunk")
+    for window, at, text in zip(expected, place.tolist(), owner, strict=True):
+        ids = batch.ids[ends[at] : ends[at + 1]].tolist()
+        assert ids == [tokenizer.cls_id, *window.ids.tolist(), tokenizer.sep_id]
+        assert text == window.text
+
+
+def test_vectors_of_windows_make_those_of_texts_as_in_use() -> None:
+    rng = np.random.default_rng(0)
+    found = rng.normal(size=(7, 5)).astype(np.float32)
+    owner, lengths = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([5, 4, 3, 9, 9, 8, 2])
+    tensor = torch.from_numpy(found).requires_grad_()
+    told = joined(tensor, torch.from_numpy(lengths), torch.from_numpy(owner), 4)
+    np.testing.assert_allclose(told.detach().numpy(), averaged(found, owner, lengths, 4), atol=1e-6)
+    told[2].sum().backward()
+    assert tensor.grad is not None
+    np.testing.assert_allclose(tensor.grad[:, 0].numpy(), [0, 0, 0, 9 / 26, 9 / 26, 8 / 26, 0], atol=1e-6)
+    layers = joined(tensor.view(7, 1, 5).expand(7, 2, 5), torch.from_numpy(lengths), torch.from_numpy(owner), 4)
+    torch.testing.assert_close(layers[:, 1], told)
 
 
 def test_noise() -> None:

@@ -33,7 +33,7 @@ from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.embed.losses import Given, Loss
 from encodery.embed.noise import hide_span
-from encodery.embed.pool import Pool
+from encodery.embed.pool import Pool, joined
 from encodery.embed.score import NAMES, Compared, Vectors, figures_of, tells
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.through import Through
@@ -160,6 +160,8 @@ class EmbedJob(ExampleJob):
 
         batch, place = self.examples.batch(texts.reshape(-1), hidden if self.settings.hide else None)
         extra = {"place": place, "texts": torch.from_numpy(self.examples.identity[texts])}
+        if self.examples.windowed:
+            extra["owner"] = self.examples.owner(texts.reshape(-1))
         if self.target is not None:
             extra["target"] = self.target[numbers]
         if self.guide is not None:
@@ -185,10 +187,17 @@ class EmbedJob(ExampleJob):
         columns, examples = batch.extra["texts"].shape
         layers = batch.extra["layers"].tolist()
         found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
-        found = found[batch.extra["place"]].view(columns, examples, len(layers) + 1, -1)
+        found = self._whole(found, batch, columns * examples).view(columns, examples, len(layers) + 1, -1)
         with torch.autocast(self.device.type, enabled=False):
             found = found.float() if self.through is None else self.through(found.float())
             return self.loss.terms(self._given(self._of_all(found, 1), batch))
+
+    def _whole(self, found: Tensor, batch: Batch, texts: int) -> Tensor:
+        """Vectors (texts, …) in the order of the texts, from those (W, …) of the batch's sequences."""
+        place = batch.extra["place"]
+        if "owner" not in batch.extra:
+            return found[place]
+        return joined(found[place], batch.cu_seqlens.diff()[place], batch.extra["owner"], texts)
 
     @property
     def gathers(self) -> bool:
@@ -277,8 +286,10 @@ class EmbedJob(ExampleJob):
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for some in batches(pool.lengths[texts], self.train.micro_tokens):
             batch, place = pool.batch(texts[some])
-            vectors = self._vectors(batch.to(self.device), [])[:, 0].float().cpu()
-            found.append((some, vectors[place].numpy()))
+            run = functools.partial(self._vectors, layers=[])
+            vectors = in_pieces(run, batch.to(self.device), self.train.micro_tokens)[:, 0].float().cpu()
+            lengths = batch.cu_seqlens.diff()[place]
+            found.append((some, joined(vectors[place], lengths, pool.owner(texts[some]), len(some)).numpy()))
         self.module.train()
         pooled = np.zeros((len(texts), found[0][1].shape[1]), np.float32)
         for some, rows in found:
@@ -357,6 +368,8 @@ class EmbedJob(ExampleJob):
         table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
         if not self.settings.finish_first:
             del table["finish_first"]  # runs from before there was such a thing go on
+        if self.settings.heldout is None:
+            del table["heldout"]
         return table
 
     # Setting up
@@ -379,7 +392,8 @@ class EmbedJob(ExampleJob):
         if self.settings.guide is None:
             raise SettingsError("The loss asks a guide: name a model with guide=MODEL.")
         embedder = Embedder.of(load_model(self.settings.guide), self.device)
-        return embedder.encode(texts, truncate="right").vectors.astype(np.float16)
+        chunk = self.settings.truncate == "chunk"
+        return embedder.encode(texts, truncate="chunk" if chunk else "right").vectors.astype(np.float16)
 
     def _check(self) -> None:
         if self.layers(0) and self.pooling.keep_layers:

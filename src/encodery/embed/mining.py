@@ -24,10 +24,12 @@ def haystack(
     prompts: tuple[str | None, str | None] = (None, None),
     judge: Judge | None = None,
     search: Search | None = None,
+    truncate: str = "right",
 ) -> tuple[Haystack, np.ndarray]:
     """The distinct anchors against the distinct partners of E examples, and the query (E,) of each example.
 
-    `embedder` gives the vectors, with the prompts of queries and of passages; texts too long for it are cut.
+    `embedder` gives the vectors, with the prompts of queries and of passages; texts too long for it are cut, or read as
+    `truncate` says.
     """
     queries, passages = list(dict.fromkeys(anchors)), list(dict.fromkeys(partners))
     places = {text: number for number, text in enumerate(queries)}
@@ -40,7 +42,7 @@ def haystack(
     vectors = None
     if embedder is not None:
         found = (
-            embedder.encode(texts, truncate="right", prompt=prompt).vectors
+            embedder.encode(texts, truncate=truncate, prompt=prompt).vectors
             for texts, prompt in zip((queries, passages), prompts, strict=True)
         )
         one, other = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in found)

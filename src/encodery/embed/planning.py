@@ -191,4 +191,10 @@ def _examples(found: Read, settings: EmbedTraining, loaded: Loaded) -> tuple[np.
             f"{pool.cut:,} texts are longer than {longest} tokens: {pool.dropped:,} tokens cut (truncate = "
             f"{settings.truncate})"
         )
+    if pool.windowed:
+        long = pool.windows > 1
+        notes.append(
+            f"{long.sum():,} texts are longer than {longest} tokens: they are read in {pool.windows[long].sum():,} "
+            "windows whose vectors are averaged (truncate = chunk)"
+        )
     return pool.lengths[numbers].sum(1), notes

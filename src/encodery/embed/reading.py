@@ -194,7 +194,8 @@ def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labe
     sides = [settings.sides.get(side, side if side in settings.embed.prompts else None) for side in SIDES]
     if embedder is not None:
         sides = [side if side in embedder.settings.prompts else None for side in sides]
-    hay, queries = haystack(data.columns[0], data.columns[1], embedder, (sides[0], sides[1]), None, search)
+    whole = "chunk" if settings.truncate == "chunk" else "right"
+    hay, queries = haystack(data.columns[0], data.columns[1], embedder, (sides[0], sides[1]), None, search, whole)
     seed = derive_seed(settings.train.seed, "mine")
     found = mine(settings.mine, hay, settings.mined, seed)
     rows = [[hay.passages[int(number)] for number in row if number >= 0] for row in found.numbers]

@@ -14,6 +14,7 @@ from encodery.embed.losses import Loss
 from encodery.embed.negatives import Negatives
 from encodery.embed.settings import EmbedSettings
 from encodery.embed.sparse import Queries, Weighed
+from encodery.tokens.windows import Truncate
 from encodery.train.hooks import Hook
 from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
@@ -78,7 +79,8 @@ class EmbedTraining:
     after the last.
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
-    used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted.
+    used unasked. `truncate`: texts that are too long are an error, or cut "right" or "left", which is counted; "chunk":
+    they are read in windows whose vectors are averaged, as `Embedder.encode` does (for one vector a text).
     `heldout`: share of the training rows that become dev rows where the data has none (0: none; absent: by
     `reading.held_out`).
     `wrong`: wrong answers taken from each row (absent: as many as every row has). `mine`: look for more of them,
@@ -98,7 +100,7 @@ class EmbedTraining:
     loss: Loss | None = None
     columns: dict[str, str] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)
-    truncate: Literal["error", "right", "left"] = "right"
+    truncate: Truncate = "right"
     dropout: float | None = None
     heldout: float | None = None
     wrong: int | None = None
@@ -126,6 +128,8 @@ class EmbedTraining:
             raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
         if self.finish_first and (self.kind != "dense" or self.rebuild or self.discourse):
             raise SettingsError("finish_first: is for one vector a text (kind = 'dense') and a loss of vectors.")
+        if self.truncate == "chunk" and (why := self._one_window()):
+            raise SettingsError(f"truncate = 'chunk': {why}; choose error, right or left.")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch = {self.batch}: must be at least 1.")
         for name, least in (("token_width", 1), ("mined", 1), ("hide", 0)):
@@ -136,6 +140,16 @@ class EmbedTraining:
         for side in self.sides:
             if side not in ("query", "document"):
                 raise SettingsError(f"sides: '{side}' is no side of an example; there are query and document.")
+
+    def _one_window(self) -> str:
+        """Why a text must be one sequence; nothing where it need not."""
+        if self.kind != "dense":
+            return f"averages one vector a window, and kind = '{self.kind}' has none to average"
+        if self.rebuild is not None:
+            return "rebuild writes a text again as one sequence, from the vector of one"
+        if self.discourse is not None:
+            return "discourse learns from sentences, which are one sequence each"
+        return f"hide = {self.hide} hides a span of one sequence" if self.hide else ""
 
     def batch_of(self, examples: int) -> int:
         """Examples a step, of so many."""

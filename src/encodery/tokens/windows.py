@@ -49,8 +49,7 @@ def windows(
         if len(ids) <= longest:
             found.append(Window(number, ids))
         elif truncate == "chunk":
-            count = -(-len(ids) // longest)
-            found += [Window(number, part) for part in np.array_split(ids, count)]
+            found += [Window(number, part) for part in parts(ids, -(-len(ids) // longest))]
         elif truncate == "error":
             raise InputError(
                 f"Text {first + number} has {len(ids)} tokens, the model takes {longest} (and its special tokens). "
@@ -60,6 +59,11 @@ def windows(
             found.append(Window(number, ids[:longest] if truncate == "right" else ids[-longest:]))
             dropped[number] = len(ids) - longest
     return found, dropped
+
+
+def parts(ids: np.ndarray, count: int) -> list[np.ndarray]:
+    """A text's tokens (n,) as so many windows of about equal length."""
+    return [ids] if count == 1 else np.array_split(ids, count)
 
 
 def batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
