@@ -127,3 +127,5 @@ def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: p
     assert "no column was found for label" in " ".join(capsys.readouterr().err.split())
     assert run(["predict", str(model), str(rows)]) == 2
     assert "has no task" in capsys.readouterr().err
+    assert run(["finetune", "auto-classify", str(rows), *given, "--seeds", "3"]) == 2
+    assert "run that stage with --seeds" in " ".join(capsys.readouterr().err.split())

@@ -74,6 +74,12 @@ def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
         assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
 
 
+def test_a_field_that_none_has_is_told(searcher: Searcher) -> None:
+    assert searcher.strange(parse(["topic=none such", "document=a", "year>=3000"])) == ""
+    assert searcher.strange(()) == ""
+    assert "has 'topics'. Did you mean 'topic'" in searcher.strange(parse(["topics=music"]))
+
+
 def test_at_most_so_many_passages_of_a_document(searcher: Searcher) -> None:
     found = searcher.search("violin melody", top=10, per_document=1).found
     assert len({f.document for f in found}) == len(found) == 10

@@ -58,6 +58,8 @@ def command(
         raise SettingsError("--recipe: is of `embed` only; give settings as path=value.")
     over = overrides(settings or [])
     if task.startswith(AUTO):
+        if seeds > 1:
+            raise SettingsError(f"--seeds: {task} chooses a stage by cross-validation; run that stage with --seeds.")
         _auto(task.removeprefix(AUTO), data, model, out, over, console)
         return
     from encodery.cli._spreads import told_spreads

@@ -149,6 +149,8 @@ def query(
                 print(json.dumps(_table(found), ensure_ascii=False))
             else:
                 _print(console, found)
+            if not found.found and (said := searcher.strange(conditions)):
+                screen(stderr=True).print(said, style="dim", soft_wrap=True)
 
         if asked:
             answer(asked)

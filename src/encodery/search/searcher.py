@@ -22,13 +22,14 @@ from encodery.search.fuse import Method, by_ranks, by_scores, scaled
 from encodery.search.opened import WORDS, Opened, known_modes
 from encodery.search.rerank import Scorer
 from encodery.search.sides import Finder, Late
-from encodery.search.store import METADATA, Hit, Point
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Hit, Point
 
 HYBRID = "hybrid"
 DEPTH = 100
 LATE_WHOLE = 10_000
 """Passages up to which a hybrid search compares the vectors of all tokens; beyond, those of the others' candidates."""
 RERANKED = 30
+FIRST = 1024  # Passages that are asked for the names of their fields.
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,16 @@ class Searcher(Opened):
         found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
         clock.stage("show")
         return Answer(query, chosen, tuple(found), clock.seconds)
+
+    def strange(self, conditions: Sequence[Condition]) -> str:
+        """In words, which fields of these conditions none of the first passages has; empty where each is known."""
+        first = next(self.store.all(FIRST), [])
+        known = {DOCUMENT, NUMBER, *(name for point in first for name in point.payload[METADATA])}
+        lacking = [one.field for one in conditions if one.field not in known]
+        if not lacking:
+            return ""
+        near = nearest(lacking[0], known)
+        return f"No passage of the first {len(first):,} has '{lacking[0]}'.{near} They have {', '.join(sorted(known))}."
 
     def _mode(self, mode: str | None) -> str:
         chosen = self.modes[0] if mode is None else mode
