@@ -4,7 +4,7 @@ From a sample of passages one sentence each is taken out and asked as a query: i
 the others? The weight of the mixture (`fuse.py`) with the best mean reciprocal rank is sought on resamples of the
 queries; the mean of what they find is halved: such queries are kin to their passages and lack the exact words that
 people ask with, so they flatter the model. A mean over resamples says no more than few queries can tell; the best
-weight of one sample would jump. Less than one part in twenty is none, which saves encoding the query. Several models are
+weight of one sample would jump. Less than a twentieth is none, which saves encoding the query. Several models are
 measured one by one against words, and their odds put together.
 
 Shapes: Q queries, P passages of the sample, W weights.
