@@ -19,8 +19,10 @@ def command(
 ) -> None:
     """Write DIR in that format; refused where the format cannot hold the model or its outputs would differ.
 
-    hf: loads in stock transformers (AutoModelForMaskedLM, AutoModel, AutoTokenizer) without remote code. Settings:
-    layout=bert, dtype=float16, license=apache-2.0, title="My encoder", peer=false (do not ask transformers).
+    hf: loads in stock transformers (AutoModelForMaskedLM, AutoModel, AutoTokenizer) without remote code; a fine-tuned
+    model with its head, where a stock class computes it (AutoModelForTokenClassification and others). Settings:
+    layout=bert, dtype=float16, license=apache-2.0, title="My encoder", head=false (the encoder alone), peer=false (do
+    not ask transformers).
 
     onnx, openvino: a model of embeddings as a graph that runs without PyTorch. weights=int8 texts=FILE makes 8-bit
     weights, calibrated on three quarters of the texts and judged on the rest. `encodery embed --runtime DIR` runs it.

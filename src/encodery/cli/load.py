@@ -19,9 +19,11 @@ def command(
 
     Nothing is lost: what our model has no place for (a pooler, a task head) is kept, and `encodery export hf` writes
     the checkpoint back bit for bit. Pooling, normalisation and length of sentence-transformers folders are kept too;
-    a cross-encoder of one output becomes a model of the task `rank`.
+    a cross-encoder of one output becomes a model of the task `rank`, other stock heads one of `classify`, `tag`, `span`
+    or `choice`.
     """
     from encodery.base.errors import SettingsError
+    from encodery.base.parts import name_of
     from encodery.cli._screen import screen
     from encodery.finetune import artifact
     from encodery.model.load import load_model, save_model
@@ -53,8 +55,10 @@ def command(
         f"{saved.path}: {figures['parameters']:,} parameters, {settings.depth} layers of width {settings.width}, "
         f"vocabulary {settings.vocab:,}, {head} a masked-language-model head (layout {layout})."
     )
-    if task is not None:
+    if task is not None and name_of(task.task) == "rank":
         console.print(f"Its head scores how well a text answers a query: `encodery search query INDEX --rerank {out}`.")
+    elif task is not None:
+        console.print(f"Its head is one of the task '{name_of(task.task)}': `encodery predict {out} ROWS`.")
     elif unread:
         console.print(unread, markup=False)
     if loaded.tokenizer_path is None:

@@ -10,10 +10,17 @@ from typing import Any
 
 from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
+from encodery.finetune.stock import KEY, STRAIGHT, kind_of
 from encodery.model.load import Loaded
 from encodery.model.network import ModelSettings
 
 MOST_SOURCES = 15
+PIPELINES = {
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
+    "MultipleChoice": "multiple-choice",
+}
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
@@ -32,7 +39,7 @@ def card(
     came_from = ancestors(loaded.artifact) if loaded.artifact is not None else ()
     lineage = [ancestor.artifact for ancestor in came_from if ancestor.artifact is not None]
     sections = [
-        _front_matter(settings, licence),
+        _front_matter(settings, config, licence),
         f"# {title or folder.name}\n\n{_what(loaded)}{_left_out(loaded) if bare else ''}",
         _use(settings, loaded, config),
         _figures(loaded.artifact, lineage),
@@ -44,9 +51,11 @@ def card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(settings: ModelSettings, licence: str | None) -> str:
+def _front_matter(settings: ModelSettings, config: Mapping[str, Any], licence: str | None) -> str:
     lines = ["---", "library_name: transformers"]
-    lines.append(f"pipeline_tag: {'fill-mask' if settings.head is not None else 'feature-extraction'}")
+    kind = kind_of(config)
+    usual = "fill-mask" if settings.head is not None else "feature-extraction"
+    lines.append(f"pipeline_tag: {usual if kind is None else PIPELINES[kind]}")
     if licence is not None and SPDX.fullmatch(licence):
         lines.append(f"license: {licence.lower()}")
     return "\n".join([*lines, "tags:", "- encodery", "- encoder", "---"])
@@ -76,22 +85,44 @@ def _left_out(loaded: Loaded) -> str:
 
 
 def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> str:
-    kind = "AutoModelForMaskedLM" if settings.head is not None else "AutoModel"
+    head = kind_of(config) or ("MaskedLM" if settings.head is not None else None)
+    kind = f"AutoModelFor{head}" if head else "AutoModel"
     notes = ["It loads with the library's own classes; no remote code is needed."]
     pooled = loaded.origin is not None and any("pooler." in name for name in loaded.origin.rest)
-    if config.get("model_type") != "modernbert" and not pooled:
+    if config.get("model_type") != "modernbert" and not pooled and kind_of(config) is None:
         notes.append("`pooler_output` was not trained here: for sentence vectors take the mean of the hidden states.")
     if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab:
         notes.append(
             f"The vocabulary has {used:,} entries; the tables hold {settings.vocab:,} rows, a round number. "
             f"The ids from {used} up stand for nothing and were never trained."
         )
+    notes += _of_head(config)
     embed = loaded.settings.get("embed")
     if embed:
         notes.append(f"Embedding settings: `{json.dumps(embed, ensure_ascii=False)}`.")
     lines = ["## Use", "", "```python", f"from transformers import {kind}, AutoTokenizer", ""]
     lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {kind}.from_pretrained("PATH")', "```", ""]
     return "\n".join(lines + [f"- {note}" for note in notes])
+
+
+def _of_head(config: Mapping[str, Any]) -> list[str]:
+    """What is to be known of a task's head that was put into a stock class."""
+    told, kind = config.get(KEY), kind_of(config)
+    if not isinstance(told, dict) or kind is None:
+        return []
+    task = told["task"]["is"]
+    notes = [f"Fine-tuned for the task `{task}`; `encodery predict PATH ROWS` gives the same answers."]
+    if task == "tag":
+        notes.append('A word\'s tag is that of its first piece: `aggregation_strategy="first"` in a pipeline.')
+    if task == "regress":
+        notes.append("The output is the score itself.")
+    if "threshold" in told["tuned"]:
+        what = {"multilabel": "A label is given from this probability on", "span": "There is no answer where saying so"}
+        more = " scores higher than the best span by more than this" if task == "span" else ""
+        notes.append(f"{what.get(task, 'Threshold')}{more}: {told['tuned']['threshold']:.4g}.")
+    if config.get("classifier_activation") == STRAIGHT:
+        notes.append("The head's first layers let the states through as they come; the classifier alone was trained.")
+    return notes
 
 
 def _figures(artifact: Artifact | None, lineage: list[Artifact]) -> str:

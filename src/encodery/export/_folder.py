@@ -17,7 +17,9 @@ from encodery.base.artifact import Draft, atomic_write
 from encodery.base.errors import SettingsError, nearest
 from encodery.base.parts import find, name_of, names
 from encodery.export._card import card
+from encodery.export._heads import OUTPUTS, Held, held
 from encodery.export._verify import check_peer, check_read_back, check_tokenizer
+from encodery.finetune.artifact import Tuned
 from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, write_tensors
 from encodery.model.foreign import Origin, build, to_state
@@ -45,12 +47,19 @@ class Plan:
         self.model = _copy(loaded.model, bare)
         self.loaded = dataclasses.replace(loaded, model=self.model)
         self.kept = golden.make(self.model)
+        self.held: Held | None = None
         origin = None if bare else loaded.origin
         self.door, self.config, self.origin = _door(self.model, layout, origin, _special(loaded))
         self.dtype: str = dtype or ("float32" if self.origin is None else self.origin.dtype)
         if self.origin is None or self.dtype != self.origin.dtype:
             self.config = {k: v for k, v in self.config.items() if k not in ("dtype", "torch_dtype")}
             self.config["dtype"] = self.dtype
+
+    def put_on(self, tuned: Tuned) -> None:
+        """Put the head of a task on the encoder. Raises `SettingsError` where no stock class of the layout holds it."""
+        self.held = held(tuned, self.model, self.kept, self.door)
+        self.config = {**self.config, **self.held.config}
+        self.kept[OUTPUTS] = self.held.outputs
 
     @property
     def layout(self) -> str:
@@ -62,14 +71,18 @@ class Plan:
         folder = draft.path
         atomic_write(folder / "config.json", json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
         state = to_state(self.door, self.config, self.model, self.origin)
+        if self.held is not None:
+            state = {f"{self.door.prefix}{name}": tensor for name, tensor in state.items()} | self.held.tensors
         write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
         if self.loaded.tokenizer_path is not None:
             _write_tokenizer(self.loaded, self.origin, folder)
         write_tensors(folder / GOLDEN, self.kept)
         draft.figures["drift_read_back"] = check_read_back(folder, self.kept, self.dtype)
         if peer:
-            draft.figures |= check_peer(folder, self.kept, self.dtype, self.config)
-            draft.figures |= check_tokenizer(folder, self.loaded)
+            kind = None if self.held is None else self.held.kind
+            draft.figures |= check_peer(folder, self.kept, self.dtype, self.config, kind)
+            pairs = self.held is not None and self.held.pairs
+            draft.figures |= check_tokenizer(folder, self.loaded, pairs)
 
     def write_card(self, draft: Draft, folder: Path, title: str | None, licence: str | None) -> None:
         """Write README.md; `folder` is where it will lie."""

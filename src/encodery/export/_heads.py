@@ -1,18 +1,62 @@
-"""Heads of fine-tuned models on their way out: never dropped without a word."""
+"""Heads of fine-tuned models on their way out: in the stock class that computes them, refused where there is none.
+
+The reading side is `finetune/stock.py`. What a stock class has no place for is folded into the last linear map: its
+rate, a temperature, the mean and spread of scores; thresholds, lengths and the task are told in config.json under
+`stock.KEY`, which stock classes pass over.
+Shapes: B golden sequences, T their tokens, C outputs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.finetune.artifact import NAME, opened
+from encodery.base.settings import encode
+from encodery.finetune import stock
+from encodery.finetune.artifact import NAME, Tuned, foreign, opened
+from encodery.finetune.stock import CHOICES, KEY, KINDS, PLACES, TEXTS, Kind
+from encodery.model.hub import Door
 from encodery.model.load import Loaded
+from encodery.model.network import Model, ModelSettings
+from encodery.model.norms.layer import Layer
+from encodery.model.shape import Batch
 
 GOLDEN = "golden"  # What the module gave when it was saved, which is nothing learnt.
+OUTPUTS = "outputs"
 ALONE = "head=false writes the encoder alone."
+POOLED = {"mean": "the mean of the states", "cls": "the first state", "max": "the largest of the states"}
+PROBLEMS = {
+    "classify": "single_label_classification",
+    "pair": "single_label_classification",
+    "multilabel": stock.MANY,
+    "regress": "regression",
+}
 
 
-def check_held(loaded: Loaded) -> None:
-    """Raises `SettingsError` for a model on whose encoder weights stand that the folder would not hold."""
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A head in a stock class: keys of config.json, tensors by their names, and what the class must give for golden
+    sequences, (B, C) or (T, C)."""
+
+    kind: Kind
+    pairs: bool
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    outputs: Tensor
+    max_length: int
+
+
+def tuned_of(loaded: Loaded) -> Tuned | None:
+    """The task whose weights stand on the encoder; None where nothing does but the model's own head.
+
+    Raises `SettingsError` for other weights, which a folder of transformers has no place for.
+    """
     for name, kept in loaded.modules().items():
         trained = sorted(kept.keys() - {GOLDEN})
         if name != NAME and trained:
@@ -20,8 +64,124 @@ def check_held(loaded: Loaded) -> None:
                 f"What was trained on the encoder ({name}: {', '.join(trained)}) has no place in a folder of "
                 f"transformers: `encodery export sentence_transformers` may hold it, {ALONE}"
             )
-    if "task" not in loaded.settings:
-        return
-    tuned = opened(loaded)
-    if loaded.origin is None and any(True for _ in tuned.module.parameters()):
-        raise SettingsError(f"The head of the task '{name_of(tuned.task)}' would be left behind: {ALONE}")
+    tuned = opened(loaded) if "task" in loaded.settings else foreign(loaded)
+    weights = () if tuned is None else tuple(tuned.module.parameters())
+    return tuned if weights else None
+
+
+def came_so(loaded: Loaded, tuned: Tuned) -> bool:
+    """Whether the head still is the one that the imported file had."""
+    found = stock.head(loaded) if loaded.origin is not None else None
+    if found is None or found.task != tuned.task or found.known != tuned.known:
+        return False
+    ours, theirs = tuned.module.state_dict(), found.module.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def held(tuned: Tuned, model: Model, kept: Mapping[str, Tensor], door: Door) -> Held:
+    """The head in the stock class of this layout; `model` is the encoder alone, `kept` its golden vectors.
+
+    Raises `SettingsError` saying why no class holds it.
+    """
+    task, name = tuned.task, name_of(tuned.task)
+    layers = {key.removeprefix("head."): tensor.detach().cpu() for key, tensor in tuned.module.state_dict().items()}
+    kind = KINDS.get(name)
+    if kind is None or not {key.split(".")[0] for key in layers} <= {"dense", "norm", "out"}:
+        raise SettingsError(
+            f"The head of the task '{name}' has no counterpart among the stock classes of transformers, which have "
+            f"heads for {', '.join(KINDS)}. Nothing was written: {ALONE}"
+        )
+    stands = door.classes[0].removesuffix("Model") + f"For{kind}"
+    modern, over = _fitted(task, kind, layers, model.settings, door, stands)
+    scale, shift = _folded(name, tuned)
+    rate = float(getattr(task, "rate", 1.0))
+    layers["out.weight"] = layers["out.weight"] * (rate * scale)
+    layers["out.bias"] = layers["out.bias"] * (rate * scale) + shift
+    if modern and "norm.weight" not in layers:
+        layers |= stock.straight(model)
+    if modern and not over["classifier_bias"]:
+        del layers["dense.bias"]
+    if modern and not over["norm_bias"]:
+        del layers["norm.bias"]
+    places = PLACES[name_of(door)][kind]
+    tensors = {}
+    for key, tensor in layers.items():
+        layer, _, end = key.partition(".")
+        place = f"{places[layer]}.{end}"
+        tensors[door.prefix + place if place.startswith("pooler.") else place] = tensor
+    config = {"architectures": [stands], **over, **_labels(name, tuned), KEY: _told(tuned, name)}
+    outputs = outputs_of(model, tuned.module, kept) * scale + shift
+    return Held(kind, name in stock.PAIRS, config, tensors, outputs, tuned.max_length)
+
+
+def _fitted(
+    task: Any, kind: Kind, layers: Mapping[str, Tensor], settings: ModelSettings, door: Door, stands: str
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the class has a norm of its own before the outputs, and keys of config.json.
+
+    Raises `SettingsError` for a head that the class would not compute.
+    """
+    pooling = task.pooling if kind in (TEXTS, CHOICES) else None
+    dense, norm = "dense.weight" in layers, "norm.weight" in layers
+    over: dict[str, Any] = {"classifier_dropout": task.dropout}
+    if "norm" not in PLACES[name_of(door)][kind]:
+        if pooling is not None and not (pooling == "cls" and dense and not norm):
+            theirs = f"{stands} reads the first state through a dense layer with tanh"
+            raise _unheld(task, layers, theirs, "task.pooling=cls task.hidden=true")
+        return False, over
+    assert isinstance(settings.norm, Layer)
+    if norm and pooling in ("cls", "mean") and settings.norm.eps == stock.USUAL_EPS:
+        over |= {"classifier_pooling": pooling, "classifier_activation": "gelu"}
+        over["classifier_bias"] = bool(layers["dense.bias"].any())
+        return True, {**over, "norm_bias": settings.norm.bias or bool(layers["norm.bias"].any())}
+    if dense or norm or pooling not in (None, "cls"):
+        theirs = f"{stands} puts a dense layer and a norm before the linear map, which let only the first state through"
+        raise _unheld(task, layers, theirs, "task.pooling=cls task.hidden=false")
+    over |= {"classifier_pooling": "cls", "classifier_activation": stock.STRAIGHT}
+    return True, {**over, "classifier_bias": settings.norm.bias, "norm_bias": settings.norm.bias}
+
+
+def _unheld(task: Any, layers: Mapping[str, Tensor], theirs: str, way: str) -> SettingsError:
+    kind = "gelu and a norm" if "norm.weight" in layers else "tanh"
+    layer = f", a dense layer with {kind}" if "dense.weight" in layers else ""
+    return SettingsError(
+        f"The head of the task '{name_of(task)}' is {POOLED[task.pooling]}{layer} and a linear map; no stock class of "
+        f"this layout computes that: {theirs}. Nothing was written. Fine-tuning with {way} gives a head that it holds; "
+        f"{ALONE}"
+    )
+
+
+def _folded(name: str, tuned: Tuned) -> tuple[float, float]:
+    """What the outputs are multiplied by, and what is then added, so that nothing need be known beside them."""
+    if name == "regress":
+        return tuned.known["spread"], tuned.known["mean"]
+    return 1 / tuned.tuned.get("temperature", 1.0), 0.0
+
+
+def _labels(name: str, tuned: Tuned) -> dict[str, Any]:
+    labels = list(tuned.known.get("labels", ()))
+    if name == "tag" and tuned.known["kind"] == "spans":  # Of tags without their B- and I- each is one of the latter.
+        labels = [label if label == "O" or label[:2] in ("B-", "I-") else f"I-{label}" for label in labels]
+    if name in ("rank", "regress"):
+        labels = ["LABEL_0"]
+    named = {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    return {**(named if labels else {}), **({"problem_type": PROBLEMS[name]} if name in PROBLEMS else {})}
+
+
+def _told(tuned: Tuned, name: str) -> dict[str, Any]:
+    """What the folder tells us of the task."""
+    task = encode(tuned.task) | ({"scheme": "bio"} if name == "tag" else {})
+    known = {key: tuned.known[key] for key in ("low", "high", "unanswered") if key in tuned.known}
+    left = {key: value for key, value in tuned.tuned.items() if key != "temperature"}
+    reads = {"max_length": tuned.max_length, "truncate": tuned.truncate}
+    return {"task": task, "known": known, "tuned": left, "reads": reads}
+
+
+@torch.inference_mode()
+def outputs_of(model: Model, module: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
+    """What a task's module gives for golden sequences, each an example of its own."""
+    cu_seqlens = kept["cu_seqlens"]
+    extra = {"sizes": torch.ones(cu_seqlens.numel() - 1, dtype=torch.int64)}
+    batch = Batch(kept["ids"], cu_seqlens, int(cu_seqlens.diff().max()), kept.get("segment"), extra)
+    found: Tensor = module.cpu().eval()(model(batch), batch)
+    return found.clone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,13 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import ArtifactError
+from encodery.export._heads import OUTPUTS, outputs_of
+from encodery.finetune.artifact import foreign
+from encodery.finetune.reader import Reader
+from encodery.finetune.stock import CHOICES, QUESTIONS, TOKENS, Kind
 from encodery.model import golden
 from encodery.model.foreign import import_folder
-from encodery.model.load import Loaded
+from encodery.model.load import Loaded, load_model
 
 TOLERANCE = {"float32": 5e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Allowed drift as a share of the largest value, by the precision of the weights."""
@@ -35,29 +40,43 @@ SENTENCES = (
 def check_read_back(folder: Path, kept: dict[str, Tensor], dtype: str) -> float:
     """Drift of the folder as we read it. Raises `ArtifactError`."""
     apart = golden.drift(import_folder(folder).model, kept)
+    if OUTPUTS in kept:
+        loaded = load_model(folder)
+        tuned = foreign(loaded)
+        now = {} if tuned is None else {OUTPUTS: outputs_of(loaded.model, tuned.module, kept)}
+        apart = max(apart, golden.apart(now, kept) if now else math.inf)
     _refuse(apart, dtype, "read back")
     return apart
 
 
-def check_peer(folder: Path, kept: dict[str, Tensor], dtype: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Drift of the folder as transformers reads it; nothing where it is not installed. Raises `ArtifactError`."""
+def check_peer(
+    folder: Path, kept: dict[str, Tensor], dtype: str, config: dict[str, Any], head: Kind | None
+) -> dict[str, Any]:
+    """Drift of the folder as transformers reads it; nothing where it is not installed. Raises `ArtifactError`, also
+    where a weight of a task's head is missing there."""
     if importlib.util.find_spec(PEER) is None:
         return {}
     with _quiet() as peer:
-        kind = peer.AutoModelForMaskedLM if "logits" in kept else peer.AutoModel
+        kind = getattr(peer, f"AutoModelFor{head or 'MaskedLM'}") if head or "logits" in kept else peer.AutoModel
         try:
-            model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+            model, told = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except Exception as error:
             raise ArtifactError(
                 f"{PEER} {peer.__version__} cannot load the export: {error}. With peer=false it is written unasked."
             ) from error
-        apart = _peer_drift(model, kept, config.get("pad_token_id") or 0)
+        if head and (told["missing_keys"] or told["unexpected_keys"]):
+            odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
+            raise ArtifactError(f"{PEER} {peer.__version__} and the export disagree on tensors: {', '.join(odd)}.")
+        apart = _peer_drift(model.eval(), kept, config.get("pad_token_id") or 0, head)
     _refuse(apart, dtype, f"run by {PEER} {peer.__version__}")
     return {"drift_transformers": apart, "transformers": peer.__version__}
 
 
-def check_tokenizer(folder: Path, loaded: Loaded) -> dict[str, Any]:
-    """Whether `AutoTokenizer` gives our ids; nothing where there is nothing to compare. Raises `ArtifactError`."""
+def check_tokenizer(folder: Path, loaded: Loaded, pairs: bool) -> dict[str, Any]:
+    """Whether `AutoTokenizer` gives our ids, of `pairs` too; nothing where there is nothing to compare.
+
+    Raises `ArtifactError`.
+    """
     if loaded.tokenizer_path is None or importlib.util.find_spec(PEER) is None:
         return {}
     with _quiet() as peer:
@@ -70,11 +89,28 @@ def check_tokenizer(folder: Path, loaded: Loaded) -> dict[str, Any]:
             raise ArtifactError(
                 f"{PEER}' tokenizer reads the export differently: {text!r} becomes {other}, ours gives {ours.tolist()}."
             )
+    if pairs:
+        _check_pair(tokenizer, loaded)
     return {"tokenizer_ids_equal": True}
 
 
+def _check_pair(tokenizer: Any, loaded: Loaded) -> None:
+    """Raises `ArtifactError` where their tokenizer puts two texts together otherwise than we do."""
+    settings, pair = loaded.model.settings, SENTENCES[::2]
+    theirs = tokenizer(*pair, truncation=False)
+    reader = Reader(loaded.tokenizer, max(settings.max_length, 8), settings.segments > 1, "error")
+    first, second = (ids.astype("int64") for ids in loaded.tokenizer.encode_batch(pair))
+    ours = reader.two(first, second)
+    segments = [int(place >= ours.second) for place in range(len(ours.ids))]
+    same = theirs["input_ids"] == ours.ids.tolist()
+    if not same or (reader.segmented and theirs.get("token_type_ids") != segments):
+        raise ArtifactError(
+            f"{PEER}' tokenizer puts the two texts of a pair together otherwise than the model reads them."
+        )
+
+
 @torch.inference_mode()
-def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int) -> float:
+def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int, head: Kind | None) -> float:
     cu = kept["cu_seqlens"].long()
     lengths = cu.diff()
     real = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, L)
@@ -83,9 +119,15 @@ def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int) -> float:
     if "segment" in kept:
         given["token_type_ids"] = torch.zeros(real.shape, dtype=torch.int64)
         given["token_type_ids"][real] = kept["segment"]
+    if head == CHOICES:  # Each sequence is the one choice of its question.
+        given = {name: tensor[:, None] for name, tensor in given.items()}
     answer = model(**given, output_hidden_states=True)
-    hidden = answer.hidden_states[-1] if "logits" in kept else answer.last_hidden_state
+    hidden = answer.last_hidden_state if "last_hidden_state" in answer else answer.hidden_states[-1]
     found = {"hidden": hidden[real]}
+    if head == QUESTIONS:
+        found[OUTPUTS] = torch.stack([answer.start_logits, answer.end_logits], -1)[real]
+    elif head:
+        found[OUTPUTS] = answer.logits[real] if head == TOKENS else answer.logits
     if "logits" in kept:
         logits = answer.logits[real]
         found["logits"] = logits[kept["rows"]][:, golden.columns(logits.shape[1])]

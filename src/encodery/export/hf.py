@@ -2,7 +2,8 @@
 
 A model that was imported and not changed is written as it came, bit for bit. Any other goes through the first layout
 of `model/hub/` that can hold it. What was written is read back and must compute what the model computes; where
-`transformers` is installed, it is asked as well. A trained head that no stock class computes is refused, not left out.
+`transformers` is installed, it is asked as well. The head of a fine-tuned model goes along in the stock class that
+computes it; one that none computes is refused, not left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from encodery.base.artifact import Artifact, writing
 from encodery.base.settings import encode
 from encodery.export import Exported, Exporter
 from encodery.export._folder import Plan, Precision
-from encodery.export._heads import check_held
+from encodery.export._heads import came_so, tuned_of
 from encodery.model.load import Loaded
 
 
@@ -32,9 +33,11 @@ class HF(Exporter):
     license: str | None = None
 
     def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
-        plan = Plan(loaded, self.layout, self.dtype, bare=not self.head)
-        if self.head:
-            check_held(loaded)
+        tuned = tuned_of(loaded) if self.head else None
+        fresh = tuned is not None and not came_so(loaded, tuned)
+        plan = Plan(loaded, self.layout, self.dtype, bare=fresh or not self.head)
+        if tuned is not None and plan.origin is None:
+            plan.put_on(tuned)
         parents = {"model": loaded.artifact} if loaded.artifact is not None else None
         settings = {"export": encode(self), "layout": plan.layout, "dtype": plan.dtype}
         with writing(folder, "export", settings, parents, overwrite=overwrite) as draft:

@@ -84,12 +84,14 @@ def contents(model: Model, found: Tuned) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def foreign(loaded: Loaded) -> Tuned | None:
-    """The task of a stock cross-encoder's folder, whose texts are cut at the right as there; None of any other folder.
+    """The task of a stock folder with a head that is known here; None of any other folder.
 
-    Raises as `stock.ranker` does.
+    Raises as `stock.head` does.
     """
-    found = stock.ranker(loaded) if loaded.artifact is None else None
-    return None if found is None else Tuned(found.task, found.module, stock.KNOWN, {}, found.max_length, "right")
+    found = stock.head(loaded) if loaded.artifact is None else None
+    if found is None:
+        return None
+    return Tuned(found.task, found.module, found.known, found.tuned, found.max_length, found.truncate)
 
 
 def opened(loaded: Loaded) -> Tuned:
@@ -103,7 +105,7 @@ def opened(loaded: Loaded) -> Tuned:
     if loaded.artifact is None or "task" not in loaded.settings:
         raise ArtifactError(
             f"{loaded.path}: has no task that is known here; `encodery finetune TASK DATA --model {loaded.path}` gives "
-            "it one. Of stock folders those of a sequence classifier with one output have one: `rank`."
+            "it one. Of stock folders those have one that classify texts or tokens, answer questions or choose."
         )
     where = f"{loaded.path / MODULES / NAME}.safetensors"
     task = decode(Task, loaded.settings["task"], f"{loaded.path}: task")

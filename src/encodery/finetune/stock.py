@@ -1,110 +1,212 @@
-"""Cross-encoders as others store them: a Hugging Face folder for sequence classification with one output, as `rank`.
+"""Heads as others store them: Hugging Face folders that classify texts or tokens, answer questions, choose.
 
-Their heads are ours under other names: BERT's pooler and classifier and RoBERTa's head are the first state through a
-dense layer, tanh and a linear map; ModernBERT's has gelu and a norm in place of tanh, over the first state or the mean.
-What the file had beyond the encoder stands in `Origin.rest` (`model/foreign.py`). Shapes: H width of the model.
+Their heads are ours under other names. Of texts: BERT's pooler and classifier and RoBERTa's head are the first state
+through a dense layer, tanh and a linear map; ModernBERT's has gelu and a norm in place of tanh, over the first state or
+the mean. Of tokens: a linear map, before which ModernBERT has a dense layer and a norm; `straight` makes them say
+nothing. A text classifier with one output is the task `rank`, unless the folder says otherwise: an export of ours tells
+task, threshold and length under `KEY` of config.json. What the file had beyond the encoder stands in `Origin.rest`
+(`model/foreign.py`). Shapes: H width of the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.finetune.tasks import TaskModule
-from encodery.finetune.tasks.rank import Rank
+from encodery.base.settings import decode
+from encodery.finetune.tasks import Task, TaskModule
+from encodery.finetune.tasks._units import OUTSIDE
 from encodery.model.load import Loaded
+from encodery.model.network import Model
+from encodery.tokens.windows import Truncate, checked
 
-KIND = "ForSequenceClassification"
-KNOWN = {"low": 0.0, "high": 1.0}
+Kind = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"]
+TEXTS: Kind = "SequenceClassification"
+TOKENS: Kind = "TokenClassification"
+QUESTIONS: Kind = "QuestionAnswering"
+CHOICES: Kind = "MultipleChoice"
+KINDS: dict[str, Kind] = {
+    "classify": TEXTS,
+    "pair": TEXTS,
+    "multilabel": TEXTS,
+    "regress": TEXTS,
+    "rank": TEXTS,
+    "tag": TOKENS,
+    "span": QUESTIONS,
+    "choice": CHOICES,
+}
+"""The kind of class that says what a task says."""
+PAIRS = ("pair", "rank", "span", "choice")
+"""Tasks that read two texts together."""
+KEY = "encodery"
+MANY = "multi_label_classification"
+STRAIGHT = "linear"
+"""The activation of a head whose first layers say nothing."""
 USUAL_EPS = 1e-5
+NEAR = 2e-2  # What half precision may do to `straight`, as a share.
 LARGE = 1 << 30  # What tokenizers write who have no length of their own is far above.
 
-_POOLED = {
-    "head.dense.weight": "pooler.dense.weight",
-    "head.dense.bias": "pooler.dense.bias",
-    "head.out.weight": "classifier.weight",
-    "head.out.bias": "classifier.bias",
+_POOLED = {"dense": "pooler.dense", "out": "classifier"}
+_NORMED = {"dense": "head.dense", "norm": "head.norm", "out": "classifier"}
+_LINEAR = {TOKENS: {"out": "classifier"}, QUESTIONS: {"out": "qa_outputs"}}
+PLACES: dict[str, dict[Kind, dict[str, str]]] = {
+    "bert": {TEXTS: _POOLED, CHOICES: _POOLED, **_LINEAR},
+    "roberta": {TEXTS: {"dense": "classifier.dense", "out": "classifier.out_proj"}, CHOICES: _POOLED, **_LINEAR},
+    "modernbert": {TEXTS: _NORMED, CHOICES: _NORMED, TOKENS: _NORMED, QUESTIONS: _NORMED},
 }
-_CLASSIFIER = {
-    "head.dense.weight": "classifier.dense.weight",
-    "head.dense.bias": "classifier.dense.bias",
-    "head.out.weight": "classifier.out_proj.weight",
-    "head.out.bias": "classifier.out_proj.bias",
-}
-_PREDICTION = {
-    "head.dense.weight": "head.dense.weight",
-    "head.dense.bias": "head.dense.bias",
-    "head.norm.weight": "head.norm.weight",
-    "head.norm.bias": "head.norm.bias",
-    "head.out.weight": "classifier.weight",
-    "head.out.bias": "classifier.bias",
-}
-_NAMES = {"bert": _POOLED, "roberta": _CLASSIFIER, "modernbert": _PREDICTION}
-_MAY_LACK = ("head.dense.bias", "head.norm.bias")
+"""Door, kind -> our layers of a head -> where theirs lie."""
+_MAY_LACK = ("dense.bias", "norm.bias")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stock:
-    """The task of such a folder, its module in evaluation mode, and the longest sequence it is made for."""
+    """The task of such a folder, its module in evaluation mode, what it knows, and how it reads."""
 
-    task: Rank
+    task: Task
     module: TaskModule
+    known: dict[str, Any]
+    tuned: dict[str, float]
     max_length: int
+    truncate: Truncate
 
 
-def ranker(loaded: Loaded) -> Stock | None:
-    """What a foreign folder's head is to us; None where it has none of that kind, or one of several outputs.
+def kind_of(config: Mapping[str, Any]) -> Kind | None:
+    """What the class that a config.json names says; None for a class without such a head."""
+    named = [str(name) for name in config.get("architectures") or ()]
+    return next((kind for kind in KINDS.values() if any(name.endswith(f"For{kind}") for name in named)), None)
 
-    Raises `SettingsError` for a head that we would not compute, `ArtifactError` where tensors are missing or the
-    tokenizer does not tell the two texts apart as the model does.
+
+def head(loaded: Loaded) -> Stock | None:
+    """What a foreign folder's head is to us; None where it has none that we compute.
+
+    Raises `SettingsError` for a ranker's head that we would not compute, `ArtifactError` where tensors are missing or
+    the tokenizer does not tell the two texts of a pair apart as the model does.
     """
-    origin = loaded.origin
-    if origin is None or not any(str(name).endswith(KIND) for name in origin.config.get("architectures") or ()):
+    origin, where = loaded.origin, str(loaded.path)
+    kind = None if origin is None else kind_of(origin.config)
+    if origin is None or kind is None:
         return None
-    where, names = str(loaded.path), _NAMES[origin.door]
-    width = loaded.model.settings.width
-    state = _head(origin.rest, names, width, where)
-    if state["head.out.weight"].shape[0] != 1:
-        return None
-    task = _task(origin.door, origin.config, where)
-    module = task.build(loaded.model.settings.shape, KNOWN)
-    module.load_state_dict(state)
-    _check_segments(loaded)
-    return Stock(task, module.eval(), _length(loaded))
+    layers = _layers(origin.rest, PLACES[origin.door][kind], loaded.model.settings.width, where)
+    told = _told(origin.config, kind)
+    name = told["task"]["is"]
+    if name == "rank" and layers["out.weight"].shape[0] != 1:
+        name = "multilabel" if origin.config.get("problem_type") == MANY else "classify"
+    form: dict[str, Any] = {"pooling": "cls", "hidden": True} if kind in (TEXTS, CHOICES) else {}
+    if origin.door == "modernbert":
+        found = _modern(origin.config, name, kind, layers, loaded.model, where)
+        if found is None:
+            return None
+        form, layers = found
+    task = decode(Task, {**told["task"], "is": name, **form, "rate": 1.0}, f"{where}: {KEY}")
+    known = _known(name, told["known"], origin.config, layers["out.weight"].shape[0])
+    module = task.build(loaded.model.settings.shape, known)
+    before = "head." if kind in (TEXTS, CHOICES) else ""
+    module.load_state_dict({f"{before}{place}": tensor for place, tensor in layers.items()})
+    if name in PAIRS:
+        _check_segments(loaded)
+    reads = told["reads"]
+    length, truncate = reads.get("max_length"), reads.get("truncate", task.truncate)
+    longest = _length(loaded) if not isinstance(length, int) else min(length, loaded.model.settings.max_length)
+    return Stock(task, module.eval(), known, told["tuned"], longest, checked(truncate))
 
 
-def _task(door: str, config: Mapping[str, Any], where: str) -> Rank:
-    """`rate` is that of a head that is not new: it learns as fast as the model."""
-    if door != "modernbert":
-        return Rank(pooling="cls", hidden=True, rate=1.0)
-    pooling = config.get("classifier_pooling", "cls")
+def straight(model: Model) -> dict[str, Tensor]:
+    """A dense layer without activation and a norm through which states that left the model's last norm go as they came.
+
+    The dense layer takes that norm's weight and bias back, so that the second norm finds what it would make itself. It
+    adds its eps to a variance of 1, which a little more weight makes up for.
+    """
+    norm = model.encoder.final_norm
+    assert isinstance(norm, nn.LayerNorm)
+    weight = norm.weight.detach().float()
+    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().float()
+    stretched = weight * math.sqrt(1 + norm.eps)
+    return {
+        "dense.weight": torch.diag(1 / weight),
+        "dense.bias": -bias / weight,
+        "norm.weight": stretched,
+        "norm.bias": bias.clone(),
+    }
+
+
+def _told(config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """What an export of ours says of its task, as far as it is of this kind; of others what they usually are."""
+    given = config.get(KEY)
+    told = given if isinstance(given, dict) else {}
+    task = told.get("task")
+    if not isinstance(task, dict) or KINDS.get(task.get("is", "")) != kind:
+        usual = {TEXTS: "rank", TOKENS: "tag", QUESTIONS: "span", CHOICES: "choice"}[kind]
+        return {"task": {"is": usual}, "known": {}, "tuned": {}, "reads": {}}
+    return {
+        "task": task,
+        "known": told.get("known", {}),
+        "tuned": told.get("tuned", {}),
+        "reads": told.get("reads", {}),
+    }
+
+
+def _modern(
+    config: Mapping[str, Any], name: str, kind: Kind, layers: dict[str, Tensor], model: Model, where: str
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The form of ModernBERT's head and its layers; None where no task of ours has it."""
+    pooling, activation = config.get("classifier_pooling", "cls"), config.get("classifier_activation", "gelu")
+    pooled: dict[str, Any] = {"pooling": pooling} if kind in (TEXTS, CHOICES) else {}
+    if activation == STRAIGHT and (pooling == "cls" or not pooled):
+        through = straight(model)
+        if all(torch.allclose(layers[key], tensor, rtol=NEAR, atol=1e-6) for key, tensor in through.items()):
+            flat = {**pooled, "hidden": False} if pooled else {}
+            return flat, {key: tensor for key, tensor in layers.items() if key.startswith("out.")}
+    if name != "rank":
+        return None
     for key, value, allowed in (
         ("classifier_pooling", pooling, ("cls", "mean")),
-        ("classifier_activation", config.get("classifier_activation", "gelu"), ("gelu",)),
+        ("classifier_activation", activation, ("gelu",)),
         ("norm_eps", config.get("norm_eps", USUAL_EPS), (USUAL_EPS,)),
     ):
         if value not in allowed:
             known = " or ".join(map(str, allowed))
             raise SettingsError(f"{where}: {key} = {value!r} of a cross-encoder is not supported; {known} is.")
-    return Rank(pooling=pooling, hidden=True, normed=True, rate=1.0)
+    return {**pooled, "hidden": True, "normed": True}, layers
 
 
-def _head(rest: Mapping[str, Tensor], names: Mapping[str, str], width: int, where: str) -> dict[str, Tensor]:
-    """Our names to the head's tensors in fp32; a bias the layout may leave out is zeros."""
+def _layers(rest: Mapping[str, Tensor], places: Mapping[str, str], width: int, where: str) -> dict[str, Tensor]:
+    """The head's layers in fp32; a bias the layout may leave out is zeros."""
     found: dict[str, Tensor] = {}
-    for mine, theirs in names.items():
-        tensor = next((t for name, t in rest.items() if name == theirs or name.endswith(f".{theirs}")), None)
-        if tensor is None and mine not in _MAY_LACK:
-            raise ArtifactError(f"{where}: has no tensor '{theirs}', which its config.json calls for.")
-        found[mine] = torch.zeros(width) if tensor is None else tensor.detach().float()
+    for layer, place in places.items():
+        for end in ("weight", "bias"):
+            mine, theirs = f"{layer}.{end}", f"{place}.{end}"
+            tensor = next((t for name, t in rest.items() if name == theirs or name.endswith(f".{theirs}")), None)
+            if tensor is None and mine not in _MAY_LACK:
+                raise ArtifactError(f"{where}: has no tensor '{theirs}', which its config.json calls for.")
+            found[mine] = torch.zeros(width) if tensor is None else tensor.detach().float()
     return found
+
+
+def _known(name: str, told: Mapping[str, Any], config: Mapping[str, Any], outputs: int) -> dict[str, Any]:
+    """What the task knows of its rows."""
+    if name == "rank":
+        return {"low": float(told.get("low", 0.0)), "high": float(told.get("high", 1.0))}
+    if name == "regress":
+        return {"mean": 0.0, "spread": 1.0}
+    if name == "span":
+        return {"unanswered": int(told.get("unanswered", 0))}
+    if name == "choice":
+        return {}
+    names = {int(place): str(label) for place, label in (config.get("id2label") or {}).items()}
+    labels = [names.get(place, f"LABEL_{place}") for place in range(outputs)]
+    known: dict[str, Any] = {"labels": labels, "counts": [1] * outputs}
+    if name == "tag":
+        spans = all(label == OUTSIDE or label[:2] in ("B-", "I-") for label in labels)
+        known["kind"] = "spans" if spans else "plain"
+    return known
 
 
 def _check_segments(loaded: Loaded) -> None:

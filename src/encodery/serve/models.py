@@ -105,7 +105,7 @@ def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
     """All that a model can do."""
     vectors = opening.truncate or "error"
     found: dict[str, Lane] = {"tokenize": Pieces(loaded.tokenizer)}
-    if "task" in loaded.settings or (loaded.artifact is None and stock.ranker(loaded) is not None):
+    if "task" in loaded.settings or (loaded.artifact is None and stock.head(loaded) is not None):
         found["predict"] = Tasks(Predictor.of(loaded), opening.truncate)
     elif "sparse" in loaded.settings:
         found["sparse"] = SparseVectors(SparseEncoder.of(loaded), vectors)

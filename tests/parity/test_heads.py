@@ -1,0 +1,278 @@
+"""Heads of fine-tuned models in stock classes: the same outputs and answers there, and here when they are read back.
+
+The heads are random, with a rate, a temperature, a threshold, a spread, which have to be folded in or told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.parts import name_of
+from encodery.base.settings import decode
+from encodery.cli.__main__ import run
+from encodery.export.hf import HF
+from encodery.finetune.artifact import Tuned, save
+from encodery.finetune.predict import Predictor
+from encodery.finetune.tasks import Task
+from encodery.model.attention.full import Full
+from encodery.model.blocks.pre import Pre
+from encodery.model.ffn.glu import GLU
+from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.masks.alternating import Alternating
+from encodery.model.network import ModelSettings, build_model
+from encodery.model.norms.layer import Layer
+from encodery.model.positions.learned import Learned
+from encodery.model.positions.rotary import Rotary
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
+SIZES: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "inner": 48, "vocab": 320, "max_length": 64}
+MODERN: dict[str, Any] = {
+    **SIZES,
+    "attention": Full(bias=False, bias_out=False),
+    "ffn": GLU(bias=False, bias_out=False),
+    "positions": Rotary(theta=9000.0, local_theta=800.0),
+    "mask": Alternating(size=6, every=2),
+    "block": Pre(first_norm=False),
+}
+LAYOUTS = {
+    "bert": ModelSettings(**SIZES, segments=2),
+    "roberta": ModelSettings(**SIZES, positions=Learned(offset=1)),
+    "modernbert": ModelSettings(**MODERN, norm=Layer(eps=1e-5, bias=False)),
+    "modernbert-shifted": ModelSettings(**MODERN, norm=Layer(eps=1e-5, bias=True)),
+}
+THREE = {"labels": ["cold", "mild", "warm"], "counts": [1, 2, 3]}
+CLS = {"pooling": "cls", "hidden": True}
+FIRST = {"pooling": "cls", "hidden": False}
+NORMED = {"pooling": "mean", "hidden": True, "normed": True}
+TAGS = {"labels": ["B-PER", "I-PER", "O"], "counts": [1, 1, 1], "kind": "spans"}
+TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = {
+    "classify": ({"is": "classify"}, THREE, {"temperature": 1.7}),
+    "pair": ({"is": "pair"}, THREE, {"temperature": 0.6}),
+    "multilabel": ({"is": "multilabel"}, THREE, {"threshold": 0.4}),
+    "regress": ({"is": "regress"}, {"mean": 3.0, "spread": 1.5}, {}),
+    "rank": ({"is": "rank"}, {"low": 0.0, "high": 3.0}, {}),
+    "choice": ({"is": "choice"}, {}, {"temperature": 1.2}),
+    "tag": ({"is": "tag", "overlap": 8}, TAGS, {}),
+    "tag-io": ({"is": "tag", "scheme": "io"}, {**TAGS, "labels": ["LOC", "O", "PER"]}, {}),
+    "tag-plain": ({"is": "tag"}, {**TAGS, "labels": ["DET", "NOUN", "VERB"], "kind": "plain"}, {}),
+    "span": ({"is": "span", "longest": 5, "overlap": 8}, {"unanswered": 3}, {"threshold": 0.1}),
+}
+OF_TEXTS = ("classify", "pair", "multilabel", "regress", "rank", "choice")
+CASES = [
+    *[(layout, task, CLS) for layout in ("bert", "roberta") for task in OF_TEXTS],
+    *[(layout, task, FIRST) for layout in ("modernbert", "modernbert-shifted") for task in OF_TEXTS],
+    *[(layout, task, {}) for layout in LAYOUTS for task in TASKS if task not in OF_TEXTS],
+    *[("modernbert", "rank", NORMED | {"pooling": pooling}) for pooling in ("mean", "cls")],
+]
+NAMES = [f"{layout}-{task}-{''.join(map(str, form.values()))}" for layout, task, form in CASES]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = Tokenizer(Wordpiece().train(texts, 300))
+    made.set_template()
+    made.save(tmp_path_factory.mktemp("tokenizer"))
+    return tmp_path_factory.getbasetemp() / next(tmp_path_factory.getbasetemp().glob("tokenizer*"))
+
+
+Tune = Callable[..., Loaded]
+
+
+@pytest.fixture
+def tuned(tokenizer: Path, tmp_path: Path) -> Tune:
+    """`tuned(layout, task, **form)`: a model with a random head that says different things of different texts."""
+
+    def make(layout: str, task: str, form: dict[str, Any], max_length: int = 60) -> Loaded:
+        model = build_model(LAYOUTS[layout], 3)
+        draw = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn(weight.shape, generator=draw) * 0.15)
+        save_model(tmp_path / "model", model, tokenizer, overwrite=True)
+        loaded = load_model(tmp_path / "model")
+        table, known, told = TASKS[task]
+        part = decode(Task, {**table, **form})
+        module = part.build(loaded.model.settings.shape, known)
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+        found = Tuned(part, module.eval(), known, told, max_length, part.truncate)
+        save(tmp_path / "tuned", loaded.model, found, loaded, {}, {})
+        return load_model(tmp_path / "tuned")
+
+    return make
+
+
+def rows_of(task: str, texts: list[str]) -> dict[str, list[Any]]:
+    """Rows a task reads; of tags and spans some are longer than the model."""
+    short = [" ".join(text.split()[:9]) for text in texts[:12]]
+    if task == "tag":
+        return {"text": [*short, *texts[12:16]]}
+    if task == "span":
+        return {"question": short[:6], "context": [*short[6:11], " ".join(texts[12:14])]}
+    if task == "choice":
+        return {"question": short[:4], "choices": [short[4:7], short[5:9], short[4:6], short[9:12]]}
+    if task == "rank":
+        return {"query": short[:6], "text": short[6:]}
+    return {"text": short[:6], "text_b": short[6:]} if task == "pair" else {"text": short}
+
+
+def said(predictor: Predictor, rows: dict[str, list[Any]]) -> str:
+    """All answers, numbers rounded, as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return round(value, 3) + 0.0 if isinstance(value, float) else value
+
+    return json.dumps(plain(predictor.predict(rows).answers))
+
+
+@pytest.mark.parametrize(("layout", "task", "form"), CASES, ids=NAMES)
+def test_a_head_in_its_stock_class(
+    layout: str,
+    task: str,
+    form: dict[str, Any],
+    tuned: Tune,
+    texts: list[str],
+    transformers: ModuleType,
+    tmp_path: Path,
+) -> None:
+    loaded, out = tuned(layout, task, form), tmp_path / "out"
+    done = HF().write(loaded, out)
+    assert done.layout == layout.partition("-")[0]
+    assert max(done.figures["drift_transformers"], done.figures["drift_read_back"]) <= 2e-5
+    assert done.figures["tokenizer_ids_equal"]
+    ours = Predictor.of(load_model(tmp_path / "tuned"), "cpu")
+    rows = rows_of(name_of(ours.task), texts)
+    expected = said(ours, rows)
+    assert len(set(expected)) > 10
+    again = Predictor.of(load_model(out), "cpu")
+    assert name_of(again.task) == name_of(ours.task)
+    assert again.reader.longest == 60
+    assert said(again, rows) == expected
+    assert run(["import", str(out), str(tmp_path / "ours")]) == 0
+    imported = load_model(tmp_path / "ours")
+    assert said(Predictor.of(imported, "cpu"), rows) == expected
+    HF().write(imported, tmp_path / "twice")
+    assert (tmp_path / "twice/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert "encodery" in json.loads((tmp_path / "twice/config.json").read_text())
+
+
+def piped(transformers: ModuleType, kind: str, folder: Path, **settings: Any) -> Any:
+    transformers.utils.logging.set_verbosity_error()
+    return transformers.pipeline(kind, model=str(folder), device="cpu", **settings)
+
+
+@pytest.mark.parametrize(("layout", "form"), [("bert", CLS), ("modernbert", FIRST)])
+def test_probabilities_of_a_stock_pipeline(
+    layout: str, form: dict[str, Any], tuned: Tune, texts: list[str], transformers: ModuleType, tmp_path: Path
+) -> None:
+    rows = rows_of("classify", texts)
+    for task, key in (("classify", "probabilities"), ("multilabel", "probabilities"), ("regress", "prediction")):
+        loaded = tuned(layout, task, form)
+        HF().write(loaded, tmp_path / task)
+        answers = Predictor.of(loaded, "cpu").predict(rows).answers
+        pipeline = piped(transformers, "text-classification", tmp_path / task, top_k=None)
+        for answer, given in zip(answers, pipeline(rows["text"]), strict=True):
+            if task == "regress":
+                assert given[0]["score"] == pytest.approx(answer[key], abs=1e-4)
+            else:
+                assert {one["label"]: one["score"] for one in given} == pytest.approx(answer[key], abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["bert", "roberta", "modernbert"])
+def test_spans_of_a_stock_pipeline(
+    layout: str, tuned: Tune, texts: list[str], transformers: ModuleType, tmp_path: Path
+) -> None:
+    loaded = tuned(layout, "tag", {})
+    HF().write(loaded, tmp_path / "out")
+    words = [" ".join(word for word in text.split() if word.isalpha()) for text in texts[:40]]
+    words = [" ".join(text.split()[:8]) for text in words if len(text.split()) > 3]
+    pipeline = piped(transformers, "token-classification", tmp_path / "out", aggregation_strategy="first")
+    theirs = [[(one["start"], one["end"], one["entity_group"]) for one in given] for given in pipeline(words)]
+    answers = Predictor.of(loaded, "cpu").predict({"text": words}).answers
+    ours = [[(span["start"], span["end"], span["label"]) for span in answer["spans"]] for answer in answers]
+    assert theirs == ours
+    assert sum(map(len, ours)) > 20
+
+
+@pytest.mark.parametrize(
+    ("layout", "task", "form", "why"),
+    [
+        ("bert", "classify", {"pooling": "mean", "hidden": True}, r"mean of the states, a dense layer with tanh"),
+        ("bert", "pair", FIRST, r"the first state and a linear map.*BertForSequenceClassification"),
+        (
+            "roberta",
+            "regress",
+            {"pooling": "mean", "hidden": False},
+            r"task\.pooling=cls task\.hidden=true.*head=false",
+        ),
+        ("modernbert", "classify", {"pooling": "mean", "hidden": True}, r"before the linear map.*task\.hidden=false"),
+        ("modernbert", "multilabel", {"pooling": "max", "hidden": False}, r"the largest of the states"),
+    ],
+)
+def test_a_head_that_no_class_holds_is_refused(
+    layout: str, task: str, form: dict[str, Any], why: str, tuned: Tune, tmp_path: Path
+) -> None:
+    loaded = tuned(layout, task, form)
+    with pytest.raises(SettingsError, match=why):
+        HF().write(loaded, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    HF(head=False).write(loaded, tmp_path / "out")
+
+
+def test_stock_heads_made_elsewhere(
+    tokenizer: Path, texts: list[str], transformers: ModuleType, tmp_path: Path
+) -> None:
+    """They tell nothing of a task but their labels; without names those are numbered."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    torch.manual_seed(1)
+    config = transformers.BertConfig(**sizes, vocab_size=320, num_labels=3, initializer_range=0.3, pad_token_id=0)
+    ready = transformers.AutoTokenizer.from_pretrained(str(tokenizer))
+    rows = {"text": [" ".join(text.split()[:9]) for text in texts[:6]]}
+    given = ready(rows["text"], padding=True, return_tensors="pt")
+    for kind, task in (("SequenceClassification", "classify"), ("TokenClassification", "tag")):
+        model = getattr(transformers, f"BertFor{kind}")(config).eval()
+        model.save_pretrained(tmp_path / kind)
+        ready.save_pretrained(tmp_path / kind)
+        predictor = Predictor.of(load_model(tmp_path / kind), "cpu")
+        assert name_of(predictor.task) == task
+        assert predictor.known["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        examples = predictor.task.prepare(rows, predictor.reader, predictor.known, False)
+        ours = np.concatenate([np.atleast_2d(found) for found in predictor.outputs(examples)])
+        with torch.inference_mode():
+            theirs = model(**given).logits
+        theirs = theirs[given["attention_mask"].bool()] if task == "tag" else theirs
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
+
+
+def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import encodery.export._folder as folder
+
+    monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
+    loaded = tuned("bert", "tag", {})
+    true = folder.to_state
+    monkeypatch.setattr(folder, "to_state", lambda *a: {**true(*a), "left.weight": torch.ones(2)})
+    with pytest.raises(ArtifactError, match=r"disagree on tensors: .*left\.weight"):
+        HF().write(loaded, tmp_path / "out")
+
+
+def test_half_precision_holds_a_head_too(tuned: Tune, tmp_path: Path) -> None:
+    for layout, task, form in (("bert", "classify", CLS), ("modernbert", "tag", {})):
+        for dtype in ("float16", "bfloat16"):
+            out = tmp_path / f"{layout}-{dtype}"
+            HF(dtype=dtype).write(tuned(layout, task, form), out)  # type: ignore[arg-type]
+            assert name_of(Predictor.of(load_model(out), "cpu").task) == task
