@@ -56,7 +56,8 @@ def as_csv(found: Comparison) -> str:
     for row in found.rows:
         line = row.table()
         judged: dict[str, dict[str, Any]] = line.pop("judged", {})
-        line = {key: value for key, value in line.items() if key not in ("figures", "remarks")}
+        kept = {key: value for key, value in line.items() if key not in ("figures", "remarks")}
+        line = {**dict.fromkeys(("task", "system", "figure", *JUDGED)), **kept}
         for name, plain in judged.items():
             line |= {name if key == "value" else f"{name}_{key}": plain.get(key) for key in JUDGED}
         lines.append(line)
@@ -105,7 +106,7 @@ def rich_tables(found: Comparison) -> list[Table]:
         made.append(_rich(head, [(row.system, *_quality(row, row.main)) for row in rows]))
         names = [name for name in _names(rows) if name != _main(rows)]
         if names:
-            more = f"beside ({len(names) - BESIDE} more in files)" if len(names) > BESIDE else "beside"
+            more = f"beside, {BESIDE} of {len(names)}" if len(names) > BESIDE else "beside"
             lines = [(row.system, *(_short(row, name) for name in names[:BESIDE])) for row in rows]
             made.append(_rich((more, *names[:BESIDE]), lines))
     many = len(tasks) > 1

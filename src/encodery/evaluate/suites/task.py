@@ -90,7 +90,8 @@ class Answers(Suite):
         except Incapable:
             raise
         except InputError as error:
-            raise Incapable(f"{system.name}: its task is '{name_of(task)}'. {error}") from error
+            does = "learns classes of texts" if system.learns else f"its task is '{name_of(task)}'"
+            raise Incapable(f"{system.name}: {does}. {error}") from error
         self._same(items, system, task, columns, tuple(figures))
         return self._ordered(figures)
 
