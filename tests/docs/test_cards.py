@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'
 
 
 @pytest.mark.parametrize("name", list(cards()))
-def test_parts_and_recipe_of_a_card_exist(name: str) -> None:
+def test_parts_and_recipe_of_a_card_exist(name: str, repository: Path) -> None:
     found = card(name)
-    assert found.parts
+    assert found.parts or found.modules
+    for module in found.modules:
+        assert find_spec(f"encodery.{module}"), f"{module} is no module"
     for path in found.parts:
         family = max((f for f in families() if path.startswith(f"{f}.")), key=len, default="")
         assert path.removeprefix(f"{family}.") in parts_of(family), f"{path} is no part"
@@ -27,7 +30,8 @@ def test_parts_and_recipe_of_a_card_exist(name: str) -> None:
         verb, recipe = found.recipe.split("/")
         assert recipe in recipes(verb)
     overrides(found.settings)
-    assert found.status == "sketch" or found.recipe or found.settings
+    assert found.status == "sketch" or found.recipe or found.settings or found.modules
+    assert not found.run or (repository / found.run).is_file()
 
 
 def test_a_card_is_strict(tmp_path: Path) -> None:
@@ -43,8 +47,26 @@ def test_a_card_is_strict(tmp_path: Path) -> None:
         read_card(path)
     path.write_text(GOOD)
     assert read_card(path).status == "sketch"
+    path.write_text(GOOD + 'doi = "https://doi.org/10.1/x"\n')
+    with pytest.raises(SettingsError, match=r"begins with 10\."):
+        read_card(path)
     with pytest.raises(UnknownName, match="Did you mean 'modernbert'"):
         card("modernber")
+
+
+def test_papers_without_arxiv_are_found_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "paper.toml"
+    path.write_text(GOOD)
+    assert read_card(path).address == "https://arxiv.org/abs/2401.00001"
+    bare = GOOD.replace('arxiv = "2401.00001"\n', "")
+    path.write_text(bare + 'doi = "10.1145/1571941.1572114"\n')
+    assert read_card(path).address == "https://doi.org/10.1145/1571941.1572114"
+    path.write_text(bare)
+    assert read_card(path).address == ""
+    assert run(["methods", "--family", "losses"]) == 0
+    told = capsys.readouterr().out
+    assert "doi:10.1109/TASLP.2024.3402087" in told
+    assert "arXiv:)" not in told
 
 
 def test_cards_of_a_part() -> None:

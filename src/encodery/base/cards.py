@@ -20,15 +20,18 @@ Status = Literal["sketch", "runs", "reproduced"]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One paper. `parts` are `family.part` (`model.ffn.glu`), `recipe` is `verb/name` or empty, `settings` are the
+    """One paper, found by `arxiv`, or else by `doi`. `parts` are `family.part` (`model.ffn.glu`), `modules` those of
+    rooms (`search.fuse`) that hold an idea which is no part, `recipe` is `verb/name` or empty, `settings` are the
     `path=value` that put the idea into any recipe; `claim` is theirs, `ours` what we measured in `run`, a path in
     `bench/results`; `note` says what differs here."""
 
     title: str
-    arxiv: str
+    arxiv: str = ""
+    doi: str = ""
     catalogue: str = ""
     year: int
     parts: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
     recipe: str = ""
     settings: list[str] = field(default_factory=list)
     claim: str
@@ -42,6 +45,15 @@ class Card:
             raise SettingsError("status 'reproduced' needs a measured figure (ours) and its run.")
         if self.ours and not self.run:
             raise SettingsError("a figure of ours names its run.")
+        if self.doi and not self.doi.startswith("10."):
+            raise SettingsError(f"doi = '{self.doi}': begins with 10. and is no address.")
+
+    @property
+    def address(self) -> str:
+        """Where the paper is found; empty for one that has neither number."""
+        if self.arxiv:
+            return f"https://arxiv.org/abs/{self.arxiv}"
+        return f"https://doi.org/{self.doi}" if self.doi else ""
 
 
 def cards_folder() -> Path:

@@ -66,8 +66,8 @@ def papers_page() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for card in cards().values():
-        parts = " ".join(f"`{part}`" for part in card.parts)
-        title = f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title
+        parts = " ".join(f"`{part}`" for part in (*card.parts, *card.modules))
+        title = f"[{card.title}]({card.address})" if card.address else card.title
         recipe = f"`{card.recipe}`" if card.recipe else "–"
         cells = (title, str(card.year), parts, recipe, card.claim, card.ours or "–", card.status)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -84,14 +84,15 @@ def _print(found: dict[str, Card]) -> None:
     if not found:
         console.print("No paper fits.")
     for name, card in found.items():
-        head = Text.assemble((name, "bold cyan"), f"  {card.title} ", (f"({card.year}, arXiv:{card.arxiv})", "dim"))
+        number = f", arXiv:{card.arxiv}" if card.arxiv else f", doi:{card.doi}" if card.doi else ""
+        head = Text.assemble((name, "bold cyan"), f"  {card.title} ", (f"({card.year}{number})", "dim"))
         console.print(head)
         table = Table.grid(padding=(0, 2))
         rows = {
             "status": card.status,
             "recipe": card.recipe,
             "settings": " ".join(f"'{setting}'" if " " in setting else setting for setting in card.settings),
-            "parts": " ".join(card.parts),
+            "parts": " ".join((*card.parts, *card.modules)),
             "claim": card.claim,
             "ours": card.ours and f"{card.ours} ({card.run})",
             "note": card.note,
