@@ -59,9 +59,11 @@ def test_a_model_of_ours_in_stock_classes(
     kind = transformers.AutoModel if headless else transformers.AutoModelForMaskedLM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stock = kind.from_pretrained(tmp_path / "out", trust_remote_code=False).eval()
+        stock, told = kind.from_pretrained(tmp_path / "out", trust_remote_code=False, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
-    assert stock.dtype == torch.float32
+    assert not told["missing_keys"], "nothing is random there, the pooler neither"
+    assert not told["unexpected_keys"]
+    assert stock.eval().dtype == torch.float32
     given = tokenizer(texts[:40], padding=True, truncation=True, return_tensors="pt")
     assert given["input_ids"].shape[1] == SIZES["max_length"], "the tokenizer knows how long inputs may be"
     real = given["attention_mask"].bool()

@@ -28,6 +28,7 @@ from encodery.model.hub import Door, Special, way_out
 from encodery.model.load import GOLDEN, Loaded, copy_tokenizer
 from encodery.model.network import Model
 
+POOLER = "pooler."
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -73,6 +74,8 @@ class Plan:
         state = to_state(self.door, self.config, self.model, self.origin)
         if self.held is not None:
             state = {f"{self.door.prefix}{name}": tensor for name, tensor in state.items()} | self.held.tensors
+        elif self.origin is None and self.model.settings.head is None and POOLER in self.door.spare:
+            state |= _pooler(self.model.settings.width)
         write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
         if self.loaded.tokenizer_path is not None:
             _write_tokenizer(self.loaded, self.origin, folder)
@@ -125,6 +128,11 @@ def _special(loaded: Loaded) -> Special:
         name = loaded.tokenizer.roles[role]
         found[role] = None if name is None else loaded.tokenizer.inner.token_to_id(name)
     return Special(**found)
+
+
+def _pooler(width: int) -> dict[str, Tensor]:
+    """The pooler that the stock class of the bare encoder has, saying the first state's tanh: it would be random."""
+    return {f"{POOLER}dense.weight": torch.eye(width), f"{POOLER}dense.bias": torch.zeros(width)}
 
 
 def _cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
