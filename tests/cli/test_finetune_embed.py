@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import spearmanr
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.report import read_log
@@ -126,6 +127,26 @@ def test_with_raw_sentences_alone_nothing_is_trained(
     said = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
     with pytest.raises(SettingsError, match=said):
         command_embed(raw, str(model), tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
+
+
+def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
+    raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n % 7} for n in range(20)]
+    (tmp_path / "raw" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = ['embed.prompts.query="ba "']
+    command_embed(tmp_path / "raw", str(model), tmp_path / "out", given, console=Console(width=400))
+    said = capsys.readouterr().out
+    after = load_model(tmp_path / "out")
+    embedder = Embedder.of(after)
+    one = embedder.encode([row["a"] for row in rows], prompt="query").vectors
+    other = embedder.encode([row["b"] for row in rows]).vectors
+    expected = spearmanr((one * other).sum(1), [row["score"] for row in rows]).statistic
+    assert after.artifact is not None
+    assert after.artifact.manifest.figures["test_spearman"] == pytest.approx(expected, abs=1e-3)
+    assert f"test: Spearman's rank correlation {expected:.3f}, " in said
+    assert "before\n" in said
 
 
 def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: Path, tmp_path: Path) -> None:

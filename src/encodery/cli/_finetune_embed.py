@@ -85,19 +85,29 @@ def _words(name: str) -> str:
 
 
 def _whitened(made: Plan, model: str, out: Path, console: Console) -> None:
-    """Write the model with a finish fitted to raw sentences, and say what that did."""
+    """Write the model with a finish fitted to raw sentences, and say what that did, to test rows too."""
     from encodery.base.settings import encode
-    from encodery.embed.fitting import fit
+    from encodery.embed.embedder import Embedder
+    from encodery.embed.fitting import fit, judged
+    from encodery.embed.job import prompt_names
     from encodery.model.load import load_model
 
     settings = made.settings
-    figures = fit(
-        load_model(model), made.sentences, out, encode(settings.embed), None, settings.truncate
-    ).manifest.figures
+    written = fit(load_model(model), made.sentences, out, encode(settings.embed), None, settings.truncate)
+    figures = written.manifest.figures
     console.print(
         f"[bold]{out}[/]: fitted to {figures['sentences']:,} sentences; mean cosine of two of them "
         f"{figures['alike_before']:.3f} before, {figures['alike']:.3f} now",
         highlight=False,
         soft_wrap=True,
     )
+    if made.test is not None:
+        prompts = prompt_names(settings, len(made.test.columns))
+        before, now = (
+            judged(Embedder.of(load_model(path)), made.test, prompts, settings.truncate) for path in (model, out)
+        )
+        written.add_figures({f"test_{name}": value for name, value in now.items()})
+        for name, words in FIGURES.items():
+            if name in now:
+                console.print(f"test: {words} {now[name]:.3f}, {before[name]:.3f} before", highlight=False)
     console.print(f"  encodery embed --model {out} 'a text'", highlight=False, soft_wrap=True)

@@ -23,3 +23,4 @@ def told_spreads(
         console.print(f"{words(name)} {spread} ({seeds} seeds)", highlight=False, markup=False)
     if not found:
         console.print("no row was judged: there is no figure to compare", highlight=False)
+    console.print(f"[bold]{out}[/]: a run of each seed in seed-N; their figures in seeds.json", highlight=False)

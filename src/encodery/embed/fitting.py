@@ -7,7 +7,7 @@ model, so that all that loads it embeds alike. Shapes: N sentences, H width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.settings import decode, encode, with_overrides
 from encodery.embed import stored
+from encodery.embed.data import Labelled
 from encodery.embed.embedder import Embedder
 from encodery.embed.finish import Finish
 from encodery.embed.finishing import Finishing
 from encodery.embed.lines import kind_of
 from encodery.embed.pooling import Pooling
+from encodery.embed.score import Vectors, figures_of
 from encodery.embed.settings import EmbedSettings
 from encodery.model import golden
 from encodery.model.load import Loaded, save_model
@@ -78,6 +80,19 @@ def fit(
         figures=figures,
         overwrite=overwrite,
     )
+
+
+def judged(embedder: Embedder, data: Labelled, prompts: Sequence[str | None], truncate: str) -> dict[str, float]:
+    """The figures of examples whose columns (C) are read with these prompts, those that the embedder has, as in use."""
+    prompts = [name if name in embedder.prompts else None for name in prompts]
+    known: dict[tuple[str | None, str], int] = {}
+    columns = zip(prompts, data.columns, strict=True)
+    numbers = np.array([[known.setdefault((name, text), len(known)) for text in texts] for name, texts in columns]).T
+    rows = np.zeros((len(known), embedder.width), np.float32)
+    for name in dict.fromkeys(prompts):
+        some = {text: number for (prompt, text), number in known.items() if prompt == name}
+        rows[list(some.values())] = embedder.encode(list(some), truncate, prompt=name).vectors
+    return figures_of(Vectors(rows), numbers, data)
 
 
 def _unfinished(loaded: Loaded, settings: EmbedSettings, own: Pooling) -> Embedder:

@@ -414,9 +414,14 @@ def longest_of(embed: EmbedSettings, most: int) -> int:
 
 def prompts_of(settings: EmbedTraining, columns: int) -> list[str]:
     """The text that goes before those of each column."""
-    embed = settings.embed
-    names = {side: settings.sides.get(side, side if side in embed.prompts else None) for side in ("query", "document")}
-    return [embed.prompt(names["document" if column else "query"]) for column in range(columns)]
+    return [settings.embed.prompt(name) for name in prompt_names(settings, columns)]
+
+
+def prompt_names(settings: EmbedTraining, columns: int) -> list[str | None]:
+    """The name of each column's prompt, None for none."""
+    known = settings.embed.prompts
+    names = {side: settings.sides.get(side, side if side in known else None) for side in ("query", "document")}
+    return [names["document" if column else "query"] for column in range(columns)]
 
 
 def _plain(steps: tuple[Finish, ...]) -> tuple[Finish, ...]:

@@ -17,7 +17,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode, merge
 from encodery.base.settings import recipe as read_recipe
-from encodery.embed.data import fitted, single, usual_loss
+from encodery.embed.data import Labelled, fitted, single, usual_loss
 from encodery.embed.finish.normalise import Normalise
 from encodery.embed.finish.whiten import Whiten
 from encodery.embed.job import longest_of, prompts_of
@@ -58,12 +58,13 @@ SCORED = 0.5  # Tokens of all scores at most, as a share of those of training; o
 class Plan:
     """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line each.
     `sentences`: raw ones with which nothing is to be trained: the finish of `settings.embed` is fitted to them
-    (`fitting.fit`), and the recipe is empty."""
+    (`fitting.fit`), the recipe is empty, and `test` holds the test rows, if there are any (`fitting.judged`)."""
 
     recipe: dict[str, Any]
     settings: EmbedTraining
     notes: list[str]
     sentences: list[str] = field(default_factory=list)
+    test: Labelled | None = None
 
 
 def plan(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any]) -> Plan:
@@ -132,7 +133,7 @@ def _whitening(found: Read, over: Mapping[str, Any], loaded: Loaded) -> Plan:
             "simcse, mirror, tsdae or discsent, or a loss."
         )
     settings = settings_of(LABELLED, merge({"embed": {"finish": ["whiten", "normalise"]}}, over), loaded)
-    return Plan({}, settings, [*found.notes, UNTRAINED], found.train.columns[0])
+    return Plan({}, settings, [*found.notes, UNTRAINED], found.train.columns[0], found.test)
 
 
 def _whitened_first(settings: EmbedTraining, over: Mapping[str, Any], loaded: Loaded) -> bool:

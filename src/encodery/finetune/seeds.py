@@ -68,6 +68,8 @@ def run_seeds(
     for seed in range(first, first + count):
         folder = out / f"seed-{seed}"
         if not _finished(folder):
+            if console is not None:
+                console.print(f"seed {seed}, run {seed - first + 1} of {count}", highlight=False)
             result = _run(merge(recipe, {"train": {"seed": seed}}), folder, console)
             if not result.finished:
                 return None
