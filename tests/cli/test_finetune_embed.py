@@ -279,6 +279,10 @@ def test_several_seeds(
     assert f"held out: MRR@10 {table['figures']['mrr']['mean']:.4f} ±" in said
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: pytest.fail("finished runs are not run again"))
     assert run([*given, "--seeds", "2"]) == 0
+    assert run([*given, "--seeds", "2", "train.evals=4"]) == 0
+    capsys.readouterr()
+    assert run([*given, "--seeds", "2", "dropout=0.2"]) == 2
+    assert "seed-0: holds a run of other settings (dropout)" in " ".join(capsys.readouterr().err.split())
     stopped = RunResult(tmp_path, False, 3, 0, 0.0, {})
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: stopped)
     capsys.readouterr()

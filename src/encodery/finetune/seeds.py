@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encodery.base.artifact import atomic_write
-from encodery.base.errors import SettingsError
+from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import merge
 from encodery.train.launch import check_empty, resume, start
 from encodery.train.loop import FIGURES, RECIPE, RunResult
+from encodery.train.settings import HARMLESS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,18 +60,19 @@ def run_seeds(
     goes on. Writes `out/seeds.json` with the spreads of the figures, those of `names`, which bear no split's, besides.
     An interrupted run leaves it unwritten, and None is returned.
 
-    Raises `SettingsError` for fewer than two seeds.
+    Raises `SettingsError` for fewer than two seeds, `InputError` where a folder holds a run of other settings.
     """
     if count < 2:
         raise SettingsError(f"seeds = {count}: a spread wants at least 2 runs, better 3 or more.")
     first = int(recipe["train"]["seed"])
     figures = []
     for seed in range(first, first + count):
-        folder = out / f"seed-{seed}"
+        folder, own = out / f"seed-{seed}", merge(recipe, {"train": {"seed": seed}})
+        _check_same(folder, own)
         if not _finished(folder):
             if console is not None:
                 console.print(f"seed {seed}, run {seed - first + 1} of {count}", highlight=False)
-            result = _run(merge(recipe, {"train": {"seed": seed}}), folder, console)
+            result = _run(own, folder, console)
             if not result.finished:
                 return None
         figures.append(json.loads((folder / FIGURES).read_text(encoding="utf-8")))
@@ -85,6 +87,19 @@ def _run(recipe: Mapping[str, Any], folder: Path, console: Console | None) -> Ru
         return resume(folder, console)
     check_empty(folder)
     return start(recipe, folder, console)
+
+
+def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Raises `InputError` where a run of another recipe lies in the folder; where it runs, and how it is watched, may
+    differ."""
+    if not (folder / RECIPE).is_file():
+        return
+    held, wanted = json.loads((folder / RECIPE).read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
+    for table in (held, wanted):
+        table["train"] = {name: value for name, value in table["train"].items() if name not in HARMLESS}
+    other = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
+    if other:
+        raise InputError(f"{folder}: holds a run of other settings ({', '.join(other)}); choose another folder.")
 
 
 def _finished(folder: Path) -> bool:
