@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import name_of
@@ -155,6 +156,9 @@ def test_a_head_in_its_stock_class(
     assert done.layout == layout.partition("-")[0]
     assert max(done.figures["drift_transformers"], done.figures["drift_read_back"]) <= 2e-5
     assert done.figures["tokenizer_ids_equal"]
+    card = (out / "README.md").read_text()
+    assert f"Fine-tuned for the task `{TASKS[task][0]['is']}`" in card
+    assert "not here" not in card
     ours = Predictor.of(load_model(tmp_path / "tuned"), "cpu")
     rows = rows_of(name_of(ours.task), texts)
     expected = said(ours, rows)
@@ -257,6 +261,21 @@ def test_stock_heads_made_elsewhere(
             theirs = model(**given).logits
         theirs = theirs[given["attention_mask"].bool()] if task == "tag" else theirs
         np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
+
+
+def test_a_head_that_is_not_known_goes_back_as_it_came(
+    tokenizer: Path, transformers: ModuleType, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = transformers.ModernBertConfig(**sizes, vocab_size=320, num_labels=3, pad_token_id=0)
+    transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path / "stock")
+    loaded = load_model(tmp_path / "stock")
+    HF().write(loaded, tmp_path / "out")
+    came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "out"))
+    assert came.keys() == went.keys()
+    changed = Loaded(loaded.path, build_model(LAYOUTS["modernbert"], 1), origin=loaded.origin)
+    with pytest.raises(SettingsError, match=r"ModernBertForSequenceClassification is not known here.*head=false"):
+        HF().write(changed, tmp_path / "changed")
 
 
 def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

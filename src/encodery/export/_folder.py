@@ -89,7 +89,15 @@ class Plan:
 
     def write_card(self, draft: Draft, folder: Path, title: str | None, licence: str | None) -> None:
         """Write README.md; `folder` is where it will lie."""
-        text = card(self.loaded, folder, self.config, draft.figures, bare=self.bare, title=title, licence=licence)
+        text = card(
+            self.loaded,
+            folder,
+            self.config,
+            draft.figures,
+            bare=self.bare and self.held is None,
+            title=title,
+            licence=licence,
+        )
         atomic_write(draft.path / "README.md", text)
 
 

@@ -64,9 +64,23 @@ def tuned_of(loaded: Loaded) -> Tuned | None:
                 f"What was trained on the encoder ({name}: {', '.join(trained)}) has no place in a folder of "
                 f"transformers: `encodery export sentence_transformers` may hold it, {ALONE}"
             )
-    tuned = opened(loaded) if "task" in loaded.settings else foreign(loaded)
+    tuned = opened(loaded) if "task" in loaded.settings else None
     weights = () if tuned is None else tuple(tuned.module.parameters())
     return tuned if weights else None
+
+
+def unopened(loaded: Loaded) -> Tuned | None:
+    """The task of a head that an imported file had and that was not needed so far; None where it had none.
+
+    Raises `SettingsError` for a head that is not known here, which therefore goes nowhere but back as it came.
+    """
+    if loaded.origin is None or stock.kind_of(loaded.origin.config) is None:
+        return None
+    found = foreign(loaded)
+    if found is None:
+        named = ", ".join(loaded.origin.config["architectures"])
+        raise SettingsError(f"The head of {named} is not known here, so it can only be written as it came; {ALONE}")
+    return found
 
 
 def came_so(loaded: Loaded, tuned: Tuned) -> bool:

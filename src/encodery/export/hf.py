@@ -15,7 +15,7 @@ from encodery.base.artifact import Artifact, writing
 from encodery.base.settings import encode
 from encodery.export import Exported, Exporter
 from encodery.export._folder import Plan, Precision
-from encodery.export._heads import came_so, tuned_of
+from encodery.export._heads import came_so, tuned_of, unopened
 from encodery.model.load import Loaded
 
 
@@ -36,8 +36,10 @@ class HF(Exporter):
         tuned = tuned_of(loaded) if self.head else None
         fresh = tuned is not None and not came_so(loaded, tuned)
         plan = Plan(loaded, self.layout, self.dtype, bare=fresh or not self.head)
-        if tuned is not None and plan.origin is None:
-            plan.put_on(tuned)
+        if self.head and plan.origin is None:
+            tuned = tuned or unopened(loaded)
+            if tuned is not None:
+                plan.put_on(tuned)
         parents = {"model": loaded.artifact} if loaded.artifact is not None else None
         settings = {"export": encode(self), "layout": plan.layout, "dtype": plan.dtype}
         with writing(folder, "export", settings, parents, overwrite=overwrite) as draft:
