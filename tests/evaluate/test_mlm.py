@@ -39,6 +39,7 @@ def test_a_better_model_is_ahead_by_more_than_chance(run: Path, sharper: Path) -
     plain, sharp = evaluate_mlm([run, sharper], tokens)
     assert sharp.loss < plain.loss - 1
     assert plain.predicted == sharp.predicted
+    assert min(plain.seconds, sharp.seconds) > 0
     assert sharp.behind is not None
     assert sharp.behind[1] < 0
     assert sharp.p is not None
@@ -105,6 +106,7 @@ def test_the_verb(run: Path, sharper: Path, capsys: pytest.CaptureFixture[str]) 
     assert encodery(["evaluate", "mlm", str(run), tokens, "--tokens", "500"]) == 0
     shown = capsys.readouterr().out
     assert "bits/byte" in shown
+    assert "tokens/s" in shown
     assert "behind" not in shown
     assert encodery(["evaluate", "mlm", str(run), str(sharper), tokens]) == 0
     assert "0.002" in capsys.readouterr().out

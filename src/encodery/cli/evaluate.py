@@ -68,7 +68,8 @@ def _print(scores: list[Score]) -> None:
 
     table = Table("model", box=None, header_style="bold")
     against = any(score.p is not None for score in scores)
-    for name in ("loss", "accuracy", "bits/byte", "perplexity", "asked", *(("behind", "p") if against else ())):
+    heads = ("loss", "accuracy", "bits/byte", "perplexity", "asked", "tokens/s")
+    for name in (*heads, *(("behind", "p") if against else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for score in scores:
         table.add_row(
@@ -78,6 +79,7 @@ def _print(scores: list[Score]) -> None:
             f"{score.bits_per_byte:.4f}",
             f"{score.perplexity:.2f}",
             f"{score.predicted:,}",
+            f"{score.tokens / max(score.seconds, 1e-9):,.0f}",
             *((_behind(score, scores[0]), "" if score.p is None else chance(score.p)) if against else ()),
         )
     screen(highlight=True).print(table)
