@@ -262,6 +262,22 @@ def test_one_policy_for_texts_that_are_too_long(
     assert figures["test_ndcg"] == pytest.approx(retrieval(vectors, numbers)["ndcg"], abs=1e-3)
 
 
+def test_few_held_out_rows_tell_and_do_not_decide(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f'{{"query": "{WORDS[n % 30]} {n}", "positive": "{WORDS[(7 * n) % 30]} {n}"}}' for n in range(100)]
+    (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    command_embed(
+        tmp_path / "few.jsonl", str(model), tmp_path / "run", [*QUICK, "epochs=3"], console=Console(width=400)
+    )
+    said = capsys.readouterr().out
+    assert "of 100 examples are held out as dev rows" in said
+    assert "the last are kept" in said
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert "best_step" not in figures
+    assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in said
+
+
 def test_several_seeds(
     whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from encodery.train.step import backward
 
 CASES: dict[str, dict[str, Any]] = {
     "pairs": {"loss": {"is": "infonce", "symmetric": True, "same_side": True}},
+    "windows": {"loss": {"is": "infonce"}, "truncate": "chunk", "embed": {"max_length": 4}},
     "layers": {"loss": {"is": "matryoshka_layers", "loss": {"is": "infonce"}}},
     "classes": {"loss": {"is": "supcon"}},
     "guided": {"loss": {"is": "gist"}},

@@ -79,6 +79,10 @@ def test_of_equal_scores_the_later_weights_are_the_best(loaded: Loaded, pairs: A
     again.load_state(work.state())
     assert again.goal({"ndcg": 1.0}) == later, "a resumed run judges alike"
     assert work.goal({}) is None
+    settings = decode(EmbedTraining, {"loss": {"is": "infonce"}})
+    few = EmbedJob(settings, loaded, pairs(64, 1), pairs(5, 2), Team(), CPU, decides=False)
+    assert few.goal({"ndcg": 1.0}) is None
+    assert "ndcg" in few.score(1000), "it is told all the same"
 
 
 def test_dev_rows_looked_at_are_drawn_once_and_whatever_the_seed(loaded: Loaded, pairs: Any) -> None:

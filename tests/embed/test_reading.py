@@ -155,12 +155,17 @@ def test_what_is_held_out_is_always_told(loaded: Loaded, tmp_path: Path) -> None
     def told(count: int, **over: Any) -> tuple[bool, str]:
         rows = [{"query": f"a{i} b", "positive": f"b{i // 2}"} for i in range(count)]
         found = read(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
+        assert found.decides is ("the last are kept" not in "".join(found.notes))
         return found.dev is not None, "\n".join(found.notes)
 
     there, said = told(120)
     assert there
     assert "of 120 examples are held out as dev rows, no query of theirs stays in training; " in said
     assert "more that share another text with them are left out" in said
+    assert "They tell how good the vectors are; which weights are the best, " in said
+    there, said = told(1500)
+    assert there
+    assert "kept" not in said, "enough to say which weights are the best"
     there, said = told(30)
     assert not there
     assert "no examples are held out (fewer than 10 of 30 would be)" in said

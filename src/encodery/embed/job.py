@@ -59,8 +59,8 @@ LATER = 1e-9  # By how much a score counts for more after each epoch: of equal o
 
 
 class EmbedJob(ExampleJob):
-    """`train`, `dev` and `test` are read data (`reading.py`), `notes` what was found in them; the loss is given by
-    then."""
+    """`train`, `dev` and `test` are read data (`reading.py`), `notes` what was found in them, `decides` whether the
+    best weights on dev rows are kept; the loss is given by then."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class EmbedJob(ExampleJob):
         recipe: Mapping[str, Any] | None = None,
         test: Labelled | None = None,
         notes: Sequence[str] = (),
+        decides: bool = True,
     ) -> None:
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
-        self.notes, self.final = list(notes), dict[str, Any]()
+        self.notes, self.decides, self.final = list(notes), decides, dict[str, Any]()
         self.together = self.loss is not None and self.loss.together
         self.model = copied(loaded.model, settings.dropout)
         self.model.heads.requires_grad_(False)
@@ -132,7 +133,8 @@ class EmbedJob(ExampleJob):
         settings = _settings(recipe)
         loaded = load_model(recipe["model"])
         found = read(Path(recipe["data"]), settings, loaded)
-        return cls(settings, loaded, found.train, found.dev, team, device, recipe, found.test, found.notes)
+        told = found.test, found.notes, found.decides
+        return cls(settings, loaded, found.train, found.dev, team, device, recipe, *told)
 
     def head(self) -> nn.Module:
         """What makes vectors of hidden states; with the weights that the model has for it, else with new ones."""
@@ -268,7 +270,7 @@ class EmbedJob(ExampleJob):
         """See `Job`. Of equal scores the later one counts: few held-out rows are soon all found, and those who found
         them first have learnt the least."""
         found = next((score[name] for name in NAMES if name in score and name != "mrr"), None)
-        return None if found is None else found + LATER * self.position / len(self.lengths)
+        return None if found is None or not self.decides else found + LATER * self.position / len(self.lengths)
 
     def figures(self) -> dict[str, float]:
         """`epoch`, and at the end what was found by then."""

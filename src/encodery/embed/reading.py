@@ -34,6 +34,7 @@ SIDES = ("query", "document")
 SPLITS = ("train", "dev", "test")
 HELD_OUT, OF_FEW, OF_FEWEST = 0.05, 0.15, 0.2  # Shares of many rows, of few, and where that is too little.
 ENOUGH_HELD_OUT, MOST_HELD_OUT, LEAST_HELD_OUT = 30, 2000, 10
+DECIDING = 50  # So many held-out rows say which weights are the best; on fewer the last are better (STS-B, 100 to 300).
 TEXTS = ("anchor", "positive")
 OTHERS = ("positive", "negative", "score", "scores", "label")
 PAIRED: Mapping[str, Sequence[str]] = {
@@ -49,12 +50,14 @@ PAIRED: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """`train`, `dev` and `test` where there is any, and what was found, in words."""
+    """`train`, `dev` and `test` where there is any, and what was found, in words. `decides`: whether dev rows are to
+    say which weights are the best, as those that were given do, and those held out where they are many enough."""
 
     train: Labelled
     dev: Labelled | None
     notes: list[str] = field(default_factory=list)
     test: Labelled | None = None
+    decides: bool = True
 
 
 def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
@@ -64,10 +67,12 @@ def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
         raise EmptyInput(f"{path}: has no split 'train' to learn from; there are {', '.join(tables) or 'none'}.")
     if not len(tables["train"]):
         raise EmptyInput(f"{path}: there are no examples to learn from.")
+    decides = True
     if "dev" not in tables and set(roles["train"].columns) != {"anchor"}:
         before, tables = tables, held_out(tables, roles["train"], settings.heldout)
         if "dev" in tables:
             roles["dev"] = roles["train"]
+            decides = len(tables["dev"]) >= DECIDING
         notes.append(_parted(before["train"], tables, roles["train"], settings.heldout))
     train = examples(tables["train"], roles["train"], settings.wrong)
     dev = examples(tables["dev"], roles["dev"], settings.wrong) if "dev" in tables else None
@@ -81,7 +86,7 @@ def read(path: Path, settings: EmbedTraining, loaded: Loaded) -> Read:
     if settings.mine is not None:
         train, told = mined(train, settings, loaded)
         notes.append(told)
-    return Read(train, dev, notes, test)
+    return Read(train, dev, notes, test, decides)
 
 
 def opened(path: Path, columns: Mapping[str, str], wrong: int | None) -> tuple[dict[str, Labelled], list[str]]:
@@ -181,7 +186,10 @@ def _parted(before: Table, tables: Mapping[str, Table], roles: Roles, share: flo
         )
     dev, gone = len(tables["dev"]), len(before) - len(tables["train"]) - len(tables["dev"])
     told = f"{dev:,} of {len(before):,} examples are held out as dev rows, no {roles.columns['anchor']} of theirs stays"
-    return f"{told} in training" + (f"; {gone:,} more that share another text with them are left out" if gone else "")
+    told += " in training" + (f"; {gone:,} more that share another text with them are left out" if gone else "")
+    if dev >= DECIDING:
+        return told
+    return f"{told}. They tell how good the vectors are; which weights are the best, {dev} cannot: the last are kept"
 
 
 def mined(data: Labelled, settings: EmbedTraining, loaded: Loaded) -> tuple[Labelled, str]:
