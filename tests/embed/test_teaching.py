@@ -13,6 +13,7 @@ import torch
 from encodery.base.errors import InputError, SettingsError
 from encodery.cli.__main__ import run
 from encodery.embed.data import Labelled
+from encodery.embed.embedder import Embedder
 from encodery.embed.negatives.bm25 import BM25
 from encodery.embed.negatives.random import Random
 from encodery.embed.negatives.reranked import Reranked
@@ -114,6 +115,40 @@ def test_mined_scored_and_learned_from_the_command_line(
     assert run(["mine", str(source), "--judge", str(ranker), "--out", str(out), "count=0"]) == 0
     assert run([*learn, "--recipe", "dse", "--out", str(tmp_path / "dse"), *quick]) == 0
     assert "loss cosine_mse" in capsys.readouterr().out
+
+
+def test_a_bi_encoder_learns_what_a_cross_encoder_says(
+    loaded: Loaded, pairs: Callable[[int, int], Labelled], ranker: Path, tmp_path: Path
+) -> None:
+    """DSE: pairs scored by a cross-encoder of chance, whose scores cosines have to follow."""
+    tuned = load_model(ranker)
+    teacher = Predictor.of(tuned)
+    with torch.no_grad():
+        for parameter in teacher.module.parameters():
+            parameter.mul_(30)  # A head of chance says nearly the same of all pairs.
+    told = Tuned(teacher.task, teacher.module, teacher.known, {}, 16, "right")
+    artifact.save(tmp_path / "teacher", tuned.model, told, tuned, {}, {})
+    queries, partners = pairs(60, 0).columns
+    rows = [{"query": query, "positive": partners[7 * i % 60]} for i, query in enumerate(queries)]
+    source, scored = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert run(["mine", str(source), "--judge", str(tmp_path / "teacher"), "--out", str(scored), "count=0"]) == 0
+    found = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
+    target = np.array([row["score"] for row in found])
+    logits = np.concatenate([teacher.score(row["query"], [row["positive"]]) for row in rows])
+    np.testing.assert_allclose(target, 1 / (1 + np.exp(-logits)), atol=1e-4)
+    assert target.std() > 0.1
+
+    def agreement(model: Path) -> float:
+        embedder = Embedder.of(load_model(model))
+        one, other = (embedder.encode([row[side] for row in found]).vectors for side in ("anchor", "positive"))
+        return float(np.corrcoef((one * other).sum(axis=1), target)[0, 1])
+
+    assert agreement(Path(str(loaded.path))) < 0.5
+    learn = ["finetune", "embed", str(scored), "--model", str(loaded.path), "--recipe", "dse"]
+    steps = ["train.budget=60steps", "train.precision=fp32", "train.threads=1", "batch=16", "optim.is=adamw"]
+    assert run([*learn, "--out", str(tmp_path / "student"), *steps, "optim.lr=3e-3"]) == 0
+    assert agreement(tmp_path / "student") > 0.9
 
 
 def test_what_lacks_is_named(loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
