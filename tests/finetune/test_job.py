@@ -237,7 +237,8 @@ def test_what_is_set_wins_over_the_rules() -> None:
     assert usual_epochs(100, 16) == 20
     assert usual_epochs(100_000, 64) == 2
     assert usual_rate(384, 16, False, True) == 2 * usual_rate(768, 16, False, True) == 1e-4
-    assert usual_rate(384, 16, False, False) == 4 * usual_rate(768, 16, False, False) == 2e-4
+    assert usual_rate(768, 16, False, False) == 5e-5
+    assert usual_rate(128, 16, False, False) == pytest.approx(6**1.4 * 5e-5, rel=1e-3)
     assert usual_rate(768, 64, True, False) == 20 * usual_rate(768, 16, False, False)
     with pytest.raises(SettingsError, match="max_length = 900"):
         first_read("classify", {"max_length": 900}).longest(512)

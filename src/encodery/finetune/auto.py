@@ -46,7 +46,6 @@ from encodery.train.loop import FIGURES, MODEL, RECIPE
 
 FOLDS = 3
 MOST_ROWS = 2000  # by which the stage is chosen
-TASKS = ("classify", "pair")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 LEAST_GAIN, SURE = 0.01, 1.64
 Told = Callable[[str], None]
@@ -70,7 +69,7 @@ def auto(
     Raises `SettingsError` for a task that is not one class for a text, and where `adapt` is set, which is chosen here.
     """
     check_empty(out)
-    early = first_read(task, merge({"task": {"hidden": False}} if task in TASKS else {}, over))
+    early = first_read(task, over)
     if not isinstance(early.task, Classes) or early.task.hidden or early.task.pooling != "mean":
         raise SettingsError(f"auto: is for classify and pair with mean pooling and no hidden layer, not {task} so set.")
     if early.adapt is not None:

@@ -89,11 +89,9 @@ class Classes(Labelled, Headed):
     """`pooling`, `hidden` and `dropout` are those of the head, which learns `rate` times as fast as the model.
     `weights`: rare classes count for more in the loss, in inverse proportion ("balanced") or by its root. `smoothing`:
     share of a row's weight that is spread over all classes (arXiv:1512.00567). A training row may have a table of
-    labels and their shares in place of one label (arXiv:1503.02531). The layer and the smoothing keep a few hundred
-    rows from being learned by heart, which what pre-training knows gains more by than random weights do
-    (bench/LOG.md)."""
+    labels and their shares in place of one label (arXiv:1503.02531). Smoothing keeps a few hundred rows from being
+    learned by heart, by which what pre-training knows gains more than random weights do (bench/LOG.md)."""
 
-    hidden: bool = True
     weights: Weights = "none"
     smoothing: float = 0.1
 
