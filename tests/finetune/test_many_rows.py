@@ -29,7 +29,7 @@ print(len(data.train["text"]), peak() - before)
 
 def test_100_000_rows_take_little_more_than_themselves(model_folder: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
-    words = "red orange blue green cat dog sky sun one two six".split()
+    words = ["red", "orange", "blue", "green", "cat", "dog", "sky", "sun", "one", "two", "six"]
     with (tmp_path / "rows.jsonl").open("w") as file:
         for number in range(ROWS):
             text = f"{' '.join(draw.choices(words, k=12))} {number}"
