@@ -86,7 +86,9 @@ def gather(run: str | Path) -> Facts:
         raise InputError(f"{folder}: no such folder; a run is needed, as `encodery pretrain` writes it.")
     log, figures = folder / "log.jsonl", folder / "figures.json"
     if not log.is_file() and not figures.is_file():
-        raise InputError(f"{folder}: has neither log.jsonl nor figures.json; a run of `encodery pretrain` is needed.")
+        seeds = sorted(path.parent.name for path in folder.glob("seed-*/figures.json"))
+        said = f" It holds runs of several seeds; give one: {', '.join(seeds)}." if seeds else ""
+        raise InputError(f"{folder}: has neither log.jsonl nor figures.json, so it is no run.{said}")
     lines = read_log(log) if log.is_file() else []
     artifact = Artifact.open(folder) if (folder / MANIFEST).is_file() else None
     model = folder / "model" / MANIFEST

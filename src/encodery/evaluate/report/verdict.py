@@ -12,6 +12,12 @@ from encodery.evaluate.report.figures import late_loss
 FLAT = 0.005  # A fall of the held-out loss, over the last fifth of the run, below which it counts as flat.
 LITTLE = 0.3  # Nats below the loss of guessing by frequency, under which hardly anything was learnt.
 APART = 0.10  # Held-out loss above the training loss by more than this share: it learns its text by heart.
+OF_VECTORS = (
+    ("ndcg", "nDCG@10 on held-out rows"),
+    ("spearman", "rank correlation on held-out rows"),
+    ("test_ndcg", "nDCG@10 on test rows"),
+    ("test_spearman", "rank correlation on test rows"),
+)
 
 
 def verdict(facts: Facts) -> list[str]:
@@ -55,6 +61,9 @@ def _quality(facts: Facts) -> str:
     if loss is None:
         if isinstance(facts.recipe.get("task"), dict):
             return f"It was fine-tuned for the task '{facts.recipe['task'].get('is')}'."
+        if isinstance(facts.recipe.get("embed"), dict):
+            told = [f"{words} {number(facts.figure(name))}" for name, words in OF_VECTORS if facts.figure(name)]
+            return f"It was trained to embed texts{': ' if told else ''}{', '.join(told)}."
         return "Its quality on held-out text was not recorded."
     said = "On held-out text it "
     said += f"gets {share(accuracy)} of the hidden tokens right" if accuracy is not None else "was measured"
