@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from encodery.base.errors import ArtifactError, DiskFull, InputError
 
@@ -213,14 +213,24 @@ def sha256(path: Path) -> str:
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write a file so that it is either the old one or the whole new one. Raises `DiskFull`."""
+    with replacing(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of the one at `path` when the block ends well; else that one stays.
+
+    Raises `DiskFull`.
+    """
     target = Path(path)
     draft = target.with_name(f".{target.name}.draft")
     with disk_full_named(target):
         try:
             with draft.open("wb") as file:
-                file.write(data.encode("utf-8") if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
+                yield file
         except BaseException:
             draft.unlink(missing_ok=True)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 import time
@@ -81,17 +82,10 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    from encodery.base.artifact import disk_full_named
+    from encodery.base.artifact import replacing
 
-    draft = out.with_name(f".{out.name}.draft")
-    with disk_full_named(out):
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                yield file
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        draft.replace(out)
+    with replacing(out) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        yield text
 
 
 def _asked(types: str | None, predictor: Predictor) -> list[str] | None:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode
-from encodery.finetune.tasks import Task, TaskModule
-from encodery.finetune.tasks._units import OUTSIDE
+from encodery.finetune.tasks import Task, TaskModule, _units
 from encodery.model.load import Loaded
 from encodery.model.network import Model
 from encodery.tokens.windows import Truncate, checked
@@ -204,8 +203,7 @@ def _known(name: str, told: Mapping[str, Any], config: Mapping[str, Any], output
     labels = [names.get(place, f"LABEL_{place}") for place in range(outputs)]
     known: dict[str, Any] = {"labels": labels, "counts": [1] * outputs}
     if name == "tag":
-        spans = all(label == OUTSIDE or label[:2] in ("B-", "I-") for label in labels)
-        known["kind"] = "spans" if spans else "plain"
+        known["kind"] = _units.kind_of([labels])
     return known
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from encodery.evaluate.suites import Figure
 from encodery.evaluate.suites._pairs import as_ranks
 from encodery.finetune.calibrate import reliability
 from encodery.finetune.tasks import Answer, Known, Rows, Task
+from encodery.finetune.tasks._figures import ratios
 from encodery.finetune.tasks._labels import names_of, numbers
 from encodery.metrics.f1 import F1
 from encodery.metrics.mcc import MCC
@@ -86,15 +87,15 @@ def _classes(answers: Sequence[Answer], truth: list[str]) -> dict[str, Figure]:
 def _sets(truth: Sequence[set[Any]], given: Sequence[set[Any]]) -> dict[str, Figure]:
     """Of sets, over all their members; of (label,), whether the sets are the same."""
 
-    def over(statistic: Callable[[np.ndarray], float], label: str | None = None) -> Figure:
+    def over(name: str, label: str | None = None) -> Figure:
         counts = np.array([_counted(a, b, label) for a, b in zip(truth, given, strict=True)], np.float64)
-        return Figure.of(lambda _, drawn: statistic(drawn.sum(0)), counts[:, 2], counts)
+        return Figure.of(lambda _, drawn: float(ratios(*drawn.sum(0))[name]), counts[:, 2], counts)
 
-    found = {"precision": over(_precision), "recall": over(_recall), "f1": over(_f1)}
+    found = {name: over(name) for name in ("precision", "recall", "f1")}
     found["exact"] = Figure.mean(np.array([a == b for a, b in zip(truth, given, strict=True)]))
     labels = Counter(str(member[-1]) for some in truth for member in some)
     if 1 < len(labels) <= FEW:
-        found |= {f"f1, {label}": over(_f1, label) for label, _ in labels.most_common()}
+        found |= {f"f1, {label}": over("f1", label) for label, _ in labels.most_common()}
     return found
 
 
@@ -105,26 +106,18 @@ def _counted(truth: set[Any], given: set[Any], label: str | None) -> tuple[int, 
     return len(truth & given), len(given), len(truth)
 
 
-def _precision(total: np.ndarray) -> float:
-    return float(total[0] / total[1]) if total[1] else 0.0
-
-
-def _recall(total: np.ndarray) -> float:
-    return float(total[0] / total[2]) if total[2] else 0.0
-
-
-def _f1(total: np.ndarray) -> float:
-    below = total[1] + total[2]
-    return float(2 * total[0] / below) if below else 0.0
-
-
 def _tags(truth: list[list[str]], given: list[list[str]]) -> dict[str, Figure]:
     """Of tags that mark no spans, each by itself."""
     hits = [sum(a == b for a, b in zip(one, other, strict=True)) for one, other in zip(truth, given, strict=True)]
     counts = np.array([hits, [len(tags) for tags in truth]], np.float64).T
+
+    def right(_: np.ndarray, drawn: np.ndarray) -> float:
+        hits, tags = drawn.sum(0)
+        return float(hits / tags) if tags else 0.0
+
     codes = _objects([_codes(tags) for tags in truth]), _objects([_codes(tags) for tags in given])
     return {
-        "accuracy": Figure.of(lambda _, drawn: _precision(drawn.sum(0)), counts[:, 1], counts),
+        "accuracy": Figure.of(right, counts[:, 1], counts),
         "f1": Figure.of(lambda a, b: F1().score(np.concatenate(list(a)), np.concatenate(list(b))), *codes),
     }
 

@@ -9,9 +9,13 @@ from typing import Any
 def micro_f1(truth: Sequence[set[Any]], given: Sequence[set[Any]]) -> dict[str, float]:
     """Precision, recall and F1 over all members of the rows' sets; 0 where nothing is found or true."""
     hits = sum(len(a & b) for a, b in zip(truth, given, strict=True))
-    true, found = sum(map(len, truth)), sum(map(len, given))
+    return ratios(hits, sum(map(len, given)), sum(map(len, truth)))
+
+
+def ratios(hits: float, given: float, true: float) -> dict[str, float]:
+    """The same from how many members are given and true, are given, are true."""
     return {
-        "precision": hits / found if found else 0.0,
+        "precision": hits / given if given else 0.0,
         "recall": hits / true if true else 0.0,
-        "f1": 2 * hits / (true + found) if true + found else 0.0,
+        "f1": 2 * hits / (true + given) if true + given else 0.0,
     }

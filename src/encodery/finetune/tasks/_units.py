@@ -6,7 +6,8 @@ Shapes: U units (words) of a text, n pieces.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -76,6 +77,12 @@ def speakers(pieces: np.ndarray, where: np.ndarray) -> np.ndarray:
         safe = safe + empty
     shares = (first < len(pieces)) & (pieces[safe, 0] < where[:, 1]) & (pieces[safe, 1] > where[:, 0])
     return np.where(shares, safe, -1)
+
+
+def kind_of(given: Iterable[Iterable[str]]) -> Literal["spans", "plain"]:
+    """Whether all tags say where spans begin and go on, or stand for themselves."""
+    spans = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tags in given for tag in tags)
+    return "spans" if spans else "plain"
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:

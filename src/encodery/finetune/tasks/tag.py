@@ -25,7 +25,7 @@ from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, Task, Tas
 from encodery.finetune.tasks._figures import micro_f1
 from encodery.finetune.tasks._head import Quick, check_dropout, check_rate
 from encodery.finetune.tasks._labels import Weights, count, weights
-from encodery.finetune.tasks._units import OUTSIDE, joined, spans_of, speakers, tags_of, trimmed, units
+from encodery.finetune.tasks._units import OUTSIDE, joined, kind_of, spans_of, speakers, tags_of, trimmed, units
 from encodery.metrics.accuracy import Accuracy
 from encodery.metrics.f1 import F1
 from encodery.model.shape import Batch, Output, Shape
@@ -62,7 +62,7 @@ class Tag(Task):
         labels, counts = count(tag for tags in given for tag in self._learnt(tags))
         if len(labels) < 2:
             raise InputError(f"There is nothing to tell apart: the tags are {', '.join(labels) or 'none'}.")
-        return {"labels": labels, "counts": counts, "kind": "spans" if _mark_spans(given) else "plain"}
+        return {"labels": labels, "counts": counts, "kind": kind_of(given)}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         at = {label: place for place, label in enumerate(known["labels"])}
@@ -135,7 +135,7 @@ class Tag(Task):
             spans = rows["spans"] if answers is None else [answer["spans"] for answer in answers]
             return [{(s["start"], s["end"], str(s["label"])) for s in some} for some in spans]
         told = self._tags(rows) if answers is None else [answer["prediction"] for answer in answers]
-        if _mark_spans(self._tags(rows)):
+        if kind_of(self._tags(rows)) == "spans":
             return [set(spans_of(tags)) for tags in told]
         return [{(place, place + 1, tag) for place, tag in enumerate(tags)} for tags in told]
 
@@ -189,11 +189,6 @@ class _TagModule(TaskModule):
         weight = self.class_weights[label]
         logs = predicted[rows].log_softmax(-1).gather(1, label[:, None])[:, 0]
         return {"tags": Term(-(weight * logs).sum(), weight.sum())}
-
-
-def _mark_spans(given: Sequence[Sequence[str]]) -> bool:
-    """Whether all tags say where spans begin and go on."""
-    return all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tags in given for tag in tags)
 
 
 def _texts(rows: Rows) -> list[tuple[str, np.ndarray]]:
