@@ -1,4 +1,4 @@
-"""Build hook: the packed int8 engine is compiled into the package where it can be. Without it the install goes on."""
+"""Build hook: the packed engine is compiled into the package where it can be. Without it the install goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg, misc]
         native = Path(self.root) / "src" / "native" / "build.py"
         missing = runpy.run_path(str(native))["build"]()
         if missing is not None:
-            self.app.display_warning(f"The runtime 'packed_int8' will not be there: {missing}")
+            self.app.display_warning(f"The runtimes 'packed_fp32' and 'packed_int8' will not be there: {missing}")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -53,6 +53,11 @@ def ours_torch(model: str, texts: list[str], threads: int, room: Path) -> Encode
     return _ours(model, threads, None)
 
 
+def ours_packed_fp32(model: str, texts: list[str], threads: int, room: Path) -> Encode:
+    """Our own engine, in float32."""
+    return _ours(model, threads, "packed_fp32")
+
+
 def ours_packed_int8(model: str, texts: list[str], threads: int, room: Path) -> Encode:
     """Our own engine, which needs no texts to calibrate on."""
     return _ours(model, threads, "packed_int8")
@@ -103,6 +108,7 @@ SIDES: dict[str, Callable[[str, list[str], int, Path], Encode]] = {
     "encodery": ours_torch,
     "encodery openvino int8": ours_openvino_int8,
     "encodery onnx int8": ours_onnx_int8,
+    "encodery packed_fp32": ours_packed_fp32,
     "encodery packed_int8": ours_packed_int8,
 }
 
@@ -203,8 +209,8 @@ class Side:
         self.process.wait(60)
 
 
-def peak(threads: int) -> tuple[str, float] | None:
-    """The kernels that `packed_int8` runs, and the 8-bit operations a second that all threads reach at once."""
+def peak(threads: int) -> tuple[str, dict[str, float]] | None:
+    """The kernels of the packed engine, and for each of its runtimes the operations a second of all threads at once."""
     from encodery.base.errors import SettingsError
     from encodery.runtimes import _native
 
@@ -212,13 +218,19 @@ def peak(threads: int) -> tuple[str, float] | None:
         name = _native.kernels("")
     except SettingsError:
         return None
-    reached: list[float] = []
-    spinning = [threading.Thread(target=lambda: reached.append(_native.peak(name))) for _ in range(threads)]
-    for thread in spinning:
-        thread.start()
-    for thread in spinning:
-        thread.join()
-    return name, sum(reached)
+
+    def together(numbers: int) -> float:
+        reached: list[float] = []
+        spinning = [
+            threading.Thread(target=lambda: reached.append(_native.peak(name, numbers=numbers))) for _ in range(threads)
+        ]
+        for thread in spinning:
+            thread.start()
+        for thread in spinning:
+            thread.join()
+        return sum(reached)
+
+    return name, {"packed_fp32": together(_native.FLOAT), "packed_int8": together(_native.INT8)}
 
 
 def operations(model: str) -> int:
@@ -326,12 +338,15 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
     whole |= {"sides": result, "left_out": {side.name: side.missing for side in started if side.missing is not None}}
     if before and after:
-        reached = max(before[1], after[1])
-        whole["peak"] = {"kernels": before[0], "operations_per_s": reached}
-        ran = result.get("encodery packed_int8")
-        if ran is not None:
-            each = operations(options.model)
-            whole["peak"]["share"] = {kind: ran[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
+        whole["peak"] = {"kernels": before[0]}
+        for runtime in before[1]:
+            reached = max(before[1][runtime], after[1][runtime])
+            whole["peak"][runtime] = {"operations_per_s": reached}
+            ran = result.get(f"encodery {runtime}")
+            if ran is not None:
+                each = operations(options.model)
+                shares = {kind: ran[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
+                whole["peak"][runtime]["share"] = shares
     return whole
 
 
@@ -345,9 +360,10 @@ def table(whole: dict[str, Any]) -> str:
             f"  {one['cosine']['mean']:.4f}, {one['cosine']['least']:.4f}"
         )
     lines += [f"left out: {name}: {why}" for name, why in whole["left_out"].items()]
-    if "share" in whole.get("peak", {}):
-        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in whole["peak"]["share"].items())
-        lines.append(f"packed_int8, linear layers by the measured peak of {whole['peak']['kernels']}: {shares}")
+    peaks = {name: one for name, one in whole.get("peak", {}).items() if name != "kernels" and "share" in one}
+    for name, one in peaks.items():
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in one["share"].items())
+        lines.append(f"{name}, linear layers by the measured peak of {whole['peak']['kernels']}: {shares}")
     return "\n".join(lines)
 
 

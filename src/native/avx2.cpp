@@ -6,7 +6,7 @@
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 namespace {
-constexpr int LANES = 8, WIDE = 2, ROWS = 4, OFFSET = 0;
+constexpr int LANES = 8, WIDE = 2, ROWS = 4, FLOAT_ROWS = 6, OFFSET = 0;
 constexpr const char* NAME = "avx2";
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));

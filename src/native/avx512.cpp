@@ -3,7 +3,7 @@
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
 namespace {
-constexpr int LANES = 16, WIDE = 4, ROWS = 6, OFFSET = 128;
+constexpr int LANES = 16, WIDE = 4, ROWS = 6, FLOAT_ROWS = 6, OFFSET = 128;
 constexpr const char* NAME = "avx512_vnni";
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));

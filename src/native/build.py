@@ -1,4 +1,4 @@
-"""Compiles the packed int8 engine into the package: `python src/native/build.py`. The build hook calls it at install.
+"""Compiles the packed engine into the package: `python src/native/build.py`. The build hook calls it at install.
 
 Each instruction set is a file of its own with its own flags; which one runs is decided at run time.
 """
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TARGET = HERE.parent / "encodery" / "runtimes" / "_packed_int8.so"
+TARGET = HERE.parent / "encodery" / "runtimes" / "_engine.so"
 COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-pthread", "-fvisibility-inlines-hidden"]
 SETS = {
     "engine": [],
@@ -27,7 +27,7 @@ SETS = {
 def build(target: Path = TARGET) -> str | None:
     """Writes the library; returns why there is none where it cannot be made."""
     if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform == "win32":
-        return f"the packed int8 engine is written for x86-64 under Linux or macOS, not {platform.machine()}"
+        return f"the packed engine is written for x86-64 under Linux or macOS, not {platform.machine()}"
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         return "no C++ compiler was found (c++, g++, clang++, or $CXX)"

@@ -52,30 +52,37 @@ struct OwnedLinear : Linear {
     Held<int32_t> kept_compensation;
     Held<float> kept_scale, kept_bias;
 
-    static size_t bytes(int n, int k) { return (size_t)padded(n) * padded(k); }
+    static size_t bytes(int n, int k, Numbers as) { return (size_t)padded(n) * padded(k) * size_of(as); }
 
     // w (n, k) row by row; b (n) or nullptr; `place` has room for the weights, and is moved behind them.
-    OwnedLinear(const float* w, const float* b, int n, int k, const Kernels& kernels, int8_t*& place) {
-        in = padded(k), out = padded(n);
-        next = weights = place, place += bytes(n, k);
-        kept_compensation = zeros<int32_t>(out), compensation = kept_compensation.get();
-        kept_scale = zeros<float>(out), scale = kept_scale.get();
+    OwnedLinear(const float* w, const float* b, int n, int k, Numbers as, const Kernels& kernels, uint8_t*& place) {
+        numbers = as, words = padded(k) * size_of(as) / WORD, out = padded(n);
+        next = weights = place, place += bytes(n, k, as);
         kept_bias = zeros<float>(out), bias = kept_bias.get();
-        const int columns = kernels.columns;
-        for (int row = 0; row < n; row++, w += k) {
-            float high = 1e-12f;
-            for (int i = 0; i < k; i++) high = std::max(high, std::fabs(w[i]));
-            int total = 0;
-            int8_t* panel = weights + (size_t)(row / columns) * columns * in + row % columns * 4;
-            for (int i = 0; i < k; i++) {
-                const int q = (int)std::lrint(w[i] * (127.f / high));
-                panel[(size_t)(i / 4) * columns * 4 + i % 4] = (int8_t)q;
-                total += q;
-            }
-            compensation[row] = total * kernels.offset;
-            scale[row] = high / 127.f;
-            bias[row] = b ? b[row] : 0.f;
+        if (b) std::copy(b, b + n, bias);
+        if (as == INT8) {
+            kept_compensation = zeros<int32_t>(out), compensation = kept_compensation.get();
+            kept_scale = zeros<float>(out), scale = kept_scale.get();
         }
+        const size_t step = (size_t)kernels.columns * WORD;
+        for (int row = 0; row < n; row++, w += k) {
+            uint8_t* const panel = weights + row / kernels.columns * step * words + row % kernels.columns * WORD;
+            if (as == INT8) pack_bytes(w, k, row, step, kernels.offset, panel);
+            else for (int i = 0; i < k; i++) std::memcpy(panel + i * step, w + i, WORD);
+        }
+    }
+
+    void pack_bytes(const float* w, int k, int row, size_t step, int offset, uint8_t* panel) {
+        float high = 1e-12f;
+        for (int i = 0; i < k; i++) high = std::max(high, std::fabs(w[i]));
+        int total = 0;
+        for (int i = 0; i < k; i++) {
+            const int q = (int)std::lrint(w[i] * (127.f / high));
+            panel[i / WORD * step + i % WORD] = (uint8_t)q;
+            total += q;
+        }
+        compensation[row] = total * offset;
+        scale[row] = high / 127.f;
     }
 };
 
@@ -105,7 +112,7 @@ struct LayerSpec {
 struct EncoderSpec {
     const float *words, *positions, *segments, *norm_gain, *norm_bias, *final_gain, *final_bias;  // (V, H), (P, H), (S, H)
     float norm_eps, final_eps;
-    int32_t width;
+    int32_t width, numbers;
 };
 }
 
@@ -116,30 +123,35 @@ struct Layer {
     OwnedLinear qkv, out, up, down;
     std::unique_ptr<OwnedNorm> attention_norm, ffn_norm;
 
-    static size_t bytes(const LayerSpec& s, int width) {
+    static size_t bytes(const LayerSpec& s, int width, Numbers as) {
         const int all = s.heads * s.head_size;
-        return OwnedLinear::bytes(3 * all, width) + OwnedLinear::bytes(width, all) +
-               OwnedLinear::bytes(s.gated ? 2 * s.inner : s.inner, width) + OwnedLinear::bytes(width, s.inner);
+        return OwnedLinear::bytes(3 * all, width, as) + OwnedLinear::bytes(width, all, as) +
+               OwnedLinear::bytes(s.gated ? 2 * s.inner : s.inner, width, as) + OwnedLinear::bytes(width, s.inner, as);
     }
 
-    Layer(const LayerSpec& s, int width, const Kernels& k, int8_t*& place)
+    Layer(const LayerSpec& s, int width, Numbers as, const Kernels& k, uint8_t*& place)
         : spec(s),
-          qkv(s.qkv, s.qkv_bias, 3 * s.heads * s.head_size, width, k, place),
-          out(s.out, s.out_bias, width, s.heads * s.head_size, k, place),
-          up(s.up, s.up_bias, s.gated ? 2 * s.inner : s.inner, width, k, place),
-          down(s.down, s.down_bias, width, s.inner, k, place) {
+          qkv(s.qkv, s.qkv_bias, 3 * s.heads * s.head_size, width, as, k, place),
+          out(s.out, s.out_bias, width, s.heads * s.head_size, as, k, place),
+          up(s.up, s.up_bias, s.gated ? 2 * s.inner : s.inner, width, as, k, place),
+          down(s.down, s.down_bias, width, s.inner, as, k, place) {
         if (s.attention_gain)
             attention_norm = std::make_unique<OwnedNorm>(s.attention_gain, s.attention_bias, width, s.attention_eps);
         if (s.ffn_gain) ffn_norm = std::make_unique<OwnedNorm>(s.ffn_gain, s.ffn_bias, width, s.ffn_eps);
     }
+
+    // What is applied to x before each half, nullptr for nothing.
+    const OwnedNorm* before_attention() const { return spec.pre ? attention_norm.get() : nullptr; }
+    const OwnedNorm* before_ffn() const { return spec.pre ? ffn_norm.get() : nullptr; }
 };
 
-// Room for a chunk of `rows` tokens.
+// Room for a chunk of `rows` tokens. What is multiplied lies in q as bytes; floats are multiplied where they lie.
 struct Room {
     size_t rows = 0;
     Held<float> x, normed, qkv, mixed, scale, inner, inner_scale;
     Held<uint8_t> q, inner_q;
 };
+
 
 // Room of one thread for attention.
 struct Corner {
@@ -158,15 +170,15 @@ struct Call {
 class Encoder {
   public:
     Encoder(const EncoderSpec& spec, const LayerSpec* layers, int depth, const Kernels& kernels)
-        : spec_(spec), k_(kernels), stride_(padded(spec.width)) {
+        : spec_(spec), numbers_((Numbers)spec.numbers), k_(kernels), stride_(padded(spec.width)) {
         if (spec.norm_gain) norm_ = std::make_unique<OwnedNorm>(spec.norm_gain, spec.norm_bias, spec.width, spec.norm_eps);
         if (spec.final_gain)
             final_ = std::make_unique<OwnedNorm>(spec.final_gain, spec.final_bias, spec.width, spec.final_eps);
         size_t bytes = 0;
-        for (int i = 0; i < depth; i++) bytes += Layer::bytes(layers[i], spec.width);
-        weights_ = zeros<int8_t>(bytes);
-        int8_t* place = weights_.get();
-        for (int i = 0; i < depth; i++) add(std::make_unique<Layer>(layers[i], spec.width, k_, place));
+        for (int i = 0; i < depth; i++) bytes += Layer::bytes(layers[i], spec.width, numbers_);
+        weights_ = zeros<uint8_t>(bytes);
+        uint8_t* place = weights_.get();
+        for (int i = 0; i < depth; i++) add(std::make_unique<Layer>(layers[i], spec.width, numbers_, k_, place));
         if (depth) layers_.back()->down.next = weights_.get();
     }
 
@@ -204,8 +216,8 @@ class Encoder {
         Layer& layer = *added;
         layer.qkv.next = layer.out.weights, layer.out.next = layer.up.weights, layer.up.next = layer.down.weights;
         if (!layers_.empty()) layers_.back()->down.next = layer.qkv.weights;
-        qkv_ = std::max(qkv_, layer.qkv.out), mixed_ = std::max(mixed_, layer.out.in);
-        inner_ = std::max(inner_, std::max(layer.up.out, layer.down.in));
+        qkv_ = std::max(qkv_, layer.qkv.out), mixed_ = std::max(mixed_, mixed_stride(layer));
+        inner_ = std::max(inner_, layer.up.out);
         head_size_ = std::max(head_size_, layer.spec.head_size);
         layers_.push_back(std::move(added));
     }
@@ -254,9 +266,12 @@ class Encoder {
         room.rows = 0;
         room.x = zeros<float>(rows * stride_), room.normed = zeros<float>(rows * stride_);
         room.qkv = zeros<float>(rows * qkv_), room.mixed = zeros<float>(rows * mixed_);
-        room.scale = zeros<float>(rows), room.q = zeros<uint8_t>(rows * std::max(stride_, mixed_));
-        room.inner = zeros<float>(block * inner_), room.inner_scale = zeros<float>(block);
-        room.inner_q = zeros<uint8_t>(block * inner_);
+        room.scale = zeros<float>(rows), room.inner_scale = zeros<float>(block);
+        room.inner = zeros<float>(block * inner_);
+        if (numbers_ == INT8) {
+            room.q = zeros<uint8_t>(rows * std::max(stride_, mixed_));
+            room.inner_q = zeros<uint8_t>(block * inner_);
+        }
         room.rows = rows;
     }
 
@@ -271,15 +286,14 @@ class Encoder {
         member.share(up_to(rows, FEW), [&](int i) { work(i * FEW, std::min(FEW, rows - i * FEW)); });
     }
 
-    void multiply(Member& member, const uint8_t* q, const float* scale, int rows, const Linear& layer, float* y,
-                  Then then) const {
-        if (member.size() == 1) return k_.product(q, scale, rows, layer, 0, layer.out, y, then);
+    void multiply(Member& member, const Rows& x, int rows, const Linear& layer, float* y, Then then) const {
+        if (member.size() == 1) return k_.product(x, rows, layer, 0, layer.out, y, then);
         const int panels = layer.out / PAD;
         const int wanted = std::min(up_to(PIECES * member.size(), panels), up_to(rows, LEAST));
         const int part = up_to(up_to(rows, wanted), 12) * 12, parts = up_to(rows, part);
         member.share(panels * parts, [&](int i) {
             const int column = i / parts * PAD, row = i % parts * part;
-            k_.product(q + (size_t)row * layer.in, scale + row, std::min(part, rows - row), layer, column, column + PAD,
+            k_.product(x.from(row), std::min(part, rows - row), layer, column, column + PAD,
                        y + (size_t)row * layer.out, then);
         });
     }
@@ -319,7 +333,7 @@ class Encoder {
         by_rows(member, chunk.rows, [&](int row, int count) {
             embed(call, chunk, row, row + count, x);
             if (layers_.empty()) finish(room, row, count);
-            else quantise(room, row, count, layers_[0]->spec.pre ? layers_[0]->attention_norm.get() : nullptr);
+            else prepare(room, row, count, layers_[0]->before_attention());
         });
         for (size_t i = 0; i < layers_.size(); i++) {
             const Layer& layer = *layers_[i];
@@ -331,22 +345,32 @@ class Encoder {
                 float* const from = x + (size_t)row * stride_;
                 if (!layer.spec.pre) k_.norm(from, count, *layer.ffn_norm, from);
                 if (i + 1 == layers_.size()) return finish(room, row, count);
-                const Layer& next = *layers_[i + 1];
-                quantise(room, row, count, next.spec.pre ? next.attention_norm.get() : nullptr);
+                prepare(room, row, count, layers_[i + 1]->before_attention());
             });
         }
         deliver(call, chunk, room, member);
     }
 
-    // x, after `norm` where there is one, to room.q and room.scale.
-    void quantise(Room& room, int row, int count, const Norm* norm) const {
+    // x, after `norm` where there is one, to what `prepared` gives.
+    void prepare(Room& room, int row, int count, const Norm* norm) const {
         const float* from = room.x.get() + (size_t)row * stride_;
         if (norm) {
             float* const normed = room.normed.get() + (size_t)row * stride_;
             k_.norm(from, count, *norm, normed);
             from = normed;
         }
-        k_.quantise(from, count, stride_, room.q.get() + (size_t)row * stride_, room.scale.get() + row);
+        if (numbers_ == INT8)
+            k_.quantise(from, count, stride_, room.q.get() + (size_t)row * stride_, room.scale.get() + row);
+    }
+
+    Rows prepared(const Room& room, const Norm* norm) const {
+        return rows_of(norm ? room.normed : room.x, stride_, room.q, stride_, room.scale);
+    }
+
+    Rows rows_of(const Held<float>& floats, int step, const Held<uint8_t>& bytes, int wide,
+                 const Held<float>& scale) const {
+        if (numbers_ == INT8) return {bytes.get(), scale.get(), (size_t)wide};
+        return {reinterpret_cast<const uint8_t*>(floats.get()), scale.get(), (size_t)step * WORD};
     }
 
     void finish(Room& room, int row, int count) const {
@@ -354,13 +378,13 @@ class Encoder {
         if (final_) k_.norm(x, count, *final_, x);
     }
 
-    // x, whose numbers are in room.q, plus what attention makes of it; the sum's are in room.q afterwards.
+    // x, which is prepared, plus what attention makes of it; the sum is prepared afterwards.
     void attend(const Call& call, const Chunk& chunk, const Layer& layer, Room& room, Corner& corner,
                 Member& member) const {
         const LayerSpec& spec = layer.spec;
-        const int all = spec.heads * spec.head_size, step = layer.qkv.out, wide = layer.out.in;
+        const int all = spec.heads * spec.head_size, step = layer.qkv.out, wide = mixed_stride(layer);
         float *const qkv = room.qkv.get(), *const mixed = room.mixed.get();
-        multiply(member, room.q.get(), room.scale.get(), chunk.rows, layer.qkv, qkv, STORE);
+        multiply(member, prepared(room, layer.before_attention()), chunk.rows, layer.qkv, qkv, STORE);
         if (spec.cosines)
             by_rows(member, chunk.rows,
                     [&](int row, int count) { turn(call, chunk, spec, row, row + count, qkv, step); });
@@ -378,31 +402,32 @@ class Encoder {
         by_rows(member, chunk.rows, [&](int row, int count) {
             float* const from = mixed + (size_t)row * wide;
             for (int i = 0; i < count; i++) std::memset(from + (size_t)i * wide + all, 0, sizeof(float) * (wide - all));
-            k_.quantise(from, count, wide, room.q.get() + (size_t)row * wide, room.scale.get() + row);
+            if (numbers_ == INT8)
+                k_.quantise(from, count, wide, room.q.get() + (size_t)row * wide, room.scale.get() + row);
         });
-        multiply(member, room.q.get(), room.scale.get(), chunk.rows, layer.out, room.x.get(), ADD);
+        multiply(member, rows_of(room.mixed, wide, room.q, wide, room.scale), chunk.rows, layer.out, room.x.get(), ADD);
         by_rows(member, chunk.rows, [&](int row, int count) {
             float* const from = room.x.get() + (size_t)row * stride_;
             if (!spec.pre) k_.norm(from, count, *layer.attention_norm, from);
-            quantise(room, row, count, spec.pre ? layer.ffn_norm.get() : nullptr);
+            prepare(room, row, count, layer.before_ffn());
         });
     }
 
     void feed(const Layer& layer, Room& room, Member& member, int first, int rows) const {
         const LayerSpec& spec = layer.spec;
-        const int step = layer.up.out, wide = layer.down.in;
+        const int step = layer.up.out, wide = padded(spec.inner);
         float* const inner = room.inner.get();
         const bool fused = !spec.gated && spec.activation == GELU_ERF;
-        multiply(member, room.q.get() + (size_t)first * stride_, room.scale.get() + first, rows, layer.up, inner,
-                 fused ? GELU : STORE);
+        multiply(member, prepared(room, layer.before_ffn()).from(first), rows, layer.up, inner, fused ? GELU : STORE);
         by_rows(member, rows, [&](int row, int count) {
             for (int i = row; i < row + count; i++) {
                 float* const from = inner + (size_t)i * step;
                 if (!fused) k_.activate(from, 1, step, spec.inner, (Activation)spec.activation, spec.gated != 0);
-                k_.quantise(from, 1, wide, room.inner_q.get() + (size_t)i * wide, room.inner_scale.get() + i);
+                if (numbers_ == INT8)
+                    k_.quantise(from, 1, wide, room.inner_q.get() + (size_t)i * wide, room.inner_scale.get() + i);
             }
         });
-        multiply(member, room.inner_q.get(), room.inner_scale.get(), rows, layer.down,
+        multiply(member, rows_of(room.inner, step, room.inner_q, wide, room.inner_scale), rows, layer.down,
                  room.x.get() + (size_t)first * stride_, ADD);
     }
 
@@ -427,12 +452,15 @@ class Encoder {
         });
     }
 
+    static int mixed_stride(const Layer& layer) { return padded(layer.spec.heads * layer.spec.head_size); }
+
     const EncoderSpec spec_;
+    const Numbers numbers_;
     const Kernels& k_;
     const int stride_;
     int qkv_ = PAD, mixed_ = PAD, inner_ = PAD, head_size_ = 8;
     std::unique_ptr<OwnedNorm> norm_, final_;
-    Held<int8_t> weights_;  // Of all layers, in the order in which they are read.
+    Held<uint8_t> weights_;  // Of all layers, in the order in which they are read.
     std::vector<std::unique_ptr<Layer>> layers_;
     std::mutex lock_;
     std::vector<Room> rooms_;
@@ -460,12 +488,12 @@ const char* encodery_kernels(const char* name) {
     return found ? found->name : nullptr;
 }
 
-int encodery_interface() { return 2; }  // To be raised with every change of the structures or functions here.
+int encodery_interface() { return 3; }  // To be raised with every change of the structures or functions here.
 
 // Multiplications and additions a second of one thread that does nothing else.
-double encodery_peak(const char* name, long rounds) {
+double encodery_peak(const char* name, long rounds, int numbers) {
     const auto begin = std::chrono::steady_clock::now();
-    const long done = kernels_named(name)->spin(rounds);
+    const long done = kernels_named(name)->spin(rounds, (Numbers)numbers);
     return done / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 

@@ -8,15 +8,32 @@
 constexpr int PAD = 64;  // Every row is padded to a multiple of this, so that no kernel needs a tail.
 inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
 
-// A linear layer: `in` and `out` are padded. weights: [out / columns][in / 4][columns][4]; a column's real value is
-// scale · weight. `compensation` is what the offset of the activations adds to a column's sum.
+// What rows and weights are multiplied as. A word, 32 bits, holds four bytes or one float.
+enum Numbers { INT8 = 0, FLOAT = 1 };
+constexpr int WORD = 4;
+inline size_t size_of(Numbers numbers) { return numbers == INT8 ? 1 : WORD; }
+
+// A linear layer: `out` is padded, `words` are those of a padded row that goes in. weights, in bytes:
+// [out / columns][words][columns][WORD]. Of bytes, a column's real value is scale · weight, and `compensation` is what
+// the offset of the activations adds to a column's sum; floats have neither.
 struct Linear {
-    int in = 0, out = 0;
-    int8_t* weights = nullptr;
-    const int8_t* next = nullptr;  // What will be multiplied after it, to be fetched meanwhile.
+    Numbers numbers = INT8;
+    int words = 0, out = 0;
+    uint8_t* weights = nullptr;
+    const uint8_t* next = nullptr;  // What will be multiplied after it, to be fetched meanwhile.
     int32_t* compensation = nullptr;
     float* scale = nullptr;
     float* bias = nullptr;
+};
+
+// Rows that a product reads, `stride` bytes apart: bytes as `quantise` leaves them, each row with its scale, or floats,
+// which have none.
+struct Rows {
+    const uint8_t* words;
+    const float* scale;
+    size_t stride;
+
+    Rows from(size_t row) const { return {words + row * stride, scale + row, stride}; }
 };
 
 // `live` is 1 for real columns, 0 for padding.
@@ -35,9 +52,8 @@ struct Kernels {
     int offset;   // Added to activations, to make them unsigned where the instruction wants that.
     // Rows to 8 bits, each by its own largest value: q = round(x / scale) + offset.
     void (*quantise)(const float* x, int rows, int stride, uint8_t* q, float* scale);
-    // Columns first … last (multiples of PAD) of y (rows, layer.out) from q (rows, layer.in).
-    void (*product)(const uint8_t* q, const float* scale, int rows, const Linear& layer, int first, int last, float* y,
-                    Then then);
+    // Columns first … last (multiples of PAD) of y (rows, layer.out) from x (rows, layer.words).
+    void (*product)(const Rows& x, int rows, const Linear& layer, int first, int last, float* y, Then then);
     // y may be x.
     void (*norm)(const float* x, int rows, const Norm& norm, float* y);
     // In place over (rows, stride): the first `inner` columns activated, times the next `inner` where gated; zero after.
@@ -49,8 +65,8 @@ struct Kernels {
     // away. q, k, v point at the head in row 0, rows `stride` apart; `scratch` has attention_scratch floats.
     void (*attention)(const float* q, const float* k, const float* v, int stride, int length, int size, int window,
                       int first, int last, float* out, int out_stride, float* scratch);
-    // Does nothing but multiply; returns how many multiplications and additions that were.
-    long (*spin)(long rounds);
+    // Does nothing but multiply such numbers; returns how many multiplications and additions that were.
+    long (*spin)(long rounds, Numbers numbers);
 };
 
 inline size_t attention_scratch(int length, int size) { return (size_t)padded(length) * (size + 4); }

@@ -1,7 +1,7 @@
 // The reference: what every processor has, and nothing clever. The fast ones are tested against it.
 #include "kernels.hpp"
 namespace {
-constexpr int LANES = 4, WIDE = 1, ROWS = 2, OFFSET = 0;
+constexpr int LANES = 4, WIDE = 1, ROWS = 2, FLOAT_ROWS = 2, OFFSET = 0;
 constexpr const char* NAME = "plain";
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));

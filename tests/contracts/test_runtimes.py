@@ -21,8 +21,8 @@ PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
 
 def engine(name: str) -> Engine:
-    if name == "packed_int8" and not LIBRARY.is_file():
-        pytest.skip("the packed int8 engine was not compiled at install")
+    if name.startswith("packed_") and not LIBRARY.is_file():
+        pytest.skip("the packed engine was not compiled at install")
     for package in PACKAGES.get(name, ()):
         pytest.importorskip(package)
     return find(Runtime, name)().build(build_model(SETTINGS, 1))

@@ -15,9 +15,10 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 
-LIBRARY = Path(__file__).with_name("_packed_int8.so")
-INTERFACE = 2
+LIBRARY = Path(__file__).with_name("_engine.so")
+INTERFACE = 3
 HIDDEN, MEAN, FIRST = 0, 1, 2
+INT8, FLOAT = 0, 1
 _FLOATS = ctypes.c_void_p
 
 
@@ -40,7 +41,7 @@ class EncoderSpec(ctypes.Structure):
         *((name, _FLOATS) for name in ("words", "positions", "segments")),
         *((name, _FLOATS) for name in ("norm_gain", "norm_bias", "final_gain", "final_bias")),
         *((name, ctypes.c_float) for name in ("norm_eps", "final_eps")),
-        ("width", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("width", "numbers")),
     )
 
 
@@ -50,10 +51,10 @@ def library() -> ctypes.CDLL:
     if not LIBRARY.is_file():
         machine = platform.machine()
         if machine.lower() not in ("x86_64", "amd64"):
-            raise SettingsError(f"runtime = 'packed_int8': is written for x86-64, this is {machine}. Use 'torch'.")
+            raise SettingsError(f"The packed engine is written for x86-64, this is {machine}. Use the runtime 'torch'.")
         raise SettingsError(
-            "runtime = 'packed_int8': its engine was not compiled at install, as no C++ compiler was there. Install "
-            "one (g++ or clang++) and install encodery again from source, or use 'torch'."
+            "The packed engine was not compiled at install, as no C++ compiler was there. Install one (g++ or clang++) "
+            "and install encodery again from source, or use the runtime 'torch'."
         )
     loaded = ctypes.CDLL(str(LIBRARY))
     if loaded.encodery_interface() != INTERFACE:
@@ -61,7 +62,7 @@ def library() -> ctypes.CDLL:
     loaded.encodery_kernels.restype = ctypes.c_char_p
     loaded.encodery_kernels.argtypes = [ctypes.c_char_p]
     loaded.encodery_peak.restype = ctypes.c_double
-    loaded.encodery_peak.argtypes = [ctypes.c_char_p, ctypes.c_long]
+    loaded.encodery_peak.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     loaded.encodery_new.restype = ctypes.c_void_p
     loaded.encodery_new.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
     loaded.encodery_free.restype = None
@@ -79,9 +80,9 @@ def kernels(name: str) -> str:
     return str(found.decode())
 
 
-def peak(name: str = "", rounds: int = 50_000_000) -> float:
-    """8-bit multiplications and additions a second that one thread reaches with nothing else to do, measured."""
-    return float(library().encodery_peak(kernels(name).encode(), rounds))
+def peak(name: str = "", rounds: int = 50_000_000, numbers: int = INT8) -> float:
+    """Multiplications and additions a second of such numbers that one thread reaches with nothing else to do."""
+    return float(library().encodery_peak(kernels(name).encode(), rounds, numbers))
 
 
 class NativeEncoder:

@@ -1,4 +1,4 @@
-"""The packed int8 engine: near the model in every shape it takes, equal to itself bit for bit in any company."""
+"""The packed engine: the model in floats, near it in bytes, in every shape; equal to itself to the bit in any company."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from encodery.model.ffn import FFN
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.runtimes import Engine, Runtime
 from encodery.runtimes._native import LIBRARY, kernels
+from encodery.runtimes.packed_fp32 import PackedFP32
 from encodery.runtimes.packed_int8 import PackedInt8
 from encodery.runtimes.torch import Torch
 
-pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
 LENGTHS = (1, 5, 70, 16, 33, 2, 48, 3)
 SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2)
 BARE = {"bias": False, "bias_out": False}
@@ -38,6 +39,8 @@ MODERN: dict[str, Any] = {
     "block": {"is": "pre", "first_norm": False},
 }
 FASTER: tuple[Any, ...] = ("avx512_vnni", "avx2")
+BOTH = pytest.mark.parametrize("numbers", [PackedFP32, PackedInt8])
+EXACT = 2e-5  # Of floats, of the largest number: sums are in another order, and that is all.
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +58,7 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(((ours * theirs).sum(1) / lengths).min())
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", [*FASTER, "plain"])
 @pytest.mark.parametrize(
     "change",
@@ -78,7 +82,7 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
     ],
 )
 def test_hidden_states_are_near_the_models(
-    change: dict[str, Any], kernel: Any, livelier: Callable[[ModelSettings], Model]
+    change: dict[str, Any], kernel: Any, numbers: Any, livelier: Callable[[ModelSettings], Model]
 ) -> None:
     runnable(kernel)
     table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
@@ -86,21 +90,22 @@ def test_hidden_states_are_near_the_models(
     ids, bounds = batch()
     segment = np.arange(len(ids)) % 2 if model.settings.segments else None
     expected = Torch().build(model).run(ids, bounds, segment)
-    found = PackedInt8(kernels=kernel, threads=2).build(model).run(ids, bounds, segment)
-    assert near(found, expected) > 0.998
-    assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
+    found = numbers(kernels=kernel, threads=2).build(model).run(ids, bounds, segment)
+    assert near(found, expected) > (0.998 if numbers is PackedInt8 else 1 - 1e-6)
+    assert np.abs(found - expected).max() < (0.15 if numbers is PackedInt8 else EXACT) * np.abs(expected).max()
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", [*FASTER, "plain"])
-def test_layers_may_be_uneven(kernel: Any, livelier: Callable[[ModelSettings], Model]) -> None:
+def test_layers_may_be_uneven(kernel: Any, numbers: Any, livelier: Callable[[ModelSettings], Model]) -> None:
     """Heads and inner widths of a layer may have been pruned."""
     runnable(kernel)
     model, pruned = livelier(small({"heads": 4})), livelier(small({"heads": 1, "head_size": 16, "inner": 100}))
     model.encoder.blocks[1] = pruned.encoder.blocks[1]
     ids, bounds = batch()
     expected = Torch().build(model).run(ids, bounds)
-    found = PackedInt8(kernels=kernel, threads=2).build(model).run(ids, bounds)
-    assert near(found, expected) > 0.998
+    found = numbers(kernels=kernel, threads=2).build(model).run(ids, bounds)
+    assert near(found, expected) > (0.998 if numbers is PackedInt8 else 1 - 1e-6)
 
 
 def runnable(kernel: Any) -> None:
@@ -141,15 +146,16 @@ def test_the_largest_products_are_not_cut(kernel: Any, livelier: Callable[[Model
     np.testing.assert_allclose(PackedInt8(kernels=kernel).build(model).run(ids, bounds), expected, atol=0.05)
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", FASTER)
 @pytest.mark.parametrize("change", [{}, MODERN, {"mask": {"is": "window", "size": 21}}])
 def test_company_and_threads_change_no_bit(
-    change: dict[str, Any], kernel: Any, livelier: Callable[[ModelSettings], Model]
+    change: dict[str, Any], kernel: Any, numbers: Any, livelier: Callable[[ModelSettings], Model]
 ) -> None:
     runnable(kernel)
     model = livelier(small(change))
     ids, bounds = batch((1, 300, 7, 1100, 64, 513, 2, 130, 130, 130, 130))
-    engines: list[Engine] = [PackedInt8(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
+    engines: list[Engine] = [numbers(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
     hidden = engines[0].run(ids, bounds)
     means = engines[0].pooled(ids, bounds)
     for engine in engines:
@@ -161,8 +167,9 @@ def test_company_and_threads_change_no_bit(
             assert np.array_equal(engine.pooled(*alone)[0], means[number])
 
 
-def test_callers_do_not_meet(livelier: Callable[[ModelSettings], Model]) -> None:
-    engine = PackedInt8(threads=2).build(livelier(SMALL))
+@BOTH
+def test_callers_do_not_meet(numbers: Any, livelier: Callable[[ModelSettings], Model]) -> None:
+    engine = numbers(threads=2).build(livelier(SMALL))
     batches = [batch(LENGTHS[n:] + (90,) * n) for n in range(6)]
     expected = [engine.pooled(*one) for one in batches]
     with ThreadPoolExecutor(6) as pool:
@@ -233,7 +240,27 @@ def test_the_child_of_a_fork_works_without_the_threads_it_has_not() -> None:
         ({"embeddings": {"is": "factorized", "width": 8}}, "embeddings = 'factorized'"),
     ],
 )
-def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("name", ["packed_fp32", "packed_int8"])
+def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str, name: str) -> None:
     model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab": 50, **change}))
-    with pytest.raises(SettingsError, match=message):
-        decode(Runtime, "packed_int8").build(model)
+    with pytest.raises(SettingsError, match=message.replace("packed_int8", name)):
+        decode(Runtime, name).build(model)
+
+
+@pytest.mark.parametrize("kernel", [*FASTER, "plain"])
+def test_gelu_of_floats_is_exact(kernel: Any) -> None:
+    """One neuron a unit, from its far left to its far right."""
+    runnable(kernel)
+    table = {"width": 64, "heads": 1, "depth": 1, "vocab": 9, "max_length": 200, "positions": "none", "block": "pre"}
+    model = build_model(decode(ModelSettings, table))
+    block: Any = model.encoder.blocks[0]
+    given = torch.linspace(-6, 6, 256)
+    with torch.no_grad():
+        for tensor in model.encoder.parameters():
+            tensor.zero_()
+        block.ffn.up.bias.copy_(given)
+        block.ffn.down.weight.copy_(torch.eye(64).repeat(1, 4))
+        model.encoder.final_norm = torch.nn.Identity()
+    found = PackedFP32(kernels=kernel).build(model).run(np.array([1]), np.array([0, 1]))[0]
+    expected = torch.nn.functional.gelu(given.double()).view(4, 64).sum(0).numpy()
+    np.testing.assert_allclose(found, expected, atol=3e-6)

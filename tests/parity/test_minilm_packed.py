@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in 8 bits: near its own vectors over real text, the same in any company."""
+"""all-MiniLM-L6-v2 in the packed engine, over real text: its own vectors in floats, near them in 8 bits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,26 @@ from encodery.embed.embedder import Embedder
 from encodery.export import Exporter
 from encodery.model.load import load_model
 from encodery.runtimes._native import LIBRARY
+from encodery.runtimes.packed_fp32 import PackedFP32
 from encodery.runtimes.packed_int8 import PackedInt8
 from encodery.runtimes.torch import Torch
 
 
-@pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
+compiled = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
+
+
+@compiled
+def test_floats_give_the_models_own_vectors(minilm: Path, texts: list[str]) -> None:
+    embedder = Embedder.of(load_model(minilm), "cpu")
+    some = texts[:60]
+    exact = embedder.on(Torch()).encode(some, truncate="right").vectors
+    packed = embedder.on(PackedFP32())
+    found = packed.encode(some, truncate="right").vectors
+    np.testing.assert_allclose(found, exact, atol=2e-6)
+    assert np.array_equal(packed.encode(some[7:9], truncate="right").vectors, found[7:9])
+
+
+@compiled
 def test_vectors_are_near_those_of_the_model(minilm: Path, texts: list[str]) -> None:
     embedder = Embedder.of(load_model(minilm), "cpu")
     some = texts[:60]
