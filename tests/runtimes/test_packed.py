@@ -1,4 +1,4 @@
-"""The packed engine: the model in floats, near it in bytes, in every shape; equal to itself to the bit in any company."""
+"""The packed engine: the model in floats, near it in bytes, in every shape; the same to the bit in any company."""
 
 from __future__ import annotations
 

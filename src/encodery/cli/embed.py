@@ -70,7 +70,7 @@ def command(
             count, tokens = count + len(piece), tokens + int(piece.tokens.sum())
             dropped += int(piece.dropped.sum())
     seconds = time.perf_counter() - begun
-    speed = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
+    speed = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s, {embedder.ran_by})"
     screen().print(f"{out}: {count:,} vectors of width {embedder.width}; {speed}; {dropped:,} dropped.")
 
 

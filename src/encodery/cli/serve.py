@@ -32,7 +32,9 @@ def command(
     truncate: Annotated[
         str | None, typer.Option(help="Text that is too long, unless a request says: error, right, left or chunk.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="What runs embedding models: torch, packed_int8, …")] = "torch",
+    runtime: Annotated[
+        str | None, typer.Option(help="What runs embedding models: packed_int8, … [default: the model, in float32].")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes, each with the models of its own.", min=1, max=256)] = 1,
     threads: Annotated[int | None, typer.Option(help="Of each worker's mathematics [default: all, shared].")] = None,
     batch_tokens: Annotated[

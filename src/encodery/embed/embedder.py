@@ -31,7 +31,7 @@ from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.runtimes import Engine, Pooled, Runtime
+from encodery.runtimes import Engine, Pooled, Runtime, plain, quick
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ class Embedder:
                 raise SettingsError(f"{loaded.path}: gives a text {what}, not one vector. Read it with {reader}.of.")
         settings = decode(EmbedSettings, loaded.settings.get("embed", {}), where=f"{loaded.path}: embed")
         if not stored.is_stored(loaded):
-            return cls(loaded.model, loaded.tokenizer, settings, device=device)
+            return cls(loaded.model, loaded.tokenizer, settings, device=device)._quick()
         kept = loaded.module_state(stored.NAME)
         pooling = settings.pooling.build(loaded.model.settings.shape)
         pooling.load_state_dict(stored.pooling_state(kept))
         finishing = stored.finishing_of(settings.finish, kept)
         embedder = cls(loaded.model, loaded.tokenizer, settings, finishing, device, pooling)
         stored.check(loaded, embedder.pooled, kept, embedder.device)
-        return embedder
+        return embedder._quick()
 
     def on(self, runtime: Runtime) -> Embedder:
         """The same embedder, its model run by that runtime; what goes through `pooled` stays with the model itself.
@@ -119,8 +119,19 @@ class Embedder:
                 f"pooling = '{name_of(self.settings.pooling)}': wants every layer, a runtime gives the last one."
             )
         found = copy.copy(self)
-        found.runtime, found.engine = runtime, runtime.build(self.model)
+        found.runtime, found.engine = runtime, runtime.build(plain(self.model))
         return found
+
+    def _quick(self) -> Embedder:
+        self.model = quick(self.model)
+        return self
+
+    @property
+    def ran_by(self) -> str:
+        """The name of the runtime that computes its vectors."""
+        if self.runtime is not None:
+            return name_of(self.runtime)
+        return "torch" if plain(self.model) is self.model else "packed_fp32"
 
     @property
     def fingerprint(self) -> str:

@@ -30,6 +30,7 @@ from encodery.embed.settings import prompt_of
 from encodery.model import golden
 from encodery.model.network import Model
 from encodery.model.shape import Batch
+from encodery.runtimes import quick
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class MultiVectorEncoder:
         projection.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
         encoder = cls(loaded.model, loaded.tokenizer, projection, settings, device)
         stored.check(loaded, encoder.token_vectors, kept, encoder.device)
+        encoder.model = quick(encoder.model)
         return encoder
 
     @property

@@ -27,6 +27,7 @@ from encodery.embed.embedder import BATCH_TOKENS, packed
 from encodery.embed.settings import prompt_of
 from encodery.model.network import Model
 from encodery.model.shape import Batch
+from encodery.runtimes import quick
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:
@@ -123,12 +124,16 @@ class SparseEncoder:
             raise SettingsError(f"{loaded.path}: was not trained for sparse vectors (recipe splade).")
         settings = decode(SparseSettings, loaded.settings[KEY], where=f"{loaded.path}: {KEY}")
         if settings.weighed == "vocabulary":
-            return cls(loaded.model, loaded.tokenizer, settings, device)
+            return cls(loaded.model, loaded.tokenizer, settings, device)._quick()
         kept, head = loaded.module_state(KEY), TermHead(loaded.model.settings.width)
         head.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
         encoder = cls(loaded.model, loaded.tokenizer, settings, device, head)
         stored.check(loaded, encoder.token_scores, kept, encoder.device)
-        return encoder
+        return encoder._quick()
+
+    def _quick(self) -> SparseEncoder:
+        self.model = quick(self.model)
+        return self
 
     @property
     def width(self) -> int:

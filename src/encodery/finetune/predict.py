@@ -21,6 +21,7 @@ from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Rows, Task, TaskModule
 from encodery.model.load import Loaded
 from encodery.model.network import Model
+from encodery.runtimes import quick
 from encodery.tokens.windows import batches, checked
 
 BATCH_TOKENS = 4096
@@ -54,7 +55,7 @@ class Predictor:
         place = machine.device() if device is None else torch.device(device)
         reader = Reader(loaded.tokenizer, found.max_length, loaded.model.settings.segments > 1, found.truncate)
         model, module = loaded.model.to(place).eval(), found.module.to(place).eval()
-        return cls(model, module, found.task, reader, found.known, found.tuned, place)
+        return cls(quick(model), module, found.task, reader, found.known, found.tuned, place)
 
     def predict(
         self,

@@ -6,7 +6,7 @@ Shapes: T tokens of a packed batch, B sequences, H width.
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -63,7 +63,9 @@ class Engine(abc.ABC):
 
 
 class Runtime(Part):
-    """A way of running a model without training it."""
+    """A way of running a model without training it. `exact`: its states are the model's, to rounding."""
+
+    exact: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, model: Model) -> Engine:
@@ -71,3 +73,18 @@ class Runtime(Part):
 
         Raises `SettingsError` for a model this runtime cannot run, and for a machine it cannot run on.
         """
+
+
+def quick(model: Model) -> Model:
+    """The same model for inference: its encoder runs by `packed_fp32` on a CPU, which equals it to rounding, where that
+    can run it; else the model itself. It shares the weights, and notices when they change. In evaluation mode."""
+    from encodery.runtimes import _quick
+
+    return _quick.quickened(model)
+
+
+def plain(model: Model) -> Model:
+    """The model as it was before `quick`."""
+    from encodery.runtimes import _quick
+
+    return _quick.reference(model)

@@ -23,10 +23,11 @@ from encodery.model.blocks.pre import Pre
 from encodery.model.masks.alternating import Alternating
 from encodery.model.masks.pattern import Pattern
 from encodery.model.masks.window import Window
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
 from encodery.model.positions.learned import Learned
 from encodery.model.positions.rotary import Rotary
 from encodery.model.shape import Layout, Shape
+from encodery.model.weights import Linear
 from encodery.runtimes import Engine, Pooled, Runtime, _known
 from encodery.runtimes._checked import Limits, Packed
 from encodery.runtimes._native import FIRST, HIDDEN, MEAN, EncoderSpec, LayerSpec, NativeEncoder
@@ -48,9 +49,9 @@ class PackedRuntime(Runtime):
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise SettingsError(f"threads = {self.threads}: must lie in 1 … 1024.")
 
-    def build(self, model: Model) -> Engine:
+    def build(self, model: Model) -> PackedEngine:
         door = name_of(self)
-        refuse(model.settings, door)
+        refuse(model, door)
         weights = _Weights(door)
         native = NativeEncoder(
             weights.encoder(model, self.numbers),
@@ -70,7 +71,11 @@ class PackedEngine(Engine):
         self.threads = threads
 
     def hidden(self, batch: Packed) -> np.ndarray:
-        return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, HIDDEN, self.threads)
+        return self.hidden_by(batch, self.threads)
+
+    def hidden_by(self, batch: Packed, threads: int) -> np.ndarray:
+        """`hidden` by so many threads, which change no bit of it."""
+        return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, HIDDEN, threads)
 
     def mean(self, batch: Packed) -> np.ndarray:
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, MEAN, self.threads)
@@ -93,13 +98,20 @@ class PackedEngine(Engine):
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, FIRST, self.threads)
 
 
-def refuse(settings: ModelSettings, door: str) -> None:
+def refuse(model: Model, door: str) -> None:
     """Raises `SettingsError` naming the first part that the engine, called `door`, does not have."""
+    settings = model.settings
     _known.refuse(settings, door, ACTIVATIONS, MORE)
     if settings.shape.head_size % 8:
         raise SettingsError(
             f"head_size = {settings.shape.head_size}: {door} has only multiples of 8. Use the runtime 'torch'."
         )
+    for name, module in model.encoder.blocks.named_modules():
+        if isinstance(module, nn.Linear) and type(module) is not Linear:
+            raise SettingsError(
+                f"blocks.{name}: computes with more than its weight ({type(module).__name__}), which {door} does not. "
+                "Merge it into the weights, or use the runtime 'torch'."
+            )
 
 
 class _Weights:

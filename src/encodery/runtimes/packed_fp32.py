@@ -18,4 +18,5 @@ class PackedFP32(PackedRuntime):
     """`threads`: None for as many as the process may use. `kernels`: None for the best that the processor has; "plain"
     is the reference that the others are tested against, and slow."""
 
+    exact: ClassVar[bool] = True
     numbers: ClassVar[int] = FLOAT

@@ -75,7 +75,7 @@ def ran_of(encoder: TextEncoder) -> Ran:
     if encoder.runtime is None:
         return TORCH
     name, folder = name_of(encoder.runtime), getattr(encoder.runtime, "folder", None)
-    if name == TORCH.name:
+    if name == TORCH.name or encoder.runtime.exact:
         return TORCH
     settings = {key: value for key, value in encode(encoder.runtime).items() if key not in ELSEWHERE}
     export = "" if folder is None else Artifact.open(folder, "export").manifest.fingerprint

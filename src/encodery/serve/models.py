@@ -36,13 +36,14 @@ SHORTEST = 32  # of the widths that the loss `matryoshka` trains where none are 
 @dataclass(frozen=True)
 class Opening:
     """What to serve: `models` as they are named, an `index` with its model's place if it moved, the `truncate` policy
-    of requests that name none, the `runtime` of embedding models and its `threads` (None: as it likes)."""
+    of requests that name none, the `runtime` of embedding models (None: the model itself) and its `threads` (None: as
+    it likes)."""
 
     models: tuple[str, ...]
     index: str | None = None
     rerank: str | None = None
     truncate: str | None = None
-    runtime: str = "torch"
+    runtime: str | None = None
     threads: int | None = None
 
 
@@ -113,7 +114,7 @@ def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
         found["late"] = LateVectors(MultiVectorEncoder.of(loaded), vectors)
     else:
         embedder, beside = Embedder.of(loaded), None
-        if opening.runtime != "torch":
+        if opening.runtime is not None:
             runtime = runtime_of(opening.runtime)
             if hasattr(runtime, "threads"):
                 beside = embedder.on(_threaded(runtime, 1)) if opening.threads != 1 else None

@@ -73,7 +73,7 @@ class Vectors(Headed):
             "prompts": found.settings.prompts,
             "dimensions": list(self.dims),
             "truncate": self.truncate,
-            "runtime": name_of(found.runtime) if found.runtime is not None else "torch",
+            "runtime": found.ran_by,
         }
 
     def read(self, asked: Asked) -> Reading:

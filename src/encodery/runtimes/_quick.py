@@ -1,0 +1,109 @@
+"""A model's encoder for inference on the CPU, run by `packed_fp32` where that can: equal to rounding, and faster.
+
+What the engine does not give goes through the encoder itself: layers below the last, gradients, a front of one pass,
+training, lower precision, another device, and weights that were changed after the engine took its copy of them. The
+engine is made when it is first needed; it uses as many threads as PyTorch does where it is called.
+Shapes: T tokens, H width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
+from encodery.model.inserts import Front
+from encodery.model.network import Model
+from encodery.model.shape import Batch, Output
+from encodery.runtimes import _packed
+from encodery.runtimes._checked import checked
+from encodery.runtimes._native import library
+from encodery.runtimes.packed_fp32 import PackedFP32
+
+
+class QuickEncoder(nn.Module):
+    """In place of a model's encoder, which it holds and otherwise is."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.given = (model,)  # In a tuple, so that it is no module of this one.
+        self._lock = threading.Lock()
+        self._engine: _packed.PackedEngine | None = None
+        self._taken: list[tuple[Tensor, int]] = []
+
+    def forward(self, batch: Batch, keep_layers: bool = False, front: Front | None = None) -> Output:
+        """As the encoder does."""
+        if keep_layers or front is not None or not self._quick(batch):
+            found: Output = self.encoder(batch, keep_layers, front)
+            return found
+        engine = self._engine_of()
+        if engine is None:
+            return self.encoder(batch)  # type: ignore[no-any-return]
+        segment = None if batch.segment is None else batch.segment.numpy()
+        packed = checked(batch.ids.numpy(), batch.cu_seqlens.numpy(), segment, engine.limits)
+        return Output(torch.from_numpy(engine.hidden_by(packed, torch.get_num_threads())))
+
+    @property
+    def words(self) -> Tensor:
+        """The word table (V, E)."""
+        return self.encoder.words
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The encoder's, under its own names."""
+        return self.encoder.state_dict(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("encoder"), name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        found: nn.Module = copy.deepcopy(self.encoder, memo)
+        return found
+
+    def _quick(self, batch: Batch) -> bool:
+        return (
+            not self.training
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and batch.ids.device.type == "cpu"
+            and self.encoder.words.device.type == "cpu"
+            and all(tensor._version == version for tensor, version in self._taken)
+        )
+
+    def _engine_of(self) -> _packed.PackedEngine | None:
+        """None for weights that the engine does not take, which are those that are not finite."""
+        with self._lock:
+            if not self._taken:
+                self._taken = [(tensor, tensor._version) for tensor in self.encoder.parameters()]
+                with contextlib.suppress(SettingsError):
+                    self._engine = PackedFP32().build(self.given[0])
+            return self._engine
+
+
+def quickened(model: Model) -> Model:
+    """See `runtimes.quick`."""
+    try:
+        library()
+        _packed.refuse(model, name_of(PackedFP32()))
+    except SettingsError:
+        return model
+    if any(tensor.dtype != torch.float32 or tensor.is_inference() for tensor in model.encoder.parameters()):
+        return model
+    found = copy.copy(model)
+    found._modules = {**model._modules, "encoder": QuickEncoder(model)}
+    return found.eval()
+
+
+def reference(model: Model) -> Model:
+    """See `runtimes.plain`."""
+    encoder: nn.Module = model.encoder
+    return encoder.given[0] if isinstance(encoder, QuickEncoder) else model

@@ -1,0 +1,121 @@
+"""A quick model is the model: the same states, and its own encoder wherever the engine would not do."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from encodery.adapt.lora import Lora
+from encodery.base.errors import SettingsError
+from encodery.base.settings import decode
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.shape import Batch
+from encodery.runtimes import _packed, plain, quick
+from encodery.runtimes._native import LIBRARY
+from encodery.runtimes.packed_fp32 import PackedFP32
+
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
+SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=100, segments=2)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads of each call that the engine was given."""
+    found: list[int] = []
+    original = _packed.PackedEngine.hidden_by
+
+    def counted(self: _packed.PackedEngine, batch: _packed.Packed, threads: int) -> np.ndarray:
+        found.append(threads)
+        return original(self, batch, threads)
+
+    monkeypatch.setattr(_packed.PackedEngine, "hidden_by", counted)
+    return found
+
+
+def batch() -> Batch:
+    sequences = [np.arange(n) * 7 % 200 for n in (1, 30, 12, 90)]
+    return Batch.from_sequences([row.tolist() for row in sequences])
+
+
+def test_states_are_the_models_and_the_engines(livelier: Callable[[ModelSettings], Model], runs: list[int]) -> None:
+    model = livelier(SMALL).eval()
+    found = quick(model)
+    with torch.inference_mode():
+        expected = model.encoder(batch()).hidden
+        assert not runs
+        torch.testing.assert_close(found.encoder(batch()).hidden, expected, atol=2e-5, rtol=0)
+        assert runs == [torch.get_num_threads()]
+        segmented = dataclasses.replace(batch(), segment=torch.arange(133) % 2)
+        torch.testing.assert_close(found.encoder(segmented).hidden, model.encoder(segmented).hidden, atol=2e-5, rtol=0)
+        spoken = found(batch()).speak(found.encoder(batch()).hidden[:5])
+        torch.testing.assert_close(spoken, model(batch()).speak(expected[:5]), atol=1e-4, rtol=0)
+    assert plain(found) is model
+    assert plain(model) is model
+
+
+def test_what_the_engine_does_not_give_comes_from_the_encoder(runs: list[int]) -> None:
+    model = build_model(SMALL, 1).eval()
+    found = quick(model)
+    with torch.inference_mode():
+        layers = found.encoder(batch(), keep_layers=True).layers
+        assert layers is not None
+        assert len(layers) == 3
+    hidden = found.encoder(batch()).hidden
+    hidden.sum().backward()
+    assert model.encoder.blocks[0].ffn.up.weight.grad is not None  # type: ignore[union-attr]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(found.encoder(batch()).hidden.float(), hidden)
+    with torch.inference_mode():
+        found.encoder.train()(batch())
+    assert not runs
+
+
+def test_changed_weights_are_followed(livelier: Callable[[ModelSettings], Model], runs: list[int]) -> None:
+    model = livelier(SMALL).eval()
+    found = quick(model)
+    with torch.no_grad():
+        found.encoder(batch())
+        model.encoder.blocks[1].ffn.down.weight.mul_(-3.0)  # type: ignore[operator, union-attr]
+        assert torch.equal(found.encoder(batch()).hidden, model.encoder(batch()).hidden)
+    assert len(runs) == 1
+
+
+def test_a_weight_that_is_not_finite_is_the_models_own_affair(runs: list[int]) -> None:
+    model = build_model(SMALL, 1).eval()
+    with torch.no_grad():
+        model.encoder.blocks[1].ffn.down.weight[0, 0] = float("nan")  # type: ignore[index, union-attr]
+        for _ in range(2):
+            assert quick(model).encoder(batch()).hidden.isnan().any()
+    assert not runs
+
+
+def test_it_is_stored_and_copied_as_the_model() -> None:
+    model = build_model(SMALL, 1)
+    found = quick(model)
+    assert list(found.state_dict()) == list(model.state_dict())
+    assert list(found.encoder.state_dict()) == list(model.encoder.state_dict())
+    assert found.encoder.words is model.encoder.words
+    assert found.encoder.blocks is model.encoder.blocks
+    copied = copy.deepcopy(found)
+    assert type(copied.encoder) is type(model.encoder)
+    assert copied.encoder.words is not model.encoder.words
+
+
+def test_models_that_the_engine_cannot_run_stay_as_they_are() -> None:
+    alibi = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "vocab": 50, "positions": "alibi"}))
+    assert quick(alibi) is alibi
+    low = build_model(SMALL, 1).to(torch.bfloat16)
+    assert quick(low) is low
+
+
+def test_layers_that_compute_with_more_than_their_weight_are_refused() -> None:
+    model = build_model(SMALL, 1)
+    Lora().apply(model, torch.Generator().manual_seed(0))
+    with pytest.raises(SettingsError, match=r"computes with more than its weight.*packed_fp32"):
+        PackedFP32().build(model)
+    assert quick(model) is model
