@@ -244,9 +244,15 @@ def test_test_rows_are_judged_stored_and_reported(
 def test_one_policy_for_texts_that_are_too_long(
     truncate: str, whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [*QUICK, "epochs=2", f"truncate={truncate}", "embed.max_length=3"]
+    for path in whole.glob("*.jsonl"):  # A third word, so that those that differ still do when one is cut.
+        rows = [
+            {c: f"{text} {text.split()[0]}" for c, text in json.loads(row).items()}
+            for row in path.read_text().splitlines()
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [*QUICK, "epochs=2", f"truncate={truncate}", "embed.max_length=4"]
     if truncate == "error":
-        with pytest.raises(InputError, match="has 2 tokens, the model takes 1"):
+        with pytest.raises(InputError, match="has 3 tokens, the model takes 2"):
             command_embed(whole, str(model), tmp_path / "run", given, console=Console(width=200))
         assert not (tmp_path / "run").exists()
         return

@@ -24,6 +24,7 @@ from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import Loaded, load_model
 from encodery.model.network import build_model
 from encodery.objectives import count_all, share
+from encodery.runtimes import quick
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -119,7 +120,8 @@ def case(request: pytest.FixtureRequest, loaded: Loaded) -> Case:
 
 
 def predictor(case: Case, loaded: Loaded) -> Predictor:
-    return Predictor(loaded.model, case.module.eval(), case.task, case.reader, case.known, {}, torch.device("cpu"))
+    model, module = quick(loaded.model), case.module.eval()  # As `Predictor.of` has it.
+    return Predictor(model, module, case.task, case.reader, case.known, {}, torch.device("cpu"))
 
 
 def test_what_a_task_knows_is_json_and_its_goal_is_among_its_figures(case: Case, loaded: Loaded) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
     result = start(made.recipe, tmp_path / "run")
     assert result.finished
     again = load_model(tmp_path / "run")
-    found = Predictor.of(again, "cpu")
+    found = dataclasses.replace(Predictor.of(again, "cpu"), model=again.model)  # Run as the run itself ran it.
     answers = found.predict(data).answers
     figures = found.task.figures(answers, data, found.known)
     assert figures == pytest.approx({name: result.figures[f"test_{name}"] for name in figures})

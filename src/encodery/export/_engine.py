@@ -33,7 +33,7 @@ from encodery.export import Exporter
 from encodery.export._verify import SENTENCES
 from encodery.model.load import Loaded, copy_tokenizer
 from encodery.model.shape import Batch
-from encodery.runtimes import Engine
+from encodery.runtimes import Engine, plain
 from encodery.runtimes._checked import Limits
 from encodery.runtimes._onnx_graph import digest, refuse
 
@@ -68,6 +68,7 @@ class Plan:
         if "task" in loaded.settings or lines.kind_of(loaded) != "dense":
             raise SettingsError(f"An export to {door} holds a model of embeddings; this head would be left behind.")
         embedder = Embedder.of(loaded, "cpu")
+        embedder.model = plain(embedder.model)  # Whose layers are watched, and whose vectors are the measure.
         if embedder.settings.pooling not in (Mean(), CLS()) or embedder.settings.layers is not None:
             raise SettingsError(
                 f"pooling = '{name_of(embedder.settings.pooling)}': an export to {door} has mean (with special tokens) "
