@@ -24,7 +24,7 @@ from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import Loaded, load_model
 from encodery.model.network import build_model
 from encodery.objectives import count_all, share
-from encodery.runtimes import quick
+from encodery.runtimes._quick import quick
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

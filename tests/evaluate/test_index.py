@@ -80,7 +80,7 @@ def test_the_reranked_stand_before_the_others(data: Path, index: Path, monkeypat
         finally:
             opened.close()
 
-    plain, found = order(""), order(",rerank=folder,reranked=2")
+    plain, found = order(""), order(",rerank=folder,reranked=2,rerank_weight=1")
     assert sorted(plain) == sorted(DOCUMENTS)
     assert found[:2] == sorted(plain[:2], key=lambda name: len(DOCUMENTS[name]))
     assert found[:2] != plain[:2]

@@ -15,8 +15,9 @@ from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
-from encodery.runtimes import _packed, plain, quick
+from encodery.runtimes import _packed
 from encodery.runtimes._native import LIBRARY
+from encodery.runtimes._quick import plain, quick
 from encodery.runtimes.packed_fp32 import PackedFP32
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")

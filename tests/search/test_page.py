@@ -106,6 +106,12 @@ def test_bars_are_shares_of_the_best(answers: Answers, searcher: Searcher) -> No
 def test_the_reranker_is_asked_unless_told_otherwise(answers: Answers) -> None:
     page = shown(answers, q="violin", top=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
+    assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.5"
+    told = [
+        [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top=5&{share}").body)["found"]]
+        for share in ("rerank=no", "rerank_weight=0", "rerank_weight=1")
+    ]
+    assert told[0] == told[1] != told[2]
     assert "rerank" not in {held.get("name") for held in shown_without(answers)}
 
 
@@ -160,6 +166,7 @@ def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
         ({"q": "x", "filter": "topic"}, "is no filter"),
         ({"q": "x" * (LONGEST + 1)}, "2,001 characters"),
         ({"q": "x", "rerank": "maybe"}, "yes or no"),
+        ({"q": "x", "rerank_weight": "2"}, "0 (as found) and 1 (the reranker's order alone)"),
         ({"q": "x", "tpo": "3"}, "Did you mean 'top'?"),
         ({"q": ["x", "y"]}, "given twice"),
     ):

@@ -22,7 +22,7 @@ from encodery.search.index import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
-from encodery.search.searcher import Searcher
+from encodery.search.searcher import Found, Searcher
 from encodery.tokens.tokenizer import Tokenizer
 
 
@@ -55,19 +55,38 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, mode: str) -> None:
     first = searcher.search("violin melody", top=20, mode=mode)
     scorer = Shortest()
-    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, reranked=20)
+    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, reranked=20, rerank_weight=1)
     texts = [found.text for found in first.found]
     assert scorer.asked == texts
     assert [len(found.text) for found in again.found] == sorted(map(len, texts))[:5]
     assert [found.rank for found in again.found] == [1, 2, 3, 4, 5]
     before = {found.text: found for found in first.found}
     for found in again.found:
-        assert found.score == found.rerank == -len(found.text)
+        assert found.rerank == -len(found.text)
+        assert found.score == pytest.approx((max(map(len, texts)) - len(found.text)) / np.ptp([*map(len, texts)]))
         assert found.words == before[found.text].words
         assert found.vector == before[found.text].vector
     assert "rerank" in again.seconds
     assert "rerank" not in first.seconds
     assert all(found.rerank is None for found in first.found)
+
+
+@pytest.mark.parametrize("mode", ["bm25", "hybrid"])
+def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
+    def asked(**share: float) -> tuple[Found, ...]:
+        return searcher.search("violin melody", 12, mode, reranker=Shortest(), reranked=12, **share).found
+
+    first = searcher.search("violin melody", 12, mode).found
+    scores, lengths = np.array([hit.score for hit in first]), np.array([len(hit.text) for hit in first])
+    by_first, by_other = (scores - scores.min()) / np.ptp(scores), (lengths.max() - lengths) / np.ptp(lengths)
+    for share in (0.3, 0.5):
+        mixed = dict(zip([hit.text for hit in first], (1 - share) * by_first + share * by_other, strict=True))
+        found = asked(rerank_weight=share)
+        assert [hit.score for hit in found] == pytest.approx(sorted(mixed.values(), reverse=True))
+        assert [hit.score for hit in found] == pytest.approx([mixed[hit.text] for hit in found])
+    assert asked() == found, "half and half is the default"
+    assert [hit.text for hit in asked(rerank_weight=0)] == [hit.text for hit in first]
+    assert len({tuple(hit.text for hit in asked(rerank_weight=share)) for share in (0, 0.5, 1)}) == 3
 
 
 def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
@@ -82,6 +101,9 @@ def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
         searcher.search("violin", reranker=Bad())
     with pytest.raises(InputError, match="reranked"):
         searcher.search("violin", reranker=Shortest(), reranked=0)
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            searcher.search("violin", reranker=Shortest(), rerank_weight=share)
 
 
 @pytest.fixture
@@ -117,6 +139,7 @@ def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Pa
     model = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
     build([rows], tmp_path / "index", None)
     command = ["query", str(tmp_path / "index"), "violin", "--rerank", str(model), "--reranked", "6", "--top", "3"]
+    command += ["--rerank-weight", "1"]
     told = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
     ranked = [hit["rerank"] for hit in told["hits"]]
     assert len(ranked) == 3

@@ -121,7 +121,7 @@ def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp
     assert reranker == LateInteraction(model=str(folder / "late"))
     scorer, encoder = reranker.open(), MultiVectorEncoder.of(load_model(folder / "late"), CPU)
     with Searcher(tmp_path / "index") as searcher:
-        found = searcher.search("violin melody", 5, "bm25", reranker=scorer, reranked=12).found
+        found = searcher.search("violin melody", 5, "bm25", reranker=scorer, reranked=12, rerank_weight=1).found
         plain = searcher.search("violin melody", 12, "bm25").found
     texts = [hit.text for hit in plain]
     truth = similarity(

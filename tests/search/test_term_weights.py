@@ -155,7 +155,7 @@ def test_from_the_command_line(rows: Path, model: Path, tmp_path: Path) -> None:
         assert len(Stored.open(weights)) == len({p.text for some in searcher.store.all() for p in some})
     answers = []
     for folder in (model, weights):
-        command = ["query", str(index), "violin melody", "--rerank", str(folder), "--json"]
+        command = ["query", str(index), "violin melody", "--rerank", str(folder), "--rerank-weight", "1", "--json"]
         answers.append(json.loads(run.invoke(app, command, catch_exceptions=False).stdout))
     assert [hit["rerank"] for hit in answers[0]["hits"]] == [hit["rerank"] for hit in answers[1]["hits"]]
     ranked = [hit["rerank"] for hit in answers[0]["hits"]]

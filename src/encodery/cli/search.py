@@ -105,6 +105,9 @@ def query(
         typer.Option(help="What orders the first passages anew: a cross-encoder, token vectors or term weights."),
     ] = None,
     reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
+    rerank_weight: Annotated[
+        float, typer.Option(help="Share of the reranker beside what found the passages; 1: its order alone.")
+    ] = 0.5,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Model = None,
@@ -140,6 +143,7 @@ def query(
                 fusion,
                 reranker,
                 reranked,
+                rerank_weight,
             )
             for note in searcher.notes:
                 if note not in told:

@@ -31,7 +31,8 @@ from encodery.embed.pooling.mean import Mean
 from encodery.embed.settings import EmbedSettings
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.runtimes import Engine, Pooled, Runtime, plain, quick
+from encodery.runtimes import Engine, Pooled, Runtime
+from encodery.runtimes._quick import plain, quick
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from encodery.embed.settings import prompt_of
 from encodery.model import golden
 from encodery.model.network import Model
 from encodery.model.shape import Batch
-from encodery.runtimes import quick
+from encodery.runtimes._quick import quick
 from encodery.tokens.windows import batches, checked, windows
 
 if TYPE_CHECKING:

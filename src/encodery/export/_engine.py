@@ -33,9 +33,10 @@ from encodery.export import Exporter
 from encodery.export._verify import SENTENCES
 from encodery.model.load import Loaded, copy_tokenizer
 from encodery.model.shape import Batch
-from encodery.runtimes import Engine, plain
+from encodery.runtimes import Engine
 from encodery.runtimes._checked import Limits
 from encodery.runtimes._onnx_graph import digest, refuse
+from encodery.runtimes._quick import plain
 
 Weights = Literal["float32", "int8"]
 FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999

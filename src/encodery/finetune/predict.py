@@ -21,7 +21,7 @@ from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Rows, Task, TaskModule
 from encodery.model.load import Loaded
 from encodery.model.network import Model
-from encodery.runtimes import quick
+from encodery.runtimes._quick import quick
 from encodery.tokens.windows import batches, checked
 
 BATCH_TOKENS = 4096

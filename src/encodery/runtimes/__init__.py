@@ -73,18 +73,3 @@ class Runtime(Part):
 
         Raises `SettingsError` for a model this runtime cannot run, and for a machine it cannot run on.
         """
-
-
-def quick(model: Model) -> Model:
-    """The same model for inference: its encoder runs by `packed_fp32` on a CPU, which equals it to rounding, where that
-    can run it; else the model itself. It shares the weights, and notices when they change. In evaluation mode."""
-    from encodery.runtimes import _quick
-
-    return _quick.quickened(model)
-
-
-def plain(model: Model) -> Model:
-    """The model as it was before `quick`."""
-    from encodery.runtimes import _quick
-
-    return _quick.reference(model)

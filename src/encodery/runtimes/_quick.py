@@ -89,8 +89,9 @@ class QuickEncoder(nn.Module):
             return self._engine
 
 
-def quickened(model: Model) -> Model:
-    """See `runtimes.quick`."""
+def quick(model: Model) -> Model:
+    """The same model for inference: its encoder runs by `packed_fp32` on a CPU where that can run it; else the model
+    itself. It shares the weights, and notices when they change. In evaluation mode."""
     try:
         if kernels("") == "plain":  # Right, and slower than PyTorch.
             return model
@@ -104,7 +105,7 @@ def quickened(model: Model) -> Model:
     return found.eval()
 
 
-def reference(model: Model) -> Model:
-    """See `runtimes.plain`."""
+def plain(model: Model) -> Model:
+    """The model as it was before `quick`."""
     encoder: nn.Module = model.encoder
     return encoder.given[0] if isinstance(encoder, QuickEncoder) else model

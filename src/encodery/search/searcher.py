@@ -3,7 +3,9 @@ shows what it got at each stage.
 
 Hybrid: the best candidates of each side are scored by the others as well, so that the mixture knows all scores of every
 candidate; vectors of tokens only score what others found where there are very many passages. A reranker, if one is
-given, reads the first of them with the query and orders those anew.
+given, reads the first of them with the query; its scores and those that found them are mixed once more, each brought to
+a scale of 0..1 over those passages. Half and half unless told otherwise: a reranker that was trained on little has
+something to say, and spoils the order where it alone decides (bench/LOG.md, Retrieval).
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ DEPTH = 100
 LATE_WHOLE = 10_000
 """Passages up to which a hybrid search compares the vectors of all tokens; beyond, those of the others' candidates."""
 RERANKED = 30
+RERANK_WEIGHT = 0.5
 FIRST = 1024  # Passages that are asked for the names of their fields.
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A passage found. `score` ranks; `words` is its BM25 score, `vector` its inner product, `sparse` that of its
-    learned sparse vector, `late` its MaxSim, `rerank` the reranker's score, None where not computed.
+    """A passage found. `score` ranks, from 0 to 1 where a reranker was asked; `words` is its BM25 score, `vector` its
+    inner product, `sparse` that of its learned sparse vector, `late` its MaxSim, `rerank` the reranker's score, None
+    where not computed.
 
     `start` and `end` are its place in the document's text; `head` characters of `text` are the document's title, put
     before it; `matches` are the places in `text` of words that match the query's.
@@ -90,14 +94,16 @@ class Searcher(Opened):
         fusion: str = "scores",
         reranker: Scorer | None = None,
         reranked: int = RERANKED,
+        rerank_weight: float = RERANK_WEIGHT,
     ) -> Answer:
         """The `top` passages for a query, best first.
 
         `mode`: hybrid, dense, sparse, late or bm25, of those the index has (`modes`), the first if not given.
         `per_document`: at most so many passages of one document. `weight`: share of the models' sides beside words, or
         mode -> share, instead of the index's. `fusion`: of scores, or of reciprocal ranks. `reranker` orders the first
-        `reranked` passages (at least `top`) anew, and only those are shown; `mode` says how they are found. Raises
-        `EmptyInput` for an empty query, `InputError` for what cannot be asked.
+        `reranked` passages (at least `top`) anew, and only those are shown; `mode` says how they are found, and
+        `rerank_weight` how much of the last word is the reranker's: 1 for its order alone. Raises `EmptyInput` for an
+        empty query, `InputError` for what cannot be asked.
         """
         chosen = self._mode(mode)
         if not query.strip():
@@ -111,6 +117,10 @@ class Searcher(Opened):
             )
         if reranked < 1:
             raise InputError(f"reranked = {reranked}: must be positive.")
+        if not 0 <= rerank_weight <= 1:
+            raise InputError(
+                f"rerank_weight = {rerank_weight}: is a share between 0 and 1 (the reranker's order alone)."
+            )
         clock = _Clock()
         shown = top if reranker is None else max(top, reranked)
         depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
@@ -122,7 +132,10 @@ class Searcher(Opened):
         again: dict[str, float] = {}
         if reranker is not None:
             again = _reranked(reranker, query, best)
-            best = sorted(best, key=lambda point: (-again[point.id], point.id))[:top]
+            first = {point.id: scores[point.id] for point in best}
+            mixed = by_scores([scaled(first, False), scaled(again, False)], [1 - rerank_weight, rerank_weight])
+            scores = scores | mixed
+            best = sorted(best, key=lambda point: (-mixed[point.id], point.id))[:top]
             clock.stage("rerank")
         found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
         clock.stage("show")
@@ -218,7 +231,7 @@ class Searcher(Opened):
         of_side = {key: side.get(point.id) for key, side in sides.items()}
         return Found(
             rank=rank,
-            score=again.get(point.id, scores[point.id]),
+            score=scores[point.id],
             words=of_side.get("words"),
             vector=of_side.get("vector"),
             rerank=again.get(point.id),

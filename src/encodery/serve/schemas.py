@@ -211,7 +211,8 @@ class HeadsBody(Body):
 
 
 class SearchBody(Body):
-    """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side."""
+    """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side.
+    `rerank_weight`: the reranker's share beside what found the passages."""
 
     query: str
     top: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -223,6 +224,7 @@ class SearchBody(Body):
     fusion: Literal["scores", "ranks"] = "scores"
     rerank: bool | None = None
     reranked: Annotated[int, Field(ge=1, le=1000)] = 30
+    rerank_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class ErrorTable(BaseModel):

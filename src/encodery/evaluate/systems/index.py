@@ -13,14 +13,15 @@ from pathlib import Path
 from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 from encodery.search.reranking import reranker_of
-from encodery.search.searcher import RERANKED, Searcher
+from encodery.search.searcher import RERANK_WEIGHT, RERANKED, Searcher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index(System):
     """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`: the share of all
     models beside words (weight=0.4), or of each side (weight.bm25=0.5, weight.dense=0.5); `rerank`: a cross-encoder,
-    token vectors or term weights that order the first `reranked` passages anew, "" for none; `model`: the encoder,
+    token vectors or term weights that order the first `reranked` passages anew, "" for none, with a share of
+    `rerank_weight` in that order; `model`: the encoder,
     where it is not where it was."""
 
     path: str
@@ -30,11 +31,14 @@ class Index(System):
     fusion: str = "scores"
     rerank: str = ""
     reranked: int = RERANKED
+    rerank_weight: float = RERANK_WEIGHT
     model: str = ""
 
     def __post_init__(self) -> None:
         if self.reranked < 1:
             raise SettingsError(f"reranked = {self.reranked}: must be positive.")
+        if not 0 <= self.rerank_weight <= 1:
+            raise SettingsError(f"rerank_weight = {self.rerank_weight}: must lie in 0 … 1.")
 
     @property
     def label(self) -> str:
@@ -82,6 +86,7 @@ class _Opened(Opened):
                 fusion=settings.fusion,
                 reranker=self._reranker if reranked else None,
                 reranked=settings.reranked,
+                rerank_weight=settings.rerank_weight,
             )
             return [hit.document for hit in answer.found]
 

@@ -14,7 +14,7 @@ from encodery.base.errors import InputError, nearest
 from encodery.search.filters import Condition, parse
 from encodery.search.fuse import read_shares
 
-NAMES = ("q", "mode", "top", "weight", "weights", "fusion", "per_document", "rerank", "filter")
+NAMES = ("q", "mode", "top", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
 LONGEST = 2000
 """Characters of a query, and of a filter."""
 MOST = 100
@@ -28,7 +28,8 @@ Form = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The arguments of `Searcher.search`; `rerank` is whether the page's reranker, if it has one, is to be asked."""
+    """The arguments of `Searcher.search`; `rerank` is whether the page's reranker, if it has one, is to be asked, and
+    `rerank_weight` its share then, None for the usual."""
 
     query: str
     top: int
@@ -38,10 +39,13 @@ class Asked:
     per_document: int | None
     conditions: tuple[Condition, ...]
     rerank: bool
+    rerank_weight: float | None
 
     def arguments(self) -> dict[str, Any]:
         """As keywords, the reranker left out."""
+        share = {} if self.rerank_weight is None else {"rerank_weight": self.rerank_weight}
         return {
+            **share,
             "query": self.query,
             "top": self.top,
             "mode": self.mode,
@@ -93,6 +97,7 @@ def asked(fields: Form) -> Asked:
         per_document=whole(fields, "per_document"),
         conditions=parse(filters),
         rerank=rerank == "yes",
+        rerank_weight=_share(fields, "rerank_weight", "0 (as found) and 1 (the reranker's order alone)"),
     )
 
 
@@ -116,10 +121,10 @@ def _weight(fields: Form) -> float | Mapping[str, float] | None:
     shares = one(fields, "weights").strip()
     if shares and "weight" in fields:
         raise InputError("weight, weights: give the share of all models together, or those by side.")
-    return read_shares(shares) if shares else _share(fields, "weight")
+    return read_shares(shares) if shares else _share(fields, "weight", "0 (words) and 1 (vectors)")
 
 
-def _share(fields: Form, name: str) -> float | None:
+def _share(fields: Form, name: str, ends: str) -> float | None:
     value = one(fields, name).strip()
     if not value:
         return None
@@ -128,5 +133,5 @@ def _share(fields: Form, name: str) -> float | None:
     except ValueError:
         number = -1.0
     if not 0 <= number <= 1:
-        raise InputError(f"{name} = '{value[:40]}': is a share between 0 (words) and 1 (vectors).")
+        raise InputError(f"{name} = '{value[:40]}': is a share between {ends}.")
     return number

@@ -18,7 +18,7 @@ from encodery.search.excerpt import Span, excerpt
 from encodery.search.fuse import Method
 from encodery.search.opened import WORDS
 from encodery.search.page.asked import LONGEST, MOST, NAMES, TOP, Form, one
-from encodery.search.searcher import Answer, Found
+from encodery.search.searcher import RERANK_WEIGHT, Answer, Found
 
 WIDTH = 700
 """Characters of a passage shown among others; its document shows it whole."""
@@ -30,7 +30,7 @@ EXPLAINED = {
     "vector": "inner product of the query's and the passage's vectors",
     "sparse": "inner product of learned weights of words",
     "late": "each token of the query with the best one of the passage",
-    "rerank": "the reranker's, which reads query and passage together; it ranks",
+    "rerank": "the reranker's, which reads query and passage together",
 }
 
 
@@ -149,6 +149,8 @@ def _options(facts: Facts, fields: Form) -> Html:
     found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
+        usual = str(RERANK_WEIGHT)
+        found.append(_input(fields, "rerank_weight", "Its share", step="any", min=0, max=1, placeholder=usual))
     filters = [*fields.get("filter", ()), ""]
     hint = "source=manual,mail or year>=2000 or path~docs"
     boxes = [
