@@ -106,7 +106,7 @@ def test_bars_are_shares_of_the_best(answers: Answers, searcher: Searcher) -> No
 def test_the_reranker_is_asked_unless_told_otherwise(answers: Answers) -> None:
     page = shown(answers, q="violin", top=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
-    assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.5"
+    assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
     told = [
         [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top=5&{share}").body)["found"]]
         for share in ("rerank=no", "rerank_weight=0", "rerank_weight=1")

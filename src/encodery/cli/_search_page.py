@@ -36,14 +36,15 @@ def page(
     from encodery.search.page.answers import Answers
     from encodery.search.page.server import PageServer
     from encodery.search.reranking import reranker_of
-    from encodery.search.searcher import Searcher
+    from encodery.search.searcher import RERANK_WEIGHT, Searcher
+    from encodery.search.trust import share_of
 
     console = screen()
     reranker = None if rerank is None else reranker_of(rerank).open()
     name = None if rerank is None else rerank.resolve().name
     with (
         Searcher(folder, model=model, runtime=runtime) as searcher,
-        Answers(searcher, reranker, reranked, name) as answers,
+        Answers(searcher, reranker, reranked, name, share_of(folder, rerank) if rerank else RERANK_WEIGHT) as answers,
         PageServer(answers, host, port) as server,
     ):
         answers.warm()

@@ -106,8 +106,12 @@ def query(
     ] = None,
     reranked: Annotated[int, typer.Option(help="How many passages --rerank reads.", min=1)] = 30,
     rerank_weight: Annotated[
-        float, typer.Option(help="Share of the reranker beside what found the passages; 1: its order alone.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Share of the reranker beside what found the passages; 1: its order alone [default: what `search "
+            "trust` found, else half]."
+        ),
+    ] = None,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask again and again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Model = None,
@@ -121,7 +125,8 @@ def query(
     from encodery.cli._screen import screen
     from encodery.search.filters import parse
     from encodery.search.reranking import reranker_of
-    from encodery.search.searcher import Searcher
+    from encodery.search.searcher import RERANK_WEIGHT, Searcher
+    from encodery.search.trust import share_of
 
     asked = " ".join(words or [])
     if not asked and not interactive:
@@ -130,21 +135,12 @@ def query(
     reranker = None if rerank is None else reranker_of(rerank).open()
 
     with Searcher(folder, model=model, runtime=runtime) as searcher:
+        noted = RERANK_WEIGHT if rerank is None else share_of(searcher.path, rerank)
+        last = noted if rerank_weight is None else rerank_weight
         told: set[str] = set()
 
         def answer(text: str) -> None:
-            found = searcher.search(
-                text,
-                top,
-                mode,
-                conditions,
-                per_document,
-                share,
-                fusion,
-                reranker,
-                reranked,
-                rerank_weight,
-            )
+            found = searcher.search(text, top, mode, conditions, per_document, share, fusion, reranker, reranked, last)
             for note in searcher.notes:
                 if note not in told:
                     told.add(note)
@@ -197,6 +193,31 @@ def delete(
     with Opened(folder) as opened:
         gone = delete_documents(opened, ids or [], parse(filters or []))
     screen().print(f"{folder}: {gone['documents']:,} documents, {gone['passages']:,} passages deleted.")
+
+
+@app.command()
+def trust(
+    folder: Index,
+    rerank: Annotated[Path, typer.Option(help="A cross-encoder, token vectors or term weights.")],
+    queries: Annotated[int, typer.Option(help="Sentences of the index to ask by, at most.", min=30)] = 200,
+    model: Model = None,
+) -> None:
+    """Find how much of the last word a reranker deserves here, by sentences that ask for the passages they were taken
+    out of; `query --rerank` then takes that share."""
+    from encodery.cli._screen import screen
+    from encodery.search import trust as trusting
+    from encodery.search.reranking import reranker_of
+    from encodery.search.searcher import Searcher
+
+    console = screen()
+    with Searcher(folder, model=model) as searcher, console.status("asking") as status:
+        found = trusting.trust(
+            searcher, reranker_of(rerank).open(), queries, lambda done, all_: status.update(f"asked {done} of {all_}")
+        )
+        trusting.note(searcher.path, rerank, found)
+    curve = ", ".join(f"{share} {mean:.3f}" for share, mean in found.curve.items())
+    console.print(f"{folder}: {rerank} has a share of {found.share:.2f} in the last word.", soft_wrap=True)
+    console.print(f"  mean reciprocal rank of {found.queries} sentences, by share: {curve}", soft_wrap=True)
 
 
 @app.command()
@@ -353,8 +374,8 @@ def _print(console: Console, found: Answer) -> None:
 def _shown(found: Answer) -> tuple[str, ...]:
     """The stages whose scores stand beside the one that ranks."""
     first = found.found[0]
-    sides = tuple(name for name in ("words", "vector", "sparse", "late") if getattr(first, name) is not None)
-    return sides if len(sides) > 1 or first.rerank is not None else ()
+    sides = tuple(name for name in ("words", "vector", "sparse", "late", "rerank") if getattr(first, name) is not None)
+    return sides if len(sides) > 1 else ()
 
 
 class _Progress:

@@ -78,7 +78,7 @@ def calibrated(sample: Sequence[Point], sides: Sequence[Side], engine: Engine) -
 
     Samples that give fewer than thirty queries get the fallback weight.
     """
-    asked = _queries(sample)
+    asked = sentences(sample)
     if len(asked) < FEWEST:
         return replace(fixed([side.mode for side in sides], FALLBACK), queries=len(asked))
     targets = list(asked)
@@ -118,14 +118,20 @@ def _left(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], side: S
 
 
 def found_weight(ranks: np.ndarray) -> float:
-    """The weight that reciprocal ranks (Q, W) speak for; of equally good ones the smallest counts."""
-    draw, count = np.random.default_rng(0), len(ranks)
-    best = [ranks[draw.integers(0, count, count)].mean(axis=0).argmax() for _ in range(RESAMPLES)]
-    weight = HALVED * float(np.mean([WEIGHTS[place] for place in best]))
+    """The weight of a model that reciprocal ranks (Q, W) speak for."""
+    weight = HALVED * mean_best(ranks)
     return round(weight, 2) if weight >= LEAST else 0.0
 
 
-def _queries(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
+def mean_best(ranks: np.ndarray) -> float:
+    """The mean over resamples of the queries of the weight with the best reciprocal ranks (Q, W); of equally good ones
+    the smallest counts."""
+    draw, count = np.random.default_rng(0), len(ranks)
+    best = [ranks[draw.integers(0, count, count)].mean(axis=0).argmax() for _ in range(RESAMPLES)]
+    return float(np.mean([WEIGHTS[place] for place in best]))
+
+
+def sentences(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
     """Place in the sample -> (a sentence of that passage, the passage without it)."""
     draw = random.Random(0)
     found: dict[int, tuple[str, str]] = {}
@@ -141,17 +147,22 @@ def _queries(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
 
 
 def _ranks(words: dict[str, float], row: np.ndarray, target: int, from_zero: bool) -> list[float]:
-    """For each weight the reciprocal rank of the target among the candidates of both sides, 0 beyond the tenth; among
-    equals it is in their middle, so that a model which scores all alike finds nothing."""
+    """For each weight the reciprocal rank of the target among the candidates of both sides."""
     count = min(DEPTH, len(row))
     nearest = np.argpartition(-row, count - 1)[:count]
     candidates = {str(place) for place in nearest} | set(sorted(words, key=lambda name: -words[name])[:DEPTH])
     by_words = scaled({name: words.get(name, 0.0) for name in candidates}, True)
     by_model = scaled({name: float(row[int(name)]) for name in candidates}, from_zero)
+    return reciprocal_ranks(by_words, by_model, str(target))
+
+
+def reciprocal_ranks(first: Mapping[str, float], second: Mapping[str, float], target: str) -> list[float]:
+    """For each weight of the second of two sides, on one scale, the reciprocal rank of the target, 0 beyond the tenth;
+    among equals it is in their middle, so that a model which scores all alike finds nothing."""
     found = []
     for weight in WEIGHTS:
-        mixed = by_scores([by_words, by_model], [1 - weight, weight])
-        own = mixed.get(str(target))
+        mixed = by_scores([first, second], [1 - weight, weight])
+        own = mixed.get(target)
         above = 0 if own is None else sum(score > own for score in mixed.values())
         equal = 0 if own is None else sum(score == own for score in mixed.values())
         rank = above + (equal + 1) / 2

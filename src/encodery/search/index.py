@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,7 @@ class _Builder:
             return self.settings.engine.open(folder)
         self.settings.engine.outside(folder)()  # of a build that ended before it noted anything
         shutil.rmtree(folder, ignore_errors=True)
-        return self.settings.engine.create(folder, self._fields(finishing))
-
-    def _fields(self, finishing: Finishing | None) -> Fields:
-        models = self.supply.models
-        width = None if finishing is None else finishing.width(models[Dense.mode]["width"])
-        tokens = models[Late.mode]["width"] if Late.mode in models else None
-        return Fields(width=width, terms=Sparse.mode in models, tokens=tokens, precision=self.settings.vectors)
+        return self.settings.engine.create(folder, fields_of(self.supply.models, finishing, self.settings.vectors))
 
     def _finishing(self) -> tuple[Finishing | None, list[Point]]:
         """What the finish steps learn from a sample, and the sample, finished, for the weights."""
@@ -251,3 +245,10 @@ class _Builder:
         if given is not None or len(self.supply.sides) < len(modes) or not modes:
             return fixed(modes, FALLBACK if given is None else given)
         return calibrated(sample, [side.finished(finishing) for side in self.supply.sides], self.settings.engine)
+
+
+def fields_of(models: Mapping[str, Mapping[str, Any]], finishing: Finishing | None, precision: Precision) -> Fields:
+    """What an index with these models, by mode, keeps of a passage."""
+    width = None if finishing is None else finishing.width(models[Dense.mode]["width"])
+    tokens = models[Late.mode]["width"] if Late.mode in models else None
+    return Fields(width=width, terms=Sparse.mode in models, tokens=tokens, precision=precision)

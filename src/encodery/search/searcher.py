@@ -124,10 +124,7 @@ class Searcher(Opened):
         clock = _Clock()
         shown = top if reranker is None else max(top, reranked)
         depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
-        finders = self._finders(chosen, shares)
-        sides = self._candidates(query, finders, depth, conditions, clock)
-        scores = _mixed(finders, sides, shares, fusion) if len(finders) > 1 else sides[finders[0].key]
-        clock.stage("fuse")
+        sides, scores = self._scored(query, chosen, shares, fusion, depth, conditions, clock)
         best = self._best(scores, shown, per_document)
         again: dict[str, float] = {}
         if reranker is not None:
@@ -140,6 +137,11 @@ class Searcher(Opened):
         found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
         clock.stage("show")
         return Answer(query, chosen, tuple(found), clock.seconds)
+
+    def first(self, query: str, count: int) -> list[tuple[Point, float]]:
+        """The first passages for a query and what ranks them, by the index's first mode and its own weights."""
+        _, scores = self._scored(query, self.modes[0], self.weights, "scores", max(DEPTH, 4 * count), (), _Clock())
+        return [(point, scores[point.id]) for point in self._best(scores, count, None)]
 
     def strange(self, conditions: Sequence[Condition]) -> str:
         """In words, which fields of these conditions none of the first passages has; empty where each is known."""
@@ -159,6 +161,23 @@ class Searcher(Opened):
         if chosen == HYBRID and not self.models:
             raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
         return chosen
+
+    def _scored(
+        self,
+        query: str,
+        mode: str,
+        shares: Mapping[str, float],
+        fusion: str,
+        depth: int,
+        conditions: Sequence[Condition],
+        clock: _Clock,
+    ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """key of a side -> id -> score, and what ranks: those of the only side, or all mixed."""
+        finders = self._finders(mode, shares)
+        sides = self._candidates(query, finders, depth, conditions, clock)
+        scores = _mixed(finders, sides, shares, fusion) if len(finders) > 1 else sides[finders[0].key]
+        clock.stage("fuse")
+        return sides, scores
 
     def _finders(self, mode: str, shares: Mapping[str, float]) -> list[Finder]:
         """Those of a mode; of a hybrid one those that have a share."""

@@ -20,7 +20,7 @@ from encodery.model.load import Loaded
 from encodery.model.network import Model
 from encodery.search.filters import parse
 from encodery.search.rerank import Scorer
-from encodery.search.searcher import Searcher
+from encodery.search.searcher import RERANK_WEIGHT, Searcher
 from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import checked, windows
@@ -125,8 +125,10 @@ class Searches(Lane):
 
     most, apart = 1, True
 
-    def __init__(self, searcher: Searcher, reranker: Scorer | None = None) -> None:
-        self.searcher, self.reranker = searcher, reranker
+    def __init__(
+        self, searcher: Searcher, reranker: Scorer | None = None, rerank_weight: float = RERANK_WEIGHT
+    ) -> None:
+        self.searcher, self.reranker, self.rerank_weight = searcher, reranker, rerank_weight
 
     def facts(self) -> dict[str, Any]:
         found = self.searcher
@@ -145,6 +147,7 @@ class Searches(Lane):
         if rerank and self.reranker is None:
             raise InputError("rerank = true: the server was started without a model that ranks.")
         options["reranker"] = self.reranker if rerank else None
+        options.setdefault("rerank_weight", self.rerank_weight)
         return Reading([(asked.inputs["query"], options)], [QUERY_TOKENS])
 
     def run(self, units: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:

@@ -68,12 +68,14 @@ def open_all(opening: Opening) -> Served:
         loaded = load_model(path)
         _add(served, name, lanes_of(loaded, opening), _kind(loaded, opening))
     if opening.index is not None:
-        scorer = None
+        lane = Searches(Searcher(opening.index))
         if opening.rerank is not None:
             from encodery.search.reranking import reranker_of
+            from encodery.search.trust import share_of
 
-            scorer = reranker_of(opening.rerank).open()
-        _add(served, INDEX, {"search": Searches(Searcher(opening.index), scorer)}, {})
+            lane.reranker = reranker_of(opening.rerank).open()
+            lane.rerank_weight = share_of(lane.searcher.path, opening.rerank)
+        _add(served, INDEX, {"search": lane}, {})
     share(served.lanes)
     _once(served)
     _join(served)

@@ -224,7 +224,7 @@ class SearchBody(Body):
     fusion: Literal["scores", "ranks"] = "scores"
     rerank: bool | None = None
     reranked: Annotated[int, Field(ge=1, le=1000)] = 30
-    rerank_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rerank_weight: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
 class ErrorTable(BaseModel):

@@ -14,6 +14,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 from encodery.search.reranking import reranker_of
 from encodery.search.searcher import RERANK_WEIGHT, RERANKED, Searcher
+from encodery.search.trust import share_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Index(System):
     """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`: the share of all
     models beside words (weight=0.4), or of each side (weight.bm25=0.5, weight.dense=0.5); `rerank`: a cross-encoder,
     token vectors or term weights that order the first `reranked` passages anew, "" for none, with a share of
-    `rerank_weight` in that order; `model`: the encoder,
+    `rerank_weight` in that order (not given: as `search trust` found it); `model`: the encoder,
     where it is not where it was."""
 
     path: str
@@ -31,13 +32,13 @@ class Index(System):
     fusion: str = "scores"
     rerank: str = ""
     reranked: int = RERANKED
-    rerank_weight: float = RERANK_WEIGHT
+    rerank_weight: float | None = None
     model: str = ""
 
     def __post_init__(self) -> None:
         if self.reranked < 1:
             raise SettingsError(f"reranked = {self.reranked}: must be positive.")
-        if not 0 <= self.rerank_weight <= 1:
+        if self.rerank_weight is not None and not 0 <= self.rerank_weight <= 1:
             raise SettingsError(f"rerank_weight = {self.rerank_weight}: must lie in 0 … 1.")
 
     @property
@@ -57,6 +58,8 @@ class _Opened(Opened):
         self._settings = settings
         self._reranker = reranker_of(settings.rerank).open() if settings.rerank else None
         self._searcher = Searcher(settings.path, model=settings.model or None)
+        noted = share_of(self._searcher.path, settings.rerank) if settings.rerank else RERANK_WEIGHT
+        self._share = noted if settings.rerank_weight is None else settings.rerank_weight
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
         """The index's own documents for queries; the reranked ones stand before those it did not read."""
@@ -86,7 +89,7 @@ class _Opened(Opened):
                 fusion=settings.fusion,
                 reranker=self._reranker if reranked else None,
                 reranked=settings.reranked,
-                rerank_weight=settings.rerank_weight,
+                rerank_weight=self._share,
             )
             return [hit.document for hit in answer.found]
 

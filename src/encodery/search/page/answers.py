@@ -22,7 +22,7 @@ from encodery.search.page.asked import NAMES, Form, asked, form, one, whole
 from encodery.search.page.document import document_page, passages
 from encodery.search.page.view import Facts, problem_page, search_page
 from encodery.search.rerank import Scorer
-from encodery.search.searcher import RERANKED, Answer, Searcher
+from encodery.search.searcher import RERANK_WEIGHT, RERANKED, Answer, Searcher
 
 T = TypeVar("T")
 WAITING = 32
@@ -48,9 +48,14 @@ class Answers:
     """An open index, and a reranker if one is named, answering addresses. Use it as a context, or close it."""
 
     def __init__(
-        self, searcher: Searcher, reranker: Scorer | None = None, reranked: int = RERANKED, named: str | None = None
+        self,
+        searcher: Searcher,
+        reranker: Scorer | None = None,
+        reranked: int = RERANKED,
+        named: str | None = None,
+        rerank_weight: float = RERANK_WEIGHT,
     ) -> None:
-        self.searcher, self.reranker, self.reranked = searcher, reranker, reranked
+        self.searcher, self.reranker, self.reranked, self.rerank_weight = searcher, reranker, reranked, rerank_weight
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._room = threading.BoundedSemaphore(WAITING)
         self.facts = self._in_turn(lambda: self._facts(named or "yes"))
@@ -128,9 +133,8 @@ class Answers:
     def _search(self, fields: Form) -> Answer:
         wanted = asked(fields)
         reranker = self.reranker if wanted.rerank else None
-        return self._in_turn(
-            lambda: self.searcher.search(**wanted.arguments(), reranker=reranker, reranked=self.reranked)
-        )
+        given = {"rerank_weight": self.rerank_weight, **wanted.arguments()}
+        return self._in_turn(lambda: self.searcher.search(**given, reranker=reranker, reranked=self.reranked))
 
     def _in_turn(self, work: Callable[[], T]) -> T:
         """What `work` gives, done when those before it are. Raises `Busy`, and what it raises."""
@@ -150,6 +154,7 @@ class Answers:
             modes=searcher.modes,
             weights=searcher.weights,
             reranker=None if self.reranker is None else reranker,
+            rerank_weight=self.rerank_weight,
         )
 
 

@@ -18,7 +18,7 @@ from encodery.search.excerpt import Span, excerpt
 from encodery.search.fuse import Method
 from encodery.search.opened import WORDS
 from encodery.search.page.asked import LONGEST, MOST, NAMES, TOP, Form, one
-from encodery.search.searcher import RERANK_WEIGHT, Answer, Found
+from encodery.search.searcher import Answer, Found
 
 WIDTH = 700
 """Characters of a passage shown among others; its document shows it whole."""
@@ -37,7 +37,7 @@ EXPLAINED = {
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the page says of its index; `modes` begins with the one taken unasked; `weights`: side -> its share in
-    hybrid ranking; `reranker` is its name, if any."""
+    hybrid ranking; `reranker` is its name, if any, and `rerank_weight` its share."""
 
     name: str
     documents: int
@@ -45,6 +45,7 @@ class Facts:
     modes: tuple[str, ...]
     weights: Mapping[str, float]
     reranker: str | None
+    rerank_weight: float
 
 
 def frame(title: str, *body: Html) -> str:
@@ -149,7 +150,7 @@ def _options(facts: Facts, fields: Form) -> Html:
     found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
-        usual = str(RERANK_WEIGHT)
+        usual = f"{facts.rerank_weight:.2f}"
         found.append(_input(fields, "rerank_weight", "Its share", step="any", min=0, max=1, placeholder=usual))
     filters = [*fields.get("filter", ()), ""]
     hint = "source=manual,mail or year>=2000 or path~docs"

@@ -1,0 +1,123 @@
+"""How much of the last word a reranker deserves in an index: measured on the index's own passages, without labels.
+
+As in `calibrate.py`, sentences taken out of passages ask for them: the passages of a sample, those asked for without
+their sentence, are put into a small index made as this one, which finds the first passages; the reranker reads them,
+and the share with which the two together put the passage asked for highest is sought on resamples of the queries. The
+mean of what they find is noted in the index, by the reranker's folder. Not halved: a reranker is no kin of the queries,
+and what is found is near the best share on judged questions, or below it (bench/LOG.md, Retrieval).
+Shapes: Q queries, W shares.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import heapq
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encodery.base.artifact import MANIFEST, Artifact, atomic_write
+from encodery.base.errors import ArtifactError, EmptyInput
+from encodery.search.calibrate import FEWEST, WEIGHTS, mean_best, reciprocal_ranks, sentences
+from encodery.search.fuse import scaled
+from encodery.search.index import fields_of
+from encodery.search.rerank import Scorer
+from encodery.search.sample import PASSAGES
+from encodery.search.searcher import RERANK_WEIGHT, RERANKED, Searcher
+from encodery.search.store import Point
+from encodery.search.writer import filled, finished
+
+QUERIES = 200
+NOTED = "rerankers.json"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """`share` of the reranker in the last word; `curve`: share -> mean reciprocal rank on `queries` queries."""
+
+    share: float
+    queries: int
+    curve: dict[str, float]
+
+
+def trust(
+    searcher: Searcher, scorer: Scorer, most: int = QUERIES, progress: Callable[[int, int], None] | None = None
+) -> Trust:
+    """The share that `most` queries or fewer speak for, as hybrid search finds the passages, or the index's only way.
+
+    `progress` is called with the queries done and their number. Raises `EmptyInput` for an index that gives fewer than
+    thirty.
+    """
+    sample = heapq.nsmallest(PASSAGES, (point for some in searcher.store.all() for point in some), key=_drawn)
+    asked = dict(list(sentences(sample).items())[:most])
+    if len(asked) < FEWEST:
+        raise EmptyInput(
+            f"{searcher.path}: gives {len(asked)} sentences to ask by, {FEWEST} are needed. Give the reranker's share."
+        )
+    texts = [asked[place][1] if place in asked else point.text for place, point in enumerate(sample)]
+    points = filled([Point("", place, text, None) for place, text in enumerate(texts)], searcher.sides, Counter())
+    points = finished(points, searcher.finishing)
+    ranks = []
+    with tempfile.TemporaryDirectory() as folder:
+        fields = fields_of(searcher.models, searcher.finishing, searcher.settings.vectors)
+        with searcher.settings.engine.aside().create(Path(folder) / "sample", fields) as store:
+            store.upsert(points)
+            store.settle()
+            aside = copy.copy(searcher)
+            aside.store = store
+            for done, (place, (query, _)) in enumerate(asked.items(), 1):
+                first = aside.first(query, RERANKED)
+                again = scorer.score(query, [point.text for point, _ in first])
+                names = [str(point.number) for point, _ in first]
+                sides = [
+                    scaled(dict(zip(names, map(float, scores), strict=True)), False)
+                    for scores in ([score for _, score in first], again)
+                ]
+                ranks.append(reciprocal_ranks(sides[0], sides[1], str(place)))
+                if progress is not None:
+                    progress(done, len(asked))
+    found = np.array(ranks)
+    curve = {str(share): round(float(mean), 4) for share, mean in zip(WEIGHTS, found.mean(axis=0), strict=True)}
+    return Trust(round(mean_best(found), 2), len(asked), curve)
+
+
+def note(index: Path, reranker: str | Path, found: Trust) -> None:
+    """Write down what was found for the reranker in this folder; what was known of others stays."""
+    held = _read(index) | {str(Path(reranker).resolve()): {**asdict(found), "fingerprint": _fingerprint(reranker)}}
+    atomic_write(index / NOTED, json.dumps(held, indent=1))
+
+
+def share_of(index: Path, reranker: str | Path) -> float:
+    """The share noted for the reranker in this folder, as it is now; half where there is none."""
+    held = _read(index).get(str(Path(reranker).resolve()))
+    if held is None or held["fingerprint"] != _fingerprint(reranker):
+        return RERANK_WEIGHT
+    return float(held["share"])
+
+
+def _read(index: Path) -> dict[str, dict[str, Any]]:
+    file = index / NOTED
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    return found
+
+
+def _fingerprint(reranker: str | Path) -> str:
+    """Of our own models; of a stock folder only its place is known."""
+    for place in (Path(reranker), Path(reranker) / "model"):
+        if (place / MANIFEST).is_file():
+            return Artifact.open(place).manifest.fingerprint
+    return ""
+
+
+def _drawn(point: Point) -> bytes:
+    return hashlib.blake2b(point.id.encode(), digest_size=8).digest()
