@@ -4,14 +4,14 @@
 
 Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
 search` asked several ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the
-first 30 passages reordered by each of --rerankers: `late`, token vectors (ColBERT) by `encodery finetune embed --recipe
+first 30 passages ordered anew by each of --rerankers, which has the share in the last word that `search trust` finds
+for it without labels, or half of it, or all: `late`, token vectors (ColBERT) by `encodery finetune embed --recipe
 colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), `tilde`, term
 weights (TILDEv2) by `--recipe tilde_v2` on the same, and `cross`, a cross-encoder by `encodery finetune rank` on some
-of them, with negatives found by bm25s; where there is `tilde`, bm25 with its first 30 reordered by it too. Also
-`plain`, both programs' BM25 without stop words and stems, where the formula is all there is. And `stored`: dense alone,
-where vectors are stored or made in fewer bits, with the bytes of the index; differences there are to float32. Figures
-are nDCG@10 with 95 % intervals, differences to the index's bm25 with the probability of a randomisation test; all by
-`encodery.evaluate`.
+of them, with negatives found by bm25s. Also `plain`, both programs' BM25 without stop words and stems, where the
+formula is all there is. And `stored`: dense alone, where vectors are stored or made in fewer bits, with the bytes of
+the index; differences there are to float32. Figures are nDCG@10 with 95 % intervals, differences to the index's bm25
+with the probability of a randomisation test; all by `encodery.evaluate`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from encodery.evaluate.suites.retrieval import Retrieval
 from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
 from encodery.evaluate.systems.bm25 import BM25
 from encodery.evaluate.systems.index import Index
+from encodery.search.trust import share_of
 
 STORED = ("fp32", "fp16", "int8", "binary")
 HERE = Path(__file__).resolve().parent
@@ -176,15 +177,18 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
     name = collection.name
     data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
-    asked = [("bm25", "bm25", ""), ("dense", "dense", ""), ("hybrid", "hybrid", "")]
+    ours = [Index(path=str(index), name=mode, mode=mode) for mode in ("bm25", "dense", "hybrid")]
     for label, folder in rerankers.items():
-        if label != RERANKERS["tilde"]:
-            asked.append((f"hybrid, {label}", "hybrid", str(folder)))
-            continue
-        weights = options.work / f"{name}-weights"
-        encodery("search", "weigh", index, "--model", folder, "--out", weights)
-        asked += [(f"{mode}, {label}", mode, str(weights)) for mode in ("bm25", "hybrid")]
-    ours = [Index(path=str(index), name=label, mode=mode, rerank=model) for label, mode, model in asked]
+        encodery("search", "trust", index, "--rerank", folder)
+        again = folder
+        if label == RERANKERS["tilde"]:
+            again = options.work / f"{name}-weights"
+            encodery("search", "weigh", index, "--model", folder, "--out", again)
+        shares = {"": share_of(index, folder), " alone": 1.0, " half": 0.5}
+        ours += [
+            Index(path=str(index), name=f"hybrid, {label}{how}", mode="hybrid", rerank=str(again), rerank_weight=share)
+            for how, share in shares.items()
+        ]
     task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
     found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).table()
     plain = compare([BM25(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]).table()
@@ -193,6 +197,7 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
     return {
         "set": name,
         "index": {key: figures[key] for key in kept},
+        "shares": {label: share_of(index, folder) for label, folder in rerankers.items()},
         "rows": found["rows"],
         "plain": plain["rows"],
         "stored": stored(name, data, options) if options.stored else [],

@@ -76,6 +76,7 @@ def command(
 
 def _write_lines(rows: Iterable[tuple[str, int]], out: Path | None, truncate: str) -> None:
     """JSON lines to a .jsonl file, which appears whole, or to the screen."""
+    from encodery.base.artifact import replacing
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
 
@@ -87,15 +88,10 @@ def _write_lines(rows: Iterable[tuple[str, int]], out: Path | None, truncate: st
     elif out.suffix != ".jsonl":
         raise InputError(f"{out}: this model's encodings are written to .jsonl, not '{out.suffix}'.")
     else:
-        draft = out.with_name(f".{out.name}.draft")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                for line, lost in rows:
-                    file.write(line + "\n")
-                    count, dropped = count + 1, dropped + lost
-            draft.replace(out)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(out) as file:
+            for line, lost in rows:
+                file.write(f"{line}\n".encode())
+                count, dropped = count + 1, dropped + lost
         screen().print(f"{out}: {count:,} texts; {dropped:,} tokens dropped.")
         return
     if dropped:

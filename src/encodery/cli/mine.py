@@ -95,14 +95,11 @@ def _teacher(predictor: Predictor) -> Scores:
 
 def _write(rows: Iterable[dict[str, Any]], out: Path) -> int:
     """JSON lines, in a file that appears whole."""
-    draft = out.with_name(f".{out.name}.draft")
+    from encodery.base.artifact import replacing
+
     count = 0
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(out) as file:
+        for row in rows:
+            file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+            count += 1
     return count
