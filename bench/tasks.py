@@ -134,8 +134,10 @@ def compare(name: str, options: argparse.Namespace, held: dict[str, Any]) -> dic
     return {"set": name, "metric": labelled.metric, "rows": counts, "runs": found, "summary": told}
 
 
-def speedup(found: dict[str, list[dict[str, float]]]) -> float:
-    """Samples per second of ours against the stock trainer's, the median of pairs."""
+def speedup(found: dict[str, list[dict[str, float]]]) -> float | None:
+    """Samples per second of ours against the stock trainer's, the median of pairs; None where one was never asked."""
+    if not {"pretrained", "trainer"} <= set(found):
+        return None
     pairs = zip(found["pretrained"], found["trainer"], strict=True)
     return statistics.median(a["samples_per_s"] / b["samples_per_s"] for a, b in pairs)
 

@@ -151,7 +151,9 @@ def _options(facts: Facts, fields: Form) -> Html:
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
         usual = f"{facts.rerank_weight:.2f}"
-        found.append(_input(fields, "rerank_weight", "Its share", step="any", min=0, max=1, placeholder=usual))
+        found.append(
+            _input(fields, "rerank_weight", "Share of the reranker", step="any", min=0, max=1, placeholder=usual)
+        )
     filters = [*fields.get("filter", ()), ""]
     hint = "source=manual,mail or year>=2000 or path~docs"
     boxes = [
