@@ -88,9 +88,10 @@ def test_shares_are_noted_by_folder(tmp_path: Path) -> None:
     note(index, other, Trust(0.2, 50, {}))
     note(index, one, Trust(0.8, 50, {}))
     assert (share_of(index, one), share_of(index, other)) == (0.8, 0.2)
-    (index / NOTED).write_text("{")
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        share_of(index, one)
+    for broken in ("{", "[]", '{"x": 3}', '{"x": {"share": "much"}}'):
+        (index / NOTED).write_text(broken)
+        with pytest.raises(ArtifactError, match="damaged"):
+            share_of(index, one)
 
 
 def test_the_command_line_finds_notes_and_takes_it(

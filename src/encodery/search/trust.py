@@ -97,18 +97,19 @@ def note(index: Path, reranker: str | Path, found: Trust) -> None:
 def share_of(index: Path, reranker: str | Path) -> float:
     """The share noted for the reranker in this folder, as it is now; half where there is none."""
     held = _read(index).get(str(Path(reranker).resolve()))
-    if held is None or held["fingerprint"] != _fingerprint(reranker):
+    if held is None or held.get("fingerprint") != _fingerprint(reranker):
         return RERANK_WEIGHT
-    return float(held["share"])
+    share: float = held["share"]
+    return share
 
 
 def _read(index: Path) -> dict[str, dict[str, Any]]:
     file = index / NOTED
     try:
-        found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: cannot be read: {error}") from error
-    return found
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return {where: {**held, "share": float(held["share"])} for where, held in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{file}: damaged: {error}") from error
 
 
 def _fingerprint(reranker: str | Path) -> str:
