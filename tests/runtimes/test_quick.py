@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,25 @@ def test_changed_weights_are_followed(livelier: Callable[[ModelSettings], Model]
     assert len(runs) == 1
 
 
+def test_exchanged_weights_and_layers_are_followed(livelier: Callable[[ModelSettings], Model], runs: list[int]) -> None:
+    with torch.no_grad():
+        for change in ("data", "parameter", "layer"):
+            model = livelier(SMALL).eval()
+            found = quick(model)
+            found.encoder(batch())
+            down: Any = model.encoder.blocks[1].ffn.down  # type: ignore[union-attr]
+            if change == "data":
+                down.weight.data = down.weight.data * -3
+            elif change == "parameter":
+                down.weight = torch.nn.Parameter(down.weight * -3)
+            else:
+                Lora(alpha=64).apply(model, torch.Generator().manual_seed(0))
+                for name, weight in model.encoder.named_parameters():
+                    weight.add_(0.1 if ".b" in name else 0.0)
+            assert torch.equal(found.encoder(batch()).hidden, model.encoder(batch()).hidden), change
+    assert len(runs) == 3
+
+
 def test_a_weight_that_is_not_finite_is_the_models_own_affair(runs: list[int]) -> None:
     model = build_model(SMALL, 1).eval()
     with torch.no_grad():
@@ -112,6 +132,8 @@ def test_models_that_the_engine_cannot_run_stay_as_they_are() -> None:
     assert quick(alibi) is alibi
     low = build_model(SMALL, 1).to(torch.bfloat16)
     assert quick(low) is low
+    away = build_model(SMALL, 1).to("meta")
+    assert quick(away) is away
 
 
 def test_layers_that_compute_with_more_than_their_weight_are_refused() -> None:

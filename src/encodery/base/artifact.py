@@ -70,6 +70,12 @@ class Artifact:
         artifact._check_sizes()
         return artifact
 
+    @classmethod
+    def held(cls, folder: str | Path) -> list[Artifact]:
+        """Those that a folder of a model or of a run holds: itself, and its `model`; none in a stock folder."""
+        places = (Path(folder), Path(folder) / "model")
+        return [cls.open(place) for place in places if (place / MANIFEST).is_file()]
+
     def _check_sizes(self) -> None:
         for name, entry in self.manifest.files.items():
             file = self.path / name

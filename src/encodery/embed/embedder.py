@@ -132,7 +132,7 @@ class Embedder:
         """The name of the runtime that computes its vectors."""
         if self.runtime is not None:
             return name_of(self.runtime)
-        return "torch" if plain(self.model) is self.model else "packed_fp32"
+        return "torch" if plain(self.model) is self.model or self.pooling.keep_layers else "packed_fp32"
 
     @property
     def fingerprint(self) -> str:

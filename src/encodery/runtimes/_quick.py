@@ -1,8 +1,8 @@
 """A model's encoder for inference on the CPU, run by `packed_fp32` where that can: equal to rounding, and faster.
 
 What the engine does not give goes through the encoder itself: layers below the last, gradients, a front of one pass,
-training, lower precision, another device, and weights that were changed after the engine took its copy of them. The
-engine is made when it is first needed; it uses as many threads as PyTorch does where it is called.
+training, lower precision, another device, and weights that were changed or exchanged after the engine took its copy of
+them. The engine is made when it is first needed; it uses as many threads as PyTorch does where it is called.
 Shapes: T tokens, H width.
 """
 
@@ -36,7 +36,8 @@ class QuickEncoder(nn.Module):
         self.given = (model,)  # In a tuple, so that it is no module of this one.
         self._lock = threading.Lock()
         self._engine: _packed.PackedEngine | None = None
-        self._taken: list[tuple[Tensor, int]] = []
+        self._taken: list[tuple[int, int, int]] = []
+        self._kept: list[Tensor] = []  # So that no other weight gets the place of one that is gone.
 
     def forward(self, batch: Batch, keep_layers: bool = False, front: Front | None = None) -> Output:
         """As the encoder does."""
@@ -70,20 +71,21 @@ class QuickEncoder(nn.Module):
         return found
 
     def _quick(self, batch: Batch) -> bool:
-        return (
-            not self.training
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cpu")
-            and batch.ids.device.type == "cpu"
-            and self.encoder.words.device.type == "cpu"
-            and all(tensor._version == version for tensor, version in self._taken)
-        )
+        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return False
+        if batch.ids.device.type != "cpu" or self.encoder.words.device.type != "cpu":
+            return False
+        return not self._taken or self._state() == self._taken
+
+    def _state(self) -> list[tuple[int, int, int]]:
+        """Which weights there are, where they lie, and how often each was written to."""
+        return [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in self.encoder.parameters()]
 
     def _engine_of(self) -> _packed.PackedEngine | None:
         """None for weights that the engine does not take, which are those that are not finite."""
         with self._lock:
             if not self._taken:
-                self._taken = [(tensor, tensor._version) for tensor in self.encoder.parameters()]
+                self._kept, self._taken = list(self.encoder.parameters()), self._state()
                 with contextlib.suppress(SettingsError):
                     self._engine = PackedFP32().build(self.given[0])
             return self._engine
@@ -98,7 +100,8 @@ def quick(model: Model) -> Model:
         _packed.refuse(model, name_of(PackedFP32()))
     except SettingsError:
         return model
-    if any(tensor.dtype != torch.float32 or tensor.is_inference() for tensor in model.encoder.parameters()):
+    weights = list(model.encoder.parameters())
+    if any(weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.is_inference() for weight in weights):
         return model
     found = copy.copy(model)
     found._modules = {**model._modules, "encoder": QuickEncoder(model)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encodery.base.artifact import MANIFEST, Artifact
+from encodery.base.artifact import Artifact
 from encodery.embed import multivector, sparse
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
@@ -15,11 +15,10 @@ from encodery.search.weighed import KIND
 
 def reranker_of(folder: str | Path) -> Reranker:
     """Named, not opened; what is none of the others is taken for a cross-encoder, which says what is wrong with it."""
-    for place in (Path(folder), Path(folder) / "model"):
-        if (place / MANIFEST).is_file():
-            told = Artifact.open(place).manifest
-            if told.kind == KIND or sparse.KEY in told.settings:
-                return TermWeights(model=str(folder))
-            if multivector.KEY in told.settings:
-                return LateInteraction(model=str(folder))
+    for artifact in Artifact.held(folder):
+        told = artifact.manifest
+        if told.kind == KIND or sparse.KEY in told.settings:
+            return TermWeights(model=str(folder))
+        if multivector.KEY in told.settings:
+            return LateInteraction(model=str(folder))
     return CrossEncoder(model=str(folder))

@@ -226,13 +226,12 @@ SIDES: dict[str, type[Side]] = {side.mode: side for side in (Dense, Sparse, Late
 
 def mode_of(folder: str | Path) -> str:
     """The side that the model of a folder (or run) gives, told without loading it: dense, sparse or late."""
-    from encodery.base.artifact import MANIFEST, Artifact
+    from encodery.base.artifact import Artifact
 
-    for place in (Path(folder), Path(folder) / "model"):
-        if (place / MANIFEST).is_file():
-            settings = Artifact.open(place).manifest.settings
-            if sparse.KEY in settings or multivector.KEY in settings:
-                return Sparse.mode if sparse.KEY in settings else Late.mode
+    for artifact in Artifact.held(folder):
+        settings = artifact.manifest.settings
+        if sparse.KEY in settings or multivector.KEY in settings:
+            return Sparse.mode if sparse.KEY in settings else Late.mode
     return Dense.mode
 
 

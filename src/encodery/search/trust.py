@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from encodery.base.artifact import MANIFEST, Artifact, atomic_write
+from encodery.base.artifact import Artifact, atomic_write
 from encodery.base.errors import ArtifactError, EmptyInput
 from encodery.search.calibrate import FEWEST, WEIGHTS, mean_best, reciprocal_ranks, sentences
 from encodery.search.fuse import scaled
@@ -114,10 +114,8 @@ def _read(index: Path) -> dict[str, dict[str, Any]]:
 
 def _fingerprint(reranker: str | Path) -> str:
     """Of our own models; of a stock folder only its place is known."""
-    for place in (Path(reranker), Path(reranker) / "model"):
-        if (place / MANIFEST).is_file():
-            return Artifact.open(place).manifest.fingerprint
-    return ""
+    held = Artifact.held(reranker)
+    return held[-1].manifest.fingerprint if held else ""
 
 
 def _drawn(point: Point) -> bytes:
