@@ -250,7 +250,8 @@ def stats(folder: Index, as_json: Annotated[bool, typer.Option("--json", help="P
     _show(console, figures, folder)
     for mode, model in models.items():
         runtime = model.get("runtime", {}).get("name")
-        where = (model["path"] or "a model in no folder") + (f", run by {runtime}" if runtime else "")
+        ran = {None: "", "": "", "torch": ", run in float32"}.get(runtime, f", run by {runtime}")
+        where = (model["path"] or "a model in no folder") + ran
         console.print(f"  {mode:<10} {where}, share {weights[mode]:.2f}", soft_wrap=True)
     if not models:
         console.print("  model      none: words alone")
