@@ -21,6 +21,7 @@ from encodery.base.settings import encode
 from encodery.finetune import stock
 from encodery.finetune.artifact import NAME, Tuned, foreign, opened
 from encodery.finetune.stock import CHOICES, KEY, KINDS, PLACES, TEXTS, Kind
+from encodery.finetune.tasks._head import MATCHING
 from encodery.model.hub import Door
 from encodery.model.load import Loaded
 from encodery.model.network import Model, ModelSettings
@@ -100,6 +101,7 @@ def held(tuned: Tuned, model: Model, kept: Mapping[str, Tensor], door: Door) -> 
     task, name = tuned.task, name_of(tuned.task)
     layers = {key.removeprefix("head."): tensor.detach().cpu() for key, tensor in tuned.module.state_dict().items()}
     kind = KINDS.get(name)
+    check_matching(tuned.task, tuned.known, f"; {ALONE}")
     if kind is None or not {key.split(".")[0] for key in layers} <= {"dense", "norm", "out"}:
         raise SettingsError(
             f"The head of the task '{name}' has no counterpart among the stock classes of transformers, which have "
@@ -126,6 +128,15 @@ def held(tuned: Tuned, model: Model, kept: Mapping[str, Tensor], door: Door) -> 
     config = {"architectures": [stands], **over, **_labels(name, tuned), KEY: _told(tuned, name)}
     outputs = outputs_of(model, tuned.module, kept) * scale + shift
     return Held(kind, name in stock.PAIRS, config, tensors, outputs, tuned.max_length)
+
+
+def check_matching(task: Any, known: Mapping[str, Any], alone: str) -> None:
+    """Raises `SettingsError` for a head that matches the words of two texts, which no stock class does."""
+    if known.get(MATCHING):
+        raise SettingsError(
+            f"The head of the task '{name_of(task)}' also reads how the words of the two texts match; no stock class "
+            f"computes that. Nothing was written. Fine-tuning with task.matching=false gives a head without{alone}"
+        )
 
 
 def _fitted(

@@ -30,6 +30,7 @@ from encodery.embed.finish.normalise import Normalise
 from encodery.embed.multivector import DOCUMENT, QUERY, MultiVectorEncoder
 from encodery.export import Exported, Exporter, _modules
 from encodery.export._folder import Plan, Precision
+from encodery.export._heads import check_matching
 from encodery.export._modules import Module
 from encodery.export._verify import SENTENCES, TOLERANCE
 from encodery.finetune.predict import Predictor
@@ -154,6 +155,7 @@ def _ranker(predictor: Predictor) -> _Content:
     task = predictor.task
     if not isinstance(task, Rank):
         raise SettingsError("Of fine-tuned models only those of the task 'rank' are exported to sentence-transformers.")
+    check_matching(task, predictor.known, ".")
 
     def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         query, texts = "encoder", ["", "a text", "word", "an encoder"]

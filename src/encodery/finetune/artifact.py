@@ -19,6 +19,7 @@ from encodery.base.errors import ArtifactError
 from encodery.base.settings import decode, encode
 from encodery.finetune import stock
 from encodery.finetune.tasks import Task, TaskModule
+from encodery.finetune.tasks._matching import SIDE
 from encodery.model import golden
 from encodery.model.checkpoint import read_tensors
 from encodery.model.foreign import build
@@ -138,9 +139,11 @@ def carried(loaded: Loaded, model: Model) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _outputs(model: Model, module: TaskModule, kept: Mapping[str, Tensor]) -> Tensor:
-    """What the module gives for the model's golden sequences, each an example of its own."""
+    """What the module gives for the model's golden sequences, each an example of its own and its halves two texts."""
     cu_seqlens = kept["cu_seqlens"]
-    extra = {"sizes": torch.ones(cu_seqlens.numel() - 1, dtype=torch.int64)}
+    lengths = cu_seqlens.diff().tolist()
+    halves = torch.cat([torch.arange(length) * 2 // length + 1 for length in lengths])
+    extra = {"sizes": torch.ones(len(lengths), dtype=torch.int64), SIDE: halves}
     batch = Batch(kept["ids"], cu_seqlens, int(cu_seqlens.diff().max()), kept.get("segment"), extra)
     found: Tensor = module(model(batch), batch)
     return found.clone()

@@ -1,16 +1,16 @@
 """As little training as pays: a linear head on the frozen model, then LoRA, then the whole model, by cross-validation.
 
-Logistic regression on the mean states of the frozen encoder takes seconds and is hard to beat where rows are few. The
+Logistic regression on what a head reads of the frozen encoder takes seconds and is hard to beat where rows are few. The
 next stage is trained on the same folds, and taken only if more of the rows that were held out are answered right by
 it, by a point at least and by more than chance would make of it (a one-sided test of the paired differences).
 A head that was fitted so is an ordinary `classify` or `pair` head: its artifact is like any other.
-Shapes: R rows, H width, C classes.
+Shapes: R rows, F features that a head reads, C classes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +32,12 @@ from encodery.finetune.job import LINEAR, FinetuneJob, reader_of
 from encodery.finetune.planning import plan, recipe_of, whole
 from encodery.finetune.predict import Predictor
 from encodery.finetune.settings import FinetuneSettings, first_read
-from encodery.finetune.tasks import Rows
+from encodery.finetune.tasks import Known, Rows
 from encodery.finetune.tasks._classes import Classes
-from encodery.finetune.tasks._head import pool
+from encodery.finetune.tasks._head import HeadedModule
 from encodery.finetune.tasks._labels import names_of, places
 from encodery.model.load import Loaded, load_model
+from encodery.model.shape import Batch, Output
 from encodery.rows.split import keys
 from encodery.rows.table import Table
 from encodery.tokens.windows import batches
@@ -146,7 +147,7 @@ def _trained(task: str, over: Mapping[str, Any], loaded: Loaded, folds: Sequence
 
 
 class _Linear:
-    """Logistic regression on the mean states (R, H) of the frozen model."""
+    """Logistic regression on what the head reads (R, F) of the frozen model."""
 
     def __init__(self, settings: FinetuneSettings, loaded: Loaded) -> None:
         self.settings, self.loaded, self.strength = settings, loaded, STRENGTHS[0]
@@ -158,7 +159,11 @@ class _Linear:
 
     def judged(self, folds: Sequence[_Fold]) -> np.ndarray:
         """Whether each held-out row is answered right, at the strength that answers most."""
-        vectors = [(self.vectors(fold.kept), self.vectors(fold.held)) for fold in folds]
+        heads = [self._head(fold.kept) for fold in folds]
+        vectors = [
+            (self.vectors(*head, fold.kept), self.vectors(*head, fold.held))
+            for head, fold in zip(heads, folds, strict=True)
+        ]
         best = np.zeros(0)
         for strength in STRENGTHS:
             correct = []
@@ -178,10 +183,11 @@ class _Linear:
         recipe = recipe_of(settings, path, self.loaded.path)
         job = FinetuneJob(settings, self.loaded, data, Team(), self.device, {**recipe, "stage": LINEAR})
         truth = places(names_of(data.train["label"]), job.known["labels"])
-        weight, bias = fitted(self.vectors(data.train), truth, self.strength)
+        assert isinstance(job.head, HeadedModule)
+        weight, bias = fitted(self.vectors(job.head, job.known, data.train), truth, self.strength)
         with torch.no_grad():
-            job.head.head.out.weight.copy_(torch.from_numpy(weight / self.rate))  # type: ignore[union-attr, operator]
-            job.head.head.out.bias.copy_(torch.from_numpy(bias / self.rate))  # type: ignore[union-attr, operator]
+            job.head.head.out.weight.copy_(torch.from_numpy(weight / self.rate))
+            job.head.head.out.bias.copy_(torch.from_numpy(bias / self.rate))
         out.mkdir(parents=True, exist_ok=True)
         job.save(out / MODEL, {"stage": LINEAR})
         figures = {"stage": LINEAR, "steps": 0, **job.figures()}
@@ -189,14 +195,30 @@ class _Linear:
         atomic_write(out / FIGURES, json.dumps(figures, indent=1) + "\n")
         return figures
 
-    def vectors(self, rows: Rows) -> np.ndarray:
-        """(R, H) the mean state of each row, over its windows by their lengths."""
-        examples: Examples = self.settings.task.prepare(rows, self.reader, {}, False)
-        found = np.zeros((len(examples), self.model.settings.width))
+    def _head(self, rows: Rows) -> tuple[HeadedModule, Known]:
+        """A head that has seen these rows, and what is known of them."""
+        task = self.settings.task
+        known = task.study(rows, self.loaded.tokenizer)
+        examples = task.prepare(rows, self.reader, known, False)
+        module = task.build(self.model.settings.shape, known).to(self.device)
+        assert isinstance(module, HeadedModule)
+        module.fit(lambda: ((output, batch) for _, output, batch in self._seen(examples)))
+        return module, known
+
+    def _seen(self, examples: Examples) -> Iterator[tuple[np.ndarray, Output, Batch]]:
+        """Numbers of examples, with what the model gives for them."""
         with torch.inference_mode():
             for numbers in batches(examples.lengths, self.settings.train.micro_tokens):
                 batch = examples.batch(numbers).to(self.device)
-                found[numbers] = pool(self.model(batch).hidden, batch, "mean").cpu().numpy()
+                yield numbers, self.model(batch), batch
+
+    def vectors(self, module: HeadedModule, known: Known, rows: Rows) -> np.ndarray:
+        """(R, F) what the head reads of each row, over its windows by their lengths."""
+        examples = self.settings.task.prepare(rows, self.reader, known, False)
+        module.eval()
+        found = np.zeros((len(examples), module.head.out.in_features))
+        for numbers, output, batch in self._seen(examples):
+            found[numbers] = module.head.features(output.hidden, batch).cpu().numpy()
         weights = examples.lengths / np.bincount(examples.row, weights=examples.lengths)[examples.row]
         joined = np.zeros((examples.rows, found.shape[1]))
         np.add.at(joined, examples.row, found * weights[:, None])
@@ -204,7 +226,7 @@ class _Linear:
 
 
 def fitted(vectors: np.ndarray, truth: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (C, H) and bias (C,) of a softmax over classes, fitted to standardised vectors (R, H) and put back to
+    """Weight (C, F) and bias (C,) of a softmax over classes, fitted to standardised vectors (R, F) and put back to
     plain ones. Raises `MissingExtra` without scikit-learn."""
     linear = require("sklearn.linear_model", "finetune")
     mean, spread = vectors.mean(0), vectors.std(0) + 1e-6

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,17 @@ from encodery.finetune.tasks import Rows, TaskModule
 from encodery.model import count
 from encodery.model.load import Loaded, load_model
 from encodery.model.network import Model, copied
-from encodery.model.shape import Batch
+from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, Term
 from encodery.tokens.shuffle import Integers
+from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
 from encodery.train.settings import HARMLESS
 
 DETAILS = "details.json"
+SAMPLED = 50_000
+"""Tokens of training rows that a head may learn from before the first step."""
 LINEAR = "linear"
 """What a recipe says, as its `stage`, of a run that `auto` fitted without a step (`auto.py`)."""
 
@@ -79,6 +82,7 @@ class FinetuneJob(ExampleJob):
         self.flops_of = functools.cache(functools.partial(count.flops, loaded.model.settings))
         batch = min(settings.batch or 1, len(self.examples))
         self.lay_out(self.examples.lengths, batch, settings.train, team)
+        self.head.fit(self._states)
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> FinetuneJob:
@@ -88,6 +92,18 @@ class FinetuneJob(ExampleJob):
         table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
         settings = decode(FinetuneSettings, table, "recipe.json")
         return cls(settings, load_model(recipe["model"]), read(recipe["data"], settings), team, device, recipe)
+
+    def _states(self) -> Iterator[tuple[Output, Batch]]:
+        """What the model gives for some of the training rows, drawn once."""
+        rows = _enough(self.examples, SAMPLED, derive_seed(self.train.seed, "states"))
+        some = np.flatnonzero(np.isin(self.examples.row, rows))
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            for numbers in batches(self.examples.lengths[some], self.train.micro_tokens):
+                batch = self.examples.batch(some[numbers]).to(self.device)
+                yield self.model(batch), batch
+        self.model.train(training)
 
     # What is learned from
 

@@ -23,7 +23,8 @@ LEAST = 16  # Tokens of the second text that a window of a pair must hold at lea
 class Piece:
     """A sequence with its special tokens: `ids` (n,); `second`: where the second text begins, n where there is none.
 
-    Its last text stands at `place` … `place + stop - start` and is tokens `start` … `stop` of that text.
+    Its last text stands at `place` … `place + stop - start` and is tokens `start` … `stop` of that text; `between`
+    separators stand before it where it is the second.
     """
 
     ids: np.ndarray
@@ -31,6 +32,7 @@ class Piece:
     place: int
     start: int
     stop: int
+    between: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class Reader:
         sep = self.tokenizer.sep_id
         head = [[self.tokenizer.cls_id], first, [sep] * self._between]
         at = len(first) + 1 + self._between
-        return Piece(np.concatenate([*head, second[start:stop], [sep]]), at, at, start, stop)
+        return Piece(np.concatenate([*head, second[start:stop], [sep]]), at, at, start, stop, self._between)
 
     def texts(self, texts: Sequence[str]) -> tuple[list[list[Piece]], list[int]]:
         """The sequences of each text, several under "chunk", and how many tokens of it were dropped."""

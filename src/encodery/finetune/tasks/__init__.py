@@ -9,7 +9,7 @@ Shapes: R rows, E examples, S sequences, T tokens, H width, C classes or numbers
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,8 @@ Rows = Mapping[str, Sequence[Any]]
 """Role -> its value in each row."""
 Known = Mapping[str, Any]
 """What the training rows told, as JSON: the labels, the mean of scores."""
+States = Callable[[], Iterable[tuple[Output, Batch]]]
+"""What the model, in evaluation, gives for a sample of the training rows; it is computed only if asked for."""
 Answer = dict[str, Any]
 """What is said of a row, as JSON: `prediction`, and whatever more a task has to say."""
 Member = tuple[Any, ...]
@@ -49,6 +51,9 @@ class TaskModule(nn.Module):
     """A task's weights on the encoder. `per`: what `forward` gives a row of numbers for."""
 
     per: ClassVar[Literal["example", "sequence", "token"]] = "example"
+
+    def fit(self, states: States) -> None:
+        """Called once, before the first step: what is learnt without gradients from how the model sees the rows."""
 
     @abc.abstractmethod
     def forward(self, output: Output, batch: Batch) -> Tensor:

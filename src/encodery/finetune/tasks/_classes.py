@@ -18,7 +18,7 @@ from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
 from encodery.finetune.tasks._labels import Weights, count, is_shared, names_of, places, shares, weights
 from encodery.metrics.accuracy import Accuracy
 from encodery.metrics.f1 import F1
@@ -102,11 +102,12 @@ class Classes(Labelled, Headed):
 
     def learn(self, rows: Rows) -> dict[str, Any]:
         if not is_shared(rows["label"]):
-            return super().learn(rows)
+            return {**super().learn(rows), **self.matched("text_b" in rows)}
         labels, table = shares(rows["label"])
         if len(labels) < 2:
             raise InputError(f"There is nothing to tell apart: all rows have the label '{labels[0]}'.")
-        return {"labels": labels, "counts": np.maximum(table.sum(0), 1e-6).tolist()}
+        counts = np.maximum(table.sum(0), 1e-6).tolist()
+        return {"labels": labels, "counts": counts, **self.matched("text_b" in rows)}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
@@ -114,7 +115,8 @@ class Classes(Labelled, Headed):
         collector = Collector(reader.segmented)
         for row, pieces in enumerate(found):
             for piece in pieces:
-                collector.add(row, [piece], {name: values[row] for name, values in told.items()})
+                mine = {name: values[row] for name, values in told.items()}
+                collector.add(row, [piece], mine, marks([piece], known))
         return collector.done(dropped)
 
     def _targets(self, values: Sequence[Any], known: Known) -> dict[str, np.ndarray]:
@@ -134,7 +136,7 @@ class _ClassesModule(HeadedModule):
     class_weights: Tensor
 
     def __init__(self, settings: Classes, shape: Shape, known: Known) -> None:
-        super().__init__(Head(shape.width, len(known["labels"]), settings))
+        super().__init__(Head(shape.width, len(known["labels"]), settings, known))
         self.smoothing = settings.smoothing
         told = torch.tensor(weights(known["counts"], settings.weights))
         self.register_buffer("class_weights", told, persistent=False)

@@ -1,13 +1,13 @@
 """What tasks that say one thing of a sequence share: pooling, dropout, one linear map; how a row's windows are joined.
 
-Shapes: T tokens, S sequences, H width, C outputs, E examples, R rows.
+Shapes: T tokens, S sequences, H width, K features, C outputs, E examples, R rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,26 +17,33 @@ from torch import Tensor, nn
 from encodery.base.errors import SettingsError
 from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Piece, Reader
-from encodery.finetune.tasks import Rows, Task, TaskModule
+from encodery.finetune.tasks import Known, Rows, States, Task, TaskModule
+from encodery.finetune.tasks._matching import FEATURES, SIDE, Matching, sides
 from encodery.model.shape import Batch, Output
 
 Kind = Literal["mean", "cls", "max"]
 STD = 0.02
+MATCHING = "matching"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Headed(Task):
     """A task with such a head: `pooling`, `hidden` and `dropout` are the head's, which learns `rate` times as fast as
-    the model."""
+    the model; `matching`: of two texts it also gets how well their words match (`_matching.py`)."""
 
     pooling: Kind = "mean"
     hidden: bool = False
     dropout: float = 0.1
     rate: float = 10.0
+    matching: bool = True
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
         check_rate(self.rate)
+
+    def matched(self, paired: bool) -> dict[str, Any]:
+        """What is known of rows by which head and examples are made: whether texts are matched."""
+        return {MATCHING: True} if self.matching and paired else {}
 
 
 class Quick(nn.Linear):
@@ -56,26 +63,32 @@ class Quick(nn.Linear):
 
 class Head(nn.Module):
     """Hidden states (T, H) → (S, C): the mean, first or largest of a sequence's states; with `hidden` a dense layer and
-    tanh, as BERT's pooler, or, `normed`, gelu and a norm, as ModernBERT's head; then dropout and a linear map."""
+    tanh, as BERT's pooler, or, `normed`, gelu and a norm, as ModernBERT's head; beside it, where rows have two texts,
+    how they match (S, K); then dropout and a linear map."""
 
-    def __init__(self, width: int, outputs: int, settings: Headed, normed: bool = False) -> None:
+    def __init__(self, width: int, outputs: int, settings: Headed, known: Known, normed: bool = False) -> None:
         super().__init__()
         self.pooling = settings.pooling
         self.dense = nn.Linear(width, width) if settings.hidden else None
         self.norm = nn.LayerNorm(width) if normed else None
         self.drop = nn.Dropout(settings.dropout)
-        self.out = Quick(width, outputs, settings.rate)
+        self.matching = Matching(width) if known.get(MATCHING) else None
+        self.out = Quick(width if self.matching is None else width + FEATURES, outputs, settings.rate)
         if self.dense is not None:
             nn.init.normal_(self.dense.weight, std=STD)
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        y: Tensor = self.out(self.drop(self.features(hidden, batch)))
+        return y.float()
+
+    def features(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """What the linear map reads: (S, H), or (S, H + K) where texts are matched."""
         pooled = pool(hidden, batch, self.pooling)
         if self.dense is not None:
             dense = self.dense(self.drop(pooled))
             pooled = torch.tanh(dense) if self.norm is None else self.norm(F.gelu(dense))
-        y: Tensor = self.out(self.drop(pooled))
-        return y.float()
+        return pooled if self.matching is None else torch.cat([pooled, self.matching(hidden, batch)], 1)
 
 
 class HeadedModule(TaskModule):
@@ -84,6 +97,11 @@ class HeadedModule(TaskModule):
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
+
+    def fit(self, states: States) -> None:
+        """See `TaskModule`: what texts are matched by."""
+        if self.head.matching is not None:
+            self.head.matching.fit((output.hidden, batch) for output, batch in states())
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         y: Tensor = self.head(output.hidden, batch)
@@ -120,6 +138,11 @@ def read(rows: Rows, reader: Reader) -> tuple[list[list[Piece]], list[int]]:
     if "text_b" in rows:
         return reader.pairs(rows["text"], rows["text_b"])
     return reader.texts(rows["text"])
+
+
+def marks(pieces: Sequence[Piece], known: Known) -> dict[str, np.ndarray]:
+    """What the head needs to know of each token of an example's sequences."""
+    return {SIDE: np.concatenate([sides(piece) for piece in pieces])} if known.get(MATCHING) else {}
 
 
 def by_row(outputs: Sequence[np.ndarray], examples: Examples) -> np.ndarray:

@@ -19,7 +19,7 @@ from encodery.finetune import calibrate
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, within
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, marks, within
 from encodery.metrics.accuracy import Accuracy
 from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
@@ -41,7 +41,7 @@ class Choice(Headed):
         if not len(rows["choices"]):
             raise InputError("There are no rows to learn from.")
         _right(rows)
-        return {}
+        return self.matched(True)
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         if reader.truncate == "chunk":
@@ -56,11 +56,13 @@ class Choice(Headed):
         right = _right(rows) if targets else None
         collector = Collector(reader.segmented)
         for row, some in enumerate(choices):
-            collector.add(row, [next(flat) for _ in some], {} if right is None else {"label": right[row]})
+            told = {} if right is None else {"label": right[row]}
+            mine = [next(flat) for _ in some]
+            collector.add(row, mine, told, marks(mine, known))
         return collector.done(np.bincount(owners, weights=lost, minlength=len(choices)).astype(int).tolist())
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _ChoiceModule(Head(shape.width, 1, self))
+        return _ChoiceModule(Head(shape.width, 1, self, known))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

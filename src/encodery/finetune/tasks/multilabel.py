@@ -19,7 +19,7 @@ from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
 from encodery.finetune.tasks._labels import count
 from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
@@ -43,7 +43,8 @@ class Multilabel(Headed):
         kept = [(label, n) for label, n in zip(labels, counts, strict=True) if n >= self.rarest]
         if not kept:
             raise InputError("There is nothing to learn: no row has a label.")
-        return {"labels": [label for label, _ in kept], "counts": [n for _, n in kept]}
+        told = {"labels": [label for label, _ in kept], "counts": [n for _, n in kept]}
+        return {**told, **self.matched("text_b" in rows)}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
@@ -51,11 +52,12 @@ class Multilabel(Headed):
         table = _table(self._sets(rows), known["labels"]) if targets else None
         for row, pieces in enumerate(found):
             for piece in pieces:
-                collector.add(row, [piece], {} if table is None else {"labels": table[row]})
+                targets_of = {} if table is None else {"labels": table[row]}
+                collector.add(row, [piece], targets_of, marks([piece], known))
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _MultilabelModule(Head(shape.width, len(known["labels"]), self))
+        return _MultilabelModule(Head(shape.width, len(known["labels"]), self, known))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

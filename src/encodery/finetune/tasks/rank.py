@@ -20,7 +20,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, marks
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.ndcg import NDCG
 from encodery.metrics.spearman import Spearman
@@ -50,7 +50,7 @@ class Rank(Headed):
         scores = numbers(_column(rows))
         if not len(scores) or scores.min() == scores.max():
             raise InputError("There is nothing to tell apart: all rows have the same score, or there are none.")
-        return {"low": float(scores.min()), "high": float(scores.max())}
+        return {"low": float(scores.min()), "high": float(scores.max()), **self.matched(True)}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = reader.pairs(rows["query"], rows["text"])
@@ -58,11 +58,12 @@ class Rank(Headed):
         collector = Collector(reader.segmented)
         for row, pieces in enumerate(found):
             for piece in pieces:
-                collector.add(row, [piece], {} if shares is None else {"score": np.float32(shares[row])})
+                score = {} if shares is None else {"score": np.float32(shares[row])}
+                collector.add(row, [piece], score, marks([piece], known))
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RankModule(Head(shape.width, 1, self, self.normed))
+        return _RankModule(Head(shape.width, 1, self, known, self.normed))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]

@@ -17,7 +17,7 @@ from encodery.base.errors import InputError
 from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.pearson import Pearson
 from encodery.metrics.spearman import Spearman
@@ -36,7 +36,7 @@ class Regress(Headed):
         scores = numbers(rows["score"])
         if not len(scores) or scores.min() == scores.max():
             raise InputError("There is nothing to tell apart: all rows have the same score, or there are none.")
-        return {"mean": float(scores.mean()), "spread": float(scores.std())}
+        return {"mean": float(scores.mean()), "spread": float(scores.std()), **self.matched("text_b" in rows)}
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
@@ -44,11 +44,11 @@ class Regress(Headed):
         collector = Collector(reader.segmented)
         for row, pieces in enumerate(found):
             for piece in pieces:
-                collector.add(row, [piece], {} if scores is None else {"score": scores[row]})
+                collector.add(row, [piece], {} if scores is None else {"score": scores[row]}, marks([piece], known))
         return collector.done(dropped)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RegressModule(Head(shape.width, 1, self))
+        return _RegressModule(Head(shape.width, 1, self, known))
 
     def decode(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
