@@ -101,6 +101,25 @@ GROUPS = {
             "instruct": ("instruct", "snips"),
         },
     ),
+    "matching": Group(
+        ("finetune",),
+        "own",
+        (),
+        "test",
+        "test_spearman",
+        {
+            "words matched (default)": ("regress", "two"),
+            "pooled states alone": ("regress", "two", "task.matching=false"),
+        },
+    ),
+    "ranking": Group(
+        ("finetune", "rank", "ranked.jsonl"),
+        "own",
+        ("epochs=2",),
+        "test",
+        "test_ndcg",
+        {"words matched (default)": (), "pooled states alone": ("task.matching=false",)},
+    ),
     "sentences": Group(
         EMBED,
         "own",
@@ -180,6 +199,7 @@ def prepared(data: Path, work: Path, rows: int, teacher: Path) -> None:
     written(work / "documents.jsonl", ({"text": text} for text in draw.sample(documents, 2 * rows)))
     beir(data / "ir/squad", work / "beir", draw)
     cut(data, SETS["snips"], work / "snips", {"train": FEW, "dev": FEW, "test": 400})
+    cut(data, SETS["stsb"], work / "two", {"train": rows, "dev": 300, "test": 1000})
     taught(work, rows, teacher)
 
 
@@ -199,6 +219,14 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
         scores = [TEACHER_SCALE * float(of[row["anchor"]] @ of[text]) for text in (row["positive"], *row["negatives"])]
         found.append({**row, "scores": scores})
     written(work / "taught.jsonl", iter(found))
+    written(
+        work / "ranked.jsonl",
+        (
+            {"query": row["anchor"], "text": text, "label": int(text == row["positive"])}
+            for row in found
+            for text in (row["positive"], *row["negatives"])
+        ),
+    )
     written(
         work / "alone.jsonl",
         (

@@ -36,22 +36,26 @@ SMALL: dict[str, Any] = {"epochs": 8, "optim": {"lr": 2e-3}, "train": {"threads"
 
 def batch_of(pairs: tuple[tuple[int, int], ...], seed: int = 0) -> tuple[Tensor, Batch]:
     """Random states of sequences [CLS] a [SEP] b [SEP], with their marks."""
-    found = packed([np.arange(one + 1 + other) for one, other in pairs], 100, 101)
+    draw = np.random.default_rng(seed)
+    found = packed([draw.integers(0, 5, one + 1 + other) for one, other in pairs], 100, 101)
     marks = [[0, *[1] * one, 0, *[2] * other, 0] for one, other in pairs]
     side = torch.tensor([mark for some in marks for mark in some], dtype=torch.uint8)
     batch = Batch(found.ids, found.cu_seqlens, found.max_seqlen, None, {SIDE: side})
     return torch.randn(len(side), WIDTH, generator=torch.Generator().manual_seed(seed)) + 3, batch
 
 
-def parted(hidden: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    """The states of the two texts of each sequence."""
+def parted(values: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """States, or ids, of the two texts of each sequence."""
     cu, side = batch.cu_seqlens.tolist(), batch.extra[SIDE]
     spans = [slice(start, stop) for start, stop in itertools.pairwise(cu)]
-    return [(hidden[span][side[span] == 1], hidden[span][side[span] == 2]) for span in spans]
+    return [(values[span][side[span] == 1], values[span][side[span] == 2]) for span in spans]
 
 
-def counted(one: Tensor, other: Tensor, weigh: Callable[[Tensor], Tensor]) -> list[float]:
+def counted(
+    states: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], weigh: Callable[[Tensor], Tensor]
+) -> list[float]:
     """The features of one sequence, as the docstring has them."""
+    one, other = states
     if not len(one) or not len(other):
         return [0.0] * FEATURES
     cosines = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
@@ -61,7 +65,10 @@ def counted(one: Tensor, other: Tensor, weigh: Callable[[Tensor], Tensor]) -> li
     told += [values.amin() for values in best]
     told += [values.sort().values[:3].mean() for values in best]
     told += [torch.sigmoid(20 * (values - 0.9)).mean() for values in best]
+    there = [torch.isin(mine, others).float() for mine, others in (ids, ids[::-1])]
+    told += [values.mean() for values in there]
     told += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, best, strict=True)]
+    told += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, there, strict=True)]
     told.append(F.cosine_similarity(one.mean(0), other.mean(0), dim=0))
     return [float(value) for value in told]
 
@@ -76,7 +83,8 @@ def test_features_are_those_of_each_sequence_alone() -> None:
     with torch.no_grad():
         found = module(hidden, batch)
         states = (hidden - module.mean) @ module.white
-        expected = torch.tensor([counted(one, other, module.weigh) for one, other in parted(states, batch)])
+        both = zip(parted(states, batch), parted(batch.ids, batch), strict=True)
+        expected = torch.tensor([counted(some, ids, module.weigh) for some, ids in both])
     assert found.shape == (len(PAIRS), FEATURES)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert found[:3].std() > 0.1, "features that are all alike would prove nothing"
@@ -85,9 +93,11 @@ def test_features_are_those_of_each_sequence_alone() -> None:
 def test_what_matches_lies_in_the_other_text_of_the_same_sequence() -> None:
     hidden, batch = batch_of(PAIRS)
     side, sequence = batch.extra[SIDE].long(), batch.layout.sequence
-    best = matches(F.normalize(hidden, dim=1), side, batch)
+    best, exact = matches(F.normalize(hidden, dim=1), side, batch)
     partner = torch.tensor([one > 0 and other > 0 for one, other in PAIRS])[sequence] & (side > 0)
     assert (best[~partner] == -1).all()
+    assert (exact[~partner] == 0).all()
+    assert 0 < exact[partner].mean() < 1
     assert (side[best[partner]] == 3 - side[partner]).all()
     assert (sequence[best[partner]] == sequence[partner]).all()
 

@@ -22,7 +22,7 @@ from encodery.model.shape import Batch
 
 SIDE = "side"
 """The mark of a token: 1 in the first text, 2 in the second, 0 where it is special."""
-FEATURES = 11
+FEATURES = 15
 FEW = 3  # Tokens that match worst: by them differ texts that agree but for a number or a name.
 SAME, STEEP = 0.9, 20.0  # The cosine from which a token counts as found in the other text, and how sharply it does.
 FLOOR = 0.01  # Of the mean variance, added to the variance of each direction.
@@ -40,9 +40,10 @@ def sides(piece: Piece) -> np.ndarray:
 class Matching(nn.Module):
     """Hidden states (T, H) of sequences that hold two texts → (S, K), standardised by the training rows.
 
-    For either text: the mean cosine of its tokens with what matches them best in the other, the same by learnt weights,
-    the least, the mean of the three least, and the share of tokens that have their like there; and the cosine of the
-    two mean states. All are 0 of a text without tokens. Gradients go through cosines, not the choice of what matches.
+    For either text: the mean cosine of its tokens with what matches them best in the other, the least, the mean of the
+    three least, the share of tokens that have their like there, the share of those that stand there themselves; the
+    mean and the last share by learnt weights of tokens; and the cosine of the two mean states. All are 0 of a text
+    without tokens. Gradients go through cosines, not through the choice of what matches.
     """
 
     mean: Tensor
@@ -87,7 +88,7 @@ class Matching(nn.Module):
         side, sequences = batch.extra[SIDE].long(), len(batch)
         states = (hidden - self.mean) @ self.white
         unit = F.normalize(states, dim=1)
-        best = matches(unit.detach(), side, batch)
+        best, exact = matches(unit.detach(), side, batch)
         cosines = torch.where(best >= 0, (unit * unit[best]).sum(1), 0.0)
         group = batch.layout.sequence * 3 + side
 
@@ -99,7 +100,7 @@ class Matching(nn.Module):
         many = total(torch.ones_like(cosines)).clamp(min=1)
         least, few = _lowest(cosines, group, 1), _lowest(cosines, group, FEW)
         weights = F.softplus(self.weigh(states)[:, 0])
-        weighed = total(weights * cosines) / total(weights).clamp(min=1e-6)
+        weight = total(weights).clamp(min=1e-6)
         same = torch.sigmoid((cosines - SAME) * STEEP)
         about = total(states) / many[..., None]
         return torch.cat(
@@ -108,22 +109,26 @@ class Matching(nn.Module):
                 total(least * cosines),
                 total(few * cosines) / many.clamp(max=FEW),
                 total(same) / many,
-                weighed,
+                total(exact) / many,
+                total(weights * cosines) / weight,
+                total(weights * exact) / weight,
                 F.cosine_similarity(about[:, 0], about[:, 1], dim=1)[:, None],
             ],
             1,
         )
 
 
-def matches(unit: Tensor, side: Tensor, batch: Batch) -> Tensor:
-    """(T,) for each token the one of the sequence's other text whose direction (T, H) is most like its own; -1 where
-    there is none. Nothing is computed between tokens of different sequences."""
-    best = torch.full_like(side, -1)
+def matches(unit: Tensor, side: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """For each token the one (T,) of the sequence's other text whose direction (T, H) is most like its own, -1 where
+    there is none; and 1.0 (T,) where the very token stands there, else 0. Nothing is computed between sequences."""
+    best, exact = torch.full_like(side, -1), torch.zeros_like(unit[:, 0])
     for one, other in _blocks(side, batch):
         cosines = unit[one] @ unit[other].T
         best[one] = cosines.argmax(1) + other.start
         best[other] = cosines.argmax(0) + one.start
-    return best
+        equal = batch.ids[one, None] == batch.ids[other]
+        exact[one], exact[other] = equal.any(1).to(exact), equal.any(0).to(exact)
+    return best, exact
 
 
 def _lowest(values: Tensor, group: Tensor, count: int) -> Tensor:
