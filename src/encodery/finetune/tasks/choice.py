@@ -28,7 +28,7 @@ from encodery.objectives import Count, Term
 @dataclass(frozen=True, kw_only=True)
 class Choice(Headed):
     """`label` of a row is the number of the right choice, from 0, or its text; a `context` is read before the
-    question. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
+    question. `pooling`, `hidden`, `dropout`, `rate` and `matching` are those of the head (`pair`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("context", "question", "choices"), ("label",)),

@@ -30,7 +30,7 @@ THRESHOLDS = np.linspace(0.05, 0.95, 91)
 @dataclass(frozen=True, kw_only=True)
 class Multilabel(Headed):
     """`labels` of a row are a list, or a text in which `separator` stands between them. `rarest`: labels of fewer
-    training rows are not learnt. `pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
+    training rows are not learnt. `pooling`, `hidden`, `dropout`, `rate`, `matching` are those of the head (`pair`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("labels",)), Form(("text",), ("labels",)))
     goal: ClassVar[str] = "f1"

@@ -1,6 +1,7 @@
 """A class for a pair of texts, read as one sequence: entailment, paraphrase, same or other. arXiv:1810.04805
 
-Equals `classify` but for what it reads; segments tell the texts apart where the model has them.
+Equals `classify` but for what it reads, and that the head also gets how the words of the two match (`_matching.py`);
+segments tell the texts apart where the model has them. `matching = false` is BERT's own way.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from encodery.objectives import Count, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Rank(Headed):
-    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`). `normed`: its hidden layer has gelu
-    and a norm in place of tanh."""
+    """`pooling`, `hidden`, `dropout`, `rate` and `matching` are those of the head (`pair`). `normed`: its hidden layer
+    has gelu and a norm in place of tanh."""
 
     forms: ClassVar[tuple[Form, ...]] = (
         Form(("query", "text"), ("score",), apart=("query",)),

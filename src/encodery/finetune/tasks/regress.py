@@ -27,7 +27,7 @@ from encodery.objectives import Count, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Regress(Headed):
-    """`pooling`, `hidden`, `dropout` and `rate` are those of the head (`classify`)."""
+    """`pooling`, `hidden`, `dropout`, `rate` and `matching` are those of the head (`pair`)."""
 
     forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("score",)), Form(("text",), ("score",)))
     goal: ClassVar[str] = "spearman"
