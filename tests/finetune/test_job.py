@@ -164,8 +164,9 @@ start(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(planned: Planned, tmp_path: Path) -> None:
-    recipe = planned("classify", dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
+@pytest.mark.parametrize("task", ["classify", "pair"])
+def test_a_killed_run_goes_on_bit_for_bit(task: str, planned: Planned, tmp_path: Path) -> None:
+    recipe = planned(task, dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
     start(recipe, tmp_path / "whole")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.json"), str(tmp_path / "killed")]

@@ -10,7 +10,7 @@ Shapes: R rows, F features that a head reads, C classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,7 @@ from encodery.base.extras import require
 from encodery.base.machine import derive_seed
 from encodery.base.settings import encode, merge
 from encodery.finetune.data import Data, read
-from encodery.finetune.examples import Examples
-from encodery.finetune.job import LINEAR, FinetuneJob, reader_of
+from encodery.finetune.job import LINEAR, FinetuneJob, reader_of, states
 from encodery.finetune.planning import plan, recipe_of, whole
 from encodery.finetune.predict import Predictor
 from encodery.finetune.settings import FinetuneSettings, first_read
@@ -37,7 +36,6 @@ from encodery.finetune.tasks._classes import Classes
 from encodery.finetune.tasks._head import HeadedModule
 from encodery.finetune.tasks._labels import names_of, places
 from encodery.model.load import Loaded, load_model
-from encodery.model.shape import Batch, Output
 from encodery.rows.split import keys
 from encodery.rows.table import Table
 from encodery.tokens.windows import batches
@@ -202,23 +200,18 @@ class _Linear:
         examples = task.prepare(rows, self.reader, known, False)
         module = task.build(self.model.settings.shape, known).to(self.device)
         assert isinstance(module, HeadedModule)
-        module.fit(lambda: ((output, batch) for _, output, batch in self._seen(examples)))
+        module.fit(lambda: states(self.model, examples, self.device, self.settings.train))
         return module, known
-
-    def _seen(self, examples: Examples) -> Iterator[tuple[np.ndarray, Output, Batch]]:
-        """Numbers of examples, with what the model gives for them."""
-        with torch.inference_mode():
-            for numbers in batches(examples.lengths, self.settings.train.micro_tokens):
-                batch = examples.batch(numbers).to(self.device)
-                yield numbers, self.model(batch), batch
 
     def vectors(self, module: HeadedModule, known: Known, rows: Rows) -> np.ndarray:
         """(R, F) what the head reads of each row, over its windows by their lengths."""
         examples = self.settings.task.prepare(rows, self.reader, known, False)
         module.eval()
         found = np.zeros((len(examples), module.head.out.in_features))
-        for numbers, output, batch in self._seen(examples):
-            found[numbers] = module.head.features(output.hidden, batch).cpu().numpy()
+        with torch.inference_mode():
+            for numbers in batches(examples.lengths, self.settings.train.micro_tokens):
+                batch = examples.batch(numbers).to(self.device)
+                found[numbers] = module.head.features(self.model(batch).hidden, batch).cpu().numpy()
         weights = examples.lengths / np.bincount(examples.row, weights=examples.lengths)[examples.row]
         joined = np.zeros((examples.rows, found.shape[1]))
         np.add.at(joined, examples.row, found * weights[:, None])

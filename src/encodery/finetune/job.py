@@ -41,7 +41,7 @@ from encodery.tokens.shuffle import Integers
 from encodery.tokens.windows import batches
 from encodery.train.distributed import Team
 from encodery.train.examples import ExampleJob
-from encodery.train.settings import HARMLESS
+from encodery.train.settings import HARMLESS, TrainSettings
 
 DETAILS = "details.json"
 SAMPLED = 50_000
@@ -82,7 +82,7 @@ class FinetuneJob(ExampleJob):
         self.flops_of = functools.cache(functools.partial(count.flops, loaded.model.settings))
         batch = min(settings.batch or 1, len(self.examples))
         self.lay_out(self.examples.lengths, batch, settings.train, team)
-        self.head.fit(self._states)
+        self.head.fit(lambda: states(self.model, self.examples, device, settings.train))
 
     @classmethod
     def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> FinetuneJob:
@@ -92,18 +92,6 @@ class FinetuneJob(ExampleJob):
         table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
         settings = decode(FinetuneSettings, table, "recipe.json")
         return cls(settings, load_model(recipe["model"]), read(recipe["data"], settings), team, device, recipe)
-
-    def _states(self) -> Iterator[tuple[Output, Batch]]:
-        """What the model gives for some of the training rows, drawn once."""
-        rows = _enough(self.examples, SAMPLED, derive_seed(self.train.seed, "states"))
-        some = np.flatnonzero(np.isin(self.examples.row, rows))
-        training = self.model.training
-        self.model.eval()
-        with torch.inference_mode():
-            for numbers in batches(self.examples.lengths[some], self.train.micro_tokens):
-                batch = self.examples.batch(some[numbers]).to(self.device)
-                yield self.model(batch), batch
-        self.model.train(training)
 
     # What is learned from
 
@@ -225,6 +213,21 @@ def reader_of(settings: FinetuneSettings, loaded: Loaded) -> Reader:
     """How texts are read for a model."""
     model = loaded.model.settings
     return Reader(loaded.tokenizer, settings.longest(model.max_length), model.segments > 1, settings.policy)
+
+
+def states(
+    model: Model, examples: Examples, device: torch.device, train: TrainSettings
+) -> Iterator[tuple[Output, Batch]]:
+    """What a model, in evaluation, gives for batches of as many rows as hold `SAMPLED` tokens, drawn once."""
+    rows = _enough(examples, SAMPLED, derive_seed(train.seed, "states"))
+    some = np.flatnonzero(np.isin(examples.row, rows))
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for numbers in batches(examples.lengths[some], train.micro_tokens):
+            batch = examples.batch(some[numbers]).to(device)
+            yield model(batch), batch
+    model.train(training)
 
 
 def layers_above(name: str, depth: int) -> int:
