@@ -134,8 +134,12 @@ def test_gradients_reach_states_and_weights_of_tokens() -> None:
     assert module.weigh.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("between", [1, 2])
 @pytest.mark.parametrize("truncate", ["right", "left", "chunk"])
-def test_marks_say_which_text_a_token_is_of(tokenizer: Tokenizer, truncate: Any) -> None:
+def test_marks_say_which_text_a_token_is_of(
+    tokenizer: Tokenizer, truncate: Any, between: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reader, "_between", property(lambda _: between))  # RoBERTa's tokenizer has two.
     reader = Reader(tokenizer, 24, True, truncate)
     firsts, seconds = ["red dog", "", "one two", "six"], ["one two six", "sun", "", " ".join(["cat"] * 30)]
     found, _ = reader.pairs(firsts, seconds)
@@ -145,7 +149,7 @@ def test_marks_say_which_text_a_token_is_of(tokenizer: Tokenizer, truncate: Any)
             marks = sides(piece)
             assert tokenizer.decode(piece.ids[marks == 1].tolist()) == first
             assert set(piece.ids[marks == 0].tolist()) == {tokenizer.cls_id, tokenizer.sep_id}
-            assert (marks == 0).sum() == 3
+            assert (marks == 0).sum() == 2 + between
             assert (np.flatnonzero(marks == 2) >= piece.second).all()
 
 
