@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
 from encodery.finetune import stock
-from encodery.finetune.artifact import NAME, Tuned, foreign, opened
+from encodery.finetune.artifact import NAME, Tuned, foreign, opened, outputs_of
 from encodery.finetune.stock import CHOICES, KEY, KINDS, PLACES, TEXTS, Kind
 from encodery.finetune.tasks._head import MATCHING
 from encodery.model.hub import Door
 from encodery.model.load import Loaded
 from encodery.model.network import Model, ModelSettings
 from encodery.model.norms.layer import Layer
-from encodery.model.shape import Batch
 
 GOLDEN = "golden"  # What the module gave when it was saved, which is nothing learnt.
 OUTPUTS = "outputs"
@@ -200,13 +199,3 @@ def _told(tuned: Tuned, name: str) -> dict[str, Any]:
     left = {key: value for key, value in tuned.tuned.items() if key != "temperature"}
     reads = {"max_length": tuned.max_length, "truncate": tuned.truncate}
     return {"task": task, "known": known, "tuned": left, "reads": reads}
-
-
-@torch.inference_mode()
-def outputs_of(model: Model, module: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
-    """What a task's module gives for golden sequences, each an example of its own."""
-    cu_seqlens = kept["cu_seqlens"]
-    extra = {"sizes": torch.ones(cu_seqlens.numel() - 1, dtype=torch.int64)}
-    batch = Batch(kept["ids"], cu_seqlens, int(cu_seqlens.diff().max()), kept.get("segment"), extra)
-    found: Tensor = module.cpu().eval()(model(batch), batch)
-    return found.clone()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import ArtifactError
-from encodery.export._heads import OUTPUTS, outputs_of
-from encodery.finetune.artifact import foreign
+from encodery.export._heads import OUTPUTS
+from encodery.finetune.artifact import foreign, outputs_of
 from encodery.finetune.reader import Reader
 from encodery.finetune.stock import CHOICES, QUESTIONS, TOKENS, Kind
 from encodery.model import golden

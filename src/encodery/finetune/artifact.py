@@ -73,7 +73,7 @@ def contents(model: Model, found: Tuned) -> tuple[dict[str, Any], dict[str, Tens
     module = found.task.build(model.settings.shape, found.known)
     module.load_state_dict({name: tensor.cpu() for name, tensor in found.module.state_dict().items()})
     kept = {f"{WEIGHTS}{name}": tensor for name, tensor in module.state_dict().items()}
-    kept[OUTPUTS] = _outputs(model, module.eval(), golden.make(model))
+    kept[OUTPUTS] = outputs_of(model, module, golden.make(model))
     told = {
         "task": encode(found.task),
         "known": dict(found.known),
@@ -117,7 +117,7 @@ def opened(loaded: Loaded) -> Tuned:
         module.load_state_dict({name.removeprefix(WEIGHTS): t for name, t in kept.items() if name != OUTPUTS})
     except RuntimeError as error:
         raise ArtifactError(f"{where}: its weights are not those of the task: {error}") from error
-    now = _outputs(loaded.model, module.eval(), read_tensors(loaded.path / GOLDEN))
+    now = outputs_of(loaded.model, module, read_tensors(loaded.path / GOLDEN))
     apart = golden.apart({OUTPUTS: now}, kept)
     if not apart <= golden.TOLERANCE:
         raise ArtifactError(
@@ -134,16 +134,17 @@ def carried(loaded: Loaded, model: Model) -> dict[str, Tensor]:
     """
     module = opened(loaded).module
     kept = {f"{WEIGHTS}{name}": tensor for name, tensor in module.state_dict().items()}
-    return {**kept, OUTPUTS: _outputs(model, module.eval(), golden.make(model))}
+    return {**kept, OUTPUTS: outputs_of(model, module, golden.make(model))}
 
 
 @torch.inference_mode()
-def _outputs(model: Model, module: TaskModule, kept: Mapping[str, Tensor]) -> Tensor:
-    """What the module gives for the model's golden sequences, each an example of its own and its halves two texts."""
+def outputs_of(model: Model, module: TaskModule, kept: Mapping[str, Tensor]) -> Tensor:
+    """What the module gives for the model's golden sequences, each an example of its own and its halves two texts; the
+    module is on the CPU and in evaluation afterwards, as `model` is."""
     cu_seqlens = kept["cu_seqlens"]
     lengths = cu_seqlens.diff().tolist()
     halves = torch.cat([torch.arange(length) * 2 // length + 1 for length in lengths])
     extra = {"sizes": torch.ones(len(lengths), dtype=torch.int64), SIDE: halves}
     batch = Batch(kept["ids"], cu_seqlens, int(cu_seqlens.diff().max()), kept.get("segment"), extra)
-    found: Tensor = module(model(batch), batch)
+    found: Tensor = module.cpu().eval()(model(batch), batch)
     return found.clone()

@@ -10,7 +10,7 @@ Shapes: R rows, F features that a head reads, C classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from encodery.finetune.tasks._classes import Classes
 from encodery.finetune.tasks._head import HeadedModule
 from encodery.finetune.tasks._labels import names_of, places
 from encodery.model.load import Loaded, load_model
+from encodery.model.shape import Batch, Output
 from encodery.rows.split import keys
 from encodery.rows.table import Table
 from encodery.tokens.windows import batches
@@ -197,10 +198,14 @@ class _Linear:
         """A head that has seen these rows, and what is known of them."""
         task = self.settings.task
         known = task.study(rows, self.loaded.tokenizer)
-        examples = task.prepare(rows, self.reader, known, False)
         module = task.build(self.model.settings.shape, known).to(self.device)
         assert isinstance(module, HeadedModule)
-        module.fit(lambda: states(self.model, examples, self.device, self.settings.train))
+
+        def seen() -> Iterator[tuple[Output, Batch]]:
+            examples = task.prepare(rows, self.reader, known, False)
+            return states(self.model, examples, self.device, self.settings.train)
+
+        module.fit(seen)
         return module, known
 
     def vectors(self, module: HeadedModule, known: Known, rows: Rows) -> np.ndarray:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune import calibrate
-from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, gathered, read
 from encodery.finetune.tasks._labels import Weights, count, is_shared, names_of, places, shares, weights
 from encodery.metrics.accuracy import Accuracy
 from encodery.metrics.f1 import F1
@@ -111,13 +111,7 @@ class Classes(Labelled, Headed):
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
-        told = self._targets(rows["label"], known) if targets else {}
-        collector = Collector(reader.segmented)
-        for row, pieces in enumerate(found):
-            for piece in pieces:
-                mine = {name: values[row] for name, values in told.items()}
-                collector.add(row, [piece], mine, marks([piece], known))
-        return collector.done(dropped)
+        return gathered(found, dropped, reader, known, self._targets(rows["label"], known) if targets else {})
 
     def _targets(self, values: Sequence[Any], known: Known) -> dict[str, np.ndarray]:
         """`label` (R,), the likeliest where there are `shares` (R, C)."""

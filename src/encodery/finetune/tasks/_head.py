@@ -5,7 +5,7 @@ Shapes: T tokens, S sequences, H width, K features, C outputs, E examples, R row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
-from encodery.finetune.examples import Examples
+from encodery.finetune.examples import Collector, Examples
 from encodery.finetune.reader import Piece, Reader
 from encodery.finetune.tasks import Known, Rows, States, Task, TaskModule
 from encodery.finetune.tasks._matching import FEATURES, SIDE, Matching, sides
@@ -143,6 +143,22 @@ def read(rows: Rows, reader: Reader) -> tuple[list[list[Piece]], list[int]]:
 def marks(pieces: Sequence[Piece], known: Known) -> dict[str, np.ndarray]:
     """What the head needs to know of each token of an example's sequences."""
     return {SIDE: np.concatenate([sides(piece) for piece in pieces])} if known.get(MATCHING) else {}
+
+
+def gathered(
+    found: Sequence[Sequence[Piece]],
+    dropped: Sequence[int],
+    reader: Reader,
+    known: Known,
+    targets: Mapping[str, np.ndarray],
+) -> Examples:
+    """An example for each sequence of the rows, with its row's targets (R, …)."""
+    collector = Collector(reader.segmented)
+    for row, pieces in enumerate(found):
+        told = {name: values[row] for name, values in targets.items()}
+        for piece in pieces:
+            collector.add(row, [piece], told, marks([piece], known))
+    return collector.done(dropped)
 
 
 def by_row(outputs: Sequence[np.ndarray], examples: Examples) -> np.ndarray:

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import InputError
-from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, TaskModule
 from encodery.finetune.tasks._figures import micro_f1
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, gathered, read
 from encodery.finetune.tasks._labels import count
 from encodery.model.shape import Batch, Shape
 from encodery.objectives import Count, Term
@@ -48,13 +48,8 @@ class Multilabel(Headed):
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
-        collector = Collector(reader.segmented)
-        table = _table(self._sets(rows), known["labels"]) if targets else None
-        for row, pieces in enumerate(found):
-            for piece in pieces:
-                targets_of = {} if table is None else {"labels": table[row]}
-                collector.add(row, [piece], targets_of, marks([piece], known))
-        return collector.done(dropped)
+        told = {"labels": _table(self._sets(rows), known["labels"])} if targets else {}
+        return gathered(found, dropped, reader, known, told)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
         return _MultilabelModule(Head(shape.width, len(known["labels"]), self, known))

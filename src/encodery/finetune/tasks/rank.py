@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, marks
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, gathered
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.ndcg import NDCG
 from encodery.metrics.spearman import Spearman
@@ -54,13 +54,11 @@ class Rank(Headed):
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = reader.pairs(rows["query"], rows["text"])
-        shares = (numbers(_column(rows)) - known["low"]) / (known["high"] - known["low"]) if targets else None
-        collector = Collector(reader.segmented)
-        for row, pieces in enumerate(found):
-            for piece in pieces:
-                score = {} if shares is None else {"score": np.float32(shares[row])}
-                collector.add(row, [piece], score, marks([piece], known))
-        return collector.done(dropped)
+        told = {}
+        if targets:
+            shares = (numbers(_column(rows)) - known["low"]) / (known["high"] - known["low"])
+            told["score"] = shares.astype(np.float32)
+        return gathered(found, dropped, reader, known, told)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
         return _RankModule(Head(shape.width, 1, self, known, self.normed))

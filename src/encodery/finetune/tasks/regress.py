@@ -14,10 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from encodery.base.errors import InputError
-from encodery.finetune.examples import Collector, Examples
+from encodery.finetune.examples import Examples
 from encodery.finetune.reader import Reader
 from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, marks, read
+from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, gathered, read
 from encodery.finetune.tasks._labels import numbers
 from encodery.metrics.pearson import Pearson
 from encodery.metrics.spearman import Spearman
@@ -40,12 +40,10 @@ class Regress(Headed):
 
     def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
         found, dropped = read(rows, reader)
-        scores = ((numbers(rows["score"]) - known["mean"]) / known["spread"]).astype(np.float32) if targets else None
-        collector = Collector(reader.segmented)
-        for row, pieces in enumerate(found):
-            for piece in pieces:
-                collector.add(row, [piece], {} if scores is None else {"score": scores[row]}, marks([piece], known))
-        return collector.done(dropped)
+        told = {}
+        if targets:
+            told["score"] = ((numbers(rows["score"]) - known["mean"]) / known["spread"]).astype(np.float32)
+        return gathered(found, dropped, reader, known, told)
 
     def build(self, shape: Shape, known: Known) -> TaskModule:
         return _RegressModule(Head(shape.width, 1, self, known))
