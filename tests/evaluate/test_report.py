@@ -202,3 +202,14 @@ def test_markup_escapes_by_construction() -> None:
     assert el("p", "<b>", el("i", "&"), title='"') == '<p title="&quot;">&lt;b&gt;<i>&amp;</i></p>'
     assert text("a\x00\x1b\ud800b") == "a?b"
     assert html.unescape(text("<é>")) == "<é>"
+
+
+def test_a_fine_tuned_run_learnt_from_its_rows_not_from_the_text_below(run: Path, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"letter {n} of the captain", "label": "odd" if n % 2 else "even"}) for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    command = ["finetune", "classify", tmp_path / "rows.jsonl", "--model", run, "--out", tmp_path / "tuned"]
+    assert encodery([*map(str, command), "epochs=2", "test=0"]) == 0
+    told = verdict(gather(tmp_path / "tuned"))[0]
+    assert re.search(r"from 3\d rows \([12](\.\d+)? passes over the rows\)", told), told
+    assert "document" not in told
+    assert "document" in verdict(gather(run))[0]

@@ -40,20 +40,36 @@ def _trained(facts: Facts) -> str:
     parts = [what + ", trained"]
     if tokens:
         parts.append(f"on {number(tokens)} tokens")
-        store = facts.ancestor("tokens")
-        size_of = store.manifest.figures.get("train", {}).get("tokens") if store is not None else None
-        if size_of:
-            parts.append(f"({number(tokens / size_of, 2)} passes over the text)")
-    corpus = facts.ancestor("corpus")
-    if corpus is not None:
-        figures = corpus.manifest.figures
-        parts.append(f"from {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
+    parts += _from_rows(facts) if _taught(facts) else _from_text(facts, tokens)
     if elapsed:
         parts.append(f"in {duration(elapsed)}")
     machine = facts.figures.get("machine")
     if isinstance(machine, dict) and machine.get("device"):
         parts.append(f"on {plural(machine.get('threads'), 'thread')} of {machine['device']}")
     return " ".join(parts) + "."
+
+
+def _taught(facts: Facts) -> bool:
+    """Whether the run learnt a task or vectors from rows: what its ancestors were trained on is not what it was."""
+    return any(isinstance(facts.recipe.get(kind), dict) for kind in ("task", "embed"))
+
+
+def _from_rows(facts: Facts) -> list[str]:
+    rows, epochs = facts.figure("rows"), facts.figure("epoch")
+    told = [f"from {plural(int(rows), 'row')}"] if rows else []
+    return told + ([f"({number(epochs, 2)} passes over the rows)"] if epochs else [])
+
+
+def _from_text(facts: Facts, tokens: float | None) -> list[str]:
+    parts = []
+    store, corpus = facts.ancestor("tokens"), facts.ancestor("corpus")
+    size_of = store.manifest.figures.get("train", {}).get("tokens") if store is not None else None
+    if tokens and size_of:
+        parts.append(f"({number(tokens / size_of, 2)} passes over the text)")
+    if corpus is not None:
+        figures = corpus.manifest.figures
+        parts.append(f"from {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
+    return parts
 
 
 def _quality(facts: Facts) -> str:
