@@ -4,12 +4,12 @@
                             [--rows scratch fpi ...] [path=value ...]
 
 Every row is given the same seconds for the same large model: `scratch` spends all of them on it (`encodery pretrain`),
-the others spend `--share` on a small one and the rest on what it grows to (`encodery grow`); in `cycle` the small one
-is made of the large one. TOKENS is a token store, such as `tokens_chunks` of `bench/pretrain.py`. Seeds take turns over
-the rows. Reported are held-out losses at the end (fixed masks at 15 %) as means with half the range, the curve of
-held-out loss against seconds and against floating-point operations over all stages, and for each row the share of the
-seconds and of the operations of `scratch` after which its curve is below where `scratch` ended. Rates fall to zero
-within each stage, so only the ends compare; points between them are of unfinished schedules.
+the others spend `--share` on a small one and the rest on what it grows to (`encodery pretrain grow`); in `cycle` the
+small one is made of the large one. TOKENS is a token store, such as `tokens_chunks` of `bench/pretrain.py`. Seeds take
+turns over the rows. Reported are held-out losses at the end (fixed masks at 15 %) as means with half the range, the
+curve of held-out loss against seconds and against floating-point operations over all stages, and for each row the
+share of the seconds and of the operations of `scratch` after which its curve is below where `scratch` ended. Rates
+fall to zero within each stage, so only the ends compare; points between them are of unfinished schedules.
 """
 
 from __future__ import annotations
@@ -41,10 +41,20 @@ STAGES = ("lead", "small", "large")
 def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[str, Any]:
     """One row once: its curve, and the figures of its end."""
     shutil.rmtree(out, ignore_errors=True)
-    verb = "pretrain" if name == "scratch" else "grow"
-    command = [sys.executable, "-m", "encodery", verb, options.large, str(options.tokens), "--out", str(out)]
+    verb = ["pretrain"] if name == "scratch" else ["pretrain", "grow"]
+    command = [
+        sys.executable,
+        "-m",
+        "encodery",
+        *verb,
+        str(options.tokens),
+        "--recipe",
+        options.large,
+        "--out",
+        str(out),
+    ]
     command += ["--budget", f"{options.seconds}s", *COMMON, f"train.seed={seed}", *options.settings]
-    if verb == "grow":
+    if name != "scratch":
         kind, *settings = ROWS[name]
         command += [kind, *([options.small] if kind == "--small" else []), *settings]
         command += ["--share", str(options.share)]

@@ -37,7 +37,17 @@ ROWS: dict[str, tuple[str, ...]] = {
 def pretrain(options: argparse.Namespace, out: Path, seconds: int, *settings: str) -> dict[str, Any]:
     """One run and its figures."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "encodery", "pretrain", options.recipe, str(options.tokens), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "encodery",
+        "pretrain",
+        str(options.tokens),
+        "--recipe",
+        options.recipe,
+        "--out",
+        str(out),
+    ]
     command += ["--budget", f"{seconds}s", "train.evals=0", *settings, *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     figures: dict[str, Any] = json.loads((out / "figures.json").read_text())

@@ -28,7 +28,7 @@ from tasks_data import SETS, cut, read_split
 HERE = Path(__file__).resolve().parent
 FEW = 70  # rows of the group `few`, ten for each class
 CLASSIFY = ("finetune", "classify", "movies")
-EMBED = ("finetune", "embed")
+EMBED = ("embed", "train")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,9 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
 
     lines = (work / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (work / "few_pairs.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
-    encodery("mine", work / "few_pairs.jsonl", "count=2", "mine.is=bm25", "--out", work / "mined.jsonl")
+    encodery(
+        "embed", "mine-negatives", work / "few_pairs.jsonl", "count=2", "mine.is=bm25", "--out", work / "mined.jsonl"
+    )
     mined = [json.loads(line) for line in (work / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = list(dict.fromkeys(text for row in mined for text in (row["anchor"], row["positive"], *row["negatives"])))
     vectors = Embedder.of(load_model(teacher)).encode(texts, truncate="right").vectors

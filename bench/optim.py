@@ -31,7 +31,17 @@ def train(options: argparse.Namespace, side: str, rate: float, seed: int) -> dic
     """One run and its figures."""
     out = options.work / f"{side}-{rate:g}-{seed}"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "encodery", "pretrain", options.recipe, str(options.tokens), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "encodery",
+        "pretrain",
+        str(options.tokens),
+        "--recipe",
+        options.recipe,
+        "--out",
+        str(out),
+    ]
     command += ["--budget", f"{options.seconds}s", "train.evals=0", f"train.seed={seed}", f"optim.lr={rate}"]
     command += [*SIDES[side][0], *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

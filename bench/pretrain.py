@@ -54,7 +54,9 @@ def prepare(text: list[Path], work: Path, vocab: int) -> None:
     tokenizer = Tokenizer.load(work / "tokenizer")
     for layout, corpus in zip(LAYOUTS, ("corpus", "corpus_lines"), strict=True):
         if not (work / f"tokens_{layout}").exists():
-            encodery("tokens", "pack", work / corpus, work / "tokenizer", "--out", work / f"tokens_{layout}")
+            encodery(
+                "tokens", "encode", work / corpus, "--tokenizer", work / "tokenizer", "--out", work / f"tokens_{layout}"
+            )
         if not (work / f"{layout}.npz").exists():
             ids, offsets = rows(work / "corpus", "train", tokenizer, layout, LENGTH)
             np.savez(work / f"{layout}.npz", ids=ids, offsets=offsets)
@@ -81,14 +83,14 @@ def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.N
     depth, width, heads = SHAPES[shape]
     begun = beginning(work / f"tokens_{layout}", depth, width, heads)
     encodery(
-        "pretrain", "bert", work / f"tokens_{layout}", "--out", out, "--budget",
+        "pretrain", work / f"tokens_{layout}", "--recipe", "bert", "--out", out, "--budget",
         f"{options.seconds - begun:.1f}s", "begin.is=bigrams",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
         f"model.inner={4 * width}", "model.dropout=0", "model.attention.dropout=0", f"feed.max_length={LENGTH}",
         "optim.lr=1e-3", "train.schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}", "train.evals=0",
         f"train.seed={seed}", *options.ours,
     )  # fmt: skip
-    encodery("export", "hf", out, out / "export")
+    encodery("model", "export", out, "--format", "hf", "--out", out / "export")
     figures = json.loads((out / "figures.json").read_text())
     return {**figures, "beginning_s": begun, **judged(out / "export", work / f"judge_{layout}.npz")}
 

@@ -59,7 +59,7 @@ def prepare(options: argparse.Namespace) -> None:
     if not (work / "tokenizer").exists():
         encodery("tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=bpe", f"vocab={options.vocab}")
     if not (work / "tokens").exists():
-        encodery("tokens", "pack", work / "corpus", work / "tokenizer", "--out", work / "tokens")
+        encodery("tokens", "encode", work / "corpus", "--tokenizer", work / "tokenizer", "--out", work / "tokens")
     tokenizer = Tokenizer.load(work / "tokenizer")
     for length in options.lengths:
         if not (work / f"rows_{length}.npy").exists():
@@ -84,7 +84,7 @@ def ours(size: str, length: int, options: argparse.Namespace, pair: int, way: st
     out = options.work / "runs" / f"{size}-{length}-{pair}-{way}"
     shutil.rmtree(out, ignore_errors=True)
     encodery(
-        "pretrain", "modernbert", options.work / "tokens", "--out", out, "--budget", f"{options.seconds}s",
+        "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", f"{options.seconds}s",
         *settings(size, length, options, way), "train.evals=0", *options.ours,
     )  # fmt: skip
     keep = ("tokens_per_s", "peak_share", "precision", "tokens", "steps", "heldout_loss", "bound", "data_share")
@@ -130,8 +130,10 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
     out = options.work / f"long-{size}"
     shutil.rmtree(out, ignore_errors=True)
     recipe = [*settings(size, max(options.lengths), options, options.ways[0]), *options.ours]
-    encodery("pretrain", "modernbert", options.work / "tokens", "--out", out, "--budget", options.budget, *recipe)
-    encodery("export", "hf", out, out / "export")
+    encodery(
+        "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", options.budget, *recipe
+    )
+    encodery("model", "export", out, "--format", "hf", "--out", out / "export")
     figures = json.loads((out / "figures.json").read_text())
     size_mb = sum(p.stat().st_size for p in (out / "export").rglob("*") if p.is_file()) / 1e6
     return {"size": size, "budget": options.budget, "folder": str(out), "export_mb": round(size_mb, 1), **figures}

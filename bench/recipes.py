@@ -75,7 +75,7 @@ GROUPS = {
 def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[str, ...], seed: int) -> dict[str, Any]:
     """One run and its figures."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "encodery", "pretrain", recipe, str(options.tokens), "--out", str(out)]
+    command = [sys.executable, "-m", "encodery", "pretrain", str(options.tokens), "--recipe", recipe, "--out", str(out)]
     command += ["--budget", f"{options.seconds}s", *SHAPE, *LENGTH, *GROUPS[options.group][1], f"train.seed={seed}"]
     command += [*settings, *options.settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

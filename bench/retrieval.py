@@ -5,7 +5,7 @@
 Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
 search` asked several ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the
 first 30 passages ordered anew by each of --rerankers, which has the share in the last word that `search trust` finds
-for it without labels, or half of it, or all: `late`, token vectors (ColBERT) by `encodery finetune embed --recipe
+for it without labels, or half of it, or all: `late`, token vectors (ColBERT) by `encodery embed train --recipe
 colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), `tilde`, term
 weights (TILDEv2) by `--recipe tilde_v2` on the same, and `cross`, a cross-encoder by `encodery finetune rank` on some
 of them, with negatives found by bm25s. Also `plain`, both programs' BM25 without stop words and stems, where the
@@ -164,11 +164,11 @@ def trained(options: argparse.Namespace) -> dict[str, Path]:
         pairs = pairs_of(options.train)
         if kind in RECIPES:
             rows_for_late(pairs, options.train_pairs, rows)
-            command = ["embed", rows, "--recipe", RECIPES[kind]]
+            command = ["embed", "train", rows, "--recipe", RECIPES[kind]]
         else:
             rows_for_cross(pairs, options.train_queries, rows)
-            command = ["rank", rows]
-        encodery("finetune", *command, "--model", options.pretrained, "--out", out, "epochs=1")
+            command = ["finetune", "rank", rows]
+        encodery(*command, "--model", options.pretrained, "--out", out, "epochs=1")
     return found
 
 
@@ -179,11 +179,11 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
     ours = [Index(path=str(index), name=mode, mode=mode) for mode in ("bm25", "dense", "hybrid")]
     for label, folder in rerankers.items():
-        encodery("search", "trust", index, "--rerank", folder)
+        encodery("search", "tune-rerank", index, "--rerank", folder)
         again = folder
         if label == RERANKERS["tilde"]:
             again = options.work / f"{name}-weights"
-            encodery("search", "weigh", index, "--model", folder, "--out", again)
+            encodery("search", "precompute-terms", index, "--model", folder, "--out", again)
         shares = {"": share_of(index, folder), " alone": 1.0, " half": 0.5}
         ours += [
             Index(path=str(index), name=f"hybrid, {label}{how}", mode="hybrid", rerank=str(again), rerank_weight=share)

@@ -75,7 +75,7 @@ def predictions(folder: Path, labelled: Labelled, run: Path, rows: list[dict[str
         embedder = Embedder.of(load_model(run))
         one, other = (embedder.encode([row[name] for row in rows]).vectors for name in labelled.texts)
         return cosines(one, other)
-    encodery("predict", run, folder / "test.jsonl", "--out", run / "predicted.jsonl")
+    encodery("predict", folder / "test.jsonl", "--model", run, "--out", run / "predicted.jsonl")
     lines = (run / "predicted.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 

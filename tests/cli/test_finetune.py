@@ -49,47 +49,50 @@ def test_from_a_file_to_answers(
     assert "dev: accuracy 1.000" in told
 
     (tmp_path / "texts.txt").write_text("a orange\n\n" + "the blue " * 30 + "\n", encoding="utf-8")
-    assert run(["predict", str(out), str(tmp_path / "texts.txt"), "--out", str(tmp_path / "answers.jsonl")]) == 0
+    assert (
+        run(["predict", str(tmp_path / "texts.txt"), "--model", str(out), "--out", str(tmp_path / "answers.jsonl")])
+        == 0
+    )
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["prediction"] for answer in answers][::2] == ["warm", "cold"]
     assert answers[2]["dropped"] == 46
     assert "dropped" not in answers[0]
     assert "46 tokens dropped" in capsys.readouterr().out
 
-    assert run(["predict", str(out), str(rows), "--out", str(tmp_path / "rows.jsonl")]) == 0
+    assert run(["predict", str(rows), "--model", str(out), "--out", str(tmp_path / "rows.jsonl")]) == 0
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 60
 
     monkeypatch.setattr("sys.stdin", io.StringIO("the red\n"))
-    assert run(["predict", str(out), "-", "--all"]) == 0
+    assert run(["predict", "-", "--model", str(out), "--all"]) == 0
     [line] = capsys.readouterr().out.splitlines()[-1:]
     assert set(json.loads(line)["probabilities"]) == {"warm", "cold"}
 
-    assert run(["predict", str(out), str(tmp_path / "texts.txt"), "--truncate", "error"]) == 2
+    assert run(["predict", str(tmp_path / "texts.txt"), "--model", str(out), "--truncate", "error"]) == 2
     assert "Row 2 has 60 tokens" in capsys.readouterr().err
     before = (tmp_path / "answers.jsonl").read_text()
     to_old = [str(tmp_path / "texts.txt"), "--truncate", "error", "--out", str(tmp_path / "answers.jsonl")]
-    assert run(["predict", str(out), *to_old]) == 2
+    assert run(["predict", *to_old, "--model", str(out)]) == 2
     assert (tmp_path / "answers.jsonl").read_text() == before, "what was there stays"
     assert not list(tmp_path.glob(".*draft"))
     capsys.readouterr()
 
     (tmp_path / "old.txt").write_bytes("a café orange\n".encode("cp1252"))
-    assert run(["predict", str(out), str(tmp_path / "old.txt")]) == 0
+    assert run(["predict", str(tmp_path / "old.txt"), "--model", str(out)]) == 0
     assert "read as Windows-1252" in " ".join(capsys.readouterr().err.split())
     for wrong, said in (
         ([str(tmp_path / "texts.txt"), "text=body"], "text: "),
         ([str(tmp_path / "none.txt")], "none.txt"),
         ([str(rows), "--split", "tset"], "has no split 'tset'"),
-        ([str(rows), "--types", "person"], "is of `label_spans`"),
+        ([str(rows), "--types", "person"], "is for models of `label_spans`"),
     ):
-        assert run(["predict", str(out), *wrong]) == 2
+        assert run(["predict", *wrong, "--model", str(out)]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
 
     parts = [json.dumps({"review": "a red", "verdict": "warm", "split": split}) for split in ("train", "test", "test")]
     (tmp_path / "parts.jsonl").write_text("\n".join(parts) + "\n")
-    assert run(["predict", str(out), str(tmp_path / "parts.jsonl"), "text=review"]) == 2
+    assert run(["predict", str(tmp_path / "parts.jsonl"), "--model", str(out), "text=review"]) == 2
     assert "or --split" in " ".join(capsys.readouterr().err.split())
-    assert run(["predict", str(out), str(tmp_path / "parts.jsonl"), "text=review", "--split", "test"]) == 0
+    assert run(["predict", str(tmp_path / "parts.jsonl"), "--model", str(out), "text=review", "--split", "test"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
     assert run(["report", str(out)]) == 0
@@ -114,7 +117,7 @@ def test_escalation(model: Path, rows: Path, tmp_path: Path, capsys: pytest.Capt
     assert "linear: " in told
     assert "that does not pay" in told
     assert "linear it is" in told
-    assert run(["predict", str(tmp_path / "run"), str(rows), "--out", str(tmp_path / "answers.jsonl")]) == 0
+    assert run(["predict", str(rows), "--model", str(tmp_path / "run"), "--out", str(tmp_path / "answers.jsonl")]) == 0
     assert run(["resume", str(tmp_path / "run")]) == 2
     assert "there is nothing to go on with" in " ".join(capsys.readouterr().err.split())
 
@@ -125,7 +128,7 @@ def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: p
     assert "Did you mean 'classify'" in capsys.readouterr().err
     assert run(["finetune", "classify", str(rows), *given]) == 2
     assert "no column was found for label" in " ".join(capsys.readouterr().err.split())
-    assert run(["predict", str(model), str(rows)]) == 2
+    assert run(["predict", str(rows), "--model", str(model)]) == 2
     assert "has no task" in capsys.readouterr().err
     assert run(["finetune", "auto-classify", str(rows), *given, "--seeds", "3"]) == 2
     assert "run that stage with --seeds" in " ".join(capsys.readouterr().err.split())

@@ -104,7 +104,8 @@ class Case:
 
 
 def _cases() -> list[tuple[str, int]]:
-    return [(name, number) for name in TASKS for number in range(len(find(Task, name).forms))]  # type: ignore[type-abstract]
+    # type: ignore[type-abstract]
+    return [(name, number) for name in TASKS for number in range(len(find(Task, name).forms))]
 
 
 @pytest.fixture(params=_cases(), ids=lambda case: f"{case[0]}-{case[1]}")

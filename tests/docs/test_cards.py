@@ -63,7 +63,7 @@ def test_papers_without_arxiv_are_found_elsewhere(tmp_path: Path, capsys: pytest
     assert read_card(path).address == "https://doi.org/10.1145/1571941.1572114"
     path.write_text(bare)
     assert read_card(path).address == ""
-    assert run(["methods", "--family", "losses"]) == 0
+    assert run(["papers", "--family", "losses"]) == 0
     told = capsys.readouterr().out
     assert "doi:10.1109/TASLP.2024.3402087" in told
     assert "arXiv:)" not in told
@@ -76,11 +76,11 @@ def test_cards_of_a_part() -> None:
 
 
 def test_methods_by_status_and_family(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["methods", "--json", "--family", "positions"]) == 0
+    assert run(["papers", "--json", "--family", "positions"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["mosaicbert"]["arxiv"] == "2312.17482"
     assert "should_you_mask_15" not in found
-    assert run(["methods", "--status", "run"]) == 2
+    assert run(["papers", "--status", "run"]) == 2
     assert "Did you mean 'runs'" in capsys.readouterr().err
 
 
@@ -102,7 +102,7 @@ def test_show_walks_from_families_to_settings(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_pages_of_parts_and_papers_escape_their_tables() -> None:
-    from encodery.cli.methods import papers_page
+    from encodery.cli.papers import papers_page
     from encodery.cli.show import parts_page
 
     assert "| `rotary` |" in parts_page()

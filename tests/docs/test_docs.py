@@ -22,7 +22,7 @@ from encodery.cli.__main__ import run
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-GENERATED = {"parts.md": ["show", "--markdown"], "papers.md": ["methods", "--markdown"]}
+GENERATED = {"parts.md": ["show", "--markdown"], "papers.md": ["papers", "--markdown"]}
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 ORDER = ["index.md", *re.findall(r"\((\w+\.md)\)", INDEX)]
 PAGES = [*(ROOT / "docs" / name for name in ORDER), ROOT / "CONTRIBUTING.md"]
@@ -60,7 +60,7 @@ def shrunk(arguments: list[str]) -> list[str]:
         return [*kept, *SMALL, "--budget", "12steps"]
     if arguments[:2] == ["corpus", "build"]:
         return [*arguments, "--workers", "1"]
-    if arguments[:2] == ["tokens", "pack"]:
+    if arguments[:2] == ["tokens", "encode"]:
         return [*arguments, "--workers", "1"]
     return arguments
 
@@ -118,7 +118,7 @@ def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest
     found = RUNNING[name]
     recipe = found.recipe.removeprefix("pretrain/") or "demo"
     settings = [setting.replace("=MODEL", "=run") for setting in found.settings]
-    assert run(shrunk(["pretrain", recipe, "tokens", *settings, "--out", f"paper-{name}"])) == 0
+    assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
     figures = json.loads((story / f"paper-{name}" / "figures.json").read_text())
     assert figures["steps"] == 12
     assert 0 < figures["heldout_loss"] < 20

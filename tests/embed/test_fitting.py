@@ -53,10 +53,10 @@ def test_from_the_command_line(
 ) -> None:
     file = tmp_path / "sentences.txt"
     file.write_text("\n".join(sentences), encoding="utf-8")
-    told = ["finish", str(loaded.path), str(file), "--out", str(tmp_path / "out")]
+    told = ["embed", "postprocess", str(loaded.path), "--texts", str(file), "--out", str(tmp_path / "out")]
     assert run([*told, 'finish=[{is="whiten",keep=8},"normalise"]', "pooling.is=cls"]) == 0
-    assert "mean cosine of two of them" in capsys.readouterr().out
-    assert run(["embed", "a1 a2", "--model", str(tmp_path / "out")]) == 0
+    assert "mean cosine of two sentences" in capsys.readouterr().out
+    assert run(["embed", "encode", "a1 a2", "--model", str(tmp_path / "out")]) == 0
     assert len(capsys.readouterr().out.split(",")) == 8
     assert run([*told, "--overwrite", 'finish=["normalise"]']) == 2
     assert "whiten and centre do" in capsys.readouterr().err

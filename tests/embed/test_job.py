@@ -342,7 +342,8 @@ def test_what_was_trained_is_what_is_loaded(loaded: Loaded, pairs: Any, tmp_path
     texts = [work.examples.texts[int(n)] for n in work.numbers[:4, 0]]
     np.testing.assert_allclose(embedder.encode(texts, prompt="query").vectors, expected, atol=1e-5)
     assert again.artifact is not None
-    assert again.artifact.manifest.parents["model"]["fingerprint"] == loaded.artifact.manifest.fingerprint  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    assert again.artifact.manifest.parents["model"]["fingerprint"] == loaded.artifact.manifest.fingerprint
 
 
 FIRST = {"finish_first": True, "embed": {"finish": [{"is": "whiten", "power": 1.0}, "normalise"]}}

@@ -71,14 +71,14 @@ def test_the_verb_writes_what_the_model_makes(
     sparse: Loaded, tokens: Loaded, loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kind_of(loaded) == "dense"
-    assert run(["embed", "a1 a2", "--model", str(sparse.path)]) == 0
+    assert run(["embed", "encode", "a1 a2", "--model", str(sparse.path)]) == 0
     assert len(json.loads(capsys.readouterr().out)["words"]) == 5
     out = tmp_path / "x.jsonl"
-    assert run(["embed", "a1 a2", "b1", "--model", str(tokens.path), "--out", str(out)]) == 0
+    assert run(["embed", "encode", "a1 a2", "b1", "--model", str(tokens.path), "--out", str(out)]) == 0
     assert "2 texts; 0 tokens dropped" in " ".join(capsys.readouterr().out.split())
     assert [len(json.loads(line)["vectors"]) for line in out.read_text().splitlines()] == [4, 3]
-    assert run(["embed", "a1", "--model", str(tokens.path), "--out", str(tmp_path / "x.npy")]) == 2
+    assert run(["embed", "encode", "a1", "--model", str(tokens.path), "--out", str(tmp_path / "x.npy")]) == 2
     assert "written to .jsonl" in capsys.readouterr().err
-    assert run(["embed", " ".join(["a1"] * 30), "--model", str(sparse.path), "--truncate", "left"]) == 0
+    assert run(["embed", "encode", " ".join(["a1"] * 30), "--model", str(sparse.path), "--truncate", "left"]) == 0
     assert "16 tokens were dropped" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jsonl"]

@@ -67,7 +67,7 @@ def test_pairs_are_scored_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
         taught(PAIRS, Teaching(count=0))
     with pytest.raises(InputError, match="one column"):
         taught(Labelled((["a"],)), Teaching())
-    with pytest.raises(SettingsError, match=r"`encodery mine --judge`"):
+    with pytest.raises(SettingsError, match=r"`encodery embed mine-negatives --judge`"):
         taught(PAIRS, Teaching(mine=Reranked(miner=BM25())))
 
 
@@ -97,7 +97,7 @@ def test_mined_scored_and_learned_from_the_command_line(
     )
     model = str(loaded.path)
     out = tmp_path / "mined.jsonl"
-    asked = ["mine", str(source), "--model", model, "--out", str(out)]
+    asked = ["embed", "mine-negatives", str(source), "--model", model, "--out", str(out)]
     assert run([*asked, "count=2", "mine.margin=0.0", "mine.depth=30"]) == 0
     assert "40 different anchors" in capsys.readouterr().out
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -109,10 +109,10 @@ def test_mined_scored_and_learned_from_the_command_line(
         expected = predictor.score(row["anchor"], [row["positive"], *row["negatives"]])
         np.testing.assert_allclose(row["scores"], expected, atol=1e-4)
     quick = ["train.budget=2steps", "train.precision=fp32", "train.threads=1", "batch=8"]
-    learn = ["finetune", "embed", str(out), "--model", model]
+    learn = ["embed", "train", str(out), "--model", model]
     assert run([*learn, "--recipe", "distil", "--out", str(tmp_path / "distilled"), *quick]) == 0
     assert "loss margin_mse" in capsys.readouterr().out
-    assert run(["mine", str(source), "--judge", str(ranker), "--out", str(out), "count=0"]) == 0
+    assert run(["embed", "mine-negatives", str(source), "--judge", str(ranker), "--out", str(out), "count=0"]) == 0
     assert run([*learn, "--recipe", "dse", "--out", str(tmp_path / "dse"), *quick]) == 0
     assert "loss cosine_mse" in capsys.readouterr().out
 
@@ -132,7 +132,21 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
     rows = [{"query": query, "positive": partners[7 * i % 60]} for i, query in enumerate(queries)]
     source, scored = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert run(["mine", str(source), "--judge", str(tmp_path / "teacher"), "--out", str(scored), "count=0"]) == 0
+    assert (
+        run(
+            [
+                "embed",
+                "mine-negatives",
+                str(source),
+                "--judge",
+                str(tmp_path / "teacher"),
+                "--out",
+                str(scored),
+                "count=0",
+            ]
+        )
+        == 0
+    )
     found = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
     target = np.array([row["score"] for row in found])
     logits = np.concatenate([teacher.score(row["query"], [row["positive"]]) for row in rows])
@@ -145,7 +159,7 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
         return float(np.corrcoef((one * other).sum(axis=1), target)[0, 1])
 
     assert agreement(Path(str(loaded.path))) < 0.5
-    learn = ["finetune", "embed", str(scored), "--model", str(loaded.path), "--recipe", "dse"]
+    learn = ["embed", "train", str(scored), "--model", str(loaded.path), "--recipe", "dse"]
     steps = ["train.budget=60steps", "train.precision=fp32", "train.threads=1", "batch=16", "optim.is=adamw"]
     assert run([*learn, "--out", str(tmp_path / "student"), *steps, "optim.lr=3e-3"]) == 0
     assert agreement(tmp_path / "student") > 0.9
@@ -157,9 +171,9 @@ def test_what_lacks_is_named(loaded: Loaded, tmp_path: Path, capsys: pytest.Capt
     for more, told in (
         (["--out", str(tmp_path / "x.csv")], "written to .jsonl"),
         (["--out", str(tmp_path / "x.jsonl"), "--scores"], "name it with --judge"),
-        (["--out", str(tmp_path / "x.jsonl")], "name it with --model"),
+        (["--out", str(tmp_path / "x.jsonl")], "name a model with --model"),
         (["--out", str(tmp_path / "x.jsonl"), "--judge", str(loaded.path), "mine.is=random"], "task"),
         (["--out", str(tmp_path / "x.jsonl"), "--split", "test"], "no split 'test'"),
     ):
-        assert run(["mine", str(source), *more]) == 2
+        assert run(["embed", "mine-negatives", str(source), *more]) == 2
         assert told in capsys.readouterr().err.replace("\n", " ")

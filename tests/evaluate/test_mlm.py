@@ -100,18 +100,18 @@ def test_what_cannot_be_measured_is_refused(run: Path, tmp_path: Path) -> None:
 
 def test_the_verb(run: Path, sharper: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokens = str(run.parent / "tokens")
-    assert encodery(["evaluate", "mlm", str(run), str(sharper), tokens, "--json"]) == 0
+    assert encodery(["evaluate", "mlm", tokens, "--model", str(run), "--model", str(sharper), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in found] == [str(run), str(sharper)]
-    assert encodery(["evaluate", "mlm", str(run), tokens, "--tokens", "500"]) == 0
+    assert encodery(["evaluate", "mlm", tokens, "--model", str(run), "--tokens", "500"]) == 0
     shown = capsys.readouterr().out
     assert "bits/byte" in shown
     assert "tokens/s" in shown
-    assert "behind" not in shown
-    assert encodery(["evaluate", "mlm", str(run), str(sharper), tokens]) == 0
+    assert "difference" not in shown
+    assert encodery(["evaluate", "mlm", tokens, "--model", str(run), "--model", str(sharper)]) == 0
     assert "0.002" in capsys.readouterr().out
     assert encodery(["evaluate", "mlm", tokens]) == 2
-    assert "Give one or more models" in capsys.readouterr().err
+    assert "Missing option '--model'" in capsys.readouterr().err
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:

@@ -39,7 +39,8 @@ KINDS = {**dict.fromkeys(COLOURS, "colour"), "cat": "animal", "dog": "animal"}
 REST = ["one", "two", "six", "cat", "dog", "sun"]
 WORDS = [*COLOURS, *REST, "who", "O", "A", "B", "C", "It", "is", ".", "animal", "colour"]
 TASKS = names(Task)  # type: ignore[type-abstract]
-CASES = [(name, number) for name in TASKS for number in range(len(find(Task, name).forms))]  # type: ignore[type-abstract]
+# type: ignore[type-abstract]
+CASES = [(name, number) for name in TASKS for number in range(len(find(Task, name).forms))]
 
 
 def _tag(word: str, plain: bool) -> str:

@@ -26,12 +26,12 @@ def test_a_head_is_not_left_out_unasked(
     tuned_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tuned_model(tmp_path, tokenizer, LabelSpans(), {"types": ["a"]}), tmp_path / "out"
-    assert run(["export", "hf", str(folder), str(out), "peer=false"]) == 2
+    assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "peer=false"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "task 'label_spans'" in said
     assert "head=false" in said
     assert not out.exists()
-    assert run(["export", "hf", str(folder), str(out), "peer=false", "head=false"]) == 0
+    assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "peer=false", "head=false"]) == 0
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
     assert not any("cls.predictions" in name for name in load_file(out / "model.safetensors"))
     told = (out / "README.md").read_text()

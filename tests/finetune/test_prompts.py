@@ -88,7 +88,8 @@ def test_a_prompt_is_never_cut(loaded: Loaded) -> None:
     prompt = Prompt.of("who {text} . {mask} who", ["text"])
     text = "one two six cat dog sun sky " * 6
     for policy, first, last in (("right", "one", "sun"), ("left", "six", "sky")):
-        [[(piece, gap)]], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, policy))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        [[(piece, gap)]], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, policy))
         words = [loaded.tokenizer.piece(int(i)) for i in piece.ids]
         assert len(words) == 24
         assert words[:2] == ["[CLS]", "who"]

@@ -64,7 +64,7 @@ def test_one_handle_for_everything(folder: Path, files: Path) -> None:
 
 
 def test_verb_fill(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["fill", "the [MASK] sat on <mask>", "--model", str(folder), "--top", "2", "--json"]) == 0
+    assert run(["fill", "the [MASK] sat on <mask>", "--model", str(folder), "--top-k", "2", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert [len(mask) for mask in row["masks"]] == [2, 2]
     assert run(["fill", "the [MASK] sat", "--model", str(folder)]) == 0
@@ -75,19 +75,35 @@ def test_verb_fill(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_verb_embed(folder: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = en.load(folder).encode(["the cat", "a dog"])
-    assert run(["embed", "the cat", "a dog", "--model", str(folder)]) == 0
+    assert run(["embed", "encode", "the cat", "a dog", "--model", str(folder)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_allclose(rows, expected, atol=1e-6)
     texts = files / "texts.txt"
     texts.write_text("the cat\na dog\n" + "cat " * 100, encoding="utf-8")
-    assert run(["embed", "--file", str(texts), "--model", str(folder), "--out", str(files / "v.npy")]) == 0
+    assert run(["embed", "encode", "--file", str(texts), "--model", str(folder), "--out", str(files / "v.npy")]) == 0
     assert np.load(files / "v.npy").shape == (3, 32)
     np.testing.assert_allclose(np.load(files / "v.npy")[:2], expected, atol=1e-6)
-    assert run(["embed", "-f", str(texts), "-m", str(folder), "--truncate", "right", "-o", str(files / "v.jsonl")]) == 0
-    assert "70 dropped" in capsys.readouterr().out
+    assert (
+        run(
+            [
+                "embed",
+                "encode",
+                "-f",
+                str(texts),
+                "-m",
+                str(folder),
+                "--truncate",
+                "right",
+                "-o",
+                str(files / "v.jsonl"),
+            ]
+        )
+        == 0
+    )
+    assert "70 tokens dropped" in capsys.readouterr().out
     assert len((files / "v.jsonl").read_text().splitlines()) == 3
-    assert run(["embed", "--model", str(folder)]) == 2
-    assert run(["embed", "cat " * 100, "--model", str(folder), "--truncate", "error"]) == 2
+    assert run(["embed", "encode", "--model", str(folder)]) == 2
+    assert run(["embed", "encode", "cat " * 100, "--model", str(folder), "--truncate", "error"]) == 2
 
 
 def test_verb_search(
@@ -97,8 +113,8 @@ def test_verb_search(
     assert run(["search", "index", rows, "--model", str(folder), "--out", index, "passages.size=16"]) == 0
     assert "3 documents" in capsys.readouterr().out
     assert run(["search", "index", rows, "--model", str(folder), "--out", index, "passages.size=16"]) == 0
-    assert "already there" in capsys.readouterr().out
-    assert run(["search", "query", index, "which", "dog", "--top", "1", "--json"]) == 0
+    assert "is up to date" in capsys.readouterr().out
+    assert run(["search", "query", index, "which", "dog", "--top-k", "1", "--json"]) == 0
     hit = json.loads(capsys.readouterr().out)["hits"][0]
     assert (hit["document"], hit["metadata"]["n"]) == ("d1", 1)
     for mode in ("hybrid", "dense", "bm25"):
@@ -127,7 +143,7 @@ def test_verb_search(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["query", "INDEX"], "Say what to look for"),
+        (["query", "INDEX"], "Give a query"),
         (["query", "INDEX", "x", "--mode", "denes"], "'dense'"),
         (["query", "INDEX", "x", "--filter", "oops"], "is no filter"),
         (["query", "nowhere", "x"], "nowhere"),

@@ -82,8 +82,10 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, place in enumerate(places):
         save_model(place, build_model(settings, seed))
     out = tmp_path / "merged"
-    rule = ["--by", "task_arithmetic", "scale=0.5", "weights=[1.0, 3.0]"]
-    assert run(["merge", *places, "--out", str(out), *rule]) == 0, capsys.readouterr().err
+    rule = ["--method", "task_arithmetic", "scale=0.5", "weights=[1.0, 3.0]"]
+    assert run(["model", "merge", *places[1:], "--base", places[0], "--out", str(out), *rule]) == 0, (
+        capsys.readouterr().err
+    )
     assert "2 models merged by task_arithmetic" in capsys.readouterr().out.replace("\n", " ")
     found = load_model(out)
     base, one, other = (load_model(place).model.state_dict() for place in places)
@@ -93,10 +95,15 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found.settings["merging"]["weights"] == [1.0, 3.0]
     assert found.artifact is not None
     assert set(found.artifact.manifest.parents) == {"base", "model 1", "model 2"}
-    assert run(["merge", *places, "--out", str(tmp_path / "no"), "--by", "tie"]) == 2
+    assert (
+        run(["model", "merge", *places[1:], "--base", places[0], "--out", str(tmp_path / "no"), "--method", "tie"]) == 2
+    )
     assert "Did you mean 'ties'" in capsys.readouterr().err
-    assert run(["merge", *places[:2], "--out", str(tmp_path / "no"), "--head", "elsewhere"]) == 2
-    assert "none of the models" in capsys.readouterr().err
+    assert (
+        run(["model", "merge", places[1], "--base", places[0], "--out", str(tmp_path / "no"), "--head", "elsewhere"])
+        == 2
+    )
+    assert "is not one of the models" in capsys.readouterr().err
 
 
 def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path) -> None:
@@ -125,12 +132,12 @@ def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path
         torch.set_num_threads(before)
     both = [str(tmp_path / adapt) for adapt in ("lora", "bitfit")]
     out = tmp_path / "merged"
-    assert run(["merge", str(base), *both, "--head", both[0], "--out", str(out)]) == 0
+    assert run(["model", "merge", *both, "--head", both[0], "--out", str(out), "--base", str(base)]) == 0
     assert len(Predictor.of(load_model(out)).predict(["a lovely day"]).answers) == 1
     longer = tmp_path / "longer"
-    assert run(["adapt", "lengthen", both[0], "max_length=64", "--out", str(longer)]) == 0
+    assert run(["model", "edit", both[0], "--surgery", "lengthen", "max_length=64", "--out", str(longer)]) == 0
     answers = [Predictor.of(load_model(place)).predict(["a lovely day"]).answers for place in (both[0], longer)]
     assert answers[0] == answers[1]
     bare = tmp_path / "bare"
-    assert run(["merge", str(base), *both, "--out", str(bare)]) == 0
+    assert run(["model", "merge", *both, "--out", str(bare), "--base", str(base)]) == 0
     assert "task" not in load_model(bare).settings

@@ -79,7 +79,7 @@ def test_scores_equal_the_peers_read_in_place_or_imported(
     assert theirs.std() > 0.01, "scores that are all alike would prove nothing"
     ours = Predictor.of(load_model(folder), "cpu")
     np.testing.assert_allclose(ours.score(QUERY, passages), theirs, atol=1e-5)
-    assert run(["import", str(folder), str(tmp_path / "ours")]) == 0
+    assert run(["model", "import", str(folder), "--out", str(tmp_path / "ours")]) == 0
     again = Predictor.of(load_model(tmp_path / "ours"), "cpu")
     assert again.reader.longest == 60
     np.testing.assert_allclose(again.score(QUERY, passages), theirs, atol=1e-5)
@@ -100,12 +100,25 @@ def test_an_imported_one_goes_back_to_both_stock_forms(
     tmp_path: Path,
 ) -> None:
     folder = stock_folder(tmp_path / "stock", case, tokenizer, transformers)
-    assert run(["import", str(folder), str(tmp_path / "ours")]) == 0
-    assert run(["export", "hf", str(tmp_path / "ours"), str(tmp_path / "hf")]) == 0
+    assert run(["model", "import", str(folder), "--out", str(tmp_path / "ours")]) == 0
+    assert run(["model", "export", str(tmp_path / "ours"), "--format", "hf", "--out", str(tmp_path / "hf")]) == 0
     came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "hf"))
     assert came.keys() == went.keys()
     assert all(torch.equal(came[name], went[name]) for name in came)
-    assert run(["export", "sentence_transformers", str(tmp_path / "ours"), str(tmp_path / "st")]) == 0
+    assert (
+        run(
+            [
+                "model",
+                "export",
+                str(tmp_path / "ours"),
+                "--format",
+                "sentence_transformers",
+                "--out",
+                str(tmp_path / "st"),
+            ]
+        )
+        == 0
+    )
     peer = sentence_transformers.CrossEncoder(str(tmp_path / "st"), device="cpu")
     passages = [text[:60] for text in texts[:8]]
     theirs = peer.predict([(QUERY, text) for text in passages], activation_fn=torch.nn.Identity())
@@ -130,11 +143,11 @@ def test_other_heads_are_no_rankers_and_are_said_so(
     three = stock_folder(tmp_path / "three", "modernbert-mean", tokenizer, transformers, num_labels=3)
     with pytest.raises(ArtifactError, match="has no task that is known here"):
         Predictor.of(load_model(three))
-    assert run(["import", str(three), str(tmp_path / "ours")]) == 0
+    assert run(["model", "import", str(three), "--out", str(tmp_path / "ours")]) == 0
     odd = stock_folder(tmp_path / "odd", "modernbert-cls", tokenizer, transformers, classifier_activation="silu")
     with pytest.raises(SettingsError, match="classifier_activation = 'silu'"):
         Predictor.of(load_model(odd))
-    assert run(["import", str(odd), str(tmp_path / "kept")]) == 0
+    assert run(["model", "import", str(odd), "--out", str(tmp_path / "kept")]) == 0
     assert "classifier_activation = 'silu'" in " ".join(capsys.readouterr().out.split())
 
 

@@ -167,7 +167,7 @@ def test_a_head_in_its_stock_class(
     assert name_of(again.task) == name_of(ours.task)
     assert again.reader.longest == 60
     assert said(again, rows) == expected
-    assert run(["import", str(out), str(tmp_path / "ours")]) == 0
+    assert run(["model", "import", str(out), "--out", str(tmp_path / "ours")]) == 0
     imported = load_model(tmp_path / "ours")
     assert said(Predictor.of(imported, "cpu"), rows) == expected
     HF().write(imported, tmp_path / "twice")

@@ -138,7 +138,17 @@ def test_another_task_or_none_is_refused(saved: Callable[..., Path], tmp_path: P
 def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     model = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
     build([rows], tmp_path / "index", None)
-    command = ["query", str(tmp_path / "index"), "violin", "--rerank", str(model), "--reranked", "6", "--top", "3"]
+    command = [
+        "query",
+        str(tmp_path / "index"),
+        "violin",
+        "--rerank",
+        str(model),
+        "--rerank-top-k",
+        "6",
+        "--top-k",
+        "3",
+    ]
     command += ["--rerank-weight", "1"]
     told = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
     ranked = [hit["rerank"] for hit in told["hits"]]

@@ -193,7 +193,7 @@ def run(*arguments: Any) -> str:
 def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None:
     index, models = tmp_path / "index", [part for name in ("late", "sparse") for part in ("--model", folder / name)]
     assert "20 documents" in run("index", rows, "--out", index, *models)
-    answer = json.loads(run("query", index, "violin", "storm", "--json", "--top", 3))
+    answer = json.loads(run("query", index, "violin", "storm", "--json", "--top-k", 3))
     assert (answer["mode"], len(answer["hits"])) == ("hybrid", 3)
     assert all(hit["sparse"] is not None and hit["late"] is not None for hit in answer["hits"])
     shown = run("query", index, "violin", "--mode", "late")
@@ -204,7 +204,7 @@ def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None
     assert "sparse" not in shown, "what has no share is not asked"
     stats = run("stats", index)
     assert "sparse" in stats
-    assert "share" in stats
+    assert "weight" in stats
     extra = tmp_path / "extra.jsonl"
     extra.write_text(json.dumps({"id": "new", "text": "oven oven garlic"}))
     assert "1 documents" in run("add", index, extra)
@@ -212,7 +212,7 @@ def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None
     assert "1 of 2 open: 2" in run("encode", rows, "--out", encoded, *models, "--shards", 2, "--shard", 1)
     assert "20 documents" in run("encode", rows, "--out", encoded, *models, "--shards", 2)
     run("index", "--encoded", encoded, "--out", tmp_path / "second", "weight=0.4")
-    again = json.loads(run("query", tmp_path / "second", "violin", "storm", "--json", "--top", 3))
+    again = json.loads(run("query", tmp_path / "second", "violin", "storm", "--json", "--top-k", 3))
     assert [hit["late"] is not None for hit in again["hits"]] == [True] * 3
 
 

@@ -66,12 +66,12 @@ def test_a_worker_ends_a_shard_and_tells_what_is_wrong(rows: Path, tmp_path: Pat
 
 
 def test_options_of_one_engine_are_refused_with_the_other(tmp_path: Path) -> None:
-    from encodery.cli._search_encode import encode as command
+    from encodery.cli.search.encode import command
 
     for options, said in (
-        ({"engine": "rai"}, "is local or ray"),
-        ({"workers": 2}, "are of --engine ray"),
-        ({"engine": "ray", "shard": 1}, "is of --engine local"),
+        ({"engine": "rai"}, "must be local or ray"),
+        ({"workers": 2}, "require --engine ray"),
+        ({"engine": "ray", "shard": 1}, "requires --engine local"),
     ):
         with pytest.raises(InputError, match=said):
             command([str(tmp_path)], [tmp_path], tmp_path / "out", **options)

@@ -148,9 +148,11 @@ def test_from_the_command_line(rows: Path, model: Path, tmp_path: Path) -> None:
     index, weights = tmp_path / "index", tmp_path / "weights"
     build([rows], index, None)
     run = CliRunner()
-    told = run.invoke(app, ["weigh", str(index), "--model", str(model), "--out", str(weights)], catch_exceptions=False)
+    told = run.invoke(
+        app, ["precompute-terms", str(index), "--model", str(model), "--out", str(weights)], catch_exceptions=False
+    )
     assert told.exit_code == 0
-    assert "different passages" in told.stdout
+    assert "distinct passages" in told.stdout
     with Searcher(index) as searcher:
         assert len(Stored.open(weights)) == len({p.text for some in searcher.store.all() for p in some})
     answers = []

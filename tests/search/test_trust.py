@@ -111,9 +111,9 @@ def test_the_command_line_finds_notes_and_takes_it(
 
     before = scores()
     assert before == scores("--rerank-weight", "0.5")
-    said = " ".join(run("trust", str(index), "--rerank", str(model), "--queries", "40").split())
+    said = " ".join(run("tune-rerank", str(index), "--rerank", str(model), "--queries", "40").split())
     share = json.loads((index / NOTED).read_text())[str(model.resolve())]["share"]
-    assert f"has a share of {share:.2f} in the last word" in said
+    assert f"is {share:.2f}." in said
     assert "of 40 sentences" in said
     assert share != RERANK_WEIGHT
     assert scores() == scores("--rerank-weight", str(share)) != before

@@ -232,7 +232,7 @@ def test_length_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None
 def test_the_verb(tokenizers: dict[str, Tokenizer], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = model_of(tokenizers["wordpiece"], tmp_path)
     out = tmp_path / "long"
-    assert run(["adapt", "lengthen", str(loaded.path), "max_length=48", "--out", str(out)]) == 0
+    assert run(["model", "edit", str(loaded.path), "--surgery", "lengthen", "max_length=48", "--out", str(out)]) == 0
     assert "max length 48" in capsys.readouterr().out
     found = load_model(out)
     assert found.model.settings.max_length == 48
@@ -240,10 +240,15 @@ def test_the_verb(tokenizers: dict[str, Tokenizer], tmp_path: Path, capsys: pyte
     assert found.settings["surgery"] == {"is": "lengthen", "max_length": 48, "how": "tile", "theta": None}
     tokenizers["unigram"].save(tmp_path / "new")
     other = tmp_path / "other"
-    assert run(["adapt", "vocabulary", str(out), f"tokenizer={tmp_path / 'new'}", "--out", str(other)]) == 0
+    assert (
+        run(
+            ["model", "edit", str(out), "--surgery", "vocabulary", f"tokenizer={tmp_path / 'new'}", "--out", str(other)]
+        )
+        == 0
+    )
     assert "kept" in capsys.readouterr().out
     assert load_model(other).tokenizer.fingerprint == tokenizers["unigram"].fingerprint
-    assert run(["adapt", "vocabulry", str(out), "--out", str(tmp_path / "no")]) == 2
+    assert run(["model", "edit", str(out), "--surgery", "vocabulry", "--out", str(tmp_path / "no")]) == 2
     assert "Did you mean 'vocabulary'" in capsys.readouterr().err
 
 
@@ -261,8 +266,17 @@ def test_a_task_that_answers_in_words_keeps_its_vocabulary(tmp_path: Path, capsy
     finally:
         torch.set_num_threads(before)
     (tmp_path / "words.txt").write_text("thunderstorm\n", encoding="utf-8")
-    command = ["adapt", "vocabulary", str(tmp_path / "run"), f"words={tmp_path / 'words.txt'}"]
+    command = ["model", "edit", str(tmp_path / "run"), "--surgery", "vocabulary", f"words={tmp_path / 'words.txt'}"]
     assert run([*command, "--out", str(tmp_path / "no")]) == 2
-    assert "answers in words of its vocabulary" in capsys.readouterr().err.replace("\n", " ")
-    longer = ["adapt", "lengthen", str(tmp_path / "run"), "max_length=48", "--out", str(tmp_path / "yes")]
+    assert "predicts tokens of its vocabulary" in capsys.readouterr().err.replace("\n", " ")
+    longer = [
+        "model",
+        "edit",
+        str(tmp_path / "run"),
+        "--surgery",
+        "lengthen",
+        "max_length=48",
+        "--out",
+        str(tmp_path / "yes"),
+    ]
     assert run(longer) == 0, capsys.readouterr().err

@@ -70,14 +70,14 @@ def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Pa
 def test_the_verb_from_training_to_checking(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wp, store = str(tmp_path / "wp"), str(tmp_path / "store")
     assert run(["tokens", "train", str(corpus), "--out", wp, "kind=bpe", "vocab=600"]) == 0
-    assert run(["tokens", "measure", wp, "--on", str(corpus), "--json", str(tmp_path / "m.json")]) == 0
+    assert run(["tokens", "measure", wp, "--corpus", str(corpus), "--json", str(tmp_path / "m.json")]) == 0
     figures = json.loads((tmp_path / "m.json").read_text())[0]
     assert figures["vocab_size"] == 640
     assert "tokens per word" in capsys.readouterr().out
-    assert run(["tokens", "pack", str(corpus), wp, "--out", store]) == 0
+    assert run(["tokens", "encode", str(corpus), "--tokenizer", wp, "--out", store]) == 0
     assert run(["tokens", "verify", store]) == 0
     assert f"{TokenStore.open(store).tokens:,}" in capsys.readouterr().out
-    assert run(["tokens", "pieces", wp, "a [MASK]"]) == 0
+    assert run(["tokens", "split", "a [MASK]", "--tokenizer", wp]) == 0
     assert "[MASK] 4" in " ".join(capsys.readouterr().out.split())
     assert run(["tokens", "train", str(corpus), "--out", str(tmp_path / "x"), "kind=bep"]) == 2
     assert "Did you mean 'bpe'" in " ".join(capsys.readouterr().err.split())

@@ -185,7 +185,15 @@ def test_on_real_text(tmp_path: Path, rate: float, fine: bool) -> None:
     for words in (
         ["corpus", "build", str(tmp_path / "text"), "--out", str(tmp_path / "corpus")],
         ["tokens", "train", str(tmp_path / "corpus"), "vocab=2048", "--out", str(tmp_path / "tokenizer")],
-        ["tokens", "pack", str(tmp_path / "corpus"), str(tmp_path / "tokenizer"), "--out", str(tmp_path / "tokens")],
+        [
+            "tokens",
+            "encode",
+            str(tmp_path / "corpus"),
+            "--tokenizer",
+            str(tmp_path / "tokenizer"),
+            "--out",
+            str(tmp_path / "tokens"),
+        ],
     ):
         assert encodery(words) == 0
     store = TokenStore.open(tmp_path / "tokens")

@@ -168,7 +168,16 @@ def test_settings_come_back_and_the_verb_runs(
     from encodery.base.settings import decode, encode
 
     assert decode(PretrainSettings, encode(settings)) == settings
-    command = ["pretrain", "nano", str(store), f"init_from={given}", "adapt.is=lora", "adapt.rank=2", *QUICK]
+    command = [
+        "pretrain",
+        str(store),
+        "--recipe",
+        "nano",
+        f"init_from={given}",
+        "adapt.is=lora",
+        "adapt.rank=2",
+        *QUICK,
+    ]
     before = torch.get_num_threads()
     try:
         assert run([*command, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err

@@ -60,10 +60,21 @@ def test_size_and_budget_are_enough(store: Path, tmp_path: Path, capsys: pytest.
     before = torch.get_num_threads()
     over = ["train.threads=1", "train.eval_tokens=300", "train.precision=fp32"]
     try:
-        asked = ["pretrain", "tiny", str(store), "--out", str(tmp_path / "run"), "--size", "150k", "--budget", "3steps"]
+        asked = [
+            "pretrain",
+            str(store),
+            "--recipe",
+            "tiny",
+            "--out",
+            str(tmp_path / "run"),
+            "--size",
+            "150k",
+            "--budget",
+            "3steps",
+        ]
         assert run([*asked, *over]) == 0, capsys.readouterr()
     finally:
         torch.set_num_threads(before)
-    assert "150k: 3 x 64, rate 0.003" in capsys.readouterr().out
-    assert run([*asked[:3], "--out", str(tmp_path / "b"), "--size", "1M", f"init_from={tmp_path / 'run'}"]) == 2
-    assert "sizes are those of the model" in capsys.readouterr().err
+    assert "150k: 3 layers of width 64, learning rate 0.003" in capsys.readouterr().out
+    assert run([*asked[:4], "--out", str(tmp_path / "b"), "--size", "1M", f"init_from={tmp_path / 'run'}"]) == 2
+    assert "cannot be combined with init_from" in capsys.readouterr().err

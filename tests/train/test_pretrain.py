@@ -110,12 +110,26 @@ def test_the_verbs_from_start_to_finish(
     wsd = ["train.schedule=wsd(warmup=10%, decay=20%)"]
     before = torch.get_num_threads()
     try:
-        code = run(["pretrain", "nano", str(store), "--out", str(out), "--budget", "10steps", *small, *common, *wsd])
+        code = run(
+            [
+                "pretrain",
+                str(store),
+                "--recipe",
+                "nano",
+                "--out",
+                str(out),
+                "--budget",
+                "10steps",
+                *small,
+                *common,
+                *wsd,
+            ]
+        )
         said = capsys.readouterr().out
         assert code == 0, said
         for part in ("M parameters", "tokens/s", "bits per byte", "in 10 steps"):
             assert part in said
-        assert run(["pretrain", "nano", str(store), "--out", str(out), *small]) == 2
+        assert run(["pretrain", str(store), "--recipe", "nano", "--out", str(out), *small]) == 2
         assert "encodery resume" in capsys.readouterr().err
         assert run(["resume", str(out)]) == 2
         assert "finished" in capsys.readouterr().err

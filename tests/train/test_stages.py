@@ -194,14 +194,29 @@ def test_the_verb(store: Path, recipes: tuple[str, str], tmp_path: Path, capsys:
     quick += ["model.max_length=32", "feed.max_length=32", "--budget", "6steps"]
     before = torch.get_num_threads()
     try:
-        given = ["grow", large, str(store), "--small", small, "surgery.how=aki", "surgery.layers=repeat"]
+        given = [
+            "pretrain",
+            "grow",
+            str(store),
+            "--recipe",
+            large,
+            "--small",
+            small,
+            "surgery.how=aki",
+            "surgery.layers=repeat",
+        ]
         assert run([*given, *quick, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
         assert "grown, held-out loss" in capsys.readouterr().out
         assert load_model(tmp_path / "out/grown").settings["surgery"]["layers"] == "repeat"
         assert run([*given, *quick, "train.seed=1", "--out", str(tmp_path / "out")]) == 2
         assert "other settings of 'train'" in capsys.readouterr().err.replace("\n", " ")
-        assert run(["grow", large, str(store), "--cycle", *quick, "--out", str(tmp_path / "cycle")]) == 0
-        assert run(["grow", large, str(store), "--out", str(tmp_path / "no")]) == 2
+        assert (
+            run(
+                ["pretrain", "grow", str(store), "--recipe", large, "--cycle", *quick, "--out", str(tmp_path / "cycle")]
+            )
+            == 0
+        )
+        assert run(["pretrain", "grow", str(store), "--recipe", large, "--out", str(tmp_path / "no")]) == 2
         assert "--small RECIPE" in capsys.readouterr().err
     finally:
         torch.set_num_threads(before)

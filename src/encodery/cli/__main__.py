@@ -1,7 +1,7 @@
-"""The entry of the command line: `encodery VERB ...`, help, version, and the one place where errors become text.
+"""The entry point of the command line: `encodery VERB ...`, help, version, and the one place where errors become text.
 
-A `UserError` is one red line and exit code 2; Ctrl-C is 130; a fault of ours is a traceback, a line on how to report
-it and exit code 1. `encodery --debug VERB ...` shows the traceback of users' errors too.
+A `UserError` prints one red line and exits with code 2; Ctrl-C exits with 130; a bug of ours prints a traceback and how
+to report it, and exits with 1. `encodery --debug VERB ...` also prints the traceback of a user's error.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ from encodery.cli import load_verb, verb_summary, verbs
 
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
 OPTIONS = (
-    ("--help", "Show this page"),
+    ("--help", "Show this help"),
     ("--version", "Show the version"),
-    ("--debug", "Show tracebacks of all errors"),
+    ("--debug", "Show the traceback of every error"),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = given[:1] == ["--debug"]
-    code = run(given[debug:], debug)
+    """Run the command line and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = words[:1] == ["--debug"]
+    code = run(words[debug:], debug)
     _flush()
     sys.exit(code)
 
 
 def run(arguments: Sequence[str], debug: bool = False) -> int:
-    """Run `VERB ...` and return its exit code; errors are printed to standard error."""
+    """Run `VERB ...` and return its exit code. Errors are printed to standard error."""
     try:
         return _dispatch(list(arguments))
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED_EXIT
     except UserError as error:
-        return _say(str(error), debug)
+        return _print_error(str(error), debug)
     except BrokenPipeError:
         _silence()
         return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f"{error.filename}: " if error.filename else ""
-            return _say(
-                str(DiskFull(f"{where}no space left on the device. What was finished before is intact.")), debug
+            return _print_error(
+                str(DiskFull(f"{where}no space left on the device. Everything finished before is intact.")), debug
             )
         if error.filename is not None and isinstance(
             error, FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError
         ):
-            return _say(f"{error.filename}: {error.strerror}.", debug)
-        return _report_fault()
+            return _print_error(f"{error.filename}: {error.strerror}.", debug)
+        return _report_bug()
     except MemoryError:
-        return _say("Out of memory. A smaller batch (train.batch_tokens=...) or a smaller model needs less.", debug)
+        return _print_error("Out of memory. Reduce the batch (train.batch_tokens=...) or the model.", debug)
     except Exception:
-        return _report_fault()
+        return _report_bug()
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -70,10 +70,10 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("--version", "-V"):
         print(f"encodery {version('encodery')}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
-    if verb.startswith("-"):
-        raise UserError(f"encodery has no option '{verb}'. It has {', '.join(name for name, _ in OPTIONS)}.")
-    command = load_verb(verb)
+    first = arguments[0]
+    if first.startswith("-"):
+        raise UserError(f"encodery has no option '{first}'. It has {', '.join(name for name, _ in OPTIONS)}.")
+    command, verb, rest = load_verb(first, arguments[1:])
     import typer
 
     try:
@@ -87,7 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
         if usage is None:
             raise
         if usage:
-            _say(f"{usage} See encodery {verb} --help.", False)
+            _print_error(f"{usage} See encodery {verb} --help.", False)
         return USAGE_EXIT
     if returned == INTERRUPTED_EXIT:
         raise KeyboardInterrupt
@@ -95,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _usage_message(error: Exception) -> str | None:
-    """The text of an error of the argument parser; None if it is some other error."""
+    """Return the message of an error of the argument parser, or None for any other error."""
     import typer
 
     parser_errors = [base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"]
@@ -109,7 +109,7 @@ def _usage_message(error: Exception) -> str | None:
 
 
 def show_help() -> None:
-    """Print the verbs, each with its line; nothing heavy is imported."""
+    """Print the verbs with their summaries. Nothing heavy is imported."""
     from rich.table import Table
     from rich.text import Text
 
@@ -127,11 +127,14 @@ def show_help() -> None:
         console.print(Text(title, style="bold"))
         console.print(table)
         console.print()
-    console.print("encodery VERB --help says more; settings are given as path=value.", highlight=False)
+    console.print(
+        "Run `encodery VERB --help` for details. Settings are given as path=value, such as model.depth=4.",
+        highlight=False,
+    )
 
 
-def _say(message: str, debug: bool) -> int:
-    """One red line on standard error."""
+def _print_error(message: str, debug: bool) -> int:
+    """Print one red line on standard error and return the exit code of a usage error."""
     if debug:
         traceback.print_exc()
     from rich.text import Text
@@ -142,12 +145,12 @@ def _say(message: str, debug: bool) -> int:
     return USAGE_EXIT
 
 
-def _report_fault() -> int:
+def _report_bug() -> int:
     traceback.print_exc()
     print(
-        f"\nThis is a fault of encodery {version('encodery')} (Python {platform.python_version()}, "
+        f"\nThis is a bug in encodery {version('encodery')} (Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}), not of your input.\n"
-        "Please report it with the lines above and the command you gave.",
+        "Please report it with the lines above and the command that you ran.",
         file=sys.stderr,
     )
     return 1
@@ -161,7 +164,7 @@ def _flush() -> None:
 
 
 def _silence() -> None:
-    """The reader of our output has gone: nothing more is written, also not when Python closes the file."""
+    """Discard all further output, because its reader has closed the pipe; Python's own flush at exit included."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

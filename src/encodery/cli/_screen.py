@@ -1,4 +1,4 @@
-"""Where verbs print."""
+"""The consoles that verbs print to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_COLUMNS = 1_000
-"""Of what is no terminal: a line in a pipe or a file is not broken, so that it can be searched for."""
+"""The line width of pipes and files: long enough that lines are not wrapped and can be searched."""
 
 BLANKS = re.compile(r" +(?=\n)")
 
 
 def screen(*, stderr: bool = False, highlight: bool = False, soft_wrap: bool = False) -> Console:
-    """A console on standard output or error, as wide as its terminal, as `COLUMNS` says, or as a pipe needs."""
+    """Return a console on stdout or stderr, as wide as the terminal or the variable `COLUMNS`, else `PIPE_COLUMNS`."""
     from rich.console import Console
 
     from encodery.base import machine
@@ -30,13 +30,13 @@ def screen(*, stderr: bool = False, highlight: bool = False, soft_wrap: bool = F
 
 
 class _Trimmed:
-    """A file, whose lines lose the blanks at their ends: tables fill up every cell."""
+    """A text file that strips trailing spaces from lines, because tables pad every cell."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> int:
-        """As of a file."""
+        """Write text without trailing spaces and return the number of characters written."""
         return self._file.write(BLANKS.sub("", text))
 
     def __getattr__(self, name: str) -> Any:

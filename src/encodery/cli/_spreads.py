@@ -1,4 +1,4 @@
-"""Mean and deviation of several seeds, told at their end."""
+"""Printing the mean and deviation of runs with several seeds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from encodery.finetune.seeds import Spread
 
 
-def told_spreads(
-    found: Mapping[str, Spread] | None, words: Callable[[str], str], seeds: int, out: Path, console: Console
+def print_spreads(
+    spreads: Mapping[str, Spread] | None, label: Callable[[str], str], seeds: int, out: Path, console: Console
 ) -> None:
-    """Each figure, by its name in `words`; None of runs that were interrupted: how they go on."""
-    if found is None:
-        console.print(f"stopped and saved in {out}. The same command goes on.", highlight=False, soft_wrap=True)
+    """Print each metric under its `label`, or how to continue if the runs were interrupted (`spreads` is None)."""
+    if spreads is None:
+        console.print(
+            f"Stopped; checkpoints are saved in {out}. Run the same command to continue.",
+            highlight=False,
+            soft_wrap=True,
+        )
         return
-    for name, spread in found.items():
-        console.print(f"{words(name)} {spread} ({seeds} seeds)", highlight=False, markup=False)
-    if not found:
-        console.print("no row was judged: there is no figure to compare", highlight=False)
-    console.print(f"[bold]{out}[/]: a run of each seed in seed-N; their figures in seeds.json", highlight=False)
+    for name, spread in spreads.items():
+        console.print(f"{label(name)} {spread} ({seeds} seeds)", highlight=False, markup=False)
+    if not spreads:
+        console.print(
+            "The data has no held-out or test examples, so that there is nothing to compare.", highlight=False
+        )
+    console.print(f"[bold]{out}[/]: one run per seed in seed-N; their metrics are in seeds.json", highlight=False)

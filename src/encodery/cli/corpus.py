@@ -1,4 +1,4 @@
-"""encodery corpus: build a corpus from files, and look at one."""
+"""encodery corpus: build a corpus from files and print its statistics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encodery.cli._options import Overwrite
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -15,45 +17,48 @@ if TYPE_CHECKING:
 
     from encodery.corpus.stats import Measured
 
-app = typer.Typer(help="Turn files into a clean, deduplicated corpus with held-out text.", no_args_is_help=True)
+app = typer.Typer(help="Build a clean, deduplicated corpus with held-out text from files.", no_args_is_help=True)
 
 
 @app.command()
 def build(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="SOURCE... [path=value ...]", help="Folders, globs, files; then settings.")
+        list[str], typer.Argument(metavar="SOURCE... [path=value ...]", help="Folders, globs or files; then settings.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The corpus folder to write.")],
-    workers: Annotated[int | None, typer.Option(help="Processes at a time [default: all threads].", min=1)] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    licence: Annotated[str | None, typer.Option("--license", help="Licence of documents that name none.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="The number of parallel processes [default: one per CPU thread].", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Where the work runs: local, or ray for a Ray cluster.")] = "local",
+    licence: Annotated[str | None, typer.Option("--license", help="The licence of documents that state none.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Read, clean, filter and deduplicate text; set a share of it apart as held-out.
+    """Read, clean, filter and deduplicate text, and hold out a fraction of it for evaluation.
 
     Reads .txt .md .rst .html .jsonl .csv .tsv .parquet, also .gz .zst .xz .bz2. Settings are given as path=value,
     such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'.
-    An interrupted build goes on when the same command is given again.
+    Run the same command again to continue an interrupted build.
     """
     from encodery.base.settings import overrides, with_overrides
     from encodery.cli._screen import screen
     from encodery.corpus.run import build as run
     from encodery.corpus.settings import CorpusSettings
 
-    sources, given = _parted(arguments)
-    table = overrides(given) | ({"license": licence} if licence is not None else {})
+    sources, assignments = _split(arguments)
+    table = overrides(assignments) | ({"license": licence} if licence is not None else {})
     settings = with_overrides(CorpusSettings, {}, table, where="corpus")
     console = screen(highlight=True)
     with _Bar(console) as bar:
-        built = run(sources, out, settings, engine=engine, workers=workers, overwrite=overwrite, progress=bar.update)  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        built = run(sources, out, settings, engine=engine, workers=workers, overwrite=overwrite, progress=bar.update)
     if not built.fresh:
-        console.print(f"{out}: already there, made of the same files and settings; nothing to do.")
+        console.print(f"{out}: is up to date with these files and settings; nothing to do.")
     _show_report(console, out)
 
 
 @app.command()
-def stats(corpus: Annotated[Path, typer.Argument(help="A corpus folder.")]) -> None:
-    """Documents, words, lengths, scripts, sources, licences, and what was dropped."""
+def stats(corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="The corpus folder.")]) -> None:
+    """Print documents, words, lengths, scripts, sources and licences of a corpus, and what was dropped."""
     from encodery.cli._screen import screen
     from encodery.corpus.stats import measure
 
@@ -63,8 +68,8 @@ def stats(corpus: Annotated[Path, typer.Argument(help="A corpus folder.")]) -> N
     _show_measured(console, measured)
 
 
-def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Sources and settings: an argument with `=` is a setting unless such a file exists (long ones cannot)."""
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into sources and settings: an argument with `=` is a setting unless such a file exists."""
     settings = [a for a in arguments if "=" in a and not os.path.exists(a)]
     return [a for a in arguments if a not in settings], settings
 
@@ -99,31 +104,31 @@ def _show_report(console: Console, corpus: Path) -> None:
 
     report = json.loads((corpus / "report.json").read_text(encoding="utf-8"))
     console.print(_steps_table(report))
-    given = report["input"]
-    for title, counts in (("passed over", given["left_out"]), ("could not be read", given["problems"])):
+    inputs = report["input"]
+    for title, counts in (("skipped", inputs["left_out"]), ("unreadable", inputs["problems"])):
         if counts:
             order = sorted(counts, key=lambda reason: -counts[reason])
             rest = f", {sum(counts[reason] for reason in order[8:]):,} others" if len(order) > 8 else ""
             console.print(f"{title}: " + ", ".join(f"{counts[r]:,} {escape(r)}" for r in order[:8]) + rest)
-    for problem in given["problem_files"][:5]:
+    for problem in inputs["problem_files"][:5]:
         console.print(f"  {escape(problem['reason'])}: {escape(problem['path'])} {escape(problem['detail'])}")
-    figures = report["figures"]
+    metrics = report["figures"]
     for kind in ("licenses", "sources"):
-        console.print(_share_table(kind, report[kind]))
+        console.print(_breakdown_table(kind, report[kind]))
     console.print(
-        f"[bold]{corpus}[/]: {figures['documents']:,} documents, {_size(figures['bytes'])}; held out "
-        f"{figures['heldout_documents']:,} documents, {_size(figures['heldout_bytes'])}"
+        f"[bold]{corpus}[/]: {metrics['documents']:,} documents, {_size(metrics['bytes'])}; held out "
+        f"{metrics['heldout_documents']:,} documents, {_size(metrics['heldout_bytes'])}"
     )
 
 
 def _steps_table(report: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table(title="What each step did", title_justify="left")
+    table = Table(title="Steps", title_justify="left")
     table.add_column("step", no_wrap=True)
     for column in ("in", "out", "dropped"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("why")
+    table.add_column("reasons")
     for name, counts in report["steps"].items():
         total = int(counts.get("total", 0))
         if name.startswith("read "):
@@ -140,14 +145,14 @@ def _steps_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _share_table(title: str, shares: dict[str, dict[str, int]], most: int = 10) -> Table:
+def _breakdown_table(title: str, entries: dict[str, dict[str, int]], max_rows: int = 10) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{title} ({len(shares)})", title_justify="left")
+    table = Table(title=f"{title} ({len(entries)})", title_justify="left")
     for column in (title[:-1], "documents", "size"):
         table.add_column(column, justify="left" if column == title[:-1] else "right")
-    for name, entry in list(shares.items())[:most]:
+    for name, entry in list(entries.items())[:max_rows]:
         table.add_row(escape(name), f"{entry['documents']:,}", _size(entry["bytes"]))
     return table
 
@@ -156,18 +161,20 @@ def _show_measured(console: Console, measured: Measured) -> None:
     from rich.table import Table
 
     table = Table(title="Splits", title_justify="left")
-    for column in ("split", "documents", "words", "size", "words a document"):
+    for column in ("split", "documents", "words", "size", "words per document"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, count in measured.documents.items():
         mean = measured.words[split] / count if count else 0
         size = _size(measured.bytes[split])
         table.add_row(split, f"{count:,}", f"{measured.words[split]:,}", size, f"{mean:,.0f}")
     console.print(table)
-    console.print(f"words in a document (longest {measured.longest:,})")
-    most = max(measured.histogram.values(), default=1)
+    console.print(f"words per document (longest {measured.longest:,})")
+    largest = max(measured.histogram.values(), default=1)
     for edge, count in measured.histogram.items():
-        console.print(f"  {'≤ ' + format(edge, ','):>12} {count:>9,} {'█' * max(1, round(40 * count / most))}")
-    console.print("scripts: " + ", ".join(f"{name} {share:.1%}" for name, share in list(measured.scripts.items())[:8]))
+        console.print(f"  {'≤ ' + format(edge, ','):>12} {count:>9,} {'█' * max(1, round(40 * count / largest))}")
+    console.print(
+        "scripts: " + ", ".join(f"{name} {fraction:.1%}" for name, fraction in list(measured.scripts.items())[:8])
+    )
 
 
 def _size(count: float) -> str:

@@ -1,4 +1,4 @@
-"""Run the whole path on real text: corpus, tokenizer, encoder, search, export, report."""
+"""encodery demo: run the whole path on real text: corpus, tokenizer, encoder, search, export, report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import typer
 
 def command(
     text: Annotated[
-        Path | None, typer.Option(help="A folder of your own text [default: gathered documentation].")
+        Path | None, typer.Option(help="A folder of text [default: documentation collected from packages].")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything is put.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(help="Time for all of it; pre-training gets what is left.", min=1)] = 10.0,
-    recipe: Annotated[str, typer.Option(help="The recipe to pre-train.")] = "demo",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for everything that is written.")] = Path("demo"),
+    minutes: Annotated[
+        float, typer.Option(help="The total time, in minutes; pre-training gets what the other steps leave.", min=1)
+    ] = 10.0,
+    recipe: Annotated[str, typer.Option(help="The recipe for pre-training.")] = "demo",
     since: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the whole path on real text and end with a report and a search prompt.
 
-    What is finished is kept: run it again to go on. The text is documentation fetched from packages, or a folder
-    given with --text.
+    Finished steps are kept: run the command again to continue. The text is documentation downloaded with packages, or a
+    folder given with --text.
     """
     import subprocess
     import sys
@@ -31,7 +33,7 @@ def command(
     from encodery.demo.run import Demo
 
     if text is not None and not text.is_dir():
-        raise InputError(f"--text {text}: no such folder.")
+        raise InputError(f"--text {text}: there is no such folder.")
     console = screen(highlight=True)
     start = time.time() if since is None else since
     report = Demo(out, text, minutes, start, recipe).run(lambda line: console.print(f"[dim]{line}[/]"))

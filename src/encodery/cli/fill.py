@@ -1,12 +1,13 @@
-"""encodery fill: the most probable words where a text says [MASK]."""
+"""encodery fill: predict the tokens at the [MASK] positions of a text."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from encodery.cli._options import Json, ModelOption
 
 if TYPE_CHECKING:
     from encodery.generate import Generated
@@ -14,30 +15,34 @@ if TYPE_CHECKING:
 
 def command(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts with one or more [MASK] (or <mask>).")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A run, a model folder or a Hugging Face folder.")],
-    top: Annotated[int, typer.Option(help="Proposals for each mask.", min=1)] = 5,
+    model: ModelOption,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="The number of predictions for each mask.", min=1)] = 5,
     one_by_one: Annotated[
-        bool, typer.Option("--one-by-one", help="Fill the surest mask first, then ask again for the others.")
+        bool,
+        typer.Option(
+            "--one-by-one",
+            help="Fill the mask with the most confident prediction first, then predict the others again.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a text.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Fill masks with a pre-trained model.
+    """Predict masked tokens with a pre-trained model.
 
-    Several masks in a text are filled independently, unless --one-by-one.
+    Several masks in one text are predicted independently, unless --one-by-one is given.
     """
     from encodery.generate.fill import Fill
     from encodery.model.load import load_model
 
     loaded = load_model(model)
-    part = Fill(top=top, one_by_one=one_by_one)
+    part = Fill(top=top_k, one_by_one=one_by_one)
     for text, filled in zip(texts, part.generate(loaded.model, loaded.tokenizer, texts), strict=True):
         if as_json:
-            print(json.dumps(_table(text, filled), ensure_ascii=False))
+            print(json.dumps(_as_table(text, filled), ensure_ascii=False))
         else:
             _print(filled)
 
 
-def _table(text: str, filled: Generated) -> dict[str, object]:
+def _as_table(text: str, filled: Generated) -> dict[str, object]:
     masks = [
         [{"token": p.token, "id": p.id, "probability": round(p.probability, 6), "text": p.text} for p in slot]
         for slot in filled.slots

@@ -1,4 +1,4 @@
-"""encodery predict: what a fine-tuned model says of rows."""
+"""encodery predict: predict labels, tags, spans or scores with a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -13,34 +13,53 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from encodery.cli._options import ModelOption
+
 if TYPE_CHECKING:
     from encodery.finetune.predict import Predictor
 
-AT_ONCE = 4096  # rows
-ASIDE = ("probabilities", "best", "margin")
+CHUNK_ROWS = 4096
+DETAILS = ("probabilities", "best", "margin")
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A run of `encodery finetune`, or its model folder.")],
-    file: Annotated[str, typer.Argument(help="Rows (.jsonl, .csv, .parquet, …), texts (.txt, one a line), or -.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Rows (.jsonl, .csv, .parquet, ...), texts (.txt, one per line), or - for stdin."
+        ),
+    ],
+    model: ModelOption,
     columns: Annotated[
-        list[str] | None, typer.Argument(metavar="[role=column ...]", help="Where the guess is wrong: text=body.")
+        list[str] | None,
+        typer.Argument(metavar="[role=column ...]", help="Columns that are not recognised by name, such as text=body."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON lines [default: on the screen].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .jsonl file to write [default: JSON lines on stdout].")
+    ] = None,
     truncate: Annotated[
-        str | None, typer.Option(help="Text that is too long: error, right, left or chunk [default: as in training].")
+        str | None,
+        typer.Option(
+            help="What happens to a text longer than the model's maximum: error, right, left or chunk [default: as in "
+            "training]."
+        ),
     ] = None,
-    more: Annotated[bool, typer.Option("--all", help="Also the probability of every label, further answers.")] = False,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens computed at once.", min=1)] = 4096,
-    split: Annotated[str | None, typer.Option(help="Of a file or folder with several: train, dev or test.")] = None,
+    details: Annotated[
+        bool, typer.Option("--all", help="Also write the probability of every label and alternative predictions.")
+    ] = False,
+    batch_tokens: Annotated[int, typer.Option(help="The number of tokens computed in one batch.", min=1)] = 4096,
+    split: Annotated[
+        str | None, typer.Option(help="The split of a file or folder with several: train, dev or test.")
+    ] = None,
     types: Annotated[
-        str | None, typer.Option(help="Of `label_spans`: what to look for, person,place [default: as in training].")
+        str | None,
+        typer.Option(help="For `label_spans`: the types to find, such as person,place [default: as in training]."),
     ] = None,
 ) -> None:
-    """Predict: one JSON object a row, in order, with `prediction` and what the task has to say beside it.
+    """Predict with a fine-tuned model: one JSON object per row, in order, with `prediction` and the task's details.
 
-    From standard input (-) comes one text a line. How many tokens were dropped is told, and stands in each row that
-    lost some. OUT appears when all rows are answered; what was there stays until then.
+    Standard input (-) has one text per line. The number of dropped tokens is reported, and each affected row says how
+    many it lost. OUT appears when all rows are predicted; an existing file is kept until then.
     """
     from encodery.base.settings import overrides
     from encodery.cli._screen import screen
@@ -48,18 +67,18 @@ def command(
     from encodery.model.load import load_model
 
     predictor = Predictor.of(load_model(model))
-    begun, count, dropped, tokens = time.perf_counter(), 0, 0, 0
-    asked = _asked(types, predictor)
-    with _opened(out) as target:
-        for rows in _pieces(file, predictor, overrides(columns or []), split):
-            if asked is not None:
-                rows = {**rows, "types": [asked] * len(next(iter(rows.values())))}
-            found = predictor.predict(rows, truncate, batch_tokens)
-            for answer, lost in zip(found.answers, found.dropped.tolist(), strict=True):
-                _write(target, answer, lost, more)
-            count, dropped = count + len(found.answers), dropped + int(found.dropped.sum())
-            tokens += int(found.tokens.sum())
-    seconds = max(time.perf_counter() - begun, 1e-9)
+    start, count, dropped, tokens = time.perf_counter(), 0, 0, 0
+    wanted_types = _parse_types(types, predictor)
+    with _open_output(out) as target:
+        for rows in _chunks(file, predictor, overrides(columns or []), split):
+            if wanted_types is not None:
+                rows = {**rows, "types": [wanted_types] * len(next(iter(rows.values())))}
+            predictions = predictor.predict(rows, truncate, batch_tokens)
+            for answer, lost in zip(predictions.answers, predictions.dropped.tolist(), strict=True):
+                _write(target, answer, lost, details)
+            count, dropped = count + len(predictions.answers), dropped + int(predictions.dropped.sum())
+            tokens += int(predictions.tokens.sum())
+    seconds = max(time.perf_counter() - start, 1e-9)
     console = screen(stderr=out is None)
     if out is not None:
         console.print(
@@ -71,14 +90,14 @@ def command(
         console.print(f"{dropped:,} tokens were dropped (truncate = {truncate or predictor.reader.truncate}).")
 
 
-def _write(target: TextIO, answer: dict[str, Any], lost: int, more: bool) -> None:
-    told = answer if more else {key: value for key, value in answer.items() if key not in ASIDE}
-    target.write(json.dumps(told | ({"dropped": lost} if lost else {}), ensure_ascii=False) + "\n")
+def _write(target: TextIO, answer: dict[str, Any], lost: int, details: bool) -> None:
+    shown = answer if details else {key: value for key, value in answer.items() if key not in DETAILS}
+    target.write(json.dumps(shown | ({"dropped": lost} if lost else {}), ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
-def _opened(out: Path | None) -> Iterator[TextIO]:
-    """Where answers go: the screen, or a file that takes its place when it is whole."""
+def _open_output(out: Path | None) -> Iterator[TextIO]:
+    """Open stdout, or a file that appears only when it is complete."""
     if out is None:
         yield sys.stdout
         return
@@ -88,25 +107,27 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
         yield text
 
 
-def _asked(types: str | None, predictor: Predictor) -> list[str] | None:
-    """The types to look for. Raises `InputError` for a task that looks for none."""
+def _parse_types(types: str | None, predictor: Predictor) -> list[str] | None:
+    """Parse --types. Raises `InputError` for a task without types."""
     from encodery.base.errors import InputError
     from encodery.base.parts import name_of
 
     if types is None:
         return None
     if not any("types" in form.inputs for form in predictor.task.forms):
-        raise InputError(f"--types: is of `label_spans`, this model is of the task '{name_of(predictor.task)}'.")
+        raise InputError(
+            f"--types: is for models of `label_spans`; this model is for the task '{name_of(predictor.task)}'."
+        )
     names = [name.strip() for name in types.split(",") if name.strip()]
     if not names:
-        raise InputError(f"--types = '{types}': names are needed, such as person,place.")
+        raise InputError(f"--types {types}: give names, such as person,place.")
     return names
 
 
-def _pieces(
+def _chunks(
     file: str, predictor: Predictor, columns: dict[str, Any], split: str | None
 ) -> Iterator[dict[str, Sequence[Any]]]:
-    """Rows by role, a few thousand at a time. Raises `InputError` for columns or splits of what has none."""
+    """Yield the rows by role, `CHUNK_ROWS` at a time. Raises `InputError` for columns or splits of plain text."""
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
     from encodery.finetune.data import inputs
@@ -114,25 +135,24 @@ def _pieces(
 
     if file == "-" or file.endswith(".txt"):
         if columns or split:
-            given = "--split" if split else ", ".join(columns)
-            raise InputError(
-                f"{given}: {'standard input' if file == '-' else file} is one text a line, without columns."
-            )
+            option = "--split" if split else ", ".join(columns)
+            source = "standard input" if file == "-" else file
+            raise InputError(f"{option}: {source} has one text per line, without columns or splits.")
         opened = contextlib.nullcontext((sys.stdin, ())) if file == "-" else opened_text(Path(file))
         with opened as (lines, notes):
             for note in notes:
                 screen(stderr=True).print(note, soft_wrap=True)
-            some: list[str] = []
+            texts: list[str] = []
             for line in lines:
-                some.append(line.rstrip("\r\n"))
-                if len(some) == AT_ONCE:
-                    yield {"text": some}
-                    some = []
-            if some:
-                yield {"text": some}
+                texts.append(line.rstrip("\r\n"))
+                if len(texts) == CHUNK_ROWS:
+                    yield {"text": texts}
+                    texts = []
+            if texts:
+                yield {"text": texts}
         return
     rows = inputs(file, predictor.task, columns, split)
     count = len(next(iter(rows.values())))
-    for start in range(0, count, AT_ONCE):
-        numbers = range(start, min(start + AT_ONCE, count))
+    for start in range(0, count, CHUNK_ROWS):
+        numbers = range(start, min(start + CHUNK_ROWS, count))
         yield {role: [values[number] for number in numbers] for role, values in rows.items()}

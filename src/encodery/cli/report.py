@@ -1,4 +1,4 @@
-"""encodery report: one self-contained HTML file on a run, with its figures and curves beside it."""
+"""encodery report: write a self-contained HTML report of a run, with its metrics and training curves as files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import typer
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A run folder, as pretrain writes it.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file [default: RUN/report.html].")] = None,
-    samples: Annotated[bool, typer.Option(help="Run the model on held-out text.")] = True,
-    open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HTML file to write [default: RUN/report.html].")
+    ] = None,
+    samples: Annotated[bool, typer.Option(help="Run the model on held-out text to show example predictions.")] = True,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
-    """Verdict, figures, curves, samples, text, recipe, lineage and licences of a run in one HTML file.
+    """Write a report: summary, metrics, training curves, example predictions, data set statistics and provenance.
 
-    Figures and curves lie beside it as JSON and CSV. Nothing is loaded from elsewhere when it is read.
+    The metrics and curves are also written as JSON and CSV. The page loads nothing from the network.
     """
     from rich.text import Text
 

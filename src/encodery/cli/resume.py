@@ -1,4 +1,4 @@
-"""encodery resume: go on with an interrupted run, or branch a new one off its checkpoints."""
+"""encodery resume: continue an interrupted run, or branch a new run from one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Branch off into this new run folder.")] = None,
-    decay: Annotated[
-        str | None, typer.Option(help="With --out: let the rate fall now, over 20% of the new whole, or 5m, 2Mtok.")
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder to continue.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Branch into this new run folder and leave RUN as it is.")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="With --out: another budget for the whole.")] = None,
+    decay: Annotated[
+        str | None,
+        typer.Option(
+            help="With --out: start the decay of the learning rate now, over 20% of the new total, 5m or 2Mtok."
+        ),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="With --out: the new total budget, such as 2h or 3Btok.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="With --out: where to branch off, such as step-00001200 [default: the last].")
+        str | None,
+        typer.Option(help="With --out: the checkpoint to branch from, such as step-00001200 [default: the last one]."),
     ] = None,
 ) -> None:
-    """Go on from the last sound checkpoint, bit for bit as if the run had never stopped (on a CPU).
+    """Continue from the last intact checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
 
-    With --out a new run branches off, and this one stays as it is: --decay 20% ends a run with a constant rate (a
-    schedule such as wsd) by letting the rate fall to zero; --budget 2h gives it another horizon.
+    --out branches a new run: --decay 20% ends a run with a constant learning rate (a schedule such as wsd) by decaying
+    it to zero; --budget 2h gives the run another horizon.
     """
     from encodery.base.errors import SettingsError
     from encodery.cli._screen import screen
@@ -38,13 +44,13 @@ def command(
     if out is not None:
         report(branch(run, out, decay=decay, budget=budget, at=checkpoint, console=console), console)
     elif decay or budget or checkpoint:
-        raise SettingsError("--decay, --budget and --checkpoint make a new run: say where with --out.")
+        raise SettingsError("--decay, --budget and --checkpoint branch a new run; give its folder with --out.")
     else:
         report(resume(run, console), console)
 
 
 def report(result: RunResult, console: Console) -> None:
-    """Say how a run ended; only on rank 0."""
+    """Print how a run ended, on rank 0 only."""
     from encodery.base import machine
 
     if machine.rank():
@@ -54,7 +60,8 @@ def report(result: RunResult, console: Console) -> None:
     figures = result.figures
     if "heldout_loss" in figures:
         console.print(
-            f"held-out loss {figures['heldout_loss']:.3f}, {figures['heldout_accuracy']:.1%} of hidden tokens right, "
+            f"held-out loss {figures['heldout_loss']:.3f}, {figures['heldout_accuracy']:.1%} of masked tokens "
+            f"predicted, "
             f"{figures['bits_per_byte']:.3f} bits per byte",
             highlight=False,
             soft_wrap=True,
@@ -68,8 +75,8 @@ def report(result: RunResult, console: Console) -> None:
 
 
 def stopped(result: RunResult, console: Console) -> bool:
-    """Whether a run was asked to stop before its end; says how to go on with it."""
+    """Return whether a run was interrupted before its end, after printing the command that continues it."""
     if not result.finished:
-        console.print(f"stopped and saved at step {result.step:,}. Go on with:", highlight=False)
+        console.print(f"Stopped; a checkpoint is saved at step {result.step:,}. Continue with:", highlight=False)
         console.print(f"  encodery resume {result.folder}", highlight=False, soft_wrap=True)
     return not result.finished

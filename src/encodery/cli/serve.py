@@ -1,4 +1,4 @@
-"""encodery serve: models and an index behind HTTP."""
+"""encodery serve: serve models and an index over HTTP."""
 
 from __future__ import annotations
 
@@ -17,48 +17,83 @@ def command(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="Runs, model folders or Hugging Face folders; name=folder names one."
+            metavar="[MODEL]...",
+            help="Run folders, model folders or Hugging Face folders. NAME=FOLDER serves a folder under another name.",
         ),
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="An index folder, for /search.")] = None,
-    rerank: Annotated[Path | None, typer.Option(help="What orders the index's first passages anew.")] = None,
-    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine's own lets others in.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8080,
+    index: Annotated[Path | None, typer.Option(help="An index folder, served at /search.")] = None,
+    rerank: Annotated[Path | None, typer.Option(help="The reranker of the first results of the index.")] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="The address to listen on. Any other than this machine's own admits other machines."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8080,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="Keys that open the server, one a line, and those in ENCODERY_API_KEYS.")
+        Path | None,
+        typer.Option(help="A file of API keys, one per line; the keys in ENCODERY_API_KEYS are accepted too."),
     ] = None,
     truncate: Annotated[
-        str | None, typer.Option(help="Text that is too long, unless a request says: error, right, left or chunk.")
+        str | None,
+        typer.Option(
+            help="What happens to a text longer than the model's maximum, unless the request says: error, right, "
+            "left or "
+            "chunk [default: error]."
+        ),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="What runs embedding models: packed_int8, … [default: the model, in float32].")
+        str | None,
+        typer.Option(help="The runtime of embedding models, such as packed_int8 [default: the model in float32]."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes, each with the models of its own.", min=1, max=256)] = 1,
-    threads: Annotated[int | None, typer.Option(help="Of each worker's mathematics [default: all, shared].")] = None,
+    workers: Annotated[
+        int, typer.Option(help="The number of worker processes, each with its own copy of the models.", min=1, max=256)
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads per worker [default: all CPUs, divided among the workers].")
+    ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens computed at once [default: as measured on this machine].", min=1)
+        int | None,
+        typer.Option(help="The largest batch, in tokens [default: chosen by measured speed on this machine].", min=1),
     ] = None,
-    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait in a worker.", min=1)] = 1 << 20,
-    queue_seconds: Annotated[float, typer.Option(help="That a request may wait; longer is refused.", min=0.1)] = 2.0,
-    body_megabytes: Annotated[int, typer.Option(help="Of a request's body at most.", min=1)] = 16,
-    drain_seconds: Annotated[int, typer.Option(help="For what was accepted, when stopped.", min=0)] = 30,
+    queue_tokens: Annotated[
+        int, typer.Option(help="The longest queue of a worker, in tokens; requests beyond it get a 503.", min=1)
+    ] = 1 << 20,
+    queue_seconds: Annotated[
+        float,
+        typer.Option(
+            help="The longest time a request may wait in the queue, in seconds; requests expected to wait longer get a "
+            "503.",
+            min=0.1,
+        ),
+    ] = 2.0,
+    body_megabytes: Annotated[
+        int, typer.Option(help="The largest request body, in MiB; larger ones get a 413.", min=1)
+    ] = 16,
+    drain_seconds: Annotated[
+        int, typer.Option(help="The time for finishing accepted requests at shutdown, in seconds.", min=0)
+    ] = 30,
     engine: Annotated[
-        str, typer.Option(help="local: the workers run the models; ray: replicas on a cluster do (RAY_ADDRESS).")
+        str,
+        typer.Option(
+            help="Where models run: local, in the worker processes, or ray, in replicas on the cluster of RAY_ADDRESS."
+        ),
     ] = "local",
-    replicas: Annotated[int, typer.Option(help="With --engine ray: so many, --threads (1) CPUs each.", min=1)] = 1,
-    gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs of each replica; a part will do.", min=0)] = 0.0,
+    replicas: Annotated[
+        int, typer.Option(help="With --engine ray: the number of replicas, each with --threads CPUs.", min=1)
+    ] = 1,
+    gpus: Annotated[
+        float, typer.Option(help="With --engine ray: the number of GPUs per replica; may be a fraction.", min=0)
+    ] = 0.0,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     place: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C: OpenAI, Cohere, Jina and TEI routes, and our own; a page shows them all.
+    """Serve models over HTTP until SIGTERM or Ctrl-C.
 
-    What a model can do is found in its folder: vectors, reranking, classes, spans, masks. A text that is too long is
-    refused unless the request or --truncate says otherwise.
+    There are routes compatible with OpenAI, Cohere, Jina and TEI, and our own; the page at / documents them. What a
+    model can do is read from its folder: embeddings, reranking, classes, tags, spans, masks. A text that is too long
+    is an error unless the request or --truncate chooses otherwise.
 
-    --engine ray joins the cluster that RAY_ADDRESS names (auto: this machine's), else starts Ray on this machine; model
-    folders must be at the same place on all of its machines.
+    --engine ray joins the cluster that RAY_ADDRESS names (auto: this machine's), or starts Ray on this machine. Model
+    folders must have the same path on all machines.
     """
     from encodery.base import machine
 
@@ -77,15 +112,15 @@ def command(
         http = {"keys": keys, "body_bytes": body_megabytes << 20, "drain_seconds": drain_seconds}
         _work(opening, {**limits, "cores": cores}, http, fd, place)
         return
-    given: dict[str, Any] = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file}
-    given |= {"--truncate": truncate}
-    given |= {"--threads": threads, "--batch-tokens": batch_tokens, "--runtime": runtime, "--workers": workers}
-    given |= {"--queue-tokens": queue_tokens, "--queue-seconds": queue_seconds, "--engine": engine}
-    given |= {"--body-megabytes": body_megabytes, "--drain-seconds": drain_seconds}
-    wanted = {"count": replicas, "cpus": cores, "gpus": gpus, "drain_seconds": drain_seconds}
-    arguments = [*(models or ()), *(word for pair in given.items() if pair[1] is not None for word in map(str, pair))]
+    options: dict[str, Any] = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file}
+    options |= {"--truncate": truncate}
+    options |= {"--threads": threads, "--batch-tokens": batch_tokens, "--runtime": runtime, "--workers": workers}
+    options |= {"--queue-tokens": queue_tokens, "--queue-seconds": queue_seconds, "--engine": engine}
+    options |= {"--body-megabytes": body_megabytes, "--drain-seconds": drain_seconds}
+    cluster = {"count": replicas, "cpus": cores, "gpus": gpus, "drain_seconds": drain_seconds}
+    arguments = [*(models or ()), *(word for pair in options.items() if pair[1] is not None for word in map(str, pair))]
     _supervise(arguments, host, port, workers, bool(keys), drain_seconds, opening, {**limits, "cores": cores},
-               wanted if engine == "ray" else None)  # fmt: skip
+               cluster if engine == "ray" else None)  # fmt: skip
 
 
 def _supervise(
@@ -99,51 +134,57 @@ def _supervise(
     limits: dict[str, Any],
     replicas: dict[str, Any] | None,
 ) -> None:
-    """Listen and keep workers at it, before `replicas` (see `cluster.Replicas`) where there are to be some."""
+    """Listen and keep the workers running; `replicas` are the arguments of `cluster.Replicas`, None without Ray."""
     from encodery.cli._screen import screen
     from encodery.serve.supervisor import Supervisor, listen, worker_command
 
     console = screen(stderr=True, soft_wrap=True)
     socket = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
-    console.print(f"http://{shown}:{socket.getsockname()[1]}/  (Ctrl-C ends; ready when /health/ready says so)")
+    console.print(
+        f"http://{shown}:{socket.getsockname()[1]}/  (Ctrl-C stops; /health/ready answers 200 when the models are "
+        f"loaded)"
+    )
     if not closed and host not in ("127.0.0.1", "::1", "localhost"):
         console.print(
-            "Anyone who reaches this address may use it: no key is asked for (--api-key-file).", style="yellow"
+            "Anyone who can reach this address can use the server: no API key is required (--api-key-file).",
+            style="yellow",
         )
     with contextlib.ExitStack() as held:
         if replicas is not None:
             from encodery.serve.cluster import Replicas, deployed
 
-            found = held.enter_context(deployed(opening, limits, Replicas(**replicas), console.print))
-            arguments = [*arguments, "--place", found.written()]
+            deployment = held.enter_context(deployed(opening, limits, Replicas(**replicas), console.print))
+            arguments = [*arguments, "--place", deployment.written()]
         Supervisor(worker_command(arguments), socket, workers, grace, console.print).run()
 
 
 def _check(models: bool, index: Path | None, workers: int, engine: str, replicas: int, gpus: float) -> None:
-    """Raises `UserError` kinds for what cannot be served."""
+    """Raise a `UserError` for a combination of options that cannot be served."""
     from encodery.base.errors import InputError, nearest
     from encodery.base.extras import require
 
     for name in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
         require(name, "serve")
     if not models and index is None:
-        raise InputError("There is nothing to serve: name a model, or an --index.")
+        raise InputError("There is nothing to serve: name a model or an --index.")
     if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: is {' or '.join(ENGINES)}.{nearest(engine, ENGINES)}")
+        raise InputError(f"--engine {engine}: must be {' or '.join(ENGINES)}.{nearest(engine, ENGINES)}")
     if engine == "local" and (replicas > 1 or gpus):
-        raise InputError("--replicas, --gpus: are of --engine ray; on one machine there are --workers.")
+        raise InputError("--replicas, --gpus: require --engine ray; on one machine use --workers.")
     if engine == "ray":
         from encodery.base.cluster import module
 
         module()
     processes, option = (workers, "--workers") if engine == "local" else (replicas, "--replicas")
     if index is not None and processes > 1:
-        raise InputError(f"{option} {processes}: an index is open to one process only. Serve it by one of its own.")
+        raise InputError(
+            f"{option} {processes}: an index can be opened by one process only. Serve it with a single process."
+        )
 
 
 def _work(opening: dict[str, Any], limits: dict[str, Any], http: dict[str, Any], fd: int, place: str) -> None:
-    """Be a worker, or a front of replicas where a `place` of them is given."""
+    """Run as a worker, or as the HTTP front end of the replicas at `place`."""
     from encodery.serve.engine import EngineSettings
     from encodery.serve.http import HttpSettings
     from encodery.serve.models import Opening
@@ -152,25 +193,25 @@ def _work(opening: dict[str, Any], limits: dict[str, Any], http: dict[str, Any],
     if place:
         front(place, EngineSettings(**limits), HttpSettings(**http), fd)
     else:
-        said = partial(print, file=sys.stderr, flush=True)
-        work(Opening(**opening), EngineSettings(**limits), HttpSettings(**http), fd, said)
+        log = partial(print, file=sys.stderr, flush=True)
+        work(Opening(**opening), EngineSettings(**limits), HttpSettings(**http), fd, log)
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:
-    """Of the file, one a line without empty lines and those that begin with #, and of the environment."""
+    """Return the API keys of a file and of the environment; empty lines and lines that start with # are ignored."""
     from encodery.base import machine
     from encodery.base.errors import InputError
 
     lines = [] if file is None else [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if file is not None and not keys:
-        raise InputError(f"{file}: holds no key.")
-    given = machine.api_keys()
-    if given is not None and not given:
-        raise InputError("ENCODERY_API_KEYS: holds no key. Unset it to serve without keys.")
-    keys += given or []
+        raise InputError(f"{file}: contains no key.")
+    environment = machine.api_keys()
+    if environment is not None and not environment:
+        raise InputError("ENCODERY_API_KEYS: contains no key. Unset it to serve without keys.")
+    keys += environment or []
     if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
-        raise InputError("A key is of printable ASCII characters without blanks.")
+        raise InputError("An API key must consist of printable ASCII characters without spaces.")
     return tuple(keys)
 
 

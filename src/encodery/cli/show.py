@@ -1,4 +1,4 @@
-"""encodery show: the parts there are, from the folders; the settings of one of them; the recipes."""
+"""encodery show: list the families of parts, their parts, the settings of a part, and the recipes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ from typing import Annotated, Any
 
 import typer
 
+from encodery.cli._options import Json
+
 
 def command(
-    family: Annotated[str | None, typer.Argument(help="A family, such as model.attention or just attention.")] = None,
-    part: Annotated[str | None, typer.Argument(help="A part of it, such as full.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/parts.md.")] = False,
+    family: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY]", help="A family, such as model.attention or attention.")
+    ] = None,
+    part: Annotated[str | None, typer.Argument(metavar="[PART]", help="A part of the family, such as full.")] = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the documentation page docs/parts.md.")] = False,
 ) -> None:
-    """Every family; the parts of a family; or what one part does, its settings and the papers that use it."""
+    """List all families and recipes, the parts of a family, or the description, settings and papers of one part."""
     if markdown:
         print(parts_page(), end="")
         return
     if family is None:
-        found: dict[str, Any] = {"families": overview(), "recipes": recipe_names()}
+        facts: dict[str, Any] = {"families": overview(), "recipes": recipe_names()}
     elif part is None:
-        found = family_facts(full_name(family))
+        facts = family_facts(full_name(family))
     else:
-        found = part_facts(full_name(family), part)
+        facts = part_facts(full_name(family), part)
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
     elif family is None:
-        _print_overview(found)
+        _print_overview(facts)
     elif part is None:
-        _print_family(found)
+        _print_family(facts)
     else:
-        _print_part(found)
+        _print_part(facts)
 
 
 def full_name(family: str) -> str:
-    """`attention` for `model.attention`, where only one family ends so."""
+    """Return the full name of a family that is given by its last word: `model.attention` for `attention`."""
     from encodery.base.parts import families
 
     known = families()
@@ -44,14 +48,14 @@ def full_name(family: str) -> str:
 
 
 def overview() -> list[dict[str, Any]]:
-    """Each family with its line and the names of its parts; nothing is imported."""
+    """Return each family with its summary and the names of its parts. Nothing is imported."""
     from encodery.base.parts import families, parts_of
 
     return [{"family": name, "about": about, "parts": list(parts_of(name))} for name, about in families().items()]
 
 
 def recipe_names() -> dict[str, list[str]]:
-    """Verb and the names of its recipes."""
+    """Return the names of the recipes of each verb."""
     import importlib.resources
     from pathlib import Path
 
@@ -62,7 +66,7 @@ def recipe_names() -> dict[str, list[str]]:
 
 
 def family_facts(family: str) -> dict[str, Any]:
-    """A family, its line, and each part with its own."""
+    """Return the summary of a family and of each of its parts."""
     from encodery.base.parts import families, parts_of
 
     parts = parts_of(family)
@@ -70,7 +74,7 @@ def family_facts(family: str) -> dict[str, Any]:
 
 
 def part_facts(family: str, part: str) -> dict[str, Any]:
-    """What one part says of itself: header, settings, file, the cards that name it."""
+    """Return the description, settings, file and papers of one part."""
     import inspect
     import sys
 
@@ -78,9 +82,9 @@ def part_facts(family: str, part: str) -> dict[str, Any]:
     from encodery.base.parts import contract_at, find
     from encodery.base.settings import describe
 
-    found = find(contract_at(family), part)
-    module = sys.modules[found.__module__]
-    settings = [{"name": name, "type": kind, "default": default} for name, kind, default in describe(found)]
+    part_class = find(contract_at(family), part)
+    module = sys.modules[part_class.__module__]
+    settings = [{"name": name, "type": kind, "default": default} for name, kind, default in describe(part_class)]
     papers = {name: card.title for name, card in cards_of(family, part).items()}
     header = inspect.cleandoc(module.__doc__ or "")
     return {
@@ -94,7 +98,7 @@ def part_facts(family: str, part: str) -> dict[str, Any]:
 
 
 def parts_page() -> str:
-    """The page `docs/parts.md`: every family with its parts, generated from the folders."""
+    """Return the page `docs/parts.md`, which lists every family with its parts, generated from the folders."""
     lines = [
         "# Parts",
         "",
@@ -103,7 +107,7 @@ def parts_page() -> str:
     ]
     for family in overview():
         facts = family_facts(family["family"])
-        lines += ["", f"## {facts['family']}", "", facts["about"], "", "| part | what it is |", "|---|---|"]
+        lines += ["", f"## {facts['family']}", "", facts["about"], "", "| part | description |", "|---|---|"]
         lines += [f"| `{name}` | {_cell(about)} |" for name, about in facts["parts"].items()]
     return "\n".join(lines) + "\n"
 
@@ -112,55 +116,55 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _print_overview(found: dict[str, Any]) -> None:
+def _print_overview(facts: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from encodery.cli._screen import screen
 
     console = screen(highlight=True)
-    table = Table("family", "parts", "what it is for", box=None, header_style="bold")
+    table = Table("family", "parts", "purpose", box=None, header_style="bold")
     table.columns[1].max_width = 44
-    for row in found["families"]:
+    for row in facts["families"]:
         table.add_row(
             Text(row["family"], style="bold cyan"),
             Text(" ".join(row["parts"])),
             Text(row["about"].split(". ")[0].rstrip(".")),
         )
     console.print(table)
-    for verb, names in found["recipes"].items():
-        console.print(Text.assemble(("\nrecipes of ", "dim"), (verb, "bold cyan"), f"  {' '.join(names)}"))
+    for verb, names in facts["recipes"].items():
+        console.print(Text.assemble(("\nrecipes for ", "dim"), (verb, "bold cyan"), f"  {' '.join(names)}"))
 
 
-def _print_family(found: dict[str, Any]) -> None:
+def _print_family(facts: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from encodery.cli._screen import screen
 
     console = screen(highlight=True)
-    console.print(Text.assemble((found["family"], "bold cyan"), f"  {found['about']}\n"))
+    console.print(Text.assemble((facts["family"], "bold cyan"), f"  {facts['about']}\n"))
     table = Table.grid(padding=(0, 2))
-    for name, about in found["parts"].items():
+    for name, about in facts["parts"].items():
         table.add_row(Text(f"  {name}", style="bold"), Text(about))
     console.print(table)
 
 
-def _print_part(found: dict[str, Any]) -> None:
+def _print_part(facts: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from encodery.cli._screen import screen
 
     console = screen(highlight=True)
-    console.print(Text.assemble((f"{found['family']} {found['part']}", "bold cyan"), f"\n\n{found['header']}\n"))
-    if found["settings"]:
+    console.print(Text.assemble((f"{facts['family']} {facts['part']}", "bold cyan"), f"\n\n{facts['header']}\n"))
+    if facts["settings"]:
         table = Table("setting", "type", "default", box=None, header_style="bold")
-        for row in found["settings"]:
+        for row in facts["settings"]:
             table.add_row(Text(row["name"], style="bold"), Text(row["type"]), Text(row["default"]))
         console.print(table)
     else:
-        console.print("It has no settings.")
-    console.print(Text(f"\nfile    {found['file']}"), soft_wrap=True)
-    for name, title in found["papers"].items():
+        console.print("This part has no settings.")
+    console.print(Text(f"\nfile    {facts['file']}"), soft_wrap=True)
+    for name, title in facts["papers"].items():
         console.print(Text(f"paper   {name}: {title}"), soft_wrap=True)

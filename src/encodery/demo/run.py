@@ -38,7 +38,7 @@ class Demo:
         corpus, tokens, run, index = (self.out / name for name in ("corpus", "tokens", "run", "index"))
         self._verb("corpus", "build", text, "--out", corpus, *self._licenses(text))
         self._verb("tokens", "train", corpus, "--out", self.out / "tokenizer", "kind=wordpiece", "vocab=8192")
-        self._verb("tokens", "pack", corpus, self.out / "tokenizer", "--out", tokens)
+        self._verb("tokens", "encode", corpus, "--tokenizer", self.out / "tokenizer", "--out", tokens)
         if not (run / "model").exists():
             self._pretrain(tokens, run, corpus)
         self._verb("search", "index", corpus, "--model", run, "--out", index)
@@ -46,7 +46,7 @@ class Demo:
         if found:
             atomic_write(run / "search.json", json.dumps(found, indent=1))
         if not (self.out / "export").exists():
-            self._verb("export", "hf", run, self.out / "export")
+            self._verb("model", "export", run, "--format", "hf", "--out", self.out / "export")
         report = self.out / "report.html"
         self._verb("report", run, "--out", report)
         return report
@@ -74,7 +74,7 @@ class Demo:
             return
         size = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["figures"]["bytes"] / 1e6
         left = 60 * self.minutes - (time.time() - self.since) - RESERVE - SECONDS_PER_MB * size
-        self._verb("pretrain", self.recipe, tokens, "--out", run, "--budget", f"{max(left, SHORTEST):.0f}s")
+        self._verb("pretrain", tokens, "--recipe", self.recipe, "--out", run, "--budget", f"{max(left, SHORTEST):.0f}s")
 
     def _verb(self, *arguments: str | Path) -> None:
         words = [str(argument) for argument in arguments]

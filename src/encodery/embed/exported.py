@@ -1,4 +1,5 @@
-"""Texts to vectors from an export for another engine (`encodery export onnx`, `openvino`), without PyTorch.
+"""Texts to vectors from an export for another engine (`encodery model export --format onnx`, `openvino`), without
+PyTorch.
 
 Equals `Embedder` on the runtime of that name with `folder` set. Nothing here, nor below it, imports PyTorch.
 Shapes: N texts, W windows, T tokens, H width of the model, K width after finishing.

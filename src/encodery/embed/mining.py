@@ -56,7 +56,7 @@ def mine(miner: Negatives, hay: Haystack, count: int, seed: int) -> Mined:
     for needed in miner.wants:
         if getattr(hay, needed) is None:
             how = (
-                " A cross-encoder judges in `encodery mine --judge`, whose file is trained on."
+                " A cross-encoder judges in `encodery embed mine-negatives --judge`, whose file is trained on."
                 if needed == "judge"
                 else ""
             )

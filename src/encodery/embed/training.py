@@ -1,4 +1,4 @@
-"""What a recipe of `encodery finetune embed` says, and the rules for what it leaves open.
+"""What a recipe of `encodery embed train` says, and the rules for what it leaves open.
 
 Shapes: E examples, H width of the model.
 """

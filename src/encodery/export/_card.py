@@ -111,7 +111,7 @@ def _of_head(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(told, dict) or kind is None:
         return []
     task = told["task"]["is"]
-    notes = [f"Fine-tuned for the task `{task}`; `encodery predict PATH ROWS` gives the same answers."]
+    notes = [f"Fine-tuned for the task `{task}`; `encodery predict ROWS --model PATH` gives the same answers."]
     if task == "tag":
         notes.append('A word\'s tag is that of its first piece: `aggregation_strategy="first"` in a pipeline.')
     if task == "regress":

@@ -62,7 +62,7 @@ def tuned_of(loaded: Loaded) -> Tuned | None:
         if name != NAME and trained:
             raise SettingsError(
                 f"What was trained on the encoder ({name}: {', '.join(trained)}) has no place in a folder of "
-                f"transformers: `encodery export sentence_transformers` may hold it, {ALONE}"
+                f"transformers: `encodery model export --format sentence_transformers` may hold it, {ALONE}"
             )
     tuned = opened(loaded) if "task" in loaded.settings else None
     weights = () if tuned is None else tuple(tuned.module.parameters())

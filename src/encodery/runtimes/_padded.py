@@ -131,7 +131,7 @@ def opened(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
     if settings.get("layout") != layout:
         raise ArtifactError(
             f"{folder}: is an export of layout '{settings.get('layout')}'; '{layout}' is needed: "
-            f"`encodery export {layout} MODEL DIR`."
+            f"`encodery model export MODEL --format {layout} --out DIR`."
         )
     artifact.verify()
     return artifact, Limits(**settings["limits"])
@@ -139,7 +139,7 @@ def opened(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedRuntime(Runtime):
-    """A runtime that runs a graph from a file: what `encodery export` wrote into `folder`, or one written anew in
+    """A runtime that runs a graph from a file: what `encodery model export` wrote into `folder`, or one written anew in
     float32. `threads`: None for as many as the process may use; `batch_tokens` are computed at once by a thread."""
 
     folder: str | None = None

@@ -1,10 +1,10 @@
 """ONNX Runtime on the CPU: the portable second, where the compiled engine is not and PyTorch is not wanted.
 
 The graph is written in the classic shape that its fusions look for (`_onnx_graph.py`). Weights are those of the model
-in float32, or what `encodery export onnx` wrote into `folder`: there they may be 8-bit, with a scale for each output
-channel and activations at fixed scales, so that a vector does not depend on its batch. One scale for a whole weight
-matrix, and scales of activations found anew for each batch, are not offered: vectors would be far off, or depend on
-their company.
+in float32, or what `encodery model export --format onnx` wrote into `folder`: there they may be 8-bit, with a scale
+for each output channel and activations at fixed scales, so that a vector does not depend on its batch. One scale for a
+whole weight matrix, and scales of activations found anew for each batch, are not offered: vectors would be far off, or
+depend on their company.
 
 Differs from `torch`: absolute positions and full attention only; batches are padded inside, sorted by length.
 A change of the model needs a new engine. Shapes: B sequences, L the longest of them, H width.

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the fastest engine of others, where our own compiled one cannot run.
 
-Weights are those of the model in float32, or what `encodery export openvino` wrote into `folder`: there they may be
+Weights are those of the model in float32, or what `encodery model export --format openvino` wrote into `folder`: there
+they may be
 8-bit, quantised after training on texts of the user's own. Activations then have fixed scales: a vector depends on its
 batch by rounding only.
 

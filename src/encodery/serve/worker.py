@@ -109,7 +109,8 @@ def _watch(engine: Engine, beats: Sequence[Asked], over: threading.Event) -> Non
     """End the process where the engine answers no more."""
     while not over.wait(WATCH_EVERY):
         try:
-            found: list[Future[object]] = [engine.submit(asked, urgent=True).future for asked in beats]  # type: ignore[misc]
+            # type: ignore[misc]
+            found: list[Future[object]] = [engine.submit(asked, urgent=True).future for asked in beats]
             for one in found:
                 one.result(STUCK_AFTER)
         except Refusal:

@@ -115,7 +115,8 @@ class GuardedStep:
         sound = norm.isfinite()
         # What torch's kernel divides gradients by, and what makes it leave out the step.
         excess = norm / self.limit if self.limit else torch.ones_like(norm)
-        optimizer.grad_scale, optimizer.found_inf = excess.clamp(min=1.0), (~sound).float()  # type: ignore[attr-defined]
+        # type: ignore[attr-defined]
+        optimizer.grad_scale, optimizer.found_inf = excess.clamp(min=1.0), (~sound).float()
         optimizer.step()
         self.waiting.append(sound)
         return norm

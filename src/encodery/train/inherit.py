@@ -29,7 +29,7 @@ def grown(loaded: Loaded, settings: ModelSettings, seed: int) -> Model:
             there = list(own[name].shape) if name in own else "no place"
             raise SettingsError(
                 f"init_from = {loaded.path}: its tensor '{name}' of shape {list(tensor.shape)} has {there} under the "
-                "settings of model. Sizes and parts are those of the given model; `encodery adapt` changes its "
+                "settings of model. Sizes and parts are those of the given model; `encodery model edit` changes its "
                 "vocabulary and its length."
             )
     lacking = [name for name in own if name not in given and not name.startswith("heads.")]
@@ -51,8 +51,10 @@ def check_vocabulary(loaded: Loaded, tokenizer: Tokenizer, where: str) -> None:
     if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
         raise SettingsError(
             f"init_from = {loaded.path}: its vocabulary is not that of {where}. Pack the corpus with the model's "
-            f"tokenizer (encodery tokens pack CORPUS {loaded.tokenizer_path} --out TOKENS), or give the model the "
-            f"other vocabulary first (encodery adapt vocabulary MODEL tokenizer={where}/tokenizer --out NEW)."
+            f"tokenizer (encodery tokens encode CORPUS --tokenizer {loaded.tokenizer_path} --out TOKENS), or give "
+            f"the model the "
+            f"other vocabulary first (encodery model edit MODEL --surgery vocabulary tokenizer={where}/tokenizer "
+            f"--out NEW)."
         )
 
 

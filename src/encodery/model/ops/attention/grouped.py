@@ -28,7 +28,8 @@ BANDS = 10  # sequences longer than this many windows go by blocks
 def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     if needs.window is None or layout.max_seqlen <= BANDS * needs.window:
-        mixed: Tensor = _Tiled.apply(qkv, bias, layout, needs.window, 0, layout.lengths)  # type: ignore[no-untyped-call]
+        # type: ignore[no-untyped-call]
+        mixed: Tensor = _Tiled.apply(qkv, bias, layout, needs.window, 0, layout.lengths)
         return mixed
     window, parts, start = max(needs.window, 1), list[Tensor](), 0
     for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):

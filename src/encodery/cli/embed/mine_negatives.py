@@ -1,4 +1,4 @@
-"""encodery mine: wrong answers for training pairs, filtered and scored by a cross-encoder where one is given."""
+"""encodery embed mine-negatives: find hard negatives for training pairs, filtered and scored by a cross-encoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from encodery.cli._options import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,22 +21,29 @@ if TYPE_CHECKING:
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Pairs: a file of rows, a folder of splits, or the BEIR layout.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Settings.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write.")] = ...,  # type: ignore[assignment]
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The embedding model that looks for them.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A model of `encodery finetune rank` that looks through what was found.")
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Pairs: a file of examples, a folder of splits, or a BEIR folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write.")],
+    settings: Settings = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The embedding model whose embeddings are searched.")
     ] = None,
-    scores: Annotated[bool, typer.Option("--scores", help="Write the judge's scores, to be learned from.")] = False,
-    split: Annotated[str, typer.Option(help="The split of the data.")] = "train",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="A cross-encoder (`encodery finetune rank`) that removes false negatives."),
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also write the scores of the cross-encoder, for distillation.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="The split of the data that is mined.")] = "train",
 ) -> None:
-    """Write OUT: rows with `anchor`, `positive` and `negatives`, for `encodery finetune embed OUT`.
+    """Write examples with `anchor`, `positive` and `negatives`, for `encodery embed train OUT`.
 
-    Settings: count=4 wrong answers a row; mine.is=hard (by the model's vectors, the default), bm25 or random, with
-    their own, such as mine.margin=0.1. With --judge, what it finds nearly as good as the right answer is left out
-    (mine.is=reranked around the other). --scores also writes what it says of every text, for --recipe distil; with
-    count=0 pairs are scored as they are, for loss.is=cosine_mse.
+    Settings: count=4 negatives per example; mine.is=hard (the nearest embeddings, the default), bm25 or random, each
+    with its own settings, such as mine.margin=0.1. With --judge, a negative that scores nearly as high as the positive
+    is removed (mine.is=reranked wraps the miner). --scores also writes the score of every text, for --recipe distil;
+    with count=0 the pairs are scored as they are, for loss.is=cosine_mse.
     """
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.settings import overrides, with_overrides
@@ -46,19 +55,21 @@ def command(
     from encodery.model.load import load_model
 
     if out.suffix != ".jsonl":
-        raise InputError(f"{out}: the rows are written to .jsonl, not '{out.suffix}'.")
+        raise InputError(f"{out}: examples are written to .jsonl, not '{out.suffix}'.")
     if scores and judge is None:
-        raise SettingsError("--scores: are those of a cross-encoder; name it with --judge.")
+        raise SettingsError("--scores: needs a cross-encoder; name it with --judge.")
     chosen = with_overrides(Teaching, {}, overrides(settings or []))
     if judge is not None and "judge" not in chosen.mine.wants:
         chosen = replace(chosen, mine=Reranked(miner=chosen.mine))
     splits, notes = opened(data, chosen.columns, 0)
     if split not in splits:
-        raise InputError(f"{data}: has no split '{split}'; there are {', '.join(splits) or 'none'}.")
+        raise InputError(f"{data}: has no split '{split}'; it has {', '.join(splits) or 'none'}.")
     embedder = None
     if chosen.count and "vectors" in chosen.mine.wants:
         if model is None:
-            raise SettingsError("mine: looks with a model's vectors; name it with --model, or choose mine.is=bm25.")
+            raise SettingsError(
+                "mine: this miner searches embeddings; name a model with --model, or choose mine.is=bm25."
+            )
         embedder = Embedder.of(load_model(model))
     predictor = None if judge is None else _judge(judge)
     teacher = _teacher(predictor) if predictor is not None and (scores or not chosen.count) else None
@@ -66,21 +77,21 @@ def command(
     console = screen()
     for note in [*notes, *made.notes]:
         console.print(note, markup=False, soft_wrap=True)
-    console.print(f"{out}: {_write(made.rows, out):,} rows", markup=False, soft_wrap=True)
-    console.print(f"  encodery finetune embed {out} --model MODEL --out RUN", markup=False, soft_wrap=True)
+    console.print(f"{out}: {_write(made.rows, out):,} examples", markup=False, soft_wrap=True)
+    console.print(f"  encodery embed train {out} --model MODEL --out RUN", markup=False, soft_wrap=True)
 
 
 def _judge(path: str) -> Predictor:
-    """Raises `InputError` for a model that is none."""
+    """Load the cross-encoder. Raises `InputError` for a model of another task."""
     from encodery.base.errors import InputError
     from encodery.base.parts import name_of
     from encodery.finetune.predict import Predictor
     from encodery.model.load import load_model
 
-    found = Predictor.of(load_model(path))
-    if name_of(found.task) != "rank":
-        raise InputError(f"{path}: is a model of the task '{name_of(found.task)}'; one of 'rank' is needed to judge.")
-    return found
+    predictor = Predictor.of(load_model(path))
+    if name_of(predictor.task) != "rank":
+        raise InputError(f"{path}: is a model for the task '{name_of(predictor.task)}'; --judge needs one for 'rank'.")
+    return predictor
 
 
 def _teacher(predictor: Predictor) -> Scores:
@@ -94,7 +105,7 @@ def _teacher(predictor: Predictor) -> Scores:
 
 
 def _write(rows: Iterable[dict[str, Any]], out: Path) -> int:
-    """JSON lines, in a file that appears whole."""
+    """Write JSON lines to a file that appears only when it is complete, and return their number."""
     from encodery.base.artifact import replacing
 
     count = 0

@@ -1,4 +1,4 @@
-"""What stands on an encoder (a task, a trained pooling), moved to another: the same weights, golden outputs anew."""
+"""Moving a task head or a trained pooling from one encoder to another, with recomputed golden outputs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 def carried(loaded: Loaded, model: Model) -> dict[str, dict[str, Tensor]]:
-    """The `modules` of `loaded`, to be saved with `model`, which is on the CPU in evaluation.
+    """Return the `modules` of `loaded` for saving with `model`, which is on the CPU in evaluation mode.
 
-    Raises `SettingsError` for a module that is not known here: its golden outputs would not be those of `model`.
+    Raises `SettingsError` for a module whose golden outputs cannot be recomputed here.
     """
-    found = loaded.modules()
-    for name in found:
+    modules = loaded.modules()
+    for name in modules:
         if name not in _MOVES:
             raise SettingsError(
-                f"{loaded.path}: its module '{name}' cannot be moved to other weights; {', '.join(_MOVES)} can."
+                f"{loaded.path}: its module '{name}' cannot be moved to other weights; only {', '.join(_MOVES)} can."
             )
-    return {name: _MOVES[name](loaded, model) for name in found}
+    return {name: _MOVES[name](loaded, model) for name in modules}
 
 
-def check_words(loaded: Loaded) -> None:
-    """Raises `SettingsError` for a task that answers in words of the vocabulary, which must then stay as it is."""
+def check_vocabulary(loaded: Loaded) -> None:
+    """Raise `SettingsError` for a task that predicts tokens of the vocabulary, which must therefore stay the same."""
     if "task" not in loaded.settings:
         return
     from encodery.finetune.artifact import opened
 
     if opened(loaded).task.speaks:
         raise SettingsError(
-            f"{loaded.path}: its task answers in words of its vocabulary; change the vocabulary of the model before it "
-            "is trained for the task."
+            f"{loaded.path}: its task predicts tokens of its vocabulary; change the vocabulary of the model before "
+            "fine-tuning it."
         )
 
 

@@ -45,8 +45,22 @@ def pooled(tmp_path: Path) -> Path:
 def test_a_trained_pooling_goes_along(pooled: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("thunderstorm\n", encoding="utf-8")
     words, longer = tmp_path / "words", tmp_path / "longer"
-    assert run(["adapt", "vocabulary", str(pooled), f"words={tmp_path / 'words.txt'}", "--out", str(words)]) == 0
-    assert run(["adapt", "lengthen", str(words), "max_length=64", "--out", str(longer)]) == 0
+    assert (
+        run(
+            [
+                "model",
+                "edit",
+                str(pooled),
+                "--surgery",
+                "vocabulary",
+                f"words={tmp_path / 'words.txt'}",
+                "--out",
+                str(words),
+            ]
+        )
+        == 0
+    )
+    assert run(["model", "edit", str(words), "--surgery", "lengthen", "max_length=64", "--out", str(longer)]) == 0
     before, after = (Embedder.of(load_model(place), device="cpu") for place in (pooled, longer))
     np.testing.assert_allclose(after.encode(TEXTS).vectors, before.encode(TEXTS).vectors, atol=1e-6)
     assert after.encode(["a thunderstorm"]).tokens < before.encode(["a thunderstorm"]).tokens
@@ -54,9 +68,11 @@ def test_a_trained_pooling_goes_along(pooled: Path, tmp_path: Path) -> None:
 
 def test_a_merged_model_is_no_embedding_unless_told_whose(pooled: Path, tmp_path: Path) -> None:
     both = [str(pooled), str(pooled)]
-    assert run(["merge", *both, "--out", str(tmp_path / "bare")]) == 0
+    assert run(["model", "merge", *both[1:], "--base", both[0], "--out", str(tmp_path / "bare")]) == 0
     assert "embed" not in load_model(tmp_path / "bare").settings
-    assert run(["merge", *both, "--head", both[0], "--out", str(tmp_path / "same")]) == 0
+    assert (
+        run(["model", "merge", *both[1:], "--base", both[0], "--head", both[0], "--out", str(tmp_path / "same")]) == 0
+    )
     before, after = (Embedder.of(load_model(place), device="cpu") for place in (pooled, tmp_path / "same"))
     np.testing.assert_allclose(after.encode(TEXTS).vectors, before.encode(TEXTS).vectors, atol=1e-6)
 
@@ -64,6 +80,6 @@ def test_a_merged_model_is_no_embedding_unless_told_whose(pooled: Path, tmp_path
 def test_what_cannot_be_moved_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=30, max_length=16)
     save_model(tmp_path / "odd", build_model(settings), modules={"odd": {"w": torch.ones(2)}})
-    command = ["adapt", "lengthen", str(tmp_path / "odd"), "max_length=64"]
+    command = ["model", "edit", str(tmp_path / "odd"), "--surgery", "lengthen", "max_length=64"]
     assert run([*command, "--out", str(tmp_path / "no")]) == 2
     assert "its module 'odd' cannot be moved" in capsys.readouterr().err.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""encodery merge: make one model of several that grew out of the same base."""
+"""encodery model merge: merge the weights of several models that were trained from the same base."""
 
 from __future__ import annotations
 
@@ -7,42 +7,47 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encodery.cli._options import OutModel, Overwrite
+
 if TYPE_CHECKING:
     from encodery.model.load import Loaded
 
 
 def command(
-    base: Annotated[str, typer.Argument(help="The model all others were trained from.")],
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL ... [path=value ...]", help="The models; settings of the rule.")
+        list[str],
+        typer.Argument(metavar="MODEL... [path=value ...]", help="The models to merge, then settings of the method."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")],
-    by: Annotated[str, typer.Option(help="The rule, one of `encodery show merging`.")] = "average",
-    head: Annotated[str | None, typer.Option(help="Of these models: the one whose task (head, labels) stays.")] = None,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn at random.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    out: OutModel,
+    base: Annotated[str, typer.Option(help="The model that all others were trained from.")],
+    method: Annotated[str, typer.Option(help="The method, one of `encodery show merging`.")] = "average",
+    head: Annotated[
+        str | None, typer.Option(help="The model among MODEL... whose task head and labels are kept.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of everything that is drawn at random.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Merge the weights of models, without training: average, task_arithmetic, dare, ties.
+    """Merge the weights of models without training: average, task_arithmetic, dare or ties.
 
-    weights=[0.7,0.3] says how much each counts. What a task put on top is not merged: --head says whose stays.
+    weights=[0.7,0.3] sets the weight of each model. Task heads are not merged; --head chooses the one that is kept.
     """
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.parts import find
     from encodery.base.settings import decode, encode, overrides
-    from encodery.cli._carry import carried
     from encodery.cli._screen import screen
+    from encodery.cli.model._carry import carried
     from encodery.merging import Merging
     from encodery.model.foreign import build
     from encodery.model.load import load_model, save_model
 
     names = [name for name in models if "=" not in name or Path(name).is_dir()]
-    rule = decode(find(Merging, by), overrides(name for name in models if name not in names), where=by)
+    rule = decode(find(Merging, method), overrides(name for name in models if name not in names), where=method)
     if head is not None and head not in names:
-        raise InputError(f"--head {head}: is none of the models to merge, {', '.join(names)}.")
+        raise InputError(f"--head {head}: is not one of the models to merge, {', '.join(names)}.")
     first, others = load_model(base), [load_model(name) for name in names]
     for name, other in zip(names, others, strict=True):
         if _vocabulary(other) != _vocabulary(first):
-            raise SettingsError(f"{name}: has another vocabulary than {base}; their weights mean different things.")
+            raise SettingsError(f"{name}: has another tokenizer than {base}, so that their weights cannot be merged.")
     state = rule.merge(first.model.state_dict(), [other.model.state_dict() for other in others], seed)
     chosen = first if head is None else others[names.index(head)]
     model = build(first.model.settings, state)
@@ -57,11 +62,11 @@ def command(
         parents={name: parent.artifact for name, parent in parents.items() if parent.artifact is not None},
         overwrite=overwrite,
     )
-    screen().print(f"{out}: {len(others)} models merged by {by}.", soft_wrap=True)
+    screen().print(f"{out}: {len(others)} models merged by {method}.", soft_wrap=True)
 
 
 def _pools(loaded: Loaded) -> bool:
-    """Whether it says how to embed, and nothing was learnt for that beside the encoder."""
+    """Return whether the model has embedding settings without trained embedding modules."""
     return "embed" in loaded.settings and "embed" not in loaded.modules()
 
 

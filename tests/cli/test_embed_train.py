@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from encodery.base.errors import InputError, SettingsError
 from encodery.base.report import read_log
 from encodery.base.settings import decode, recipe, recipes
 from encodery.cli.__main__ import run
-from encodery.cli._finetune_embed import command_embed
+from encodery.cli.embed.train import train_embeddings
 from encodery.embed.embedder import Embedder
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import plan, watched
@@ -32,6 +33,12 @@ from encodery.train.loop import RunResult
 
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("la", "ne", "so", "pi", "da", "ku")]
 QUICK = ["train.precision=fp32", "train.threads=1", "batch=16", "optim.is=adamw", "optim.lr=3e-3"]
+
+
+def train(
+    data: Path, model: Path, out: Path, settings: Sequence[str] = (), console: Console | None = None, seeds: int = 1
+) -> None:
+    train_embeddings(data, str(model), out, settings, None, seeds, console or Console(width=200))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def test_pairs_are_learned_told_and_used(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = ['embed.prompts.query="ba "', "embed.pooling.is=cls"]
-    command_embed(data, str(model), tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
+    train(data, model, tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
     said = capsys.readouterr().out
     assert "train: anchor = query (by its name), positive = positive (by its name)" in said
     assert "150 examples of 2 texts" in said
@@ -77,7 +84,7 @@ def test_pairs_are_learned_told_and_used(
     assert loaded.settings["embed"]["pooling"] == {"is": "cls"}
     curve = [line["ndcg"] for line in read_log(tmp_path / "run" / "log.jsonl") if "ndcg" in line]
     assert max(curve) > curve[0]
-    assert run(["embed", "bala", "--model", str(tmp_path / "run"), "--prompt", "query"]) == 0
+    assert run(["embed", "encode", "bala", "--model", str(tmp_path / "run"), "--prompt", "query"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 32
 
 
@@ -115,18 +122,18 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_with_raw_sentences_alone_nothing_is_trained(
     raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command_embed(raw, str(model), tmp_path / "out", console=Console(width=400))
+    train(raw, model, tmp_path / "out", console=Console(width=400))
     said = capsys.readouterr().out
     assert "nothing is trained, the vectors are whitened" in said
-    assert "fitted to 30 sentences; mean cosine of two of them" in said
+    assert "fitted to 30 sentences; mean cosine of two sentences" in said
     before, after = load_model(model), load_model(tmp_path / "out")
     assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
     assert [step["is"] for step in after.settings["embed"]["finish"]] == ["whiten", "normalise"]
-    assert run(["embed", "bala", "--model", str(tmp_path / "out")]) == 0
+    assert run(["embed", "encode", "bala", "--model", str(tmp_path / "out")]) == 0
     assert plan(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
     said = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
     with pytest.raises(SettingsError, match=said):
-        command_embed(raw, str(model), tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
+        train(raw, model, tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
 
 
 def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
@@ -136,7 +143,7 @@ def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n % 7} for n in range(20)]
     (tmp_path / "raw" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     given = ['embed.prompts.query="ba "']
-    command_embed(tmp_path / "raw", str(model), tmp_path / "out", given, console=Console(width=400))
+    train(tmp_path / "raw", model, tmp_path / "out", given, console=Console(width=400))
     said = capsys.readouterr().out
     after = load_model(tmp_path / "out")
     embedder = Embedder.of(after)
@@ -145,7 +152,7 @@ def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
     expected = spearmanr((one * other).sum(1), [row["score"] for row in rows]).statistic
     assert after.artifact is not None
     assert after.artifact.manifest.figures["test_spearman"] == pytest.approx(expected, abs=1e-3)
-    assert f"test: Spearman's rank correlation {expected:.3f}, " in said
+    assert f"test: Spearman correlation {expected:.3f}, " in said
     assert "before\n" in said
 
 
@@ -224,7 +231,7 @@ def whole(data: Path, tmp_path: Path) -> Path:
 def test_test_rows_are_judged_stored_and_reported(
     whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command_embed(whole, str(model), tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
+    train(whole, model, tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
     said = capsys.readouterr().out
     assert "test: 40 examples are judged once, at the end" in said
     figures = json.loads((tmp_path / "run" / "figures.json").read_text())
@@ -253,10 +260,10 @@ def test_one_policy_for_texts_that_are_too_long(
     given = [*QUICK, "epochs=2", f"truncate={truncate}", "embed.max_length=4"]
     if truncate == "error":
         with pytest.raises(InputError, match="has 3 tokens, the model takes 2"):
-            command_embed(whole, str(model), tmp_path / "run", given, console=Console(width=200))
+            train(whole, model, tmp_path / "run", given, console=Console(width=200))
         assert not (tmp_path / "run").exists()
         return
-    command_embed(whole, str(model), tmp_path / "run", given, console=Console(width=200))
+    train(whole, model, tmp_path / "run", given, console=Console(width=200))
     said = capsys.readouterr().out
     told = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
     assert told.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(said.split())
@@ -273,9 +280,7 @@ def test_few_held_out_rows_tell_and_do_not_decide(
 ) -> None:
     rows = [f'{{"query": "{WORDS[n % 30]} {n}", "positive": "{WORDS[(7 * n) % 30]} {n}"}}' for n in range(100)]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    command_embed(
-        tmp_path / "few.jsonl", str(model), tmp_path / "run", [*QUICK, "epochs=3"], console=Console(width=400)
-    )
+    train(tmp_path / "few.jsonl", model, tmp_path / "run", [*QUICK, "epochs=3"], console=Console(width=400))
     said = capsys.readouterr().out
     assert "of 100 examples are held out as dev rows" in said
     assert "the last are kept" in said
@@ -287,7 +292,7 @@ def test_few_held_out_rows_tell_and_do_not_decide(
 def test_several_seeds(
     whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["finetune", "embed", str(whole), "epochs=1", *QUICK, "--model", str(model), "--out", str(tmp_path / "all")]
+    given = ["embed", "train", str(whole), "epochs=1", *QUICK, "--model", str(model), "--out", str(tmp_path / "all")]
     assert run([*given, "--seeds", "2"]) == 0
     said = capsys.readouterr().out
     found = [json.loads((tmp_path / "all" / f"seed-{n}" / "figures.json").read_text()) for n in (0, 1)]
@@ -309,12 +314,12 @@ def test_several_seeds(
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: stopped)
     capsys.readouterr()
     assert run([*given, "--seeds", "3"]) == 0
-    assert "The same command goes on" in capsys.readouterr().out
+    assert "Run the same command to continue" in capsys.readouterr().out
 
 
 def test_raw_sentences_have_no_seeds(raw: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="a seed changes nothing"):
-        command_embed(raw, str(model), tmp_path / "out", console=Console(width=200), seeds=2)
+        train(raw, model, tmp_path / "out", console=Console(width=200), seeds=2)
 
 
 def test_scores_suffice_for_patience_and_do_not_depend_on_the_clock(data: Path, model: Path, tmp_path: Path) -> None:
@@ -336,24 +341,24 @@ def test_a_run_ends_early_where_its_scores_no_longer_rise(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [*QUICK, "batch=8", "epochs=2"]
-    command_embed(data, str(model), tmp_path / "rising", given, console=Console(width=200))
-    assert "ended early" not in capsys.readouterr().out
-    command_embed(data, str(model), tmp_path / "never", [*given, "train.patience=0"], console=Console(width=200))
+    train(data, model, tmp_path / "rising", given, console=Console(width=200))
+    assert "stopped early" not in capsys.readouterr().out
+    train(data, model, tmp_path / "never", [*given, "train.patience=0"], console=Console(width=200))
     one, other = (load_model(tmp_path / name).model.state_dict() for name in ("rising", "never"))
     assert all((one[name] == other[name]).all() for name in one), "patience that is not spent changes nothing"
     capsys.readouterr()
     monkeypatch.setattr(EmbedJob, "goal", lambda job, score: -float(job.position))
-    command_embed(data, str(model), tmp_path / "falling", given, console=Console(width=200))
+    train(data, model, tmp_path / "falling", given, console=Console(width=200))
     said = capsys.readouterr().out
     figures = json.loads((tmp_path / "falling" / "figures.json").read_text())
     assert figures["best_step"] == 4
     assert figures["steps"] < 30
-    assert f"ended early, at step {figures['steps']} of 38: 5 scores without a higher one" in said
+    assert f"stopped early, at step {figures['steps']} of 38: no improvement in 5 evaluations" in said
 
 
 def test_what_cannot_be_is_said_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"'bach'\. Did you mean 'batch'"):
-        command_embed(data, str(model), tmp_path / "run", ["bach=3"])
+        train(data, model, tmp_path / "run", ["bach=3"])
     with pytest.raises(SettingsError, match="learns from a score for each pair"):
-        command_embed(data, str(model), tmp_path / "run", ["loss.is=cosent"])
+        train(data, model, tmp_path / "run", ["loss.is=cosent"])
     assert not (tmp_path / "run").exists()

@@ -20,14 +20,31 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["export", "hf", str(model), str(tmp_path / "a"), "peer=false", "title=Tiny one"]) == 0
+    assert (
+        run(
+            [
+                "model",
+                "export",
+                str(model),
+                "--format",
+                "hf",
+                "--out",
+                str(tmp_path / "a"),
+                "peer=false",
+                "title=Tiny one",
+            ]
+        )
+        == 0
+    )
     assert "layout bert" in capsys.readouterr().out
     assert (tmp_path / "a" / "README.md").read_text().count("# Tiny one") == 1
-    assert run(["load", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert run(["model", "import", str(tmp_path / "a"), "--out", str(tmp_path / "b")]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "with a masked-language-model head (layout bert)" in said
-    assert "without a tokenizer" in said
-    assert run(["export", "hf", str(tmp_path / "b"), str(tmp_path / "c"), "peer=false"]) == 0
+    assert "with a masked-language-modelling head (layout bert)" in said
+    assert "has no tokenizer" in said
+    assert (
+        run(["model", "export", str(tmp_path / "b"), "--format", "hf", "--out", str(tmp_path / "c"), "peer=false"]) == 0
+    )
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ac")
     assert first.keys() == second.keys()
     assert all((first[name] == second[name]).all() for name in first)
@@ -38,30 +55,33 @@ def test_lines_in_a_pipe_are_not_broken(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / ("a" * 100) / ("b" * 100)
-    assert run(["export", "hf", str(model), str(out), "peer=false"]) == 0
+    assert run(["model", "export", str(model), "--format", "hf", "--out", str(out), "peer=false"]) == 0
     assert f"{out}: hf export, layout bert, 0.1 MB." in capsys.readouterr().out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
-    assert run(["export", "hf", str(model), str(tmp_path / "c"), "peer=false"]) == 0
+    assert run(["model", "export", str(model), "--format", "hf", "--out", str(tmp_path / "c"), "peer=false"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
 def test_import_is_load(model: Path, tmp_path: Path) -> None:
-    assert run(["import", str(model), str(tmp_path / "copy")]) == 0
+    assert run(["model", "import", str(model), "--out", str(tmp_path / "copy")]) == 0
     a, b = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "copy"))
     assert all((a[name] == b[name]).all() for name in a)
-    assert run(["import", str(model), str(tmp_path / "copy")]) == 2
-    assert run(["import", str(model), str(tmp_path / "copy"), "--overwrite"]) == 0
+    assert run(["model", "import", str(model), "--out", str(tmp_path / "copy")]) == 2
+    assert run(["model", "import", str(model), "--out", str(tmp_path / "copy"), "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["export", "hff", "MODEL", "OUT"], "'hff'. Did you mean 'hf'?"),
-        (["export", "hf", "MODEL", "OUT", "dtyp=float16"], "Did you mean 'dtype'?"),
-        (["export", "hf", "MODEL", "OUT", "dtype=float17"], "Did you mean 'float16'?"),
-        (["export", "hf", "MODEL", "OUT", "layout=modernbert"], "block = 'post' (needs 'pre')"),
-        (["export", "hf", "OUT", "MODEL"], "no such folder"),
-        (["load", "OUT", "MODEL"], "no such folder"),
+        (["model", "export", "MODEL", "--format", "hff", "--out", "OUT"], "'hff'. Did you mean 'hf'?"),
+        (["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "dtyp=float16"], "Did you mean 'dtype'?"),
+        (["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "dtype=float17"], "Did you mean 'float16'?"),
+        (
+            ["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "layout=modernbert"],
+            "block = 'post' (needs 'pre')",
+        ),
+        (["model", "export", "OUT", "--format", "hf", "--out", "MODEL"], "no such folder"),
+        (["model", "import", "OUT", "--out", "MODEL"], "no such folder"),
     ],
 )
 def test_errors_name_what_is_wrong(

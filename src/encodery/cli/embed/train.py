@@ -1,0 +1,146 @@
+"""encodery embed train: train an embedding model on pairs, triplets, scored pairs or raw sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from encodery.cli._options import ModelOption, OutRun, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from encodery.embed.planning import Plan
+
+METRICS = {
+    "ndcg": "nDCG@10",
+    "mrr": "MRR@10",
+    "spearman": "Spearman correlation",
+    "neighbour": "nearest neighbours of the same class",
+}
+
+
+def command(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="A file of examples, a folder of train, dev and test files, or a BEIR folder."
+        ),
+    ],
+    model: ModelOption,
+    out: OutRun,
+    settings: Settings = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="A recipe for `embed` of `encodery show` [default: chosen by the data]."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="The number of seeds, each a run in OUT/seed-N; mean and deviation are reported.", min=1)
+    ] = 1,
+) -> None:
+    """Train an embedding model; how the columns are read and what was noticed in the data is printed first.
+
+    Settings are written path=value, such as batch=128, loss.is=cosent, embed.pooling.is=cls or
+    embed.prompts.query="search: ". The recipes colbert and splade train multi-vector and sparse embeddings. On raw
+    sentences without a recipe nothing is trained: whitening is fitted to them (`encodery embed postprocess`). Ctrl-C
+    saves a checkpoint and stops; `encodery resume RUN` continues.
+    """
+    from encodery.cli._screen import screen
+
+    train_embeddings(data, model, out, settings or (), recipe, seeds, screen(highlight=True))
+
+
+def train_embeddings(
+    data: Path,
+    model: str,
+    out: Path,
+    settings: Sequence[str],
+    recipe: str | None,
+    seeds: int,
+    console: Console,
+) -> None:
+    """Do what `command` describes, printing to `console`."""
+    from encodery.base.errors import SettingsError
+    from encodery.base.settings import overrides
+    from encodery.cli._spreads import print_spreads
+    from encodery.cli.resume import stopped
+    from encodery.embed.planning import plan
+    from encodery.finetune.seeds import run_seeds
+    from encodery.train.launch import check_empty, start
+
+    if seeds == 1:
+        check_empty(out)
+    planned = plan(data, model, recipe, overrides(settings))
+    if planned.sentences and seeds > 1:
+        raise SettingsError("--seeds: raw sentences are only whitened, not trained on, so that a seed changes nothing.")
+    for note in planned.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if planned.sentences:
+        _whiten(planned, model, out, console)
+    elif seeds > 1:
+        spreads = run_seeds(planned.recipe, out, seeds, console, tuple(METRICS))
+        print_spreads(spreads, _label, seeds, out, console)
+    else:
+        result = start(planned.recipe, out, console)
+        if not stopped(result, console):
+            _print_result(result.figures, planned, out, console)
+
+
+def _print_result(metrics: Mapping[str, Any], planned: Plan, out: Path, console: Console) -> None:
+    """Print the held-out and test metrics, whether the run stopped early, its speed, and the next command."""
+    from encodery.train.budget import Budget
+
+    best = f" (best at step {metrics['best_step']:,})" if "best_step" in metrics else ""
+    for name in (*METRICS, *(f"test_{name}" for name in METRICS)):
+        if name in metrics:
+            suffix = "" if name.startswith("test_") else best
+            console.print(f"{_label(name)} {metrics[name]:.3f}{suffix}", highlight=False)
+    budget, patience = Budget.parse(planned.settings.train.budget), planned.settings.train.patience
+    if budget.kind == "steps" and metrics["steps"] < budget.amount:
+        line = f"stopped early, at step {metrics['steps']:,} of {budget.amount:,}"
+        console.print(f"{line}: no improvement in {patience} evaluations", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{out}[/]: {metrics['steps']:,} steps, {metrics['tokens_per_s']:,.0f} tokens/s", highlight=False
+    )
+    _print_next(out, console)
+
+
+def _print_next(out: Path, console: Console) -> None:
+    console.print(f"  encodery embed encode 'a text' --model {out}", highlight=False, soft_wrap=True)
+
+
+def _label(name: str) -> str:
+    """Return the label of a metric, such as "test: nDCG@10"."""
+    return f"{'test' if name.startswith('test_') else 'held out'}: {METRICS[name.removeprefix('test_')]}"
+
+
+def _whiten(planned: Plan, model: str, out: Path, console: Console) -> None:
+    """Write the model with post-processing fitted to raw sentences, and print the effect, on test examples too."""
+    from encodery.base.settings import encode
+    from encodery.embed.embedder import Embedder
+    from encodery.embed.fitting import fit, judged
+    from encodery.embed.job import prompt_names
+    from encodery.model.load import load_model
+
+    settings = planned.settings
+    written = fit(load_model(model), planned.sentences, out, encode(settings.embed), None, settings.truncate)
+    metrics = written.manifest.figures
+    console.print(
+        f"[bold]{out}[/]: post-processing fitted to {metrics['sentences']:,} sentences; mean cosine of two sentences "
+        f"{metrics['alike_before']:.3f} before, {metrics['alike']:.3f} after",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if planned.test is not None:
+        prompts = prompt_names(settings, len(planned.test.columns))
+        before, after = (
+            judged(Embedder.of(load_model(path)), planned.test, prompts, settings.truncate) for path in (model, out)
+        )
+        written.add_figures({f"test_{name}": value for name, value in after.items()})
+        for name, label in METRICS.items():
+            if name in after:
+                console.print(f"test: {label} {after[name]:.3f}, {before[name]:.3f} before", highlight=False)
+    _print_next(out, console)

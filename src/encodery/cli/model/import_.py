@@ -1,0 +1,71 @@
+"""encodery model import: read a checkpoint of another library and write it as a model folder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from encodery.cli._options import OutModel, Overwrite
+
+
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A Hugging Face or sentence-transformers folder, or a name on the Hugging Face hub."
+        ),
+    ],
+    out: OutModel,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read config.json and safetensors of a stock checkpoint and write a model folder.
+
+    Nothing is lost: weights without a place in our model (a pooler, a task head) are kept, and `encodery model export
+    --format hf` writes the checkpoint back bit for bit. Pooling, normalisation and maximum length of
+    sentence-transformers folders are kept too. A cross-encoder with one output becomes a model for the task `rank`;
+    other stock heads become models for `classify`, `tag`, `span` or `choice`.
+    """
+    from encodery.base.errors import SettingsError
+    from encodery.base.parts import name_of
+    from encodery.cli._screen import screen
+    from encodery.finetune import artifact
+    from encodery.model.load import load_model, save_model
+
+    loaded = load_model(source)
+    try:
+        task, reason = artifact.foreign(loaded), ""
+    except SettingsError as error:
+        task, reason = None, f"Its head is kept, but cannot be run here: {error}"
+    task_settings, tensors = ({}, {}) if task is None else artifact.contents(loaded.model, task)
+    modules = loaded.modules() if task is None else {artifact.NAME: tensors}
+    parents = {"model": loaded.artifact} if loaded.artifact is not None else None
+    metrics = {"parameters": sum(p.numel() for p in loaded.model.parameters())}
+    saved = save_model(
+        out,
+        loaded.model,
+        loaded.tokenizer_path,
+        settings={**loaded.settings, **task_settings},
+        modules=modules,
+        origin=loaded.origin,
+        parents=parents,
+        figures=metrics,
+        overwrite=overwrite,
+    )
+    settings, console = loaded.model.settings, screen()
+    layout = "encodery" if loaded.origin is None else loaded.origin.door
+    head = "with" if settings.head is not None else "without"
+    console.print(
+        f"{saved.path}: {metrics['parameters']:,} parameters, {settings.depth} layers of width {settings.width}, "
+        f"vocabulary of {settings.vocab:,}, {head} a masked-language-modelling head (layout {layout})."
+    )
+    if task is not None and name_of(task.task) == "rank":
+        console.print(
+            f"Its head scores how well a text answers a query: `encodery search query INDEX QUERY --rerank {out}`."
+        )
+    elif task is not None:
+        console.print(f"Its head is for the task '{name_of(task.task)}': `encodery predict FILE --model {out}`.")
+    elif reason:
+        console.print(reason, markup=False)
+    if loaded.tokenizer_path is None:
+        console.print("It has no tokenizer: put tokenizer.json beside the weights and import it again.")

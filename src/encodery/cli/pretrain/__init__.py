@@ -1,0 +1,91 @@
+"""encodery pretrain: pre-train an encoder on encoded text for a given time, number of tokens or steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from encodery.cli._options import OutRun, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from encodery.tokens.store import TokenStore
+
+
+def command(
+    tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="A token folder, from `encodery tokens encode`.")],
+    out: OutRun,
+    settings: Settings = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="A recipe of `encodery show`, or a TOML file of settings.")
+    ] = "tiny",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="How long to train: 10m, 2h, 200Mtok, 3Btok or 500steps [default: the recipe's]."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="The number of parameters, such as 1M, 30M or 0.4B. It sets width, depth, learning rate and batch."
+        ),
+    ] = None,
+) -> None:
+    """Pre-train an encoder, by default as a masked language model.
+
+    --size and --budget are enough: width, depth, learning rate and batch size follow the scaling rules of
+    docs/pretrain.md. A setting that is given takes precedence over them.
+
+    Settings are written path=value, such as model.depth=4, optim.lr=2e-3, feed.max_length=256 or
+    objective.corruption.rate="0.30 -> 0.15 linear". Schedules follow the budget. Ctrl-C saves a checkpoint and stops;
+    `encodery resume RUN` continues. On several processes: torchrun --nproc-per-node N -m encodery pretrain ...
+
+    init_from=MODEL continues training of an existing model; the tokens must be encoded with its tokenizer. adapt=lora
+    trains a small part of it (`encodery show adapt`).
+
+    `encodery pretrain grow TOKENS` pre-trains a small model first and grows it into a larger one.
+    """
+    from encodery.base.settings import merge, overrides
+    from encodery.cli._screen import screen
+    from encodery.cli.resume import report
+    from encodery.tokens.store import TokenStore
+    from encodery.train.launch import start
+    from encodery.train.pretrain import recipe_of
+    from encodery.train.pretrain_settings import read_settings
+
+    over = overrides(settings or [])
+    if budget is not None:
+        over.setdefault("train", {})["budget"] = budget
+    store = TokenStore.open(tokens)
+    console = screen(highlight=True)
+    if size is not None:
+        over = merge(_scaled(size, recipe, over, store, console), over)
+    table = recipe_of(read_settings(recipe, over, store), store, recipe)
+    report(start(table, out, console), console)
+
+
+def _scaled(size: str, recipe: str, over: dict[str, Any], store: TokenStore, console: Console) -> dict[str, Any]:
+    """Return the settings that the scaling rules choose for a model size, and print the main ones."""
+    from encodery.base.errors import SettingsError
+    from encodery.base.settings import merge
+    from encodery.train.ladder import settings_of
+    from encodery.train.pretrain_settings import read_settings
+
+    like = read_settings(recipe, {}, store)
+    if like.init_from is not None or "init_from" in over:
+        raise SettingsError(f"--size {size}: cannot be combined with init_from, whose model has its own sizes.")
+    budget = over.get("train", {}).get("budget", like.train.budget)
+    longest = over.get("feed", {}).get("max_length", like.feed.max_length)
+    table = settings_of(size, like.model, str(budget), int(longest))
+    chosen = merge(table, over)
+    model, train = chosen["model"], chosen["train"]
+    console.print(
+        f"{size}: {model['depth']} layers of width {model['width']}, learning rate {chosen['optim']['lr']}, "
+        f"{train['batch_tokens']} tokens per step",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return table

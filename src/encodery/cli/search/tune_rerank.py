@@ -1,0 +1,40 @@
+"""encodery search tune-rerank: choose the weight of a reranker for an index, without labelled queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encodery.cli.search._shared import Index, Model
+
+
+def command(
+    folder: Index,
+    rerank: Annotated[
+        Path, typer.Option(help="The reranker: a cross-encoder, a multi-vector model or precomputed term weights.")
+    ],
+    queries: Annotated[
+        int, typer.Option(help="The maximum number of sentences of the index that are used as queries.", min=30)
+    ] = 200,
+    model: Model = None,
+) -> None:
+    """Choose the weight of a reranker: sentences taken out of passages are queries that should find those passages.
+
+    The weight is stored in the index, and `encodery search query --rerank` uses it.
+    """
+    from encodery.cli._screen import screen
+    from encodery.search import trust as trusting
+    from encodery.search.reranking import reranker_of
+    from encodery.search.searcher import Searcher
+
+    console = screen()
+    with Searcher(folder, model=model) as searcher, console.status("querying") as status:
+        tuned = trusting.trust(
+            searcher, reranker_of(rerank).open(), queries, lambda done, all_: status.update(f"query {done} of {all_}")
+        )
+        trusting.note(searcher.path, rerank, tuned)
+    curve = ", ".join(f"{weight} {mean:.3f}" for weight, mean in tuned.curve.items())
+    console.print(f"{folder}: the weight of {rerank} is {tuned.share:.2f}.", soft_wrap=True)
+    console.print(f"  mean reciprocal rank of {tuned.queries} sentences, by weight: {curve}", soft_wrap=True)
