@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.machine import cpu_name, set_threads
-from encodery.model.ops.attention import Needs, grouped, naive, padded
+from encodery.model.ops.attention import AttentionSpec, grouped, naive, padded
 from encodery.model.shape import Batch, Layout
 
 
-def runs(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def runs(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """One call of SDPA for each run of equal lengths, on views."""
     parts = []
     for group, own in zip(
@@ -49,7 +49,7 @@ def measure(heads: int, lengths: list[int], repeats: int) -> dict[str, float]:
     def once(attend: Callable[..., Tensor], layout: Layout) -> float:
         qkv.grad = None
         start = time.perf_counter()
-        attend(qkv, layout, Needs(), None).backward(above)
+        attend(qkv, layout, AttentionSpec(), None).backward(above)
         return (time.perf_counter() - start) * 1e3
 
     times: dict[str, list[float]] = {name: [] for name in WAYS}

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from encodery.base import machine
-from encodery.embed.embedder import Embedder
-from encodery.embed.finish import Finish
-from encodery.embed.finish.binary import Binary
-from encodery.embed.finish.int8 import Int8
-from encodery.embed.finishing import Finishing
-from encodery.embed.static import StaticSettings, distil
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.postprocess import PostProcess
+from encodery.encoders.postprocess.binary import Binary
+from encodery.encoders.postprocess.int8 import Int8
+from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.static_distillation import StaticSettings, distill_static
 from encodery.evaluate.significance import mean_difference, mean_interval
 from encodery.metrics.ndcg import NDCG
 from encodery.model.load import load_model
@@ -40,8 +40,8 @@ Vectors = tuple[np.ndarray, np.ndarray]
 """Of questions (Q, H) and of paragraphs (P, H)."""
 
 
-def finished(steps: Sequence[Finish], whole: Vectors) -> Vectors:
-    made = Finishing.fitted(steps, whole[1])
+def finished(steps: Sequence[PostProcess], whole: Vectors) -> Vectors:
+    made = PostProcessing.fitted(steps, whole[1])
     return made.apply(whole[0]), made.apply(whole[1])
 
 
@@ -71,7 +71,7 @@ def main() -> None:
             right.setdefault(query, {})[document] = int(grade)
 
         def encoded(model: Path) -> Vectors:
-            embedder = Embedder.of(load_model(model))
+            embedder = DenseEncoder.from_loaded(load_model(model))
             of_questions, of_texts = (embedder.encode(some, truncate="right").vectors for some in (questions, texts))
             return of_questions, of_texts
 
@@ -88,14 +88,14 @@ def main() -> None:
         }
         for what, counted in (("static, counted", texts), ("static, by rank", None)):
             loaded = load_model(options.pretrained)
-            distil(loaded, work / what, StaticSettings(width=WIDTH), counted)
+            distill_static(loaded, work / what, StaticSettings(dimension=WIDTH), counted)
             static = encoded(work / what)
             scores[what] = static[0] @ static[1].T
 
     each = {}
     for what, table in scores.items():
         run = {query: dict(zip(names, map(float, row), strict=True)) for query, row in zip(asked, table, strict=True)}
-        each[what] = NDCG(k=10).each(right, run)
+        each[what] = NDCG(k=10).per_item(right, run)
     rows: list[dict[str, Any]] = []
     for what, values in each.items():
         row: dict[str, Any] = {"vectors": what, "ndcg@10": float(values.mean()), "interval": mean_interval(values)}

@@ -24,13 +24,16 @@ def excess(loads: np.ndarray) -> float:
 
 def measure(options: argparse.Namespace, ranks: int) -> dict[str, dict[str, float]]:
     """Way of dealing -> excess in tokens and in work."""
-    from encodery.tokens.feed import Feed, FeedSettings
-    from encodery.tokens.fit import deal
+    from encodery.tokens.fit import balance
+    from encodery.tokens.loader import LoaderSettings, PackedLoader
     from encodery.tokens.store import TokenStore
-    from encodery.train.pretrain import ATTENTION
+    from encodery.train.pretrain import BREAK_EVEN_WIDTHS
 
-    settings = FeedSettings(max_length=options.length, batch_tokens=options.tokens * ranks)
-    feed, even = Feed(TokenStore.open(options.tokens_folder).train, settings, 0), ATTENTION * options.width
+    settings = LoaderSettings(max_length=options.length, batch_tokens=options.tokens * ranks)
+    feed, even = (
+        PackedLoader(TokenStore.open(options.tokens_folder).train, settings, 0),
+        BREAK_EVEN_WIDTHS * options.width,
+    )
     draw = np.random.default_rng(0)
     found: dict[str, list[tuple[float, float]]] = {"one after the other": [], "by length": []}
     for _ in range(options.steps):
@@ -38,7 +41,7 @@ def measure(options: argparse.Namespace, ranks: int) -> dict[str, dict[str, floa
         falling = np.sort(sizes)[::-1]
         ways = {
             "one after the other": (sizes, np.arange(len(sizes)) % ranks),
-            "by length": (falling, deal(falling, ranks, even)),
+            "by length": (falling, balance(falling, ranks, even)),
         }
         for name, (lengths, seats) in ways.items():
             work = lengths * (1 + lengths / even)

@@ -97,14 +97,14 @@ def _exported(name: str, model: str, texts: list[str], room: Path) -> str:
 
 def _ours(model: str, threads: int, runtime: str | None) -> Encode:
     from encodery.base import machine
-    from encodery.embed.embedder import Embedder
-    from encodery.embed.exported import runtime_of
+    from encodery.encoders.dense import DenseEncoder
+    from encodery.encoders.exported import parse_runtime
     from encodery.model.load import load_model
 
     machine.set_threads(threads)
-    embedder = Embedder.of(load_model(model), "cpu")
+    embedder = DenseEncoder.from_loaded(load_model(model), "cpu")
     if runtime is not None:
-        embedder = embedder.on(runtime_of(runtime))
+        embedder = embedder.with_runtime(parse_runtime(runtime))
     return lambda given: embedder.encode(given, truncate="right").vectors
 
 
@@ -228,7 +228,8 @@ def peak(threads: int) -> tuple[str, dict[str, float]] | None:
     def together(numbers: int) -> float:
         reached: list[float] = []
         spinning = [
-            threading.Thread(target=lambda: reached.append(_native.peak(name, numbers=numbers))) for _ in range(threads)
+            threading.Thread(target=lambda: reached.append(_native.peak_throughput(name, numbers=numbers)))
+            for _ in range(threads)
         ]
         for thread in spinning:
             thread.start()
@@ -236,7 +237,7 @@ def peak(threads: int) -> tuple[str, dict[str, float]] | None:
             thread.join()
         return sum(reached)
 
-    return name, {"packed_fp32": together(_native.FLOAT), "packed_int8": together(_native.INT8)}
+    return name, {"packed_fp32": together(_native.FP32), "packed_int8": together(_native.INT8)}
 
 
 def operations(model: str) -> int:

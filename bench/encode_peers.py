@@ -62,11 +62,11 @@ def sorted_batches(model: str, run: Callable[[list[list[int]]], np.ndarray]) -> 
 def graph_of(model: str, room: Path) -> Path:
     """The model as an ONNX graph in the classic shape: that of PyTorch's exporter is fused by no engine."""
     from encodery.model.load import load_model
-    from encodery.runtimes._onnx_graph import graph
+    from encodery.runtimes._onnx_graph import build_graph
 
     file = room / "float32.onnx"
     if not file.is_file():
-        file.write_bytes(graph(load_model(model).model).SerializeToString())
+        file.write_bytes(build_graph(load_model(model).model).SerializeToString())
     return file
 
 

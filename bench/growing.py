@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = 128
-COMMON = (f"model.max_length={LENGTH}", f"feed.max_length={LENGTH}", "train.evals=20", "train.eval_share=0.1")
+COMMON = (f"model.max_length={LENGTH}", f"feed.max_length={LENGTH}", "train.evals=20", "train.eval_time_fraction=0.1")
 ROWS: dict[str, tuple[str, ...]] = {
     "scratch": (),
     "fpi": ("--small",),
-    "fpi, equal shares": ("--small", "surgery.uneven=0"),
+    "fpi, equal shares": ("--small", "surgery.symmetry_breaking=0"),
     "fpi, repeated layers": ("--small", "surgery.layers=repeat"),
     "fpi, silent layers": ("--small", "surgery.layers=identity"),
-    "aki": ("--small", "surgery.how=aki"),
+    "aki": ("--small", "surgery.method=aki"),
     "tile": ("--small", "surgery.is=tile"),
     "cycle": ("--cycle",),
 }
@@ -66,26 +66,26 @@ def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[
         points, spent, done = course(run)
         curve += [{**p, "seconds": p["seconds"] + seconds, "flops": p["flops"] + flops} for p in points]
         seconds, flops = seconds + spent, flops + done
-    figures = json.loads((runs[-1] / "figures.json").read_text())
+    figures = json.loads((runs[-1] / "metrics.json").read_text())
     kept = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
     return {**{key: figures[key] for key in kept if key in figures}, "seconds": seconds, "flops": flops, "curve": curve}
 
 
 def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
     """Held-out losses of a run by seconds and operations since its start, and how many of both it took."""
-    from encodery.base.report import read_log
+    from encodery.base.run_log import read_log
     from encodery.base.settings import decode
     from encodery.model import count
     from encodery.model.network import ModelSettings
 
     table = json.loads((run / "recipe.json").read_text())
-    each = count.flops(decode(ModelSettings, table["model"]), LENGTH)
+    each = count.flops_per_token(decode(ModelSettings, table["model"]), LENGTH)
     points = [
         {"stage": run.name, "seconds": line["elapsed"], "flops": line["tokens"] * each, "loss": line["heldout_loss"]}
         for line in read_log(run / "log.jsonl")
         if "heldout_loss" in line
     ]
-    figures = json.loads((run / "figures.json").read_text())
+    figures = json.loads((run / "metrics.json").read_text())
     return points, figures["seconds"], figures["tokens"] * each
 
 

@@ -50,7 +50,7 @@ def pretrain(options: argparse.Namespace, out: Path, seconds: int, *settings: st
     ]
     command += ["--budget", f"{seconds}s", "train.evals=0", *settings, *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    figures: dict[str, Any] = json.loads((out / "figures.json").read_text())
+    figures: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return figures
 
 

@@ -45,7 +45,7 @@ class Group:
 
 
 INFONCE = ("loss.is=infonce",)
-PARALLEL = ("adapt.parallel=true", 'adapt.places=["ffn"]', "adapt.scale=4.0")
+PARALLEL = ("adapt.parallel=true", 'adapt.sublayers=["ffn"]', "adapt.scale=4.0")
 DISTILL_KL = ("loss.is=distill_kl", "loss.similarity=cosine", "loss.temperature=0.05")
 TEACHER_SCALE = 20.0  # of a teacher's cosines, as recipe `distil` has it for the student's
 GROUPS = {
@@ -58,7 +58,7 @@ GROUPS = {
         {
             "everything (default)": (),
             "lora": ("adapt=lora",),
-            "rslora": ("adapt.is=lora", "adapt.stabilised=true"),
+            "rslora": ("adapt.is=lora", "adapt.rank_stabilised=true"),
             "dora": ("adapt=dora",),
             "ia3": ("adapt=ia3",),
             "bitfit": ("adapt=bitfit",),
@@ -80,12 +80,12 @@ GROUPS = {
             "cosent (default)": ("loss=cosent",),
             "angle": ("loss=angle",),
             "cosine_mse": ("loss=cosine_mse",),
-            "cosent, pooling cls": ("loss=cosent", "embed.pooling=cls"),
-            "cosent, pooling weighted": ("loss=cosent", "embed.pooling=weighted"),
-            "cosent, pooling layers": ("loss=cosent", "embed.pooling=layers"),
-            "cosent, pooling scalar_mix": ("loss=cosent", "embed.pooling=scalar_mix"),
-            "cosent, pooling attention": ("loss=cosent", "embed.pooling=attention"),
-            "cosent, pooling latent_attention": ("loss=cosent", "embed.pooling=latent_attention"),
+            "cosent, pooling cls": ("loss=cosent", "encoder.pooling=cls"),
+            "cosent, pooling weighted": ("loss=cosent", "encoder.pooling=weighted"),
+            "cosent, pooling layers": ("loss=cosent", "encoder.pooling=layers"),
+            "cosent, pooling scalar_mix": ("loss=cosent", "encoder.pooling=scalar_mix"),
+            "cosent, pooling attention": ("loss=cosent", "encoder.pooling=attention"),
+            "cosent, pooling latent_attention": ("loss=cosent", "encoder.pooling=latent_attention"),
         },
     ),
     "few": Group(
@@ -109,7 +109,7 @@ GROUPS = {
         "test_spearman",
         {
             "words matched (default)": ("regress", "two"),
-            "pooled states alone": ("regress", "two", "task.matching=false"),
+            "pooled states alone": ("regress", "two", "task.token_matching=false"),
         },
     ),
     "ranking": Group(
@@ -118,7 +118,7 @@ GROUPS = {
         ("epochs=2",),
         "test",
         "test_ndcg",
-        {"words matched (default)": (), "pooled states alone": ("task.matching=false",)},
+        {"words matched (default)": (), "pooled states alone": ("task.token_matching=false",)},
     ),
     "sentences": Group(
         EMBED,
@@ -128,9 +128,9 @@ GROUPS = {
         "spearman",
         {
             "whitened (default)": ("lines.txt",),
-            "whitened fully": ("lines.txt", 'embed.finish=[{is="whiten",power=1.0},"normalise"]'),
+            "whitened fully": ("lines.txt", 'encoder.postprocess=[{is="whiten",power=1.0},"normalise"]'),
             "simcse": ("lines.txt", "--recipe", "simcse", "epochs=1"),
-            "simcse, pooling cls": ("lines.txt", "--recipe", "simcse", "epochs=1", "embed.pooling=cls"),
+            "simcse, pooling cls": ("lines.txt", "--recipe", "simcse", "epochs=1", "encoder.pooling=cls"),
             "mirror": ("lines.txt", "--recipe", "mirror", "epochs=1"),
             "tsdae": ("lines.txt", "--recipe", "tsdae", "epochs=1"),
             "discsent": ("documents.jsonl", "--recipe", "discsent", "epochs=1"),
@@ -144,15 +144,15 @@ GROUPS = {
         "ndcg@10",
         {
             "infonce (default)": INFONCE,
-            "symmetric, same side (GTE)": (*INFONCE, "loss.symmetric=true", "loss.same_side=true"),
-            "bm25 negatives": (*INFONCE, "mine=bm25"),
-            "hard negatives": (*INFONCE, "mine=hard"),
-            "random negatives": (*INFONCE, "mine=random"),
+            "symmetric, same side (GTE)": (*INFONCE, "loss.symmetric=true", "loss.same_role=true"),
+            "bm25 negatives": (*INFONCE, "miner=bm25"),
+            "hard negatives": (*INFONCE, "miner=hard"),
+            "random negatives": (*INFONCE, "miner=random"),
             "gist, guided": ("loss=gist", "guide={pretrained}"),
-            "spread out": ("loss.is=spread", "loss.loss.is=infonce"),
+            "spread out": ("loss.is=global_orthogonal", "loss.loss.is=infonce"),
             "matryoshka": ("--recipe", "matryoshka"),
-            "matryoshka, first 64": ("--recipe", "matryoshka", 'embed.finish=["truncate","normalise"]'),
-            "infonce, first 64": (*INFONCE, 'embed.finish=["truncate","normalise"]'),
+            "matryoshka, first 64": ("--recipe", "matryoshka", 'encoder.postprocess=["truncate","normalise"]'),
+            "infonce, first 64": (*INFONCE, 'encoder.postprocess=["truncate","normalise"]'),
             "matryoshka2d": ("--recipe", "matryoshka2d"),
             "splade": ("--recipe", "splade"),
             "colbert": ("--recipe", "colbert"),
@@ -205,17 +205,23 @@ def prepared(data: Path, work: Path, rows: int, teacher: Path) -> None:
 
 def taught(work: Path, rows: int, teacher: Path) -> None:
     """Of the first pairs, with wrong answers that BM25 finds: alone, with the teacher's cosines, and text by text."""
-    from encodery.embed.embedder import Embedder
+    from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
 
     lines = (work / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (work / "few_pairs.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
     encodery(
-        "embed", "mine-negatives", work / "few_pairs.jsonl", "count=2", "mine.is=bm25", "--out", work / "mined.jsonl"
+        "embed",
+        "mine-negatives",
+        work / "few_pairs.jsonl",
+        "num_negatives=2",
+        "miner.is=bm25",
+        "--out",
+        work / "mined.jsonl",
     )
     mined = [json.loads(line) for line in (work / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = list(dict.fromkeys(text for row in mined for text in (row["anchor"], row["positive"], *row["negatives"])))
-    vectors = Embedder.of(load_model(teacher)).encode(texts, truncate="right").vectors
+    vectors = DenseEncoder.from_loaded(load_model(teacher)).encode(texts, truncate="right").vectors
     of, found = dict(zip(texts, vectors, strict=True)), []
     for row in mined:
         scores = [TEACHER_SCALE * float(of[row["anchor"]] @ of[text]) for text in (row["positive"], *row["negatives"])]
@@ -265,7 +271,7 @@ def written(file: Path, rows: Iterator[dict[str, Any]]) -> None:
 def judged(group: Group, run: Path, work: Path) -> float:
     """The figure of a run, or of a model that was not trained."""
     if group.judge == "test":
-        return float(json.loads((run / "figures.json").read_text())[group.figure])
+        return float(json.loads((run / "metrics.json").read_text())[group.figure])
     data = work / ("judged.jsonl" if group.judge == "sts" else "beir")
     table = json.loads(encodery("evaluate", group.judge, data, "--model", run, "--json"))
     return float(table["rows"][0]["figures"][group.figure])

@@ -45,7 +45,7 @@ def train(options: argparse.Namespace, side: str, rate: float, seed: int) -> dic
     command += ["--budget", f"{options.seconds}s", "train.evals=0", f"train.seed={seed}", f"optim.lr={rate}"]
     command += [*SIDES[side][0], *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    figures = json.loads((out / "figures.json").read_text())
+    figures = json.loads((out / "metrics.json").read_text())
     shutil.rmtree(out)
     found = {"side": side, "rate": rate, "seed": seed, **{key: figures[key] for key in KEPT if key in figures}}
     print(

@@ -48,7 +48,9 @@ def prepare(text: list[Path], work: Path, vocab: int) -> None:
     if not (work / "corpus").exists():
         encodery("corpus", "build", *text, "--out", work / "corpus")
     if not (work / "tokenizer").exists():
-        encodery("tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=wordpiece", f"vocab={vocab}")
+        encodery(
+            "tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=wordpiece", f"vocab_size={vocab}"
+        )
     if not (work / "corpus_lines").exists():
         lines_corpus(work / "corpus", work / "corpus_lines")
     tokenizer = Tokenizer.load(work / "tokenizer")
@@ -68,13 +70,13 @@ def beginning(store: Path, depth: int, width: int, heads: int) -> float:
     """The seconds that the first weights of such a model take before its first step."""
     from encodery.model.network import ModelSettings, build_model
     from encodery.tokens.store import TokenStore
-    from encodery.train.begin.bigrams import Bigrams
+    from encodery.train.data_init.bigrams import BigramsInit
 
     split = TokenStore.open(store)
     sizes = {"depth": depth, "width": width, "heads": heads, "max_length": LENGTH}
-    model = build_model(ModelSettings(vocab=split.specials.vocab_size, **sizes))
+    model = build_model(ModelSettings(vocab_size=split.special_tokens.vocab_size, **sizes))
     begun = time.perf_counter()
-    Bigrams().fill(model, split.train, torch.Generator().manual_seed(0))
+    BigramsInit().apply(model, split.train, torch.Generator().manual_seed(0))
     return time.perf_counter() - begun
 
 
@@ -84,14 +86,14 @@ def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.N
     begun = beginning(work / f"tokens_{layout}", depth, width, heads)
     encodery(
         "pretrain", work / f"tokens_{layout}", "--recipe", "bert", "--out", out, "--budget",
-        f"{options.seconds - begun:.1f}s", "begin.is=bigrams",
+        f"{options.seconds - begun:.1f}s", "data_init.is=bigrams",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
-        f"model.inner={4 * width}", "model.dropout=0", "model.attention.dropout=0", f"feed.max_length={LENGTH}",
-        "optim.lr=1e-3", "train.schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}", "train.evals=0",
+        f"model.intermediate_size={4 * width}", "model.dropout=0", "model.attention.dropout=0", f"feed.max_length={LENGTH}",
+        "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}", "train.evals=0",
         f"train.seed={seed}", *options.ours,
     )  # fmt: skip
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
-    figures = json.loads((out / "figures.json").read_text())
+    figures = json.loads((out / "metrics.json").read_text())
     return {**figures, "beginning_s": begun, **judged(out / "export", work / f"judge_{layout}.npz")}
 
 
@@ -108,7 +110,7 @@ def run_peer(
     if tuned:
         command += ["--bf16", "--dropout", "0"]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    return {**json.loads((out / "figures.json").read_text()), **judged(out / "export", work / f"judge_{layout}.npz")}
+    return {**json.loads((out / "metrics.json").read_text()), **judged(out / "export", work / f"judge_{layout}.npz")}
 
 
 def judged(export: Path, judge: Path) -> dict[str, float]:
@@ -136,7 +138,7 @@ def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) ->
                 "heldout_accuracy",
                 "tokens",
                 "steps",
-                "peak_share",
+                "mfu",
                 "precision",
                 "beginning_s",
             )

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from encodery.base.artifact import Artifact, writing
-from encodery.corpus.shards import documents, shard_paths
+from encodery.base.artifact import Artifact, create_artifact
+from encodery.corpus.shards import read_documents, shard_paths
 from encodery.tokens.tokenizer import Tokenizer
 
 LAYOUTS = ("chunks", "lines")
@@ -26,7 +26,7 @@ JUDGE_ROWS = 600
 
 def lines_corpus(corpus: Path, out: Path) -> None:
     """A corpus artifact whose documents are the non-empty lines of `corpus`."""
-    with writing(out, "corpus", {"made": "lines"}, {"corpus": Artifact.open(corpus, "corpus")}) as draft:
+    with create_artifact(out, "corpus", {"made": "lines"}, {"corpus": Artifact.open(corpus, "corpus")}) as draft:
         for split in ("train", "heldout"):
             folder = draft.path / split
             folder.mkdir()
@@ -37,13 +37,13 @@ def lines_corpus(corpus: Path, out: Path) -> None:
 
 
 def _lines(corpus: Path, split: str) -> Iterator[str]:
-    for document in documents(shard_paths(corpus, split)):
+    for document in read_documents(shard_paths(corpus, split)):
         yield from (line for line in document.text.splitlines() if line.strip())
 
 
 def rows(corpus: Path, split: str, tokenizer: Tokenizer, layout: str, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(ids, offsets) of the peer's rows, with special tokens, none longer than `length`."""
-    texts = _lines(corpus, split) if layout == "lines" else (d.text for d in documents(shard_paths(corpus, split)))
+    texts = _lines(corpus, split) if layout == "lines" else (d.text for d in read_documents(shard_paths(corpus, split)))
     pieces: list[np.ndarray] = []
     for batch in itertools.batched(texts, 512) if hasattr(itertools, "batched") else _batched(texts, 512):
         for ids in tokenizer.encode_batch(list(batch)):

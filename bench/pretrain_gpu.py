@@ -12,7 +12,7 @@ of full length cut from documents run together. The peer is a bare loop around `
 logits at masked tokens only, the faster counts.
 
 Utilisation is (6 N + 12 layers x width x length) x tokens/s over the measured matmul ceiling of the device in bf16, N
-being all parameters, for both sides alike. `peak_share` is encodery's own count, of matrix products alone.
+being all parameters, for both sides alike. `mfu` is encodery's own count, of matrix products alone.
 
 Not run on a GPU yet: where a figure of it stands nowhere, there is none.
 """
@@ -57,7 +57,9 @@ def prepare(options: argparse.Namespace) -> None:
     if not (work / "corpus").exists():
         encodery("corpus", "build", *options.text, "--out", work / "corpus")
     if not (work / "tokenizer").exists():
-        encodery("tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=bpe", f"vocab={options.vocab}")
+        encodery(
+            "tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=bpe", f"vocab_size={options.vocab}"
+        )
     if not (work / "tokens").exists():
         encodery("tokens", "encode", work / "corpus", "--tokenizer", work / "tokenizer", "--out", work / "tokens")
     tokenizer = Tokenizer.load(work / "tokenizer")
@@ -72,10 +74,10 @@ def settings(size: str, length: int, options: argparse.Namespace, way: str) -> l
     depth, width, heads, inner = SIZES[size]
     static, precision = way.split("-")
     return [
-        f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.inner={inner}",
+        f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.intermediate_size={inner}",
         f"model.max_length={length}", f"feed.max_length={length}", f"train.static={static}",
-        "objective.corruption.fixed_slots=true", f"train.precision={precision}",
-        f"train.micro_tokens={options.micro}", f"train.batch_tokens={options.batch}", f"train.seed={options.seed}",
+        "objective.corruption.fixed_predictions=true", f"train.precision={precision}",
+        f"train.micro_batch_tokens={options.micro}", f"train.batch_tokens={options.batch}", f"train.seed={options.seed}",
     ]  # fmt: skip
 
 
@@ -87,8 +89,8 @@ def ours(size: str, length: int, options: argparse.Namespace, pair: int, way: st
         "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", f"{options.seconds}s",
         *settings(size, length, options, way), "train.evals=0", *options.ours,
     )  # fmt: skip
-    keep = ("tokens_per_s", "peak_share", "precision", "tokens", "steps", "heldout_loss", "bound", "data_share")
-    figures = json.loads((out / "figures.json").read_text())
+    keep = ("tokens_per_s", "mfu", "precision", "tokens", "steps", "heldout_loss", "bottleneck", "data_fraction")
+    figures = json.loads((out / "metrics.json").read_text())
     return {"way": way, "parameters": figures["parameters"]} | {key: figures[key] for key in keep if key in figures}
 
 
@@ -134,7 +136,7 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
         "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", options.budget, *recipe
     )
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
-    figures = json.loads((out / "figures.json").read_text())
+    figures = json.loads((out / "metrics.json").read_text())
     size_mb = sum(p.stat().st_size for p in (out / "export").rglob("*") if p.is_file()) / 1e6
     return {"size": size, "budget": options.budget, "folder": str(out), "export_mb": round(size_mb, 1), **figures}
 

@@ -140,7 +140,7 @@ def main() -> None:
         "seconds": clock.spent,
         "tokens_per_s": clock.tokens / clock.spent,
     }
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=1))
+    (options.out / "metrics.json").write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SHAPE = ("model.depth=2", "model.width=128", "model.heads=2", "model.inner=512", "model.max_length=128")
+SHAPE = ("model.depth=2", "model.width=128", "model.heads=2", "model.intermediate_size=512", "model.max_length=128")
 LENGTH = ("feed.max_length=128", "train.evals=2")
 PAPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny (default)": ("tiny", ()),
@@ -35,39 +35,39 @@ PAPERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny (default)": ("tiny", ()),
-    "wsd": ("tiny", ("train.schedule=wsd(warmup=5%, decay=20%)",)),
-    "cosine": ("tiny", ("train.schedule=cosine(warmup=5%)",)),
+    "wsd": ("tiny", ("train.lr_schedule=wsd(warmup=5%, decay=20%)",)),
+    "cosine": ("tiny", ("train.lr_schedule=cosine(warmup=5%)",)),
     "batch 1,024": ("tiny", ("train.batch_tokens=1024",)),
     "batch 4,096": ("tiny", ("train.batch_tokens=4096",)),
     "batch 1,024 -> 4,096": ("tiny", ("train.batch_tokens=1024 -> 4096 linear",)),
-    "lengths 32, 64, 128": ("tiny", ("train.length=32 @ 30%; 64 @ 30%; 128",)),
+    "lengths 32, 64, 128": ("tiny", ("train.seq_len_schedule=32 @ 30%; 64 @ 30%; 128",)),
     "mask rate 0.30": ("tiny", ("objective.corruption.rate=0.30",)),
     "mask rate 0.30 -> 0.15": ("tiny", ("objective.corruption.rate=0.30 -> 0.15 linear",)),
 }
 LEARNED = ("model.positions.is=learned",)
 BEGINNINGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "bigrams (default)": ("tiny", ("begin.is=bigrams",)),
-    "cooccurrence": ("tiny", ("begin.is=cooccurrence",)),
-    "random": ("tiny", ("begin.is=random",)),
-    "bigrams, learned positions": ("tiny", ("begin.is=bigrams", *LEARNED)),
-    "cooccurrence, learned positions": ("tiny", ("begin.is=cooccurrence", *LEARNED)),
-    "random, learned positions": ("tiny", ("begin.is=random", *LEARNED)),
+    "bigrams (default)": ("tiny", ("data_init.is=bigrams",)),
+    "cooccurrence": ("tiny", ("data_init.is=cooccurrence",)),
+    "random": ("tiny", ("data_init.is=random",)),
+    "bigrams, learned positions": ("tiny", ("data_init.is=bigrams", *LEARNED)),
+    "cooccurrence, learned positions": ("tiny", ("data_init.is=cooccurrence", *LEARNED)),
+    "random, learned positions": ("tiny", ("data_init.is=random", *LEARNED)),
 }
 LAYERED: dict[str, tuple[str, tuple[str, ...]]] = {
     "one micro-batch after the other": ("mini", ()),
-    "all through a layer together": ("mini", ("train.layered=true",)),
+    "all through a layer together": ("mini", ("train.layerwise_offload=true",)),
 }
 RECOMPUTE: dict[str, tuple[str, tuple[str, ...]]] = {
-    name: ("mini", (f"train.recompute={name}",)) for name in ("nothing", "attention", "ffn", "block")
+    name: ("mini", (f"train.activation_checkpointing={name}",)) for name in ("nothing", "attention", "ffn", "block")
 }
 DEEPER = ("model.depth=4", "model.width=256", "model.heads=4")
-WHOLE = ("model.max_length=512", "feed.max_length=512", "train.batch_tokens=16384", "train.micro_tokens=16384")
+WHOLE = ("model.max_length=512", "feed.max_length=512", "train.batch_tokens=16384", "train.micro_batch_tokens=16384")
 # Rows, what all of them have beside shape and length, and the results file.
 GROUPS = {
-    "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "begin.is=random"), "recipes.json"),
-    "schedules": (SCHEDULES, ("model.inner=256",), "schedules.json"),
-    "beginnings": (BEGINNINGS, ("model.inner=256",), "beginnings.json"),
-    "layered": (LAYERED, (*DEEPER, "train.micro_tokens=512"), "layered.json"),
+    "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "data_init.is=random"), "recipes.json"),
+    "schedules": (SCHEDULES, ("model.intermediate_size=256",), "schedules.json"),
+    "beginnings": (BEGINNINGS, ("model.intermediate_size=256",), "beginnings.json"),
+    "layered": (LAYERED, (*DEEPER, "train.micro_batch_tokens=512"), "layered.json"),
     "recompute": (RECOMPUTE, (*DEEPER, *WHOLE), "recompute.json"),
 }
 
@@ -83,7 +83,7 @@ def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[s
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    figures = json.loads((out / "figures.json").read_text())
+    figures = json.loads((out / "metrics.json").read_text())
     keep = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
     return {**{key: figures[key] for key in keep if key in figures}, "peak_bytes": usage.ru_maxrss * 1024}
 

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base import machine
-from encodery.evaluate.compare import Task, compare
-from encodery.evaluate.suites.retrieval import Retrieval
-from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
-from encodery.evaluate.systems.bm25 import BM25
-from encodery.evaluate.systems.index import Index
-from encodery.search.trust import share_of
+from encodery.evaluate.compare import SuiteTask, compare
+from encodery.evaluate.suites.retrieval import RetrievalSuite
+from encodery.evaluate.systems import OpenSystem, Role, Run, System, UnsupportedEvaluation, Vectors
+from encodery.evaluate.systems.bm25 import BM25System
+from encodery.evaluate.systems.index import IndexSystem
+from encodery.search.tune_rerank import rerank_weight_of
 
 STORED = ("fp32", "fp16", "int8", "binary")
 HERE = Path(__file__).resolve().parent
@@ -56,11 +56,11 @@ class BM25S(System):
     def label(self) -> str:
         return "bm25s" if self.stemmed else "bm25s plain"
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
-class _Opened(Opened):
+class _Opened(OpenSystem):
     symmetric = False
 
     def __init__(self, settings: BM25S) -> None:
@@ -84,8 +84,8 @@ class _Opened(Opened):
             for query, row, values in zip(queries, places, scores, strict=True)
         }
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
-        raise Incapable(f"{self.name}: finds documents for queries; it gives no vectors.")
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
+        raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it gives no vectors.")
 
 
 def cutter(stemmed: bool) -> Callable[[Iterable[str]], Any]:
@@ -177,27 +177,31 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
     name = collection.name
     data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
-    ours = [Index(path=str(index), name=mode, mode=mode) for mode in ("bm25", "dense", "hybrid")]
+    ours = [IndexSystem(path=str(index), name=mode, mode=mode) for mode in ("bm25", "dense", "hybrid")]
     for label, folder in rerankers.items():
         encodery("search", "tune-rerank", index, "--rerank", folder)
         again = folder
         if label == RERANKERS["tilde"]:
             again = options.work / f"{name}-weights"
             encodery("search", "precompute-terms", index, "--model", folder, "--out", again)
-        shares = {"": share_of(index, folder), " alone": 1.0, " half": 0.5}
+        shares = {"": rerank_weight_of(index, folder), " alone": 1.0, " half": 0.5}
         ours += [
-            Index(path=str(index), name=f"hybrid, {label}{how}", mode="hybrid", rerank=str(again), rerank_weight=share)
+            IndexSystem(
+                path=str(index), name=f"hybrid, {label}{how}", mode="hybrid", rerank=str(again), rerank_weight=share
+            )
             for how, share in shares.items()
         ]
-    task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
-    found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).table()
-    plain = compare([BM25(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]).table()
-    figures = json.loads((index / "manifest.json").read_text())["figures"]
+    task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
+    found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).to_dict()
+    plain = compare(
+        [BM25System(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]
+    ).to_dict()
+    figures = json.loads((index / "manifest.json").read_text())["metrics"]
     kept = ("documents", "passages", "bytes", "weight", "seconds")
     return {
         "set": name,
         "index": {key: figures[key] for key in kept},
-        "shares": {label: share_of(index, folder) for label, folder in rerankers.items()},
+        "shares": {label: rerank_weight_of(index, folder) for label, folder in rerankers.items()},
         "rows": found["rows"],
         "plain": plain["rows"],
         "stored": stored(name, data, options) if options.stored else [],
@@ -215,11 +219,11 @@ def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str,
             "--out", encoded,
         )  # fmt: skip
         encodery("search", "index", "--encoded", encoded, "--out", index, f"vectors={kind}")
-        systems.append(Index(path=str(index), name=f"{kind} by {runtime}", mode="dense"))
-        indexes.append(json.loads((index / "manifest.json").read_text())["figures"])
-    task = Task(suite=Retrieval(most=options.queries), data=data, name=name)
-    rows = compare(systems, [task], say=lambda line: print(line, flush=True)).table()["rows"]
-    kept = ("bytes", "agreement")
+        systems.append(IndexSystem(path=str(index), name=f"{kind} by {runtime}", mode="dense"))
+        indexes.append(json.loads((index / "manifest.json").read_text())["metrics"])
+    task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
+    rows = compare(systems, [task], say=lambda line: print(line, flush=True)).to_dict()["rows"]
+    kept = ("bytes", "exact_recall")
     found = []
     for system, figures in zip(systems, indexes, strict=True):
         found += [row | {key: figures.get(key) for key in kept} for row in rows if row["system"] == system.label]

@@ -261,12 +261,12 @@ async def abandon(server: Server, texts: list[str], count: int) -> dict[str, Any
 
 def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
     """The library's vectors."""
-    from encodery.base.parts import find
-    from encodery.embed.embedder import Embedder
+    from encodery.base.parts import find_part
+    from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
     from encodery.runtimes import Runtime
 
-    embedder = Embedder.of(load_model(model), "cpu").on(find(Runtime, runtime)())
+    embedder = DenseEncoder.from_loaded(load_model(model), "cpu").with_runtime(find_part(Runtime, runtime)())
     return embedder.encode(texts, truncate="right").vectors
 
 

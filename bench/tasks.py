@@ -57,7 +57,7 @@ def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int, *s
     """`encodery finetune` and `encodery predict`, with their defaults but for `settings`."""
     shutil.rmtree(out, ignore_errors=True)
     encodery("finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", *settings)
-    rows, figures = read_split(folder, "test"), json.loads((out / "figures.json").read_text())
+    rows, figures = read_split(folder, "test"), json.loads((out / "metrics.json").read_text())
     seen = figures["epoch"] * len(read_split(folder, "train"))
     return {
         "quality": judged(labelled, rows, predictions(folder, labelled, out, rows)),
@@ -69,10 +69,10 @@ def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int, *s
 def predictions(folder: Path, labelled: Labelled, run: Path, rows: list[dict[str, Any]]) -> list[Any]:
     """What a run says of the test rows; of an embedding model the cosines of their two texts."""
     if labelled.task == "embed":
-        from encodery.embed.embedder import Embedder
+        from encodery.encoders.dense import DenseEncoder
         from encodery.model.load import load_model
 
-        embedder = Embedder.of(load_model(run))
+        embedder = DenseEncoder.from_loaded(load_model(run))
         one, other = (embedder.encode([row[name] for row in rows]).vectors for name in labelled.texts)
         return cosines(one, other)
     encodery("predict", folder / "test.jsonl", "--model", run, "--out", run / "predicted.jsonl")

@@ -29,7 +29,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 NAMES = ("location", "creative work", "person", "product", "group", "corporation")
 PAIRS = (NAMES[:2], NAMES[2:4])
-LEARN = ("optim.lr=3e-4", "task.rare=3", "task.widest=8")
+LEARN = ("optim.lr=3e-4", "task.positive_weight=3", "task.max_span_words=8")
 ASKS = re.compile(r"\b(?:what|which) ((?:[a-z]+ )?[a-z]+?) (?:is|are|was|were|did|does|do|has|have|had|can|would|of)\b")
 BARE = ("who", "where", "when")
 NO_NAME = re.compile(r"\b(?:is|are|was|were|did|does|do|has|have|had|can|would|a|an|the|of|in|to|he|she|it|they)\b")
@@ -137,7 +137,7 @@ def answers(run: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Spans]
     from encodery.model.load import load_model
 
     table = {"text": [row["text"] for row in rows], "types": [list(names)] * len(rows)}
-    found = Predictor.of(load_model(run)).predict(table).answers
+    found = Predictor.from_model(load_model(run)).predict(table).answers
     return [{(span["start"], span["end"], span["label"]) for span in answer["spans"]} for answer in found]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from encodery.finetune.tasks import Known, Task
+    from encodery.finetune.tasks import Task, TaskMetadata
     from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -84,7 +84,7 @@ def small_model() -> Callable[..., Path]:
 
     def make(folder: Path, tokenizer: Tokenizer, kept: dict[str, Any] | None = None, **settings: Any) -> Path:
         tokenizer.save(folder / "tokenizer")
-        told = ModelSettings(**{"width": 32, "depth": 2, "heads": 2, "vocab": tokenizer.vocab_size, **settings})
+        told = ModelSettings(**{"width": 32, "depth": 2, "heads": 2, "vocab_size": tokenizer.vocab_size, **settings})
         save_model(folder / "model", build_model(told, seed=0), folder / "tokenizer", settings=kept)
         return folder / "model"
 
@@ -94,13 +94,13 @@ def small_model() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tuned_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
     """`tuned_model(folder, tokenizer, task, known)`: a small model with a task's head, which has learnt nothing."""
-    from encodery.finetune.artifact import Tuned, save
+    from encodery.finetune.artifact import FineTuned, save
     from encodery.model.load import load_model
 
-    def make(folder: Path, tokenizer: Tokenizer, task: Task, known: Known, max_length: int = 24) -> Path:
+    def make(folder: Path, tokenizer: Tokenizer, task: Task, known: TaskMetadata, max_length: int = 24) -> Path:
         loaded = load_model(small_model(folder, tokenizer, max_length=max_length))
         module = task.build(loaded.model.settings.shape, known)
-        save(folder / "tuned", loaded.model, Tuned(task, module, known, {}, max_length, "error"), loaded, {}, {})
+        save(folder / "tuned", loaded.model, FineTuned(task, module, known, {}, max_length, "error"), loaded, {}, {})
         return folder / "tuned"
 
     return make
@@ -111,16 +111,18 @@ def weighing_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
     """`weighing_model(folder, tokenizer)`: a small model of term weights with a head of chance; it reads 24 tokens."""
     import torch
 
-    from encodery.embed.data import Labelled
-    from encodery.embed.planning import settings_of
+    from encodery.embed.data import EmbeddingExamples
+    from encodery.embed.planning import recipe_settings
     from encodery.embed.sparse_job import SparseJob
     from encodery.model.load import load_model
-    from encodery.train.distributed import Team
+    from encodery.train.distributed import DistributedContext
 
     def make(folder: Path, tokenizer: Tokenizer) -> Path:
         loaded = load_model(small_model(folder, tokenizer, max_length=24, head=None))
-        data = Labelled((["red cat", "one dog"], ["a red cat", "one dog"]))
-        job = SparseJob(settings_of("tilde_v2", {}, loaded), loaded, data, None, Team(), torch.device("cpu"))
+        data = EmbeddingExamples((["red cat", "one dog"], ["a red cat", "one dog"]))
+        job = SparseJob(
+            recipe_settings("tilde_v2", {}, loaded), loaded, data, None, DistributedContext(), torch.device("cpu")
+        )
         torch.manual_seed(0)
         torch.nn.init.normal_(job.pooling.linear.weight, std=1.0)  # type: ignore[union-attr]
         job.save(folder / "weighing", {})

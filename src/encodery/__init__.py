@@ -15,21 +15,30 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encodery.embed.embedder import Embedded, Embedder
-    from encodery.generate import Generated
-    from encodery.library import Handle, load
+    from encodery.encoders.dense import DenseEmbeddings, DenseEncoder
+    from encodery.generate import GeneratedText
+    from encodery.library import TextModel, load
     from encodery.search.searcher import Searcher
     from encodery.tokens.tokenizer import Tokenizer
 
 __version__ = version("encodery")
 
-__all__ = ["Embedded", "Embedder", "Generated", "Handle", "Searcher", "Tokenizer", "__version__", "load"]
+__all__ = [
+    "DenseEmbeddings",
+    "DenseEncoder",
+    "GeneratedText",
+    "Searcher",
+    "TextModel",
+    "Tokenizer",
+    "__version__",
+    "load",
+]
 
-_HOMES = {
-    "Embedded": "encodery.embed.embedder",
-    "Embedder": "encodery.embed.embedder",
+_MODULES = {
+    "DenseEmbeddings": "encodery.encoders.dense",
+    "DenseEncoder": "encodery.encoders.dense",
     "Generated": "encodery.generate",
-    "Handle": "encodery.library",
+    "TextModel": "encodery.library",
     "Searcher": "encodery.search.searcher",
     "Tokenizer": "encodery.tokens.tokenizer",
     "load": "encodery.library",
@@ -37,9 +46,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'encodery' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.embed.embedder import BATCH_TOKENS, Embedded, Embedder
-from encodery.embed.exported import runtime_of
-from encodery.generate import Generated
-from encodery.generate.fill import Fill
-from encodery.model.load import Loaded, load_model
+from encodery.encoders.dense import BATCH_TOKENS, DenseEmbeddings, DenseEncoder
+from encodery.encoders.exported import parse_runtime
+from encodery.generate import GeneratedText
+from encodery.generate.fill import FillMask
+from encodery.model.load import LoadedModel, load_model
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
 
-class Handle:
+class TextModel:
     """A loaded model. `encode` and `similarity` need no head, `fill` needs the masked-language-model head."""
 
-    def __init__(self, loaded: Loaded, device: torch.device | str | None = None, runtime: str | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, device: torch.device | str | None = None, runtime: str | None = None
+    ) -> None:
         self.loaded = loaded
         self._device = device
         self._runtime = runtime
@@ -56,16 +58,16 @@ class Handle:
         return self.loaded.settings
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def encoder(self) -> DenseEncoder:
         """The encoder of texts, as the stored settings have it (mean pooling and unit length by default)."""
         if self._runtime is None:
-            return Embedder.of(self.loaded, self._device)
-        return Embedder.of(self.loaded, self._device or "cpu").on(runtime_of(self._runtime))
+            return DenseEncoder.from_loaded(self.loaded, self._device)
+        return DenseEncoder.from_loaded(self.loaded, self._device or "cpu").with_runtime(parse_runtime(self._runtime))
 
     @property
-    def width(self) -> int:
+    def dimension(self) -> int:
         """Width K of a vector."""
-        return self.embedder.width
+        return self.encoder.dimension
 
     def encode(
         self,
@@ -80,11 +82,13 @@ class Handle:
         `truncate` says what happens to a text longer than the model takes: error, right, left or chunk;
         `embedder.encode` also tells how many tokens were dropped. `prompt` names a stored prompt.
         """
-        return self.embedder.encode(texts, truncate, batch_tokens, prompt, progress).vectors
+        return self.encoder.encode(texts, truncate, batch_tokens, prompt, progress).vectors
 
-    def stream(self, texts: Iterable[str], truncate: str = "error", prompt: str | None = None) -> Iterator[Embedded]:
+    def stream(
+        self, texts: Iterable[str], truncate: str = "error", prompt: str | None = None
+    ) -> Iterator[DenseEmbeddings]:
         """Vectors of texts without end, a few thousand at a time, in order."""
-        return self.embedder.stream(texts, truncate, prompt=prompt)
+        return self.encoder.stream(texts, truncate, prompt=prompt)
 
     def similarity(self, left: Sequence[str] | str, right: Sequence[str] | str, truncate: str = "error") -> np.ndarray:
         """Cosines (N, M) of N texts with M texts."""
@@ -94,21 +98,21 @@ class Handle:
         cosines: np.ndarray = vectors[: len(one)] @ vectors[len(one) :].T
         return cosines
 
-    def fill(self, text: str, top: int = 5, one_by_one: bool = False) -> Generated:
+    def fill(self, text: str, top: int = 5, one_by_one: bool = False) -> GeneratedText:
         """The most probable tokens at each [MASK] of a text; see `generate.fill`."""
         if not isinstance(text, str):
             raise InputError(f"One text is needed, not {type(text).__name__}.")
-        return Fill(top=top, one_by_one=one_by_one).generate(self.model, self.tokenizer, [text])[0]
+        return FillMask(top_k=top, one_by_one=one_by_one).generate(self.model, self.tokenizer, [text])[0]
 
     def search(self, index: str | Path) -> Searcher:
         """An index opened for queries with this model. Raises `ArtifactError` if it was made with another."""
         from encodery.search.searcher import Searcher
 
-        return Searcher(index, encoder=self.embedder)
+        return Searcher(index, encoder=self.encoder)
 
     def __repr__(self) -> str:
         settings = self.model.settings
-        return f"<encodery model {self.path}: {settings.depth} × {settings.width}, vocabulary {settings.vocab:,}>"
+        return f"<encodery model {self.path}: {settings.depth} × {settings.width}, vocabulary {settings.vocab_size:,}>"
 
 
 def load(
@@ -116,11 +120,11 @@ def load(
     device: torch.device | str | None = None,
     verify: bool = True,
     runtime: str | None = None,
-) -> Handle:
+) -> TextModel:
     """A model from a model folder, a run, a Hugging Face or sentence-transformers folder, or a hub name.
 
     `device` is the machine's own if not given; `verify` checks files and replays golden vectors.
     `runtime` runs `encode` elsewhere than in PyTorch: a name such as "packed_int8", or the folder of an export to
     onnx or openvino.
     """
-    return Handle(load_model(source, verify=verify), device, runtime)
+    return TextModel(load_model(source, verify=verify), device, runtime)

@@ -7,20 +7,20 @@ from typing import Any, cast
 import pytest
 import torch
 
-from encodery.adapt import Adaptation, begin, finished, learning
-from encodery.adapt._linear import Adapted
+from encodery.adapt import Adaptation, count_trainable, inject, merge_and_unload
+from encodery.adapt._linear import AdaptedLinear
 from encodery.base.errors import SettingsError, UnknownName
 from encodery.base.settings import decode
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
 
-TINY = ModelSettings(width=32, depth=3, heads=2, inner=64, vocab=90, max_length=24)
+TINY = ModelSettings(width=32, depth=3, heads=2, intermediate_size=64, vocab_size=90, max_length=24)
 BATCH = Batch.from_sequences([[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11, 12, 13]])
 
 
 def adapted(table: dict[str, Any], settings: ModelSettings = TINY) -> Model:
     model = build_model(settings, seed=1)
-    begin(model, decode(Adaptation, table), seed=2)
+    inject(model, decode(Adaptation, table), seed=2)
     return model.eval()
 
 
@@ -41,7 +41,7 @@ def names(model: Model) -> set[str]:
         {"is": "dora", "targets": ["query", "out", "down"]},
         {"is": "ia3", "targets": ["query", "key", "value", "out", "up", "down"]},
         {"is": "adapters"},
-        {"is": "adapters", "parallel": True, "places": ["ffn"]},
+        {"is": "adapters", "parallel": True, "sublayers": ["ffn"]},
         {"is": "binary_masks", "sparsity": 0.0},
         {"is": "bitfit"},
     ],
@@ -71,11 +71,11 @@ def test_targets_touch_their_own_rows_only() -> None:
     part = decode(Adaptation, {"is": "lora", "rank": 3, "targets": ["key"]})
     model = build_model(TINY, seed=1)
     before = inside(model, "0.attention.qkv").weight.detach().clone()
-    begin(model, part, 0)
+    inject(model, part, 0)
     pair = inside(model, "0.attention.qkv").pairs["key"]
     with torch.no_grad():
         pair.b.normal_()
-    after = inside(finished(model, part), "0.attention.qkv").weight
+    after = inside(merge_and_unload(model, part), "0.attention.qkv").weight
     assert torch.equal(after[:32], before[:32])
     assert torch.equal(after[64:], before[64:])
     torch.testing.assert_close(after[32:64], before[32:64] + 16.0 / 3 * pair.b @ pair.a)
@@ -85,12 +85,12 @@ def test_dora_keeps_the_length_of_rows_when_only_the_direction_moves() -> None:
     part = decode(Adaptation, {"is": "dora", "targets": ["up"]})
     model = build_model(TINY, seed=1)
     before = inside(model, "0.ffn.up").weight.detach().clone()
-    begin(model, part, 0)
+    inject(model, part, 0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith(".b"):
                 p.normal_()
-    after = inside(finished(model, part), "0.ffn.up").weight
+    after = inside(merge_and_unload(model, part), "0.ffn.up").weight
     assert (after - before).norm() > 0.5 * before.norm()
     torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1))
 
@@ -99,8 +99,8 @@ def test_masks_are_bits_and_their_gradient_passes_the_threshold() -> None:
     part = decode(Adaptation, {"is": "binary_masks", "sparsity": 0.3})
     model = build_model(TINY, seed=1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    begin(model, part, 0)
-    merged = finished(model, part)
+    inject(model, part, 0)
+    merged = merge_and_unload(model, part)
     hidden = total = 0
     for name, p in merged.named_parameters():
         kept = p == before[name]
@@ -119,12 +119,12 @@ def test_masks_are_bits_and_their_gradient_passes_the_threshold() -> None:
 def test_bitfit_trains_biases_and_no_head() -> None:
     model = adapted({"is": "bitfit"})
     assert names(model) == {n for n, _ in model.encoder.named_parameters(prefix="encoder") if n.endswith("bias")}
-    some, whole = learning(model)
+    some, whole = count_trainable(model)
     assert some / whole < 0.04
     assert any("norm.weight" in name for name in names(adapted({"is": "bitfit", "norms": True})))
     bare = decode(
         ModelSettings,
-        {"width": 16, "depth": 1, "heads": 2, "vocab": 9, "norm": {"is": "layer", "bias": False}}
+        {"width": 16, "depth": 1, "heads": 2, "vocab_size": 9, "norm": {"is": "layer", "bias": False}}
         | {"attention": {"is": "full", "bias": False, "bias_out": False}}
         | {"ffn": {"is": "mlp", "bias": False, "bias_out": False}},
     )
@@ -140,12 +140,12 @@ def test_top_layers() -> None:
 
 
 def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
-    model = adapted({"is": "prompt", "tokens": 20})
+    model = adapted({"is": "prompt", "num_tokens": 20})
     whole = Batch.from_sequences([list(range(24))])
     before = model(whole)
     assert before.hidden.shape == (24, 32), "as many tokens as without, though the table of positions has but 24"
     with torch.no_grad():
-        cast(Any, model.encoder.front).vectors[0, 7] += 1.0
+        cast(Any, model.encoder.sequence_transform).vectors[0, 7] += 1.0
     apart = (model(whole).hidden - before.hidden).abs().amax(1)
     assert (apart > 1e-5).all()
     layers = model(whole, keep_layers=True).layers
@@ -157,12 +157,12 @@ def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
 
 
 def test_two_inserts_cannot_stand_in_one_place() -> None:
-    twice = {"is": "several", "parts": [{"is": "adapters"}, {"is": "adapters", "places": ["ffn"]}]}
+    twice = {"is": "combined", "parts": [{"is": "adapters"}, {"is": "adapters", "sublayers": ["ffn"]}]}
     with pytest.raises(SettingsError, match="ffn of layer 0 is taken"):
         adapted(twice)
-    both = adapted({"is": "several", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
-    assert {name.split(".")[1] for name in names(both)} == {"embedding_norm", "blocks", "front"}
-    assert len(both.settings.inserts) == 2
+    both = adapted({"is": "combined", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
+    assert {name.split(".")[1] for name in names(both)} == {"embedding_norm", "blocks", "sequence_transform"}
+    assert len(both.settings.extensions) == 2
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_two_inserts_cannot_stand_in_one_place() -> None:
         ({"is": "lora", "first": 3}, "3 layers"),
         ({"is": "top_layers", "layers": 4}, "the model has 3"),
         ({"is": "top_layers", "layers": 0}, "nothing would learn"),
-        ({"is": "prompt", "tokens": 0}, "tokens = 0"),
+        ({"is": "prompt", "num_tokens": 0}, "tokens = 0"),
         ({"is": "adapters", "size": 0}, "size = 0"),
         ({"is": "binary_masks", "sparsity": 1.0}, "sparsity"),
-        ({"is": "several", "parts": []}, "at least one"),
-        ({"is": "several", "parts": [{"is": "lora"}, {"is": "ia3"}]}, "adapted already"),
+        ({"is": "combined", "parts": []}, "at least one"),
+        ({"is": "combined", "parts": [{"is": "lora"}, {"is": "ia3"}]}, "adapted already"),
     ],
 )
 def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
@@ -193,8 +193,8 @@ def test_an_unknown_adaptation_names_the_nearest() -> None:
 
 
 def test_nothing_inserted_is_left_in_a_finished_model() -> None:
-    part = decode(Adaptation, {"is": "several", "parts": [{"is": "lora"}, {"is": "ia3", "targets": ["down"]}]})
+    part = decode(Adaptation, {"is": "combined", "parts": [{"is": "lora"}, {"is": "ia3", "targets": ["down"]}]})
     model = build_model(TINY)
-    begin(model, part, 0)
-    assert sum(isinstance(module, Adapted) for module in model.modules()) == 6
-    assert not any(isinstance(module, Adapted) for module in finished(model, part).modules())
+    inject(model, part, 0)
+    assert sum(isinstance(module, AdaptedLinear) for module in model.modules()) == 6
+    assert not any(isinstance(module, AdaptedLinear) for module in merge_and_unload(model, part).modules())

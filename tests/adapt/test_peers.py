@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encodery.adapt import Adaptation, begin, finished
+from encodery.adapt import Adaptation, inject, merge_and_unload
 from encodery.base.settings import decode
 from encodery.model.network import Model, ModelSettings, build_model
 
-TINY = ModelSettings(width=32, depth=1, heads=2, inner=64, vocab=50, max_length=16)
+TINY = ModelSettings(width=32, depth=1, heads=2, intermediate_size=64, vocab_size=50, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_low_rank_changes(peft: ModuleType, name: str, stabilised: bool) -> None
         r=4, lora_alpha=6, target_modules=["up", "down"], use_dora=name == "dora", use_rslora=stabilised
     )
     theirs = peft.get_peft_model(Peer(model), config)
-    begin(model, part, 0)
+    inject(model, part, 0)
     with torch.no_grad():
         for seed, target in enumerate(("up", "down")):
             mine = getattr(model.encoder.blocks[0].ffn, target)
@@ -71,7 +71,9 @@ def test_low_rank_changes(peft: ModuleType, name: str, stabilised: bool) -> None
                 other.lora_magnitude_vector["default"].weight.copy_(mine.lengths[target])
     x = draw(torch.Size([7, 32]), 99)
     torch.testing.assert_close(ours(model, x), theirs(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours(finished(model, part), x), theirs.merge_and_unload()(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(merge_and_unload(model, part), x), theirs.merge_and_unload()(x), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_scales(peft: ModuleType) -> None:
@@ -79,7 +81,7 @@ def test_scales(peft: ModuleType) -> None:
     part = decode(Adaptation, {"is": "ia3", "targets": ["up", "down"]})
     config = peft.IA3Config(target_modules=["up", "down"], feedforward_modules=["down"])
     theirs = peft.get_peft_model(Peer(model), config)
-    begin(model, part, 0)
+    inject(model, part, 0)
     with torch.no_grad():
         for target in ("up", "down"):
             scale = getattr(model.encoder.blocks[0].ffn, target).scales[target]
@@ -88,4 +90,6 @@ def test_scales(peft: ModuleType) -> None:
             peer.copy_(scale.view(peer.shape))
     x = draw(torch.Size([7, 32]), 99)
     torch.testing.assert_close(ours(model, x), theirs(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours(finished(model, part), x), theirs.merge_and_unload()(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(merge_and_unload(model, part), x), theirs.merge_and_unload()(x), atol=1e-5, rtol=1e-5
+    )

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from encodery.base.artifact import Artifact, atomic_write, seal, writing
+from encodery.base.artifact import Artifact, atomic_write, create_artifact, seal
 from encodery.base.errors import ArtifactError, DiskFull, InputError
 
 
 def make(path: Path, text: str = "hello", **extra: Any) -> Artifact:
-    with writing(path, "thing", {"a": 1}, **extra) as draft:
+    with create_artifact(path, "thing", {"a": 1}, **extra) as draft:
         (draft.path / "sub").mkdir(exist_ok=True)
         (draft.path / "sub" / "data.txt").write_text(text)
-        draft.figures["size"] = len(text)
+        draft.metrics["size"] = len(text)
     return Artifact.open(path, "thing")
 
 
@@ -25,10 +25,10 @@ def test_round_trip_with_parents_and_figures(tmp_path: Path) -> None:
     parent = make(tmp_path / "parent")
     child = make(tmp_path / "child", "other", parents={"source": parent})
     assert child.manifest.parents["source"]["fingerprint"] == parent.manifest.fingerprint
-    assert child.manifest.figures == {"size": 5}
+    assert child.manifest.metrics == {"size": 5}
     child.verify()
-    more = child.add_figures({"ndcg": 0.5})
-    assert Artifact.open(tmp_path / "child").manifest.figures == {"size": 5, "ndcg": 0.5}
+    more = child.add_metrics({"ndcg": 0.5})
+    assert Artifact.open(tmp_path / "child").manifest.metrics == {"size": 5, "ndcg": 0.5}
     assert more.manifest.fingerprint == child.manifest.fingerprint
 
 
@@ -63,17 +63,17 @@ def test_wrong_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), writing(tmp_path / "a", "thing", {}) as draft:
+    with pytest.raises(RuntimeError, match="stop"), create_artifact(tmp_path / "a", "thing", {}) as draft:
         (draft.path / "half").write_text("x")
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kept_draft_is_found_again(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing(tmp_path / "a", "thing", {}, keep=True) as draft:
+    with pytest.raises(RuntimeError), create_artifact(tmp_path / "a", "thing", {}, keep=True) as draft:
         (draft.path / "half").write_text("x")
         raise RuntimeError("stop")
-    with writing(tmp_path / "a", "thing", {}, keep=True) as draft:
+    with create_artifact(tmp_path / "a", "thing", {}, keep=True) as draft:
         assert (draft.path / "half").read_text() == "x"
     assert "half" in Artifact.open(tmp_path / "a").manifest.files
 
@@ -82,7 +82,7 @@ def test_existing_targets_are_not_overwritten_unasked(tmp_path: Path) -> None:
     make(tmp_path / "a")
     with pytest.raises(InputError, match="already exists"):
         make(tmp_path / "a", "new")
-    assert make(tmp_path / "a", "new", overwrite=True).manifest.figures == {"size": 3}
+    assert make(tmp_path / "a", "new", overwrite=True).manifest.metrics == {"size": 3}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
@@ -110,7 +110,7 @@ def test_seal_leaves_a_readable_manifest(tmp_path: Path) -> None:
 
 
 def test_a_living_folder_may_change_after_sealing(tmp_path: Path) -> None:
-    with writing(tmp_path / "a", kind="index", settings={}, living=("store",)) as draft:
+    with create_artifact(tmp_path / "a", kind="index", settings={}, living=("store",)) as draft:
         (draft.path / "store").mkdir()
         (draft.path / "store" / "page").write_text("old")
         (draft.path / "stored").write_text("sealed")

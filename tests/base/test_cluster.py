@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from encodery.base.cluster import joined
+from encodery.base.cluster import connect_ray
 from encodery.base.errors import MissingExtra
 
 STAND_IN = """
@@ -79,4 +79,4 @@ def test_it_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.environ", dict(os.environ))  # What is told to Ray goes with the test.
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
-        joined()
+        connect_ray()

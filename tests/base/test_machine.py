@@ -12,7 +12,7 @@ import pytest
 from encodery.base import machine
 from encodery.base.errors import MissingExtra
 from encodery.base.extras import require
-from encodery.base.report import RunLog, read_log, truncate_log
+from encodery.base.run_log import RunLog, read_log, truncate_log
 
 
 def test_ranks_and_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

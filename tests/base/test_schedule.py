@@ -33,7 +33,7 @@ def test_progress_is_clamped_and_numbers_are_schedules() -> None:
     assert Schedule.parse("1 -> 0")(2.0) == 0
     assert Schedule.parse("1 -> 0")(-1.0) == 1
     assert Schedule.parse(3)(0.4) == 3
-    assert Schedule.parse("cosine").highest == 1
+    assert Schedule.parse("cosine").maximum == 1
 
 
 def test_every_shape_is_monotonic_and_meets_its_ends() -> None:

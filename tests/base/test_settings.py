@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 
 from encodery.base.errors import ContractError, SettingsError, UnknownName
-from encodery.base.parts import Part, find, name_of
+from encodery.base.parts import Part, find_part, name_of
 from encodery.base.schedule import Schedule
-from encodery.base.settings import decode, encode, merge, overrides, recipe, with_overrides
+from encodery.base.settings import decode, decode_with_overrides, encode, load_recipe, merge_tables, parse_overrides
 
 CONTRACT = '''"""Shapes to try."""
 import abc
@@ -112,48 +112,51 @@ def test_parts_by_name_by_table_nested_and_outside(figures: Any) -> None:
 
 def test_unknown_part_suggests_and_contract_is_checked(figures: Any, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="Did you mean 'square'"):
-        find(figures.Figure, "sqare")
+        find_part(figures.Figure, "sqare")
     (tmp_path / "figures" / "bad.py").write_text('"""Nothing."""\n')
     from encodery.base import parts
 
     parts._listing.cache_clear()
     parts._names.cache_clear()
     with pytest.raises(ContractError, match="exactly one public Figure"):
-        find(figures.Figure, "bad")
+        find_part(figures.Figure, "bad")
 
 
 def test_overrides_parse_toml_else_text_and_merge() -> None:
-    table = overrides(["depth=4", "inner.mode=sum", "inner.rate=0.3 -> 0.1 linear", "widths=[7, 8]"])
-    outer = with_overrides(Outer, {"depth": 1, "inner": {"limit": 9}}, table)
+    table = parse_overrides(["depth=4", "inner.mode=sum", "inner.rate=0.3 -> 0.1 linear", "widths=[7, 8]"])
+    outer = decode_with_overrides(Outer, {"depth": 1, "inner": {"limit": 9}}, table)
     assert (outer.depth, outer.inner.mode, outer.inner.limit, outer.widths) == (4, "sum", 9, (7, 8))
     with pytest.raises(SettingsError, match="path=value"):
-        overrides(["depth:4"])
+        parse_overrides(["depth:4"])
 
 
 def test_merge_replaces_a_table_whose_part_changes() -> None:
     base = {"figure": {"is": "square", "side": 3.0}}
-    assert merge(base, {"figure": {"side": 4}})["figure"] == {"is": "square", "side": 4}
-    assert merge(base, {"figure": {"is": "pair"}})["figure"] == {"is": "pair"}
-    assert merge(base, {"figure": "pair"})["figure"] == {"is": "pair"}
-    assert merge(base, overrides(["figure=square", "figure.side=5"]))["figure"] == {"is": "square", "side": 5}
+    assert merge_tables(base, {"figure": {"side": 4}})["figure"] == {"is": "square", "side": 4}
+    assert merge_tables(base, {"figure": {"is": "pair"}})["figure"] == {"is": "pair"}
+    assert merge_tables(base, {"figure": "pair"})["figure"] == {"is": "pair"}
+    assert merge_tables(base, parse_overrides(["figure=square", "figure.side=5"]))["figure"] == {
+        "is": "square",
+        "side": 5,
+    }
 
 
 def test_a_default_part_can_be_adjusted_without_naming_it(figures: Any) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Holder:
-        figure: Part = field(default_factory=lambda: find(figures.Figure, "square")())
+        figure: Part = field(default_factory=lambda: find_part(figures.Figure, "square")())
 
     Holder.__annotations__["figure"] = figures.Figure
-    held = with_overrides(Holder, {}, overrides(["figure.side=6"]))
+    held = decode_with_overrides(Holder, {}, parse_overrides(["figure.side=6"]))
     assert held.figure.area() == 36  # type: ignore[attr-defined]
 
 
 def test_recipes_extend_one_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.toml").write_text('depth = 1\n[inner]\nmode = "sum"\nlimit = 3\n')
     (tmp_path / "child.toml").write_text('extends = "parent.toml"\n[inner]\nlimit = 5\n')
-    assert recipe("any", tmp_path / "child.toml") == {"depth": 1, "inner": {"mode": "sum", "limit": 5}}
+    assert load_recipe("any", tmp_path / "child.toml") == {"depth": 1, "inner": {"mode": "sum", "limit": 5}}
     (tmp_path / "broken.toml").write_text("depth = = 1")
     with pytest.raises(SettingsError, match="not a TOML recipe"):
-        recipe("any", tmp_path / "broken.toml")
+        load_recipe("any", tmp_path / "broken.toml")
     with pytest.raises(UnknownName, match="no recipe file"):
-        recipe("any", tmp_path / "absent.toml")
+        load_recipe("any", tmp_path / "absent.toml")

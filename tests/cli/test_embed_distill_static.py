@@ -20,7 +20,7 @@ def test_a_static_model_is_written_and_embeds(tmp_path: Path, capsys: pytest.Cap
     made = Tokenizer(Wordpiece(min_frequency=1).train([TEXT] * 3, 100))
     made.set_template()
     made.save(tmp_path / "tokenizer")
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=192, max_length=32)
+    settings = ModelSettings(width=32, depth=1, heads=2, vocab_size=192, max_length=32)
     save_model(tmp_path / "model", build_model(settings, 1), tmp_path / "tokenizer")
     (tmp_path / "texts.txt").write_text(f"{TEXT}\n{TEXT}\n", encoding="utf-8")
     model, out = str(tmp_path / "model"), str(tmp_path / "static")

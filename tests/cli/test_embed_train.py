@@ -14,15 +14,15 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.report import read_log
-from encodery.base.settings import decode, recipe, recipes
+from encodery.base.run_log import read_log
+from encodery.base.settings import decode, load_recipe, recipe_files
 from encodery.cli.__main__ import run
 from encodery.cli.embed.train import train_embeddings
-from encodery.embed.embedder import Embedder
+from encodery.embed.heldout_metrics import EncodedVectors, retrieval_metrics
 from encodery.embed.job import EmbedJob
-from encodery.embed.planning import plan, watched
-from encodery.embed.score import Vectors, retrieval
+from encodery.embed.planning import evaluation_settings, plan_training
 from encodery.embed.training import EmbedTraining
+from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.kind.wordpiece import Wordpiece
@@ -47,7 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Tokenizer(Wordpiece(min_frequency=1).train([" ".join(WORDS)] * 3, 150))
     made.set_template()
     made.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=192, max_length=32)
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab_size=192, max_length=32)
     save_model(folder / "model", build_model(settings, 1), folder / "tokenizer")
     return folder / "model"
 
@@ -71,17 +71,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pairs_are_learned_told_and_used(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = ['embed.prompts.query="ba "', "embed.pooling.is=cls"]
+    prompts = ['encoder.prompts.query="ba "', "encoder.pooling.is=cls"]
     train(data, model, tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
     said = capsys.readouterr().out
-    assert "train: anchor = query (by its name), positive = positive (by its name)" in said
+    assert "train: anchor = query (by name), positive = positive (by name)" in said
     assert "150 examples of 2 texts" in said
     assert "loss infonce, 16 examples a step, budget 38steps" in said
     assert "held out: nDCG@10" in said
     assert "memory 0 MiB" not in said
     loaded = load_model(tmp_path / "run")
-    assert loaded.settings["embed"]["prompts"] == {"query": "ba "}
-    assert loaded.settings["embed"]["pooling"] == {"is": "cls"}
+    assert loaded.settings["dense"]["prompts"] == {"query": "ba "}
+    assert loaded.settings["dense"]["pooling"] == {"is": "cls"}
     curve = [line["ndcg"] for line in read_log(tmp_path / "run" / "log.jsonl") if "ndcg" in line]
     assert max(curve) > curve[0]
     assert run(["embed", "encode", "bala", "--model", str(tmp_path / "run"), "--prompt", "query"]) == 0
@@ -89,25 +89,30 @@ def test_pairs_are_learned_told_and_used(
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"finish_first": True, "embed": {"finish": ["whiten", "normalise"]}}], ids=["plain", "whitened first"]
+    "how",
+    [{}, {"whiten_before_training": True, "embed": {"postprocess": ["whiten", "normalise"]}}],
+    ids=["plain", "whitened first"],
 )
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     how: dict[str, Any], data: Path, model: Path, tmp_path: Path
 ) -> None:
     over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}, **how}
-    over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_share": 0.9}
-    table = plan(data, model, None, over).recipe
+    over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_time_fraction": 0.9}
+    table = plan_training(data, model, None, over).recipe
     whole = start(table, tmp_path / "whole")
     assert whole.finished
     start(table, tmp_path / "cut")
     (tmp_path / "cut" / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "cut" / "model")
-    shutil.rmtree(checkpoint.listed(tmp_path / "cut")[-1])
+    shutil.rmtree(checkpoint.list_checkpoints(tmp_path / "cut")[-1])
     again = resume(tmp_path / "cut")
     assert again.finished
     one, other = (load_model(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
     assert all((one[name] == other[name]).all() for name in one)
-    vectors = [Embedder.of(load_model(tmp_path / name)).encode(["bala", "lu mi"]).vectors for name in ("whole", "cut")]
+    vectors = [
+        DenseEncoder.from_loaded(load_model(tmp_path / name)).encode(["bala", "lu mi"]).vectors
+        for name in ("whole", "cut")
+    ]
     np.testing.assert_array_equal(*vectors)
 
 
@@ -128,9 +133,9 @@ def test_with_raw_sentences_alone_nothing_is_trained(
     assert "fitted to 30 sentences; mean cosine of two sentences" in said
     before, after = load_model(model), load_model(tmp_path / "out")
     assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
-    assert [step["is"] for step in after.settings["embed"]["finish"]] == ["whiten", "normalise"]
+    assert [step["is"] for step in after.settings["dense"]["postprocess"]] == ["whiten", "normalise"]
     assert run(["embed", "encode", "bala", "--model", str(tmp_path / "out")]) == 0
-    assert plan(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
+    assert plan_training(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
     said = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
     with pytest.raises(SettingsError, match=said):
         train(raw, model, tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
@@ -142,34 +147,34 @@ def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
     shutil.copytree(raw, tmp_path / "raw")
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n % 7} for n in range(20)]
     (tmp_path / "raw" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = ['embed.prompts.query="ba "']
+    given = ['encoder.prompts.query="ba "']
     train(tmp_path / "raw", model, tmp_path / "out", given, console=Console(width=400))
     said = capsys.readouterr().out
     after = load_model(tmp_path / "out")
-    embedder = Embedder.of(after)
+    embedder = DenseEncoder.from_loaded(after)
     one = embedder.encode([row["a"] for row in rows], prompt="query").vectors
     other = embedder.encode([row["b"] for row in rows]).vectors
     expected = spearmanr((one * other).sum(1), [row["score"] for row in rows]).statistic
     assert after.artifact is not None
-    assert after.artifact.manifest.figures["test_spearman"] == pytest.approx(expected, abs=1e-3)
+    assert after.artifact.manifest.metrics["test_spearman"] == pytest.approx(expected, abs=1e-3)
     assert f"test: Spearman correlation {expected:.3f}, " in said
     assert "before\n" in said
 
 
 def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: Path, tmp_path: Path) -> None:
-    asked = plan(raw, model, "simcse", {})
+    asked = plan_training(raw, model, "simcse", {})
     assert asked.recipe["recipe"] == "simcse"
     assert asked.settings.dropout == 0.1
     assert asked.settings.train.budget == "10steps"
     assert asked.recipe["batch"] == 64
     assert any("no dev rows tell" in note for note in asked.notes)
-    assert plan(raw, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
-    assert plan(raw, model, None, {"loss": {"is": "infonce"}}).recipe["recipe"] == "simcse"
+    assert plan_training(raw, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
+    assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe["recipe"] == "simcse"
 
     shutil.copytree(raw, tmp_path / "watched")
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n / 20} for n in range(20)]
     (tmp_path / "watched" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    watched = plan(tmp_path / "watched", model, None, {})
+    watched = plan_training(tmp_path / "watched", model, None, {})
     assert watched.recipe["recipe"] == "simcse"
     assert not any("no dev rows tell" in note for note in watched.notes)
 
@@ -178,23 +183,25 @@ def test_scored_pairs_take_a_batch_by_their_number(model: Path, tmp_path: Path) 
     path = tmp_path / "scored.jsonl"
     rows = [{"a": a, "b": b, "score": n % 7} for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:10])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    made = plan(path, model, None, {"epochs": 3})
+    made = plan_training(path, model, None, {"epochs": 3})
     assert made.recipe["batch"] == 8
     assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
-    assert made.recipe["finish_first"], "vectors that were never trained to be compared are whitened first"
-    assert [step["is"] for step in made.recipe["embed"]["finish"]] == ["whiten", "normalise"]
-    for said in ({"finish_first": False}, {"embed": {"finish": ["centre", "normalise"]}}):
-        assert not plan(path, model, None, {"epochs": 3, **said}).recipe["finish_first"]
-    start(plan(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
-    assert not plan(path, tmp_path / "run", None, {"epochs": 3}).recipe["finish_first"], "an embedding stays as it is"
-    given = plan(path, model, None, {"epochs": 3, "batch": 64})
+    assert made.recipe["whiten_before_training"], "vectors that were never trained to be compared are whitened first"
+    assert [step["is"] for step in made.recipe["encoder"]["postprocess"]] == ["whiten", "normalise"]
+    for said in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
+        assert not plan_training(path, model, None, {"epochs": 3, **said}).recipe["whiten_before_training"]
+    start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
+    assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe["whiten_before_training"], (
+        "an embedding stays as it is"
+    )
+    given = plan_training(path, model, None, {"epochs": 3, "batch": 64})
     assert given.recipe["batch"] == 64
     assert not any("chosen by" in note for note in given.notes)
 
 
-@pytest.mark.parametrize("name", recipes("embed"))
+@pytest.mark.parametrize("name", recipe_files("embed"))
 def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_path: Path) -> None:
-    assert decode(EmbedTraining, recipe("embed", name))
+    assert decode(EmbedTraining, load_recipe("embed", name))
     over: dict[str, Any] = {
         "batch": 8,
         "train": {"budget": "2steps", "precision": "fp32", "threads": 1, "eval_tokens": 200},
@@ -214,9 +221,9 @@ def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_p
         source.write_text("".join(json.dumps({"text": text}) + "\n" for _ in range(4)), encoding="utf-8")
     if name == "lealla":
         over["guide"] = str(model)
-    result = start(plan(source, model, name, over).recipe, tmp_path / "run")
+    result = start(plan_training(source, model, name, over).recipe, tmp_path / "run")
     assert result.finished
-    assert result.figures["steps"] == 2
+    assert result.metrics["steps"] == 2
 
 
 @pytest.fixture
@@ -234,12 +241,12 @@ def test_test_rows_are_judged_stored_and_reported(
     train(whole, model, tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
     said = capsys.readouterr().out
     assert "test: 40 examples are judged once, at the end" in said
-    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in said
     assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in said
     assert figures["test_ndcg"] == pytest.approx(figures["ndcg"], abs=1e-6), "the same rows and weights"
-    assert figures["test_ndcg"] == pytest.approx(figures["best_goal"], abs=1e-6)
-    kept = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["figures"]
+    assert figures["test_ndcg"] == pytest.approx(figures["best_metric"], abs=1e-6)
+    kept = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["metrics"]
     assert kept["test_ndcg"] == figures["test_ndcg"]
     assert run(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
@@ -257,7 +264,7 @@ def test_one_policy_for_texts_that_are_too_long(
             for row in path.read_text().splitlines()
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = [*QUICK, "epochs=2", f"truncate={truncate}", "embed.max_length=4"]
+    given = [*QUICK, "epochs=2", f"truncate={truncate}", "encoder.max_length=4"]
     if truncate == "error":
         with pytest.raises(InputError, match="has 3 tokens, the model takes 2"):
             train(whole, model, tmp_path / "run", given, console=Console(width=200))
@@ -267,12 +274,12 @@ def test_one_policy_for_texts_that_are_too_long(
     said = capsys.readouterr().out
     told = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
     assert told.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(said.split())
-    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = [json.loads(line) for line in (whole / "test.jsonl").read_text().splitlines()]
     texts = list(dict.fromkeys(text for row in rows for text in row.values()))
-    vectors = Vectors(Embedder.of(load_model(tmp_path / "run")).encode(texts, truncate).vectors)
+    vectors = EncodedVectors(DenseEncoder.from_loaded(load_model(tmp_path / "run")).encode(texts, truncate).vectors)
     numbers = np.array([[texts.index(row["query"]), texts.index(row["positive"])] for row in rows])
-    assert figures["test_ndcg"] == pytest.approx(retrieval(vectors, numbers)["ndcg"], abs=1e-3)
+    assert figures["test_ndcg"] == pytest.approx(retrieval_metrics(vectors, numbers)["ndcg"], abs=1e-3)
 
 
 def test_few_held_out_rows_tell_and_do_not_decide(
@@ -284,7 +291,7 @@ def test_few_held_out_rows_tell_and_do_not_decide(
     said = capsys.readouterr().out
     assert "of 100 examples are held out as dev rows" in said
     assert "the last are kept" in said
-    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "best_step" not in figures
     assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in said
 
@@ -295,7 +302,7 @@ def test_several_seeds(
     given = ["embed", "train", str(whole), "epochs=1", *QUICK, "--model", str(model), "--out", str(tmp_path / "all")]
     assert run([*given, "--seeds", "2"]) == 0
     said = capsys.readouterr().out
-    found = [json.loads((tmp_path / "all" / f"seed-{n}" / "figures.json").read_text()) for n in (0, 1)]
+    found = [json.loads((tmp_path / "all" / f"seed-{n}" / "metrics.json").read_text()) for n in (0, 1)]
     assert found[0]["test_ndcg"] != found[1]["test_ndcg"]
     table = json.loads((tmp_path / "all" / "seeds.json").read_text())
     assert set(table["figures"]) == {"ndcg", "mrr", "test_ndcg", "test_mrr"}
@@ -324,14 +331,18 @@ def test_raw_sentences_have_no_seeds(raw: Path, model: Path, tmp_path: Path) -> 
 
 def test_scores_suffice_for_patience_and_do_not_depend_on_the_clock(data: Path, model: Path, tmp_path: Path) -> None:
     for epochs, evals in ((1, 10), (10, 10), (15, 15), (100, 20)):
-        made = plan(data, model, None, {"epochs": epochs}).settings.train
+        made = plan_training(data, model, None, {"epochs": epochs}).settings.train
         assert (made.evals, made.patience) == (evals, evals // 2)
-        assert made.eval_share == 0.99
+        assert made.eval_time_fraction == 0.99
         assert made.eval_tokens == 16_384
-    told = plan(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
-    assert (told.patience, told.evals, told.eval_tokens, told.eval_share) == (0, 3, 99, 0.99)
-    assert [watched(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [16_384, 40_000, 131_072]
-    two = [start(plan(data, model, None, {"epochs": 2}).recipe, tmp_path / name) for name in "ab"]
+    told = plan_training(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
+    assert (told.patience, told.evals, told.eval_tokens, told.eval_time_fraction) == (0, 3, 99, 0.99)
+    assert [evaluation_settings(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [
+        16_384,
+        40_000,
+        131_072,
+    ]
+    two = [start(plan_training(data, model, None, {"epochs": 2}).recipe, tmp_path / name) for name in "ab"]
     curves = [[line["step"] for line in read_log(one.folder / "log.jsonl") if "ndcg" in line] for one in two]
     assert curves[0] == curves[1]
     assert len(curves[0]) == 10 if two[0].step >= 10 else len(curves[0]) >= two[0].step
@@ -350,7 +361,7 @@ def test_a_run_ends_early_where_its_scores_no_longer_rise(
     monkeypatch.setattr(EmbedJob, "goal", lambda job, score: -float(job.position))
     train(data, model, tmp_path / "falling", given, console=Console(width=200))
     said = capsys.readouterr().out
-    figures = json.loads((tmp_path / "falling" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "falling" / "metrics.json").read_text())
     assert figures["best_step"] == 4
     assert figures["steps"] < 30
     assert f"stopped early, at step {figures['steps']} of 38: no improvement in 5 evaluations" in said

@@ -43,7 +43,7 @@ def test_from_a_file_to_answers(
     given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
     assert run([*given, "--model", str(model), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "columns: text = review (by its name), label = verdict (told)" in told
+    assert "columns: text = review (by name), label = verdict (told)" in told
     assert "rows are held out as dev rows" in told
     assert "2 classes:" in told
     assert "dev: accuracy 1.000" in told

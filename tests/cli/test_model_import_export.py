@@ -15,7 +15,7 @@ from encodery.model.network import ModelSettings, build_model
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    save_model(tmp_path / "model", build_model(ModelSettings(width=16, depth=1, heads=2, vocab=64), 0))
+    save_model(tmp_path / "model", build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=64), 0))
     return tmp_path / "model"
 
 
@@ -30,7 +30,7 @@ def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.Ca
                 "hf",
                 "--out",
                 str(tmp_path / "a"),
-                "peer=false",
+                "verify_with_peer=false",
                 "title=Tiny one",
             ]
         )
@@ -43,7 +43,19 @@ def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert "with a masked-language-modelling head (layout bert)" in said
     assert "has no tokenizer" in said
     assert (
-        run(["model", "export", str(tmp_path / "b"), "--format", "hf", "--out", str(tmp_path / "c"), "peer=false"]) == 0
+        run(
+            [
+                "model",
+                "export",
+                str(tmp_path / "b"),
+                "--format",
+                "hf",
+                "--out",
+                str(tmp_path / "c"),
+                "verify_with_peer=false",
+            ]
+        )
+        == 0
     )
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ac")
     assert first.keys() == second.keys()
@@ -55,10 +67,13 @@ def test_lines_in_a_pipe_are_not_broken(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / ("a" * 100) / ("b" * 100)
-    assert run(["model", "export", str(model), "--format", "hf", "--out", str(out), "peer=false"]) == 0
+    assert run(["model", "export", str(model), "--format", "hf", "--out", str(out), "verify_with_peer=false"]) == 0
     assert f"{out}: hf export, layout bert, 0.1 MB." in capsys.readouterr().out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
-    assert run(["model", "export", str(model), "--format", "hf", "--out", str(tmp_path / "c"), "peer=false"]) == 0
+    assert (
+        run(["model", "export", str(model), "--format", "hf", "--out", str(tmp_path / "c"), "verify_with_peer=false"])
+        == 0
+    )
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
@@ -77,7 +92,7 @@ def test_import_is_load(model: Path, tmp_path: Path) -> None:
         (["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "dtyp=float16"], "Did you mean 'dtype'?"),
         (["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "dtype=float17"], "Did you mean 'float16'?"),
         (
-            ["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "layout=modernbert"],
+            ["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "checkpoint_format=modernbert"],
             "block = 'post' (needs 'pre')",
         ),
         (["model", "export", "OUT", "--format", "hf", "--out", "MODEL"], "no such folder"),

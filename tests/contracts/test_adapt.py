@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encodery.adapt import Adaptation, begin, finished, learning
-from encodery.base.parts import names
+from encodery.adapt import Adaptation, count_trainable, inject, merge_and_unload
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.model.load import load_model, save_model
 from encodery.model.network import Model, ModelSettings, build_model
@@ -20,14 +20,22 @@ SMALL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4},
     "dora": {"rank": 4, "targets": ["query", "value", "up"]},
     "adapters": {"size": 4},
-    "prompt": {"tokens": 5, "deep": True},
-    "several": {"parts": [{"is": "lora", "rank": 2}, {"is": "bitfit"}]},
+    "prompt": {"num_tokens": 5, "deep": True},
+    "combined": {"parts": [{"is": "lora", "rank": 2}, {"is": "bitfit"}]},
 }
 SETTINGS = {
-    "post": ModelSettings(width=32, depth=2, heads=2, inner=64, vocab=400, max_length=24),
+    "post": ModelSettings(width=32, depth=2, heads=2, intermediate_size=64, vocab_size=400, max_length=24),
     "pre": decode(
         ModelSettings,
-        {"width": 32, "depth": 2, "heads": 2, "inner": 48, "vocab": 400, "max_length": 24, "positions": "rotary"}
+        {
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "intermediate_size": 48,
+            "vocab_size": 400,
+            "max_length": 24,
+            "positions": "rotary",
+        }
         | {"ffn": "glu", "block": "pre", "mask": {"is": "alternating", "size": 4, "every": 2}},
     ),
 }
@@ -46,7 +54,7 @@ def hidden(model: Model, sequences: list[list[int]] = SEQUENCES) -> Tensor:
 
 def begun(name: str, kind: str = "post") -> Model:
     model = build_model(SETTINGS[kind], seed=3)
-    begin(model, part(name), seed=5)
+    inject(model, part(name), seed=5)
     return model
 
 
@@ -60,13 +68,13 @@ def moved(model: Model) -> Model:
     return model
 
 
-@pytest.mark.parametrize("name", names(Adaptation))
+@pytest.mark.parametrize("name", part_names(Adaptation))
 def test_only_what_is_said_learns_and_gradients_reach_all_of_it(name: str) -> None:
     assert decode(Adaptation, encode(part(name))) == part(name)
     model = begun(name)
-    some, whole = learning(model)
+    some, whole = count_trainable(model)
     assert 0 < some < whole
-    assert some < 0.1 * whole or not part(name).light
+    assert some < 0.1 * whole or not part(name).parameter_efficient
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
     target = torch.randn(37, 32)
@@ -88,11 +96,11 @@ def test_only_what_is_said_learns_and_gradients_reach_all_of_it(name: str) -> No
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", names(Adaptation))
+@pytest.mark.parametrize("name", part_names(Adaptation))
 def test_the_finished_model_computes_the_same_and_is_an_ordinary_one(name: str, kind: str, tmp_path: Path) -> None:
     model = moved(begun(name, kind))
     trained = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    plain = finished(model, part(name))
+    plain = merge_and_unload(model, part(name))
     torch.testing.assert_close(hidden(plain), hidden(model), atol=2e-5, rtol=1e-5)
     assert all(p.requires_grad for p in plain.parameters())
     assert {key: tensor.shape for key, tensor in plain.state_dict().items()} == {
@@ -104,14 +112,14 @@ def test_the_finished_model_computes_the_same_and_is_an_ordinary_one(name: str, 
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", names(Adaptation))
+@pytest.mark.parametrize("name", part_names(Adaptation))
 def test_a_packed_batch_equals_its_sequences_one_by_one(name: str, kind: str) -> None:
     model = moved(begun(name, kind))
     apart = torch.cat([hidden(model, [sequence]) for sequence in SEQUENCES])
     torch.testing.assert_close(hidden(model), apart, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", names(Adaptation))
+@pytest.mark.parametrize("name", part_names(Adaptation))
 def test_equal_seeds_begin_equally_and_a_checkpoint_fits_a_new_beginning(name: str) -> None:
     one, other = begun(name), begun(name)
     assert torch.equal(hidden(one), hidden(other))
@@ -122,7 +130,7 @@ def test_equal_seeds_begin_equally_and_a_checkpoint_fits_a_new_beginning(name: s
 
 def test_without_an_adaptation_everything_learns() -> None:
     model = build_model(SETTINGS["post"])
-    begin(model, None, seed=1)
-    some, whole = learning(model)
+    inject(model, None, seed=1)
+    some, whole = count_trainable(model)
     assert some == whole
-    assert finished(model, None) is model
+    assert merge_and_unload(model, None) is model

@@ -5,28 +5,37 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.attention import Attention
-from encodery.model.init.normal import Normal
-from encodery.model.positions import Aim, Positions
+from encodery.model.init.normal import NormalInit
+from encodery.model.positions import OffsetPattern, Positions
 from encodery.model.shape import Batch, Shape
 
 SHAPE = Shape(
-    vocab=9, width=12, depth=2, heads=3, head_size=4, inner=8, max_length=40, segments=0, embedding=12, layer=1
+    vocab_size=9,
+    width=12,
+    depth=2,
+    heads=3,
+    head_size=4,
+    intermediate_size=8,
+    max_length=40,
+    type_vocab_size=0,
+    embedding_size=12,
+    layer=1,
 )
 LENGTHS = (20, 19, 18, 7, 1)
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("name", names(Attention))
+@pytest.mark.parametrize("name", part_names(Attention))
 def test_what_every_attention_promises(name: str, window: int | None) -> None:
-    part = find(Attention, name)()
+    part = find_part(Attention, name)()
     assert decode(Attention, encode(part)) == part
-    module = part.build(SHAPE.at(1, window))
-    Normal(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    module = part.build(SHAPE.for_layer(1, window))
+    NormalInit(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
     module = module.double()
-    positions = find(Positions, "none")().build(SHAPE)
+    positions = find_part(Positions, "none")().build(SHAPE)
     x = torch.randn(sum(LENGTHS), 12, dtype=torch.float64, requires_grad=True)
     given = x.detach().clone()
     layout = Batch.from_sequences([[0] * n for n in LENGTHS]).layout
@@ -53,22 +62,22 @@ def test_what_every_attention_promises(name: str, window: int | None) -> None:
     torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", names(Attention))
+@pytest.mark.parametrize("name", part_names(Attention))
 def test_weights_of_single_heads_are_views_of_what_is_learned(name: str) -> None:
-    module = find(Attention, name)().build(SHAPE)
-    Normal(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
-    positions = find(Positions, "none")().build(SHAPE)
+    module = find_part(Attention, name)().build(SHAPE)
+    NormalInit(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    positions = find_part(Positions, "none")().build(SHAPE)
     layout, x = Batch.from_sequences([[0] * 7]).layout, torch.randn(7, 12)
-    heads = module.heads()
+    heads = module.head_weights()
     if not heads:
         return
     assert len(heads) == SHAPE.heads
     whole = module(x, layout, positions)
     alone = []
     for kept in range(len(heads)):
-        single = find(Attention, name)().build(SHAPE)
+        single = find_part(Attention, name)().build(SHAPE)
         single.load_state_dict(module.state_dict())
-        for place, head in enumerate(single.heads()):
+        for place, head in enumerate(single.head_weights()):
             assert head.query.shape == head.key.shape == head.value.shape == (4, 12)
             assert head.out.shape == (12, 4)
             if place != kept:
@@ -82,13 +91,15 @@ def test_weights_of_single_heads_are_views_of_what_is_learned(name: str) -> None
 
 def test_an_aim_is_taken_whole_or_not_at_all() -> None:
     weights, biases = torch.randn(2, 4, 12), torch.randn(2, 4)
-    with_biases, without = (find(Attention, "full")(bias=bias).build(SHAPE).heads()[1] for bias in (True, False))
-    assert with_biases.look(Aim(weights, biases))
+    with_biases, without = (
+        find_part(Attention, "full")(bias=bias).build(SHAPE).head_weights()[1] for bias in (True, False)
+    )
+    assert with_biases.load_offset_pattern(OffsetPattern(weights, biases))
     assert torch.equal(with_biases.query, weights[0])
     assert torch.equal(with_biases.key, weights[1])
     assert torch.equal(torch.stack([with_biases.query_bias, with_biases.key_bias]), biases)
     before = without.query.clone()
-    assert not without.look(Aim(weights, biases))
+    assert not without.load_offset_pattern(OffsetPattern(weights, biases))
     assert torch.equal(without.query, before)
-    assert without.look(Aim(weights))
+    assert without.load_offset_pattern(OffsetPattern(weights))
     assert torch.equal(without.key, weights[1])

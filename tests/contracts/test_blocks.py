@@ -5,29 +5,41 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.model.attention.full import Full
+from encodery.model.attention.full import FullAttention
 from encodery.model.blocks import Block
 from encodery.model.ffn.mlp import MLP
-from encodery.model.init.normal import Normal
-from encodery.model.norms.layer import Layer
+from encodery.model.init.normal import NormalInit
+from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Batch, Shape
 
-SHAPE = Shape(vocab=9, width=12, depth=2, heads=3, head_size=4, inner=8, max_length=9, segments=0, embedding=12)
+SHAPE = Shape(
+    vocab_size=9,
+    width=12,
+    depth=2,
+    heads=3,
+    head_size=4,
+    intermediate_size=8,
+    max_length=9,
+    type_vocab_size=0,
+    embedding_size=12,
+)
 LAYOUT = Batch.from_sequences([[0] * 4, [0] * 3]).layout
 
 
 def build(name: str, std: float, dropout: float = 0.0) -> torch.nn.Module:
-    module = find(Block, name)().build(SHAPE.at(1, None), attention=Full(), ffn=MLP(), norm=Layer(), dropout=dropout)
-    Normal(std=std).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    module = find_part(Block, name)().build(
+        SHAPE.for_layer(1, None), attention=FullAttention(), ffn=MLP(), norm=LayerNorm(), dropout=dropout
+    )
+    NormalInit(std=std).apply(module, SHAPE, torch.Generator().manual_seed(0))
     return module.double()
 
 
-@pytest.mark.parametrize("name", names(Block))
+@pytest.mark.parametrize("name", part_names(Block))
 def test_what_every_block_promises(name: str) -> None:
-    part = find(Block, name)()
+    part = find_part(Block, name)()
     assert decode(Block, encode(part)) == part
     module = build(name, 0.5)
     assert {"attention", "attention_norm", "ffn", "ffn_norm"} <= dict(module.named_children()).keys()
@@ -37,18 +49,18 @@ def test_what_every_block_promises(name: str) -> None:
     assert y.shape == x.shape
     assert torch.equal(x.detach(), given), "what is given is not written to"
     torch.autograd.gradcheck(lambda z: module(z, LAYOUT, PositionsModule()), (x,), fast_mode=True)
-    final = part.final(SHAPE, Layer()).double()
+    final = part.final(SHAPE, LayerNorm()).double()
     assert final(y).shape == y.shape
 
 
 def test_pre_and_post_place_the_residual_where_they_say() -> None:
     x = torch.randn(7, 12, dtype=torch.float64)
-    norm = Layer().build(12).double()
+    norm = LayerNorm().build(12).double()
     torch.testing.assert_close(build("pre", 0.0)(x, LAYOUT, PositionsModule()), x)
     torch.testing.assert_close(build("post", 0.0)(x, LAYOUT, PositionsModule()), norm(norm(x)))
 
 
-@pytest.mark.parametrize("name", names(Block))
+@pytest.mark.parametrize("name", part_names(Block))
 def test_dropout_acts_in_training_only(name: str) -> None:
     module, still = build(name, 0.5, dropout=0.5), build(name, 0.5)
     x = torch.randn(7, 12, dtype=torch.float64)

@@ -11,16 +11,16 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from encodery.base.parts import Part, find, name_of, names, summary
+from encodery.base.parts import Part, find_part, name_of, part_names, part_summary
 from encodery.base.settings import decode, encode
-from encodery.corpus.sources import Source
+from encodery.corpus.sources import SourceFile
 from encodery.corpus.steps.dedup import Dedup
 from encodery.corpus.steps.filter import Filter
-from encodery.corpus.steps.read import Reader, Reading
+from encodery.corpus.steps.read import FileReader, ReadContext
 from encodery.corpus.steps.rewrite import Rewrite
 
-CONTRACTS: tuple[type[Part], ...] = (Reader, Rewrite, Filter, Dedup)
-ALL = [(contract, name) for contract in CONTRACTS for name in names(contract)]
+CONTRACTS: tuple[type[Part], ...] = (FileReader, Rewrite, Filter, Dedup)
+ALL = [(contract, name) for contract in CONTRACTS for name in part_names(contract)]
 PROSE = (
     "The library keeps a list of open files and closes each of them when the program ends.\n"
     "Callers that want a file to stay open must say so, because a file that is forgotten is a file that leaks.\n\n"
@@ -31,7 +31,7 @@ PROSE = (
 
 
 def make(contract: type[Part], name: str) -> Any:
-    return find(contract, name)()
+    return find_part(contract, name)()
 
 
 @pytest.mark.parametrize(("contract", "name"), ALL)
@@ -40,11 +40,11 @@ def test_a_part_is_a_frozen_dataclass_with_defaults_and_a_summary(contract: type
     assert dataclasses.is_dataclass(part)
     assert part.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert name_of(part) == name
-    assert summary(contract, name)
+    assert part_summary(contract, name)
     assert decode(contract, encode(part)) == part  # type: ignore[type-abstract]
 
 
-@pytest.mark.parametrize("name", names(Filter))
+@pytest.mark.parametrize("name", part_names(Filter))
 def test_a_filter_keeps_good_prose_and_drops_what_is_none(name: str) -> None:
     step = make(Filter, name).build()
     assert isinstance(step, BaseFilter)
@@ -56,14 +56,14 @@ def test_a_filter_keeps_good_prose_and_drops_what_is_none(name: str) -> None:
         assert verdict[1]
 
 
-@pytest.mark.parametrize("name", names(Filter))
+@pytest.mark.parametrize("name", part_names(Filter))
 @pytest.mark.parametrize("text", ["", " \n ", "!?", "x", "\ud83d", "́", "字"])
 def test_a_filter_survives_odd_texts(name: str, text: str) -> None:
     verdict = make(Filter, name).build().filter(Document(text=text, id="0"))
     assert verdict is True or (isinstance(verdict, tuple) and verdict[0] is False)
 
 
-@pytest.mark.parametrize("name", names(Rewrite))
+@pytest.mark.parametrize("name", part_names(Rewrite))
 def test_a_rewrite_leaves_clean_prose_alone(name: str) -> None:
     part = make(Rewrite, name)
     assert part.apply(PROSE) == [PROSE]
@@ -73,30 +73,32 @@ def test_a_rewrite_leaves_clean_prose_alone(name: str) -> None:
         assert [part.apply(piece) for piece in once] == [[piece] for piece in once]
 
 
-@pytest.mark.parametrize("name", names(Reader))
+@pytest.mark.parametrize("name", part_names(FileReader))
 def test_a_reader_claims_suffixes_of_its_own_and_builds_a_step(name: str, tmp_path: Path) -> None:
-    part = make(Reader, name)
-    others = {s for other in names(Reader) if other != name for s in find(Reader, other).suffixes}
+    part = make(FileReader, name)
+    others = {s for other in part_names(FileReader) if other != name for s in find_part(FileReader, other).suffixes}
     assert part.suffixes
     assert not others.intersection(part.suffixes)
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in part.suffixes)
-    reading = Reading("auto", "auto", None, tmp_path, tmp_path)
+    reading = ReadContext("auto", "auto", None, tmp_path, tmp_path)
     assert isinstance(part.build(name, reading), PipelineStep)
 
 
-@pytest.mark.parametrize("name", names(Reader))
+@pytest.mark.parametrize("name", part_names(FileReader))
 def test_a_reader_names_what_it_cannot_read(name: str, tmp_path: Path) -> None:
-    from encodery.corpus.encoding import Unusable
+    from encodery.corpus.encoding import UnusableFile
 
     path = tmp_path / "noise"
     path.write_bytes(bytes(range(256)) * 100)
-    source = Source(str(path), "noise", "noise", name, "", 25_600, 0)
-    with pytest.raises(Unusable) as caught:
-        list(make(Reader, name).rows(source, lambda *_: None, Reading("auto", "auto", None, tmp_path, tmp_path)))
+    source = SourceFile(str(path), "noise", "noise", name, "", 25_600, 0)
+    with pytest.raises(UnusableFile) as caught:
+        list(
+            make(FileReader, name).rows(source, lambda *_: None, ReadContext("auto", "auto", None, tmp_path, tmp_path))
+        )
     assert caught.value.reason in ("binary", "corrupt")
 
 
-@pytest.mark.parametrize("name", names(Dedup))
+@pytest.mark.parametrize("name", part_names(Dedup))
 def test_a_dedup_gives_passes_and_a_step(name: str, tmp_path: Path) -> None:
     part = make(Dedup, name)
     passes = part.passes(str(tmp_path))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode
-from encodery.corrupt import IGNORED, Corruption, Vocabulary
+from encodery.corrupt import IGNORE_INDEX, Corruption, Vocabulary
 
 V, USED, SPECIALS = 256, 240, 8
 
@@ -24,12 +24,14 @@ def setting(seed: int) -> tuple[torch.Tensor, torch.Tensor, Vocabulary, torch.Ge
     return ids, cu, words, source
 
 
-@pytest.mark.parametrize("fixed_slots", [False, True])
+@pytest.mark.parametrize("fixed_predictions", [False, True])
 @pytest.mark.parametrize("predicted", [None, 0.1, 0.45])
-@pytest.mark.parametrize("name", names(Corruption))
-def test_what_every_corruption_promises(name: str, predicted: float | None, fixed_slots: bool) -> None:
+@pytest.mark.parametrize("name", part_names(Corruption))
+def test_what_every_corruption_promises(name: str, predicted: float | None, fixed_predictions: bool) -> None:
     chosen = None if predicted is None else Schedule.parse(predicted)
-    part = find(Corruption, name)(rate=Schedule.parse(0.25), predict_rate=chosen, fixed_slots=fixed_slots)
+    part = find_part(Corruption, name)(
+        rate=Schedule.parse(0.25), predict_rate=chosen, fixed_predictions=fixed_predictions
+    )
     for seed in range(20):
         ids, cu, words, source = setting(seed)
         before = ids.clone()
@@ -37,7 +39,7 @@ def test_what_every_corruption_promises(name: str, predicted: float | None, fixe
         original = ids.repeat(done.copies)
         assert torch.equal(ids, before), "the batch given is not written to"
         assert done.ids.shape == original.shape
-        assert done.ids.dtype == done.rows.dtype == done.targets.dtype == torch.int64
+        assert done.ids.dtype == done.masked_positions.dtype == done.labels.dtype == torch.int64
         assert done.cu_seqlens.dtype == torch.int32
         assert done.cu_seqlens[-1] == done.ids.numel()
         special = words.special[original]
@@ -45,19 +47,19 @@ def test_what_every_corruption_promises(name: str, predicted: float | None, fixe
         changed = done.ids != original
         assert ((done.ids[changed] == 4) | ~words.special[done.ids[changed]]).all(), "no special put in"
         assert (done.ids < USED).all()
-        assert (done.rows.diff() > 0).all()
-        real = done.targets != IGNORED
-        assert torch.equal(done.targets[real], original[done.rows][real])
-        assert not special[done.rows[real]].any()
-        assert real.all() or fixed_slots
+        assert (done.masked_positions.diff() > 0).all()
+        real = done.labels != IGNORE_INDEX
+        assert torch.equal(done.labels[real], original[done.masked_positions][real])
+        assert not special[done.masked_positions[real]].any()
+        assert real.all() or fixed_predictions
         assert (
             predicted is not None
-            or not (set(changed.nonzero()[:, 0].tolist()) - set(done.rows.tolist()))
-            or fixed_slots
+            or not (set(changed.nonzero()[:, 0].tolist()) - set(done.masked_positions.tolist()))
+            or fixed_predictions
         )
 
 
-@pytest.mark.parametrize("name", names(Corruption))
+@pytest.mark.parametrize("name", part_names(Corruption))
 def test_settings_round_trip(name: str) -> None:
-    part = find(Corruption, name)()
+    part = find_part(Corruption, name)()
     assert decode(Corruption, encode(part)) == part

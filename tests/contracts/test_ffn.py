@@ -8,23 +8,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.ffn import FFN
-from encodery.model.init.normal import Normal
+from encodery.model.init.normal import NormalInit
 from encodery.model.shape import Shape
 from encodery.model.weights import ActivationName
 
-SHAPE = Shape(vocab=9, width=6, depth=2, heads=2, head_size=3, inner=10, max_length=4, segments=0, embedding=6)
+SHAPE = Shape(
+    vocab_size=9,
+    width=6,
+    depth=2,
+    heads=2,
+    head_size=3,
+    intermediate_size=10,
+    max_length=4,
+    type_vocab_size=0,
+    embedding_size=6,
+)
 
 
 @pytest.mark.parametrize("activation", get_args(ActivationName))
-@pytest.mark.parametrize("name", names(FFN))
+@pytest.mark.parametrize("name", part_names(FFN))
 def test_what_every_ffn_promises(name: str, activation: str) -> None:
-    part = find(FFN, name)(activation=activation)
+    part = find_part(FFN, name)(activation=activation)
     assert decode(FFN, encode(part)) == part
     module = part.build(SHAPE)
-    Normal(std=1.0).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    NormalInit(std=1.0).apply(module, SHAPE, torch.Generator().manual_seed(0))
     module = module.double()
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     y = module(x)
@@ -37,15 +47,15 @@ def test_what_every_ffn_promises(name: str, activation: str) -> None:
         torch.autograd.gradcheck(module, (x,))
 
 
-@pytest.mark.parametrize("name", names(FFN))
+@pytest.mark.parametrize("name", part_names(FFN))
 def test_bias_switches(name: str) -> None:
-    module = find(FFN, name)(bias=False, bias_out=False).build(SHAPE)
+    module = find_part(FFN, name)(bias=False, bias_out=False).build(SHAPE)
     assert not [key for key, _ in module.named_parameters() if key.endswith("bias")]
 
 
 def test_first_half_of_a_glu_is_the_gate() -> None:
     module = decode(FFN, {"is": "glu", "activation": "gelu_tanh"}).build(SHAPE)
-    Normal(std=1.0).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    NormalInit(std=1.0).apply(module, SHAPE, torch.Generator().manual_seed(0))
     x = torch.randn(3, 6)
     gate, value = (x @ module.up.weight.t()).split(10, dim=1)
     wanted = (F.gelu(gate, approximate="tanh") * value) @ module.down.weight.t()

@@ -7,22 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.model.embeddings.factorized import Factorized
-from encodery.model.heads import Head
+from encodery.model.embeddings.factorized import FactorizedEmbeddings
+from encodery.model.heads import LMHead
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("name", names(Head))
+@pytest.mark.parametrize("name", part_names(LMHead))
 def test_what_every_head_promises(name: str, narrow: bool) -> None:
-    part = find(Head, name)()
-    assert decode(Head, encode(part)) == part
-    settings = ModelSettings(width=16, depth=1, heads=2, vocab=40, max_length=12, head=part)
+    part = find_part(LMHead, name)()
+    assert decode(LMHead, encode(part)) == part
+    settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=40, max_length=12, head=part)
     if narrow:
-        settings = replace(settings, embeddings=Factorized(width=8))
+        settings = replace(settings, embeddings=FactorizedEmbeddings(width=8))
     model = build_model(settings)
     head = model.heads[name]
     hidden = model(Batch.from_sequences([[3, 1, 2], [4, 5]])).hidden

@@ -6,25 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.train.hooks import Hook, Moment, RunningHook
+from encodery.train.hooks import Hook, RunningHook, TrainState
 
-NAMES = names(Hook)
+NAMES = part_names(Hook)
 
 
 def run(hook: RunningHook, net: nn.Module, steps: range) -> None:
     for step in steps:
-        hook.before_step(Moment(step, step, step, step / 20))
+        hook.before_step(TrainState(step, step, step, step / 20))
         with torch.no_grad():
             for p in net.parameters():
                 p += torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
-        hook.after_step(Moment(step + 1, step + 1, step + 1, (step + 1) / 20))
-        assert all(isinstance(value, float) for value in hook.figures().values())
+        hook.after_step(TrainState(step + 1, step + 1, step + 1, (step + 1) / 20))
+        assert all(isinstance(value, float) for value in hook.metrics().values())
 
 
 def scored(hook: RunningHook, net: nn.Module) -> list[torch.Tensor]:
-    with hook.evaluating():
+    with hook.evaluation_weights():
         return [p.detach().clone() for p in net.parameters()]
 
 
@@ -32,13 +32,13 @@ def scored(hook: RunningHook, net: nn.Module) -> list[torch.Tensor]:
 def test_resumed_equals_uninterrupted_bit_for_bit(name: str) -> None:
     straight, parted = nn.Linear(4, 3), nn.Linear(4, 3)
     parted.load_state_dict(straight.state_dict())
-    whole, first = find(Hook, name)().build(straight), find(Hook, name)().build(parted)
+    whole, first = find_part(Hook, name)().build(straight), find_part(Hook, name)().build(parted)
     run(whole, straight, range(12))
     run(first, parted, range(5))
     state = {key: value.clone() for key, value in first.state_tensors().items()}
     again = nn.Linear(4, 3)
     again.load_state_dict(parted.state_dict())
-    second = find(Hook, name)().build(again)
+    second = find_part(Hook, name)().build(again)
     second.load_tensors(state)
     run(second, again, range(5, 12))
     for a, b in zip(scored(whole, straight), scored(second, again), strict=True):
@@ -50,7 +50,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluating_leaves_the_trained_weights_as_they_were(name: str) -> None:
     net = nn.Linear(4, 3)
-    hook = find(Hook, name)().build(net)
+    hook = find_part(Hook, name)().build(net)
     run(hook, net, range(4))
     before = [p.detach().clone() for p in net.parameters()]
     scored(hook, net)
@@ -59,7 +59,7 @@ def test_evaluating_leaves_the_trained_weights_as_they_were(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_round_trip(name: str) -> None:
-    part = find(Hook, name)()
+    part = find_part(Hook, name)()
     assert decode(Hook, encode(part)) == part
 
 
@@ -67,9 +67,9 @@ def test_a_hook_that_says_nothing_does_nothing() -> None:
     net = nn.Linear(4, 3)
     before = [p.detach().clone() for p in net.parameters()]
     hook = RunningHook()
-    hook.before_step(Moment(0, 0, 0.0, 0.0))
-    hook.after_step(Moment(1, 1, 1.0, 0.1))
-    assert hook.figures() == {}
+    hook.before_step(TrainState(0, 0, 0.0, 0.0))
+    hook.after_step(TrainState(1, 1, 1.0, 0.1))
+    assert hook.metrics() == {}
     assert hook.state_tensors() == {}
     hook.load_tensors({})
     assert all(torch.equal(a, b) for a, b in zip(before, scored(hook, net), strict=True))

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.init import Init
 from encodery.model.network import ModelSettings, build_model
 
-SETTINGS = ModelSettings(width=64, depth=8, heads=4, vocab=500, max_length=32)
+SETTINGS = ModelSettings(width=64, depth=8, heads=4, vocab_size=500, max_length=32)
 
 
-@pytest.mark.parametrize("name", names(Init))
+@pytest.mark.parametrize("name", part_names(Init))
 def test_what_every_init_promises(name: str) -> None:
-    part = find(Init, name)()
+    part = find_part(Init, name)()
     assert decode(Init, encode(part)) == part
     first, second = (build_model(replace(SETTINGS, init=part), seed=5) for _ in range(2))
     for (key, mine), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -27,13 +27,13 @@ def test_what_every_init_promises(name: str) -> None:
             assert not mine.any()
         elif "norm" in key:
             assert bool((mine == 1).all())
-    assert 0.001 < first.encoder.words.std() < 0.5
+    assert 0.001 < first.encoder.token_embeddings.std() < 0.5
 
 
 def spreads(table: dict[str, object]) -> tuple[float, float, float]:
     model = build_model(replace(SETTINGS, init=decode(Init, table)))
     block = model.encoder.blocks[3]
-    return tuple(w.std().item() for w in (model.encoder.words, block.ffn.up.weight, block.ffn.down.weight))
+    return tuple(w.std().item() for w in (model.encoder.token_embeddings, block.ffn.up.weight, block.ffn.down.weight))
 
 
 def test_spreads() -> None:
@@ -42,4 +42,4 @@ def test_spreads() -> None:
     assert spreads({"is": "fan_in", "gain": 0.5}) == pytest.approx((0.02, 1 / 16, 1 / 32), rel=0.05)
     assert spreads({"is": "fan_in", "zero_out": True})[2] == 0
     cut = build_model(replace(SETTINGS, init=decode(Init, {"is": "normal", "std": 0.04, "cutoff": 2.0})))
-    assert cut.encoder.words.abs().max() <= 0.08
+    assert cut.encoder.token_embeddings.abs().max() <= 0.08

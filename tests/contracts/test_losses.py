@@ -8,28 +8,28 @@ from typing import Any
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.embed.losses import Given, Loss
+from encodery.embed.losses import Loss, LossInputs
 from encodery.embed.losses.infonce import InfoNCE
-from encodery.objectives import count_all, figures, share
+from encodery.objectives import normalised_loss, step_metrics, sum_counts
 
 B, K = 12, 64
 
 
 def made(name: str) -> Loss:
     """The part at its defaults; InfoNCE inside where it wraps another."""
-    part = find(Loss, name)
+    part = find_part(Loss, name)
     wraps = any(field.name == "loss" for field in dataclasses.fields(part))
     return part(loss=InfoNCE()) if wraps else part()
 
 
 def columns(loss: Loss) -> int:
-    least, most = loss.columns
+    least, most = loss.column_range
     return min(max(least, 3), most or 3)
 
 
-def given(loss: Loss, seed: int = 0, leaves: bool = True) -> Given:
+def given(loss: Loss, seed: int = 0, leaves: bool = True) -> LossInputs:
     source = torch.Generator().manual_seed(seed)
 
     def vectors() -> tuple[torch.Tensor, ...]:
@@ -38,19 +38,19 @@ def given(loss: Loss, seed: int = 0, leaves: bool = True) -> Given:
         return tuple(vector.requires_grad_(leaves) for vector in drawn)
 
     target: Any = None
-    if loss.target == "score":
+    if loss.target_kind == "score":
         target = torch.linspace(0, 1, B)[torch.randperm(B, generator=source)]
-    elif loss.target == "scores":
+    elif loss.target_kind == "scores":
         target = torch.randn(B, columns(loss) - 1, generator=source)
-    elif loss.target == "label":
+    elif loss.target_kind == "label":
         target = torch.arange(B) % 4
     texts = torch.arange(columns(loss) * B).view(columns(loss), B)
-    guide = Given(tuple(vector.detach() for vector in vectors())) if loss.guided else None
-    layers = tuple(Given(vectors(), target, texts, guide) for _ in loss.layers(4, seed))
-    return Given(vectors(), target, texts, guide, layers)
+    guide = LossInputs(tuple(vector.detach() for vector in vectors())) if loss.needs_guide else None
+    layers = tuple(LossInputs(vectors(), target, texts, guide) for _ in loss.sample_layers(4, seed))
+    return LossInputs(vectors(), target, texts, guide, layers)
 
 
-@pytest.mark.parametrize("name", names(Loss))
+@pytest.mark.parametrize("name", part_names(Loss))
 def test_terms_agree_with_counts_and_reach_every_vector(name: str) -> None:
     loss = made(name)
     batch = given(loss)
@@ -58,8 +58,8 @@ def test_terms_agree_with_counts_and_reach_every_vector(name: str) -> None:
     learned = {name: term for name, term in terms.items() if term.weight}
     assert {name: int(term.count) for name, term in learned.items()} == {name: int(n) for name, n in counts.items()}
     assert all(term.total.ndim == 0 for term in terms.values())
-    whole = share(terms, count_all([counts]))
-    assert whole.item() == pytest.approx(figures([terms])["loss"], rel=1e-4)
+    whole = normalised_loss(terms, sum_counts([counts]))
+    assert whole.item() == pytest.approx(step_metrics([terms])["loss"], rel=1e-4)
     whole.backward()
     for vector in [*batch.vectors, *(v for layer in batch.layers for v in layer.vectors)]:
         assert vector.grad is not None
@@ -67,7 +67,7 @@ def test_terms_agree_with_counts_and_reach_every_vector(name: str) -> None:
         assert vector.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", names(Loss))
+@pytest.mark.parametrize("name", part_names(Loss))
 def test_descending_it_lowers_it(name: str) -> None:
     loss = made(name)
     batch = given(loss)
@@ -76,7 +76,7 @@ def test_descending_it_lowers_it(name: str) -> None:
     counts = loss.counts(columns(loss), B, batch.target)
     values = []
     for _ in range(30):
-        value = share(loss.terms(batch), counts)
+        value = normalised_loss(loss.terms(batch), counts)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -84,13 +84,13 @@ def test_descending_it_lowers_it(name: str) -> None:
     assert values[-1] < 0.8 * values[0]
 
 
-@pytest.mark.parametrize("name", names(Loss))
+@pytest.mark.parametrize("name", part_names(Loss))
 def test_the_order_of_examples_does_not_matter(name: str) -> None:
     loss = made(name)
     batch, order = given(loss, leaves=False), torch.randperm(B, generator=torch.Generator().manual_seed(5))
 
-    def turned(one: Given) -> Given:
-        return Given(
+    def turned(one: LossInputs) -> LossInputs:
+        return LossInputs(
             tuple(vector[order] for vector in one.vectors),
             None if one.target is None else one.target[order],
             None if one.texts is None else one.texts[:, order],
@@ -98,26 +98,26 @@ def test_the_order_of_examples_does_not_matter(name: str) -> None:
             tuple(turned(layer) for layer in one.layers),
         )
 
-    before, after = figures([loss.terms(batch)]), figures([loss.terms(turned(batch))])
+    before, after = step_metrics([loss.terms(batch)]), step_metrics([loss.terms(turned(batch))])
     assert after == pytest.approx(before, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", names(Loss))
+@pytest.mark.parametrize("name", part_names(Loss))
 def test_examples_that_stand_alone_may_be_split(name: str) -> None:
     """Where examples do not depend on each other, the sums of two halves are those of the whole."""
     loss = made(name)
-    if loss.together:
+    if loss.in_batch:
         pytest.skip("its examples are compared with each other")
     batch = given(loss, leaves=False)
 
-    def half(rows: slice) -> Given:
+    def half(rows: slice) -> LossInputs:
         target = None if batch.target is None else batch.target[rows]
-        return Given(tuple(vector[rows] for vector in batch.vectors), target)
+        return LossInputs(tuple(vector[rows] for vector in batch.vectors), target)
 
     parts = [loss.terms(half(slice(0, 5))), loss.terms(half(slice(5, B)))]
-    assert figures(parts) == pytest.approx(figures([loss.terms(batch)]), rel=1e-4)
+    assert step_metrics(parts) == pytest.approx(step_metrics([loss.terms(batch)]), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", names(Loss))
+@pytest.mark.parametrize("name", part_names(Loss))
 def test_settings_round_trip(name: str) -> None:
     assert decode(Loss, encode(made(name))) == made(name)

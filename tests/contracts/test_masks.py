@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.masks import Mask
 
 
-@pytest.mark.parametrize("name", names(Mask))
+@pytest.mark.parametrize("name", part_names(Mask))
 def test_what_every_mask_promises(name: str) -> None:
-    part = find(Mask, name)()
+    part = find_part(Mask, name)()
     assert decode(Mask, encode(part)) == part
     for window in (part.window(layer, 12) for layer in range(12)):
         assert window is None or (isinstance(window, int) and window >= 0)

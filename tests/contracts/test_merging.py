@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
-from encodery.merging import Merging
+from encodery.merging import MergeMethod
 
 State = dict[str, Tensor]
 
@@ -24,14 +24,14 @@ def state(seed: int, like: State | None = None, far: float = 0.1) -> State:
     return {**moved, "steps": torch.tensor(7)}
 
 
-def rule(name: str, **table: Any) -> Merging:
-    return decode(Merging, {"is": name, **table})
+def rule(name: str, **table: Any) -> MergeMethod:
+    return decode(MergeMethod, {"is": name, **table})
 
 
-@pytest.mark.parametrize("name", names(Merging))
+@pytest.mark.parametrize("name", part_names(MergeMethod))
 def test_what_every_rule_promises(name: str) -> None:
     part = rule(name)
-    assert decode(Merging, encode(part)) == part
+    assert decode(MergeMethod, encode(part)) == part
     base = state(0)
     models = [state(1, base), state(2, base), state(3, base)]
     given = [{k: v.clone() for k, v in one.items()} for one in (base, *models)]
@@ -48,14 +48,14 @@ def test_what_every_rule_promises(name: str) -> None:
         torch.testing.assert_close(last, part.merge(base, models[2:]))
 
 
-@pytest.mark.parametrize("name", names(Merging))
+@pytest.mark.parametrize("name", part_names(MergeMethod))
 def test_half_precision_is_merged_in_full(name: str) -> None:
     base = {"w": torch.full((50,), 1.0, dtype=torch.bfloat16)}
     models = [{"w": torch.full((50,), 1.0 + k / 128, dtype=torch.bfloat16)} for k in (1, 2)]
     assert rule(name).merge(base, models)["w"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", names(Merging))
+@pytest.mark.parametrize("name", part_names(MergeMethod))
 def test_models_of_another_make_are_named(name: str) -> None:
     base = state(0)
     with pytest.raises(SettingsError, match="nothing to merge"):

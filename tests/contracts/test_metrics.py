@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.metrics import Metric
 
@@ -48,10 +48,10 @@ EXAMPLES: dict[str, tuple[Any, Any, Any, float]] = {
 
 
 def metric(name: str) -> Metric:
-    return find(Metric, name)()
+    return find_part(Metric, name)()
 
 
-@pytest.mark.parametrize("name", names(Metric))
+@pytest.mark.parametrize("name", part_names(Metric))
 def test_perfection_scores_best_and_worse_is_seen(name: str) -> None:
     truth, perfect, worse, best = EXAMPLES[name]
     part = metric(name)
@@ -62,15 +62,15 @@ def test_perfection_scores_best_and_worse_is_seen(name: str) -> None:
         assert part.score(truth, worse) > best
 
 
-@pytest.mark.parametrize("name", names(Metric))
+@pytest.mark.parametrize("name", part_names(Metric))
 def test_items_average_to_the_score(name: str) -> None:
     truth, _, worse, _ = EXAMPLES[name]
     part = metric(name)
-    each = part.each(truth, worse)
+    each = part.per_item(truth, worse)
     assert each is None or each.mean() == pytest.approx(part.score(truth, worse))
 
 
-@pytest.mark.parametrize("name", names(Metric))
+@pytest.mark.parametrize("name", part_names(Metric))
 def test_nothing_is_refused_and_settings_round_trip(name: str) -> None:
     truth, perfect, _, _ = EXAMPLES[name]
     empty = type(truth)() if isinstance(truth, dict) else truth[:0]

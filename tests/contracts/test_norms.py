@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.norms import Norm
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("name", names(Norm))
+@pytest.mark.parametrize("name", part_names(Norm))
 def test_what_every_norm_promises(name: str, bias: bool) -> None:
-    part = find(Norm, name)(bias=bias)
+    part = find_part(Norm, name)(bias=bias)
     assert decode(Norm, encode(part)) == part
     module = part.build(16).double()
     assert torch.equal(module.weight, torch.ones(16, dtype=torch.float64))

@@ -11,31 +11,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encodery.base.errors import CheckpointError
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
-from encodery.train.optim import Optimizer, load_state, set_rate, state_tensors
+from encodery.train.optim import Optimizer, load_state, set_lr, state_tensors
 
 V = 64
-NAMES = names(Optimizer)
+NAMES = part_names(Optimizer)
 
 
 def model() -> Model:
-    return build_model(ModelSettings(width=16, depth=2, heads=2, vocab=V, max_length=32), seed=3)
+    return build_model(ModelSettings(width=16, depth=2, heads=2, vocab_size=V, max_length=32), seed=3)
 
 
 def loss(net: Model, seed: int = 0) -> Tensor:
     ids = torch.randint(0, V, (60,), generator=torch.Generator().manual_seed(seed)).tolist()
     batch = Batch.from_sequences([ids[:30], ids[30:45], ids[45:]])
-    logits = net.mlm(net(batch).hidden, net.encoder)
+    logits = net.mlm_head(net(batch).hidden, net.encoder)
     return torch.nn.functional.cross_entropy(logits, batch.ids.flip(0))
 
 
 def steps(net: Model, optimizer: torch.optim.Optimizer, seeds: range) -> list[float]:
     losses = []
     for seed in seeds:
-        set_rate(optimizer, 1 / (1 + seed))
+        set_lr(optimizer, 1 / (1 + seed))
         value = loss(net, seed)
         optimizer.zero_grad()
         value.backward()
@@ -48,8 +48,8 @@ def steps(net: Model, optimizer: torch.optim.Optimizer, seeds: range) -> list[fl
 def test_every_parameter_learns_at_its_pace(name: str) -> None:
     net = model()
     before = {key: p.detach().clone() for key, p in net.named_parameters()}
-    optimizer = find(Optimizer, name)().build(net, lambda key: 0.0 if "blocks.0." in key else 0.5)
-    set_rate(optimizer, 1.0)
+    optimizer = find_part(Optimizer, name)().build(net, lambda key: 0.0 if "blocks.0." in key else 0.5)
+    set_lr(optimizer, 1.0)
     loss(net).backward()
     optimizer.step()
     stood = {key for key, p in net.named_parameters() if torch.equal(p, before[key])}
@@ -62,9 +62,9 @@ def test_lowers_the_loss_and_repeats_itself(name: str) -> None:
     runs = []
     for _ in range(2):
         net = model()
-        optimizer = find(Optimizer, name)().build(net)
+        optimizer = find_part(Optimizer, name)().build(net)
         losses = []
-        set_rate(optimizer, 5.0)
+        set_lr(optimizer, 5.0)
         for _ in range(25):
             value = loss(net)
             optimizer.zero_grad()
@@ -79,11 +79,11 @@ def test_lowers_the_loss_and_repeats_itself(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> None:
     straight = model()
-    whole = find(Optimizer, name)().build(straight)
+    whole = find_part(Optimizer, name)().build(straight)
     expected = steps(straight, whole, range(8))
 
     first = model()
-    optimizer = find(Optimizer, name)().build(first)
+    optimizer = find_part(Optimizer, name)().build(first)
     assert steps(first, optimizer, range(4)) == expected[:4]
     tensors, record = state_tensors(optimizer)
     save_file(tensors, tmp_path / "state.safetensors")
@@ -91,7 +91,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> 
 
     second = model()
     second.load_state_dict(first.state_dict())
-    resumed = find(Optimizer, name)().build(second)
+    resumed = find_part(Optimizer, name)().build(second)
     load_state(resumed, load_file(tmp_path / "state.safetensors"), json.loads((tmp_path / "state.json").read_text()))
     again, _ = state_tensors(resumed)
     assert again.keys() == tensors.keys()
@@ -104,7 +104,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_loaded_state_is_a_copy(name: str) -> None:
     net, other = model(), model()
-    optimizer, second = find(Optimizer, name)().build(net), find(Optimizer, name)().build(other)
+    optimizer, second = find_part(Optimizer, name)().build(net), find_part(Optimizer, name)().build(other)
     steps(net, optimizer, range(1))
     tensors, record = state_tensors(optimizer)
     kept = {key: value.clone() for key, value in tensors.items()}
@@ -116,7 +116,7 @@ def test_loaded_state_is_a_copy(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_in_one_group_and_norms_biases_and_positions_do_not_decay(name: str) -> None:
     net = model()
-    part = find(Optimizer, name)(weight_decay=0.1)
+    part = find_part(Optimizer, name)(weight_decay=0.1)
     optimizer = part.build(net)
     listed = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(listed) == len({id(p) for p in listed})
@@ -138,18 +138,18 @@ def test_every_parameter_is_in_one_group_and_norms_biases_and_positions_do_not_d
 
 
 def _word_table(net: Model) -> str:
-    return next(n for n, p in net.named_parameters() if p is net.encoder.words)
+    return next(n for n, p in net.named_parameters() if p is net.encoder.token_embeddings)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rates_scale_the_peak(name: str) -> None:
     net = model()
-    optimizer = find(Optimizer, name)().build(net)
-    peaks = [group["peak"] for group in optimizer.param_groups]
-    set_rate(optimizer, 0.25)
-    set_rate(optimizer, 0.5)
+    optimizer = find_part(Optimizer, name)().build(net)
+    peaks = [group["peak_lr"] for group in optimizer.param_groups]
+    set_lr(optimizer, 0.25)
+    set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [peak / 2 for peak in peaks]
-    set_rate(optimizer, 0.0)
+    set_lr(optimizer, 0.0)
     before = [p.detach().clone() for p in net.parameters()]
     loss(net).backward()
     optimizer.step()
@@ -159,10 +159,10 @@ def test_rates_scale_the_peak(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_has_no_gradient_stays(name: str) -> None:
     net = model()
-    frozen = net.encoder.words
+    frozen = net.encoder.token_embeddings
     assert isinstance(frozen, torch.nn.Parameter)
     frozen.requires_grad_(False)
-    optimizer = find(Optimizer, name)().build(net)
+    optimizer = find_part(Optimizer, name)().build(net)
     before = frozen.clone()
     idle = net.encoder.blocks[0]
     kept = [p.detach().clone() for p in idle.parameters()]
@@ -177,7 +177,7 @@ def test_what_has_no_gradient_stays(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_state_of_something_else_is_refused(name: str) -> None:
     net = model()
-    optimizer = find(Optimizer, name)().build(net)
+    optimizer = find_part(Optimizer, name)().build(net)
     steps(net, optimizer, range(1))
     tensors, record = state_tensors(optimizer)
     with pytest.raises(CheckpointError, match="the recipe asks for"):
@@ -191,5 +191,5 @@ def test_state_of_something_else_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_round_trip(name: str) -> None:
-    part = find(Optimizer, name)(lr=0.003)
+    part = find_part(Optimizer, name)(lr=0.003)
     assert decode(Optimizer, encode(part)) == part

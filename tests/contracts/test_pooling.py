@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.embed.pooling import Pooling
+from encodery.encoders.pooling import Pooling
 from encodery.model.shape import Batch, Output, Shape
 
 WIDTH = 16
 LENGTHS = (1, 2, 3, 7, 7, 30)
 SHAPE = Shape(
-    vocab=64, width=WIDTH, depth=2, heads=2, head_size=8, inner=32, max_length=32, segments=0, embedding=WIDTH
+    vocab_size=64,
+    width=WIDTH,
+    depth=2,
+    heads=2,
+    head_size=8,
+    intermediate_size=32,
+    max_length=32,
+    type_vocab_size=0,
+    embedding_size=WIDTH,
 )
 
 
@@ -24,9 +32,9 @@ def pooled(part: Pooling, lengths: tuple[int, ...], hidden: torch.Tensor) -> tor
     return found
 
 
-@pytest.mark.parametrize("name", names(Pooling))
+@pytest.mark.parametrize("name", part_names(Pooling))
 def test_sequences_are_pooled_apart_from_each_other(name: str) -> None:
-    part = find(Pooling, name)()
+    part = find_part(Pooling, name)()
     hidden = torch.randn(sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(0))
     together = pooled(part, LENGTHS, hidden)
     assert together.shape == (len(LENGTHS), WIDTH)
@@ -35,9 +43,9 @@ def test_sequences_are_pooled_apart_from_each_other(name: str) -> None:
     torch.testing.assert_close(together, torch.stack(alone))
 
 
-@pytest.mark.parametrize("name", names(Pooling))
+@pytest.mark.parametrize("name", part_names(Pooling))
 def test_half_precision_is_pooled_in_single_and_settings_round_trip(name: str) -> None:
-    part = find(Pooling, name)()
+    part = find_part(Pooling, name)()
     hidden = torch.randn(sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert pooled(part, LENGTHS, hidden).dtype == torch.float32
     assert decode(Pooling, encode(part)) == part

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.probes import Probe, compared
-from encodery.evaluate.probes.tags import Tags, _first_pieces, _states
-from encodery.model.init.normal import Normal
-from encodery.model.load import Loaded, load_model
+from encodery.evaluate.probes import Probe, compare_models
+from encodery.evaluate.probes.tags import TagProbe, _first_pieces, _states
+from encodery.model.init.normal import NormalInit
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def tiny(
 ) -> Path:
     words = [*STEMS, "##ed", "##ing", "##s", "the", "a", ","]
     folder = tmp_path_factory.mktemp("probes")
-    return small_model(folder, word_tokenizer(words), vocab=64, max_length=32, init=Normal(std=0.2))
+    return small_model(folder, word_tokenizer(words), vocab_size=64, max_length=32, init=NormalInit(std=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -55,39 +55,39 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 DATA = {"tags": "data"}
 
 
-@pytest.mark.parametrize("name", names(Probe))
+@pytest.mark.parametrize("name", part_names(Probe))
 def test_a_figure_for_each_layer(name: str, tiny: Path, request: pytest.FixtureRequest) -> None:
     probe = decode(Probe, {"is": name})
     assert decode(Probe, encode(probe)) == probe
     found = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
     assert len(found.layers) == len(found.control) == 3
     assert all(0 <= figure.value <= 1 for figure in (*found.layers, *found.control, *found.baselines.values()))
-    assert len(found.table()) == len(found.layers) + len(found.baselines)
+    assert len(found.to_dicts()) == len(found.layers) + len(found.baselines)
     again = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
     assert [f.value for f in again.layers] == [f.value for f in found.layers]
-    for line in found.table()[len(found.baselines) :]:
+    for line in found.to_dicts()[len(found.baselines) :]:
         assert 0 < line["p"] <= 1
         assert line["difference_low"] <= line["difference"] <= line["difference_high"]
-    one, same = compared({"a": found, "b": again})
+    one, same = compare_models({"a": found, "b": again})
     assert "p" not in one
     assert (same["layer"], same["difference"], same["p"]) == (str(found.best), 0, 1)
 
 
 def test_words_of_a_sentence_are_drawn_together(tiny: Path, data: Path) -> None:
-    found = Tags(control=False).measure(data, load_model(tiny))
+    found = TagProbe(control=False).measure(data, load_model(tiny))
     figure = found.layers[0]
     assert figure.truth is not None
     assert figure.predicted is not None
     assert figure.truth.tolist() == [10] * (found.items // 10)
     assert figure.value == pytest.approx(figure.predicted.sum() / found.items)
     # A sentence's nouns and verbs are told by its articles: the best layer gains on nearly every sentence.
-    gain = found.table()[1 + found.best]
+    gain = found.to_dicts()[1 + found.best]
     assert gain["difference_low"] > 0
     assert gain["p"] < 0.01
 
 
 def test_context_is_found_in_the_layers_and_not_in_the_words(tiny: Path, data: Path) -> None:
-    found = Tags().measure(data, load_model(tiny))
+    found = TagProbe().measure(data, load_model(tiny))
     words, embeddings = found.baselines["tag of the word"].value, found.layers[0].value
     assert words == pytest.approx(0.75, abs=0.1)
     assert embeddings == pytest.approx(0.75, abs=0.12)
@@ -111,15 +111,15 @@ def test_states_are_those_of_first_pieces(tiny: Path) -> None:
 
 
 def test_sentences_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
-    loaded: Loaded = load_model(tiny)
+    loaded: LoadedModel = load_model(tiny)
     file = tmp_path / "x.jsonl"
     rows = [{"tokens": ["the"] * n, "tags": ["a"] * n} for n in (3, 60)] * 5
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="has 60 tokens, the model takes 30"):
-        Tags().measure(file, loaded)
+        TagProbe().measure(file, loaded)
     file.write_text('{"tokens": ["a", "b"], "tags": ["x"]}\n' * 10)
     with pytest.raises(InputError, match="as many tags as words"):
-        Tags().measure(file, loaded)
+        TagProbe().measure(file, loaded)
 
 
 def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from encodery.base.errors import UserError
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
-from encodery.embed.data import Labelled
+from encodery.embed.data import EmbeddingExamples
 from encodery.embed.multivector_job import MultiVectorJob
-from encodery.embed.planning import settings_of
-from encodery.finetune.tasks.rank import Rank
+from encodery.embed.planning import recipe_settings
+from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import load_model
 from encodery.search.rerank import Reranker
 from encodery.tokens.tokenizer import Tokenizer
-from encodery.train.distributed import Team
+from encodery.train.distributed import DistributedContext
 
 CPU = torch.device("cpu")
 TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "one sun two cat dog"]
@@ -28,14 +28,19 @@ TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "one sun two c
 def matching_model(folder: Path, plain: Path) -> Path:
     """A model of token vectors that has learnt nothing."""
     loaded = load_model(plain)
-    data = Labelled((["red"], ["cat"]))
+    data = EmbeddingExamples((["red"], ["cat"]))
     MultiVectorJob(
-        settings_of("colbert", {"token_width": 16, "query_length": 16}, loaded), loaded, data, None, Team(), CPU
+        recipe_settings("colbert", {"token_width": 16, "query_length": 16}, loaded),
+        loaded,
+        data,
+        None,
+        DistributedContext(),
+        CPU,
     ).save(folder / "late", {})
     return folder / "late"
 
 
-@pytest.fixture(scope="module", params=names(Reranker))
+@pytest.fixture(scope="module", params=part_names(Reranker))
 def part(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -47,7 +52,7 @@ def part(
     folder = tmp_path_factory.mktemp("rerank")
     tokenizer = word_tokenizer(["red", "one", "cat", "two", "dog", "sun"], lower=True)
     made = {
-        "cross_encoder": lambda: tuned_model(folder, tokenizer, Rank(), {"low": 0.0, "high": 1.0}),
+        "cross_encoder": lambda: tuned_model(folder, tokenizer, PassageRanking(), {"low": 0.0, "high": 1.0}),
         "late_interaction": lambda: matching_model(folder, small_model(folder, tokenizer, max_length=24)),
         "term_weights": lambda: weighing_model(folder, tokenizer),
     }[request.param]()

@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.network import ModelSettings, build_model
-from encodery.runtimes import Engine, Runtime
+from encodery.runtimes import InferenceEngine, Runtime
 from encodery.runtimes._native import LIBRARY
 
-SETTINGS = ModelSettings(width=32, depth=2, heads=4, vocab=90, max_length=20, segments=2)
+SETTINGS = ModelSettings(width=32, depth=2, heads=4, vocab_size=90, max_length=20, type_vocab_size=2)
 IDS = np.arange(30, dtype=np.int64) * 7 % 90
 BOUNDS = np.array([0, 1, 21, 30], np.int32)
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
 
-def engine(name: str) -> Engine:
+def engine(name: str) -> InferenceEngine:
     if name.startswith("packed_") and not LIBRARY.is_file():
         pytest.skip("the packed engine was not compiled at install")
     for package in PACKAGES.get(name, ()):
         pytest.importorskip(package)
-    return find(Runtime, name)().build(build_model(SETTINGS, 1))
+    return find_part(Runtime, name)().build(build_model(SETTINGS, 1))
 
 
-@pytest.mark.parametrize("name", names(Runtime))
+@pytest.mark.parametrize("name", part_names(Runtime))
 def test_what_every_runtime_promises(name: str) -> None:
-    part = find(Runtime, name)()
+    part = find_part(Runtime, name)()
     assert decode(Runtime, encode(part)) == part
     built = engine(name)
     hidden = built.run(IDS, BOUNDS)
@@ -44,7 +44,7 @@ def test_what_every_runtime_promises(name: str) -> None:
     np.testing.assert_array_equal(built.pooled(IDS, BOUNDS, "cls"), hidden[BOUNDS[:-1]])
 
 
-@pytest.mark.parametrize("name", names(Runtime))
+@pytest.mark.parametrize("name", part_names(Runtime))
 @pytest.mark.parametrize(
     ("ids", "bounds", "segment", "message"),
     [

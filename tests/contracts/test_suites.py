@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import UserError
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.evaluate.compare import measure
 from encodery.evaluate.suites import Suite
-from encodery.evaluate.systems.model import Model
-from encodery.finetune.tasks.classify import Classify
+from encodery.evaluate.systems.model import ModelSystem
+from encodery.finetune.tasks.classify import TextClassification
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = ["cat", "dog", "bird", "fish", "tree", "stone", "river", "hill", "king", "queen"]
@@ -85,32 +85,34 @@ def models(
     word_tokenizer: Callable[..., Tokenizer],
     small_model: Callable[..., Path],
     tuned_model: Callable[..., Path],
-) -> tuple[Model, Model]:
+) -> tuple[ModelSystem, ModelSystem]:
     """A model without a head of a task, and one with."""
     tokenizer = word_tokenizer([*WORDS, "the", "a", "about", "is", "here", "runs"])
     folder = tmp_path_factory.mktemp("suites")
-    plain = small_model(folder, tokenizer, depth=1, vocab=64, max_length=24)
+    plain = small_model(folder, tokenizer, depth=1, vocab_size=64, max_length=24)
     known = {"labels": ["long", "short"], "counts": [1, 1]}
-    return Model(path=str(plain)), Model(path=str(tuned_model(folder / "x", tokenizer, Classify(), known)))
+    return ModelSystem(path=str(plain)), ModelSystem(
+        path=str(tuned_model(folder / "x", tokenizer, TextClassification(), known))
+    )
 
 
-@pytest.mark.parametrize("name", names(Suite))
-def test_figures_with_their_items(name: str, models: tuple[Model, Model], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", part_names(Suite))
+def test_figures_with_their_items(name: str, models: tuple[ModelSystem, ModelSystem], tmp_path: Path) -> None:
     suite = decode(Suite, {"is": name})
     assert decode(Suite, encode(suite)) == suite
     items = suite.read(DATA[name](tmp_path))
     assert len(items) >= 8
     found = measure(suite, items, models[name in TUNED].open(), name)
-    assert next(iter(found.figures)) == found.main == (suite.main or found.main)
-    for figure in found.figures.values():
+    assert next(iter(found.metrics)) == found.main_metric == (suite.main_metric or found.main_metric)
+    for figure in found.metrics.values():
         assert np.isfinite(figure.value)
-        if figure.each is not None:
-            assert figure.value == pytest.approx(figure.each.mean())
-    main = found.figures[found.main]
-    assert main.each is None or len(main.each) == len(items)
+        if figure.per_item is not None:
+            assert figure.value == pytest.approx(figure.per_item.mean())
+    main = found.metrics[found.main_metric]
+    assert main.per_item is None or len(main.per_item) == len(items)
     low, high = main.interval() or (np.nan, np.nan)
     assert low <= high
-    apart = main.minus(main)
+    apart = main.difference_to(main)
     assert apart is not None
     assert (apart.value, apart.p) == (0.0, 1.0)
     assert found.counters.texts > 0
@@ -118,15 +120,15 @@ def test_figures_with_their_items(name: str, models: tuple[Model, Model], tmp_pa
     assert (found.counters.padding, found.counters.dropped) == (0, 0)
 
 
-@pytest.mark.parametrize("name", names(Suite))
-def test_the_same_again(name: str, models: tuple[Model, Model], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", part_names(Suite))
+def test_the_same_again(name: str, models: tuple[ModelSystem, ModelSystem], tmp_path: Path) -> None:
     suite, system = decode(Suite, {"is": name}), models[name in TUNED]
     items = suite.read(DATA[name](tmp_path))
     one, other = (measure(suite, items, system.open(), name) for _ in range(2))
-    assert {k: f.value for k, f in one.figures.items()} == {k: f.value for k, f in other.figures.items()}
+    assert {k: f.value for k, f in one.metrics.items()} == {k: f.value for k, f in other.metrics.items()}
 
 
-@pytest.mark.parametrize("name", names(Suite))
+@pytest.mark.parametrize("name", part_names(Suite))
 def test_data_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     suite = decode(Suite, {"is": name})
     with pytest.raises(UserError, match="no such file"):

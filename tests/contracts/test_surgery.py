@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch
 from encodery.surgery import Surgery
@@ -22,11 +22,13 @@ TEXTS = ["the river ran past the old mill and the miller slept", "a miller mills
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def given(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("given")
     tokenizer = Tokenizer(Wordpiece().train(TEXTS, 90))
     tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=tokenizer.vocab_size, max_length=16)
+    settings = ModelSettings(
+        width=16, depth=1, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=16
+    )
     save_model(folder / "model", build_model(settings, 1), folder / "tokenizer")
     return load_model(folder / "model")
 
@@ -44,9 +46,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("name", names(Surgery))
+@pytest.mark.parametrize("name", part_names(Surgery))
 def test_what_every_surgery_promises(
-    name: str, given: Loaded, tables: dict[str, dict[str, Any]], tmp_path: Path
+    name: str, given: LoadedModel, tables: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     part = decode(Surgery, {"is": name, **tables[name]})
     assert decode(Surgery, encode(part)) == part
@@ -54,9 +56,9 @@ def test_what_every_surgery_promises(
     changed = part.operate(given, torch.Generator().manual_seed(0))
     assert all(torch.equal(tensor, before[key]) for key, tensor in given.model.state_dict().items())
     assert changed.model.settings != given.model.settings
-    assert changed.figures
+    assert changed.metrics
     tokenizer = changed.tokenizer or given.tokenizer
-    ids = tokenizer.encode("the river ran past the old mill", specials=True).tolist()
+    ids = tokenizer.encode("the river ran past the old mill", add_special_tokens=True).tolist()
     hidden = changed.model(Batch.from_sequences([ids])).hidden
     assert hidden.isfinite().all()
     tokenizer.save(tmp_path / "tokenizer")

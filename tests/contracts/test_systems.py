@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encodery.base.parts import find, name_of, names
+from encodery.base.parts import find_part, name_of, part_names
 from encodery.base.settings import decode, encode
-from encodery.evaluate.systems import Incapable, System, rows_normalised
-from encodery.search.index import build
+from encodery.evaluate.systems import System, UnsupportedEvaluation, unit_length
+from encodery.search.build import build
 from encodery.tokens.tokenizer import Tokenizer
 
 TEXTS = ["a cat sat on the mat", "", "dogs and cats", "the mat", "a cat sat on the mat " * 3]
@@ -54,7 +54,7 @@ def tiny(
 ) -> Path:
     """A model artifact of letters."""
     tokenizer = word_tokenizer("abcdefghijklmnopqrstuvwxyz", at="letters")
-    return small_model(tmp_path_factory.mktemp("systems"), tokenizer, depth=1, vocab=64, max_length=24)
+    return small_model(tmp_path_factory.mktemp("systems"), tokenizer, depth=1, vocab_size=64, max_length=24)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def opened(request: pytest.FixtureRequest, server: str, tiny: Path, index: Path)
     return part
 
 
-ALL = [pytest.param(name, marks=pytest.mark.slow if name in PEERS else ()) for name in names(System)]
+ALL = [pytest.param(name, marks=pytest.mark.slow if name in PEERS else ()) for name in part_names(System)]
 COMPARING = [name for name in ALL if name.values[0] not in RANKING]
 
 
@@ -114,7 +114,7 @@ def test_a_text_finds_itself(opened: System) -> None:
     system.fit(TEXTS)
     asked, held = system.encode(TEXTS[2:4], "query"), system.encode(TEXTS, "document")
     if system.symmetric:
-        asked, held = rows_normalised(asked), rows_normalised(held)
+        asked, held = unit_length(asked), unit_length(held)
     scores = asked @ held.T
     scores = scores if isinstance(scores, np.ndarray) else scores.toarray()
     assert scores.argmax(1).tolist() == [2, 3]
@@ -138,17 +138,17 @@ def test_documents_are_ranked_or_vectors_compared(opened: System) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_it_cannot_do_it_says(opened: System) -> None:
     system = opened.open()
-    with pytest.raises(Incapable, match="encodery finetune TASK DATA"):
+    with pytest.raises(UnsupportedEvaluation, match="encodery finetune TASK DATA"):
         system.predictor()
     assert not system.task
     if name_of(opened) == "model":
         assert "mlm" in system.loaded().model.heads
         return
-    with pytest.raises(Incapable, match="guesses"):
+    with pytest.raises(UnsupportedEvaluation, match="guesses"):
         system.loaded()
     system.close()
 
 
 def test_every_part_is_found() -> None:
-    assert {"model", "bm25", "tfidf", "endpoint", *PEERS} <= set(names(System))
-    assert find(System, "bm25").__name__ == "BM25"
+    assert {"model", "bm25", "tfidf", "endpoint", *PEERS} <= set(part_names(System))
+    assert find_part(System, "bm25").__name__ == "BM25"

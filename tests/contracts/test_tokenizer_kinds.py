@@ -9,7 +9,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ VOCAB = 700
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     found = {}
-    for name in sorted(names(TokenizerKind), key="hub".__eq__):
+    for name in sorted(part_names(TokenizerKind), key="hub".__eq__):
         found[name] = Tokenizer(make(name, tmp_path_factory.getbasetemp() / "kinds").train(TEXTS, VOCAB))
         found[name].set_template()
         found[name].save(tmp_path_factory.getbasetemp() / "kinds" / name)
@@ -41,10 +41,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
 
 def make(name: str, folder: Path) -> TokenizerKind:
     fields = {"folder": str(folder / "wordpiece")} if name == "hub" else {}
-    return find(TokenizerKind, name)(**fields)
+    return find_part(TokenizerKind, name)(**fields)
 
 
-KINDS = names(TokenizerKind)
+KINDS = part_names(TokenizerKind)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -66,7 +66,7 @@ def test_special_tokens_are_first_and_the_vocabulary_is_bounded(name: str, train
 
 @pytest.mark.parametrize("name", KINDS)
 def test_training_repeats_in_any_order(name: str, trained: dict[str, Tokenizer], tmp_path_factory: object) -> None:
-    part = find(TokenizerKind, name)
+    part = find_part(TokenizerKind, name)
     if name == "hub":
         return
     again = Tokenizer(part().train(TEXTS[::-1], VOCAB))
@@ -104,7 +104,7 @@ def test_awkward_text_has_ids_in_range_and_no_special_one(name: str, trained: di
 @pytest.mark.parametrize("name", KINDS)
 def test_a_mask_written_out_is_one_when_asked(name: str, trained: dict[str, Tokenizer]) -> None:
     tokenizer = trained[name]
-    ids = tokenizer.encode("the [MASK] statement", specials=True, markup=True).tolist()
+    ids = tokenizer.encode("the [MASK] statement", add_special_tokens=True, parse_special_tokens=True).tolist()
     assert (ids[0], ids[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
     assert ids.count(tokenizer.mask_id) == 1
     rest = tokenizer.decode(i for i in ids if i not in tokenizer.special_ids)
@@ -128,8 +128,8 @@ def test_a_long_text_has_the_ids_it_has_in_pieces(
     tokenizer = trained[name]
     text = "\n".join(TEXTS[:8])
     whole = tokenizer.encode(text)
-    monkeypatch.setattr("encodery.tokens.tokenizer.CUT_AT", 500)
+    monkeypatch.setattr("encodery.tokens.tokenizer.MAX_PART_CHARACTERS", 500)
     assert np.array_equal(tokenizer.encode(text), whole)
-    framed = tokenizer.encode_batch([text, "short"], specials=True)
+    framed = tokenizer.encode_batch([text, "short"], add_special_tokens=True)
     assert np.array_equal(framed[0][1:-1], whole)
-    assert np.array_equal(framed[1], tokenizer.encode("short", specials=True))
+    assert np.array_equal(framed[1], tokenizer.encode("short", add_special_tokens=True))

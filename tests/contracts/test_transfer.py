@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.tokens.kind.bpe import Bpe
 from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.pieces import pieces
+from encodery.tokens.pieces import normalised_pieces
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.transfer import Transfer
 
@@ -31,26 +31,26 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     (folder / "pairs.tsv").write_text("".join(f"{word}\t{word}\n" for word in WORDS), encoding="utf-8")
     texts, pairs = str(folder / "texts.txt"), str(folder / "pairs.tsv")
     return {
-        "similar": {"texts": texts, "width": 8},
-        "translated": {"source": texts, "target": texts, "dictionary": pairs, "width": 8},
+        "similar_pieces": {"texts": texts, "width": 8},
+        "bilingual": {"source_texts": texts, "target_texts": texts, "dictionary": pairs, "width": 8},
     }
 
 
-@pytest.mark.parametrize("name", names(Transfer))
+@pytest.mark.parametrize("name", part_names(Transfer))
 def test_new_pieces_are_mixes_of_old_ones(name: str, tables: dict[str, dict[str, Any]]) -> None:
     part = decode(Transfer, {"is": name, **tables.get(name, {})})
     assert decode(Transfer, encode(part)) == part
     old, new = Tokenizer(Wordpiece(min_frequency=1).train(TEXTS, 60)), Tokenizer(Bpe().train(TEXTS, 300))
-    numbers = {piece: number for number, piece in pieces(old).items()}
-    shared = {number: numbers[piece] for number, piece in pieces(new).items() if piece in numbers}
-    kept = set(shared) if part.keeps else {n for n in shared if pieces(new)[n][0] == "special"}
-    wanted = [number for number in pieces(new) if number not in kept]
-    found = part.mixes(old, new, shared, wanted)
+    numbers = {piece: number for number, piece in normalised_pieces(old).items()}
+    shared = {number: numbers[piece] for number, piece in normalised_pieces(new).items() if piece in numbers}
+    kept = set(shared) if part.keeps_shared else {n for n in shared if normalised_pieces(new)[n][0] == "special"}
+    wanted = [number for number in normalised_pieces(new) if number not in kept]
+    found = part.mixtures(old, new, shared, wanted)
     assert set(found) <= set(wanted)
     for ids, shares in found.values():
         assert len(ids) == len(shares) > 0
         assert all(0 <= number < old.used_size for number in ids)
         assert min(shares) >= 0
         assert np.isclose(sum(shares), 1.0)
-    again = part.mixes(old, new, shared, wanted)
+    again = part.mixtures(old, new, shared, wanted)
     assert {n: list(ids) for n, (ids, _) in again.items()} == {n: list(ids) for n, (ids, _) in found.items()}

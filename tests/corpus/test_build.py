@@ -23,22 +23,22 @@ from encodery.base.errors import (
     SettingsError,
     UserError,
 )
-from encodery.base.settings import overrides, with_overrides
+from encodery.base.settings import decode_with_overrides, parse_overrides
 from encodery.corpus import engine, heldout, sources
-from encodery.corpus.run import build
+from encodery.corpus.run import build_corpus
 from encodery.corpus.settings import CorpusSettings
-from encodery.corpus.shards import SPLITS, documents, shard_paths
-from encodery.corpus.stats import measure
+from encodery.corpus.shards import SPLITS, read_documents, shard_paths
+from encodery.corpus.stats import measure_corpus
 
 Make = Callable[..., str]
 
 
 def settings(*given: str) -> CorpusSettings:
-    return with_overrides(CorpusSettings, {}, overrides(given))
+    return decode_with_overrides(CorpusSettings, {}, parse_overrides(given))
 
 
 def texts(corpus: Path, split: str | None = None) -> list[str]:
-    return [d.text for s in SPLITS if split in (None, s) for d in documents(shard_paths(corpus, s))]
+    return [d.text for s in SPLITS if split in (None, s) for d in read_documents(shard_paths(corpus, s))]
 
 
 def rows(folder: Path, said: list[str], name: str = "rows.jsonl") -> Path:
@@ -60,14 +60,14 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
     (folder / "note.md").write_text("# Note\n\n" + text(100))
     (folder / ".hidden.txt").write_text(text(101))
     rows(folder, [text(200), "too short"])
-    built = build([folder], tmp_path / "out", settings("license=CC0"), workers=1)
+    built = build_corpus([folder], tmp_path / "out", settings("license=CC0"), workers=1)
     assert built.fresh
-    figures = built.artifact.manifest.figures
+    figures = built.artifact.manifest.metrics
     assert figures["documents"] == 32
     assert 1 <= figures["heldout_documents"] == len(texts(tmp_path / "out", "heldout")) <= 3
     expected = [*(text(n) for n in range(30)), "# Note\n\n" + text(100), text(200)]
     assert sorted(texts(tmp_path / "out")) == sorted(expected)
-    found = [d for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    found = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
     assert {d.metadata["source"] for d in found} == {"pack", "in"}
     assert {d.metadata["license"] for d in found} == {"CC0"}
     assert "pack/deep/3.txt" in {d.metadata["path"] for d in found}
@@ -87,8 +87,8 @@ def test_licences_by_source(tmp_path: Path, text: Make) -> None:
     for number, package in enumerate(("one", "two")):
         (tmp_path / "in" / package).mkdir(parents=True)
         (tmp_path / "in" / package / "a.txt").write_text(text(number))
-    build([tmp_path / "in"], tmp_path / "out", settings('license={"one" = "MIT"}'), workers=1)
-    found = [d.metadata for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    build_corpus([tmp_path / "in"], tmp_path / "out", settings('license={"one" = "MIT"}'), workers=1)
+    found = [d.metadata for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
     assert {m["source"]: m.get("license") for m in found} == {"one": "MIT", "two": None}
 
 
@@ -98,7 +98,7 @@ def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, te
     same = [said.upper().replace("\n\n", "\n\n\n") for said in distinct[10:20]]
     shared = [said[: len(said) // 3].strip() + "\n\n" + text(900 + n, 300) for n, said in enumerate(distinct[20:30])]
     rows(tmp_path / "in", distinct + near + same + shared)
-    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     kept = texts(tmp_path / "out")
     told = report(tmp_path / "out")["dropped"]
     assert told["dedup exact"]["duplicate"]["documents"] == 10
@@ -114,7 +114,7 @@ def test_one_of_each_cluster_survives_exact_and_near_dedup_together(tmp_path: Pa
     for number, one in enumerate(base):
         said += [one, one.lower(), one + f"\n\nTail {number}.", one.replace(".", "!", 1)]
     rows(tmp_path / "in", said)
-    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     kept = texts(tmp_path / "out")
     assert len(kept) == 12
     assert {one[:30].lower() for one in base} == {one[:30].lower() for one in kept}
@@ -126,10 +126,10 @@ def test_the_result_does_not_depend_on_workers(tmp_path: Path, text: Make, monke
     rows(tmp_path / "in", said)
     for number in range(10):
         (tmp_path / "in" / f"{number}.txt").write_text(text(1000 + number))
-    one = build([tmp_path / "in"], tmp_path / "one", workers=1).artifact
-    two = build([tmp_path / "in"], tmp_path / "two", workers=2).artifact
+    one = build_corpus([tmp_path / "in"], tmp_path / "one", workers=1).artifact
+    two = build_corpus([tmp_path / "in"], tmp_path / "two", workers=2).artifact
     assert len(shard_paths(tmp_path / "one", "train")) > 2
-    assert one.manifest.figures["documents"] == 80
+    assert one.manifest.metrics["documents"] == 80
     assert one.manifest.fingerprint == two.manifest.fingerprint
 
 
@@ -138,8 +138,8 @@ def test_the_split_is_by_text_alone(tmp_path: Path, text: Make) -> None:
     rows(tmp_path / "in", said)
     rows(tmp_path / "more", list(reversed(said + [text(number, 60) for number in range(1000, 1100)])))
     given = settings("heldout=0.2", "skip=['minhash']")
-    build([tmp_path / "in"], tmp_path / "a", given, workers=1)
-    build([tmp_path / "more"], tmp_path / "b", given, workers=1)
+    build_corpus([tmp_path / "in"], tmp_path / "a", given, workers=1)
+    build_corpus([tmp_path / "more"], tmp_path / "b", given, workers=1)
     a, b = set(texts(tmp_path / "a", "heldout")), set(texts(tmp_path / "b", "heldout"))
     assert 50 < len(a) < 110
     assert a == b & set(said)
@@ -148,22 +148,22 @@ def test_the_split_is_by_text_alone(tmp_path: Path, text: Make) -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 1), (15, 1), (150, 15), (1000, 20)])
 def test_small_corpora_hold_out_some(count: int, expected: int) -> None:
-    assert heldout.wanted(count, 0.01, 20) == expected
+    assert heldout.heldout_count(count, 0.01, 20) == expected
 
 
 def test_how_many_are_held_out() -> None:
-    assert heldout.wanted(5000, 0.01, 20) is None
-    assert heldout.wanted(100, 0.0, 20) is None
-    assert heldout.wanted(100, 0.5, 20) is None
-    places = [heldout.position(heldout.text_id(str(n))) for n in range(1000)]
+    assert heldout.heldout_count(5000, 0.01, 20) is None
+    assert heldout.heldout_count(100, 0.0, 20) is None
+    assert heldout.heldout_count(100, 0.5, 20) is None
+    places = [heldout.hash_position(heldout.text_id(str(n))) for n in range(1000)]
     assert 0.4 < sum(places) / 1000 < 0.6
-    assert sum(p < heldout.threshold(sorted(places)[:21], 20) for p in places) == 20
-    assert heldout.threshold([0.5], 1) == 1.0
+    assert sum(p < heldout.heldout_threshold(sorted(places)[:21], 20) for p in places) == 20
+    assert heldout.heldout_threshold([0.5], 1) == 1.0
 
 
 def test_nothing_held_out_when_told_so(tmp_path: Path, text: Make) -> None:
     rows(tmp_path / "in", [text(number) for number in range(5)])
-    build([tmp_path / "in"], tmp_path / "out", settings("heldout=0"), workers=1)
+    build_corpus([tmp_path / "in"], tmp_path / "out", settings("heldout=0"), workers=1)
     assert not shard_paths(tmp_path / "out", "heldout")
     assert len(texts(tmp_path / "out", "train")) == 5
 
@@ -180,9 +180,9 @@ def test_bad_files_are_counted_and_named(tmp_path: Path, text: Make) -> None:
     (folder / "gone.txt").symlink_to("nowhere")
     (folder / "again.txt").symlink_to("rows.jsonl")
     os.mkfifo(folder / "pipe.txt")
-    build([folder], tmp_path / "out", workers=1)
+    build_corpus([folder], tmp_path / "out", workers=1)
     told = report(tmp_path / "out")["input"]
-    assert told["left_out"] == {
+    assert told["skipped"] == {
         "broken link": 1, "empty": 1, "format .png": 1, "no regular file": 1, "read twice": 1,
     }  # fmt: skip
     assert told["problems"] == {"broken row": 1, "file binary": 1, "file corrupt": 1}
@@ -196,8 +196,8 @@ def test_a_long_document_is_cut_and_nothing_of_it_lost(tmp_path: Path, text: Mak
     folder.mkdir()
     said = "\n\n".join(text(number, 200) for number in range(300))
     (folder / "book.txt").write_text(said)
-    build([folder], tmp_path / "out", settings("rewrite.pieces.max_characters=20000"), workers=1)
-    found = [d for split in SPLITS for d in documents(shard_paths(tmp_path / "out", split))]
+    build_corpus([folder], tmp_path / "out", settings("rewrite.pieces.max_characters=20000"), workers=1)
+    found = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
     assert len(found) > 15
     assert max(len(d.text) for d in found) <= 20_000
     ordered = sorted(found, key=lambda d: int(d.metadata["piece"]))
@@ -218,48 +218,48 @@ def test_ten_megabytes_without_a_break_are_cut_too() -> None:
 def test_empty_input_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(EmptyInput, match="no files"):
-        build([tmp_path / "in"], tmp_path / "out", workers=1)
+        build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     (tmp_path / "in" / "a.png").write_bytes(b"x")
     with pytest.raises(EmptyInput, match=r"1 files passed over \(1 format \.png\)"):
-        build([tmp_path / "in"], tmp_path / "out", workers=1)
+        build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     (tmp_path / "in" / "b.txt").write_text("short")
     with pytest.raises(EmptyInput, match="1 too_short"):
-        build([tmp_path / "in"], tmp_path / "out", workers=1)
+        build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
     with pytest.raises(InputError, match="Did you mean"):
-        build([tmp_path / "inn"], tmp_path / "out", workers=1)
+        build_corpus([tmp_path / "inn"], tmp_path / "out", workers=1)
     with pytest.raises(InputError, match="no file matches"):
-        build([tmp_path / "*.nothing"], tmp_path / "out", workers=1)
+        build_corpus([tmp_path / "*.nothing"], tmp_path / "out", workers=1)
 
 
 def test_a_finished_corpus_is_not_built_again(tmp_path: Path, text: Make) -> None:
     path = rows(tmp_path / "in", [text(number) for number in range(5)])
     out = tmp_path / "out"
-    first = build([path], out, workers=1)
-    again = build([path], out, workers=1)
+    first = build_corpus([path], out, workers=1)
+    again = build_corpus([path], out, workers=1)
     assert (first.fresh, again.fresh) == (True, False)
     assert first.artifact == again.artifact
     with pytest.raises(ArtifactError, match="other settings"):
-        build([path], out, settings("heldout=0.5"), workers=1)
+        build_corpus([path], out, settings("heldout=0.5"), workers=1)
     rows(tmp_path / "in", [text(number) for number in range(6)])
     with pytest.raises(ArtifactError, match="other input files"):
-        build([path], out, workers=1)
-    assert build([path], out, workers=1, overwrite=True).artifact.manifest.figures["documents"] == 6
+        build_corpus([path], out, workers=1)
+    assert build_corpus([path], out, workers=1, overwrite=True).artifact.manifest.metrics["documents"] == 6
 
 
 def test_the_output_is_not_read_when_it_lies_in_the_source(tmp_path: Path, text: Make) -> None:
     rows(tmp_path, [text(number) for number in range(5)])
     out = tmp_path / "corpus"
-    build([tmp_path], out, workers=1)
-    assert not build([tmp_path], out, workers=1).fresh
+    build_corpus([tmp_path], out, workers=1)
+    assert not build_corpus([tmp_path], out, workers=1).fresh
 
 
 def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from encodery.corpus.shard_writer import ShardWriter
+    from encodery.corpus.shard_writer import CorpusShardWriter
 
     path = rows(tmp_path / "in", [text(number) for number in range(30)])
     passes = []
-    real = ShardWriter._write
+    real = CorpusShardWriter._write
 
     def full(self: Any, document: Any, file: Any, name: str) -> None:
         if "split" in document["metadata"]:
@@ -267,33 +267,33 @@ def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, m
         real(self, document, file, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "_write", full)
+        patch.setattr(CorpusShardWriter, "_write", full)
         with pytest.raises(DiskFull, match="no space left"):
-            build([path], tmp_path / "out", workers=1)
+            build_corpus([path], tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
-    run = engine.Runner.run
+    run = engine.PassRunner.run
     logs: list[bool] = []
 
-    def spied(self: engine.Runner, each: Any) -> None:
+    def spied(self: engine.PassRunner, each: Any) -> None:
         passes.append(each.name)
         logs.append((self.logs / each.name.replace(" ", "_") / "completions" / "00000").exists())
         run(self, each)
 
-    monkeypatch.setattr(engine.Runner, "run", spied)
-    resumed = build([path], tmp_path / "out", workers=1).artifact
+    monkeypatch.setattr(engine.PassRunner, "run", spied)
+    resumed = build_corpus([path], tmp_path / "out", workers=1).artifact
     assert dict(zip(passes, logs, strict=True))["read and filter"]
     assert not dict(zip(passes, logs, strict=True))["write"]
-    fresh = build([path], tmp_path / "fresh", workers=1).artifact
+    fresh = build_corpus([path], tmp_path / "fresh", workers=1).artifact
     assert resumed.manifest.fingerprint == fresh.manifest.fingerprint
 
 
 def test_work_of_other_settings_is_not_taken_up(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = rows(tmp_path / "in", [text(number) for number in range(30)])
-    monkeypatch.setattr("encodery.corpus.run.collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("encodery.corpus.run.collect_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        build([path], tmp_path / "out", settings("license=A"), workers=1)
+        build_corpus([path], tmp_path / "out", settings("license=A"), workers=1)
     monkeypatch.undo()
-    build([path], tmp_path / "out", settings("license=B"), workers=1)
+    build_corpus([path], tmp_path / "out", settings("license=B"), workers=1)
     assert set(report(tmp_path / "out")["licenses"]) == {"B"}
 
 
@@ -311,9 +311,9 @@ with engine.alone(pathlib.Path({str(logs)!r})):
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(InputError, match="another build of this corpus is running"):
-            build([path], tmp_path / "out", workers=1)
+            build_corpus([path], tmp_path / "out", workers=1)
         other.communicate()
-    assert build([path], tmp_path / "out", workers=1).fresh
+    assert build_corpus([path], tmp_path / "out", workers=1).fresh
 
 
 def test_a_worker_that_dies_is_noticed(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_a_worker_that_dies_is_noticed(tmp_path: Path, text: Make, monkeypatch: 
     # The executor, when it is unpacked in the worker, ends the worker.
     monkeypatch.setattr(engine._Local, "__reduce__", lambda self: (os._exit, (9,)), raising=False)
     with pytest.raises(UserError, match="worker process died"):
-        build([path], tmp_path / "out", workers=2)
+        build_corpus([path], tmp_path / "out", workers=2)
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
@@ -334,14 +334,14 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         settings("filter.length.min_word=5")
     assert "c4" in settings("filter.c4=c4").filter
     with pytest.raises(InputError, match="'local' or 'ray'"):
-        build([tmp_path], tmp_path / "out", engine="slurm")  # type: ignore[arg-type]
+        build_corpus([tmp_path], tmp_path / "out", engine="slurm")  # type: ignore[arg-type]
 
 
 def test_ray_is_an_extra(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     path = rows(tmp_path / "in", [text(1)])
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
-        build([path], tmp_path / "out", engine="ray")
+        build_corpus([path], tmp_path / "out", engine="ray")
 
 
 def test_stats_count_what_is_there(tmp_path: Path) -> None:
@@ -350,8 +350,8 @@ def test_stats_count_what_is_there(tmp_path: Path) -> None:
         "Тут десять слов русскими буквами в одном тексте есть вот",
     ]
     rows(tmp_path / "in", said)
-    build([tmp_path / "in"], tmp_path / "out", settings("filter.length.min_words=1", "heldout=0.5"), workers=1)
-    measured = measure(tmp_path / "out")
+    build_corpus([tmp_path / "in"], tmp_path / "out", settings("filter.length.min_words=1", "heldout=0.5"), workers=1)
+    measured = measure_corpus(tmp_path / "out")
     assert sum(measured.documents.values()) == 2
     assert sum(measured.words.values()) == 20
     assert sum(measured.bytes.values()) == sum(len(each.encode()) for each in said)
@@ -359,18 +359,18 @@ def test_stats_count_what_is_there(tmp_path: Path) -> None:
     assert set(measured.scripts) == {"Latin", "Cyrillic"}
     assert 0.4 < measured.scripts["Latin"] < 0.6
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
-        measure(tmp_path / "in")
+        measure_corpus(tmp_path / "in")
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, text: Make) -> None:
     rows(tmp_path / "in", [text(number) for number in range(5)])
-    build([tmp_path / "in"], tmp_path / "out", workers=1)
+    build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     shard = shard_paths(tmp_path / "out", "train")[0]
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(bytes(data))
     with pytest.raises(ArtifactError, match=shard.name):
-        list(documents([shard]))
+        list(read_documents([shard]))
     with pytest.raises(ArtifactError, match=shard.name):
         Artifact.open(tmp_path / "out").verify()
     with pytest.raises(InputError, match="no split 'test'"):

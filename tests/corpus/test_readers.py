@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import zstandard
 
-from encodery.corpus.encoding import Unusable
+from encodery.corpus.encoding import UnusableFile
 from encodery.corpus.settings import CorpusSettings
-from encodery.corpus.sources import Source, listing
-from encodery.corpus.steps.read import Reading, html, markdown, rst, text
-from encodery.corpus.steps.read.csv import Csv
-from encodery.corpus.steps.read.jsonl import Jsonl
-from encodery.corpus.steps.read.parquet import Parquet
+from encodery.corpus.sources import SourceFile, list_files
+from encodery.corpus.steps.read import ReadContext, html, markdown, rst, text
+from encodery.corpus.steps.read.csv import CsvReader
+from encodery.corpus.steps.read.jsonl import JsonlReader
+from encodery.corpus.steps.read.parquet import ParquetReader
 
 SQUEEZE: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
@@ -38,15 +38,15 @@ POLISH = (
 )
 
 
-def source_of(path: Path) -> Source:
-    return listing([path], SETTINGS.suffixes()).files[0]
+def source_of(path: Path) -> SourceFile:
+    return list_files([path], SETTINGS.suffixes()).files[0]
 
 
 def read(path: Path, column: str = "auto", encoding: str = "auto") -> tuple[list[tuple[str, Any]], list[str]]:
     source = source_of(path)
-    reading = Reading(column, encoding, None, path.parent, path.parent)
+    reading = ReadContext(column, encoding, None, path.parent, path.parent)
     skipped: list[str] = []
-    rows = SETTINGS.read[source.format].rows(source, lambda reason, detail: skipped.append(reason), reading)
+    rows = SETTINGS.read[source.format].read(source, lambda reason, detail: skipped.append(reason), reading)
     return list(rows), skipped
 
 
@@ -92,7 +92,7 @@ def test_an_encoding_can_be_set(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("Ελληνικά".encode("iso-8859-7"))
     assert read(path, encoding="iso-8859-7")[0][0][0] == "Ελληνικά"
-    with pytest.raises(Unusable, match="no such encoding: nonsense"):
+    with pytest.raises(UnusableFile, match="no such encoding: nonsense"):
         read(path, encoding="nonsense")
 
 
@@ -107,7 +107,7 @@ def test_an_encoding_can_be_set(tmp_path: Path) -> None:
 def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableFile) as caught:
         read(path)
     assert caught.value.reason == reason
 
@@ -119,9 +119,9 @@ def test_damaged_archives_are_named_and_rows_before_the_damage_kept(tmp_path: Pa
     data = SQUEEZE[suffix](rows.encode()) if suffix != ".zst" else zstandard.compress(rows.encode())
     path.write_bytes(data[: len(data) // 2])
     found = []
-    reading = Reading("auto", "auto", None, tmp_path, tmp_path)
-    with pytest.raises(Unusable) as caught:
-        for row in Jsonl().rows(source_of(path), lambda *_: None, reading):
+    reading = ReadContext("auto", "auto", None, tmp_path, tmp_path)
+    with pytest.raises(UnusableFile) as caught:
+        for row in JsonlReader().read(source_of(path), lambda *_: None, reading):
             found.append(row[0])
     assert caught.value.reason == "corrupt"
     assert found[:3] == [f"row {i} {hash(str(i))}" for i in range(3)]
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_archive_is_corrupt(tmp_path: Path) -> None:
     for suffix in (".gz", ".xz", ".zst", ".bz2"):
         path = tmp_path / f"a.txt{suffix}"
         path.write_bytes(b"this is plain text and no archive at all")
-        with pytest.raises(Unusable) as caught:
+        with pytest.raises(UnusableFile) as caught:
             read(path)
         assert caught.value.reason == "corrupt"
 
@@ -162,10 +162,10 @@ def test_slices_share_a_file_without_loss_or_overlap(tmp_path: Path, name: str) 
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
         path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
     source = source_of(path)
-    reading = Reading("auto", "auto", None, tmp_path, tmp_path)
+    reading = ReadContext("auto", "auto", None, tmp_path, tmp_path)
     reader = SETTINGS.read[source.format]
     found = [
-        [row[0] for row in reader.rows(replace(source, part=part, parts=7), lambda *_: None, reading)]
+        [row[0] for row in reader.read(replace(source, part=part, parts=7), lambda *_: None, reading)]
         for part in range(7)
     ]
     assert all(found)
@@ -178,7 +178,7 @@ def test_the_text_column_is_guessed_or_set(tmp_path: Path) -> None:
     rows, _ = read(path)
     assert rows[0] == ("This is the longest column by far", {"id": "1", "title": "Short"})
     assert read(path, column="title")[0][1][0] == "Brief"
-    with pytest.raises(Unusable, match="Did you mean 'notes'") as caught:
+    with pytest.raises(UnusableFile, match="Did you mean 'notes'") as caught:
         read(path, column="note")
     assert caught.value.reason == "no_text_column"
 
@@ -196,7 +196,7 @@ def test_csv_delimiters_quotes_and_short_rows(tmp_path: Path) -> None:
     rows, skipped = read(path)
     assert [row[0] for row in rows] == ["first; with\nnewline", "third"]
     assert skipped == ["broken row"]
-    assert Csv(delimiter="tab")._delimiter(source_of(path), "a,b") == "\t"
+    assert CsvReader(delimiter="tab")._delimiter(source_of(path), "a,b") == "\t"
 
 
 def test_parquet_rows_and_damage(tmp_path: Path) -> None:
@@ -209,8 +209,12 @@ def test_parquet_rows_and_damage(tmp_path: Path) -> None:
     assert rows == [("one", {"license": "MIT"}), ("three", {"license": "MIT"})]
     assert skipped == ["row without text"]
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(Unusable) as caught:
-        list(Parquet().rows(source_of(path), lambda *_: None, Reading("auto", "auto", None, tmp_path, tmp_path)))
+    with pytest.raises(UnusableFile) as caught:
+        list(
+            ParquetReader().read(
+                source_of(path), lambda *_: None, ReadContext("auto", "auto", None, tmp_path, tmp_path)
+            )
+        )
     assert caught.value.reason == "corrupt"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from encodery.corpus import sources
-from encodery.corpus.run import build
+from encodery.corpus.run import build_corpus
 
 SCRIPT = """
 import sys
@@ -47,7 +47,7 @@ def test_killed_and_run_again(
     process.wait()
     assert not out.exists()
     monkeypatch.setattr(sources, "TASK_BYTES", 40_000)
-    resumed = build([path], out, workers=2).artifact
-    fresh = build([path], tmp_path / "fresh", workers=1).artifact
-    assert fresh.manifest.figures["documents"] == 360
+    resumed = build_corpus([path], out, workers=2).artifact
+    fresh = build_corpus([path], tmp_path / "fresh", workers=1).artifact
+    assert fresh.manifest.metrics["documents"] == 360
     assert resumed.manifest.fingerprint == fresh.manifest.fingerprint

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from encodery.base.settings import overrides, with_overrides
+from encodery.base.settings import decode_with_overrides, parse_overrides
 from encodery.objectives import Objective
-from encodery.objectives.mlm import MLM
+from encodery.objectives.mlm import MaskedLM
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from encodery.objectives.mlm import MLM
 )
 def test_settings_of_a_card_decode(card: str, first: float, last: float, mask: float, repository: Path) -> None:
     table = tomllib.loads((repository / "papers" / f"{card}.toml").read_text(encoding="utf-8"))
-    objective = with_overrides(Objective, {"is": "mlm"}, overrides(table["settings"])["objective"])
-    assert isinstance(objective, MLM)
+    objective = decode_with_overrides(Objective, {"is": "mlm"}, parse_overrides(table["settings"])["objective"])
+    assert isinstance(objective, MaskedLM)
     assert objective.corruption.rate(0.0) == first
     assert objective.corruption.rate(1.0) == last
     assert objective.corruption.mask == mask

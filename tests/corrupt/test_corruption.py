@@ -13,10 +13,10 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode
-from encodery.corrupt import IGNORED, Corrupted, Corruption, Vocabulary
-from encodery.corrupt.span import Span
-from encodery.corrupt.token import Token
-from encodery.corrupt.word import Word
+from encodery.corrupt import IGNORE_INDEX, CorruptedBatch, Corruption, Vocabulary
+from encodery.corrupt.span import SpanMasking
+from encodery.corrupt.token import TokenMasking
+from encodery.corrupt.word import WholeWordMasking
 
 V, USED, MASK, SPECIALS = 512, 450, 4, 6
 
@@ -43,7 +43,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def hide(
     part: type[Corruption], lengths: list[int], seed: int = 0, progress: float = 0.0, **settings: Any
-) -> Corrupted:
+) -> CorruptedBatch:
     """Corrupt with everything masked, so that the corrupted tokens can be seen."""
     table = {"mask": 1.0, "random": 0.0, "keep": 0.0, **settings}
     corruption = decode(part, table)
@@ -55,66 +55,66 @@ LENGTHS = [40, 40, 33, 17, 9, 9, 5, 3]
 MASKABLE = sum(LENGTHS) - 2 * len(LENGTHS)
 
 
-@pytest.mark.parametrize("part", [Token, Word, Span])
+@pytest.mark.parametrize("part", [TokenMasking, WholeWordMasking, SpanMasking])
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
 def test_mean_count_is_the_rate_of_the_maskable_tokens(part: type[Corruption], rate: float) -> None:
-    counts = torch.tensor([float(hide(part, LENGTHS, seed, rate=rate).rows.numel()) for seed in range(600)])
+    counts = torch.tensor([float(hide(part, LENGTHS, seed, rate=rate).masked_positions.numel()) for seed in range(600)])
     error = counts.std().item() / math.sqrt(counts.numel())
     assert abs(counts.mean().item() - rate * MASKABLE) < 4 * error + 1e-6
-    assert counts.std() < (0.6 if part is Token else 6.0), "a count, not a coin per token"
+    assert counts.std() < (0.6 if part is TokenMasking else 6.0), "a count, not a coin per token"
 
 
-@pytest.mark.parametrize("part", [Token, Word, Span])
+@pytest.mark.parametrize("part", [TokenMasking, WholeWordMasking, SpanMasking])
 def test_every_maskable_place_is_as_likely_as_any_other(part: type[Corruption]) -> None:
     rounds, rate = 3000, 0.3
     ids, _ = packed(LENGTHS)
     hits = torch.zeros(ids.numel())
     for seed in range(rounds):
-        hits[hide(part, LENGTHS, seed, rate=rate).rows] += 1
+        hits[hide(part, LENGTHS, seed, rate=rate).masked_positions] += 1
     maskable = ids >= SPECIALS
     assert hits[~maskable].sum() == 0
     sigma = math.sqrt(rate * (1 - rate) / rounds)
     assert (hits[maskable] / rounds - rate).abs().max() < 4.5 * sigma
 
 
-@pytest.mark.parametrize("part", [Token, Word, Span])
+@pytest.mark.parametrize("part", [TokenMasking, WholeWordMasking, SpanMasking])
 def test_rows_ascend_and_targets_are_the_originals(part: type[Corruption]) -> None:
     ids, _ = packed(LENGTHS)
     done = hide(part, LENGTHS, rate=0.3)
-    assert (done.rows.diff() > 0).all()
-    assert torch.equal(done.targets, ids[done.rows])
-    assert (done.ids[done.rows] == MASK).all()
+    assert (done.masked_positions.diff() > 0).all()
+    assert torch.equal(done.labels, ids[done.masked_positions])
+    assert (done.ids[done.masked_positions] == MASK).all()
     untouched = torch.ones_like(ids, dtype=torch.bool)
-    untouched[done.rows] = False
+    untouched[done.masked_positions] = False
     assert torch.equal(done.ids[untouched], ids[untouched])
 
 
 def test_rate_follows_progress() -> None:
     for progress, rate in ((0.0, 0.3), (0.5, 0.225), (1.0, 0.15)):
-        done = hide(Token, [402], progress=progress, rate="0.30 -> 0.15 linear")
-        assert done.rows.numel() == round(rate * 400)
+        done = hide(TokenMasking, [402], progress=progress, rate="0.30 -> 0.15 linear")
+        assert done.masked_positions.numel() == round(rate * 400)
 
 
 def test_shares_of_mask_random_and_keep() -> None:
-    corruption = Token(rate=Schedule.parse(0.5), mask=0.7, random=0.2, keep=0.1)
+    corruption = TokenMasking(rate=Schedule.parse(0.5), mask=0.7, random=0.2, keep=0.1)
     ids, cu = packed([4002] * 5)
     done = corruption.apply(ids, cu, vocabulary(), generator(), 0.0)
-    n = done.rows.numel()
-    masked = (done.ids[done.rows] == MASK).sum().item() / n
-    kept = (done.ids[done.rows] == done.targets).sum().item() / n
+    n = done.masked_positions.numel()
+    masked = (done.ids[done.masked_positions] == MASK).sum().item() / n
+    kept = (done.ids[done.masked_positions] == done.labels).sum().item() / n
     chance = 0.2 / (USED - SPECIALS)
     for share, expected in ((masked, 0.7), (kept, 0.1 + chance)):
         assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 
 
 def test_replacements_are_every_used_ordinary_id_and_nothing_else() -> None:
-    corruption = Token(rate=Schedule.parse(1.0), mask=0.0, random=1.0, keep=0.0)
+    corruption = TokenMasking(rate=Schedule.parse(1.0), mask=0.0, random=1.0, keep=0.0)
     ids, cu = packed([4002] * 5)
     done = corruption.apply(ids, cu, vocabulary(), generator(), 0.0)
-    seen = torch.bincount(done.ids[done.rows], minlength=V)
+    seen = torch.bincount(done.ids[done.masked_positions], minlength=V)
     assert seen[:SPECIALS].sum() == 0
     assert seen[USED:].sum() == 0
-    expected = done.rows.numel() / (USED - SPECIALS)
+    expected = done.masked_positions.numel() / (USED - SPECIALS)
     chi = ((seen[SPECIALS:USED] - expected) ** 2 / expected).sum().item()
     freedom = USED - SPECIALS - 1
     assert abs(chi - freedom) < 4 * math.sqrt(2 * freedom)
@@ -126,7 +126,7 @@ def test_words_are_hidden_whole_and_stop_at_sequence_ends() -> None:
     word = starts.cumsum(0)
     sizes = set()
     for seed in range(30):
-        done = hide(Word, [60] * 6, seed, rate=0.2)
+        done = hide(WholeWordMasking, [60] * 6, seed, rate=0.2)
         hidden = done.ids == MASK
         for w in word[hidden].unique():
             assert hidden[word == w].all(), "a word is hidden whole"
@@ -135,11 +135,11 @@ def test_words_are_hidden_whole_and_stop_at_sequence_ends() -> None:
 
 
 def test_span_lengths_are_geometric_and_truncated() -> None:
-    span = Span(rate=Schedule.parse(0.15), words=False)
+    span = SpanMasking(rate=Schedule.parse(0.15), whole_words=False)
     ids, _ = packed([20_002])
     breaks = torch.zeros_like(ids, dtype=torch.bool)
     breaks[[0, 1, -1]] = True
-    starts = span.starts(ids, breaks, vocabulary(), generator()) | breaks
+    starts = span.unit_starts(ids, breaks, vocabulary(), generator()) | breaks
     lengths = starts.nonzero().squeeze(1).diff()[1:-1]
     assert lengths.max() == 10
     share = 0.8 ** torch.arange(10)
@@ -156,7 +156,7 @@ def test_spans_of_words_hold_whole_words_and_never_cross_sequences() -> None:
     maskable = ids >= SPECIALS
     breaks = ~maskable
     breaks[1:] |= ~maskable[:-1]
-    starts = Span().starts(ids, breaks, vocabulary(), generator()) | breaks
+    starts = SpanMasking().unit_starts(ids, breaks, vocabulary(), generator()) | breaks
     word = vocabulary().word_start[ids] | breaks
     assert not (starts & ~word).any(), "a span begins where a word begins"
     assert (starts[word & ~breaks]).float().mean() > 0.15, "runs are cut into spans"
@@ -171,7 +171,9 @@ def test_spans_start_afresh_in_every_sequence() -> None:
     maskable = ids >= SPECIALS
     breaks = ~maskable
     breaks[1:] |= ~maskable[:-1]
-    starts = (Span(words=False).starts(ids, breaks, vocabulary(), generator()) | breaks).view(4000, 12)
+    starts = (SpanMasking(whole_words=False).unit_starts(ids, breaks, vocabulary(), generator()) | breaks).view(
+        4000, 12
+    )
     first = starts[:, 2:].long().argmax(1) + 1
     share = 0.8 ** torch.arange(10)
     expected = share / share.sum()
@@ -182,24 +184,24 @@ def test_spans_start_afresh_in_every_sequence() -> None:
 
 def test_a_span_is_masked_replaced_or_kept_as_a_whole() -> None:
     ids, cu = packed([5000])
-    span = Span(rate=Schedule.parse(1.0), mask=0.5, random=0.0, keep=0.5, words=False)
+    span = SpanMasking(rate=Schedule.parse(1.0), mask=0.5, random=0.0, keep=0.5, whole_words=False)
     done = span.apply(ids, cu, vocabulary(), generator(), 0.0)
     changes = (done.ids[1:-1] == MASK).long().diff().abs().sum().item()
     assert changes < 0.6 * 5000 / 3.8, "runs of one fate, not a coin per token"
 
 
 def test_a_part_of_the_corrupted_tokens_is_predicted() -> None:
-    for part in (Token, Word, Span):
+    for part in (TokenMasking, WholeWordMasking, SpanMasking):
         done = hide(part, [402] * 3, rate=0.4, predict_rate=0.1)
-        assert abs(done.rows.numel() - 120) <= (1 if part is Token else 12)
-        assert (done.ids[done.rows] == MASK).all()
+        assert abs(done.masked_positions.numel() - 120) <= (1 if part is TokenMasking else 12)
+        assert (done.ids[done.masked_positions] == MASK).all()
         assert (done.ids == MASK).sum() > 440
         assert done.copies == 1
 
 
 def test_predictions_above_the_corruption_rate_use_disjoint_copies() -> None:
     ids, _ = packed([402] * 3)
-    for part in (Token, Word, Span):
+    for part in (TokenMasking, WholeWordMasking, SpanMasking):
         done = hide(part, [402] * 3, rate=0.15, predict_rate=0.4)
         assert done.copies == 3
         assert done.ids.numel() == 3 * ids.numel()
@@ -207,62 +209,64 @@ def test_predictions_above_the_corruption_rate_use_disjoint_copies() -> None:
         hidden = (done.ids == MASK).view(3, -1)
         assert hidden.sum(0).max() == 1, "no token is hidden twice"
         assert (hidden.sum(1) / 1200 - 0.15).abs().max() < 0.02, "every copy has the low rate"
-        assert abs(done.rows.numel() - 480) <= (1 if part is Token else 20)
-        assert torch.equal(done.targets, ids.repeat(3)[done.rows])
+        assert abs(done.masked_positions.numel() - 480) <= (1 if part is TokenMasking else 20)
+        assert torch.equal(done.labels, ids.repeat(3)[done.masked_positions])
 
 
 def test_predictions_of_disjoint_copies_have_the_right_mean() -> None:
-    counts = [hide(Word, LENGTHS, s, rate=0.15, predict_rate=0.4).rows.numel() for s in range(500)]
+    counts = [
+        hide(WholeWordMasking, LENGTHS, s, rate=0.15, predict_rate=0.4).masked_positions.numel() for s in range(500)
+    ]
     error = torch.tensor(counts, dtype=torch.double).std().item() / math.sqrt(500)
     assert abs(sum(counts) / 500 - 0.4 * MASKABLE) < 4 * error
 
 
-@pytest.mark.parametrize("part", [Token, Word, Span])
+@pytest.mark.parametrize("part", [TokenMasking, WholeWordMasking, SpanMasking])
 @pytest.mark.parametrize("more", [{}, {"predict_rate": 0.1}, {"predict_rate": 0.5}])
 def test_fixed_slots_depend_on_the_number_of_tokens_alone(part: type[Corruption], more: dict[str, float]) -> None:
     wanted = round(more.get("predict_rate", 0.3) * sum(LENGTHS))
     for seed in range(40):
-        done = hide(part, LENGTHS, seed, rate=0.3, fixed_slots=True, **more)
-        assert done.rows.numel() == wanted
-        assert (done.rows.diff() > 0).all()
-        assert (done.targets >= SPECIALS).all()
-        assert (done.ids[done.rows] == MASK).all()
+        done = hide(part, LENGTHS, seed, rate=0.3, fixed_predictions=True, **more)
+        assert done.masked_positions.numel() == wanted
+        assert (done.masked_positions.diff() > 0).all()
+        assert (done.labels >= SPECIALS).all()
+        assert (done.ids[done.masked_positions] == MASK).all()
 
 
 def test_spare_slots_are_ignored_not_special_tokens() -> None:
-    done = hide(Token, [3, 3, 3, 3], rate=0.5, fixed_slots=True)
-    assert done.rows.numel() == 6
-    assert (done.targets == IGNORED).sum() == 2
+    done = hide(TokenMasking, [3, 3, 3, 3], rate=0.5, fixed_predictions=True)
+    assert done.masked_positions.numel() == 6
+    assert (done.labels == IGNORE_INDEX).sum() == 2
     assert (done.ids == MASK).sum() == 4
     assert done.ids.view(4, 3)[:, [0, 2]].tolist() == [[1, 2]] * 4
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_another() -> None:
-    for part in (Token, Word, Span):
+    for part in (TokenMasking, WholeWordMasking, SpanMasking):
         first, second = (hide(part, LENGTHS, 3, mask=0.8, random=0.2) for _ in range(2))
         assert torch.equal(first.ids, second.ids)
-        assert torch.equal(first.rows, second.rows)
+        assert torch.equal(first.masked_positions, second.masked_positions)
         assert not torch.equal(first.ids, hide(part, LENGTHS, 4, mask=0.8, random=0.2).ids)
 
 
 def test_edges_nothing_maskable_rate_zero_and_rate_one() -> None:
-    for part in (Token, Word, Span):
-        assert hide(part, [2, 2], rate=0.5).rows.numel() == 0
-        assert hide(part, LENGTHS, rate=0.0).rows.numel() == 0
-        assert hide(part, LENGTHS, rate=1.0).rows.numel() == MASKABLE
+    for part in (TokenMasking, WholeWordMasking, SpanMasking):
+        assert hide(part, [2, 2], rate=0.5).masked_positions.numel() == 0
+        assert hide(part, LENGTHS, rate=0.0).masked_positions.numel() == 0
+        assert hide(part, LENGTHS, rate=1.0).masked_positions.numel() == MASKABLE
         assert hide(part, [1], rate=0.5).ids.numel() == 1
-        assert hide(part, [], rate=0.5).rows.numel() == 0
+        assert hide(part, [], rate=0.5).masked_positions.numel() == 0
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(SettingsError, match="together make 1"):
-        Token(mask=0.8, random=0.1, keep=0.2)
+        TokenMasking(mask=0.8, random=0.1, keep=0.2)
     with pytest.raises(SettingsError, match=r"within 0\.\.1"):
-        Token(rate=Schedule.parse("0.5 -> 1.5 linear"))
+        TokenMasking(rate=Schedule.parse("0.5 -> 1.5 linear"))
     with pytest.raises(SettingsError, match="disjoint"):
-        Token(rate=Schedule.parse(0.4), predict_rate=Schedule.parse(0.9))
+        TokenMasking(rate=Schedule.parse(0.4), predict_rate=Schedule.parse(0.9))
     with pytest.raises(SettingsError, match="longest"):
-        Span(longest=0)
+        SpanMasking(max_length=0)
     with pytest.raises(SettingsError, match="corrupt"):
         decode(Corruption, {"is": "token", "rate": "a lot"}, "corrupt")
     with pytest.raises(SettingsError, match="mask id"):
@@ -270,7 +274,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 
 def test_settings_go_to_a_table_and_back() -> None:
-    span = Span(rate=Schedule.parse("0.3 -> 0.15 linear"), predict_rate=Schedule.parse(0.1))
+    span = SpanMasking(rate=Schedule.parse("0.3 -> 0.15 linear"), predict_rate=Schedule.parse(0.1))
     assert decode(Corruption, encode(span)) == span
 
 
@@ -278,7 +282,7 @@ def test_a_batch_takes_little_time() -> None:
     """A generous bound on a shared machine; the figure to beat is 1.5 ms for 8192 tokens."""
     ids, cu = packed([64] * 128)
     words = vocabulary()
-    for part in (Token, Word, Span):
+    for part in (TokenMasking, WholeWordMasking, SpanMasking):
         best = math.inf
         for _ in range(20):
             begun = time.perf_counter()

@@ -6,7 +6,7 @@ import tokenizers
 import torch
 
 from encodery.corrupt import Vocabulary
-from encodery.corrupt.word import Word
+from encodery.corrupt.word import WholeWordMasking
 from encodery.tokens.tokenizer import Tokenizer
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##believ", "##able", "house", "##s"]
@@ -38,5 +38,5 @@ def test_words_of_a_real_text_are_hidden_whole() -> None:
     for seed in range(40):
         cu = torch.tensor([0, 7], dtype=torch.int32)
         chance = torch.Generator().manual_seed(seed)
-        seen.add(tuple(Word().apply(ids, cu, Vocabulary.of(source), chance, 0.0).rows.tolist()))
+        seen.add(tuple(WholeWordMasking().apply(ids, cu, Vocabulary.of(source), chance, 0.0).masked_positions.tolist()))
     assert seen == {(), (1, 2, 3), (4, 5)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import encodery
-from encodery.base.parts import contract_at, families, find, names
+from encodery.base.parts import contract_at, families, find_part, part_names
 
 SOURCE = Path(encodery.__file__).parent
 FLOORS = {
@@ -157,12 +157,12 @@ def test_a_family_states_one_contract_and_imports_none_of_its_parts(family: str)
     assert not {t for t in inside if not t.rsplit(".", 1)[-1].startswith("_")}, f"imports its parts: {inside}"
 
 
-ALL_PARTS = [(family, name) for family in families() for name in names(contract_at(family))]
+ALL_PARTS = [(family, name) for family in families() for name in part_names(contract_at(family))]
 
 
 @pytest.mark.parametrize(("family", "name"), ALL_PARTS)
 def test_a_part_is_a_frozen_dataclass_alone_in_its_file(family: str, name: str) -> None:
-    part = find(contract_at(family), name)
+    part = find_part(contract_at(family), name)
     params = getattr(part, "__dataclass_params__", None)
     assert params is not None, f"{part.__name__} is no dataclass"
     assert params.frozen, f"{part.__name__} is not frozen"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from encodery.base.cards import card, cards, cards_of, read_card
+from encodery.base.cards import card, cards, cards_using, read_card
 from encodery.base.errors import SettingsError, UnknownName
 from encodery.base.parts import families, parts_of
-from encodery.base.settings import overrides, recipes
+from encodery.base.settings import parse_overrides, recipe_files
 from encodery.cli.__main__ import run
 
 GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'
@@ -28,10 +28,10 @@ def test_parts_and_recipe_of_a_card_exist(name: str, repository: Path) -> None:
         assert path.removeprefix(f"{family}.") in parts_of(family), f"{path} is no part"
     if found.recipe:
         verb, recipe = found.recipe.split("/")
-        assert recipe in recipes(verb)
-    overrides(found.settings)
+        assert recipe in recipe_files(verb)
+    parse_overrides(found.settings)
     assert found.status == "sketch" or found.recipe or found.settings or found.modules
-    assert not found.run or (repository / found.run).is_file()
+    assert not found.result_file or (repository / found.result_file).is_file()
 
 
 def test_a_card_is_strict(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_papers_without_arxiv_are_found_elsewhere(tmp_path: Path, capsys: pytest
 
 
 def test_cards_of_a_part() -> None:
-    assert "mosaicbert" in cards_of("model.positions", "alibi")
-    assert "bert" not in cards_of("model.positions", "alibi")
-    assert {"bert", "mosaicbert"} <= set(cards_of("model.positions"))
+    assert "mosaicbert" in cards_using("model.positions", "alibi")
+    assert "bert" not in cards_using("model.positions", "alibi")
+    assert {"bert", "mosaicbert"} <= set(cards_using("model.positions"))
 
 
 def test_methods_by_status_and_family(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 ORDER = ["index.md", *re.findall(r"\((\w+\.md)\)", INDEX)]
 PAGES = [*(ROOT / "docs" / name for name in ORDER), ROOT / "CONTRIBUTING.md"]
 TOLD = [page for page in PAGES if page.name not in GENERATED and page.name != "quickstart.md"]
-SMALL = ["model.width=32", "model.depth=1", "model.heads=2", "model.inner=64", "train.batch_tokens=1024"]
+SMALL = ["model.width=32", "model.depth=1", "model.heads=2", "model.intermediate_size=64", "train.batch_tokens=1024"]
 SMALL += ["train.eval_tokens=512", "train.evals=1", "train.threads=1", "train.precision=fp32"]
 THINGS = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter", "village", "teacher"]
 DEEDS = ["crossed", "painted", "followed", "remembered", "answered", "carried", "opened", "watched"]
@@ -119,7 +119,7 @@ def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest
     recipe = found.recipe.removeprefix("pretrain/") or "demo"
     settings = [setting.replace("=MODEL", "=run") for setting in found.settings]
     assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
-    figures = json.loads((story / f"paper-{name}" / "figures.json").read_text())
+    figures = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
     assert figures["steps"] == 12
     assert 0 < figures["heldout_loss"] < 20
 

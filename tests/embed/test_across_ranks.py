@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from encodery.base.settings import decode
-from encodery.embed.data import Labelled
+from encodery.embed.data import EmbeddingExamples
 from encodery.embed.planning import JOBS
 from encodery.embed.training import EmbedTraining
 from encodery.model.checkpoint import read_tensors, write_tensors
-from encodery.model.load import Loaded, load_model
-from encodery.objectives import figures
-from encodery.train.distributed import Team
-from encodery.train.step import backward
+from encodery.model.load import LoadedModel, load_model
+from encodery.objectives import step_metrics
+from encodery.train.distributed import DistributedContext
+from encodery.train.step import forward_backward
 
 CASES: dict[str, dict[str, Any]] = {
-    "pairs": {"loss": {"is": "infonce", "symmetric": True, "same_side": True}},
-    "windows": {"loss": {"is": "infonce"}, "truncate": "chunk", "embed": {"max_length": 4}},
+    "pairs": {"loss": {"is": "infonce", "symmetric": True, "same_role": True}},
+    "windows": {"loss": {"is": "infonce"}, "truncate": "chunk", "encoder": {"max_length": 4}},
     "layers": {"loss": {"is": "matryoshka_layers", "loss": {"is": "infonce"}}},
     "classes": {"loss": {"is": "supcon"}},
     "guided": {"loss": {"is": "gist"}},
@@ -36,34 +36,34 @@ CASES: dict[str, dict[str, Any]] = {
 BATCH = 11  # two ranks have unequal shares
 
 
-def data(case: str) -> Labelled:
+def data(case: str) -> EmbeddingExamples:
     rng = np.random.default_rng(0)
     left = [" ".join(f"a{i}" for i in rng.integers(0, 40, rng.integers(1, 6))) for _ in range(BATCH)]
     if case == "classes":  # a class of two whose texts fall to different ranks must still draw together
-        return Labelled((left,), "label", np.array([0, 1, 0, 2, 3, 4, 5, 6, 1, 7, 2]))
+        return EmbeddingExamples((left,), "label", np.array([0, 1, 0, 2, 3, 4, 5, 6, 1, 7, 2]))
     right = [" ".join(f"b{i}" for i in rng.integers(0, 40, 3)) for _ in range(BATCH)]
-    return Labelled((left, [*right[:-1], right[0]]))
+    return EmbeddingExamples((left, [*right[:-1], right[0]]))
 
 
-def step(case: str, loaded: Loaded, team: Team) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+def step(case: str, loaded: LoadedModel, team: DistributedContext) -> tuple[dict[str, Tensor], Mapping[str, float]]:
     """Gradients by name, and the figures of the step, from one step of the case."""
     module, _, kind = JOBS[CASES[case].get("kind", "dense")].rpartition(".")
-    table = {**CASES[case], "batch": BATCH, "train": {"precision": "fp32", "micro_tokens": 24}}
+    table = {**CASES[case], "batch": BATCH, "train": {"precision": "fp32", "micro_batch_tokens": 24}}
     table |= {"guide": str(loaded.path)} if case == "guided" else {}
     made = getattr(importlib.import_module(module), kind)
     job = made(decode(EmbedTraining, table), loaded, data(case), None, team, torch.device("cpu"))
-    terms = backward(job, job.batches(3, 0.5, 0, None), team, "fp32", 0, 3)
+    terms = forward_backward(job, job.batches(3, 0.5, 0, None), team, "fp32", 0, 3)
     grads = {name: p.grad for name, p in job.module.named_parameters() if p.grad is not None}
-    return grads, figures(terms, team.sum if team.world > 1 else None)
+    return grads, step_metrics(terms, team.all_reduce if team.world > 1 else None)
 
 
-def test_two_processes_have_the_gradients_of_one(loaded: Loaded, tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(loaded: LoadedModel, tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(loaded.path), str(tmp_path)]
     ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
     told = [process.communicate(timeout=120)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], told
     for case in CASES:
-        expected, one = step(case, loaded, Team())
+        expected, one = step(case, loaded, DistributedContext())
         two = json.loads((tmp_path / f"{case}.json").read_text())
         assert two == pytest.approx(dict(one), rel=1e-4), case
         found = read_tensors(tmp_path / f"{case}.safetensors")
@@ -74,7 +74,7 @@ def test_two_processes_have_the_gradients_of_one(loaded: Loaded, tmp_path: Path)
 
 def test_a_process_alone_keeps_what_it_has() -> None:
     rows = torch.randn(3, 2)
-    assert Team().rows_of_all(rows) is rows
+    assert DistributedContext().all_gather(rows) is rows
 
 
 def _rank(path: str, folder: str, rank: int) -> None:
@@ -82,7 +82,7 @@ def _rank(path: str, folder: str, rank: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for case in CASES:
-        grads, told = step(case, load_model(path), Team(rank, 2))
+        grads, told = step(case, load_model(path), DistributedContext(rank, 2))
         if rank == 0:
             write_tensors(Path(folder) / f"{case}.safetensors", grads)
             (Path(folder) / f"{case}.json").write_text(json.dumps(told))

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from encodery.embed.cached import in_pieces, pieces
-from encodery.embed.losses import Given
+from encodery.embed.gradient_cache import run_in_chunks, split_batch
+from encodery.embed.losses import LossInputs
 from encodery.embed.losses.infonce import InfoNCE
-from encodery.embed.pooling.mean import Mean
+from encodery.encoders.pooling.mean import Mean
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
 
 LENGTHS = (9, 8, 8, 7, 5, 4, 4, 3, 3, 2, 2, 2)
-SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=16, dropout=0.2)
+SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab_size=64, max_length=16, dropout=0.2)
 
 
 def batch() -> Batch:
@@ -33,11 +33,11 @@ def gradients(model: Model, run_in: int | None, seed: int = 3) -> tuple[float, l
     model.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     if run_in is None:
-        vectors = torch.cat([run(piece) for piece in pieces(batch(), 20)])
+        vectors = torch.cat([run(piece) for piece in split_batch(batch(), 20)])
     else:
-        vectors = in_pieces(run, batch(), run_in)
+        vectors = run_in_chunks(run, batch(), run_in)
     left, right = vectors.view(2, 6, -1)
-    term = InfoNCE().terms(Given((left, right)))["infonce"]
+    term = InfoNCE().terms(LossInputs((left, right)))["infonce"]
     term.total.backward()
     return float(term.total.detach()), [p.grad.clone() for p in model.encoder.parameters() if p.grad is not None]
 
@@ -45,7 +45,7 @@ def gradients(model: Model, run_in: int | None, seed: int = 3) -> tuple[float, l
 def test_pieces_hold_every_sequence_once_and_keep_the_budget() -> None:
     whole = batch()
     for tokens in (1, 9, 20, 1000):
-        parts = list(pieces(whole, tokens))
+        parts = list(split_batch(whole, tokens))
         assert torch.equal(torch.cat([part.ids for part in parts]), whole.ids)
         assert sum(map(len, parts)) == len(whole)
         assert all(part.tokens <= tokens or len(part) == 1 for part in parts)
@@ -53,7 +53,7 @@ def test_pieces_hold_every_sequence_once_and_keep_the_budget() -> None:
             assert part.cu_seqlens[0] == 0
             assert part.cu_seqlens[-1] == part.tokens
             assert part.max_seqlen == int(part.cu_seqlens.diff().max())
-    assert len(list(pieces(whole, 1000))) == 1
+    assert len(list(split_batch(whole, 1000))) == 1
 
 
 def test_gradients_are_those_of_one_pass_without_dropout() -> None:
@@ -87,7 +87,7 @@ def test_activations_of_one_piece_at_a_time() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            in_pieces(lambda piece: pooling(model.encoder(piece), piece), batch(), tokens)
+            run_in_chunks(lambda piece: pooling(model.encoder(piece), piece), batch(), tokens)
         return size
 
     assert held(20) < 0.2 * held(1000)
@@ -101,10 +101,10 @@ def test_one_piece_is_run_once() -> None:
         calls += 1
         return torch.ones(len(piece), 2, requires_grad=True).exp()
 
-    in_pieces(run, batch(), 1000).sum().backward()
+    run_in_chunks(run, batch(), 1000).sum().backward()
     assert calls == 1
-    in_pieces(run, batch(), 20).sum().backward()
-    assert calls == 1 + 2 * len(list(pieces(batch(), 20)))
+    run_in_chunks(run, batch(), 20).sum().backward()
+    assert calls == 1 + 2 * len(list(split_batch(batch(), 20)))
     with torch.no_grad():
-        in_pieces(run, batch(), 20)
-    assert calls == 1 + 3 * len(list(pieces(batch(), 20)))
+        run_in_chunks(run, batch(), 20)
+    assert calls == 1 + 3 * len(list(split_batch(batch(), 20)))

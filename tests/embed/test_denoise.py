@@ -10,29 +10,29 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.embed.denoise_job import Decoder, DenoiseJob
-from encodery.embed.embedder import Embedder
+from encodery.embed.denoise_job import DenoiseJob, DenoisingDecoder
 from encodery.embed.training import EmbedTraining, Rebuild
-from encodery.model.load import Loaded, load_model
+from encodery.encoders.dense import DenseEncoder
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
-from encodery.train.distributed import Team
+from encodery.train.distributed import DistributedContext
 from encodery.train.optim.adamw import AdamW
-from encodery.train.step import backward
+from encodery.train.step import forward_backward
 
 CPU = torch.device("cpu")
 
 
-def job(loaded: Loaded, data: Any, dev: Any = None, **train: Any) -> DenoiseJob:
+def job(loaded: LoadedModel, data: Any, dev: Any = None, **train: Any) -> DenoiseJob:
     table = {"rebuild": {"delete": 0.5}, "batch": 16, "train": {"precision": "fp32", **train}}
-    return DenoiseJob(decode(EmbedTraining, table), loaded, data, dev, Team(), CPU)
+    return DenoiseJob(decode(EmbedTraining, table), loaded, data, dev, DistributedContext(), CPU)
 
 
-def test_a_word_is_told_by_those_before_it_and_the_vector(loaded: Loaded) -> None:
+def test_a_word_is_told_by_those_before_it_and_the_vector(loaded: LoadedModel) -> None:
     torch.manual_seed(0)
     shape = loaded.model.settings.shape
-    decoder = Decoder(shape, 2).eval()
+    decoder = DenoisingDecoder(shape, 2).eval()
     batch = Batch.from_sequences([[2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 3]])
-    words, vectors = torch.randn(batch.tokens, shape.embedding), torch.randn(3, shape.width)
+    words, vectors = torch.randn(batch.tokens, shape.embedding_size), torch.randn(3, shape.width)
     found = decoder(words, vectors, batch.layout)
     later, other = words.clone(), vectors.clone()
     later[3] += 1.0
@@ -46,9 +46,9 @@ def test_a_word_is_told_by_those_before_it_and_the_vector(loaded: Loaded) -> Non
     assert (told[7:] - found[7:]).abs().amax(1).min() > 1e-5
 
 
-def test_the_rows_belong_together(loaded: Loaded, pairs: Any) -> None:
+def test_the_rows_belong_together(loaded: LoadedModel, pairs: Any) -> None:
     work = job(loaded, pairs(20, 1))
-    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    micro = work.batches(0, 0.0, 0, None).micro_batches[0].batch
     ends, noisy = micro.extra["ends"].tolist(), micro.cu_seqlens.tolist()
     for number, row in enumerate(micro.extra["row"].tolist()):
         whole = set(micro.extra["whole"][ends[number] : ends[number + 1]].tolist())
@@ -59,23 +59,23 @@ def test_the_rows_belong_together(loaded: Loaded, pairs: Any) -> None:
     assert counts == {"rebuild": terms["rebuild"].count}
 
 
-def test_it_is_learned_and_the_decoder_stays_behind(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+def test_it_is_learned_and_the_decoder_stays_behind(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:
     data = pairs(100, 1)
-    work = job(loaded, data, pairs(30, 2), micro_tokens=60)
+    work = job(loaded, data, pairs(30, 2), micro_batch_tokens=60)
     assert len(work.numbers) == 200
     optimizer = AdamW(lr=3e-3).build(work.module)
     losses = []
     for step in range(60):
         optimizer.zero_grad()
         step_work = work.batches(step, 0.0, 0, None)
-        terms = backward(work, step_work, Team(), "fp32", 0, step)
+        terms = forward_backward(work, step_work, DistributedContext(), "fp32", 0, step)
         optimizer.step()
         losses.append(sum(float(t["rebuild"].total) for t in terms) / sum(int(t["rebuild"].count) for t in terms))
-    assert len(step_work.micros) > 1
+    assert len(step_work.micro_batches) > 1
     assert losses[-1] < 0.8 * losses[0]
     blind = torch.zeros(1)
     with torch.no_grad():
-        micro = work.batches(60, 0.0, 0, None).micros[0].batch
+        micro = work.batches(60, 0.0, 0, None).micro_batches[0].batch
         told = float(work.terms(micro)["rebuild"].total)
         work._vectors = lambda batch, layers: torch.zeros(len(batch), 1, 32) + blind  # type: ignore[method-assign]
         assert float(work.terms(micro)["rebuild"].total) > told, "the vector says something"
@@ -84,7 +84,7 @@ def test_it_is_learned_and_the_decoder_stays_behind(loaded: Loaded, pairs: Any, 
     work.save(tmp_path / "model", {})
     again = load_model(tmp_path / "model")
     assert sum(p.numel() for p in again.model.parameters()) == sum(p.numel() for p in loaded.model.parameters())
-    assert Embedder.of(again).encode(["a1 a2"]).vectors.shape == (1, 32)
+    assert DenseEncoder.from_loaded(again).encode(["a1 a2"]).vectors.shape == (1, 32)
 
 
 def test_settings_that_cannot_be() -> None:

@@ -11,15 +11,15 @@ import torch
 
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.settings import decode
-from encodery.embed.data import Labelled
+from encodery.embed.data import EmbeddingExamples
 from encodery.embed.discourse_job import DiscourseJob
-from encodery.embed.embedder import Embedder
-from encodery.embed.sentences import BARE, BEFORE_COMMA, GROUPS, sentences, unmarked, windowed
+from encodery.embed.sentences import BARE, BEFORE_COMMA, GROUPS, sentence_windows, split_sentences, strip_conjunction
 from encodery.embed.training import Discourse, EmbedTraining
-from encodery.model.load import Loaded, load_model
-from encodery.train.distributed import Team
+from encodery.encoders.dense import DenseEncoder
+from encodery.model.load import LoadedModel, load_model
+from encodery.train.distributed import DistributedContext
 from encodery.train.optim.adamw import AdamW
-from encodery.train.step import backward
+from encodery.train.step import forward_backward
 
 CPU = torch.device("cpu")
 
@@ -33,10 +33,10 @@ def test_sentences_of_a_document() -> None:
         "They ran at 3.5 m/s, e.g. fast",
         "A heading",
     ]
-    assert sentences(text) == expected
-    assert sentences("Émile … Il dort. Élan !") == ["Émile …", "Il dort.", "Élan !"]
-    assert sentences("今日は雨です。明日は晴れます。") == ["今日は雨です。", "明日は晴れます。"]
-    assert sentences("") == []
+    assert split_sentences(text) == expected
+    assert split_sentences("Émile … Il dort. Élan !") == ["Émile …", "Il dort.", "Élan !"]
+    assert split_sentences("今日は雨です。明日は晴れます。") == ["今日は雨です。", "明日は晴れます。"]
+    assert split_sentences("") == []
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_sentences_of_a_document() -> None:
     ],
 )
 def test_conjunctions_are_taken_away_where_they_are_some(sentence: str, rest: str, group: str | None) -> None:
-    assert unmarked(sentence) == (rest, -1 if group is None else GROUPS.index(group))
+    assert strip_conjunction(sentence) == (rest, -1 if group is None else GROUPS.index(group))
 
 
 def test_each_conjunction_is_in_one_group() -> None:
@@ -64,26 +64,26 @@ def test_each_conjunction_is_in_one_group() -> None:
 
 def test_windows_lose_no_neighbours() -> None:
     documents = ["\n\n".join(f"one {number}" for number in range(count)) for count in (4, 6, 3, 7)]
-    made = windowed(Labelled((documents,)), Discourse(window=4, context=1))
+    made = sentence_windows(EmbeddingExamples((documents,)), Discourse(window=4, context=1))
     rows = list(zip(*made.data.columns, strict=True))
     assert rows[:3] == [
         tuple(f"one {n}" for n in range(4)),
         tuple(f"one {n}" for n in range(4)),
         tuple(f"one {n}" for n in range(2, 6)),
     ]
-    assert (len(rows), made.short, made.sentences) == (5, 1, 20)
+    assert (len(rows), made.num_short, made.sentences) == (5, 1, 20)
     assert "1 documents too short" in made.note
     with pytest.raises(EmptyInput, match="the longest has 7"):
-        windowed(Labelled((documents,)), Discourse(window=8))
-    lines = Labelled(([f"one {n}" for n in range(9)],))
-    assert len(windowed(lines, Discourse(window=5, rows="sentences")).data) == 2
+        sentence_windows(EmbeddingExamples((documents,)), Discourse(window=8))
+    lines = EmbeddingExamples(([f"one {n}" for n in range(9)],))
+    assert len(sentence_windows(lines, Discourse(window=5, rows="sentences")).data) == 2
     with pytest.raises(SettingsError, match=r"discourse\.context = 7"):
         Discourse(context=7)
     with pytest.raises(SettingsError, match="one of these ways"):
         decode(EmbedTraining, {"discourse": {}, "loss": {"is": "infonce"}})
 
 
-def documents(count: int, seed: int) -> Labelled:
+def documents(count: int, seed: int) -> EmbeddingExamples:
     """Sentences of an a and a b that count upwards; every sentence of an even number begins with "Hence"."""
     rng = np.random.default_rng(seed)
     found = []
@@ -91,21 +91,21 @@ def documents(count: int, seed: int) -> Labelled:
         first = int(rng.integers(0, 30))
         rows = [f"{'However, ' if n % 2 else 'Hence '}a{n} b{n}" for n in range(first, first + 8)]
         found.append("\n\n".join(rows))
-    return Labelled((found,))
+    return EmbeddingExamples((found,))
 
 
-def job(loaded: Loaded, **train: Any) -> DiscourseJob:
+def job(loaded: LoadedModel, **train: Any) -> DiscourseJob:
     table = {"discourse": {"window": 6, "context": 2}, "batch": 16, "train": {"precision": "fp32", **train}}
-    return DiscourseJob(decode(EmbedTraining, table), loaded, documents(80, 0), None, Team(), CPU)
+    return DiscourseJob(decode(EmbedTraining, table), loaded, documents(80, 0), None, DistributedContext(), CPU)
 
 
-def test_all_three_are_learned_and_the_classifiers_stay_behind(loaded: Loaded, tmp_path: Path) -> None:
-    work = job(loaded, micro_tokens=200)
+def test_all_three_are_learned_and_the_classifiers_stay_behind(loaded: LoadedModel, tmp_path: Path) -> None:
+    work = job(loaded, micro_batch_tokens=200)
     optimizer = AdamW(lr=3e-3).build(work.module)
     course: list[dict[str, float]] = []
     for step in range(160):
         optimizer.zero_grad()
-        found = backward(work, work.batches(step, 0.0, 0, None), Team(), "fp32", 0, step)
+        found = forward_backward(work, work.batches(step, 0.0, 0, None), DistributedContext(), "fp32", 0, step)
         optimizer.step()
         names = found[0]
         course.append({n: sum(float(t[n].total) for t in found) / sum(int(t[n].count) for t in found) for n in names})
@@ -118,12 +118,12 @@ def test_all_three_are_learned_and_the_classifiers_stay_behind(loaded: Loaded, t
     work.save(tmp_path / "model", {})
     again = load_model(tmp_path / "model")
     assert sum(p.numel() for p in again.model.parameters()) == sum(p.numel() for p in loaded.model.parameters())
-    assert Embedder.of(again).encode(["a1 a2"]).vectors.shape == (1, 32)
+    assert DenseEncoder.from_loaded(again).encode(["a1 a2"]).vectors.shape == (1, 32)
 
 
-def test_counts_are_those_of_the_terms(loaded: Loaded) -> None:
+def test_counts_are_those_of_the_terms(loaded: LoadedModel) -> None:
     work = job(loaded)
-    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    micro = work.batches(0, 0.0, 0, None).micro_batches[0].batch
     counts = {name: int(count) for name, count in work.counts(micro).items()}
     assert counts == {name: int(term.count) for name, term in work.terms(micro).items() if term.weight}
     assert counts["conjunction"] == 5 * len(micro.extra["texts"][0]), (
@@ -131,7 +131,7 @@ def test_counts_are_those_of_the_terms(loaded: Loaded) -> None:
     )
 
 
-def test_only_the_order_shown_counts(loaded: Loaded) -> None:
+def test_only_the_order_shown_counts(loaded: LoadedModel) -> None:
     """Neighbours shown in the right order and their mirror image shown swapped are the same to the classifier."""
     work = job(loaded)
     torch.nn.init.normal_(work.classifiers.order.weight, std=0.3)

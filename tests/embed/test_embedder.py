@@ -11,32 +11,32 @@ import pytest
 import torch
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
-from encodery.embed import embedder as module
-from encodery.embed.embedder import Embedder, packed
-from encodery.embed.files import VectorFile, texts_of
-from encodery.embed.finish.centre import Centre
-from encodery.embed.finish.normalise import Normalise
-from encodery.embed.finish.whiten import Whiten
-from encodery.embed.finishing import Finishing
-from encodery.embed.pooling.mean import Mean
-from encodery.embed.settings import EmbedSettings
+from encodery.encoders import dense as module
+from encodery.encoders.dense import DenseEncoder, pack_sequences
+from encodery.encoders.files import EmbeddingFile, read_texts
+from encodery.encoders.pooling.mean import Mean
+from encodery.encoders.postprocess.centre import Centre
+from encodery.encoders.postprocess.normalise import Normalise
+from encodery.encoders.postprocess.whiten import Whiten
+from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.settings import DenseSettings
 from encodery.model.shape import Batch, Output
-from encodery.tokens.windows import batches
+from encodery.tokens.windows import batches_by_length
 
 RNG = np.random.default_rng(0)
 LETTERS = list("abcdefghijklmnop")
 TEXTS = ["".join(RNG.choice(LETTERS, int(n))) for n in RNG.integers(0, 11, 40)] + ["", "a"]
 
 
-def test_order_and_batches_do_not_matter(embedder: Embedder) -> None:
+def test_order_and_batches_do_not_matter(embedder: DenseEncoder) -> None:
     one_by_one = np.concatenate([embedder.encode([text]).vectors for text in TEXTS])
     for budget in (1, 13, 64, 100_000):
         np.testing.assert_allclose(embedder.encode(TEXTS, batch_tokens=budget).vectors, one_by_one, atol=2e-6)
     assert np.linalg.norm(one_by_one, axis=1) == pytest.approx(1, abs=1e-5)
-    assert embedder.encode([]).vectors.shape == (0, embedder.width)
+    assert embedder.encode([]).vectors.shape == (0, embedder.dimension)
 
 
-def test_mean_over_all_tokens_with_the_special_ones(embedder: Embedder) -> None:
+def test_mean_over_all_tokens_with_the_special_ones(embedder: DenseEncoder) -> None:
     ids = [embedder.tokenizer.cls_id, *embedder.tokenizer.encode("abc").tolist(), embedder.tokenizer.sep_id]
     with torch.inference_mode():
         hidden = embedder.model.encoder(Batch.from_sequences([ids])).hidden.numpy()
@@ -49,11 +49,11 @@ def test_mean_over_all_tokens_with_the_special_ones(embedder: Embedder) -> None:
 def test_mean_without_the_special_ones() -> None:
     hidden = torch.arange(12.0).view(6, 2)
     batch = Batch.from_sequences([[1, 1, 1, 1], [1, 1]])
-    module_ = Mean(specials=False).build(None)  # type: ignore[arg-type]
+    module_ = Mean(include_special_tokens=False).build(None)  # type: ignore[arg-type]
     assert module_(Output(hidden), batch).tolist() == [[3.0, 4.0], [9.0, 10.0]]
 
 
-def test_long_texts_by_every_policy(embedder: Embedder) -> None:
+def test_long_texts_by_every_policy(embedder: DenseEncoder) -> None:
     text = "abcdefghijklmnopqrstuvwxy"  # 25 letters, 10 fit
     with pytest.raises(InputError, match="Text 1 has 25 tokens, the model takes 10"):
         embedder.encode(["a", text])
@@ -64,7 +64,7 @@ def test_long_texts_by_every_policy(embedder: Embedder) -> None:
     whole = embedder.encode(["a", text], truncate="chunk")
     assert whole.dropped.tolist() == [0, 0]
     assert whole.tokens.tolist() == [3, 25 + 3 * 2]
-    bare = Embedder(embedder.model, embedder.tokenizer, EmbedSettings(finish=()), device="cpu")
+    bare = DenseEncoder(embedder.model, embedder.tokenizer, DenseSettings(postprocess=()), device="cpu")
     parts = [text[:9], text[9:17], text[17:]]
     expected = np.average(bare.encode(parts).vectors, axis=0, weights=[11, 10, 10])
     np.testing.assert_allclose(whole.vectors[1], expected / np.linalg.norm(expected), atol=1e-6)
@@ -72,7 +72,7 @@ def test_long_texts_by_every_policy(embedder: Embedder) -> None:
         embedder.encode(["a"], truncate="chunks")
 
 
-def test_prompts(embedder: Embedder) -> None:
+def test_prompts(embedder: DenseEncoder) -> None:
     np.testing.assert_allclose(
         embedder.encode(["abc"], prompt="ask").vectors, embedder.encode(["q abc"]).vectors, atol=1e-6
     )
@@ -80,7 +80,7 @@ def test_prompts(embedder: Embedder) -> None:
         embedder.encode(["abc"], prompt="asks")
 
 
-def test_a_stream_is_read_in_pieces(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_is_read_in_pieces(embedder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 16)
     read = 0
 
@@ -99,7 +99,7 @@ def test_a_stream_is_read_in_pieces(embedder: Embedder, monkeypatch: pytest.Monk
         list(embedder.stream(["a"] * 20 + ["a" * 30]))
 
 
-def test_what_is_no_list_of_texts(embedder: Embedder) -> None:
+def test_what_is_no_list_of_texts(embedder: DenseEncoder) -> None:
     with pytest.raises(InputError, match="list of texts"):
         embedder.encode("one text")
     with pytest.raises(InputError, match="Text 1 is no text but int"):
@@ -107,12 +107,12 @@ def test_what_is_no_list_of_texts(embedder: Embedder) -> None:
     with pytest.raises(InputError, match="batch_tokens"):
         embedder.encode(["a"], batch_tokens=0)
     with pytest.raises(SettingsError, match="max_length = 2"):
-        Embedder(embedder.model, embedder.tokenizer, EmbedSettings(max_length=2))
+        DenseEncoder(embedder.model, embedder.tokenizer, DenseSettings(max_length=2))
 
 
 def test_packing_equals_the_plain_way() -> None:
     sequences = [np.array(s, np.uint32) for s in ([7, 8], [], [9])]
-    fast, plain = packed(sequences, 2, 3), Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 3]])
+    fast, plain = pack_sequences(sequences, 2, 3), Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 3]])
     assert fast.ids.tolist() == plain.ids.tolist()
     assert fast.cu_seqlens.tolist() == plain.cu_seqlens.tolist()
     assert (fast.max_seqlen, fast.cu_seqlens.dtype) == (4, torch.int32)
@@ -120,26 +120,26 @@ def test_packing_equals_the_plain_way() -> None:
 
 def test_batches_keep_the_budget_and_lose_nothing() -> None:
     lengths = RNG.integers(2, 50, 200)
-    found = list(batches(lengths, 128))
+    found = list(batches_by_length(lengths, 128))
     assert sorted(np.concatenate(found).tolist()) == list(range(200))
     assert all(lengths[some].sum() <= 128 for some in found)
     assert sum(lengths[some].sum() for some in found) / len(found) > 100
-    assert [some.tolist() for some in batches(np.array([500]), 128)] == [[0]]
-    assert list(batches(np.array([], np.int64), 128)) == []
+    assert [some.tolist() for some in batches_by_length(np.array([500]), 128)] == [[0]]
+    assert list(batches_by_length(np.array([], np.int64), 128)) == []
 
 
-def test_offsets_point_into_the_text(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offsets_point_into_the_text(embedder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "ab cd  ef " * 5
-    whole = embedder.offsets(text)
+    whole = embedder.token_offsets(text)
     assert "".join(text[a:b] for a, b in whole) == text.replace(" ", "")
     monkeypatch.setattr(module, "CUT_AT", 7)
-    assert embedder.offsets(text).tolist() == whole.tolist()
-    assert embedder.offsets("").shape == (0, 2)
+    assert embedder.token_offsets(text).tolist() == whole.tolist()
+    assert embedder.token_offsets("").shape == (0, 2)
 
 
-def test_fingerprints_follow_weights_and_settings(embedder: Embedder) -> None:
-    same = Embedder(embedder.model, embedder.tokenizer, embedder.settings)
-    other = Embedder(embedder.model, embedder.tokenizer, dataclasses.replace(embedder.settings, finish=()))
+def test_fingerprints_follow_weights_and_settings(embedder: DenseEncoder) -> None:
+    same = DenseEncoder(embedder.model, embedder.tokenizer, embedder.settings)
+    other = DenseEncoder(embedder.model, embedder.tokenizer, dataclasses.replace(embedder.settings, finish=()))
     assert same.fingerprint == embedder.fingerprint != other.fingerprint
 
 
@@ -161,45 +161,45 @@ def test_centring_and_whitening_do_what_they_say() -> None:
 def test_finishing_is_stored_and_read_back(tmp_path: Path) -> None:
     vectors = RNG.standard_normal((100, 8)).astype(np.float32) + 3
     steps = (Normalise(), Whiten(keep=4), Normalise())
-    finishing = Finishing.fitted(steps, vectors)
+    finishing = PostProcessing.fitted(steps, vectors)
     finishing.save(tmp_path / "finish.safetensors")
-    again = Finishing.load(steps, tmp_path / "finish.safetensors")
+    again = PostProcessing.load(steps, tmp_path / "finish.safetensors")
     np.testing.assert_array_equal(again.apply(vectors), finishing.apply(vectors))
-    assert again.width(8) == 4
+    assert again.output_dim(8) == 4
     with pytest.raises(ArtifactError, match="belongs to none"):
-        Finishing.load(steps[:1], tmp_path / "finish.safetensors")
+        PostProcessing.load(steps[:1], tmp_path / "finish.safetensors")
     (tmp_path / "finish.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError, match="damaged"):
-        Finishing.load(steps, tmp_path / "finish.safetensors")
+        PostProcessing.load(steps, tmp_path / "finish.safetensors")
 
 
 def test_texts_of_files(tmp_path: Path) -> None:
     plain = tmp_path / "a.txt"
     plain.write_bytes("one\n\nthrée\r\nfour".encode())
-    assert list(texts_of(plain)) == ["one", "", "thrée", "four"]
+    assert list(read_texts(plain)) == ["one", "", "thrée", "four"]
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"text": "one"}\n{"body": "two"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"line 2.*'text'.*It has body"):
-        list(texts_of(rows))
+        list(read_texts(rows))
     rows.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"line 1: no JSON"):
-        list(texts_of(rows))
+        list(read_texts(rows))
     plain.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="no UTF-8"):
-        list(texts_of(plain))
+        list(read_texts(plain))
     with pytest.raises(InputError, match="no such file"):
-        list(texts_of(tmp_path / "absent"))
+        list(read_texts(tmp_path / "absent"))
 
 
 def test_vector_files_appear_whole(tmp_path: Path) -> None:
     vectors = RNG.standard_normal((7, 3)).astype(np.float32)
-    with VectorFile(tmp_path / "x.npy", 3) as file:
+    with EmbeddingFile(tmp_path / "x.npy", 3) as file:
         file.write(vectors[:4])
         file.write(vectors[4:])
         assert not (tmp_path / "x.npy").exists()
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), vectors)
-    with pytest.raises(ZeroDivisionError), VectorFile(tmp_path / "y.npy", 3) as file:
+    with pytest.raises(ZeroDivisionError), EmbeddingFile(tmp_path / "y.npy", 3) as file:
         file.write(vectors / 0 if 1 // 0 else vectors)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
     with pytest.raises(InputError, match=r"\.npy or \.jsonl"):
-        VectorFile(tmp_path / "x.csv", 3)
+        EmbeddingFile(tmp_path / "x.csv", 3)

@@ -7,27 +7,27 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError
-from encodery.embed.finish.binary import Binary
-from encodery.embed.finish.int8 import Int8
-from encodery.embed.finish.truncate import Truncate
-from encodery.embed.finishing import Finishing
-from encodery.embed.pooling.attention import Attention
-from encodery.embed.pooling.latent_attention import LatentAttention
-from encodery.embed.pooling.layers import Layers
-from encodery.embed.pooling.mean import Mean
-from encodery.embed.pooling.weighted import Weighted
+from encodery.encoders.pooling.attention import AttentionPooling
+from encodery.encoders.pooling.latent_attention import LatentAttention
+from encodery.encoders.pooling.layers import Layers
+from encodery.encoders.pooling.mean import Mean
+from encodery.encoders.pooling.weighted import Weighted
+from encodery.encoders.postprocess.binary import Binary
+from encodery.encoders.postprocess.int8 import Int8
+from encodery.encoders.postprocess.truncate import Truncate
+from encodery.encoders.postprocessing import PostProcessing
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch, Output
 
 RNG = np.random.default_rng(0)
 SAMPLE = (RNG.standard_normal((2000, 12)) * np.linspace(0.2, 4, 12) + 3).astype(np.float32)
-MODEL = build_model(ModelSettings(width=16, depth=3, heads=2, vocab=64, max_length=16), 0).eval()
+MODEL = build_model(ModelSettings(width=16, depth=3, heads=2, vocab_size=64, max_length=16), 0).eval()
 BATCH = Batch.from_sequences([[2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 3]])
 
 
 def test_cutting_keeps_the_beginning() -> None:
     assert Truncate(keep=5).apply(SAMPLE, {}).tolist() == SAMPLE[:, :5].tolist()
-    assert Truncate(keep=50).width(12) == 12
+    assert Truncate(keep=50).output_dim(12) == 12
     assert Truncate(keep=50).apply(SAMPLE, {}).shape == SAMPLE.shape
     with pytest.raises(SettingsError, match="keep = 0"):
         Truncate(keep=0)
@@ -43,7 +43,7 @@ def test_bytes_are_within_half_a_step_and_clip_beyond() -> None:
     apart = np.abs(part.apply(SAMPLE, state) - SAMPLE)
     assert (apart <= state["step"] * 0.501).all()
     np.testing.assert_array_equal(part.codes(SAMPLE[:1] + 100, state), np.full((1, 12), 127))
-    narrow = Int8(outside=0.05)
+    narrow = Int8(clip_fraction=0.05)
     assert (narrow.fit(SAMPLE)["step"] < state["step"]).all()
     cosine = (part.apply(SAMPLE, state) * SAMPLE).sum(1) / np.linalg.norm(SAMPLE, axis=1)
     assert (cosine / np.linalg.norm(part.apply(SAMPLE, state), axis=1) > 0.9995).all()
@@ -65,8 +65,8 @@ def test_bits_agree_as_their_packed_codes_do() -> None:
 
 
 def test_steps_follow_each_other() -> None:
-    finishing = Finishing.fitted((Truncate(keep=8), Int8(), Binary()), SAMPLE)
-    assert finishing.width(12) == 8
+    finishing = PostProcessing.fitted((Truncate(keep=8), Int8(), Binary()), SAMPLE)
+    assert finishing.output_dim(12) == 8
     assert set(np.unique(np.abs(finishing.apply(SAMPLE)))) == {np.float32(1 / np.sqrt(8))}
 
 
@@ -88,10 +88,10 @@ def test_poolings_by_their_formulas() -> None:
     ):
         found = Layers(layers=layers).build(shape)(output, BATCH)
         torch.testing.assert_close(found, Mean().build(shape)(Output(hidden), BATCH))
-    for part in (Attention(), LatentAttention()):
+    for part in (AttentionPooling(), LatentAttention()):
         module = part.build(shape)
         torch.testing.assert_close(module(output, BATCH), mean, msg="begins as the mean")
-    module = Attention().build(shape)
+    module = AttentionPooling().build(shape)
     torch.nn.init.normal_(module.get_parameter("score.weight"))
     score = torch.split(output.hidden @ module.get_parameter("score.weight")[0], [5, 2, 4])
     by_hand = [(part * s.softmax(0)[:, None]).sum(0) for part, s in zip(parts, score, strict=True)]

@@ -9,14 +9,14 @@ import pytest
 
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.cli.__main__ import run
-from encodery.embed import fitting
-from encodery.embed.embedder import Embedder
-from encodery.embed.finish.whiten import Whiten
-from encodery.embed.fitting import fit
-from encodery.embed.settings import EmbedSettings
-from encodery.model.load import Loaded, load_model
+from encodery.embed import postprocess_fitting
+from encodery.embed.postprocess_fitting import fit_postprocess
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.postprocess.whiten import Whiten
+from encodery.encoders.settings import DenseSettings
+from encodery.model.load import LoadedModel, load_model
 
-WHITEN = {"finish": [{"is": "whiten", "power": 1.0, "floor": 0.0}, "normalise"]}
+WHITEN = {"postprocess": [{"is": "whiten", "power": 1.0, "floor": 0.0}, "normalise"]}
 
 
 @pytest.fixture
@@ -25,31 +25,31 @@ def sentences() -> list[str]:
     return [" ".join(f"a{i}" for i in rng.integers(0, 40, 4)) for _ in range(300)]
 
 
-def test_what_was_fitted_is_what_loads(loaded: Loaded, sentences: list[str], tmp_path: Path) -> None:
-    made = fit(loaded, [*sentences, "", sentences[0]], tmp_path / "model", WHITEN)
-    assert made.manifest.figures["sentences"] == len(set(sentences))
-    assert abs(made.manifest.figures["alike"]) < 0.05 < made.manifest.figures["alike_before"]
+def test_what_was_fitted_is_what_loads(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
+    made = fit_postprocess(loaded, [*sentences, "", sentences[0]], tmp_path / "model", WHITEN)
+    assert made.manifest.metrics["sentences"] == len(set(sentences))
+    assert abs(made.manifest.metrics["alike"]) < 0.05 < made.manifest.metrics["alike_before"]
     again = load_model(tmp_path / "model")
-    plain = Embedder(loaded.model, loaded.tokenizer, EmbedSettings(finish=()))
+    plain = DenseEncoder(loaded.model, loaded.tokenizer, DenseSettings(postprocess=()))
     sample = list(dict.fromkeys(sentences))
     raw = plain.encode(sample).vectors
     part = Whiten(power=1.0, floor=0.0)
     expected = part.apply(raw, part.fit(raw))
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(Embedder.of(again).encode(sample).vectors, expected, atol=1e-4)
-    twice = fit(again, sentences, tmp_path / "twice", {"finish": [{"is": "centre"}]})
-    assert load_model(twice.path).settings["embed"]["finish"] == [{"is": "centre", "directions": 0}]
+    np.testing.assert_allclose(DenseEncoder.from_loaded(again).encode(sample).vectors, expected, atol=1e-4)
+    twice = fit_postprocess(again, sentences, tmp_path / "twice", {"postprocess": [{"is": "centre"}]})
+    assert load_model(twice.path).settings["dense"]["postprocess"] == [{"is": "centre", "directions": 0}]
 
 
 def test_a_sample_is_drawn_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "SAMPLE", 100)
-    drawn = [int(text) for text in fitting._sample(str(n) for n in range(5000))]
+    monkeypatch.setattr(postprocess_fitting, "SAMPLE", 100)
+    drawn = [int(text) for text in postprocess_fitting._sample(str(n) for n in range(5000))]
     assert len(set(drawn)) == 100
     assert 1500 < np.mean(drawn) < 3500
 
 
 def test_from_the_command_line(
-    loaded: Loaded, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loaded: LoadedModel, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sentences.txt"
     file.write_text("\n".join(sentences), encoding="utf-8")
@@ -62,9 +62,9 @@ def test_from_the_command_line(
     assert "whiten and centre do" in capsys.readouterr().err
 
 
-def test_what_cannot_be_fitted_is_said(loaded: Loaded, sentences: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_fitted_is_said(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="has weights, and none are stored"):
-        fit(loaded, sentences, tmp_path / "out", {**WHITEN, "pooling": "scalar_mix"})
+        fit_postprocess(loaded, sentences, tmp_path / "out", {**WHITEN, "pooling": "scalar_mix"})
     with pytest.raises(EmptyInput, match="fewer than two"):
-        fit(loaded, ["a1", "a1", " "], tmp_path / "out", WHITEN)
+        fit_postprocess(loaded, ["a1", "a1", " "], tmp_path / "out", WHITEN)
     assert not (tmp_path / "out").exists()

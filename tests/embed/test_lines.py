@@ -11,22 +11,22 @@ import torch
 
 from encodery.base.settings import encode
 from encodery.cli.__main__ import run
-from encodery.embed.lines import kind_of, lines
-from encodery.embed.multivector import (
+from encodery.encoders.json_lines import json_lines, kind_of
+from encodery.encoders.multi_vector import (
     KEY,
     MultiVectorEncoder,
     MultiVectorSettings,
-    Projection,
-    golden_tokens,
+    TokenProjection,
+    golden_token_vectors,
 )
-from encodery.embed.sparse import SparseEncoder, SparseSettings
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.encoders.sparse import SparseEncoder, SparseSettings
+from encodery.model.load import LoadedModel, load_model, save_model
 
 TEXTS = ["a1 a2 b3", "", "a4"]
 
 
 @pytest.fixture(scope="module")
-def sparse(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def sparse(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("sparse") / "model"
     settings = {"sparse": encode(SparseSettings(keep=5))}
     save_model(folder, loaded.model, loaded.tokenizer_path, settings=settings)
@@ -34,41 +34,41 @@ def sparse(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def tokens(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def tokens(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("tokens") / "model"
     torch.manual_seed(0)
-    settings, projection = MultiVectorSettings(width=4), Projection(32, 4)
+    settings, projection = MultiVectorSettings(dimension=4), TokenProjection(32, 4)
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, "cpu")
-    kept = {**projection.state_dict(), "golden": golden_tokens(encoder)}
+    kept = {**projection.state_dict(), "golden": golden_token_vectors(encoder)}
     save_model(folder, loaded.model, loaded.tokenizer_path, settings={KEY: encode(settings)}, modules={KEY: kept})
     return load_model(folder)
 
 
-def test_words_with_their_weights(sparse: Loaded) -> None:
+def test_words_with_their_weights(sparse: LoadedModel) -> None:
     assert kind_of(sparse) == "sparse"
-    expected = SparseEncoder.of(sparse, "cpu").encode(TEXTS)
-    rows = [json.loads(line)["words"] for line, _ in lines(sparse, TEXTS, "error")]
+    expected = SparseEncoder.from_loaded(sparse, "cpu").encode(TEXTS)
+    rows = [json.loads(line)["words"] for line, _ in json_lines(sparse, TEXTS, "error")]
     for number, row in enumerate(rows):
-        words, weights = expected.row(number)
-        ids = {piece: sparse.tokenizer.inner.token_to_id(piece) for piece in row}
+        words, weights = expected.at(number)
+        ids = {piece: sparse.tokenizer.backend.token_to_id(piece) for piece in row}
         found = {int(piece.strip("[]")) if ids[piece] is None else ids[piece]: w for piece, w in row.items()}
         assert found == pytest.approx(dict(zip(words.tolist(), weights.tolist(), strict=True)), abs=1e-5)
         assert list(row.values()) == sorted(row.values(), reverse=True)
         assert len(row) <= 5
 
 
-def test_a_vector_a_token(tokens: Loaded) -> None:
+def test_a_vector_a_token(tokens: LoadedModel) -> None:
     assert kind_of(tokens) == "tokens"
-    expected = MultiVectorEncoder.of(tokens, "cpu").encode(TEXTS)
-    for number, (line, dropped) in enumerate(lines(tokens, TEXTS, "error")):
-        np.testing.assert_allclose(json.loads(line)["vectors"], expected.row(number), atol=1e-6)
+    expected = MultiVectorEncoder.from_loaded(tokens, "cpu").encode(TEXTS)
+    for number, (line, dropped) in enumerate(json_lines(tokens, TEXTS, "error")):
+        np.testing.assert_allclose(json.loads(line)["vectors"], expected.at(number), atol=1e-6)
         assert dropped == 0
     long = " ".join(f"b{i}" for i in range(20))
-    assert [dropped for _, dropped in lines(tokens, [long], "right")] == [6]
+    assert [dropped for _, dropped in json_lines(tokens, [long], "right")] == [6]
 
 
 def test_the_verb_writes_what_the_model_makes(
-    sparse: Loaded, tokens: Loaded, loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sparse: LoadedModel, tokens: LoadedModel, loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kind_of(loaded) == "dense"
     assert run(["embed", "encode", "a1 a2", "--model", str(sparse.path)]) == 0

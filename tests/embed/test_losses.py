@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss
+from encodery.embed.losses import Loss, LossInputs
 from encodery.embed.losses.angle import AnglE
 from encodery.embed.losses.contrastive import Contrastive
 from encodery.embed.losses.cosent import CoSENT
 from encodery.embed.losses.cosine_mse import CosineMSE
 from encodery.embed.losses.distill_kl import DistillKL
 from encodery.embed.losses.gist import GIST
-from encodery.embed.losses.imitate import Imitate
+from encodery.embed.losses.global_orthogonal import GlobalOrthogonal
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.embed.losses.margin_mse import MarginMSE
 from encodery.embed.losses.matryoshka import Matryoshka
 from encodery.embed.losses.matryoshka_layers import MatryoshkaLayers
-from encodery.embed.losses.spread import Spread
+from encodery.embed.losses.similarity_kl import SimilarityKL
 from encodery.embed.losses.supcon import SupCon
 from encodery.embed.losses.triplet import Triplet
-from encodery.objectives import figures
+from encodery.objectives import step_metrics
 
 B, K = 9, 32
 SOURCE = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def peer() -> Any:
 
 
 def ours(loss: Loss, columns: int, target: torch.Tensor | None = None) -> float:
-    return figures([loss.terms(Given(tuple(VECTORS[:columns]), target))])["loss"]
+    return step_metrics([loss.terms(LossInputs(tuple(VECTORS[:columns]), target))])["loss"]
 
 
 def theirs(loss: Any, columns: int, target: torch.Tensor | None = None) -> float:
@@ -63,8 +63,8 @@ ALL = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
         (InfoNCE(), {}),
         (InfoNCE(temperature=0.01), {"scale": 100.0}),
         (InfoNCE(symmetric=True), {"directions": ALL[::2], "partition_mode": "per_direction"}),
-        (InfoNCE(symmetric=True, same_side=True), {"directions": ALL}),
-        (InfoNCE(same_side=True), {"directions": ALL[:2]}),
+        (InfoNCE(symmetric=True, same_role=True), {"directions": ALL}),
+        (InfoNCE(same_role=True), {"directions": ALL[:2]}),
     ],
 )
 def test_infonce_equals_the_peers(peer: Any, loss: InfoNCE, settings: dict[str, Any], columns: int) -> None:
@@ -93,8 +93,8 @@ def test_losses_of_several_answers_equal_the_peers(peer: Any) -> None:
 
 
 def test_the_regulariser_equals_the_peers(peer: Any) -> None:
-    terms = Spread(loss=InfoNCE(), weight=0.5).terms(Given(tuple(VECTORS[:3])))
-    term = terms["spread"]
+    terms = GlobalOrthogonal(loss=InfoNCE(), weight=0.5).terms(LossInputs(tuple(VECTORS[:3])))
+    term = terms["global_orthogonal"]
     assert term.weight == 0.5
     other = theirs(peer.GlobalOrthogonalRegularizationLoss(None), 3)
     assert float(term.total / term.count) == pytest.approx(other, rel=1e-5)
@@ -104,7 +104,9 @@ def test_the_regulariser_equals_the_peers(peer: Any) -> None:
 def test_guided_loss_equals_the_papers_masks() -> None:
     """Against a plain loop over candidates (arXiv:2402.16829, section 3)."""
     guide = [torch.randn(B, 16, generator=SOURCE) for _ in range(3)]
-    found = figures([GIST(temperature=0.1).terms(Given(tuple(VECTORS[:3]), guide=Given(tuple(guide))))])["loss"]
+    found = step_metrics([GIST(temperature=0.1).terms(LossInputs(tuple(VECTORS[:3]), guide=LossInputs(tuple(guide))))])[
+        "loss"
+    ]
     unit = [torch.nn.functional.normalize(v, dim=1) for v in VECTORS[:3]]
     told = [torch.nn.functional.normalize(v, dim=1) for v in guide]
     total = 0.0
@@ -123,19 +125,19 @@ def test_guided_loss_equals_the_papers_masks() -> None:
 def test_a_text_is_no_wrong_answer_to_itself() -> None:
     vectors = (VECTORS[0][:3], VECTORS[1][:3], VECTORS[2][:3])
     texts = torch.tensor([[0, 1, 2], [10, 11, 10], [20, 10, 0]])  # examples 0 and 2 have one answer
-    logits = InfoNCE(temperature=1.0)._forward(Given(vectors, texts=texts))
+    logits = InfoNCE(temperature=1.0)._forward(LossInputs(vectors, texts=texts))
     hidden = torch.isinf(logits)
     assert hidden[:, :3].tolist() == [[False, False, True], [False, False, False], [True, False, False]]
     assert hidden[:, 3:].tolist() == [[False, True, True], [False, False, False], [False, True, False]]
-    twice = Given((ANCHOR, ANCHOR), texts=torch.tensor([[5] * B, [5] * B]))
-    assert figures([InfoNCE(same_side=True).terms(twice)])["loss"] == pytest.approx(0, abs=1e-6)
-    both = InfoNCE(symmetric=True, same_side=True)  # the right pair stands in its softmax twice, once for each way
-    assert figures([both.terms(twice)])["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    twice = LossInputs((ANCHOR, ANCHOR), texts=torch.tensor([[5] * B, [5] * B]))
+    assert step_metrics([InfoNCE(same_role=True).terms(twice)])["loss"] == pytest.approx(0, abs=1e-6)
+    both = InfoNCE(symmetric=True, same_role=True)  # the right pair stands in its softmax twice, once for each way
+    assert step_metrics([both.terms(twice)])["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_the_margin_is_taken_from_the_right_pair() -> None:
     plain, strict = (ours(InfoNCE(temperature=1.0, margin=margin), 2) for margin in (0.0, 0.3))
-    cosines = Given(tuple(VECTORS[:2])).cross(0, 1)
+    cosines = LossInputs(tuple(VECTORS[:2])).cross(0, 1)
     shifted = cosines - 0.3 * torch.eye(B)
     assert strict == pytest.approx(float((shifted.logsumexp(1) - shifted.diagonal()).mean()), rel=1e-5)
     assert strict > plain
@@ -143,8 +145,11 @@ def test_the_margin_is_taken_from_the_right_pair() -> None:
 
 def test_matryoshka_adds_the_losses_of_the_beginnings() -> None:
     loss = Matryoshka(loss=InfoNCE(), dims=(32, 8, 4), weights=(1.0, 0.5, 2.0))
-    parts = {dim: figures([InfoNCE().terms(Given(tuple(v[:, :dim] for v in VECTORS[:2])))])["loss"] for dim in (8, 4)}
-    found = figures([loss.terms(Given(tuple(VECTORS[:2])))])
+    parts = {
+        dim: step_metrics([InfoNCE().terms(LossInputs(tuple(v[:, :dim] for v in VECTORS[:2])))])["loss"]
+        for dim in (8, 4)
+    }
+    found = step_metrics([loss.terms(LossInputs(tuple(VECTORS[:2])))])
     assert found["loss"] == pytest.approx(ours(InfoNCE(), 2) + 0.5 * parts[8] + 2 * parts[4], rel=1e-5)
     assert found["infonce_8"] == pytest.approx(parts[8], rel=1e-5)
     assert "infonce_32" not in found, "the full width is not counted twice"
@@ -154,22 +159,22 @@ def test_matryoshka_adds_the_losses_of_the_beginnings() -> None:
 
 
 def test_layers_are_drawn_learned_from_and_drawn_to_the_last() -> None:
-    loss = MatryoshkaLayers(loss=InfoNCE(), per_step=2, weight=0.5, align=3.0)
-    chosen = {loss.layers(6, seed) for seed in range(40)}
+    loss = MatryoshkaLayers(loss=InfoNCE(), layers_per_step=2, weight=0.5, align_weight=3.0)
+    chosen = {loss.sample_layers(6, seed) for seed in range(40)}
     assert len(chosen) == 10, "every pair of the five earlier layers"
-    assert loss.layers(1, 0) == ()
-    layers = tuple(Given((VECTORS[i], VECTORS[3])) for i in (1, 2))
-    terms = loss.terms(Given(tuple(VECTORS[:2]), layers=layers))
-    mean = sum(figures([InfoNCE().terms(layer)])["loss"] for layer in layers) / 2
+    assert loss.sample_layers(1, 0) == ()
+    layers = tuple(LossInputs((VECTORS[i], VECTORS[3])) for i in (1, 2))
+    terms = loss.terms(LossInputs(tuple(VECTORS[:2]), layers=layers))
+    mean = sum(step_metrics([InfoNCE().terms(layer)])["loss"] for layer in layers) / 2
     assert float(terms["infonce"].total) / B == pytest.approx(ours(InfoNCE(), 2) + 0.5 * mean, rel=1e-5)
     assert terms["align"].weight == 3.0
-    same = Given(tuple(VECTORS[:2]), layers=(Given(tuple(VECTORS[:2])),))
+    same = LossInputs(tuple(VECTORS[:2]), layers=(LossInputs(tuple(VECTORS[:2])),))
     assert float(loss.terms(same)["align"].total) == pytest.approx(0, abs=1e-4)
 
 
 def test_supervised_contrast_by_its_formula() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 0])
-    found = figures([SupCon(temperature=0.5).terms(Given((ANCHOR,), labels))])["loss"]
+    found = step_metrics([SupCon(temperature=0.5).terms(LossInputs((ANCHOR,), labels))])["loss"]
     unit = torch.nn.functional.normalize(ANCHOR, dim=1)
     scores = unit @ unit.T / 0.5
     total, anchors = 0.0, 0
@@ -184,9 +189,9 @@ def test_supervised_contrast_by_its_formula() -> None:
 
 
 def test_imitating_oneself_costs_nothing() -> None:
-    same, other = (Given(tuple(VECTORS[:2]), guide=Given(tuple(VECTORS[i : i + 2]))) for i in (0, 2))
-    assert figures([Imitate().terms(same)])["loss"] == pytest.approx(0, abs=1e-5)
-    assert figures([Imitate().terms(other)])["loss"] > 0.1
+    same, other = (LossInputs(tuple(VECTORS[:2]), guide=LossInputs(tuple(VECTORS[i : i + 2]))) for i in (0, 2))
+    assert step_metrics([SimilarityKL().terms(same)])["loss"] == pytest.approx(0, abs=1e-5)
+    assert step_metrics([SimilarityKL().terms(other)])["loss"] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ def test_imitating_oneself_costs_nothing() -> None:
         (lambda: Contrastive(margin=3.0), "margin = 3.0"),
         (lambda: Matryoshka(loss=InfoNCE(), dims=(8, 8)), "must be positive and differ"),
         (lambda: Matryoshka(loss=InfoNCE(), dims=(8,), weights=(1.0, 2.0)), "as many as dims"),
-        (lambda: MatryoshkaLayers(loss=InfoNCE(), per_step=0), "per_step = 0"),
+        (lambda: MatryoshkaLayers(loss=InfoNCE(), layers_per_step=0), "per_step = 0"),
     ],
 )
 def test_settings_that_cannot_be(make: Any, told: str) -> None:

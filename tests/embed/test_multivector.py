@@ -12,26 +12,26 @@ import torch
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode
-from encodery.embed.multivector import (
+from encodery.embed.multivector_job import GivenTokens, MultiVectorJob
+from encodery.embed.training import EmbedTraining
+from encodery.encoders.multi_vector import (
     KEY,
     MultiVectorEncoder,
     MultiVectorSettings,
-    Projection,
-    filled,
+    TokenProjection,
     max_sim,
-    punctuation,
-    similarity,
+    max_sim_matrix,
+    pad_with_mask,
+    punctuation_ids,
 )
-from encodery.embed.multivector_job import GivenTokens, MultiVectorJob
-from encodery.embed.training import EmbedTraining
 from encodery.model.checkpoint import read_tensors, write_tensors
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
-from encodery.train.distributed import Team
+from encodery.train.distributed import DistributedContext
 from encodery.train.optim.adamw import AdamW
-from encodery.train.precision import context
-from encodery.train.step import backward
+from encodery.train.precision import autocast
+from encodery.train.step import forward_backward
 
 CPU = torch.device("cpu")
 
@@ -68,22 +68,22 @@ def test_losses_see_means_of_best_matches() -> None:
     torch.testing.assert_close(given.cross(0, 1), expected)
     torch.testing.assert_close(given.pairs(0, 1), expected.diagonal())
     with pytest.raises(SettingsError, match="cannot be cut"):
-        given.cut(2)
+        given.truncate(2)
 
 
-def job(loaded: Loaded, data: Any, dev: Any, **train: Any) -> MultiVectorJob:
+def job(loaded: LoadedModel, data: Any, dev: Any, **train: Any) -> MultiVectorJob:
     table = {"kind": "tokens", "token_width": 16, "loss": {"is": "infonce"}, "batch": 16}
     table["train"] = {"precision": "fp32", **train}
-    return MultiVectorJob(decode(EmbedTraining, table), loaded, data, dev, Team(), CPU)
+    return MultiVectorJob(decode(EmbedTraining, table), loaded, data, dev, DistributedContext(), CPU)
 
 
-def test_they_are_learned_and_come_back(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+def test_they_are_learned_and_come_back(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:
     work = job(loaded, pairs(200, 1), pairs(60, 2))
     before, losses = work.score(100_000), []
     optimizer = AdamW(lr=3e-3).build(work.module)
     for step in range(40):
         optimizer.zero_grad()
-        terms = backward(work, work.batches(step, 1.0, 0, None), Team(), "fp32", 0, step)
+        terms = forward_backward(work, work.batches(step, 1.0, 0, None), DistributedContext(), "fp32", 0, step)
         optimizer.step()
         losses.append(float(terms[0]["infonce"].total / terms[0]["infonce"].count))
     after = work.score(100_000)
@@ -91,42 +91,42 @@ def test_they_are_learned_and_come_back(loaded: Loaded, pairs: Any, tmp_path: Pa
     assert losses[-1] < 0.6 * losses[0]
     work.save(tmp_path / "model", {})
     again = load_model(tmp_path / "model")
-    encoder = MultiVectorEncoder.of(again, CPU)
-    assert encoder.width == 16
+    encoder = MultiVectorEncoder.from_loaded(again, CPU)
+    assert encoder.dimension == 16
     numbers = work.numbers[:6]
     texts = np.unique(numbers)
     asked, told = ([work.examples.texts[int(n)] for n in numbers[:, c]] for c in (0, 1))
-    found = similarity(encoder.encode(asked, batch_tokens=20), encoder.encode(told))
+    found = max_sim_matrix(encoder.encode(asked, batch_tokens=20), encoder.encode(told))
     places = np.searchsorted(texts, numbers)
     expected = work.compared(work.examples, texts).cross(places[:, 0], places[:, 1])
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(
         work.compared(work.examples, texts).pairs(places[:, 0], places[:, 1]), expected.diagonal(), atol=1e-5
     )
-    further = MultiVectorJob(work.settings, again, pairs(20, 1), None, Team(), CPU)
+    further = MultiVectorJob(work.settings, again, pairs(20, 1), None, DistributedContext(), CPU)
     torch.testing.assert_close(further.pooling.linear.weight, work.pooling.linear.weight)  # type: ignore[union-attr]
     file = tmp_path / "model" / "modules" / f"{KEY}.safetensors"
     tensors = read_tensors(file)
     write_tensors(file, {**tensors, "linear.weight": tensors["linear.weight"].flip(0)})
     with pytest.raises(ArtifactError, match="no longer computes"):
-        MultiVectorEncoder.of(load_model(tmp_path / "model", verify=False))
+        MultiVectorEncoder.from_loaded(load_model(tmp_path / "model", verify=False))
 
 
-def test_pieces_give_the_gradient_of_one_pass(loaded: Loaded, pairs: Any) -> None:
+def test_pieces_give_the_gradient_of_one_pass(loaded: LoadedModel, pairs: Any) -> None:
     grads = []
     for tokens in (100_000, 50):
-        work = job(loaded, pairs(16, 1), None, micro_tokens=tokens)
-        backward(work, work.batches(0, 0.0, 0, None), Team(), "fp32", 0, 0)
+        work = job(loaded, pairs(16, 1), None, micro_batch_tokens=tokens)
+        forward_backward(work, work.batches(0, 0.0, 0, None), DistributedContext(), "fp32", 0, 0)
         grads.append([p.grad for p in work.module.parameters() if p.grad is not None])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: Loaded, pairs: Any) -> None:
+def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: LoadedModel, pairs: Any) -> None:
     work = job(loaded, pairs(16, 1), pairs(20, 2))
     texts = np.arange(20)
     compared = work.compared(work.examples, texts)
-    with context("bf16", CPU):
+    with autocast("bf16", CPU):
         assert work.score(100_000)["ndcg"] > 0
         asked, told = compared.read(texts, "query"), compared.read(texts, "document")  # type: ignore[attr-defined]
         crossed, paired = compared.cross(texts, texts), compared.pairs(texts, texts)
@@ -138,22 +138,22 @@ def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: Loaded, pairs: Any) ->
     assert not np.array_equal(exact.rows, asked.rows), "nothing was computed in bfloat16"
 
 
-def test_texts_in_order_and_long_ones_in_windows(loaded: Loaded) -> None:
-    encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, Projection(32, 128), device=CPU)
+def test_texts_in_order_and_long_ones_in_windows(loaded: LoadedModel) -> None:
+    encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, TokenProjection(32, 128), device=CPU)
     texts = ["a1 a2 b3", "", "a4", " ".join(f"b{i}" for i in range(20))]
     found = encoder.encode(texts, truncate="chunk", batch_tokens=8)
     assert np.diff(found.ends, prepend=0).tolist() == [5, 2, 3, 24]
-    np.testing.assert_allclose(np.linalg.norm(found.rows, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(found.row(2), encoder.encode(["a4"]).rows, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.at(2), encoder.encode(["a4"]).vectors, atol=1e-5)
     assert encoder.encode(texts, truncate="left").dropped.tolist() == [0, 0, 0, 6]
-    assert encoder.encode([]).rows.shape == (0, 128)
+    assert encoder.encode([]).vectors.shape == (0, 128)
     with pytest.raises(SettingsError, match="vector a token"):
-        MultiVectorEncoder.of(loaded)
+        MultiVectorEncoder.from_loaded(loaded)
 
 
 def test_queries_are_filled_up_behind_their_own_tokens() -> None:
     batch = Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 10, 11, 12, 3]], [[0] * 4, [0] * 2, [1] * 6])
-    found = filled(batch, torch.tensor([True, False, True]), 5, 4)
+    found = pad_with_mask(batch, torch.tensor([True, False, True]), 5, 4)
     assert found.ids.tolist() == [2, 7, 8, 3, 4, 2, 3, 2, 9, 10, 11, 12, 3]
     assert found.cu_seqlens.tolist() == [0, 5, 7, 13]
     assert found.segment is not None
@@ -162,36 +162,36 @@ def test_queries_are_filled_up_behind_their_own_tokens() -> None:
 
 
 def test_pieces_of_punctuation(tokenizer: Tokenizer, words: Tokenizer) -> None:
-    assert punctuation(tokenizer) == punctuation(words) == []
+    assert punctuation_ids(tokenizer) == punctuation_ids(words) == []
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "...", "##.", "a,", "“", "$", "##a", "–"]
     inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
     inner.decoder = tokenizers.decoders.WordPiece()
     inner.add_special_tokens(pieces[:5])
-    assert punctuation(Tokenizer(inner)) == [5, 6, 7, 9, 10, 12]
+    assert punctuation_ids(Tokenizer(inner)) == [5, 6, 7, 9, 10, 12]
 
 
-def test_sides_differ_by_what_was_told(loaded: Loaded) -> None:
-    projection = Projection(32, 16)
-    settings = MultiVectorSettings(width=16, query_length=8, prompts={"query": "a b "})
+def test_sides_differ_by_what_was_told(loaded: LoadedModel) -> None:
+    projection = TokenProjection(32, 16)
+    settings = MultiVectorSettings(dimension=16, query_length=8, prompts={"query": "a b "})
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, CPU)
     texts = ["a1 a2 b3", "", " ".join(f"b{i}" for i in range(12))]
     asked = encoder.encode(texts, prompt="query")
     assert np.diff(asked.ends, prepend=0).tolist() == [8, 8, 16], "prompts count; longer queries stay whole"
-    plain = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(width=16), CPU)
+    plain = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(dimension=16), CPU)
     for side in ("document", None):
-        np.testing.assert_array_equal(encoder.encode(texts, prompt=side).rows, plain.encode(texts).rows)
+        np.testing.assert_array_equal(encoder.encode(texts, prompt=side).vectors, plain.encode(texts).vectors)
     ids = [2, *loaded.tokenizer.encode("a b a1 a2 b3").tolist(), 3, 4]
     alone = encoder.token_vectors(Batch.from_sequences([ids])).detach().numpy()
-    np.testing.assert_allclose(asked.row(0), alone, atol=1e-6)
+    np.testing.assert_allclose(asked.at(0), alone, atol=1e-6)
     with pytest.raises(SettingsError, match=r"query_length = 99: the model takes 16"):
         MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(query_length=99))
 
 
-def test_they_are_trained_as_they_are_used(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+def test_they_are_trained_as_they_are_used(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:
     told = {"kind": "tokens", "token_width": 16, "query_length": 9, "skip_punctuation": True, "batch": 8}
     settings = decode(EmbedTraining, {**told, "loss": {"is": "infonce"}, "train": {"precision": "fp32"}})
-    work = MultiVectorJob(settings, loaded, pairs(8, 1), None, Team(), CPU)
-    micro = work.batches(0, 0.0, 0, None).micros[0].batch
+    work = MultiVectorJob(settings, loaded, pairs(8, 1), None, DistributedContext(), CPU)
+    micro = work.batches(0, 0.0, 0, None).micro_batches[0].batch
     comma = int(work.examples.ids[-1])  # a piece that stands for a comma
     work.__dict__["_skipped"] = torch.tensor([comma])
     lengths = micro.cu_seqlens.diff()
@@ -201,11 +201,11 @@ def test_they_are_trained_as_they_are_used(loaded: Loaded, pairs: Any, tmp_path:
     assert work._kept(micro, False).all()
     work.__dict__.pop("_skipped")
     work.save(tmp_path / "model", {})
-    encoder = MultiVectorEncoder.of(load_model(tmp_path / "model"), CPU)
+    encoder = MultiVectorEncoder.from_loaded(load_model(tmp_path / "model"), CPU)
     assert encoder.settings.query_length == 9
     texts = np.unique(work.numbers[:3])
     names = [work.examples.texts[int(n)] for n in texts]
-    expected = similarity(encoder.encode(names, prompt="query"), encoder.encode(names, prompt="document"))
+    expected = max_sim_matrix(encoder.encode(names, prompt="query"), encoder.encode(names, prompt="document"))
     every = np.arange(len(texts))
     found = work.compared(work.examples, texts)
     np.testing.assert_allclose(found.cross(every, every), expected, rtol=1e-4)

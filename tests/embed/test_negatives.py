@@ -6,37 +6,37 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.embed.mining import haystack, hidden_right, mine
-from encodery.embed.negatives import Haystack
+from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives
+from encodery.embed.negatives import NegativePool
 from encodery.embed.negatives import hard as module
-from encodery.embed.negatives.bm25 import BM25
-from encodery.embed.negatives.hard import Hard, top
-from encodery.embed.negatives.random import Random
-from encodery.embed.negatives.reranked import Reranked
+from encodery.embed.negatives.bm25 import BM25Negatives
+from encodery.embed.negatives.hard import HardNegatives, nearest_passages
+from encodery.embed.negatives.random import RandomNegatives
+from encodery.embed.negatives.reranked import RerankedNegatives
 
 COSINES = np.array([1.0, 0.97, 0.9, 0.8, 0.5, 0.1], np.float32)
 QUERY = np.array([[1.0, 0.0]], np.float32)
 PASSAGES = np.stack([COSINES, np.sqrt(1 - COSINES**2)], axis=1)
-HAY = Haystack(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
+HAY = NegativePool(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
 
 
 @pytest.mark.parametrize(
     ("miner", "expected", "taken_out"),
     [
-        (Hard(margin=0.0), [3, 4, 5], 2),  # nothing above the right answer's 0.9
-        (Hard(margin=0.12), [4, 5, -1], 3),  # below 0.9 - 0.9 · 0.12 = 0.792
-        (Hard(margin=0.05, relative=False), [3, 4, 5], 2),
-        (Hard(margin=0.15, relative=False), [4, 5, -1], 3),
-        (Hard(margin=0.0, highest=0.4), [5, -1, -1], 4),
-        (Hard(margin=0.0, skip=3), [4, 5, -1], 0),
-        (Hard(margin=0.0, depth=3), [3, -1, -1], 2),
+        (HardNegatives(margin=0.0), [3, 4, 5], 2),  # nothing above the right answer's 0.9
+        (HardNegatives(margin=0.12), [4, 5, -1], 3),  # below 0.9 - 0.9 · 0.12 = 0.792
+        (HardNegatives(margin=0.05, relative=False), [3, 4, 5], 2),
+        (HardNegatives(margin=0.15, relative=False), [4, 5, -1], 3),
+        (HardNegatives(margin=0.0, max_similarity=0.4), [5, -1, -1], 4),
+        (HardNegatives(margin=0.0, skip=3), [4, 5, -1], 0),
+        (HardNegatives(margin=0.0, depth=3), [3, -1, -1], 2),
     ],
 )
-def test_the_nearest_that_are_not_too_near(miner: Hard, expected: list[int], taken_out: int) -> None:
-    found = mine(miner, HAY, 3, 0)
+def test_the_nearest_that_are_not_too_near(miner: HardNegatives, expected: list[int], taken_out: int) -> None:
+    found = mine_negatives(miner, HAY, 3, 0)
     assert found.numbers.tolist() == [expected]
-    assert found.taken_out == taken_out
-    assert found.suspects == pytest.approx(taken_out / found.looked_at)
+    assert found.num_filtered == taken_out
+    assert found.filtered_fraction == pytest.approx(taken_out / found.num_candidates)
 
 
 def test_blocks_find_what_one_matrix_finds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,40 +45,42 @@ def test_blocks_find_what_one_matrix_finds(monkeypatch: pytest.MonkeyPatch) -> N
     queries, passages = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, passages))
     expected = np.argsort(-(queries @ passages.T), axis=1)[:, :9]
     monkeypatch.setattr(module, "BLOCK", (5, 17))
-    numbers, scores = top(queries, passages, 9)
+    numbers, scores = nearest_passages(queries, passages, 9)
     np.testing.assert_array_equal(numbers, expected)
     assert (np.diff(scores, axis=1) <= 0).all()
     right = [np.array([int(row[0])]) for row in expected]
-    hay = Haystack([str(i) for i in range(23)], [str(i) for i in range(101)], right, (queries, passages))
-    found = mine(Hard(margin=0.0), hay, 4, 0).numbers
+    hay = NegativePool([str(i) for i in range(23)], [str(i) for i in range(101)], right, (queries, passages))
+    found = mine_negatives(HardNegatives(margin=0.0), hay, 4, 0).numbers
     np.testing.assert_array_equal(found, expected[:, 1:5])
 
 
 def test_the_judge_takes_out_what_it_finds_right() -> None:
     scores = {"a": 9.0, "b": 4.0, "c": 5.0, "d": 4.9, "e": 0.0, "f": 5.0}
-    hay = Haystack(["q"], list("abcdef"), HAY.right, HAY.vectors, lambda q, texts: np.array([scores[t] for t in texts]))
-    found = mine(Reranked(miner=Hard(margin=0.0, highest=2.0, depth=9)), hay, 3, 0)
+    hay = NegativePool(
+        ["q"], list("abcdef"), HAY.positives, HAY.vectors, lambda q, texts: np.array([scores[t] for t in texts])
+    )
+    found = mine_negatives(RerankedNegatives(miner=HardNegatives(margin=0.0, max_similarity=2.0, depth=9)), hay, 3, 0)
     assert found.numbers.tolist() == [[3, 4, -1]], "a is filtered by the inner miner's own limit, f by the judge"
-    strict = mine(Reranked(miner=Random(), margin=0.5), hay, 5, 0)
+    strict = mine_negatives(RerankedNegatives(miner=RandomNegatives(), margin=0.5), hay, 5, 0)
     assert set(strict.numbers[0].tolist()) == {1, 4, -1}
-    assert strict.taken_out == 3
+    assert strict.num_filtered == 3
 
 
 def test_words_skip_the_likeliest() -> None:
-    hay = Haystack(["q"], list("abcdef"), HAY.right, search=lambda query, count: [2, 5, 4, 3, 1, 0][:count])
-    assert mine(BM25(skip=1), hay, 2, 0).numbers.tolist() == [[4, 3]]
+    hay = NegativePool(["q"], list("abcdef"), HAY.positives, search=lambda query, count: [2, 5, 4, 3, 1, 0][:count])
+    assert mine_negatives(BM25Negatives(skip=1), hay, 2, 0).numbers.tolist() == [[4, 3]]
 
 
 def test_what_is_lacking_is_named() -> None:
     with pytest.raises(SettingsError, match="mine = 'hard': needs vectors"):
-        mine(Hard(), Haystack(["q"], ["p"], [np.array([0])]), 1, 0)
+        mine_negatives(HardNegatives(), NegativePool(["q"], ["p"], [np.array([0])]), 1, 0)
 
 
 def test_a_haystack_joins_examples_of_one_query() -> None:
-    hay, queries = haystack(["q", "r", "q", "p1"], ["p1", "p2", "p3", "p2"])
+    hay, queries = build_pool(["q", "r", "q", "p1"], ["p1", "p2", "p3", "p2"])
     assert list(hay.queries) == ["q", "r", "p1"]
     assert list(hay.passages) == ["p1", "p2", "p3"]
-    assert [right.tolist() for right in hay.right] == [[0, 2], [1], [0, 1]], "a text is no wrong answer to itself"
+    assert [right.tolist() for right in hay.positives] == [[0, 2], [1], [0, 1]], "a text is no wrong answer to itself"
     assert queries.tolist() == [0, 1, 0, 2]
 
 
@@ -93,9 +95,11 @@ def test_hidden_right_answers_come_back_as_wrong_ones() -> None:
     right = [np.array([i, i + 30]) for i in range(30)]
     texts = [str(i) for i in range(60)]
     vectors = queries.astype(np.float32), passages.astype(np.float32)
-    hay = Haystack(texts[:30], texts, right, vectors)
-    loose, strict = (hidden_right(Hard(margin=margin, relative=False), hay, 3, 0) for margin in (0.0, 0.3))
+    hay = NegativePool(texts[:30], texts, right, vectors)
+    loose, strict = (
+        false_negative_rate(HardNegatives(margin=margin, relative=False), hay, 3, 0) for margin in (0.0, 0.3)
+    )
     assert loose is not None
     assert strict is not None
     assert strict < 0.1 < 0.3 < loose
-    assert hidden_right(Hard(), HAY, 3, 0) is None
+    assert false_negative_rate(HardNegatives(), HAY, 3, 0) is None

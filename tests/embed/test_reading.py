@@ -11,13 +11,13 @@ import pytest
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.settings import decode
-from encodery.embed.data import Labelled
-from encodery.embed.reading import OTHERS, PAIRED, examples, held_out, read
+from encodery.embed.bm25_search import BM25Search
+from encodery.embed.data import EmbeddingExamples
+from encodery.embed.reading import COLUMN_NAMES, TARGET_ROLES, examples_of, hold_out_dev, read_data
 from encodery.embed.training import EmbedTraining
-from encodery.embed.word_search import WordSearch
-from encodery.model.load import Loaded
-from encodery.rows.columns import Roles, guess
-from encodery.rows.split import normal
+from encodery.model.load import LoadedModel
+from encodery.rows.columns import Roles, assign_roles
+from encodery.rows.split import normalise_text
 from encodery.rows.table import Table
 
 
@@ -35,7 +35,7 @@ def settings(**over: Any) -> EmbedTraining:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Any:
-    from encodery.rows.read import read as read_tables
+    from encodery.rows.read import read_tables
 
     def make(rows: Sequence[Mapping[str, Any]]) -> Any:
         return next(iter(read_tables(write(tmp_path / "some.jsonl", rows)).values()))
@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> Any:
 
 
 def roles_of(table: Table, told: Mapping[str, str] | None = None) -> Roles:
-    return guess(table, ("anchor",), told, OTHERS, PAIRED)
+    return assign_roles(table, ("anchor",), told, TARGET_ROLES, COLUMN_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_roles_that_are_told(table: Any) -> None:
         roles_of(some)
 
 
-def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None, **told: str) -> Labelled:
+def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None, **told: str) -> EmbeddingExamples:
     some = table(rows)
-    return examples(some, roles_of(some, told), wrong)
+    return examples_of(some, roles_of(some, told), wrong)
 
 
 def test_rows_become_examples(table: Any) -> None:
@@ -96,13 +96,13 @@ def test_rows_become_examples(table: Any) -> None:
     assert made(table, plain, negative="negative_2").columns == (["q"], ["p"], ["b"])
     taught = [{"query": "q", "positive": "p", "negative": ["a", "b"], "scores": [2.5, 1.0, -1.0]}]
     found = made(table, taught, wrong=2)
-    assert found.kind == "scores"
+    assert found.target_kind == "scores"
     assert found.target is not None
     assert found.target.tolist() == [[2.5, 1.0, -1.0]]
     classes = made(table, [{"text": "x", "label": "no"}, {"text": "y", "label": "ja"}, {"text": "z", "label": "no"}])
-    assert (classes.kind, classes.target.tolist()) == ("label", [1, 0, 1])  # type: ignore[union-attr]
+    assert (classes.target_kind, classes.target.tolist()) == ("label", [1, 0, 1])  # type: ignore[union-attr]
     scored = made(table, [{"sentence1": "x", "sentence2": "y", "score": 3.5}])
-    assert (scored.kind, scored.target.tolist()) == ("score", [3.5])  # type: ignore[union-attr]
+    assert (scored.target_kind, scored.target.tolist()) == ("score", [3.5])  # type: ignore[union-attr]
     assert made(table, [{"text": "x"}]).raw
     with pytest.raises(InputError, match="line 2: column 'score' is 'high'"):
         made(table, [{"a": "x", "b": "y", "score": "1"}, {"a": "x", "b": "y", "score": "high"}])
@@ -118,11 +118,11 @@ def test_held_out_examples_share_no_text_with_training() -> None:
     table = Table.of({"query": left, "positive": [f"p{i}" for i in rng.integers(0, 3000, 2000)]})
 
     def apart(table: Table) -> tuple[Table, Table]:
-        found = held_out({"train": table}, roles_of(table))
+        found = hold_out_dev({"train": table}, roles_of(table))
         return found["train"], found["dev"]
 
     def texts(table: Table, column: str) -> set[str]:
-        return {normal(text) for text in table[column]}
+        return {normalise_text(text) for text in table[column]}
 
     train, dev = apart(table)
     assert 50 < len(dev) < 200
@@ -130,9 +130,9 @@ def test_held_out_examples_share_no_text_with_training() -> None:
         assert not texts(train, column) & texts(dev, column)
     assert list(apart(table)[1]["query"]) == list(dev["query"])
     few = table.take(np.arange(30))
-    assert held_out({"train": few}, roles_of(few)) == {"train": few}
-    assert 1 <= len(held_out({"train": few}, roles_of(few), 0.2)["dev"]) < 12, "a share that is told is taken"
-    assert held_out({"train": table}, roles_of(table), 0.0) == {"train": table}
+    assert hold_out_dev({"train": few}, roles_of(few)) == {"train": few}
+    assert 1 <= len(hold_out_dev({"train": few}, roles_of(few), 0.2)["dev"]) < 12, "a share that is told is taken"
+    assert hold_out_dev({"train": table}, roles_of(table), 0.0) == {"train": table}
     everywhere = Table.of({"query": left, "positive": ["yes" if i % 2 else "no" for i in range(2000)]})
     kept, away = apart(everywhere)
     assert not texts(kept, "query") & texts(away, "query"), "where a few texts are everywhere, anchors are kept apart"
@@ -146,16 +146,16 @@ def test_held_out_examples_share_no_text_with_training() -> None:
 )
 def test_of_few_rows_a_larger_share_is_held_out(rows: int, least: int, most: int) -> None:
     table = Table.of({"query": [f"question {i}" for i in range(rows)], "positive": [f"p{i}" for i in range(rows)]})
-    found = held_out({"train": table}, roles_of(table))
+    found = hold_out_dev({"train": table}, roles_of(table))
     assert least <= len(found.get("dev", ())) <= most
     assert len(found["train"]) + len(found.get("dev", ())) == rows
 
 
-def test_what_is_held_out_is_always_told(loaded: Loaded, tmp_path: Path) -> None:
+def test_what_is_held_out_is_always_told(loaded: LoadedModel, tmp_path: Path) -> None:
     def told(count: int, **over: Any) -> tuple[bool, str]:
         rows = [{"query": f"a{i} b", "positive": f"b{i // 2}"} for i in range(count)]
-        found = read(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
-        assert found.decides is ("the last are kept" not in "".join(found.notes))
+        found = read_data(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
+        assert found.select_on_dev is ("the last are kept" not in "".join(found.notes))
         return found.dev is not None, "\n".join(found.notes)
 
     there, said = told(120)
@@ -179,29 +179,29 @@ def test_what_is_held_out_is_always_told(loaded: Loaded, tmp_path: Path) -> None
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
     write(tmp_path / "even" / "train.jsonl", rows)
     write(tmp_path / "even" / "dev.jsonl", [{**row, "score": 1} for row in rows])
-    assert "dev: has nothing to be judged by" in "\n".join(read(tmp_path / "even", settings(), loaded).notes)
+    assert "dev: has nothing to be judged by" in "\n".join(read_data(tmp_path / "even", settings(), loaded).notes)
 
 
-def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
 
-    def of(test: Sequence[Mapping[str, Any]]) -> tuple[Labelled | None, str]:
+    def of(test: Sequence[Mapping[str, Any]]) -> tuple[EmbeddingExamples | None, str]:
         write(tmp_path / "train.jsonl", rows)
         write(tmp_path / "dev.jsonl", [{**row, "a": f"{row['a']} c"} for row in rows])
         write(tmp_path / "test.jsonl", test)
-        found = read(tmp_path, settings(), loaded)
+        found = read_data(tmp_path, settings(), loaded)
         return found.test, "\n".join(found.notes)
 
     found, said = of(rows[3:9])
     assert found is not None
-    assert (found.kind, len(found)) == ("score", 6)
+    assert (found.target_kind, len(found)) == ("score", 6)
     assert found.target is not None
     assert found.target.max() == 1.0, "brought to 0 … 1 as those of training"
     assert "test: 6 examples are judged once, at the end" in said
     assert "test: 6 rows stand in train too" in said
     found, said = of([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
     assert found is not None
-    assert found.kind == "none"
+    assert found.target_kind == "none"
     assert "test: anchor = query" in said
     for strange, why in (
         ([{"text": "a1"}], "test: has nothing to be judged by"),
@@ -214,47 +214,47 @@ def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: Loaded, tmp_pa
         assert why in said
 
 
-def test_rows_are_parted_by_a_column(loaded: Loaded, tmp_path: Path) -> None:
+def test_rows_are_parted_by_a_column(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "split": "test" if i % 4 == 0 else "train"} for i in range(200)]
-    found = read(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
+    found = read_data(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
     assert found.test is not None
     assert found.dev is not None
     assert len(found.test) == 50
     assert not set(found.test.columns[0]) & {*found.train.columns[0], *found.dev.columns[0]}
 
 
-def test_what_is_odd_about_the_rows_is_told(loaded: Loaded, tmp_path: Path) -> None:
+def test_what_is_odd_about_the_rows_is_told(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
     write(tmp_path / "train.jsonl", [*rows, {"a": "A0", "b": "b0 ", "score": 2}])
     write(tmp_path / "dev.jsonl", rows[3:5])
-    said = "\n".join(read(tmp_path, settings(), loaded).notes)
+    said = "\n".join(read_data(tmp_path, settings(), loaded).notes)
     assert "train: 1 rows repeat the text of an earlier one" in said
     assert "train: 2 rows have the text of another and a different answer" in said
     assert f"dev: 2 rows stand in train too: figures on them flatter ({tmp_path / 'dev.jsonl'}, line 1" in said
 
 
-def test_splits_are_read_each_by_its_own_columns(loaded: Loaded, pairs: Any, tmp_path: Path) -> None:
+def test_splits_are_read_each_by_its_own_columns(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:
     left, right = pairs(30, 1).columns
     write(tmp_path / "train.jsonl", [{"text": text} for text in left])
     write(
         tmp_path / "dev.jsonl",
         [{"a": a, "b": b, "score": i % 5} for i, (a, b) in enumerate(zip(left, right, strict=True))],
     )
-    found = read(tmp_path, settings(), loaded)
+    found = read_data(tmp_path, settings(), loaded)
     assert found.train.raw
     assert found.dev is not None
-    assert found.dev.kind == "score"
-    assert any("anchor = a (by its name)" in note for note in found.notes)
+    assert found.dev.target_kind == "score"
+    assert any("anchor = a (by name)" in note for note in found.notes)
     empty = write(tmp_path / "other" / "dev.jsonl", [{"text": "x"}])
     with pytest.raises(EmptyInput):
-        read(empty.parent, settings(), loaded)
+        read_data(empty.parent, settings(), loaded)
 
 
-def test_scores_are_brought_to_one(loaded: Loaded, tmp_path: Path) -> None:
+def test_scores_are_brought_to_one(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
     write(tmp_path / "train.jsonl", rows)
     write(tmp_path / "dev.jsonl", rows[:7])
-    found = read(tmp_path, settings(), loaded)
+    found = read_data(tmp_path, settings(), loaded)
     assert found.train.target is not None
     assert np.unique(found.train.target).tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert found.dev is not None
@@ -262,40 +262,42 @@ def test_scores_are_brought_to_one(loaded: Loaded, tmp_path: Path) -> None:
     assert found.dev.target[5] == 1.0
 
 
-def test_a_collection_in_beir_layout(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_collection_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> None:
     write(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": f"b{i}"} for i in range(4)])
     write(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"a{i}"} for i in range(3)])
     (tmp_path / "qrels").mkdir()
     head = "query-id\tcorpus-id\tscore\n"
     (tmp_path / "qrels" / "train.tsv").write_text(head + "q0\td1\t1\nq0\td2\t2\nq1\td0\t0\n")
     (tmp_path / "qrels" / "dev.tsv").write_text(head + "q2\td3\t1\n")
-    found = read(tmp_path, settings(), loaded)
+    found = read_data(tmp_path, settings(), loaded)
     assert found.train.columns == (["a0", "a0"], ["b1", "b2"])
     assert found.dev is not None
     assert found.dev.columns == (["a2"], ["b3"])
 
 
 @pytest.mark.parametrize("miner", ["hard", "bm25", "random"])
-def test_wrong_answers_are_looked_for_before_training(loaded: Loaded, pairs: Any, tmp_path: Path, miner: str) -> None:
+def test_wrong_answers_are_looked_for_before_training(
+    loaded: LoadedModel, pairs: Any, tmp_path: Path, miner: str
+) -> None:
     left, right = pairs(60, 1).columns
     rows = [{"query": a, "positive": b} for a, b in zip(left, [b + " a1" for b in right], strict=True)]
     path = write(tmp_path / "train.jsonl", rows)
-    found = read(path, settings(mine={"is": miner}, mined=2), loaded)
+    found = read_data(path, settings(mine={"is": miner}, mined=2), loaded)
     assert len(found.train.columns) == 4
     for number, anchor in enumerate(found.train.columns[0]):
         mine = {found.train.columns[2][number], found.train.columns[3][number]}
         own = {p for a, p in zip(found.train.columns[0], found.train.columns[1], strict=True) if a == anchor}
         assert not mine & own
     assert "of the wrong answers found" in found.notes[-1]
-    again = read(path, settings(mine={"is": miner}, mined=2), loaded)
+    again = read_data(path, settings(mine={"is": miner}, mined=2), loaded)
     assert again.train.fingerprint == found.train.fingerprint
     with pytest.raises(SettingsError, match="where the data has pairs"):
-        read(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(mine={"is": miner}), loaded)
+        read_data(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(mine={"is": miner}), loaded)
 
 
 def test_words_find_by_bm25() -> None:
     passages = ["the cat sat", "a dog and a cat", "nothing here", "cat cat cat dog", ""]
-    search = WordSearch(passages)
+    search = BM25Search(passages)
     lengths = np.array([3, 5, 2, 4, 0])
     found = {}
     for number, counts in {0: 1, 1: 1, 3: 3}.items():

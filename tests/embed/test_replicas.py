@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from encodery.embed import replicas
-from encodery.embed.embedder import Embedder
+from encodery.encoders import parallel
+from encodery.encoders.dense import DenseEncoder
 
 CPU = torch.device("cpu")
 
@@ -22,11 +22,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_vectors_do_not_depend_on_the_cores(embedder: Embedder, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_do_not_depend_on_the_cores(
+    embedder: DenseEncoder, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefgh"), rng.integers(0, 10))) for _ in range(200)]
     alone = np.stack([embedder.encode([text]).vectors[0] for text in texts])
-    monkeypatch.setattr(replicas, "FEWEST_TOKENS", 16)
+    monkeypatch.setattr(parallel, "FEWEST_TOKENS", 16)
     done: list[int] = []
     found = embedder.encode(texts, batch_tokens=64, progress=done.append)
     assert np.abs(found.vectors - alone).max() < 1e-5
@@ -42,15 +44,15 @@ def test_faults_come_out_and_threads_are_put_back(threads: int) -> None:
             raise ValueError("five")
         return piece * 2
 
-    assert list(replicas.each(compute, [1, 2, 3, 4], CPU)) == [2, 4, 6, 8]
+    assert list(parallel.map_batches(compute, [1, 2, 3, 4], CPU)) == [2, 4, 6, 8]
     with pytest.raises(ValueError, match="five"):
-        list(replicas.each(compute, list(range(9)), CPU))
+        list(parallel.map_batches(compute, list(range(9)), CPU))
     assert torch.get_num_threads() == threads
     assert not torch.is_inference_mode_enabled()
 
 
 def test_tokens_at_once_are_shared_out(threads: int) -> None:
-    assert replicas.budget(6000, CPU) == 6000 // threads
-    assert replicas.budget(600, CPU) == (600 if threads == 1 else 512)
-    assert replicas.budget(64, CPU) == 64
-    assert replicas.budget(6000, torch.device("cuda")) == 6000
+    assert parallel.batch_budget(6000, CPU) == 6000 // threads
+    assert parallel.batch_budget(600, CPU) == (600 if threads == 1 else 512)
+    assert parallel.batch_budget(64, CPU) == 64
+    assert parallel.batch_budget(6000, torch.device("cuda")) == 6000

@@ -6,11 +6,21 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError
-from encodery.embed.pooling.layers import Layers
-from encodery.embed.pooling.scalar_mix import ScalarMix
+from encodery.encoders.pooling.layers import Layers
+from encodery.encoders.pooling.scalar_mix import ScalarMix
 from encodery.model.shape import Batch, Output, Shape
 
-SHAPE = Shape(vocab=64, width=8, depth=3, heads=2, head_size=4, inner=8, max_length=32, segments=0, embedding=8)
+SHAPE = Shape(
+    vocab_size=64,
+    width=8,
+    depth=3,
+    heads=2,
+    head_size=4,
+    intermediate_size=8,
+    max_length=32,
+    type_vocab_size=0,
+    embedding_size=8,
+)
 BATCH = Batch.from_sequences([[1] * 4, [1], [1] * 6])
 
 
@@ -24,12 +34,12 @@ def test_all_layers_count_alike_before_training() -> None:
     given = output()
     mixed = ScalarMix().build(SHAPE)(given, BATCH)
     torch.testing.assert_close(mixed, Layers(layers=(0, 1, 2, -1)).build(SHAPE)(given, BATCH))
-    few = ScalarMix(last=2).build(SHAPE)(given, BATCH)
+    few = ScalarMix(num_layers=2).build(SHAPE)(given, BATCH)
     torch.testing.assert_close(few, Layers(layers=(2, -1)).build(SHAPE)(given, BATCH))
 
 
 def test_by_its_formula() -> None:
-    given, module = output(), ScalarMix(rate=2.0, norm=True).build(SHAPE)
+    given, module = output(), ScalarMix(lr_scale=2.0, norm=True).build(SHAPE)
     state = {"weights": torch.tensor([0.1, -0.4, 0.3, 0.0]), "scale": torch.tensor(1.5)}
     module.load_state_dict(state)
     assert given.layers is not None
@@ -60,6 +70,6 @@ def test_the_layer_that_says_what_is_asked_for_gets_the_greatest_share() -> None
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"last = 9: the model has 4 layers"):
-        ScalarMix(last=9).build(SHAPE)
+        ScalarMix(num_layers=9).build(SHAPE)
     with pytest.raises(SettingsError, match="at least 1"):
-        ScalarMix(last=0)
+        ScalarMix(num_layers=0)

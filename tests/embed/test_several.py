@@ -7,15 +7,15 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.embed.losses import Given, Loss
+from encodery.embed.losses import Loss, LossInputs
+from encodery.embed.losses.combined import Combined
 from encodery.embed.losses.contrastive import Contrastive
 from encodery.embed.losses.cosent import CoSENT
-from encodery.embed.losses.imitate import Imitate
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.embed.losses.matryoshka_layers import MatryoshkaLayers
-from encodery.embed.losses.several import Several
+from encodery.embed.losses.similarity_kl import SimilarityKL
 from encodery.embed.losses.supcon import SupCon
-from encodery.objectives import share
+from encodery.objectives import normalised_loss
 
 
 def drawn(seed: int) -> tuple[torch.Tensor, ...]:
@@ -24,35 +24,35 @@ def drawn(seed: int) -> tuple[torch.Tensor, ...]:
 
 
 def test_the_sum_of_each_by_its_weight() -> None:
-    given = Given(drawn(0), guide=Given(drawn(1)))
-    one, other = InfoNCE(margin=0.3), Imitate()
-    both = Several(loss=one, also=(other,), weights=(0.5,))
-    assert both.guided
-    assert both.together
-    assert both.columns == (2, None)
-    alone = [share(loss.terms(given), loss.counts(2, 6, None)) for loss in (one, other)]
-    torch.testing.assert_close(share(both.terms(given), both.counts(2, 6, None)), alone[0] + 0.5 * alone[1])
-    table = {"is": "several", "loss": {"is": "infonce"}, "also": [{"is": "imitate"}]}
-    assert decode(Loss, table) == Several(loss=InfoNCE(), also=(Imitate(),))  # type: ignore[type-abstract]
+    given = LossInputs(drawn(0), guide=LossInputs(drawn(1)))
+    one, other = InfoNCE(margin=0.3), SimilarityKL()
+    both = Combined(loss=one, others=(other,), weights=(0.5,))
+    assert both.needs_guide
+    assert both.in_batch
+    assert both.column_range == (2, None)
+    alone = [normalised_loss(loss.terms(given), loss.counts(2, 6, None)) for loss in (one, other)]
+    torch.testing.assert_close(normalised_loss(both.terms(given), both.counts(2, 6, None)), alone[0] + 0.5 * alone[1])
+    table = {"is": "combined", "loss": {"is": "infonce"}, "others": [{"is": "similarity_kl"}]}
+    assert decode(Loss, table) == Combined(loss=InfoNCE(), others=(SimilarityKL(),))  # type: ignore[type-abstract]
 
 
 def test_layers_go_to_the_loss_that_asked_for_them() -> None:
-    given = Given(drawn(0), guide=Given(drawn(1)), layers=(Given(drawn(2)),))
+    given = LossInputs(drawn(0), guide=LossInputs(drawn(1)), layers=(LossInputs(drawn(2)),))
     deep = MatryoshkaLayers(loss=InfoNCE())
-    both = Several(loss=deep, also=(Imitate(),))
-    assert both.layers(4, 3) == deep.layers(4, 3)
+    both = Combined(loss=deep, others=(SimilarityKL(),))
+    assert both.sample_layers(4, 3) == deep.sample_layers(4, 3)
     found = both.terms(given)
-    assert set(found) == set(deep.terms(given)) | {"imitate"}
+    assert set(found) == set(deep.terms(given)) | {"similarity_kl"}
     with pytest.raises(SettingsError, match="earlier layers"):
-        Several(loss=deep, also=(MatryoshkaLayers(loss=Imitate()),)).layers(4, 0)
+        Combined(loss=deep, others=(MatryoshkaLayers(loss=SimilarityKL()),)).sample_layers(4, 0)
 
 
 def test_what_cannot_be_joined_is_said() -> None:
     with pytest.raises(SettingsError, match="different labels: label, score"):
-        Several(loss=CoSENT(), also=(SupCon(),))
+        Combined(loss=CoSENT(), others=(SupCon(),))
     with pytest.raises(SettingsError, match=r"weights = \[1\.0, 2\.0\]"):
-        Several(loss=InfoNCE(), also=(Imitate(),), weights=(1.0, 2.0))
-    twice = Several(loss=InfoNCE(), also=(InfoNCE(temperature=1.0),))
+        Combined(loss=InfoNCE(), others=(SimilarityKL(),), weights=(1.0, 2.0))
+    twice = Combined(loss=InfoNCE(), others=(InfoNCE(temperature=1.0),))
     with pytest.raises(SettingsError, match="a term 'infonce' as well"):
         twice.counts(2, 6, None)
-    assert Several(loss=Contrastive(), also=(CoSENT(),)).target == "score"
+    assert Combined(loss=Contrastive(), others=(CoSENT(),)).target_kind == "score"

@@ -8,52 +8,54 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.embed.embedder import Embedder
-from encodery.embed.static import StaticSettings, components, distil
-from encodery.model.load import Loaded, load_model
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.static_distillation import StaticSettings, distill_static, principal_components
+from encodery.model.load import LoadedModel, load_model
 
 
-def test_a_text_is_the_mean_of_its_tokens(loaded: Loaded, tmp_path: Path) -> None:
-    artifact = distil(loaded, tmp_path / "static", StaticSettings(width=16, rarity=0.0))
+def test_a_text_is_the_mean_of_its_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
+    artifact = distill_static(loaded, tmp_path / "static", StaticSettings(dimension=16, sif_coefficient=0.0))
     static = load_model(tmp_path / "static")
     assert static.model.settings.depth == 0
-    embedder = Embedder.of(static)
-    assert embedder.width == 16
-    table = static.model.encoder.words.detach().numpy()
+    embedder = DenseEncoder.from_loaded(static)
+    assert embedder.dimension == 16
+    table = static.model.encoder.token_embeddings.detach().numpy()
     ids = static.tokenizer.encode("a1 b2 b2").astype(int)
     expected = table[ids].mean(axis=0)
     found = embedder.encode(["a1 b2 b2", "b2 a1 b2", "", "a1"]).vectors
     np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-6)
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     assert (found[2] == 0).all(), "an empty text"
-    assert 0 < artifact.manifest.figures["variance_kept"] <= 1
+    assert 0 < artifact.manifest.metrics["variance_kept"] <= 1
     assert embedder.encode(["a1 " * 9000]).dropped.sum() == 0, "no length is too long"
 
 
-def test_neighbours_are_the_teachers(loaded: Loaded, tmp_path: Path) -> None:
+def test_neighbours_are_the_teachers(loaded: LoadedModel, tmp_path: Path) -> None:
     """At full width and without weights, the static vectors of single tokens are the teacher's, turned and centred."""
-    distil(loaded, tmp_path / "static", StaticSettings(width=32, rarity=0.0))
-    table = load_model(tmp_path / "static").model.encoder.words.detach().numpy()
+    distill_static(loaded, tmp_path / "static", StaticSettings(dimension=32, sif_coefficient=0.0))
+    table = load_model(tmp_path / "static").model.encoder.token_embeddings.detach().numpy()
     texts = [f"a{i}" for i in range(40)] + [f"b{i}" for i in range(40)] + ["a", "b", "c"]
-    theirs = Embedder.of(loaded).encode(texts).vectors
+    theirs = DenseEncoder.from_loaded(loaded).encode(texts).vectors
     theirs = theirs - theirs.mean(axis=0)
     ours = table[[int(loaded.tokenizer.encode(text)[0]) for text in texts]]
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 
-def test_rare_tokens_weigh_more(loaded: Loaded, tmp_path: Path) -> None:
+def test_rare_tokens_weigh_more(loaded: LoadedModel, tmp_path: Path) -> None:
     texts = ["a1 a1 a1 a1 a2"] * 50
-    plain = StaticSettings(width=32, rarity=0.0)
-    distil(loaded, tmp_path / "plain", plain, texts)
-    distil(loaded, tmp_path / "static", StaticSettings(width=32, rarity=0.01), texts)
-    before, after = (load_model(tmp_path / name).model.encoder.words.detach().numpy() for name in ("plain", "static"))
+    plain = StaticSettings(dimension=32, sif_coefficient=0.0)
+    distill_static(loaded, tmp_path / "plain", plain, texts)
+    distill_static(loaded, tmp_path / "static", StaticSettings(dimension=32, sif_coefficient=0.01), texts)
+    before, after = (
+        load_model(tmp_path / name).model.encoder.token_embeddings.detach().numpy() for name in ("plain", "static")
+    )
     weight = {
         word: float(np.linalg.norm(after[i]) / np.linalg.norm(before[i]))
         for word in ("a1", "a2", "b7")
         for i in [int(loaded.tokenizer.encode(word)[0])]
     }
     counts = {"a1": 201, "a2": 51, "b7": 1}
-    total = 250 + loaded.model.settings.vocab
+    total = 250 + loaded.model.settings.vocab_size
     for word, count in counts.items():
         assert weight[word] == pytest.approx(0.01 / (0.01 + count / total), rel=1e-3)
 
@@ -61,9 +63,9 @@ def test_rare_tokens_weigh_more(loaded: Loaded, tmp_path: Path) -> None:
 def test_components_keep_what_varies() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((200, 6)) * np.array([5, 3, 1, 0.1, 0.1, 0.1])
-    reduced, kept = components(vectors, 2)
+    reduced, kept = principal_components(vectors, 2)
     assert reduced.shape == (200, 2)
     assert kept == pytest.approx(34 / 35.03, abs=0.03)
     assert reduced[:, 0].std() > reduced[:, 1].std()
     with pytest.raises(SettingsError, match="width = 0"):
-        StaticSettings(width=0)
+        StaticSettings(dimension=0)

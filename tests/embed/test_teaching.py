@@ -12,19 +12,19 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.cli.__main__ import run
-from encodery.embed.data import Labelled
-from encodery.embed.embedder import Embedder
-from encodery.embed.negatives.bm25 import BM25
-from encodery.embed.negatives.random import Random
-from encodery.embed.negatives.reranked import Reranked
-from encodery.embed.teaching import Teaching, taught
+from encodery.embed.data import EmbeddingExamples
+from encodery.embed.mined_rows import MiningSettings, mine_rows
+from encodery.embed.negatives.bm25 import BM25Negatives
+from encodery.embed.negatives.random import RandomNegatives
+from encodery.embed.negatives.reranked import RerankedNegatives
+from encodery.encoders.dense import DenseEncoder
 from encodery.finetune import artifact
-from encodery.finetune.artifact import Tuned
+from encodery.finetune.artifact import FineTuned
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks.rank import Rank
-from encodery.model.load import Loaded, load_model
+from encodery.finetune.tasks.rank import PassageRanking
+from encodery.model.load import LoadedModel, load_model
 
-PAIRS = Labelled((["q1", "q2", "q3", "q1"], ["red", "blue", "green", "crimson"]))
+PAIRS = EmbeddingExamples((["q1", "q2", "q3", "q1"], ["red", "blue", "green", "crimson"]))
 TRUTH = {"q1": {"red": 5.0, "crimson": 4.0, "scarlet": 4.5}, "q2": {"blue": 3.0, "scarlet": 3.0}, "q3": {"green": 2.0}}
 
 
@@ -38,53 +38,59 @@ def scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
 def test_the_judge_leaves_out_what_is_right_after_all() -> None:
     """`scarlet` answers q1 nearly as well as `red` does, though nobody labelled it."""
-    data = Labelled((["q1", "q2", "q3"], ["red", "scarlet", "green"]))
-    rows = list(taught(data, Teaching(mine=Reranked(miner=Random(), depth=4, margin=1.0), count=2), judge=judge).rows)
+    data = EmbeddingExamples((["q1", "q2", "q3"], ["red", "scarlet", "green"]))
+    rows = list(
+        mine_rows(
+            data,
+            MiningSettings(miner=RerankedNegatives(miner=RandomNegatives(), depth=4, margin=1.0), num_negatives=2),
+            judge=judge,
+        ).rows
+    )
     assert [(row["positive"], set(row["negatives"])) for row in rows] == [
         ("red", {"green"}),
         ("scarlet", {"red", "green"}),
         ("green", {"red", "scarlet"}),
     ]
-    plain = list(taught(data, Teaching(mine=Random(), count=2)).rows)
+    plain = list(mine_rows(data, MiningSettings(miner=RandomNegatives(), num_negatives=2)).rows)
     assert set(plain[0]["negatives"]) == {"green", "scarlet"}
 
 
 def test_a_teacher_scores_what_was_mined() -> None:
-    settings = Teaching(mine=Random(), count=2)
-    found = taught(PAIRS, settings, scores=scores)
+    settings = MiningSettings(miner=RandomNegatives(), num_negatives=2)
+    found = mine_rows(PAIRS, settings, teacher=scores)
     for row in found.rows:
         assert row["scores"] == [TRUTH[row["anchor"]].get(text, -1.0) for text in [row["positive"], *row["negatives"]]]
-    short = taught(PAIRS, Teaching(mine=Random(), count=3), scores=scores)
+    short = mine_rows(PAIRS, MiningSettings(miner=RandomNegatives(), num_negatives=3), teacher=scores)
     assert [row["anchor"] for row in short.rows] == ["q2", "q3"], "q1 has two right answers, two texts are left"
     assert "2 examples with fewer than 3" in short.notes[-1]
 
 
 def test_pairs_are_scored_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encodery.embed.teaching.AT_ONCE", 3)
-    rows = list(taught(PAIRS, Teaching(count=0), scores=scores).rows)
+    monkeypatch.setattr("encodery.embed.mined_rows.PAIRS_AT_ONCE", 3)
+    rows = list(mine_rows(PAIRS, MiningSettings(num_negatives=0), teacher=scores).rows)
     assert [row["score"] for row in rows] == pytest.approx([1 / (1 + np.exp(-s)) for s in (5, 3, 2, 4)], abs=1e-5)
     with pytest.raises(SettingsError, match="nothing to do but to score"):
-        taught(PAIRS, Teaching(count=0))
+        mine_rows(PAIRS, MiningSettings(num_negatives=0))
     with pytest.raises(InputError, match="one column"):
-        taught(Labelled((["a"],)), Teaching())
+        mine_rows(EmbeddingExamples((["a"],)), MiningSettings())
     with pytest.raises(SettingsError, match=r"`encodery embed mine-negatives --judge`"):
-        taught(PAIRS, Teaching(mine=Reranked(miner=BM25())))
+        mine_rows(PAIRS, MiningSettings(miner=RerankedNegatives(miner=BM25Negatives())))
 
 
 @pytest.fixture
-def ranker(loaded: Loaded, tmp_path: Path) -> Path:
+def ranker(loaded: LoadedModel, tmp_path: Path) -> Path:
     """A cross-encoder with a random head."""
-    task, known = Rank(), {"low": 0.0, "high": 1.0}
+    task, known = PassageRanking(), {"low": 0.0, "high": 1.0}
     torch.manual_seed(0)
     module = task.build(loaded.model.settings.shape, known)
-    tuned = Tuned(task, module, known, {}, 16, "right")
+    tuned = FineTuned(task, module, known, {}, 16, "right")
     artifact.save(tmp_path / "ranker", loaded.model, tuned, loaded, {}, {})
     return tmp_path / "ranker"
 
 
 def test_mined_scored_and_learned_from_the_command_line(
-    loaded: Loaded,
-    pairs: Callable[[int, int], Labelled],
+    loaded: LoadedModel,
+    pairs: Callable[[int, int], EmbeddingExamples],
     ranker: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -98,13 +104,13 @@ def test_mined_scored_and_learned_from_the_command_line(
     model = str(loaded.path)
     out = tmp_path / "mined.jsonl"
     asked = ["embed", "mine-negatives", str(source), "--model", model, "--out", str(out)]
-    assert run([*asked, "count=2", "mine.margin=0.0", "mine.depth=30"]) == 0
+    assert run([*asked, "num_negatives=2", "miner.margin=0.0", "miner.depth=30"]) == 0
     assert "40 different anchors" in capsys.readouterr().out
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 40
-    assert run([*asked, "--judge", str(ranker), "--scores", "count=2", "mine.is=random"]) == 0
+    assert run([*asked, "--judge", str(ranker), "--scores", "num_negatives=2", "miner.is=random"]) == 0
     told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    predictor = Predictor.of(load_model(ranker))
+    predictor = Predictor.from_model(load_model(ranker))
     for row in told[:5]:
         expected = predictor.score(row["anchor"], [row["positive"], *row["negatives"]])
         np.testing.assert_allclose(row["scores"], expected, atol=1e-4)
@@ -112,21 +118,23 @@ def test_mined_scored_and_learned_from_the_command_line(
     learn = ["embed", "train", str(out), "--model", model]
     assert run([*learn, "--recipe", "distil", "--out", str(tmp_path / "distilled"), *quick]) == 0
     assert "loss margin_mse" in capsys.readouterr().out
-    assert run(["embed", "mine-negatives", str(source), "--judge", str(ranker), "--out", str(out), "count=0"]) == 0
+    assert (
+        run(["embed", "mine-negatives", str(source), "--judge", str(ranker), "--out", str(out), "num_negatives=0"]) == 0
+    )
     assert run([*learn, "--recipe", "dse", "--out", str(tmp_path / "dse"), *quick]) == 0
     assert "loss cosine_mse" in capsys.readouterr().out
 
 
 def test_a_bi_encoder_learns_what_a_cross_encoder_says(
-    loaded: Loaded, pairs: Callable[[int, int], Labelled], ranker: Path, tmp_path: Path
+    loaded: LoadedModel, pairs: Callable[[int, int], EmbeddingExamples], ranker: Path, tmp_path: Path
 ) -> None:
     """DSE: pairs scored by a cross-encoder of chance, whose scores cosines have to follow."""
     tuned = load_model(ranker)
-    teacher = Predictor.of(tuned)
+    teacher = Predictor.from_model(tuned)
     with torch.no_grad():
         for parameter in teacher.module.parameters():
             parameter.mul_(30)  # A head of chance says nearly the same of all pairs.
-    told = Tuned(teacher.task, teacher.module, teacher.known, {}, 16, "right")
+    told = FineTuned(teacher.task, teacher.module, teacher.metadata, {}, 16, "right")
     artifact.save(tmp_path / "teacher", tuned.model, told, tuned, {}, {})
     queries, partners = pairs(60, 0).columns
     rows = [{"query": query, "positive": partners[7 * i % 60]} for i, query in enumerate(queries)]
@@ -142,7 +150,7 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
                 str(tmp_path / "teacher"),
                 "--out",
                 str(scored),
-                "count=0",
+                "num_negatives=0",
             ]
         )
         == 0
@@ -154,7 +162,7 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
     assert target.std() > 0.1
 
     def agreement(model: Path) -> float:
-        embedder = Embedder.of(load_model(model))
+        embedder = DenseEncoder.from_loaded(load_model(model))
         one, other = (embedder.encode([row[side] for row in found]).vectors for side in ("anchor", "positive"))
         return float(np.corrcoef((one * other).sum(axis=1), target)[0, 1])
 
@@ -165,14 +173,14 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
     assert agreement(tmp_path / "student") > 0.9
 
 
-def test_what_lacks_is_named(loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_lacks_is_named(loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text('{"query": "a1", "positive": "b1"}\n', encoding="utf-8")
     for more, told in (
         (["--out", str(tmp_path / "x.csv")], "written to .jsonl"),
         (["--out", str(tmp_path / "x.jsonl"), "--scores"], "name it with --judge"),
         (["--out", str(tmp_path / "x.jsonl")], "name a model with --model"),
-        (["--out", str(tmp_path / "x.jsonl"), "--judge", str(loaded.path), "mine.is=random"], "task"),
+        (["--out", str(tmp_path / "x.jsonl"), "--judge", str(loaded.path), "miner.is=random"], "task"),
         (["--out", str(tmp_path / "x.jsonl"), "--split", "test"], "no split 'test'"),
     ):
         assert run(["embed", "mine-negatives", str(source), *more]) == 2

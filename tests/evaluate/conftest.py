@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from encodery.base.artifact import Artifact, seal, writing
-from encodery.base.report import RunLog
+from encodery.base.artifact import Artifact, create_artifact, seal
+from encodery.base.run_log import RunLog
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
 NOUNS = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter", "morning", "village"]
@@ -34,7 +34,7 @@ def _corpus(folder: Path) -> Artifact:
         "sources": {"stories": {"documents": 160, "bytes": 40_010}},
         "sample": [{"text": HOSTILE}],
     }
-    with writing(folder, "corpus", {"note": HOSTILE}) as draft:
+    with create_artifact(folder, "corpus", {"note": HOSTILE}) as draft:
         total = {}
         for split, count in (("train", 120), ("heldout", 320)):
             (draft.path / split).mkdir()
@@ -45,7 +45,7 @@ def _corpus(folder: Path) -> Artifact:
                     file.write(json.dumps({"id": f"{split}{number}", "text": text, "metadata": {}}) + "\n")
             total[split] = sum(len(text.encode()) for text in texts)
         (draft.path / "report.json").write_text(json.dumps(report))
-        draft.figures.update(
+        draft.metrics.update(
             documents=440, bytes=sum(total.values()), heldout_documents=320, heldout_bytes=total["heldout"]
         )
     return Artifact.open(folder)
@@ -57,14 +57,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from encodery.base.settings import encode
     from encodery.model.load import save_model
     from encodery.model.network import ModelSettings, build_model
-    from encodery.tokens.pack import pack
+    from encodery.tokens.encode import encode_corpus
     from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
     home = tmp_path_factory.mktemp("run")
     _corpus(home / "corpus")
-    train_tokenizer(home / "corpus", home / "tokenizer", TokenizerSettings(vocab=512))
-    store = pack(home / "corpus", home / "tokenizer", home / "tokens", workers=1)
-    settings = ModelSettings(width=32, depth=1, heads=2, vocab=store.specials.vocab_size, max_length=64)
+    train_tokenizer(home / "corpus", home / "tokenizer", TokenizerSettings(vocab_size=512))
+    store = encode_corpus(home / "corpus", home / "tokenizer", home / "tokens", workers=1)
+    settings = ModelSettings(width=32, depth=1, heads=2, vocab_size=store.special_tokens.vocab_size, max_length=64)
     folder = home / "first run"
     folder.mkdir()
     recipe = {"model": encode(settings), "train": {"budget": "10s", "note": HOSTILE}}
@@ -83,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parameters": 30_000,
         "machine": {"device": f"A processor {HOSTILE}", "threads": 2, "memory": 8 * 2**30},
     }
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "metrics.json").write_text(json.dumps(figures))
     save_model(
         folder / "model", build_model(settings, 0), home / "tokens" / "tokenizer", parents={"tokens": store.artifact}
     )

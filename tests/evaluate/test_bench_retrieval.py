@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from encodery.evaluate.systems import Incapable
+from encodery.evaluate.systems import UnsupportedEvaluation
 
 FILE = Path(__file__).resolve().parents[2] / "bench" / "retrieval.py"
 
@@ -31,5 +31,5 @@ def test_the_peer_finds_documents_and_says_that_it_has_no_vectors(bench: ModuleT
     opened = bench.BM25S().open()
     documents = {"boats": "A boat crosses the wide river.", "cats": "A cat sleeps near the window."}
     assert list(opened.rank({"q": "boats on rivers"}, documents, 5)["q"]) == ["boats"]
-    with pytest.raises(Incapable, match="bm25s"):
+    with pytest.raises(UnsupportedEvaluation, match="bm25s"):
         opened.encode(["a cat"])

@@ -17,14 +17,14 @@ import pytest
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.compare import Task, compare
-from encodery.evaluate.memory import Peak
+from encodery.evaluate.compare import SuiteTask, compare
+from encodery.evaluate.memory import PeakMemory
 from encodery.evaluate.plan import read_plan
-from encodery.evaluate.suites.sts import STS
-from encodery.evaluate.systems.bm25 import BM25
-from encodery.evaluate.systems.endpoint import Endpoint
-from encodery.evaluate.systems.model import Model
-from encodery.evaluate.systems.tfidf import TFIDF
+from encodery.evaluate.suites.sts import STSSuite
+from encodery.evaluate.systems.bm25 import BM25System
+from encodery.evaluate.systems.endpoint import EndpointSystem
+from encodery.evaluate.systems.model import ModelSystem
+from encodery.evaluate.systems.tfidf import TFIDFSystem
 from encodery.evaluate.tables import as_csv, as_json, html_page, write
 
 HOSTILE = "<script>alert(1)</script> & 'x'"
@@ -41,24 +41,24 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_table_of_quality_and_cost(run: Path, pairs: Path) -> None:
     said: list[str] = []
-    systems = [TFIDF(words=1), Model(path=str(run), name=HOSTILE), BM25()]
-    found = compare(systems, [Task(suite=STS(), data=pairs)], say=said.append)
+    systems = [TFIDFSystem(max_ngram=1), ModelSystem(path=str(run), name=HOSTILE), BM25System()]
+    found = compare(systems, [SuiteTask(suite=STSSuite(), data=pairs)], say=said.append)
     first, model, bm25 = found.rows
     assert first.result is not None
     assert first.result.value > 0.3
-    assert first.apart is None
+    assert first.difference is None
     assert model.result is not None
-    assert model.apart is not None
-    assert model.apart.value == pytest.approx(model.result.value - first.result.value)
+    assert model.difference is not None
+    assert model.difference.value == pytest.approx(model.result.value - first.result.value)
     assert model.result.counters.padding == 0
     assert model.result.memory is None or model.result.memory > 0
     assert bm25.result is None
-    assert "does not compare two texts" in bm25.why
+    assert "does not compare two texts" in bm25.reason
     assert said == [f"{s.label}: sts pairs, 64 items" for s in systems]
 
     table = json.loads(as_json(found))
     assert table["machine"]["threads"] >= 1
-    assert table["rows"][1]["p"] == model.apart.p
+    assert table["rows"][1]["p"] == model.difference.p
     assert table["rows"][1]["tokens_per_s"] > 0
     lines = list(csv.DictReader(as_csv(found).splitlines()))
     assert [line["system"] for line in lines] == ["TF-IDF", HOSTILE, "BM25"]
@@ -76,7 +76,10 @@ class _Tags(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_escapes_names(run: Path, pairs: Path, tmp_path: Path) -> None:
-    found = compare([Model(path=str(run), name=HOSTILE), TFIDF(), BM25()], [Task(suite=STS(), data=pairs, name="x<y")])
+    found = compare(
+        [ModelSystem(path=str(run), name=HOSTILE), TFIDFSystem(), BM25System()],
+        [SuiteTask(suite=STSSuite(), data=pairs, name="x<y")],
+    )
     page = html_page(found)
     tags = _Tags()
     tags.feed(page)
@@ -118,11 +121,11 @@ def test_every_figure_of_retrieval_has_its_interval_and_its_difference(
 
 def test_what_makes_no_table_is_refused(run: Path, pairs: Path) -> None:
     with pytest.raises(InputError, match="does not compare two texts"):
-        compare([BM25()], [Task(suite=STS(), data=pairs)])
+        compare([BM25System()], [SuiteTask(suite=STSSuite(), data=pairs)])
     with pytest.raises(InputError, match="Two systems are called 'TF-IDF'"):
-        compare([TFIDF(), TFIDF(words=1)], [Task(suite=STS(), data=pairs)])
+        compare([TFIDFSystem(), TFIDFSystem(max_ngram=1)], [SuiteTask(suite=STSSuite(), data=pairs)])
     with pytest.raises(InputError, match="No systems"):
-        compare([], [Task(suite=STS(), data=pairs)])
+        compare([], [SuiteTask(suite=STSSuite(), data=pairs)])
 
 
 def test_a_plan_holds_several_of_both(
@@ -194,7 +197,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
-    opened = Endpoint(url="http://localhost:1/embed", batch=2).open()
+    opened = EndpointSystem(url="http://localhost:1/embed", batch=2).open()
     answers += [b"[[1.0, 2.0], [3.0, 4.0]]", b"[[5.0, 6.0]]"]
     assert opened.encode(["a", "b", "c"]).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert opened.counters.tokens is None
@@ -211,13 +214,13 @@ def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
             opened.encode(["a", "b"])
     answers.append(b'{"object": "list"}')
     with pytest.raises(InputError, match="is not OpenAI's answer"):
-        Endpoint(url="http://localhost:1/v1/embeddings").open().encode(["a"])
+        EndpointSystem(url="http://localhost:1/v1/embeddings").open().encode(["a"])
     with pytest.raises(SettingsError, match="must begin with http"):
-        Endpoint(url="localhost:1")
+        EndpointSystem(url="localhost:1")
 
 
 def test_memory_is_that_of_the_work_at_hand() -> None:
-    peak = Peak()
+    peak = PeakMemory()
     if peak.since_start() is None:
         pytest.skip("this kernel keeps no mark that can be reset")
     held = np.ones(30_000_000)

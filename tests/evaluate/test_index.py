@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.evaluate.plan import system
-from encodery.evaluate.suites.retrieval import Retrieval
-from encodery.evaluate.systems import Incapable
-from encodery.search.index import build
+from encodery.evaluate.plan import parse_system
+from encodery.evaluate.suites.retrieval import RetrievalSuite
+from encodery.evaluate.systems import UnsupportedEvaluation
+from encodery.search.build import build
 from encodery.search.rerank.cross_encoder import CrossEncoder
-from encodery.search.searcher import Answer, Searcher
+from encodery.search.searcher import Searcher, SearchResult
 
 DOCUMENTS = {
     "boats": "A boat crosses the river. The river is wide.",
@@ -51,36 +51,36 @@ def index(data: Path, tmp_path: Path) -> Path:
 
 
 def test_an_index_is_measured_by_what_it_finds(data: Path, index: Path) -> None:
-    suite = Retrieval(k=2, depth=3)
-    opened = system(f"index:{index},mode=bm25").open()
+    suite = RetrievalSuite(k=2, depth=3)
+    opened = parse_system(f"index:{index},mode=bm25").open()
     run = suite.ranked(suite.read(data), opened)
     assert list(run["q1"]) == ["boats", "both"]
     assert list(run["q2"]) == ["cats", "both"]
     assert run["q3"] == {}
     assert sorted(run["q1"].values(), reverse=True) == list(run["q1"].values())
-    assert suite.measure(suite.read(data), opened)["ndcg@2"].each == pytest.approx([1.0, 1.0, 0.0])
+    assert suite.measure(suite.read(data), opened)["ndcg@2"].per_item == pytest.approx([1.0, 1.0, 0.0])
     assert opened.counters.texts == 6
     assert opened.counters.seconds > 0
-    with pytest.raises(Incapable, match="gives no vectors"):
+    with pytest.raises(UnsupportedEvaluation, match="gives no vectors"):
         opened.encode(["text"])
     opened.close()
-    system(f"index:{index}").open().close()
+    parse_system(f"index:{index}").open().close()
 
 
 def test_the_reranked_stand_before_the_others(data: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CrossEncoder, "open", lambda self: Shortest())
-    suite = Retrieval(k=2, depth=3)
+    suite = RetrievalSuite(k=2, depth=3)
     items = suite.read(data)
     items.queries["q2"] = "cat by the window, boat, river"
 
     def order(fields: str) -> list[str]:
-        opened = system(f"index:{index},mode=bm25{fields}").open()
+        opened = parse_system(f"index:{index},mode=bm25{fields}").open()
         try:
             return list(suite.ranked(items, opened)["q2"])
         finally:
             opened.close()
 
-    plain, found = order(""), order(",rerank=folder,reranked=2,rerank_weight=1")
+    plain, found = order(""), order(",rerank=folder,rerank_top_k=2,rerank_weight=1")
     assert sorted(plain) == sorted(DOCUMENTS)
     assert found[:2] == sorted(plain[:2], key=lambda name: len(DOCUMENTS[name]))
     assert found[:2] != plain[:2]
@@ -88,29 +88,29 @@ def test_the_reranked_stand_before_the_others(data: Path, index: Path, monkeypat
 
 
 def test_an_index_of_other_documents_is_refused(data: Path, index: Path) -> None:
-    items = Retrieval().read(data)
+    items = RetrievalSuite().read(data)
     del items.documents["both"]
     with pytest.raises(InputError, match="does not have, such as 'both'"):
-        Retrieval().ranked(items, system(f"index:{index}").open())
+        RetrievalSuite().ranked(items, parse_system(f"index:{index}").open())
 
 
 def test_sides_may_have_a_share_each(data: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
-    def search(self: Searcher, *arguments: object, weight: object = None, **options: object) -> Answer:
+    def search(self: Searcher, *arguments: object, weight: object = None, **options: object) -> SearchResult:
         given.append(weight)
-        return Answer("", "bm25", (), {})
+        return SearchResult("", "bm25", (), {})
 
     monkeypatch.setattr(Searcher, "search", search)
     for fields in (",weight.bm25=0.25,weight.dense=0.75", ",weight=0.4", ""):
-        opened = system(f"index:{index}{fields}").open()
+        opened = parse_system(f"index:{index}{fields}").open()
         opened.rank({"q1": "boat"}, DOCUMENTS, 3)
         opened.close()
     assert given == [{"bm25": 0.25, "dense": 0.75}, 0.4, None]
 
 
 def test_a_share_of_no_side_of_the_index_is_refused(index: Path) -> None:
-    opened = system(f"index:{index},weight.bm52=1").open()
+    opened = parse_system(f"index:{index},weight.bm52=1").open()
     with pytest.raises(InputError, match=r"'bm52' is no side of the index\. Did you mean 'bm25'"):
         opened.rank({"q1": "boat"}, DOCUMENTS, 3)
     opened.close()

@@ -26,9 +26,9 @@ def sharper(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     loaded = load_model(run)
     store = TokenStore.open(run.parent / "tokens")
-    counts = np.bincount(np.concatenate(store.train.shards), minlength=store.specials.vocab_size)
+    counts = np.bincount(np.concatenate(store.train.shards), minlength=store.special_tokens.vocab_size)
     with torch.no_grad():
-        loaded.model.mlm.bias.copy_(torch.tensor(np.log(counts + 0.1)))  # type: ignore[operator, union-attr]
+        loaded.model.mlm_head.bias.copy_(torch.tensor(np.log(counts + 0.1)))  # type: ignore[operator, union-attr]
     folder = tmp_path_factory.mktemp("models") / "sharper"
     save_model(folder, loaded.model, run.parent / "tokenizer")
     return folder
@@ -40,13 +40,13 @@ def test_a_better_model_is_ahead_by_more_than_chance(run: Path, sharper: Path) -
     assert sharp.loss < plain.loss - 1
     assert plain.predicted == sharp.predicted
     assert min(plain.seconds, sharp.seconds) > 0
-    assert sharp.behind is not None
-    assert sharp.behind[1] < 0
+    assert sharp.difference_interval is not None
+    assert sharp.difference_interval[1] < 0
     assert sharp.p is not None
     assert sharp.p == 2 / 2**10  # ten groups, all of them on one side
-    assert (plain.behind, plain.p) == (None, None)
+    assert (plain.difference_interval, plain.p) == (None, None)
     same = evaluate_mlm([run, run], tokens)[1]
-    assert (same.behind, same.p) == ((0, 0), 1)
+    assert (same.difference_interval, same.p) == ((0, 0), 1)
     assert sharp.perplexity == pytest.approx(math.exp(sharp.loss))
     # untrained: near the loss of a uniform guess over the ids
     assert plain.loss == pytest.approx(math.log(192), abs=1.0)
@@ -68,11 +68,11 @@ def test_a_corpus_gives_the_figures_of_its_store(run: Path, sharper: Path) -> No
 def test_models_with_different_tokenizers_meet_on_the_text(run: Path, sharper: Path, tmp_path: Path) -> None:
     from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
-    train_tokenizer(run.parent / "corpus", tmp_path / "small", TokenizerSettings(vocab=96))
+    train_tokenizer(run.parent / "corpus", tmp_path / "small", TokenizerSettings(vocab_size=96))
     save_model(tmp_path / "other", load_model(run).model, tmp_path / "small")
     first, second = evaluate_mlm([sharper, tmp_path / "other"], run.parent / "tokens")
     assert first.tokenizer != second.tokenizer
-    assert (second.behind, second.p) == (None, None)
+    assert (second.difference_interval, second.p) == (None, None)
     assert second.tokens > first.tokens
     moved = tmp_path / "moved"
     shutil.copytree(run.parent / "tokens", moved)

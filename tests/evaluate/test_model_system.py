@@ -10,35 +10,41 @@ import torch
 
 from encodery.base.errors import InputError
 from encodery.base.settings import encode
-from encodery.embed import multivector, sparse
-from encodery.embed.multivector import MultiVectorEncoder, MultiVectorSettings, Projection, golden_tokens, similarity
-from encodery.embed.sparse import SparseEncoder, SparseSettings
-from encodery.evaluate.suites.retrieval import Judged, Retrieval
-from encodery.evaluate.systems import Incapable, model
-from encodery.evaluate.systems.model import Model
+from encodery.encoders import multi_vector, sparse
+from encodery.encoders.multi_vector import (
+    MultiVectorEncoder,
+    MultiVectorSettings,
+    TokenProjection,
+    golden_token_vectors,
+    max_sim_matrix,
+)
+from encodery.encoders.sparse import SparseEncoder, SparseSettings
+from encodery.evaluate.suites.retrieval import JudgedQueries, RetrievalSuite
+from encodery.evaluate.systems import UnsupportedEvaluation, model
+from encodery.evaluate.systems.model import ModelSystem
 from encodery.model.load import load_model, save_model
 
 DOCUMENTS = {f"d{n}": text for n, text in enumerate(("the quiet river", "a captain", "the old garden near winter", ""))}
 QUERIES = {"q0": "river near the village", "q1": "captain, captain"}
-ITEMS = Judged(DOCUMENTS, QUERIES, {"q0": {"d0": 1}, "q1": {"d1": 1}}, 0)
+ITEMS = JudgedQueries(DOCUMENTS, QUERIES, {"q0": {"d0": 1}, "q1": {"d1": 1}}, 0)
 
 
 @pytest.fixture
 def weights(run: Path, tmp_path: Path) -> Path:
     loaded = load_model(run)
-    told = SparseSettings(queries="counted", prompts={"document": "the letter "})
+    told = SparseSettings(query_encoding="bow", prompts={"document": "the letter "})
     save_model(tmp_path / "weights", loaded.model, loaded.tokenizer_path, settings={sparse.KEY: encode(told)})
     return tmp_path / "weights"
 
 
 @pytest.fixture
 def tokens(run: Path, tmp_path: Path) -> Path:
-    loaded, told = load_model(run), MultiVectorSettings(width=16, query_length=12)
+    loaded, told = load_model(run), MultiVectorSettings(dimension=16, query_length=12)
     torch.manual_seed(0)
-    projection = Projection(loaded.model.settings.width, 16)
+    projection = TokenProjection(loaded.model.settings.width, 16)
     kept = {name: tensor.detach() for name, tensor in projection.state_dict().items()}
-    kept["golden"] = golden_tokens(MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, told, "cpu"))
-    told_all, modules = {multivector.KEY: encode(told)}, {multivector.KEY: kept}
+    kept["golden"] = golden_token_vectors(MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, told, "cpu"))
+    told_all, modules = {multi_vector.KEY: encode(told)}, {multi_vector.KEY: kept}
     save_model(tmp_path / "tokens", loaded.model, loaded.tokenizer_path, settings=told_all, modules=modules)
     return tmp_path / "tokens"
 
@@ -48,15 +54,15 @@ def as_array(found: dict[str, dict[str, float]]) -> np.ndarray:
 
 
 def test_word_weights_are_compared_by_inner_product(weights: Path) -> None:
-    system = Model(path=str(weights)).open()
-    found = as_array(Retrieval(k=1, depth=4).ranked(ITEMS, system))
-    encoder = SparseEncoder.of(load_model(weights))
+    system = ModelSystem(path=str(weights)).open()
+    found = as_array(RetrievalSuite(k=1, depth=4).ranked(ITEMS, system))
+    encoder = SparseEncoder.from_loaded(load_model(weights))
     expected = np.zeros(found.shape)
     held = encoder.encode(list(DOCUMENTS.values()), prompt="document")
     for i, query in enumerate(QUERIES.values()):
-        words, counts = encoder.encode([query], prompt="query").row(0)
+        words, counts = encoder.encode([query], prompt="query").at(0)
         for j in range(len(DOCUMENTS)):
-            known = dict(zip(*(part.tolist() for part in held.row(j)), strict=True))
+            known = dict(zip(*(part.tolist() for part in held.at(j)), strict=True))
             expected[i, j] = sum(known.get(word, 0.0) * n for word, n in zip(words.tolist(), counts, strict=True))
     assert expected.std() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -64,21 +70,21 @@ def test_word_weights_are_compared_by_inner_product(weights: Path) -> None:
 
 
 def test_token_vectors_are_compared_by_max_sim(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = MultiVectorEncoder.of(load_model(tokens))
+    encoder = MultiVectorEncoder.from_loaded(load_model(tokens))
     asked, held = (encoder.encode(list(t.values()), prompt=p) for t, p in ((QUERIES, "query"), (DOCUMENTS, "document")))
-    expected = similarity(asked, held)
+    expected = max_sim_matrix(asked, held)
     for some in (1024, 3):
         monkeypatch.setattr(model, "DOCUMENTS_AT_ONCE", some)
-        system = Model(path=str(tokens)).open()
-        np.testing.assert_allclose(as_array(Retrieval(k=1, depth=4).ranked(ITEMS, system)), expected, rtol=1e-4)
-        best = Retrieval(k=1, depth=1).ranked(ITEMS, system)
+        system = ModelSystem(path=str(tokens)).open()
+        np.testing.assert_allclose(as_array(RetrievalSuite(k=1, depth=4).ranked(ITEMS, system)), expected, rtol=1e-4)
+        best = RetrievalSuite(k=1, depth=1).ranked(ITEMS, system)
         assert [list(best[query]) for query in QUERIES] == [[f"d{n}"] for n in expected.argmax(1)]
-    with pytest.raises(Incapable, match="only retrieval"):
+    with pytest.raises(UnsupportedEvaluation, match="only retrieval"):
         system.encode(["x"])
 
 
 def test_sides_of_such_models_have_their_own_prompts(weights: Path, tokens: Path) -> None:
     for path in (weights, tokens):
         with pytest.raises(InputError, match="query = 'short'"):
-            Model(path=str(path), query="short").open()
-        assert Model(path=str(path), query="query").open()
+            ModelSystem(path=str(path), query="short").open()
+        assert ModelSystem(path=str(path), query="query").open()

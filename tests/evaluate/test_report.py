@@ -16,8 +16,8 @@ from encodery.base.errors import InputError
 from encodery.base.markup import el, text
 from encodery.cli.__main__ import run as encodery
 from encodery.evaluate.report.charts import Series, chart, labels, smoothed, thinned, ticks
-from encodery.evaluate.report.facts import gather
-from encodery.evaluate.report.verdict import verdict
+from encodery.evaluate.report.run_facts import read_run
+from encodery.evaluate.report.summary import summary
 from encodery.evaluate.report.write import write_report
 
 
@@ -89,27 +89,27 @@ def test_the_page_says_what_there_is(page: Page) -> None:
 
 
 def test_samples_are_held_out_words_with_five_guesses(run: Path) -> None:
-    from encodery.evaluate.report.samples import draw
+    from encodery.evaluate.report.draw_examples import draw_examples
     from encodery.model.load import load_model
 
-    drawn = draw(load_model(run), gather(run))
+    drawn = draw_examples(load_model(run), read_run(run))
     assert len(drawn.fills) == 8
     for fill in drawn.fills:
         assert re.fullmatch(r"[a-z<>]{4,}", fill.word.lower())
-        assert len(fill.guesses) == 5
-        chances = [chance for _, chance in fill.guesses]
+        assert len(fill.predictions) == 5
+        chances = [chance for _, chance in fill.predictions]
         assert chances == sorted(chances, reverse=True)
         assert 0 < sum(chances) <= 1
     assert len(drawn.passages) == 4
-    assert all(-1.001 <= cosine <= 1.001 for near in drawn.passages for _, cosine in near.found)
-    again = draw(load_model(run), gather(run))
+    assert all(-1.001 <= cosine <= 1.001 for near in drawn.passages for _, cosine in near.nearest)
+    again = draw_examples(load_model(run), read_run(run))
     assert [f.word for f in again.fills] == [f.word for f in drawn.fills]
 
 
 def test_figures_and_curves_lie_beside_it(run: Path, tmp_path: Path) -> None:
     written = write_report(run, tmp_path / "page.html", samples=False)
     assert {p.name for p in tmp_path.iterdir()} == {"page.html", "page.figures.json", "page.curves.csv"}
-    figures = json.loads(written.figures.read_text())
+    figures = json.loads(written.metrics.read_text())
     assert figures["perplexity"] == pytest.approx(40)
     assert figures["cpu_hours"] == pytest.approx(10 * 2 / 3600)
     assert figures["energy"] is None
@@ -135,10 +135,10 @@ def test_moved_and_changed_ancestors_are_named(run: Path, tmp_path: Path) -> Non
     manifest = json.loads((home / "manifest.json").read_text())
     manifest["parents"]["tokens"]["fingerprint"] = "0" * 32
     (home / "manifest.json").write_text(json.dumps(manifest))
-    assert [a.note for a in gather(home).lineage] == ["the folder holds another artifact now"]
+    assert [a.problem for a in read_run(home).lineage] == ["the folder holds another artifact now"]
     manifest["parents"]["tokens"]["path"] = str(tmp_path / "gone")
     (home / "manifest.json").write_text(json.dumps(manifest))
-    assert [a.note for a in gather(home).lineage] == ["not where it was"]
+    assert [a.problem for a in read_run(home).lineage] == ["not where it was"]
 
 
 def test_search_figures_are_shown_where_they_are(run: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_verb_writes_and_names_its_files(run: Path, tmp_path: Path, capsys: 
 def test_a_loss_that_rises_is_said_to_rise(run: Path, tmp_path: Path) -> None:
     lines = [{"step": s, "tokens": s, "loss": 3.0, "heldout_loss": 3 + s / 10, "mask_rate": 0.15} for s in range(1, 11)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    said = " ".join(verdict(gather(tmp_path)))
+    said = " ".join(summary(read_run(tmp_path)))
     assert "rose towards the end" in said
     assert "better on the text it was trained on" in said
 
@@ -209,7 +209,7 @@ def test_a_fine_tuned_run_learnt_from_its_rows_not_from_the_text_below(run: Path
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     command = ["finetune", "classify", tmp_path / "rows.jsonl", "--model", run, "--out", tmp_path / "tuned"]
     assert encodery([*map(str, command), "epochs=2", "test=0"]) == 0
-    told = verdict(gather(tmp_path / "tuned"))[0]
+    told = summary(read_run(tmp_path / "tuned"))[0]
     assert re.search(r"from 3\d rows \([12](\.\d+)? passes over the rows\)", told), told
     assert "document" not in told
-    assert "document" in verdict(gather(run))[0]
+    assert "document" in summary(read_run(run))[0]

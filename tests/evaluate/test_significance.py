@@ -8,10 +8,10 @@ import scipy.stats
 
 from encodery.base.errors import EmptyInput, InputError
 from encodery.evaluate.significance import (
-    figure_difference,
-    figure_interval,
     mean_difference,
     mean_interval,
+    metric_difference,
+    metric_interval,
     sign_flip,
 )
 
@@ -81,13 +81,13 @@ def test_figures_that_are_no_means() -> None:
     theirs = scipy.stats.bootstrap(
         (truth, good), spearman, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=0
     )  # fmt: skip
-    assert figure_interval(spearman, truth, good) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
-    apart = figure_difference(spearman, truth, bad, good, resamples=300)
+    assert metric_interval(spearman, truth, good) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
+    apart = metric_difference(spearman, truth, bad, good, resamples=300)
     assert apart.value == pytest.approx(spearman(truth, good) - spearman(truth, bad))
     assert apart.interval is not None
     assert apart.interval[0] > 0
     assert apart.p <= 0.01
-    assert figure_difference(spearman, truth, good, good, resamples=50).p == 1.0
+    assert metric_difference(spearman, truth, good, good, resamples=50).p == 1.0
 
 
 def test_swaps_of_a_mean_are_its_sign_flips() -> None:
@@ -98,7 +98,7 @@ def test_swaps_of_a_mean_are_its_sign_flips() -> None:
     def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
         return float((truth == predicted).mean())
 
-    swapped = figure_difference(accuracy, truth, one, other, resamples=4000)
+    swapped = metric_difference(accuracy, truth, one, other, resamples=4000)
     flipped = mean_difference((one == truth).astype(float), (other == truth).astype(float))
     assert swapped.value == pytest.approx(flipped.value)
     assert swapped.p == pytest.approx(flipped.p, abs=0.03)
@@ -113,4 +113,4 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InputError, match="1 of 9 items have no value"):
         mean_interval(np.array([*range(8), np.nan]))
     with pytest.raises(InputError, match="4 items and 3 predictions"):
-        figure_interval(spearman, np.ones(4), np.ones(3))
+        metric_interval(spearman, np.ones(4), np.ones(3))

@@ -14,36 +14,36 @@ import torch
 
 from encodery.base.errors import EmptyInput, InputError, UnknownName
 from encodery.evaluate.compare import measure
-from encodery.evaluate.guesses import pseudo_log_likelihoods
-from encodery.evaluate.plan import system, task
-from encodery.evaluate.suites._rows import chosen
-from encodery.evaluate.suites.classification import Classification, macro_f1
-from encodery.evaluate.suites.cloze import Cloze, Questions
+from encodery.evaluate.plan import parse_system, parse_task
+from encodery.evaluate.pseudo_likelihood import pseudo_log_likelihoods
+from encodery.evaluate.suites._rows import read_split
+from encodery.evaluate.suites.classification import ClassificationSuite, macro_f1
+from encodery.evaluate.suites.cloze import ClozeQuestions, ClozeSuite
 from encodery.evaluate.suites.clustering import v_measure
-from encodery.evaluate.suites.minimal_pairs import MinimalPairs
+from encodery.evaluate.suites.minimal_pairs import MinimalPairsSuite
 from encodery.evaluate.suites.pair import average_precision, best_f1
-from encodery.evaluate.suites.retrieval import Retrieval
-from encodery.evaluate.suites.sts import STS
-from encodery.evaluate.systems import Counters, Opened, Side, Vectors
-from encodery.evaluate.systems.bm25 import BM25
-from encodery.evaluate.systems.model import Model
-from encodery.model.load import Loaded, load_model
+from encodery.evaluate.suites.retrieval import RetrievalSuite
+from encodery.evaluate.suites.sts import STSSuite
+from encodery.evaluate.systems import Counters, OpenSystem, Role, Vectors
+from encodery.evaluate.systems.bm25 import BM25System
+from encodery.evaluate.systems.model import ModelSystem
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
 
 
-class Fixed(Opened):
+class Fixed(OpenSystem):
     """Texts as vectors that were agreed on."""
 
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         super().__init__("fixed")
         self.vectors = vectors
 
-    def encode(self, texts: list[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: list[str], role: Role | None = None) -> Vectors:
         return np.array([self.vectors[text] for text in texts], np.float32)
 
 
 @pytest.fixture(scope="module")
-def loaded(run: Path) -> Loaded:
+def loaded(run: Path) -> LoadedModel:
     return load_model(run)
 
 
@@ -67,7 +67,7 @@ def test_figures_equal_those_of_scikit_learn() -> None:
 
 def test_bm25_is_lucenes_formula() -> None:
     documents = ["the cat sat", "a cat and a cat and a dog", "dogs", "the river bends by the hill in the north"]
-    found = BM25(stop_words=False).open()
+    found = BM25System(stop_words=False).open()
     found.fit(documents)
     scores = (found.encode(["cat the unknown cat"], "query") @ found.encode(documents, "document").T).toarray()[0]
     words = [text.split() for text in documents]
@@ -97,20 +97,20 @@ def test_retrieval_by_hand(tmp_path: Path) -> None:
     grades = "q1\td1\t2\nq1\td3\t1\nq2\td2\t1\nq2\tgone\t1\nq3\td1\t0\n"
     data = collection(tmp_path, documents, {"q1": "first", "q2": "second", "q3": "none"}, grades)
     vectors = {"one": [1, 0], "two": [0, 5], "three": [1, 1], "first": [3, 1], "second": [1, 0.9]}
-    suite = Retrieval(k=2, depth=2, runs=str(tmp_path / "runs"))
+    suite = RetrievalSuite(k=2, depth=2, runs=str(tmp_path / "runs"))
     items = suite.read(data)
     assert len(items) == 2, "a query without a relevant document has no figure"
-    found = measure(suite, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").figures
+    found = measure(suite, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").metrics
     # first: d1 (cosine .95) then d3 (.89); second: d3, then d1
     second = 1 / math.log2(3)
-    assert found["ndcg@2"].each == pytest.approx([1.0, 0.0])
+    assert found["ndcg@2"].per_item == pytest.approx([1.0, 0.0])
     assert found["mrr@2"].value == pytest.approx(0.5)
     assert found["map@2"].value == pytest.approx(0.5)
     assert found["relevant, not in the corpus"].value == 1
-    dotted = Retrieval(k=2, depth=2, similarity="dot")
-    by_dot = measure(dotted, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").figures
+    dotted = RetrievalSuite(k=2, depth=2, similarity="dot")
+    by_dot = measure(dotted, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").metrics
     # first: two has 5, three has 4, one has 3; second: two first
-    assert by_dot["ndcg@2"].each == pytest.approx([second / (2 + second), 1 / (1 + second)])
+    assert by_dot["ndcg@2"].per_item == pytest.approx([second / (2 + second), 1 / (1 + second)])
     lines = (tmp_path / "runs" / "fixed.run").read_text().splitlines()
     assert [line.split()[:4] for line in lines[:2]] == [["q1", "Q0", "d1", "1"], ["q1", "Q0", "d3", "2"]]
 
@@ -121,7 +121,7 @@ def test_search_in_pieces_finds_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     documents = {f"d{n}": f"t{n}" for n in range(50)}
     queries = {f"q{n}": f"t{50 + n}" for n in range(10)}
     data = collection(tmp_path, documents, queries, "".join(f"q{n}\td{n}\t1\n" for n in range(10)))
-    suite = Retrieval(k=5, depth=7)
+    suite = RetrievalSuite(k=5, depth=7)
     whole = suite.ranked(suite.read(data), Fixed(vectors))
     assert all(len(row) == 7 for row in whole.values())
     monkeypatch.setattr("encodery.evaluate.suites.retrieval.SCORES_AT_ONCE", 100)
@@ -132,43 +132,43 @@ def test_search_in_pieces_finds_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
     data = collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t0\n")
     with pytest.raises(EmptyInput, match="no query of 'test' has a relevant document"):
-        Retrieval().read(data)
+        RetrievalSuite().read(data)
     with pytest.raises(InputError, match=r"no judgements 'tset'\. Did you mean 'test'"):
-        Retrieval(split="tset").read(data)
+        RetrievalSuite(split="tset").read(data)
 
 
 def test_columns_are_guessed_told_and_checked(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("word1\tword2\trating\ncat\thé 👋\t1\n\tdog\t2.5\n")
-    found = STS().read(tmp_path / "a.tsv")
+    found = STSSuite().read(tmp_path / "a.tsv")
     assert (found.left, found.right) == (["cat", ""], ["hé 👋", "dog"])
     assert found.scores.tolist() == [1, 2.5]
-    told = STS(columns={"text_a": "word2", "text_b": "word1"}).read(tmp_path / "a.tsv")
+    told = STSSuite(columns={"text_a": "word2", "text_b": "word1"}).read(tmp_path / "a.tsv")
     assert told.left == found.right
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'word"):
-        STS(columns={"text_a": "word"}).read(tmp_path / "a.tsv")
+        STSSuite(columns={"text_a": "word"}).read(tmp_path / "a.tsv")
     (tmp_path / "b.csv").write_text("a,b,score\nx,y,1\nx,y,nan\n")
     with pytest.raises(InputError, match=r"b\.csv, line 3: 'score' is 'nan', a number is needed"):
-        STS().read(tmp_path / "b.csv")
+        STSSuite().read(tmp_path / "b.csv")
     (tmp_path / "c.jsonl").write_text('{"a": "x", "b": null, "score": 1}\n')
     with pytest.raises(InputError, match=r"c\.jsonl, line 1: 'b' is None"):
-        STS().read(tmp_path / "c.jsonl")
+        STSSuite().read(tmp_path / "c.jsonl")
     (tmp_path / "d.csv").write_text("a,b,score\nx,y,1\nx,z,1\n")
     with pytest.raises(EmptyInput, match="the same rating"):
-        STS().read(tmp_path / "d.csv")
+        STSSuite().read(tmp_path / "d.csv")
     rows = [{"text": "x", "label": "l", "split": "validation"}, {"text": "y", "label": "l", "split": "train"}]
     (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert chosen(tmp_path / "e.jsonl", "").row(0)["text"] == "x"
+    assert read_split(tmp_path / "e.jsonl", "").row(0)["text"] == "x"
     with pytest.raises(InputError, match=r"no split 'trian'\. Did you mean 'train'"):
-        chosen(tmp_path / "e.jsonl", "trian")
+        read_split(tmp_path / "e.jsonl", "trian")
 
 
 def test_equal_texts_fall_on_one_side(tmp_path: Path) -> None:
     rows = [{"text": f"text {n % 40}", "label": str(n % 2)} for n in range(200)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    items = Classification().read(tmp_path / "x.jsonl")
+    items = ClassificationSuite().read(tmp_path / "x.jsonl")
     assert not set(items.train.texts) & set(items.test.texts)
     assert 10 <= len(items.test) <= 80
-    drawn = Classification(most=9).read(tmp_path / "x.jsonl")
+    drawn = ClassificationSuite(max_rows=9).read(tmp_path / "x.jsonl")
     assert len(drawn.train) == len(drawn.test) == 9
 
 
@@ -179,18 +179,18 @@ def test_few_shots_are_means_over_draws(tmp_path: Path) -> None:
         vectors[f"t{n}"] = (rng.normal(size=4) + np.array([3 * (n % 2), 0, 0, 0])).tolist()
     rows = [{"text": f"t{n}", "label": n % 2, "split": "train" if n < 60 else "test"} for n in range(120)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    few, all_of_them = Classification(shots=4, repeats=5), Classification()
+    few, all_of_them = ClassificationSuite(shots=4, repeats=5), ClassificationSuite()
     items = few.read(tmp_path / "x.jsonl")
-    one = measure(few, items, Fixed(vectors), "x").figures["accuracy"]
-    assert one.each is not None
-    assert set(np.unique(one.each * 5)) <= set(range(6))
-    full = measure(all_of_them, items, Fixed(vectors), "x").figures["accuracy"]
+    one = measure(few, items, Fixed(vectors), "x").metrics["accuracy"]
+    assert one.per_item is not None
+    assert set(np.unique(one.per_item * 5)) <= set(range(6))
+    full = measure(all_of_them, items, Fixed(vectors), "x").metrics["accuracy"]
     assert 0.6 < one.value <= full.value + 0.05
     assert full.value > 0.85
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: Loaded, whole: bool) -> None:
+def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: LoadedModel, whole: bool) -> None:
     texts = ["The captain crossed the river.", "", "unwatchable gardens"]
     found = pseudo_log_likelihoods(loaded, texts, whole, batch_tokens=64)
     assert found.sums[1] == 0
@@ -209,14 +209,14 @@ def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: Loaded, whole: bool) 
                 several += 1
             with torch.inference_mode():
                 out = loaded.model(Batch.from_sequences([hidden])).hidden[place : place + 1]
-                scores = loaded.model.mlm(out, loaded.model.encoder).log_softmax(-1)
+                scores = loaded.model.mlm_head(out, loaded.model.encoder).log_softmax(-1)
             total += float(scores[0, ids[place]])
         assert found.sums[number] == pytest.approx(total, abs=1e-3)
         assert found.tokens[number] == len(ids) - 2
     assert several > 3 or not whole
 
 
-def test_too_long_a_sentence_is_refused_not_cut(loaded: Loaded) -> None:
+def test_too_long_a_sentence_is_refused_not_cut(loaded: LoadedModel) -> None:
     with pytest.raises(InputError, match=r"Text 1 has \d+ tokens, the model takes 64"):
         pseudo_log_likelihoods(loaded, ["short", "river " * 100])
 
@@ -225,43 +225,43 @@ def test_minimal_pairs_by_kind_and_ties(run: Path, tmp_path: Path) -> None:
     rows = [{"good": "The river.", "bad": "The river.", "phenomenon": "same"}] * 3
     rows += [{"good": "The river.", "bad": "mountain mountain window", "phenomenon": "other"}] * 2
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    suite = MinimalPairs(most=2)
+    suite = MinimalPairsSuite(max_per_kind=2)
     items = suite.read(tmp_path / "x.jsonl")
     assert items.kinds.tolist() == ["same", "same", "other", "other"]
-    found = measure(suite, items, Model(path=str(run)).open(), "x")
-    assert found.figures["accuracy, same"].value == 0.5
-    assert found.figures["accuracy, other"].value in (0.0, 1.0)
+    found = measure(suite, items, ModelSystem(path=str(run)).open(), "x")
+    assert found.metrics["accuracy, same"].value == 0.5
+    assert found.metrics["accuracy, other"].value in (0.0, 1.0)
     assert found.counters.tokens > found.counters.texts
 
 
-def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: Loaded) -> None:
+def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: LoadedModel) -> None:
     tokenizer = loaded.tokenizer
     word = next(w for w in ("river", "captain", "window", "garden") if len(tokenizer.encode(f"the {w}.")) == 3)
-    items = Questions(["the [MASK].", "the [MASK]."], [[word], ["Qwxzy unheard of"]], [[], []])
-    opened = Model(path=str(run)).open()
-    found = measure(Cloze(), items, opened, "x").figures
+    items = ClozeQuestions(["the [MASK].", "the [MASK]."], [[word], ["Qwxzy unheard of"]], [[], []])
+    opened = ModelSystem(path=str(run)).open()
+    found = measure(ClozeSuite(), items, opened, "x").metrics
     assert found["answer is one token"].value == 0.5
-    ids = [tokenizer.cls_id, *tokenizer.encode("the [MASK].", markup=True).tolist(), tokenizer.sep_id]
+    ids = [tokenizer.cls_id, *tokenizer.encode("the [MASK].", parse_special_tokens=True).tolist(), tokenizer.sep_id]
     place = ids.index(tokenizer.mask_id)
     with torch.inference_mode():
         out = loaded.model(Batch.from_sequences([ids])).hidden[place : place + 1]
-        scores = loaded.model.mlm(out, loaded.model.encoder)[0, : tokenizer.used_size].clone()
+        scores = loaded.model.mlm_head(out, loaded.model.encoder)[0, : tokenizer.used_size].clone()
         scores[sorted(tokenizer.special_ids)] = -torch.inf
     rank = 1 + int((scores > scores[tokenizer.encode(f"the {word}.")[1]]).sum())
-    assert found["mrr"].each == pytest.approx([1 / rank, 0.0])
+    assert found["mrr"].per_item == pytest.approx([1 / rank, 0.0])
 
 
 def test_cloze_by_statements_needs_no_single_token(run: Path, tmp_path: Path) -> None:
     answers = ["the old river", "a window", "gardens", "winter morning"]
     rows = [{"prompt": f"{n} is [MASK].", "answer": answers[n % 4], "relation": "is"} for n in range(12)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    suite = Cloze(choice="statements", options=3)
+    suite = ClozeSuite(choice="statements", num_options=3)
     items = suite.read(tmp_path / "x.jsonl")
     assert all(
         len(set(wrong)) == 2 and right[0] not in wrong for right, wrong in zip(items.answers, items.others, strict=True)
     )
     assert items.others == suite.read(tmp_path / "x.jsonl").others
-    found = measure(suite, items, Model(path=str(run)).open(), "x").figures
+    found = measure(suite, items, ModelSystem(path=str(run)).open(), "x").metrics
     assert found["chance"].value == pytest.approx(1 / 3)
     (tmp_path / "y.jsonl").write_text('{"prompt": "no gap", "answer": "x"}\n')
     with pytest.raises(InputError, match=r"y\.jsonl, line 1: one \[MASK\] is needed"):
@@ -279,12 +279,12 @@ def test_counters_forget_what_a_system_does_not_tell() -> None:
 
 
 def test_systems_by_name() -> None:
-    assert system("runs/first").label == "first"
-    assert encode_of(system("bm25,k1=0.9"))["k1"] == 0.9
-    assert encode_of(system("http://localhost:1/embed,model=m"))["is"] == "endpoint"
-    assert encode_of(system("sentence_transformers:folder/x"))["path"] == "folder/x"
+    assert parse_system("runs/first").label == "first"
+    assert encode_of(parse_system("bm25,k1=0.9"))["k1"] == 0.9
+    assert encode_of(parse_system("http://localhost:1/embed,model=m"))["is"] == "endpoint"
+    assert encode_of(parse_system("sentence_transformers:folder/x"))["path"] == "folder/x"
     with pytest.raises(UnknownName, match="retrieval"):
-        task("retrievel", Path("x"))
+        parse_task("retrievel", Path("x"))
 
 
 def encode_of(part: object) -> dict[str, object]:

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.parts import find, names
+from encodery.base.parts import find_part, part_names
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.compare import Task as Asked
+from encodery.evaluate.compare import SuiteTask as Asked
 from encodery.evaluate.compare import compare, measure
 from encodery.evaluate.suites import _answered
-from encodery.evaluate.suites._answered import answered
-from encodery.evaluate.suites.classification import Classification
-from encodery.evaluate.suites.sts import STS
-from encodery.evaluate.suites.task import Answers
-from encodery.evaluate.systems import Incapable, Opened, Side, Vectors
-from encodery.evaluate.systems.model import Model
-from encodery.evaluate.systems.tfidf import TFIDF
-from encodery.finetune.predict import Predicted, Predictor
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task
-from encodery.finetune.tasks.classify import Classify
-from encodery.finetune.tasks.multilabel import Multilabel
-from encodery.finetune.tasks.regress import Regress
-from encodery.finetune.tasks.tag import Tag
+from encodery.evaluate.suites._answered import task_metrics
+from encodery.evaluate.suites.classification import ClassificationSuite
+from encodery.evaluate.suites.sts import STSSuite
+from encodery.evaluate.suites.task import TaskSuite
+from encodery.evaluate.systems import OpenSystem, Role, UnsupportedEvaluation, Vectors
+from encodery.evaluate.systems.model import ModelSystem
+from encodery.evaluate.systems.tfidf import TFIDFSystem
+from encodery.finetune.predict import Predictions, Predictor
+from encodery.finetune.tasks import Answer, Rows, RowSchema, Task, TaskMetadata
+from encodery.finetune.tasks.classify import TextClassification
+from encodery.finetune.tasks.multilabel import MultilabelClassification
+from encodery.finetune.tasks.regress import TextRegression
+from encodery.finetune.tasks.tag import SequenceTagging
 from encodery.metrics.span_f1 import SpanF1
 from encodery.model.load import load_model
 from encodery.tokens.tokenizer import Tokenizer
@@ -38,16 +38,15 @@ COLOURS = ["red", "green", "blue"]
 KINDS = {**dict.fromkeys(COLOURS, "colour"), "cat": "animal", "dog": "animal"}
 REST = ["one", "two", "six", "cat", "dog", "sun"]
 WORDS = [*COLOURS, *REST, "who", "O", "A", "B", "C", "It", "is", ".", "animal", "colour"]
-TASKS = names(Task)  # type: ignore[type-abstract]
-# type: ignore[type-abstract]
-CASES = [(name, number) for name in TASKS for number in range(len(find(Task, name).forms))]
+TASKS = part_names(Task)  # type: ignore[type-abstract]
+CASES = [(name, number) for name in TASKS for number in range(len(find_part(Task, name).schemas))]
 
 
 def _tag(word: str, plain: bool) -> str:
     return "O" if word not in KINDS else KINDS[word] if plain else f"B-{KINDS[word]}"
 
 
-def rows_of(form: Form, count: int, seed: int = 0, plain: bool = False) -> dict[str, list[Any]]:
+def rows_of(form: RowSchema, count: int, seed: int = 0, plain: bool = False) -> dict[str, list[Any]]:
     """Rows with a value for each role of a form; the colour in a text is what there is to say of it. Some have an
     animal too, where several things can be said; `plain`: tags mark no spans."""
     draw = np.random.default_rng(seed)
@@ -89,7 +88,7 @@ def tuned(
 
     def make(task: Task, rows: Rows) -> Path:
         folder = tmp_path_factory.mktemp("tuned")
-        return tuned_model(folder, tokenizer, task, task.study(rows, tokenizer), max_length=64)
+        return tuned_model(folder, tokenizer, task, task.fit_metadata(rows, tokenizer), max_length=64)
 
     return make
 
@@ -97,39 +96,39 @@ def tuned(
 @pytest.fixture(params=[*CASES, ("tag", -1)], ids=lambda case: f"{case[0]}-{case[1]}")
 def said(
     request: pytest.FixtureRequest, tuned: Callable[..., Path]
-) -> tuple[Task, list[Answer], dict[str, list[Any]], Known]:
+) -> tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata]:
     """A task with noisy answers for rows."""
     name, number = request.param
-    task: Task = find(Task, name)()  # type: ignore[type-abstract]
-    form = task.forms[max(number, 0)]
+    task: Task = find_part(Task, name)()  # type: ignore[type-abstract]
+    form = task.schemas[max(number, 0)]
     rows = rows_of(form, 24, plain=number < 0)
-    predictor = Predictor.of(load_model(tuned(task, rows)), "cpu")
+    predictor = Predictor.from_model(load_model(tuned(task, rows)), "cpu")
     inputs = {role: rows[role] for role in form.inputs}
-    examples = task.prepare(inputs, predictor.reader, predictor.known, False)
+    examples = task.prepare(inputs, predictor.preprocessor, predictor.metadata, False)
     draw = np.random.default_rng(1)
     outputs = [found + draw.normal(0, 3, found.shape) for found in predictor.outputs(examples)]
-    return task, task.decode(outputs, examples, inputs, predictor.known, {}), rows, predictor.known
+    return task, task.decode(outputs, examples, inputs, predictor.metadata, {}), rows, predictor.metadata
 
 
 def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
-    said: tuple[Task, list[Answer], dict[str, list[Any]], Known], monkeypatch: pytest.MonkeyPatch
+    said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, answers, rows, known = said
     monkeypatch.setattr(_answered, "_anew", None)  # what is slow is for tasks that are not ours
-    found = answered(task, answers, rows, known)
-    told = {name: value for name, value in task.figures(answers, rows, known).items() if name != "goal"}
+    found = task_metrics(task, answers, rows, known)
+    told = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "goal"}
     assert set(told) <= set(found)
     assert {name: found[name].value for name in told} == pytest.approx(told)
-    assert task.goal in (next(iter(found)), "goal")
+    assert task.selection_metric in (next(iter(found)), "goal")
     draw = np.random.default_rng(2)
     for _ in range(3):
         numbers = draw.integers(0, 24, 24)
         drawn = {role: [column[n] for n in numbers] for role, column in rows.items()}
-        again = task.figures([answers[n] for n in numbers], drawn, known)
+        again = task.metrics([answers[n] for n in numbers], drawn, known)
         for name in set(told) - {"ndcg"}:  # of queries, which are drawn whole
             figure = found[name]
-            if figure.each is not None:
-                value = figure.each[numbers].mean()
+            if figure.per_item is not None:
+                value = figure.per_item[numbers].mean()
             else:
                 assert figure.statistic is not None
                 assert figure.truth is not None
@@ -141,26 +140,26 @@ def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
 
 
 def test_a_task_of_ones_own_is_computed_anew_for_each_draw(
-    said: tuple[Task, list[Answer], dict[str, list[Any]], Known],
+    said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata],
 ) -> None:
     task, answers, rows, known = said
-    if task.goal == "goal":
+    if task.selection_metric == "goal":
         pytest.skip("its queries are drawn whole")
-    quick = answered(task, answers, rows, known)[task.goal]
-    slow = _answered._anew(task, answers, rows, known, task.goal)
+    quick = task_metrics(task, answers, rows, known)[task.selection_metric]
+    slow = _answered._anew(task, answers, rows, known, task.selection_metric)
     assert slow.value == pytest.approx(quick.value)
     if quick.statistic is not None:
         assert slow.interval() == pytest.approx(quick.interval())
 
 
-class Fixed(Opened):
+class Fixed(OpenSystem):
     """A run whose answers are agreed on."""
 
     def __init__(self, name: str, task: Task, answers: Sequence[Any], known: Mapping[str, Any]) -> None:
         super().__init__(name)
         self.head, self.answers, self.known = task, answers, known
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         raise AssertionError("a head is asked, not vectors")
 
     def predictor(self) -> Any:
@@ -171,10 +170,10 @@ class _Stub:
     def __init__(self, system: Fixed) -> None:
         self.task, self.known, self.answers = system.head, system.known, list(system.answers)
 
-    def predict(self, rows: Rows) -> Predicted:
+    def predict(self, rows: Rows) -> Predictions:
         count = len(next(iter(rows.values())))
         some, self.answers = self.answers[:count], self.answers[count:]
-        return Predicted(some, np.full(count, 5), np.arange(count) % 2)
+        return Predictions(some, np.full(count, 5), np.arange(count) % 2)
 
 
 def written(path: Path, rows: Mapping[str, Sequence[Any]]) -> Path:
@@ -190,21 +189,21 @@ def test_span_f1_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     data = written(tmp_path / "x.jsonl", {"words": [["x", "y", "z"]] * 12, "ner": truth})
     monkeypatch.setattr("encodery.evaluate.suites.task.AT_ONCE", 5)
     known = {"labels": ["O", "B-a", "I-a", "B-b", "I-b"], "counts": [1] * 5, "kind": "spans"}
-    system = Fixed("x", Tag(), [{"prediction": tags, "spans": []} for tags in given], known)
-    suite = Answers()
+    system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in given], known)
+    suite = TaskSuite()
     found = measure(suite, suite.read(data), system, "x")
     # Of each three rows: 4 spans are true (a, b, a, a), 5 are said (a, b, a, a, b), 3 of them rightly.
-    assert found.main == "f1"
-    assert found.figures["f1"].value == pytest.approx(2 * 3 / (4 + 5))
-    assert found.figures["f1"].value == pytest.approx(SpanF1().score(truth, given))
-    assert found.figures["precision"].value == pytest.approx(3 / 5)
-    assert found.figures["recall"].value == pytest.approx(3 / 4)
-    assert found.figures["f1, a"].value == pytest.approx(2 * 2 / (3 + 3))
-    assert found.figures["f1, b"].value == pytest.approx(2 * 1 / (1 + 2))
+    assert found.main_metric == "f1"
+    assert found.metrics["f1"].value == pytest.approx(2 * 3 / (4 + 5))
+    assert found.metrics["f1"].value == pytest.approx(SpanF1().score(truth, given))
+    assert found.metrics["precision"].value == pytest.approx(3 / 5)
+    assert found.metrics["recall"].value == pytest.approx(3 / 4)
+    assert found.metrics["f1, a"].value == pytest.approx(2 * 2 / (3 + 3))
+    assert found.metrics["f1, b"].value == pytest.approx(2 * 1 / (1 + 2))
     counters = found.counters
     assert (counters.texts, counters.tokens, counters.padding, counters.dropped) == (12, 60, 0, 5)
-    low, high = found.figures["f1"].interval() or (1, 0)
-    assert low < found.figures["f1"].value < high
+    low, high = found.metrics["f1"].interval() or (1, 0)
+    assert low < found.metrics["f1"].value < high
 
 
 def classified(name: str, labels: Sequence[str], known: Sequence[str] = COLOURS) -> Fixed:
@@ -212,26 +211,26 @@ def classified(name: str, labels: Sequence[str], known: Sequence[str] = COLOURS)
         {"prediction": label, "probability": 0.8, "probabilities": {one: 0.8 if one == label else 0.1 for one in known}}
         for label in labels
     ]
-    return Fixed(name, Classify(), answers, {"labels": list(known), "counts": [1] * len(known)})
+    return Fixed(name, TextClassification(), answers, {"labels": list(known), "counts": [1] * len(known)})
 
 
 def test_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(30)]
     other = [COLOURS[(n + 1) % 3] if n < 10 else COLOURS[n % 3] for n in range(30)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(30)], "label": truth})
-    suite = Answers()
+    suite = TaskSuite()
     items = suite.read(data)
-    one, two = (measure(suite, items, classified(*said), "x").figures for said in (("a", truth), ("b", other)))
-    apart = two["accuracy"].minus(one["accuracy"])
+    one, two = (measure(suite, items, classified(*said), "x").metrics for said in (("a", truth), ("b", other)))
+    apart = two["accuracy"].difference_to(one["accuracy"])
     assert apart is not None
     assert apart.value == pytest.approx(-1 / 3)
     assert apart.p == pytest.approx(2 / 2**10)  # all ten that differ, one way or the other
-    worse = two["f1"].minus(one["f1"])
+    worse = two["f1"].difference_to(one["f1"])
     assert worse is not None
     assert worse.interval is not None
     assert worse.interval[1] < 0
     assert worse.p < 0.02
-    same = one["f1"].minus(one["f1"])
+    same = one["f1"].difference_to(one["f1"])
     assert same is not None
     assert same.p == 1
 
@@ -239,18 +238,18 @@ def test_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
 def test_labels_only_one_of_two_runs_knows_stay_themselves(tmp_path: Path) -> None:
     truth = [COLOURS[n % 2] for n in range(12)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(12)], "label": truth})
-    suite = Answers()
+    suite = TaskSuite()
     items = suite.read(data)
     strange = ["violet", *truth[1:]]
-    one = measure(suite, items, classified("a", truth), "x").figures["f1"]
-    two = measure(suite, items, classified("b", strange, [*COLOURS, "violet", "aqua"]), "x").figures["f1"]
-    swapped = measure(suite, items, classified("c", ["aqua", *truth[1:]], ["aqua", *COLOURS]), "x").figures["f1"]
+    one = measure(suite, items, classified("a", truth), "x").metrics["f1"]
+    two = measure(suite, items, classified("b", strange, [*COLOURS, "violet", "aqua"]), "x").metrics["f1"]
+    swapped = measure(suite, items, classified("c", ["aqua", *truth[1:]], ["aqua", *COLOURS]), "x").metrics["f1"]
     for figure in (two, swapped):  # red: 5 of 6 found, none wrongly; the third class is never right
         assert figure.value == pytest.approx((10 / 11 + 1 + 0) / 3)
-    apart = swapped.minus(two)
+    apart = swapped.difference_to(two)
     assert apart is not None
     assert apart.value == 0
-    behind = two.minus(one)
+    behind = two.difference_to(one)
     assert behind is not None
     assert behind.value == pytest.approx((10 / 11 + 1) / 3 - 1)
 
@@ -260,21 +259,21 @@ def test_the_test_split_is_judged_and_columns_are_guessed(tmp_path: Path) -> Non
         rows = {"utterance": [f"{split} {n}" for n in range(count)], "intent": [COLOURS[n % 3] for n in range(count)]}
         written(tmp_path / "set" / f"{split}.jsonl", rows)
     truth = [COLOURS[n % 3] for n in range(12)]
-    for suite, count, name in ((Answers(), 12, "test"), (Answers(split="dev"), 10, "dev")):
+    for suite, count, name in ((TaskSuite(), 12, "test"), (TaskSuite(split="dev"), 10, "dev")):
         items = suite.read(tmp_path / "set")
         found = measure(suite, items, classified("a", truth), "x")
         assert len(items) == found.items == count
-        assert found.figures["accuracy"].value == 1
-        [said] = found.remarks
+        assert found.metrics["accuracy"].value == 1
+        [said] = found.notes
         assert f"{count} {name} rows" in said
-        assert "text = utterance (by its name), label = intent (by its name)" in said
-    told = Answers(columns={"label": "utterance"})
-    with pytest.raises(Incapable, match="no label is in both"):
+        assert "text = utterance (by name), label = intent (by name)" in said
+    told = TaskSuite(columns={"label": "utterance"})
+    with pytest.raises(UnsupportedEvaluation, match="no label is in both"):
         measure(told, told.read(tmp_path / "set"), classified("a", truth), "x")
-    alone = measure(Answers(), Answers().read(tmp_path / "set" / "train.jsonl"), classified("a", truth), "x")
-    assert "9 train rows" in alone.remarks[0]
+    alone = measure(TaskSuite(), TaskSuite().read(tmp_path / "set" / "train.jsonl"), classified("a", truth), "x")
+    assert "9 train rows" in alone.notes[0]
     with pytest.raises(InputError, match=r"no split 'tset'. Did you mean 'test'"):
-        Answers(split="tset").read(tmp_path / "set")
+        TaskSuite(split="tset").read(tmp_path / "set")
 
 
 def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> None:
@@ -282,66 +281,72 @@ def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> No
     for split in ("train", "test"):
         written(tmp_path / "set" / f"{split}.jsonl", rows)
 
-    def remarks(data: Path, learnt: Path) -> list[str]:
+    def notes(data: Path, learnt: Path) -> list[str]:
         system = classified("a", rows["label"])
-        system.data = str(learnt)
-        return list(measure(Answers(), Answers().read(data), system, "x").remarks)
+        system.training_data = str(learnt)
+        return list(measure(TaskSuite(), TaskSuite().read(data), system, "x").notes)
 
     for data in (tmp_path / "set" / "train.jsonl", tmp_path / "set"):
-        assert "a: learnt from rows of" in remarks(tmp_path / "set" / "train.jsonl", data)[-1]
-    assert len(remarks(tmp_path / "set", tmp_path / "set")) == 1
-    assert len(remarks(tmp_path / "set" / "test.jsonl", tmp_path / "set")) == 1
+        assert "a: learnt from rows of" in notes(tmp_path / "set" / "train.jsonl", data)[-1]
+    assert len(notes(tmp_path / "set", tmp_path / "set")) == 1
+    assert len(notes(tmp_path / "set" / "test.jsonl", tmp_path / "set")) == 1
 
 
 def test_the_figure_that_counts_can_be_told(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
-    suite = Answers(figure="mcc")
+    suite = TaskSuite(metric="mcc")
     found = measure(suite, suite.read(data), classified("a", truth), "x")
-    assert found.main == next(iter(found.figures)) == "mcc"
+    assert found.main_metric == next(iter(found.metrics)) == "mcc"
     with pytest.raises(SettingsError, match=r"figure = acuracy.* Did you mean 'accuracy'"):
-        measure(Answers(figure="acuracy"), suite.read(data), classified("a", truth), "x")
+        measure(TaskSuite(metric="acuracy"), suite.read(data), classified("a", truth), "x")
 
 
 def test_rows_without_an_answer_are_an_error_or_dropped_and_told(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(11)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(12)], "label": ["", *truth]})
-    with pytest.raises(Incapable, match=r"a: its task is 'classify'.* missing=drop"):
-        measure(Answers(), Answers().read(data), classified("a", truth), "x")
-    suite = Answers(missing="drop")
+    with pytest.raises(UnsupportedEvaluation, match=r"a: its task is 'classify'.* missing=drop"):
+        measure(TaskSuite(), TaskSuite().read(data), classified("a", truth), "x")
+    suite = TaskSuite(missing="drop")
     found = measure(suite, suite.read(data), classified("a", truth), "x")
     assert found.items == 11
-    assert found.figures["accuracy"].value == 1
-    assert "1 without an answer left out" in found.remarks[0]
+    assert found.metrics["accuracy"].value == 1
+    assert "1 without an answer left out" in found.notes[0]
 
 
 def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
-    suite = Answers()
+    suite = TaskSuite()
     found = measure(suite, suite.read(data), classified("a", ["red"] * 9, ["red", "violet"]), "x")
-    assert any("a: does not know blue, green of the rows' 3 labels" in said for said in found.remarks)
-    with pytest.raises(Incapable, match=r"a: its task 'classify' says ham, spam; the rows have blue, green, red: no"):
+    assert any("a: does not know blue, green of the rows' 3 labels" in said for said in found.notes)
+    with pytest.raises(
+        UnsupportedEvaluation, match=r"a: its task 'classify' says ham, spam; the rows have blue, green, red: no"
+    ):
         measure(suite, suite.read(data), classified("a", ["ham"] * 9, ["ham", "spam"]), "x")
     tagged = written(tmp_path / "y.jsonl", {"tokens": [["x"]] * 9, "tags": [["B-loc"]] * 9})
     known = {"labels": ["O", "B-per", "I-per"], "counts": [1] * 3, "kind": "spans"}
-    system = Fixed("b", Tag(), [{"prediction": ["O"], "spans": []}] * 9, known)
-    with pytest.raises(Incapable, match="the rows have loc: no label is in both"):
+    system = Fixed("b", SequenceTagging(), [{"prediction": ["O"], "spans": []}] * 9, known)
+    with pytest.raises(UnsupportedEvaluation, match="the rows have loc: no label is in both"):
         measure(suite, suite.read(tagged), system, "x")
 
 
 def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
     rows = {"text": [f"t{n}" for n in range(9)], "label": [COLOURS[n % 3] for n in range(9)]}
     data = written(tmp_path / "x.jsonl", {**rows, "score": list(range(9))})
-    suite = Answers()
+    suite = TaskSuite()
     items = suite.read(data)
     measure(suite, items, classified("a", rows["label"]), "x")
-    number = Fixed("b", Regress(), [{"prediction": float(n)} for n in range(9)], {"mean": 0.0, "spread": 1.0})
-    with pytest.raises(Incapable, match=r"b: what it says of score \('regress'\) .* a says of label \('classify'\)"):
+    number = Fixed("b", TextRegression(), [{"prediction": float(n)} for n in range(9)], {"mean": 0.0, "spread": 1.0})
+    with pytest.raises(
+        UnsupportedEvaluation, match=r"b: what it says of score \('regress'\) .* a says of label \('classify'\)"
+    ):
         measure(suite, items, number, "x")
-    assert measure(suite, suite.read(data), number, "x").figures["spearman"].value == pytest.approx(1)
-    several = Fixed("c", Multilabel(), [{"prediction": [one]} for one in rows["label"]], {"labels": COLOURS})
-    with pytest.raises(Incapable, match=r"c: what it says of label \('multilabel'\) has other figures"):
+    assert measure(suite, suite.read(data), number, "x").metrics["spearman"].value == pytest.approx(1)
+    several = Fixed(
+        "c", MultilabelClassification(), [{"prediction": [one]} for one in rows["label"]], {"labels": COLOURS}
+    )
+    with pytest.raises(UnsupportedEvaluation, match=r"c: what it says of label \('multilabel'\) has other figures"):
         measure(suite, items, several, "x")
 
 
@@ -349,7 +354,7 @@ def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of colours in three splits."""
     folder = tmp_path_factory.mktemp("colours") / "set"
-    form = Classify().forms[0]
+    form = TextClassification().schemas[0]
     for seed, (split, count) in enumerate((("train", 60), ("dev", 20), ("test", 30))):
         written(folder / f"{split}.jsonl", rows_of(form, count, seed))
     return folder
@@ -357,13 +362,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classes(tuned: Callable[..., Path]) -> Path:
-    return tuned(Classify(), rows_of(Classify().forms[0], 12))
+    return tuned(TextClassification(), rows_of(TextClassification().schemas[0], 12))
 
 
 def test_the_command_from_rows_to_tables(
     classes: Path, tuned: Callable[..., Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tuned(find(Task, "cloze")(), rows_of(Classify().forms[0], 12))  # type: ignore[type-abstract]
+    other = tuned(find_part(Task, "cloze")(), rows_of(TextClassification().schemas[0], 12))  # type: ignore[type-abstract]
     models = [f"{classes},name=head", f"{other},name=gap", "tfidf"]
     out = [tmp_path / f"table.{ending}" for ending in ("csv", "html", "md", "json")]
     arguments = ["evaluate", "task", str(folder)]
@@ -383,8 +388,8 @@ def test_the_command_from_rows_to_tables(
     )
     assert 0 < float(lines["TF-IDF"]["mcc_p"]) <= 1
     assert lines["head"]["mcc_p"] == ""
-    told = Predictor.of(load_model(classes)).predict(rows_of(Classify().forms[0], 30, 2)["text"])
-    truth = rows_of(Classify().forms[0], 30, 2)["label"]
+    told = Predictor.from_model(load_model(classes)).predict(rows_of(TextClassification().schemas[0], 30, 2)["text"])
+    truth = rows_of(TextClassification().schemas[0], 30, 2)["label"]
     expected = np.mean([a["prediction"] == b for a, b in zip(told.answers, truth, strict=True)])
     assert float(lines["head"]["accuracy"]) == pytest.approx(expected)
     assert int(lines["head"]["tokens"]) == told.tokens.sum()
@@ -412,14 +417,14 @@ def test_no_head_and_the_wrong_rows_are_refused(
 
 
 def test_a_head_that_is_passed_over_is_told(classes: Path, folder: Path, run: Path, tmp_path: Path) -> None:
-    systems = [Model(path=str(classes), name="mine"), TFIDF(), Model(path=str(run))]
-    rows = compare(systems, [Asked(suite=Classification(), data=folder)]).rows
+    systems = [ModelSystem(path=str(classes), name="mine"), TFIDFSystem(), ModelSystem(path=str(run))]
+    rows = compare(systems, [Asked(suite=ClassificationSuite(), data=folder)]).rows
     assert rows[0].result is not None
-    [said] = rows[0].result.remarks
+    [said] = rows[0].result.notes
     assert "mine: its vectors are probed, its head of the task 'classify' is not asked" in said
     assert "`encodery evaluate task`" in said
-    assert all(row.result is not None and not row.result.remarks for row in rows[1:])
+    assert all(row.result is not None and not row.result.notes for row in rows[1:])
     scored = {"a": [f"cat {n}" for n in range(9)], "b": ["dog"] * 9, "score": list(range(9))}
-    [row] = compare(systems[:1], [Asked(suite=STS(), data=written(tmp_path / "s.jsonl", scored))]).rows
+    [row] = compare(systems[:1], [Asked(suite=STSSuite(), data=written(tmp_path / "s.jsonl", scored))]).rows
     assert row.result is not None
-    assert "its vectors are compared" in row.result.remarks[0]
+    assert "its vectors are compared" in row.result.notes[0]

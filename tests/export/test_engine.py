@@ -15,12 +15,12 @@ import torch
 import encodery
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, InputError, SettingsError
-from encodery.base.parts import find
+from encodery.base.parts import find_part
 from encodery.base.settings import decode
-from encodery.embed.embedder import Embedder
-from encodery.embed.exported import ExportedEmbedder, runtime_of
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.exported import ExportedEncoder, parse_runtime
 from encodery.export import Exporter
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
@@ -28,8 +28,8 @@ from encodery.tokens.tokenizer import Tokenizer
 NAMES = ("onnx", "openvino")
 TEXT = "a masked language model predicts words that were hidden from it in a text of many other words"
 WORDS = TEXT.split()
-SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab=192, max_length=40, segments=2)
-EMBED: dict[str, Any] = {"pooling": "mean", "finish": ["normalise"], "prompts": {"query": "query: "}}
+SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab_size=192, max_length=40, type_vocab_size=2)
+EMBED: dict[str, Any] = {"pooling": "mean", "postprocess": ["normalise"], "prompts": {"query": "query: "}}
 
 
 def some(count: int) -> list[str]:
@@ -38,7 +38,7 @@ def some(count: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("model")
     made = Tokenizer(Wordpiece(min_frequency=1).train([" ".join(WORDS)] * 3, 100))
     made.set_template()
@@ -48,7 +48,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     with torch.no_grad():  # At its beginning a model adds so little to the word's vector that 8 bits hide in rounding.
         for weight in model.parameters():
             weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
-    save_model(folder / "model", model, folder / "tokenizer", settings={"embed": EMBED})
+    save_model(folder / "model", model, folder / "tokenizer", settings={"dense": EMBED})
     return load_model(folder / "model")
 
 
@@ -65,21 +65,21 @@ def exporter(name: str, **settings: Any) -> Exporter:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_gives_the_models_vectors(name: str, loaded: Loaded, tmp_path: Path) -> None:
+def test_an_export_gives_the_models_vectors(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     done = exporter(name).write(loaded, tmp_path / "out")
-    assert done.figures["cosine_least"] > 0.9999
-    embedder = Embedder.of(loaded, "cpu")
+    assert done.metrics["cosine_least"] > 0.9999
+    embedder = DenseEncoder.from_loaded(loaded, "cpu")
     batch = [*some(30), "", " ".join(WORDS * 4)]
     expected = embedder.encode(batch, truncate="chunk").vectors
-    served = ExportedEmbedder(tmp_path / "out", threads=2)
+    served = ExportedEncoder(tmp_path / "out", threads=2)
     np.testing.assert_allclose(served.encode(batch, truncate="chunk"), expected, rtol=0, atol=1e-5)
-    ran = embedder.on(runtime_of(str(tmp_path / "out")))
+    ran = embedder.with_runtime(parse_runtime(str(tmp_path / "out")))
     np.testing.assert_allclose(ran.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
     one = encodery.load(loaded.path, runtime=str(tmp_path / "out")).encode(batch[:3])
     np.testing.assert_allclose(one, expected[:3], rtol=0, atol=1e-5)
     asked = embedder.encode(["words"], prompt="query").vectors
     np.testing.assert_allclose(served.encode(["words"], prompt="query"), asked, rtol=0, atol=1e-5)
-    assert (served.width, served.longest) == (embedder.width, embedder.longest)
+    assert (served.dimension, served.max_content_tokens) == (embedder.dimension, embedder.max_content_tokens)
     with pytest.raises(InputError, match="the model takes 38"):
         served.encode(batch)
     with pytest.raises(InputError, match="Did you mean 'query'"):
@@ -88,23 +88,23 @@ def test_an_export_gives_the_models_vectors(name: str, loaded: Loaded, tmp_path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eight_bits_are_near_and_keep_from_their_company(
-    name: str, loaded: Loaded, texts: Path, tmp_path: Path
+    name: str, loaded: LoadedModel, texts: Path, tmp_path: Path
 ) -> None:
     done = exporter(name, weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
-    assert 0.993 <= done.figures["cosine_least"] <= done.figures["cosine_mean"] < 0.9999999
-    assert done.figures["texts"] == 20
-    assert 0 < done.figures["top_10_overlap"] <= 1
-    assert done.figures["ms_a_text"] > 0
-    assert done.figures["megabytes"] > 0
-    assert Artifact.open(tmp_path / "out").manifest.figures == done.figures
-    served = ExportedEmbedder(tmp_path / "out", threads=1)
+    assert 0.993 <= done.metrics["cosine_least"] <= done.metrics["cosine_mean"] < 0.9999999
+    assert done.metrics["texts"] == 20
+    assert 0 < done.metrics["top_10_overlap"] <= 1
+    assert done.metrics["ms_a_text"] > 0
+    assert done.metrics["megabytes"] > 0
+    assert Artifact.open(tmp_path / "out").manifest.metrics == done.metrics
+    served = ExportedEncoder(tmp_path / "out", threads=1)
     batch = some(40)
     together = served.encode(batch)
     alone = np.concatenate([served.encode([text]) for text in batch])
     assert (together * alone).sum(1).min() > 0.9995
 
 
-def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: Loaded, texts: Path, tmp_path: Path) -> None:
+def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: LoadedModel, texts: Path, tmp_path: Path) -> None:
     exporter("onnx", weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
     onnx = pytest.importorskip("onnx")
     held = {one.name: one for one in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer}
@@ -115,53 +115,55 @@ def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: Loaded, tex
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_drift_is_refused_and_nothing_is_left(name: str, loaded: Loaded, texts: Path, tmp_path: Path) -> None:
-    strict = exporter(name, weights="int8", texts=str(texts), least=0.9999999)
+def test_drift_is_refused_and_nothing_is_left(name: str, loaded: LoadedModel, texts: Path, tmp_path: Path) -> None:
+    strict = exporter(name, weights="int8", texts=str(texts), min_cosine=0.9999999)
     with pytest.raises(ArtifactError, match="drift from the model's: over 20 texts"):
         strict.write(loaded, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"texts.txt"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_cannot_be_is_refused(name: str, loaded: Loaded, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="needs texts = FILE"):
         exporter(name, weights="int8").write(loaded, tmp_path / "out")
     (tmp_path / "few.txt").write_text("one\ntwo\n")
     with pytest.raises(InputError, match="has 2 texts, 8-bit weights need at least 40"):
         exporter(name, weights="int8", texts=str(tmp_path / "few.txt")).write(loaded, tmp_path / "out")
-    ends = Loaded(loaded.path, loaded.model, {"embed": {"pooling": "weighted"}}, tokenizer_path=loaded.tokenizer_path)
+    ends = LoadedModel(
+        loaded.path, loaded.model, {"dense": {"pooling": "weighted"}}, tokenizer_path=loaded.tokenizer_path
+    )
     with pytest.raises(SettingsError, match="pooling = 'weighted'"):
         exporter(name).write(ends, tmp_path / "out")
     with pytest.raises(SettingsError, match="head would be left behind"):
-        exporter(name).write(Loaded(loaded.path, loaded.model, {"task": {}}), tmp_path / "out")
+        exporter(name).write(LoadedModel(loaded.path, loaded.model, {"task": {}}), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_of_another_model_is_refused(name: str, loaded: Loaded, tmp_path: Path) -> None:
+def test_an_export_of_another_model_is_refused(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     exporter(name).write(loaded, tmp_path / "out")
-    other = Embedder(build_model(SETTINGS, 2), loaded.tokenizer, device="cpu")
+    other = DenseEncoder(build_model(SETTINGS, 2), loaded.tokenizer, device="cpu")
     with pytest.raises(ArtifactError, match="exported from another model"):
-        other.on(runtime_of(str(tmp_path / "out")))
+        other.with_runtime(parse_runtime(str(tmp_path / "out")))
     with pytest.raises(ArtifactError, match="is of kind 'model'"):
-        ExportedEmbedder(loaded.path)
+        ExportedEncoder(loaded.path)
 
 
-def test_an_export_is_served_without_pytorch(loaded: Loaded, tmp_path: Path) -> None:
+def test_an_export_is_served_without_pytorch(loaded: LoadedModel, tmp_path: Path) -> None:
     exporter("onnx").write(loaded, tmp_path / "out")
     code = (
-        "import json, sys; from encodery.embed.exported import ExportedEmbedder; "
+        "import json, sys; from encodery.encoders.exported import ExportedEmbedder; "
         f"found = ExportedEmbedder({str(tmp_path / 'out')!r}).encode(['words of a model']); "
         "assert 'torch' not in sys.modules; print(json.dumps(found.tolist()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    expected = Embedder.of(loaded, "cpu").encode(["words of a model"]).vectors
+    expected = DenseEncoder.from_loaded(loaded, "cpu").encode(["words of a model"]).vectors
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-5)
 
 
 def test_a_runtime_has_one_name_in_both_families() -> None:
-    from encodery.embed.exported import ENGINES
+    from encodery.encoders.exported import RUNTIME_LAYOUTS
     from encodery.runtimes import Runtime
 
-    for name in ENGINES:
-        assert find(Exporter, name).__name__ == find(Runtime, name).__name__
+    for name in RUNTIME_LAYOUTS:
+        assert find_part(Exporter, name).__name__ == find_part(Runtime, name).__name__

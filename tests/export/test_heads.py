@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from encodery.base.errors import SettingsError
 from encodery.cli.__main__ import run
-from encodery.export.hf import HF
-from encodery.finetune.tasks.label_spans import LabelSpans
+from encodery.export.hf import HFExporter
+from encodery.finetune.tasks.label_spans import ZeroShotSpans
 from encodery.model.load import load_model
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -25,13 +25,28 @@ def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
 def test_a_head_is_not_left_out_unasked(
     tuned_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, out = tuned_model(tmp_path, tokenizer, LabelSpans(), {"types": ["a"]}), tmp_path / "out"
-    assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "peer=false"]) == 2
+    folder, out = tuned_model(tmp_path, tokenizer, ZeroShotSpans(), {"types": ["a"]}), tmp_path / "out"
+    assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "verify_with_peer=false"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "task 'label_spans'" in said
     assert "head=false" in said
     assert not out.exists()
-    assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "peer=false", "head=false"]) == 0
+    assert (
+        run(
+            [
+                "model",
+                "export",
+                str(folder),
+                "--format",
+                "hf",
+                "--out",
+                str(out),
+                "verify_with_peer=false",
+                "head=false",
+            ]
+        )
+        == 0
+    )
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
     assert not any("cls.predictions" in name for name in load_file(out / "model.safetensors"))
     told = (out / "README.md").read_text()
@@ -44,5 +59,5 @@ def test_other_trained_modules_are_not_left_out_either(
 ) -> None:
     loaded = load_model(weighing_model(tmp_path, tokenizer))
     with pytest.raises(SettingsError, match=r"trained on the encoder \(.*head=false"):
-        HF(peer=False).write(loaded, tmp_path / "out")
-    HF(peer=False, head=False).write(loaded, tmp_path / "out")
+        HFExporter(verify_with_peer=False).write(loaded, tmp_path / "out")
+    HFExporter(verify_with_peer=False, head=False).write(loaded, tmp_path / "out")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -24,9 +24,11 @@ def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def loaded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]) -> Loaded:
+def loaded(
+    tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]
+) -> LoadedModel:
     """Reads 24 tokens, tells two segments apart."""
-    return load_model(small_model(tmp_path_factory.mktemp("encoder"), tokenizer, max_length=24, segments=2))
+    return load_model(small_model(tmp_path_factory.mktemp("encoder"), tokenizer, max_length=24, type_vocab_size=2))
 
 
 def _sentence(draw: np.random.Generator, length: int) -> list[str]:
@@ -83,5 +85,5 @@ def rows() -> Callable[..., dict[str, list[Any]]]:
 
 
 @pytest.fixture
-def model_folder(loaded: Loaded) -> Path:
+def model_folder(loaded: LoadedModel) -> Path:
     return loaded.path

@@ -12,10 +12,10 @@ import pytest
 
 from encodery.base.errors import SettingsError
 from encodery.finetune import auto as escalation
-from encodery.finetune.auto import auto, fitted, pays
+from encodery.finetune.auto import auto, fit_logistic_regression, improves
 from encodery.finetune.calibrate import softmax
 from encodery.finetune.predict import Predictor
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 
 pytest.importorskip("sklearn")
 SMALL: dict[str, Any] = {"epochs": 6, "optim": {"lr": 5e-3}, "train": {"threads": 1, "precision": "fp32", "evals": 1}}
@@ -29,13 +29,13 @@ def write(file: Path, rows: dict[str, list[Any]]) -> Path:
 
 def test_what_pays() -> None:
     before = np.arange(200) % 4 > 0
-    assert not pays(before, before)
-    assert pays(before, np.ones(200, bool))
+    assert not improves(before, before)
+    assert improves(before, np.ones(200, bool))
     after = before.copy()
     after[:4] = True
-    assert not pays(before, after), "one row in two hundred is less than a point"
+    assert not improves(before, after), "one row in two hundred is less than a point"
     rng = np.random.default_rng(0)
-    assert not pays(rng.random(100) < 0.5, rng.random(100) < 0.52)
+    assert not improves(rng.random(100) < 0.5, rng.random(100) < 0.52)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -46,7 +46,7 @@ def test_the_fitted_head_is_scikit_learns(classes: int) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(3, 2, (90, 5))
     truth = (vectors[:, 0] + rng.normal(size=90) > 3).astype(int) + (vectors[:, 1] > 3) * (classes - 2)
-    weight, bias = fitted(vectors, truth, 1.0)
+    weight, bias = fit_logistic_regression(vectors, truth, 1.0)
     assert weight.shape == (classes, 5)
     scaled = StandardScaler().fit_transform(vectors)
     expected = LogisticRegression(C=1.0, max_iter=2000).fit(scaled, truth).predict_proba(scaled)
@@ -54,12 +54,12 @@ def test_the_fitted_head_is_scikit_learns(classes: int) -> None:
 
 
 def test_where_frozen_states_suffice_nothing_else_is_trained(
-    tmp_path: Path, loaded: Loaded, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, loaded: LoadedModel, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     tried: list[str] = []
 
-    def as_good(task: str, over: Any, given: Loaded, folds: Any) -> np.ndarray:
+    def as_good(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
         tried.append(over["adapt"]["is"])
         return np.ones(sum(len(fold.held["label"]) for fold in folds), bool)
 
@@ -67,21 +67,21 @@ def test_where_frozen_states_suffice_nothing_else_is_trained(
     file = write(tmp_path / "rows.jsonl", rows("classify", 200))
     found = auto("classify", file, loaded.path, SMALL, tmp_path / "run", said.append)
     assert found.stage == "linear"
-    assert found.right["linear"] > 0.95
+    assert found.accuracy["linear"] > 0.95
     assert tried == ["lora"]
-    assert found.figures["tuned_dev_accuracy"] > 0.95
-    answers = Predictor.of(load_model(tmp_path / "run"), "cpu").predict(["one red cat", "six blue"]).answers
+    assert found.metrics["tuned_dev_accuracy"] > 0.95
+    answers = Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one red cat", "six blue"]).answers
     assert [answer["prediction"] for answer in answers] == ["red", "blue"]
 
 
 @pytest.mark.slow
 def test_where_training_pays_it_is_done(
-    tmp_path: Path, loaded: Loaded, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, loaded: LoadedModel, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
     trained = escalation._trained
 
-    def judged(task: str, over: Any, given: Loaded, folds: Any) -> np.ndarray:
+    def judged(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
         """LoRA is as good as it is, the whole model hopeless."""
         tried.append(over.get("adapt", {}).get("is", "full"))
         found = trained(task, over, given, folds)
@@ -93,14 +93,14 @@ def test_where_training_pays_it_is_done(
     found = auto("classify", file, loaded.path, {**SMALL, "optim": {"lr": 2e-2}}, tmp_path / "run")
     assert tried == ["lora", "full"]
     assert found.stage == "lora"
-    assert found.right["lora"] > found.right["linear"]
-    assert found.figures["steps"] > 0
-    assert Predictor.of(load_model(tmp_path / "run"), "cpu").predict(["one red"]).answers
+    assert found.accuracy["lora"] > found.accuracy["linear"]
+    assert found.metrics["steps"] > 0
+    assert Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one red"]).answers
 
 
-def test_what_auto_cannot_do_is_refused(tmp_path: Path, loaded: Loaded) -> None:
+def test_what_auto_cannot_do_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
     file = write(tmp_path / "rows.jsonl", {"text": ["a", "b"], "label": ["x", "y"]})
-    for task, over in (("regress", {}), ("classify", {"task": {"hidden": True}})):
+    for task, over in (("regress", {}), ("classify", {"task": {"head_dense": True}})):
         with pytest.raises(SettingsError, match="auto: is for classify and pair"):
             auto(task, file, loaded.path, over, tmp_path / "run")
     with pytest.raises(SettingsError, match="adapt: is what"):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.finetune.data import read
+from encodery.finetune.data import read_data
 from encodery.finetune.settings import FinetuneSettings
-from encodery.finetune.tasks.multilabel import Multilabel
-from encodery.finetune.tasks.pair import Pair
-from encodery.finetune.tasks.rank import Rank
-from encodery.finetune.tasks.regress import Regress
-from encodery.finetune.tasks.span import Span
-from encodery.finetune.tasks.tag import Tag
+from encodery.finetune.tasks.multilabel import MultilabelClassification
+from encodery.finetune.tasks.pair import PairClassification
+from encodery.finetune.tasks.rank import PassageRanking
+from encodery.finetune.tasks.regress import TextRegression
+from encodery.finetune.tasks.span import ExtractiveQA
+from encodery.finetune.tasks.tag import SequenceTagging
 
 
 def written(file: Path, queries: int) -> Path:
@@ -30,7 +30,7 @@ def written(file: Path, queries: int) -> Path:
 
 
 def test_all_passages_of_a_query_stay_on_one_side(tmp_path: Path) -> None:
-    found = read(written(tmp_path / "rows.jsonl", 120), FinetuneSettings(task=Rank(), heldout=0.2))
+    found = read_data(written(tmp_path / "rows.jsonl", 120), FinetuneSettings(task=PassageRanking(), heldout=0.2))
     assert found.dev is not None
     sides = {"train": found.train, "dev": found.dev}
     asked = {name: {q.lower().replace("  ", " ") for q in rows["query"]} for name, rows in sides.items()}
@@ -39,7 +39,7 @@ def test_all_passages_of_a_query_stay_on_one_side(tmp_path: Path) -> None:
     assert len(found.dev["query"]) == 4 * len(asked["dev"]), "a query is judged on all of its passages"
     assert set(found.dev["text"]) & set(found.train["text"]), "passages may stand on both sides"
     assert any("no query of theirs stays in training" in note for note in found.notes)
-    figures = Rank().figures([{"logit": float(label)} for label in found.dev["score"]], found.dev, {})
+    figures = PassageRanking().metrics([{"logit": float(label)} for label in found.dev["score"]], found.dev, {})
     assert figures["ndcg"] == pytest.approx(1.0)
 
 
@@ -47,7 +47,7 @@ def test_a_single_query_is_left_to_learn_from(tmp_path: Path) -> None:
     for number in range(30):  # about three of them would be held out
         rows = [{"query": f"only {number}", "text": f"passage {n}", "label": n % 2} for n in range(4)]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = read(tmp_path / "rows.jsonl", FinetuneSettings(task=Rank()))
+        found = read_data(tmp_path / "rows.jsonl", FinetuneSettings(task=PassageRanking()))
         assert len(found.train["query"]) == 4
         assert found.dev is None
 
@@ -59,7 +59,7 @@ def test_all_questions_on_a_paragraph_stay_on_one_side(tmp_path: Path) -> None:
         for q in range(4)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(tmp_path / "rows.jsonl", FinetuneSettings(task=Span(), heldout=0.2))
+    found = read_data(tmp_path / "rows.jsonl", FinetuneSettings(task=ExtractiveQA(), heldout=0.2))
     assert found.dev is not None
     train, dev = ({" ".join(c.lower().split()) for c in side["context"]} for side in (found.train, found.dev))
     assert not train & dev
@@ -68,8 +68,9 @@ def test_all_questions_on_a_paragraph_stay_on_one_side(tmp_path: Path) -> None:
 
 
 def test_pairs_are_kept_apart_as_pairs(tmp_path: Path) -> None:
-    found = read(
-        written(tmp_path / "rows.jsonl", 60), FinetuneSettings(task=Pair(), columns={"text": "query", "text_b": "text"})
+    found = read_data(
+        written(tmp_path / "rows.jsonl", 60),
+        FinetuneSettings(task=PairClassification(), columns={"text": "query", "text_b": "text"}),
     )
     assert found.dev is not None
     assert len(set(found.dev["text"])) > len(found.dev["text"]) / 4
@@ -86,22 +87,22 @@ def classes(file: Path, count: int, splits: tuple[str, ...] = ()) -> Path:
 
 def test_dev_and_test_rows_are_set_apart_where_they_lack(tmp_path: Path) -> None:
     file = classes(tmp_path / "rows.jsonl", 400)
-    found = read(file, FinetuneSettings())
+    found = read_data(file, FinetuneSettings())
     assert found.dev is not None
     assert found.test is not None
     sides = [set(side["text"]) for side in (found.train, found.dev, found.test)]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 400
     assert all(35 < len(side) < 85 for side in sides[1:])
-    again = read(file, FinetuneSettings())
+    again = read_data(file, FinetuneSettings())
     assert again.test == found.test, "the same rows at every call"
     assert any("held out as test rows" in note for note in found.notes)
-    only = read(file, FinetuneSettings(test=0))
+    only = read_data(file, FinetuneSettings(test=0))
     assert only.test is None
     assert only.dev is not None
 
 
 def test_test_rows_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
-    found = read(classes(tmp_path / "rows.jsonl", 300, ("train", "train", "test")), FinetuneSettings())
+    found = read_data(classes(tmp_path / "rows.jsonl", 300, ("train", "train", "test")), FinetuneSettings())
     assert found.test is not None
     assert len(found.test["text"]) == 100
     assert found.dev is not None
@@ -109,7 +110,7 @@ def test_test_rows_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> None:
-    found = read(classes(tmp_path / "rows.jsonl", 60), FinetuneSettings())
+    found = read_data(classes(tmp_path / "rows.jsonl", 60), FinetuneSettings())
     assert found.test is None
     assert any(note.startswith("no test rows are set apart") for note in found.notes)
 
@@ -117,8 +118,8 @@ def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> No
 def test_scores_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,score\none,1\ntwo,nan\nthree,3\nfour,NA\nnan,2\n")
     with pytest.raises(InputError, match="2 rows have nothing in score"):
-        read(tmp_path / "rows.csv", FinetuneSettings(task=Regress()))
-    found = read(tmp_path / "rows.csv", FinetuneSettings(task=Regress(), missing="drop"))
+        read_data(tmp_path / "rows.csv", FinetuneSettings(task=TextRegression()))
+    found = read_data(tmp_path / "rows.csv", FinetuneSettings(task=TextRegression(), missing="drop"))
     dev = [] if found.dev is None else list(found.dev["text"])
     assert sorted([*found.train["text"], *dev]) == ["nan", "one", "three"], "as a text, nan is a word"
 
@@ -126,10 +127,10 @@ def test_scores_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
 def test_labels_of_sets_are_counted(tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "labels": ["often", "rare"] if n == 7 else ["often"]} for n in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    notes = read(tmp_path / "many.jsonl", FinetuneSettings(task=Multilabel(), heldout=0.01)).notes
+    notes = read_data(tmp_path / "many.jsonl", FinetuneSettings(task=MultilabelClassification(), heldout=0.01)).notes
     assert any("2 classes: often 40, rare 1" in note for note in notes)
     assert any("often has 40 times the rows of rare" in note for note in notes)
     rows = [{"tokens": ["Ada", "saw", "Rome"], "tags": ["B-person", "O", "B-place"], "n": n} for n in range(5)]
     (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    notes = read(tmp_path / "tags.jsonl", FinetuneSettings(task=Tag())).notes
+    notes = read_data(tmp_path / "tags.jsonl", FinetuneSettings(task=SequenceTagging())).notes
     assert any("2 classes: person 5, place 5" in note for note in notes)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.finetune.generations import drawn, softened, teach, write
+from encodery.finetune.generations import draw_texts, soften, train_generations, write_rows
 from encodery.finetune.predict import Predictor
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 
 SMALL: dict[str, Any] = {
     "epochs": 1,
@@ -26,30 +26,30 @@ Rows = dict[str, list[Any]]
 
 def test_texts_are_drawn_by_label_and_by_how_sure_they_are() -> None:
     chances = np.array([[0.9, 0.1]] * 50 + [[0.55, 0.45]] * 50 + [[0.2, 0.8]] * 10)
-    some = drawn(chances, [40, 40], seed=0)
+    some = draw_texts(chances, [40, 40], seed=0)
     assert len(some) == len(set(some.tolist())) == 50
     assert (some >= 100).sum() == 10, "as many as there are"
-    often = np.bincount(np.concatenate([drawn(chances, [10, 0], seed) for seed in range(200)]), minlength=110)
+    often = np.bincount(np.concatenate([draw_texts(chances, [10, 0], seed) for seed in range(200)]), minlength=110)
     assert 1.3 < often[:50].sum() / often[50:100].sum() < 2.0
-    assert np.array_equal(drawn(chances, [40, 40], 1), drawn(chances, [40, 40], 1))
-    assert not len(drawn(chances, [0, 0], 0))
+    assert np.array_equal(draw_texts(chances, [40, 40], 1), draw_texts(chances, [40, 40], 1))
+    assert not len(draw_texts(chances, [0, 0], 0))
 
 
 def test_what_the_models_say_is_joined_and_softened() -> None:
     one, other = np.array([[0.9, 0.1]]), np.array([[0.6, 0.4]])
-    [found] = softened(["a", "b"], [np.log(one), np.log(other)])
+    [found] = soften(["a", "b"], [np.log(one), np.log(other)])
     # The root of the geometric mean's odds: at temperature 2, and of two models.
     assert found["a"] / found["b"] == pytest.approx((9 * 1.5) ** 0.25, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_generations_end_in_a_classifier(loaded: Loaded, rows: Callable[..., Rows], tmp_path: Path) -> None:
-    write(tmp_path / "rows", {"train": rows("classify", 12), "dev": rows("classify", 12, 1)})
-    write(tmp_path / "texts", {"train": {"text": rows("classify", 40, 2)["text"]}})
-    over = {**SMALL, "task": {**SMALL["task"], "words": {"red": "red", "green": "green", "blue": "blue"}}}
+def test_generations_end_in_a_classifier(loaded: LoadedModel, rows: Callable[..., Rows], tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", {"train": rows("classify", 12), "dev": rows("classify", 12, 1)})
+    write_rows(tmp_path / "texts", {"train": {"text": rows("classify", 40, 2)["text"]}})
+    over = {**SMALL, "task": {**SMALL["task"], "verbalizer": {"red": "red", "green": "green", "blue": "blue"}}}
     told: list[str] = []
-    figures = teach(
-        tmp_path / "rows", tmp_path / "texts", loaded.path, over, tmp_path / "out", generations=2, tell=told.append
+    figures = train_generations(
+        tmp_path / "rows", tmp_path / "texts", loaded.path, over, tmp_path / "out", generations=2, report=told.append
     )
     assert "tuned_dev_accuracy" in figures
     counts = [
@@ -61,8 +61,8 @@ def test_generations_end_in_a_classifier(loaded: Loaded, rows: Callable[..., Row
     lines = (tmp_path / "out" / "classifier" / "rows" / "train.jsonl").read_text().splitlines()
     assert len(lines) == 40
     assert all(sum(json.loads(line)["label"].values()) == pytest.approx(1, abs=1e-4) for line in lines)
-    assert Predictor.of(load_model(tmp_path / "out" / "classifier" / "run")).predict(["one red"]).answers
+    assert Predictor.from_model(load_model(tmp_path / "out" / "classifier" / "run")).predict(["one red"]).answers
     assert any(line.startswith("generation 2") for line in told)
     with pytest.raises(SettingsError, match="at least two"):
         one = {**over, "task": {"patterns": ["{text} {mask} ."]}}
-        teach(tmp_path / "rows", tmp_path / "texts", loaded.path, one, tmp_path / "other")
+        train_generations(tmp_path / "rows", tmp_path / "texts", loaded.path, one, tmp_path / "other")

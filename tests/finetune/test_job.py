@@ -16,12 +16,18 @@ import torch
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.settings import decode
 from encodery.finetune.job import FinetuneJob
-from encodery.finetune.planning import Plan, plan
+from encodery.finetune.planning import FinetunePlan, plan_finetuning
 from encodery.finetune.predict import Predictor
-from encodery.finetune.seeds import run_seeds, spread
-from encodery.finetune.settings import filled, first_read, usual_epochs, usual_rate, usual_word_rate
+from encodery.finetune.seeds import run_seeds, summarise
+from encodery.finetune.settings import (
+    complete_settings,
+    default_embedding_lr_scale,
+    default_epochs,
+    default_lr,
+    initial_settings,
+)
 from encodery.model.checkpoint import read_tensors
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import ModelSettings
 from encodery.train import checkpoint
 from encodery.train.launch import resume, start
@@ -30,11 +36,11 @@ SMALL: dict[str, Any] = {
     "epochs": 8,
     "dropout": 0.0,
     "optim": {"lr": 5e-3},
-    "task": {"rate": 1.0},
+    "task": {"head_lr_scale": 1.0},
     "train": {"threads": 1, "precision": "fp32", "evals": 4},
 }
 RowsOf = Callable[..., dict[str, list[Any]]]
-Planned = Callable[..., Plan]
+Planned = Callable[..., FinetunePlan]
 
 
 def write_rows(file: Path, rows: dict[str, list[Any]]) -> None:
@@ -57,12 +63,12 @@ def data(tmp_path: Path, rows: RowsOf) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def planned(data: Callable[[str], Path], loaded: Loaded) -> Planned:
+def planned(data: Callable[[str], Path], loaded: LoadedModel) -> Planned:
     """`planned(task, **over)`: a whole recipe of a small run."""
 
-    def make(task: str, **over: Any) -> Plan:
+    def make(task: str, **over: Any) -> FinetunePlan:
         train = {**SMALL["train"], **over.pop("train", {})}
-        return plan(task, data(task), loaded.path, {**SMALL, **over, "train": train})
+        return plan_finetuning(task, data(task), loaded.path, {**SMALL, **over, "train": train})
 
     return make
 
@@ -73,39 +79,39 @@ def test_a_run_learns_and_what_it_saved_says_the_same(
 ) -> None:
     result = start(planned(task).recipe, tmp_path / "run")
     assert result.finished
-    assert result.figures[f"test_{figure}"] > 0.95
-    assert result.figures["samples_per_s"] > 0
-    assert result.figures["rows"] == 96
+    assert result.metrics[f"test_{figure}"] > 0.95
+    assert result.metrics["samples_per_s"] > 0
+    assert result.metrics["rows"] == 96
     told = json.loads((tmp_path / "run" / "details.json").read_text())
-    assert told["test"]["figures"][figure] == result.figures[f"test_{figure}"]
+    assert told["test"]["figures"][figure] == result.metrics[f"test_{figure}"]
 
-    found = Predictor.of(load_model(tmp_path / "run"), "cpu")
+    found = Predictor.from_model(load_model(tmp_path / "run"), "cpu")
     again = rows(task, 40, 2)
     answers = found.predict(again).answers
-    assert found.task.figures(answers, again, found.known)[figure] == pytest.approx(result.figures[f"test_{figure}"])
+    assert found.task.metrics(answers, again, found.metadata)[figure] == pytest.approx(result.metrics[f"test_{figure}"])
     if task == "classify":
-        assert set(found.tuned) == {"temperature"}
+        assert set(found.calibration) == {"temperature"}
         assert np.trace(told["test"]["confusion"]) == sum(
             a["prediction"] == b for a, b in zip(answers, again["label"], strict=True)
         )
 
 
-def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path: Path, loaded: Loaded) -> None:
+def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path: Path, loaded: LoadedModel) -> None:
     made = planned("classify", adapt={"is": "top_layers", "layers": 1})
     result = start(made.recipe, tmp_path / "run")
     before, after = loaded.model.state_dict(), load_model(tmp_path / "run").model.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved
     assert all(name.startswith(("encoder.blocks.1", "encoder.final_norm")) for name in moved)
-    assert result.figures["test_accuracy"] > 0.4
+    assert result.metrics["test_accuracy"] > 0.4
 
 
 def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
     made = planned("classify", layer_decay=0.5)
     job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
     assert job.settings.optim is not None
-    optimizer = job.settings.optim.build(job.module, job.pace)
-    rates = {name: group["peak"] / 5e-3 for group in optimizer.param_groups for name in group["param_names"]}
+    optimizer = job.settings.optim.build(job.module, job.lr_scale)
+    rates = {name: group["peak_lr"] / 5e-3 for group in optimizer.param_groups for name in group["param_names"]}
     shares = {
         "model.encoder.embeddings.": 0.25,
         "model.encoder.positions.": 0.25,
@@ -120,26 +126,28 @@ def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
         assert rate == pytest.approx(share), name
     assert {0.25, 0.5, 1.0} == {round(rate, 6) for rate in rates.values()}
     with pytest.raises(SettingsError, match=r"layer_decay = 1\.5"):
-        first_read("classify", {"layer_decay": 1.5})
+        initial_settings("classify", {"layer_decay": 1.5})
 
 
-def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded: Loaded) -> None:
-    assert [usual_word_rate(words, False) for words in (0.01, 0.02, 0.084, 3.0)] == [1.0, 1.0, 4.2, 10.0]
-    assert usual_word_rate(0.084, True) == 1.0
-    made = planned("classify", word_rate=3.0, layer_decay=0.5)
+def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded: LoadedModel) -> None:
+    assert [default_embedding_lr_scale(words, False) for words in (0.01, 0.02, 0.084, 3.0)] == [1.0, 1.0, 4.2, 10.0]
+    assert default_embedding_lr_scale(0.084, True) == 1.0
+    made = planned("classify", embedding_lr_scale=3.0, layer_decay=0.5)
     assert any("rate 0.005 (words 3 times as fast)" in note for note in made.notes)
     job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
-    assert job.pace("model.encoder.embeddings.word.weight") == pytest.approx(0.75)
-    assert job.pace("model.encoder.embedding_norm.weight") == pytest.approx(0.25)
-    assert job.pace("task.head.out.weight") == 1
+    assert job.lr_scale("model.encoder.embeddings.word.weight") == pytest.approx(0.75)
+    assert job.lr_scale("model.encoder.embedding_norm.weight") == pytest.approx(0.25)
+    assert job.lr_scale("task.head.out.weight") == 1
     for task, block, words in (("classify", "pre", 4.0), ("classify", "post", 1.0), ("tag", "pre", 1.0)):
-        settings = filled(first_read(task, {}), {}, [10] * 100, decode(ModelSettings, {"block": block}), 0.08)
-        assert settings.word_rate == words
-    with pytest.raises(SettingsError, match="word_rate = 0"):
-        first_read("classify", {"word_rate": 0})
+        settings = complete_settings(
+            initial_settings(task, {}), {}, [10] * 100, decode(ModelSettings, {"block": block}), 0.08
+        )
+        assert settings.embedding_lr_scale == words
+    with pytest.raises(SettingsError, match="embedding_lr_scale = 0"):
+        initial_settings("classify", {"embedding_lr_scale": 0})
 
 
-def test_with_a_steep_decay_only_the_top_learns(planned: Planned, tmp_path: Path, loaded: Loaded) -> None:
+def test_with_a_steep_decay_only_the_top_learns(planned: Planned, tmp_path: Path, loaded: LoadedModel) -> None:
     made = planned("classify", layer_decay=1e-6, epochs=1)
     start(made.recipe, tmp_path / "run")
     before, after = loaded.model.state_dict(), load_model(tmp_path / "run").model.state_dict()
@@ -171,7 +179,7 @@ def test_a_killed_run_goes_on_bit_for_bit(task: str, planned: Planned, tmp_path:
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.json"), str(tmp_path / "killed")]
     assert subprocess.run(command, check=False, timeout=120).returncode == -9
-    assert checkpoint.listed(tmp_path / "killed")
+    assert checkpoint.list_checkpoints(tmp_path / "killed")
     assert resume(tmp_path / "killed").finished
     for name in ("model.safetensors", "modules/task.safetensors"):
         one, other = (read_tensors(tmp_path / run / "model" / name) for run in ("whole", "killed"))
@@ -188,16 +196,16 @@ def test_seeds_differ_and_their_spread_is_told(planned: Planned, tmp_path: Path)
     table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert table["figures"]["test_rmse"]["values"] == list(values)
     assert run_seeds(recipe, tmp_path / "runs", 2) == found, "finished runs are not run again"
-    assert spread([1.0, 3.0]).deviation == pytest.approx(2**0.5)
+    assert summarise([1.0, 3.0]).std == pytest.approx(2**0.5)
     with pytest.raises(SettingsError, match="seeds = 1"):
         run_seeds(recipe, tmp_path / "one", 1)
 
 
-def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded: Loaded, rows: RowsOf) -> None:
+def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded: LoadedModel, rows: RowsOf) -> None:
     many = rows("classify", 60)
     doubled = {name: values + values for name, values in many.items()}
     write_rows(tmp_path / "rows.jsonl", doubled)
-    made = plan("classify", tmp_path / "rows.jsonl", loaded.path, {})
+    made = plan_finetuning("classify", tmp_path / "rows.jsonl", loaded.path, {})
     job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
     assert job.data.dev is not None
     assert not set(job.data.dev["text"]) & set(job.data.train["text"])
@@ -206,46 +214,46 @@ def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded:
     assert job.data.fingerprint == FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu")).data.fingerprint
 
 
-def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded: Loaded) -> None:
+def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded: LoadedModel) -> None:
     rows: dict[str, list[Any]] = {"review": ["one cat", "two dog", "six sun"], "class": ["a", "b", None]}
     folder = tmp_path / "rows"
     folder.mkdir()
     write_rows(folder / "train.jsonl", rows)
     write_rows(folder / "dev.jsonl", {name: values[:2] for name, values in rows.items()})
     with pytest.raises(InputError, match=r"1 rows have nothing in label: .*train\.jsonl, line 3"):
-        plan("classify", folder, loaded.path, {})
-    made = plan("classify", folder, loaded.path, {"missing": "drop"})
-    assert "columns: text = review (by its name), label = class (by its name)" in made.notes
+        plan_finetuning("classify", folder, loaded.path, {})
+    made = plan_finetuning("classify", folder, loaded.path, {"missing": "drop"})
+    assert "columns: text = review (by name), label = class (by name)" in made.notes
     place = f"{folder / 'dev.jsonl'}, line"
     assert f"dev: 2 rows stand in train too: figures on them flatter ({place} 1; {place} 2)" in made.notes
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'review'"):
-        plan("classify", folder, loaded.path, {"columns": {"text": "reviews"}})
+        plan_finetuning("classify", folder, loaded.path, {"columns": {"text": "reviews"}})
     with pytest.raises(InputError, match="no column was found for text, text_b"):
-        plan("pair", folder, loaded.path, {})
+        plan_finetuning("pair", folder, loaded.path, {})
     write_rows(folder / "train.jsonl", {"review": ["one"], "class": ["a"]})
     with pytest.raises(InputError, match="all rows have the label 'a'"):
-        plan("classify", folder, loaded.path, {})
+        plan_finetuning("classify", folder, loaded.path, {})
     (folder / "train.jsonl").unlink()
     with pytest.raises(EmptyInput):
-        plan("classify", folder, loaded.path, {})
+        plan_finetuning("classify", folder, loaded.path, {})
 
 
 def test_what_is_set_wins_over_the_rules() -> None:
-    early = first_read("classify", {"task": {"pooling": "cls"}, "batch": 4})
-    found = filled(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings(), 0.02)
+    early = initial_settings("classify", {"task": {"pooling": "cls"}, "batch": 4})
+    found = complete_settings(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings(), 0.02)
     assert found.optim is not None
     assert (found.optim.lr, found.batch, found.train.evals, found.train.budget) == (0.5, 4, 3, "300steps")
-    assert usual_epochs(100, 16) == 20
-    assert usual_epochs(100_000, 64) == 2
-    assert usual_rate(384, 16, False, True) == 2 * usual_rate(768, 16, False, True) == 1e-4
-    assert usual_rate(768, 16, False, False) == 5e-5
-    assert usual_rate(128, 16, False, False) == pytest.approx(6**1.4 * 5e-5, rel=1e-3)
-    assert usual_rate(768, 64, True, False) == 20 * usual_rate(768, 16, False, False)
+    assert default_epochs(100, 16) == 20
+    assert default_epochs(100_000, 64) == 2
+    assert default_lr(384, 16, False, True) == 2 * default_lr(768, 16, False, True) == 1e-4
+    assert default_lr(768, 16, False, False) == 5e-5
+    assert default_lr(128, 16, False, False) == pytest.approx(6**1.4 * 5e-5, rel=1e-3)
+    assert default_lr(768, 64, True, False) == 20 * default_lr(768, 16, False, False)
     with pytest.raises(SettingsError, match="max_length = 900"):
-        first_read("classify", {"max_length": 900}).longest(512)
+        initial_settings("classify", {"max_length": 900}).effective_max_length(512)
 
 
 def _team() -> Any:
-    from encodery.train.distributed import Team
+    from encodery.train.distributed import DistributedContext
 
-    return Team()
+    return DistributedContext()

@@ -14,14 +14,14 @@ import torch
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Examples
 from encodery.finetune.predict import Predictor
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks.label_spans import NEVER, LabelSpans
-from encodery.model.load import Loaded, load_model
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks.label_spans import ABSENT_LOGIT, ZeroShotSpans
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import build_model
-from encodery.objectives import count_all, share
+from encodery.objectives import normalised_loss, sum_counts
 from encodery.tokens.tokenizer import Tokenizer
 
-TASK = LabelSpans(widest=3, overlap=4, left_out=0.0)
+TASK = ZeroShotSpans(max_span_words=3, overlap=4, type_dropout=0.0)
 
 
 def mixed(count: int, seed: int) -> dict[str, list[Any]]:
@@ -33,8 +33,8 @@ def mixed(count: int, seed: int) -> dict[str, list[Any]]:
     return {"tokens": tokens, "tags": tags}
 
 
-def predictor(task: LabelSpans, loaded: Loaded, known: dict[str, Any], policy: str = "chunk") -> Predictor:
-    reader = Reader(loaded.tokenizer, loaded.model.settings.max_length, True, policy)  # type: ignore[arg-type]
+def predictor(task: ZeroShotSpans, loaded: LoadedModel, known: dict[str, Any], policy: str = "chunk") -> Predictor:
+    reader = Preprocessor(loaded.tokenizer, loaded.model.settings.max_length, True, policy)  # type: ignore[arg-type]
     torch.manual_seed(0)
     module = task.build(loaded.model.settings.shape, known)
     return Predictor(
@@ -46,19 +46,19 @@ def told(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
     """What a perfect module would give for examples with targets."""
     found = []
     for number in range(len(examples)):
-        gold, types = examples.mark("gold", number), int(examples.targets["types"][number])
-        logits = np.full((*gold.shape, types), NEVER, np.float32)
+        gold, types = examples.token_mark("gold", number), int(examples.targets["types"][number])
+        logits = np.full((*gold.shape, types), ABSENT_LOGIT, np.float32)
         at, width = np.nonzero(gold >= 0)
         logits[at, width, gold[at, width]] = value
         found.append(logits.reshape(len(gold), -1))
     return found
 
 
-def trained(task: LabelSpans, loaded: Loaded, rows: dict[str, list[Any]], steps: int, size: int) -> Predictor:
+def trained(task: ZeroShotSpans, loaded: LoadedModel, rows: dict[str, list[Any]], steps: int, size: int) -> Predictor:
     """A model of a few steps on rows."""
-    known = task.learn(rows)
+    known = task.fit_labels(rows)
     made = predictor(task, loaded, known)
-    examples = task.prepare(rows, made.reader, known, True)
+    examples = task.prepare(rows, made.preprocessor, known, True)
     optim = torch.optim.AdamW([*made.model.parameters(), *made.module.parameters()], lr=3e-3)
     draw = np.random.default_rng(0)
     made.model.train()
@@ -66,18 +66,18 @@ def trained(task: LabelSpans, loaded: Loaded, rows: dict[str, list[Any]], steps:
         batch = examples.batch(draw.integers(len(examples), size=size))
         terms = made.module.loss(made.module(made.model(batch), batch), batch)
         optim.zero_grad()
-        share(terms, count_all([made.module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
+        normalised_loss(terms, sum_counts([made.module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
         optim.step()
     made.model.eval()
     return made
 
 
-def test_a_few_steps_learn_spans_and_only_what_is_asked_is_said(loaded: Loaded) -> None:
+def test_a_few_steps_learn_spans_and_only_what_is_asked_is_said(loaded: LoadedModel) -> None:
     rows, test = mixed(120, 0), mixed(40, 1)
     made = trained(TASK, loaded, rows, 150, 16)
-    known = made.known
+    known = made.metadata
     answers = made.predict({"tokens": test["tokens"]}).answers
-    assert TASK.figures(answers, test, known)["f1"] > 0.8
+    assert TASK.metrics(answers, test, known)["f1"] > 0.8
     texts = [" ".join(words) for words in test["tokens"]]
     asked = made.predict({"text": texts, "types": [["sky"]] * len(texts)}).answers
     assert {span["label"] for answer in asked for span in answer["spans"]} == {"sky"}
@@ -113,14 +113,14 @@ def test_types_are_found_that_training_never_had(
 ) -> None:
     """Every word of the types was read in training, no such pair of words was, in the texts or in the prompts."""
     words = word_tokenizer([*COATS, *ANIMALS, "one", "two", "six"])
-    task = LabelSpans(widest=2, overlap=4, left_out=0.0, rare=5.0, dropout=0.0)
+    task = ZeroShotSpans(max_span_words=2, overlap=4, type_dropout=0.0, positive_weight=5.0, dropout=0.0)
     rows = herds(600, 0, SEEN, SEEN)
     assert not any(name in text for name in UNSEEN for text in rows["text"])
-    made = trained(task, load_model(small_model(tmp_path, words, max_length=24, segments=2)), rows, 500, 16)
-    assert not set(made.known["types"]) & set(UNSEEN)
+    made = trained(task, load_model(small_model(tmp_path, words, max_length=24, type_vocab_size=2)), rows, 500, 16)
+    assert not set(made.metadata["types"]) & set(UNSEEN)
     test = herds(100, 1, SEEN + UNSEEN, UNSEEN)
     answers = made.predict({"text": test["text"], "types": test["types"]}).answers
-    assert task.figures(answers, test, made.known)["f1"] > 0.8
+    assert task.metrics(answers, test, made.metadata)["f1"] > 0.8
     # The same texts asked for what they do not have: what is said depends on the name.
     absent = [[name for name in UNSEEN if name not in text][:2] for text in test["text"]]
     answers = made.predict({"text": test["text"], "types": absent}).answers
@@ -128,13 +128,13 @@ def test_types_are_found_that_training_never_had(
 
 
 @pytest.mark.parametrize("letters", ["red cat", "é\u0301red 👩\u200d👧 cat", "שלום red, cat"])
-def test_the_truth_comes_back_as_the_exact_characters(loaded: Loaded, letters: str) -> None:
+def test_the_truth_comes_back_as_the_exact_characters(loaded: LoadedModel, letters: str) -> None:
     text = f"one {letters} two"
     start, end = text.index("red"), text.index("cat") + 3
     rows = {"text": [text], "spans": [[{"start": start, "end": end, "label": "sun"}]]}
-    task = LabelSpans(widest=5)
-    known = task.learn(rows)
-    examples = task.prepare(rows, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    task = ZeroShotSpans(max_span_words=5)
+    known = task.fit_labels(rows)
+    examples = task.prepare(rows, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, True)
     [answer] = task.decode(told(examples), examples, rows, known, {})
     [span] = answer["spans"]
     assert text[span["start"] : span["end"]] == span["text"]
@@ -143,7 +143,7 @@ def test_the_truth_comes_back_as_the_exact_characters(loaded: Loaded, letters: s
     assert span["probability"] == pytest.approx(1 / (1 + np.exp(-5)))
 
 
-def test_windows_and_prompts_lose_no_span(loaded: Loaded) -> None:
+def test_windows_and_prompts_lose_no_span(loaded: LoadedModel) -> None:
     words = ("one red cat two blue six dog sky " * 8).split()
     text = " ".join(words)
     starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
@@ -156,17 +156,17 @@ def test_windows_and_prompts_lose_no_span(loaded: Loaded) -> None:
         {"start": int(starts[9]), "end": int(starts[10]) + 3, "label": "one"}
     )  # "red cat", overlapped by "red"
     rows = {"text": [text], "types": [["red", "blue", "one", "dog"]], "spans": [spans]}
-    task = LabelSpans(widest=2, overlap=4, together=2, left_out=0.0)
-    known = task.learn(rows)
-    examples = task.prepare(rows, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    task = ZeroShotSpans(max_span_words=2, overlap=4, types_per_prompt=2, type_dropout=0.0)
+    known = task.fit_labels(rows)
+    examples = task.prepare(rows, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, True)
     assert len(examples) > 4
     assert set(examples.targets["types"].tolist()) == {2}
-    assert int((examples.marks["gold"] >= 0).sum()) == len(spans)
-    assert examples.dropped.tolist() == [0]
+    assert int((examples.token_marks["gold"] >= 0).sum()) == len(spans)
+    assert examples.dropped_tokens.tolist() == [0]
     # Every word begins spans in one window of each prompt.
     for number in range(2):
         prompts = [e for e in range(len(examples)) if (e >= len(examples) // 2) == number]
-        seen = sorted(int(u) for e in prompts for u in examples.mark("unit", e) if u >= 0)
+        seen = sorted(int(u) for e in prompts for u in examples.token_mark("unit", e) if u >= 0)
         assert seen == list(range(len(words)))
     [answer] = task.decode(told(examples), examples, rows, known, {})
     found = {(s["start"], s["end"], s["label"]) for s in answer["spans"]}
@@ -174,56 +174,56 @@ def test_windows_and_prompts_lose_no_span(loaded: Loaded) -> None:
     assert len(found) == len(spans) - 1  # Of two that overlap one stays.
 
 
-def test_in_a_batch_shorter_prompts_say_nothing_of_types_they_lack(loaded: Loaded) -> None:
+def test_in_a_batch_shorter_prompts_say_nothing_of_types_they_lack(loaded: LoadedModel) -> None:
     rows = {"text": ["one red", "two cat six"], "types": [["sun"], ["sky", "dog", "sun"]]}
     made = predictor(TASK, loaded, {"types": ["sun"]})
-    examples = TASK.prepare(rows, made.reader, {"types": ["sun"]}, False)
+    examples = TASK.prepare(rows, made.preprocessor, {"types": ["sun"]}, False)
     together, apart = made.outputs(examples, 10**6), made.outputs(examples, 1)
     first = together[0].reshape(len(together[0]), 3, 3)
-    assert (first[:, :, 1:] == NEVER).all()
+    assert (first[:, :, 1:] == ABSENT_LOGIT).all()
     np.testing.assert_allclose(first[:, :, :1], apart[0].reshape(len(apart[0]), 3, 1), atol=1e-5)
     np.testing.assert_allclose(together[1], apart[1], atol=1e-5)
 
 
-def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded: Loaded) -> None:
+def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded: LoadedModel) -> None:
     data = mixed(40, 0)
-    task = LabelSpans(left_out=0.9)
-    known = task.learn(data)
-    examples = task.prepare(data, Reader(loaded.tokenizer, 24, True, "chunk"), known, True)
+    task = ZeroShotSpans(type_dropout=0.9)
+    known = task.fit_labels(data)
+    examples = task.prepare(data, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, True)
     spans = sum(sum(tag.startswith("B") for tag in tags) for tags in data["tags"])
-    assert int((examples.marks["gold"] >= 0).sum()) == spans
+    assert int((examples.token_marks["gold"] >= 0).sum()) == spans
     assert set(examples.targets["types"].tolist()) == {1, 2}
-    asked = task.prepare(data, Reader(loaded.tokenizer, 24, True, "chunk"), known, False)
+    asked = task.prepare(data, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, False)
     assert set(asked.targets["types"].tolist()) == {2}
 
 
-def test_what_cannot_be_asked_is_refused(loaded: Loaded) -> None:
-    reader, known = Reader(loaded.tokenizer, 24, True, "chunk"), {"types": ["sun"]}
+def test_what_cannot_be_asked_is_refused(loaded: LoadedModel) -> None:
+    reader, known = Preprocessor(loaded.tokenizer, 24, True, "chunk"), {"types": ["sun"]}
     with pytest.raises(InputError, match=r"Row 1: its types are \['sun', 'sun'\]"):
         TASK.prepare({"text": ["one", "two"], "types": [["sun"], ["sun", "sun"]]}, reader, known, False)
     with pytest.raises(InputError, match=r"Type 'one one .* has 30 tokens"):
         TASK.prepare({"text": ["one"], "types": [["one " * 29 + "one"]]}, reader, known, False)
     with pytest.raises(InputError, match=r"no row has a span"):
-        TASK.learn({"tokens": [["one"]], "tags": [["O"]]})
+        TASK.fit_labels({"tokens": [["one"]], "tags": [["O"]]})
     with pytest.raises(InputError, match=r"Row 0: there is no text at characters 3 to 9"):
-        TASK.learn({"text": ["one"], "spans": [[{"start": 3, "end": 9, "label": "sun"}]]})
+        TASK.fit_labels({"text": ["one"], "spans": [[{"start": 3, "end": 9, "label": "sun"}]]})
     with pytest.raises(SettingsError, match=r"widest = 0"):
-        LabelSpans(widest=0)
+        ZeroShotSpans(max_span_words=0)
 
 
 def test_the_threshold_is_tuned_where_it_helps() -> None:
-    from encodery.finetune.examples import Collector
-    from encodery.finetune.reader import Piece
+    from encodery.finetune.examples import ExampleBuilder
+    from encodery.finetune.preprocess import InputSequence
 
     rows = {"tokens": [["red"], ["cat"]], "tags": [["B-sun"], ["O"]]}
-    collector = Collector(False)
+    collector = ExampleBuilder(False)
     for row in range(2):
         marks = {"type": np.array([-1, 0, -1, -1, -1], np.int16), "unit": np.array([-1, -1, -1, 0, -1], np.int32)}
-        collector.add(row, [Piece(np.arange(5), 5, 3, 0, 1)], {"types": 1}, marks)
-    outputs = [np.full((5, 3), NEVER, np.float32) for _ in range(2)]
+        collector.add(row, [InputSequence(np.arange(5), 5, 3, 0, 1)], {"types": 1}, marks)
+    outputs = [np.full((5, 3), ABSENT_LOGIT, np.float32) for _ in range(2)]
     outputs[0][3, 0], outputs[1][3, 0] = -0.5, -1.5  # 0.38 for the truth, 0.18 for the other.
-    examples, known = collector.done([0, 0]), {"types": ["sun"]}
-    tuned = TASK.tune(outputs, examples, rows, known)
+    examples, known = collector.build([0, 0]), {"types": ["sun"]}
+    tuned = TASK.calibrate(outputs, examples, rows, known)
     assert tuned == {"threshold": 0.3}
-    assert TASK.figures(TASK.decode(outputs, examples, rows, known, tuned), rows, known)["f1"] == 1
-    assert TASK.figures(TASK.decode(outputs, examples, rows, known, {}), rows, known)["f1"] == 0
+    assert TASK.metrics(TASK.decode(outputs, examples, rows, known, tuned), rows, known)["f1"] == 1
+    assert TASK.metrics(TASK.decode(outputs, examples, rows, known, {}), rows, known)["f1"] == 0

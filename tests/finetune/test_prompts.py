@@ -13,32 +13,32 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.finetune.planning import plan
+from encodery.finetune.heads.cloze_prompt import ClozePrompt
+from encodery.finetune.planning import plan_finetuning
 from encodery.finetune.predict import Predictor
-from encodery.finetune.reader import Reader
+from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.tasks import Task
-from encodery.finetune.tasks._prompt import Prompt
-from encodery.finetune.tasks.cloze import Cloze
-from encodery.finetune.tasks.instruct import Instruct
-from encodery.finetune.tasks.label_match import LabelMatch
-from encodery.model.init.normal import Normal
-from encodery.model.load import Loaded, load_model
+from encodery.finetune.tasks.cloze import ClozeClassification
+from encodery.finetune.tasks.instruct import InstructClassification
+from encodery.finetune.tasks.label_match import LabelMatching
+from encodery.model.init.normal import NormalInit
+from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import build_model
-from encodery.objectives import count_all, share
+from encodery.objectives import normalised_loss, sum_counts
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.launch import start
 
 Rows = dict[str, list[Any]]
-LETTERS = Instruct(question="", described={"red": "cat", "green": "dog", "blue": "sun"})
+LETTERS = InstructClassification(question="", label_descriptions={"red": "cat", "green": "dog", "blue": "sun"})
 
 
-def trained(task: Task, rows: Rows, loaded: Loaded, steps: int) -> Predictor:
+def trained(task: Task, rows: Rows, loaded: LoadedModel, steps: int) -> Predictor:
     """A model and the task's module after some steps of 16 examples."""
-    reader = Reader(loaded.tokenizer, loaded.model.settings.max_length, True, task.truncate)
-    known = task.study(rows, loaded.tokenizer)
+    reader = Preprocessor(loaded.tokenizer, loaded.model.settings.max_length, True, task.truncate)
+    known = task.fit_metadata(rows, loaded.tokenizer)
     examples = task.prepare(rows, reader, known, True)
     # Spread out further than usual, so that so small a model attends to words from the beginning.
-    settings = dataclasses.replace(loaded.model.settings, init=Normal(std=0.1))
+    settings = dataclasses.replace(loaded.model.settings, init=NormalInit(std=0.1))
     model = build_model(settings, seed=0)
     torch.manual_seed(0)
     module = task.build(model.settings.shape, known)
@@ -48,29 +48,31 @@ def trained(task: Task, rows: Rows, loaded: Loaded, steps: int) -> Predictor:
         batch = examples.batch(draw.integers(len(examples), size=16))
         terms = module.loss(module(model(batch), batch), batch)
         optim.zero_grad()
-        share(terms, count_all([module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
+        normalised_loss(terms, sum_counts([module.counts(batch)])).backward()  # type: ignore[no-untyped-call]
         optim.step()
     return Predictor(model.eval(), module.eval(), task, reader, known, {}, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    "task", [Cloze(), LabelMatch(), LabelMatch(shown=2)], ids=["cloze", "all labels", "two labels"]
+    "task",
+    [ClozeClassification(), LabelMatching(), LabelMatching(labels_per_text=2)],
+    ids=["cloze", "all labels", "two labels"],
 )
-def test_a_few_steps_learn_to_say_the_label(task: Task, loaded: Loaded, rows: Callable[..., Rows]) -> None:
+def test_a_few_steps_learn_to_say_the_label(task: Task, loaded: LoadedModel, rows: Callable[..., Rows]) -> None:
     made = trained(task, rows("classify", 60), loaded, steps=80)
     test = rows("classify", 60, seed=1)
     answers = made.predict({"text": test["text"]}).answers
-    assert task.figures(answers, test, made.known)["accuracy"] > 0.8
+    assert task.metrics(answers, test, made.metadata)["accuracy"] > 0.8
     assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
 
 
-def test_a_letter_is_learnt_and_pairs_are_read(lettered: Loaded, rows: Callable[..., Rows]) -> None:
+def test_a_letter_is_learnt_and_pairs_are_read(lettered: LoadedModel, rows: Callable[..., Rows]) -> None:
     made = trained(LETTERS, rows("classify", 60), lettered, steps=80)
     test = rows("classify", 60, seed=1)
-    assert LETTERS.figures(made.predict({"text": test["text"]}).answers, test, made.known)["accuracy"] > 0.8
+    assert LETTERS.metrics(made.predict({"text": test["text"]}).answers, test, made.metadata)["accuracy"] > 0.8
 
     pairs = {**test, "text_b": test["text"]}
-    assert LETTERS.study(pairs, lettered.tokenizer)["patterns"] == [
+    assert LETTERS.fit_metadata(pairs, lettered.tokenizer)["patterns"] == [
         " A: sun. B: dog. C: cat. Text: {text} Second text: {text_b} Answer: {mask}"
     ]
 
@@ -78,18 +80,17 @@ def test_a_letter_is_learnt_and_pairs_are_read(lettered: Loaded, rows: Callable[
 @pytest.fixture(scope="module")
 def lettered(
     tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
-) -> Loaded:
+) -> LoadedModel:
     """An encoder of 48 tokens whose words have the letters A to C among them."""
     words = [*"ABC:.", "Text", "Answer", "red", "green", "blue", "one", "two", "six", "cat", "dog", "sun", "sky"]
     return load_model(small_model(tmp_path_factory.mktemp("lettered"), word_tokenizer(words), max_length=48))
 
 
-def test_a_prompt_is_never_cut(loaded: Loaded) -> None:
-    prompt = Prompt.of("who {text} . {mask} who", ["text"])
+def test_a_prompt_is_never_cut(loaded: LoadedModel) -> None:
+    prompt = ClozePrompt.parse("who {text} . {mask} who", ["text"])
     text = "one two six cat dog sun sky " * 6
     for policy, first, last in (("right", "one", "sun"), ("left", "six", "sky")):
-        # type: ignore[arg-type]
-        [[(piece, gap)]], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, policy))
+        [[(piece, gap)]], [lost] = prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, policy))
         words = [loaded.tokenizer.piece(int(i)) for i in piece.ids]
         assert len(words) == 24
         assert words[:2] == ["[CLS]", "who"]
@@ -98,17 +99,17 @@ def test_a_prompt_is_never_cut(loaded: Loaded) -> None:
         assert lost == 42 - 18
         assert words[2] == first or policy == "left"
         assert words[-5] == last or policy == "right"
-    [found], [lost] = prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, "chunk"))
+    [found], [lost] = prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "chunk"))
     assert lost == 0
     assert sum(len(piece.ids) - 6 for piece, _ in found) == 42
     assert all(piece.ids[gap] == loaded.tokenizer.mask_id for piece, gap in found)
     with pytest.raises(InputError, match=r"Row 0 has 42 tokens, the model takes 18"):
-        prompt.fill({"text": [text]}, Reader(loaded.tokenizer, 24, True, "error"))
+        prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "error"))
 
 
-def test_of_two_texts_the_longer_is_cut_first(loaded: Loaded) -> None:
-    prompt = Prompt.of("{text} {mask} {text_b}", ["text", "text_b"])
-    reader = Reader(loaded.tokenizer, 16, True, "right")
+def test_of_two_texts_the_longer_is_cut_first(loaded: LoadedModel) -> None:
+    prompt = ClozePrompt.parse("{text} {mask} {text_b}", ["text", "text_b"])
+    reader = Preprocessor(loaded.tokenizer, 16, True, "right")
     [[(piece, gap)]], [lost] = prompt.fill({"text": ["one two"], "text_b": ["six " * 30]}, reader)
     assert (gap, lost, len(piece.ids)) == (3, 2 + 30 - 13, 16)
 
@@ -124,44 +125,44 @@ def test_of_two_texts_the_longer_is_cut_first(loaded: Loaded) -> None:
 )
 def test_patterns_that_cannot_be_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Prompt.of(pattern, ["text"])
+        ClozePrompt.parse(pattern, ["text"])
 
 
 def test_braces_of_a_prompt_are_doubled_and_spaces_told() -> None:
-    prompt = Prompt.of("{{a}} {text}: {mask}", ["text"])
+    prompt = ClozePrompt.parse("{{a}} {text}: {mask}", ["text"])
     assert prompt.literals == ("{a} ", ": ", "")
-    assert prompt.spaced
-    assert not Prompt.of("{mask}: {text}", ["text"]).spaced
+    assert prompt.space_before_gap
+    assert not ClozePrompt.parse("{mask}: {text}", ["text"]).space_before_gap
 
 
-def test_words_of_labels(loaded: Loaded, rows: Callable[..., Rows]) -> None:
+def test_words_of_labels(loaded: LoadedModel, rows: Callable[..., Rows]) -> None:
     data = {"text": ["one", "two", "six"], "label": ["0", "1", "1"]}
-    task = Cloze(patterns=("{text} {mask}",), words={"0": "red", "1": "green, blues", "2": "sky"})
-    known = task.study(data, loaded.tokenizer)
+    task = ClozeClassification(patterns=("{text} {mask}",), verbalizer={"0": "red", "1": "green, blues", "2": "sky"})
+    known = task.fit_metadata(data, loaded.tokenizer)
     pieces = [[loaded.tokenizer.piece(i) for i in some] for some in known["words"][0]]
     assert known["labels"] == ["0", "1", "2"]
     assert pieces == [["red"], ["green", "blue", "##s"], ["sky"]]
     with pytest.raises(SettingsError, match=r"'0' and '1' are said with the same word"):
-        Cloze(words={"0": "red", "1": "red"}).study(data, loaded.tokenizer)
+        ClozeClassification(verbalizer={"0": "red", "1": "red"}).fit_metadata(data, loaded.tokenizer)
     with pytest.raises(SettingsError, match=r"'purple' cannot be said with this vocabulary"):
-        Cloze(words={"0": "red", "1": "purple"}).study(data, loaded.tokenizer)
+        ClozeClassification(verbalizer={"0": "red", "1": "purple"}).fit_metadata(data, loaded.tokenizer)
     with pytest.raises(InputError, match=r"all rows have the label 'red'"):
-        Cloze().study({"text": ["one"], "label": ["red"]}, loaded.tokenizer)
+        ClozeClassification().fit_metadata({"text": ["one"], "label": ["red"]}, loaded.tokenizer)
     with pytest.raises(SettingsError, match=r"described\.gren: no row has this label\. Did you mean 'green'"):
-        LabelMatch(described={"gren": "x"}).learn(rows("classify", 9))
+        LabelMatching(label_descriptions={"gren": "x"}).fit_labels(rows("classify", 9))
 
 
-def test_letters_that_the_vocabulary_lacks(loaded: Loaded) -> None:
+def test_letters_that_the_vocabulary_lacks(loaded: LoadedModel) -> None:
     with pytest.raises(SettingsError, match=r"There are 2 labels, and 0 letters"):
-        Instruct().study({"text": ["one", "two"], "label": ["red", "sky"]}, loaded.tokenizer)
+        InstructClassification().fit_metadata({"text": ["one", "two"], "label": ["red", "sky"]}, loaded.tokenizer)
 
 
-def test_the_head_speaks_the_logits_of_the_labels_words(loaded: Loaded) -> None:
+def test_the_head_speaks_the_logits_of_the_labels_words(loaded: LoadedModel) -> None:
     """Zero training: what the task says is what the masked-language-model head says in the gap."""
-    task = Cloze(patterns=("{text} {mask}",), words={"red": "red", "sky": "sky, blue"})
+    task = ClozeClassification(patterns=("{text} {mask}",), verbalizer={"red": "red", "sky": "sky, blue"})
     data = {"text": ["one two", "cat"], "label": ["red", "sky"]}
-    known, tokenizer = task.study(data, loaded.tokenizer), loaded.tokenizer
-    reader = Reader(tokenizer, 24, True, "right")
+    known, tokenizer = task.fit_metadata(data, loaded.tokenizer), loaded.tokenizer
+    reader = Preprocessor(tokenizer, 24, True, "right")
     module = task.build(loaded.model.settings.shape, known)
     examples = task.prepare(data, reader, known, False)
     batch = examples.batch(np.arange(2))
@@ -169,18 +170,18 @@ def test_the_head_speaks_the_logits_of_the_labels_words(loaded: Loaded) -> None:
         output = loaded.model.eval()(batch)
         told = module(output, batch)
         rows = batch.ids == tokenizer.mask_id
-        every = loaded.model.mlm(output.hidden[rows], loaded.model.encoder)
+        every = loaded.model.mlm_head(output.hidden[rows], loaded.model.encoder)
     red, sky, blue = (int(tokenizer.encode(word)[0]) for word in ("red", "sky", "blue"))
     expected = torch.stack([every[:, red], (every[:, sky] + every[:, blue]) / 2], 1)
     torch.testing.assert_close(told, expected)
 
 
-def test_an_encoder_without_a_head_cannot_speak(loaded: Loaded, tmp_path: Path) -> None:
+def test_an_encoder_without_a_head_cannot_speak(loaded: LoadedModel, tmp_path: Path) -> None:
     mute = build_model(dataclasses.replace(loaded.model.settings, head=None))
     data = {"text": ["one", "two"], "label": ["red", "sky"]}
-    task = Cloze()
-    known = task.study(data, loaded.tokenizer)
-    examples = task.prepare(data, Reader(loaded.tokenizer, 24, True, "right"), known, False)
+    task = ClozeClassification()
+    known = task.fit_metadata(data, loaded.tokenizer)
+    examples = task.prepare(data, Preprocessor(loaded.tokenizer, 24, True, "right"), known, False)
     batch = examples.batch(np.arange(2))
     with pytest.raises(SettingsError, match="no masked-language-model head"):
         task.build(mute.settings.shape, known)(mute(batch), batch)
@@ -188,7 +189,7 @@ def test_an_encoder_without_a_head_cannot_speak(loaded: Loaded, tmp_path: Path) 
 
 @pytest.mark.parametrize("task", ["cloze", "label_match", "label_spans"])
 def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
-    task: str, loaded: Loaded, rows: Callable[..., Rows], tmp_path: Path
+    task: str, loaded: LoadedModel, rows: Callable[..., Rows], tmp_path: Path
 ) -> None:
     kind = "tag" if task == "label_spans" else "classify"
     (tmp_path / "rows").mkdir()
@@ -197,14 +198,14 @@ def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
         lines = [json.dumps(dict(zip(data, values, strict=True))) for values in zip(*data.values(), strict=True)]
         (tmp_path / "rows" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     train = {"threads": 1, "precision": "fp32", "evals": 1}
-    made = plan(task, tmp_path / "rows", loaded.path, {"epochs": 2, "optim": {"lr": 3e-3}, "train": train})
+    made = plan_finetuning(task, tmp_path / "rows", loaded.path, {"epochs": 2, "optim": {"lr": 3e-3}, "train": train})
     result = start(made.recipe, tmp_path / "run")
     assert result.finished
     again = load_model(tmp_path / "run")
-    found = dataclasses.replace(Predictor.of(again, "cpu"), model=again.model)  # Run as the run itself ran it.
+    found = dataclasses.replace(Predictor.from_model(again, "cpu"), model=again.model)  # Run as the run itself ran it.
     answers = found.predict(data).answers
-    figures = found.task.figures(answers, data, found.known)
-    assert figures == pytest.approx({name: result.figures[f"test_{name}"] for name in figures})
+    figures = found.task.metrics(answers, data, found.metadata)
+    assert figures == pytest.approx({name: result.metrics[f"test_{name}"] for name in figures})
     before, after = loaded.model.heads.state_dict(), again.model.heads.state_dict()
     learnt = [name for name in before if not torch.equal(before[name], after[name])]
     assert bool(learnt) == (task == "cloze")

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks.span import Span, _answers, _scored
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks.span import ExtractiveQA, _answers, _scored
 from encodery.tokens.tokenizer import Tokenizer
 
 CONTEXT = "one two six cat . " * 8 + "red green. " + "sun sky " * 6
 
 
-def example(tokenizer: Tokenizer, text: str = "red green") -> tuple[Span, Reader, dict[str, list[Any]]]:
+def example(tokenizer: Tokenizer, text: str = "red green") -> tuple[ExtractiveQA, Preprocessor, dict[str, list[Any]]]:
     start = CONTEXT.index(text) if text else 0
     answers = [{"text": text, "start": start}] if text else []
     rows = {"question": ["who"], "context": [CONTEXT], "answers": [answers]}
-    return Span(overlap=8), Reader(tokenizer, 24, True, "chunk"), rows
+    return ExtractiveQA(overlap=8), Preprocessor(tokenizer, 24, True, "chunk"), rows
 
 
 def certain(starts: list[int], ends: list[int], examples: Any) -> list[np.ndarray]:
@@ -34,7 +34,7 @@ def certain(starts: list[int], ends: list[int], examples: Any) -> list[np.ndarra
 
 def test_targets_lead_back_to_the_answer_in_the_window_that_holds_it(tokenizer: Tokenizer) -> None:
     task, reader, rows = example(tokenizer)
-    known = task.learn(rows)
+    known = task.fit_labels(rows)
     examples = task.prepare(rows, reader, known, True)
     assert len(examples) > 3
     assert examples.lengths.max() <= 24
@@ -43,7 +43,7 @@ def test_targets_lead_back_to_the_answer_in_the_window_that_holds_it(tokenizer: 
     assert any(starts)
     [answer] = task.decode(certain(starts, ends, examples), examples, rows, known, {})
     assert answer["prediction"] == "red green" == CONTEXT[answer["start"] : answer["end"]]
-    assert task.figures([answer], rows, known) == {"exact": 1.0, "f1": 1.0}
+    assert task.metrics([answer], rows, known) == {"exact": 1.0, "f1": 1.0}
 
 
 def test_nothing_is_said_only_by_models_that_saw_questions_without_answer(tokenizer: Tokenizer) -> None:
@@ -61,7 +61,7 @@ def test_the_threshold_parts_what_can_be_answered(tokenizer: Tokenizer) -> None:
     task, reader, rows = example(tokenizer)
     rows = {name: values * 4 for name, values in rows.items()}
     rows["answers"] = [rows["answers"][0], [], rows["answers"][0], []]
-    known = task.learn(rows)
+    known = task.fit_labels(rows)
     assert known == {"unanswered": 2}
     examples = task.prepare(rows, reader, known, True)
     outputs = certain(examples.targets["start"].tolist(), examples.targets["end"].tolist(), examples)
@@ -70,18 +70,18 @@ def test_the_threshold_parts_what_can_be_answered(tokenizer: Tokenizer) -> None:
         if row % 2 == 0 and examples.targets["start"][number]:
             outputs[number] *= 3
             outputs[number][0] /= 3  # … but less so where there is an answer
-    tuned = task.tune(outputs, examples, rows, known)
-    assert task.figures(task.decode(outputs, examples, rows, known, {}), rows, known)["f1"] == 0.5
-    assert task.figures(task.decode(outputs, examples, rows, known, tuned), rows, known)["f1"] == 1.0
+    tuned = task.calibrate(outputs, examples, rows, known)
+    assert task.metrics(task.decode(outputs, examples, rows, known, {}), rows, known)["f1"] == 0.5
+    assert task.metrics(task.decode(outputs, examples, rows, known, tuned), rows, known)["f1"] == 1.0
 
 
 def test_both_ways_of_writing_answers() -> None:
     rows = {"question": ["q", "q"], "context": ["a cat", "a cat"]}
     squad = {**rows, "answers": [{"text": ["cat"], "answer_start": [2]}, {"text": [], "answer_start": []}]}
     plain = {**rows, "answers": [[{"text": "cat", "answer_start": 2}], []]}
-    assert Span().learn(squad) == Span().learn(plain) == {"unanswered": 1}
+    assert ExtractiveQA().fit_labels(squad) == ExtractiveQA().fit_labels(plain) == {"unanswered": 1}
     with pytest.raises(InputError, match="Row 0: its answer 'dog' does not stand at character 2"):
-        Span().learn({**rows, "answers": [[{"text": "dog", "start": 2}], []]})
+        ExtractiveQA().fit_labels({**rows, "answers": [[{"text": "dog", "start": 2}], []]})
     assert _answers({**rows, "answers": [[{"text": " cat", "start": 1}], []]}, 0) == [("cat", 2)]
     assert _answers({"context": ["1 11"], "answers": [[{"text": "1", "start": 3}]]}, 0) == [("1", 3)]
 

@@ -9,14 +9,14 @@ import torch
 
 from encodery.base.errors import InputError
 from encodery.finetune.predict import Predictor
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Known
-from encodery.finetune.tasks.tag import Tag
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks import TaskMetadata
+from encodery.finetune.tasks.tag import SequenceTagging
 from encodery.model.network import Model, ModelSettings, build_model
-from encodery.model.positions.none import Nothing as NoPositions
+from encodery.model.positions.none import NoPositions
 from encodery.tokens.tokenizer import Tokenizer
 
-KNOWN: Known = {"labels": ["O", "B-x", "I-x"], "counts": [4, 2, 1], "kind": "spans"}
+KNOWN: TaskMetadata = {"labels": ["O", "B-x", "I-x"], "counts": [4, 2, 1], "kind": "spans"}
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +35,19 @@ def byte_tokenizer() -> Tokenizer:
 def model_of(tokenizer: Tokenizer, depth: int, longest: int) -> Model:
     """Without positions; without layers it knows no context."""
     settings = ModelSettings(
-        width=32, depth=depth, heads=2, vocab=tokenizer.vocab_size, max_length=longest, positions=NoPositions()
+        width=32, depth=depth, heads=2, vocab_size=tokenizer.vocab_size, max_length=longest, positions=NoPositions()
     )
     return build_model(settings, seed=0).eval()
 
 
 def predictor(tokenizer: Tokenizer, longest: int, overlap: int = 8, depth: int = 0) -> Predictor:
     model = model_of(tokenizer, depth, 4096)
-    task = Tag(overlap=overlap)
+    task = SequenceTagging(overlap=overlap)
     torch.manual_seed(0)
     module = task.build(model.settings.shape, KNOWN).eval()
     with torch.no_grad():
         module.out.weight.mul_(100)  # type: ignore[union-attr, operator]
-    reader = Reader(tokenizer, longest, False, "chunk")
+    reader = Preprocessor(tokenizer, longest, False, "chunk")
     return Predictor(model, module, task, reader, KNOWN, {}, torch.device("cpu"))
 
 
@@ -75,46 +75,46 @@ def test_words_and_texts_are_tagged_alike(byte_tokenizer: Tokenizer) -> None:
 
 
 def test_every_word_of_a_long_text_is_judged_once(byte_tokenizer: Tokenizer) -> None:
-    task, reader = Tag(overlap=8), Reader(byte_tokenizer, 24, False, "chunk")
+    task, reader = SequenceTagging(overlap=8), Preprocessor(byte_tokenizer, 24, False, "chunk")
     words = TEXT.split()
     rows = {"tokens": [words, []], "tags": [["O"] * len(words), []]}
     examples = task.prepare(rows, reader, KNOWN, True)
-    unit = examples.marks["unit"]
+    unit = examples.token_marks["unit"]
     assert sorted(unit[unit >= 0].tolist()) == list(range(len(words)))
-    assert ((examples.marks["label"] >= 0) == (unit >= 0)).all()
+    assert ((examples.token_marks["label"] >= 0) == (unit >= 0)).all()
     assert examples.lengths.max() <= 24
-    assert examples.dropped.tolist() == [0, 0]
+    assert examples.dropped_tokens.tolist() == [0, 0]
 
 
 def test_spans_become_the_tags_of_the_words_they_touch(byte_tokenizer: Tokenizer) -> None:
     rows = {"text": ["in New York."], "spans": [[{"start": 3, "end": 11, "label": "x"}]]}
-    known = Tag().learn(rows)
+    known = SequenceTagging().fit_labels(rows)
     assert known == {"labels": ["B-x", "I-x", "O"], "counts": [1, 1, 2], "kind": "spans"}
-    assert Tag(scheme="io").learn(rows)["labels"] == ["O", "x"]
+    assert SequenceTagging(scheme="io").fit_labels(rows)["labels"] == ["O", "x"]
     with pytest.raises(InputError, match="Row 0: there is no text at characters 3 to 99"):
-        Tag().learn({"text": ["in New York"], "spans": [[{"start": 3, "end": 99, "label": "x"}]]})
+        SequenceTagging().fit_labels({"text": ["in New York"], "spans": [[{"start": 3, "end": 99, "label": "x"}]]})
 
 
 def test_inside_tags_come_back_as_spans(byte_tokenizer: Tokenizer) -> None:
-    task = Tag(scheme="io")
+    task = SequenceTagging(scheme="io")
     known = {"labels": ["O", "x"], "counts": [1, 1], "kind": "spans"}
     rows = {"tokens": [["a", "b", "c"]], "tags": [["O", "B-x", "I-x"]]}
-    examples = task.prepare(rows, Reader(byte_tokenizer, 32, False, "chunk"), known, True)
-    label, unit = examples.marks["label"], examples.marks["unit"]
+    examples = task.prepare(rows, Preprocessor(byte_tokenizer, 32, False, "chunk"), known, True)
+    label, unit = examples.token_marks["label"], examples.token_marks["unit"]
     assert label[unit >= 0].tolist() == [0, 1, 1]
     logits = np.where(label[:, None] == np.arange(2), 9.0, 0.0)
     [answer] = task.decode([logits], examples, rows, known, {})
     assert answer["prediction"] == ["O", "B-x", "I-x"]
-    assert task.figures([answer], rows, known)["f1"] == 1.0
+    assert task.metrics([answer], rows, known)["f1"] == 1.0
 
 
 def test_wrong_rows_are_named() -> None:
     with pytest.raises(InputError, match="Row 1: has 1 words and 2 tags"):
-        Tag().learn({"tokens": [["a"], ["b"]], "tags": [["O"], ["O", "B-x"]]})
+        SequenceTagging().fit_labels({"tokens": [["a"], ["b"]], "tags": [["O"], ["O", "B-x"]]})
     with pytest.raises(InputError, match="nothing to tell apart: the tags are O"):
-        Tag().learn({"tokens": [["a"]], "tags": [["O"]]})
+        SequenceTagging().fit_labels({"tokens": [["a"]], "tags": [["O"]]})
 
 
 def test_plain_tags_are_told_as_they_are() -> None:
     rows = {"tokens": [["a", "b"]], "tags": [["NOUN", "VERB"]]}
-    assert Tag().learn(rows)["kind"] == "plain"
+    assert SequenceTagging().fit_labels(rows)["kind"] == "plain"

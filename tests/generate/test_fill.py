@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.generate.fill import Fill
+from encodery.generate.fill import FillMask
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.tokens.tokenizer import Tokenizer
 
-SETTINGS = ModelSettings(width=16, depth=1, heads=2, vocab=64, max_length=12)
+SETTINGS = ModelSettings(width=16, depth=1, heads=2, vocab_size=64, max_length=12)
 
 
 @pytest.fixture
 def biased(tokenizer: Tokenizer) -> Model:
     """Prefers the special tokens and unused entries above all, then `dog`, then `##s`."""
     model = build_model(SETTINGS, seed=0)
-    bias = model.mlm.bias
+    bias = model.mlm_head.bias
     assert isinstance(bias, torch.Tensor)
     with torch.no_grad():
         bias[:5] = 100
@@ -28,7 +28,7 @@ def biased(tokenizer: Tokenizer) -> Model:
 
 
 def test_the_text_as_it_reads(biased: Model, tokenizer: Tokenizer) -> None:
-    filled = Fill(top=2).generate(biased, tokenizer, ["The  [MASK] ran."])[0]
+    filled = FillMask(top_k=2).generate(biased, tokenizer, ["The  [MASK] ran."])[0]
     assert filled.text == "The  dog ran."
     first, second = filled.slots[0]
     assert (first.token, first.text) == ("dog", "The  dog ran.")
@@ -37,7 +37,7 @@ def test_the_text_as_it_reads(biased: Model, tokenizer: Tokenizer) -> None:
 
 
 def test_several_masks_written_both_ways(biased: Model, tokenizer: Tokenizer) -> None:
-    filled = Fill(top=3).generate(biased, tokenizer, ["<mask> and [MASK]"])[0]
+    filled = FillMask(top_k=3).generate(biased, tokenizer, ["<mask> and [MASK]"])[0]
     assert filled.text == "dog and dog"
     assert [slot[1].text for slot in filled.slots] == ["s and dog", "dog ands"]
 
@@ -45,14 +45,14 @@ def test_several_masks_written_both_ways(biased: Model, tokenizer: Tokenizer) ->
 def test_together_is_one_pass_and_one_by_one_sees_what_was_filled(tokenizer: Tokenizer) -> None:
     model = build_model(SETTINGS, seed=1)
     texts = ["[MASK] cat [MASK] on [MASK]"]
-    together = Fill(top=1).generate(model, tokenizer, texts)[0]
-    in_turn = Fill(top=1, one_by_one=True).generate(model, tokenizer, texts)[0]
+    together = FillMask(top_k=1).generate(model, tokenizer, texts)[0]
+    in_turn = FillMask(top_k=1, one_by_one=True).generate(model, tokenizer, texts)[0]
     first = max(range(3), key=lambda slot: together.slots[slot][0].probability)
     assert in_turn.slots[first][0].id == together.slots[first][0].id
     others = [slot for slot in range(3) if slot != first]
     pieces = ["[MASK]"] * 3
     pieces[first] = together.slots[first][0].token
-    halfway = Fill(top=1).generate(model, tokenizer, ["{} cat {} on {}".format(*pieces)])[0]
+    halfway = FillMask(top_k=1).generate(model, tokenizer, ["{} cat {} on {}".format(*pieces)])[0]
     second = max(range(2), key=lambda slot: halfway.slots[slot][0].probability)
     found = in_turn.slots[others[second]][0]
     assert found.id == halfway.slots[second][0].id
@@ -62,15 +62,15 @@ def test_together_is_one_pass_and_one_by_one_sees_what_was_filled(tokenizer: Tok
 def test_other_texts_in_the_call_do_not_matter(tokenizer: Tokenizer) -> None:
     model = build_model(SETTINGS, seed=1)
     texts = ["the [MASK]", "cat [MASK] on the dog", "[MASK]"]
-    together = Fill().generate(model, tokenizer, texts)
+    together = FillMask().generate(model, tokenizer, texts)
     for text, found in zip(texts, together, strict=True):
-        assert Fill().generate(model, tokenizer, [text])[0] == found
+        assert FillMask().generate(model, tokenizer, [text])[0] == found
 
 
 def test_what_is_refused(biased: Model, tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"Text 1 has no mask.*\[MASK\]"):
-        Fill().generate(biased, tokenizer, ["[MASK]", "no mask at all"])
+        FillMask().generate(biased, tokenizer, ["[MASK]", "no mask at all"])
     with pytest.raises(InputError, match="17 tokens, the model takes 12"):
-        Fill().generate(biased, tokenizer, ["[MASK] " + "cat " * 14])
+        FillMask().generate(biased, tokenizer, ["[MASK] " + "cat " * 14])
     with pytest.raises(SettingsError, match="top = 0"):
-        Fill(top=0)
+        FillMask(top_k=0)

@@ -24,12 +24,12 @@ import torch
 from tokenizers.models import WordLevel
 
 from encodery.base import machine
-from encodery.base.artifact import writing
-from encodery.base.report import read_log
-from encodery.base.settings import decode, merge
-from encodery.tokens.shards import ShardWriter, index_split
-from encodery.tokens.shuffle import below, mix
-from encodery.tokens.store import Specials, TokenStore
+from encodery.base.artifact import create_artifact
+from encodery.base.run_log import read_log
+from encodery.base.settings import decode, merge_tables
+from encodery.tokens.shards import TokenShardWriter, index_split
+from encodery.tokens.shuffle import hash_under_key, scale_hashes
+from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.launch import start
 from encodery.train.pretrain import recipe_of
@@ -40,13 +40,13 @@ TOLERANCE = 1e-4
 VOCAB, WORDS = 256, 60
 
 BASE: dict[str, Any] = {
-    "model": {"width": 32, "depth": 2, "heads": 2, "inner": 64, "max_length": 48},
+    "model": {"width": 32, "depth": 2, "heads": 2, "intermediate_size": 64, "max_length": 48},
     "feed": {"max_length": 48},
     "optim": {"is": "adamw", "lr": 0.005},
     "train": {
         "budget": "24steps",
         "batch_tokens": 512,
-        "micro_tokens": 256,
+        "micro_batch_tokens": 256,
         "precision": "fp32",
         "threads": 1,
         "evals": 0,
@@ -65,7 +65,11 @@ RUNS: dict[str, dict[str, Any]] = {
         },
         "objective": {"is": "mlm", "corruption": {"is": "span", "rate": "0.30 -> 0.15 linear"}, "z_loss": 1e-4},
         "optim": {"is": "stable_adamw", "lr": 0.01},
-        "train": {"batch_tokens": "256 -> 768 linear", "length": "16 -> 48 linear", "schedule": "wsd(warmup=10%)"},
+        "train": {
+            "batch_tokens": "256 -> 768 linear",
+            "seq_len_schedule": "16 -> 48 linear",
+            "lr_schedule": "wsd(warmup=10%)",
+        },
     },
     "dropout, alibi, muon, average": {
         "model": {"dropout": 0.1, "positions": "alibi", "attention": {"is": "full", "dropout": 0.1}},
@@ -86,8 +90,8 @@ def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
     """Walks on a ring of words, from a hash and not from numpy's generators, whose streams may change."""
     found = []
     for number in range(count):
-        length = 8 + int(below(mix(np.array([number]), seed), 100)[0])
-        steps = 1 + below(mix(np.arange(length), seed + number + 1), 3)
+        length = 8 + int(scale_hashes(hash_under_key(np.array([number]), seed), 100)[0])
+        steps = 1 + scale_hashes(hash_under_key(np.arange(length), seed + number + 1), 3)
         found.append((5 + (number + steps.cumsum()) % WORDS).astype(np.uint32))
     return found
 
@@ -96,12 +100,12 @@ def _store(folder: Path) -> TokenStore:
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(VOCAB - 5))]
     inner = tokenizers.Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
     inner.add_special_tokens(names[:5])
-    specials = Specials(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB)
-    with writing(folder, "tokens", {"dtype": "uint16", "specials": asdict(specials)}) as draft:
+    specials = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB)
+    with create_artifact(folder, "tokens", {"dtype": "uint16", "special_tokens": asdict(specials)}) as draft:
         for name, count, seed in (("train", 60, 1000), ("heldout", 10, 5000)):
-            writer = ShardWriter(draft.path / name, 0, "uint16", specials.unk_id)
+            writer = TokenShardWriter(draft.path / name, 0, "uint16", specials.unk_id)
             note = writer.write([(ids, 4 * len(ids)) for ids in _documents(count, seed)], "made up")
-            draft.figures[name] = index_split(draft.path / name, [note])
+            draft.metrics[name] = index_split(draft.path / name, [note])
         Tokenizer(inner).save(draft.path / "tokenizer")
     return TokenStore.open(folder)
 
@@ -110,7 +114,7 @@ def curve(name: str, folder: Path) -> list[float]:
     """The loss of every step of a run."""
     before = torch.get_num_threads()
     store = _store(folder / "tokens")
-    settings = decode(PretrainSettings, merge(BASE, RUNS[name])).fitted(VOCAB)
+    settings = decode(PretrainSettings, merge_tables(BASE, RUNS[name])).with_vocab_size(VOCAB)
     try:
         start(recipe_of(settings, store), folder / "run")
     finally:

@@ -51,7 +51,7 @@ def test_importing_is_light_and_names_are_found_when_used() -> None:
 def test_one_handle_for_everything(folder: Path, files: Path) -> None:
     model = en.load(folder)
     vectors = model.encode(["the cat sat", "", "a dog"])
-    assert vectors.shape == (3, model.width) == (3, 32)
+    assert vectors.shape == (3, model.dimension) == (3, 32)
     np.testing.assert_allclose(model.similarity("the cat sat", ["the cat sat", "a dog"])[0, 0], 1, atol=1e-5)
     assert model.similarity(["a", "b"], ["c"]).shape == (2, 1)
     filled = model.fill("the [MASK] sat", top=3)
@@ -60,7 +60,7 @@ def test_one_handle_for_everything(folder: Path, files: Path) -> None:
     assert "2 × 32" in repr(model)
     assert run(["search", "index", str(files / "rows.jsonl"), "--model", str(folder), "--out", str(files / "i")]) == 0
     with model.search(files / "i") as searcher:
-        assert searcher.search("bird").found[0].document == "d2"
+        assert searcher.search("bird").hits[0].document == "d2"
 
 
 def test_verb_fill(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
 from encodery.cli.__main__ import run
-from encodery.merging import Merging
+from encodery.merging import MergeMethod
 from encodery.model.load import load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 
@@ -20,14 +20,14 @@ BASE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
 
 
 def merged(*models: Tensor, **table: Any) -> Tensor:
-    return decode(Merging, table).merge({"w": BASE}, [{"w": model} for model in models])["w"]
+    return decode(MergeMethod, table).merge({"w": BASE}, [{"w": model} for model in models])["w"]
 
 
 def test_average_is_the_mean_and_the_base_may_take_part() -> None:
     one, other = BASE + 1, BASE + 4
     torch.testing.assert_close(merged(one, other, **{"is": "average"}), BASE + 2.5)
     torch.testing.assert_close(merged(one, other, **{"is": "average", "weights": [3.0, 1.0]}), BASE + 1.75)
-    torch.testing.assert_close(merged(one, other, **{"is": "average", "base": 2.0}), BASE + 1.25)
+    torch.testing.assert_close(merged(one, other, **{"is": "average", "base_weight": 2.0}), BASE + 1.25)
 
 
 def test_task_arithmetic_adds_and_takes_away() -> None:
@@ -38,27 +38,27 @@ def test_task_arithmetic_adds_and_takes_away() -> None:
 
 def test_dare_drops_a_share_and_keeps_the_mean() -> None:
     base = torch.zeros(100_000)
-    part = decode(Merging, {"is": "dare", "drop": 0.9, "scale": 1.0})
+    part = decode(MergeMethod, {"is": "dare", "drop_rate": 0.9, "scale": 1.0})
     found = part.merge({"w": base}, [{"w": base + 1}])["w"]
     assert sorted(set(found.tolist())) == pytest.approx([0.0, 10.0])
     assert 0.095 < (found > 0).float().mean() < 0.105
     assert not torch.equal(part.merge({"w": base}, [{"w": base + 1}], seed=1)["w"], found)
-    torch.testing.assert_close(merged(BASE + 1, BASE + 4, **{"is": "dare", "drop": 0.0, "scale": 0.5}), BASE + 2.5)
+    torch.testing.assert_close(merged(BASE + 1, BASE + 4, **{"is": "dare", "drop_rate": 0.0, "scale": 0.5}), BASE + 2.5)
 
 
 def test_ties_by_hand() -> None:
     """arXiv:2306.01708, figure 1: trimmed, a sign elected by mass, the mean over those who have it."""
     one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
     other = BASE + torch.tensor([1.0, 4.0, 0.2, -6.0, -3.0])
-    learnt = merged(one, other, **{"is": "ties", "keep": 0.8}) - BASE
+    learnt = merged(one, other, **{"is": "ties", "density": 0.8}) - BASE
     torch.testing.assert_close(learnt, torch.tensor([2.0, 4.0, 0.0, -6.0, -2.0]))
 
 
 def test_ties_keeps_the_largest_share_and_counts_by_weights() -> None:
     one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
-    learnt = merged(one, **{"is": "ties", "keep": 0.2}) - BASE
+    learnt = merged(one, **{"is": "ties", "density": 0.2}) - BASE
     torch.testing.assert_close(learnt, torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0]))
-    both = merged(BASE + 1, BASE + 4, **{"is": "ties", "keep": 1.0, "weights": [3.0, 1.0]}) - BASE
+    both = merged(BASE + 1, BASE + 4, **{"is": "ties", "density": 1.0, "weights": [3.0, 1.0]}) - BASE
     torch.testing.assert_close(both, torch.full((5,), 1.75))
 
 
@@ -67,8 +67,8 @@ def test_ties_keeps_the_largest_share_and_counts_by_weights() -> None:
     [
         ({"is": "average", "weights": [-1.0]}, "below 0"),
         ({"is": "average", "weights": [0.0]}, "not all 0"),
-        ({"is": "dare", "drop": 1.0}, "drop"),
-        ({"is": "ties", "keep": 0.0}, "keep"),
+        ({"is": "dare", "drop_rate": 1.0}, "drop"),
+        ({"is": "ties", "density": 0.0}, "keep"),
     ],
 )
 def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
@@ -77,7 +77,7 @@ def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=30, max_length=16)
+    settings = ModelSettings(width=16, depth=1, heads=2, intermediate_size=16, vocab_size=30, max_length=16)
     places = [str(tmp_path / name) for name in ("base", "one", "other")]
     for seed, place in enumerate(places):
         save_model(place, build_model(settings, seed))
@@ -119,7 +119,9 @@ def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     tokenizer = Tokenizer(Wordpiece().train(texts, 80))
     tokenizer.save(tmp_path / "tokenizer")
-    settings = ModelSettings(width=16, depth=1, heads=2, inner=16, vocab=tokenizer.vocab_size, max_length=32)
+    settings = ModelSettings(
+        width=16, depth=1, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=32
+    )
     base = tmp_path / "base"
     save_model(base, build_model(settings, 0), tmp_path / "tokenizer")
     quick = ["train.budget=20steps", "train.threads=1", "train.precision=fp32", "optim.lr=0.01"]
@@ -133,10 +135,10 @@ def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path
     both = [str(tmp_path / adapt) for adapt in ("lora", "bitfit")]
     out = tmp_path / "merged"
     assert run(["model", "merge", *both, "--head", both[0], "--out", str(out), "--base", str(base)]) == 0
-    assert len(Predictor.of(load_model(out)).predict(["a lovely day"]).answers) == 1
+    assert len(Predictor.from_model(load_model(out)).predict(["a lovely day"]).answers) == 1
     longer = tmp_path / "longer"
     assert run(["model", "edit", both[0], "--surgery", "lengthen", "max_length=64", "--out", str(longer)]) == 0
-    answers = [Predictor.of(load_model(place)).predict(["a lovely day"]).answers for place in (both[0], longer)]
+    answers = [Predictor.from_model(load_model(place)).predict(["a lovely day"]).answers for place in (both[0], longer)]
     assert answers[0] == answers[1]
     bare = tmp_path / "bare"
     assert run(["model", "merge", *both, "--out", str(bare), "--base", str(base)]) == 0

@@ -169,8 +169,8 @@ def test_spans(truth: list[list[str]], given: list[list[str]], score: float) -> 
 def test_answers() -> None:
     truth = [["The Eiffel-Tower", "a tower"], "42", [], [], ["שלום עולם"]]
     given = ["tower", "42.", "", "something", "שלום"]
-    assert ExactMatch().each(truth, given).tolist() == [1, 1, 1, 0, 0]
-    assert AnswerF1().each(truth, given).tolist() == pytest.approx([1, 1, 1, 0, 2 / 3])
+    assert ExactMatch().per_item(truth, given).tolist() == [1, 1, 1, 0, 0]
+    assert AnswerF1().per_item(truth, given).tolist() == pytest.approx([1, 1, 1, 0, 2 / 3])
     assert AnswerF1().score(["new york city"], ["the York city hall"]) == pytest.approx(2 / 3)
 
 

@@ -42,7 +42,7 @@ def test_a_query_without_an_answer_counts_as_zero() -> None:
 
 
 def test_a_query_without_relevant_documents_has_no_figure() -> None:
-    assert MRR().each({"q": {"a": 1}, "void": {"b": 0}}, {"q": {"a": 1.0}}).tolist() == [1.0]
+    assert MRR().per_item({"q": {"a": 1}, "void": {"b": 0}}, {"q": {"a": 1.0}}).tolist() == [1.0]
     with pytest.raises(EmptyInput, match="relevant"):
         MRR().score({"void": {"b": 0}}, {})
 

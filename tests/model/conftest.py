@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from encodery.model.foreign import to_state
-from encodery.model.hub import Special, way_out
+from encodery.model.foreign import to_checkpoint
+from encodery.model.formats import SpecialTokenIds, exportable_format
 from encodery.model.network import Model, ModelSettings, build_model
 
-SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab=64, max_length=40, segments=2)
+SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab_size=64, max_length=40, type_vocab_size=2)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def foreign(model: Model, tmp_path: Path) -> Path:
     """The same model as a Hugging Face folder."""
     folder = tmp_path / "foreign"
     folder.mkdir()
-    door = way_out(model.settings, Special(pad=0))
-    config = door.config(model.settings, Special(pad=0))
+    door = exportable_format(model.settings, SpecialTokenIds(pad=0))
+    config = door.write_config(model.settings, SpecialTokenIds(pad=0))
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(to_state(door, config, model, None), folder / "model.safetensors")
+    save_file(to_checkpoint(door, config, model, None), folder / "model.safetensors")
     return folder

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encodery.model.ops.attention import Attend, Needs, flex, grouped, naive, padded, select
+from encodery.model.ops.attention import AttentionKernel, AttentionSpec, flex, grouped, naive, padded, select_kernel
 from encodery.model.shape import Layout
 
 BATCHES = {
@@ -32,7 +32,9 @@ def given(lengths: tuple[int, ...], size: int, dtype: torch.dtype = torch.float6
     return draw(sum(lengths), 3, 3, size), draw(sum(lengths), 3, size), draw(3, 2 * max(lengths) - 1)
 
 
-def both_ways(attend: Attend, qkv: Tensor, above: Tensor, lay: Layout, needs: Needs, bias: Tensor) -> list[Tensor]:
+def both_ways(
+    attend: AttentionKernel, qkv: Tensor, above: Tensor, lay: Layout, needs: AttentionSpec, bias: Tensor
+) -> list[Tensor]:
     leaves = [qkv.clone().requires_grad_(), bias.clone().requires_grad_()]
     used = leaves if needs.bias else leaves[:1]
     mixed = attend(leaves[0], lay, needs, leaves[1] if needs.bias else None)
@@ -45,9 +47,11 @@ def both_ways(attend: Attend, qkv: Tensor, above: Tensor, lay: Layout, needs: Ne
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("attend", [padded.attend, grouped.attend], ids=["padded", "grouped"])
 @pytest.mark.parametrize("size", [16, 7])
-def test_agrees_with_naive(lengths: tuple[int, ...], window: int | None, bias: bool, attend: Attend, size: int) -> None:
+def test_agrees_with_naive(
+    lengths: tuple[int, ...], window: int | None, bias: bool, attend: AttentionKernel, size: int
+) -> None:
     qkv, above, table = given(lengths, size)
-    needs = Needs(window, bias)
+    needs = AttentionSpec(window, bias)
     wanted = both_ways(naive.attend, qkv, above, layout(lengths), needs, table)
     found = both_ways(attend, qkv, above, layout(lengths), needs, table)
     for mine, theirs in zip(found, wanted, strict=True):
@@ -60,7 +64,7 @@ def test_a_fixed_bias_over_long_sequences(window: int | None) -> None:
     found = []
     for attend in (naive.attend, grouped.attend):
         leaf = qkv.clone().requires_grad_()
-        mixed = attend(leaf, layout(BATCHES["long"]), Needs(window, True), table)
+        mixed = attend(leaf, layout(BATCHES["long"]), AttentionSpec(window, True), table)
         found.append((mixed.detach(), *torch.autograd.grad(mixed, leaf, above)))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
@@ -74,16 +78,18 @@ def test_flex_agrees_with_naive(window: int | None, bias: bool) -> None:
     lengths = BATCHES["awkward"]
     qkv, _, table = given(lengths, 16)
     used = table if bias else None
-    found = flex.attend(qkv, layout(lengths), Needs(window, bias), used)
-    wanted = naive.attend(qkv, layout(lengths), Needs(window, bias), used)
+    found = flex.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
+    wanted = naive.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("lengths", [BATCHES["sorted"], BATCHES["long"]])
 def test_low_precision_sums_in_full(lengths: tuple[int, ...]) -> None:
     qkv, above, table = given(lengths, 16, torch.bfloat16)
-    wanted = both_ways(naive.attend, qkv.float(), above.float(), layout(lengths), Needs(None, True), table.float())
-    found = both_ways(grouped.attend, qkv, above, layout(lengths), Needs(None, True), table)
+    wanted = both_ways(
+        naive.attend, qkv.float(), above.float(), layout(lengths), AttentionSpec(None, True), table.float()
+    )
+    found = both_ways(grouped.attend, qkv, above, layout(lengths), AttentionSpec(None, True), table)
     assert found[0].dtype == found[1].dtype == torch.bfloat16
     for mine, theirs in zip(found, wanted, strict=True):
         assert (mine - theirs).norm() < 0.01 * theirs.norm()
@@ -95,8 +101,8 @@ def test_a_bias_of_one_layer_is_not_taken_for_anothers() -> None:
     shared = layout(lengths)
     for factor in (1.0, -2.0, 0.5):
         fresh = table * factor
-        mixed = grouped.attend(qkv, shared, Needs(None, True), fresh)
-        torch.testing.assert_close(mixed, naive.attend(qkv, layout(lengths), Needs(None, True), fresh))
+        mixed = grouped.attend(qkv, shared, AttentionSpec(None, True), fresh)
+        torch.testing.assert_close(mixed, naive.attend(qkv, layout(lengths), AttentionSpec(None, True), fresh))
 
 
 def test_dropout_is_seeded_and_fair() -> None:
@@ -105,21 +111,21 @@ def test_dropout_is_seeded_and_fair() -> None:
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
-        runs.append(padded.attend(qkv, layout(lengths), Needs(dropout=0.5), None))
+        runs.append(padded.attend(qkv, layout(lengths), AttentionSpec(dropout=0.5), None))
     assert torch.equal(runs[0], runs[1])
-    whole = naive.attend(qkv, layout(lengths), Needs(), None)
+    whole = naive.attend(qkv, layout(lengths), AttentionSpec(), None)
     assert not torch.allclose(runs[0], whole)
     assert abs(((runs[0] - whole) * whole).mean() / whole.square().mean()) < 0.1
 
 
 def test_choice_by_device_and_needs() -> None:
     names = {
-        ("cpu", torch.float32, Needs(bias=True)): "grouped",
-        ("cpu", torch.float32, Needs(dropout=0.1)): "padded",
-        ("cuda", torch.float32, Needs()): "padded",
-        ("cuda", torch.float32, Needs(bias=True)): "flex",
-        ("cuda", torch.bfloat16, Needs(window=4)): "varlen",
-        ("mps", torch.float16, Needs()): "padded",
+        ("cpu", torch.float32, AttentionSpec(bias=True)): "grouped",
+        ("cpu", torch.float32, AttentionSpec(dropout=0.1)): "padded",
+        ("cuda", torch.float32, AttentionSpec()): "padded",
+        ("cuda", torch.float32, AttentionSpec(bias=True)): "flex",
+        ("cuda", torch.bfloat16, AttentionSpec(window=4)): "varlen",
+        ("mps", torch.float16, AttentionSpec()): "padded",
     }
     for call, name in names.items():
-        assert select(*call).__module__.rsplit(".", 1)[-1] == name
+        assert select_kernel(*call).__module__.rsplit(".", 1)[-1] == name

@@ -9,15 +9,19 @@ import torch
 from torch import nn
 
 from encodery.base.settings import decode
-from encodery.model.count import activation_bytes, flops, parameters
+from encodery.model.count import activation_bytes, flops_per_token, num_parameters
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch
 
-BASE = {"width": 48, "depth": 3, "heads": 3, "inner": 80, "vocab": 200, "max_length": 64}
+BASE = {"width": 48, "depth": 3, "heads": 3, "intermediate_size": 80, "vocab_size": 200, "max_length": 64}
 VARIANTS = {
     "plain": {},
     "gated": {"ffn": "glu", "block": "pre", "norm": "rms", "positions": "rotary", "mask": {"is": "window", "size": 4}},
-    "narrow": {"embeddings": {"is": "factorized", "width": 16}, "segments": 2, "head": {"is": "mlm", "tied": False}},
+    "narrow": {
+        "embeddings": {"is": "factorized", "width": 16},
+        "type_vocab_size": 2,
+        "head": {"is": "mlm", "tied": False},
+    },
     "headless": {"head": None, "positions": {"is": "sinusoidal", "scaled": True}},
 }
 
@@ -29,9 +33,9 @@ def settings(request: pytest.FixtureRequest) -> ModelSettings:
 
 def test_parameters(settings: ModelSettings) -> None:
     model = build_model(settings)
-    assert parameters(settings) == sum(p.numel() for p in model.parameters())
+    assert num_parameters(settings) == sum(p.numel() for p in model.parameters())
     tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
-    assert parameters(settings, tables=False) == parameters(settings) - tables
+    assert num_parameters(settings, embeddings=False) == num_parameters(settings) - tables
 
 
 def test_flops_agree_with_counted_ones() -> None:
@@ -42,9 +46,11 @@ def test_flops_agree_with_counted_ones() -> None:
     batch = Batch.from_sequences([[1] * 32] * 4)
     with FlopCounterMode(display=False) as counter:
         hidden = model(batch).hidden
-        model.mlm(hidden[:32], model.encoder)
-    assert flops(settings, 32, predicted=0.25, backward=False) * 128 == pytest.approx(counter.get_total_flops())
-    assert flops(settings, 32) == 3 * flops(settings, 32, backward=False)
+        model.mlm_head(hidden[:32], model.encoder)
+    assert flops_per_token(settings, 32, predicted_fraction=0.25, backward=False) * 128 == pytest.approx(
+        counter.get_total_flops()
+    )
+    assert flops_per_token(settings, 32) == 3 * flops_per_token(settings, 32, backward=False)
 
 
 def test_flops_of_windows() -> None:
@@ -52,8 +58,8 @@ def test_flops_of_windows() -> None:
     whole = dataclasses.replace(window, mask=decode(ModelSettings, BASE).mask)
     seen = sum(min(i + 4, 31) - max(i - 4, 0) + 1 for i in range(32)) / 32
     saved = 3 * 4 * 48 * (32 - seen) * 3
-    assert flops(whole, 32) - flops(window, 32) == pytest.approx(saved)
-    assert flops(whole, 5) == flops(window, 5)
+    assert flops_per_token(whole, 32) - flops_per_token(window, 32) == pytest.approx(saved)
+    assert flops_per_token(whole, 5) == flops_per_token(window, 5)
 
 
 def test_activations_agree_with_what_is_kept(settings: ModelSettings) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encodery.model.ops.float8_linear import BACKWARD, FORWARD, Scaled, naive, scaled, scaled_to
-from encodery.model.ops.float8_linear.linear import fits, linear
+from encodery.model.ops.float8_linear import BACKWARD, FORWARD, Float8Matrix, naive, scaled, to_float8
+from encodery.model.ops.float8_linear.linear import linear, supports
 from encodery.model.weights import Linear
 
 
@@ -25,7 +25,7 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 def test_rounding_is_that_of_the_format_at_any_size(kind: torch.dtype, step: float) -> None:
     for size in (1e-20, 1.0, 1e20):
         x = draw(64, 64) * size
-        narrow = scaled_to(x, kind)
+        narrow = to_float8(x, kind)
         assert narrow.values.dtype == kind
         back = narrow.values.float() * narrow.scale
         large = x.abs() > x.abs().max() * 2**-6
@@ -34,13 +34,13 @@ def test_rounding_is_that_of_the_format_at_any_size(kind: torch.dtype, step: flo
 
 
 def test_zeros_stay_and_what_is_not_finite_is_seen() -> None:
-    assert not scaled_to(torch.zeros(3, 3), FORWARD).values.float().any()
+    assert not to_float8(torch.zeros(3, 3), FORWARD).values.float().any()
     for bad in (torch.inf, -torch.inf, torch.nan):
         x = draw(16, 16)
         x[3, 4] = bad
         for kind in (FORWARD, BACKWARD):
-            narrow = scaled_to(x, kind)
-            assert not torch.isfinite(naive.product(narrow, scaled_to(draw(16, 16), FORWARD), torch.float32)).all()
+            narrow = to_float8(x, kind)
+            assert not torch.isfinite(naive.product(narrow, to_float8(draw(16, 16), FORWARD), torch.float32)).all()
 
 
 def test_products_of_what_the_format_holds_are_exact() -> None:
@@ -81,7 +81,7 @@ def test_a_layer_is_near_the_plain_one(tokens: int, precision: torch.dtype) -> N
 def test_small_gradients_are_kept_where_the_forward_format_would_lose_them() -> None:
     grad = torch.full((16, 16), 1e-8)
     grad[0, 0] = 1.0
-    assert not scaled_to(grad, FORWARD).values.float()[1:].any()
+    assert not to_float8(grad, FORWARD).values.float()[1:].any()
     x, weight = draw(16, 16).requires_grad_(), draw(16, 16, seed=1).requires_grad_()
     linear(x, weight, None).backward(grad)
     assert x.grad is not None
@@ -90,8 +90,8 @@ def test_small_gradients_are_kept_where_the_forward_format_would_lose_them() -> 
 
 def test_shapes_are_kept_and_sizes_told() -> None:
     assert linear(draw(2, 3, 32), draw(16, 32), None).shape == (2, 3, 16)
-    assert fits(draw(16, 32))
-    assert not fits(draw(16, 24))
+    assert supports(draw(16, 32))
+    assert not supports(draw(16, 24))
     layer = Linear(32, 16, bias=True)
     nn.init.normal_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -103,7 +103,7 @@ def test_shapes_are_kept_and_sizes_told() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_hardware_gives_what_the_plain_way_gives() -> None:
-    left, right = scaled_to(draw(48, 64), FORWARD), scaled_to(draw(64, 32, seed=1), FORWARD)
+    left, right = to_float8(draw(48, 64), FORWARD), to_float8(draw(64, 32, seed=1), FORWARD)
     wanted = naive.product(left, right, torch.bfloat16)
-    there = [Scaled(values.cuda(), scale.cuda()) for values, scale in (left, right)]
+    there = [Float8Matrix(values.cuda(), scale.cuda()) for values, scale in (left, right)]
     torch.testing.assert_close(scaled.product(*there, torch.bfloat16).cpu(), wanted, rtol=0.01, atol=0.01)

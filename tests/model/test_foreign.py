@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import encodery.model.checkpoint as checkpoint
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.model.foreign import from_state, to_state
-from encodery.model.heads.mlm import MLM
-from encodery.model.hub import door_of
+from encodery.model.foreign import from_checkpoint, to_checkpoint
+from encodery.model.formats import format_of
+from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import load_model, save_model
 from encodery.model.network import Model
 
@@ -49,7 +49,7 @@ def test_names_of_the_first_checkpoints_come_and_go(model: Model, foreign: Path)
     loaded = load_model(foreign)
     assert all(torch.equal(t, loaded.model.state_dict()[name]) for name, t in model.state_dict().items())
     assert loaded.origin is not None
-    went = to_state(door_of(loaded.origin.config), loaded.origin.config, loaded.model, loaded.origin)
+    went = to_checkpoint(format_of(loaded.origin.config), loaded.origin.config, loaded.model, loaded.origin)
     assert went.keys() == came.keys()
     assert all(torch.equal(went[name], came[name]) for name in came)
 
@@ -59,9 +59,9 @@ def test_a_bare_encoder_without_prefix_has_no_head(model: Model, foreign: Path) 
     rewrite(foreign, {k: None for k in state if k.startswith("cls.")}, {k: k.removeprefix("bert.") for k in state})
     loaded = load_model(foreign)
     assert loaded.model.settings.head is None
-    assert torch.equal(loaded.model.encoder.words, model.encoder.words)
+    assert torch.equal(loaded.model.encoder.token_embeddings, model.encoder.token_embeddings)
     with pytest.raises(SettingsError, match="no 'mlm' head"):
-        _ = loaded.model.mlm
+        _ = loaded.model.mlm_head
 
 
 def test_shards(model: Model, foreign: Path) -> None:
@@ -124,24 +124,24 @@ def test_repeated_tensors_go_out_as_they_came_and_follow_the_weights(model: Mode
     pooler = {"bert.pooler.dense.weight": torch.randn(16, 16), "cls.seq_relationship.weight": torch.randn(2, 16)}
     rewrite(foreign, extra | pooler)
     config = checkpoint.read_json(foreign / "config.json")
-    door = door_of(config)
-    found, origin = from_state(door, config, load_file(foreign / "model.safetensors"))
-    assert isinstance(found.settings.head, MLM)
+    door = format_of(config)
+    found, origin = from_checkpoint(door, config, load_file(foreign / "model.safetensors"))
+    assert isinstance(found.settings.head, MLMHead)
     assert found.settings.head.tied
-    assert set(origin.rest) == set(pooler)
-    went = to_state(door, config, found, origin)
+    assert set(origin.extra_tensors) == set(pooler)
+    went = to_checkpoint(door, config, found, origin)
     came = load_file(foreign / "model.safetensors")
     assert went.keys() == came.keys()
     assert all(torch.equal(went[name], came[name]) for name in came)
     with torch.no_grad():
-        found.encoder.words.add_(1)
-    assert torch.equal(to_state(door, config, found, origin)["cls.predictions.decoder.weight"], words + 1)
+        found.encoder.token_embeddings.add_(1)
+    assert torch.equal(to_checkpoint(door, config, found, origin)["cls.predictions.decoder.weight"], words + 1)
 
 
 def test_a_decoder_that_differs_is_not_tied_whatever_the_configuration_says(foreign: Path) -> None:
     rewrite(foreign, {"cls.predictions.decoder.weight": torch.randn(64, 16)})
     head = load_model(foreign).model.settings.head
-    assert isinstance(head, MLM)
+    assert isinstance(head, MLMHead)
     assert not head.tied
 
 
@@ -176,13 +176,13 @@ def test_a_sentence_folder_tells_how_to_embed(foreign: Path, tmp_path: Path, poo
     loaded = load_model(foreign)
     expected = {
         "pooling": {"is": "cls"},
-        "finish": [{"is": "normalise"}],
+        "postprocess": [{"is": "normalise"}],
         "max_length": 24,
         "prompts": {"query": "q: "},
     }
-    assert loaded.settings == {"embed": expected}
+    assert loaded.settings == {"dense": expected}
     save_model(tmp_path / "kept", loaded.model, settings=loaded.settings, origin=loaded.origin)
-    assert load_model(tmp_path / "kept").settings == {"embed": expected}
+    assert load_model(tmp_path / "kept").settings == {"dense": expected}
 
 
 def test_the_transformer_may_lie_in_a_folder_of_its_own(model: Model, foreign: Path, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_the_transformer_may_lie_in_a_folder_of_its_own(model: Model, foreign: P
         '[{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]'
     )
     loaded = load_model(whole)
-    assert torch.equal(loaded.model.encoder.words, model.encoder.words)
-    assert loaded.tokenizer.encode("Words word", specials=True).tolist() == [2, 5, 6, 5, 3]
+    assert torch.equal(loaded.model.encoder.token_embeddings, model.encoder.token_embeddings)
+    assert loaded.tokenizer.encode("Words word", add_special_tokens=True).tolist() == [2, 5, 6, 5, 3]
 
 
 def test_lower_casing_outside_the_tokenizer_is_refused(foreign: Path) -> None:

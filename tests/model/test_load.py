@@ -14,13 +14,13 @@ from encodery.base.artifact import Artifact, seal
 from encodery.base.errors import ArtifactError
 from encodery.model import golden
 from encodery.model.load import load_model, save_model
-from encodery.model.masks.alternating import Alternating
+from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.network import Model, ModelSettings, build_model
 
 
 @pytest.fixture
 def saved(model: Model, tmp_path: Path) -> Path:
-    save_model(tmp_path / "model", model, settings={"labels": ["no", "yes"]}, figures={"heldout_loss": 2.5})
+    save_model(tmp_path / "model", model, settings={"labels": ["no", "yes"]}, metrics={"heldout_loss": 2.5})
     return tmp_path / "model"
 
 
@@ -37,7 +37,7 @@ def test_what_is_saved_comes_back(model: Model, saved: Path) -> None:
     assert not loaded.model.training
     assert loaded.settings == {"labels": ["no", "yes"]}
     assert loaded.artifact is not None
-    assert loaded.artifact.manifest.figures == {"heldout_loss": 2.5}
+    assert loaded.artifact.manifest.metrics == {"heldout_loss": 2.5}
     with pytest.raises(ArtifactError, match="no tokenizer"):
         _ = loaded.tokenizer
 
@@ -103,7 +103,9 @@ def test_weights_that_no_longer_compute_the_golden_vectors_are_refused(saved: Pa
 
 def test_settings_that_changed_meaning_are_caught_by_the_golden_vectors(tmp_path: Path) -> None:
     """A window of another size: the same weights, other outputs."""
-    settings = ModelSettings(width=16, depth=2, heads=2, vocab=64, max_length=128, mask=Alternating(size=20, every=2))
+    settings = ModelSettings(
+        width=16, depth=2, heads=2, vocab_size=64, max_length=128, mask=AlternatingMask(size=20, every=2)
+    )
     save_model(tmp_path / "m", build_model(settings, 0))
     table = Artifact.open(tmp_path / "m").manifest.settings
     table["model"]["mask"]["size"] = 19
@@ -113,11 +115,11 @@ def test_settings_that_changed_meaning_are_caught_by_the_golden_vectors(tmp_path
 
 
 def test_golden_vectors_never_pass_for_nan(model: Model) -> None:
-    kept = golden.make(model)
+    kept = golden.golden_outputs(model)
     assert golden.drift(model, kept) == 0
     broken = build_model(model.settings, 3).eval()
     with torch.no_grad():
-        broken.encoder.embeddings.words[:] = float("nan")
+        broken.encoder.embeddings.token_embeddings[:] = float("nan")
     assert golden.drift(broken, kept) == float("inf")
 
 

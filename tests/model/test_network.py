@@ -10,18 +10,18 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import decode, encode
-from encodery.model.attention.full import Full
-from encodery.model.blocks.pre import Pre
-from encodery.model.embeddings.factorized import Factorized
+from encodery.model.attention.full import FullAttention
+from encodery.model.blocks.pre import PreNorm
+from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.ffn.glu import GLU
-from encodery.model.heads.mlm import MLM
-from encodery.model.network import ModelSettings, build_model, copied
-from encodery.model.norms.layer import Layer
-from encodery.model.positions.learned import Learned
-from encodery.model.positions.rotary import Rotary
+from encodery.model.heads.mlm import MLMHead
+from encodery.model.network import ModelSettings, build_model, copy_for_training
+from encodery.model.norms.layer import LayerNorm
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.shape import Batch
 
-TINY = ModelSettings(width=16, depth=2, heads=2, inner=24, vocab=50, max_length=20)
+TINY = ModelSettings(width=16, depth=2, heads=2, intermediate_size=24, vocab_size=50, max_length=20)
 BATCH = Batch.from_sequences([[1, 2, 3, 4], [5, 6, 7], [8]])
 
 
@@ -33,20 +33,25 @@ def test_seeds() -> None:
     other = build_model(TINY, seed=4)
     assert torch.equal(state, torch.get_rng_state()), "the global generator is left alone"
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert not torch.equal(first.encoder.words, other.encoder.words)
+    assert not torch.equal(first.encoder.token_embeddings, other.encoder.token_embeddings)
 
 
 def test_every_weight_is_initialised() -> None:
     torch.use_deterministic_algorithms(True)  # uninitialised memory is NaN
     try:
-        for part in (TINY, dataclasses.replace(TINY, embeddings=Factorized(width=8), head=MLM(tied=False))):
+        for part in (
+            TINY,
+            dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=8), head=MLMHead(tied=False)),
+        ):
             assert all(torch.isfinite(p).all() for p in build_model(part).parameters())
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 def test_names_that_doors_rely_on() -> None:
-    settings = dataclasses.replace(TINY, segments=2, embeddings=Factorized(width=8), block=Pre(), depth=1)
+    settings = dataclasses.replace(
+        TINY, type_vocab_size=2, embeddings=FactorizedEmbeddings(width=8), block=PreNorm(), depth=1
+    )
     names = {name: tuple(p.shape) for name, p in build_model(settings).named_parameters()}
     pair = {"weight", "bias"}
     assert names["encoder.embeddings.word.weight"] == (50, 8)
@@ -63,18 +68,18 @@ def test_names_that_doors_rely_on() -> None:
         "encoder.blocks.0.ffn.up", "encoder.blocks.0.ffn.down", "encoder.blocks.0.ffn_norm",
         "heads.mlm.dense", "heads.mlm.norm", "heads.mlm",
     }  # fmt: skip
-    untied = build_model(dataclasses.replace(TINY, head=MLM(tied=False)))
+    untied = build_model(dataclasses.replace(TINY, head=MLMHead(tied=False)))
     assert untied.state_dict()["heads.mlm.decoder.weight"].shape == (50, 16)
 
 
 def test_bias_switches() -> None:
     plain = dataclasses.replace(
         TINY,
-        norm=Layer(bias=False),
-        attention=Full(bias=False, bias_out=False),
+        norm=LayerNorm(bias=False),
+        attention=FullAttention(bias=False, bias_out=False),
         ffn=GLU(bias=False, bias_out=False),
-        block=Pre(first_norm=False),
-        head=MLM(dense_bias=False, bias=False),
+        block=PreNorm(first_norm=False),
+        head=MLMHead(dense_bias=False, bias=False),
     )
     model = build_model(plain)
     assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
@@ -87,28 +92,28 @@ def test_bias_switches() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("transform", [True, False])
 def test_head(tied: bool, transform: bool) -> None:
-    model = build_model(dataclasses.replace(TINY, head=MLM(tied=tied, transform=transform)))
+    model = build_model(dataclasses.replace(TINY, head=MLMHead(tied=tied, transform=transform)))
     rows = model(BATCH).hidden[[0, 3]]
-    weight, bias = model.mlm.decoder(model.encoder)
-    assert (weight is model.encoder.words) == tied
-    logits = model.mlm(rows, model.encoder)
-    torch.testing.assert_close(logits, model.mlm.features(rows) @ weight.t() + bias)
+    weight, bias = model.mlm_head.decoder(model.encoder)
+    assert (weight is model.encoder.token_embeddings) == tied
+    logits = model.mlm_head(rows, model.encoder)
+    torch.testing.assert_close(logits, model.mlm_head.features(rows) @ weight.t() + bias)
     logits.sum().backward()
-    assert model.encoder.words.grad.abs().sum() > 0
-    assert copy.deepcopy(model).mlm(rows, model.encoder).shape == (2, 50)
+    assert model.encoder.token_embeddings.grad.abs().sum() > 0
+    assert copy.deepcopy(model).mlm_head(rows, model.encoder).shape == (2, 50)
     with pytest.raises(SettingsError, match="no 'mlm' head"):
-        _ = build_model(dataclasses.replace(TINY, head=None)).mlm
+        _ = build_model(dataclasses.replace(TINY, head=None)).mlm_head
 
 
 def test_settings_survive_a_round_trip() -> None:
     settings = dataclasses.replace(
-        TINY, positions=Rotary(theta=5e4, local_theta=1e4), ffn=GLU(activation="silu"), head=None
+        TINY, positions=RotaryPositions(theta=5e4, local_theta=1e4), ffn=GLU(activation="silu"), head=None
     )
     assert decode(ModelSettings, encode(settings)) == settings
 
 
 def test_segments_default_to_the_first() -> None:
-    model = build_model(dataclasses.replace(TINY, segments=2))
+    model = build_model(dataclasses.replace(TINY, type_vocab_size=2))
     explicit = Batch.from_sequences([[1, 2, 3]], [[0, 0, 0]])
     other = Batch.from_sequences([[1, 2, 3]], [[0, 1, 1]])
     absent = model(Batch.from_sequences([[1, 2, 3]])).hidden
@@ -127,7 +132,7 @@ def test_layers() -> None:
 
 
 def test_dropout_is_seeded_and_off_in_evaluation() -> None:
-    model = build_model(dataclasses.replace(TINY, dropout=0.3, attention=Full(dropout=0.3)))
+    model = build_model(dataclasses.replace(TINY, dropout=0.3, attention=FullAttention(dropout=0.3)))
     still = build_model(TINY)
     torch.manual_seed(1)
     first = model(BATCH).hidden
@@ -139,8 +144,8 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
 
 
 def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
-    model = build_model(dataclasses.replace(TINY, dropout=0.2, attention=Full(dropout=0.2)))
-    still, other, own = copied(model, 0.0), copied(model, 0.3), copied(model, None)
+    model = build_model(dataclasses.replace(TINY, dropout=0.2, attention=FullAttention(dropout=0.2)))
+    still, other, own = copy_for_training(model, 0.0), copy_for_training(model, 0.3), copy_for_training(model, None)
     assert still.settings == other.settings == model.settings
     assert torch.equal(still.train()(BATCH).hidden, model.eval()(BATCH).hidden)
     for found, dropout in ((other, 0.3), (own, 0.2)):
@@ -153,7 +158,7 @@ def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
 def test_gradient_is_that_of_the_value(block: str) -> None:
     settings = decode(
         ModelSettings,
-        {"width": 4, "depth": 2, "heads": 2, "inner": 3, "vocab": 6, "block": block, "positions": "rotary",
+        {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6, "block": block, "positions": "rotary",
          "ffn": "glu", "mask": {"is": "window", "size": 1}, "init": {"is": "normal", "std": 0.7}},
     )  # fmt: skip
     model = build_model(settings).double()
@@ -176,11 +181,11 @@ def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(SettingsError, match="dropout = 1"):
         ModelSettings(dropout=1.0)
     with pytest.raises(SettingsError, match="even head size, not 3"):
-        build_model(dataclasses.replace(TINY, head_size=3, positions=Rotary()))
+        build_model(dataclasses.replace(TINY, head_size=3, positions=RotaryPositions()))
     with pytest.raises(SettingsError, match="without transform"):
-        build_model(dataclasses.replace(TINY, embeddings=Factorized(width=8), head=MLM(transform=False)))
+        build_model(dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=8), head=MLMHead(transform=False)))
     with pytest.raises(InputError, match="21 tokens is longer than the 20"):
-        build_model(dataclasses.replace(TINY, positions=Learned(offset=2)))(Batch.from_sequences([[1] * 21]))
+        build_model(dataclasses.replace(TINY, positions=LearnedPositions(offset=2)))(Batch.from_sequences([[1] * 21]))
 
 
 def test_head_size_apart_from_width() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encodery.base.parts import names
+from encodery.base.parts import part_names
 from encodery.base.settings import decode
 from encodery.model.blocks import Block
 from encodery.model.embeddings import Embeddings
@@ -29,7 +29,7 @@ def part(name: str) -> dict[str, object]:
 
 def model(positions: str, mask: str, norm: str, block: str, ffn: str, embeddings: str = "plain") -> Model:
     table = {
-        "width": 12, "depth": 3, "heads": 3, "inner": 10, "vocab": 40, "max_length": 130, "segments": 2,
+        "width": 12, "depth": 3, "heads": 3, "intermediate_size": 10, "vocab_size": 40, "max_length": 130, "type_vocab_size": 2,
         "positions": part(positions), "mask": part(mask), "norm": norm, "block": block, "ffn": ffn,
         "embeddings": part(embeddings), "init": {"is": "normal", "std": 0.4},
     }  # fmt: skip
@@ -51,7 +51,9 @@ def gradients(net: Model) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("_poisoned")
 @pytest.mark.parametrize(
     "parts",
-    list(itertools.product(names(Positions), names(Mask), names(Norm), names(Block), names(FFN))),
+    list(
+        itertools.product(part_names(Positions), part_names(Mask), part_names(Norm), part_names(Block), part_names(FFN))
+    ),
     ids="-".join,
 )
 def test_packed_is_one_by_one(parts: tuple[str, str, str, str, str]) -> None:
@@ -59,12 +61,12 @@ def test_packed_is_one_by_one(parts: tuple[str, str, str, str, str]) -> None:
     check(net, LENGTHS)
 
 
-@pytest.mark.parametrize("name", names(Embeddings))
+@pytest.mark.parametrize("name", part_names(Embeddings))
 def test_packed_is_one_by_one_with_embeddings(name: str) -> None:
     check(model("learned", "document", "layer", "pre", "mlp", name), LENGTHS)
 
 
-@pytest.mark.parametrize("mask", names(Mask))
+@pytest.mark.parametrize("mask", part_names(Mask))
 @pytest.mark.parametrize("positions", ["learned", "rotary", "alibi"])
 def test_awkward_lengths_in_any_order(positions: str, mask: str) -> None:
     check(model(positions, mask, "layer", "pre", "glu"), (1, 129, 2, 63, 63, 64, 1))
@@ -89,7 +91,7 @@ def check(net: Model, lengths: tuple[int, ...]) -> None:
         torch.testing.assert_close(together[name], grad, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("positions", names(Positions))
+@pytest.mark.parametrize("positions", part_names(Positions))
 def test_documents_do_not_see_each_other(positions: str) -> None:
     net = model(positions, "alternating", "layer", "pre", "glu").float()
     ids, segments = sequences(LENGTHS)
@@ -108,7 +110,7 @@ def test_no_gradient_reaches_another_document() -> None:
     ids = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13]]
     hidden = net(Batch.from_sequences(ids)).hidden
     hidden[5:10].square().sum().backward()
-    touched = net.encoder.words.grad.abs().sum(1).nonzero()[:, 0].tolist()
+    touched = net.encoder.token_embeddings.grad.abs().sum(1).nonzero()[:, 0].tolist()
     assert touched == ids[1]
 
 
@@ -124,7 +126,7 @@ def test_equal_runs_are_equal() -> None:
     assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
 
 
-@pytest.mark.parametrize("positions", names(Positions))
+@pytest.mark.parametrize("positions", part_names(Positions))
 def test_low_precision_stays_near(positions: str) -> None:
     net = model(positions, "alternating", "layer", "pre", "glu").float()
     batch = Batch.from_sequences(*sequences(LENGTHS))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError
-from encodery.model.ops.attention._tiles import SCORES, SLACK, tiles
+from encodery.model.ops.attention._tiles import SCORES, SLACK, attention_tiles
 from encodery.model.packing import pack, unpack
 from encodery.model.shape import Batch
 
@@ -31,7 +31,7 @@ def test_layout() -> None:
     layout = Batch.from_sequences([[0] * n for n in (3, 3, 1, 2, 2)]).layout
     assert layout.lengths == (3, 3, 1, 2, 2)
     assert layout.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 0, 1, 0, 1]
-    assert layout.sequence.tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 4, 4]
+    assert layout.sequence_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 4, 4]
     assert [tuple(group) for group in layout.groups] == [(0, 2, 3), (6, 1, 1), (7, 2, 2)]
 
 
@@ -45,7 +45,7 @@ def test_other_ids_share_the_layout() -> None:
     assert sorted(again.extra) == ["rows", "targets"]
     moved = again.to("meta")
     assert moved.ids.is_meta
-    assert moved.extra["rows"].is_meta
+    assert moved.extra["masked_positions"].is_meta
     assert moved.max_seqlen == 2
 
 
@@ -69,7 +69,7 @@ def test_pack_and_unpack() -> None:
 @pytest.mark.parametrize("heads", [1, 12])
 def test_tiles_cover_the_batch_and_stay_small(heads: int) -> None:
     lengths = [512, 300, 299, *[128] * 40, 127, 100, 99, 64, 8, 8, 8, 7, 1, 1]
-    found = list(tiles(lengths, heads))
+    found = list(attention_tiles(lengths, heads))
     assert [length for tile in found for length in tile.lengths] == lengths
     assert [tile.rows.start for tile in found[1:]] == [tile.rows.stop for tile in found[:-1]]
     for tile in found:

@@ -10,13 +10,13 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode
-from encodery.corrupt import IGNORED, Vocabulary
-from encodery.corrupt.token import Token
+from encodery.corrupt import IGNORE_INDEX, Vocabulary
+from encodery.corrupt.token import TokenMasking
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.ops.masked_cross_entropy import chunked
 from encodery.model.shape import Batch
-from encodery.objectives import Objective, count_all, figures, share
-from encodery.objectives.mlm import MLM
+from encodery.objectives import Objective, normalised_loss, step_metrics, sum_counts
+from encodery.objectives.mlm import MaskedLM
 
 V = 128
 
@@ -26,7 +26,7 @@ def vocabulary() -> Vocabulary:
 
 
 def model() -> Model:
-    return build_model(ModelSettings(width=16, depth=2, heads=2, vocab=V, max_length=64), seed=1).double()
+    return build_model(ModelSettings(width=16, depth=2, heads=2, vocab_size=V, max_length=64), seed=1).double()
 
 
 def batch(lengths: list[int], seed: int = 0) -> Batch:
@@ -41,20 +41,20 @@ def gradients(net: Model) -> Tensor:
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 def test_terms_and_gradient_equal_the_formula(z_loss: float) -> None:
-    net, objective = model(), MLM(z_loss=z_loss)
+    net, objective = model(), MaskedLM(z_loss=z_loss)
     work = objective.build(net.settings, vocabulary())
     prepared = work.prepare(batch([30, 12, 12, 5]), torch.Generator().manual_seed(0), 0.0)
     terms = work(net, prepared)
-    share(terms, count_all([work.counts(prepared)])).backward()
+    normalised_loss(terms, sum_counts([work.counts(prepared)])).backward()
     ours = gradients(net)
     net.zero_grad()
-    rows, targets = prepared.extra["rows"], prepared.extra["targets"]
-    logits = net.mlm(net(prepared).hidden[rows], net.encoder)
+    rows, targets = prepared.extra["masked_positions"], prepared.extra["labels"]
+    logits = net.mlm_head(net(prepared).hidden[rows], net.encoder)
     nll = F.cross_entropy(logits, targets)
     z = z_loss * logits.logsumexp(1).square().mean()
     (nll + z).backward()
     assert (ours - gradients(net)).abs().max() < 1e-12
-    found = figures([terms])
+    found = step_metrics([terms])
     assert found["mlm"] == pytest.approx(nll.item(), abs=1e-12)
     assert found["accuracy"] == (logits.argmax(1) == targets).double().mean().item()
     assert found["loss"] == pytest.approx((nll + z).item(), abs=1e-12)
@@ -64,50 +64,52 @@ def test_terms_and_gradient_equal_the_formula(z_loss: float) -> None:
 
 def test_micro_batches_of_unlike_size_equal_the_one_big_batch() -> None:
     net = model()
-    work = MLM(z_loss=1e-3).build(net.settings, vocabulary())
+    work = MaskedLM(z_loss=1e-3).build(net.settings, vocabulary())
     pieces = [
         work.prepare(batch(lengths, i), torch.Generator().manual_seed(i), 0.0)
         for i, lengths in enumerate(([40, 8], [5], [21, 9, 9]))
     ]
-    counts = count_all(work.counts(p) for p in pieces)
+    counts = sum_counts(work.counts(p) for p in pieces)
     for piece in pieces:
-        share(work(net, piece), counts).backward()
+        normalised_loss(work(net, piece), counts).backward()
     accumulated = gradients(net)
     net.zero_grad()
     shifts = torch.tensor([0, *[p.tokens for p in pieces[:-1]]]).cumsum(0)
     ends = torch.cat([p.cu_seqlens[1:] + s for p, s in zip(pieces, shifts, strict=True)])
-    rows = torch.cat([p.extra["rows"] + s for p, s in zip(pieces, shifts, strict=True)])
+    rows = torch.cat([p.extra["masked_positions"] + s for p, s in zip(pieces, shifts, strict=True)])
     big = Batch(
         torch.cat([p.ids for p in pieces]),
         torch.cat([torch.zeros(1), ends]).to(torch.int32),
         40,
-        extra={"rows": rows, "targets": torch.cat([p.extra["targets"] for p in pieces])},
+        extra={"masked_positions": rows, "labels": torch.cat([p.extra["labels"] for p in pieces])},
     )
-    share(work(net, big), work.counts(big)).backward()
+    normalised_loss(work(net, big), work.counts(big)).backward()
     assert (accumulated - gradients(net)).abs().max() < 1e-13
 
 
 def test_spare_slots_change_nothing() -> None:
     net = model()
-    work = MLM(corruption=Token(rate=Schedule.parse(0.5), fixed_slots=True), z_loss=1e-3).build(
+    work = MaskedLM(corruption=TokenMasking(rate=Schedule.parse(0.5), fixed_predictions=True), z_loss=1e-3).build(
         net.settings.shape, vocabulary()
     )
     prepared = work.prepare(batch([3, 3, 3, 4]), torch.Generator().manual_seed(0), 0.0)
-    real = prepared.extra["targets"] != IGNORED
-    assert prepared.extra["rows"].numel() == 6
+    real = prepared.extra["labels"] != IGNORE_INDEX
+    assert prepared.extra["masked_positions"].numel() == 6
     assert real.sum() == work.counts(prepared)["mlm"] == 5
-    share(work(net, prepared), work.counts(prepared)).backward()
+    normalised_loss(work(net, prepared), work.counts(prepared)).backward()
     padded = gradients(net)
     net.zero_grad()
-    bare = prepared.with_ids(prepared.ids, rows=prepared.extra["rows"][real], targets=prepared.extra["targets"][real])
+    bare = prepared.with_ids(
+        prepared.ids, masked_positions=prepared.extra["masked_positions"][real], labels=prepared.extra["labels"][real]
+    )
     terms = work(net, bare)
-    share(terms, work.counts(bare)).backward()
+    normalised_loss(terms, work.counts(bare)).backward()
     assert (padded - gradients(net)).abs().max() < 1e-14
 
 
 def test_scoring_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     net, made = model(), []
-    work = MLM().build(net.settings, vocabulary())
+    work = MaskedLM().build(net.settings, vocabulary())
     prepared = work.prepare(batch([30, 12]), torch.Generator().manual_seed(0), 0.0)
     monkeypatch.setattr(chunked._Grads, "add", lambda *_: made.append(1))
     with torch.no_grad():
@@ -119,24 +121,26 @@ def test_scoring_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_copies_are_a_packed_batch_of_their_own() -> None:
     net = model()
-    corruption = Token(rate=Schedule.parse(0.2), predict_rate=Schedule.parse(0.4), mask=1.0, random=0.0, keep=0.0)
-    work = MLM(corruption=corruption).build(net.settings, vocabulary())
+    corruption = TokenMasking(
+        rate=Schedule.parse(0.2), predict_rate=Schedule.parse(0.4), mask=1.0, random=0.0, keep=0.0
+    )
+    work = MaskedLM(corruption=corruption).build(net.settings, vocabulary())
     prepared = work.prepare(batch([22, 12]), torch.Generator().manual_seed(0), 0.0)
     assert prepared.cu_seqlens.tolist() == [0, 22, 34, 56, 68]
     assert prepared.layout.lengths == (22, 12, 22, 12)
-    assert prepared.extra["rows"].numel() == 12
+    assert prepared.extra["masked_positions"].numel() == 12
     assert work.rates(0.0) == {"mask_rate": 0.2, "predict_rate": 0.4}
-    assert figures([work(net, prepared)])["mlm"] > 0
+    assert step_metrics([work(net, prepared)])["mlm"] > 0
 
 
 def test_the_mask_rate_is_told_to_the_log() -> None:
     part = decode(Objective, {"is": "mlm", "corruption": {"is": "word", "rate": "0.3 -> 0.1 linear"}})
-    work = part.build(ModelSettings(vocab=V), vocabulary())
+    work = part.build(ModelSettings(vocab_size=V), vocabulary())
     assert work.rates(0.5) == {"mask_rate": pytest.approx(0.2)}
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(SettingsError, match="z_loss"):
-        MLM(z_loss=-1.0)
+        MaskedLM(z_loss=-1.0)
     with pytest.raises(SettingsError, match=r"model\.vocab"):
-        MLM().build(ModelSettings(vocab=64), vocabulary())
+        MaskedLM().build(ModelSettings(vocab_size=64), vocabulary())

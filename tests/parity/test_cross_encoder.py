@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.cli.__main__ import run
-from encodery.finetune.artifact import foreign
+from encodery.finetune.artifact import imported_head
 from encodery.finetune.predict import Predictor
 from encodery.model.load import load_model
 from encodery.search.rerank.cross_encoder import CrossEncoder
@@ -77,11 +77,11 @@ def test_scores_equal_the_peers_read_in_place_or_imported(
     with torch.inference_mode():
         theirs = peer(**read.convert_to_tensors("pt")).logits[:, 0].double().numpy()
     assert theirs.std() > 0.01, "scores that are all alike would prove nothing"
-    ours = Predictor.of(load_model(folder), "cpu")
+    ours = Predictor.from_model(load_model(folder), "cpu")
     np.testing.assert_allclose(ours.score(QUERY, passages), theirs, atol=1e-5)
     assert run(["model", "import", str(folder), "--out", str(tmp_path / "ours")]) == 0
-    again = Predictor.of(load_model(tmp_path / "ours"), "cpu")
-    assert again.reader.longest == 60
+    again = Predictor.from_model(load_model(tmp_path / "ours"), "cpu")
+    assert again.preprocessor.max_length == 60
     np.testing.assert_allclose(again.score(QUERY, passages), theirs, atol=1e-5)
     chunked = CrossEncoder(model=str(folder)).open().score(QUERY, [*passages, " ".join(texts[:5])])
     whole = np.array([len(ids) <= 60 for ids in tokenizer([QUERY] * len(passages), passages)["input_ids"]])
@@ -122,7 +122,9 @@ def test_an_imported_one_goes_back_to_both_stock_forms(
     peer = sentence_transformers.CrossEncoder(str(tmp_path / "st"), device="cpu")
     passages = [text[:60] for text in texts[:8]]
     theirs = peer.predict([(QUERY, text) for text in passages], activation_fn=torch.nn.Identity())
-    np.testing.assert_allclose(Predictor.of(load_model(folder), "cpu").score(QUERY, passages), theirs, atol=1e-5)
+    np.testing.assert_allclose(
+        Predictor.from_model(load_model(folder), "cpu").score(QUERY, passages), theirs, atol=1e-5
+    )
 
 
 def test_a_folder_that_sentence_transformers_saved(
@@ -133,7 +135,7 @@ def test_a_folder_that_sentence_transformers_saved(
     peer.save_pretrained(str(tmp_path / "saved"))
     passages = [text[:90] for text in texts[:6]]
     theirs = peer.predict([(QUERY, text) for text in passages], activation_fn=torch.nn.Identity())
-    ours = Predictor.of(load_model(tmp_path / "saved"), "cpu").score(QUERY, passages)
+    ours = Predictor.from_model(load_model(tmp_path / "saved"), "cpu").score(QUERY, passages)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -142,11 +144,11 @@ def test_other_heads_are_no_rankers_and_are_said_so(
 ) -> None:
     three = stock_folder(tmp_path / "three", "modernbert-mean", tokenizer, transformers, num_labels=3)
     with pytest.raises(ArtifactError, match="has no task that is known here"):
-        Predictor.of(load_model(three))
+        Predictor.from_model(load_model(three))
     assert run(["model", "import", str(three), "--out", str(tmp_path / "ours")]) == 0
     odd = stock_folder(tmp_path / "odd", "modernbert-cls", tokenizer, transformers, classifier_activation="silu")
     with pytest.raises(SettingsError, match="classifier_activation = 'silu'"):
-        Predictor.of(load_model(odd))
+        Predictor.from_model(load_model(odd))
     assert run(["model", "import", str(odd), "--out", str(tmp_path / "kept")]) == 0
     assert "classifier_activation = 'silu'" in " ".join(capsys.readouterr().out.split())
 
@@ -156,4 +158,4 @@ def test_a_lost_tensor_is_named(tokenizer: Any, transformers: ModuleType, tmp_pa
     weights = folder / "model.safetensors"
     save_file({name: t for name, t in load_file(weights).items() if "out_proj.weight" not in name}, weights)
     with pytest.raises(ArtifactError, match=r"classifier\.out_proj\.weight"):
-        foreign(load_model(folder))
+        imported_head(load_model(folder))

@@ -11,33 +11,40 @@ import pytest
 import torch
 
 from encodery.base.errors import ArtifactError
-from encodery.export.hf import HF
-from encodery.model.attention.full import Full
-from encodery.model.blocks.pre import Pre
+from encodery.export.hf import HFExporter
+from encodery.model.attention.full import FullAttention
+from encodery.model.blocks.pre import PreNorm
 from encodery.model.ffn.glu import GLU
-from encodery.model.heads.mlm import MLM
+from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import load_model, save_model
-from encodery.model.masks.alternating import Alternating
+from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.network import ModelSettings, build_model
-from encodery.model.norms.layer import Layer
-from encodery.model.positions.rotary import Rotary
+from encodery.model.norms.layer import LayerNorm
+from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.shape import Batch
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
-SIZES: dict[str, Any] = {"width": 32, "depth": 3, "heads": 2, "inner": 48, "vocab": 320, "max_length": 64}
-PLAIN = {"attention": Full(bias=False, bias_out=False), "ffn": GLU(bias=False, bias_out=False)}
+SIZES: dict[str, Any] = {
+    "width": 32,
+    "depth": 3,
+    "heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 320,
+    "max_length": 64,
+}
+PLAIN = {"attention": FullAttention(bias=False, bias_out=False), "ffn": GLU(bias=False, bias_out=False)}
 MODELS = {
     "bert-without-segments": ModelSettings(**SIZES),
-    "bert-headless": ModelSettings(**SIZES, head=None, segments=2),
+    "bert-headless": ModelSettings(**SIZES, head=None, type_vocab_size=2),
     "modernbert": ModelSettings(
         **SIZES,
         **PLAIN,
-        positions=Rotary(theta=9000.0, local_theta=800.0),
-        mask=Alternating(size=6, every=3),
-        norm=Layer(eps=1e-5, bias=False),
-        block=Pre(first_norm=False),
-        head=MLM(dense_bias=False),
+        positions=RotaryPositions(theta=9000.0, local_theta=800.0),
+        mask=AlternatingMask(size=6, every=3),
+        norm=LayerNorm(eps=1e-5, bias=False),
+        block=PreNorm(first_norm=False),
+        head=MLMHead(dense_bias=False),
     ),
 }
 
@@ -51,9 +58,9 @@ def test_a_model_of_ours_in_stock_classes(
     made.save(tmp_path / "tokenizer")
     save_model(tmp_path / "model", build_model(MODELS[case], 5), tmp_path / "tokenizer")
     loaded = load_model(tmp_path / "model")
-    done = HF().write(loaded, tmp_path / "out")
-    assert done.figures["drift_transformers"] <= 2e-5
-    assert done.figures["tokenizer_ids_equal"]
+    done = HFExporter().write(loaded, tmp_path / "out")
+    assert done.metrics["drift_transformers"] <= 2e-5
+    assert done.metrics["tokenizer_ids_equal"]
 
     headless = MODELS[case].head is None
     kind = transformers.AutoModel if headless else transformers.AutoModelForMaskedLM
@@ -68,13 +75,13 @@ def test_a_model_of_ours_in_stock_classes(
     assert given["input_ids"].shape[1] == SIZES["max_length"], "the tokenizer knows how long inputs may be"
     real = given["attention_mask"].bool()
     rows = [ids[mask].tolist() for ids, mask in zip(given["input_ids"], real, strict=True)]
-    longest, ours_rows = SIZES["max_length"], loaded.tokenizer.encode_batch(texts[:40], specials=True)
+    longest, ours_rows = SIZES["max_length"], loaded.tokenizer.encode_batch(texts[:40], add_special_tokens=True)
     cut = [[*ids[: longest - 1], ids[-1]] if len(ids) > longest else list(ids) for ids in ours_rows]
     assert rows == cut
     with torch.inference_mode():
         hidden = loaded.model(Batch.from_sequences(rows)).hidden
         answer = stock(**given)
-        ours = hidden if headless else loaded.model.mlm(hidden, loaded.model.encoder)
+        ours = hidden if headless else loaded.model.mlm_head(hidden, loaded.model.encoder)
         theirs = (answer.last_hidden_state if headless else answer.logits)[real]
     assert (ours - theirs).abs().max() <= 2e-5
     assert tokenizer.mask_token_id == loaded.tokenizer.mask_id
@@ -97,5 +104,5 @@ def test_an_export_that_the_peer_reads_differently_is_refused(
 
     monkeypatch.setattr(folder, "_door", bent)
     with pytest.raises(ArtifactError, match=r"run by transformers.*off by"):
-        HF().write(load_model(tmp_path / "model"), tmp_path / "out")
+        HFExporter().write(load_model(tmp_path / "model"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

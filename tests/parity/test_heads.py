@@ -20,41 +20,48 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import decode
 from encodery.cli.__main__ import run
-from encodery.export.hf import HF
-from encodery.finetune.artifact import Tuned, save
+from encodery.export.hf import HFExporter
+from encodery.finetune.artifact import FineTuned, save
 from encodery.finetune.predict import Predictor
 from encodery.finetune.tasks import Task
-from encodery.model.attention.full import Full
-from encodery.model.blocks.pre import Pre
+from encodery.model.attention.full import FullAttention
+from encodery.model.blocks.pre import PreNorm
 from encodery.model.ffn.glu import GLU
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.masks.alternating import Alternating
+from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.network import ModelSettings, build_model
-from encodery.model.norms.layer import Layer
-from encodery.model.positions.learned import Learned
-from encodery.model.positions.rotary import Rotary
+from encodery.model.norms.layer import LayerNorm
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.positions.rotary import RotaryPositions
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
-SIZES: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "inner": 48, "vocab": 320, "max_length": 64}
+SIZES: dict[str, Any] = {
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 320,
+    "max_length": 64,
+}
 MODERN: dict[str, Any] = {
     **SIZES,
-    "attention": Full(bias=False, bias_out=False),
+    "attention": FullAttention(bias=False, bias_out=False),
     "ffn": GLU(bias=False, bias_out=False),
-    "positions": Rotary(theta=9000.0, local_theta=800.0),
-    "mask": Alternating(size=6, every=2),
-    "block": Pre(first_norm=False),
+    "positions": RotaryPositions(theta=9000.0, local_theta=800.0),
+    "mask": AlternatingMask(size=6, every=2),
+    "block": PreNorm(first_norm=False),
 }
 LAYOUTS = {
-    "bert": ModelSettings(**SIZES, segments=2),
-    "roberta": ModelSettings(**SIZES, positions=Learned(offset=1)),
-    "modernbert": ModelSettings(**MODERN, norm=Layer(eps=1e-5, bias=False)),
-    "modernbert-shifted": ModelSettings(**MODERN, norm=Layer(eps=1e-5, bias=True)),
+    "bert": ModelSettings(**SIZES, type_vocab_size=2),
+    "roberta": ModelSettings(**SIZES, positions=LearnedPositions(offset=1)),
+    "modernbert": ModelSettings(**MODERN, norm=LayerNorm(eps=1e-5, bias=False)),
+    "modernbert-shifted": ModelSettings(**MODERN, norm=LayerNorm(eps=1e-5, bias=True)),
 }
 THREE = {"labels": ["cold", "mild", "warm"], "counts": [1, 2, 3]}
-CLS = {"pooling": "cls", "hidden": True}
-FIRST = {"pooling": "cls", "hidden": False}
-NORMED = {"pooling": "mean", "hidden": True, "normed": True}
+CLS = {"pooling": "cls", "head_dense": True}
+FIRST = {"pooling": "cls", "head_dense": False}
+NORMED = {"pooling": "mean", "head_dense": True, "head_norm": True}
 TAGS = {"labels": ["B-PER", "I-PER", "O"], "counts": [1, 1, 1], "kind": "spans"}
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = {
     "classify": ({"is": "classify"}, THREE, {"temperature": 1.7}),
@@ -66,7 +73,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = {
     "tag": ({"is": "tag", "overlap": 8}, TAGS, {}),
     "tag-io": ({"is": "tag", "scheme": "io"}, {**TAGS, "labels": ["LOC", "O", "PER"]}, {}),
     "tag-plain": ({"is": "tag"}, {**TAGS, "labels": ["DET", "NOUN", "VERB"], "kind": "plain"}, {}),
-    "span": ({"is": "span", "longest": 5, "overlap": 8}, {"unanswered": 3}, {"threshold": 0.1}),
+    "span": ({"is": "span", "max_answer_tokens": 5, "overlap": 8}, {"unanswered": 3}, {"threshold": 0.1}),
 }
 OF_TEXTS = ("classify", "pair", "multilabel", "regress", "rank", "choice")
 CASES = [
@@ -86,14 +93,14 @@ def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return tmp_path_factory.getbasetemp() / next(tmp_path_factory.getbasetemp().glob("tokenizer*"))
 
 
-Tune = Callable[..., Loaded]
+Tune = Callable[..., LoadedModel]
 
 
 @pytest.fixture
 def tuned(tokenizer: Path, tmp_path: Path) -> Tune:
     """`tuned(layout, task, **form)`: a model with a random head that says different things of different texts."""
 
-    def make(layout: str, task: str, form: dict[str, Any], max_length: int = 60) -> Loaded:
+    def make(layout: str, task: str, form: dict[str, Any], max_length: int = 60) -> LoadedModel:
         model = build_model(LAYOUTS[layout], 3)
         draw = torch.Generator().manual_seed(7)
         with torch.no_grad():
@@ -107,7 +114,7 @@ def tuned(tokenizer: Path, tmp_path: Path) -> Tune:
         with torch.no_grad():
             for weight in module.parameters():
                 weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
-        found = Tuned(part, module.eval(), known, told, max_length, part.truncate)
+        found = FineTuned(part, module.eval(), known, told, max_length, part.truncate)
         save(tmp_path / "tuned", loaded.model, found, loaded, {}, {})
         return load_model(tmp_path / "tuned")
 
@@ -152,25 +159,25 @@ def test_a_head_in_its_stock_class(
     tmp_path: Path,
 ) -> None:
     loaded, out = tuned(layout, task, form), tmp_path / "out"
-    done = HF().write(loaded, out)
-    assert done.layout == layout.partition("-")[0]
-    assert max(done.figures["drift_transformers"], done.figures["drift_read_back"]) <= 2e-5
-    assert done.figures["tokenizer_ids_equal"]
+    done = HFExporter().write(loaded, out)
+    assert done.format == layout.partition("-")[0]
+    assert max(done.metrics["drift_transformers"], done.metrics["drift_read_back"]) <= 2e-5
+    assert done.metrics["tokenizer_ids_equal"]
     card = (out / "README.md").read_text()
     assert f"Fine-tuned for the task `{TASKS[task][0]['is']}`" in card
     assert "not here" not in card
-    ours = Predictor.of(load_model(tmp_path / "tuned"), "cpu")
+    ours = Predictor.from_model(load_model(tmp_path / "tuned"), "cpu")
     rows = rows_of(name_of(ours.task), texts)
     expected = said(ours, rows)
     assert len(set(expected)) > 10
-    again = Predictor.of(load_model(out), "cpu")
+    again = Predictor.from_model(load_model(out), "cpu")
     assert name_of(again.task) == name_of(ours.task)
-    assert again.reader.longest == 60
+    assert again.preprocessor.max_length == 60
     assert said(again, rows) == expected
     assert run(["model", "import", str(out), "--out", str(tmp_path / "ours")]) == 0
     imported = load_model(tmp_path / "ours")
-    assert said(Predictor.of(imported, "cpu"), rows) == expected
-    HF().write(imported, tmp_path / "twice")
+    assert said(Predictor.from_model(imported, "cpu"), rows) == expected
+    HFExporter().write(imported, tmp_path / "twice")
     assert (tmp_path / "twice/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert "encodery" in json.loads((tmp_path / "twice/config.json").read_text())
 
@@ -187,8 +194,8 @@ def test_probabilities_of_a_stock_pipeline(
     rows = rows_of("classify", texts)
     for task, key in (("classify", "probabilities"), ("multilabel", "probabilities"), ("regress", "prediction")):
         loaded = tuned(layout, task, form)
-        HF().write(loaded, tmp_path / task)
-        answers = Predictor.of(loaded, "cpu").predict(rows).answers
+        HFExporter().write(loaded, tmp_path / task)
+        answers = Predictor.from_model(loaded, "cpu").predict(rows).answers
         pipeline = piped(transformers, "text-classification", tmp_path / task, top_k=None)
         for answer, given in zip(answers, pipeline(rows["text"]), strict=True):
             if task == "regress":
@@ -202,12 +209,12 @@ def test_spans_of_a_stock_pipeline(
     layout: str, tuned: Tune, texts: list[str], transformers: ModuleType, tmp_path: Path
 ) -> None:
     loaded = tuned(layout, "tag", {})
-    HF().write(loaded, tmp_path / "out")
+    HFExporter().write(loaded, tmp_path / "out")
     words = [" ".join(word for word in text.split() if word.isalpha()) for text in texts[:40]]
     words = [" ".join(text.split()[:8]) for text in words if len(text.split()) > 3]
     pipeline = piped(transformers, "token-classification", tmp_path / "out", aggregation_strategy="first")
     theirs = [[(one["start"], one["end"], one["entity_group"]) for one in given] for given in pipeline(words)]
-    answers = Predictor.of(loaded, "cpu").predict({"text": words}).answers
+    answers = Predictor.from_model(loaded, "cpu").predict({"text": words}).answers
     ours = [[(span["start"], span["end"], span["label"]) for span in answer["spans"]] for answer in answers]
     assert theirs == ours
     assert sum(map(len, ours)) > 20
@@ -216,16 +223,21 @@ def test_spans_of_a_stock_pipeline(
 @pytest.mark.parametrize(
     ("layout", "task", "form", "why"),
     [
-        ("bert", "classify", {"pooling": "mean", "hidden": True}, r"mean of the states, a dense layer with tanh"),
+        ("bert", "classify", {"pooling": "mean", "head_dense": True}, r"mean of the states, a dense layer with tanh"),
         ("bert", "pair", FIRST, r"the first state and a linear map.*BertForSequenceClassification"),
         (
             "roberta",
             "regress",
-            {"pooling": "mean", "hidden": False},
-            r"task\.pooling=cls task\.hidden=true.*head=false",
+            {"pooling": "mean", "head_dense": False},
+            r"task\.pooling=cls task\.head_dense=true.*head=false",
         ),
-        ("modernbert", "classify", {"pooling": "mean", "hidden": True}, r"before the linear map.*task\.hidden=false"),
-        ("modernbert", "multilabel", {"pooling": "max", "hidden": False}, r"the largest of the states"),
+        (
+            "modernbert",
+            "classify",
+            {"pooling": "mean", "head_dense": True},
+            r"before the linear map.*task\.head_dense=false",
+        ),
+        ("modernbert", "multilabel", {"pooling": "max", "head_dense": False}, r"the largest of the states"),
     ],
 )
 def test_a_head_that_no_class_holds_is_refused(
@@ -233,9 +245,9 @@ def test_a_head_that_no_class_holds_is_refused(
 ) -> None:
     loaded = tuned(layout, task, form)
     with pytest.raises(SettingsError, match=why):
-        HF().write(loaded, tmp_path / "out")
+        HFExporter().write(loaded, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    HF(head=False).write(loaded, tmp_path / "out")
+    HFExporter(head=False).write(loaded, tmp_path / "out")
 
 
 def test_stock_heads_made_elsewhere(
@@ -252,10 +264,10 @@ def test_stock_heads_made_elsewhere(
         model = getattr(transformers, f"BertFor{kind}")(config).eval()
         model.save_pretrained(tmp_path / kind)
         ready.save_pretrained(tmp_path / kind)
-        predictor = Predictor.of(load_model(tmp_path / kind), "cpu")
+        predictor = Predictor.from_model(load_model(tmp_path / kind), "cpu")
         assert name_of(predictor.task) == task
-        assert predictor.known["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
-        examples = predictor.task.prepare(rows, predictor.reader, predictor.known, False)
+        assert predictor.metadata["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        examples = predictor.task.prepare(rows, predictor.preprocessor, predictor.metadata, False)
         ours = np.concatenate([np.atleast_2d(found) for found in predictor.outputs(examples)])
         with torch.inference_mode():
             theirs = model(**given).logits
@@ -270,12 +282,12 @@ def test_a_head_that_is_not_known_goes_back_as_it_came(
     config = transformers.ModernBertConfig(**sizes, vocab_size=320, num_labels=3, pad_token_id=0)
     transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path / "stock")
     loaded = load_model(tmp_path / "stock")
-    HF().write(loaded, tmp_path / "out")
+    HFExporter().write(loaded, tmp_path / "out")
     came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "out"))
     assert came.keys() == went.keys()
-    changed = Loaded(loaded.path, build_model(LAYOUTS["modernbert"], 1), origin=loaded.origin)
+    changed = LoadedModel(loaded.path, build_model(LAYOUTS["modernbert"], 1), origin=loaded.origin)
     with pytest.raises(SettingsError, match=r"ModernBertForSequenceClassification is not known here.*head=false"):
-        HF().write(changed, tmp_path / "changed")
+        HFExporter().write(changed, tmp_path / "changed")
 
 
 def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,15 +295,15 @@ def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monke
 
     monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
     loaded = tuned("bert", "tag", {})
-    true = folder.to_state
-    monkeypatch.setattr(folder, "to_state", lambda *a: {**true(*a), "left.weight": torch.ones(2)})
+    true = folder.to_checkpoint
+    monkeypatch.setattr(folder, "to_checkpoint", lambda *a: {**true(*a), "left.weight": torch.ones(2)})
     with pytest.raises(ArtifactError, match=r"disagree on tensors: .*left\.weight"):
-        HF().write(loaded, tmp_path / "out")
+        HFExporter().write(loaded, tmp_path / "out")
 
 
 def test_half_precision_holds_a_head_too(tuned: Tune, tmp_path: Path) -> None:
     for layout, task, form in (("bert", "classify", CLS), ("modernbert", "tag", {})):
         for dtype in ("float16", "bfloat16"):
             out = tmp_path / f"{layout}-{dtype}"
-            HF(dtype=dtype).write(tuned(layout, task, form), out)  # type: ignore[arg-type]
-            assert name_of(Predictor.of(load_model(out), "cpu").task) == task
+            HFExporter(dtype=dtype).write(tuned(layout, task, form), out)  # type: ignore[arg-type]
+            assert name_of(Predictor.from_model(load_model(out), "cpu").task) == task

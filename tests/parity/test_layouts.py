@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encodery.export.hf import HF
+from encodery.export.hf import HFExporter
 from encodery.model.checkpoint import read_json, write_tensors
-from encodery.model.foreign import import_folder, to_state
-from encodery.model.hub import door_of
+from encodery.model.foreign import import_folder, to_checkpoint
+from encodery.model.formats import format_of
 from encodery.model.load import load_model
 from encodery.model.network import Model
 from encodery.model.shape import Batch
@@ -92,7 +92,7 @@ def packed_and_padded(segments: int) -> tuple[Batch, dict[str, torch.Tensor]]:
 @torch.inference_mode()
 def compare(model: Model, theirs: Any) -> float:
     """The largest difference over all layers and, with a head, logits."""
-    batch, padded = packed_and_padded(model.settings.segments)
+    batch, padded = packed_and_padded(model.settings.type_vocab_size)
     padded["input_ids"][padded["attention_mask"] == 0] = theirs.config.pad_token_id
     expected = theirs(**padded, output_hidden_states=True)
     real = padded["attention_mask"].bool()
@@ -103,7 +103,7 @@ def compare(model: Model, theirs: Any) -> float:
     assert len(layers) == len(states) == model.settings.depth + 1
     apart = [float((a - b[real]).abs().max()) for a, b in zip(layers, states, strict=True)]
     if "mlm" in model.heads:
-        apart.append(float((model.mlm(ours.hidden, model.encoder) - expected.logits[real]).abs().max()))
+        apart.append(float((model.mlm_head(ours.hidden, model.encoder) - expected.logits[real]).abs().max()))
     return max(apart)
 
 
@@ -123,7 +123,9 @@ def test_what_comes_in_goes_out_bit_for_bit(case: str, kind: str, transformers: 
     first = import_folder(tmp_path / "in")
     config = read_json(tmp_path / "in" / "config.json")
     (tmp_path / "out").mkdir()
-    write_tensors(tmp_path / "out" / "model.safetensors", to_state(door_of(config), config, first.model, first.origin))
+    write_tensors(
+        tmp_path / "out" / "model.safetensors", to_checkpoint(format_of(config), config, first.model, first.origin)
+    )
     (tmp_path / "out" / "config.json").write_text((tmp_path / "in" / "config.json").read_text())
     came, went = load_file(tmp_path / "in" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert set(came) == set(went)
@@ -142,22 +144,22 @@ def test_what_we_write_from_settings_is_read_by_the_stock_class(
     case: str, transformers: ModuleType, tmp_path: Path
 ) -> None:
     """Without an origin: config.json and names are ours alone, both generations of keys agree."""
-    from encodery.model.hub import Special, way_out
+    from encodery.model.formats import SpecialTokenIds, exportable_format
 
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path / "in")
     model = import_folder(tmp_path / "in").model
-    special = Special(pad=theirs.config.pad_token_id, cls=2, sep=3, mask=4)
-    door = way_out(model.settings, special)
-    config = door.config(model.settings, special)
-    again = door.settings(config, head=True, tied=model.settings.head.tied)  # type: ignore[union-attr]
+    special = SpecialTokenIds(pad=theirs.config.pad_token_id, cls=2, sep=3, mask=4)
+    door = exportable_format(model.settings, special)
+    config = door.write_config(model.settings, special)
+    again = door.read_config(config, head=True, tied=model.settings.head.tied)  # type: ignore[union-attr]
     assert again == model.settings
     kind = getattr(transformers, config["architectures"][0])
     stock = kind(kind.config_class(**config)).eval()
-    state = to_state(door, config, model, None)
+    state = to_checkpoint(door, config, model, None)
     answer = stock.load_state_dict(state, strict=False)
     assert not answer.unexpected_keys
-    assert {n.rsplit(".", 1)[0] for n in answer.missing_keys} <= {door.decoder.rsplit(".", 1)[0]}  # tied
+    assert {n.rsplit(".", 1)[0] for n in answer.missing_keys} <= {door.decoder_weight.rsplit(".", 1)[0]}  # tied
     stock.tie_weights()
     assert compare(model, stock) <= TOLERANCE
 
@@ -169,18 +171,18 @@ def test_a_file_of_the_first_generation_goes_out_as_it_came_and_the_peer_still_r
     """Norms called gamma and beta, the tied decoder written a second time, a pooler, index buffers."""
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path / "in")
-    door = door_of(read_json(tmp_path / "in" / "config.json"))
+    door = format_of(read_json(tmp_path / "in" / "config.json"))
     file = tmp_path / "in" / "model.safetensors"
     state = load_file(file)
-    state[door.decoder] = state[f"{door.prefix}embeddings.word_embeddings.weight"].clone()
+    state[door.decoder_weight] = state[f"{door.prefix}embeddings.word_embeddings.weight"].clone()
     state[f"{door.prefix}pooler.dense.weight"] = torch.randn(32, 32)
     state[f"{door.prefix}embeddings.position_ids"] = torch.arange(theirs.config.max_position_embeddings)[None]
     old = {
         n: n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in state
     }
     write_tensors(file, {old[name]: tensor for name, tensor in state.items()})
-    done = HF().write(load_model(tmp_path / "in"), tmp_path / "out")
-    assert done.figures["drift_transformers"] <= TOLERANCE
+    done = HFExporter().write(load_model(tmp_path / "in"), tmp_path / "out")
+    assert done.metrics["drift_transformers"] <= TOLERANCE
     came, went = load_file(file), load_file(tmp_path / "out" / "model.safetensors")
     assert came.keys() == went.keys()
     assert all(torch.equal(came[name], went[name]) and came[name].dtype == went[name].dtype for name in came)

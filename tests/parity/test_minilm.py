@@ -11,22 +11,24 @@ import torch
 from safetensors.torch import load_file
 
 from encodery.base.settings import decode
-from encodery.embed.embedder import Embedder
-from encodery.embed.settings import EmbedSettings
-from encodery.model.foreign import to_state
-from encodery.model.hub import door_of
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.settings import DenseSettings
+from encodery.model.foreign import to_checkpoint
+from encodery.model.formats import format_of
+from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.shape import Batch
 
 TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module")
-def loaded(minilm: Path) -> Loaded:
+def loaded(minilm: Path) -> LoadedModel:
     return load_model(minilm)
 
 
-def test_every_layer_equals_the_peers(loaded: Loaded, minilm: Path, texts: list[str], transformers: ModuleType) -> None:
+def test_every_layer_equals_the_peers(
+    loaded: LoadedModel, minilm: Path, texts: list[str], transformers: ModuleType
+) -> None:
     theirs = transformers.AutoModel.from_pretrained(minilm).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     padded = tokenizer(texts[:24], padding=True, truncation=True, max_length=96, return_tensors="pt")
@@ -41,20 +43,20 @@ def test_every_layer_equals_the_peers(loaded: Loaded, minilm: Path, texts: list[
         assert (mine - other[real]).abs().max() <= TOLERANCE
 
 
-def test_ids_equal_the_peers(loaded: Loaded, minilm: Path, texts: list[str], transformers: ModuleType) -> None:
+def test_ids_equal_the_peers(loaded: LoadedModel, minilm: Path, texts: list[str], transformers: ModuleType) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
-    ours = loaded.tokenizer.encode_batch(texts, specials=True)
+    ours = loaded.tokenizer.encode_batch(texts, add_special_tokens=True)
     for mine, text in zip(ours, texts, strict=True):
         assert mine.tolist() == tokenizer(text)["input_ids"]
     assert max(map(len, ours)) > 128, "the file's own truncation must not act"
 
 
 def test_embeddings_equal_those_of_sentence_transformers(
-    loaded: Loaded, minilm: Path, texts: list[str], sentence_transformers: ModuleType
+    loaded: LoadedModel, minilm: Path, texts: list[str], sentence_transformers: ModuleType
 ) -> None:
-    settings = decode(EmbedSettings, loaded.settings["embed"])
+    settings = decode(DenseSettings, loaded.settings["dense"])
     assert settings.max_length == 256
-    ours = Embedder(loaded.model, loaded.tokenizer, settings, device="cpu").encode(texts, truncate="right").vectors
+    ours = DenseEncoder(loaded.model, loaded.tokenizer, settings, device="cpu").encode(texts, truncate="right").vectors
     theirs = sentence_transformers.SentenceTransformer(str(minilm), device="cpu").encode(texts)
     assert ours.shape == theirs.shape == (200, 384)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
@@ -62,12 +64,14 @@ def test_embeddings_equal_those_of_sentence_transformers(
     assert np.abs(ours - theirs).max() <= TOLERANCE
 
 
-def test_the_folder_comes_back_bit_for_bit_through_an_artifact(loaded: Loaded, minilm: Path, tmp_path: Path) -> None:
+def test_the_folder_comes_back_bit_for_bit_through_an_artifact(
+    loaded: LoadedModel, minilm: Path, tmp_path: Path
+) -> None:
     save_model(tmp_path / "kept", loaded.model, loaded.tokenizer_path, settings=loaded.settings, origin=loaded.origin)
     kept = load_model(tmp_path / "kept")
     assert kept.settings == loaded.settings
     assert kept.origin is not None
-    went = to_state(door_of(kept.origin.config), kept.origin.config, kept.model, kept.origin)
+    went = to_checkpoint(format_of(kept.origin.config), kept.origin.config, kept.model, kept.origin)
     came = load_file(minilm / "model.safetensors")
     assert set(went) == set(came)
     assert all(torch.equal(came[name], went[name]) and came[name].dtype == went[name].dtype for name in came)

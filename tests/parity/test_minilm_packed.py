@@ -10,23 +10,23 @@ import pytest
 import sklearn.datasets
 
 from encodery.base.settings import decode
-from encodery.embed.embedder import Embedder
+from encodery.encoders.dense import DenseEncoder
 from encodery.export import Exporter
 from encodery.model.load import load_model
 from encodery.runtimes._native import LIBRARY
 from encodery.runtimes.packed_fp32 import PackedFP32
 from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.runtimes.torch import Torch
+from encodery.runtimes.torch import TorchRuntime
 
 compiled = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
 
 
 @compiled
 def test_floats_give_the_models_own_vectors(minilm: Path, texts: list[str]) -> None:
-    embedder = Embedder.of(load_model(minilm), "cpu")
+    embedder = DenseEncoder.from_loaded(load_model(minilm), "cpu")
     some = texts[:60]
-    exact = embedder.on(Torch()).encode(some, truncate="right").vectors
-    packed = embedder.on(PackedFP32())
+    exact = embedder.with_runtime(TorchRuntime()).encode(some, truncate="right").vectors
+    packed = embedder.with_runtime(PackedFP32())
     found = packed.encode(some, truncate="right").vectors
     np.testing.assert_allclose(found, exact, atol=2e-6)
     assert np.array_equal(packed.encode(some[7:9], truncate="right").vectors, found[7:9])
@@ -34,17 +34,17 @@ def test_floats_give_the_models_own_vectors(minilm: Path, texts: list[str]) -> N
 
 @compiled
 def test_vectors_are_near_those_of_the_model(minilm: Path, texts: list[str]) -> None:
-    embedder = Embedder.of(load_model(minilm), "cpu")
+    embedder = DenseEncoder.from_loaded(load_model(minilm), "cpu")
     some = texts[:60]
     exact = embedder.encode(some, truncate="right").vectors
-    small = embedder.on(PackedInt8())
+    small = embedder.with_runtime(PackedInt8())
     found = small.encode(some, truncate="right").vectors
     cosine = (exact * found).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(found, axis=1)
     assert cosine.mean() >= 0.997
     assert cosine.min() >= 0.993
     assert np.array_equal(small.encode(some[7:9], truncate="right").vectors, found[7:9])
     assert small.fingerprint != embedder.fingerprint
-    reference = embedder.on(Torch()).encode(some, truncate="right").vectors
+    reference = embedder.with_runtime(TorchRuntime()).encode(some, truncate="right").vectors
     np.testing.assert_allclose(reference, exact, atol=2e-5)
 
 
@@ -62,7 +62,7 @@ def test_exports_reach_what_is_asked_of_them(name: str, minilm: Path, tmp_path: 
     assert len(texts) >= 120
     (tmp_path / "texts.txt").write_text("\n".join(texts[:120]))
     exporter = decode(Exporter, {"is": name, "weights": "int8", "texts": str(tmp_path / "texts.txt")})
-    figures = exporter.write(load_model(minilm), tmp_path / "out").figures
+    figures = exporter.write(load_model(minilm), tmp_path / "out").metrics
     assert figures["texts"] == 30
     assert figures["cosine_mean"] >= 0.997
     assert figures["cosine_least"] >= 0.993

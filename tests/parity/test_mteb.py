@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.evaluate.compare import Task, compare
-from encodery.evaluate.mteb import Encoder
-from encodery.evaluate.suites.retrieval import Retrieval
-from encodery.evaluate.suites.sts import STS
-from encodery.evaluate.systems.model import Model
+from encodery.evaluate.compare import SuiteTask, compare
+from encodery.evaluate.mteb import MTEBEncoder
+from encodery.evaluate.suites.retrieval import RetrievalSuite
+from encodery.evaluate.suites.sts import STSSuite
+from encodery.evaluate.systems.model import ModelSystem
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -40,11 +40,11 @@ def metadata(name: str, kind: str, main: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def encoder(minilm: Path) -> Encoder:
-    return Encoder(minilm)
+def encoder(minilm: Path) -> MTEBEncoder:
+    return MTEBEncoder(minilm)
 
 
-def test_it_is_what_mteb_calls_an_encoder(encoder: Encoder) -> None:
+def test_it_is_what_mteb_calls_an_encoder(encoder: MTEBEncoder) -> None:
     from mteb.models import EncoderProtocol
 
     assert isinstance(encoder, EncoderProtocol)
@@ -57,7 +57,7 @@ def test_it_is_what_mteb_calls_an_encoder(encoder: Encoder) -> None:
     assert encoder.similarity_pairwise([same, other], [same, same]) == pytest.approx([1, same @ other], abs=1e-5)
 
 
-def test_similarity_task(encoder: Encoder, minilm: Path, tmp_path: Path) -> None:
+def test_similarity_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [
         {"sentence1": f"the {a} and the {b}", "sentence2": f"a {c}", "score": float(c in (a, b)) + rng.random()}
@@ -74,13 +74,17 @@ def test_similarity_task(encoder: Encoder, minilm: Path, tmp_path: Path) -> None
     result = mteb.evaluate(encoder, Local(), cache=None, show_progress_bar=False, co2_tracker=False)
     theirs = result.task_results[0].get_score()
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ours = compare([Model(path=str(minilm))], [Task(suite=STS(), data=tmp_path / "pairs.jsonl")]).rows[0].result
+    ours = (
+        compare([ModelSystem(path=str(minilm))], [SuiteTask(suite=STSSuite(), data=tmp_path / "pairs.jsonl")])
+        .rows[0]
+        .result
+    )
     assert ours is not None
     assert theirs == pytest.approx(ours.value, abs=1e-4)
     assert 0.2 < theirs < 1
 
 
-def test_retrieval_task(encoder: Encoder, minilm: Path, tmp_path: Path) -> None:
+def test_retrieval_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> None:
     corpus = {f"d{n}": f"All that is known of the {word}, and of the {WORDS[n - 3]}." for n, word in enumerate(WORDS)}
     queries = {f"q{n}": f"tell me about {word}" for n, word in enumerate(WORDS)}
     grades = {f"q{n}": {f"d{n}": 2, f"d{(n + 3) % 10}": 1} for n in range(10)}
@@ -110,15 +114,19 @@ def test_retrieval_task(encoder: Encoder, minilm: Path, tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     lines = [f"{query}\t{document}\t{grade}" for query, held in grades.items() for document, grade in held.items()]
     (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
-    found = compare([Model(path=str(minilm))], [Task(suite=Retrieval(k=3, depth=10), data=tmp_path)]).rows[0].result
+    found = (
+        compare([ModelSystem(path=str(minilm))], [SuiteTask(suite=RetrievalSuite(k=3, depth=10), data=tmp_path)])
+        .rows[0]
+        .result
+    )
     assert found is not None
-    ours = {name: figure.value for name, figure in found.figures.items()}
+    ours = {name: figure.value for name, figure in found.metrics.items()}
     assert theirs["ndcg_at_3"] == pytest.approx(ours["ndcg@3"], abs=1e-4)
     assert theirs["map_at_10"] == pytest.approx(ours["map@10"], abs=1e-4)
     assert theirs["recall_at_10"] == pytest.approx(ours["recall@10"], abs=1e-4)
 
 
-def test_prompts_in_the_order_mteb_promises(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_in_the_order_mteb_promises(encoder: MTEBEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     task = SimpleNamespace(name="NFCorpus", type="Retrieval")
     prompts: dict[str, str] = {}
     monkeypatch.setattr(encoder.embedder, "settings", SimpleNamespace(prompts=prompts))

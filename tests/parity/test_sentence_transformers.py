@@ -12,28 +12,28 @@ import torch
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode, encode
-from encodery.embed.embedder import Embedder
-from encodery.embed.finishing import Finishing
-from encodery.embed.multivector import (
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.multi_vector import (
     KEY,
     MultiVectorEncoder,
     MultiVectorSettings,
-    Projection,
-    golden_tokens,
-    similarity,
+    TokenProjection,
+    golden_token_vectors,
+    max_sim_matrix,
 )
-from encodery.embed.settings import EmbedSettings
-from encodery.embed.sparse import SparseEncoder, SparseSettings
-from encodery.embed.static import StaticSettings, distil
-from encodery.embed.stored import NAME, golden_vectors, tensors
+from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.settings import DenseSettings
+from encodery.encoders.sparse import SparseEncoder, SparseSettings
+from encodery.encoders.static_distillation import StaticSettings, distill_static
+from encodery.encoders.storage import MODULE, golden_vectors, module_tensors
 from encodery.export import _modules as modules
-from encodery.export.sentence_transformers import SentenceTransformers
-from encodery.finetune.artifact import Tuned
+from encodery.export.sentence_transformers import SentenceTransformersExporter
+from encodery.finetune.artifact import FineTuned
 from encodery.finetune.artifact import save as save_task
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model import golden
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
@@ -50,26 +50,26 @@ def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def embedding(folder: Path, tokenizer: Path, texts: list[str], **embed: Any) -> Loaded:
+def embedding(folder: Path, tokenizer: Path, texts: list[str], **embed: Any) -> LoadedModel:
     """A random encoder whose finish steps were fitted to the texts, as training leaves one behind."""
-    settings = decode(EmbedSettings, {"prompts": PROMPTS, "max_length": 40, **embed})
-    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64), seed=1).eval()
-    bare = decode(EmbedSettings, {**encode(settings), "finish": []})
-    plain = Embedder(model, Tokenizer.load(tokenizer), bare, device="cpu")
-    finishing = Finishing.fitted(settings.finish, plain.encode(texts, truncate="right").vectors)
-    kept = tensors(plain.pooling, finishing)
-    kept["golden"] = golden_vectors(plain.pooled, golden.make(model), plain.device)
-    save_model(folder, model, tokenizer, settings={"embed": encode(settings)}, modules={NAME: kept})
+    settings = decode(DenseSettings, {"prompts": PROMPTS, "max_length": 40, **embed})
+    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab_size=320, max_length=64), seed=1).eval()
+    bare = decode(DenseSettings, {**encode(settings), "postprocess": []})
+    plain = DenseEncoder(model, Tokenizer.load(tokenizer), bare, device="cpu")
+    finishing = PostProcessing.fitted(settings.postprocess, plain.encode(texts, truncate="right").vectors)
+    kept = module_tensors(plain.pooling, finishing)
+    kept["golden"] = golden_vectors(plain.pool_batch, golden.golden_outputs(model), plain.device)
+    save_model(folder, model, tokenizer, settings={"dense": encode(settings)}, modules={MODULE: kept})
     return load_model(folder)
 
 
 CASES: dict[str, dict[str, Any]] = {
     "mean": {},
-    "cls": {"pooling": "cls", "finish": []},
+    "cls": {"pooling": "cls", "postprocess": []},
     "weighted": {"pooling": "weighted"},
-    "whitened": {"finish": [{"is": "whiten", "keep": 8}, "normalise"]},
-    "centred": {"finish": [{"is": "centre", "directions": 2}]},
-    "cut": {"finish": [{"is": "truncate", "keep": 12}, "normalise"]},
+    "whitened": {"postprocess": [{"is": "whiten", "keep": 8}, "normalise"]},
+    "centred": {"postprocess": [{"is": "centre", "directions": 2}]},
+    "cut": {"postprocess": [{"is": "truncate", "keep": 12}, "normalise"]},
 }
 
 
@@ -78,12 +78,12 @@ def test_vectors_are_equal(
     case: str, tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:60], **CASES[case])
-    done = SentenceTransformers().write(loaded, tmp_path / "out")
-    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    done = SentenceTransformersExporter().write(loaded, tmp_path / "out")
+    assert done.metrics["drift_sentence_transformers"] <= 1e-5
     stock = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert stock.max_seq_length == 40
     assert stock.prompts["query"] == "find: "
-    ours = Embedder.of(loaded)
+    ours = DenseEncoder.from_loaded(loaded)
     for prompt in (None, "query"):
         expected = ours.encode(texts[:40], truncate="right", prompt=prompt).vectors
         found = stock.encode(texts[:40], prompt_name=prompt)
@@ -93,10 +93,10 @@ def test_vectors_are_equal(
 def test_our_own_reader_takes_the_folder(tokenizer: Path, texts: list[str], tmp_path: Path) -> None:
     for name in ("mean", "weighted"):
         loaded = embedding(tmp_path / name, tokenizer, texts[:20], **CASES[name])
-        SentenceTransformers(peer=False).write(loaded, tmp_path / f"{name}-out")
-        again = Embedder.of(load_model(tmp_path / f"{name}-out"))
-        assert again.settings == Embedder.of(loaded).settings
-        expected = Embedder.of(loaded).encode(texts[:9], truncate="right").vectors
+        SentenceTransformersExporter(verify_with_peer=False).write(loaded, tmp_path / f"{name}-out")
+        again = DenseEncoder.from_loaded(load_model(tmp_path / f"{name}-out"))
+        assert again.settings == DenseEncoder.from_loaded(loaded).settings
+        expected = DenseEncoder.from_loaded(loaded).encode(texts[:9], truncate="right").vectors
         np.testing.assert_allclose(again.encode(texts[:9], truncate="right").vectors, expected, atol=1e-6)
 
 
@@ -104,23 +104,25 @@ def test_a_static_model_is_a_static_embedding(
     tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
     teacher = embedding(tmp_path / "model", tokenizer, texts[:20])
-    distil(teacher, tmp_path / "static", StaticSettings(width=16))
+    distill_static(teacher, tmp_path / "static", StaticSettings(dimension=16))
     loaded = load_model(tmp_path / "static")
-    done = SentenceTransformers().write(loaded, tmp_path / "out")
-    assert done.layout == "static"
+    done = SentenceTransformersExporter().write(loaded, tmp_path / "out")
+    assert done.format == "static"
     stock = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
-    np.testing.assert_allclose(stock.encode(texts[:30]), Embedder.of(loaded).encode(texts[:30]).vectors, atol=1e-5)
+    np.testing.assert_allclose(
+        stock.encode(texts[:30]), DenseEncoder.from_loaded(loaded).encode(texts[:30]).vectors, atol=1e-5
+    )
 
 
 def test_real_weights_come_and_go(minilm: Path, texts: list[str], tmp_path: Path) -> None:
-    done = SentenceTransformers().write(load_model(minilm), tmp_path / "out")
-    assert done.figures["drift_sentence_transformers"] <= 1e-5
-    one, other = (Embedder.of(load_model(path)) for path in (minilm, tmp_path / "out"))
+    done = SentenceTransformersExporter().write(load_model(minilm), tmp_path / "out")
+    assert done.metrics["drift_sentence_transformers"] <= 1e-5
+    one, other = (DenseEncoder.from_loaded(load_model(path)) for path in (minilm, tmp_path / "out"))
     assert one.settings == other.settings
 
 
-def model_of(folder: Path, tokenizer: Path, **over: Any) -> Loaded:
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64, **over)
+def model_of(folder: Path, tokenizer: Path, **over: Any) -> LoadedModel:
+    settings = ModelSettings(width=32, depth=2, heads=2, vocab_size=320, max_length=64, **over)
     save_model(folder, build_model(settings, seed=1), tokenizer)
     return load_model(folder)
 
@@ -132,19 +134,19 @@ def test_weights_of_words_are_a_sparse_encoder(
     sparse = encode(SparseSettings(max_length=40, prompts=PROMPTS))
     save_model(tmp_path / "model", model, tokenizer, settings={"sparse": sparse})
     loaded = load_model(tmp_path / "model")
-    done = SentenceTransformers().write(loaded, tmp_path / "out")
-    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    done = SentenceTransformersExporter().write(loaded, tmp_path / "out")
+    assert done.metrics["drift_sentence_transformers"] <= 1e-5
     stock = sentence_transformers.SparseEncoder(str(tmp_path / "out"), device="cpu")
     assert stock.max_seq_length == 40
     theirs = stock.encode(texts[:20], convert_to_tensor=True, prompt_name="query").to_dense().numpy()
-    ours = SparseEncoder.of(loaded, "cpu").encode(texts[:20], truncate="right", prompt="query")
+    ours = SparseEncoder.from_loaded(loaded, "cpu").encode(texts[:20], truncate="right", prompt="query")
     for number in range(20):
-        words, weights = ours.row(number)
+        words, weights = ours.at(number)
         np.testing.assert_array_equal(np.flatnonzero(theirs[number] > 1e-6), words[weights > 1e-6])
         np.testing.assert_allclose(theirs[number, words], weights, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"pooling": "cls", "hidden": True}, {"pooling": "max"}])
+@pytest.mark.parametrize("settings", [{}, {"pooling": "cls", "head_dense": True}, {"pooling": "max"}])
 @pytest.mark.parametrize("segments", [0, 2])
 def test_a_ranker_is_a_cross_encoder(
     settings: dict[str, Any],
@@ -154,19 +156,19 @@ def test_a_ranker_is_a_cross_encoder(
     sentence_transformers: ModuleType,
     tmp_path: Path,
 ) -> None:
-    base = model_of(tmp_path / "bare", tokenizer, segments=segments)
-    task, known = Rank(**settings), {"low": 0.0, "high": 1.0}
+    base = model_of(tmp_path / "bare", tokenizer, type_vocab_size=segments)
+    task, known = PassageRanking(**settings), {"low": 0.0, "high": 1.0}
     torch.manual_seed(0)
     module = task.build(base.model.settings.shape, known)
-    tuned = Tuned(task, module, known, {}, 48, "right")
+    tuned = FineTuned(task, module, known, {}, 48, "right")
     save_task(tmp_path / "model", base.model, tuned, base, {}, {})
     loaded = load_model(tmp_path / "model")
-    done = SentenceTransformers().write(loaded, tmp_path / "out")
-    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    done = SentenceTransformersExporter().write(loaded, tmp_path / "out")
+    assert done.metrics["drift_sentence_transformers"] <= 1e-5
     stock = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu")
     passages = [text[:60] for text in texts[:12]]
     theirs = stock.predict([("what is it", text) for text in passages])
-    ours = Predictor.of(loaded, "cpu").score("what is it", passages)
+    ours = Predictor.from_model(loaded, "cpu").score("what is it", passages)
     np.testing.assert_allclose(theirs, 1 / (1 + np.exp(-ours)), atol=1e-5)
 
 
@@ -174,8 +176,8 @@ def test_a_ranker_is_a_cross_encoder(
     ("embed", "told"),
     [
         ({"pooling": "layers"}, "'layers' has no counterpart"),
-        ({"pooling": {"is": "mean", "specials": False}}, "'mean' has no counterpart"),
-        ({"finish": ["int8"]}, "finish = 'int8'"),
+        ({"pooling": {"is": "mean", "include_special_tokens": False}}, "'mean' has no counterpart"),
+        ({"postprocess": ["int8"]}, "finish = 'int8'"),
         ({"layers": 1}, "'layers' has no counterpart"),
     ],
 )
@@ -184,7 +186,7 @@ def test_what_it_cannot_hold(
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:20], **embed)
     with pytest.raises(SettingsError, match=told):
-        SentenceTransformers(peer=False).write(loaded, tmp_path / "out")
+        SentenceTransformersExporter(verify_with_peer=False).write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -196,9 +198,9 @@ def test_drift_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:20])
-    monkeypatch.setitem(modules.MODES, type(EmbedSettings().pooling), "cls_token")
+    monkeypatch.setitem(modules.MODES, type(DenseSettings().pooling), "cls_token")
     with pytest.raises(ArtifactError, match="outputs drift"):
-        SentenceTransformers().write(loaded, tmp_path / "out")
+        SentenceTransformersExporter().write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -206,13 +208,13 @@ def test_drift_is_refused(
 def test_a_vector_a_token_is_a_multi_vector_encoder(
     told: dict[str, Any], tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
-    settings = MultiVectorSettings(width=12, max_length=40, prompts=PROMPTS, **told)
-    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab=320, max_length=64), seed=1).eval()
-    encoder = MultiVectorEncoder(model, Tokenizer.load(tokenizer), Projection(32, 12), settings, "cpu")
-    kept = {**encoder.projection.state_dict(), "golden": golden_tokens(encoder)}
+    settings = MultiVectorSettings(dimension=12, max_length=40, prompts=PROMPTS, **told)
+    model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab_size=320, max_length=64), seed=1).eval()
+    encoder = MultiVectorEncoder(model, Tokenizer.load(tokenizer), TokenProjection(32, 12), settings, "cpu")
+    kept = {**encoder.projection.state_dict(), "golden": golden_token_vectors(encoder)}
     save_model(tmp_path / "model", model, tokenizer, settings={KEY: encode(settings)}, modules={KEY: kept})
-    done = SentenceTransformers().write(load_model(tmp_path / "model"), tmp_path / "out")
-    assert done.figures["drift_sentence_transformers"] <= 1e-5
+    done = SentenceTransformersExporter().write(load_model(tmp_path / "model"), tmp_path / "out")
+    assert done.metrics["drift_sentence_transformers"] <= 1e-5
     stock = sentence_transformers.MultiVectorEncoder(str(tmp_path / "out"), device="cpu")
     assert stock.prompts["query"] == "find: "
     some = ["who, me?", *texts[:12]]
@@ -220,6 +222,6 @@ def test_a_vector_a_token_is_a_multi_vector_encoder(
     ours = [encoder.encode(some, truncate="right", prompt=side) for side in ("query", "document")]
     for theirs, mine in ((asked, ours[0]), (told_of, ours[1])):
         assert [len(rows) for rows in theirs] == np.diff(mine.ends, prepend=0).tolist()
-        np.testing.assert_allclose(np.concatenate(theirs), mine.rows, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate(theirs), mine.vectors, atol=1e-5)
     assert (min(len(rows) for rows in asked) == 32) == bool(told)
-    np.testing.assert_allclose(stock.similarity(asked, told_of).numpy(), similarity(*ours), atol=1e-4)
+    np.testing.assert_allclose(stock.similarity(asked, told_of).numpy(), max_sim_matrix(*ours), atol=1e-4)

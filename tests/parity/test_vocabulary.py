@@ -30,7 +30,7 @@ def test_vocab_txt(lower: bool, minilm: Path, texts: list[str], transformers: Mo
     shutil.copy(minilm / "vocab.txt", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
     theirs = transformers.BertTokenizer.from_pretrained(tmp_path, do_lower_case=lower)
-    ours = read_tokenizer(tmp_path).encode_batch(texts + ODD, specials=True, markup=True)
+    ours = read_tokenizer(tmp_path).encode_batch(texts + ODD, add_special_tokens=True, parse_special_tokens=True)
     for text, ids in zip(texts + ODD, ours, strict=True):
         assert ids.tolist() == theirs(text)["input_ids"], text
 
@@ -38,7 +38,11 @@ def test_vocab_txt(lower: bool, minilm: Path, texts: list[str], transformers: Mo
 def test_vocab_txt_gives_the_ids_of_tokenizer_json(minilm: Path, texts: list[str], tmp_path: Path) -> None:
     shutil.copy(minilm / "vocab.txt", tmp_path)
     made, given = read_tokenizer(tmp_path), read_tokenizer(minilm)
-    for a, b in zip(made.encode_batch(texts, specials=True), given.encode_batch(texts, specials=True), strict=True):
+    for a, b in zip(
+        made.encode_batch(texts, add_special_tokens=True),
+        given.encode_batch(texts, add_special_tokens=True),
+        strict=True,
+    ):
         assert a.tolist() == b.tolist()
     assert made.roles == given.roles
 
@@ -55,8 +59,10 @@ def test_vocab_json_and_merges(prefix: bool, texts: list[str], transformers: Mod
         theirs = transformers.RobertaTokenizer.from_pretrained(tmp_path, add_prefix_space=prefix)
     made = read_tokenizer(tmp_path)
     # The published tokenizer.json lets <mask> take the space before it; the stock class alone does not say so.
-    assert made.encode("a <mask>", markup=True).tolist()[-2:] == [*made.encode("a").tolist()[-1:], 4]
+    assert made.encode("a <mask>", parse_special_tokens=True).tolist()[-2:] == [*made.encode("a").tolist()[-1:], 4]
     given = [text.replace(" <mask>", "<mask>") for text in texts + ODD]
-    for text, ids in zip(given, made.encode_batch(given, specials=True, markup=True), strict=True):
+    for text, ids in zip(
+        given, made.encode_batch(given, add_special_tokens=True, parse_special_tokens=True), strict=True
+    ):
         assert ids.tolist() == theirs(text)["input_ids"], text
     assert (made.pad_id, made.cls_id, made.sep_id, made.mask_id) == (1, 0, 2, 4)

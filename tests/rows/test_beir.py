@@ -27,10 +27,10 @@ def folder(path: Path, corpus: list[Any] = CORPUS, queries: list[Any] = QUERIES,
 
 
 def test_a_collection(tmp_path: Path) -> None:
-    found = beir.read(folder(tmp_path / "a"))
+    found = beir.read_beir(folder(tmp_path / "a"))
     assert found.documents == {"d1": "T one", "2": "שתיים 👩‍👩‍👧"}
     assert found.queries == {"q1": "first?", "q2": ""}
-    assert found.judgements == {"dev": {"q1": {"d1": 2, "2": 0}}}
+    assert found.qrels == {"dev": {"q1": {"d1": 2, "2": 0}}}
     assert beir.is_beir(tmp_path / "a")
     assert not beir.is_beir(tmp_path)
 
@@ -38,8 +38,8 @@ def test_a_collection(tmp_path: Path) -> None:
 def test_absent_documents_are_refused_or_kept(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", qrels="q1\td9\t1\nq1\td1\t1\nq2\td8\t0\n")
     with pytest.raises(InputError, match="the corpus lacks: d9"):
-        beir.read(path)
-    assert beir.read(path, absent="keep").missing("dev") == [("q1", "d9")]
+        beir.read_beir(path)
+    assert beir.read_beir(path, missing="keep").missing_documents("dev") == [("q1", "d9")]
 
 
 @pytest.mark.parametrize(
@@ -55,25 +55,25 @@ def test_absent_documents_are_refused_or_kept(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        beir.read(folder(tmp_path / "a", **change))
+        beir.read_beir(folder(tmp_path / "a", **change))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corpus\.jsonl: no such file"):
-        beir.read(tmp_path)
+        beir.read_beir(tmp_path)
     path = folder(tmp_path / "a")
     (path / "qrels" / "valid.tsv").unlink()
     with pytest.raises(InputError, match="holds no judgements"):
-        beir.read(path)
+        beir.read_beir(path)
     with pytest.raises(EmptyInput):
-        beir.read(folder(tmp_path / "b", corpus=[]))
+        beir.read_beir(folder(tmp_path / "b", corpus=[]))
 
 
 def test_trec_files_come_back(tmp_path: Path) -> None:
     grades = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
-    beir.write_grades(tmp_path / "a.qrels", grades)
+    beir.write_qrels(tmp_path / "a.qrels", grades)
     assert (tmp_path / "a.qrels").read_text().splitlines()[0] == "q1 0 d1 2"
-    assert beir.read_grades(tmp_path / "a.qrels") == grades
+    assert beir.read_qrels(tmp_path / "a.qrels") == grades
     run = {"q1": {"a": 0.1, "b": 0.1 + 1e-12, "c": 0.1}, "q2": {"d": -3.0}}
     beir.write_run(tmp_path / "a.run", run, "my system")
     lines = (tmp_path / "a.run").read_text().splitlines()

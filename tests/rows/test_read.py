@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
-from encodery.rows.read import read
+from encodery.rows.read import read_tables
 
 ROWS = [
     {"text": 'He said "no", twice', "label": "neg"},
@@ -38,17 +38,17 @@ def as_csv(path: Path, delimiter: str, encoding: str = "utf-8") -> None:
 def test_csv(tmp_path: Path, delimiter: str, encoding: str) -> None:
     path = tmp_path / ("rows.tsv" if delimiter == "\t" else "rows.csv")
     as_csv(path, delimiter, encoding)
-    table = read(path)["train"]
+    table = read_tables(path)["train"]
     assert list(table) == ROWS
-    assert bool(table.notes) == encoding.startswith("utf-16")
+    assert bool(table.warnings) == encoding.startswith("utf-16")
 
 
 def test_windows_1252_is_read_and_told(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes("text,label\ncafé – “yes”,a\n".encode("cp1252"))
-    table = read(path)["train"]
+    table = read_tables(path)["train"]
     assert table.row(0) == {"text": "café – “yes”", "label": "a"}
-    assert table.notes == (f"{path}: read as Windows-1252",)
+    assert table.warnings == (f"{path}: read as Windows-1252",)
 
 
 @pytest.mark.parametrize("data", [b"text,label\n\x81\xff,a\n", b"\x00\x01\x00\x00 x"])
@@ -56,20 +56,20 @@ def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"rows\.csv: (is no text|holds NUL)"):
-        read(path)
+        read_tables(path)
 
 
 def test_quotes_of_unquoted_tsv_are_characters(tmp_path: Path) -> None:
     path = tmp_path / "rows.tsv"
     path.write_text('text\tlabel\n"Oh\tneg\nfive" wide\tpos\n"whole"\tpos\n', encoding="utf-8")
-    assert list(read(path)["train"]["text"]) == ['"Oh', 'five" wide', '"whole"']
+    assert list(read_tables(path)["train"]["text"]) == ['"Oh', 'five" wide', '"whole"']
 
 
 def test_a_long_cell_is_read_and_the_limit_put_back(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"text,label\n{'x' * 300_000},a\n", encoding="utf-8")
     before = csv.field_size_limit()
-    assert len(read(path)["train"]["text"][0]) == 300_000
+    assert len(read_tables(path)["train"]["text"][0]) == 300_000
     assert csv.field_size_limit() == before
 
 
@@ -85,14 +85,14 @@ def test_broken_csv_names_the_line(tmp_path: Path, text: str, said: str) -> None
     path = tmp_path / "rows.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        read(path)
+        read_tables(path)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.conll"])
 def test_empty_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(EmptyInput):
-        read(tmp_path / name)
+        read_tables(tmp_path / name)
 
 
 def test_jsonl_packed_in_every_way(tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_jsonl_packed_in_every_way(tmp_path: Path) -> None:
     packed["a.json"] = json.dumps(ROWS, indent=1).encode()
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
-        assert list(read(tmp_path / name)["train"]) == ROWS, name
+        assert list(read_tables(tmp_path / name)["train"]) == ROWS, name
     for name in ("a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst"):
         (tmp_path / name).write_bytes(packed[name][:-12])
         with pytest.raises(InputError, match=r"damaged|no JSON"):
-            read(tmp_path / name)
+            read_tables(tmp_path / name)
 
 
 @pytest.mark.parametrize("text, said", [('{"a": 1}\n{"a": \n', "line 2: is no JSON"), ("\n3\n", "line 2: an object")])
 def test_broken_json_names_the_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        read(tmp_path / "a.jsonl")
+        read_tables(tmp_path / "a.jsonl")
 
 
 def test_conll(tmp_path: Path) -> None:
@@ -123,22 +123,22 @@ def test_conll(tmp_path: Path) -> None:
     path.write_text(
         "-DOCSTART- -X- O\n\n# id = 7\nEU NNP B-ORG\nיש NN O\r\n\n\n#tag NN O\n", encoding="utf-8", newline=""
     )
-    table = read(path)["train"]
+    table = read_tables(path)["train"]
     assert list(table) == [
         {"tokens": ["EU", "יש"], "tags": ["B-ORG", "O"], "column2": ["NNP", "NN"]},
         {"tokens": ["#tag"], "tags": ["O"], "column2": ["NN"]},
     ]
-    assert table.where(0).endswith("line 4")
+    assert table.location(0).endswith("line 4")
     path.write_text("EU B-ORG\nrejects\n", encoding="utf-8")
     with pytest.raises(InputError, match="line 2: has 1 cells"):
-        read(path)
+        read_tables(path)
 
 
 def test_text_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("one, two\r\n\n שלום\n".encode())
-    table = read(tmp_path / "a.txt")["train"]
+    table = read_tables(tmp_path / "a.txt")["train"]
     assert list(table["text"]) == ["one, two", "שלום"]
-    assert table.where(1).endswith("line 3")
+    assert table.location(1).endswith("line 3")
 
 
 def test_the_layout_of_squad(tmp_path: Path) -> None:
@@ -149,25 +149,25 @@ def test_the_layout_of_squad(tmp_path: Path) -> None:
     file = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": "She came.", "qas": asked}]}]}
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(file), encoding="utf-8")
-    table = read(path)["dev"]
+    table = read_tables(path)["dev"]
     assert list(table["answers"]) == [[{"text": "She", "answer_start": 0}], []]
     assert list(table["context"]) == ["She came."] * 2
     del asked[1]["question"]
     path.write_text(json.dumps(file), encoding="utf-8")
     with pytest.raises(InputError, match="question 2: is not as SQuAD has it"):
-        read(path)
+        read_tables(path)
 
 
 def test_parquet(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"tokens": ["a", "b"], "score": 0.5}, {"tokens": [], "score": None}]
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "test.parquet")
-    table = read(tmp_path / "test.parquet")["test"]
+    table = read_tables(tmp_path / "test.parquet")["test"]
     assert list(table) == rows
-    assert table.where(1).endswith("row 2")
+    assert table.location(1).endswith("row 2")
     (tmp_path / "test.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read as parquet"):
-        read(tmp_path / "test.parquet")
+        read_tables(tmp_path / "test.parquet")
 
 
 def test_folders_that_datasets_saved(tmp_path: Path) -> None:
@@ -182,18 +182,18 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     columns = {"text": ["a", "b", "c"], "label": [0, 1, -1], "tags": [[0, 1], [], [1]]}
     one = datasets.Dataset.from_dict(columns, features=features)
     datasets.DatasetDict({"train": one, "validation": one.select([1])}).save_to_disk(str(tmp_path / "both"))
-    found = read(tmp_path / "both")
+    found = read_tables(tmp_path / "both")
     assert list(found) == ["train", "dev"]
     assert list(found["train"]["label"]) == ["neg", "pos", None]
     assert list(found["train"]["tags"]) == [["O", "B-X"], [], ["B-X"]]
     assert list(found["dev"]["text"]) == ["b"]
     one.save_to_disk(str(tmp_path / "one"), num_shards=2)
-    assert list(read(tmp_path / "one")["train"]["text"]) == ["a", "b", "c"]
+    assert list(read_tables(tmp_path / "one")["train"]["text"]) == ["a", "b", "c"]
     next((tmp_path / "one").glob("*.arrow")).unlink()
     with pytest.raises(ArtifactError, match="is missing"):
-        read(tmp_path / "one")
+        read_tables(tmp_path / "one")
     one.to_parquet(str(tmp_path / "rows.parquet"))
-    assert list(read(tmp_path / "rows.parquet")["train"]["label"]) == ["neg", "pos", None]
+    assert list(read_tables(tmp_path / "rows.parquet")["train"]["label"]) == ["neg", "pos", None]
 
 
 def test_folders_of_files_by_split(tmp_path: Path) -> None:
@@ -201,42 +201,42 @@ def test_folders_of_files_by_split(tmp_path: Path) -> None:
     (shards / "data").mkdir(parents=True)
     for name, row in {"train-00000-of-2": ROWS[0], "train-00001-of-2": ROWS[1], "valid": ROWS[2]}.items():
         (shards / "data" / f"{name}.jsonl").write_text(lines_of([row]), encoding="utf-8")
-    found = read(shards)
+    found = read_tables(shards)
     assert {name: list(table) for name, table in found.items()} == {"train": ROWS[:2], "dev": ROWS[2:3]}
-    assert found["train"].where(1).endswith("train-00001-of-2.jsonl, line 1")
+    assert found["train"].location(1).endswith("train-00001-of-2.jsonl, line 1")
     (shards / "data" / "train.csv").write_text("text\na\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"as \.csv and as \.jsonl"):
-        read(shards)
+        read_tables(shards)
     nested = tmp_path / "nested"
     (nested / "test").mkdir(parents=True)
     (nested / "test" / "part.jsonl").write_text(lines_of(ROWS), encoding="utf-8")
-    assert list(read(nested)) == ["test"]
+    assert list(read_tables(nested)) == ["test"]
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="holds no file named train"):
-        read(tmp_path / "none")
+        read_tables(tmp_path / "none")
 
 
 def test_a_column_parts_the_rows_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "a", "split": "train"}, {"text": "b", "split": "Validation"}, {"text": "c", "split": "train"}]
     path.write_text(lines_of(rows), encoding="utf-8")
-    found = read(path)
+    found = read_tables(path)
     assert {name: list(table) for name, table in found.items()} == {
         "train": [{"text": "a"}, {"text": "c"}],
         "dev": [{"text": "b"}],
     }
     rows[1]["split"] = "bananas"
     path.write_text(lines_of(rows), encoding="utf-8")
-    assert list(read(path)["train"]["split"]) == ["train", "bananas", "train"]
+    assert list(read_tables(path)["train"]["split"]) == ["train", "bananas", "train"]
 
 
 def test_what_is_not_there_or_not_known(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"Did you mean 'rows\.csv'"):
-        read(tmp_path / "row.csv")
+        read_tables(tmp_path / "row.csv")
     (tmp_path / "rows.doc").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match="format is not known"):
-        read(tmp_path / "rows.doc")
+        read_tables(tmp_path / "rows.doc")
 
 
 def test_a_hundred_thousand_rows_in_little_memory(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_hundred_thousand_rows_in_little_memory(tmp_path: Path) -> None:
             file.write(json.dumps({"text": f"row {number} " + "x" * 60, "label": number % 7}) + "\n")
     tracemalloc.start()
     try:
-        table = read(path)["train"]
+        table = read_tables(path)["train"]
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import InputError
-from encodery.rows.table import Column, Growing, Table, gathered
+from encodery.rows.table import Column, ColumnBuilder, Table, table_from_rows
 
 CELLS = ["", "a", "е́ 👩‍👩‍👧 שלום", "\ud800", None, 1, 2.5, True, ["x", None], {"start": 3}, "null", "7"]
 
@@ -32,18 +32,20 @@ def test_nan_and_foreign_values() -> None:
 
 
 def test_take_and_join_keep_cells_and_places() -> None:
-    table = gathered("train", "a.csv", [(2, {"text": "one"}), (3, {"text": "two", "label": "x"}), (9, {"text": ""})])
+    table = table_from_rows(
+        "train", "a.csv", [(2, {"text": "one"}), (3, {"text": "two", "label": "x"}), (9, {"text": ""})]
+    )
     assert list(table["label"]) == [None, "x", None]
-    assert table.where(2) == "a.csv, line 9"
+    assert table.location(2) == "a.csv, line 9"
     some = table.take([2, 1])
     assert [row["text"] for row in some] == ["", "two"]
-    assert some.where(0) == "a.csv, line 9"
+    assert some.location(0) == "a.csv, line 9"
     assert list(table.take(np.array([False, True, False]))["text"]) == ["two"]
     assert len(table.take([])) == 0
-    both = table.joined(gathered("train", "b.csv", [(5, {"text": "three", "extra": [1]})]))
+    both = table.concat(table_from_rows("train", "b.csv", [(5, {"text": "three", "extra": [1]})]))
     assert both.names == ("text", "label", "extra")
     assert both.row(3) == {"text": "three", "label": None, "extra": [1]}
-    assert both.where(3) == "b.csv, line 5"
+    assert both.location(3) == "b.csv, line 5"
     assert both.row(0) == {"text": "one", "label": None, "extra": None}
 
 
@@ -61,6 +63,6 @@ def test_columns_of_different_length_are_refused() -> None:
 
 
 def test_empty() -> None:
-    assert list(Growing().done()) == []
-    assert list(Growing(2).done()) == [None, None]
+    assert list(ColumnBuilder().build()) == []
+    assert list(ColumnBuilder(2).build()) == [None, None]
     assert len(Table.of({})) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encodery.model.network import ModelSettings, build_model
-from encodery.runtimes.openvino import Openvino
+from encodery.runtimes.openvino import OpenvinoRuntime
 
 
 def test_one_thread_shows_the_bindings_an_array_before_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_one_thread_shows_the_bindings_an_array_before_others_do(monkeypatch: py
             return found
 
     monkeypatch.setattr(openvino, "Tensor", Watched)
-    model = build_model(ModelSettings(width=32, depth=1, heads=2, vocab=50, max_length=20), 1)
-    built = Openvino(threads=2).build(model)
+    model = build_model(ModelSettings(width=32, depth=1, heads=2, vocab_size=50, max_length=20), 1)
+    built = OpenvinoRuntime(threads=2).build(model)
     assert shown == [threading.get_ident()]
     assert built.pooled(np.arange(40), np.arange(0, 41, 10)).shape == (4, 32)

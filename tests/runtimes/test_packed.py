@@ -18,19 +18,19 @@ from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
 from encodery.model.ffn import FFN
 from encodery.model.network import Model, ModelSettings, build_model
-from encodery.runtimes import Engine, Runtime
+from encodery.runtimes import InferenceEngine, Runtime
 from encodery.runtimes._native import LIBRARY, kernels
 from encodery.runtimes.packed_fp32 import PackedFP32
 from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.runtimes.torch import Torch
+from encodery.runtimes.torch import TorchRuntime
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
 LENGTHS = (1, 5, 70, 16, 33, 2, 48, 3)
-SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2)
+SMALL = ModelSettings(width=64, depth=2, heads=2, vocab_size=200, max_length=1200, type_vocab_size=2)
 BARE = {"bias": False, "bias_out": False}
 MODERN: dict[str, Any] = {
     "depth": 4,
-    "segments": 0,
+    "type_vocab_size": 0,
     "positions": {"is": "rotary", "theta": 9000.0, "local_theta": 800.0},
     "attention": {"is": "full", **BARE},
     "mask": {"is": "alternating", "size": 7, "every": 3},
@@ -49,7 +49,7 @@ def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
 
 
 def small(change: dict[str, Any]) -> ModelSettings:
-    return decode(ModelSettings, {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 1200, **change})
+    return decode(ModelSettings, {"width": 64, "depth": 2, "heads": 2, "vocab_size": 200, "max_length": 1200, **change})
 
 
 def near(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -64,12 +64,12 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
     "change",
     [
         {},
-        {"width": 40, "heads": 5, "inner": 56},
-        {"width": 48, "heads": 2, "inner": 70, "segments": 0},
+        {"width": 40, "heads": 5, "intermediate_size": 56},
+        {"width": 48, "heads": 2, "intermediate_size": 70, "type_vocab_size": 0},
         {"heads": 1},
         {"head_size": 8, "embedding_norm": False},
         {"block": "pre", "positions": "none"},
-        {"block": {"is": "pre", "first_norm": False}, "ffn": "glu", "inner": 72},
+        {"block": {"is": "pre", "first_norm": False}, "ffn": "glu", "intermediate_size": 72},
         {"ffn": {"is": "glu", "activation": "silu", "bias": False, "bias_out": False}},
         {"ffn": {"is": "mlp", "activation": "gelu_tanh"}, "norm": {"is": "layer", "bias": False}},
         {"ffn": {"is": "mlp", "activation": "relu"}, "attention": {"is": "full", "bias": False}},
@@ -78,18 +78,19 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> float:
         {"positions": "rotary", "head_size": 8, "mask": {"is": "window", "size": 0}},
         {"mask": {"is": "pattern", "size": 5, "whole": [1]}, "heads": 1},
         MODERN,
-        MODERN | {"width": 96, "heads": 4, "inner": 100, "mask": {"is": "alternating", "size": 16, "every": 2}},
+        MODERN
+        | {"width": 96, "heads": 4, "intermediate_size": 100, "mask": {"is": "alternating", "size": 16, "every": 2}},
     ],
 )
 def test_hidden_states_are_near_the_models(
     change: dict[str, Any], kernel: Any, numbers: Any, livelier: Callable[[ModelSettings], Model]
 ) -> None:
     runnable(kernel)
-    table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
+    table = {"width": 64, "depth": 2, "heads": 2, "vocab_size": 200, "max_length": 80, "type_vocab_size": 2, **change}
     model = livelier(decode(ModelSettings, table))
     ids, bounds = batch()
-    segment = np.arange(len(ids)) % 2 if model.settings.segments else None
-    expected = Torch().build(model).run(ids, bounds, segment)
+    segment = np.arange(len(ids)) % 2 if model.settings.type_vocab_size else None
+    expected = TorchRuntime().build(model).run(ids, bounds, segment)
     found = numbers(kernels=kernel, threads=2).build(model).run(ids, bounds, segment)
     assert near(found, expected) > (0.998 if numbers is PackedInt8 else 1 - 1e-6)
     assert np.abs(found - expected).max() < (0.15 if numbers is PackedInt8 else EXACT) * np.abs(expected).max()
@@ -100,10 +101,13 @@ def test_hidden_states_are_near_the_models(
 def test_layers_may_be_uneven(kernel: Any, numbers: Any, livelier: Callable[[ModelSettings], Model]) -> None:
     """Heads and inner widths of a layer may have been pruned."""
     runnable(kernel)
-    model, pruned = livelier(small({"heads": 4})), livelier(small({"heads": 1, "head_size": 16, "inner": 100}))
+    model, pruned = (
+        livelier(small({"heads": 4})),
+        livelier(small({"heads": 1, "head_size": 16, "intermediate_size": 100})),
+    )
     model.encoder.blocks[1] = pruned.encoder.blocks[1]
     ids, bounds = batch()
-    expected = Torch().build(model).run(ids, bounds)
+    expected = TorchRuntime().build(model).run(ids, bounds)
     found = numbers(kernels=kernel, threads=2).build(model).run(ids, bounds)
     assert near(found, expected) > (0.998 if numbers is PackedInt8 else 1 - 1e-6)
 
@@ -142,7 +146,7 @@ def test_the_largest_products_are_not_cut(kernel: Any, livelier: Callable[[Model
         block.ffn.up.weight[::2].fill_(-0.1)
         block.ffn.up.bias.zero_()
     ids, bounds = batch((4, 3))
-    expected = Torch().build(model).run(ids, bounds)
+    expected = TorchRuntime().build(model).run(ids, bounds)
     np.testing.assert_allclose(PackedInt8(kernels=kernel).build(model).run(ids, bounds), expected, atol=0.05)
 
 
@@ -155,7 +159,7 @@ def test_company_and_threads_change_no_bit(
     runnable(kernel)
     model = livelier(small(change))
     ids, bounds = batch((1, 300, 7, 1100, 64, 513, 2, 130, 130, 130, 130))
-    engines: list[Engine] = [numbers(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
+    engines: list[InferenceEngine] = [numbers(kernels=kernel, threads=n).build(model) for n in (1, 2, 3, 5)]
     hidden = engines[0].run(ids, bounds)
     means = engines[0].pooled(ids, bounds)
     for engine in engines:
@@ -242,7 +246,7 @@ def test_the_child_of_a_fork_works_without_the_threads_it_has_not() -> None:
 )
 @pytest.mark.parametrize("name", ["packed_fp32", "packed_int8"])
 def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str, name: str) -> None:
-    model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab": 50, **change}))
+    model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab_size": 50, **change}))
     with pytest.raises(SettingsError, match=message.replace("packed_int8", name)):
         decode(Runtime, name).build(model)
 
@@ -251,7 +255,15 @@ def test_what_it_cannot_run_is_refused(change: dict[str, Any], message: str, nam
 def test_gelu_of_floats_is_exact(kernel: Any) -> None:
     """One neuron a unit, from its far left to its far right."""
     runnable(kernel)
-    table = {"width": 64, "heads": 1, "depth": 1, "vocab": 9, "max_length": 200, "positions": "none", "block": "pre"}
+    table = {
+        "width": 64,
+        "heads": 1,
+        "depth": 1,
+        "vocab_size": 9,
+        "max_length": 200,
+        "positions": "none",
+        "block": "pre",
+    }
     model = build_model(decode(ModelSettings, table))
     block: Any = model.encoder.blocks[0]
     given = torch.linspace(-6, 6, 256)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import find
+from encodery.base.parts import find_part
 from encodery.base.settings import decode
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.runtimes import Runtime
-from encodery.runtimes._checked import Packed
-from encodery.runtimes._padded import groups, padded
-from encodery.runtimes.torch import Torch
+from encodery.runtimes._checked import CheckedBatch
+from encodery.runtimes._padded import length_groups, pad_group
+from encodery.runtimes.torch import TorchRuntime
 
 LENGTHS = (1, 5, 70, 16, 33, 2, 48, 3, 16, 16)
 NAMES = ("onnx", "openvino")
@@ -28,7 +28,7 @@ NAMES = ("onnx", "openvino")
 def runtime(name: str, **settings: Any) -> Runtime:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime" if name == "onnx" else name)
-    return find(Runtime, name)(**settings)
+    return find_part(Runtime, name)(**settings)
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,7 @@ def batch(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
 
 def test_groups_hold_every_sequence_once_within_the_budget() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 200)
-    found = list(groups(lengths, 512, 2))
+    found = list(length_groups(lengths, 512, 2))
     assert sorted(np.concatenate(found).tolist()) == list(range(200))
     assert all(len(some) * lengths[some].max() <= 512 for some in found)
     places = sum(len(some) * lengths[some].max() for some in found)
@@ -46,16 +46,16 @@ def test_groups_hold_every_sequence_once_within_the_budget() -> None:
 
 
 def test_a_text_beyond_the_budget_stands_alone_and_equal_texts_pad_nothing() -> None:
-    assert [some.tolist() for some in groups(np.array([3, 900, 3]), 512, 1)] == [[1], [0, 2]]
+    assert [some.tolist() for some in length_groups(np.array([3, 900, 3]), 512, 1)] == [[1], [0, 2]]
     equal = np.full(40, 30)
-    assert all(len(some) * 30 <= 512 for some in groups(equal, 512, 1))
-    assert len(list(groups(np.array([50, 50, 50, 50]), 512, 2))) == 2, "each of two threads has some"
-    assert len(list(groups(np.array([10, 10]), 512, 2))) == 1, "so little is not dealt"
+    assert all(len(some) * 30 <= 512 for some in length_groups(equal, 512, 1))
+    assert len(list(length_groups(np.array([50, 50, 50, 50]), 512, 2))) == 2, "each of two threads has some"
+    assert len(list(length_groups(np.array([10, 10]), 512, 2))) == 1, "so little is not dealt"
 
 
 def test_padding_is_masked_and_on_the_right() -> None:
-    given = Packed(np.arange(10, 16, dtype=np.int32), np.array([0, 2, 3, 6], np.int32), np.ones(6, np.int32))
-    table = padded(given, np.array([2, 1, 3]), np.array([2, 0]))
+    given = CheckedBatch(np.arange(10, 16, dtype=np.int32), np.array([0, 2, 3, 6], np.int32), np.ones(6, np.int32))
+    table = pad_group(given, np.array([2, 1, 3]), np.array([2, 0]))
     assert table["input_ids"].tolist() == [[13, 14, 15], [10, 11, 0]]
     assert table["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert table["token_type_ids"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -66,11 +66,11 @@ def test_padding_is_masked_and_on_the_right() -> None:
     "change",
     [
         {},
-        {"width": 48, "heads": 2, "inner": 70, "segments": 0},
+        {"width": 48, "heads": 2, "intermediate_size": 70, "type_vocab_size": 0},
         {"head_size": 8, "embedding_norm": False},
         {"block": "pre", "positions": "none"},
         {"positions": {"is": "learned", "offset": 2}},
-        {"block": {"is": "pre", "first_norm": False}, "ffn": "glu", "inner": 72},
+        {"block": {"is": "pre", "first_norm": False}, "ffn": "glu", "intermediate_size": 72},
         {"ffn": {"is": "glu", "activation": "silu", "bias": False, "bias_out": False}},
         {"ffn": {"is": "mlp", "activation": "gelu_tanh"}, "norm": {"is": "layer", "bias": False}},
         {"ffn": {"is": "mlp", "activation": "relu"}, "attention": {"is": "full", "bias": False}},
@@ -80,11 +80,11 @@ def test_padding_is_masked_and_on_the_right() -> None:
 def test_hidden_states_are_the_models(
     name: str, change: dict[str, Any], livelier: Callable[[ModelSettings], Model]
 ) -> None:
-    table = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80, "segments": 2, **change}
+    table = {"width": 64, "depth": 2, "heads": 2, "vocab_size": 200, "max_length": 80, "type_vocab_size": 2, **change}
     model = livelier(decode(ModelSettings, table))
     ids, bounds = batch()
-    segment = np.arange(len(ids)) % 2 if model.settings.segments else None
-    expected = Torch().build(model).run(ids, bounds, segment)
+    segment = np.arange(len(ids)) % 2 if model.settings.type_vocab_size else None
+    expected = TorchRuntime().build(model).run(ids, bounds, segment)
     for tokens in (64, 10_000):
         found = runtime(name, threads=2, batch_tokens=tokens).build(model).run(ids, bounds, segment)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
@@ -92,10 +92,10 @@ def test_hidden_states_are_the_models(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_callers_do_not_meet(name: str, livelier: Callable[[ModelSettings], Model]) -> None:
-    model = livelier(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=80))
+    model = livelier(ModelSettings(width=64, depth=2, heads=2, vocab_size=200, max_length=80))
     engine = runtime(name, threads=2, batch_tokens=128).build(model)
     batches = [batch(LENGTHS[n:]) for n in range(6)]
-    expected = [Torch().build(model).pooled(*one) for one in batches]
+    expected = [TorchRuntime().build(model).pooled(*one) for one in batches]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda one: engine.pooled(*one), batches * 3))
     for mine, other in zip(found, expected * 3, strict=True):
@@ -105,14 +105,14 @@ def test_callers_do_not_meet(name: str, livelier: Callable[[ModelSettings], Mode
 def test_the_fusions_of_onnx_runtime_fire(tmp_path: Path, livelier: Callable[[ModelSettings], Model]) -> None:
     """Every attention block is one node, every residual sum one with its norm, every bias one with its GELU."""
     onnx, engine = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from encodery.runtimes._onnx_graph import graph
+    from encodery.runtimes._onnx_graph import build_graph
 
-    model = livelier(ModelSettings(width=64, depth=3, heads=2, vocab=200, max_length=80, segments=2))
+    model = livelier(ModelSettings(width=64, depth=3, heads=2, vocab_size=200, max_length=80, type_vocab_size=2))
     options = engine.SessionOptions()
     options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
     options.log_severity_level = 3
-    engine.InferenceSession(graph(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    engine.InferenceSession(build_graph(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert kinds.count("Attention") == 3, kinds
     assert kinds.count("SkipLayerNormalization") == 6, kinds
@@ -130,14 +130,14 @@ def test_the_fusions_of_onnx_runtime_fire(tmp_path: Path, livelier: Callable[[Mo
     ],
 )
 def test_what_it_cannot_run_is_refused(name: str, change: dict[str, Any], message: str) -> None:
-    model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab": 50, **change}))
+    model = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "depth": 1, "vocab_size": 50, **change}))
     with pytest.raises(SettingsError, match=message):
-        find(Runtime, name)().build(model)
+        find_part(Runtime, name)().build(model)
 
 
 def test_the_rooms_that_serve_an_export_do_without_pytorch() -> None:
     code = (
-        "import sys, encodery.embed.exported, encodery.runtimes.onnx, encodery.runtimes.openvino; "
+        "import sys, encodery.encoders.exported, encodery.runtimes.onnx, encodery.runtimes.openvino; "
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

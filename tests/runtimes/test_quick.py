@@ -18,24 +18,24 @@ from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
 from encodery.runtimes import _packed
 from encodery.runtimes._native import LIBRARY
-from encodery.runtimes._quick import plain, quick
+from encodery.runtimes._quick import accelerate, original_model
 from encodery.runtimes.packed_fp32 import PackedFP32
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
-SMALL = ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=100, segments=2)
+SMALL = ModelSettings(width=64, depth=2, heads=2, vocab_size=200, max_length=100, type_vocab_size=2)
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads of each call that the engine was given."""
     found: list[int] = []
-    original = _packed.PackedEngine.hidden_by
+    original = _packed.PackedEngine.hidden_states_with_threads
 
-    def counted(self: _packed.PackedEngine, batch: _packed.Packed, threads: int) -> np.ndarray:
+    def counted(self: _packed.PackedEngine, batch: _packed.CheckedBatch, threads: int) -> np.ndarray:
         found.append(threads)
         return original(self, batch, threads)
 
-    monkeypatch.setattr(_packed.PackedEngine, "hidden_by", counted)
+    monkeypatch.setattr(_packed.PackedEngine, "hidden_states_with_threads", counted)
     return found
 
 
@@ -46,7 +46,7 @@ def batch() -> Batch:
 
 def test_states_are_the_models_and_the_engines(livelier: Callable[[ModelSettings], Model], runs: list[int]) -> None:
     model = livelier(SMALL).eval()
-    found = quick(model)
+    found = accelerate(model)
     with torch.inference_mode():
         expected = model.encoder(batch()).hidden
         assert not runs
@@ -56,13 +56,13 @@ def test_states_are_the_models_and_the_engines(livelier: Callable[[ModelSettings
         torch.testing.assert_close(found.encoder(segmented).hidden, model.encoder(segmented).hidden, atol=2e-5, rtol=0)
         spoken = found(batch()).speak(found.encoder(batch()).hidden[:5])
         torch.testing.assert_close(spoken, model(batch()).speak(expected[:5]), atol=1e-4, rtol=0)
-    assert plain(found) is model
-    assert plain(model) is model
+    assert original_model(found) is model
+    assert original_model(model) is model
 
 
 def test_what_the_engine_does_not_give_comes_from_the_encoder(runs: list[int]) -> None:
     model = build_model(SMALL, 1).eval()
-    found = quick(model)
+    found = accelerate(model)
     with torch.inference_mode():
         layers = found.encoder(batch(), keep_layers=True).layers
         assert layers is not None
@@ -79,7 +79,7 @@ def test_what_the_engine_does_not_give_comes_from_the_encoder(runs: list[int]) -
 
 def test_changed_weights_are_followed(livelier: Callable[[ModelSettings], Model], runs: list[int]) -> None:
     model = livelier(SMALL).eval()
-    found = quick(model)
+    found = accelerate(model)
     with torch.no_grad():
         found.encoder(batch())
         model.encoder.blocks[1].ffn.down.weight.mul_(-3.0)  # type: ignore[operator, union-attr]
@@ -91,7 +91,7 @@ def test_exchanged_weights_and_layers_are_followed(livelier: Callable[[ModelSett
     with torch.no_grad():
         for change in ("data", "parameter", "layer"):
             model = livelier(SMALL).eval()
-            found = quick(model)
+            found = accelerate(model)
             found.encoder(batch())
             down: Any = model.encoder.blocks[1].ffn.down  # type: ignore[union-attr]
             if change == "data":
@@ -111,29 +111,29 @@ def test_a_weight_that_is_not_finite_is_the_models_own_affair(runs: list[int]) -
     with torch.no_grad():
         model.encoder.blocks[1].ffn.down.weight[0, 0] = float("nan")  # type: ignore[index, union-attr]
         for _ in range(2):
-            assert quick(model).encoder(batch()).hidden.isnan().any()
+            assert accelerate(model).encoder(batch()).hidden.isnan().any()
     assert not runs
 
 
 def test_it_is_stored_and_copied_as_the_model() -> None:
     model = build_model(SMALL, 1)
-    found = quick(model)
+    found = accelerate(model)
     assert list(found.state_dict()) == list(model.state_dict())
     assert list(found.encoder.state_dict()) == list(model.encoder.state_dict())
-    assert found.encoder.words is model.encoder.words
+    assert found.encoder.token_embeddings is model.encoder.token_embeddings
     assert found.encoder.blocks is model.encoder.blocks
     copied = copy.deepcopy(found)
     assert type(copied.encoder) is type(model.encoder)
-    assert copied.encoder.words is not model.encoder.words
+    assert copied.encoder.token_embeddings is not model.encoder.token_embeddings
 
 
 def test_models_that_the_engine_cannot_run_stay_as_they_are() -> None:
-    alibi = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "vocab": 50, "positions": "alibi"}))
-    assert quick(alibi) is alibi
+    alibi = build_model(decode(ModelSettings, {"width": 32, "heads": 2, "vocab_size": 50, "positions": "alibi"}))
+    assert accelerate(alibi) is alibi
     low = build_model(SMALL, 1).to(torch.bfloat16)
-    assert quick(low) is low
+    assert accelerate(low) is low
     away = build_model(SMALL, 1).to("meta")
-    assert quick(away) is away
+    assert accelerate(away) is away
 
 
 def test_layers_that_compute_with_more_than_their_weight_are_refused() -> None:
@@ -141,4 +141,4 @@ def test_layers_that_compute_with_more_than_their_weight_are_refused() -> None:
     Lora().apply(model, torch.Generator().manual_seed(0))
     with pytest.raises(SettingsError, match=r"computes with more than its weight.*packed_fp32"):
         PackedFP32().build(model)
-    assert quick(model) is model
+    assert accelerate(model) is model

@@ -13,11 +13,11 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.embed.exported import runtime_of
+from encodery.encoders.exported import parse_runtime
 from encodery.model.network import Model, ModelSettings
-from encodery.runtimes.torch import Graphs, Torch, _TorchEngine, size_of
+from encodery.runtimes.torch import CompiledGraphs, TorchRuntime, _TorchEngine, padded_size
 
-SMALL = {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "max_length": 80}
+SMALL = {"width": 64, "depth": 2, "heads": 2, "vocab_size": 200, "max_length": 80}
 MODERN = {
     **SMALL,
     "embedding_norm": False,
@@ -40,59 +40,62 @@ def graphed(model: Model) -> tuple[_TorchEngine, list[int]]:
         made.append(max(len(one) for one in inputs if one.dtype == torch.int64 and one.dim() == 1))
         return graph.forward
 
-    return _TorchEngine(model.eval(), torch.float32, Graphs(model, backend)), made
+    return _TorchEngine(model.eval(), torch.float32, CompiledGraphs(model, backend)), made
 
 
-@pytest.mark.parametrize("change", [SMALL, {**SMALL, "segments": 2}, MODERN])
+@pytest.mark.parametrize("change", [SMALL, {**SMALL, "type_vocab_size": 2}, MODERN])
 def test_a_graph_of_a_size_serves_every_batch_of_it(
     change: dict[str, Any], livelier: Callable[[ModelSettings], Model]
 ) -> None:
     model = livelier(decode(ModelSettings, change))
-    plain, (engine, made) = Torch().build(model), graphed(model)
+    plain, (engine, made) = TorchRuntime().build(model), graphed(model)
     for lengths in ((40, 7, 13), (5, 50), (64,), (3, 3, 58), (80, 80, 9)):
         ids, bounds = batch(*lengths)
-        segment = (np.arange(len(ids)) % 2) if model.settings.segments else None
+        segment = (np.arange(len(ids)) % 2) if model.settings.type_vocab_size else None
         found, wanted = engine.run(ids, bounds, segment), plain.run(ids, bounds, segment)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    assert made == [size_of(60), size_of(169)]
+    assert made == [padded_size(60), padded_size(169)]
 
 
 def test_callers_of_graphs_do_not_meet(livelier: Callable[[ModelSettings], Model]) -> None:
     model = livelier(decode(ModelSettings, SMALL))
-    plain, (engine, made) = Torch().build(model), graphed(model)
+    plain, (engine, made) = TorchRuntime().build(model), graphed(model)
     batches = [batch(*lengths, seed=seed) for seed, lengths in enumerate([(40, 7, 13), (5, 50), (30,), (3, 3, 58)] * 3)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda given: engine.run(*given), batches))
     for given, one in zip(batches, found, strict=True):
         np.testing.assert_allclose(one, plain.run(*given), rtol=1e-4, atol=1e-5)
-    assert sorted(made) == [size_of(30), size_of(60)]
+    assert sorted(made) == [padded_size(30), padded_size(60)]
 
 
 def test_a_batch_of_many_short_sequences_goes_without_a_graph(livelier: Callable[[ModelSettings], Model]) -> None:
     model = livelier(decode(ModelSettings, SMALL))
     engine, made = graphed(model)
     ids, bounds = batch(*[1] * 60)
-    np.testing.assert_array_equal(engine.run(ids, bounds), Torch().build(model).run(ids, bounds))
+    np.testing.assert_array_equal(engine.run(ids, bounds), TorchRuntime().build(model).run(ids, bounds))
     assert not made
 
 
 def test_sizes_are_few_and_near() -> None:
-    sizes = {size_of(tokens) for tokens in range(1, 8193)}
+    sizes = {padded_size(tokens) for tokens in range(1, 8193)}
     assert len(sizes) < 80
-    assert all(tokens <= size_of(tokens) < max(tokens * 9 / 8 + 1, tokens + 16) for tokens in range(1, 8193))
+    assert all(tokens <= padded_size(tokens) < max(tokens * 9 / 8 + 1, tokens + 16) for tokens in range(1, 8193))
 
 
 def test_products_in_fewer_bits_are_near(livelier: Callable[[ModelSettings], Model]) -> None:
     model = livelier(decode(ModelSettings, SMALL))
     ids, bounds = batch(40, 7, 13)
-    wanted, found = Torch().build(model).run(ids, bounds), Torch(precision="bf16").build(model).run(ids, bounds)
+    wanted, found = (
+        TorchRuntime().build(model).run(ids, bounds),
+        TorchRuntime(precision="bf16").build(model).run(ids, bounds),
+    )
     assert found.dtype == np.float32
     cosine = (wanted * found).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(found, axis=1)
     assert 0.999 < cosine.min() < 1 - 1e-9
 
 
 def test_settings_stand_behind_the_name() -> None:
-    assert runtime_of("torch,precision=bf16,graphs=true") == Torch(precision="bf16", graphs=True)
-    assert dataclasses.replace(Torch(), device="cpu") == runtime_of("torch,device=cpu")
+    assert parse_runtime("torch,precision=bf16,graphs=true") == TorchRuntime(precision="bf16", graphs=True)
+    assert dataclasses.replace(TorchRuntime(), device="cpu") == parse_runtime("torch,device=cpu")
     with pytest.raises(SettingsError, match="precision"):
-        runtime_of("torch,precison=bf16")
+        parse_runtime("torch,precison=bf16")

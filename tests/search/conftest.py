@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from encodery.embed.embedder import Embedded
+from encodery.encoders.dense import DenseEmbeddings
 
 WIDTH = 32
 TOPICS = {
@@ -32,8 +32,8 @@ def word_vector(word: str) -> np.ndarray:
 class FakeEncoder:
     """`wrong` shifts every vector, as another model would."""
 
-    width = WIDTH
-    longest = 64
+    dimension = WIDTH
+    max_content_tokens = 64
 
     def __init__(self, wrong: bool = False) -> None:
         self.fingerprint = "wrong" * 4 if wrong else "right" * 4
@@ -41,11 +41,11 @@ class FakeEncoder:
 
     prompts: ClassVar[dict[str, str]] = {}
 
-    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
+    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> DenseEmbeddings:
         self.encoded += len(texts)
         vectors = np.array([self.vector(text) for text in texts], np.float32).reshape(-1, WIDTH)
         tokens = np.array([len(text.split()) for text in texts])
-        return Embedded(vectors, tokens, np.zeros(len(texts), np.int64))
+        return DenseEmbeddings(vectors, tokens, np.zeros(len(texts), np.int64))
 
     def vector(self, text: str) -> np.ndarray:
         total = np.full(WIDTH, 0.1)
@@ -53,7 +53,7 @@ class FakeEncoder:
             total += word_vector(word)
         return total
 
-    def offsets(self, text: str) -> np.ndarray:
+    def token_offsets(self, text: str) -> np.ndarray:
         return np.array([m.span() for m in re.finditer(r"\w+|[^\w\s]", text)], np.int64).reshape(-1, 2)
 
 

@@ -42,7 +42,7 @@ def bm25(texts: dict[str, str], query: str, k: float, b: float) -> dict[str, flo
 
 def found(store: Store, query: str, limit: int = 5) -> dict[str, float]:
     """Document -> score, best first."""
-    hits = store.by_words(query, limit)
+    hits = store.search_bm25(query, limit)
     points = store.fetch([hit.id for hit in hits])
     return {points[hit.id].document: hit.score for hit in hits}
 
@@ -54,7 +54,7 @@ def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: fl
         store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
         gone = [f"d{i}" for i in range(0, 400, 3)]
         store.delete_documents(gone)
-        store.settle()
+        store.compact()
         left = {name: text for name, text in texts.items() if name not in gone}
         for query in ("w3 w50 w120", "w0", "w7 w7 w190", "w1 w2 absent"):
             truth = bm25(left, query, k, b)
@@ -70,7 +70,7 @@ def test_the_best_by_repeated_words_are_found_however_few_are_asked_for(tmp_path
             truth = sorted(bm25(texts, query, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
             assert found(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)
         some = [Point(name, 0, "", None).id for name in ("d1", "d2", "d3")]
-        assert {hit.id for hit in store.by_words("w0 w0 w1", 9, among=some)} <= set(some)
+        assert {hit.id for hit in store.search_bm25("w0 w0 w1", 9, among=some)} <= set(some)
 
 
 def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
     with Edge().open(tmp_path / "s") as store:
         assert store.count() == 49
         assert list(found(store, "word49")) == ["d49"]
-        assert store.by_words("word3", 1) == []
+        assert store.search_bm25("word3", 1) == []
 
 
 def test_a_second_opener_is_told(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_a_second_opener_is_told(tmp_path: Path) -> None:
 def test_a_graph_is_built_only_where_it_pays(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
     points = [Point(f"d{i}", 0, "x", vector) for i, vector in enumerate(vectors)]
-    with Edge(graph_from=200).create(tmp_path / "s", Fields(width=16)) as store:
+    with Edge(graph_from=200).create(tmp_path / "s", Fields(dense_dim=16)) as store:
         store.upsert(points)
-        store.settle()
+        store.compact()
         query = vectors[5]
         truth = {points[i].id for i in np.argsort(-(vectors @ query))[:10]}
-        assert len(truth & {hit.id for hit in store.by_vector(query, 10)}) >= 9
+        assert len(truth & {hit.id for hit in store.search_dense(query, 10)}) >= 9
 
 
 @pytest.mark.parametrize(("settings", "said"), [({"language": "englsh"}, "english"), ({"b": 2.0}, "b = 2.0")])

@@ -12,11 +12,11 @@ import pytest
 
 from encodery.base.errors import ArtifactError, InputError
 from encodery.search import writer
-from encodery.search.encode import EncodeSettings, encode
-from encodery.search.encoded import Encoded, build_encoded
-from encodery.search.index import IndexSettings, build
-from encodery.search.opened import Opened
+from encodery.search.build import IndexSettings, build
+from encodery.search.encode import EncodeSettings, encode_documents
+from encodery.search.encoded_source import EncodedSource, build_encoded
 from encodery.search.passages import Passages
+from encodery.search.search_index import SearchIndex
 from encodery.search.searcher import Searcher
 
 SETTINGS = EncodeSettings(passages=Passages(size=40))
@@ -56,8 +56,8 @@ encode([sys.argv[2]], sys.argv[3], Dying(), EncodeSettings(passages=Passages(siz
 
 
 def test_killed_at_any_time_it_goes_on_to_the_same_bytes(rows: Path, tmp_path: Path, encoder: Any) -> None:
-    whole = encode([rows], tmp_path / "whole", encoder, SETTINGS, shards=3)
-    assert whole.ended == (1, 2, 3)
+    whole = encode_documents([rows], tmp_path / "whole", encoder, SETTINGS, shards=3)
+    assert whole.finished == (1, 2, 3)
     assert whole.artifact is not None
     deaths = []
     for calls in (1, 2, 4):
@@ -67,35 +67,35 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(rows: Path, tmp_path: P
     assert deaths == [-9, -9, -9]
     kept = files(tmp_path / "killed")
     before = encoder.encoded
-    again = encode([rows], tmp_path / "killed", encoder, SETTINGS, shards=3)
+    again = encode_documents([rows], tmp_path / "killed", encoder, SETTINGS, shards=3)
     assert again.artifact is not None
     assert again.open == ()
-    total = again.artifact.manifest.figures["passages"]
+    total = again.artifact.manifest.metrics["passages"]
     assert 0 < encoder.encoded - before < total
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert kept.items() <= files(tmp_path / "whole").items()
     assert again.artifact.manifest.fingerprint == whole.artifact.manifest.fingerprint
     before = encoder.encoded
-    assert encode([rows], tmp_path / "killed", encoder, SETTINGS, shards=3).ended == ()
+    assert encode_documents([rows], tmp_path / "killed", encoder, SETTINGS, shards=3).finished == ()
     assert encoder.encoded == before
 
 
 def test_shards_by_hand_in_any_order(rows: Path, tmp_path: Path, encoder: Any) -> None:
     out = tmp_path / "out"
-    first = encode([rows], out, encoder, SETTINGS, shards=3, shard=3)
-    assert (first.ended, first.open, first.artifact) == ((3,), (1, 2), None)
+    first = encode_documents([rows], out, encoder, SETTINGS, shards=3, shard=3)
+    assert (first.finished, first.open, first.artifact) == ((3,), (1, 2), None)
     with pytest.raises(ArtifactError, match="shards 1, 2 of 3 are not done"):
-        Encoded(out)
-    encode([rows], out, encoder, SETTINGS, shards=3, shard=1)
-    assert encode([rows], out, encoder, SETTINGS, shards=3, shard=2).artifact is not None
-    encode([rows], tmp_path / "at-once", encoder, SETTINGS, shards=3)
+        EncodedSource(out)
+    encode_documents([rows], out, encoder, SETTINGS, shards=3, shard=1)
+    assert encode_documents([rows], out, encoder, SETTINGS, shards=3, shard=2).artifact is not None
+    encode_documents([rows], tmp_path / "at-once", encoder, SETTINGS, shards=3)
     assert files(out) == files(tmp_path / "at-once")
     with pytest.raises(InputError, match="counted from 1"):
-        encode([rows], out, encoder, SETTINGS, shards=3, shard=4)
+        encode_documents([rows], out, encoder, SETTINGS, shards=3, shard=4)
 
 
 def test_a_shard_in_work_is_left_to_its_worker(rows: Path, tmp_path: Path, encoder: Any) -> None:
-    encode([rows], tmp_path / "out", encoder, SETTINGS, shards=2, shard=2)
+    encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2, shard=2)
     code = (
         "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
@@ -105,30 +105,30 @@ def test_a_shard_in_work_is_left_to_its_worker(rows: Path, tmp_path: Path, encod
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ArtifactError, match="shard 1 of 2 is in work"):
-            encode([rows], tmp_path / "out", encoder, SETTINGS, shards=2, shard=1)
-        assert encode([rows], tmp_path / "out", encoder, SETTINGS, shards=2).open == (1,)
+            encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2, shard=1)
+        assert encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2).open == (1,)
         other.communicate()
-    assert encode([rows], tmp_path / "out", encoder, SETTINGS, shards=2).artifact is not None
+    assert encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2).artifact is not None
 
 
 def test_what_changed_is_refused_by_name(rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any) -> None:
     out = tmp_path / "out"
-    encode([rows], out, encoder, SETTINGS, shards=2, shard=1)
+    encode_documents([rows], out, encoder, SETTINGS, shards=2, shard=1)
     with pytest.raises(ArtifactError, match="other model"):
-        encode([rows], out, other_encoder, SETTINGS, shards=2)
+        encode_documents([rows], out, other_encoder, SETTINGS, shards=2)
     with pytest.raises(ArtifactError, match="other settings"):
-        encode([rows], out, encoder, EncodeSettings(passages=Passages(size=50)), shards=2)
+        encode_documents([rows], out, encoder, EncodeSettings(passages=Passages(size=50)), shards=2)
     with pytest.raises(ArtifactError, match="other shards"):
-        encode([rows], out, encoder, SETTINGS, shards=3)
+        encode_documents([rows], out, encoder, SETTINGS, shards=3)
     with rows.open("a", encoding="utf-8") as file:
         file.write('{"id": "late", "text": "one more"}\n')
     with pytest.raises(ArtifactError, match="other input files"):
-        encode([rows], out, encoder, SETTINGS, shards=2)
+        encode_documents([rows], out, encoder, SETTINGS, shards=2)
 
 
 def contents(folder: Path) -> dict[tuple[str, int], Any]:
-    with Opened(folder) as index:
-        return {(p.document, p.number): p for batch in index.store.all(vectors=True) for p in batch}
+    with SearchIndex(folder) as index:
+        return {(p.document, p.number): p for batch in index.store.scan(vectors=True) for p in batch}
 
 
 def test_the_index_is_the_one_made_at_once(rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any) -> None:
@@ -136,23 +136,23 @@ def test_the_index_is_the_one_made_at_once(rows: Path, tmp_path: Path, encoder: 
         file.write('{"id": "doc3", "text": "the later one of this id", "topic": "none"}\n')
     settings = IndexSettings(passages=SETTINGS.passages)
     build([rows], tmp_path / "direct", encoder, settings)
-    encode([rows], tmp_path / "encoded", encoder, SETTINGS, shards=3)
+    encode_documents([rows], tmp_path / "encoded", encoder, SETTINGS, shards=3)
     before = encoder.encoded
     made = build_encoded(tmp_path / "encoded", tmp_path / "index")
     assert encoder.encoded == before
-    assert made.artifact.manifest.figures["documents"] == 36
-    assert made.artifact.manifest.figures["replaced"] == 1
-    assert not build_encoded(tmp_path / "encoded", tmp_path / "index").fresh
+    assert made.artifact.manifest.metrics["documents"] == 36
+    assert made.artifact.manifest.metrics["replaced"] == 1
+    assert not build_encoded(tmp_path / "encoded", tmp_path / "index").is_new
     one, other = contents(tmp_path / "index"), contents(tmp_path / "direct")
     assert {place: (p.text, p.payload) for place, p in one.items()} == {
         place: (p.text, p.payload) for place, p in other.items()
     }
     with Searcher(tmp_path / "index", encoder) as searcher:
-        assert searcher.search("violin", top=1).found
+        assert searcher.search("violin", top=1).hits
         assert searcher.weight == pytest.approx(0.2)
     calibrated = build_encoded(tmp_path / "encoded", tmp_path / "weighed", encoder)
-    assert calibrated.artifact.manifest.figures["documents"] == 36
-    plain = build_encoded(tmp_path / "encoded", tmp_path / "plain", settings=IndexSettings(finish=()))
+    assert calibrated.artifact.manifest.metrics["documents"] == 36
+    plain = build_encoded(tmp_path / "encoded", tmp_path / "plain", settings=IndexSettings(postprocess=()))
     for place, point in contents(plain.artifact.path).items():
         np.testing.assert_allclose(point.vector, encoder.vector(one[place].text), rtol=1e-5)
     with pytest.raises(InputError, match="cut already"):

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import ArtifactError, EmptyInput, InputError, SettingsError
-from encodery.search import index as index_module
+from encodery.search import build as index_module
 from encodery.search import writer as writer_module
-from encodery.search.change import add, compact, delete
+from encodery.search.build import IndexSettings, build
 from encodery.search.filters import parse
-from encodery.search.index import IndexSettings, build
-from encodery.search.opened import Opened
 from encodery.search.passages import Passages
+from encodery.search.search_index import SearchIndex
 from encodery.search.searcher import Searcher
 from encodery.search.store import Point
+from encodery.search.update import add, compact, delete
 
 SMALL = IndexSettings(passages=Passages(size=40))
 
 
 def contents(folder: Path) -> dict[tuple[str, int], Point]:
     """(document, number) -> everything stored of it."""
-    with Opened(folder) as index:
-        return {(p.document, p.number): p for batch in index.store.all(vectors=True) for p in batch}
+    with SearchIndex(folder) as index:
+        return {(p.document, p.number): p for batch in index.store.scan(vectors=True) for p in batch}
 
 
 def assert_same(left: Path, right: Path) -> None:
@@ -37,20 +37,20 @@ def assert_same(left: Path, right: Path) -> None:
     assert one.keys() == other.keys()
     for place, point in one.items():
         assert (point.text, point.payload) == (other[place].text, other[place].payload)
-        np.testing.assert_allclose(point.vector, other[place].vector, atol=1e-5)
+        np.testing.assert_allclose(point.dense, other[place].dense, atol=1e-5)
 
 
 def test_every_word_is_found_with_its_place(rows: Path, tmp_path: Path, encoder: Any) -> None:
     built = build([rows], tmp_path / "index", encoder, SMALL)
-    figures = built.artifact.manifest.figures
-    assert built.fresh
+    figures = built.artifact.manifest.metrics
+    assert built.is_new
     assert figures["documents"] == 36
     assert figures["passages"] > 36
     assert figures["bytes"] > 0
     texts = {row["id"]: row["text"] for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())}
     with Searcher(tmp_path / "index", encoder) as searcher:
         for i in (0, 17, 35):
-            best = searcher.search(f"mark{i}x0", top=1, mode="bm25").found[0]
+            best = searcher.search(f"mark{i}x0", top=1, mode="bm25").hits[0]
             assert best.document == f"doc{i}"
             assert best.text[: best.head].strip() == f"Title number {i}"
             assert texts[f"doc{i}"][best.start : best.end].strip() == best.text[best.head :]
@@ -60,8 +60,8 @@ def test_every_word_is_found_with_its_place(rows: Path, tmp_path: Path, encoder:
 def test_passages_cover_the_documents_without_overlap(rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "index", None, SMALL)
     parts: dict[str, list[tuple[int, int]]] = {}
-    with Opened(tmp_path / "index") as index:
-        for batch in index.store.all():
+    with SearchIndex(tmp_path / "index") as index:
+        for batch in index.store.scan():
             for point in batch:
                 parts.setdefault(point.document, []).append((point.payload["start"], point.payload["end"]))
     for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()):
@@ -75,13 +75,13 @@ def test_the_same_again_does_nothing_and_another_is_refused(
 ) -> None:
     build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "here")
     encoder.encoded = 0
-    assert not build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "moved").fresh
+    assert not build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "moved").is_new
     assert encoder.encoded == 0
     with pytest.raises(ArtifactError, match="other settings"):
         build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=50)))
     with pytest.raises(ArtifactError, match="other model"):
         build([rows], tmp_path / "index", other_encoder, SMALL)
-    assert build([rows], tmp_path / "index", None, SMALL, overwrite=True).fresh
+    assert build([rows], tmp_path / "index", None, SMALL, overwrite=True).is_new
 
 
 class Killed(BaseException):
@@ -109,7 +109,7 @@ def test_an_interrupted_build_goes_on(
     built = build([rows], tmp_path / "index", encoder, SMALL, progress=lambda documents, _: seen.append(documents))
     assert seen[0] > 0
     assert_same(tmp_path / "index", tmp_path / "whole")
-    assert built.artifact.manifest.figures["documents"] == 36
+    assert built.artifact.manifest.metrics["documents"] == 36
     assert not (tmp_path / "index" / "progress.json").exists()
 
 
@@ -118,7 +118,7 @@ def test_a_killed_process_goes_on_to_the_same_index(
 ) -> None:
     """SIGKILL between two batches: the same command goes on behind what is stored and ends at the same index."""
     code = (
-        "import os, signal, sys; from encodery.search import writer; from encodery.search.index import *\n"
+        "import os, signal, sys; from encodery.search import writer; from encodery.search.build import *\n"
         "from encodery.search.passages import Passages\n"
         "writer.AT_ONCE = 10; die = len(sys.argv) > 3; took = []\n"
         "def mark(documents, passages):\n"
@@ -155,10 +155,10 @@ def test_compacting_gives_back_room(rows: Path, tmp_path: Path) -> None:
         before, after = compact(index)
         assert before > 0
         assert after > 0
-        assert [f.document for f in index.search("mark33x0", top=1).found] == ["doc33"]
-        assert index.search("mark3x0").found == ()
-    with Opened(tmp_path / "index") as again:
-        figures = again.artifact.manifest.figures
+        assert [f.document for f in index.search("mark33x0", top=1).hits] == ["doc33"]
+        assert index.search("mark3x0").hits == ()
+    with SearchIndex(tmp_path / "index") as again:
+        figures = again.artifact.manifest.metrics
         assert (figures["documents"], figures["bytes"]) == (6, after)
 
 
@@ -188,8 +188,8 @@ def test_a_later_document_of_the_same_id_replaces_the_earlier(tmp_path: Path, en
     ]
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     built = build([file], tmp_path / "index", encoder, SMALL)
-    assert built.artifact.manifest.figures["documents"] == 2
-    assert built.artifact.manifest.figures["replaced"] == 1
+    assert built.artifact.manifest.metrics["documents"] == 2
+    assert built.artifact.manifest.metrics["replaced"] == 1
     assert {point.text for point in contents(tmp_path / "index").values()} == {"new text", "other words"}
 
 
@@ -202,15 +202,15 @@ def test_add_replaces_and_delete_removes(rows: Path, tmp_path: Path, encoder: An
         counts = add(index, [more])
         assert (counts["documents"], counts["replaced"]) == (2, 1)
         assert index.store.documents() == 37
-        assert [f.document for f in index.search("zebra", mode="bm25").found] == ["doc0"]
-        assert index.search("mark0x0", mode="bm25").found == ()
-        assert index.search("grazing okapi", top=1).found[0].document == "new"
+        assert [f.document for f in index.search("zebra", mode="bm25").hits] == ["doc0"]
+        assert index.search("mark0x0", mode="bm25").hits == ()
+        assert index.search("grazing okapi", top=1).hits[0].document == "new"
         assert delete(index, ["doc1", "unknown"])["documents"] == 1
         assert delete(index, conditions=parse(["year>=2000"]))["documents"] == 1
         with pytest.raises(InputError, match="Nothing to delete"):
             delete(index)
-    with Opened(tmp_path / "index") as index:
-        assert index.artifact.manifest.figures["documents"] == index.store.documents() == 35
+    with SearchIndex(tmp_path / "index") as index:
+        assert index.artifact.manifest.metrics["documents"] == index.store.documents() == 35
 
 
 def test_folders_and_corpora(tmp_path: Path) -> None:
@@ -224,10 +224,10 @@ def test_folders_and_corpora(tmp_path: Path) -> None:
     built = build([folder], tmp_path / "index", None)
     assert built.skipped == {"document without words": 1}
     with Searcher(tmp_path / "index") as searcher:
-        best = searcher.search("beta").found[0]
+        best = searcher.search("beta").hits[0]
         assert best.metadata["path"] == best.document == "sub/two.txt"
-        assert searcher.search("alpha", conditions=parse(["path~one"])).found[0].document == "one.md"
-        assert searcher.search("alpha", conditions=parse(["path~two"])).found == ()
+        assert searcher.search("alpha", conditions=parse(["path~one"])).hits[0].document == "one.md"
+        assert searcher.search("alpha", conditions=parse(["path~two"])).hits == ()
 
 
 @pytest.mark.parametrize(("text", "error"), [("", EmptyInput), ('{"id": "a", "text": "..."}', EmptyInput)])
@@ -245,17 +245,17 @@ def test_what_is_damaged_or_missing_is_named(rows: Path, tmp_path: Path, encoder
     folder = tmp_path / "index"
     build([rows], folder, encoder, SMALL, model_path=tmp_path / "gone")
     with pytest.raises(ArtifactError, match="another model"):
-        Opened(folder, other_encoder)
+        SearchIndex(folder, other_encoder)
     with Searcher(folder) as searcher:
-        assert searcher.search("violin", mode="bm25").found
+        assert searcher.search("violin", mode="bm25").hits
         with pytest.raises(ArtifactError, match=r"gone.*--model"):
             searcher.search("violin")
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / index_module.FUSION).write_text("{}")
     with pytest.raises(ArtifactError, match=r"fusion\.json"):
-        Opened(tmp_path / "copy")
+        SearchIndex(tmp_path / "copy")
     with pytest.raises(ArtifactError, match="index"):
-        Opened(tmp_path)
+        SearchIndex(tmp_path)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -18,10 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 from encodery.base.errors import InputError
-from encodery.search.index import IndexSettings, build
-from encodery.search.page import answers as answers_module
-from encodery.search.page.answers import Answers
-from encodery.search.page.asked import LONGEST, asked, form
+from encodery.search.build import IndexSettings, build
+from encodery.search.page import responder as answers_module
+from encodery.search.page.form import MAX_QUERY_CHARS, parse_form, parse_query
+from encodery.search.page.responder import PageResponder
 from encodery.search.page.server import LONGEST_TARGET, PageServer
 from encodery.search.passages import Passages
 from encodery.search.searcher import Searcher
@@ -67,19 +67,19 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 
 
 @pytest.fixture
-def answers(searcher: Searcher) -> Iterator[Answers]:
-    with Answers(searcher, Shortest(), 8, "shortest") as answers:
+def answers(searcher: Searcher) -> Iterator[PageResponder]:
+    with PageResponder(searcher, Shortest(), 8, "shortest") as answers:
         yield answers
 
 
-def shown(answers: Answers, path: str = "/", status: int = 200, **fields: Any) -> Page:
+def shown(answers: PageResponder, path: str = "/", status: int = 200, **fields: Any) -> Page:
     reply = answers.reply(f"{path}?{urlencode(fields, doseq=True)}")
     assert reply.status == status, reply.body.decode()
     assert reply.kind.startswith("text/html")
     return Page(reply.body.decode())
 
 
-def test_an_empty_form_and_a_search(answers: Answers) -> None:
+def test_an_empty_form_and_a_search(answers: PageResponder) -> None:
     empty = shown(answers)
     assert empty.all("form", action="/", method="get")
     assert not empty.all("li")
@@ -88,22 +88,22 @@ def test_an_empty_form_and_a_search(answers: Answers) -> None:
     assert found.all("input", name="q")[0]["value"] == "violin orchestra"
     assert found.all("mark")
     said = {held.get("class") for held in found.all("svg")}
-    assert said == {"times", "bar s-words", "bar s-vector", "bar s-score"}
+    assert said == {"times", "bar s-bm25", "bar s-dense", "bar s-score"}
     assert re.search(r"10 passages · hybrid · [\d.]+ ms", found.said)
-    for stage in ("encode", "words", "vector", "fuse", "show"):
+    for stage in ("encode", "bm25", "dense", "fuse", "show"):
         assert re.search(rf"{stage} [\d.]+ ms", found.said)
 
 
-def test_bars_are_shares_of_the_best(answers: Answers, searcher: Searcher) -> None:
-    hits = searcher.search("violin orchestra", mode="bm25").found
+def test_bars_are_shares_of_the_best(answers: PageResponder, searcher: Searcher) -> None:
+    hits = searcher.search("violin orchestra", mode="bm25").hits
     page = shown(answers, q="violin orchestra", mode="bm25", rerank="no")
-    assert {held["class"] for held in page.all("svg")} == {"times", "bar s-words"}
-    after = [at for at, (tag, held) in enumerate(page.found) if tag == "svg" and held.get("class") == "bar s-words"]
+    assert {held["class"] for held in page.all("svg")} == {"times", "bar s-bm25"}
+    after = [at for at, (tag, held) in enumerate(page.found) if tag == "svg" and held.get("class") == "bar s-bm25"]
     widths = [float(page.found[at + 2][1]["width"] or 0) for at in after]
-    assert widths == pytest.approx([100 * (hit.words or 0) / (hits[0].words or 1) for hit in hits], abs=0.06)
+    assert widths == pytest.approx([100 * (hit.bm25 or 0) / (hits[0].bm25 or 1) for hit in hits], abs=0.06)
 
 
-def test_the_reranker_is_asked_unless_told_otherwise(answers: Answers) -> None:
+def test_the_reranker_is_asked_unless_told_otherwise(answers: PageResponder) -> None:
     page = shown(answers, q="violin", top=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
     assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
@@ -115,12 +115,12 @@ def test_the_reranker_is_asked_unless_told_otherwise(answers: Answers) -> None:
     assert "rerank" not in {held.get("name") for held in shown_without(answers)}
 
 
-def shown_without(answers: Answers) -> list[dict[str, str | None]]:
-    with Answers(answers.searcher) as plain:
+def shown_without(answers: PageResponder) -> list[dict[str, str | None]]:
+    with PageResponder(answers.searcher) as plain:
         return shown(plain, q="violin").all("select")
 
 
-def test_nothing_becomes_markup(answers: Answers) -> None:
+def test_nothing_becomes_markup(answers: PageResponder) -> None:
     attack = '"><script>alert(3)</script> violin alert'
     pages = [
         shown(answers, q=attack, mode="bm25", rerank="no", filter="topic~<i>"),
@@ -137,9 +137,9 @@ def test_nothing_becomes_markup(answers: Answers) -> None:
         assert not any(name.startswith("on") or name == "style" for _, held in page.found for name in held)
 
 
-def test_sides_may_have_a_share_each(answers: Answers, searcher: Searcher) -> None:
+def test_sides_may_have_a_share_each(answers: PageResponder, searcher: Searcher) -> None:
     query = "violin orchestra pan"
-    hits = searcher.search(query, weight={"bm25": 0.25, "dense": 0.75}).found
+    hits = searcher.search(query, weight={"bm25": 0.25, "dense": 0.75}).hits
     told = json.loads(
         answers.reply(f"/search?{urlencode({'q': query, 'weights': 'bm25=1, dense=3', 'rerank': 'no'})}").body
     )
@@ -149,7 +149,7 @@ def test_sides_may_have_a_share_each(answers: Answers, searcher: Searcher) -> No
     assert [held["value"] for held in page.all("input", name="weights", type="text")] == ["bm25=1, dense=3"]
 
 
-def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
+def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
     for fields, said in (
         ({"q": "x", "mode": "hybird"}, "Did you mean 'hybrid'?"),
         ({"q": "x", "top": "many"}, "whole number"),
@@ -164,7 +164,7 @@ def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
         ({"q": "x", "per_document": "0"}, "at least 1"),
         ({"q": "x", "fusion": "sum"}, "scores or ranks"),
         ({"q": "x", "filter": "topic"}, "is no filter"),
-        ({"q": "x" * (LONGEST + 1)}, "2,001 characters"),
+        ({"q": "x" * (MAX_QUERY_CHARS + 1)}, "2,001 characters"),
         ({"q": "x", "rerank": "maybe"}, "yes or no"),
         ({"q": "x", "rerank_weight": "2"}, "0 (as found) and 1 (the reranker's order alone)"),
         ({"q": "x", "tpo": "3"}, "Did you mean 'top'?"),
@@ -180,24 +180,24 @@ def test_what_cannot_be_asked_is_said_in_place(answers: Answers) -> None:
     assert shown(answers, q="zzzz", mode="bm25").said.count("Nothing found") == 1
 
 
-def test_json_says_the_same(answers: Answers, searcher: Searcher) -> None:
+def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
     fields = {"q": "violin orchestra", "top": "3", "rerank": "no", "filter": ["topic=music", "year>=1995"]}
     reply = answers.reply(f"/search?{urlencode(fields, doseq=True)}")
     assert (reply.status, reply.kind) == (200, "application/json")
     told = json.loads(reply.body)
-    conditions = asked(form(urlencode(fields, doseq=True))).conditions
-    hits = searcher.search("violin orchestra", top=3, conditions=conditions).found
+    conditions = parse_query(parse_form(urlencode(fields, doseq=True))).conditions
+    hits = searcher.search("violin orchestra", top=3, conditions=conditions).hits
     assert [hit["text"] for hit in told["found"]] == [hit.text for hit in hits]
     assert [hit["score"] for hit in told["found"]] == pytest.approx([hit.score for hit in hits])
-    assert told["seconds"]["words"] > 0
+    assert told["seconds"]["bm25"] > 0
     wrong = answers.reply("/search?q=")
     assert wrong.status == 400
     assert json.loads(wrong.body)["error"] == {"message": "The query is empty.", "status": 400}
 
 
-def test_a_document_is_put_together_again_around_its_passage(answers: Answers, searcher: Searcher) -> None:
-    hit = max(searcher.search("violin mark5x0", top=50).found, key=lambda found: found.number)
-    points = [p for some in searcher.store.all() for p in some if p.document == hit.document]
+def test_a_document_is_put_together_again_around_its_passage(answers: PageResponder, searcher: Searcher) -> None:
+    hit = max(searcher.search("violin mark5x0", top=50).hits, key=lambda found: found.number)
+    points = [p for some in searcher.store.scan() for p in some if p.document == hit.document]
     assert len(points) > 3
     page = shown(answers, "/document", id=hit.document, passage=hit.number, q="violin")
     here = page.all("p", id="here")
@@ -216,8 +216,8 @@ def test_a_long_document_is_shown_in_stretches(tmp_path: Path) -> None:
     lines = "\n".join(f"Sentence number {i} is about the thing called w{i}x." for i in range(400))
     (tmp_path / "long.txt").write_text(lines, encoding="utf-8")
     build([tmp_path / "long.txt"], tmp_path / "words", None, IndexSettings(passages=Passages(size=20)))
-    with Searcher(tmp_path / "words") as searcher, Answers(searcher) as answers:
-        hit = searcher.search("w200x").found[0]
+    with Searcher(tmp_path / "words") as searcher, PageResponder(searcher) as answers:
+        hit = searcher.search("w200x").hits[0]
         seen = set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=hit.number).said))
         number = hit.number
         assert 10 < len(seen) < 100
@@ -238,7 +238,7 @@ def urlpairs(address: str | None) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(address or "").query)
 
 
-def test_only_so_many_wait(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_wait(answers: PageResponder, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def slow(*_: object, **__: object) -> None:
@@ -259,7 +259,7 @@ def test_only_so_many_wait(answers: Answers, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_fails_inside_is_no_secret_and_no_end(
-    answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    answers: PageResponder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a secret path")
@@ -274,7 +274,7 @@ def test_what_fails_inside_is_no_secret_and_no_end(
 
 
 @pytest.fixture
-def server(answers: Answers) -> Iterator[PageServer]:
+def server(answers: PageResponder) -> Iterator[PageServer]:
     with PageServer(answers, port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

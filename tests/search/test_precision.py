@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.base.settings import decode, encode, overrides, with_overrides
-from encodery.search.agreement import agreement
-from encodery.search.engine import Engine
-from encodery.search.engine._asking import Asking
+from encodery.base.settings import decode, decode_with_overrides, encode, parse_overrides
+from encodery.search.build import IndexSettings, build
+from encodery.search.engine import SearchEngine
+from encodery.search.engine._client import RetryingClient
 from encodery.search.engine._qdrant import Note
 from encodery.search.engine.edge import CONFIG, Edge
 from encodery.search.engine.qdrant import Qdrant
-from encodery.search.index import IndexSettings, build
+from encodery.search.exact_recall import exact_recall
 from encodery.search.passages import Passages
 from encodery.search.searcher import Searcher
 from encodery.search.store import Fields, Point, Precision
@@ -29,17 +29,17 @@ POINTS = [Point(f"d{i}", 0, "text", row) for i, row in enumerate(VECTORS)]
 
 @pytest.mark.parametrize("engine", [Edge(), Qdrant()], ids=["edge", "qdrant"])
 def test_an_index_of_fewer_bits_answers_and_says_how_near_it_is(
-    rows: Path, tmp_path: Path, encoder: Any, engine: Engine
+    rows: Path, tmp_path: Path, encoder: Any, engine: SearchEngine
 ) -> None:
     settings = {
         kind: IndexSettings(passages=Passages(size=40), engine=engine, vectors=kind, weight=0.5) for kind in KINDS
     }
     answers = {}
     for kind in KINDS:
-        figures = build([rows], tmp_path / kind, encoder, settings[kind]).artifact.manifest.figures
+        figures = build([rows], tmp_path / kind, encoder, settings[kind]).artifact.manifest.metrics
         assert figures["vectors"] == kind
-        assert ("agreement" in figures) == (kind != "fp32")
-        assert figures.get("agreement", 1.0) > 0.9
+        assert ("exact_recall" in figures) == (kind != "fp32")
+        assert figures.get("exact_recall", 1.0) > 0.9
         with Searcher(tmp_path / kind, encoder) as searcher:
             answers[kind] = searcher.search("garlic butter simmer mark0x0", 5)
     best = [hit.document for hit in answers["fp32"].found]
@@ -53,9 +53,9 @@ def test_an_index_of_fewer_bits_answers_and_says_how_near_it_is(
 def test_fewer_bits_take_less_room(tmp_path: Path) -> None:
     taken = {}
     for kind in KINDS:
-        with Edge().create(tmp_path / kind, Fields(width=64, precision=kind)) as store:
+        with Edge().create(tmp_path / kind, Fields(dense_dim=64, precision=kind)) as store:
             store.upsert(POINTS)
-            store.settle()
+            store.compact()
         files = (tmp_path / kind / "segments").rglob("*vector_storage-dense/**/*")
         taken[kind] = sum(file.stat().st_blocks * 512 for file in files if file.is_file())
     assert taken["int8"] < taken["fp16"] < taken["binary"] < taken["fp32"]
@@ -66,23 +66,23 @@ def test_fewer_bits_take_less_room(tmp_path: Path) -> None:
 def test_a_graph_is_built_from_the_same_number_of_vectors(tmp_path: Path, precision: Precision) -> None:
     for graph_from, built in ((500, True), (700, False)):
         folder = tmp_path / str(graph_from)
-        with Edge(graph_from=graph_from).create(folder, Fields(width=64, precision=precision)) as store:
+        with Edge(graph_from=graph_from).create(folder, Fields(dense_dim=64, precision=precision)) as store:
             store.upsert(POINTS)
-            store.settle()
+            store.compact()
             best = {POINTS[i].id for i in np.argsort(-(VECTORS @ VECTORS[3]))[:10]}
-            assert len(best & {hit.id for hit in store.by_vector(VECTORS[3], 10)}) >= 8
+            assert len(best & {hit.id for hit in store.search_dense(VECTORS[3], 10)}) >= 8
         assert any(folder.rglob("links*.bin")) == built
 
 
 def test_agreement_is_the_share_of_true_neighbours(tmp_path: Path) -> None:
-    with Edge().create(tmp_path / "right", Fields(width=64)) as store:
+    with Edge().create(tmp_path / "right", Fields(dense_dim=64)) as store:
         store.upsert(POINTS)
-        assert agreement(store, POINTS) == 1.0
-        assert agreement(store, POINTS[:10]) is None
+        assert exact_recall(store, POINTS) == 1.0
+        assert exact_recall(store, POINTS[:10]) is None
     turned = [Point(point.document, 0, "text", VECTORS[-1 - i]) for i, point in enumerate(POINTS)]
-    with Edge().create(tmp_path / "wrong", Fields(width=64)) as store:
+    with Edge().create(tmp_path / "wrong", Fields(dense_dim=64)) as store:
         store.upsert(turned)
-        found = agreement(store, POINTS)
+        found = exact_recall(store, POINTS)
     assert found is not None
     assert found < 0.2
 
@@ -111,13 +111,13 @@ class Recorder:
 def test_a_server_is_told_the_precision(tmp_path: Path) -> None:
     import qdrant_edge
 
+    from encodery.search.engine._analyser import Analyser
     from encodery.search.engine._qdrant import QdrantStore
-    from encodery.search.engine._words import Analyser
 
     for kind, datatype in zip(KINDS, ("float32", "float16", "turbo8", "float16"), strict=True):
         told = Recorder()
-        asking, engine = Asking(told, "server", 0), Qdrant(url="http://localhost:6333")
-        note = Note("c", engine.url, Fields(width=64, tokens=8, precision=kind), None)
+        asking, engine = RetryingClient(told, "server", 0), Qdrant(url="http://localhost:6333")
+        note = Note("c", engine.url, Fields(dense_dim=64, multi_vector_dim=8, precision=kind), None)
         engine._make(asking, note)
         dense, tokens = (told.made["vectors_config"][name] for name in ("dense", "tokens"))
         assert dense.datatype == tokens.datatype == datatype
@@ -132,7 +132,7 @@ def test_a_server_is_told_the_precision(tmp_path: Path) -> None:
             lambda _: None,
             None,
         )
-        assert store.by_vector(VECTORS[0], 10) == []
+        assert store.search_dense(VECTORS[0], 10) == []
         params = told.asked["search_params"]
         assert params.exact == (kind != "binary")
         if kind == "binary":
@@ -144,11 +144,11 @@ def test_a_server_is_told_the_precision(tmp_path: Path) -> None:
 
 def test_unknown_kinds_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"vectors.*int4.*'fp32', 'fp16', 'int8' or 'binary'"):
-        with_overrides(IndexSettings, {}, overrides(["vectors=int4"]))
+        decode_with_overrides(IndexSettings, {}, parse_overrides(["vectors=int4"]))
     held = encode(IndexSettings()) | {"vectors": "product"}
     with pytest.raises(SettingsError, match=r"product.*'fp32', 'fp16', 'int8' or 'binary'"):
         decode(IndexSettings, held, where="manifest")
-    Edge().create(tmp_path / "s", Fields(width=8)).close()
+    Edge().create(tmp_path / "s", Fields(dense_dim=8)).close()
     config = json.loads((tmp_path / "s" / CONFIG).read_text())
     config["vectors"]["dense"]["datatype"] = "uint8"
     (tmp_path / "s" / CONFIG).write_text(json.dumps(config))

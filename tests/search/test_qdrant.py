@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import ArtifactError, MissingExtra, SettingsError
-from encodery.search.change import add, delete
+from encodery.search.build import IndexSettings, build
 from encodery.search.engine import qdrant as qdrant_part
-from encodery.search.engine._asking import Asking
+from encodery.search.engine._client import RetryingClient
 from encodery.search.engine.edge import Edge
 from encodery.search.engine.qdrant import Qdrant
-from encodery.search.index import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.searcher import Searcher
 from encodery.search.store import Fields, Point, Store
+from encodery.search.update import add, delete
 
 RNG = np.random.default_rng(3)
 ZIPF = 1 / np.arange(1, 151)
@@ -36,7 +36,7 @@ QUERIES = ("w3 w50 w120", "w0", "w7 w7 w90", "w1 w2 absent", "w0 w1 w149 w149 w1
 
 def found(store: Store, query: str, limit: int = 200) -> dict[str, float]:
     """Document -> score."""
-    hits = store.by_words(query, limit)
+    hits = store.search_bm25(query, limit)
     points = store.fetch([hit.id for hit in hits])
     return {points[hit.id].document: hit.score for hit in hits}
 
@@ -50,12 +50,12 @@ def test_bm25_is_that_of_the_embedded_engine_also_after_changes(tmp_path: Path) 
             points = [Point(name, 0, text, None) for name, text in TEXTS.items()]
             store.upsert(points[:40])
             store.upsert(points[40:])
-            store.settle()
+            store.compact()
         for query in QUERIES:
             assert found(cluster, query) == pytest.approx(found(edge, query), rel=1e-5)
         for store in (edge, cluster):
             store.delete_documents([f"d{i}" for i in range(0, 200, 3)])
-            store.settle()
+            store.compact()
         for query in QUERIES:
             assert found(cluster, query) == pytest.approx(found(edge, query), rel=1e-5)
 
@@ -65,10 +65,10 @@ def test_weights_stay_while_the_mean_length_hardly_moves(tmp_path: Path) -> None
         store.upsert([Point(f"a{i}", 0, "one two three four", None) for i in range(20)])
         before = found(store, "one")
         store.upsert([Point("b", 0, "five six seven eight nine", None)])
-        store.settle()
+        store.compact()
         assert json.loads((tmp_path / "s" / qdrant_part.NOTE).read_text())["mean"] == 4
         store.upsert([Point(f"c{i}", 0, "five " * 12, None) for i in range(20)])
-        store.settle()
+        store.compact()
         assert json.loads((tmp_path / "s" / qdrant_part.NOTE).read_text())["mean"] == pytest.approx(325 / 41)
         assert found(store, "one")["a0"] > before["a0"]  # rarer, and short now
 
@@ -78,7 +78,7 @@ def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: A
     for name, engine in (("edge", Edge()), ("qdrant", Qdrant())):
         settings = IndexSettings(passages=Passages(size=40), engine=engine)
         built = build([rows], tmp_path / name, encoder, settings)
-        assert built.artifact.manifest.figures["documents"] == 36
+        assert built.artifact.manifest.metrics["documents"] == 36
         with Searcher(tmp_path / name, encoder) as searcher:
             assert delete(searcher, ["doc5"])["documents"] == 1
             more = tmp_path / "more.jsonl"
@@ -86,8 +86,8 @@ def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: A
             assert add(searcher, [more])["replaced"] == 1
         with Searcher(tmp_path / name, encoder) as searcher:
             asked = [(q, m) for q in ("violin orchestra wind", "zebra", "mark7x0 pan") for m in searcher.modes]
-            answers.append([[(f.document, f.number) for f in searcher.search(q, 5, m).found] for q, m in asked])
-            assert searcher.search("zebra", 1).found[0].document == "doc0"
+            answers.append([[(f.document, f.number) for f in searcher.search(q, 5, m).hits] for q, m in asked])
+            assert searcher.search("zebra", 1).hits[0].document == "doc0"
     assert answers[0] == answers[1]
 
 
@@ -107,7 +107,7 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
         with Qdrant().open(tmp_path / "s") as store:
             assert store.count() == 19
             assert list(found(store, "word19")) == ["d19"]
-            assert store.by_words("word3", 1) == []
+            assert store.search_bm25("word3", 1) == []
     with Qdrant().open(tmp_path / "s"), pytest.raises(ArtifactError, match="in use"):
         Qdrant().open(tmp_path / "s")
 
@@ -126,16 +126,16 @@ class Failing:
 
 
 def test_what_a_server_fails_at_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encodery.search.engine import _asking
+    from encodery.search.engine import _client
 
-    monkeypatch.setattr(_asking, "PAUSE", 0.0)
+    monkeypatch.setattr(_client, "PAUSE", 0.0)
     client = Failing(2)
-    assert Asking(client, "http://there", 2)(lambda c: c.ping()) == "here"
+    assert RetryingClient(client, "http://there", 2)(lambda c: c.ping()) == "here"
     assert client.asked == 3
     with pytest.raises(ArtifactError, match=r"http://there.*2 attempts.*refused"):
-        Asking(Failing(9), "http://there", 1)(lambda c: c.ping())
+        RetryingClient(Failing(9), "http://there", 1)(lambda c: c.ping())
     with pytest.raises(ArtifactError, match="http://there"):
-        Asking(Failing(0), "http://there", 5)(lambda c: c.absent())
+        RetryingClient(Failing(0), "http://there", 5)(lambda c: c.absent())
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:

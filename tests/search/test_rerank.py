@@ -15,14 +15,14 @@ from encodery.base.errors import ContractError, InputError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks.classify import Classify
-from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.classify import TextClassification
+from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import load_model
-from encodery.search.index import IndexSettings, build
+from encodery.search.build import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
-from encodery.search.searcher import Found, Searcher
+from encodery.search.searcher import Searcher, SearchHit
 from encodery.tokens.tokenizer import Tokenizer
 
 
@@ -55,28 +55,28 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, mode: str) -> None:
     first = searcher.search("violin melody", top=20, mode=mode)
     scorer = Shortest()
-    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, reranked=20, rerank_weight=1)
-    texts = [found.text for found in first.found]
+    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, rerank_top_k=20, rerank_weight=1)
+    texts = [found.text for found in first.hits]
     assert scorer.asked == texts
-    assert [len(found.text) for found in again.found] == sorted(map(len, texts))[:5]
-    assert [found.rank for found in again.found] == [1, 2, 3, 4, 5]
-    before = {found.text: found for found in first.found}
-    for found in again.found:
+    assert [len(found.text) for found in again.hits] == sorted(map(len, texts))[:5]
+    assert [found.rank for found in again.hits] == [1, 2, 3, 4, 5]
+    before = {found.text: found for found in first.hits}
+    for found in again.hits:
         assert found.rerank == -len(found.text)
         assert found.score == pytest.approx((max(map(len, texts)) - len(found.text)) / np.ptp([*map(len, texts)]))
-        assert found.words == before[found.text].words
-        assert found.vector == before[found.text].vector
+        assert found.bm25 == before[found.text].bm25
+        assert found.dense == before[found.text].dense
     assert "rerank" in again.seconds
     assert "rerank" not in first.seconds
-    assert all(found.rerank is None for found in first.found)
+    assert all(found.rerank is None for found in first.hits)
 
 
 @pytest.mark.parametrize("mode", ["bm25", "hybrid"])
 def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
-    def asked(**share: float) -> tuple[Found, ...]:
-        return searcher.search("violin melody", 12, mode, reranker=Shortest(), reranked=12, **share).found
+    def asked(**share: float) -> tuple[SearchHit, ...]:
+        return searcher.search("violin melody", 12, mode, reranker=Shortest(), rerank_top_k=12, **share).hits
 
-    first = searcher.search("violin melody", 12, mode).found
+    first = searcher.search("violin melody", 12, mode).hits
     scores, lengths = np.array([hit.score for hit in first]), np.array([len(hit.text) for hit in first])
     by_first, by_other = (scores - scores.min()) / np.ptp(scores), (lengths.max() - lengths) / np.ptp(lengths)
     for share in (0.3, 0.5):
@@ -91,16 +91,16 @@ def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
 
 def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
     scorer = Shortest()
-    found = searcher.search("violin melody", top=10, per_document=1, reranker=scorer, reranked=3).found
+    found = searcher.search("violin melody", top=10, per_document=1, reranker=scorer, rerank_top_k=3).hits
     assert len(scorer.asked) == len({f.document for f in found}) == 10
 
 
 def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
-    assert searcher.search("zzzz", mode="bm25", reranker=Bad()).found == ()
+    assert searcher.search("zzzz", mode="bm25", reranker=Bad()).hits == ()
     with pytest.raises(ContractError, match="one finite score"):
         searcher.search("violin", reranker=Bad())
     with pytest.raises(InputError, match="reranked"):
-        searcher.search("violin", reranker=Shortest(), reranked=0)
+        searcher.search("violin", reranker=Shortest(), rerank_top_k=0)
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
             searcher.search("violin", reranker=Shortest(), rerank_weight=share)
@@ -113,20 +113,22 @@ def saved(word_tokenizer: Callable[..., Tokenizer], tuned_model: Callable[..., P
 
 
 def test_a_model_of_the_task_rank_scores_passages_of_any_length(saved: Callable[..., Path], tmp_path: Path) -> None:
-    folder = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
+    folder = saved(tmp_path, PassageRanking(), {"low": 0.0, "high": 1.0})
     scorer = CrossEncoder(model=str(folder)).open()
     short = ["one red cat", "", "two dog"]
     scores = scorer.score("red", [*short, "sun " * 60 + "red"])
     assert scores.shape == (4,)
     assert np.isfinite(scores).all()
-    plain = Predictor.of(load_model(folder), "cpu")
+    plain = Predictor.from_model(load_model(folder), "cpu")
     np.testing.assert_allclose(scores[:3], plain.score("red", short), atol=1e-5)
     with pytest.raises(InputError):
         plain.score("red", ["sun " * 60])
 
 
 def test_another_task_or_none_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
-    folder = saved(tmp_path, Classify(), Classify().learn({"text": ["one", "two"], "label": ["a", "b"]}))
+    folder = saved(
+        tmp_path, TextClassification(), TextClassification().fit_labels({"text": ["one", "two"], "label": ["a", "b"]})
+    )
     with pytest.raises(InputError, match="'classify'"):
         CrossEncoder(model=str(folder)).open()
     with pytest.raises(SettingsError, match="model"):
@@ -136,7 +138,7 @@ def test_another_task_or_none_is_refused(saved: Callable[..., Path], tmp_path: P
 
 
 def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
-    model = saved(tmp_path, Rank(), {"low": 0.0, "high": 1.0})
+    model = saved(tmp_path, PassageRanking(), {"low": 0.0, "high": 1.0})
     build([rows], tmp_path / "index", None)
     command = [
         "query",
@@ -154,10 +156,10 @@ def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Pa
     ranked = [hit["rerank"] for hit in told["hits"]]
     assert len(ranked) == 3
     assert ranked == sorted(ranked, reverse=True)
-    assert all(hit["words"] > 0 and hit["vector"] is None for hit in told["hits"])
+    assert all(hit["bm25"] > 0 and hit["dense"] is None for hit in told["hits"])
     assert told["seconds"]["rerank"] > 0
     shown = CliRunner().invoke(app, command, catch_exceptions=False).stdout
-    assert "words" in shown
+    assert "bm25" in shown
     assert "rerank" in shown
     compacted = CliRunner().invoke(app, ["compact", str(tmp_path / "index")], catch_exceptions=False)
     assert "MB" in compacted.stdout

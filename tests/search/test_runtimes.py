@@ -15,21 +15,21 @@ from typer.testing import CliRunner
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.cli.search import app
-from encodery.embed.embedder import Embedder
+from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import load_model
 from encodery.model.network import Model
-from encodery.runtimes import Engine, Runtime
-from encodery.runtimes._checked import Packed
-from encodery.runtimes.echo import Echo
+from encodery.runtimes import InferenceEngine, Runtime
+from encodery.runtimes._checked import CheckedBatch
+from encodery.runtimes.echo import EchoRuntime
 from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.runtimes.torch import Torch
-from encodery.search.change import add
-from encodery.search.encode import encode
-from encodery.search.index import IndexSettings, build
-from encodery.search.ran import TORCH, Ran, ran_of
+from encodery.runtimes.torch import TorchRuntime
+from encodery.search.build import IndexSettings, build
+from encodery.search.encode import encode_documents
+from encodery.search.passage_sources import comparable_settings, model_records
+from encodery.search.retrievers import DenseRetriever, load_retriever
+from encodery.search.runtime_provenance import TORCH, RuntimeProvenance, provenance_of
 from encodery.search.searcher import Searcher
-from encodery.search.sides import Dense, load
-from encodery.search.supply import essence, models_of
+from encodery.search.update import add
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = "violin melody harbour sail onion pan storm anchor chord tempo garlic oven"
@@ -76,26 +76,31 @@ def test_an_index_is_asked_by_the_runtime_that_made_it_unless_told(model: Path, 
     assert len(json.loads(other.stdout)["hits"]) == len(json.loads(same.stdout)["hits"]) > 0
     assert "run by echo" in cli("stats", index).output
     with Searcher(index) as searcher:
-        side = searcher.side("dense")
-        assert isinstance(side, Dense)
-        expected = Embedder.of(load_model(model), "cpu").on(Echo()).encode(["violin storm"]).vectors
+        side = searcher.retriever("dense")
+        assert isinstance(side, DenseRetriever)
+        expected = (
+            DenseEncoder.from_loaded(load_model(model), "cpu")
+            .with_runtime(EchoRuntime())
+            .encode(["violin storm"])
+            .vectors
+        )
         np.testing.assert_allclose(side.encoder.encode(["violin storm"]).vectors, expected, atol=1e-6)
-        assert searcher.notes == ()
+        assert searcher.warnings == ()
 
 
 def test_another_runtime_makes_another_index(model: Path, rows: Path, tmp_path: Path) -> None:
     paths = {"dense": model}
-    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, paths)
-    assert not build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, paths).fresh
+    build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, paths)
+    assert not build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, paths).is_new
     with pytest.raises(ArtifactError, match="other model or runtime"):
-        build([rows], tmp_path / "i", load(model), SETTINGS, paths)
+        build([rows], tmp_path / "i", load_retriever(model), SETTINGS, paths)
 
 
 def test_encoded_documents_keep_their_runtime(model: Path, rows: Path, tmp_path: Path) -> None:
     encoded, index = tmp_path / "encoded", tmp_path / "index"
     cli("encode", rows, "--model", model, "--out", encoded, "--runtime", "echo")
     with pytest.raises(ArtifactError, match="other model or runtime"):
-        encode([rows], encoded, load(model), model_path={"dense": model})
+        encode_documents([rows], encoded, load_retriever(model), model_path={"dense": model})
     cli("index", "--encoded", encoded, "--out", index)
     assert noted(index)["name"] == "echo"
 
@@ -103,40 +108,40 @@ def test_encoded_documents_keep_their_runtime(model: Path, rows: Path, tmp_path:
 def test_what_is_added_is_made_by_the_same_runtime(model: Path, rows: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.jsonl"
     more.write_text(json.dumps({"id": "new", "text": "garlic garlic oven"}) + "\n")
-    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, {"dense": model})
+    build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, {"dense": model})
     with Searcher(tmp_path / "i", runtime="torch") as searcher, pytest.raises(ArtifactError, match="by one runtime"):
         add(searcher, [more])
     with Searcher(tmp_path / "i") as searcher:
         assert add(searcher, [more])["documents"] == 1
-        assert searcher.search("garlic garlic oven", 1, "dense").found[0].document == "new"
+        assert searcher.search("garlic garlic oven", 1, "dense").hits[0].document == "new"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wavering(Runtime):
     """Rounds to eight steps of the greatest number of the whole batch, as dynamic quantisation does, only coarser."""
 
-    def build(self, model: Model) -> Engine:
-        return _WaveringEngine(Torch().build(model))
+    def build(self, model: Model) -> InferenceEngine:
+        return _WaveringEngine(TorchRuntime().build(model))
 
 
-class _WaveringEngine(Engine):
-    def __init__(self, inner: Engine) -> None:
+class _WaveringEngine(InferenceEngine):
+    def __init__(self, inner: InferenceEngine) -> None:
         super().__init__(inner.limits)
         self.inner = inner
 
-    def hidden(self, batch: Packed) -> np.ndarray:
-        found = self.inner.hidden(batch) * (1 + np.arange(len(batch.ids)) / 5)[:, None]
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
+        found = self.inner.hidden_states(batch) * (1 + np.arange(len(batch.ids)) / 5)[:, None]
         step = np.abs(found).max() / 4
         rounded: np.ndarray = (np.rint(found / step) * step).astype(np.float32)
         return rounded
 
 
 def test_a_runtime_whose_vectors_depend_on_their_batch_is_refused(model: Path, rows: Path, tmp_path: Path) -> None:
-    wavering = Embedder.of(load_model(model), "cpu").on(Wavering())
+    wavering = DenseEncoder.from_loaded(load_model(model), "cpu").with_runtime(Wavering())
     with pytest.raises(SettingsError, match="depends on the texts beside it"):
         build([rows], tmp_path / "i", wavering, SETTINGS)
     with pytest.raises(SettingsError, match="depends on the texts beside it"):
-        encode([rows], tmp_path / "e", wavering)
+        encode_documents([rows], tmp_path / "e", wavering)
     assert not (tmp_path / "i").exists()
     assert not (tmp_path / "e").exists()
 
@@ -144,8 +149,8 @@ def test_a_runtime_whose_vectors_depend_on_their_batch_is_refused(model: Path, r
 def test_a_runtime_that_is_gone_is_named_with_a_way_out(
     model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build([rows], tmp_path / "i", load(model, "echo"), SETTINGS, {"dense": model})
-    monkeypatch.setattr(Ran, "asked", "/nowhere/export")
+    build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, {"dense": model})
+    monkeypatch.setattr(RuntimeProvenance, "asked", "/nowhere/export")
     with Searcher(tmp_path / "i") as searcher, pytest.raises(ArtifactError, match=r"cannot run here.*--runtime torch"):
         searcher.search("violin", mode="dense")
 
@@ -159,18 +164,28 @@ def test_runtimes_need_a_model_of_one_vector_a_text(rows: Path, tmp_path: Path) 
 
 
 def test_what_tells_runtimes_apart(model: Path) -> None:
-    plain = Embedder.of(load_model(model), "cpu")
-    assert ran_of(plain) == ran_of(plain.on(Torch())) == TORCH
-    assert ran_of(plain.on(Echo())).same(ran_of(plain.on(Echo())))
-    assert not ran_of(plain.on(Echo())).same(ran_of(plain.on(Echo(seconds=1e-9))))
-    assert plain.on(Echo()).model_fingerprint == plain.fingerprint != plain.on(Echo()).fingerprint
+    plain = DenseEncoder.from_loaded(load_model(model), "cpu")
+    assert provenance_of(plain) == provenance_of(plain.with_runtime(TorchRuntime())) == TORCH
+    assert provenance_of(plain.with_runtime(EchoRuntime())).same_vectors(
+        provenance_of(plain.with_runtime(EchoRuntime()))
+    )
+    assert not provenance_of(plain.with_runtime(EchoRuntime())).same_vectors(
+        provenance_of(plain.with_runtime(EchoRuntime(seconds_per_token=1e-9)))
+    )
+    assert (
+        plain.with_runtime(EchoRuntime()).model_fingerprint
+        == plain.fingerprint
+        != plain.with_runtime(EchoRuntime()).fingerprint
+    )
 
 
 def test_an_index_of_an_older_version_is_the_same_index(model: Path) -> None:
-    new = models_of([load(model)], {"dense": model})
+    new = model_records([load_retriever(model)], {"dense": model})
     old = {mode: {key: value for key, value in held.items() if key != "runtime"} for mode, held in new.items()}
-    assert essence(new) == essence(old)
-    assert essence(models_of([load(model, "echo")], {"dense": model})) != essence(old)
+    assert comparable_settings(new) == comparable_settings(old)
+    assert comparable_settings(model_records([load_retriever(model, "echo")], {"dense": model})) != comparable_settings(
+        old
+    )
 
 
 def test_vectors_by_8_bit_products_rank_as_by_float32(
@@ -178,15 +193,15 @@ def test_vectors_by_8_bit_products_rank_as_by_float32(
 ) -> None:
     sizes = {"width": 64, "max_length": 24}
     model = small_model(tmp_path / "m", word_tokenizer(WORDS.split()), **sizes)
-    plain = Embedder.of(load_model(model), "cpu")
+    plain = DenseEncoder.from_loaded(load_model(model), "cpu")
     try:
-        packed = plain.on(PackedInt8())
+        packed = plain.with_runtime(PackedInt8())
     except SettingsError as error:
         pytest.skip(str(error))
     found = {}
     for name, encoder in {"torch": plain, "packed_int8": packed}.items():
         build([rows], tmp_path / name, encoder, SETTINGS, {"dense": model})
         with Searcher(tmp_path / name, encoder=plain) as searcher:
-            found[name] = [hit.document for hit in searcher.search("violin storm onion", 20, "dense").found]
-            assert bool(searcher.notes) == (name == "packed_int8")
+            found[name] = [hit.document for hit in searcher.search("violin storm onion", 20, "dense").hits]
+            assert bool(searcher.warnings) == (name == "packed_int8")
     assert len(set(found["torch"][:5]) & set(found["packed_int8"][:5])) >= 4

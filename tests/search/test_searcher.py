@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.embed.embedder import Embedded
-from encodery.embed.finish.normalise import Normalise
-from encodery.embed.finishing import Finishing
-from encodery.search.calibrate import _ranks, calibrated, found_weight, shares
+from encodery.encoders.dense import DenseEmbeddings
+from encodery.encoders.postprocess.normalise import Normalise
+from encodery.encoders.postprocessing import PostProcessing
+from encodery.search.build import IndexSettings, build
+from encodery.search.calibrate import _ranks, best_weight, calibrate, combined_weights
 from encodery.search.engine.edge import Edge
 from encodery.search.excerpt import excerpt
 from encodery.search.filters import parse
-from encodery.search.fuse import by_ranks, by_scores, scaled
-from encodery.search.index import IndexSettings, build
+from encodery.search.fuse import min_max_scaled, reciprocal_rank_fusion, weighted_sum
 from encodery.search.passages import Passages
+from encodery.search.retrievers import DenseRetriever
 from encodery.search.searcher import Searcher
-from encodery.search.sides import Dense
 from encodery.search.store import Point
 
 
@@ -35,53 +35,53 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 
 def test_modes_and_what_each_hit_shows(searcher: Searcher) -> None:
     words = searcher.search("violin orchestra", mode="bm25")
-    assert {found.metadata["topic"] for found in words.found} == {"music"}
-    assert all(found.vector is None and found.words == found.score for found in words.found)
+    assert {found.metadata["topic"] for found in words.hits} == {"music"}
+    assert all(found.dense is None and found.bm25 == found.score for found in words.hits)
     dense = searcher.search("violin orchestra", mode="dense")
-    assert sum(found.metadata["topic"] == "music" for found in dense.found) >= 8
-    assert all(found.words is None and found.vector == found.score for found in dense.found)
+    assert sum(found.metadata["topic"] == "music" for found in dense.hits) >= 8
+    assert all(found.bm25 is None and found.dense == found.score for found in dense.hits)
     both = searcher.search("violin orchestra")
     assert both.mode == "hybrid"
-    assert all(found.words is not None and found.vector is not None for found in both.found)
-    assert [found.rank for found in both.found] == list(range(1, 11))
-    assert [found.score for found in both.found] == sorted((found.score for found in both.found), reverse=True)
-    assert set(both.seconds) == {"encode", "words", "vector", "fuse", "show"}
+    assert all(found.bm25 is not None and found.dense is not None for found in both.hits)
+    assert [found.rank for found in both.hits] == list(range(1, 11))
+    assert [found.score for found in both.hits] == sorted((found.score for found in both.hits), reverse=True)
+    assert set(both.seconds) == {"encode", "bm25", "dense", "fuse", "show"}
 
 
 def test_hybrid_scores_are_those_of_each_side(searcher: Searcher) -> None:
     everything = 500
-    words = {f.text: f.words for f in searcher.search("violin wind", top=everything, mode="bm25").found}
-    vectors = {f.text: f.vector for f in searcher.search("violin wind", top=everything, mode="dense").found}
-    for found in searcher.search("violin wind", top=50).found:
-        assert found.words == pytest.approx(words.get(found.text, 0.0), abs=1e-5)
-        assert found.vector == pytest.approx(vectors[found.text], abs=1e-5)
+    words = {f.text: f.bm25 for f in searcher.search("violin wind", top=everything, mode="bm25").hits}
+    vectors = {f.text: f.dense for f in searcher.search("violin wind", top=everything, mode="dense").hits}
+    for found in searcher.search("violin wind", top=50).hits:
+        assert found.bm25 == pytest.approx(words.get(found.text, 0.0), abs=1e-5)
+        assert found.dense == pytest.approx(vectors[found.text], abs=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["scores", "ranks"])
 def test_the_ends_of_the_weight_are_the_two_sides(searcher: Searcher, fusion: Any) -> None:
     query = "violin storm mark3x1"
-    texts = {mode: [f.text for f in searcher.search(query, mode=mode, top=5).found] for mode in ("bm25", "dense")}
-    assert [f.text for f in searcher.search(query, top=5, weight=0.0, fusion=fusion).found] == texts["bm25"]
-    assert [f.text for f in searcher.search(query, top=5, weight=1.0, fusion=fusion).found] == texts["dense"]
+    texts = {mode: [f.text for f in searcher.search(query, mode=mode, top=5).hits] for mode in ("bm25", "dense")}
+    assert [f.text for f in searcher.search(query, top=5, weight=0.0, fusion=fusion).hits] == texts["bm25"]
+    assert [f.text for f in searcher.search(query, top=5, weight=1.0, fusion=fusion).hits] == texts["dense"]
 
 
 def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
     for mode in ("bm25", "dense", "hybrid"):
         found = searcher.search(
             "violin harbour", top=40, mode=mode, conditions=parse(["topic=music", "year>=1995"])
-        ).found
+        ).hits
         assert found
         assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
 
 
 def test_a_field_that_none_has_is_told(searcher: Searcher) -> None:
-    assert searcher.strange(parse(["topic=none such", "document=a", "year>=3000"])) == ""
-    assert searcher.strange(()) == ""
-    assert "has 'topics'. Did you mean 'topic'" in searcher.strange(parse(["topics=music"]))
+    assert searcher.unknown_fields(parse(["topic=none such", "document=a", "year>=3000"])) == ""
+    assert searcher.unknown_fields(()) == ""
+    assert "has 'topics'. Did you mean 'topic'" in searcher.unknown_fields(parse(["topics=music"]))
 
 
 def test_at_most_so_many_passages_of_a_document(searcher: Searcher) -> None:
-    found = searcher.search("violin melody", top=10, per_document=1).found
+    found = searcher.search("violin melody", top=10, per_document=1).hits
     assert len({f.document for f in found}) == len(found) == 10
 
 
@@ -99,8 +99,8 @@ def test_what_cannot_be_asked(searcher: Searcher) -> None:
 
 
 def test_words_unknown_to_the_index_leave_the_vectors(searcher: Searcher) -> None:
-    assert searcher.search("zzzz", mode="bm25").found == ()
-    assert len(searcher.search("zzzz").found) == 10
+    assert searcher.search("zzzz", mode="bm25").hits == ()
+    assert len(searcher.search("zzzz").hits) == 10
 
 
 def test_an_index_of_words_alone(rows: Path, tmp_path: Path) -> None:
@@ -115,19 +115,19 @@ def test_an_index_of_words_alone(rows: Path, tmp_path: Path) -> None:
 class Knowing:
     """Vectors that tell a passage by its secret number, or nothing at all."""
 
-    width, longest, fingerprint = 16, 64, "knowing"
+    dimension, max_content_tokens, fingerprint = 16, 64, "knowing"
     prompts: ClassVar[dict[str, str]] = {}
 
     def __init__(self, knows: bool) -> None:
         self.knows = knows
         self.rng = np.random.default_rng(0)
 
-    def encode(self, texts: list[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
+    def encode(self, texts: list[str], truncate: str = "error", *, prompt: str | None = None) -> DenseEmbeddings:
         numbers = [int(text.split("secret")[1][:3]) for text in texts]
         if not self.knows:
             numbers = self.rng.integers(0, 1 << 30, len(texts)).tolist()
-        vectors = [np.random.default_rng(number).standard_normal(self.width) for number in numbers]
-        return Embedded(np.array(vectors, np.float32), np.ones(len(texts)), np.zeros(len(texts)))
+        vectors = [np.random.default_rng(number).standard_normal(self.dimension) for number in numbers]
+        return DenseEmbeddings(np.array(vectors, np.float32), np.ones(len(texts)), np.zeros(len(texts)))
 
 
 @pytest.mark.parametrize(("knows", "least", "most"), [(True, 0.15, 0.5), (False, 0.0, 0.05)])
@@ -143,10 +143,10 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
         )
     sample = [Point(str(i), 0, text, None, {"head": 0}) for i, text in enumerate(texts)]
     encoder: Any = Knowing(knows)
-    finishing = Finishing((Normalise(),), ({},))
+    finishing = PostProcessing((Normalise(),), ({},))
     vectors = finishing.apply(encoder.encode(texts).vectors)
-    sample = [dataclasses.replace(point, vector=vector) for point, vector in zip(sample, vectors, strict=True)]
-    found = calibrated(sample, [Dense(encoder, finishing)], Edge(language="none"))
+    sample = [dataclasses.replace(point, dense=vector) for point, vector in zip(sample, vectors, strict=True)]
+    found = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge(language="none"))
     assert found.queries == 80
     assert found.curves is not None
     curve = found.curves["dense"]
@@ -160,7 +160,7 @@ def test_what_scores_all_alike_is_given_no_weight() -> None:
     ranks = np.array([_ranks(found, np.zeros(30), query, True) for query, found in enumerate(words)])
     assert ranks[:, 0].tolist() == [1.0] * 30
     assert ranks[:, -1].tolist() == [0.0] * 30, "the middle of 30 equals is not the first"
-    assert found_weight(ranks) == 0.0
+    assert best_weight(ranks) == 0.0
 
 
 def test_a_weight_is_as_sure_as_its_queries() -> None:
@@ -168,41 +168,46 @@ def test_a_weight_is_as_sure_as_its_queries() -> None:
     clear, even = np.zeros((40, 11)), np.zeros((40, 11))
     clear[:, 6] = 1.0
     even[::2, 2] = even[1::2, 8] = 1.0
-    assert found_weight(clear) == 0.3
-    assert 0.15 < found_weight(even) < 0.35
-    assert found_weight(np.ones((40, 11))) == 0.0
+    assert best_weight(clear) == 0.3
+    assert 0.15 < best_weight(even) < 0.35
+    assert best_weight(np.ones((40, 11))) == 0.0
 
 
 def test_a_side_without_a_share_is_not_asked(rows: Path, tmp_path: Path, encoder: Any) -> None:
     build([rows], tmp_path / "index", encoder)
     with Searcher(tmp_path / "index", encoder) as searcher:
-        assert "vector" not in searcher.search("violin", mode="hybrid", weight=0.0).seconds
-        assert "words" not in searcher.search("violin", mode="hybrid", weight=1.0).seconds
+        assert "dense" not in searcher.search("violin", mode="hybrid", weight=0.0).seconds
+        assert "bm25" not in searcher.search("violin", mode="hybrid", weight=1.0).seconds
         both = searcher.search("violin", mode="hybrid", weight=0.5)
-        assert {"words", "vector"} <= set(both.seconds)
+        assert {"bm25", "dense"} <= set(both.seconds)
 
 
 def test_too_few_queries_give_the_fallback() -> None:
     sample = [Point("a", 0, "secret001 is one. secret001 is two. secret001 is three.", None)]
     encoder: Any = Knowing(True)
-    finishing = Finishing((Normalise(),), ({},))
-    found = calibrated(sample, [Dense(encoder, finishing)], Edge())
+    finishing = PostProcessing((Normalise(),), ({},))
+    found = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge())
     assert (found.weight, found.curves) == (0.2, None)
 
 
 def test_mixtures_by_hand() -> None:
-    assert by_ranks([["a", "b"], ["b"]], (0.5, 0.5), offset=1) == {"a": 0.25, "b": pytest.approx(1 / 6 + 0.25)}
-    words, vectors = scaled({"a": 4.0, "b": 1.0}, True), scaled({"a": -1.0, "b": 1.0, "c": 0.0}, False)
-    mixed = by_scores([words, vectors], [0.75, 0.25])
+    assert reciprocal_rank_fusion([["a", "b"], ["b"]], (0.5, 0.5), offset=1) == {
+        "a": 0.25,
+        "b": pytest.approx(1 / 6 + 0.25),
+    }
+    words, vectors = min_max_scaled({"a": 4.0, "b": 1.0}, True), min_max_scaled({"a": -1.0, "b": 1.0, "c": 0.0}, False)
+    mixed = weighted_sum([words, vectors], [0.75, 0.25])
     assert mixed == {"a": 0.75, "b": pytest.approx(0.75 / 4 + 0.25), "c": pytest.approx(0.125)}
-    assert scaled({}, False) == {}
-    assert scaled({"a": 0.0}, True) == scaled({"a": 2.0}, False) == {"a": 0.0}
+    assert min_max_scaled({}, False) == {}
+    assert min_max_scaled({"a": 0.0}, True) == min_max_scaled({"a": 2.0}, False) == {"a": 0.0}
 
 
 def test_odds_of_several_models_are_put_together() -> None:
-    assert shares({"dense": 0.25}) == {"bm25": 0.75, "dense": 0.25}
-    assert shares({"dense": 0.5, "late": 0.5}) == dict.fromkeys(("bm25", "dense", "late"), 0.3333)
-    assert shares({"dense": 0.0, "sparse": 0.2}) == {"bm25": 0.8, "dense": 0.0, "sparse": 0.2}
+    assert combined_weights({"dense": 0.25}) == {"bm25": 0.75, "dense": 0.25}
+    assert combined_weights({"dense": 0.5, "multi_vector": 0.5}) == dict.fromkeys(
+        ("bm25", "dense", "multi_vector"), 0.3333
+    )
+    assert combined_weights({"dense": 0.0, "sparse": 0.2}) == {"bm25": 0.8, "dense": 0.0, "sparse": 0.2}
 
 
 def test_an_excerpt_shows_where_the_matches_are() -> None:

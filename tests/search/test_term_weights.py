@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 from encodery.base.errors import ArtifactError, EmptyInput, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
-from encodery.embed.sparse import SparseEncoder, SparseVectors
+from encodery.encoders.sparse import SparseEmbeddings, SparseEncoder
 from encodery.model.load import load_model
-from encodery.search.index import build
+from encodery.search.build import build
+from encodery.search.precomputed_terms import PrecomputedTerms, precompute_terms
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
 from encodery.search.rerank.term_weights import TermWeights
 from encodery.search.reranking import reranker_of
 from encodery.search.searcher import Searcher
-from encodery.search.weighed import Stored, weigh
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -46,7 +46,7 @@ TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "harbour onion
 def by_hand(model: Path, query: str, text: str) -> float:
     """Σ over the query's tokens of the highest relu(w · state + b) of an equal token, token by token."""
     loaded = load_model(model)
-    encoder = SparseEncoder.of(loaded, "cpu")
+    encoder = SparseEncoder.from_loaded(loaded, "cpu")
     assert encoder.head is not None
     ids = loaded.tokenizer.encode(text).tolist()
     parts = np.array_split(np.array(ids), max(1, -(-len(ids) // 22)))
@@ -80,13 +80,13 @@ def test_a_passage_is_encoded_once_and_queries_never(model: Path, monkeypatch: p
     plain = SparseEncoder.weights
     encode_ = SparseEncoder.encode
 
-    def noted(self: SparseEncoder, texts: Sequence[str], *more: Any, **over: Any) -> SparseVectors:
+    def noted(self: SparseEncoder, texts: Sequence[str], *more: Any, **over: Any) -> SparseEmbeddings:
         if over.get("prompt") != "query":
             read.extend(texts)
         return encode_(self, texts, *more, **over)
 
     monkeypatch.setattr(SparseEncoder, "encode", noted)
-    scorer = TermWeights(model=str(model), remembered=3).open()
+    scorer = TermWeights(model=str(model), cache_size=3).open()
     first = scorer.score("red cat", TEXTS[:3])
     monkeypatch.setattr(SparseEncoder, "weights", None)
     np.testing.assert_array_equal(scorer.score("red cat", TEXTS[:3]), first)
@@ -99,18 +99,18 @@ def test_a_passage_is_encoded_once_and_queries_never(model: Path, monkeypatch: p
 
 
 def test_stored_weights_need_no_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = weigh([*TEXTS, TEXTS[0]], model, tmp_path / "weights")
-    assert made.manifest.figures["passages"] == len(TEXTS)
+    made = precompute_terms([*TEXTS, TEXTS[0]], model, tmp_path / "weights")
+    assert made.manifest.metrics["passages"] == len(TEXTS)
     expected = TermWeights(model=str(model)).open().score("red cat dog", TEXTS)
-    monkeypatch.setattr("encodery.search.weighed.load_model", None)
+    monkeypatch.setattr("encodery.search.precomputed_terms.load_model", None)
     scorer = TermWeights(model=str(tmp_path / "weights")).open()
     np.testing.assert_array_equal(scorer.score("red cat dog", TEXTS), expected)
     monkeypatch.undo()
     more = TermWeights(model=str(model)).open().score("sun", ["a new sun"])
     np.testing.assert_allclose(scorer.score("sun", ["a new sun"]), more, rtol=1e-5)
-    assert len(Stored.open(tmp_path / "weights")) == len(TEXTS)
+    assert len(PrecomputedTerms.open(tmp_path / "weights")) == len(TEXTS)
     with pytest.raises(EmptyInput, match="no passage"):
-        weigh([], model, tmp_path / "none")
+        precompute_terms([], model, tmp_path / "none")
 
 
 def test_a_model_that_is_gone_or_another_is_named(model: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_model_that_is_gone_or_another_is_named(model: Path, tmp_path: Path) -
         if file.is_file():
             (held / file.relative_to(model)).parent.mkdir(parents=True, exist_ok=True)
             (held / file.relative_to(model)).write_bytes(file.read_bytes())
-    weigh(TEXTS, held, tmp_path / "weights")
+    precompute_terms(TEXTS, held, tmp_path / "weights")
     held.rename(tmp_path / "elsewhere")
     scorer = TermWeights(model=str(tmp_path / "weights")).open()
     assert scorer.score("red cat dog", TEXTS[:3]).max() > 0
@@ -129,7 +129,7 @@ def test_a_model_that_is_gone_or_another_is_named(model: Path, tmp_path: Path) -
 
 
 def test_a_folder_says_which_reranker_it_is(model: Path, tmp_path: Path) -> None:
-    weigh(TEXTS, model, tmp_path / "weights")
+    precompute_terms(TEXTS, model, tmp_path / "weights")
     assert isinstance(reranker_of(model), TermWeights)
     assert isinstance(reranker_of(tmp_path / "weights"), TermWeights)
     assert isinstance(reranker_of(model.parent / "model"), CrossEncoder)
@@ -137,7 +137,7 @@ def test_a_folder_says_which_reranker_it_is(model: Path, tmp_path: Path) -> None
     with pytest.raises(SettingsError, match="was not trained for sparse"):
         TermWeights(model=str(model.parent / "model")).open()
     with pytest.raises(SettingsError, match="remembered"):
-        TermWeights(model="x", remembered=0)
+        TermWeights(model="x", cache_size=0)
     with pytest.raises(SettingsError, match="model"):
         TermWeights(model="")
     part = TermWeights(model="x")
@@ -154,7 +154,7 @@ def test_from_the_command_line(rows: Path, model: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0
     assert "distinct passages" in told.stdout
     with Searcher(index) as searcher:
-        assert len(Stored.open(weights)) == len({p.text for some in searcher.store.all() for p in some})
+        assert len(PrecomputedTerms.open(weights)) == len({p.text for some in searcher.store.scan() for p in some})
     answers = []
     for folder in (model, weights):
         command = ["query", str(index), "violin melody", "--rerank", str(folder), "--rerank-weight", "1", "--json"]

@@ -14,20 +14,20 @@ import tokenizers
 import torch
 
 from encodery.base.settings import encode
-from encodery.embed.settings import EmbedSettings
-from encodery.embed.sparse import SparseSettings
-from encodery.finetune.artifact import Tuned, save
+from encodery.encoders.settings import DenseSettings
+from encodery.encoders.sparse import SparseSettings
+from encodery.finetune.artifact import FineTuned, save
 from encodery.finetune.tasks import Task
-from encodery.finetune.tasks.classify import Classify
-from encodery.finetune.tasks.rank import Rank
-from encodery.finetune.tasks.span import Span
-from encodery.finetune.tasks.tag import Tag
-from encodery.model.load import Loaded, load_model, save_model
+from encodery.finetune.tasks.classify import TextClassification
+from encodery.finetune.tasks.rank import PassageRanking
+from encodery.finetune.tasks.span import ExtractiveQA
+from encodery.finetune.tasks.tag import SequenceTagging
+from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.network import ModelSettings, build_model
-from encodery.serve.backend import Local
-from encodery.serve.engine import Engine, EngineSettings
-from encodery.serve.gauges import Gauges
-from encodery.serve.models import Opening, Served, open_all
+from encodery.serve.backend import LocalBackend
+from encodery.serve.engine import EngineSettings, ServingEngine
+from encodery.serve.models import ModelRegistry, ServeSettings, open_models
+from encodery.serve.server_metrics import ServerMetrics
 from encodery.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONGEST = 32
 KNOWN: dict[str, tuple[Task, dict[str, Any]]] = {
-    "ranker": (Rank(), {"low": 0.0, "high": 1.0}),
-    "classes": (Classify(), {"labels": ["no", "yes"], "counts": [1, 1]}),
-    "tags": (Tag(overlap=4), {"labels": ["O", "B-a", "I-a"], "counts": [1, 1, 1], "kind": "spans"}),
-    "spans": (Span(), {"unanswered": 0}),
+    "ranker": (PassageRanking(), {"low": 0.0, "high": 1.0}),
+    "classes": (TextClassification(), {"labels": ["no", "yes"], "counts": [1, 1]}),
+    "tags": (SequenceTagging(overlap=4), {"labels": ["O", "B-a", "I-a"], "counts": [1, 1, 1], "kind": "spans"}),
+    "spans": (ExtractiveQA(), {"unanswered": 0}),
 }
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """One token a word, w0 … w99; reads 30 words."""
     pieces = [*SPECIALS, *(f"w{i}" for i in range(100))]
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
@@ -56,15 +56,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     made.set_template()
     folder = tmp_path_factory.mktemp("serve")
     made.save(folder / "tokenizer")
-    settings = ModelSettings(width=32, depth=2, heads=2, vocab=made.vocab_size, max_length=LONGEST, segments=2)
+    settings = ModelSettings(
+        width=32, depth=2, heads=2, vocab_size=made.vocab_size, max_length=LONGEST, type_vocab_size=2
+    )
     recipe = {"loss": {"is": "matryoshka", "loss": "infonce", "dims": [8, 16]}}
-    told = {"embed": encode(EmbedSettings(prompts={"query": "w1 "})), "recipe": recipe}
+    told = {"dense": encode(DenseSettings(prompts={"query": "w1 "})), "recipe": recipe}
     save_model(folder / "words", build_model(settings, seed=0), folder / "tokenizer", settings=told)
     return load_model(folder / "words")
 
 
 @pytest.fixture(scope="session")
-def folders(base: Loaded) -> dict[str, Path]:
+def folders(base: LoadedModel) -> dict[str, Path]:
     """Name -> model folder."""
     root = base.path.parent
     found = {"words": base.path, "sparse": root / "sparse"}
@@ -72,35 +74,35 @@ def folders(base: Loaded) -> dict[str, Path]:
     for seed, (name, (task, known)) in enumerate(KNOWN.items()):
         torch.manual_seed(seed)
         module = task.build(base.model.settings.shape, known).eval()
-        tuned = Tuned(task, module, known, {}, LONGEST, task.truncate)
+        tuned = FineTuned(task, module, known, {}, LONGEST, task.truncate)
         save(root / name, base.model, tuned, base, {}, {})
         found[name] = root / name
     return found
 
 
 @pytest.fixture(scope="session")
-def served(folders: dict[str, Path]) -> Served:
+def served(folders: dict[str, Path]) -> ModelRegistry:
     """All of them, opened."""
-    return open_all(Opening(tuple(f"{name}={path}" for name, path in folders.items())))
+    return open_models(ServeSettings(tuple(f"{name}={path}" for name, path in folders.items())))
 
 
 class Running:
     """A server in a thread of its own."""
 
     def __init__(
-        self, served: Served, engine: EngineSettings, http: HttpSettings | None, lanes: dict[str, Any]
+        self, served: ModelRegistry, engine: EngineSettings, http: HttpSettings | None, lanes: dict[str, Any]
     ) -> None:
         import uvicorn
 
         from encodery.serve.app import make_app
         from encodery.serve.http import HttpSettings
-        from encodery.serve.worker import configured
+        from encodery.serve.worker import uvicorn_config
 
-        self.gauges = Gauges()
-        self.engine = Engine({**served.lanes, **lanes}, engine, self.gauges.note)
-        local = Local(self.engine, served.facts, served.beats)
-        self.app = make_app(local, http, self.gauges, engine.request_inputs, self.engine.full)
-        self.server = uvicorn.Server(configured(self.app, http or HttpSettings()))
+        self.gauges = ServerMetrics()
+        self.engine = ServingEngine({**served.models, **lanes}, engine, self.gauges.record)
+        local = LocalBackend(self.engine, served.models_info, served.health_probes)
+        self.app = make_app(local, http, self.gauges, engine.request_inputs, self.engine.overload_error)
+        self.server = uvicorn.Server(uvicorn_config(self.app, http or HttpSettings()))
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
@@ -121,7 +123,7 @@ class Running:
 
 
 def run(
-    served: Served, engine: EngineSettings | None = None, http: HttpSettings | None = None, **lanes: Any
+    served: ModelRegistry, engine: EngineSettings | None = None, http: HttpSettings | None = None, **lanes: Any
 ) -> Running:
     """`lanes` by name, "/" written as "__". Where a test says nothing of it, none is refused for waiting: how long that
     is, is this machine's affair."""
@@ -136,7 +138,7 @@ def start() -> Any:
 
 
 @pytest.fixture(scope="session")
-def running(served: Served) -> Iterator[Running]:
+def running(served: ModelRegistry) -> Iterator[Running]:
     found = run(served)
     yield found
     found.stop()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encodery.serve.admission import Backlog, Pace, patience, wait
-from encodery.serve.batching import SLOWER, FairQueue, Unit
+from encodery.serve.admission import Backlog, Throughput, expected_wait, retry_after
+from encodery.serve.batching import SLOWDOWN, FairQueue, WorkUnit
 
 SPEED, BATCH, LIMIT = 12_000.0, 1024, 2.0  # tokens a second, tokens of a batch, seconds that a request may wait
 GRACE = round(LIMIT * SPEED)
@@ -44,11 +44,11 @@ def simulate(asked: list[Request]) -> list[Request]:
         while place < len(asked) and asked[place].at <= clock:
             one, tokens = asked[place], sum(asked[place].sizes)
             place += 1
-            if wait(backlog, [], tokens, LIMIT / SLOWER) > max(LIMIT, backlog.seconds(tokens)):
+            if expected_wait(backlog, [], tokens, LIMIT / SLOWDOWN) > max(LIMIT, backlog.seconds(tokens)):
                 continue
             one.left = tokens
             backlog.change(0, tokens)
-            queue.add("line", [Unit(one, number, size, None) for number, size in enumerate(one.sizes)], grace=GRACE)
+            queue.add("line", [WorkUnit(one, number, size, None) for number, size in enumerate(one.sizes)], grace=GRACE)
             taken.append(one)
         if not queue.tokens:
             clock = max(clock, asked[place].at) if place < len(asked) else clock
@@ -73,7 +73,7 @@ def test_in_overload_no_request_waits_much_longer_than_allowed() -> None:
         share = len(waits) / sum(len(one.sizes) == count for one in asked)
         assert 0.2 < share < 0.4  # No size is shut out.
         own = np.mean([sum(one.sizes) for one in taken if len(one.sizes) == count]) / SPEED
-        assert np.percentile(waits, 99) < 1.2 * (LIMIT + SLOWER * own)
+        assert np.percentile(waits, 99) < 1.2 * (LIMIT + SLOWDOWN * own)
 
 
 def test_after_an_overload_a_request_waits_for_what_was_let_in_and_no_longer() -> None:
@@ -94,10 +94,10 @@ def test_large_requests_delay_small_ones_little() -> None:
 def test_a_large_request_is_let_in_beside_one_as_large_and_not_beside_many() -> None:
     backlog = Backlog(1000.0)
     for _ in range(2):
-        assert wait(backlog, [], 10_000, 0.25) <= 10.0
+        assert expected_wait(backlog, [], 10_000, 0.25) <= 10.0
         backlog.change(0, 10_000)
-    assert wait(backlog, [], 10_000, 0.25) == pytest.approx(20.0)
-    assert wait(backlog, [], 10, 0.25) == pytest.approx(0.5)  # Of each as much as is done in a quarter second.
+    assert expected_wait(backlog, [], 10_000, 0.25) == pytest.approx(20.0)
+    assert expected_wait(backlog, [], 10, 0.25) == pytest.approx(0.5)  # Of each as much as is done in a quarter second.
 
 
 def test_what_stands_before_a_request() -> None:
@@ -107,24 +107,24 @@ def test_what_stands_before_a_request() -> None:
         backlog.change(0, size)
     for tokens in (1, 4, 16, 128, 4096):
         exact = sum(min(size, tokens) for size in sizes)
-        assert backlog.before(tokens) == exact
+        assert backlog.tokens_ahead(tokens) == exact
     for size in sizes:
         backlog.change(size, 0)
-    assert (backlog.tokens, backlog.before(10)) == (0, 0)
+    assert (backlog.tokens, backlog.tokens_ahead(10)) == (0, 0)
 
 
 def test_other_lines_count_as_long_as_ones_own() -> None:
     own, other = Backlog(100.0), Backlog(10.0)
     own.change(0, 50)
     other.change(0, 500)
-    assert wait(own, [other], 1000, 0.0) == pytest.approx(1.0)
-    assert wait(other, [own], 1000, 0.0) == pytest.approx(50.5)
-    assert wait(Backlog(100.0), [other], 1000, 0.0) == 0.0
-    assert wait(Backlog(), [Backlog()], 10, 0.25) == 0.0  # Nothing is known.
+    assert expected_wait(own, [other], 1000, 0.0) == pytest.approx(1.0)
+    assert expected_wait(other, [own], 1000, 0.0) == pytest.approx(50.5)
+    assert expected_wait(Backlog(100.0), [other], 1000, 0.0) == 0.0
+    assert expected_wait(Backlog(), [Backlog()], 10, 0.25) == 0.0  # Nothing is known.
 
 
 def test_the_pace_is_that_of_a_full_queue_lately() -> None:
-    pace = Pace()
+    pace = Throughput()
     assert pace.speed == 0.0
     pace.add(10, 0.9)  # A first batch, on a cold model: nothing is known yet.
     assert pace.speed == 0.0
@@ -133,7 +133,7 @@ def test_the_pace_is_that_of_a_full_queue_lately() -> None:
     for _ in range(200):
         pace.add(200, 0.1)
     assert pace.speed == pytest.approx(2000, rel=0.01)
-    known = Pace(500.0)
+    known = Throughput(500.0)
     assert known.speed == 500.0
     for _ in range(10):
         known.add(10, 0.1)  # Something else takes the machine: after a second that shows.
@@ -141,12 +141,12 @@ def test_the_pace_is_that_of_a_full_queue_lately() -> None:
 
 
 def test_patience_is_whole_seconds() -> None:
-    assert [patience(seconds) for seconds in (0.0, 1.0, 2.1, 1e9)] == [1, 1, 3, 60]
+    assert [retry_after(seconds) for seconds in (0.0, 1.0, 2.1, 1e9)] == [1, 1, 3, 60]
 
 
 @given(st.lists(st.floats(1e-6, 30.0), max_size=50))
 def test_a_pace_that_is_known_stays_known(seconds: list[float]) -> None:
-    pace = Pace(500.0)
+    pace = Throughput(500.0)
     for one in seconds:
         pace.add(1, one)
         assert pace.speed > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from encodery.serve.batching import FairQueue, Unit
+from encodery.serve.batching import FairQueue, WorkUnit
 
 
 @dataclass
@@ -15,19 +15,19 @@ class Owner:
 
 def add(queue: FairQueue, lane: str, name: str, tokens: list[int]) -> Owner:
     owner = Owner(name)
-    queue.add(lane, [Unit(owner, number, count, None) for number, count in enumerate(tokens)])
+    queue.add(lane, [WorkUnit(owner, number, count, None) for number, count in enumerate(tokens)])
     return owner
 
 
-def take(queue: FairQueue, budget: int, most: int = 1 << 20) -> tuple[str, list[Unit]]:
+def take(queue: FairQueue, budget: int, most: int = 1 << 20) -> tuple[str, list[WorkUnit]]:
     """Whose turn it was, and the batch."""
-    while (line := queue.turn()) is not None:
+    while (line := queue.next_line()) is not None:
         if batch := queue.take(line, budget, most):
             return line, batch
     return "", []
 
 
-def names(units: list[Unit]) -> str:
+def names(units: list[WorkUnit]) -> str:
     return "".join(unit.owner.name for unit in units)
 
 
@@ -53,7 +53,7 @@ def test_what_is_overdue_passes_short_ones_that_come_without_end() -> None:
     """Without a due time a large request would never be served here: who comes now is always before its next unit."""
     queue, large = FairQueue(), Owner("L")
     add(queue, "lane", "s", [10] * 2)
-    queue.add("lane", [Unit(large, number, 10, None) for number in range(5)], grace=100)
+    queue.add("lane", [WorkUnit(large, number, 10, None) for number in range(5)], grace=100)
     done, order = 0, ""
     for _ in range(60):
         add(queue, "lane", "s", [10])
@@ -80,8 +80,8 @@ def test_a_batch_is_of_one_lane_and_lanes_share_time_by_what_they_cost() -> None
     add(queue, "cheap", "c", [10] * 1000)
     add(queue, "dear", "d", [10] * 1000)
     for _ in range(50):
-        queue.measured("cheap", 100, 0.01)
-        queue.measured("dear", 100, 0.03)
+        queue.record_rate("cheap", 100, 0.01)
+        queue.record_rate("dear", 100, 0.03)
     lanes = [take(queue, 100)[0] for _ in range(80)]
     assert 55 <= lanes.count("cheap") <= 65
 
@@ -107,6 +107,6 @@ def test_what_comes_first_passes_all_others() -> None:
     add(queue, "lane", "a", [10] * 5)
     take(queue, 20)
     add(queue, "lane", "b", [10])
-    queue.add("lane", [Unit(Owner("f"), 0, 10, None)], first=True)
+    queue.add("lane", [WorkUnit(Owner("f"), 0, 10, None)], first=True)
     assert names(take(queue, 20)[1]) == "fb"
     assert queue.divisible("lane")

@@ -14,8 +14,8 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("openai")
 import openai
 
-from encodery.embed.embedder import Embedder
-from encodery.model.load import Loaded
+from encodery.encoders.dense import DenseEncoder
+from encodery.model.load import LoadedModel
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def ai(running: Any) -> Any:
         yield found
 
 
-def test_the_openai_client(ai: openai.OpenAI, base: Loaded) -> None:
+def test_the_openai_client(ai: openai.OpenAI, base: LoadedModel) -> None:
     texts = ["w1 w2", "w3"]
-    expected = Embedder.of(base).encode(texts).vectors
+    expected = DenseEncoder.from_loaded(base).encode(texts).vectors
     plain = ai.embeddings.create(model="words", input=texts, encoding_format="float")
     usual = ai.embeddings.create(model="words", input=texts)  # This client asks for base64 and decodes it.
     for found in (plain, usual):
@@ -38,9 +38,9 @@ def test_the_openai_client(ai: openai.OpenAI, base: Loaded) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 8, 64])
-def test_the_openai_client_at_any_concurrency(ai: openai.OpenAI, base: Loaded, threads: int) -> None:
+def test_the_openai_client_at_any_concurrency(ai: openai.OpenAI, base: LoadedModel, threads: int) -> None:
     texts = [" ".join(f"w{(7 * n + k) % 100}" for k in range(1 + n % 25)) for n in range(70)]
-    expected = Embedder.of(base).encode(texts).vectors
+    expected = DenseEncoder.from_loaded(base).encode(texts).vectors
 
     def ask(first: int) -> np.ndarray:
         some = texts[first : first + 1 + first % 4]

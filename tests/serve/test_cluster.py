@@ -24,17 +24,17 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from encodery.base.errors import InputError, MissingExtra
 from encodery.cli.serve import command as serve
-from encodery.embed.embedder import Embedder
+from encodery.encoders.dense import DenseEncoder
 from encodery.finetune.predict import Predictor
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 from encodery.runtimes._native import LIBRARY
 from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.serve.cluster import Place, Remote
-from encodery.serve.lane import Answer, Asked
-from encodery.serve.refusal import Refusal
+from encodery.serve.api_error import ApiError
+from encodery.serve.cluster import RayBackend, ReplicaAddress
 from encodery.serve.replica import Replica
+from encodery.serve.served_model import InferenceRequest, InferenceResult
 
-ASKED = Asked("words", "embed", {"texts": ["w1"]})
+ASKED = InferenceRequest("words", "embed", {"texts": ["w1"]})
 
 
 class Died(Exception):
@@ -64,38 +64,38 @@ class Handle:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes, self.responses, self.ask = list(outcomes), list[Response](), self
 
-    def remote(self, asked: Asked, urgent: bool) -> Response:
+    def remote(self, asked: InferenceRequest, urgent: bool) -> Response:
         self.responses.append(Response(self.outcomes.pop(0)))
         return self.responses[-1]
 
 
-def remote(*outcomes: Any) -> tuple[Remote, Handle, Counter[str]]:
+def remote(*outcomes: Any) -> tuple[RayBackend, Handle, Counter[str]]:
     handle, counts = Handle(*outcomes), Counter[str]()
 
     def note(name: str, lane: str, value: float) -> None:
         counts[name] += int(value)
 
-    return Remote(handle, [], [ASKED], note, (Died,)), handle, counts
+    return RayBackend(handle, [], [ASKED], note, (Died,)), handle, counts
 
 
 def test_a_request_whose_replica_dies_is_asked_of_another_once() -> None:
-    answer = Answer({"found": 1}, dropped=[2])
+    answer = InferenceResult({"found": 1}, dropped=[2])
     front, handle, counts = remote(Died(), answer)
-    assert asyncio.run(front.ask(ASKED)) is answer
+    assert asyncio.run(front.infer(ASKED)) is answer
     assert len(handle.responses) == 2
     assert counts == {"accepted": 1, "dropped_tokens": 2}
     front, handle, counts = remote(Died(), Died(), answer)
-    with pytest.raises(Refusal, match="2 replicas died") as told:
-        asyncio.run(front.ask(ASKED))
+    with pytest.raises(ApiError, match="2 replicas died") as told:
+        asyncio.run(front.infer(ASKED))
     assert (told.value.status, told.value.code, counts["failed"]) == (503, "replica_lost", 1)
 
 
 def test_a_refusal_comes_as_it_was_made() -> None:
-    made = Refusal(429, "overloaded", "Too much waits.", None, 7)
-    front, _, counts = remote(made.packed())
-    with pytest.raises(Refusal) as told:
-        asyncio.run(front.ask(ASKED))
-    assert told.value.packed() == made.packed()
+    made = ApiError(429, "overloaded", "Too much waits.", None, 7)
+    front, _, counts = remote(made.fields())
+    with pytest.raises(ApiError) as told:
+        asyncio.run(front.infer(ASKED))
+    assert told.value.fields() == made.fields()
     assert counts == {"accepted": 1, "refused": 1}
 
 
@@ -104,9 +104,9 @@ def test_who_goes_away_withdraws_and_draining_waits(monkeypatch: pytest.MonkeyPa
 
     async def all_of_it() -> None:
         front, handle, counts = remote(None, None)
-        going = asyncio.ensure_future(front.ask(ASKED))
+        going = asyncio.ensure_future(front.infer(ASKED))
         await asyncio.sleep(0.01)
-        assert front.load() == {"requests": 1, "tokens": ASKED.tokens()}
+        assert front.load() == {"requests": 1, "tokens": ASKED.estimate_tokens()}
         assert not await front.drain(0.05)
         going.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -114,14 +114,14 @@ def test_who_goes_away_withdraws_and_draining_waits(monkeypatch: pytest.MonkeyPa
         assert handle.responses[0].cancelled
         assert counts == {"accepted": 1, "cancelled": 1}
         assert await front.drain(1)
-        with pytest.raises(Refusal, match="No replica answered") as told:
-            await front.beat()
+        with pytest.raises(ApiError, match="No replica answered") as told:
+            await front.probe()
         assert (told.value.status, handle.responses[1].cancelled) == (503, True)
 
     asyncio.run(all_of_it())
 
 
-def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: Loaded) -> None:
+def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: LoadedModel) -> None:
     opening = {"models": (f"words={folders['words'].name}",), "threads": 1}
     before = os.getcwd()
     try:
@@ -130,15 +130,15 @@ def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: Load
         os.chdir(before)
     about = asyncio.run(replica.about())
     assert (about["wrong"], about["facts"][0]["id"]) == ("", "words")
-    answer = asyncio.run(replica.ask(ASKED))
-    assert isinstance(answer, Answer)
-    assert np.abs(answer.arrays["vectors"] - Embedder.of(base).encode(["w1"]).vectors).max() < 1e-6
-    refused = asyncio.run(replica.ask(Asked("words", "embed", {"texts": ["w1 " * 99]})))
+    answer = asyncio.run(replica.infer(ASKED))
+    assert isinstance(answer, InferenceResult)
+    assert np.abs(answer.arrays["vectors"] - DenseEncoder.from_loaded(base).encode(["w1"]).vectors).max() < 1e-6
+    refused = asyncio.run(replica.infer(InferenceRequest("words", "embed", {"texts": ["w1 " * 99]})))
     assert isinstance(refused, dict)
     assert (refused["status"], refused["code"]) == (400, "input_too_long")
     asyncio.run(replica.check_health())
-    replica.local.engine.close()
-    with pytest.raises(Refusal):
+    replica.backend.engine.close()
+    with pytest.raises(ApiError):
         asyncio.run(replica.check_health())
     wrong = Replica({"models": ("nowhere",)}, {}, before, True)
     assert "nowhere" in asyncio.run(wrong.about())["wrong"]
@@ -154,16 +154,18 @@ def test_what_ray_cannot_serve_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
         serve(models=["m"], engine="ray")
-    assert Place.read(Place("127.0.0.1:6379", "encodery-1").written()) == Place("127.0.0.1:6379", "encodery-1")
+    assert ReplicaAddress.parse(ReplicaAddress("127.0.0.1:6379", "encodery-1").to_argument()) == ReplicaAddress(
+        "127.0.0.1:6379", "encodery-1"
+    )
 
 
 def test_a_replica_of_this_machine_listens_to_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Serve opens a port of every replica to all: see `_kept_inside`."""
     theirs = ModuleType("ray.serve._private.replica")
     monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
-    wrong = Replica({"models": ("nowhere",)}, {}, os.getcwd(), True).wrong
+    wrong = Replica({"models": ("nowhere",)}, {}, os.getcwd(), True).error
     assert "cannot be kept" in wrong
-    assert "cannot be kept" not in Replica({"models": ("nowhere",)}, {}, os.getcwd(), False).wrong
+    assert "cannot be kept" not in Replica({"models": ("nowhere",)}, {}, os.getcwd(), False).error
     bound: list[str] = []
     theirs.add_port_to_grpc_server = lambda server, address: bound.append(address)  # type: ignore[attr-defined]
     Replica({"models": ("nowhere",)}, {}, os.getcwd(), True)
@@ -226,7 +228,7 @@ def wait(until: Callable[[], bool], process: subprocess.Popen[bytes], seconds: f
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_replicas_by_ray(
-    serving: Any, folders: dict[str, Path], base: Loaded, descendants: Callable[[int], dict[int, bytes]]
+    serving: Any, folders: dict[str, Path], base: LoadedModel, descendants: Callable[[int], dict[int, bytes]]
 ) -> None:
     process, client, log = serving
 
@@ -234,8 +236,8 @@ def test_replicas_by_ray(
         return [one for one, command in descendants(process.pid).items() if words in command]
 
     texts = [" ".join(f"w{(7 * row + place) % 100}" for place in range(1 + row % 20)) for row in range(40)]
-    embedder = Embedder.of(base)
-    expected = (embedder.on(PackedInt8()) if LIBRARY.is_file() else embedder).encode(texts).vectors
+    embedder = DenseEncoder.from_loaded(base)
+    expected = (embedder.with_runtime(PackedInt8()) if LIBRARY.is_file() else embedder).encode(texts).vectors
 
     def equal(place: int) -> bool:
         response = client.post("/embed", json={"inputs": texts[place]})
@@ -247,7 +249,7 @@ def test_replicas_by_ray(
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(equal, range(len(texts))))
-    alone = Predictor.of(load_model(folders["classes"])).predict(texts[:2]).answers
+    alone = Predictor.from_model(load_model(folders["classes"])).predict(texts[:2]).answers
     answers = client.post("/predict", json={"inputs": [[text] for text in texts[:2]]}).json()
     for given, wanted in zip(answers, alone, strict=True):
         assert {one["label"]: one["score"] for one in given} == pytest.approx(wanted["probabilities"], abs=1e-6)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.serve.engine import Engine, EngineSettings
-from encodery.serve.lane import Answer, Asked, Lane, Reading, finite
-from encodery.serve.refusal import Refusal
+from encodery.serve.api_error import ApiError
+from encodery.serve.engine import EngineSettings, ServingEngine
+from encodery.serve.served_model import InferenceRequest, InferenceResult, ServedModel, TokenizedRequest, check_finite
 
 
-class Words(Lane):
+class Words(ServedModel):
     """A unit a text; gives its length. "bad" fails, "nan" gives no number, "exit" ends what it can, "hold" waits."""
 
     def __init__(self) -> None:
@@ -24,11 +24,11 @@ class Words(Lane):
         self.gate = threading.Event()
         self.inside = threading.Event()
 
-    def read(self, asked: Asked) -> Reading:
-        texts = asked.inputs["texts"]
+    def tokenize(self, request: InferenceRequest) -> TokenizedRequest:
+        texts = request.inputs["texts"]
         if "unreadable" in texts:
             raise ValueError("unreadable")
-        return Reading(texts, [10] * len(texts), len(texts))
+        return TokenizedRequest(texts, [10] * len(texts), len(texts))
 
     def run(self, units: Sequence[str]) -> list[float]:
         self.batches.append(list(units))
@@ -41,22 +41,22 @@ class Words(Lane):
             raise RuntimeError("bad")
         return [float("nan") if unit == "nan" else float(len(unit)) for unit in units]
 
-    def finish(self, told: int, outputs: Sequence[float]) -> Answer:
+    def finish(self, context: int, outputs: Sequence[float]) -> InferenceResult:
         found = np.array(outputs)
-        finite(found)
-        return Answer({}, {"lengths": found}, [10] * told, [0] * told)
+        check_finite(found)
+        return InferenceResult({}, {"lengths": found}, [10] * context, [0] * context)
 
 
-Made = Callable[..., tuple[Engine, Words]]
+Made = Callable[..., tuple[ServingEngine, Words]]
 
 
 @pytest.fixture
 def made() -> Any:
     engines = []
 
-    def make(**settings: Any) -> tuple[Engine, Words]:
+    def make(**settings: Any) -> tuple[ServingEngine, Words]:
         lane = Words()
-        engine = Engine({"m/words": lane}, EngineSettings(runners=1, **settings))
+        engine = ServingEngine({"m/words": lane}, EngineSettings(runners=1, **settings))
         engines.append((engine, lane))
         return engine, lane
 
@@ -67,12 +67,12 @@ def made() -> Any:
         assert not [thread for thread in engine._threads if thread.is_alive()]
 
 
-def ask(engine: Engine, *texts: str) -> Any:
-    return engine.submit(Asked("m", "words", {"texts": list(texts)}))
+def ask(engine: ServingEngine, *texts: str) -> Any:
+    return engine.submit(InferenceRequest("m", "words", {"texts": list(texts)}))
 
 
-def code(engine: Engine, *texts: str) -> str:
-    with pytest.raises(Refusal) as caught:
+def code(engine: ServingEngine, *texts: str) -> str:
+    with pytest.raises(ApiError) as caught:
         ask(engine, *texts).future.result(10)
     return caught.value.code
 
@@ -107,7 +107,7 @@ def test_only_the_poison_fails(made: Made) -> None:
     assert [one.future.result(10).arrays["lengths"][0] for one in good] == list(range(1, 8))
     codes = []
     for one in bad:
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ApiError) as caught:
             one.future.result(10)
         codes.append(caught.value.code)
     assert codes == ["internal_error", "internal_error", "non_finite_output"]
@@ -126,7 +126,7 @@ def test_admission_is_whole_or_not_at_all(made: Made) -> None:
     engine, lane = made(queue_tokens=100)
     held = ask(engine, "hold", *["a"] * 8)
     assert lane.inside.wait(10)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         ask(engine, *["a" * 40] * 10)
     assert (caught.value.status, caught.value.code) == (429, "overloaded")
     assert caught.value.retry_after is not None
@@ -187,7 +187,7 @@ def test_draining_answers_what_was_accepted_and_takes_nothing_more(made: Made) -
     thread = threading.Thread(target=lambda: done.append(engine.drain(10)))
     thread.start()
     until(lambda: engine.draining)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         ask(engine, "late")
     assert (caught.value.status, caught.value.code) == (503, "draining")
     assert not done
@@ -205,13 +205,13 @@ def test_closing_refuses_what_waits(made: Made) -> None:
     threading.Timer(0.1, lane.gate.set).start()
     engine.close()
     for one in waiting:
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ApiError) as caught:
             one.future.result(10)
         assert caught.value.code == "stopped"
 
 
 def test_an_unknown_lane(made: Made) -> None:
     engine, _ = made()
-    with pytest.raises(Refusal) as caught:
-        engine.submit(Asked("m", "other", {}))
+    with pytest.raises(ApiError) as caught:
+        engine.submit(InferenceRequest("m", "other", {}))
     assert caught.value.status == 404

@@ -13,14 +13,14 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from encodery.embed.embedder import Embedder
-from encodery.embed.sparse import SparseEncoder
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.sparse import SparseEncoder
 from encodery.finetune.predict import Predictor
-from encodery.generate.fill import Fill
-from encodery.model.load import Loaded, load_model
+from encodery.generate.fill import FillMask
+from encodery.model.load import LoadedModel, load_model
 from encodery.runtimes._native import LIBRARY
 from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.serve.models import Opening, open_all
+from encodery.serve.models import ServeSettings, open_models
 
 DRAW = np.random.default_rng(0)
 TEXTS = [" ".join(f"w{n}" for n in DRAW.integers(0, 100, size)) for size in DRAW.integers(1, 28, 120)]
@@ -38,8 +38,8 @@ def post(client: httpx.Client, path: str, **body: Any) -> Any:
 
 
 @pytest.mark.parametrize("threads", [1, 8, 64])
-def test_vectors_at_any_concurrency(client: httpx.Client, base: Loaded, threads: int) -> None:
-    expected = Embedder.of(base).encode(TEXTS).vectors
+def test_vectors_at_any_concurrency(client: httpx.Client, base: LoadedModel, threads: int) -> None:
+    expected = DenseEncoder.from_loaded(base).encode(TEXTS).vectors
 
     def ask(first: int) -> list[list[float]]:
         found: list[list[float]] = post(client, "/embed", inputs=TEXTS[first : first + 1 + first % 5])
@@ -52,12 +52,12 @@ def test_vectors_at_any_concurrency(client: httpx.Client, base: Loaded, threads:
 
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
-def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: Loaded, start: Any) -> None:
+def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: LoadedModel, start: Any) -> None:
     """At any concurrency, in any company, as numbers and in base64, cut to windows too."""
-    small = Embedder.of(base).on(PackedInt8())
+    small = DenseEncoder.from_loaded(base).with_runtime(PackedInt8())
     texts = [*TEXTS, " ".join(TEXTS[:6])]
     expected = {policy: small.encode(texts, truncate=policy).vectors for policy in ("chunk", "right")}
-    running = start(open_all(Opening((f"words={base.path}",), runtime="packed_int8", threads=2)))
+    running = start(open_models(ServeSettings((f"words={base.path}",), runtime="packed_int8", threads=2)))
     try:
         with running.client() as client:
 
@@ -78,8 +78,8 @@ def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: Loaded, start: Any
         running.stop()
 
 
-def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: Loaded) -> None:
-    expected = Embedder.of(base).encode(TEXTS[:3]).vectors
+def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: LoadedModel) -> None:
+    expected = DenseEncoder.from_loaded(base).encode(TEXTS[:3]).vectors
     plain = post(client, "/v1/embeddings", model="words", input=TEXTS[:3])
     assert [one["index"] for one in plain["data"]] == [0, 1, 2]
     assert plain["usage"]["prompt_tokens"] == sum(len(text.split()) + 2 for text in TEXTS[:3])
@@ -94,8 +94,8 @@ def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: Loaded) -
     assert cosines(np.array([one["data"][0]["embedding"]]), expected[:1]).min() >= 0.99999
 
 
-def test_dimensions_prompts_windows_and_lengths(client: httpx.Client, base: Loaded) -> None:
-    embedder = Embedder.of(base)
+def test_dimensions_prompts_windows_and_lengths(client: httpx.Client, base: LoadedModel) -> None:
+    embedder = DenseEncoder.from_loaded(base)
     whole = embedder.encode(TEXTS[:4]).vectors
     short = np.array(post(client, "/embed", inputs=TEXTS[:4], dimensions=8))
     assert short.shape == (4, 8)
@@ -114,8 +114,8 @@ def test_dimensions_prompts_windows_and_lengths(client: httpx.Client, base: Load
     assert cosines(raw, whole).min() >= 0.99999
 
 
-def test_similarity_and_tokens(client: httpx.Client, base: Loaded) -> None:
-    vectors = Embedder.of(base).encode(TEXTS[:4]).vectors
+def test_similarity_and_tokens(client: httpx.Client, base: LoadedModel) -> None:
+    vectors = DenseEncoder.from_loaded(base).encode(TEXTS[:4]).vectors
     found = post(client, "/similarity", inputs={"source_sentence": TEXTS[0], "sentences": TEXTS[1:4]})
     assert found == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=1e-5)
     states = post(client, "/embed_all", inputs=TEXTS[:2], model="words")
@@ -131,15 +131,15 @@ def test_similarity_and_tokens(client: httpx.Client, base: Loaded) -> None:
 
 
 def test_sparse_words(client: httpx.Client, folders: dict[str, Path]) -> None:
-    expected = SparseEncoder.of(load_model(folders["sparse"])).encode(TEXTS[:5])
+    expected = SparseEncoder.from_loaded(load_model(folders["sparse"])).encode(TEXTS[:5])
     for number, row in enumerate(post(client, "/embed_sparse", inputs=TEXTS[:5])):
-        words, weights = expected.row(number)
+        words, weights = expected.at(number)
         assert [one["index"] for one in row] == words.tolist()
         assert [one["value"] for one in row] == pytest.approx(weights.tolist(), abs=1e-5)
 
 
 def test_reranking(client: httpx.Client, folders: dict[str, Path]) -> None:
-    scores = Predictor.of(load_model(folders["ranker"])).score("w1 w2", TEXTS[:9])
+    scores = Predictor.from_model(load_model(folders["ranker"])).score("w1 w2", TEXTS[:9])
     found = post(client, "/rerank", query="w1 w2", texts=TEXTS[:9], raw_scores=True, return_text=True)
     assert [one["index"] for one in found] == np.argsort(-scores).tolist()
     assert [one["score"] for one in found] == pytest.approx(np.sort(scores)[::-1].tolist(), abs=1e-5)
@@ -159,7 +159,7 @@ def test_reranking(client: httpx.Client, folders: dict[str, Path]) -> None:
 
 
 def test_classes_tags_and_answers(client: httpx.Client, folders: dict[str, Path]) -> None:
-    expected = Predictor.of(load_model(folders["classes"])).predict(TEXTS[:6]).answers
+    expected = Predictor.from_model(load_model(folders["classes"])).predict(TEXTS[:6]).answers
     found = post(client, "/predict", inputs=[[text] for text in TEXTS[:6]])
     for row, answer in zip(found, expected, strict=True):
         assert row[0]["label"] == answer["prediction"]
@@ -167,7 +167,7 @@ def test_classes_tags_and_answers(client: httpx.Client, folders: dict[str, Path]
     alone = post(client, "/predict", inputs=TEXTS[0])
     assert [one["label"] for one in alone] == [one["label"] for one in found[0]]
     long = " ".join(TEXTS[:8])
-    spans = Predictor.of(load_model(folders["tags"])).predict([long]).answers[0]["spans"]
+    spans = Predictor.from_model(load_model(folders["tags"])).predict([long]).answers[0]["spans"]
     told = post(client, "/tag", inputs=long)[0]
     assert spans
     assert [(one["start"], one["end"], one["label"]) for one in told] == [
@@ -175,14 +175,14 @@ def test_classes_tags_and_answers(client: httpx.Client, folders: dict[str, Path]
     ]
     assert all(one["text"] == long[one["start"] : one["end"]] for one in told)
     rows = {"question": ["w1 w2"], "context": [long]}
-    answer = Predictor.of(load_model(folders["spans"])).predict(rows).answers[0]
+    answer = Predictor.from_model(load_model(folders["spans"])).predict(rows).answers[0]
     given = post(client, "/answer", question="w1 w2", context=long)
     assert (given["prediction"], given["start"]) == (answer["prediction"], answer["start"])
 
 
-def test_masks(client: httpx.Client, base: Loaded) -> None:
+def test_masks(client: httpx.Client, base: LoadedModel) -> None:
     text = "w1 [MASK] w3 [MASK]"
-    expected = Fill(top=3).generate(base.model, base.tokenizer, [text])[0]
+    expected = FillMask(top_k=3).generate(base.model, base.tokenizer, [text])[0]
     found = post(client, "/fill", inputs=text, top=3, model="words")[0]
     assert found["text"] == expected.text
     assert [[p["id"] for p in slot] for slot in found["masks"]] == [[p.id for p in slot] for slot in expected.slots]
@@ -190,7 +190,7 @@ def test_masks(client: httpx.Client, base: Loaded) -> None:
 
 def test_requests_of_tasks_stand_together_in_batches(client: httpx.Client, folders: dict[str, Path]) -> None:
     """Examples of different requests in one batch are told apart again."""
-    expected = Predictor.of(load_model(folders["tags"])).predict(TEXTS[:40]).answers
+    expected = Predictor.from_model(load_model(folders["tags"])).predict(TEXTS[:40]).answers
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(lambda text: post(client, "/tag", inputs=text)[0], TEXTS[:40]))
     for spans, answer in zip(found, expected, strict=True):

@@ -17,19 +17,19 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
+from encodery.serve.dense_model import DenseModel
 from encodery.serve.engine import EngineSettings
 from encodery.serve.http import HttpSettings
-from encodery.serve.models import Served
-from encodery.serve.vectors import Vectors
+from encodery.serve.models import ModelRegistry
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
-class Poisoned(Vectors):
+class Poisoned(DenseModel):
     """Fails at w66, gives NaN at w77, waits at w88."""
 
-    def __init__(self, inner: Vectors) -> None:
-        super().__init__(inner.embedder, inner.dims)
+    def __init__(self, inner: DenseModel) -> None:
+        super().__init__(inner.encoder_model, inner.dims)
         self.gate, self.inside = threading.Event(), threading.Event()
         self.ran = 0
 
@@ -46,11 +46,11 @@ class Poisoned(Vectors):
 
 
 @pytest.fixture
-def poisoned(served: Served, start: Any, request: pytest.FixtureRequest) -> Any:
+def poisoned(served: ModelRegistry, start: Any, request: pytest.FixtureRequest) -> Any:
     """A server with the lane above. Only who asks for it waits half a second for a body: how long a busy machine takes
     over one that is on its way is its own affair."""
-    lane = served.lanes["words/embed"]
-    assert isinstance(lane, Vectors)
+    lane = served.models["words/embed"]
+    assert isinstance(lane, DenseModel)
     mine = Poisoned(lane)
     http = HttpSettings(body_seconds=getattr(request, "param", 30.0))
     running = start(served, EngineSettings(runners=1), http, words__embed=mine)
@@ -194,7 +194,7 @@ def abort(port: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_many_aborted_requests(served: Served, start: Any, count: int) -> None:
+def test_many_aborted_requests(served: ModelRegistry, start: Any, count: int) -> None:
     running = start(served)
     try:
         port, threads = int(running.url.rsplit(":", 1)[1]), threading.active_count()
@@ -212,9 +212,9 @@ def test_many_aborted_requests(served: Served, start: Any, count: int) -> None:
         running.stop()
 
 
-def test_overload_is_refused_and_recovers_at_once(served: Served, start: Any) -> None:
-    lane = served.lanes["words/embed"]
-    assert isinstance(lane, Vectors)
+def test_overload_is_refused_and_recovers_at_once(served: ModelRegistry, start: Any) -> None:
+    lane = served.models["words/embed"]
+    assert isinstance(lane, DenseModel)
     mine = Poisoned(lane)
     running = start(served, EngineSettings(runners=1, queue_tokens=200), words__embed=mine)
     try:
@@ -234,10 +234,10 @@ def test_overload_is_refused_and_recovers_at_once(served: Served, start: Any) ->
         running.stop()
 
 
-def test_every_model_has_a_beat_that_it_runs(served: Served) -> None:
-    assert [asked.model for asked in served.beats] == [facts["id"] for facts in served.facts]
-    for asked in served.beats:
-        assert served.lanes[asked.lane].read(asked).units, asked
+def test_every_model_has_a_beat_that_it_runs(served: ModelRegistry) -> None:
+    assert [asked.model for asked in served.health_probes] == [facts["id"] for facts in served.models_info]
+    for asked in served.health_probes:
+        assert served.models[asked.endpoint].tokenize(asked).units, asked
 
 
 def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from encodery.search.index import build
-from encodery.serve.models import Opening, open_all
+from encodery.search.build import build
+from encodery.serve.models import ServeSettings, open_models
 
 FEW, MANY = 8, 1500  # cases of each operation of the document
 VALUES: dict[str, list[Any]] = {
@@ -78,11 +78,11 @@ def everything(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     rows = [{"id": f"d{n}", "text": f"w{n} w{n + 1} w{n + 2}", "year": 1990 + n} for n in range(20)]
     (room / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     build([room / "rows.jsonl"], room / "index", None)
-    served = open_all(Opening(tuple(f"{name}={path}" for name, path in folders.items()), str(room / "index")))
+    served = open_models(ServeSettings(tuple(f"{name}={path}" for name, path in folders.items()), str(room / "index")))
     found = start(served)
     yield found
     found.stop()
-    served.lanes["index/search"].searcher.close()
+    served.models["index/search"].searcher.close()
 
 
 def usable(document: dict[str, Any]) -> dict[str, Any]:

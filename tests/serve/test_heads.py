@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from encodery.model.load import Loaded, save_model
+from encodery.model.load import LoadedModel, save_model
 from encodery.model.network import build_model
 from encodery.runtimes._native import LIBRARY
-from encodery.serve.models import Opening, open_all
-from encodery.serve.stem import Headed
-from encodery.serve.trunk import Trunk
+from encodery.serve.models import ServeSettings, open_models
+from encodery.serve.multi_head import MultiHeadModel
+from encodery.serve.shared_encoder import EncoderHead
 
 TEXTS = ["w1 w2 w3", "w4 w5", "w1 w2 w3", "w6 w7 w8 w9 w10"]
 HEADS: dict[str, dict[str, Any]] = {
@@ -65,8 +65,8 @@ def test_each_head_gives_what_its_route_gives(client: httpx.Client) -> None:
 
 def test_one_pass_serves_them_all(served: Any, client: httpx.Client, running: Any) -> None:
     trunk = served.lanes["words/heads"]
-    assert isinstance(trunk, Trunk)
-    assert {"words/embed", "words/states", "classes/predict", "tags/predict", "ranker/predict"} <= set(trunk.lanes)
+    assert isinstance(trunk, MultiHeadModel)
+    assert {"words/embed", "words/states", "classes/predict", "tags/predict", "ranker/predict"} <= set(trunk.heads)
     passes: list[int] = []
     with trunk.model.encoder.register_forward_pre_hook(lambda _, given: passes.append(given[0].tokens)):
         found = post(client, "/v1/heads", input=TEXTS, heads=HEADS)
@@ -110,10 +110,10 @@ def test_what_cannot_be_asked_together_is_told(client: httpx.Client) -> None:
 
 
 @pytest.fixture
-def apart(base: Loaded, folders: dict[str, Path], tmp_path: Path, start: Any) -> Iterator[httpx.Client]:
+def apart(base: LoadedModel, folders: dict[str, Path], tmp_path: Path, start: Any) -> Iterator[httpx.Client]:
     """Two encoders that are not equal."""
     other = save_model(tmp_path / "other", build_model(base.model.settings, seed=1), base.path.parent / "tokenizer")
-    running = start(open_all(Opening((f"other={other.path}", f"classes={folders['classes']}"))))
+    running = start(open_models(ServeSettings((f"other={other.path}", f"classes={folders['classes']}"))))
     with running.client() as client:
         yield client
     running.stop()
@@ -131,11 +131,11 @@ def test_heads_on_other_encoders_are_asked_beside(apart: httpx.Client) -> None:
 
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
-def test_of_8_bits_they_are_equal_to_the_bit(base: Loaded, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = open_all(Opening((f"words={base.path}",), runtime="packed_int8", threads=2))
+def test_of_8_bits_they_are_equal_to_the_bit(base: LoadedModel, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = open_models(ServeSettings((f"words={base.path}",), runtime="packed_int8", threads=2))
     running = start(served)
-    lane = served.lanes["words/heads"]
-    assert isinstance(lane, Headed)
+    lane = served.models["words/heads"]
+    assert isinstance(lane, EncoderHead)
     passes: list[int] = []
     engine: Any = type(lane.encoder)
     hidden = engine.hidden

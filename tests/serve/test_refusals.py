@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from encodery.serve.http import HttpSettings
-from encodery.serve.models import Served
+from encodery.serve.models import ModelRegistry
 
 LONG = " ".join(["w1"] * 100)
 BODIES: list[tuple[str, Any, int, str]] = [
@@ -135,7 +135,7 @@ def test_other_content_is_refused(client: httpx.Client) -> None:
         checked(response, 415, "unsupported_media_type")
 
 
-def test_large_bodies_are_refused_before_they_are_read(served: Served, start: Any) -> None:
+def test_large_bodies_are_refused_before_they_are_read(served: ModelRegistry, start: Any) -> None:
     running = start(served, http=HttpSettings(body_bytes=1000))
     try:
         with running.client() as client:
@@ -150,7 +150,7 @@ def test_large_bodies_are_refused_before_they_are_read(served: Served, start: An
         running.stop()
 
 
-def test_keys(served: Served, start: Any) -> None:
+def test_keys(served: ModelRegistry, start: Any) -> None:
     running = start(served, http=HttpSettings(keys=("first-key", "second-key")))
     try:
         with running.client() as client:

@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("qdrant_edge", reason="the extra `search` is not installed")
 
+from encodery.search.build import build
 from encodery.search.filters import parse
-from encodery.search.index import build
-from encodery.search.searcher import Answer, Searcher
-from encodery.serve.calls import Searches
-from encodery.serve.lane import Asked
-from encodery.serve.models import Opening, open_all
+from encodery.search.searcher import Searcher, SearchResult
+from encodery.serve.library_models import SearchModel
+from encodery.serve.models import ServeSettings, open_models
+from encodery.serve.served_model import InferenceRequest
 
 TEXTS = ["The violin was tuned before the concert.", "A storm broke over the harbour.", "Violin and storm together."]
 
@@ -34,26 +34,26 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def searching(index: Path, start: Any) -> Iterator[httpx.Client]:
-    served = open_all(Opening((), str(index)))
+    served = open_models(ServeSettings((), str(index)))
     running = start(served)
     with running.client() as client:
         yield client
     running.stop()
-    served.lanes["index/search"].searcher.close()
+    served.models["index/search"].searcher.close()
 
 
 @pytest.fixture
-def expected(index: Path) -> Answer:
+def expected(index: Path) -> SearchResult:
     """What the library finds; an index is open to one at a time."""
     with Searcher(index) as searcher:
         return searcher.search("violin storm", conditions=parse(["year>=1991"]))
 
 
-def test_passages_are_those_of_the_library(expected: Answer, searching: httpx.Client) -> None:
+def test_passages_are_those_of_the_library(expected: SearchResult, searching: httpx.Client) -> None:
     found = searching.post("/search", json={"query": "violin storm", "filters": ["year>=1991"]}).json()["found"]
     assert [one["document"] for one in found] == ["d2", "d1"]
-    assert [one["text"] for one in found] == [one.text for one in expected.found]
-    assert [one["score"] for one in found] == pytest.approx([one.score for one in expected.found])
+    assert [one["text"] for one in found] == [one.text for one in expected.hits]
+    assert [one["score"] for one in found] == pytest.approx([one.score for one in expected.hits])
     assert searching.get("/health/ready").status_code == 200
 
 
@@ -79,8 +79,8 @@ def test_shares_by_side_reach_the_library() -> None:
         def search(self, query: str, **options: Any) -> dict[str, Any]:
             return options
 
-    lane = Searches(Noting())  # type: ignore[arg-type]
+    lane = SearchModel(Noting())  # type: ignore[arg-type]
     shares = {"bm25": 0.25, "dense": 0.75}
     for options, weight in (({"weights": shares, "weight": None}, shares), ({"weight": 0.5, "weights": None}, 0.5)):
-        reading = lane.read(Asked("index", "search", {"query": "storm"}, options))
+        reading = lane.tokenize(InferenceRequest("index", "search", {"query": "storm"}, options))
         assert lane.run(reading.units)[0]["weight"] == weight

@@ -14,19 +14,19 @@ from torch import Tensor
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import decode
 from encodery.cli.__main__ import run
-from encodery.model.heads.mlm import MLM
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.masks.alternating import Alternating
+from encodery.model.heads.mlm import MLMHead
+from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.network import ModelSettings, build_model
-from encodery.model.positions.learned import Learned
-from encodery.model.positions.rotary import Rotary
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.shape import Batch
-from encodery.surgery import Changed, Surgery
+from encodery.surgery import Surgery, SurgeryResult
 from encodery.tokens.kind.bpe import Bpe
 from encodery.tokens.kind.byte import Byte
 from encodery.tokens.kind.unigram import Unigram
 from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.pieces import pieces, spelt
+from encodery.tokens.pieces import normalised_pieces, spell
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.transfer import Transfer
 
@@ -37,7 +37,7 @@ TEXTS = [
 ] * 6
 KINDS = {"wordpiece": Wordpiece(), "bpe": Bpe(), "unigram": Unigram(), "byte": Byte()}
 WORDS = "encoder.embeddings.word.weight"
-SMALL = ModelSettings(width=16, depth=2, heads=2, inner=16, max_length=16, head=MLM(tied=False))
+SMALL = ModelSettings(width=16, depth=2, heads=2, intermediate_size=16, max_length=16, head=MLMHead(tied=False))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def tokenizers() -> dict[str, Tokenizer]:
     return {name: Tokenizer(kind.train(TEXTS, 340)) for name, kind in KINDS.items()}
 
 
-def model_of(tokenizer: Tokenizer, folder: Path, settings: ModelSettings = SMALL) -> Loaded:
+def model_of(tokenizer: Tokenizer, folder: Path, settings: ModelSettings = SMALL) -> LoadedModel:
     tokenizer.save(folder / "tokenizer")
-    model = build_model(dataclasses.replace(settings, vocab=tokenizer.vocab_size), 3)
+    model = build_model(dataclasses.replace(settings, vocab_size=tokenizer.vocab_size), 3)
     with torch.no_grad():
         for name, p in model.heads.named_parameters():
             if name.endswith("bias"):
@@ -56,12 +56,12 @@ def model_of(tokenizer: Tokenizer, folder: Path, settings: ModelSettings = SMALL
     return load_model(folder / "model")
 
 
-def operate(loaded: Loaded, **table: Any) -> Changed:
+def operate(loaded: LoadedModel, **table: Any) -> SurgeryResult:
     return decode(Surgery, table).operate(loaded, torch.Generator().manual_seed(0))
 
 
 def row(tensor: Tensor, tokenizer: Tokenizer, piece: str) -> Tensor:
-    return tensor[tokenizer.inner.token_to_id(piece)]
+    return tensor[tokenizer.backend.token_to_id(piece)]
 
 
 @pytest.mark.parametrize("new", KINDS)
@@ -76,18 +76,18 @@ def test_pieces_that_both_have_are_kept_and_others_are_means(
     changed = operate(loaded, **{"is": "vocabulary", "tokenizer": str(tmp_path / "new")})
     assert changed.tokenizer is not None
     before, after = loaded.model.state_dict(), changed.model.state_dict()
-    known = {piece: number for number, piece in pieces(tokenizers[old]).items()}
+    known = {piece: number for number, piece in normalised_pieces(tokenizers[old]).items()}
     kept = 0
-    for number, piece in pieces(tokenizers[new]).items():
-        ids = [known[piece]] if piece in known else spelt(tokenizers[old], piece)
+    for number, piece in normalised_pieces(tokenizers[new]).items():
+        ids = [known[piece]] if piece in known else spell(tokenizers[old], piece)
         kept += piece in known
         for name in (WORDS, "heads.mlm.decoder.weight", "heads.mlm.bias"):
             if len(ids) == 1:
                 assert torch.equal(after[name][number], before[name][ids[0]]), piece
             elif ids:
                 torch.testing.assert_close(after[name][number], before[name][ids].mean(0))
-    assert kept == changed.figures["kept"] >= 5
-    assert sum(changed.figures[key] for key in ("kept", "composed", "unknown")) == tokenizers[new].used_size
+    assert kept == changed.metrics["kept"] >= 5
+    assert sum(changed.metrics[key] for key in ("kept", "composed", "unknown")) == tokenizers[new].used_size
     for role in ("cls", "sep", "mask"):
         mine, theirs = (getattr(t, f"{role}_id") for t in (tokenizers[old], tokenizers[new]))
         assert torch.equal(after[WORDS][theirs], before[WORDS][mine])
@@ -104,13 +104,13 @@ def test_a_text_of_kept_pieces_computes_what_it_did(tokenizers: dict[str, Tokeni
     assert new is not None
     text = "the old mill and the river"
     assert new.encode(text).tolist() == old.encode(text).tolist()
-    batch = Batch.from_sequences([old.encode(text, specials=True).tolist()])
+    batch = Batch.from_sequences([old.encode(text, add_special_tokens=True).tolist()])
     assert torch.equal(changed.model(batch).hidden, loaded.model(batch).hidden)
     assert len(new.encode("thunderstorm")) == 1 < len(old.encode("thunderstorm"))
-    table, before = changed.model.encoder.words, loaded.model.encoder.words
+    table, before = changed.model.encoder.token_embeddings, loaded.model.encoder.token_embeddings
     composed = before[old.encode("thunderstorm").tolist()].mean(0)
     torch.testing.assert_close(row(table, new, "thunderstorm"), composed)
-    assert changed.figures["composed"] == 1, "the two others are pieces already"
+    assert changed.metrics["composed"] == 1, "the two others are pieces already"
 
 
 def test_new_rows_are_the_mixes_that_the_transfer_says(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
@@ -122,20 +122,29 @@ def test_new_rows_are_the_mixes_that_the_transfer_says(tokenizers: dict[str, Tok
     texts = str(tmp_path / "texts.txt")
     begin: dict[str, dict[str, Any]] = {
         "unknown": {},
-        "similar": {"texts": texts, "width": 8},
-        "translated": {"source": texts, "target": texts, "dictionary": str(tmp_path / "pairs.txt"), "width": 8},
+        "similar_pieces": {"texts": texts, "width": 8},
+        "bilingual": {
+            "source_texts": texts,
+            "target_texts": texts,
+            "dictionary": str(tmp_path / "pairs.txt"),
+            "width": 8,
+        },
     }
     old, new = tokenizers["wordpiece"], tokenizers["bpe"]
-    known = {piece: number for number, piece in pieces(old).items()}
-    shared = {number: known[piece] for number, piece in pieces(new).items() if piece in known}
+    known = {piece: number for number, piece in normalised_pieces(old).items()}
+    shared = {number: known[piece] for number, piece in normalised_pieces(new).items() if piece in known}
     before = loaded.model.state_dict()[WORDS]
     for name, table in begin.items():
-        told = {"is": "vocabulary", "tokenizer": str(tmp_path / "new"), "begin": {"is": name, **table}}
+        told = {"is": "vocabulary", "tokenizer": str(tmp_path / "new"), "transfer": {"is": name, **table}}
         changed = operate(loaded, **told)
         part = decode(Transfer, {"is": name, **table})
-        kept = shared if part.keeps else {n: o for n, o in shared.items() if pieces(new)[n][0] == "special"}
-        wanted = [number for number in pieces(new) if number not in kept]
-        mixes = part.mixes(old, new, shared, wanted)
+        kept = (
+            shared
+            if part.keeps_shared
+            else {n: o for n, o in shared.items() if normalised_pieces(new)[n][0] == "special"}
+        )
+        wanted = [number for number in normalised_pieces(new) if number not in kept]
+        mixes = part.mixtures(old, new, shared, wanted)
         after = changed.model.state_dict()[WORDS]
         assert all(torch.equal(after[number], before[source]) for number, source in kept.items())
         for number in wanted:
@@ -143,7 +152,7 @@ def test_new_rows_are_the_mixes_that_the_transfer_says(tokenizers: dict[str, Tok
             expected = (before[list(ids)].double() * torch.tensor(shares, dtype=torch.float64)[:, None]).sum(0)
             torch.testing.assert_close(after[number].double(), expected, rtol=1e-4, atol=1e-6)
         counts = {"kept": len(kept), "composed": len(mixes), "unknown": len(wanted) - len(mixes)}
-        assert {key: changed.figures[key] for key in counts} == counts
+        assert {key: changed.metrics[key] for key in counts} == counts
 
 
 def test_new_words_take_the_room_there_is(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_new_words_take_the_room_there_is(tokenizers: dict[str, Tokenizer], tmp_
         names = [f"thunder{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(count)]
         (tmp_path / "words.txt").write_text("\n".join(names), encoding="utf-8")
         changed = operate(loaded, **{"is": "vocabulary", "words": str(tmp_path / "words.txt")})
-        assert changed.model.settings.vocab == loaded.model.settings.vocab + size
+        assert changed.model.settings.vocab_size == loaded.model.settings.vocab_size + size
 
 
 def test_what_cannot_be_spelt_begins_as_the_mean(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
@@ -163,9 +172,9 @@ def test_what_cannot_be_spelt_begins_as_the_mean(tokenizers: dict[str, Tokenizer
     foreign.save(tmp_path / "new")
     changed = operate(loaded, **{"is": "vocabulary", "tokenizer": str(tmp_path / "new")})
     used = tokenizers["wordpiece"].used_size
-    mean = loaded.model.encoder.words[:used].mean(0)
-    torch.testing.assert_close(row(changed.model.encoder.words, foreign, "жук"), mean)
-    assert changed.figures["unknown"] > 3
+    mean = loaded.model.encoder.token_embeddings[:used].mean(0)
+    torch.testing.assert_close(row(changed.model.encoder.token_embeddings, foreign, "жук"), mean)
+    assert changed.metrics["unknown"] > 3
 
 
 def test_vocabulary_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_vocabulary_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("offset", [0, 2])
 def test_tiled_positions_compute_what_they_did(offset: int, tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, positions=Learned(offset=offset))
+    settings = dataclasses.replace(SMALL, positions=LearnedPositions(offset=offset))
     loaded = model_of(tokenizers["wordpiece"], tmp_path, settings)
     tiled = operate(loaded, **{"is": "lengthen", "max_length": 40}).model
     short = Batch.from_sequences([list(range(16)), [5, 6]])
@@ -199,7 +208,7 @@ def test_tiled_positions_compute_what_they_did(offset: int, tokenizers: dict[str
     assert tiled(Batch.from_sequences([[3] * 40])).hidden.shape == (40, 16)
     table, before = (m.state_dict()["encoder.positions.table.weight"] for m in (tiled, loaded.model))
     assert torch.equal(table[offset + 16 : offset + 32], before[offset:])
-    stretched = operate(loaded, **{"is": "lengthen", "max_length": 31, "how": "stretch"}).model
+    stretched = operate(loaded, **{"is": "lengthen", "max_length": 31, "method": "interpolate"}).model
     table = stretched.state_dict()["encoder.positions.table.weight"]
     assert torch.equal(table[:offset], before[:offset])
     torch.testing.assert_close(table[offset::2], before[offset:])
@@ -207,18 +216,18 @@ def test_tiled_positions_compute_what_they_did(offset: int, tokenizers: dict[str
 
 
 def test_rotary_turns_slow_down_where_all_is_seen(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
-    plain = dataclasses.replace(SMALL, positions=Rotary(theta=100.0))
+    plain = dataclasses.replace(SMALL, positions=RotaryPositions(theta=100.0))
     loaded = model_of(tokenizers["wordpiece"], tmp_path / "plain", plain)
     positions = operate(loaded, **{"is": "lengthen", "max_length": 64}).model.settings.positions
-    assert isinstance(positions, Rotary)
+    assert isinstance(positions, RotaryPositions)
     assert positions.theta == pytest.approx(100 * 4 ** (8 / 6))
     slowest = [theta ** -(6 / 8) * length for theta, length in ((100.0, 16), (positions.theta, 64))]
     assert slowest[0] == pytest.approx(slowest[1]), "the slowest turn goes as far at the new end as at the old"
     assert positions.local_theta is None
-    local = dataclasses.replace(plain, mask=Alternating(size=2, every=2))
+    local = dataclasses.replace(plain, mask=AlternatingMask(size=2, every=2))
     loaded = model_of(tokenizers["wordpiece"], tmp_path / "local", local)
     changed = operate(loaded, **{"is": "lengthen", "max_length": 64, "theta": 7e3})
-    assert changed.model.settings.positions == Rotary(theta=7e3, local_theta=100.0)
+    assert changed.model.settings.positions == RotaryPositions(theta=7e3, local_theta=100.0)
 
 
 def test_length_errors(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:

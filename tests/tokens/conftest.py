@@ -12,13 +12,13 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from encodery.base.artifact import Artifact, seal, writing
-from encodery.tokens.shards import ShardWriter, index_split, narrowest
-from encodery.tokens.store import Specials, TokenStore
+from encodery.base.artifact import Artifact, create_artifact, seal
+from encodery.tokens.shards import TokenShardWriter, id_dtype, index_split
+from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
-SPECIALS = Specials(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=512)
+SPECIALS = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=512)
 
 
 def _make_store(
@@ -27,18 +27,18 @@ def _make_store(
     """A store of documents of these lengths, ids 5..vocab_size-1 at random; the held-out split has two documents."""
     rng = np.random.default_rng(seed)
     train = [rng.integers(5, vocab_size, n).astype(np.uint32) for n in lengths]
-    specials = Specials(**{**asdict(SPECIALS), "vocab_size": vocab_size})
-    dtype = narrowest(vocab_size)
-    settings = {"dtype": dtype, "specials": asdict(specials)}
-    with writing(folder, "tokens", settings) as draft:
+    specials = SpecialTokens(**{**asdict(SPECIALS), "vocab_size": vocab_size})
+    dtype = id_dtype(vocab_size)
+    settings = {"dtype": dtype, "special_tokens": asdict(specials)}
+    with create_artifact(folder, "tokens", settings) as draft:
         for name, documents in (("train", train), ("heldout", train[:2])):
             split = draft.path / name
             notes = []
             for number, first in enumerate(range(0, len(documents), shard_documents)):
-                writer = ShardWriter(split, number, dtype, specials.unk_id)
+                writer = TokenShardWriter(split, number, dtype, specials.unk_id)
                 some = documents[first : first + shard_documents]
                 notes.append(writer.write([(ids, 4 * len(ids)) for ids in some], f"made up {number}"))
-            draft.figures[name] = index_split(split, notes)
+            draft.metrics[name] = index_split(split, notes)
     return TokenStore.open(folder)
 
 
@@ -85,7 +85,7 @@ def corpus(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer_folder(corpus: Path) -> Path:
     """A WordPiece tokenizer of 1,000 ids, trained on `corpus`."""
     folder = corpus.parent / "wordpiece"
-    train_tokenizer(corpus, folder, TokenizerSettings(vocab=1000))
+    train_tokenizer(corpus, folder, TokenizerSettings(vocab_size=1000))
     return folder
 
 

@@ -13,7 +13,7 @@ from encodery.base.errors import EmptyInput
 from encodery.cli.__main__ import run
 from encodery.corpus.document import Document
 from encodery.tokens.kind.byte import Byte
-from encodery.tokens.measure import compare, measure, measured_text
+from encodery.tokens.measure import compare, evaluation_documents, measure
 from encodery.tokens.store import TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ def test_figures_of_bytes_are_known() -> None:
     assert figures.tokens_per_word == 3.0
     assert figures.bytes_per_token == 1.0
     assert figures.unknown_rate == 0.0
-    assert figures.whole_words == 0.0
+    assert figures.single_token_words == 0.0
     assert figures.vocabulary_used == round(9 / 261, 4)
     assert {source: f.bytes for source, f in figures.sources.items()} == {"x": 7, "y": 2}
 
@@ -37,26 +37,26 @@ def test_figures_of_words(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(text[0].text).tolist()
     assert figures.tokens == len(ids)
     assert figures.unknown_rate == round(1 / len(ids), 6)
-    assert figures.whole_words == round(5 / 6, 4)
+    assert figures.single_token_words == round(5 / 6, 4)
     assert figures.sources == {}
-    assert figures.commonest_pieces[0] == ("the", round(2 / len(ids), 4))
+    assert figures.most_frequent_pieces[0] == ("the", round(2 / len(ids), 4))
     assert figures.longest_pieces[0] == "statement"
 
 
 def test_heldout_text_is_measured_within_its_limit(corpus: Path) -> None:
-    text = measured_text(corpus)
+    text = evaluation_documents(corpus)
     assert len(text) == 8
-    assert len(measured_text(corpus, limit=len(text[0].text.encode()) + 1)) == 1
+    assert len(evaluation_documents(corpus, max_bytes=len(text[0].text.encode()) + 1)) == 1
 
 
 def test_training_text_stands_in_where_nothing_is_held_out(
     make_corpus: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     make_corpus(tmp_path / "c", ["one", "two"], [], shards=1)
-    assert [document.text for document in measured_text(tmp_path / "c")] == ["one", "two"]
+    assert [document.text for document in evaluation_documents(tmp_path / "c")] == ["one", "two"]
     make_corpus(tmp_path / "e", ["  "], [], shards=1)
     with pytest.raises(EmptyInput, match="measure"):
-        measured_text(tmp_path / "e")
+        evaluation_documents(tmp_path / "e")
 
 
 def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Path) -> None:
@@ -64,12 +64,12 @@ def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Pa
     assert first == second
     assert first.documents == 8
     assert 1 < first.tokens_per_word < 4
-    assert 0.3 < first.whole_words < 1
+    assert 0.3 < first.single_token_words < 1
 
 
 def test_the_verb_from_training_to_checking(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wp, store = str(tmp_path / "wp"), str(tmp_path / "store")
-    assert run(["tokens", "train", str(corpus), "--out", wp, "kind=bpe", "vocab=600"]) == 0
+    assert run(["tokens", "train", str(corpus), "--out", wp, "kind=bpe", "vocab_size=600"]) == 0
     assert run(["tokens", "measure", wp, "--corpus", str(corpus), "--json", str(tmp_path / "m.json")]) == 0
     figures = json.loads((tmp_path / "m.json").read_text())[0]
     assert figures["vocab_size"] == 640

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encodery.tokens.shuffle import below, mix, permute
+from encodery.tokens.shuffle import hash_under_key, permute, scale_hashes
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000, 4097, 65536, 99991])
@@ -36,11 +36,11 @@ def test_neighbours_are_scattered_and_keys_are_unlike(count: int) -> None:
 
 def test_the_order_is_the_one_it_always_was() -> None:
     assert permute(np.arange(8), 100, 7).tolist() == [17, 58, 55, 63, 72, 99, 42, 7]
-    assert mix(np.arange(2), 1).tolist() == [6238072747940578789, 10451216379200822465]
+    assert hash_under_key(np.arange(2), 1).tolist() == [6238072747940578789, 10451216379200822465]
 
 
 def test_below_is_uniform_and_within() -> None:
-    numbers = below(mix(np.arange(60_000), 3), 6)
+    numbers = scale_hashes(hash_under_key(np.arange(60_000), 3), 6)
     assert np.abs(np.bincount(numbers, minlength=6) - 10_000).max() < 500
     limits = np.array([1, 5, 2**31])
-    assert (below(mix(np.arange(3), 3), limits) < limits).all()
+    assert (scale_hashes(hash_under_key(np.arange(3), 3), limits) < limits).all()

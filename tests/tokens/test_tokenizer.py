@@ -11,14 +11,14 @@ import pytest
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError, SettingsError
-from encodery.base.settings import overrides, with_overrides
+from encodery.base.settings import decode_with_overrides, parse_overrides
 from encodery.corpus.document import Document
 from encodery.tokens.kind.bpe import Bpe
 from encodery.tokens.kind.byte import Byte
 from encodery.tokens.kind.hub import Hub
 from encodery.tokens.kind.unigram import Unigram
 from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.sample import Sample
+from encodery.tokens.sample import DocumentSample
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
@@ -27,12 +27,12 @@ def test_training_writes_an_artifact_that_names_its_corpus(corpus: Path, tokeniz
     artifact = Artifact.open(tokenizer_folder, "tokenizer")
     assert artifact.manifest.parents["corpus"]["fingerprint"] == Artifact.open(corpus).manifest.fingerprint
     assert artifact.manifest.settings["kind"]["is"] == "wordpiece"
-    assert artifact.manifest.figures["used_size"] == 1000
-    assert artifact.manifest.figures["vocab_size"] == 1024
+    assert artifact.manifest.metrics["used_size"] == 1000
+    assert artifact.manifest.metrics["vocab_size"] == 1024
 
 
 def test_training_twice_writes_the_same_files(corpus: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    again = train_tokenizer(corpus, tmp_path / "again", TokenizerSettings(vocab=1000))
+    again = train_tokenizer(corpus, tmp_path / "again", TokenizerSettings(vocab_size=1000))
     assert again.manifest.fingerprint == Artifact.open(tokenizer_folder).manifest.fingerprint
 
 
@@ -40,14 +40,14 @@ def test_training_into_the_same_folder_does_nothing_unless_something_differs(
     corpus: Path, tokenizer_folder: Path
 ) -> None:
     before = Artifact.open(tokenizer_folder).manifest.created, (tokenizer_folder / "manifest.json").stat().st_mtime_ns
-    again = train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab=1000))
+    again = train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab_size=1000))
     assert (again.manifest.created, (tokenizer_folder / "manifest.json").stat().st_mtime_ns) == before
     with pytest.raises(InputError, match="already exists"):
-        train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab=1001))
+        train_tokenizer(corpus, tokenizer_folder, TokenizerSettings(vocab_size=1001))
 
 
 def test_it_is_the_same_after_saving(tokenizer: Tokenizer, tmp_path: Path, texts: list[str]) -> None:
-    tokenizer.save(tmp_path / "copy", max_length=512, segments=True)
+    tokenizer.save(tmp_path / "copy", max_length=512, token_type_ids=True)
     copy = Tokenizer.load(tmp_path / "copy")
     assert copy.fingerprint == tokenizer.fingerprint
     assert all(map(np.array_equal, copy.encode_batch(texts), tokenizer.encode_batch(texts)))
@@ -64,7 +64,7 @@ def test_transformers_loads_it_with_the_same_ids(kind: object, texts: list[str],
     tokenizer.save(tmp_path)
     stock = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     some = [*texts[:10], "", "naïve Ünï 🙂 北京", "a [MASK] here", "two  spaces\n"]
-    ours = tokenizer.encode_batch(some, specials=True, markup=True)
+    ours = tokenizer.encode_batch(some, add_special_tokens=True, parse_special_tokens=True)
     assert [ids.tolist() for ids in ours] == stock(some)["input_ids"]
     assert stock.mask_token_id == tokenizer.mask_id
     assert stock.pad_token_id == tokenizer.pad_id
@@ -82,7 +82,7 @@ def test_a_tokenizer_from_elsewhere_becomes_an_artifact(tokenizer_folder: Path, 
 
 
 def test_truncation_and_padding_of_a_stock_tokenizer_are_off(tokenizer_folder: Path, tmp_path: Path) -> None:
-    inner = Tokenizer.load(tokenizer_folder).inner
+    inner = Tokenizer.load(tokenizer_folder).backend
     inner.enable_truncation(8)
     inner.enable_padding(length=16)
     inner.save(str(tmp_path / "tokenizer.json"))
@@ -125,7 +125,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
     text = "The Statement, executed."
-    ids, offsets = tokenizer.encode_with_offsets(text, specials=True)
+    ids, offsets = tokenizer.encode_with_offsets(text, add_special_tokens=True)
     assert offsets[0].tolist() == offsets[-1].tolist() == [0, 0]
     pieces = [text[a:b].lower() for a, b in offsets.tolist()]
     assert "".join(pieces) == "thestatement,executed."
@@ -144,27 +144,29 @@ def document(number: int, size: int) -> Document:
 
 def test_a_sample_keeps_its_bytes_and_does_not_depend_on_order() -> None:
     documents = [document(i, 40) for i in range(500)]
-    sample, reverse = (Sample(some, 10_000, 1000) for some in (documents, documents[::-1]))
+    sample, reverse = (DocumentSample(some, 10_000, 1000) for some in (documents, documents[::-1]))
     assert list(sample) == list(reverse) == list(sample)
     assert 9_800 < sample.bytes <= 10_000
     assert sample.bytes == sum(len(text.encode()) for text in sample)
-    assert sample.offered == 500
-    more = Sample(documents, 20_000, 1000)
+    assert sample.total_documents == 500
+    more = DocumentSample(documents, 20_000, 1000)
     assert set(sample) < set(more)
 
 
 def test_a_sample_cuts_long_documents_and_takes_all_when_there_is_room() -> None:
-    cut = Sample([document(1, 5000)], 10_000, 101)
+    cut = DocumentSample([document(1, 5000)], 10_000, 101)
     assert cut.bytes == 101
     assert [len(text) for text in cut] == [6 + 47]
-    assert len(Sample([document(i, 10) for i in range(9)], 10_000, 1000)) == 9
+    assert len(DocumentSample([document(i, 10) for i in range(9)], 10_000, 1000)) == 9
 
 
 def test_settings_from_the_command_line() -> None:
-    made = with_overrides(TokenizerSettings, {}, overrides(["kind=bpe", "vocab=512", "kind.lowercase=true"]))
-    assert made == TokenizerSettings(kind=Bpe(lowercase=True), vocab=512)
+    made = decode_with_overrides(
+        TokenizerSettings, {}, parse_overrides(["kind=bpe", "vocab_size=512", "kind.lowercase=true"])
+    )
+    assert made == TokenizerSettings(kind=Bpe(lowercase=True), vocab_size=512)
     with pytest.raises(SettingsError, match="vocab"):
-        TokenizerSettings(vocab=3)
+        TokenizerSettings(vocab_size=3)
     with pytest.raises(SettingsError, match="261"):
         Bpe().train(["a"], 128)
     with pytest.raises(SettingsError, match="unigram"):

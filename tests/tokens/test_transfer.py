@@ -13,8 +13,8 @@ from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.transfer import _vectors
 from encodery.tokens.transfer._vectors import sparsemax, static_vectors
-from encodery.tokens.transfer.similar import Similar
-from encodery.tokens.transfer.translated import Translated
+from encodery.tokens.transfer.bilingual import Bilingual
+from encodery.tokens.transfer.similar_pieces import SimilarPieces
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOPICS = 12
@@ -75,8 +75,8 @@ def test_pieces_in_like_company_have_like_vectors(tmp_path: Path) -> None:
 def test_neighbours_are_counted_within_texts_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "texts.txt").write_text("a0 a1 a2\na3\na0 a1\n", encoding="utf-8")
     for run in (1, 1_000_000):
-        monkeypatch.setattr(_vectors, "RUN", run)
-        monkeypatch.setattr(_vectors, "AT_ONCE", 1)
+        monkeypatch.setattr(_vectors, "TOKENS_PER_RUN", run)
+        monkeypatch.setattr(_vectors, "PIECES_AT_ONCE", 1)
         tokenizer = words("a")
         pairs, counts = _vectors._pairs(tokenizer, tmp_path / "texts.txt", 2, 100)
         found = {divmod(int(pair), 100): float(count) for pair, count in zip(pairs, counts, strict=True)}
@@ -88,7 +88,7 @@ def test_new_pieces_are_made_of_shared_ones_near_them(tmp_path: Path) -> None:
     old, new = words("a"), words("a")
     shared = {n: n for n in range(5, 5 + TOPICS * 5) if n % 3}
     wanted = [n for n in range(5, 5 + TOPICS * 5) if n % 3 == 0]
-    found = Similar(texts=text("a", 0, tmp_path), width=20).mixes(old, new, shared, wanted)
+    found = SimilarPieces(texts=text("a", 0, tmp_path), width=20).mixtures(old, new, shared, wanted)
     assert set(found) == set(wanted)
     count = TOPICS * 5
     for number, (ids, shares) in found.items():
@@ -110,9 +110,9 @@ def test_words_find_their_translations(tmp_path: Path) -> None:
     known = range(0, TOPICS * 5, 2)
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("".join(f"a{i} b{order[i]}\n\n" for i in known), encoding="utf-8")
-    part = Translated(source=source, target=str(target), dictionary=str(pairs), width=20, neighbours=3)
-    assert not part.keeps
-    found = part.mixes(old, new, {}, list(range(5, 5 + TOPICS * 5)))
+    part = Bilingual(source_texts=source, target_texts=str(target), dictionary=str(pairs), width=20, neighbours=3)
+    assert not part.keeps_shared
+    found = part.mixtures(old, new, {}, list(range(5, 5 + TOPICS * 5)))
     others = [i for i in range(TOPICS * 5) if i not in known]
     near = []
     for i in others:
@@ -132,11 +132,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     for content, told in (("a1 b1 c1\n", "line 1: holds 3 words"), ("a1\ta1\n", "1 of its 1 pairs")):
         pairs.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=told):
-            Translated(**table).mixes(old, old, {}, [5])
+            Bilingual(**table).mixtures(old, old, {}, [5])
     path.write_text("\u3000\n\n", encoding="utf-8")
     with pytest.raises(EmptyInput):
-        Similar(texts=str(path)).mixes(old, old, {}, [5])
+        SimilarPieces(texts=str(path)).mixtures(old, old, {}, [5])
     with pytest.raises(InputError, match="no corpus"):
-        Similar(texts=str(tmp_path)).mixes(old, old, {}, [5])
+        SimilarPieces(texts=str(tmp_path)).mixtures(old, old, {}, [5])
     with pytest.raises(SettingsError, match="window = 99"):
-        Similar(texts="x", window=99)
+        SimilarPieces(texts="x", window=99)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.base.artifact import writing
-from encodery.base.report import read_log
-from encodery.base.settings import merge
-from encodery.tokens.shards import ShardWriter, index_split, narrowest
-from encodery.tokens.store import Specials, TokenStore
+from encodery.base.artifact import create_artifact
+from encodery.base.run_log import read_log
+from encodery.base.settings import merge_tables
+from encodery.tokens.shards import TokenShardWriter, id_dtype, index_split
+from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.loop import Loop
 
@@ -50,29 +50,29 @@ def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
 def make_store(folder: Path, documents: int = 120) -> Path:
     """A store of `documents` documents; 24 more are held out."""
     tokenizer = _tokenizer()
-    specials = Specials(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
-    dtype = narrowest(VOCAB)
-    with writing(folder, "tokens", {"dtype": dtype, "specials": asdict(specials)}) as draft:
+    specials = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
+    dtype = id_dtype(VOCAB)
+    with create_artifact(folder, "tokens", {"dtype": dtype, "special_tokens": asdict(specials)}) as draft:
         for name, found in (("train", _documents(documents, 1)), ("heldout", _documents(24, 2))):
-            writer = ShardWriter(draft.path / name, 0, dtype, specials.unk_id)
+            writer = TokenShardWriter(draft.path / name, 0, dtype, specials.unk_id)
             note = writer.write([(ids, 4 * len(ids)) for ids in found], "made up")
-            draft.figures[name] = index_split(draft.path / name, [note])
+            draft.metrics[name] = index_split(draft.path / name, [note])
         tokenizer.save(draft.path / "tokenizer")
     return folder
 
 
 SMALL: dict[str, Any] = {
-    "model": {"width": 16, "depth": 1, "heads": 2, "inner": 32, "max_length": 32},
+    "model": {"width": 16, "depth": 1, "heads": 2, "intermediate_size": 32, "max_length": 32},
     "feed": {"max_length": 32},
     "optim": {"is": "adamw", "lr": 0.01},
     "train": {
         "budget": "12steps",
         "batch_tokens": 256,
-        "micro_tokens": 256,
+        "micro_batch_tokens": 256,
         "precision": "fp32",
         "threads": 1,
         "eval_tokens": 200,
-        "eval_share": 0.5,
+        "eval_time_fraction": 0.5,
         "evals": 3,
         "checkpoint_every": "4steps",
     },
@@ -99,7 +99,7 @@ def table(store: Path) -> Callable[..., dict[str, Any]]:
 
     def make(**over: Any) -> dict[str, Any]:
         opened = TokenStore.open(store)
-        settings = decode(PretrainSettings, merge(SMALL, over)).fitted(opened.specials.vocab_size)
+        settings = decode(PretrainSettings, merge_tables(SMALL, over)).with_vocab_size(opened.special_tokens.vocab_size)
         return recipe_of(settings, opened, "test")
 
     return make

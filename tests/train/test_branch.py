@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from encodery.base.errors import CheckpointError, SettingsError
-from encodery.base.report import read_log
+from encodery.base.run_log import read_log
 from encodery.train import checkpoint
 from encodery.train.branch import branch
 from encodery.train.launch import start
@@ -24,13 +24,13 @@ def rates(run: Path) -> dict[int, float]:
 
 @pytest.fixture
 def run(table: Table, tmp_path: Path) -> Path:
-    train = {"budget": "40steps", "checkpoint_every": "10steps", "keep": 9, "schedule": "wsd(warmup=10%, decay=20%)"}
+    train = {"budget": "40steps", "checkpoint_every": "10steps", "keep": 9, "lr_schedule": "wsd(warmup=10%, decay=20%)"}
     start(table(train=train), tmp_path / "run")
     return tmp_path / "run"
 
 
 def test_a_branch_from_the_decays_own_start_repeats_the_run(run: Path, losses: Losses, tmp_path: Path) -> None:
-    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(run)] == [10, 20, 30, 32, 40]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(run)] == [10, 20, 30, 32, 40]
     result = branch(run, tmp_path / "new", decay="20%")
     assert result.finished
     assert result.step == 40
@@ -39,7 +39,7 @@ def test_a_branch_from_the_decays_own_start_repeats_the_run(run: Path, losses: L
 
 
 def test_an_earlier_checkpoint_gives_a_shorter_run(run: Path, losses: Losses, tmp_path: Path) -> None:
-    result = branch(run, tmp_path / "new", decay="5steps", at="step-00000020")
+    result = branch(run, tmp_path / "new", decay="5steps", checkpoint_name="step-00000020")
     assert result.step == 25
     found = losses(tmp_path / "new")
     assert {step: found[step] for step in range(1, 21)} == {step: losses(run)[step] for step in range(1, 21)}
@@ -50,16 +50,16 @@ def test_an_earlier_checkpoint_gives_a_shorter_run(run: Path, losses: Losses, tm
 
 
 def test_a_longer_budget_goes_on(run: Path, tmp_path: Path) -> None:
-    result = branch(run, tmp_path / "new", budget="50steps", at="step-00000030")
+    result = branch(run, tmp_path / "new", budget="50steps", checkpoint_name="step-00000030")
     assert result.step == 50
     assert rates(tmp_path / "new")[39] == pytest.approx(0.01)
 
 
 def test_what_cannot_be_branched_is_named(run: Path, table: Table, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not at its peak"):
-        branch(run, tmp_path / "new", decay="20%", at="step-00000040")
+        branch(run, tmp_path / "new", decay="20%", checkpoint_name="step-00000040")
     with pytest.raises(CheckpointError, match="step-00000032"):
-        branch(run, tmp_path / "new", decay="20%", at="step-7")
+        branch(run, tmp_path / "new", decay="20%", checkpoint_name="step-7")
     with pytest.raises(SettingsError, match="steps"):
         branch(run, tmp_path / "new", decay="5m")
     with pytest.raises(SettingsError, match="percentage"):

@@ -49,9 +49,9 @@ def test_spends_only_its_own_kind() -> None:
     clock, tokens, steps = Budget.parse("100s"), Budget.parse("1ktok"), Budget.parse("10steps")
     spent = (25.0, 500, 9)
     assert [b.progress(*spent) for b in (clock, tokens, steps)] == [0.25, 0.5, 0.9]
-    assert [b.left(*spent) for b in (clock, tokens, steps)] == [75.0, 500.0, 1.0]
+    assert [b.remaining(*spent) for b in (clock, tokens, steps)] == [75.0, 500.0, 1.0]
     assert not any(b.done(*spent) for b in (clock, tokens, steps))
     over = (101.0, 1000, 11)
     assert all(b.done(*over) for b in (clock, tokens, steps))
     assert [b.progress(*over) for b in (clock, tokens, steps)] == [1.0, 1.0, 1.0]
-    assert [b.left(*over) for b in (clock, tokens, steps)] == [0.0, 0.0, 0.0]
+    assert [b.remaining(*over) for b in (clock, tokens, steps)] == [0.0, 0.0, 0.0]

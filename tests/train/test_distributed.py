@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from encodery.base.report import read_log
+from encodery.base.run_log import read_log
 from encodery.model.checkpoint import read_tensors
-from encodery.train.distributed import Team, _buckets
+from encodery.train.distributed import DistributedContext, _buckets
 from encodery.train.launch import start
 from encodery.train.pretrain import PretrainJob
 
@@ -30,7 +30,7 @@ result = resume(folder) if (folder / "recipe.json").exists() else start(recipe, 
 print("finished" if result.finished else "stopped", flush=True)
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-TRAIN = {"budget": "30steps", "batch_tokens": 512, "micro_tokens": 256, "evals": 2}
+TRAIN = {"budget": "30steps", "batch_tokens": 512, "micro_batch_tokens": 256, "evals": 2}
 MODEL = {"dropout": 0.1}
 
 
@@ -43,14 +43,14 @@ def test_two_processes_learn_as_one(table: Table, tmp_path: Path, spawn: Callabl
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 0, out
     one = start(recipe, tmp_path / "one")  # in two micro-batches
-    two = json.loads((folder / "figures.json").read_text())
+    two = json.loads((folder / "metrics.json").read_text())
     lines = [[line for line in read_log(run / "log.jsonl") if "loss" in line] for run in (tmp_path / "one", folder)]
     for a, b in zip(*lines, strict=True):
         assert a["tokens"] == b["tokens"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), a["step"]
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4), a["step"]
     assert two["processes"] == 2
-    assert two["heldout_loss"] == pytest.approx(one.figures["heldout_loss"], rel=1e-5)
+    assert two["heldout_loss"] == pytest.approx(one.metrics["heldout_loss"], rel=1e-5)
     assert set(read_tensors(folder / "model/model.safetensors")) == set(
         read_tensors(tmp_path / "one/model/model.safetensors")
     )
@@ -79,17 +79,20 @@ def test_a_signal_to_all_stops_all_and_the_run_goes_on(
 
 
 def test_micro_batches_do_not_depend_on_the_number_of_ranks(table: Table) -> None:
-    recipe = table(train={"batch_tokens": 512, "micro_tokens": 256})
-    alone = PretrainJob.rebuild(recipe, Team(), torch.device("cpu")).batches(0, 0.5, 512, None)
-    ranks = [PretrainJob.rebuild(recipe, Team(r, 2), torch.device("cpu")).batches(0, 0.5, 512, None) for r in range(2)]
-    assert [micro.number for work in ranks for micro in work.micros] == [0, 1]
+    recipe = table(train={"batch_tokens": 512, "micro_batch_tokens": 256})
+    alone = PretrainJob.rebuild(recipe, DistributedContext(), torch.device("cpu")).batches(0, 0.5, 512, None)
+    ranks = [
+        PretrainJob.rebuild(recipe, DistributedContext(r, 2), torch.device("cpu")).batches(0, 0.5, 512, None)
+        for r in range(2)
+    ]
+    assert [micro.index for work in ranks for micro in work.micro_batches] == [0, 1]
     for work in ranks:
-        for micro in work.micros:
-            twin = alone.micros[micro.number].batch
+        for micro in work.micro_batches:
+            twin = alone.micro_batches[micro.index].batch
             assert torch.equal(twin.ids, micro.batch.ids)
-            assert torch.equal(twin.extra["rows"], micro.batch.extra["rows"])
+            assert torch.equal(twin.extra["masked_positions"], micro.batch.extra["masked_positions"])
             assert torch.equal(twin.cu_seqlens, micro.batch.cu_seqlens)
-    sizes = [work.micros[0].batch.tokens for work in ranks]
+    sizes = [work.micro_batches[0].batch.tokens for work in ranks]
     assert sum(sizes) == alone.tokens
     assert abs(sizes[0] - sizes[1]) < 32, "balanced to less than a sequence"
 

@@ -37,7 +37,7 @@ def test_a_killed_rank_rejoins_from_the_last_checkpoint(
     tmp_path: Path,
     spawn: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    recipe = table(train={"batch_tokens": 512, "micro_tokens": 256, "evals": 0}, model={"dropout": 0.1})
+    recipe = table(train={"batch_tokens": 512, "micro_batch_tokens": 256, "evals": 0}, model={"dropout": 0.1})
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     folder = tmp_path / "two"
     process = spawn(SCRIPT.format(recipe=str(tmp_path / "recipe.json"), folder=str(folder)), *TORCHRUN)

@@ -15,8 +15,8 @@ from encodery.base.errors import EmptyInput
 from encodery.corrupt import Vocabulary
 from encodery.model.network import ModelSettings, build_model
 from encodery.model.shape import Batch
-from encodery.tokens.store import Specials, TokenStore
-from encodery.train.heldout import hidden, questions, score_mlm
+from encodery.tokens.store import SpecialTokens, TokenStore
+from encodery.train.heldout import heldout_batches, heldout_mask, score_mlm
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def asked(batches: list[Batch], mask_id: int) -> list[tuple[int, int, int]]:
     """(token before, target, token after) of every question, in a fixed order."""
     found = []
     for batch in batches:
-        assert (batch.ids[batch.extra["rows"]] == mask_id).all()
-        assert int((batch.ids == mask_id).sum()) == batch.extra["rows"].numel()
-        found += batch.extra["targets"].tolist()
+        assert (batch.ids[batch.extra["masked_positions"]] == mask_id).all()
+        assert int((batch.ids == mask_id).sum()) == batch.extra["masked_positions"].numel()
+        found += batch.extra["labels"].tolist()
     return sorted(found)
 
 
@@ -47,7 +47,7 @@ def rows(batch: Batch) -> list[np.ndarray]:
 def test_questions_are_the_same_for_every_length_and_batch(opened: TokenStore, vocabulary: Vocabulary) -> None:
     split = opened.heldout
     made = [
-        list(questions(split, vocabulary, length, batch_tokens=size))
+        list(heldout_batches(split, vocabulary, length, batch_tokens=size))
         for length, size in ((32, 8192), (16, 100), (512, 300))
     ]
     first, *others = (asked(batches, vocabulary.mask_id) for batches in made)
@@ -56,26 +56,26 @@ def test_questions_are_the_same_for_every_length_and_batch(opened: TokenStore, v
     tokens = sum(batch.tokens for batch in made[2]) - 2 * sum(len(batch) for batch in made[2])
     assert tokens == split.tokens
     assert len(first) / tokens == pytest.approx(0.15, abs=0.03)
-    again = asked(list(questions(split, vocabulary, 32, seed=1)), vocabulary.mask_id)
+    again = asked(list(heldout_batches(split, vocabulary, 32, seed=1)), vocabulary.mask_id)
     assert again != first
 
 
 def test_masks_follow_the_document_and_spare_special_tokens(vocabulary: Vocabulary) -> None:
     ids = np.arange(5, 185).repeat(20)
     special = vocabulary.special.numpy()
-    assert hidden(ids, special).mean() == pytest.approx(0.15, abs=0.02)
-    assert not hidden(np.zeros(1000, np.int64), special).any()
+    assert heldout_mask(ids, special).mean() == pytest.approx(0.15, abs=0.02)
+    assert not heldout_mask(np.zeros(1000, np.int64), special).any()
     other = ids.copy()
     other[0] += 1
-    assert (hidden(ids, special) != hidden(other, special)).any()
+    assert (heldout_mask(ids, special) != heldout_mask(other, special)).any()
 
 
 def test_so_many_tokens_are_looked_at(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    whole = list(questions(opened.heldout, vocabulary, 32))
+    whole = list(heldout_batches(opened.heldout, vocabulary, 32))
     every = sum(batch.tokens for batch in whole)
     assert every > 300
     for tokens in (1, 200, every // 2, every, 10 * every):
-        part = list(questions(opened.heldout, vocabulary, 32, tokens=tokens))
+        part = list(heldout_batches(opened.heldout, vocabulary, 32, tokens=tokens))
         assert abs(sum(batch.tokens for batch in part) - min(tokens, every)) <= 32
         left = Counter(row.tobytes() for batch in whole for row in rows(batch))
         left.subtract(row.tobytes() for batch in part for row in rows(batch))
@@ -87,7 +87,7 @@ class Even:
 
     tokens, lengths = 18_000, np.full(30, 600)
 
-    def __init__(self, specials: Specials) -> None:
+    def __init__(self, specials: SpecialTokens) -> None:
         self.specials = specials
 
     def __len__(self) -> int:
@@ -98,43 +98,44 @@ class Even:
 
 
 def test_a_part_is_from_all_over_the_split(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    split: Any = Even(opened.heldout.specials)
+    split: Any = Even(opened.heldout.special_tokens)
     for tokens, documents in ((30 * 62, 30), (10 * 62, 10)):
-        part = list(questions(split, vocabulary, 62, tokens=tokens))
-        words = Counter(torch.cat([batch.extra["targets"] for batch in part]).tolist())
+        part = list(heldout_batches(split, vocabulary, 62, tokens=tokens))
+        words = Counter(torch.cat([batch.extra["labels"] for batch in part]).tolist())
         assert len(words) == documents
 
 
 def test_figures_of_a_model_that_knows_nothing(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=192, max_length=32, dropout=0.5))
+    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32, dropout=0.5))
     with torch.no_grad():
         for p in model.heads.parameters():
             p.zero_()
     model.train()
     split = opened.heldout
-    found = score_mlm(model, questions(split, vocabulary, 32), split.tokens / split.bytes)
+    found = score_mlm(model, heldout_batches(split, vocabulary, 32), split.tokens / split.bytes)
     assert found["loss"] == pytest.approx(math.log(192), rel=1e-6)
     assert found["perplexity"] == pytest.approx(192, rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(math.log2(192) / 4), "a made-up token stands for four bytes"
     assert found["accuracy"] == 1.0, "no other token scores higher"
     assert model.training
-    batches = list(questions(split, vocabulary, 32))
-    assert found["predicted"] == sum(batch.extra["rows"].numel() for batch in batches)
+    batches = list(heldout_batches(split, vocabulary, 32))
+    assert found["predicted"] == sum(batch.extra["masked_positions"].numel() for batch in batches)
     assert found["tokens"] == sum(batch.tokens for batch in batches)
 
 
 def test_scores_do_not_depend_on_the_batches(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=192, max_length=32), seed=3)
+    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32), seed=3)
     one, two = (
-        score_mlm(model, questions(opened.heldout, vocabulary, 32, batch_tokens=size), 0.25) for size in (64, 8192)
+        score_mlm(model, heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=size), 0.25)
+        for size in (64, 8192)
     )
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
     assert one["accuracy"] == two["accuracy"]
 
 
 def test_ranks_add_up(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=192, max_length=32), seed=3)
-    batches = list(questions(opened.heldout, vocabulary, 32, batch_tokens=64))
+    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32), seed=3)
+    batches = list(heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=64))
     whole = score_mlm(model, batches, 0.25)
     sums: list[torch.Tensor] = []
     score_mlm(model, batches[1::2], 0.25, lambda tensor: sums.append(tensor.clone()))
@@ -143,6 +144,6 @@ def test_ranks_add_up(opened: TokenStore, vocabulary: Vocabulary) -> None:
 
 
 def test_nothing_to_ask_is_an_error() -> None:
-    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=192))
+    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192))
     with pytest.raises(EmptyInput, match="nothing to score"):
         score_mlm(model, [], 0.25)

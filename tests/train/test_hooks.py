@@ -9,14 +9,20 @@ import torch
 from torch import nn
 
 from encodery.base.errors import CheckpointError, SettingsError, UserError
-from encodery.train.clip import GOOD, GuardedStep, clip, decides, gradient_norm
-from encodery.train.hooks import Moment
+from encodery.train.clip import (
+    STEPS_BEFORE_SCALE_DOUBLES,
+    GuardedStep,
+    can_skip_on_device,
+    clip_gradients,
+    gradient_norm,
+)
+from encodery.train.hooks import TrainState
 from encodery.train.hooks.ema import EMA
-from encodery.train.offload import offload
+from encodery.train.optimizer_offload import offload_optimizer
 
 
-def moment(step: int) -> Moment:
-    return Moment(step, step * 10, float(step), 0.0)
+def moment(step: int) -> TrainState:
+    return TrainState(step, step * 10, float(step), 0.0)
 
 
 def test_average_is_the_formula_with_a_quick_start() -> None:
@@ -29,7 +35,7 @@ def test_average_is_the_formula_with_a_quick_start() -> None:
         hook.after_step(moment(step))
         decay = min(0.8, step / (9 + step))
         expected = decay * expected + (1 - decay) * net.weight.detach()
-    with hook.evaluating():
+    with hook.evaluation_weights():
         assert (net.weight - expected).abs().max() < 1e-10
 
 
@@ -42,7 +48,7 @@ def test_weights_are_swapped_for_evaluation_only_even_on_an_error() -> None:
     trained = net.weight.detach().clone()
 
     def fail() -> None:
-        with hook.evaluating():
+        with hook.evaluation_weights():
             assert torch.equal(net.weight, start)
             assert net.weight is weight
             raise RuntimeError("scoring failed")
@@ -81,12 +87,12 @@ def with_gradients(*values: float) -> nn.ParameterList:
 
 def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
     parameters = with_gradients(3.0, 4.0)
-    assert clip(parameters, 1.0) == 5.0
+    assert clip_gradients(parameters, 1.0) == 5.0
     assert [p.grad.item() for p in parameters] == pytest.approx([0.6, 0.8])
-    assert clip(parameters, 2.0) == pytest.approx(1.0)
+    assert clip_gradients(parameters, 2.0) == pytest.approx(1.0)
     assert [p.grad.item() for p in parameters] == pytest.approx([0.6, 0.8])
     large = with_gradients(300.0, 400.0)
-    assert clip(large, 0.0) == 500.0
+    assert clip_gradients(large, 0.0) == 500.0
     assert gradient_norm(large) == 500.0
     assert gradient_norm([torch.zeros(2)]) == 0.0
 
@@ -95,7 +101,7 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
 def test_a_step_on_what_is_not_finite_is_skipped_and_counted(bad: float) -> None:
     parameters = with_gradients(1.0, bad)
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
-    guard = GuardedStep(limit=1.0, patience=3)
+    guard = GuardedStep(max_norm=1.0, max_consecutive_skips=3)
     norm, taken = guard.step(optimizer)
     assert not taken
     assert not math.isfinite(norm)
@@ -103,8 +109,8 @@ def test_a_step_on_what_is_not_finite_is_skipped_and_counted(bad: float) -> None
     assert not optimizer.state
     parameters[1].grad = torch.ones(1)
     assert guard.step(optimizer)[1]
-    assert guard.state() == {"skipped": 1, "in_a_row": 0}
-    resumed = GuardedStep(patience=3)
+    assert guard.state() == {"skipped": 1, "consecutive_skips": 0}
+    resumed = GuardedStep(max_consecutive_skips=3)
     resumed.load_state(guard.state())
     parameters[0].grad = torch.tensor([bad])
     resumed.step(optimizer)
@@ -122,8 +128,8 @@ def fused(size: int = 5) -> tuple[nn.Parameter, torch.optim.AdamW]:
 @pytest.mark.parametrize("limit", [0.0, 0.5, 100.0])
 def test_late_decisions_are_those_that_wait(limit: float) -> None:
     (now, first), (later, second) = fused(), fused()
-    guards = GuardedStep(limit=limit), GuardedStep(limit=limit, late=True)
-    assert decides(second)
+    guards = GuardedStep(max_norm=limit), GuardedStep(max_norm=limit, deferred=True)
+    assert can_skip_on_device(second)
     for step in range(40):
         grad = torch.randn(5, generator=torch.Generator().manual_seed(step)) * 3
         if step in (3, 4, 20):
@@ -135,15 +141,15 @@ def test_late_decisions_are_those_that_wait(limit: float) -> None:
         assert isinstance(norms[1], torch.Tensor), "nothing was read"
         assert math.isfinite(norms[0]) == bool(norms[1].isfinite())
         torch.testing.assert_close(later, now, rtol=1e-6, atol=1e-7)
-    assert guards[1].skipped < 3 or guards[1].waiting, "some are not counted yet"
-    assert guards[1].state() == guards[0].state() == {"skipped": 3, "in_a_row": 0}
+    assert guards[1].skipped < 3 or guards[1].pending, "some are not counted yet"
+    assert guards[1].state() == guards[0].state() == {"skipped": 3, "consecutive_skips": 0}
     for key, value in first.state[now].items():
         torch.testing.assert_close(second.state[later][key], value, rtol=1e-6, atol=1e-7)
 
 
 def test_a_run_that_diverges_ends_late_where_it_is_looked_at_late() -> None:
     p, optimizer = fused()
-    guard = GuardedStep(patience=20, late=True)
+    guard = GuardedStep(max_consecutive_skips=20, deferred=True)
     taken = 0
     with pytest.raises(UserError, match="32 steps in a row"):
         for _ in range(40):
@@ -156,26 +162,26 @@ def test_a_run_that_diverges_ends_late_where_it_is_looked_at_late() -> None:
 
 def test_who_can_decide() -> None:
     p, optimizer = fused()
-    assert decides(optimizer)
-    assert not decides(torch.optim.AdamW([p], foreach=True))
-    assert not decides(torch.optim.SGD([p], lr=1.0, fused=True))
-    offload(optimizer)
-    assert not decides(optimizer)
+    assert can_skip_on_device(optimizer)
+    assert not can_skip_on_device(torch.optim.AdamW([p], foreach=True))
+    assert not can_skip_on_device(torch.optim.SGD([p], lr=1.0, fused=True))
+    offload_optimizer(optimizer)
+    assert not can_skip_on_device(optimizer)
 
 
 def test_a_scale_falls_when_gradients_overflow_and_rises_when_they_do_not() -> None:
     p = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([p], lr=1.0)
-    guard = GuardedStep(limit=0.0, scale=8.0)
+    guard = GuardedStep(max_norm=0.0, loss_scale=8.0)
     for value, taken, scale in ((float("inf"), False, 4.0), (4.0, True, 4.0), (float("nan"), False, 2.0)):
         p.grad = torch.tensor([value])
         assert guard.step(optimizer)[1] == taken
-        assert guard.scale == scale
+        assert guard.loss_scale == scale
     assert p.item() == -1.0, "what stepped is the gradient of the loss, not of the scaled one"
-    for _ in range(GOOD):
+    for _ in range(STEPS_BEFORE_SCALE_DOUBLES):
         p.grad = torch.zeros(1)
         guard.step(optimizer)
-    assert guard.scale == 4.0
-    resumed = GuardedStep(limit=0.0, scale=65536.0)
+    assert guard.loss_scale == 4.0
+    resumed = GuardedStep(max_norm=0.0, loss_scale=65536.0)
     resumed.load_state(guard.state())
-    assert (resumed.scale, resumed.good) == (4.0, 0)
+    assert (resumed.loss_scale, resumed.steps_since_skip) == (4.0, 0)

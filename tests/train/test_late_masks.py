@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from encodery.export.hf import HF
+from encodery.export.hf import HFExporter
 from encodery.model.load import load_model
 from encodery.model.shape import Batch
 from encodery.train.launch import resume, start
@@ -23,13 +23,13 @@ def test_a_run_saves_an_ordinary_encoder(objective: str, table: Callable[..., di
     gated = {"ffn": {"is": "glu", "bias": False, "bias_out": False}}
     recipe = table(model={**stock, **bare, **gated}, objective={"is": objective}, train={"budget": "40steps"})
     result = start(recipe, tmp_path / "run")
-    assert result.figures["heldout_loss"] < 5.0, "the ring of words is learnt, and held-out text is read as in training"
+    assert result.metrics["heldout_loss"] < 5.0, "the ring of words is learnt, and held-out text is read as in training"
     loaded = load_model(tmp_path / "run")
     assert not loaded.model.heads
     trained = {name for name, _ in loaded.model.named_parameters()}
     assert trained == {name for name in trained if name.startswith("encoder.")}
     hidden = loaded.model(Batch.from_sequences([[2, 9, 10, 3]])).hidden
-    assert HF(peer=False).write(loaded, tmp_path / "hf").layout == "modernbert"
+    assert HFExporter(verify_with_peer=False).write(loaded, tmp_path / "hf").format == "modernbert"
     transformers = pytest.importorskip("transformers")
     stock_model = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
     with torch.no_grad():

@@ -19,18 +19,18 @@ from torch import nn
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ContractError, SettingsError, UserError
-from encodery.base.report import read_log
+from encodery.base.run_log import read_log
 from encodery.base.schedule import Schedule
 from encodery.model.load import load_model
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 from encodery.train.budget import Budget
 from encodery.train.clock import Clock
-from encodery.train.display import ConsoleDisplay, Display, clock_text
-from encodery.train.distributed import Team
-from encodery.train.interrupts import listening
-from encodery.train.job import Job, Micro, Work
+from encodery.train.display import ConsoleDisplay, Display, format_duration
+from encodery.train.distributed import DistributedContext
+from encodery.train.interrupts import catch_signals
+from encodery.train.job import Job, MicroBatch, StepBatches
 from encodery.train.launch import resume, start
-from encodery.train.loop import RECIPE, Loop, branch_point
+from encodery.train.loop import RECIPE, Loop, decay_start
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import TrainSettings
 
@@ -46,25 +46,25 @@ class Regression(Job):
         self.module: nn.Module = nn.Linear(1, 1)
         self.cuts, self.poison, self.asked = cuts, poison, list[tuple[int, float, int, int | None]]()
 
-    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
-        self.asked.append((step, progress, batch_tokens, length))
+    def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
+        self.asked.append((step, progress, batch_tokens, max_length))
         x = torch.arange(8.0)[:, None] / 8
         y = 3 * x + 1 + (math.nan if step in self.poison else 0.0)
         starts = (0, *self.cuts[:-1])
         parts = [(x[a:b], y[a:b]) for a, b in zip(starts, self.cuts, strict=True)]
-        return Work([Micro(i, part) for i, part in enumerate(parts)], batch_tokens)
+        return StepBatches([MicroBatch(i, part) for i, part in enumerate(parts)], batch_tokens)
 
     def counts(self, batch: Any) -> Mapping[str, Count]:
         return {"square": len(batch[0])}
 
-    def terms(self, batch: Any) -> Mapping[str, Term]:
+    def terms(self, batch: Any) -> Mapping[str, LossTerm]:
         x, y = batch
-        return {"square": Term(((self.module(x) - y) ** 2).sum(), len(x))}
+        return {"square": LossTerm(((self.module(x) - y) ** 2).sum(), len(x))}
 
     def score(self, tokens: int) -> dict[str, float]:
         return {}
 
-    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         raise ContractError("not asked for here")
 
     def identity(self) -> dict[str, Any]:
@@ -76,14 +76,14 @@ class Regression(Job):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
+    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> Job:
         return cls()
 
 
 def steps(job: Job, folder: Path, count: int, **train: Any) -> Loop:
     """`count` steps of a toy, without the end of a run."""
     settings = TrainSettings(budget=f"{count}steps", evals=0, **train)
-    loop = Loop(job, folder, settings, AdamW(lr=0.1), (), Team(), Display(), "fp32", {})
+    loop = Loop(job, folder, settings, AdamW(lr=0.1), (), DistributedContext(), Display(), "fp32", {})
     with contextlib.closing(loop.journal):
         for _ in range(count):
             loop._between(0.0)
@@ -119,8 +119,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> Non
 
 def test_schedules_are_read_in_the_middle_of_each_step(tmp_path: Path) -> None:
     job = Regression()
-    settings = {"batch_tokens": Schedule.parse("100 -> 200 linear"), "length": Schedule.parse("8 -> 16 linear")}
-    steps(job, tmp_path, 10, schedule=Schedule.parse("linear(warmup=20%)"), **settings)
+    settings = {
+        "batch_tokens": Schedule.parse("100 -> 200 linear"),
+        "seq_len_schedule": Schedule.parse("8 -> 16 linear"),
+    }
+    steps(job, tmp_path, 10, lr_schedule=Schedule.parse("linear(warmup=20%)"), **settings)
     lines = read_log(tmp_path / "log.jsonl")
     assert [line["lr"] for line in lines[:3]] == pytest.approx([0.1 * 0.25, 0.1 * 0.75, 0.1 * 0.9375])
     assert lines[-1]["lr"] == pytest.approx(0.1 * 0.0625)
@@ -132,18 +135,18 @@ def test_schedules_are_read_in_the_middle_of_each_step(tmp_path: Path) -> None:
 def test_a_clock_by_seconds_ends_within_half_a_step() -> None:
     clock = Clock(Budget.parse("100s"))
     for _ in range(5):
-        clock.took(10.0, 50)
+        clock.record_step(10.0, 50)
     assert not clock.done(94.0)
     assert clock.done(95.0)
-    assert clock.ahead(50.0, 0) == pytest.approx(0.55)
+    assert clock.next_step_progress(50.0, 0) == pytest.approx(0.55)
     tokens = Clock(Budget.parse("1000tok"), tokens=500)
-    assert tokens.ahead(0.0, 100) == pytest.approx(0.55)
+    assert tokens.next_step_progress(0.0, 100) == pytest.approx(0.55)
 
 
 def test_branch_points() -> None:
-    assert branch_point(Schedule.parse("wsd(warmup=5%, decay=20%)")) == pytest.approx(0.8)
-    assert branch_point(Schedule.parse("linear(warmup=5%)")) is None
-    assert branch_point(Schedule.parse("constant")) is None
+    assert decay_start(Schedule.parse("wsd(warmup=5%, decay=20%)")) == pytest.approx(0.8)
+    assert decay_start(Schedule.parse("linear(warmup=5%)")) is None
+    assert decay_start(Schedule.parse("constant")) is None
 
 
 def test_a_run_folder_is_an_artifact_with_a_model_and_figures(table: Table, store: Path, tmp_path: Path) -> None:
@@ -152,12 +155,12 @@ def test_a_run_folder_is_an_artifact_with_a_model_and_figures(table: Table, stor
     artifact = Artifact.open(tmp_path / "run", "run")
     artifact.verify()
     assert artifact.manifest.parents["tokens"]["path"] == str(store.resolve())
-    assert result.figures == json.loads((tmp_path / "run/figures.json").read_text())
-    assert {"heldout_loss", "heldout_accuracy", "bits_per_byte", "parameters", "peak_share"} <= set(result.figures)
+    assert result.metrics == json.loads((tmp_path / "run/metrics.json").read_text())
+    assert {"heldout_loss", "heldout_accuracy", "bits_per_byte", "parameters", "mfu"} <= set(result.metrics)
     assert json.loads((tmp_path / "run" / RECIPE).read_text()) == recipe
     loaded = load_model(tmp_path / "run")
     assert loaded.artifact is not None
-    assert loaded.artifact.manifest.figures["heldout_loss"] == result.figures["heldout_loss"]
+    assert loaded.artifact.manifest.metrics["heldout_loss"] == result.metrics["heldout_loss"]
     lines = read_log(tmp_path / "run/log.jsonl")
     assert sum("heldout_loss" in line for line in lines) >= 1
     assert {"step", "tokens", "loss", "lr", "grad_norm", "mask_rate", "tokens_per_s", "elapsed"} <= set(lines[0])
@@ -171,15 +174,15 @@ def test_scores_keep_to_their_share_of_the_time(table: Table, tmp_path: Path, mo
         return {"loss": 1.0}
 
     monkeypatch.setattr(PretrainJob, "score", slow)
-    train = {"budget": "1s", "evals": 1000, "eval_share": 0.2, "checkpoint_every": "1h"}
+    train = {"budget": "1s", "evals": 1000, "eval_time_fraction": 0.2, "checkpoint_every": "1h"}
     result = start(table(train=train), tmp_path / "run")
     scores = sum("heldout_loss" in line for line in read_log(tmp_path / "run/log.jsonl"))
     assert 2 <= scores <= 7, "0.2 s of 1 s, the last score apart"
-    assert result.figures["seconds"] < 3
+    assert result.metrics["seconds"] < 3
 
 
 def test_learning_works(table: Table, losses: Losses, tmp_path: Path) -> None:
-    start(table(train={"budget": "60steps", "batch_tokens": 512, "micro_tokens": 512}), tmp_path / "run")
+    start(table(train={"budget": "60steps", "batch_tokens": 512, "micro_batch_tokens": 512}), tmp_path / "run")
     found = losses(tmp_path / "run")
     assert sum(list(found.values())[-5:]) / 5 < found[1] - 0.6
 
@@ -221,9 +224,9 @@ def test_a_signal_saves_and_leaves_with_the_line_to_resume(
 
 
 def test_the_second_signal_breaks_off() -> None:
-    with listening() as interrupts:
+    with catch_signals() as interrupts:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked == "SIGTERM"
+        assert interrupts.signal_name == "SIGTERM"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -246,20 +249,20 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=120)
         with ConsoleDisplay(console) as display:
-            display.line(line)
-            display.line({**line, "heldout_loss": 2.4, "heldout_accuracy": 0.5, "bits_per_byte": 1.1})
-            display.line({**line, "step": 4, "elapsed": 71.0, "progress": 0.2, "peak_share": 0.41})
+            display.show(line)
+            display.show({**line, "heldout_loss": 2.4, "heldout_accuracy": 0.5, "bits_per_byte": 1.1})
+            display.show({**line, "step": 4, "elapsed": 71.0, "progress": 0.2, "mfu": 0.41})
         text = out.getvalue()
         assert "2.500" in text
         assert "1,000 tokens/s" in text
         assert "41%" in text
         assert "50.0% right" in text
-        assert clock_text(80) in text, "10 s for a tenth leave 80 s"
+        assert format_duration(80) in text, "10 s for a tenth leave 80 s"
         out.truncate(0)
         with ConsoleDisplay(console) as display:
-            display.line(line)
+            display.show(line)
         assert terminal or out.getvalue().count("step 3") == 1, "the last line is not said twice"
-    assert clock_text(3723) == "1:02:03"
+    assert format_duration(3723) == "1:02:03"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         ({"budget": "10"}, "unit"),
         ({"checkpoint_every": "often"}, "checkpoint_every"),
         ({"batch_tokens": Schedule.parse("0 -> 10 linear")}, "batch_tokens"),
-        ({"eval_share": 1.0}, "eval_share"),
+        ({"eval_time_fraction": 1.0}, "eval_time_fraction"),
         ({"keep": 0}, "keep"),
         ({"threads": 0}, "threads"),
     ],

@@ -89,7 +89,7 @@ def test_lamb_steps_are_relative_to_the_weights() -> None:
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
-    net = build_model(ModelSettings(width=32, depth=2, heads=2, vocab=64, max_length=32))
+    net = build_model(ModelSettings(width=32, depth=2, heads=2, vocab_size=64, max_length=32))
     optimizer = Muon(lr=0.01, weight_decay=0.0).build(net)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     source = torch.Generator().manual_seed(0)
@@ -111,14 +111,14 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
 
 
 def test_muon_with_the_original_scale_has_a_rate_of_its_own_for_the_rest() -> None:
-    net = build_model(ModelSettings(width=32, depth=1, heads=2, vocab=64, max_length=32))
-    optimizer = Muon(lr=0.02, lr_rest=0.001, scale="original").build(net)
-    assert [group["peak"] for group in optimizer.param_groups] == [0.02, 0.001, 0.001]
+    net = build_model(ModelSettings(width=32, depth=1, heads=2, vocab_size=64, max_length=32))
+    optimizer = Muon(lr=0.02, adamw_lr=0.001, adjust_lr="original").build(net)
+    assert [group["peak_lr"] for group in optimizer.param_groups] == [0.02, 0.001, 0.001]
     assert Muon().build(nn.Linear(3, 3)).param_groups[0]["params"][0].shape == (3, 3)
 
 
 def test_a_joined_optimiser_survives_torchs_own_state_dict() -> None:
-    net = build_model(ModelSettings(width=16, depth=1, heads=2, vocab=64, max_length=32))
+    net = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=64, max_length=32))
     optimizer, other = Muon().build(net), Muon().build(net)
     for p in net.parameters():
         p.grad = torch.ones_like(p)

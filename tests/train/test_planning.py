@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from encodery.tokens import feed
-from encodery.train.distributed import Team
+from encodery.tokens import loader
+from encodery.train.distributed import DistributedContext
 from encodery.train.pretrain import PretrainJob
 
 Table = Callable[..., dict[str, Any]]
-TRAIN = {"batch_tokens": 1024, "micro_tokens": 128}
+TRAIN = {"batch_tokens": 1024, "micro_batch_tokens": 128}
 
 
 @pytest.mark.parametrize("world", [2, 8])
 def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = PretrainJob.rebuild(table(train=TRAIN), Team(), torch.device("cpu"))
-    ranks = [PretrainJob.rebuild(table(train=TRAIN), Team(rank, world), torch.device("cpu")) for rank in range(world)]
+    alone = PretrainJob.rebuild(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
+    ranks = [
+        PretrainJob.rebuild(table(train=TRAIN), DistributedContext(rank, world), torch.device("cpu"))
+        for rank in range(world)
+    ]
     read = list[int]()
-    pack = feed._pack
+    pack = loader._pack
 
-    def counted(chunks: Any, starts: Any, lengths: Any) -> feed.Packed:
+    def counted(chunks: Any, starts: Any, lengths: Any) -> loader.PackedBatch:
         packed = pack(chunks, starts, lengths)
         read.append(packed.tokens)
         return packed
@@ -32,25 +35,25 @@ def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkey
     for step in range(3):
         whole = alone.batches(step, 0.5, 1024, None)
         with monkeypatch.context() as patch:
-            patch.setattr(feed, "_pack", counted)
+            patch.setattr(loader, "_pack", counted)
             shares = [rank.batches(step, 0.5, 1024, None) for rank in ranks]
         assert sum(read) == whole.tokens
         assert max(read) < 1.5 * whole.tokens / world
         assert {share.tokens for share in shares} == {whole.tokens}
-        found = {micro.number: micro.batch for share in shares for micro in share.micros}
-        assert sorted(found) == [micro.number for micro in whole.micros]
-        for micro in whole.micros:
-            assert torch.equal(found[micro.number].ids, micro.batch.ids)
-            assert torch.equal(found[micro.number].cu_seqlens, micro.batch.cu_seqlens)
+        found = {micro.index: micro.batch for share in shares for micro in share.micro_batches}
+        assert sorted(found) == [micro.index for micro in whole.micro_batches]
+        for micro in whole.micro_batches:
+            assert torch.equal(found[micro.index].ids, micro.batch.ids)
+            assert torch.equal(found[micro.index].cu_seqlens, micro.batch.cu_seqlens)
         read.clear()
     assert all(rank.state() == alone.state() for rank in ranks)
 
 
 def test_seats_are_those_of_the_sequences(table: Table) -> None:
-    job = PretrainJob.rebuild(table(train=TRAIN), Team(), torch.device("cpu"))
-    packed = job.feed.next(1024, 32)
-    assert packed.planned == packed.tokens
-    assert len(packed.seats) == len(packed.lengths)
-    loads = np.bincount(packed.seats, packed.lengths)
+    job = PretrainJob.rebuild(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
+    packed = job.loader.next(1024, 32)
+    assert packed.global_tokens == packed.tokens
+    assert len(packed.micro_batch_ids) == len(packed.lengths)
+    loads = np.bincount(packed.micro_batch_ids, packed.lengths)
     assert len(loads) == 8
     assert loads.max() - loads.min() <= 32

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError, UnknownName
-from encodery.base.settings import decode, encode, overrides, recipes
+from encodery.base.settings import decode, encode, parse_overrides, recipe_files
 from encodery.cli.__main__ import run
 from encodery.model import count
 from encodery.tokens.store import TokenStore
-from encodery.train.distributed import Team
+from encodery.train.distributed import DistributedContext
 from encodery.train.pretrain import PretrainJob
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 Table = Callable[..., dict[str, Any]]
-RECIPES = list(recipes("pretrain"))
+RECIPES = list(recipe_files("pretrain"))
 
 
 @pytest.fixture
@@ -31,26 +31,26 @@ def opened(store: Path) -> TokenStore:
 def test_every_recipe_decodes_and_comes_back_from_json(name: str, opened: TokenStore) -> None:
     settings = read_settings(name, {}, opened)
     assert decode(PretrainSettings, encode(settings)) == settings
-    assert settings.model.vocab == opened.specials.vocab_size
-    assert count.parameters(settings.model) > 0
-    assert settings.needs().memory > count.parameters(settings.model) * 16
+    assert settings.model.vocab_size == opened.special_tokens.vocab_size
+    assert count.num_parameters(settings.model) > 0
+    assert settings.memory_estimate().memory > count.num_parameters(settings.model) * 16
 
 
 def test_the_ladder_rises(opened: TokenStore) -> None:
     sizes = [
-        count.parameters(read_settings(name, {}, opened).model, tables=False)
+        count.num_parameters(read_settings(name, {}, opened).model, embeddings=False)
         for name in ("nano", "tiny", "mini", "small", "base", "large")
     ]
     assert sizes == sorted(set(sizes))
 
 
 def test_one_field_of_a_default_part_can_be_set(opened: TokenStore) -> None:
-    given = overrides(["model.depth=3", "objective.corruption.rate=0.2", "train.batch_tokens=1024"])
+    given = parse_overrides(["model.depth=3", "objective.corruption.rate=0.2", "train.batch_tokens=1024"])
     settings = read_settings("nano", given, opened)
     assert settings.model.depth == 3
     assert settings.feed.batch_tokens == 1024
     assert settings.objective.corruption.rate(0.5) == 0.2  # type: ignore[attr-defined]
-    given = overrides(["feed.max_length=8000", "model.max_length=8000", "train.batch_tokens=8192"])
+    given = parse_overrides(["feed.max_length=8000", "model.max_length=8000", "train.batch_tokens=8192"])
     assert read_settings("nano", given, opened).feed.max_length == 8000
 
 
@@ -60,7 +60,7 @@ def test_one_field_of_a_default_part_can_be_set(opened: TokenStore) -> None:
         (["feed.batch_tokens=100"], "train.batch_tokens"),
         (["model.dpeth=3"], "Did you mean 'depth'"),
         (["feed.max_length=2000"], "model.max_length"),
-        (["train.length=8 -> 500 linear"], "feed.max_length"),
+        (["train.seq_len_schedule=8 -> 500 linear"], "feed.max_length"),
         (["train.precision=bf61"], "Did you mean 'bf16'"),
         (["feed.max_length=8000", "model.max_length=8000"], "train.batch_tokens"),
         (["train.budget=7x"], "unit"),
@@ -68,46 +68,54 @@ def test_one_field_of_a_default_part_can_be_set(opened: TokenStore) -> None:
 )
 def test_wrong_settings_are_named(given: list[str], said: str, opened: TokenStore) -> None:
     with pytest.raises(SettingsError, match=said):
-        read_settings("tiny", overrides(given), opened)
+        read_settings("tiny", parse_overrides(given), opened)
 
 
 def test_unknown_recipes_and_parts_name_the_nearest(opened: TokenStore) -> None:
     with pytest.raises(UnknownName, match="'tiny'"):
         read_settings("tinny", {}, opened)
     with pytest.raises(UnknownName, match="'adamw'"):
-        read_settings("tiny", overrides(["optim=adam_w"]), opened)
+        read_settings("tiny", parse_overrides(["optim=adam_w"]), opened)
 
 
 def test_a_vocabulary_too_small_is_refused(opened: TokenStore, table: Table) -> None:
-    settings = read_settings("nano", overrides(["model.vocab=64"]), opened)
+    settings = read_settings("nano", parse_overrides(["model.vocab_size=64"]), opened)
     with pytest.raises(SettingsError, match=r"raise model\.vocab"):
-        PretrainJob(settings, opened, Team(), torch.device("cpu"))
+        PretrainJob(settings, opened, DistributedContext(), torch.device("cpu"))
 
 
 def test_batches_that_cannot_be_dealt_are_refused(table: Table) -> None:
-    job = PretrainJob.rebuild(table(train={"batch_tokens": 64, "micro_tokens": 16}), Team(), torch.device("cpu"))
-    with pytest.raises(SettingsError, match="micro_tokens"):
+    job = PretrainJob.rebuild(
+        table(train={"batch_tokens": 64, "micro_batch_tokens": 16}), DistributedContext(), torch.device("cpu")
+    )
+    with pytest.raises(SettingsError, match="micro_batch_tokens"):
         job.batches(0, 0.0, 64, None)
 
 
 def test_masks_are_a_function_of_step_and_micro_batch(table: Table) -> None:
-    jobs = [PretrainJob.rebuild(table(), Team(), torch.device("cpu")) for _ in range(2)]
+    jobs = [PretrainJob.rebuild(table(), DistributedContext(), torch.device("cpu")) for _ in range(2)]
     jobs[0].batches(0, 0.0, 256, None)
-    first = [job.batches(5, 0.0, 256, None).micros[0].batch for job in jobs]
+    first = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
     assert not torch.equal(first[0].ids, first[1].ids), "the feeds stand elsewhere"
-    jobs[1].load_state(PretrainJob.rebuild(table(), Team(), torch.device("cpu")).state())
+    jobs[1].load_state(PretrainJob.rebuild(table(), DistributedContext(), torch.device("cpu")).state())
     jobs[0].load_state(jobs[1].state())
-    again = [job.batches(5, 0.0, 256, None).micros[0].batch for job in jobs]
+    again = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
     assert torch.equal(again[0].ids, again[1].ids)
 
 
 def test_the_verbs_from_start_to_finish(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = ["model.width=16", "model.depth=1", "model.inner=16", "train.batch_tokens=512", "train.precision=fp32"]
+    small = [
+        "model.width=16",
+        "model.depth=1",
+        "model.intermediate_size=16",
+        "train.batch_tokens=512",
+        "train.precision=fp32",
+    ]
     common = ["train.eval_tokens=500", "train.threads=1", "train.evals=2"]
     out = tmp_path / "run"
-    wsd = ["train.schedule=wsd(warmup=10%, decay=20%)"]
+    wsd = ["train.lr_schedule=wsd(warmup=10%, decay=20%)"]
     before = torch.get_num_threads()
     try:
         code = run(

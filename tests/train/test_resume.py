@@ -34,9 +34,9 @@ EVERYTHING: dict[str, Any] = {
     "train": {
         "budget": "40steps",
         "batch_tokens": "128 -> 512 linear",
-        "length": "16 -> 32 linear",
-        "micro_tokens": 256,
-        "schedule": "wsd(warmup=10%, decay=20%)",
+        "seq_len_schedule": "16 -> 32 linear",
+        "micro_batch_tokens": 256,
+        "lr_schedule": "wsd(warmup=10%, decay=20%)",
         "checkpoint_every": "5steps",
         "evals": 4,
     },
@@ -76,10 +76,10 @@ def test_resumed_run_equals_uninterrupted_one(
     assert parted.finished
     assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 40
-    assert whole.figures["epoch"] > 1, "the test should cross the end of an epoch"
+    assert whole.metrics["epoch"] > 1, "the test should cross the end of an epoch"
     ours, theirs = (read_tensors(tmp_path / name / "model/model.safetensors") for name in ("parted", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert parted.figures["heldout_loss"] == whole.figures["heldout_loss"]
+    assert parted.metrics["heldout_loss"] == whole.metrics["heldout_loss"]
 
 
 KILLED = """
@@ -131,7 +131,7 @@ class Notes(Display):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         self.notes.append(text)
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 ) -> None:
     start(table(), tmp_path / "whole")
     run = finish_early(table, tmp_path / "run", monkeypatch)
-    first, last = checkpoint.listed(run)
+    first, last = checkpoint.list_checkpoints(run)
     assert [checkpoint.step_of(first), checkpoint.step_of(last)] == [4, 8]
     file = last / "weights.safetensors"
     data = bytearray(file.read_bytes())
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 
 def test_no_sound_checkpoint_is_an_error(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finish_early(table, tmp_path / "run", monkeypatch)
-    for folder in checkpoint.listed(run):
+    for folder in checkpoint.list_checkpoints(run):
         (folder / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints is sound"):
         resume(run)
@@ -175,7 +175,7 @@ def test_killed_before_the_first_checkpoint_starts_again(
 ) -> None:
     start(table(), tmp_path / "whole")
     run = finish_early(table, tmp_path / "run", monkeypatch, step=2)
-    assert not checkpoint.listed(run)
+    assert not checkpoint.list_checkpoints(run)
     resume(run)
     assert losses(run) == losses(tmp_path / "whole")
 
@@ -220,16 +220,18 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_the_run_can_be_resumed(
         patch.setattr(checkpoint, "write_tensors", full)
         with pytest.raises(DiskFull, match="no space left"):
             start(table(), run)
-    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(run)] == [4]
-    checkpoint.check(checkpoint.listed(run)[0])
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(run)] == [4]
+    checkpoint.verify_checkpoint(checkpoint.list_checkpoints(run)[0])
     resume(run)
     assert losses(run) == losses(tmp_path / "whole")
 
 
 def test_old_checkpoints_go_and_pinned_ones_stay(table: Table, tmp_path: Path) -> None:
-    recipe = table(train={"budget": "30steps", "checkpoint_every": "4steps", "schedule": "wsd(warmup=10%, decay=20%)"})
+    recipe = table(
+        train={"budget": "30steps", "checkpoint_every": "4steps", "lr_schedule": "wsd(warmup=10%, decay=20%)"}
+    )
     start(recipe, tmp_path / "run")
-    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(tmp_path / "run")] == [24, 28, 30]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(tmp_path / "run")] == [24, 28, 30]
 
 
 def test_a_finished_run_and_a_folder_in_use_are_refused(table: Table, tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_crash_in_the_last_score_loses_no_training(
         patch.setattr(Loop, "_score", crash)
         with pytest.raises(Stopped):
             start(table(train={"evals": 0}), tmp_path / "run")
-    assert checkpoint.step_of(checkpoint.listed(tmp_path / "run")[-1]) == 12
+    assert checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1]) == 12
     shutil.rmtree(tmp_path / "run/model")
     assert resume(tmp_path / "run").finished
-    assert (tmp_path / "run/figures.json").is_file()
+    assert (tmp_path / "run/metrics.json").is_file()

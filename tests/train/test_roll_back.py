@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from encodery.base.errors import UserError
-from encodery.base.report import read_log
+from encodery.base.run_log import read_log
 from encodery.train.launch import resume, start
-from encodery.train.loop import ROLL_BACKS, Loop
+from encodery.train.loop import MAX_ROLLBACKS, Loop
 
 Table = Callable[..., dict[str, Any]]
 
@@ -25,7 +25,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     step = Loop._step
 
     def torn(loop: Loop, elapsed: float) -> None:
-        loop.guard.patience = 2
+        loop.guard.max_consecutive_skips = 2
         if loop.clock.step in steps:
             with torch.no_grad():
                 next(loop.job.module.parameters()).fill_(math.nan)
@@ -43,8 +43,8 @@ def test_weights_go_back_and_the_run_goes_on(
 ) -> None:
     spoil(monkeypatch, range(7, 8))
     result = start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "whole")
-    assert (result.step, result.figures["skipped"], result.figures["rolled_back"]) == (14, 2, 1)
-    assert math.isfinite(result.figures["heldout_loss"])
+    assert (result.step, result.metrics["skipped"], result.metrics["rollbacks"]) == (14, 2, 1)
+    assert math.isfinite(result.metrics["heldout_loss"])
     found = losses(tmp_path / "whole")
     assert [step for step, loss in found.items() if not math.isfinite(loss)] == [8, 9]
     kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
@@ -52,7 +52,7 @@ def test_weights_go_back_and_the_run_goes_on(
     assert kept[1].endswith("09"), "what may be at fault is not kept"
     with power_cut(11):
         start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "torn")
-    assert resume(tmp_path / "torn").figures["rolled_back"] == 1
+    assert resume(tmp_path / "torn").metrics["rollbacks"] == 1
     assert json.dumps(losses(tmp_path / "torn")) == json.dumps(found)
 
 
@@ -60,5 +60,5 @@ def test_a_run_that_always_diverges_ends(table: Table, tmp_path: Path, monkeypat
     spoil(monkeypatch, range(5, 100))
     with pytest.raises(UserError, match=r"diverged.*earlier checkpoint"):
         start(table(train={"budget": "60steps", "evals": 0}), tmp_path / "run")
-    lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "rolled_back" in line]
-    assert lines[-1]["rolled_back"] == ROLL_BACKS
+    lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "rollbacks" in line]
+    assert lines[-1]["rollbacks"] == MAX_ROLLBACKS

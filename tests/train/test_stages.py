@@ -30,7 +30,7 @@ OVER: dict[str, Any] = {
         "threads": 1,
         "evals": 0,
         "eval_tokens": 100,
-        "schedule": "1",
+        "lr_schedule": "1",
     },
 }
 SMALL = "[model]\nwidth = 8\ndepth = 1\nheads = 2\ninner = 8\n[optim]\nlr = 0.01\n"
@@ -66,13 +66,13 @@ def test_a_grown_run_begins_with_what_the_small_one_learnt(
     assert told["large"]["init_from"] == str(tmp_path / "out/grown")
     grown, model = load_model(tmp_path / "out/grown"), load_model(tmp_path / "out/large").model
     assert model.settings.shape == grown.model.settings.shape
-    assert (model.settings.width, model.settings.depth, model.settings.shape.inner) == (16, 2, 24)
+    assert (model.settings.width, model.settings.depth, model.settings.shape.intermediate_size) == (16, 2, 24)
     assert grown.settings["surgery"]["how"] == "fpi"
     words = "encoder.embeddings.word.weight"
     assert torch.equal(weights(tmp_path / "out/grown")[words][:, :8], weights(tmp_path / "out/small")[words])
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     again = grow(large, small, OVER, opened, tmp_path / "out")
-    assert again.figures == staged.figures
+    assert again.metrics == staged.metrics
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
 
 
@@ -102,13 +102,13 @@ def test_a_cycle_mixes_what_the_small_model_learnt(
 ) -> None:
     over = copy.deepcopy(OVER)
     over["train"]["budget"] = "20steps"
-    staged = cycle(recipes[0], over, opened, tmp_path, lead=0.2, share=0.5, mix=0.25)
+    staged = cycle(recipes[0], over, opened, tmp_path, large_first=0.2, small_fraction=0.5, mix=0.25)
     assert staged.finished
     tables = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("lead", "small", "large")]
     assert [table["train"]["budget"] for table in tables] == ["4steps", "10steps", "6steps"]
-    assert [table["train"]["schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
+    assert [table["train"]["lr_schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
     lead, small, mixed = (weights(tmp_path / name) for name in ("lead", "small", "grown"))
-    assert load_model(tmp_path / "small").model.settings.shape.inner == 12
+    assert load_model(tmp_path / "small").model.settings.shape.intermediate_size == 12
     words = "encoder.embeddings.word.weight"
     expected = 0.75 * lead[words] + 0.25 * small[words].repeat(1, 2)
     torch.testing.assert_close(mixed[words], expected)
@@ -182,9 +182,9 @@ def test_what_is_refused(opened: TokenStore, recipes: tuple[str, str], tmp_path:
     with pytest.raises(SettingsError, match="8 wide"):
         grow(large, str(other), OVER, opened, tmp_path / "no")
     with pytest.raises(SettingsError, match="share"):
-        grow(large, small, OVER, opened, tmp_path / "no", share=1.0)
+        grow(large, small, OVER, opened, tmp_path / "no", small_fraction=1.0)
     with pytest.raises(SettingsError, match="lead"):
-        cycle(large, OVER, opened, tmp_path / "no", lead=0.6, share=0.5)
+        cycle(large, OVER, opened, tmp_path / "no", large_first=0.6, small_fraction=0.5)
     assert not (tmp_path / "no").exists()
 
 

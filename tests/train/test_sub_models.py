@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError
-from encodery.base.report import read_log
-from encodery.model.blocks.pre import Pre
+from encodery.base.run_log import read_log
+from encodery.model.blocks.pre import PreNorm
 from encodery.model.network import Model, ModelSettings, build_model
 from encodery.model.shape import Batch
-from encodery.train.hooks import Moment
+from encodery.train.hooks import TrainState
 from encodery.train.hooks.sub_models import SubModels
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
 
-SETTINGS = ModelSettings(width=8, depth=5, heads=2, inner=8, vocab=20, max_length=8, block=Pre())
+SETTINGS = ModelSettings(width=8, depth=5, heads=2, intermediate_size=8, vocab_size=20, max_length=8, block=PreNorm())
 BATCH = Batch.from_sequences([[5, 6, 7, 8], [9, 10]])
 
 
@@ -30,7 +30,9 @@ def scores(model: Model) -> torch.Tensor:
 
 def truncated(model: Model, depth: int) -> torch.Tensor:
     """Scores of the same weights in a model of fewer layers."""
-    shallow = Model(ModelSettings(width=8, depth=depth, heads=2, inner=8, vocab=20, max_length=8, block=Pre()))
+    shallow = Model(
+        ModelSettings(width=8, depth=depth, heads=2, intermediate_size=8, vocab_size=20, max_length=8, block=PreNorm())
+    )
     shallow.load_state_dict({k: v for k, v in model.state_dict().items() if k in shallow.state_dict()})
     return scores(shallow.eval())
 
@@ -43,12 +45,12 @@ def gradients(model: Model) -> set[str]:
 
 def test_a_step_runs_and_trains_a_part() -> None:
     model = build_model(SETTINGS, 0).eval()
-    hook = SubModels(layers=2, share=0.5).build(model)
+    hook = SubModels(trained_layers=2, budget_fraction=0.5).build(model)
     whole, names = scores(model).detach(), list(model.state_dict())
     seen = set()
     for step in range(12):
-        hook.before_step(Moment(step, 0, 0.0, step / 30))
-        depth = int(hook.figures()["layers"])
+        hook.before_step(TrainState(step, 0, 0.0, step / 30))
+        depth = int(hook.metrics()["layers"])
         seen.add(depth)
         model.zero_grad(set_to_none=True)
         found = scores(model)
@@ -59,13 +61,13 @@ def test_a_step_runs_and_trains_a_part() -> None:
         outside = {name for name in gradients(model) if ".blocks." not in name}
         tables = {"encoder.positions.table.weight", "encoder.embedding_norm.weight", "encoder.embedding_norm.bias"}
         assert outside == {name for name in names if ".blocks." not in name} - (tables if depth > 2 else set())
-        with hook.evaluating():
+        with hook.evaluation_weights():
             assert torch.equal(scores(model), whole)
         assert torch.equal(scores(model), found)
         assert list(model.state_dict()) == names
     assert seen == {2, 4, 5}
-    hook.before_step(Moment(15, 0, 0.0, 0.5))
-    assert hook.figures() == {}
+    hook.before_step(TrainState(15, 0, 0.0, 0.5))
+    assert hook.metrics() == {}
     assert torch.equal(scores(model), whole)
     assert all(p.requires_grad for p in model.parameters())
 
@@ -78,7 +80,7 @@ def test_a_resumed_run_draws_the_same_sub_models(
 ) -> None:
     recipe = table(
         model={"depth": 3},
-        hooks=[{"is": "sub_models", "layers": 1, "share": 0.5}],
+        hooks=[{"is": "sub_models", "trained_layers": 1, "budget_fraction": 0.5}],
         train={"budget": "8steps", "checkpoint_every": "1steps", "evals": 2},
     )
     start(recipe, tmp_path / "whole")
@@ -102,6 +104,6 @@ def test_a_resumed_run_draws_the_same_sub_models(
 
 def test_errors() -> None:
     with pytest.raises(SettingsError, match="layers = 0"):
-        SubModels(layers=0)
+        SubModels(trained_layers=0)
     with pytest.raises(SettingsError, match=r"share = 1\.5"):
-        SubModels(share=1.5)
+        SubModels(budget_fraction=1.5)

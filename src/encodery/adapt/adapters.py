@@ -1,7 +1,7 @@
 """Adapters: narrow networks behind attention and feed-forward learn, with the norms; all else stands. arXiv:1902.00751
 
 `parallel` puts them beside the sublayers instead (arXiv:2110.04366); `places = ["ffn"]` only behind the feed-forward.
-They cannot be folded: they become part of the model, under `inserts` of its settings.
+They cannot be folded: they become part of the model, under `extensions` of its settings.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from encodery.adapt import Adaptation
-from encodery.model.inserts import Place
-from encodery.model.inserts.adapter import Adapter
+from encodery.model.extensions import Sublayer
+from encodery.model.extensions.adapter import Adapter
 from encodery.model.network import Model
 from encodery.model.weights import ActivationName
 
@@ -22,7 +22,7 @@ class Adapters(Adaptation):
     """`size` of the neck, `places` of attention and ffn, `scale` of what is added; `norms`: norms learn as well."""
 
     size: int = 64
-    places: tuple[Place, ...] = ("attention", "ffn")
+    sublayers: tuple[Sublayer, ...] = ("attention", "ffn")
     parallel: bool = False
     activation: ActivationName = "gelu"
     scale: float = 1.0
@@ -33,7 +33,7 @@ class Adapters(Adaptation):
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
         model.requires_grad_(False)
-        for module in model.add(self._insert(), generator).after.values():
+        for module in model.add_extension(self._insert(), generator).sublayer_adapters.values():
             module.requires_grad_(True)
         for name, module in model.encoder.named_modules():
             if self.norms and name.endswith("norm"):
@@ -42,7 +42,7 @@ class Adapters(Adaptation):
     def _insert(self) -> Adapter:
         return Adapter(
             size=self.size,
-            places=self.places,
+            sublayers=self.sublayers,
             parallel=self.parallel,
             activation=self.activation,
             scale=self.scale,

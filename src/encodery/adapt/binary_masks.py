@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.adapt import Adaptation
-from encodery.adapt._linear import Adapted, Place, Target, fold, places, replace
+from encodery.adapt._linear import AdaptedLinear, LinearSite, Target, find_sites, merge_adapted, replace_linears
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
 
@@ -26,35 +26,35 @@ class BinaryMasks(Adaptation):
     """`sparsity` is the share of weights that are zero at first; the numbers are drawn evenly from a range of `width`
     around the threshold, which must be of the size of what the learning rate moves."""
 
-    light: ClassVar[bool] = False
+    parameter_efficient: ClassVar[bool] = False
 
     sparsity: float = 0.05
-    width: float = 0.02
+    init_range: float = 0.02
     targets: tuple[Target, ...] = ("query", "key", "value", "out", "up", "down")
-    first: int = 0
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise SettingsError(f"sparsity = {self.sparsity}: is a share, 0 <= sparsity < 1.")
-        if not self.width > 0:
-            raise SettingsError(f"width = {self.width}: must be more than 0.")
+        if not self.init_range > 0:
+            raise SettingsError(f"width = {self.init_range}: must be more than 0.")
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        found = list(places(model, self.targets, self.first))
-        low, high = -self.sparsity * self.width, (1 - self.sparsity) * self.width
-        replace(model, found, lambda place: _Masked(place, low, high, generator))
+        found = list(find_sites(model, self.targets, self.first_layer))
+        low, high = -self.sparsity * self.init_range, (1 - self.sparsity) * self.init_range
+        replace_linears(model, found, lambda place: _Masked(place, low, high, generator))
 
     def merge(self, model: Model) -> None:
-        fold(model, _Masked)
+        merge_adapted(model, _Masked)
 
 
-class _Masked(Adapted):
+class _Masked(AdaptedLinear):
     """The threshold is 0."""
 
-    def __init__(self, place: Place, low: float, high: float, generator: torch.Generator) -> None:
+    def __init__(self, place: LinearSite, low: float, high: float, generator: torch.Generator) -> None:
         super().__init__(place.layer)
-        self.rows = place.rows
-        sizes = {target: (end - begin, self.in_features) for target, (begin, end) in place.rows.items()}
+        self.rows = place.outputs
+        sizes = {target: (end - begin, self.in_features) for target, (begin, end) in place.outputs.items()}
         self.numbers = nn.ParameterDict(
             {target: torch.empty(size).uniform_(low, high, generator=generator) for target, size in sizes.items()}
         )
@@ -62,7 +62,7 @@ class _Masked(Adapted):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self._mask(), self.bias)
 
-    def folded(self) -> tuple[Tensor, Tensor | None]:
+    def merged(self) -> tuple[Tensor, Tensor | None]:
         return self.weight * self._mask(), self.bias
 
     def _mask(self) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.adapt import Adaptation
-from encodery.adapt._linear import Adapted, Place, Target, fold, places, replace
+from encodery.adapt._linear import AdaptedLinear, LinearSite, Target, find_sites, merge_adapted, replace_linears
 from encodery.model.network import Model
 
 
@@ -23,20 +23,20 @@ class IA3(Adaptation):
     """`targets`: of down the inputs are scaled, of all others the outputs. Layers before `first` are left alone."""
 
     targets: tuple[Target, ...] = ("key", "value", "down")
-    first: int = 0
+    first_layer: int = 0
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        replace(model, list(places(model, self.targets, self.first)), _Scaled)
+        replace_linears(model, list(find_sites(model, self.targets, self.first_layer)), _Scaled)
 
     def merge(self, model: Model) -> None:
-        fold(model, _Scaled)
+        merge_adapted(model, _Scaled)
 
 
-class _Scaled(Adapted):
-    def __init__(self, place: Place) -> None:
+class _Scaled(AdaptedLinear):
+    def __init__(self, place: LinearSite) -> None:
         super().__init__(place.layer)
-        self.rows = place.rows
-        sizes = {t: self.in_features if t == "down" else b - a for t, (a, b) in place.rows.items()}
+        self.rows = place.outputs
+        sizes = {t: self.in_features if t == "down" else b - a for t, (a, b) in place.outputs.items()}
         self.scales = nn.ParameterDict({target: torch.ones(size) for target, size in sizes.items()})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class _Scaled(Adapted):
             return F.linear(x * self.scales["down"], self.weight, self.bias)
         return F.linear(x, self.weight, self.bias) * self._rows()
 
-    def folded(self) -> tuple[Tensor, Tensor | None]:
+    def merged(self) -> tuple[Tensor, Tensor | None]:
         if "down" in self.rows:
             return self.weight * self.scales["down"], self.bias
         rows = self._rows()

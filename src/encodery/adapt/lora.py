@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from encodery.adapt import Adaptation
-from encodery.adapt._linear import Target, fold, places, replace
-from encodery.adapt._low_rank import LowRank, check
+from encodery.adapt._linear import Target, find_sites, merge_adapted, replace_linears
+from encodery.adapt._low_rank import LowRankLinear, check_low_rank
 from encodery.model.network import Model
 
 
@@ -27,16 +27,16 @@ class Lora(Adaptation):
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[Target, ...] = ("query", "value")
-    first: int = 0
-    stabilised: bool = False
+    first_layer: int = 0
+    rank_stabilised: bool = False
 
     def __post_init__(self) -> None:
-        check(self.rank, self.dropout)
+        check_low_rank(self.rank, self.dropout)
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        found = list(places(model, self.targets, self.first))
-        scale = self.alpha / (math.sqrt(self.rank) if self.stabilised else self.rank)
-        replace(model, found, lambda place: LowRank(place, self.rank, scale, self.dropout, generator))
+        found = list(find_sites(model, self.targets, self.first_layer))
+        scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+        replace_linears(model, found, lambda place: LowRankLinear(place, self.rank, scale, self.dropout, generator))
 
     def merge(self, model: Model) -> None:
-        fold(model, LowRank)
+        merge_adapted(model, LowRankLinear)

@@ -21,7 +21,7 @@ class TopLayers(Adaptation):
     """`layers`: how many learn, from the top, with the final norm; `embeddings`: so do the tables below; `heads`: so
     does what predicts words."""
 
-    light: ClassVar[bool] = False
+    parameter_efficient: ClassVar[bool] = False
 
     layers: int = 2
     embeddings: bool = False

@@ -34,7 +34,7 @@ class Manifest:
     settings: dict[str, Any]
     parents: dict[str, dict[str, str]]
     fingerprint: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     files: dict[str, dict[str, Any]]
     created: str
     version: str
@@ -71,7 +71,7 @@ class Artifact:
         return artifact
 
     @classmethod
-    def held(cls, folder: str | Path) -> list[Artifact]:
+    def find_all(cls, folder: str | Path) -> list[Artifact]:
         """Those that a folder of a model or of a run holds: itself, and its `model`; none in a stock folder."""
         places = (Path(folder), Path(folder) / "model")
         return [cls.open(place) for place in places if (place / MANIFEST).is_file()]
@@ -98,9 +98,9 @@ class Artifact:
             "path": str(self.path.resolve()),
         }
 
-    def add_figures(self, figures: Mapping[str, Any]) -> Artifact:
+    def add_metrics(self, metrics: Mapping[str, Any]) -> Artifact:
         """The same artifact with more figures in its manifest; nothing else changes."""
-        manifest = Manifest(**{**asdict(self.manifest), "figures": {**self.manifest.figures, **figures}})
+        manifest = Manifest(**{**asdict(self.manifest), "metrics": {**self.manifest.metrics, **metrics}})
         _write_manifest(self.path, manifest)
         return Artifact(self.path, manifest)
 
@@ -118,7 +118,7 @@ class Ancestor:
     path: str
     depth: int
     artifact: Artifact | None
-    note: str = ""
+    problem: str = ""
 
 
 def ancestors(artifact: Artifact, depth: int = 0) -> Iterator[Ancestor]:
@@ -141,19 +141,19 @@ class Draft:
     """A folder in the making: write below `path`; `keep` leaves it in place when writing fails, to be resumed."""
 
     path: Path
-    figures: dict[str, Any] = field(default_factory=dict)
-    keep: bool = False
+    metrics: dict[str, Any] = field(default_factory=dict)
+    keep_on_error: bool = False
 
 
 @contextlib.contextmanager
-def writing(
+def create_artifact(
     path: str | Path,
     kind: str,
     settings: Mapping[str, Any],
     parents: Mapping[str, Artifact] | None = None,
     overwrite: bool = False,
-    keep: bool = False,
-    living: Iterable[str] = (),
+    keep_draft: bool = False,
+    mutable_folders: Iterable[str] = (),
 ) -> Iterator[Draft]:
     """Write an artifact: yields a draft folder beside `path`, which becomes `path` when the block ends well.
 
@@ -164,16 +164,16 @@ def writing(
     target = Path(path)
     if target.exists() and not overwrite and any(target.iterdir() if target.is_dir() else [target]):
         raise InputError(f"{target}: already exists and is not empty; choose another folder or overwrite it.")
-    draft = Draft(target.parent / f".{target.name}.draft", keep=keep)
-    with disk_full_named(target):
-        if draft.path.exists() and not keep:
+    draft = Draft(target.parent / f".{target.name}.draft", keep_on_error=keep_draft)
+    with translate_disk_full(target):
+        if draft.path.exists() and not keep_draft:
             shutil.rmtree(draft.path)
         draft.path.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
-            seal(draft.path, kind, settings, parents, draft.figures, living)
+            seal(draft.path, kind, settings, parents, draft.metrics, mutable_folders)
         except BaseException:
-            if not draft.keep:
+            if not draft.keep_on_error:
                 shutil.rmtree(draft.path, ignore_errors=True)
             raise
         _replace(draft.path, target)
@@ -184,11 +184,11 @@ def seal(
     kind: str,
     settings: Mapping[str, Any],
     parents: Mapping[str, Artifact] | None = None,
-    figures: Mapping[str, Any] | None = None,
-    living: Iterable[str] = (),
+    metrics: Mapping[str, Any] | None = None,
+    mutable_folders: Iterable[str] = (),
 ) -> Artifact:
     """Hash what lies in `folder`, but for the inner folders `living`, and write its manifest: an artifact in place."""
-    apart = [folder / MANIFEST, *(folder / name for name in living)]
+    apart = [folder / MANIFEST, *(folder / name for name in mutable_folders)]
     names = sorted(p for p in folder.rglob("*") if p.is_file() and not any(p.is_relative_to(a) for a in apart))
     files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in names}
     digest = hashlib.sha256(kind.encode())
@@ -199,7 +199,7 @@ def seal(
         settings=dict(settings),
         parents={name: parent.reference() for name, parent in (parents or {}).items()},
         fingerprint=digest.hexdigest()[:32],
-        figures=dict(figures or {}),
+        metrics=dict(metrics or {}),
         files=files,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=package_version("encodery"),
@@ -219,21 +219,21 @@ def sha256(path: Path) -> str:
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write a file so that it is either the old one or the whole new one. Raises `DiskFull`."""
-    with replacing(path) as file:
+    with atomic_open(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of the one at `path` when the block ends well; else that one stays.
 
     Raises `DiskFull`.
     """
     target = Path(path)
     draft = target.with_name(f".{target.name}.draft")
-    with disk_full_named(target):
+    with translate_disk_full(target):
         try:
             with draft.open("wb") as file:
                 yield file
@@ -244,7 +244,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def disk_full_named(target: Path) -> Iterator[None]:
+def translate_disk_full(target: Path) -> Iterator[None]:
     """Turn the operating system's "no space left" into `DiskFull` that names what was being written."""
     try:
         yield

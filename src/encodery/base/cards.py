@@ -35,15 +35,15 @@ class Card:
     recipe: str = ""
     settings: list[str] = field(default_factory=list)
     claim: str
-    ours: str = ""
-    run: str = ""
+    result: str = ""
+    result_file: str = ""
     status: Status = "sketch"
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.status == "reproduced" and not (self.ours and self.run):
+        if self.status == "reproduced" and not (self.result and self.result_file):
             raise SettingsError("status 'reproduced' needs a measured figure (ours) and its run.")
-        if self.ours and not self.run:
+        if self.result and not self.result_file:
             raise SettingsError("a figure of ours names its run.")
         if self.doi and not self.doi.startswith("10."):
             raise SettingsError(f"doi = '{self.doi}': begins with 10. and is no address.")
@@ -86,7 +86,7 @@ def card(name: str) -> Card:
     return known[name]
 
 
-def cards_of(family: str, part: str | None = None) -> dict[str, Card]:
+def cards_using(family: str, part: str | None = None) -> dict[str, Card]:
     """The cards that use a part of a family, or any part of it."""
     prefix = f"{family}."
     wanted = prefix + part if part else None

@@ -14,22 +14,22 @@ from encodery.base.errors import InputError
 from encodery.base.extras import require
 
 EXTRA = "ray"
-REACH = 5.0  # Seconds to be let in; Ray itself would try for minutes.
+CONNECT_TIMEOUT = 5.0  # Seconds to be let in; Ray itself would try for minutes.
 
 
-def module(address: str | None = None) -> ModuleType:
+def import_ray(address: str | None = None) -> ModuleType:
     """The module `ray`, told what it reads when it is imported. `address`: see `joined`. Raises `MissingExtra`."""
-    machine.settle_ray(alone=(address or machine.ray_address()) is None)
+    machine.set_ray_environment(local_only=(address or machine.ray_address()) is None)
     return require("ray", EXTRA)
 
 
-def joined(cpus: int | None = None, address: str | None = None) -> ModuleType:
+def connect_ray(num_cpus: int | None = None, address: str | None = None) -> ModuleType:
     """The module `ray`, at work. `cpus`: tasks of one CPU that a Ray of our own runs at a time (None: one a core);
     `address`: of a running one, before RAY_ADDRESS.
 
     Raises `MissingExtra`; `InputError` where no Ray answers at the address.
     """
-    address, ray = address or machine.ray_address(), module(address)
+    address, ray = address or machine.ray_address(), import_ray(address)
     if ray.is_initialized():
         return ray
     if address is not None:
@@ -37,7 +37,7 @@ def joined(cpus: int | None = None, address: str | None = None) -> ModuleType:
     quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
     try:
         if address is None:
-            ray.init(address="local", num_cpus=cpus, **quiet)
+            ray.init(address="local", num_cpus=num_cpus, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -51,6 +51,6 @@ def _reach(address: str) -> None:
     if not host or "/" in host or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"Ray at '{address}': cannot be reached ({error}).") from error

@@ -40,7 +40,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def restarts() -> int:
+def restart_count() -> int:
     """How often torchrun has started the processes of this run again, after one of them was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
@@ -66,7 +66,7 @@ def set_threads(count: int) -> None:
 
 
 @contextlib.contextmanager
-def keeping_memory() -> Iterator[None]:
+def retain_freed_memory() -> Iterator[None]:
     """Within it this process keeps the memory it frees, for its next tensor, instead of giving it back to the system,
     whose fresh pages cost a fault each: a tenth to a quarter of a training step. At its end all that is free is given
     back. Does nothing where the C library is not glibc."""
@@ -89,7 +89,7 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
 
 
-def columns() -> int | None:
+def terminal_width() -> int | None:
     """How wide what is printed shall be, by `COLUMNS`; None where that says nothing."""
     given = os.environ.get("COLUMNS", "")
     return int(given) if given.isdigit() and int(given) else None
@@ -101,7 +101,7 @@ def api_keys() -> list[str] | None:
     return None if given is None else [key for key in (part.strip() for part in given.split(",")) if key]
 
 
-def secret(name: str) -> str | None:
+def environment_secret(name: str) -> str | None:
     """What the environment variable of that name holds, None where it is not set. For keys, which no file may hold."""
     return os.environ.get(name) or None
 
@@ -119,12 +119,12 @@ def ray_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
-def settle_ray(alone: bool) -> None:
+def set_ray_environment(local_only: bool) -> None:
     """What Ray reads when it is imported, for this process and those it begins: it reports nothing to anyone. `alone`:
     it listens on loopback only, to who has the user's token, and its workers do not stand behind all else here.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if alone:
+    if local_only:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # There it is the default; it does the same here.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -197,7 +197,7 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def matmul_peak(dtype: torch.dtype, where: torch.device | None = None) -> float:
+def matmul_peak(dtype: torch.dtype, target_device: torch.device | None = None) -> float:
     """FLOP/s of a large square matrix product in `dtype`: the measured ceiling to which shares refer.
 
     The median of eight products after two warm-ups, or the highest such median this machine has shown before (kept in
@@ -205,11 +205,11 @@ def matmul_peak(dtype: torch.dtype, where: torch.device | None = None) -> float:
     """
     import torch
 
-    where = where or device()
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
+    target_device = target_device or device()
+    name = torch.cuda.get_device_name(target_device) if target_device.type == "cuda" else cpu_name()
     key = f"{name}|{torch.__version__}|{dtype}|{torch.get_num_threads()}"
     store = cache_dir() / "matmul_peak.json"
-    measured = _measure_peak(dtype, where)
+    measured = _measure_peak(dtype, target_device)
     known = _read_peaks(store)
     if measured > known.get(key, 0.0):
         known[key] = measured

@@ -68,12 +68,12 @@ def _names(package: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def names(contract: type[Part]) -> list[str]:
+def part_names(contract: type[Part]) -> list[str]:
     """The parts that lie in the contract's family, by file name; nothing is imported."""
     return list(_names(contract.__module__))
 
 
-def find(contract: type[P], name: str) -> type[P]:
+def find_part(contract: type[P], name: str) -> type[P]:
     """The part called `name` in the contract's family, or at that dotted path outside the package.
 
     Raises `UnknownName` naming the family and the nearest part, `ContractError` if the module breaks the rules.
@@ -84,7 +84,7 @@ def find(contract: type[P], name: str) -> type[P]:
     elif "." in name and not name.startswith(f"{ROOT}.") and _exists(name):
         module_name = name
     else:
-        known = names(contract)
+        known = part_names(contract)
         kind = family.removeprefix(f"{ROOT}.")
         raise UnknownName(f"{kind}: there is no '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
     module = importlib.import_module(module_name)
@@ -123,7 +123,7 @@ def contract_of(cls: type[Part]) -> type[Part]:
     raise ContractError(f"{cls.__module__}.{cls.__qualname__} fulfils no contract.")
 
 
-def summary(contract: type[Part], name: str) -> str:
+def part_summary(contract: type[Part], name: str) -> str:
     """First line of the docstring of a part's module, read without importing it."""
     return module_summary(f"{contract.__module__}.{name}")
 

@@ -40,7 +40,7 @@ class Phase:
     start: float
     end: float
     shape: str
-    share: float
+    fraction: float
 
     def at(self, x: float) -> float:
         """The value at `x` in 0..1 of this phase."""
@@ -78,13 +78,13 @@ class Schedule:
         """The value at `progress`, which is clamped to 0..1."""
         left = min(max(progress, 0.0), 1.0)
         for phase in self.phases:
-            if left < phase.share:
-                return phase.at(left / phase.share)
-            left -= phase.share
+            if left < phase.fraction:
+                return phase.at(left / phase.fraction)
+            left -= phase.fraction
         return self.phases[-1].end
 
     @property
-    def highest(self) -> float:
+    def maximum(self) -> float:
         """The largest value it ever takes (every shape is monotonic within its phase)."""
         return max(max(phase.start, phase.end) for phase in self.phases)
 
@@ -151,4 +151,4 @@ def _phases_of(name: str, options: dict[str, float]) -> tuple[Phase, ...]:
         ]
     else:
         tail = [Phase(1.0, floor, "linear" if name == "linear" else "cosine", 1 - warmup)]
-    return tuple(phase for phase in rise + tail if phase.share > 0)
+    return tuple(phase for phase in rise + tail if phase.fraction > 0)

@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import pydantic
 
 from encodery.base.errors import EncoderyError, SettingsError, UnknownName, nearest
-from encodery.base.parts import Part, contract_of, find, is_contract, name_of
+from encodery.base.parts import Part, contract_of, find_part, is_contract, name_of
 from encodery.base.schedule import Schedule
 
 T = TypeVar("T")
 Table = dict[str, Any]
-NAME = "is"
+PART_KEY = "is"
 
 
 def decode(cls: type[T], table: Mapping[str, Any], where: str = "settings") -> T:
@@ -42,7 +42,7 @@ def encode(value: Any) -> Any:
     """The table (plain dicts, lists, numbers, texts) from which `decode` makes an equal object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Schedule):
         table = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {NAME: name_of(value), **table} if isinstance(value, Part) else table
+        return {PART_KEY: name_of(value), **table} if isinstance(value, Part) else table
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -52,27 +52,27 @@ def encode(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     """`base` with `over` laid on it: tables merge, other values replace; a different `is` replaces the table."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, str):
-            below = {NAME: below}
-        if isinstance(value, str) and isinstance(below, Mapping) and NAME in below:
-            value = {NAME: value}
+            below = {PART_KEY: below}
+        if isinstance(value, str) and isinstance(below, Mapping) and PART_KEY in below:
+            value = {PART_KEY: value}
         if (
             isinstance(value, Mapping)
             and isinstance(below, Mapping)
-            and value.get(NAME, below.get(NAME)) == below.get(NAME)
+            and value.get(PART_KEY, below.get(PART_KEY)) == below.get(PART_KEY)
         ):
-            merged[key] = merge(below, value)
+            merged[key] = merge_tables(below, value)
         else:
             merged[key] = value
     return merged
 
 
-def overrides(arguments: Iterable[str]) -> Table:
+def parse_overrides(arguments: Iterable[str]) -> Table:
     """`["model.depth=4", "objective.corruption.rate=0.3"]` as a table; values are TOML where they parse, else text."""
     table: Table = {}
     for argument in arguments:
@@ -84,31 +84,33 @@ def overrides(arguments: Iterable[str]) -> Table:
         for key in keys[:-1]:
             below = branch.setdefault(key, {})
             if not isinstance(below, dict):
-                below = branch[key] = {NAME: below}
+                below = branch[key] = {PART_KEY: below}
             branch = below
         last, value = keys[-1], _literal(text.strip())
         if isinstance(branch.get(last), dict) and not isinstance(value, dict):
-            branch[last][NAME] = value
+            branch[last][PART_KEY] = value
         else:
             branch[last] = value
     return table
 
 
-def with_overrides(cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings") -> T:
+def decode_with_overrides(
+    cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings"
+) -> T:
     """`decode` of `table` with `over` laid on it after defaults are filled in, so that one field of a default part
     can be set without naming the part."""
     full = encode(decode(cls, table, where))
-    return decode(cls, merge(full, over), where)
+    return decode(cls, merge_tables(full, over), where)
 
 
-def recipe(verb: str, name: str | Path) -> Table:
+def load_recipe(verb: str, name: str | Path) -> Table:
     """The table of a recipe: a path to a TOML file, or a name in `recipes/<verb>/`; `extends` is followed.
 
     Raises `UnknownName` with the nearest recipe, `SettingsError` for a file that is no TOML.
     """
     path = Path(name)
     if path.suffix != ".toml":
-        known = recipes(verb)
+        known = recipe_files(verb)
         if str(name) not in known:
             raise UnknownName(
                 f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}."
@@ -124,10 +126,10 @@ def recipe(verb: str, name: str | Path) -> Table:
     if parent is None:
         return table
     beside = path.parent / parent
-    return merge(recipe(verb, beside if beside.suffix == ".toml" and beside.is_file() else parent), table)
+    return merge_tables(load_recipe(verb, beside if beside.suffix == ".toml" and beside.is_file() else parent), table)
 
 
-def recipes(verb: str) -> dict[str, Path]:
+def recipe_files(verb: str) -> dict[str, Path]:
     """Name and file of each recipe of a verb that the package brings."""
     folder = Path(str(importlib.resources.files("encodery"))) / "recipes" / verb
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -163,19 +165,19 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 def _part(kind: type[Part], value: Any, where: str) -> Any:
     if isinstance(value, kind):
         return value
-    table = {NAME: value} if isinstance(value, str) else value
+    table = {PART_KEY: value} if isinstance(value, str) else value
     if not isinstance(table, Mapping):
-        raise SettingsError(f"{where}: expected the name of a part or a table with '{NAME}', not {value!r}.")
-    fields = {key: item for key, item in table.items() if key != NAME}
+        raise SettingsError(f"{where}: expected the name of a part or a table with '{PART_KEY}', not {value!r}.")
+    fields = {key: item for key, item in table.items() if key != PART_KEY}
     if not is_contract(kind):
-        named = table.get(NAME, name_of(kind))
+        named = table.get(PART_KEY, name_of(kind))
         if named != name_of(kind):
             raise SettingsError(f"{where}: must be '{name_of(kind)}', not '{named}'.")
         return _fields(kind, fields, where)
-    if not isinstance(table.get(NAME), str):
-        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{NAME}' = one of the family's parts.")
+    if not isinstance(table.get(PART_KEY), str):
+        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{PART_KEY}' = one of the family's parts.")
     try:
-        found = find(kind, table[NAME])
+        found = find_part(kind, table[PART_KEY])
     except UnknownName as error:
         raise UnknownName(f"{where}: {error}") from error
     return _fields(found, fields, where)
@@ -272,7 +274,7 @@ def _leaf(kind: Any, value: Any, where: str) -> Any:
         raise SettingsError(f"{where} = {value!r}: {first['msg']}.{hint}") from error
 
 
-def describe(cls: type[Part]) -> list[tuple[str, str, str]]:
+def describe_settings(cls: type[Part]) -> list[tuple[str, str, str]]:
     """(name, type, default) of each setting of a part, as texts, for listings."""
     rows = []
     contract_of(cls)

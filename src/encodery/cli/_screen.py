@@ -24,7 +24,7 @@ def screen(*, stderr: bool = False, highlight: bool = False, soft_wrap: bool = F
     out = sys.stderr if stderr else sys.stdout
     if out.isatty():
         return Console(stderr=stderr, highlight=highlight, soft_wrap=soft_wrap)
-    width = machine.columns() or PIPE_COLUMNS
+    width = machine.terminal_width() or PIPE_COLUMNS
     file = cast("TextIO", _Trimmed(out))
     return Console(file=file, highlight=highlight, soft_wrap=soft_wrap, width=width)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encodery.finetune.seeds import Spread
+    from encodery.finetune.seeds import MetricSummary
 
 
 def print_spreads(
-    spreads: Mapping[str, Spread] | None, label: Callable[[str], str], seeds: int, out: Path, console: Console
+    spreads: Mapping[str, MetricSummary] | None, label: Callable[[str], str], seeds: int, out: Path, console: Console
 ) -> None:
     """Print each metric under its `label`, or how to continue if the runs were interrupted (`spreads` is None)."""
     if spreads is None:

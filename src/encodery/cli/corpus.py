@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from encodery.corpus.stats import Measured
+    from encodery.corpus.stats import CorpusStats
 
 app = typer.Typer(help="Build a clean, deduplicated corpus with held-out text from files.", no_args_is_help=True)
 
@@ -39,18 +39,25 @@ def build(
     such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'.
     Run the same command again to continue an interrupted build.
     """
-    from encodery.base.settings import overrides, with_overrides
+    from encodery.base.settings import decode_with_overrides, parse_overrides
     from encodery.cli._screen import screen
-    from encodery.corpus.run import build as run
+    from encodery.corpus.run import build_corpus as run
     from encodery.corpus.settings import CorpusSettings
 
     sources, assignments = _split(arguments)
-    table = overrides(assignments) | ({"license": licence} if licence is not None else {})
-    settings = with_overrides(CorpusSettings, {}, table, where="corpus")
+    table = parse_overrides(assignments) | ({"license": licence} if licence is not None else {})
+    settings = decode_with_overrides(CorpusSettings, {}, table, where="corpus")
     console = screen(highlight=True)
     with _Bar(console) as bar:
-        # type: ignore[arg-type]
-        built = run(sources, out, settings, engine=engine, workers=workers, overwrite=overwrite, progress=bar.update)
+        built = run(
+            sources,
+            out,
+            settings,
+            engine=engine,  # type: ignore[arg-type]
+            workers=workers,
+            overwrite=overwrite,
+            progress=bar.update,
+        )
     if not built.fresh:
         console.print(f"{out}: is up to date with these files and settings; nothing to do.")
     _show_report(console, out)
@@ -60,10 +67,10 @@ def build(
 def stats(corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="The corpus folder.")]) -> None:
     """Print documents, words, lengths, scripts, sources and licences of a corpus, and what was dropped."""
     from encodery.cli._screen import screen
-    from encodery.corpus.stats import measure
+    from encodery.corpus.stats import measure_corpus
 
     console = screen(highlight=True)
-    measured = measure(corpus)
+    measured = measure_corpus(corpus)
     _show_report(console, corpus)
     _show_measured(console, measured)
 
@@ -105,14 +112,14 @@ def _show_report(console: Console, corpus: Path) -> None:
     report = json.loads((corpus / "report.json").read_text(encoding="utf-8"))
     console.print(_steps_table(report))
     inputs = report["input"]
-    for title, counts in (("skipped", inputs["left_out"]), ("unreadable", inputs["problems"])):
+    for title, counts in (("skipped", inputs["skipped"]), ("unreadable", inputs["problems"])):
         if counts:
             order = sorted(counts, key=lambda reason: -counts[reason])
             rest = f", {sum(counts[reason] for reason in order[8:]):,} others" if len(order) > 8 else ""
             console.print(f"{title}: " + ", ".join(f"{counts[r]:,} {escape(r)}" for r in order[:8]) + rest)
     for problem in inputs["problem_files"][:5]:
         console.print(f"  {escape(problem['reason'])}: {escape(problem['path'])} {escape(problem['detail'])}")
-    metrics = report["figures"]
+    metrics = report["metrics"]
     for kind in ("licenses", "sources"):
         console.print(_breakdown_table(kind, report[kind]))
     console.print(
@@ -157,7 +164,7 @@ def _breakdown_table(title: str, entries: dict[str, dict[str, int]], max_rows: i
     return table
 
 
-def _show_measured(console: Console, measured: Measured) -> None:
+def _show_measured(console: Console, measured: CorpusStats) -> None:
     from rich.table import Table
 
     table = Table(title="Splits", title_justify="left")
@@ -168,7 +175,7 @@ def _show_measured(console: Console, measured: Measured) -> None:
         size = _size(measured.bytes[split])
         table.add_row(split, f"{count:,}", f"{measured.words[split]:,}", size, f"{mean:,.0f}")
     console.print(table)
-    console.print(f"words per document (longest {measured.longest:,})")
+    console.print(f"words per document (longest {measured.max_words:,})")
     largest = max(measured.histogram.values(), default=1)
     for edge, count in measured.histogram.items():
         console.print(f"  {'≤ ' + format(edge, ','):>12} {count:>9,} {'█' * max(1, round(40 * count / largest))}")

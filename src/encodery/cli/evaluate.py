@@ -14,8 +14,8 @@ from encodery.cli._options import Json, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from encodery.evaluate.mlm import Score
-    from encodery.evaluate.plan import Plan
+    from encodery.evaluate.mlm import MLMScore
+    from encodery.evaluate.plan import ComparisonPlan
 SYSTEMS = (
     "The system to measure: the folder of a model, sentence_transformers:FOLDER, hugging_face:FOLDER, index:FOLDER, "
     "bm25, "
@@ -59,17 +59,17 @@ def mlm(
 
     scores = evaluate_mlm(model, data, tokens, length)
     if as_json:
-        print(json.dumps([score.table() for score in scores], indent=1, ensure_ascii=False))
+        print(json.dumps([score.to_dict() for score in scores], indent=1, ensure_ascii=False))
     else:
         _print(scores)
 
 
-def _print(scores: list[Score]) -> None:
+def _print(scores: list[MLMScore]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from encodery.cli._screen import screen
-    from encodery.evaluate.tables import chance
+    from encodery.evaluate.tables import format_p
 
     table = Table("model", box=None, header_style="bold")
     compared = any(score.p is not None for score in scores)
@@ -85,7 +85,7 @@ def _print(scores: list[Score]) -> None:
             f"{score.perplexity:.2f}",
             f"{score.predicted:,}",
             f"{score.tokens / max(score.seconds, 1e-9):,.0f}",
-            *((_difference(score, scores[0]), "" if score.p is None else chance(score.p)) if compared else ()),
+            *((_difference(score, scores[0]), "" if score.p is None else format_p(score.p)) if compared else ()),
         )
     screen(highlight=True).print(table)
 
@@ -94,9 +94,9 @@ def _half_width(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
 
 
-def _difference(score: Score, first: Score) -> str:
+def _difference(score: MLMScore, first: MLMScore) -> str:
     """Return how much higher the loss is than that of the first model, with its interval."""
-    return "" if score.p is None else f"{score.loss - first.loss:+.4f}{_half_width(score.behind)}"
+    return "" if score.p is None else f"{score.loss - first.loss:+.4f}{_half_width(score.difference_interval)}"
 
 
 def _suite(name: str, summary: str) -> Callable[..., None]:
@@ -112,7 +112,9 @@ def _suite(name: str, summary: str) -> Callable[..., None]:
         from encodery.evaluate import plan
 
         _compare(
-            plan.Plan(systems=tuple(map(plan.system, model)), tasks=(plan.task(name, data, settings or ()),)),
+            plan.ComparisonPlan(
+                systems=tuple(map(plan.parse_system, model)), tasks=(plan.parse_task(name, data, settings or ()),)
+            ),
             out or [],
             as_json,
         )
@@ -158,15 +160,15 @@ def probe(
     Each layer is compared with a baseline that does not use the model; p is the p-value of the difference. Selectivity
     is the difference from the same probe on randomly assigned tags (a control task).
     """
-    from encodery.base.settings import NAME, decode, overrides
-    from encodery.evaluate.probes import Probe, compared
+    from encodery.base.settings import PART_KEY, decode, parse_overrides
+    from encodery.evaluate.probes import Probe, compare_models
     from encodery.model.load import load_model
 
-    probe = decode(Probe, {NAME: kind, **overrides(settings or ())}, kind)
+    probe = decode(Probe, {PART_KEY: kind, **parse_overrides(settings or ())}, kind)
     results = {str(path): probe.measure(data, load_model(path)) for path in model}
-    best = compared(results)
+    best = compare_models(results)
     if as_json:
-        layers = {path: probed.table() for path, probed in results.items()}
+        layers = {path: probed.to_dicts() for path, probed in results.items()}
         lines = {
             line["model"]: {"items": results[line["model"]].items, "layers": layers[line["model"]], "best": line}
             for line in best
@@ -175,10 +177,10 @@ def probe(
         return
     for path, probed in results.items():
         without = next(iter(probed.baselines), "")
-        _print_probed(f"{path}, {probed.items:,} items", probed.table(), probed.main, f"vs the {without}")
+        _print_probed(f"{path}, {probed.items:,} items", probed.to_dicts(), probed.main_metric, f"vs the {without}")
     if len(results) > 1:
         named = [{**line, "layer": f"{line['model']}, layer {line['layer']}"} for line in best]
-        _print_probed("best layers", named, next(iter(results.values())).main, "vs the first")
+        _print_probed("best layers", named, next(iter(results.values())).main_metric, "vs the first")
 
 
 def _print_probed(title: str, lines: list[dict[str, Any]], main: str, to: str) -> None:
@@ -186,7 +188,7 @@ def _print_probed(title: str, lines: list[dict[str, Any]], main: str, to: str) -
     from rich.text import Text
 
     from encodery.cli._screen import screen
-    from encodery.evaluate.tables import chance
+    from encodery.evaluate.tables import format_p
 
     shown = [name for name in ("difference", "selectivity") if any(name in line for line in lines)]
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -200,7 +202,7 @@ def _print_probed(title: str, lines: list[dict[str, Any]], main: str, to: str) -
         if "difference" in shown:
             interval = _between(line.get("difference_low"), line.get("difference_high"), " ({:+.3f} … {:+.3f})")
             here = "difference" in line
-            cells += [f"{line['difference']:+.3f}{interval}", chance(line["p"])] if here else ["", ""]
+            cells += [f"{line['difference']:+.3f}{interval}", format_p(line["p"])] if here else ["", ""]
         if "selectivity" in shown:
             cells.append(f"{line['selectivity']:+.3f}" if "selectivity" in line else "")
         table.add_row(Text(name), *cells)
@@ -211,7 +213,7 @@ def _between(low: float | None, high: float | None, form: str) -> str:
     return "" if low is None or high is None else form.format(low, high)
 
 
-def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:
+def _compare(plan: ComparisonPlan, out: list[Path], as_json: bool) -> None:
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
     from encodery.evaluate import compare, tables
@@ -229,7 +231,7 @@ def _compare(plan: Plan, out: list[Path], as_json: bool) -> None:
         console = screen()
         for table in tables.rich_tables(comparison):
             console.print(table, "")
-        for reason in tables.reasons(comparison):
+        for reason in tables.notes(comparison):
             console.print(reason, style="dim", markup=False)
     for path in out:
         tables.write(comparison, path)

@@ -10,7 +10,7 @@ import typer
 from encodery.cli._options import Json, ModelOption
 
 if TYPE_CHECKING:
-    from encodery.generate import Generated
+    from encodery.generate import GeneratedText
 
 
 def command(
@@ -30,11 +30,11 @@ def command(
 
     Several masks in one text are predicted independently, unless --one-by-one is given.
     """
-    from encodery.generate.fill import Fill
+    from encodery.generate.fill import FillMask
     from encodery.model.load import load_model
 
     loaded = load_model(model)
-    part = Fill(top=top_k, one_by_one=one_by_one)
+    part = FillMask(top_k=top_k, one_by_one=one_by_one)
     for text, filled in zip(texts, part.generate(loaded.model, loaded.tokenizer, texts), strict=True):
         if as_json:
             print(json.dumps(_as_table(text, filled), ensure_ascii=False))
@@ -42,7 +42,7 @@ def command(
             _print(filled)
 
 
-def _as_table(text: str, filled: Generated) -> dict[str, object]:
+def _as_table(text: str, filled: GeneratedText) -> dict[str, object]:
     masks = [
         [{"token": p.token, "id": p.id, "probability": round(p.probability, 6), "text": p.text} for p in slot]
         for slot in filled.slots
@@ -50,7 +50,7 @@ def _as_table(text: str, filled: Generated) -> dict[str, object]:
     return {"text": text, "filled": filled.text, "masks": masks}
 
 
-def _print(filled: Generated) -> None:
+def _print(filled: GeneratedText) -> None:
     from rich.table import Table
     from rich.text import Text
 

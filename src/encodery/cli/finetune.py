@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Fine-tune a model. How the columns are read, and what was noticed in the data, is printed first.
 
-    Settings are written path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk, task.weights=balanced,
+    Settings are written path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk, task.class_weights=balanced,
     columns.label=category, adapt=lora or train.seed=1. Others are chosen by the number of examples and the size of the
     model. `auto-classify` starts with a linear head on the frozen model and trains more of it only if cross-validation
     shows that this helps. The weights with the best metric on the dev split are kept. Ctrl-C saves a checkpoint and
@@ -50,10 +50,10 @@ def command(
     Embedding models are trained by `encodery embed train`.
     """
     from encodery.base.errors import SettingsError
-    from encodery.base.settings import overrides
+    from encodery.base.settings import parse_overrides
     from encodery.cli._screen import screen
 
-    console, over = screen(highlight=True), overrides(settings or [])
+    console, over = screen(highlight=True), parse_overrides(settings or [])
     if unlabelled is not None:
         if task != "cloze" or seeds > 1:
             raise SettingsError("--unlabelled: is for the task `cloze` and a single seed, set by train.seed.")
@@ -69,13 +69,13 @@ def command(
 def _train(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any], seeds: int, console: Console) -> None:
     from encodery.cli._spreads import print_spreads
     from encodery.cli.resume import stopped
-    from encodery.finetune.planning import plan
+    from encodery.finetune.planning import plan_finetuning
     from encodery.finetune.seeds import run_seeds
     from encodery.train.launch import check_empty, start
 
     if seeds == 1:
         check_empty(out)
-    planned = plan(task, data, model, over)
+    planned = plan_finetuning(task, data, model, over)
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if seeds > 1:
@@ -83,7 +83,7 @@ def _train(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any]
         return
     result = start(planned.recipe, out, console)
     if not stopped(result, console):
-        _print_result(result.figures, out, console)
+        _print_result(result.metrics, out, console)
 
 
 def _auto(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any], console: Console) -> None:
@@ -92,18 +92,18 @@ def _auto(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any],
     def log(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    _print_result(auto(task, data, model, over, out, log).figures, out, console)
+    _print_result(auto(task, data, model, over, out, log).metrics, out, console)
 
 
 def _distil(
     data: Path, unlabelled: Path, model: str, out: Path, over: Mapping[str, Any], generations: int, console: Console
 ) -> None:
-    from encodery.finetune.generations import CLASSIFIER, teach
+    from encodery.finetune.generations import CLASSIFIER, train_generations
 
     def log(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    metrics = teach(data, unlabelled, model, over, out, generations, log)
+    metrics = train_generations(data, unlabelled, model, over, out, generations, log)
     _print_result(metrics, out / CLASSIFIER / "run", console)
 
 

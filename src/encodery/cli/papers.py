@@ -41,7 +41,7 @@ def chosen(status: str | None, family: str | None) -> dict[str, Card]:
 
     Raises `InputError` for an unknown status and `UnknownName` for an unknown family.
     """
-    from encodery.base.cards import cards, cards_of
+    from encodery.base.cards import cards, cards_using
     from encodery.base.errors import InputError, nearest
     from encodery.base.parts import parts_of
     from encodery.cli.show import full_name
@@ -54,7 +54,7 @@ def chosen(status: str | None, family: str | None) -> dict[str, Card]:
     if family is not None:
         name = full_name(family)
         parts_of(name)
-        matching = cards_of(name)
+        matching = cards_using(name)
     return {name: card for name, card in matching.items() if status in (None, card.status)}
 
 
@@ -76,7 +76,7 @@ def papers_page() -> str:
         parts = " ".join(f"`{part}`" for part in (*card.parts, *card.modules))
         title = f"[{card.title}]({card.address})" if card.address else card.title
         recipe = f"`{card.recipe}`" if card.recipe else "–"
-        cells = (title, str(card.year), parts, recipe, card.claim, card.ours or "–", card.status)
+        cells = (title, str(card.year), parts, recipe, card.claim, card.result or "–", card.status)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -101,7 +101,7 @@ def _print(listed: dict[str, Card]) -> None:
             "settings": " ".join(f"'{setting}'" if " " in setting else setting for setting in card.settings),
             "parts": " ".join((*card.parts, *card.modules)),
             "claim": card.claim,
-            "ours": card.ours and f"{card.ours} ({card.run})",
+            "ours": card.result and f"{card.result} ({card.result_file})",
             "note": card.note,
         }
         for key, value in rows.items():

@@ -61,22 +61,22 @@ def command(
     Standard input (-) has one text per line. The number of dropped tokens is reported, and each affected row says how
     many it lost. OUT appears when all rows are predicted; an existing file is kept until then.
     """
-    from encodery.base.settings import overrides
+    from encodery.base.settings import parse_overrides
     from encodery.cli._screen import screen
     from encodery.finetune.predict import Predictor
     from encodery.model.load import load_model
 
-    predictor = Predictor.of(load_model(model))
+    predictor = Predictor.from_model(load_model(model))
     start, count, dropped, tokens = time.perf_counter(), 0, 0, 0
     wanted_types = _parse_types(types, predictor)
     with _open_output(out) as target:
-        for rows in _chunks(file, predictor, overrides(columns or []), split):
+        for rows in _chunks(file, predictor, parse_overrides(columns or []), split):
             if wanted_types is not None:
                 rows = {**rows, "types": [wanted_types] * len(next(iter(rows.values())))}
             predictions = predictor.predict(rows, truncate, batch_tokens)
-            for answer, lost in zip(predictions.answers, predictions.dropped.tolist(), strict=True):
+            for answer, lost in zip(predictions.answers, predictions.dropped_tokens.tolist(), strict=True):
                 _write(target, answer, lost, details)
-            count, dropped = count + len(predictions.answers), dropped + int(predictions.dropped.sum())
+            count, dropped = count + len(predictions.answers), dropped + int(predictions.dropped_tokens.sum())
             tokens += int(predictions.tokens.sum())
     seconds = max(time.perf_counter() - start, 1e-9)
     console = screen(stderr=out is None)
@@ -87,7 +87,7 @@ def command(
             soft_wrap=True,
         )
     elif dropped:
-        console.print(f"{dropped:,} tokens were dropped (truncate = {truncate or predictor.reader.truncate}).")
+        console.print(f"{dropped:,} tokens were dropped (truncate = {truncate or predictor.preprocessor.truncate}).")
 
 
 def _write(target: TextIO, answer: dict[str, Any], lost: int, details: bool) -> None:
@@ -101,9 +101,9 @@ def _open_output(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    from encodery.base.artifact import replacing
+    from encodery.base.artifact import atomic_open
 
-    with replacing(out) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+    with atomic_open(out) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
         yield text
 
 
@@ -114,7 +114,7 @@ def _parse_types(types: str | None, predictor: Predictor) -> list[str] | None:
 
     if types is None:
         return None
-    if not any("types" in form.inputs for form in predictor.task.forms):
+    if not any("types" in form.inputs for form in predictor.task.schemas):
         raise InputError(
             f"--types: is for models of `label_spans`; this model is for the task '{name_of(predictor.task)}'."
         )
@@ -130,15 +130,15 @@ def _chunks(
     """Yield the rows by role, `CHUNK_ROWS` at a time. Raises `InputError` for columns or splits of plain text."""
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
-    from encodery.finetune.data import inputs
-    from encodery.rows.opening import opened_text
+    from encodery.finetune.data import read_inputs
+    from encodery.rows.text_files import open_text
 
     if file == "-" or file.endswith(".txt"):
         if columns or split:
             option = "--split" if split else ", ".join(columns)
             source = "standard input" if file == "-" else file
             raise InputError(f"{option}: {source} has one text per line, without columns or splits.")
-        opened = contextlib.nullcontext((sys.stdin, ())) if file == "-" else opened_text(Path(file))
+        opened = contextlib.nullcontext((sys.stdin, ())) if file == "-" else open_text(Path(file))
         with opened as (lines, notes):
             for note in notes:
                 screen(stderr=True).print(note, soft_wrap=True)
@@ -151,7 +151,7 @@ def _chunks(
             if texts:
                 yield {"text": texts}
         return
-    rows = inputs(file, predictor.task, columns, split)
+    rows = read_inputs(file, predictor.task, columns, split)
     count = len(next(iter(rows.values())))
     for start in range(0, count, CHUNK_ROWS):
         numbers = range(start, min(start + CHUNK_ROWS, count))

@@ -27,7 +27,7 @@ def command(
 
     written = write_report(run, out, samples)
     console = screen(soft_wrap=True, highlight=True)
-    for path in (written.page, written.figures, written.curves):
+    for path in (written.page, written.metrics, written.curves):
         console.print(Text(str(path)))
     if open_it:
         import webbrowser

@@ -42,7 +42,7 @@ def command(
 
     console = screen(highlight=True)
     if out is not None:
-        report(branch(run, out, decay=decay, budget=budget, at=checkpoint, console=console), console)
+        report(branch(run, out, decay=decay, budget=budget, checkpoint_name=checkpoint, console=console), console)
     elif decay or budget or checkpoint:
         raise SettingsError("--decay, --budget and --checkpoint branch a new run; give its folder with --out.")
     else:
@@ -57,7 +57,7 @@ def report(result: RunResult, console: Console) -> None:
         return
     if stopped(result, console):
         return
-    figures = result.figures
+    figures = result.metrics
     if "heldout_loss" in figures:
         console.print(
             f"held-out loss {figures['heldout_loss']:.3f}, {figures['heldout_accuracy']:.1%} of masked tokens "

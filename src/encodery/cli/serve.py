@@ -152,10 +152,10 @@ def _supervise(
         )
     with contextlib.ExitStack() as held:
         if replicas is not None:
-            from encodery.serve.cluster import Replicas, deployed
+            from encodery.serve.cluster import ReplicaSettings, deploy
 
-            deployment = held.enter_context(deployed(opening, limits, Replicas(**replicas), console.print))
-            arguments = [*arguments, "--place", deployment.written()]
+            deployment = held.enter_context(deploy(opening, limits, ReplicaSettings(**replicas), console.print))
+            arguments = [*arguments, "--place", deployment.to_argument()]
         Supervisor(worker_command(arguments), socket, workers, grace, console.print).run()
 
 
@@ -173,9 +173,9 @@ def _check(models: bool, index: Path | None, workers: int, engine: str, replicas
     if engine == "local" and (replicas > 1 or gpus):
         raise InputError("--replicas, --gpus: require --engine ray; on one machine use --workers.")
     if engine == "ray":
-        from encodery.base.cluster import module
+        from encodery.base.cluster import import_ray
 
-        module()
+        import_ray()
     processes, option = (workers, "--workers") if engine == "local" else (replicas, "--replicas")
     if index is not None and processes > 1:
         raise InputError(
@@ -187,14 +187,14 @@ def _work(opening: dict[str, Any], limits: dict[str, Any], http: dict[str, Any],
     """Run as a worker, or as the HTTP front end of the replicas at `place`."""
     from encodery.serve.engine import EngineSettings
     from encodery.serve.http import HttpSettings
-    from encodery.serve.models import Opening
-    from encodery.serve.worker import front, work
+    from encodery.serve.models import ServeSettings
+    from encodery.serve.worker import run_frontend, run_worker
 
     if place:
-        front(place, EngineSettings(**limits), HttpSettings(**http), fd)
+        run_frontend(place, EngineSettings(**limits), HttpSettings(**http), fd)
     else:
         log = partial(print, file=sys.stderr, flush=True)
-        work(Opening(**opening), EngineSettings(**limits), HttpSettings(**http), fd, log)
+        run_worker(ServeSettings(**opening), EngineSettings(**limits), HttpSettings(**http), fd, log)
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:

@@ -59,10 +59,10 @@ def recipe_names() -> dict[str, list[str]]:
     import importlib.resources
     from pathlib import Path
 
-    from encodery.base.settings import recipes
+    from encodery.base.settings import recipe_files
 
     folder = Path(str(importlib.resources.files("encodery"))) / "recipes"
-    return {path.name: list(recipes(path.name)) for path in sorted(folder.glob("*/")) if recipes(path.name)}
+    return {path.name: list(recipe_files(path.name)) for path in sorted(folder.glob("*/")) if recipe_files(path.name)}
 
 
 def family_facts(family: str) -> dict[str, Any]:
@@ -78,14 +78,16 @@ def part_facts(family: str, part: str) -> dict[str, Any]:
     import inspect
     import sys
 
-    from encodery.base.cards import cards_of
-    from encodery.base.parts import contract_at, find
-    from encodery.base.settings import describe
+    from encodery.base.cards import cards_using
+    from encodery.base.parts import contract_at, find_part
+    from encodery.base.settings import describe_settings
 
-    part_class = find(contract_at(family), part)
+    part_class = find_part(contract_at(family), part)
     module = sys.modules[part_class.__module__]
-    settings = [{"name": name, "type": kind, "default": default} for name, kind, default in describe(part_class)]
-    papers = {name: card.title for name, card in cards_of(family, part).items()}
+    settings = [
+        {"name": name, "type": kind, "default": default} for name, kind, default in describe_settings(part_class)
+    ]
+    papers = {name: card.title for name, card in cards_using(family, part).items()}
     header = inspect.cleandoc(module.__doc__ or "")
     return {
         "family": family,

@@ -12,7 +12,7 @@ from encodery.cli._options import Overwrite, Settings
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from encodery.tokens.measure import TokenizerFigures
+    from encodery.tokens.measure import TokenizerMetrics
 
 app = typer.Typer(help="Train tokenizers and encode corpora with them.", no_args_is_help=True)
 
@@ -26,18 +26,18 @@ def train(
 ) -> None:
     """Train a tokenizer on a corpus.
 
-    Settings are written path=value, such as kind=bpe, vocab=16384, kind.lowercase=true or sample_bytes=50000000.
+    Settings are written path=value, such as kind=bpe, vocab_size=16384, kind.lowercase=true or sample_bytes=50000000.
     `encodery show tokens.kind` lists the kinds.
     """
-    from encodery.base.settings import overrides, with_overrides
+    from encodery.base.settings import decode_with_overrides, parse_overrides
     from encodery.cli._screen import screen
     from encodery.tokens.train import TokenizerSettings, train_tokenizer
 
     console = screen(highlight=True)
-    chosen = with_overrides(TokenizerSettings, {}, overrides(settings or []), where="tokenizer")
+    chosen = decode_with_overrides(TokenizerSettings, {}, parse_overrides(settings or []), where="tokenizer")
     with console.status("training"):
         artifact = train_tokenizer(corpus, out, chosen, overwrite=overwrite)
-    metrics = artifact.manifest.figures
+    metrics = artifact.manifest.metrics
     console.print(
         f"[bold]{out}[/]: {metrics['used_size']:,} tokens in a vocabulary of {metrics['vocab_size']:,}, from "
         f"{metrics['sample_documents']:,} of {metrics['offered_documents']:,} documents "
@@ -67,7 +67,7 @@ def measure(
     if any(metrics.sources for metrics in measured):
         console.print(_sources_table(measured))
     for metrics in measured:
-        common = " ".join(piece for piece, _ in metrics.commonest_pieces)
+        common = " ".join(piece for piece, _ in metrics.most_frequent_pieces)
         console.print(
             f"{metrics.name}: longest tokens {', '.join(metrics.longest_pieces)}; most frequent {common}", markup=False
         )
@@ -94,7 +94,7 @@ def encode(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from encodery.cli._screen import screen
-    from encodery.tokens.pack import pack as run
+    from encodery.tokens.encode import encode_corpus as run
 
     console = screen(highlight=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -104,7 +104,7 @@ def encode(
         def watch(split: str, done: int, total: int) -> None:
             progress.update(tasks[split], completed=done, total=total)
 
-        run(corpus, tokenizer, out, workers=workers, overwrite=overwrite, watch=watch)
+        run(corpus, tokenizer, out, workers=workers, overwrite=overwrite, on_progress=watch)
     console.print(_store_table(out))
 
 
@@ -133,11 +133,11 @@ def split(
     from encodery.tokens.tokenizer import Tokenizer
 
     loaded = Tokenizer.load(tokenizer)
-    ids = loaded.encode(text, specials=True, markup=True).tolist()
+    ids = loaded.encode(text, add_special_tokens=True, parse_special_tokens=True).tolist()
     screen().print("  ".join(f"{loaded.piece(token)} {token}" for token in ids), markup=False)
 
 
-def _metrics_table(measured: list[TokenizerFigures]) -> Table:
+def _metrics_table(measured: list[TokenizerMetrics]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -151,7 +151,7 @@ def _metrics_table(measured: list[TokenizerFigures]) -> Table:
         "tokens per word": [f"{f.tokens_per_word:.3f}" for f in measured],
         "bytes per token": [f"{f.bytes_per_token:.3f}" for f in measured],
         "unknown": [f"{f.unknown_rate:.4%}" for f in measured],
-        "words kept as one token": [f"{f.whole_words:.1%}" for f in measured],
+        "words kept as one token": [f"{f.single_token_words:.1%}" for f in measured],
         "vocabulary used": [f"{f.vocabulary_used:.1%}" for f in measured],
     }
     for name, values in rows.items():
@@ -159,7 +159,7 @@ def _metrics_table(measured: list[TokenizerFigures]) -> Table:
     return table
 
 
-def _sources_table(measured: list[TokenizerFigures]) -> Table:
+def _sources_table(measured: list[TokenizerMetrics]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -180,7 +180,9 @@ def _store_table(folder: Path) -> Table:
     from encodery.tokens.store import SPLITS, TokenStore
 
     store = TokenStore.open(folder)
-    table = Table(title=f"{folder}: {store.dtype}, vocabulary of {store.specials.vocab_size:,}", title_justify="left")
+    table = Table(
+        title=f"{folder}: {store.dtype}, vocabulary of {store.special_tokens.vocab_size:,}", title_justify="left"
+    )
     for column in ("split", "documents", "tokens", "MB of text", "bytes per token", "unknown"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name in SPLITS:

@@ -6,14 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from encodery.base.errors import nearest
-from encodery.corpus.encoding import Unusable
+from encodery.corpus.encoding import UnusableFile
 
-USUAL = ("text", "content", "body", "document", "article", "passage", "raw_content", "abstract", "sentence", "contents")
+TEXT_COLUMN_NAMES = (
+    "text",
+    "content",
+    "body",
+    "document",
+    "article",
+    "passage",
+    "raw_content",
+    "abstract",
+    "sentence",
+    "contents",
+)
 HEAD_ROWS = 100
 LONGEST_VALUE = 500
 
 
-def text_column(rows: Iterable[Mapping[str, Any]], wanted: str) -> str:
+def text_column(rows: Iterable[Mapping[str, Any]], requested: str) -> str:
     """The column to read: `wanted`, or for `auto` a usual name, else the one with the longest texts in `rows`.
 
     Raises `Unusable("no_text_column")` listing what there is.
@@ -25,15 +36,17 @@ def text_column(rows: Iterable[Mapping[str, Any]], wanted: str) -> str:
             columns[key] = None
             if isinstance(value, str):
                 lengths[key] = lengths.get(key, 0) + len(value)
-    if wanted != "auto":
-        if wanted in columns:
-            return wanted
-        raise Unusable("no_text_column", f"no column '{wanted}'.{nearest(wanted, columns)} It has {_listed(columns)}")
-    for name in USUAL:
+    if requested != "auto":
+        if requested in columns:
+            return requested
+        raise UnusableFile(
+            "no_text_column", f"no column '{requested}'.{nearest(requested, columns)} It has {_listed(columns)}"
+        )
+    for name in TEXT_COLUMN_NAMES:
         if name in lengths:
             return name
     if not lengths:
-        raise Unusable("no_text_column", f"no column of text among {_listed(columns)}")
+        raise UnusableFile("no_text_column", f"no column of text among {_listed(columns)}")
     return max(lengths, key=lambda key: lengths[key])
 
 
@@ -41,7 +54,7 @@ def _listed(columns: Iterable[str]) -> str:
     return ", ".join(map(str, list(columns)[:20])) or "none"
 
 
-def rest_of(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+def metadata_of(row: Mapping[str, Any], column: str) -> dict[str, Any]:
     """The short plain values of a row beside its text; a nested `metadata` table is laid open."""
     kept: dict[str, Any] = {}
     inner = row.get("metadata")

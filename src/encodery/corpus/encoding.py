@@ -28,7 +28,7 @@ USUAL = (
 )
 
 
-class Unusable(Exception):
+class UnusableFile(Exception):
     """A file that cannot be used. `reason` is what is counted, `detail` what is shown beside the name."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -50,7 +50,7 @@ def detect(head: bytes, encoding: str = "auto") -> str:
     if not head.startswith(BINARY) and (wide := _wide(head)):
         return wide
     if is_binary(head):
-        raise Unusable("binary")
+        raise UnusableFile("binary")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
         return "utf-8"
@@ -71,9 +71,9 @@ def decode(data: bytes, encoding: str = "auto") -> str:
     try:
         return data.decode(name)
     except UnicodeDecodeError as error:
-        raise Unusable("undecodable", f"{name}: {error.reason} at byte {error.start}") from error
+        raise UnusableFile("undecodable", f"{name}: {error.reason} at byte {error.start}") from error
     except LookupError as error:
-        raise Unusable("undecodable", f"no such encoding: {name}") from error
+        raise UnusableFile("undecodable", f"no such encoding: {name}") from error
 
 
 def is_binary(head: bytes) -> bool:
@@ -112,5 +112,5 @@ def _single_byte(sample: bytes) -> str:
 
     best = from_bytes(sample, cp_isolation=USUAL.split()).best()
     if best is None:
-        raise Unusable("undecodable", "no encoding fits")
+        raise UnusableFile("undecodable", "no encoding fits")
     return best.encoding

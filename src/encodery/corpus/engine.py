@@ -27,11 +27,11 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from loguru import logger
 
-from encodery.base.cluster import joined
+from encodery.base.cluster import connect_ray
 from encodery.base.errors import InputError, UserError
 from encodery.corpus.steps.dedup import Pass
 
-Engine = Literal["local", "ray"]
+EngineName = Literal["local", "ray"]
 Progress = Callable[[str, int, int], None]
 """Called with (pass, tasks done, tasks in all)."""
 POLL_SECONDS = 0.1
@@ -59,13 +59,13 @@ class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
     pass
 
 
-class Runner:
+class PassRunner:
     """Runs the passes of one build, one after the other. `tasks`: tasks of a pass over documents.
 
     Raises `MissingExtra` for Ray where it is not installed. What a task raises is raised by `run`.
     """
 
-    def __init__(self, engine: Engine, workers: int, tasks: int, logs: Path, progress: Progress | None) -> None:
+    def __init__(self, engine: EngineName, workers: int, tasks: int, logs: Path, progress: Progress | None) -> None:
         self.engine = engine
         self.workers = min(workers, tasks)
         self.tasks = tasks
@@ -73,7 +73,7 @@ class Runner:
         self.progress = progress
         self.pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> PassRunner:
         logger.disable("datatrove")
         return self
 
@@ -114,7 +114,7 @@ class Runner:
         return executor
 
     def _ray(self, each: Pass, count: int, folder: Path) -> PipelineExecutor:
-        joined(self.workers)
+        connect_ray(self.workers)
         from datatrove.executor.ray import RayPipelineExecutor
 
         class _Ray(_Quiet, RayPipelineExecutor):  # type: ignore[misc]
@@ -172,7 +172,7 @@ def _watched(name: str, completions: Path, count: int, progress: Progress | None
 
 
 @contextlib.contextmanager
-def alone(logs: Path) -> Iterator[None]:
+def exclusive_build(logs: Path) -> Iterator[None]:
     """Held by the one build of a folder. Waits for tasks that outlived a killed build to end.
 
     Raises `InputError` when another build of the same folder is running.

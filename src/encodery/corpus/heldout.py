@@ -16,21 +16,21 @@ def text_id(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def position(identity: str) -> float:
+def hash_position(identity: str) -> float:
     """The place of a document in [0, 1). Hashed once more, so that a sort by id is no sort by split."""
     digest = hashlib.blake2b(bytes.fromhex(identity), digest_size=8, person=b"heldout").digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def wanted(documents: int, share: float, least: int) -> int | None:
+def heldout_count(documents: int, fraction: float, minimum: int) -> int | None:
     """How many documents a small corpus holds out; `None` where the share alone decides."""
-    if share == 0 or documents * share >= least:
+    if fraction == 0 or documents * fraction >= minimum:
         return None
     floor = 1 if documents > 1 else 0
-    return max(min(least, documents // 10), round(documents * share), floor)
+    return max(min(minimum, documents // 10), round(documents * fraction), floor)
 
 
-def threshold(smallest: list[float], count: int) -> float:
+def heldout_threshold(smallest: list[float], count: int) -> float:
     """The threshold below which `count` of the positions lie; `smallest` holds at least `count` + 1 where there are
     so many."""
     ordered = sorted(smallest)

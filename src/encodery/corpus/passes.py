@@ -17,13 +17,13 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from encodery.corpus.dropped import Dropped
-from encodery.corpus.heldout import position, text_id
+from encodery.corpus.exclusion_log import ExclusionLog
+from encodery.corpus.heldout import hash_position, text_id
 from encodery.corpus.settings import CorpusSettings
-from encodery.corpus.shard_writer import ShardWriter
-from encodery.corpus.shards import documents
+from encodery.corpus.shard_writer import CorpusShardWriter
+from encodery.corpus.shards import read_documents
 from encodery.corpus.steps.dedup import Pass
-from encodery.corpus.steps.read import Reading
+from encodery.corpus.steps.read import ReadContext
 
 LENGTHS = tuple(2**k for k in range(3, 25))
 SAMPLE_CHARACTERS = 500
@@ -31,7 +31,7 @@ SAMPLE_CHARACTERS = 500
 
 def reading_pass(settings: CorpusSettings, work: Path) -> tuple[Pass, list[str]]:
     """Files to cleaned documents, and what each of its steps is called in the report."""
-    reading = Reading(settings.text, settings.encoding, settings.license, work / "tasks", work / "problems")
+    reading = ReadContext(settings.text, settings.encoding, settings.license, work / "tasks", work / "problems")
     named: list[tuple[str, PipelineStep]] = []
     for name, reader in settings.read.items():
         if name in settings.skip:
@@ -42,8 +42,8 @@ def reading_pass(settings: CorpusSettings, work: Path) -> tuple[Pass, list[str]]
             named.append((f"rewrite {name}", rewrite.build(name)))
     for name, chosen in settings.filter.items():
         if name not in settings.skip:
-            named.append((f"filter {name}", chosen.build(Dropped(work / "dropped", f"filter {name}"))))
-    named.append(("clean", ShardWriter(str(work / "clean"), "${rank}")))
+            named.append((f"filter {name}", chosen.build(ExclusionLog(work / "dropped", f"filter {name}"))))
+    named.append(("clean", CorpusShardWriter(str(work / "clean"), "${rank}")))
     return Pass("read and filter", [step for _, step in named]), [name for name, _ in named]
 
 
@@ -55,17 +55,19 @@ def duplicate_passes(settings: CorpusSettings, work: Path) -> list[Pass]:
         if name in settings.skip:
             continue
         for each in part.passes(str(work / "dedup" / name)):
-            start = survivors(settings, work, before) if each.documents else []
+            start = deduplicated_steps(settings, work, before) if each.documents else []
             passes.append(Pass(each.name, [*start, *each.steps], each.documents, each.tasks))
         before.append(name)
     return passes
 
 
-def survivors(settings: CorpusSettings, work: Path, parts: list[str], record: bool = False) -> list[PipelineStep]:
+def deduplicated_steps(
+    settings: CorpusSettings, work: Path, parts: list[str], record: bool = False
+) -> list[PipelineStep]:
     """Steps that yield a task's cleaned documents without the duplicates found by `parts`."""
-    steps: list[PipelineStep] = [CleanDocuments(work / "clean")]
+    steps: list[PipelineStep] = [ReadCleanStep(work / "clean")]
     for name in parts:
-        dropped = Dropped(work / "dropped", f"dedup {name}") if record else None
+        dropped = ExclusionLog(work / "dropped", f"dedup {name}") if record else None
         steps.append(settings.dedup[name].build(str(work / "dedup" / name), dropped))
     return steps
 
@@ -77,18 +79,18 @@ def active_dedups(settings: CorpusSettings) -> list[str]:
 
 def position_pass(settings: CorpusSettings, work: Path, count: int) -> Pass:
     """Collects the smallest `count` + 1 positions of each task, from which the held-out threshold follows."""
-    steps = survivors(settings, work, active_dedups(settings))
-    return Pass("held-out threshold", [*steps, SmallestPositions(work / "positions", count + 1)])
+    steps = deduplicated_steps(settings, work, active_dedups(settings))
+    return Pass("held-out threshold", [*steps, SmallestPositionsStep(work / "positions", count + 1)])
 
 
 def writing_pass(settings: CorpusSettings, work: Path, out: Path, below: float) -> Pass:
     """The surviving documents to the splits, tallied."""
-    steps = survivors(settings, work, active_dedups(settings), record=True)
-    writer = ShardWriter(str(out), "${split}/${rank}")
-    return Pass("write", [*steps, Split(below, work / "tally"), writer])
+    steps = deduplicated_steps(settings, work, active_dedups(settings), record=True)
+    writer = CorpusShardWriter(str(out), "${split}/${rank}")
+    return Pass("write", [*steps, SplitStep(below, work / "tally"), writer])
 
 
-class CleanDocuments(PipelineStep):  # type: ignore[misc]
+class ReadCleanStep(PipelineStep):  # type: ignore[misc]
     """Reads back the file that the reading pass wrote for this task; a task without documents has none."""
 
     type = "read"
@@ -100,12 +102,12 @@ class CleanDocuments(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         path = self.folder / f"{rank:05d}.jsonl.zst"
-        for document in documents([path]) if path.is_file() else ():
+        for document in read_documents([path]) if path.is_file() else ():
             self.stat_update("total")
             yield Document(text=document.text, id=document.id, metadata=document.metadata)
 
 
-class SmallestPositions(PipelineStep):  # type: ignore[misc]
+class SmallestPositionsStep(PipelineStep):  # type: ignore[misc]
     """Writes how many documents a task has and their smallest positions; yields nothing."""
 
     type = "split"
@@ -118,14 +120,14 @@ class SmallestPositions(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         seen = itertools.count()
-        places = (position(text_id(document.text)) for document, _ in zip(data, seen, strict=False))
+        places = (hash_position(text_id(document.text)) for document, _ in zip(data, seen, strict=False))
         smallest = heapq.nsmallest(self.count, places)
         self.folder.mkdir(parents=True, exist_ok=True)
         table = {"documents": next(seen), "positions": smallest}
         (self.folder / f"{rank:05d}.json").write_text(json.dumps(table), encoding="utf-8")
 
 
-class Split(PipelineStep):  # type: ignore[misc]
+class SplitStep(PipelineStep):  # type: ignore[misc]
     """Gives each document its id and its split, and tallies what goes where."""
 
     type = "split"
@@ -137,17 +139,17 @@ class Split(PipelineStep):  # type: ignore[misc]
         self.folder = folder
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        tally = Tally()
+        tally = CorpusTally()
         for document in data:
             document.id = text_id(document.text)
-            document.metadata["split"] = "heldout" if position(document.id) < self.below else "train"
+            document.metadata["split"] = "heldout" if hash_position(document.id) < self.below else "train"
             tally.add(document)
             yield document
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{rank:05d}.json").write_text(json.dumps(tally.table()), encoding="utf-8")
 
 
-class Tally:
+class CorpusTally:
     """What a task wrote: documents and bytes by split, licence, source and format; lengths; a sample."""
 
     KINDS = ("split", "license", "source", "format")

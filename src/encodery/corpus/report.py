@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from encodery.corpus.sources import Listing
+from encodery.corpus.sources import FileListing
 
 MOST_NAMED = 200
 MOST_SOURCES = 100
@@ -17,16 +17,16 @@ SAMPLES = 5
 
 
 @dataclass
-class Report:
+class CorpusReport:
     """`steps`: name to counts, in order. `dropped`: step to reason to {documents, bytes, samples}.
     `problems`: reason to how often; `problem_files`: up to 200 of them by name.
     `tally`: documents and bytes by split, license, source and format."""
 
     files: int
     input_bytes: int
-    left_out: Mapping[str, int]
-    left_out_files: tuple[str, ...]
-    below: float
+    skipped: Mapping[str, int]
+    skipped_files: tuple[str, ...]
+    heldout_threshold: float
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
     dropped: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
@@ -39,7 +39,7 @@ class Report:
     def documents(self) -> int:
         return sum(self.tally["documents"]["split"].values())
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What the manifest says of the corpus."""
         documents, size = self.tally["documents"]["split"], self.tally["bytes"]["split"]
         return {
@@ -53,18 +53,18 @@ class Report:
     def table(self) -> dict[str, Any]:
         """The contents of `report.json`."""
         return {
-            "figures": self.figures(),
+            "metrics": self.metrics(),
             "input": {
                 "files": self.files,
                 "bytes": self.input_bytes,
-                "left_out": dict(self.left_out),
-                "left_out_files": list(self.left_out_files),
+                "skipped": dict(self.skipped),
+                "skipped_files": list(self.skipped_files),
                 "problems": dict(self.problems),
                 "problem_files": self.problem_files,
             },
             "steps": self.steps,
             "dropped": self.dropped,
-            "heldout": {"below": self.below},
+            "heldout": {"threshold": self.heldout_threshold},
             "licenses": self._by("license"),
             "sources": self._by("source", MOST_SOURCES),
             "formats": self._by("format"),
@@ -106,14 +106,14 @@ def _totals(tasks: list[list[dict[str, Any]]], number: int) -> dict[str, float]:
     return {key: count for key, count in counts.items() if key != "doc_len"}
 
 
-def cleaned(work: Path, names: list[str]) -> int:
+def cleaned_count(work: Path, names: list[str]) -> int:
     """Documents that came through the reading pass."""
     return int(_totals(_stats(work, "read and filter"), names.index("clean")).get("total", 0))
 
 
-def collect(work: Path, names: list[str], found: Listing, dedups: list[str], below: float) -> Report:
+def collect_report(work: Path, names: list[str], found: FileListing, dedups: list[str], below: float) -> CorpusReport:
     """Put the report of a finished build together."""
-    report = Report(len(found.files), found.bytes, found.left_out, found.named, below)
+    report = CorpusReport(len(found.files), found.bytes, found.skipped, found.skipped_files, below)
     tasks = _stats(work, "read and filter")
     for number, name in enumerate(names):
         totals = _totals(tasks, number)
@@ -128,7 +128,7 @@ def collect(work: Path, names: list[str], found: Listing, dedups: list[str], bel
     return report
 
 
-def _add_dropped(report: Report, folder: Path, order: list[str]) -> None:
+def _add_dropped(report: CorpusReport, folder: Path, order: list[str]) -> None:
     for path in sorted(folder.glob("*.json"), key=lambda p: (order.index(p.stem.rsplit("-", 1)[0]), p.name)):
         reasons = report.dropped.setdefault(path.stem.rsplit("-", 1)[0], {})
         for reason, entry in json.loads(path.read_text(encoding="utf-8")).items():
@@ -138,7 +138,7 @@ def _add_dropped(report: Report, folder: Path, order: list[str]) -> None:
             total["samples"] = (total["samples"] + entry["samples"])[:SAMPLES]
 
 
-def _add_problems(report: Report, folder: Path) -> None:
+def _add_problems(report: CorpusReport, folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         for reason, where, count, detail in json.loads(path.read_text(encoding="utf-8")):
             report.problems[reason] += count
@@ -146,7 +146,7 @@ def _add_problems(report: Report, folder: Path) -> None:
                 report.problem_files.append({"reason": reason, "path": where, "count": count, "detail": detail})
 
 
-def _add_tally(report: Report, folder: Path) -> None:
+def _add_tally(report: CorpusReport, folder: Path) -> None:
     merged: dict[str, dict[str, Counter[str]]] = {"documents": {}, "bytes": {}}
     for path in sorted(folder.glob("*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))

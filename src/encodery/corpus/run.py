@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodery.base.artifact import Artifact, atomic_write, writing
+from encodery.base.artifact import Artifact, atomic_write, create_artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.extras import require
 from encodery.base.machine import threads
 from encodery.base.settings import encode
-from encodery.corpus.engine import Engine, Progress, Runner, alone
-from encodery.corpus.heldout import threshold, wanted
-from encodery.corpus.report import Report, cleaned, collect
+from encodery.corpus.engine import EngineName, PassRunner, Progress, exclusive_build
+from encodery.corpus.heldout import heldout_count, heldout_threshold
+from encodery.corpus.report import CorpusReport, cleaned_count, collect_report
 from encodery.corpus.settings import CorpusSettings
-from encodery.corpus.sources import Listing, deal, listing, write_tasks
+from encodery.corpus.sources import FileListing, assign_tasks, list_files, write_tasks
 
 KIND = "corpus"
 WORK = "work"
@@ -26,22 +26,22 @@ SLACK = 10  # Duplicates may still shrink a corpus by so much before its held-ou
 
 
 @dataclass(frozen=True)
-class Built:
+class CorpusBuild:
     """`fresh`: whether anything was done; False where the same corpus was there already."""
 
     artifact: Artifact
     fresh: bool
 
 
-def build(
+def build_corpus(
     sources: Iterable[str | Path],
     out: str | Path,
     settings: CorpusSettings | None = None,
-    engine: Engine = "local",
+    engine: EngineName = "local",
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Built:
+) -> CorpusBuild:
     """Make a corpus of all documents in `sources` (folders, globs, files) in the folder `out`.
 
     `workers`: processes at a time, as many as the machine's threads if not given; the result does not depend on it.
@@ -57,24 +57,24 @@ def build(
         require("ray", extra="ray")
     target = Path(out)
     given = [str(source) for source in sources]
-    found = listing(given, settings.suffixes(), avoid=(target, target.parent / f".{target.name}.draft"))
+    found = list_files(given, settings.suffixes(), avoid=(target, target.parent / f".{target.name}.draft"))
     recipe = {"corpus": encode(settings), "inputs": found.fingerprint(), "sources": given}
     if (present := _present(target, recipe, overwrite)) is not None:
-        return Built(present, fresh=False)
-    with writing(target, kind=KIND, settings=recipe, overwrite=overwrite, keep=True) as draft:
+        return CorpusBuild(present, fresh=False)
+    with create_artifact(target, kind=KIND, settings=recipe, overwrite=overwrite, keep_draft=True) as draft:
         work = draft.path / WORK
-        with alone(work / "logs"):
+        with exclusive_build(work / "logs"):
             _start(draft.path, recipe)
             try:
                 report = _run(settings, found, draft.path, engine, workers or threads(), progress)
             except EmptyInput:
-                draft.keep = False
+                draft.keep_on_error = False
                 raise
-        draft.figures.update(report.figures())
+        draft.metrics.update(report.metrics())
         text = json.dumps(report.table(), indent=1, ensure_ascii=False)
         (draft.path / "report.json").write_text(text + "\n", encoding="utf-8")
         shutil.rmtree(work)
-    return Built(Artifact.open(target, KIND), fresh=True)
+    return CorpusBuild(Artifact.open(target, KIND), fresh=True)
 
 
 def _present(target: Path, recipe: dict[str, Any], overwrite: bool) -> Artifact | None:
@@ -113,24 +113,29 @@ def _start(draft: Path, recipe: dict[str, Any]) -> None:
 
 
 def _run(
-    settings: CorpusSettings, found: Listing, draft: Path, engine: Engine, workers: int, progress: Progress | None
-) -> Report:
+    settings: CorpusSettings,
+    found: FileListing,
+    draft: Path,
+    engine: EngineName,
+    workers: int,
+    progress: Progress | None,
+) -> CorpusReport:
     from encodery.corpus import passes
 
     work = draft / WORK
-    tasks = deal(found.files, settings.sliced())
+    tasks = assign_tasks(found.files, settings.sliceable_formats())
     write_tasks(work / "tasks", tasks)
     reading, names = passes.reading_pass(settings, work)
     below, least = settings.heldout, settings.heldout_documents
-    with Runner(engine, workers, len(tasks), work / "logs", progress) as runner:
+    with PassRunner(engine, workers, len(tasks), work / "logs", progress) as runner:
         runner.run(reading)
         for each in passes.duplicate_passes(settings, work):
             runner.run(each)
-        if below and cleaned(work, names) * below < SLACK * least:
+        if below and cleaned_count(work, names) * below < SLACK * least:
             runner.run(passes.position_pass(settings, work, max(least, 1)))
             below = _threshold(work / "positions", below, least)
         runner.run(passes.writing_pass(settings, work, draft, below))
-    report = collect(work, names, found, passes.active_dedups(settings), below)
+    report = collect_report(work, names, found, passes.active_dedups(settings), below)
     if not report.documents:
         raise EmptyInput(f"No document is left of {len(found.files)} files: {report.why_empty()}")
     return report
@@ -139,5 +144,5 @@ def _run(
 def _threshold(folder: Path, share: float, least: int) -> float:
     """Where the held-out documents end, from what the tasks found."""
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    count = wanted(sum(part["documents"] for part in parts), share, least)
-    return share if count is None else threshold([p for part in parts for p in part["positions"]], count)
+    count = heldout_count(sum(part["documents"] for part in parts), share, least)
+    return share if count is None else heldout_threshold([p for part in parts for p in part["positions"]], count)

@@ -12,22 +12,22 @@ from encodery.corpus.steps.filter import Filter
 from encodery.corpus.steps.filter.gopher_quality import GopherQuality
 from encodery.corpus.steps.filter.gopher_repetition import GopherRepetition
 from encodery.corpus.steps.filter.length import Length
-from encodery.corpus.steps.read import Reader
-from encodery.corpus.steps.read.csv import Csv
-from encodery.corpus.steps.read.html import Html
-from encodery.corpus.steps.read.jsonl import Jsonl
-from encodery.corpus.steps.read.markdown import Markdown
-from encodery.corpus.steps.read.parquet import Parquet
-from encodery.corpus.steps.read.rst import Rst
-from encodery.corpus.steps.read.text import Text
+from encodery.corpus.steps.read import FileReader
+from encodery.corpus.steps.read.csv import CsvReader
+from encodery.corpus.steps.read.html import HtmlReader
+from encodery.corpus.steps.read.jsonl import JsonlReader
+from encodery.corpus.steps.read.markdown import MarkdownReader
+from encodery.corpus.steps.read.parquet import ParquetReader
+from encodery.corpus.steps.read.rst import RstReader
+from encodery.corpus.steps.read.text import TextReader
 from encodery.corpus.steps.rewrite import Rewrite
 from encodery.corpus.steps.rewrite.pieces import Pieces
 from encodery.corpus.steps.rewrite.unicode import Unicode
 from encodery.corpus.steps.rewrite.whitespace import Whitespace
 
 
-def _readers() -> dict[str, Reader]:
-    readers = (Text(), Markdown(), Rst(), Html(), Jsonl(), Csv(), Parquet())
+def _readers() -> dict[str, FileReader]:
+    readers = (TextReader(), MarkdownReader(), RstReader(), HtmlReader(), JsonlReader(), CsvReader(), ParquetReader())
     return {type(reader).__name__.lower(): reader for reader in readers}
 
 
@@ -60,7 +60,7 @@ class CorpusSettings:
     heldout: float = 0.01
     heldout_documents: int = 20
     skip: tuple[str, ...] = ()
-    read: dict[str, Reader] = field(default_factory=_readers)
+    read: dict[str, FileReader] = field(default_factory=_readers)
     rewrite: dict[str, Rewrite] = field(default_factory=_rewrites)
     filter: dict[str, Filter] = field(default_factory=_filters)
     dedup: dict[str, Dedup] = field(default_factory=_dedups)
@@ -82,6 +82,6 @@ class CorpusSettings:
         active = {name: part for name, part in self.read.items() if name not in self.skip}
         return {suffix: name for name, part in active.items() for suffix in part.suffixes}
 
-    def sliced(self) -> list[str]:
+    def sliceable_formats(self) -> list[str]:
         """The readers whose files several tasks may share."""
-        return [name for name, part in self.read.items() if part.sliced]
+        return [name for name, part in self.read.items() if part.sliceable]

@@ -23,7 +23,7 @@ def _opened(file: BinaryIO, mode: str = "rb", **_: Any) -> Any:
 register_compression(NAME, _opened, [], force=True)
 
 
-class ShardWriter(JsonlWriter):  # type: ignore[misc]
+class CorpusShardWriter(JsonlWriter):  # type: ignore[misc]
     """Writes `{"id", "text", "metadata"}` lines to `<folder>/<name>.jsonl.zst`; `name` may hold `${rank}` and the
     names of metadata."""
 

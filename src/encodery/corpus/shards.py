@@ -28,7 +28,7 @@ def shard_paths(corpus: str | Path, split: str) -> list[Path]:
     return sorted(p for p in (Path(corpus) / split).glob("*.jsonl*") if not p.name.startswith("."))
 
 
-def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
+def read_documents(paths: Iterable[str | Path]) -> Iterator[Document]:
     """The documents of the shards, one at a time: memory holds a block and one document.
 
     Raises `ArtifactError` naming the shard that is damaged.

@@ -20,42 +20,42 @@ from encodery.base.errors import EmptyInput, InputError, nearest
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bz2"}
 EXPANSION = 4  # Bytes of text per byte of a compressed file, for sharing out work.
 TASK_BYTES = 8 << 20
-MOST_TASKS = 4096
-MOST_SLICES = 4  # Of a file that each slice must decompress from its beginning.
+MAX_TASKS = 4096
+MAX_SLICES = 4  # Of a file that each slice must decompress from its beginning.
 # What a text file without a known format wears; anything else below a folder is counted and left out.
 PLAIN_SUFFIXES = frozenset(("", ".log", ".debian", ".asc"))
 PLAIN_NAMES = ("readme", "news", "changes", "changelog", "copying", "copyright", "license", "licence", "authors")
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One file, or the slice `part` of `parts` of it. `source`: the package, folder or file the reader sees as its
     origin. `name`: the path relative to what the user gave."""
 
     path: str
     name: str
-    source: str
+    origin: str
     format: str
     compression: str
     bytes: int
     modified: int
-    part: int = 0
-    parts: int = 1
+    slice_index: int = 0
+    num_slices: int = 1
 
     @property
     def text_bytes(self) -> int:
         """Estimate of the bytes of text in this slice."""
-        return self.bytes * (EXPANSION if self.compression else 1) // self.parts
+        return self.bytes * (EXPANSION if self.compression else 1) // self.num_slices
 
 
 @dataclass(frozen=True)
-class Listing:
+class FileListing:
     """`files`: what will be read, in order. `left_out`: reason and number of files passed over.
     `named`: up to a hundred of those, as `reason: path`."""
 
-    files: tuple[Source, ...]
-    left_out: Mapping[str, int]
-    named: tuple[str, ...]
+    files: tuple[SourceFile, ...]
+    skipped: Mapping[str, int]
+    skipped_files: tuple[str, ...]
 
     @property
     def bytes(self) -> int:
@@ -69,7 +69,7 @@ class Listing:
         return digest.hexdigest()[:32]
 
 
-def listing(sources: Iterable[str | Path], suffixes: Mapping[str, str], avoid: Iterable[Path] = ()) -> Listing:
+def list_files(sources: Iterable[str | Path], suffixes: Mapping[str, str], avoid: Iterable[Path] = ()) -> FileListing:
     """The files of the sources. `suffixes` maps `.md` to the name of its reader; `avoid` are folders not entered.
 
     Raises `InputError` for a source that is not there, `EmptyInput` when nothing readable is found.
@@ -78,7 +78,7 @@ def listing(sources: Iterable[str | Path], suffixes: Mapping[str, str], avoid: I
     left_out: Counter[str] = Counter()
     named: list[str] = []
     seen: set[str] = set()
-    files: list[Source] = []
+    files: list[SourceFile] = []
     walled = {str(Path(path).resolve()) for path in avoid}
     for source in given:
         for path, name, origin, chosen in _expand(source, walled):
@@ -98,7 +98,7 @@ def listing(sources: Iterable[str | Path], suffixes: Mapping[str, str], avoid: I
             + (f"{sum(left_out.values())} files passed over ({passed})." if left_out else "no files.")
             + f" Formats read: {', '.join(sorted(suffixes))}, each also .gz .zst .xz .bz2."
         )
-    return Listing(tuple(files), dict(left_out), tuple(named))
+    return FileListing(tuple(files), dict(left_out), tuple(named))
 
 
 def _expand(source: str, walled: set[str]) -> Iterator[tuple[str, str, str, bool]]:
@@ -144,7 +144,7 @@ def _stem(path: str) -> str:
     return os.path.basename(path).split(".")[0] or os.path.basename(path)
 
 
-def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], chosen: bool) -> Source | str:
+def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], chosen: bool) -> SourceFile | str:
     """The source at a path, or why it is left out."""
     try:
         stat = os.stat(path)
@@ -167,19 +167,19 @@ def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], ch
             return f"format {suffix.lower() or 'without suffix'}"
     if kind == "parquet" and compression:
         return "format .parquet inside an archive"
-    return Source(path, name, origin, kind, compression, stat.st_size, stat.st_mtime_ns)
+    return SourceFile(path, name, origin, kind, compression, stat.st_size, stat.st_mtime_ns)
 
 
-def deal(files: Iterable[Source], sliced: Iterable[str]) -> list[list[Source]]:
+def assign_tasks(files: Iterable[SourceFile], sliceable: Iterable[str]) -> list[list[SourceFile]]:
     """The slices each task reads: contiguous runs of files of about equal bytes; large row files are cut.
 
     `sliced`: formats whose files several tasks may share.
     """
-    shared = set(sliced)
+    shared = set(sliceable)
     slices = [piece for file in files for piece in _slices(file, file.format in shared)]
     total = sum(piece.text_bytes for piece in slices)
-    count = max(1, min(MOST_TASKS, -(-total // TASK_BYTES), len(slices)))
-    tasks: list[list[Source]] = [[] for _ in range(count)]
+    count = max(1, min(MAX_TASKS, -(-total // TASK_BYTES), len(slices)))
+    tasks: list[list[SourceFile]] = [[] for _ in range(count)]
     before = 0
     for piece in slices:
         middle = before + piece.text_bytes / 2
@@ -188,20 +188,20 @@ def deal(files: Iterable[Source], sliced: Iterable[str]) -> list[list[Source]]:
     return [task for task in tasks if task]
 
 
-def _slices(file: Source, may_share: bool) -> list[Source]:
+def _slices(file: SourceFile, may_share: bool) -> list[SourceFile]:
     count = -(-file.text_bytes // TASK_BYTES) if may_share else 1
     if file.compression or file.format != "jsonl":
-        count = min(count, MOST_SLICES)
-    return [replace(file, part=part, parts=count) for part in range(count)]
+        count = min(count, MAX_SLICES)
+    return [replace(file, slice_index=part, num_slices=count) for part in range(count)]
 
 
-def write_tasks(folder: Path, tasks: list[list[Source]]) -> None:
+def write_tasks(folder: Path, tasks: list[list[SourceFile]]) -> None:
     """One JSON file a task, so that a worker loads its own share only."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(tasks):
         (folder / f"{number:05d}.json").write_text(json.dumps([asdict(piece) for piece in task]), encoding="utf-8")
 
 
-def read_task(folder: Path, number: int) -> list[Source]:
+def read_task(folder: Path, number: int) -> list[SourceFile]:
     """What `write_tasks` wrote for a task."""
-    return [Source(**row) for row in json.loads((folder / f"{number:05d}.json").read_text(encoding="utf-8"))]
+    return [SourceFile(**row) for row in json.loads((folder / f"{number:05d}.json").read_text(encoding="utf-8"))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from encodery.base.artifact import Artifact
-from encodery.corpus.shards import SPLITS, documents, shard_paths
+from encodery.corpus.shards import SPLITS, read_documents, shard_paths
 
 KIND = "corpus"
 LETTERS_READ = 2000
@@ -24,7 +24,7 @@ SCRIPTS = frozenset((
 
 
 @dataclass
-class Measured:
+class CorpusStats:
     """`words`: characters separated by whitespace. `histogram`: upper edge in words to documents.
     `scripts`: script to its share of the letters read (the first 2,000 characters of each document)."""
 
@@ -32,24 +32,24 @@ class Measured:
     bytes: dict[str, int] = field(default_factory=dict)
     words: dict[str, int] = field(default_factory=dict)
     histogram: dict[int, int] = field(default_factory=dict)
-    longest: int = 0
+    max_words: int = 0
     scripts: dict[str, float] = field(default_factory=dict)
 
 
-def measure(corpus: str | Path) -> Measured:
+def measure_corpus(corpus: str | Path) -> CorpusStats:
     """Read every document of a corpus and count. Raises `ArtifactError` if it is no corpus or a shard is damaged."""
     artifact = Artifact.open(corpus, KIND)
-    measured = Measured()
+    measured = CorpusStats()
     lengths: Counter[int] = Counter()
     scripts: Counter[str] = Counter()
     for split in SPLITS:
         count = size = words = 0
-        for document in documents(shard_paths(artifact.path, split)):
+        for document in read_documents(shard_paths(artifact.path, split)):
             here = len(document.text.split())
             count, words = count + 1, words + here
             size += len(document.text.encode("utf-8"))
             lengths[1 << max(3, (here - 1).bit_length() if here else 0)] += 1
-            measured.longest = max(measured.longest, here)
+            measured.max_words = max(measured.max_words, here)
             scripts.update(_scripts(document.text[:LETTERS_READ]))
         measured.documents[split], measured.bytes[split], measured.words[split] = count, size, words
     measured.histogram = {edge: lengths[edge] for edge in sorted(lengths)}

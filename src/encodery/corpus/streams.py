@@ -11,31 +11,31 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from encodery.corpus.encoding import HEAD, Unusable, detect
-from encodery.corpus.sources import Source
+from encodery.corpus.encoding import HEAD, UnusableFile, detect
+from encodery.corpus.sources import SourceFile
 
-LARGEST = 64 << 20  # Bytes of a file that must be held whole (HTML).
+MAX_BYTES = 64 << 20  # Bytes of a file that must be held whole (HTML).
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[BinaryIO]:
+def open_source(source: SourceFile) -> Iterator[BinaryIO]:
     """The decompressed bytes of a file. Raises `Unusable`: corrupt (bad archive), unreadable (permissions)."""
     try:
         with open(source.path, "rb") as file, _plain(file, source.compression) as stream:
             yield stream
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise Unusable("corrupt", f"{source.compression}: {error}") from error
+        raise UnusableFile("corrupt", f"{source.compression}: {error}") from error
     except OSError as error:
         # bz2 reports damage as a bare OSError without a number.
         if source.compression and error.errno is None:
-            raise Unusable("corrupt", f"{source.compression}: {error}") from error
+            raise UnusableFile("corrupt", f"{source.compression}: {error}") from error
         if error.filename == source.path or isinstance(error, PermissionError):
-            raise Unusable("unreadable", error.strerror or str(error)) from error
+            raise UnusableFile("unreadable", error.strerror or str(error)) from error
         raise
     except Exception as error:
         if type(error).__name__ != "ZstdError":
             raise
-        raise Unusable("corrupt", f"zstd: {error}") from error
+        raise UnusableFile("corrupt", f"zstd: {error}") from error
 
 
 def _plain(file: BinaryIO, compression: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -88,28 +88,28 @@ class _Zstd(io.RawIOBase):
         return out
 
 
-def whole(source: Source) -> bytes:
+def read_source(source: SourceFile) -> bytes:
     """All bytes of a file. Raises `Unusable("too_large")` beyond 64 MiB."""
-    with opened(source) as stream:
-        data = stream.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise Unusable("too_large", f"more than {LARGEST >> 20} MiB in one piece")
+    with open_source(source) as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise UnusableFile("too_large", f"more than {MAX_BYTES >> 20} MiB in one piece")
     return data
 
 
 @contextlib.contextmanager
-def text_stream(source: Source, encoding: str) -> Iterator[io.TextIOWrapper]:
+def open_source_text(source: SourceFile, encoding: str) -> Iterator[io.TextIOWrapper]:
     """The decoded lines of a file; the encoding is detected from its head. Raises `Unusable`."""
-    with opened(source) as stream:
+    with open_source(source) as stream:
         head = stream.read(HEAD)
         name = detect(head, encoding)
-    with opened(source) as stream:
+    with open_source(source) as stream:
         reader = io.TextIOWrapper(stream, encoding=name, newline="")
         try:
             yield reader
         except UnicodeDecodeError as error:
-            raise Unusable("undecodable", f"{name}: {error.reason}") from error
+            raise UnusableFile("undecodable", f"{name}: {error.reason}") from error
         except LookupError as error:
-            raise Unusable("undecodable", f"no such encoding: {name}") from error
+            raise UnusableFile("undecodable", f"no such encoding: {name}") from error
         finally:
             reader.detach()

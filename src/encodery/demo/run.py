@@ -13,7 +13,7 @@ from pathlib import Path
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import UserError
 from encodery.demo.gather import SOURCES, gather
-from encodery.demo.judge import judge
+from encodery.demo.search_quality import search_quality
 
 RESERVE = 100.0  # seconds that judging, export and report need
 SHORTEST = 60.0
@@ -29,20 +29,20 @@ class Demo:
     out: Path
     text: Path | None
     minutes: float
-    since: float
+    started_at: float
     recipe: str = "demo"
 
-    def run(self, say: Callable[[str], None]) -> Path:
+    def run(self, log: Callable[[str], None]) -> Path:
         """Everything up to the report; returns its path. Raises `UserError` naming the step that failed."""
-        text = self._text(say)
+        text = self._text(log)
         corpus, tokens, run, index = (self.out / name for name in ("corpus", "tokens", "run", "index"))
         self._verb("corpus", "build", text, "--out", corpus, *self._licenses(text))
-        self._verb("tokens", "train", corpus, "--out", self.out / "tokenizer", "kind=wordpiece", "vocab=8192")
+        self._verb("tokens", "train", corpus, "--out", self.out / "tokenizer", "kind=wordpiece", "vocab_size=8192")
         self._verb("tokens", "encode", corpus, "--tokenizer", self.out / "tokenizer", "--out", tokens)
         if not (run / "model").exists():
             self._pretrain(tokens, run, corpus)
         self._verb("search", "index", corpus, "--model", run, "--out", index)
-        found = judge(index, corpus, say)
+        found = search_quality(index, corpus, log)
         if found:
             atomic_write(run / "search.json", json.dumps(found, indent=1))
         if not (self.out / "export").exists():
@@ -72,8 +72,8 @@ class Demo:
         if (run / "checkpoints").exists():
             self._verb("resume", run)
             return
-        size = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["figures"]["bytes"] / 1e6
-        left = 60 * self.minutes - (time.time() - self.since) - RESERVE - SECONDS_PER_MB * size
+        size = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["metrics"]["bytes"] / 1e6
+        left = 60 * self.minutes - (time.time() - self.started_at) - RESERVE - SECONDS_PER_MB * size
         self._verb("pretrain", tokens, "--recipe", self.recipe, "--out", run, "--budget", f"{max(left, SHORTEST):.0f}s")
 
     def _verb(self, *arguments: str | Path) -> None:

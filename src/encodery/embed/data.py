@@ -14,7 +14,7 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.parts import name_of
-from encodery.embed.losses import Loss, Target
+from encodery.embed.losses import Loss, TargetKind
 from encodery.embed.losses.contrastive import Contrastive
 from encodery.embed.losses.cosent import CoSENT
 from encodery.embed.losses.infonce import InfoNCE
@@ -23,12 +23,12 @@ from encodery.embed.losses.supcon import SupCon
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class EmbeddingExamples:
     """`columns`: C lists of E texts. `target` as the losses want it (`losses.Target`): (E,) or (E, C - 1) numbers, (E,)
     class numbers, or None."""
 
     columns: tuple[list[str], ...]
-    kind: Target = "none"
+    target_kind: TargetKind = "none"
     target: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -37,9 +37,9 @@ class Labelled:
     @property
     def raw(self) -> bool:
         """Whether these are bare sentences."""
-        return len(self.columns) == 1 and self.kind == "none"
+        return len(self.columns) == 1 and self.target_kind == "none"
 
-    def take(self, numbers: np.ndarray) -> Labelled:
+    def take(self, numbers: np.ndarray) -> EmbeddingExamples:
         """The examples of these numbers."""
         columns = tuple([column[int(n)] for n in numbers] for column in self.columns)
         return replace(self, columns=columns, target=None if self.target is None else self.target[numbers])
@@ -47,7 +47,7 @@ class Labelled:
     @property
     def fingerprint(self) -> str:
         """Differs when any text or target does."""
-        digest = hashlib.sha256(self.kind.encode())
+        digest = hashlib.sha256(self.target_kind.encode())
         for column in self.columns:
             for text in column:
                 digest.update(text.encode("utf-8", "surrogatepass"))
@@ -57,31 +57,31 @@ class Labelled:
         return digest.hexdigest()[:32]
 
 
-def usual_loss(data: Labelled) -> Loss:
+def default_loss(data: EmbeddingExamples) -> Loss:
     """The loss for data of this shape: InfoNCE for pairs, tuples and raw sentences, CoSENT for scored pairs, the
     contrastive one for pairs labelled 0 and 1, margin-MSE for a teacher's scores, supervised contrast for classes."""
-    if data.kind == "scores":
+    if data.target_kind == "scores":
         return MarginMSE()
-    if data.kind == "label":
+    if data.target_kind == "label":
         return SupCon()
-    if data.kind == "score":
+    if data.target_kind == "score":
         assert data.target is not None
         return Contrastive() if set(np.unique(data.target)) <= {0.0, 1.0} else CoSENT()
     return InfoNCE()
 
 
-def fitted(data: Labelled, loss: Loss) -> Labelled:
+def prepare_for_loss(data: EmbeddingExamples, loss: Loss) -> EmbeddingExamples:
     """The examples as the loss wants them: a raw sentence stands beside itself where two texts are needed, scores that
     are not asked for are put away. Raises `SettingsError` where the data lacks what the loss needs."""
     name = name_of(loss)
-    if loss.target == "none" and data.kind != "none":
+    if loss.target_kind == "none" and data.target_kind != "none":
         data = _without_target(data, name)
-    if loss.target != data.kind:
+    if loss.target_kind != data.target_kind:
         raise SettingsError(
-            f"loss = '{name}': learns from {WORDS[loss.target]}, the data has {WORDS[data.kind]}. "
+            f"loss = '{name}': learns from {TARGET_NAMES[loss.target_kind]}, the data has {TARGET_NAMES[data.target_kind]}. "
             f"Name the columns with columns.score, columns.scores or columns.label, or choose another loss."
         )
-    least, most = loss.columns
+    least, most = loss.column_range
     if len(data.columns) == 1 < least <= 2:
         data = replace(data, columns=data.columns * 2)
     if len(data.columns) < least:
@@ -92,12 +92,12 @@ def fitted(data: Labelled, loss: Loss) -> Labelled:
     return data
 
 
-def single(data: Labelled) -> Labelled:
+def as_single_texts(data: EmbeddingExamples) -> EmbeddingExamples:
     """Every text by itself, each once, in the order of the columns."""
-    return Labelled((list(dict.fromkeys(text for column in data.columns for text in column)),))
+    return EmbeddingExamples((list(dict.fromkeys(text for column in data.columns for text in column)),))
 
 
-WORDS: Mapping[Target, str] = {
+TARGET_NAMES: Mapping[TargetKind, str] = {
     "none": "texts alone",
     "score": "a score for each pair",
     "scores": "a teacher's scores for each text after the first",
@@ -105,31 +105,33 @@ WORDS: Mapping[Target, str] = {
 }
 
 
-def _without_target(data: Labelled, loss: str) -> Labelled:
+def _without_target(data: EmbeddingExamples, loss: str) -> EmbeddingExamples:
     """Pairs without their score: only those that say yes (above the middle) are pairs that belong together."""
-    if data.kind == "score":
+    if data.target_kind == "score":
         assert data.target is not None
         middle = (float(data.target.min()) + float(data.target.max())) / 2
         kept = np.flatnonzero(data.target > middle)
         if not len(kept):
             raise EmptyInput(f"loss = '{loss}': learns from pairs that belong together, and all scores are equal.")
         data = data.take(kept)
-    return Labelled(data.columns)
+    return EmbeddingExamples(data.columns)
 
 
-def scaled(target: np.ndarray, low: float, high: float) -> np.ndarray:
+def rescale_scores(target: np.ndarray, low: float, high: float) -> np.ndarray:
     """Scores brought from low … high to 0 … 1."""
     return ((target - low) / max(high - low, 1e-12)).astype(np.float32)
 
 
-def wrong_answers(rows: Sequence[Sequence[str]], take: int | None, partners: Sequence[str]) -> tuple[list[str], ...]:
+def negative_columns(
+    rows: Sequence[Sequence[str]], num_negatives: int | None, positives: Sequence[str]
+) -> tuple[list[str], ...]:
     """Columns of wrong answers from as many as each row has: `take` of them, or as many as every row has (one at
     least). Where a row has fewer, partners of other rows fill up, in turn, never its own."""
-    count = max(min(map(len, rows), default=0), 1) if take is None else take
+    count = max(min(map(len, rows), default=0), 1) if num_negatives is None else num_negatives
     columns: list[list[str]] = [[] for _ in range(count)]
-    spare = list(dict.fromkeys(partners))
+    spare = list(dict.fromkeys(positives))
     turn = 0
-    for row, own in zip(rows, partners, strict=True):
+    for row, own in zip(rows, positives, strict=True):
         for place in range(count):
             if place < len(row):
                 columns[place].append(row[place])

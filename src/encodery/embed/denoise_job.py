@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.base.machine import derive_seed
-from encodery.embed.data import Labelled, single
+from encodery.embed.data import EmbeddingExamples, as_single_texts
 from encodery.embed.job import EmbedJob
-from encodery.embed.noise import leave_out
+from encodery.embed.noise import delete_tokens
 from encodery.embed.training import Rebuild
 from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
 from encodery.model.packing import unpack
 from encodery.model.shape import Batch, Layout, Shape
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers
 
 START = 0.02  # spread of initial weights
@@ -34,7 +34,7 @@ START = 0.02  # spread of initial weights
 class DenoiseJob(EmbedJob):
     """See `EmbedJob`; every text of the data is learned from by itself."""
 
-    together = False
+    in_batch = False
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -42,19 +42,19 @@ class DenoiseJob(EmbedJob):
         self.rebuild_settings: Rebuild = self.settings.rebuild
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.train.seed, "decoder"))
-            self.decoder = Decoder(self.model.settings.shape, self.rebuild_settings.depth).to(self.device)
+            self.decoder = DenoisingDecoder(self.model.settings.shape, self.rebuild_settings.depth).to(self.device)
         self.module = nn.ModuleDict({"model": self.model, "pooling": self.pooling, "decoder": self.decoder})
 
-    def arranged(self, train: Labelled) -> Labelled:
+    def arranged(self, train: EmbeddingExamples) -> EmbeddingExamples:
         """Every text by itself."""
-        return single(train)
+        return as_single_texts(train)
 
-    def collate(self, numbers: Integers, seed: int) -> Batch:
+    def collate(self, indices: Integers, seed: int) -> Batch:
         """Texts with tokens left out; `whole` and `ends` in extra: the texts as they were, `place` of each."""
         draw = np.random.default_rng(seed)
-        texts = self.numbers[numbers][:, 0]
+        texts = self.numbers[indices][:, 0]
         rate = self.rebuild_settings.delete
-        batch, place = self.examples.batch(texts, lambda _, ids: leave_out(ids, rate, draw))
+        batch, place = self.examples.batch(texts, lambda _, ids: delete_tokens(ids, rate, draw))
         whole, order = self.examples.batch(texts)
         # Row of the noisy batch for each sequence of the whole one, which has an order of its own.
         row = torch.empty_like(place)
@@ -67,32 +67,32 @@ class DenoiseJob(EmbedJob):
         """All tokens but the first of each text."""
         return {"rebuild": batch.extra["whole"].numel() - len(batch)}
 
-    def terms(self, batch: Batch) -> Mapping[str, Term]:
+    def terms(self, batch: Batch) -> Mapping[str, LossTerm]:
         """See `Job`."""
         vectors = self._vectors(batch, [])[batch.extra["row"], 0]
         ids, ends = batch.extra["whole"], batch.extra["ends"]
         layout = Layout(ends, int(ends.diff().max()), ids.numel())
-        words = self.model.encoder.words
+        words = self.model.encoder.token_embeddings
         features = self.decoder(F.embedding(ids, words), vectors, layout)
         first = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         first[ends[:-1].long()] = True
         told = torch.where(~first)[0]
         result = masked_cross_entropy(features[told - 1], words, self.decoder.bias, ids[told])
-        right = Term(result.correct.sum(), len(told), 0.0)
-        return {"rebuild": Term(result.total, len(told)), "rebuilt": right}
+        right = LossTerm(result.correct.sum(), len(told), 0.0)
+        return {"rebuild": LossTerm(result.total, len(told)), "rebuilt": right}
 
 
-class Decoder(nn.Module):
+class DenoisingDecoder(nn.Module):
     """Words so far and a vector → features (T, E) whose products with the word table score the next word."""
 
     def __init__(self, shape: Shape, depth: int) -> None:
         super().__init__()
-        self.widen = nn.Linear(shape.embedding, shape.width)
+        self.widen = nn.Linear(shape.embedding_size, shape.width)
         self.place = nn.Parameter(torch.randn(shape.max_length, shape.width) * START)
         self.layers = nn.ModuleList(_Layer(shape.width, shape.heads) for _ in range(depth))
         self.norm = nn.LayerNorm(shape.width)
-        self.narrow = nn.Linear(shape.width, shape.embedding)
-        self.bias = nn.Parameter(torch.zeros(shape.vocab))
+        self.narrow = nn.Linear(shape.width, shape.embedding_size)
+        self.bias = nn.Parameter(torch.zeros(shape.vocab_size))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=START)
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
     def forward(self, words: Tensor, vectors: Tensor, layout: Layout) -> Tensor:
         """Embedded words (T, E) and vectors (B, H) → (T, E)."""
         x = self.widen(words) + self.place[layout.positions]
-        memory = vectors[layout.sequence]
+        memory = vectors[layout.sequence_ids]
         for layer in self.layers:
             x = layer(x, memory, layout)
         found: Tensor = self.narrow(self.norm(x))
@@ -134,4 +134,4 @@ class _Layer(nn.Module):
         query, key, value = padded.view(count, longest, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         flat = found.transpose(1, 2).reshape(count * longest, -1)
-        return self.out(flat[layout.sequence * longest + layout.positions])  # type: ignore[no-any-return]
+        return self.out(flat[layout.sequence_ids * longest + layout.positions])  # type: ignore[no-any-return]

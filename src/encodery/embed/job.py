@@ -1,7 +1,7 @@
 """Training of embeddings: a model, a pooling and a loss over examples of several texts, as a job of the one loop.
 
 All texts of a step stand in one packed batch. Where the loss compares the examples of a step with each other, they go
-through the model in pieces of `train.micro_tokens` that meet in the loss (`cached.py`), so a batch may be as large as
+through the model in pieces of `train.micro_batch_tokens` that meet in the loss (`cached.py`), so a batch may be as large as
 one likes; and examples meet those of the other ranks there. The best weights on dev rows are kept, and test rows are
 judged once, with these. Shapes: E examples, C columns, B examples of a batch, T tokens, K width.
 """
@@ -19,39 +19,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encodery.adapt import begin, finished
+from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import Artifact, atomic_write
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
-from encodery.embed import stored
-from encodery.embed.cached import in_pieces
-from encodery.embed.data import Labelled, fitted
-from encodery.embed.embedder import Embedder, unlearned
-from encodery.embed.finish import Finish
-from encodery.embed.finishing import Finishing
-from encodery.embed.losses import Given, Loss
-from encodery.embed.noise import hide_span
-from encodery.embed.pool import Pool, joined
-from encodery.embed.score import NAMES, Compared, Vectors, figures_of, tells
-from encodery.embed.settings import EmbedSettings
-from encodery.embed.through import Through
+from encodery.embed.data import EmbeddingExamples, prepare_for_loss
+from encodery.embed.gradient_cache import run_in_chunks
+from encodery.embed.heldout_metrics import METRIC_NAMES, EncodedTexts, EncodedVectors, compute_metrics, has_metrics
+from encodery.embed.losses import Loss, LossInputs
+from encodery.embed.noise import mask_span
+from encodery.embed.text_pool import TextPool, average_windows_torch
+from encodery.embed.trainable_postprocess import TrainablePostProcess
 from encodery.embed.training import EmbedTraining
+from encodery.encoders import storage
+from encodery.encoders.dense import DenseEncoder, unfitted_postprocessing
+from encodery.encoders.postprocess import PostProcess
+from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.settings import DenseSettings
 from encodery.model import count, golden
-from encodery.model.foreign import build
-from encodery.model.load import Loaded, load_model, save_model
-from encodery.model.network import Model, copied
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.network import Model, copy_for_training
 from encodery.model.shape import Batch, Output
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers
-from encodery.tokens.windows import batches
-from encodery.train.distributed import Team
+from encodery.tokens.windows import batches_by_length
+from encodery.train.distributed import DistributedContext
 from encodery.train.examples import ExampleJob
-from encodery.train.job import Work
-from encodery.train.loop import FINAL_EVAL
-from encodery.train.needs import Needs
-from encodery.train.settings import HARMLESS
+from encodery.train.job import StepBatches
+from encodery.train.loop import FINAL_EVAL_FACTOR
+from encodery.train.memory_estimate import MemoryEstimate
+from encodery.train.settings import NEUTRAL_SETTINGS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
 DETAILS = "details.json"
@@ -65,22 +65,22 @@ class EmbedJob(ExampleJob):
     def __init__(
         self,
         settings: EmbedTraining,
-        loaded: Loaded,
-        train: Labelled,
-        dev: Labelled | None,
-        team: Team,
+        loaded: LoadedModel,
+        train: EmbeddingExamples,
+        dev: EmbeddingExamples | None,
+        team: DistributedContext,
         device: torch.device,
         recipe: Mapping[str, Any] | None = None,
-        test: Labelled | None = None,
+        test: EmbeddingExamples | None = None,
         notes: Sequence[str] = (),
         decides: bool = True,
     ) -> None:
         self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
-        self.notes, self.decides, self.final = list(notes), decides, dict[str, Any]()
-        self.together = self.loss is not None and self.loss.together
-        self.model = copied(loaded.model, settings.dropout)
+        self.notes, self.select_on_dev, self.final = list(notes), decides, dict[str, Any]()
+        self.in_batch = self.loss is not None and self.loss.in_batch
+        self.model = copy_for_training(loaded.model, settings.dropout)
         self.model.heads.requires_grad_(False)
-        begin(self.model, settings.adapt, settings.train.seed)
+        inject(self.model, settings.adapt, settings.train.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.train.seed, "pooling"))
             self.pooling = self.head()
@@ -91,11 +91,13 @@ class EmbedJob(ExampleJob):
         self.examples, self.numbers = self._read(train)
         self.target = None if train.target is None else torch.from_numpy(train.target)
         self.dev = None if dev is None or dev.raw else self._held_out(dev)
-        self.test = None if test is None or not tells(test) else self._held_out(test)
-        self.guide = self._guide(self.examples.texts) if self.loss is not None and self.loss.guided else None
-        self.flops_of = functools.cache(functools.partial(count.flops, dataclasses.replace(self.model.settings)))
-        batch = min(settings.batch_of(len(train)), len(train))
-        self.lay_out(self.examples.lengths[self.numbers].sum(1), batch, settings.train, team)
+        self.test = None if test is None or not has_metrics(test) else self._held_out(test)
+        self.guide = self._guide(self.examples.texts) if self.loss is not None and self.loss.needs_guide else None
+        self.flops_of = functools.cache(
+            functools.partial(count.flops_per_token, dataclasses.replace(self.model.settings))
+        )
+        batch = min(settings.batch_size_for(len(train)), len(train))
+        self.set_examples(self.examples.lengths[self.numbers].sum(1), batch, settings.train, team)
         self._check()
         self.through = self._through()
         if self.through is not None:
@@ -106,66 +108,68 @@ class EmbedJob(ExampleJob):
         """What is learned from vectors; None where the job learns from something else."""
         return self.settings.loss
 
-    def arranged(self, train: Labelled) -> Labelled:
+    def arranged(self, train: EmbeddingExamples) -> EmbeddingExamples:
         """The training examples as the loss wants them."""
         assert self.loss is not None
-        return fitted(train, self.loss)
+        return prepare_for_loss(train, self.loss)
 
     def layers(self, seed: int) -> tuple[int, ...]:
         """The layers that the loss asks for."""
-        return () if self.loss is None else self.loss.layers(self.model.settings.depth, seed)
+        return () if self.loss is None else self.loss.sample_layers(self.model.settings.depth, seed)
 
     @classmethod
-    def needs(cls, recipe: Mapping[str, Any]) -> Needs:
+    def memory_estimate(cls, recipe: Mapping[str, Any]) -> MemoryEstimate:
         """See `Job`. Texts are taken to be about as long as the recipe's steps say."""
         settings, model = _settings(recipe), load_model(recipe["model"], verify=False).model.settings
-        step = round(settings.train.batch_tokens.highest)
-        length = min(longest_of(settings.embed, model.max_length) + 2, max(step // (settings.batch or step), 1))
-        activations = count.activation_bytes(model, min(settings.train.micro_tokens, step), length, 0.0)
+        step = round(settings.train.batch_tokens.maximum)
+        length = min(longest_of(settings.encoder, model.max_length) + 2, max(step // (settings.batch or step), 1))
+        activations = count.activation_bytes(model, min(settings.train.micro_batch_tokens, step), length, 0.0)
         copies = len(settings.hooks) + 1  # the best weights are held as well
-        return Needs.of(count.parameters(model), activations, copies, settings.train.keep, settings.train.offload)
+        return MemoryEstimate.of(
+            count.num_parameters(model), activations, copies, settings.train.keep, settings.train.optimizer_offload
+        )
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> EmbedJob:
+    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> EmbedJob:
         """See `Job`. Raises `ArtifactError` where model or data are gone."""
-        from encodery.embed.reading import read
+        from encodery.embed.reading import read_data
 
         settings = _settings(recipe)
         loaded = load_model(recipe["model"])
-        found = read(Path(recipe["data"]), settings, loaded)
-        told = found.test, found.notes, found.decides
-        return cls(settings, loaded, found.train, found.dev, team, device, recipe, *told)
+        found = read_data(Path(recipe["data"]), settings, loaded)
+        told = found.test, found.notes, found.select_on_dev
+        return cls(settings, loaded, found.train, found.dev, distributed, device, recipe, *told)
 
     def head(self) -> nn.Module:
         """What makes vectors of hidden states; with the weights that the model has for it, else with new ones."""
-        pooling = self.settings.embed.pooling
+        pooling = self.settings.encoder.pooling
         module = pooling.build(self.model.settings.shape)
-        if stored.is_stored(self.loaded) and self.loaded.settings["embed"]["pooling"] == encode(pooling):
-            module.load_state_dict(stored.pooling_state(self.loaded.module_state(stored.NAME)))
+        if storage.is_stored(self.loaded) and self.loaded.settings["dense"]["pooling"] == encode(pooling):
+            module.load_state_dict(storage.pooling_state(self.loaded.module_state(storage.MODULE)))
         return module
 
     # What is learned from
 
-    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+    def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
         """See `ExampleJob`."""
         self.progress, self.layer_seed = progress, derive_seed(self.train.seed, "layers", step)
-        return super().batches(step, progress, batch_tokens, length)
+        return super().batches(step, progress, batch_tokens, max_length)
 
-    def collate(self, numbers: Integers, seed: int) -> Batch:
+    def collate(self, indices: Integers, seed: int) -> Batch:
         """Texts by column, all anchors first; `texts` (C, B) in extra says which they are."""
-        texts = self.numbers[numbers].T
+        texts = self.numbers[indices].T
         draw = np.random.default_rng(seed)
 
         def hidden(place: int, ids: np.ndarray) -> np.ndarray:
-            second = place >= len(numbers)
-            return hide_span(ids, self.mask_id, self.settings.hide, draw) if second else ids
+            second = place >= len(indices)
+            return mask_span(ids, self.mask_id, self.settings.random_span_mask, draw) if second else ids
 
-        batch, place = self.examples.batch(texts.reshape(-1), hidden if self.settings.hide else None)
-        extra = {"place": place, "texts": torch.from_numpy(self.examples.identity[texts])}
-        if self.examples.windowed:
-            extra["owner"] = self.examples.owner(texts.reshape(-1))
+        batch, place = self.examples.batch(texts.reshape(-1), hidden if self.settings.random_span_mask else None)
+        extra = {"place": place, "texts": torch.from_numpy(self.examples.text_ids[texts])}
+        if self.examples.has_windows:
+            extra["owner"] = self.examples.window_owner(texts.reshape(-1))
         if self.target is not None:
-            extra["target"] = self.target[numbers]
+            extra["target"] = self.target[indices]
         if self.guide is not None:
             extra["guide"] = torch.from_numpy(self.guide[texts])
         extra["progress"] = torch.tensor(self.progress)
@@ -179,16 +183,16 @@ class EmbedJob(ExampleJob):
         (columns, examples), target = batch.extra["texts"].shape, batch.extra.get("target")
         if not self.gathers:
             return self.loss.counts(columns, examples, target)
-        told = None if target is None else self.team.rows_of_all(target)
-        found = self.loss.counts(columns, self.batch, told)
-        return {name: count / self.team.world for name, count in found.items()}
+        told = None if target is None else self.distributed.all_gather(target)
+        found = self.loss.counts(columns, self.batch_size, told)
+        return {name: count / self.distributed.world for name, count in found.items()}
 
-    def terms(self, batch: Batch) -> Mapping[str, Term]:
+    def terms(self, batch: Batch) -> Mapping[str, LossTerm]:
         """See `Job`. The loss is computed in fp32 whatever the model's format."""
         assert self.loss is not None
         columns, examples = batch.extra["texts"].shape
         layers = batch.extra["layers"].tolist()
-        found = in_pieces(functools.partial(self._vectors, layers=layers), batch, self.train.micro_tokens)
+        found = run_in_chunks(functools.partial(self._vectors, layers=layers), batch, self.train.micro_batch_tokens)
         found = self._whole(found, batch, columns * examples).view(columns, examples, len(layers) + 1, -1)
         with torch.autocast(self.device.type, enabled=False):
             found = found.float() if self.through is None else self.through(found.float())
@@ -199,30 +203,30 @@ class EmbedJob(ExampleJob):
         place = batch.extra["place"]
         if "owner" not in batch.extra:
             return found[place]
-        return joined(found[place], batch.cu_seqlens.diff()[place], batch.extra["owner"], texts)
+        return average_windows_torch(found[place], batch.cu_seqlens.diff()[place], batch.extra["owner"], texts)
 
     @property
     def gathers(self) -> bool:
         """Whether the examples of a step are compared with those of other ranks."""
-        return self.together and self.settings.across_ranks and self.team.world > 1
+        return self.in_batch and self.settings.gather_across_devices and self.distributed.world > 1
 
     def _of_all(self, tensor: Tensor, examples: int = 0) -> Tensor:
         """The same for the examples, along the axis `examples`, of all ranks that they are compared with."""
         if not self.gathers:
             return tensor
-        return self.team.rows_of_all(tensor.transpose(0, examples)).transpose(0, examples)
+        return self.distributed.all_gather(tensor.transpose(0, examples)).transpose(0, examples)
 
-    def _given(self, found: Tensor, batch: Batch) -> Given:
+    def _given(self, found: Tensor, batch: Batch) -> LossInputs:
         """Vectors (C, B, 1 + layers, K) as the loss sees them."""
         target, guide, texts = self._told(batch)
-        last, *earlier = (Given(tuple(found[:, :, i]), target, texts, guide) for i in range(found.shape[2]))
+        last, *earlier = (LossInputs(tuple(found[:, :, i]), target, texts, guide) for i in range(found.shape[2]))
         return dataclasses.replace(last, layers=tuple(earlier), progress=float(batch.extra["progress"]))
 
-    def _told(self, batch: Batch) -> tuple[Tensor | None, Given | None, Tensor]:
+    def _told(self, batch: Batch) -> tuple[Tensor | None, LossInputs | None, Tensor]:
         """Targets, the guide's vectors and the texts (C, B) of the examples."""
         extra = batch.extra
         target = None if "target" not in extra else self._of_all(extra["target"])
-        guide = None if "guide" not in extra else Given(tuple(self._of_all(extra["guide"].float(), 1)))
+        guide = None if "guide" not in extra else LossInputs(tuple(self._of_all(extra["guide"].float(), 1)))
         return target, guide, self._of_all(extra["texts"], 1)
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
@@ -239,7 +243,7 @@ class EmbedJob(ExampleJob):
         """Twice the forward pass more where pieces are run again."""
         lengths = batch.cu_seqlens.diff().double()
         mean = round(float((lengths * lengths).sum()) / max(batch.tokens, 1) / 8) * 8
-        again = 4 / 3 if batch.tokens > self.train.micro_tokens else 1.0
+        again = 4 / 3 if batch.tokens > self.train.micro_batch_tokens else 1.0
         return batch.tokens * self.flops_of(mean, 0.0) * again
 
     # Held-out figures
@@ -250,7 +254,7 @@ class EmbedJob(ExampleJob):
         return {} if self.dev is None else self._judged(*self._some(tokens))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019, the cache lives as long as the run
-    def _some(self, tokens: int) -> tuple[Labelled, Pool, Integers]:
+    def _some(self, tokens: int) -> tuple[EmbeddingExamples, TextPool, Integers]:
         """Dev rows that hold about so many tokens; whatever the seed, so that runs of several can be compared."""
         assert self.dev is not None
         data, pool, numbers = self.dev
@@ -261,37 +265,44 @@ class EmbedJob(ExampleJob):
         some = np.sort(order[:enough])
         return data.take(some), pool, numbers[some]
 
-    def _judged(self, data: Labelled, pool: Pool, numbers: Integers) -> dict[str, float]:
+    def _judged(self, data: EmbeddingExamples, pool: TextPool, numbers: Integers) -> dict[str, float]:
         """The figures of examples as numbers (E, C) of a pool's texts."""
         texts, places = np.unique(numbers, return_inverse=True)
-        return figures_of(self.compared(pool, texts), places.reshape(numbers.shape), data)
+        return compute_metrics(self.compared(pool, texts), places.reshape(numbers.shape), data)
 
-    def goal(self, score: Mapping[str, float]) -> float | None:
+    def selection_metric(self, score: Mapping[str, float]) -> float | None:
         """See `Job`. Of equal scores the later one counts: few held-out rows are soon all found, and those who found
         them first have learnt the least."""
-        found = next((score[name] for name in NAMES if name in score and name != "mrr"), None)
-        return None if found is None or not self.decides else found + LATER * self.position / len(self.lengths)
+        found = next((score[name] for name in METRIC_NAMES if name in score and name != "mrr"), None)
+        return None if found is None or not self.select_on_dev else found + LATER * self.position / len(self.lengths)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`epoch`, and at the end what was found by then."""
-        return {**super().figures(), **self.final}
+        return {**super().metrics(), **self.final}
 
-    def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
+    def compared(self, pool: TextPool, texts: np.ndarray) -> EncodedTexts:
         """Texts (P,) of a pool, encoded to be compared as they will be in use."""
-        plain = unlearned(_plain(self.settings.embed.finish))
-        return Vectors((plain if self.through is None else self.through.finishing()).apply(self._encoded(pool, texts)))
+        plain = unfitted_postprocessing(_plain(self.settings.encoder.postprocess))
+        return EncodedVectors(
+            (plain if self.through is None else self.through.postprocessing()).apply(self._encoded(pool, texts))
+        )
 
     @torch.no_grad()
-    def _encoded(self, pool: Pool, texts: np.ndarray) -> np.ndarray:
+    def _encoded(self, pool: TextPool, texts: np.ndarray) -> np.ndarray:
         """Vectors (P, H) of texts of a pool, before the finish."""
         self.module.eval()
         found: list[tuple[np.ndarray, np.ndarray]] = []
-        for some in batches(pool.lengths[texts], self.train.micro_tokens):
+        for some in batches_by_length(pool.lengths[texts], self.train.micro_batch_tokens):
             batch, place = pool.batch(texts[some])
             run = functools.partial(self._vectors, layers=[])
-            vectors = in_pieces(run, batch.to(self.device), self.train.micro_tokens)[:, 0].float().cpu()
+            vectors = run_in_chunks(run, batch.to(self.device), self.train.micro_batch_tokens)[:, 0].float().cpu()
             lengths = batch.cu_seqlens.diff()[place]
-            found.append((some, joined(vectors[place], lengths, pool.owner(texts[some]), len(some)).numpy()))
+            found.append(
+                (
+                    some,
+                    average_windows_torch(vectors[place], lengths, pool.window_owner(texts[some]), len(some)).numpy(),
+                )
+            )
         self.module.train()
         pooled = np.zeros((len(texts), found[0][1].shape[1]), np.float32)
         for some, rows in found:
@@ -300,62 +311,69 @@ class EmbedJob(ExampleJob):
 
     # What is left of it
 
-    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """The model, and then the figures of the test rows: what they may cost can take no model away."""
-        self.write(folder, figures)
+        self.write(folder, metrics)
         drawn = dict[str, dict[str, Any]]()
-        for name, held in (("dev", self.dev and self._some(self.train.eval_tokens * FINAL_EVAL)), ("test", self.test)):
+        for name, held in (
+            ("dev", self.dev and self._some(self.train.eval_tokens * FINAL_EVAL_FACTOR)),
+            ("test", self.test),
+        ):
             if held is not None and (found := self._judged(*held)):
                 drawn[name] = {"rows": len(held[0]), "figures": found, "errors": []}
         if "test" in drawn:
             self.final |= {f"test_{name}": value for name, value in drawn["test"]["figures"].items()}
-        if figures.get("tokens") and "tokens_per_s" in figures:
-            self.final["samples_per_s"] = figures["tokens_per_s"] / figures["tokens"] * self.position
+        if metrics.get("tokens") and "tokens_per_s" in metrics:
+            self.final["samples_per_s"] = metrics["tokens_per_s"] / metrics["tokens"] * self.position
         text = json.dumps({"notes": self.notes, **drawn}, indent=1, ensure_ascii=False)
         atomic_write(folder.parent / DETAILS, text + "\n")
 
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its embedding settings, what pooling and finish have learnt, and golden vectors."""
         model = self.result()
-        pooling = self.settings.embed.pooling.build(model.settings.shape)
+        pooling = self.settings.encoder.pooling.build(model.settings.shape)
         pooling.load_state_dict({name: tensor.cpu() for name, tensor in self.pooling.state_dict().items()})
         finishing = self._finishing()
-        embedder = Embedder(model, self.loaded.tokenizer, self.settings.embed, finishing, "cpu", pooling)
-        kept = stored.tensors(pooling, finishing)
-        kept["golden"] = stored.golden_vectors(embedder.pooled, golden.make(model), embedder.device)
+        embedder = DenseEncoder(model, self.loaded.tokenizer, self.settings.encoder, finishing, "cpu", pooling)
+        kept = storage.module_tensors(pooling, finishing)
+        kept["golden"] = storage.golden_vectors(embedder.pool_batch, golden.golden_outputs(model), embedder.device)
         save_model(
             folder,
             model,
             self.loaded.tokenizer_path,
-            settings={"recipe": self.recipe, "embed": encode(self.settings.embed)},
-            modules={stored.NAME: kept},
+            settings={"recipe": self.recipe, "dense": encode(self.settings.encoder)},
+            modules={storage.MODULE: kept},
             origin=self.loaded.origin,
             parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
-            figures=figures,
+            metrics=figures,
             overwrite=True,
         )
 
     def result(self) -> Model:
         """The trained model on the CPU, what was adapted folded in, with the dropout it had before."""
-        done = finished(self.model, self.settings.adapt)
+        done = merge_and_unload(self.model, self.settings.adapt)
         state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in done.state_dict().items()}
-        return build(done.settings, state)
+        return model_of_state(done.settings, state)
 
-    def _finishing(self) -> Finishing:
+    def _finishing(self) -> PostProcessing:
         """The finish steps, fitted to the training texts where they have something to learn and have not yet."""
         if self.through is not None:
-            return self.through.finishing()
-        steps = self.settings.embed.finish
-        return unlearned(steps) if len(_plain(steps)) == len(steps) else Finishing.fitted(steps, self._sampled())
+            return self.through.postprocessing()
+        steps = self.settings.encoder.postprocess
+        return (
+            unfitted_postprocessing(steps)
+            if len(_plain(steps)) == len(steps)
+            else PostProcessing.fitted(steps, self._sampled())
+        )
 
-    def _through(self) -> Through | None:
+    def _through(self) -> TrainablePostProcess | None:
         """The finish steps fitted to the training texts before the first step, where the recipe wants them so."""
-        if not self.settings.finish_first:
+        if not self.settings.whiten_before_training:
             return None
-        steps = self.settings.embed.finish
+        steps = self.settings.encoder.postprocess
         if len(_plain(steps)) == len(steps):
-            raise SettingsError("finish_first: none of the finish steps learns; whiten and centre do.")
-        return Through(steps, self._sampled())
+            raise SettingsError("whiten_before_training: none of the finish steps learns; whiten and centre do.")
+        return TrainablePostProcess(steps, self._sampled())
 
     def _sampled(self) -> np.ndarray:
         """Vectors (P, H) of training texts, before the finish."""
@@ -367,9 +385,9 @@ class EmbedJob(ExampleJob):
         table: dict[str, Any] = {**encode(self.settings), "data": self.fingerprint}
         artifact = self.loaded.artifact
         table["model"] = str(self.loaded.path) if artifact is None else artifact.manifest.fingerprint
-        table["train"] = {k: v for k, v in table["train"].items() if k not in HARMLESS}
-        if not self.settings.finish_first:
-            del table["finish_first"]  # runs from before there was such a thing go on
+        table["train"] = {k: v for k, v in table["train"].items() if k not in NEUTRAL_SETTINGS}
+        if not self.settings.whiten_before_training:
+            del table["whiten_before_training"]  # runs from before there was such a thing go on
         if self.settings.heldout is None:
             del table["heldout"]
         return table
@@ -381,26 +399,26 @@ class EmbedJob(ExampleJob):
         """Id of [MASK]."""
         return self.loaded.tokenizer.mask_id
 
-    def _read(self, data: Labelled) -> tuple[Pool, Integers]:
-        longest = longest_of(self.settings.embed, self.model.settings.max_length)
+    def _read(self, data: EmbeddingExamples) -> tuple[TextPool, Integers]:
+        longest = longest_of(self.settings.encoder, self.model.settings.max_length)
         prompts = prompts_of(self.settings, len(data.columns))
-        return Pool.of(data.columns, prompts, self.loaded.tokenizer, longest, self.settings.truncate)
+        return TextPool.from_columns(data.columns, prompts, self.loaded.tokenizer, longest, self.settings.truncate)
 
-    def _held_out(self, data: Labelled) -> tuple[Labelled, Pool, Integers]:
+    def _held_out(self, data: EmbeddingExamples) -> tuple[EmbeddingExamples, TextPool, Integers]:
         return (data, *self._read(data))
 
     def _guide(self, texts: list[str]) -> np.ndarray:
         """(P, G) float16 the guide's vectors of every text, once for all epochs."""
         if self.settings.guide is None:
             raise SettingsError("The loss asks a guide: name a model with guide=MODEL.")
-        embedder = Embedder.of(load_model(self.settings.guide), self.device)
+        embedder = DenseEncoder.from_loaded(load_model(self.settings.guide), self.device)
         chunk = self.settings.truncate == "chunk"
         return embedder.encode(texts, truncate="chunk" if chunk else "right").vectors.astype(np.float16)
 
     def _check(self) -> None:
         if self.layers(0) and self.pooling.keep_layers:
             raise SettingsError(
-                f"The loss learns from single layers, pooling = '{name_of(self.settings.embed.pooling)}' joins several."
+                f"The loss learns from single layers, pooling = '{name_of(self.settings.encoder.pooling)}' joins several."
             )
 
 
@@ -409,22 +427,22 @@ def _settings(recipe: Mapping[str, Any]) -> EmbedTraining:
     return decode(EmbedTraining, {k: v for k, v in recipe.items() if k not in apart}, "recipe.json")
 
 
-def longest_of(embed: EmbedSettings, most: int) -> int:
+def longest_of(embed: DenseSettings, most: int) -> int:
     """Tokens of a text that are read, special ones not counted, by a model that takes `most`."""
     return min(embed.max_length or most, most) - 2
 
 
 def prompts_of(settings: EmbedTraining, columns: int) -> list[str]:
     """The text that goes before those of each column."""
-    return [settings.embed.prompt(name) for name in prompt_names(settings, columns)]
+    return [settings.encoder.prompt(name) for name in prompt_names(settings, columns)]
 
 
 def prompt_names(settings: EmbedTraining, columns: int) -> list[str | None]:
     """The name of each column's prompt, None for none."""
-    known = settings.embed.prompts
-    names = {side: settings.sides.get(side, side if side in known else None) for side in ("query", "document")}
+    known = settings.encoder.prompts
+    names = {side: settings.roles.get(side, side if side in known else None) for side in ("query", "document")}
     return [names["document" if column else "query"] for column in range(columns)]
 
 
-def _plain(steps: tuple[Finish, ...]) -> tuple[Finish, ...]:
-    return tuple(step for step in steps if type(step).fit is Finish.fit)
+def _plain(steps: tuple[PostProcess, ...]) -> tuple[PostProcess, ...]:
+    return tuple(step for step in steps if type(step).fit is PostProcess.fit)

@@ -10,7 +10,7 @@ import numpy as np
 Ids = np.ndarray
 
 
-def hide_span(ids: Ids, mask_id: int, span: int, draw: np.random.Generator) -> Ids:
+def mask_span(ids: Ids, mask_id: int, span: int, draw: np.random.Generator) -> Ids:
     """A run of `span` tokens becomes one [MASK]; a text of no more than `span` tokens stays as it is."""
     if len(ids) <= span:
         return ids
@@ -18,7 +18,7 @@ def hide_span(ids: Ids, mask_id: int, span: int, draw: np.random.Generator) -> I
     return np.concatenate([ids[:start], np.array([mask_id], ids.dtype), ids[start + span :]])
 
 
-def leave_out(ids: Ids, rate: float, draw: np.random.Generator) -> Ids:
+def delete_tokens(ids: Ids, rate: float, draw: np.random.Generator) -> Ids:
     """Each token goes with probability `rate`; of a text that had any, one stays."""
     kept = draw.random(len(ids)) >= rate
     if len(ids) and not kept.any():

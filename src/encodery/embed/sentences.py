@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from encodery.base.errors import EmptyInput
-from encodery.embed.data import Labelled
+from encodery.embed.data import EmbeddingExamples
 from encodery.embed.training import Discourse
 
 END = re.compile(
@@ -56,34 +56,34 @@ BEGINS = re.compile(rf"({_ANY})\b(\s*,)?\s+(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Windowed:
+class SentenceWindows:
     """`data`: windows as columns, in order, its `target` (E, C) the group of the conjunction that was taken from each
     sentence, -1 where there was none; and what became of the text."""
 
-    data: Labelled
+    data: EmbeddingExamples
     documents: int
     sentences: int
-    short: int
+    num_short: int
 
     @property
     def note(self) -> str:
         """For the user."""
         assert self.data.target is not None
         marked = float((self.data.target >= 0).mean())
-        left = f", {self.short:,} documents too short for one left out" if self.short else ""
+        left = f", {self.num_short:,} documents too short for one left out" if self.num_short else ""
         return (
             f"{self.documents:,} documents, {self.sentences:,} sentences, {len(self.data):,} windows of "
             f"{len(self.data.columns)}{left}; {marked:.1%} of the sentences begin with a conjunction"
         )
 
 
-def sentences(document: str) -> list[str]:
+def split_sentences(document: str) -> list[str]:
     """The sentences of a document, each on one line."""
     parts = (" ".join(part.split()) for part in END.split(document))
     return [part for part in parts if sum(c.isalpha() for c in part) >= LEAST]
 
 
-def unmarked(sentence: str) -> tuple[str, int]:
+def strip_conjunction(sentence: str) -> tuple[str, int]:
     """The sentence without the conjunction it begins with, and the number of its group; as it is, and -1."""
     found = BEGINS.match(sentence)
     if found is None:
@@ -94,15 +94,17 @@ def unmarked(sentence: str) -> tuple[str, int]:
     return (rest[:1].upper() + rest[1:], group) if group >= 0 else (sentence, -1)
 
 
-def windowed(data: Labelled, settings: Discourse) -> Windowed:
+def sentence_windows(data: EmbeddingExamples, settings: Discourse) -> SentenceWindows:
     """Windows of `settings.window` sentences over every text of the data, or over its rows in order.
 
     Neighbouring windows share one sentence, so that no pair of neighbours is lost; the last reaches back as far as it
     needs. Raises `EmptyInput` where no document has as many sentences.
     """
     texts = [text for column in data.columns for text in column]
-    given = [[" ".join(text.split()) for text in texts]] if settings.rows == "sentences" else map(sentences, texts)
-    documents = [[unmarked(sentence) for sentence in one] for one in given]
+    given = (
+        [[" ".join(text.split()) for text in texts]] if settings.rows == "sentences" else map(split_sentences, texts)
+    )
+    documents = [[strip_conjunction(sentence) for sentence in one] for one in given]
     size = settings.window
     kept = [one for one in documents if len(one) >= size]
     if not kept:
@@ -114,8 +116,8 @@ def windowed(data: Labelled, settings: Discourse) -> Windowed:
     rows = [one[start : start + size] for one in kept for start in _starts(len(one), size)]
     columns = tuple([row[place][0] for row in rows] for place in range(size))
     target = np.array([[group for _, group in row] for row in rows], np.int64)
-    made = replace(data, columns=columns, kind="label", target=target)
-    return Windowed(made, len(documents), sum(map(len, documents)), len(documents) - len(kept))
+    made = replace(data, columns=columns, target_kind="label", target=target)
+    return SentenceWindows(made, len(documents), sum(map(len, documents)), len(documents) - len(kept))
 
 
 def _starts(count: int, size: int) -> list[int]:

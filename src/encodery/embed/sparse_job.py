@@ -1,7 +1,7 @@
 """Training of learned sparse vectors: the job of embeddings with the masked-language-model head in place of pooling.
 
 arXiv:2107.05720. Losses compare by dot product (`similarity = "dot"`) and are wrapped in `flops`, which keeps vectors
-sparse; weights of a text's own tokens (`weighed = "tokens"`) are few already. With `queries = "counted"` the anchors
+sparse; weights of a text's own tokens (`weighed = "tokens"`) are few already. With `queries = "bow"` the anchors
 are bags of tokens, and the model learns from the other texts alone (arXiv:2108.08513).
 
 Masked language modelling leaves open where a head's scores stand, since a softmax sees differences only. Where nearly
@@ -27,12 +27,12 @@ from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.settings import encode
-from encodery.embed import stored
+from encodery.embed.heldout_metrics import EncodedTexts, EncodedVectors
 from encodery.embed.job import EmbedJob
-from encodery.embed.losses import Given
-from encodery.embed.pool import Pool
-from encodery.embed.score import Compared, Vectors
-from encodery.embed.sparse import (
+from encodery.embed.losses import LossInputs
+from encodery.embed.text_pool import TextPool
+from encodery.encoders import storage
+from encodery.encoders.sparse import (
     DOCUMENT,
     KEY,
     QUERY,
@@ -40,11 +40,11 @@ from encodery.embed.sparse import (
     SparseSettings,
     TermHead,
     check_head,
-    ordinary,
+    regular_tokens,
     term_weights,
     token_counts,
-    word_scores,
-    word_weights,
+    vocabulary_scores,
+    vocabulary_weights,
 )
 from encodery.model import golden
 from encodery.model.load import save_model
@@ -81,7 +81,7 @@ class SparseJob(EmbedJob):
     @torch.no_grad()
     def _wake(self) -> str | None:
         """Give the head a bias with which texts have words; what was found, None where they have enough."""
-        _, bias = self.model.mlm.decoder(self.model.encoder)
+        _, bias = self.model.mlm_head.decoder(self.model.encoder)
         if bias is None:
             return None
         draw = np.random.default_rng(derive_seed(self.train.seed, "wake"))
@@ -89,7 +89,7 @@ class SparseJob(EmbedJob):
         self.module.eval()
         scores = torch.cat(
             [
-                word_scores(self.model, self.examples.batch(texts[i : i + 1])[0].to(self.device))
+                vocabulary_scores(self.model, self.examples.batch(texts[i : i + 1])[0].to(self.device))
                 for i in range(len(texts))
             ]
         )
@@ -102,9 +102,9 @@ class SparseJob(EmbedJob):
         bias.fill_(-float(apart.kthvalue(apart.numel() - kept).values))
         return WOKEN.format(words=words, tokens=tokens)
 
-    def remarks(self, dtype: torch.dtype) -> list[str]:
+    def warnings(self, dtype: torch.dtype) -> list[str]:
         """See `Job`. A head whose scores all lay below 0."""
-        return [*super().remarks(dtype), *([] if self.woken is None else [self.woken])]
+        return [*super().warnings(dtype), *([] if self.woken is None else [self.woken])]
 
     def _vectors(self, batch: Batch, layers: list[int]) -> Tensor:
         """(S, 1, V)."""
@@ -112,37 +112,37 @@ class SparseJob(EmbedJob):
             raise SettingsError("Sparse vectors are made of the last layer alone; choose another loss.")
         if isinstance(self.pooling, TermHead):
             return term_weights(self.model, self.pooling, batch, self._ordinary)[:, None]
-        return word_weights(self.model, batch)[:, None]
+        return vocabulary_weights(self.model, batch)[:, None]
 
     @functools.cached_property
     def _ordinary(self) -> Tensor:
         """(V,) bool: the tokens that are not special."""
-        return ordinary(self.loaded.tokenizer, self.model.settings.vocab).to(self.device)
+        return regular_tokens(self.loaded.tokenizer, self.model.settings.vocab_size).to(self.device)
 
-    def _given(self, found: Tensor, batch: Batch) -> Given:
+    def _given(self, found: Tensor, batch: Batch) -> LossInputs:
         """Vectors (C, B, 1, V) as the loss sees them, the first column counted where queries are."""
-        if self.settings.queries == "counted":
-            counts = token_counts(batch, self.model.settings.vocab, self._ordinary)
+        if self.settings.queries == "bow":
+            counts = token_counts(batch, self.model.settings.vocab_size, self._ordinary)
             anchors = counts[batch.extra["place"][: batch.extra["texts"].shape[1]]]
             found = torch.cat([self._of_all(anchors)[None, :, None], found[1:]])
         return super()._given(found, batch)
 
-    def compared(self, pool: Pool, texts: np.ndarray) -> Compared:
+    def compared(self, pool: TextPool, texts: np.ndarray) -> EncodedTexts:
         """See `EmbedJob`."""
         rows = self._encoded(pool, texts)
-        if self.settings.queries == "encoded":
-            return Vectors(rows)
+        if self.settings.queries == "encoder":
+            return EncodedVectors(rows)
         plain = self._ordinary.cpu().numpy()
         bags = [pool.sequence(int(number)) for number in texts]
         return _Counted(rows, [bag[plain[bag]].astype(np.int64) for bag in bags])
 
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its settings for sparse vectors."""
-        embed = self.settings.embed
-        model, sides = self.result(), {QUERY: "", DOCUMENT: ""} if self.settings.queries == "counted" else {}
+        embed = self.settings.encoder
+        model, sides = self.result(), {QUERY: "", DOCUMENT: ""} if self.settings.queries == "bow" else {}
         sparse = SparseSettings(
-            weighed=self.settings.weighed,
-            queries=self.settings.queries,
+            terms=self.settings.weighed,
+            query_encoding=self.settings.queries,
             max_length=embed.max_length,
             prompts={**sides, **embed.prompts},
         )
@@ -152,7 +152,7 @@ class SparseJob(EmbedJob):
             head = TermHead(model.settings.width)
             head.load_state_dict(kept)
             encoder = SparseEncoder(model, self.loaded.tokenizer, sparse, "cpu", head)
-            kept["golden"] = stored.golden_vectors(encoder.token_scores, golden.make(model), encoder.device)
+            kept["golden"] = storage.golden_vectors(encoder.token_scores, golden.golden_outputs(model), encoder.device)
             modules[KEY] = kept
         save_model(
             folder,
@@ -162,7 +162,7 @@ class SparseJob(EmbedJob):
             modules=modules,
             origin=self.loaded.origin,
             parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
-            figures=figures,
+            metrics=figures,
             overwrite=True,
         )
 

@@ -11,9 +11,9 @@ from typing import Literal
 from encodery.adapt import Adaptation
 from encodery.base.errors import SettingsError
 from encodery.embed.losses import Loss
-from encodery.embed.negatives import Negatives
-from encodery.embed.settings import EmbedSettings
-from encodery.embed.sparse import Queries, Weighed
+from encodery.embed.negatives import NegativeMiner
+from encodery.encoders.settings import DenseSettings
+from encodery.encoders.sparse import QueryEncoding, SparseTerms
 from encodery.tokens.windows import Truncate
 from encodery.train.hooks import Hook
 from encodery.train.optim import Optimizer
@@ -75,7 +75,7 @@ class EmbedTraining:
     `dropout`: of hidden states in training (absent: the model's own); of attention weights there is none.
     `across_ranks`: examples are compared with those of all processes, so that a step is the same on any number of them;
     else with those of their own process.
-    `finish_first`: finish steps that learn are fitted before the first step and trained through (`through.py`), not
+    `whiten_before_training`: finish steps that learn are fitted before the first step and trained through (`through.py`), not
     after the last.
     `columns`: role -> column of the data, where a guess is wrong. `sides`: side of an example ("query" for the anchor,
     "document" for the others) -> name of the prompt that goes before its texts; prompts called query and document are
@@ -91,28 +91,28 @@ class EmbedTraining:
     """
 
     kind: Kind = "dense"
-    embed: EmbedSettings = field(default_factory=EmbedSettings)
+    encoder: DenseSettings = field(default_factory=DenseSettings)
     token_width: int = 128
     query_length: int | None = None
     skip_punctuation: bool = False
-    weighed: Weighed = "vocabulary"
-    queries: Queries = "encoded"
+    weighed: SparseTerms = "vocabulary"
+    queries: QueryEncoding = "encoder"
     loss: Loss | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    sides: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
     truncate: Truncate = "right"
     dropout: float | None = None
     heldout: float | None = None
-    wrong: int | None = None
-    mine: Negatives | None = None
-    mined: int = 1
-    hide: int = 0
+    num_negatives: int | None = None
+    miner: NegativeMiner | None = None
+    num_mined_negatives: int = 1
+    random_span_mask: int = 0
     guide: str | None = None
     rebuild: Rebuild | None = None
     discourse: Discourse | None = None
     adapt: Adaptation | None = None
-    across_ranks: bool = True
-    finish_first: bool = False
+    gather_across_devices: bool = True
+    whiten_before_training: bool = False
     batch: int | None = None
     epochs: float | None = None
     optim: Optimizer | None = None
@@ -126,20 +126,22 @@ class EmbedTraining:
             raise SettingsError(f"heldout = {self.heldout}: is a share of the rows, 0 <= heldout < 1.")
         if sum(way is not None for way in (self.loss, self.rebuild, self.discourse)) > 1:
             raise SettingsError("loss, rebuild, discourse: an embedding learns in one of these ways; give one.")
-        if self.finish_first and (self.kind != "dense" or self.rebuild or self.discourse):
-            raise SettingsError("finish_first: is for one vector a text (kind = 'dense') and a loss of vectors.")
+        if self.whiten_before_training and (self.kind != "dense" or self.rebuild or self.discourse):
+            raise SettingsError(
+                "whiten_before_training: is for one vector a text (kind = 'dense') and a loss of vectors."
+            )
         if self.truncate == "chunk" and (why := self._one_window()):
             raise SettingsError(f"truncate = 'chunk': {why}; choose error, right or left.")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch = {self.batch}: must be at least 1.")
-        for name, least in (("token_width", 1), ("mined", 1), ("hide", 0)):
+        for name, least in (("token_width", 1), ("num_mined_negatives", 1), ("random_span_mask", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least {least}.")
-        if self.wrong is not None and self.wrong < 0:
-            raise SettingsError(f"wrong = {self.wrong}: must not be negative.")
-        for side in self.sides:
+        if self.num_negatives is not None and self.num_negatives < 0:
+            raise SettingsError(f"num_negatives = {self.num_negatives}: must not be negative.")
+        for side in self.roles:
             if side not in ("query", "document"):
-                raise SettingsError(f"sides: '{side}' is no side of an example; there are query and document.")
+                raise SettingsError(f"roles: '{side}' is no side of an example; there are query and document.")
 
     def _one_window(self) -> str:
         """Why a text must be one sequence; nothing where it need not."""
@@ -149,27 +151,29 @@ class EmbedTraining:
             return "rebuild writes a text again as one sequence, from the vector of one"
         if self.discourse is not None:
             return "discourse learns from sentences, which are one sequence each"
-        return f"hide = {self.hide} hides a span of one sequence" if self.hide else ""
+        return (
+            f"random_span_mask = {self.random_span_mask} hides a span of one sequence" if self.random_span_mask else ""
+        )
 
-    def batch_of(self, examples: int) -> int:
+    def batch_size_for(self, examples: int) -> int:
         """Examples a step, of so many."""
-        return self.batch or usual_batch(self.loss, examples, self.epochs or usual_epochs(examples))
+        return self.batch or default_batch_size(self.loss, examples, self.epochs or default_epochs(examples))
 
 
-def usual_epochs(examples: int) -> float:
+def default_epochs(examples: int) -> float:
     """Epochs for so many examples: 20,000 of them seen in all, at least one epoch and at most ten."""
     return min(max(SEEN / max(examples, 1), 1.0), 10.0)
 
 
-def usual_batch(loss: Loss | None, examples: int, epochs: float) -> int:
+def default_batch_size(loss: Loss | None, examples: int, epochs: float) -> int:
     """Examples a step: 64, since the others of a batch are the wrong answers of each; but where a number says how alike
     texts are (`target` score or scores), the most of 8, 16, 32 and 64 that leaves 100 steps."""
-    if loss is None or loss.target not in ("score", "scores"):
+    if loss is None or loss.target_kind not in ("score", "scores"):
         return BATCHES[-1]
     return max((batch for batch in BATCHES if examples * epochs / batch >= STEPS), default=BATCHES[0])
 
 
-def usual_optimizer(width: int, light: bool = False) -> Optimizer:
+def default_optimizer(width: int, light: bool = False) -> Optimizer:
     """AdamW whose rate falls with the model's width H: 3e-5 at 768, times (768 / H)^1.5; `light`: ten times that.
 
     Measured at 128 on scored pairs: 0.743 against 0.714 at the rate that a plain 768 / H would give.

@@ -14,14 +14,14 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.base.errors import InputError
-from encodery.evaluate.memory import Peak
+from encodery.evaluate.memory import PeakMemory
 from encodery.evaluate.significance import Difference, Interval
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.systems import Counters, Incapable, Opened, System
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.systems import Counters, OpenSystem, System, UnsupportedEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class SuiteTask:
     """A suite and its data; `name` in tables."""
 
     suite: Suite
@@ -40,24 +40,24 @@ class Task:
 class Result:
     """One system on one task. `figures` by name, `main` the one that counts; `counters` and `memory` what it cost.
 
-    `seconds` are of the whole: encoding, and what the suite does with the vectors. `remarks`: what a reader of the
+    `seconds` are of the whole: encoding, and what the suite does with the vectors. `notes`: what a reader of the
     figures has to know.
     """
 
     task: str
     system: str
-    main: str
+    main_metric: str
     items: int
-    figures: dict[str, Figure]
+    metrics: dict[str, MetricValue]
     counters: Counters
     seconds: float
     memory: int | None
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
         """The main figure."""
-        return self.figures[self.main].value
+        return self.metrics[self.main_metric].value
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,44 +67,44 @@ class Row:
 
     task: str
     system: str
-    main: str
+    main_metric: str
     result: Result | None = None
     intervals: Mapping[str, Interval | None] = field(default_factory=dict)
     differences: Mapping[str, Difference | None] = field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
     @property
     def interval(self) -> Interval | None:
         """That of the main figure."""
-        return self.intervals.get(self.main)
+        return self.intervals.get(self.main_metric)
 
     @property
-    def apart(self) -> Difference | None:
+    def difference(self) -> Difference | None:
         """The main figure's difference to the first system's."""
-        return self.differences.get(self.main)
+        return self.differences.get(self.main_metric)
 
-    def table(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The line as plain values."""
-        line: dict[str, Any] = {"task": self.task, "system": self.system, "figure": self.main}
+        line: dict[str, Any] = {"task": self.task, "system": self.system, "figure": self.main_metric}
         if self.result is None:
-            return {**line, "why": self.why}
+            return {**line, "why": self.reason}
         counters = self.result.counters
-        line |= {**self.judged(self.main), "items": self.result.items}
+        line |= {**self.compared_value(self.main_metric), "items": self.result.items}
         line |= {f"{key}_per_s": value for key, value in speeds(counters).items()}
         line |= {"texts": counters.texts, "tokens": counters.tokens, "padding": counters.padding}
         line |= {"dropped": counters.dropped, "encode_seconds": counters.seconds, "seconds": self.result.seconds}
         line |= {"memory": self.result.memory}
-        line["figures"] = {name: figure.value for name, figure in self.result.figures.items()}
-        line["judged"] = {name: self.judged(name) for name in self.result.figures}
-        line["remarks"] = list(self.result.remarks)
+        line["figures"] = {name: figure.value for name, figure in self.result.metrics.items()}
+        line["judged"] = {name: self.compared_value(name) for name in self.result.metrics}
+        line["notes"] = list(self.result.notes)
         return line
 
-    def judged(self, name: str) -> dict[str, float | None]:
+    def compared_value(self, name: str) -> dict[str, float | None]:
         """A figure with its interval and, beside the first system, its difference: value, low, high, difference,
         difference_low, difference_high, p; the latter are absent where nothing is compared. Needs a result."""
         assert self.result is not None
         low, high = self.intervals.get(name) or (None, None)
-        found = {"value": self.result.figures[name].value, "low": low, "high": high}
+        found = {"value": self.result.metrics[name].value, "low": low, "high": high}
         apart = self.differences.get(name)
         if apart is None:
             return found
@@ -119,26 +119,26 @@ class Comparison:
     rows: list[Row]
     machine: dict[str, Any]
 
-    def table(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        return {"machine": self.machine, "rows": [row.table() for row in self.rows]}
+        return {"machine": self.machine, "rows": [row.to_dict() for row in self.rows]}
 
 
-def measure(suite: Suite, items: Any, system: Opened, label: str, peak: Peak | None = None) -> Result:
+def measure(suite: Suite, items: Any, system: OpenSystem, label: str, peak: PeakMemory | None = None) -> Result:
     """One opened system on the items of one suite. Raises `Incapable`."""
-    before, said, begun = system.counters.copy(), len(system.remarks), time.perf_counter()
+    before, said, begun = system.counters.copy(), len(system.notes), time.perf_counter()
     if peak is not None:
         peak.mark()
     figures = suite.measure(items, system)
     seconds = time.perf_counter() - begun
     memory = None if peak is None else peak.since_start()
-    main, counters = suite.main or next(iter(figures)), system.counters.since(before)
-    remarks = tuple(system.remarks[said:])
-    return Result(label, system.name, main, len(items), figures, counters, seconds, memory, remarks)
+    main, counters = suite.main_metric or next(iter(figures)), system.counters.since(before)
+    notes = tuple(system.notes[said:])
+    return Result(label, system.name, main, len(items), figures, counters, seconds, memory, notes)
 
 
 def compare(
-    systems: Sequence[System], tasks: Sequence[Task], seed: int = 0, say: Callable[[str], None] | None = None
+    systems: Sequence[System], tasks: Sequence[SuiteTask], seed: int = 0, say: Callable[[str], None] | None = None
 ) -> Comparison:
     """Every system on every task; each system is loaded once, one at a time.
 
@@ -150,17 +150,17 @@ def compare(
     read = [task.suite.read(task.data) for task in tasks]
     found: dict[tuple[str, str], Row] = {}
     for system in systems:
-        peak = Peak()
+        peak = PeakMemory()
         opened = system.open()
         for task, items in zip(tasks, read, strict=True):
             if say is not None:
                 say(f"{system.label}: {task.label}, {len(items):,} items")
             try:
                 result = measure(task.suite, items, opened, task.label, peak)
-                intervals = {name: figure.interval(seed) for name, figure in result.figures.items()}
-                row = Row(task.label, system.label, result.main, result, intervals)
-            except Incapable as error:
-                row = Row(task.label, system.label, task.suite.main, why=str(error))
+                intervals = {name: figure.interval(seed) for name, figure in result.metrics.items()}
+                row = Row(task.label, system.label, result.main_metric, result, intervals)
+            except UnsupportedEvaluation as error:
+                row = Row(task.label, system.label, task.suite.main_metric, reason=str(error))
             found[task.label, system.label] = row
         opened.close()
         del opened  # before the next is loaded, so that its memory is its own
@@ -170,7 +170,7 @@ def compare(
         for s in systems
     ]
     if all(row.result is None for row in rows):
-        raise InputError(rows[0].why)
+        raise InputError(rows[0].reason)
     return Comparison(rows, dict(machine.describe()))
 
 
@@ -185,8 +185,10 @@ def speeds(counters: Counters) -> dict[str, float]:
 def _against(first: Row, row: Row, seed: int) -> Row:
     if row is first or row.result is None or first.result is None:
         return row
-    theirs = first.result.figures
-    apart = {name: figure.minus(theirs[name], seed) for name, figure in row.result.figures.items() if name in theirs}
+    theirs = first.result.metrics
+    apart = {
+        name: figure.difference_to(theirs[name], seed) for name, figure in row.result.metrics.items() if name in theirs
+    }
     return replace(row, differences=apart)
 
 

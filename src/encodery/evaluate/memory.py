@@ -11,7 +11,7 @@ STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 
 
-class Peak:
+class PeakMemory:
     """`since_start()` is the highest mark since `mark()`, above what was held when this was made, in bytes.
 
     None where the kernel keeps no mark that can be reset. Memory an earlier piece of work gave back is handed to the

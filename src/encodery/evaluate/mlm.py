@@ -21,8 +21,8 @@ from encodery.base.machine import device
 from encodery.evaluate.significance import group_difference, group_interval, sign_flip
 
 if TYPE_CHECKING:
-    from encodery.model.load import Loaded
-    from encodery.tokens.store import Specials, TokenSplit
+    from encodery.model.load import LoadedModel
+    from encodery.tokens.store import SpecialTokens, TokenSplit
     from encodery.tokens.tokenizer import Tokenizer
 
 TEXT_BYTES = 20_000_000
@@ -31,7 +31,7 @@ USUAL_LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Score:
+class MLMScore:
     """Figures of one model. `*_interval` are 95 % intervals over groups of documents; `behind` is the interval of its
     loss minus that of the first model, where both answered the same questions, and `p` how often chance alone makes
     one as large, if each group's two losses might as well be swapped. `tokens` were read in `seconds`, without padding;
@@ -49,21 +49,21 @@ class Score:
     seconds: float
     length: int
     tokenizer: str
-    behind: tuple[float, float] | None = None
+    difference_interval: tuple[float, float] | None = None
     p: float | None = None
 
-    def table(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The figures as plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class HeldoutTexts:
     """Held-out documents in memory, as ids of one tokenizer; reads like a split of a token store."""
 
     ids: list[np.ndarray]
     bytes: int
-    specials: Specials
+    specials: SpecialTokens
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,7 +84,7 @@ class Encoded:
 
 def evaluate_mlm(
     models: Sequence[str | Path], data: str | Path, tokens: int | None = None, length: int | None = None
-) -> list[Score]:
+) -> list[MLMScore]:
     """Score models on the held-out part of a token store or a corpus.
 
     `tokens`: how many to read at most; `length`: longest sequence, by default the longest every model was trained on.
@@ -109,14 +109,14 @@ def evaluate_mlm(
     return [score for score, _ in _behind(found)]
 
 
-def _trained_length(loaded: Loaded) -> int:
+def _trained_length(loaded: LoadedModel) -> int:
     """The longest sequence the model's recipe fed it; else what it takes, up to 512."""
     most = loaded.model.settings.max_length
     feed = loaded.settings.get("recipe", {}).get("feed", {})
     return min(most, feed.get("max_length") or USUAL_LENGTH)
 
 
-def _splits(loaded: list[Loaded], data: Artifact) -> list[TokenSplit | Encoded]:
+def _splits(loaded: list[LoadedModel], data: Artifact) -> list[TokenSplit | HeldoutTexts]:
     """The held-out documents for each model: the store's ids where all share its tokenizer, else encoded text."""
     from encodery.tokens.store import TokenStore
 
@@ -128,9 +128,9 @@ def _splits(loaded: list[Loaded], data: Artifact) -> list[TokenSplit | Encoded]:
         if all(each.tokenizer.fingerprint == store.tokenizer.fingerprint for each in loaded):
             return [store.heldout for _ in loaded]
         corpus = _corpus_of(data)
-    if not corpus.manifest.figures.get("heldout_documents", 1):
+    if not corpus.manifest.metrics.get("heldout_documents", 1):
         raise EmptyInput(f"{corpus.path}: holds no held-out documents.")
-    known: dict[str, Encoded] = {}
+    known: dict[str, HeldoutTexts] = {}
     for each in loaded:
         if each.tokenizer.fingerprint not in known:
             known[each.tokenizer.fingerprint] = encode_heldout(corpus.path, each.tokenizer)
@@ -151,14 +151,14 @@ def _corpus_of(store: Artifact) -> Artifact:
     return found
 
 
-def encode_heldout(corpus: Path, tokenizer: Tokenizer, most: int = TEXT_BYTES) -> Encoded:
+def encode_heldout(corpus: Path, tokenizer: Tokenizer, most: int = TEXT_BYTES) -> HeldoutTexts:
     """The held-out documents of a corpus, `most` bytes of them at most, by one tokenizer."""
-    from encodery.corpus.shards import documents, shard_paths
-    from encodery.tokens.pack import specials_of
+    from encodery.corpus.shards import read_documents, shard_paths
+    from encodery.tokens.encode import special_tokens_of
 
     texts: list[str] = []
     size = 0
-    for document in documents(shard_paths(corpus, "heldout")):
+    for document in read_documents(shard_paths(corpus, "heldout")):
         here = len(document.text.encode("utf-8", errors="replace"))
         if texts and size + here > most:
             break
@@ -166,22 +166,22 @@ def encode_heldout(corpus: Path, tokenizer: Tokenizer, most: int = TEXT_BYTES) -
         size += here
     if not texts:
         raise EmptyInput(f"{corpus}: holds no held-out documents.")
-    return Encoded(list(tokenizer.encode_batch(texts)), size, specials_of(tokenizer))
+    return HeldoutTexts(list(tokenizer.encode_batch(texts)), size, special_tokens_of(tokenizer))
 
 
 def _score(
-    name: str, loaded: Loaded, split: TokenSplit | Encoded, length: int, tokens: int | None
-) -> tuple[Score, np.ndarray]:
+    name: str, loaded: LoadedModel, split: TokenSplit | HeldoutTexts, length: int, tokens: int | None
+) -> tuple[MLMScore, np.ndarray]:
     """The score, and (G, 2) cross entropies and counts of its groups."""
     from encodery.corrupt import Vocabulary
-    from encodery.train.heldout import questions, score_mlm
+    from encodery.train.heldout import heldout_batches, score_mlm
 
     model = loaded.model.to(device())
     vocabulary = Vocabulary.of(loaded.tokenizer)
-    asked = questions(cast("TokenSplit", split), vocabulary, length, tokens, batch_tokens=GROUP_TOKENS)
+    asked = heldout_batches(cast("TokenSplit", split), vocabulary, length, tokens, batch_tokens=GROUP_TOKENS)
     rate = split.tokens / max(split.bytes, 1)
     begun = time.perf_counter()
-    groups = [score_mlm(model, [batch], rate) for batch in asked if batch.extra["rows"].numel()]
+    groups = [score_mlm(model, [batch], rate) for batch in asked if batch.extra["masked_positions"].numel()]
     seconds = time.perf_counter() - begun
     if not groups:
         raise EmptyInput("The held-out documents hold no token that could be hidden.")
@@ -189,7 +189,7 @@ def _score(
     losses = np.array([group["loss"] for group in groups]) * counts
     right = np.array([group["accuracy"] for group in groups]) * counts
     loss = float(losses.sum() / counts.sum())
-    score = Score(
+    score = MLMScore(
         model=name,
         loss=loss,
         loss_interval=group_interval(losses, counts),
@@ -206,7 +206,7 @@ def _score(
     return score, np.stack([losses, counts], 1)
 
 
-def _behind(found: list[tuple[Score, np.ndarray]]) -> list[tuple[Score, np.ndarray]]:
+def _behind(found: list[tuple[MLMScore, np.ndarray]]) -> list[tuple[MLMScore, np.ndarray]]:
     """Each later model against the first, where both answered the same questions."""
     first, base = found[0]
     compared = [found[0]]
@@ -214,6 +214,6 @@ def _behind(found: list[tuple[Score, np.ndarray]]) -> list[tuple[Score, np.ndarr
         same = score.tokenizer == first.tokenizer and np.array_equal(groups[:, 1], base[:, 1])
         if same:
             apart = group_difference(base[:, 0], groups[:, 0], base[:, 1])
-            score = replace(score, behind=apart, p=sign_flip(groups[:, 0] - base[:, 0]))
+            score = replace(score, difference_interval=apart, p=sign_flip(groups[:, 0] - base[:, 0]))
         compared.append((score, groups))
     return compared

@@ -1,9 +1,9 @@
 """An encodery model under the stock `mteb` package, as one of its encoders. arXiv:2210.07316
 
     import mteb
-    from encodery.evaluate.mteb import Encoder
+    from encodery.evaluate.mteb import MTEBEncoder
 
-    mteb.evaluate(Encoder("runs/mine"), mteb.get_tasks(tasks=["STSBenchmark"]))
+    mteb.evaluate(MTEBEncoder("runs/mine"), mteb.get_tasks(tasks=["STSBenchmark"]))
 
 Prompts stored with the model are used as mteb looks for them: those of a task and side first, then of a task, of a kind
 of task and side, of a kind of task, and of a side ("query", "document"). Tokens that truncation left out are counted in
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encodery.base.extras import require
-from encodery.embed.embedder import Embedder
+from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import load_model
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAMESPACE = "local"  # mteb's names have the form organisation/model
 
 
-class Encoder:
+class MTEBEncoder:
     """What mteb calls an encoder. `revision` is only written into its results; `truncate` is for texts longer than the
     model takes."""
 
@@ -42,7 +42,7 @@ class Encoder:
         **_: Any,
     ) -> None:
         self.path = Path(model_name)
-        self.embedder = Embedder.of(load_model(model_name), device)
+        self.embedder = DenseEncoder.from_loaded(load_model(model_name), device)
         self.revision = revision
         self.truncate = truncate
         self.dropped = 0
@@ -92,9 +92,9 @@ class Encoder:
             "name": f"{NAMESPACE}/{self.path.resolve().name}",
             "revision": self.revision or self.embedder.fingerprint,
             "n_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-            "n_embedding_parameters": encoder.words.numel(),
+            "n_embedding_parameters": encoder.token_embeddings.numel(),
             "max_tokens": float(self.embedder.max_length),
-            "embed_dim": self.embedder.width,
+            "embed_dim": self.embedder.dimension,
             "framework": ["PyTorch"],
             "similarity_fn_name": "cosine",
             "use_instructions": bool(self.embedder.settings.prompts),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.parts import find, names
-from encodery.base.settings import NAME, decode, describe, overrides
-from encodery.evaluate.compare import Task
+from encodery.base.parts import find_part, part_names
+from encodery.base.settings import PART_KEY, decode, describe_settings, parse_overrides
+from encodery.evaluate.compare import SuiteTask
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems import System
 
@@ -23,14 +23,14 @@ PLACES = ("path", "url")  # what stands before the first comma
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ComparisonPlan:
     """`systems`, the first of which the others are compared with, and `tasks`: a `suite`, its `data`, and a `name`."""
 
     systems: tuple[System, ...]
-    tasks: tuple[Task, ...]
+    tasks: tuple[SuiteTask, ...]
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> ComparisonPlan:
     """A plan from a TOML file; its paths count from the working directory. Raises `InputError`, `SettingsError`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; a plan is a TOML file with [[systems]] and [[tasks]].")
@@ -38,34 +38,36 @@ def read_plan(path: Path) -> Plan:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    return decode(Plan, table, str(path))
+    return decode(ComparisonPlan, table, str(path))
 
 
-def system(text: str) -> System:
+def parse_system(text: str) -> System:
     """The system that a text names. Raises `SettingsError`, `UnknownName`."""
     head, *rest = text.split(",")
-    fields = overrides(rest)
+    fields = parse_overrides(rest)
     kind, place = _kind(head)
-    part = find(System, kind)
-    wanted = next((name for name, _, default in describe(part) if name in PLACES and default == "required"), None)
+    part = find_part(System, kind)
+    wanted = next(
+        (name for name, _, default in describe_settings(part) if name in PLACES and default == "required"), None
+    )
     if place and wanted is None:
         raise SettingsError(f"'{text}': '{kind}' stands by itself, nothing follows its colon.")
     if wanted is not None:
         if not place:
             raise SettingsError(f"'{text}': write {kind}:{wanted.upper()}.")
         fields[wanted] = place
-    return decode(System, {NAME: kind, **fields}, f"'{text}'")
+    return decode(System, {PART_KEY: kind, **fields}, f"'{text}'")
 
 
-def task(suite: str, data: Path, settings: Sequence[str] = ()) -> Task:
+def parse_task(suite: str, data: Path, settings: Sequence[str] = ()) -> SuiteTask:
     """One suite with settings as `path=value`. Raises `SettingsError`, `UnknownName`."""
-    return Task(suite=decode(Suite, {NAME: suite, **overrides(settings)}, suite), data=data)
+    return SuiteTask(suite=decode(Suite, {PART_KEY: suite, **parse_overrides(settings)}, suite), data=data)
 
 
 def _kind(head: str) -> tuple[str, str]:
     if head.startswith(("http://", "https://")):
         return SERVER, head
-    known = names(System)
+    known = part_names(System)
     first, colon, rest = head.partition(":")
     if colon and first.replace("-", "_") in known:
         return first.replace("-", "_"), rest

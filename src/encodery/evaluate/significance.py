@@ -26,7 +26,7 @@ SHARE = 0.95
 RESAMPLES = 10_000
 RESAMPLES_OF_FIGURES = 1000  # of figures that are computed anew for every draw
 GROUP_RESAMPLES = 1000
-FEWEST = 8  # Items or groups below which an interval would mean nothing.
+MIN_ITEMS = 8  # Items or groups below which an interval would mean nothing.
 AT_ONCE = 1 << 22  # Numbers drawn at a time.
 
 
@@ -43,7 +43,7 @@ class Difference:
 def mean_interval(each: Values, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
     """The 95 % interval of the mean of values (N,); None below eight items."""
     values = _checked(each)
-    return _middle(_bootstrapped_means(values, seed, resamples)) if len(values) >= FEWEST else None
+    return _middle(_bootstrapped_means(values, seed, resamples)) if len(values) >= MIN_ITEMS else None
 
 
 def mean_difference(one: Values, other: Values, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
@@ -74,7 +74,7 @@ def sign_flip(apart: Values, seed: int = 0, resamples: int = RESAMPLES) -> float
     return (reached + 1) / (resamples + 1)
 
 
-def figure_interval(
+def metric_interval(
     statistic: Statistic,
     truth: np.ndarray,
     predicted: np.ndarray,
@@ -86,13 +86,13 @@ def figure_interval(
     Draws for which the figure is undefined (a correlation of constants, only one class) are left out.
     """
     _same(truth, predicted)
-    if len(truth) < FEWEST:
+    if len(truth) < MIN_ITEMS:
         return None
     found = [statistic(truth[rows], predicted[rows]) for rows in _draws(len(truth), seed, resamples)]
     return _middle(np.array(found))
 
 
-def figure_difference(
+def metric_difference(
     statistic: Statistic,
     truth: np.ndarray,
     one: np.ndarray,
@@ -111,7 +111,7 @@ def figure_difference(
     value = statistic(truth, other) - statistic(truth, one)
     draws = _draws(len(truth), seed, resamples)
     apart = np.array([statistic(truth[rows], other[rows]) - statistic(truth[rows], one[rows]) for rows in draws])
-    interval = _middle(apart) if len(truth) >= FEWEST else None
+    interval = _middle(apart) if len(truth) >= MIN_ITEMS else None
     p = _swapped(statistic, truth, one, other, seed, resamples) if swap else _sign_change(apart)
     return Difference(float(value), interval, p)
 
@@ -141,7 +141,7 @@ def group_interval(sums: Values, counts: Values, seed: int = 0) -> Interval | No
 
     Groups are drawn where items stand in groups and are not independent of each other, as tokens of a document.
     """
-    if len(sums) < FEWEST:
+    if len(sums) < MIN_ITEMS:
         return None
     drawn = np.random.default_rng(seed).integers(0, len(sums), (GROUP_RESAMPLES, len(sums)))
     return _middle(sums[drawn].sum(1) / counts[drawn].sum(1))

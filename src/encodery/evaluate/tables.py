@@ -13,8 +13,8 @@ from encodery.base.artifact import atomic_write
 from encodery.base.errors import InputError
 from encodery.base.markup import Html, details, el, pairs, table
 from encodery.evaluate.compare import Comparison, Row, speeds
-from encodery.evaluate.report.amounts import number, plural, share, size
-from encodery.evaluate.report.frame import page
+from encodery.evaluate.report.number_format import number, plural, share, size
+from encodery.evaluate.report.page import page
 from encodery.evaluate.significance import Difference
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write(found: Comparison, path: Path) -> None:
 
 def as_json(found: Comparison) -> str:
     """Every figure of every line."""
-    return json.dumps(found.table(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
 def as_csv(found: Comparison) -> str:
@@ -54,9 +54,9 @@ def as_csv(found: Comparison) -> str:
     difference to the first system."""
     lines = []
     for row in found.rows:
-        line = row.table()
+        line = row.to_dict()
         judged: dict[str, dict[str, Any]] = line.pop("judged", {})
-        kept = {key: value for key, value in line.items() if key not in ("figures", "remarks")}
+        kept = {key: value for key, value in line.items() if key not in ("figures", "notes")}
         line = {**dict.fromkeys(("task", "system", "figure", *JUDGED)), **kept}
         for name, plain in judged.items():
             line |= {name if key == "value" else f"{name}_{key}": plain.get(key) for key in JUDGED}
@@ -103,7 +103,7 @@ def rich_tables(found: Comparison) -> list[Table]:
     for task, rows in tasks.items():
         items = _items(rows)
         head = (task if items is None else f"{task}, {plural(items, 'item')}", _main(rows), *QUALITY)
-        made.append(_rich(head, [(row.system, *_quality(row, row.main)) for row in rows]))
+        made.append(_rich(head, [(row.system, *_quality(row, row.main_metric)) for row in rows]))
         names = [name for name in _names(rows) if name != _main(rows)]
         if names:
             more = f"beside, {BESIDE} of {len(names)}" if len(names) > BESIDE else "beside"
@@ -127,12 +127,12 @@ def _items(rows: Sequence[Row]) -> int | None:
 
 
 def _main(rows: Sequence[Row]) -> str:
-    return next((row.main for row in rows if row.result is not None), rows[0].main)
+    return next((row.main_metric for row in rows if row.result is not None), rows[0].main_metric)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
     """Every figure of some system."""
-    return list(dict.fromkeys(name for row in rows if row.result is not None for name in row.result.figures))
+    return list(dict.fromkeys(name for row in rows if row.result is not None for name in row.result.metrics))
 
 
 def _rich(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int = 1) -> Table:
@@ -149,15 +149,15 @@ def _rich(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int = 1) -
     return made
 
 
-def reasons(found: Comparison) -> list[str]:
+def notes(found: Comparison) -> list[str]:
     """Why lines are empty, and what is to be known of those that are not."""
     return _told(found.rows)
 
 
 def _told(rows: Sequence[Row]) -> list[str]:
-    whys = [row.why for row in rows if row.why]
-    remarks = [remark for row in rows if row.result is not None for remark in row.result.remarks]
-    return list(dict.fromkeys([*whys, *remarks]))
+    whys = [row.reason for row in rows if row.reason]
+    notes = [remark for row in rows if row.result is not None for remark in row.result.notes]
+    return list(dict.fromkeys([*whys, *notes]))
 
 
 def html_page(found: Comparison) -> str:
@@ -180,7 +180,7 @@ def _all(rows: list[Row]) -> Html:
 
 def _all_lines(rows: list[Row]) -> list[tuple[str, ...]]:
     """Every figure of every system, figure by figure."""
-    held = [(row, row.result.figures) for row in rows if row.result is not None]
+    held = [(row, row.result.metrics) for row in rows if row.result is not None]
     return [
         (name, row.system, *_quality(row, name)) for name in _names(rows) for row, figures in held if name in figures
     ]
@@ -188,7 +188,7 @@ def _all_lines(rows: list[Row]) -> list[tuple[str, ...]]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     """The texts of one line."""
-    return (row.system, row.main, *_quality(row, row.main), *_cost(row))
+    return (row.system, row.main_metric, *_quality(row, row.main_metric), *_cost(row))
 
 
 def _quality(row: Row, name: str) -> tuple[str, ...]:
@@ -197,25 +197,25 @@ def _quality(row: Row, name: str) -> tuple[str, ...]:
         return ("–", "", "", "")
     interval, apart = row.intervals.get(name), row.differences.get(name)
     return (
-        _figure(row.result.figures[name].value),
+        _figure(row.result.metrics[name].value),
         "" if interval is None else f"{interval[0]:.3f} … {interval[1]:.3f}",
         "" if apart is None else f"{apart.value:+.3f}{_between(apart)}",
-        "" if apart is None else chance(apart.p),
+        "" if apart is None else format_p(apart.p),
     )
 
 
-def chance(p: float) -> str:
+def format_p(p: float) -> str:
     """A probability of a test, in words of one table."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _short(row: Row, name: str) -> str:
     """A figure and half the width of its interval."""
-    if row.result is None or name not in row.result.figures:
+    if row.result is None or name not in row.result.metrics:
         return "–"
     interval = row.intervals.get(name)
     half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
-    return f"{_figure(row.result.figures[name].value)}{half}"
+    return f"{_figure(row.result.metrics[name].value)}{half}"
 
 
 def _cost(row: Row) -> tuple[str, ...]:

@@ -9,23 +9,23 @@ from typing import Any
 
 from encodery.base.artifact import Artifact
 from encodery.base.parts import Part
-from encodery.model.load import Loaded
+from encodery.model.load import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportResult:
     """The folder written, what it holds in a few words, and what was measured: drifts, sizes."""
 
     artifact: Artifact
-    layout: str
-    figures: dict[str, Any] = field(default_factory=dict)
+    format: str
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class Exporter(Part):
     """One format."""
 
     @abc.abstractmethod
-    def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
+    def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
         """Write the model into `folder`, an artifact of kind "export" whose parent is the model.
 
         Raises `SettingsError` naming the settings that the format cannot hold, `ArtifactError` where what was written

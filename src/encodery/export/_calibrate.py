@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.model.shape import Batch
-from encodery.runtimes._onnx_graph import Quantised
+from encodery.runtimes._onnx_graph import QuantisedLinear
 
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 ROWS = 512
@@ -42,7 +42,7 @@ class _Seen:
 
 
 @torch.inference_mode()
-def calibrate(encoder: nn.Module, batches: Iterable[Batch], most: int = 127) -> dict[str, Quantised]:
+def calibrate(encoder: nn.Module, batches: Iterable[Batch], max_weight: int = 127) -> dict[str, QuantisedLinear]:
     """By the names of the linear layers; `most`: the largest 8-bit weight."""
     layers = {name: part for name, part in encoder.named_modules() if isinstance(part, nn.Linear)}
     seen = {name: _Seen() for name in layers}
@@ -61,16 +61,16 @@ def calibrate(encoder: nn.Module, batches: Iterable[Batch], most: int = 127) -> 
     finally:
         for hook in watching:
             hook.remove()
-    return {name: _best(layers[name].weight, seen[name], most) for name in layers}
+    return {name: _best(layers[name].weight, seen[name], max_weight) for name in layers}
 
 
-def _best(weight: Tensor, seen: _Seen, most: int) -> Quantised:
+def _best(weight: Tensor, seen: _Seen, most: int) -> QuantisedLinear:
     rows = torch.cat(seen.rows)
     expected = rows @ weight.T
     assert seen.low is not None
     assert seen.high is not None
     heaviest, largest = _floored(weight.abs().amax(0)), _floored(torch.maximum(-seen.low, seen.high))
-    found: list[tuple[float, Quantised]] = []
+    found: list[tuple[float, QuantisedLinear]] = []
     for share in SHARES:
         divisor = largest**share / heaviest ** (1 - share)
         low, high = (min(float((seen.low / divisor).min()), 0.0), max(float((seen.high / divisor).max()), 0.0))
@@ -81,7 +81,7 @@ def _best(weight: Tensor, seen: _Seen, most: int) -> Quantised:
         inputs = ((rows / divisor / step).round() + zero).clamp(0, LEVELS) - zero
         apart = float((inputs @ whole.T * (steps * step) - expected).square().mean())
         numbers = whole.to(torch.int8).numpy()
-        found.append((apart, Quantised(divisor.numpy(), np.float32(step), zero, numbers, steps.numpy())))
+        found.append((apart, QuantisedLinear(divisor.numpy(), np.float32(step), zero, numbers, steps.numpy())))
     return min(found, key=lambda one: one[0])[1]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
-from encodery.finetune.stock import KEY, STRAIGHT, kind_of
-from encodery.model.load import Loaded
+from encodery.finetune.imported import CONFIG_KEY, IDENTITY_ACTIVATION, head_kind
+from encodery.model.load import LoadedModel
 from encodery.model.network import ModelSettings
 
 MOST_SOURCES = 15
@@ -25,7 +25,7 @@ SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 def card(
-    loaded: Loaded,
+    loaded: LoadedModel,
     folder: Path,
     config: Mapping[str, Any],
     drifts: Mapping[str, Any],
@@ -53,7 +53,7 @@ def card(
 
 def _front_matter(settings: ModelSettings, config: Mapping[str, Any], licence: str | None) -> str:
     lines = ["---", "library_name: transformers"]
-    kind = kind_of(config)
+    kind = head_kind(config)
     usual = "fill-mask" if settings.head is not None else "feature-extraction"
     lines.append(f"pipeline_tag: {usual if kind is None else PIPELINES[kind]}")
     if licence is not None and SPDX.fullmatch(licence):
@@ -61,7 +61,7 @@ def _front_matter(settings: ModelSettings, config: Mapping[str, Any], licence: s
     return "\n".join([*lines, "tags:", "- encodery", "- encoder", "---"])
 
 
-def _what(loaded: Loaded) -> str:
+def _what(loaded: LoadedModel) -> str:
     settings = loaded.model.settings
     shape = settings.shape
     size = sum(p.numel() for p in loaded.model.parameters())
@@ -73,31 +73,31 @@ def _what(loaded: Loaded) -> str:
     )
     return (
         f"A bidirectional text encoder with {size:,} parameters: {shape.depth} layers{reach}, width {shape.width}, "
-        f"{shape.heads} heads, feed-forward width {shape.inner}, up to {shape.max_length} tokens "
+        f"{shape.heads} heads, feed-forward width {shape.intermediate_size}, up to {shape.max_length} tokens "
         f"({parts}). Made with encodery."
     )
 
 
-def _left_out(loaded: Loaded) -> str:
+def _left_out(loaded: LoadedModel) -> str:
     task = loaded.settings.get("task")
     was = f" It was fine-tuned for the task `{task['is']}`, whose head is not here." if task else ""
     return f"{was} This is the encoder alone: it gives hidden states, and whatever is put on it has to be trained."
 
 
-def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> str:
-    head = kind_of(config) or ("MaskedLM" if settings.head is not None else None)
+def _use(settings: ModelSettings, loaded: LoadedModel, config: Mapping[str, Any]) -> str:
+    head = head_kind(config) or ("MaskedLM" if settings.head is not None else None)
     kind = f"AutoModelFor{head}" if head else "AutoModel"
     notes = ["It loads with the library's own classes; no remote code is needed."]
-    pooled = loaded.origin is not None and any("pooler." in name for name in loaded.origin.rest)
-    if config.get("model_type") != "modernbert" and not pooled and kind_of(config) is None:
+    pooled = loaded.origin is not None and any("pooler." in name for name in loaded.origin.extra_tensors)
+    if config.get("model_type") != "modernbert" and not pooled and head_kind(config) is None:
         notes.append("`pooler_output` was not trained here: for sentence vectors take the mean of the hidden states.")
-    if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab:
+    if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab_size:
         notes.append(
-            f"The vocabulary has {used:,} entries; the tables hold {settings.vocab:,} rows, a round number. "
+            f"The vocabulary has {used:,} entries; the tables hold {settings.vocab_size:,} rows, a round number. "
             f"The ids from {used} up stand for nothing and were never trained."
         )
     notes += _of_head(config)
-    embed = loaded.settings.get("embed")
+    embed = loaded.settings.get("dense")
     if embed:
         notes.append(f"Embedding settings: `{json.dumps(embed, ensure_ascii=False)}`.")
     lines = ["## Use", "", "```python", f"from transformers import {kind}, AutoTokenizer", ""]
@@ -107,7 +107,7 @@ def _use(settings: ModelSettings, loaded: Loaded, config: Mapping[str, Any]) -> 
 
 def _of_head(config: Mapping[str, Any]) -> list[str]:
     """What is to be known of a task's head that was put into a stock class."""
-    told, kind = config.get(KEY), kind_of(config)
+    told, kind = config.get(CONFIG_KEY), head_kind(config)
     if not isinstance(told, dict) or kind is None:
         return []
     task = told["task"]["is"]
@@ -120,14 +120,14 @@ def _of_head(config: Mapping[str, Any]) -> list[str]:
         what = {"multilabel": "A label is given from this probability on", "span": "There is no answer where saying so"}
         more = " scores higher than the best span by more than this" if task == "span" else ""
         notes.append(f"{what.get(task, 'Threshold')}{more}: {told['tuned']['threshold']:.4g}.")
-    if config.get("classifier_activation") == STRAIGHT:
+    if config.get("classifier_activation") == IDENTITY_ACTIVATION:
         notes.append("The head's first layers let the states through as they come; the classifier alone was trained.")
     return notes
 
 
 def _figures(artifact: Artifact | None, lineage: list[Artifact]) -> str:
-    own = {} if artifact is None else artifact.manifest.figures
-    beside = {} if artifact is None else _json(artifact.path.parent / "figures.json")
+    own = {} if artifact is None else artifact.manifest.metrics
+    beside = {} if artifact is None else _json(artifact.path.parent / "metrics.json")
     rows = {k: v for k, v in {**beside, **own}.items() if isinstance(v, str | int | float)}
     if not rows:
         return ""
@@ -141,7 +141,7 @@ def _data(lineage: list[Artifact]) -> str:
     corpora = [a for a in lineage if a.manifest.kind == "corpus"]
     for corpus in corpora:
         report = _json(corpus.path / "report.json")
-        rows = {k: v for k, v in corpus.manifest.figures.items() if isinstance(v, str | int | float)}
+        rows = {k: v for k, v in corpus.manifest.metrics.items() if isinstance(v, str | int | float)}
         amounts = ", ".join(f"{_plain(value)} {key.replace('_', ' ')}" for key, value in rows.items())
         found.append(f"A corpus of {amounts}.")
         for heading in ("licenses", "sources"):
@@ -179,12 +179,12 @@ def _licence(licence: str | None) -> str:
     return f"## Licence\n\n{told}"
 
 
-def _made(loaded: Loaded, lineage: list[Artifact], drifts: Mapping[str, Any]) -> str:
+def _made(loaded: LoadedModel, lineage: list[Artifact], drifts: Mapping[str, Any]) -> str:
     lines = ["## How it was made", ""]
     for artifact in ([loaded.artifact] if loaded.artifact is not None else []) + lineage:
         lines.append(f"- {artifact.manifest.kind} `{artifact.manifest.fingerprint}`, {artifact.manifest.created}")
     if loaded.origin is not None:
-        lines.append(f"- imported from the {loaded.origin.door} layout")
+        lines.append(f"- imported from the {loaded.origin.format} layout")
     measured = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in drifts.items())
     lines.append(f"- checked when it was written: {measured}; `golden.safetensors` holds what it must compute")
     return "\n".join(lines)

@@ -19,29 +19,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from encodery.base.artifact import Draft, writing
+from encodery.base.artifact import Draft, create_artifact
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
-from encodery.embed import lines
-from encodery.embed.embedder import Embedder, packed
-from encodery.embed.exported import FINISH
-from encodery.embed.files import texts_of
-from encodery.embed.pooling.cls import CLS
-from encodery.embed.pooling.mean import Mean
+from encodery.encoders import json_lines
+from encodery.encoders.dense import DenseEncoder, pack_sequences
+from encodery.encoders.exported import POSTPROCESS_FILE
+from encodery.encoders.files import read_texts
+from encodery.encoders.pooling.cls import CLS
+from encodery.encoders.pooling.mean import Mean
 from encodery.export import Exporter
 from encodery.export._verify import SENTENCES
-from encodery.model.load import Loaded, copy_tokenizer
+from encodery.model.load import LoadedModel, copy_tokenizer
 from encodery.model.shape import Batch
-from encodery.runtimes import Engine
+from encodery.runtimes import InferenceEngine
 from encodery.runtimes._checked import Limits
-from encodery.runtimes._onnx_graph import digest, refuse
-from encodery.runtimes._quick import plain
+from encodery.runtimes._onnx_graph import encoder_digest, require_exportable
+from encodery.runtimes._quick import original_model
 
 Weights = Literal["float32", "int8"]
 FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999
 """Cosines to the model's own vectors, mean and least, that an export in float32 must reach."""
-LEAST_MEAN, LEAST = 0.997, 0.993
+MIN_MEAN_COSINE, MIN_COSINE = 0.997, 0.993
 """The same for 8-bit weights, unless the user says otherwise."""
 FEWEST, MOST = 40, 400
 """Texts that 8-bit weights need, and are drawn at most; of four, three are for calibration and one for the check."""
@@ -50,26 +50,26 @@ GROUP = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class GraphExport:
     """What will be written: checked, nothing done yet. `seen`: texts to calibrate with; `held`: others, for the check.
 
     Raises `SettingsError` naming what the format cannot hold, `InputError` for too few texts.
     """
 
-    loaded: Loaded
-    embedder: Embedder
+    loaded: LoadedModel
+    embedder: DenseEncoder
     weights: Weights
     seen: list[str]
     held: list[str]
 
     @classmethod
-    def of(cls, loaded: Loaded, weights: Weights, texts: str | None, door: str) -> Plan:
+    def of(cls, loaded: LoadedModel, weights: Weights, texts: str | None, door: str) -> GraphExport:
         """`texts`: a file, needed for 8-bit weights."""
-        refuse(loaded.model.settings, f"an export to {door}")
-        if "task" in loaded.settings or lines.kind_of(loaded) != "dense":
+        require_exportable(loaded.model.settings, f"an export to {door}")
+        if "task" in loaded.settings or json_lines.kind_of(loaded) != "dense":
             raise SettingsError(f"An export to {door} holds a model of embeddings; this head would be left behind.")
-        embedder = Embedder.of(loaded, "cpu")
-        embedder.model = plain(embedder.model)  # Whose layers are watched, and whose vectors are the measure.
+        embedder = DenseEncoder.from_loaded(loaded, "cpu")
+        embedder.model = original_model(embedder.model)  # Whose layers are watched, and whose vectors are the measure.
         if embedder.settings.pooling not in (Mean(), CLS()) or embedder.settings.layers is not None:
             raise SettingsError(
                 f"pooling = '{name_of(embedder.settings.pooling)}': an export to {door} has mean (with special tokens) "
@@ -91,26 +91,28 @@ class Plan:
     def batches(self) -> Iterator[Batch]:
         """The texts to calibrate with, cut on the right, a few of like length at a time."""
         embedder = self.embedder
-        ids = [row[: embedder.longest] for row in embedder.tokenizer.encode_batch(self.seen)]
+        ids = [row[: embedder.max_content_tokens] for row in embedder.tokenizer.encode_batch(self.seen)]
         ids.sort(key=len)
         for start in range(0, len(ids), GROUP):
-            yield packed(ids[start : start + GROUP], embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
+            yield pack_sequences(ids[start : start + GROUP], embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
 
     @contextlib.contextmanager
     def writing(self, exporter: Exporter, folder: Path, overwrite: bool) -> Iterator[Draft]:
         """The folder in the making, with all but the graph in it."""
         embedder, parent = self.embedder, self.loaded.artifact
-        settings: dict[str, Any] = {"export": encode(exporter), "layout": name_of(exporter)}
+        settings: dict[str, Any] = {"export": encode(exporter), "format": name_of(exporter)}
         settings["limits"] = dataclasses.asdict(self.limits)
-        settings["encoder"] = digest(embedder.model)
-        settings["embed"] = {**encode(embedder.settings), "max_length": embedder.max_length}
-        with writing(folder, "export", settings, {"model": parent} if parent else None, overwrite=overwrite) as draft:
+        settings["encoder"] = encoder_digest(embedder.model)
+        settings["dense"] = {**encode(embedder.settings), "max_length": embedder.max_length}
+        with create_artifact(
+            folder, "export", settings, {"model": parent} if parent else None, overwrite=overwrite
+        ) as draft:
             if self.loaded.tokenizer_path is not None:
                 copy_tokenizer(self.loaded.tokenizer_path, draft.path)
-            embedder.finishing.save(draft.path / FINISH)
+            embedder.postprocessing.save(draft.path / POSTPROCESS_FILE)
             yield draft
 
-    def judge(self, draft: Draft, engine: Engine, mean: float, least: float) -> None:
+    def judge(self, draft: Draft, engine: InferenceEngine, mean: float, least: float) -> None:
         """Figures of an engine against the model. Raises `ArtifactError` where its vectors drift beyond the bounds."""
         if self.weights == "float32":
             mean, least = FLOAT_MEAN, FLOAT_LEAST
@@ -128,26 +130,26 @@ class Plan:
                 f"{cosines.mean():.5f} in the mean and {cosines.min():.5f} at least; {mean} and {least} are asked. "
                 "Nothing was written."
             )
-        draft.figures |= {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
+        draft.metrics |= {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
         if len(self.held) > NEIGHBOURS:
-            draft.figures["top_10_overlap"] = _overlap(expected, found)
+            draft.metrics["top_10_overlap"] = _overlap(expected, found)
         size = sum(file.stat().st_size for file in draft.path.rglob("*") if file.is_file())
-        draft.figures |= {"texts": len(self.held), "ms_a_text": 1e3 * seconds / len(self.held), "megabytes": size / 1e6}
+        draft.metrics |= {"texts": len(self.held), "ms_a_text": 1e3 * seconds / len(self.held), "megabytes": size / 1e6}
 
 
 def _drawn(path: Path) -> list[str]:
     """A fixed sample, in random order. Raises `InputError` for too few."""
-    found = [text for text in texts_of(path) if text.strip()]
+    found = [text for text in read_texts(path) if text.strip()]
     if len(found) < FEWEST:
         raise InputError(f"{path}: has {len(found)} texts, 8-bit weights need at least {FEWEST}.")
     return random.Random(0).sample(found, min(MOST, len(found)))
 
 
-def _some(embedder: Embedder) -> list[str]:
+def _some(embedder: DenseEncoder) -> list[str]:
     """Short texts, and one that fills the model."""
     once = " ".join(SENTENCES)
     count = len(embedder.tokenizer.encode(once))
-    return [*SENTENCES, " ".join([once] * (embedder.longest // max(count, 1) + 1))]
+    return [*SENTENCES, " ".join([once] * (embedder.max_content_tokens // max(count, 1) + 1))]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -15,40 +15,40 @@ from torch import Tensor
 
 from encodery.base.artifact import Draft, atomic_write
 from encodery.base.errors import SettingsError, nearest
-from encodery.base.parts import find, name_of, names
+from encodery.base.parts import find_part, name_of, part_names
 from encodery.export._card import card
-from encodery.export._heads import OUTPUTS, Held, held
+from encodery.export._heads import OUTPUTS, ExportedHead, held
 from encodery.export._verify import check_peer, check_read_back, check_tokenizer
-from encodery.finetune.artifact import Tuned
+from encodery.finetune.artifact import FineTuned
 from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, write_tensors
-from encodery.model.foreign import Origin, build, to_state
-from encodery.model.heads.mlm import MLM
-from encodery.model.hub import Door, Special, way_out
-from encodery.model.load import GOLDEN, Loaded, copy_tokenizer
+from encodery.model.foreign import Origin, model_of_state, to_checkpoint
+from encodery.model.formats import CheckpointFormat, SpecialTokenIds, exportable_format
+from encodery.model.heads.mlm import MLMHead
+from encodery.model.load import GOLDEN, LoadedModel, copy_tokenizer
 from encodery.model.network import Model
 
 POOLER = "pooler."
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
-class Plan:
+class FolderExport:
     """What will be written of a model, decided before anything is: layout, configuration, precision.
 
     `bare`: the encoder alone, whatever head it has. Raises `SettingsError` naming the settings that no layout can hold.
     """
 
-    def __init__(self, loaded: Loaded, layout: str | None, dtype: Precision | None, bare: bool = False) -> None:
-        if layout is not None and layout not in names(Door):
-            known = names(Door)
+    def __init__(self, loaded: LoadedModel, layout: str | None, dtype: Precision | None, bare: bool = False) -> None:
+        if layout is not None and layout not in part_names(CheckpointFormat):
+            known = part_names(CheckpointFormat)
             raise SettingsError(
                 f"layout = '{layout}': no such layout.{nearest(layout, known)} Known: {', '.join(known)}."
             )
         self.bare = bare
         self.model = _copy(loaded.model, bare)
         self.loaded = dataclasses.replace(loaded, model=self.model)
-        self.kept = golden.make(self.model)
-        self.held: Held | None = None
+        self.kept = golden.golden_outputs(self.model)
+        self.held: ExportedHead | None = None
         origin = None if bare else loaded.origin
         self.door, self.config, self.origin = _door(self.model, layout, origin, _special(loaded))
         self.dtype: str = dtype or ("float32" if self.origin is None else self.origin.dtype)
@@ -56,7 +56,7 @@ class Plan:
             self.config = {k: v for k, v in self.config.items() if k not in ("dtype", "torch_dtype")}
             self.config["dtype"] = self.dtype
 
-    def put_on(self, tuned: Tuned) -> None:
+    def put_on(self, tuned: FineTuned) -> None:
         """Put the head of a task on the encoder. Raises `SettingsError` where no stock class of the layout holds it."""
         self.held = held(tuned, self.model, self.kept, self.door)
         self.config = {**self.config, **self.held.config}
@@ -71,21 +71,21 @@ class Plan:
         """Write the files and their drifts; `peer` asks transformers. Raises `ArtifactError` where outputs differ."""
         folder = draft.path
         atomic_write(folder / "config.json", json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
-        state = to_state(self.door, self.config, self.model, self.origin)
+        state = to_checkpoint(self.door, self.config, self.model, self.origin)
         if self.held is not None:
             state = {f"{self.door.prefix}{name}": tensor for name, tensor in state.items()} | self.held.tensors
-        elif self.origin is None and self.model.settings.head is None and POOLER in self.door.spare:
+        elif self.origin is None and self.model.settings.head is None and POOLER in self.door.unused_tensors:
             state |= _pooler(self.model.settings.width)
         write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
         if self.loaded.tokenizer_path is not None:
             _write_tokenizer(self.loaded, self.origin, folder)
         write_tensors(folder / GOLDEN, self.kept)
-        draft.figures["drift_read_back"] = check_read_back(folder, self.kept, self.dtype)
+        draft.metrics["drift_read_back"] = check_read_back(folder, self.kept, self.dtype)
         if peer:
             kind = None if self.held is None else self.held.kind
-            draft.figures |= check_peer(folder, self.kept, self.dtype, self.config, kind)
+            draft.metrics |= check_peer(folder, self.kept, self.dtype, self.config, kind)
             pairs = self.held is not None and self.held.pairs
-            draft.figures |= check_tokenizer(folder, self.loaded, pairs)
+            draft.metrics |= check_tokenizer(folder, self.loaded, pairs)
 
     def write_card(self, draft: Draft, folder: Path, title: str | None, licence: str | None) -> None:
         """Write README.md; `folder` is where it will lie."""
@@ -93,7 +93,7 @@ class Plan:
             self.loaded,
             folder,
             self.config,
-            draft.figures,
+            draft.metrics,
             bare=self.bare and self.held is None,
             title=title,
             licence=licence,
@@ -102,40 +102,40 @@ class Plan:
 
 
 def _door(
-    model: Model, layout: str | None, origin: Origin | None, special: Special
-) -> tuple[Door, dict[str, Any], Origin | None]:
+    model: Model, layout: str | None, origin: Origin | None, special: SpecialTokenIds
+) -> tuple[CheckpointFormat, dict[str, Any], Origin | None]:
     """The door, the config.json, and the origin where the model still is what was imported."""
-    if origin is not None and layout in (None, origin.door):
-        door = find(Door, origin.door)()
+    if origin is not None and layout in (None, origin.format):
+        door = find_part(CheckpointFormat, origin.format)()
         head = model.settings.head
-        tied = head.tied if isinstance(head, MLM) else True
-        if door.settings(origin.config, head=head is not None, tied=tied) == model.settings:
+        tied = head.tied if isinstance(head, MLMHead) else True
+        if door.read_config(origin.config, head=head is not None, tied=tied) == model.settings:
             return door, origin.config, origin
-    door = way_out(model.settings, special, layout)
-    return door, door.config(model.settings, special), None
+    door = exportable_format(model.settings, special, layout)
+    return door, door.write_config(model.settings, special), None
 
 
 def _copy(model: Model, bare: bool) -> Model:
     """The model, or its encoder alone, in fp32 on the CPU; the one given stays as and where it is."""
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     if not bare:
-        return build(model.settings, state)
+        return model_of_state(model.settings, state)
     encoder = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    return build(dataclasses.replace(model.settings, head=None), encoder)
+    return model_of_state(dataclasses.replace(model.settings, head=None), encoder)
 
 
-def _special(loaded: Loaded) -> Special:
+def _special(loaded: LoadedModel) -> SpecialTokenIds:
     """Ids of special tokens: the tokenizer's, else those of the imported configuration."""
     if loaded.tokenizer_path is None:
         config = {} if loaded.origin is None else loaded.origin.config
         first = config.get("cls_token_id", config.get("bos_token_id"))
         last = config.get("sep_token_id", config.get("eos_token_id"))
-        return Special(pad=config.get("pad_token_id"), cls=first, sep=last)
+        return SpecialTokenIds(pad=config.get("pad_token_id"), cls=first, sep=last)
     found = {}
     for role in ("pad", "cls", "sep", "mask"):
         name = loaded.tokenizer.roles[role]
-        found[role] = None if name is None else loaded.tokenizer.inner.token_to_id(name)
-    return Special(**found)
+        found[role] = None if name is None else loaded.tokenizer.backend.token_to_id(name)
+    return SpecialTokenIds(**found)
 
 
 def _pooler(width: int) -> dict[str, Tensor]:
@@ -148,10 +148,10 @@ def _cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     return {name: t.to(wanted) if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _write_tokenizer(loaded: Loaded, origin: Origin | None, folder: Path) -> None:
+def _write_tokenizer(loaded: LoadedModel, origin: Origin | None, folder: Path) -> None:
     assert loaded.tokenizer_path is not None
     if origin is not None:
         copy_tokenizer(loaded.tokenizer_path, folder)
         return
     settings = loaded.model.settings
-    loaded.tokenizer.save(folder, max_length=settings.max_length, segments=settings.segments > 1)
+    loaded.tokenizer.save(folder, max_length=settings.max_length, token_type_ids=settings.type_vocab_size > 1)

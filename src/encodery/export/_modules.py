@@ -13,14 +13,14 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.embed.embedder import Embedder
-from encodery.embed.finish import Finish, State
-from encodery.embed.finish.normalise import Normalise
-from encodery.embed.multivector import MultiVectorEncoder
-from encodery.embed.pooling import Pooling
-from encodery.embed.pooling.cls import CLS
-from encodery.embed.pooling.mean import Mean
-from encodery.embed.pooling.weighted import Weighted
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.multi_vector import MultiVectorEncoder
+from encodery.encoders.pooling import Pooling
+from encodery.encoders.pooling.cls import CLS
+from encodery.encoders.pooling.mean import Mean
+from encodery.encoders.pooling.weighted import Weighted
+from encodery.encoders.postprocess import PostProcess, State
+from encodery.encoders.postprocess.normalise import Normalise
 from encodery.finetune.predict import Predictor
 
 OLD, NEW = "sentence_transformers.models", "sentence_transformers"  # the old names are read by every version
@@ -49,7 +49,7 @@ TRANSFORMER = Module(f"{OLD}.Transformer")
 TASK_TRANSFORMER = Module(f"{NEW}.base.modules.transformer.Transformer")
 
 
-def embedding(embedder: Embedder) -> list[Module]:
+def embedding(embedder: DenseEncoder) -> list[Module]:
     """Transformer, pooling and finish. Raises `SettingsError` for what has no counterpart."""
     pooling = embedder.settings.pooling
     mode = MODES.get(type(pooling))
@@ -62,11 +62,11 @@ def embedding(embedder: Embedder) -> list[Module]:
     return [TRANSFORMER, _pooling(embedder.model.settings.width, mode), *_finish(embedder)]
 
 
-def static(embedder: Embedder) -> list[Module]:
+def static(embedder: DenseEncoder) -> list[Module]:
     """A table of vectors, and finish."""
-    if embedder.settings.pooling != Mean(specials=False):
+    if embedder.settings.pooling != Mean(include_special_tokens=False):
         raise SettingsError("A model of depth 0 is exported with pooling = 'mean', specials = false.")
-    table = {"embedding.weight": embedder.model.encoder.words}
+    table = {"embedding.weight": embedder.model.encoder.token_embeddings}
     return [Module(f"{OLD}.StaticEmbedding", None, table), *_finish(embedder)]
 
 
@@ -81,7 +81,7 @@ def multivector(encoder: MultiVectorEncoder) -> list[Module]:
     weight = encoder.projection.linear.weight.detach().cpu().clone()
     dense: dict[str, Any] = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
     dense |= {"activation_function": IDENTITY, **EACH_TOKEN, "module_output_name": "token_embeddings"}
-    skipped = [encoder.tokenizer.piece(number) for number in encoder.skipped.tolist()]
+    skipped = [encoder.tokenizer.piece(number) for number in encoder.skipped_ids.tolist()]
     mask = {"skiplist_words": skipped, "skiplist_tasks": ["document"], "keep_only_token_ids": None}
     return [
         TASK_TRANSFORMER,
@@ -112,23 +112,23 @@ def _pooling(width: int, mode: str) -> Module:
     return Module(f"{OLD}.Pooling", config | {f"pooling_mode_{name}": name == mode for name in ALL_MODES})
 
 
-def _finish(embedder: Embedder) -> list[Module]:
+def _finish(embedder: DenseEncoder) -> list[Module]:
     found: list[Module] = []
     width = embedder.model.settings.width
-    for step, state in zip(embedder.finishing.steps, embedder.finishing.states, strict=True):
+    for step, state in zip(embedder.postprocessing.steps, embedder.postprocessing.states, strict=True):
         found.append(Module(f"{OLD}.Normalize", {}) if isinstance(step, Normalise) else _linear(step, state, width))
-        width = step.width(width)
+        width = step.output_dim(width)
     return found
 
 
-def _linear(step: Finish, state: State, width: int) -> Module:
+def _linear(step: PostProcess, state: State, width: int) -> Module:
     """A linear step as x W^T + b. Raises `SettingsError` for one that is not linear."""
-    if not step.linear:
+    if not step.is_linear:
         raise SettingsError(
             f"finish = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, centre and "
             "whiten have."
         )
-    weight, bias = step.line(state, width)
+    weight, bias = step.as_linear(state, width)
     turned, moved = (torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight.T, bias))
     return _dense(turned, moved, IDENTITY)
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from encodery.base.errors import ArtifactError
 from encodery.export._heads import OUTPUTS
-from encodery.finetune.artifact import foreign, outputs_of
-from encodery.finetune.reader import Reader
-from encodery.finetune.stock import CHOICES, QUESTIONS, TOKENS, Kind
+from encodery.finetune.artifact import golden_outputs, imported_head
+from encodery.finetune.imported import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION, StockHeadKind
+from encodery.finetune.preprocess import Preprocessor
 from encodery.model import golden
 from encodery.model.foreign import import_folder
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 
 TOLERANCE = {"float32": 5e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Allowed drift as a share of the largest value, by the precision of the weights."""
@@ -42,15 +42,15 @@ def check_read_back(folder: Path, kept: dict[str, Tensor], dtype: str) -> float:
     apart = golden.drift(import_folder(folder).model, kept)
     if OUTPUTS in kept:
         loaded = load_model(folder)
-        tuned = foreign(loaded)
-        now = {} if tuned is None else {OUTPUTS: outputs_of(loaded.model, tuned.module, kept)}
-        apart = max(apart, golden.apart(now, kept) if now else math.inf)
+        tuned = imported_head(loaded)
+        now = {} if tuned is None else {OUTPUTS: golden_outputs(loaded.model, tuned.module, kept)}
+        apart = max(apart, golden.relative_difference(now, kept) if now else math.inf)
     _refuse(apart, dtype, "read back")
     return apart
 
 
 def check_peer(
-    folder: Path, kept: dict[str, Tensor], dtype: str, config: dict[str, Any], head: Kind | None
+    folder: Path, kept: dict[str, Tensor], dtype: str, config: dict[str, Any], head: StockHeadKind | None
 ) -> dict[str, Any]:
     """Drift of the folder as transformers reads it; nothing where it is not installed. Raises `ArtifactError`, also
     where a weight of a task's head is missing there."""
@@ -62,7 +62,7 @@ def check_peer(
             model, told = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except Exception as error:
             raise ArtifactError(
-                f"{PEER} {peer.__version__} cannot load the export: {error}. With peer=false it is written unasked."
+                f"{PEER} {peer.__version__} cannot load the export: {error}. With verify_with_peer=false it is written unasked."
             ) from error
         if head and (told["missing_keys"] or told["unexpected_keys"]):
             odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
@@ -72,7 +72,7 @@ def check_peer(
     return {"drift_transformers": apart, "transformers": peer.__version__}
 
 
-def check_tokenizer(folder: Path, loaded: Loaded, pairs: bool) -> dict[str, Any]:
+def check_tokenizer(folder: Path, loaded: LoadedModel, pairs: bool) -> dict[str, Any]:
     """Whether `AutoTokenizer` gives our ids, of `pairs` too; nothing where there is nothing to compare.
 
     Raises `ArtifactError`.
@@ -83,7 +83,7 @@ def check_tokenizer(folder: Path, loaded: Loaded, pairs: bool) -> dict[str, Any]
         tokenizer = peer.AutoTokenizer.from_pretrained(folder)
         theirs = [tokenizer(text)["input_ids"] for text in SENTENCES]
     for text, ours, other in zip(
-        SENTENCES, loaded.tokenizer.encode_batch(SENTENCES, specials=True), theirs, strict=True
+        SENTENCES, loaded.tokenizer.encode_batch(SENTENCES, add_special_tokens=True), theirs, strict=True
     ):
         if ours.tolist() != other:
             raise ArtifactError(
@@ -94,23 +94,23 @@ def check_tokenizer(folder: Path, loaded: Loaded, pairs: bool) -> dict[str, Any]
     return {"tokenizer_ids_equal": True}
 
 
-def _check_pair(tokenizer: Any, loaded: Loaded) -> None:
+def _check_pair(tokenizer: Any, loaded: LoadedModel) -> None:
     """Raises `ArtifactError` where their tokenizer puts two texts together otherwise than we do."""
     settings, pair = loaded.model.settings, SENTENCES[::2]
     theirs = tokenizer(*pair, truncation=False)
-    reader = Reader(loaded.tokenizer, max(settings.max_length, 8), settings.segments > 1, "error")
+    reader = Preprocessor(loaded.tokenizer, max(settings.max_length, 8), settings.type_vocab_size > 1, "error")
     first, second = (ids.astype("int64") for ids in loaded.tokenizer.encode_batch(pair))
-    ours = reader.two(first, second)
-    segments = [int(place >= ours.second) for place in range(len(ours.ids))]
+    ours = reader.pair(first, second)
+    segments = [int(place >= ours.second_start) for place in range(len(ours.ids))]
     same = theirs["input_ids"] == ours.ids.tolist()
-    if not same or (reader.segmented and theirs.get("token_type_ids") != segments):
+    if not same or (reader.uses_segments and theirs.get("token_type_ids") != segments):
         raise ArtifactError(
             f"{PEER}' tokenizer puts the two texts of a pair together otherwise than the model reads them."
         )
 
 
 @torch.inference_mode()
-def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int, head: Kind | None) -> float:
+def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int, head: StockHeadKind | None) -> float:
     cu = kept["cu_seqlens"].long()
     lengths = cu.diff()
     real = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, L)
@@ -119,19 +119,19 @@ def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int, head: Kind | None
     if "segment" in kept:
         given["token_type_ids"] = torch.zeros(real.shape, dtype=torch.int64)
         given["token_type_ids"][real] = kept["segment"]
-    if head == CHOICES:  # Each sequence is the one choice of its question.
+    if head == MULTIPLE_CHOICE:  # Each sequence is the one choice of its question.
         given = {name: tensor[:, None] for name, tensor in given.items()}
     answer = model(**given, output_hidden_states=True)
     hidden = answer.last_hidden_state if "last_hidden_state" in answer else answer.hidden_states[-1]
     found = {"hidden": hidden[real]}
-    if head == QUESTIONS:
+    if head == QUESTION_ANSWERING:
         found[OUTPUTS] = torch.stack([answer.start_logits, answer.end_logits], -1)[real]
     elif head:
-        found[OUTPUTS] = answer.logits[real] if head == TOKENS else answer.logits
+        found[OUTPUTS] = answer.logits[real] if head == TOKEN_CLASSIFICATION else answer.logits
     if "logits" in kept:
         logits = answer.logits[real]
-        found["logits"] = logits[kept["rows"]][:, golden.columns(logits.shape[1])]
-    return golden.apart(found, kept)
+        found["logits"] = logits[kept["rows"]][:, golden.kept_columns(logits.shape[1])]
+    return golden.relative_difference(found, kept)
 
 
 def _refuse(apart: float, dtype: str, how: str) -> None:

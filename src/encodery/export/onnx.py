@@ -14,34 +14,34 @@ from pathlib import Path
 
 from encodery.base.artifact import Artifact
 from encodery.base.extras import require
-from encodery.export import Exported, Exporter
+from encodery.export import Exporter, ExportResult
 from encodery.export._calibrate import calibrate
-from encodery.export._engine import LEAST, LEAST_MEAN, Plan, Weights
-from encodery.model.load import Loaded
-from encodery.runtimes._onnx_graph import graph
-from encodery.runtimes.onnx import Onnx as Run
+from encodery.export._engine import MIN_COSINE, MIN_MEAN_COSINE, GraphExport, Weights
+from encodery.model.load import LoadedModel
+from encodery.runtimes._onnx_graph import build_graph
+from encodery.runtimes.onnx import OnnxRuntime as Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Onnx(Exporter):
+class OnnxExporter(Exporter):
     """`texts`: a file of texts, for 8-bit weights. `narrow`: 7 bits for weights, for processors without VNNI, whose
     sums of 8-bit products are cut. `least_mean`, `least`: cosines to the model's vectors that 8-bit weights must
     reach."""
 
     weights: Weights = "float32"
     texts: str | None = None
-    narrow: bool = False
-    least_mean: float = LEAST_MEAN
-    least: float = LEAST
+    seven_bit_weights: bool = False
+    min_mean_cosine: float = MIN_MEAN_COSINE
+    min_cosine: float = MIN_COSINE
 
-    def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
-        plan = Plan.of(loaded, self.weights, self.texts, "onnx")
+    def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
+        plan = GraphExport.of(loaded, self.weights, self.texts, "onnx")
         require("onnxruntime", "onnx")
         with plan.writing(self, folder, overwrite) as draft:
             file, model = draft.path / Run.FILE, plan.embedder.model
             small = self.weights == "int8"
-            layers = calibrate(model.encoder, plan.batches(), 63 if self.narrow else 127) if small else None
-            file.write_bytes(graph(model, layers).SerializeToString())
-            plan.judge(draft, Run().engine(file, plan.limits), self.least_mean, self.least)
-            figures = dict(draft.figures)
-        return Exported(artifact=Artifact.open(folder, "export"), layout="onnx", figures=figures)
+            layers = calibrate(model.encoder, plan.batches(), 63 if self.seven_bit_weights else 127) if small else None
+            file.write_bytes(build_graph(model, layers).SerializeToString())
+            plan.judge(draft, Run().build_engine(file, plan.limits), self.min_mean_cosine, self.min_cosine)
+            figures = dict(draft.metrics)
+        return ExportResult(artifact=Artifact.open(folder, "export"), format="onnx", metrics=figures)

@@ -13,34 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encodery.base.artifact import Artifact
-from encodery.export import Exported, Exporter
+from encodery.export import Exporter, ExportResult
 from encodery.export._calibrate import calibrate
-from encodery.export._engine import LEAST, LEAST_MEAN, Plan, Weights
-from encodery.model.load import Loaded
-from encodery.runtimes._onnx_graph import graph
-from encodery.runtimes._reports import without_reports
-from encodery.runtimes.openvino import Openvino as Run
+from encodery.export._engine import MIN_COSINE, MIN_MEAN_COSINE, GraphExport, Weights
+from encodery.model.load import LoadedModel
+from encodery.runtimes._onnx_graph import build_graph
+from encodery.runtimes._reports import import_without_telemetry
+from encodery.runtimes.openvino import OpenvinoRuntime as Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Openvino(Exporter):
+class OpenvinoExporter(Exporter):
     """`texts`: a file of texts, for 8-bit weights. `least_mean`, `least`: cosines to the model's vectors that those
     must reach."""
 
     weights: Weights = "float32"
     texts: str | None = None
-    least_mean: float = LEAST_MEAN
-    least: float = LEAST
+    min_mean_cosine: float = MIN_MEAN_COSINE
+    min_cosine: float = MIN_COSINE
 
-    def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
-        plan = Plan.of(loaded, self.weights, self.texts, "openvino")
-        engine, model = without_reports(), plan.embedder.model
+    def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
+        plan = GraphExport.of(loaded, self.weights, self.texts, "openvino")
+        engine, model = import_without_telemetry(), plan.embedder.model
         with plan.writing(self, folder, overwrite) as draft:
             layers = calibrate(model.encoder, plan.batches()) if self.weights == "int8" else None
             with tempfile.TemporaryDirectory() as room:
                 source = Path(room) / "model.onnx"
-                source.write_bytes(graph(model, layers).SerializeToString())
+                source.write_bytes(build_graph(model, layers).SerializeToString())
                 engine.save_model(engine.Core().read_model(source), draft.path / Run.FILE, compress_to_fp16=False)
-            plan.judge(draft, Run().engine(draft.path / Run.FILE, plan.limits), self.least_mean, self.least)
-            figures = dict(draft.figures)
-        return Exported(artifact=Artifact.open(folder, "export"), layout="openvino", figures=figures)
+            plan.judge(
+                draft, Run().build_engine(draft.path / Run.FILE, plan.limits), self.min_mean_cosine, self.min_cosine
+            )
+            figures = dict(draft.metrics)
+        return ExportResult(artifact=Artifact.open(folder, "export"), format="openvino", metrics=figures)

@@ -3,7 +3,7 @@
 `SentenceTransformer(folder)` for embeddings, `SparseEncoder(folder)` for weights of words, `MultiVectorEncoder(folder)`
 for a vector a token, `CrossEncoder(folder)` for a model of the task `rank`. The files of `hf` and beside them pooling,
 finish, prompts and length: linear finish steps (whitening, centring, a Matryoshka cut) become a Dense layer, a model
-without attention (`embed/static.py`) becomes a StaticEmbedding. What the folder gives for a few texts is compared where
+without attention (`encoders/static_distillation.py`) becomes a StaticEmbedding. What the folder gives for a few texts is compared where
 sentence-transformers is installed.
 Shapes: N texts, K width of a vector, V vocabulary.
 """
@@ -21,22 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from encodery.base.artifact import Artifact, Draft, atomic_write, writing
+from encodery.base.artifact import Artifact, Draft, atomic_write, create_artifact
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import encode
-from encodery.embed import lines, sparse
-from encodery.embed.embedder import Embedder
-from encodery.embed.finish.normalise import Normalise
-from encodery.embed.multivector import DOCUMENT, QUERY, MultiVectorEncoder
-from encodery.export import Exported, Exporter, _modules
-from encodery.export._folder import Plan, Precision
+from encodery.encoders import json_lines, sparse
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.multi_vector import DOCUMENT, QUERY, MultiVectorEncoder
+from encodery.encoders.postprocess.normalise import Normalise
+from encodery.export import Exporter, ExportResult, _modules
+from encodery.export._folder import FolderExport, Precision
 from encodery.export._heads import check_matching
 from encodery.export._modules import Module
 from encodery.export._verify import SENTENCES, TOLERANCE
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks.rank import Rank
+from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.checkpoint import WEIGHTS, write_tensors
-from encodery.model.load import Loaded, copy_tokenizer
+from encodery.model.load import LoadedModel, copy_tokenizer
 
 PEER = "sentence_transformers"
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
@@ -59,50 +59,50 @@ class _Content:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceTransformers(Exporter):
+class SentenceTransformersExporter(Exporter):
     """`layout`, `dtype`, `title`, `license` as in `hf`; `peer`: ask transformers and sentence-transformers, if
     installed."""
 
-    layout: str | None = None
+    checkpoint_format: str | None = None
     dtype: Precision | None = None
-    peer: bool = True
+    verify_with_peer: bool = True
     title: str | None = None
     license: str | None = None
 
-    def write(self, loaded: Loaded, folder: Path, overwrite: bool = False) -> Exported:
+    def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
         flat = loaded.model.settings.depth == 0
-        plan = None if flat else Plan(loaded, self.layout, self.dtype)
+        plan = None if flat else FolderExport(loaded, self.checkpoint_format, self.dtype)
         content = _content(loaded)
         layout = "static" if plan is None else plan.layout
-        settings = {"export": encode(self), "layout": layout}
+        settings = {"export": encode(self), "format": layout}
         parents = {"model": loaded.artifact} if loaded.artifact is not None else None
-        with writing(folder, "export", settings, parents, overwrite=overwrite) as draft:
+        with create_artifact(folder, "export", settings, parents, overwrite=overwrite) as draft:
             if plan is not None:
-                plan.write(draft, self.peer)
+                plan.write(draft, self.verify_with_peer)
                 _write_json(draft.path / "sentence_bert_config.json", _reads(content))
             elif loaded.tokenizer_path is not None:
                 copy_tokenizer(loaded.tokenizer_path, draft.path / "0_StaticEmbedding")
             _write_modules(draft.path, content)
-            if self.peer:
-                draft.figures |= _check_peer(draft, content, "float32" if plan is None else plan.dtype)
+            if self.verify_with_peer:
+                draft.metrics |= _check_peer(draft, content, "float32" if plan is None else plan.dtype)
             if plan is not None:
                 plan.write_card(draft, folder, self.title, self.license)
-            figures = dict(draft.figures)
-        return Exported(artifact=Artifact.open(folder, "export"), layout=layout, figures=figures)
+            figures = dict(draft.metrics)
+        return ExportResult(artifact=Artifact.open(folder, "export"), format=layout, metrics=figures)
 
 
-def _content(loaded: Loaded) -> _Content:
+def _content(loaded: LoadedModel) -> _Content:
     """What the model is to them. Raises `SettingsError` for a task or an encoding that they do not have."""
     if "task" in loaded.settings:
-        return _ranker(Predictor.of(loaded, "cpu"))
-    kind = lines.kind_of(loaded)
+        return _ranker(Predictor.from_model(loaded, "cpu"))
+    kind = json_lines.kind_of(loaded)
     if kind == "tokens":
-        return _multivector(MultiVectorEncoder.of(loaded, "cpu"))
+        return _multivector(MultiVectorEncoder.from_loaded(loaded, "cpu"))
     if kind == "sparse":
-        return _sparse(sparse.SparseEncoder.of(loaded, "cpu"))
-    embedder = Embedder.of(loaded, "cpu")
+        return _sparse(sparse.SparseEncoder.from_loaded(loaded, "cpu"))
+    embedder = DenseEncoder.from_loaded(loaded, "cpu")
     modules = (_modules.static if loaded.model.settings.depth == 0 else _modules.embedding)(embedder)
-    unit = bool(embedder.settings.finish) and isinstance(embedder.settings.finish[-1], Normalise)
+    unit = bool(embedder.settings.postprocess) and isinstance(embedder.settings.postprocess[-1], Normalise)
     told = {"prompts": embedder.settings.prompts, "similarity_fn_name": "cosine" if unit else "dot"}
 
     def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -114,16 +114,16 @@ def _content(loaded: Loaded) -> _Content:
 
 
 def _sparse(encoder: sparse.SparseEncoder) -> _Content:
-    if encoder.settings.weighed == "tokens" or encoder.settings.queries == "counted":
+    if encoder.settings.terms == "tokens" or encoder.settings.query_encoding == "bow":
         raise SettingsError("Weights of a text's own tokens, and queries that are counted, have no counterpart there.")
 
     def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         texts = _fitting(encoder)
         model = peer.SparseEncoder(str(folder), device="cpu").float()
         theirs = model.encode(texts, show_progress_bar=False, convert_to_tensor=True).to_dense().numpy()
-        found, ours = encoder.encode(texts), np.zeros((len(texts), encoder.width), np.float32)
+        found, ours = encoder.encode(texts), np.zeros((len(texts), encoder.dimension), np.float32)
         for number in range(len(texts)):
-            words, weights = found.row(number)
+            words, weights = found.at(number)
             ours[number, words] = weights
         return ours, theirs
 
@@ -141,7 +141,7 @@ def _multivector(encoder: MultiVectorEncoder) -> _Content:
             *model.encode_query(texts, show_progress_bar=False, convert_to_numpy=True),
             *model.encode_document(texts, show_progress_bar=False, convert_to_numpy=True),
         ]
-        ours = [encoder.encode(texts, prompt=side).rows for side in (QUERY, DOCUMENT)]
+        ours = [encoder.encode(texts, prompt=side).vectors for side in (QUERY, DOCUMENT)]
         return np.concatenate(ours), np.concatenate(theirs)
 
     told = {"model_type": "MultiVectorEncoder", "prompts": prompts, "similarity_fn_name": "maxsim"}
@@ -153,9 +153,9 @@ def _multivector(encoder: MultiVectorEncoder) -> _Content:
 
 def _ranker(predictor: Predictor) -> _Content:
     task = predictor.task
-    if not isinstance(task, Rank):
+    if not isinstance(task, PassageRanking):
         raise SettingsError("Of fine-tuned models only those of the task 'rank' are exported to sentence-transformers.")
-    check_matching(task, predictor.known, ".")
+    check_matching(task, predictor.metadata, ".")
 
     def check(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         query, texts = "encoder", ["", "a text", "word", "an encoder"]
@@ -166,17 +166,17 @@ def _ranker(predictor: Predictor) -> _Content:
         return predictor.score(query, texts).astype(np.float32), np.asarray(theirs, np.float32)
 
     told = {"model_type": "CrossEncoder", "prompts": {}, "activation_fn": SIGMOID}
-    modules = _modules.ranker(predictor, task.pooling, task.rate)
-    return _Content(modules, told, "feature-extraction", predictor.reader.longest, check)
+    modules = _modules.ranker(predictor, task.pooling, task.head_lr_scale)
+    return _Content(modules, told, "feature-extraction", predictor.preprocessor.max_length, check)
 
 
 def _fitting(
-    encoder: Embedder | sparse.SparseEncoder | MultiVectorEncoder, prompts: Mapping[str, str] | None = None
+    encoder: DenseEncoder | sparse.SparseEncoder | MultiVectorEncoder, prompts: Mapping[str, str] | None = None
 ) -> list[str]:
     """The sentences that the model reads whole, whichever of the prompts goes before them."""
 
     def fits(text: str) -> bool:
-        return len(encoder.tokenizer.encode(text)) <= encoder.longest
+        return len(encoder.tokenizer.encode(text)) <= encoder.max_content_tokens
 
     return [text for text in SENTENCES if all(fits(before + text) for before in ["", *(prompts or {}).values()])]
 
@@ -215,7 +215,7 @@ def _check_peer(draft: Draft, content: _Content, dtype: str) -> dict[str, Any]:
             ours, theirs = content.check(peer, draft.path)
         except Exception as error:
             raise ArtifactError(
-                f"{PEER} {peer.__version__} cannot load the export: {error}. With peer=false it is written unasked."
+                f"{PEER} {peer.__version__} cannot load the export: {error}. With verify_with_peer=false it is written unasked."
             ) from error
     apart = float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-12)) if ours.size else 0.0
     if not apart <= TOLERANCE[dtype]:

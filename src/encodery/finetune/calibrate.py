@@ -14,8 +14,8 @@ import numpy as np
 from encodery.base.errors import EmptyInput
 
 BINS = 15
-COLDEST, HOTTEST, STEPS = 0.05, 20.0, 60
-SHRUNK = (np.sqrt(5) - 1) / 2
+MIN_TEMPERATURE, MAX_TEMPERATURE, STEPS = 0.05, 20.0, 60
+GOLDEN_RATIO = (np.sqrt(5) - 1) / 2
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -34,7 +34,7 @@ def nll(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> floa
     return float(-np.log(np.maximum(chosen, 1e-300)).mean())
 
 
-def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The temperature under which the true classes (R,) are likeliest; a golden-section search over its logarithm,
     in which the loss has one valley. Each truth lends 1 / (R + 2) of itself to all classes, as in Platt's scaling:
     where every row is right, the model is still not made infinitely sure. Raises `EmptyInput` without rows."""
@@ -44,9 +44,9 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
         chances = np.log(np.maximum(softmax(logits, heat), 1e-300))
         return (1 - lent) * nll(logits, truth, heat) - lent * float(chances.mean())
 
-    low, high = np.log(COLDEST), np.log(HOTTEST)
+    low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
     for _ in range(STEPS):
-        left, right = high - SHRUNK * (high - low), low + SHRUNK * (high - low)
+        left, right = high - GOLDEN_RATIO * (high - low), low + GOLDEN_RATIO * (high - low)
         if loss(float(np.exp(left))) < loss(float(np.exp(right))):
             high = right
         else:
@@ -59,13 +59,13 @@ class Reliability:
     """Answers by how sure they claimed to be: `sure` (K,) mean probability, `right` (K,) share that was right, `count`
     (K,); empty bins are left out. `error`: the expected calibration error, Σ count · |sure - right| / R."""
 
-    sure: np.ndarray
-    right: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
     count: np.ndarray
     error: float
 
 
-def reliability(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability_diagram(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
     """Of the probability (R,) given to each answer and whether it was right (R,). Raises `EmptyInput` without rows."""
     if not len(correct):
         raise EmptyInput("There are no answers whose certainty could be judged.")

@@ -20,33 +20,33 @@ import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import merge
+from encodery.base.settings import merge_tables
 from encodery.finetune import calibrate
-from encodery.finetune.data import inputs, read, rows_in
-from encodery.finetune.planning import plan
+from encodery.finetune.data import num_rows, read_data, read_inputs
+from encodery.finetune.heads.labels import label_names
+from encodery.finetune.planning import plan_finetuning
 from encodery.finetune.predict import Predictor
-from encodery.finetune.settings import first_read
+from encodery.finetune.settings import initial_settings
 from encodery.finetune.tasks import Rows
-from encodery.finetune.tasks._labels import names_of
-from encodery.finetune.tasks.cloze import Cloze
+from encodery.finetune.tasks.cloze import ClozeClassification
 from encodery.model.load import load_model
 from encodery.train.launch import check_empty, start
 
-GROWTH = 5  # A generation has so many times the rows of the one before.
-ASKED = 0.25  # Share of the other models that label a model's texts.
+GROWTH_FACTOR = 5  # A generation has so many times the rows of the one before.
+LABELLER_FRACTION = 0.25  # Share of the other models that label a model's texts.
 TEMPERATURE = 2.0  # Of the shares that the classifier learns.
 CLASSIFIER = "classifier"
-Told = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 
-def teach(
+def train_generations(
     data: str | Path,
     unlabelled: str | Path,
     model: str | Path,
-    over: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     out: Path,
     generations: int = 3,
-    tell: Told = lambda _: None,
+    report: Reporter = lambda _: None,
 ) -> dict[str, Any]:
     """Write the runs `out/generation-N/pattern-M` and `out/classifier`, and return the figures of the latter; `tell`
     gets what was found. Settings `over` of the task are of `cloze`, the others of all runs.
@@ -56,18 +56,18 @@ def teach(
     check_empty(out)
     if generations < 1:
         raise SettingsError(f"generations = {generations}: must be at least 1.")
-    early = first_read("cloze", over)
-    assert isinstance(early.task, Cloze)
-    loaded, found = load_model(model), read(data, early)
+    early = initial_settings("cloze", overrides)
+    assert isinstance(early.task, ClozeClassification)
+    loaded, found = load_model(model), read_data(data, early)
     for note in found.notes:
-        tell(note)
-    texts = inputs(unlabelled, early.task, early.columns)
+        report(note)
+    texts = read_inputs(unlabelled, early.task, early.columns)
     if set(texts) != {*found.train} - {"label"}:
         raise InputError(f"{unlabelled}: has {', '.join(texts)}, the labelled rows {', '.join(found.train)}.")
-    patterns = early.task.study(found.train, loaded.tokenizer)["patterns"]
+    patterns = early.task.fit_metadata(found.train, loaded.tokenizer)["patterns"]
     if len(patterns) < 2:
         raise SettingsError("task.patterns: at least two are needed, whose models teach each other.")
-    rest = {key: value for key, value in over.items() if key != "columns"}
+    rest = {key: value for key, value in overrides.items() if key != "columns"}
     held: dict[str, Rows] = {
         name: rows for name, rows in (("dev", found.dev), ("test", found.test)) if rows is not None
     }
@@ -82,42 +82,44 @@ def teach(
                 seed = derive_seed(early.train.seed, "generation", generation, number)
                 rows = _joined(rows, _labelled(texts, labels, _asked(before, number, seed), rows, generation, seed))
             everything: dict[str, Rows] = {"train": rows, **held}
-            write(folder / "rows", everything)
-            own = merge(rest, {"task": {"patterns": [pattern]}})
-            figures = start(plan("cloze", folder / "rows", model, own).recipe, folder / "run").figures
+            write_rows(folder / "rows", everything)
+            own = merge_tables(rest, {"task": {"patterns": [pattern]}})
+            figures = start(plan_finetuning("cloze", folder / "rows", model, own).recipe, folder / "run").metrics
             score = f", dev accuracy {figures['tuned_dev_accuracy']:.3f}" if "dev" in held else ""
-            tell(f"generation {generation + 1}, {pattern}: {rows_in(rows):,} rows{score}")
-            labels, chances = said(folder / "run", texts)
+            report(f"generation {generation + 1}, {pattern}: {num_rows(rows):,} rows{score}")
+            labels, chances = label_probabilities(folder / "run", texts)
             logs.append(np.log(np.maximum(chances, 1e-12)))
-    soft = {**texts, "label": softened(labels, logs)}
-    write(out / CLASSIFIER / "rows", {"train": soft, **held})
+    soft = {**texts, "label": soften(labels, logs)}
+    write_rows(out / CLASSIFIER / "rows", {"train": soft, **held})
     task = "pair" if "text_b" in texts else "classify"
-    tell(f"{task}: {rows_in(texts):,} texts with the shares of {len(patterns)} models")
+    report(f"{task}: {num_rows(texts):,} texts with the shares of {len(patterns)} models")
     plain = {key: value for key, value in rest.items() if key != "task"}
-    return start(plan(task, out / CLASSIFIER / "rows", model, plain).recipe, out / CLASSIFIER / "run").figures
+    return start(
+        plan_finetuning(task, out / CLASSIFIER / "rows", model, plain).recipe, out / CLASSIFIER / "run"
+    ).metrics
 
 
-def softened(labels: Sequence[str], logs: Sequence[np.ndarray]) -> list[dict[str, float]]:
+def soften(labels: Sequence[str], log_probabilities: Sequence[np.ndarray]) -> list[dict[str, float]]:
     """Of the logarithms (U, C) of each model's probabilities: label -> share for each text, at the temperature."""
-    shares = calibrate.softmax(np.mean(logs, axis=0), TEMPERATURE)
+    shares = calibrate.softmax(np.mean(log_probabilities, axis=0), TEMPERATURE)
     return [dict(zip(labels, row, strict=True)) for row in shares.round(6).tolist()]
 
 
-def said(run: Path, texts: Rows) -> tuple[list[str], np.ndarray]:
+def label_probabilities(run: Path, texts: Rows) -> tuple[list[str], np.ndarray]:
     """The labels, and how likely each is for each text (U, C), by the model of a run."""
-    predictor = Predictor.of(load_model(run))
-    predictor.tuned = {}  # As it was trained: few dev rows say little about a temperature.
-    labels = list(predictor.known["labels"])
+    predictor = Predictor.from_model(load_model(run))
+    predictor.calibration = {}  # As it was trained: few dev rows say little about a temperature.
+    labels = list(predictor.metadata["labels"])
     answers = predictor.predict(texts).answers
     return labels, np.array([[answer["probabilities"][label] for label in labels] for answer in answers])
 
 
-def drawn(chances: np.ndarray, wanted: Sequence[int], seed: int) -> np.ndarray:
+def draw_texts(probabilities: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     """Numbers of texts (in order) for which a label is most likely (U, C): so many `wanted` (C) of each label as there
     are, drawn as often as they are likely."""
-    draw, best, sure = np.random.default_rng(seed), chances.argmax(1), chances.max(1)
+    draw, best, sure = np.random.default_rng(seed), probabilities.argmax(1), probabilities.max(1)
     found = []
-    for label, count in enumerate(wanted):
+    for label, count in enumerate(counts):
         some = np.flatnonzero(best == label)
         count = min(count, len(some))
         if count:
@@ -125,7 +127,7 @@ def drawn(chances: np.ndarray, wanted: Sequence[int], seed: int) -> np.ndarray:
     return np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def write(folder: Path, splits: Mapping[str, Rows]) -> None:
+def write_rows(folder: Path, splits: Mapping[str, Rows]) -> None:
     """A folder of JSON lines, a file for each split."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
@@ -137,7 +139,7 @@ def write(folder: Path, splits: Mapping[str, Rows]) -> None:
 def _asked(logs: Sequence[np.ndarray], own: int, seed: int) -> np.ndarray:
     """(U, C) what some of the other models (M of (U, C)), at least one, say together."""
     others = [number for number in range(len(logs)) if number != own]
-    count = max(1, round(ASKED * len(others)))
+    count = max(1, round(LABELLER_FRACTION * len(others)))
     chosen = np.random.default_rng(seed).choice(others, count, replace=False)
     return calibrate.softmax(np.mean([logs[number] for number in chosen], axis=0), 1.0)
 
@@ -147,8 +149,8 @@ def _labelled(
 ) -> dict[str, list[Any]]:
     """Texts with their likeliest label, in the proportions of the labelled rows, `GROWTH` ** generation times as many
     rows with these together."""
-    counts = Counter(names_of(rows["label"]))
-    some = drawn(chances, [counts[label] * (GROWTH**generation - 1) for label in labels], seed).tolist()
+    counts = Counter(label_names(rows["label"]))
+    some = draw_texts(chances, [counts[label] * (GROWTH_FACTOR**generation - 1) for label in labels], seed).tolist()
     best = chances.argmax(1)
     return {**{role: [values[row] for row in some] for role, values in texts.items()},
             "label": [labels[best[row]] for row in some]}  # fmt: skip

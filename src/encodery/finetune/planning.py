@@ -8,51 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.settings import encode
-from encodery.finetune.data import Data, read
-from encodery.finetune.job import FinetuneJob, reader_of
-from encodery.finetune.settings import FinetuneSettings, filled, first_read
-from encodery.model.load import Loaded, load_model
+from encodery.finetune.data import LabelledData, read_data
+from encodery.finetune.job import FinetuneJob, preprocessor_for
+from encodery.finetune.settings import FinetuneSettings, complete_settings, initial_settings
+from encodery.model.load import LoadedModel, load_model
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FinetunePlan:
     """`recipe` for `train.launch.start`; `notes`: what was guessed, found and chosen, in words."""
 
     recipe: dict[str, Any]
     notes: list[str]
 
 
-def plan(task: str, data: str | Path, model: str | Path, over: Mapping[str, Any]) -> Plan:
+def plan_finetuning(task: str, data: str | Path, model: str | Path, overrides: Mapping[str, Any]) -> FinetunePlan:
     """Read model and data, and fill in what is not set (`settings.py`).
 
     Raises `UnknownName` for a task that is none, `SettingsError`, `InputError` and `EmptyInput` for what cannot be.
     """
-    early = first_read(task, over)
+    early = initial_settings(task, overrides)
     loaded = load_model(model)
-    found = read(data, early)
-    settings, told = whole(early, over, loaded, found)
-    return Plan(recipe_of(settings, data, model), [*found.notes, *told])
+    found = read_data(data, early)
+    settings, told = complete_plan(early, overrides, loaded, found)
+    return FinetunePlan(recipe_of(settings, data, model), [*found.notes, *told])
 
 
-def whole(
-    early: FinetuneSettings, over: Mapping[str, Any], loaded: Loaded, data: Data
+def complete_plan(
+    settings: FinetuneSettings, overrides: Mapping[str, Any], loaded: LoadedModel, data: LabelledData
 ) -> tuple[FinetuneSettings, list[str]]:
     """The settings with what the rules say for these rows and this model, and that in words."""
-    known = early.task.study(data.train, loaded.tokenizer)
-    examples = early.task.prepare(data.train, reader_of(early, loaded), known, True)
-    words = float(loaded.model.encoder.words.detach().square().mean().sqrt())
-    settings = filled(early, over, examples.lengths, loaded.model.settings, words)
+    known = settings.task.fit_metadata(data.train, loaded.tokenizer)
+    examples = settings.task.prepare(data.train, preprocessor_for(settings, loaded), known, True)
+    words = float(loaded.model.encoder.token_embeddings.detach().square().mean().sqrt())
+    settings = complete_settings(settings, overrides, examples.lengths, loaded.model.settings, words)
     told = []
-    cut = int((examples.dropped > 0).sum())
+    cut = int((examples.dropped_tokens > 0).sum())
     if cut:
         told.append(
-            f"{cut:,} of {examples.rows:,} training rows are too long: {int(examples.dropped.sum()):,} tokens are cut "
-            f"off (truncate = {settings.policy}, max_length = {settings.longest(loaded.model.settings.max_length)})"
+            f"{cut:,} of {examples.num_rows:,} training rows are too long: {int(examples.dropped_tokens.sum()):,} tokens are cut "
+            f"off (truncate = {settings.effective_truncate}, max_length = {settings.effective_max_length(loaded.model.settings.max_length)})"
         )
-    if len(examples) != examples.rows:
-        told.append(f"{examples.rows:,} rows are read in {len(examples):,} windows")
+    if len(examples) != examples.num_rows:
+        told.append(f"{examples.num_rows:,} rows are read in {len(examples):,} windows")
     assert settings.optim is not None
-    faster = f" (words {settings.word_rate:g} times as fast)" if settings.word_rate != 1 else ""
+    faster = f" (words {settings.embedding_lr_scale:g} times as fast)" if settings.embedding_lr_scale != 1 else ""
     told.append(
         f"{settings.epochs:g} epochs in batches of {settings.batch}, rate {settings.optim.lr:g}{faster}: "
         f"{settings.train.budget.removesuffix('steps')} steps"

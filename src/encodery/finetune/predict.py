@@ -15,25 +15,25 @@ import torch
 from encodery.base import machine
 from encodery.base.errors import InputError
 from encodery.base.parts import name_of
-from encodery.finetune.artifact import opened
+from encodery.finetune.artifact import load_head
 from encodery.finetune.examples import Examples
-from encodery.finetune.reader import Reader
+from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.tasks import Answer, Rows, Task, TaskModule
-from encodery.model.load import Loaded
+from encodery.model.load import LoadedModel
 from encodery.model.network import Model
-from encodery.runtimes._quick import quick
-from encodery.tokens.windows import batches, checked
+from encodery.runtimes._quick import accelerate
+from encodery.tokens.windows import batches_by_length, parse_truncate
 
 BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
+class Predictions:
     """`answers` (R); `tokens` (R,) read of each row, special ones included; `dropped` (R,) tokens that were cut off."""
 
     answers: list[Answer]
     tokens: np.ndarray
-    dropped: np.ndarray
+    dropped_tokens: np.ndarray
 
 
 @dataclass(eq=False)
@@ -43,19 +43,21 @@ class Predictor:
     model: Model
     module: TaskModule
     task: Task
-    reader: Reader
-    known: Mapping[str, Any]
-    tuned: Mapping[str, float]
+    preprocessor: Preprocessor
+    metadata: Mapping[str, Any]
+    calibration: Mapping[str, float]
     device: torch.device
 
     @classmethod
-    def of(cls, loaded: Loaded, device: torch.device | str | None = None) -> Predictor:
+    def from_model(cls, loaded: LoadedModel, device: torch.device | str | None = None) -> Predictor:
         """Of a loaded model. Raises `ArtifactError` for one that has no task, or whose head computes otherwise now."""
-        found = opened(loaded)
+        found = load_head(loaded)
         place = machine.device() if device is None else torch.device(device)
-        reader = Reader(loaded.tokenizer, found.max_length, loaded.model.settings.segments > 1, found.truncate)
+        reader = Preprocessor(
+            loaded.tokenizer, found.max_length, loaded.model.settings.type_vocab_size > 1, found.truncate
+        )
         model, module = loaded.model.to(place).eval(), found.module.to(place).eval()
-        return cls(quick(model), module, found.task, reader, found.known, found.tuned, place)
+        return cls(accelerate(model), module, found.task, reader, found.metadata, found.calibration, place)
 
     def predict(
         self,
@@ -63,7 +65,7 @@ class Predictor:
         truncate: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
         progress: Callable[[int], None] | None = None,
-    ) -> Predicted:
+    ) -> Predictions:
         """The answers for rows, given as columns by role or as plain texts. Empty texts are legal.
 
         `truncate`: error, right, left or chunk, absent: as in training; `batch_tokens`: tokens computed at once;
@@ -71,14 +73,14 @@ class Predictor:
         Raises `InputError` for roles that lack, and for a row that is too long under "error".
         """
         table = self._table(rows)
-        policy = self.reader.truncate if truncate is None else checked(truncate)
-        examples = self.task.prepare(table, replace(self.reader, truncate=policy), self.known, False)
-        if not examples.rows:
-            return Predicted([], np.zeros(0, np.int64), examples.dropped)
+        policy = self.preprocessor.truncate if truncate is None else parse_truncate(truncate)
+        examples = self.task.prepare(table, replace(self.preprocessor, truncate=policy), self.metadata, False)
+        if not examples.num_rows:
+            return Predictions([], np.zeros(0, np.int64), examples.dropped_tokens)
         outputs = self.outputs(examples, batch_tokens, progress)
-        answers = self.task.decode(outputs, examples, table, self.known, self.tuned)
-        tokens = np.bincount(examples.row, weights=examples.lengths, minlength=examples.rows).astype(np.int64)
-        return Predicted(answers, tokens, examples.dropped)
+        answers = self.task.decode(outputs, examples, table, self.metadata, self.calibration)
+        tokens = np.bincount(examples.row, weights=examples.lengths, minlength=examples.num_rows).astype(np.int64)
+        return Predictions(answers, tokens, examples.dropped_tokens)
 
     def outputs(
         self,
@@ -91,10 +93,12 @@ class Predictor:
             raise InputError(f"batch_tokens = {batch_tokens}: must be positive.")
         found: dict[int, np.ndarray] = {}
         with torch.inference_mode():
-            for numbers in batches(examples.lengths, batch_tokens):
+            for numbers in batches_by_length(examples.lengths, batch_tokens):
                 batch = examples.batch(numbers).to(self.device)
                 given: np.ndarray = self.module(self.model(batch), batch).float().cpu().numpy()
-                sizes = {"example": None, "sequence": examples.sizes, "token": examples.lengths}[self.module.per]
+                sizes = {"example": None, "sequence": examples.num_sequences, "token": examples.lengths}[
+                    self.module.granularity
+                ]
                 parts = given if sizes is None else np.split(given, sizes[numbers].cumsum()[:-1])
                 found.update(zip(numbers.tolist(), parts, strict=True))
                 if progress is not None:
@@ -119,5 +123,5 @@ class Predictor:
             if isinstance(rows, str | bytes):
                 raise InputError("A list of texts is needed, not one text.")
             rows = {"text": list(rows)}
-        form = self.task.form(list(rows), False)
+        form = self.task.schema_for(list(rows), False)
         return {role: rows[role] for role in form.inputs}

@@ -16,69 +16,69 @@ import numpy as np
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.settings import merge
+from encodery.base.settings import merge_tables
 from encodery.train.launch import check_empty, resume, start
-from encodery.train.loop import FIGURES, RECIPE, RunResult
-from encodery.train.settings import HARMLESS
+from encodery.train.loop import METRICS, RECIPE, RunResult
+from encodery.train.settings import NEUTRAL_SETTINGS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SUMMARY = "seeds.json"
-NAMED = ("dev_", "tuned_dev_", "test_")
+SPLIT_PREFIXES = ("dev_", "tuned_dev_", "test_")
 
 
 @dataclass(frozen=True)
-class Spread:
+class MetricSummary:
     """Mean and standard deviation (n - 1) of a figure over runs, and its `values`."""
 
     mean: float
-    deviation: float
+    std: float
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.deviation:.4f}"
+        return f"{self.mean:.4f} ± {self.std:.4f}"
 
 
-def spread(values: Sequence[float]) -> Spread:
+def summarise(values: Sequence[float]) -> MetricSummary:
     """Of one figure. The deviation of a single value is not a number."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Spread(float(np.mean(values)), deviation, tuple(values))
+    return MetricSummary(float(np.mean(values)), deviation, tuple(values))
 
 
-def spreads(figures: Sequence[Mapping[str, Any]], names: Collection[str] = ()) -> dict[str, Spread]:
+def summarise_metrics(metrics: Sequence[Mapping[str, Any]], names: Collection[str] = ()) -> dict[str, MetricSummary]:
     """Of every figure of quality that all runs have, by name: those of a split, and those of these `names`."""
-    shared = set[str].intersection(*(set(one) for one in figures))
-    chosen = sorted(name for name in shared if name.startswith(NAMED) or name in names)
-    return {name: spread([one[name] for one in figures]) for name in chosen}
+    shared = set[str].intersection(*(set(one) for one in metrics))
+    chosen = sorted(name for name in shared if name.startswith(SPLIT_PREFIXES) or name in names)
+    return {name: summarise([one[name] for one in metrics]) for name in chosen}
 
 
 def run_seeds(
-    recipe: Mapping[str, Any], out: Path, count: int, console: Console | None = None, names: Collection[str] = ()
-) -> dict[str, Spread] | None:
+    recipe: Mapping[str, Any], out: Path, num_seeds: int, console: Console | None = None, names: Collection[str] = ()
+) -> dict[str, MetricSummary] | None:
     """Runs of a recipe in `out/seed-N`, from its own seed on; what is finished is not run again, what was interrupted
     goes on. Writes `out/seeds.json` with the spreads of the figures, those of `names`, which bear no split's, besides.
     An interrupted run leaves it unwritten, and None is returned.
 
     Raises `SettingsError` for fewer than two seeds, `InputError` where a folder holds a run of other settings.
     """
-    if count < 2:
-        raise SettingsError(f"seeds = {count}: a spread wants at least 2 runs, better 3 or more.")
+    if num_seeds < 2:
+        raise SettingsError(f"seeds = {num_seeds}: a spread wants at least 2 runs, better 3 or more.")
     first = int(recipe["train"]["seed"])
     figures = []
-    for seed in range(first, first + count):
-        folder, own = out / f"seed-{seed}", merge(recipe, {"train": {"seed": seed}})
+    for seed in range(first, first + num_seeds):
+        folder, own = out / f"seed-{seed}", merge_tables(recipe, {"train": {"seed": seed}})
         _check_same(folder, own)
         if not _finished(folder):
             if console is not None:
-                console.print(f"seed {seed}, run {seed - first + 1} of {count}", highlight=False)
+                console.print(f"seed {seed}, run {seed - first + 1} of {num_seeds}", highlight=False)
             result = _run(own, folder, console)
             if not result.finished:
                 return None
-        figures.append(json.loads((folder / FIGURES).read_text(encoding="utf-8")))
-    found = spreads(figures, names)
-    table = {name: {"mean": s.mean, "sd": s.deviation, "values": s.values} for name, s in found.items()}
-    atomic_write(out / SUMMARY, json.dumps({"runs": count, "figures": table}, indent=1) + "\n")
+        figures.append(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+    found = summarise_metrics(figures, names)
+    table = {name: {"mean": s.mean, "sd": s.std, "values": s.values} for name, s in found.items()}
+    atomic_write(out / SUMMARY, json.dumps({"runs": num_seeds, "figures": table}, indent=1) + "\n")
     return found
 
 
@@ -96,11 +96,11 @@ def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
         return
     held, wanted = json.loads((folder / RECIPE).read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
     for table in (held, wanted):
-        table["train"] = {name: value for name, value in table["train"].items() if name not in HARMLESS}
+        table["train"] = {name: value for name, value in table["train"].items() if name not in NEUTRAL_SETTINGS}
     other = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
     if other:
         raise InputError(f"{folder}: holds a run of other settings ({', '.join(other)}); choose another folder.")
 
 
 def _finished(folder: Path) -> bool:
-    return (folder / FIGURES).is_file() and (folder / "model").is_dir()
+    return (folder / METRICS).is_file() and (folder / "model").is_dir()

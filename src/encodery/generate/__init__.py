@@ -28,7 +28,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class GeneratedText:
     """`text`: what was generated, the best proposal in every slot. `slots`: the proposals (K) of each slot, best first,
     in the order in which the slots stand in the text."""
 
@@ -36,11 +36,11 @@ class Generated:
     slots: tuple[tuple[Proposal, ...], ...]
 
 
-class Generator(Part):
+class TextGenerator(Part):
     """A way to generate text with a masked language model."""
 
     @abc.abstractmethod
-    def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[Generated]:
+    def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[GeneratedText]:
         """One result a text, in order. The model is set to evaluation; `seed` decides whatever is drawn at random.
 
         Raises `InputError` for a text that cannot be used (it is named), or a model without the head it takes.

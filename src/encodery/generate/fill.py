@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.generate import Generated, Generator, Proposal
+from encodery.generate import GeneratedText, Proposal, TextGenerator
 from encodery.model.shape import Batch
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ WRITTEN = ("[MASK]", "<mask>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fill(Generator):
+class FillMask(TextGenerator):
     """`top`: proposals a slot. A mask is written [MASK], <mask>, or as the tokenizer has it."""
 
-    top: int = 5
+    top_k: int = 5
     one_by_one: bool = False
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise SettingsError(f"top = {self.top}: must be at least 1.")
+        if self.top_k < 1:
+            raise SettingsError(f"top = {self.top_k}: must be at least 1.")
 
-    def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[Generated]:
-        asked = self.read(model, tokenizer, texts)
-        return [self.filled(one, model, tokenizer) for one in asked]
+    def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[GeneratedText]:
+        asked = self.encode(model, tokenizer, texts)
+        return [self.fill(one, model, tokenizer) for one in asked]
 
-    def read(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Asked]:
+    def encode(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Asked]:
         """The texts, tokenised, to be given to `filled` one by one. Raises as `generate`."""
         if "mlm" not in model.heads:
             raise InputError(
@@ -55,14 +55,14 @@ class Fill(Generator):
         pattern = re.compile("|".join(map(re.escape, sorted({*WRITTEN, mask}, key=len, reverse=True))))
         return [_Asked(number, text, pattern, mask, tokenizer, model) for number, text in enumerate(texts)]
 
-    def filled(self, asked: _Asked, model: Model, tokenizer: Tokenizer) -> Generated:
+    def fill(self, asked: _Asked, model: Model, tokenizer: Tokenizer) -> GeneratedText:
         """The result of one text that was read."""
         chosen: dict[int, list[tuple[int, float]]] = {}
-        allowed = _allowed(tokenizer, model.settings.vocab)
+        allowed = _allowed(tokenizer, model.settings.vocab_size)
         while len(chosen) < len(asked.places):
             open_slots = [slot for slot in range(len(asked.places)) if slot not in chosen]
             chances = _chances(model, asked.ids, asked.places[open_slots], allowed)
-            best = chances.topk(min(self.top, int(allowed.sum())))
+            best = chances.topk(min(self.top_k, int(allowed.sum())))
             found = [
                 list(zip(ids, values, strict=True))
                 for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -88,7 +88,9 @@ class _Asked:
             raise InputError(
                 f"Text {number} has no mask: write {' or '.join(WRITTEN)} where a token is to be filled in."
             )
-        self.ids = tokenizer.encode(mask.join(self.pieces), specials=True, markup=True).astype(np.int64)
+        self.ids = tokenizer.encode(mask.join(self.pieces), add_special_tokens=True, parse_special_tokens=True).astype(
+            np.int64
+        )
         self.places = np.flatnonzero(self.ids == tokenizer.mask_id)
         longest = model.settings.max_length
         if len(self.ids) > longest:
@@ -96,7 +98,7 @@ class _Asked:
         if len(self.places) != len(self.pieces) - 1:
             raise InputError(f"Text {number}: the tokenizer does not keep its {len(self.pieces) - 1} masks apart.")
 
-    def generated(self, slots: list[list[tuple[int, float]]]) -> Generated:
+    def generated(self, slots: list[list[tuple[int, float]]]) -> GeneratedText:
         best = [self._surface(proposals[0][0]) for proposals in slots]
         found = []
         for slot, proposals in enumerate(slots):
@@ -106,11 +108,11 @@ class _Asked:
                 text = self._joined([*best[:slot], surface, *best[slot + 1 :]])
                 row.append(Proposal(surface[0], number, chance, text))
             found.append(tuple(row))
-        return Generated(self._joined(best), tuple(found))
+        return GeneratedText(self._joined(best), tuple(found))
 
     def _surface(self, number: int) -> tuple[str, bool]:
         """How a token reads, and whether it goes on with the word before it."""
-        piece = self.tokenizer.decode([number], skip_special=False).strip()
+        piece = self.tokenizer.decode([number], skip_special_tokens=False).strip()
         inside = not bool(self.tokenizer.word_start[number])
         return piece.removeprefix("##") or self.tokenizer.piece(number), inside
 
@@ -132,7 +134,7 @@ def _allowed(tokenizer: Tokenizer, vocabulary: int) -> Tensor:
 @torch.inference_mode()
 def _chances(model: Model, ids: np.ndarray, places: np.ndarray, allowed: Tensor) -> Tensor:
     """Probabilities (S, V) at the places (S,), over the allowed tokens (V,)."""
-    device = model.encoder.words.device
+    device = model.encoder.token_embeddings.device
     hidden = model.encoder(Batch.from_sequences([ids.tolist()], device=device)).hidden
-    logits: Tensor = model.mlm(hidden[torch.from_numpy(places).to(device)], model.encoder).float().cpu()
+    logits: Tensor = model.mlm_head(hidden[torch.from_numpy(places).to(device)], model.encoder).float().cpu()
     return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)

@@ -16,11 +16,11 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.parts import Part
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merging(Part):
+class MergeMethod(Part):
     """A rule for the merged weights. `weights` (M,) says how much each model counts; empty: all alike.
 
     Integer tensors must be equal in all models and are the base's.
@@ -29,11 +29,13 @@ class Merging(Part):
     weights: tuple[float, ...] = ()
 
     @abc.abstractmethod
-    def tensor(self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def merge_tensor(
+        self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """One merged tensor, of the shape of `base`, from `models` (M, *base.shape); `weights` (M,) as they are given,
         or ones."""
 
-    def merge(self, base: State, models: Sequence[State], seed: int = 0) -> dict[str, Tensor]:
+    def merge(self, base: StateDict, models: Sequence[StateDict], seed: int = 0) -> dict[str, Tensor]:
         """The merged state. `base` is what all models started from.
 
         Raises `SettingsError` for no models, other weights than models, and tensors that do not fit, naming the first.
@@ -52,16 +54,16 @@ class Merging(Part):
                 merged[name] = tensor.clone()
                 continue
             stacked = torch.stack([state[name].float() for state in models])
-            merged[name] = self.tensor(name, tensor.float(), stacked, weights, generator).to(tensor.dtype)
+            merged[name] = self.merge_tensor(name, tensor.float(), stacked, weights, generator).to(tensor.dtype)
         return merged
 
 
-def spread(weights: Tensor, like: Tensor) -> Tensor:
+def broadcast_weights(weights: Tensor, like: Tensor) -> Tensor:
     """Weights (M,) as (M, 1, …, 1), to multiply tensors (M, …) of the same rank as `like`."""
     return weights.view(-1, *[1] * (like.dim() - 1))
 
 
-def _check(base: State, state: State, number: int) -> None:
+def _check(base: StateDict, state: StateDict, number: int) -> None:
     other = sorted(set(base) ^ set(state))
     if other:
         whose = "the base" if other[0] in state else f"model {number}"

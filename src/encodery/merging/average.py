@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.merging import Merging, spread
+from encodery.merging import MergeMethod, broadcast_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Average(Merging):
+class Average(MergeMethod):
     """`weights` of the models and `base` of the base are divided by their sum."""
 
-    base: float = 0.0
+    base_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(*self.weights, self.base, 0.0) < 0 or not sum(self.weights or (1.0,)) + self.base > 0:
-            raise SettingsError(f"weights = {self.weights}, base = {self.base}: none below 0, and not all 0.")
+        if min(*self.weights, self.base_weight, 0.0) < 0 or not sum(self.weights or (1.0,)) + self.base_weight > 0:
+            raise SettingsError(f"weights = {self.weights}, base = {self.base_weight}: none below 0, and not all 0.")
 
-    def tensor(self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        total = weights.sum() + self.base
-        return (models * spread(weights / total, models)).sum(0) + base * (self.base / total)
+    def merge_tensor(
+        self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        total = weights.sum() + self.base_weight
+        return (models * broadcast_weights(weights / total, models)).sum(0) + base * (self.base_weight / total)

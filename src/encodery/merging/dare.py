@@ -14,21 +14,23 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.merging import Merging, spread
+from encodery.merging import MergeMethod, broadcast_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dare(Merging):
+class Dare(MergeMethod):
     """`drop` is the share of differences dropped; `scale` multiplies their sum."""
 
-    drop: float = 0.5
+    drop_rate: float = 0.5
     scale: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
-            raise SettingsError(f"drop = {self.drop}: is a share, 0 <= drop < 1.")
+        if not 0 <= self.drop_rate < 1:
+            raise SettingsError(f"drop = {self.drop_rate}: is a share, 0 <= drop < 1.")
 
-    def tensor(self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def merge_tensor(
+        self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
         learnt = models - base
-        kept = torch.rand(learnt.shape, generator=generator) >= self.drop
-        return base + self.scale * (learnt * kept / (1 - self.drop) * spread(weights, learnt)).sum(0)
+        kept = torch.rand(learnt.shape, generator=generator) >= self.drop_rate
+        return base + self.scale * (learnt * kept / (1 - self.drop_rate) * broadcast_weights(weights, learnt)).sum(0)

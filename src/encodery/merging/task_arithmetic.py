@@ -11,15 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.merging import Merging, spread
+from encodery.merging import MergeMethod, broadcast_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskArithmetic(Merging):
+class TaskArithmetic(MergeMethod):
     """`scale` multiplies the sum."""
 
     scale: float = 0.4
 
-    def tensor(self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def merge_tensor(
+        self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
         learnt = models - base
-        return base + self.scale * (learnt * spread(weights, learnt)).sum(0)
+        return base + self.scale * (learnt * broadcast_weights(weights, learnt)).sum(0)

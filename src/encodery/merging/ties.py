@@ -14,31 +14,33 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.merging import Merging, spread
+from encodery.merging import MergeMethod, broadcast_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ties(Merging):
+class Ties(MergeMethod):
     """`keep` is the share of differences that stays; `scale` multiplies the merged difference."""
 
-    keep: float = 0.2
+    density: float = 0.2
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise SettingsError(f"keep = {self.keep}: is a share, 0 < keep <= 1.")
+        if not 0 < self.density <= 1:
+            raise SettingsError(f"keep = {self.density}: is a share, 0 < keep <= 1.")
 
-    def tensor(self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        learnt = torch.stack([self._trimmed(one) for one in models - base]) * spread(weights, models)
+    def merge_tensor(
+        self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        learnt = torch.stack([self._trimmed(one) for one in models - base]) * broadcast_weights(weights, models)
         side = learnt.sum(0).sign()
         agrees = (learnt.sign() == side) & (learnt != 0)
-        mass = (agrees * spread(weights.abs(), models)).sum(0)
+        mass = (agrees * broadcast_weights(weights.abs(), models)).sum(0)
         return base + self.scale * (learnt * agrees).sum(0) / mass.clamp_min(torch.finfo(torch.float32).tiny)
 
     def _trimmed(self, learnt: Tensor) -> Tensor:
         """The largest `keep` of a tensor, the rest zero; never none."""
         if not learnt.numel():
             return learnt
-        count = max(round(self.keep * learnt.numel()), 1)
+        count = max(round(self.density * learnt.numel()), 1)
         least = learnt.abs().flatten().kthvalue(learnt.numel() - count + 1).values
         return torch.where(learnt.abs() >= least, learnt, 0.0)

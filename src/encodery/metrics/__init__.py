@@ -22,6 +22,6 @@ class Metric(Part):
     def score(self, truth: Any, predicted: Any) -> float:
         """The figure over all items. Raises `InputError` when there are none, or the two do not match."""
 
-    def each(self, truth: Any, predicted: Any) -> np.ndarray | None:
+    def per_item(self, truth: Any, predicted: Any) -> np.ndarray | None:
         """The figure of each item (N,) float64, in the order of `truth`; None where it is no mean over items."""
         return None

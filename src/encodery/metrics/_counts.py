@@ -22,7 +22,7 @@ class Counts(NamedTuple):
 
     hits: np.ndarray
     true: np.ndarray
-    given: np.ndarray
+    predicted: np.ndarray
 
 
 def counted(truth: ArrayLike, predicted: ArrayLike, what: str) -> Counts:

@@ -16,9 +16,9 @@ class Accuracy(Metric):
     """Labels (N,) against labels (N,), of any type that compares."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+    def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         left, right = np.asarray(truth), np.asarray(predicted)
         if left.shape != right.shape:
             raise InputError(f"Truth has shape {left.shape}, the prediction {right.shape}.")

@@ -20,9 +20,9 @@ class AnswerF1(Metric):
     """
 
     def score(self, truth: Right, predicted: Sequence[str]) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
+    def per_item(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
         return best(truth, predicted, "answer_f1", _overlap)
 
 

@@ -20,9 +20,9 @@ class Brier(Metric):
     higher_is_better: ClassVar[bool] = False
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+    def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         classes, given = chances(truth, predicted, "brier")
         apart = (given - np.eye(given.shape[1])[classes]) ** 2
         found: np.ndarray = apart[:, 1] if np.ndim(predicted) == 1 else apart.sum(1)

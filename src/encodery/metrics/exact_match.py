@@ -19,7 +19,7 @@ class ExactMatch(Metric):
     """
 
     def score(self, truth: Right, predicted: Sequence[str]) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
+    def per_item(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
         return best(truth, predicted, "exact_match", lambda right, given: float(right == given))

@@ -26,4 +26,4 @@ class F1(Metric):
             found = of_one(truth, predicted, self.positive, "f1")
         else:
             found = counted(truth, predicted, "f1")
-        return averaged(2 * found.hits, found.true + found.given, found.true, self.average)
+        return averaged(2 * found.hits, found.true + found.predicted, found.true, self.average)

@@ -18,9 +18,9 @@ class MAP(Metric):
     k: int = 1000
 
     def score(self, truth: Judgements, predicted: Run) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+    def per_item(self, truth: Judgements, predicted: Run) -> np.ndarray:
         values = []
         for grades, ideal in ranked(truth, predicted, self.k):
             hit = grades > 0

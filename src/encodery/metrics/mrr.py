@@ -17,8 +17,8 @@ class MRR(Metric):
     k: int = 10
 
     def score(self, truth: Judgements, predicted: Run) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+    def per_item(self, truth: Judgements, predicted: Run) -> np.ndarray:
         rows = [np.flatnonzero(grades > 0) for grades, _ in ranked(truth, predicted, self.k)]
         return np.array([1 / (hits[0] + 1) if hits.size else 0.0 for hits in rows])

@@ -19,9 +19,9 @@ class MSE(Metric):
     higher_is_better: ClassVar[bool] = False
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+    def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         left, right = numbers(truth, predicted, "mse")
         found: np.ndarray = (left - right) ** 2
         return found

@@ -17,9 +17,9 @@ class NDCG(Metric):
     k: int = 10
 
     def score(self, truth: Judgements, predicted: Run) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+    def per_item(self, truth: Judgements, predicted: Run) -> np.ndarray:
         discount = 1 / np.log2(np.arange(2, self.k + 2))
         values = [
             (grades @ discount[: grades.size]) / (ideal[: self.k] @ discount[: ideal.size])

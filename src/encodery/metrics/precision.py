@@ -25,4 +25,4 @@ class Precision(Metric):
             found = of_one(truth, predicted, self.positive, "precision")
         else:
             found = counted(truth, predicted, "precision")
-        return averaged(found.hits, found.given, found.true, self.average)
+        return averaged(found.hits, found.predicted, found.true, self.average)

@@ -17,7 +17,7 @@ class Recall(Metric):
     k: int = 100
 
     def score(self, truth: Judgements, predicted: Run) -> float:
-        return float(self.each(truth, predicted).mean())
+        return float(self.per_item(truth, predicted).mean())
 
-    def each(self, truth: Judgements, predicted: Run) -> np.ndarray:
+    def per_item(self, truth: Judgements, predicted: Run) -> np.ndarray:
         return np.array([(grades > 0).sum() / ideal.size for grades, ideal in ranked(truth, predicted, self.k)])

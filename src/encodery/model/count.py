@@ -10,25 +10,25 @@ import functools
 import torch
 from torch import nn
 
-from encodery.model.blocks import Recomputed
+from encodery.model.blocks import ActivationCheckpointing
 from encodery.model.network import Model, ModelSettings
-from encodery.model.weights import Linear, Table
+from encodery.model.weights import EmbeddingTable, Linear
 
 
-def parameters(settings: ModelSettings, tables: bool = True) -> int:
+def num_parameters(settings: ModelSettings, embeddings: bool = True) -> int:
     """Number of parameters, tied ones once; `tables` = False leaves embedding tables out."""
     model = _outline(settings)
     total = sum(p.numel() for p in model.parameters())
-    if tables:
+    if embeddings:
         return total
-    return total - sum(m.weight.numel() for m in model.modules() if isinstance(m, Table))
+    return total - sum(m.weight.numel() for m in model.modules() if isinstance(m, EmbeddingTable))
 
 
 @functools.lru_cache(maxsize=1024)
-def flops(
+def flops_per_token(
     settings: ModelSettings,
     length: float,
-    predicted: float = 0.15,
+    predicted_fraction: float = 0.15,
     backward: bool = True,
     early: tuple[int, float] = (0, 1.0),
 ) -> float:
@@ -44,9 +44,9 @@ def flops(
         seen = _seen(length * share, settings.mask.window(layer, shape.depth))
         products += share * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * seen)
     if settings.head is not None:
-        tied = shape.vocab * shape.embedding
-        decoder = sum(isinstance(m, Linear) and m.out_features == shape.vocab for m in model.heads.modules())
-        products += predicted * 2.0 * (_weights(model.heads) + (0 if decoder else tied))
+        tied = shape.vocab_size * shape.embedding_size
+        decoder = sum(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
+        products += predicted_fraction * 2.0 * (_weights(model.heads) + (0 if decoder else tied))
     return products * (3.0 if backward else 1.0)
 
 
@@ -54,9 +54,9 @@ def activation_bytes(
     settings: ModelSettings,
     tokens: int,
     length: int,
-    predicted: float = 0.15,
+    predicted_fraction: float = 0.15,
     itemsize: int = 4,
-    recompute: Recomputed = "nothing",
+    activation_checkpointing: ActivationCheckpointing = "nothing",
 ) -> int:
     """Estimate of what a forward pass over `tokens` tokens keeps for the backward pass, in bytes.
 
@@ -73,13 +73,15 @@ def activation_bytes(
             if isinstance(inner, Linear) and name.endswith("qkv"):
                 attention += inner.out_features
             elif isinstance(inner, Linear) and name.endswith("up"):
-                ffn += 2 * inner.out_features - shape.inner
-        again = {"nothing": 0, "attention": attention, "ffn": ffn, "block": attention + ffn + rest}[recompute]
+                ffn += 2 * inner.out_features - shape.intermediate_size
+        again = {"nothing": 0, "attention": attention, "ffn": ffn, "block": attention + ffn + rest}[
+            activation_checkpointing
+        ]
         row += attention + ffn + rest - again + (shape.width if again else 0)
         once = max(once, again)
     row += once
     row += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
-    head = predicted * (shape.width + 3 * shape.embedding) if settings.head is not None else 0.0
+    head = predicted_fraction * (shape.width + 3 * shape.embedding_size) if settings.head is not None else 0.0
     return int(tokens * (row + head) * itemsize)
 
 

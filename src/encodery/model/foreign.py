@@ -18,8 +18,8 @@ from torch import Tensor
 from encodery.base.errors import ArtifactError, SettingsError, UserError
 from encodery.base.parts import name_of
 from encodery.model.checkpoint import read_json, read_state
-from encodery.model.heads.mlm import MLM
-from encodery.model.hub import Door, door_of
+from encodery.model.formats import CheckpointFormat, format_of
+from encodery.model.heads.mlm import MLMHead
 from encodery.model.network import Model, ModelSettings
 
 HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -34,33 +34,33 @@ class Origin:
     floating tensors.
     """
 
-    door: str
+    format: str
     config: dict[str, Any]
     aliases: dict[str, str] = field(default_factory=dict)
-    renamed: dict[str, str] = field(default_factory=dict)
-    prefixed: bool = True
+    legacy_names: dict[str, str] = field(default_factory=dict)
+    has_prefix: bool = True
     dtype: str = "float32"
-    rest: dict[str, Tensor] = field(default_factory=dict)
+    extra_tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def table(self) -> dict[str, Any]:
+    def to_table(self) -> dict[str, Any]:
         """Everything but the tensors, for a manifest."""
         return {
-            "door": self.door,
+            "format": self.format,
             "config": self.config,
             "aliases": self.aliases,
-            "renamed": self.renamed,
-            "prefixed": self.prefixed,
+            "legacy_names": self.legacy_names,
+            "has_prefix": self.has_prefix,
             "dtype": self.dtype,
         }
 
     @staticmethod
     def of_table(table: Mapping[str, Any], rest: dict[str, Tensor]) -> Origin:
         """The origin that a manifest tells of, with the tensors kept beside it."""
-        return Origin(**table, rest=rest)
+        return Origin(**table, extra_tensors=rest)
 
 
 @dataclass(frozen=True, eq=False)
-class Imported:
+class ImportedModel:
     """A foreign folder, read: the model (fp32, on the CPU), how to embed with it, its origin, and `base`, where the
     weights and the tokenizer lie."""
 
@@ -70,7 +70,7 @@ class Imported:
     base: Path
 
 
-def import_folder(folder: Path) -> Imported:
+def import_folder(folder: Path) -> ImportedModel:
     """Read a folder with config.json and safetensors; the layout is found from `model_type`.
 
     A sentence-transformers folder also tells its pooling, normalisation, length and prompts. Raises `ArtifactError`
@@ -81,56 +81,64 @@ def import_folder(folder: Path) -> Imported:
         config = read_json(base / "config.json")
         if not isinstance(config, dict):
             raise ArtifactError(f"{base / 'config.json'}: holds no table but {type(config).__name__}.")
-        door = door_of(config)
-        model, origin = from_state(door, config, read_state(base))
+        door = format_of(config)
+        model, origin = from_checkpoint(door, config, read_state(base))
     except UserError as error:
         raise type(error)(f"{folder}: {error}") if str(folder) not in str(error) else error from error
-    return Imported(model, embedding, origin, base)
+    return ImportedModel(model, embedding, origin, base)
 
 
-def from_state(door: Door, config: dict[str, Any], file_state: dict[str, Tensor]) -> tuple[Model, Origin]:
+def from_checkpoint(
+    door: CheckpointFormat, config: dict[str, Any], file_state: dict[str, Tensor]
+) -> tuple[Model, Origin]:
     """The model of a configuration and a checkpoint's tensors, and what is needed to write them back."""
     modern = {name: _modern(name) for name in file_state}
     prefixed = any(name.startswith(door.prefix) for name in modern.values())
 
     def canonical(name: str) -> str:
-        bare = not prefixed and modern[name].startswith(door.inside)
+        bare = not prefixed and modern[name].startswith(door.bare_prefixes)
         return door.prefix + modern[name] if bare else modern[name]
 
     state = {canonical(name): tensor for name, tensor in file_state.items()}
     files = {canonical(name): name for name in file_state}
     head = door.has_head(state)
-    settings = door.settings(config, head=head, tied=_is_tied(door, config, state))
-    if isinstance(settings.head, MLM) and not settings.head.tied and door.idle_bias in state:
-        state.setdefault(door.decoder_bias, state[door.idle_bias])  # older files hold the one bias under this name
+    settings = door.read_config(config, head=head, tied=_is_tied(door, config, state))
+    if isinstance(settings.head, MLMHead) and not settings.head.tied and door.unused_bias in state:
+        state.setdefault(door.decoder_bias, state[door.unused_bias])  # older files hold the one bias under this name
     aliases = _aliases(door, config, settings, state)
-    ours, left = door.to_ours({name: t for name, t in state.items() if name not in aliases}, config, settings)
+    ours, left = door.import_tensors({name: t for name, t in state.items() if name not in aliases}, config, settings)
     origin = Origin(
-        door=name_of(door),
+        format=name_of(door),
         config=config,
         aliases={files[name]: modern[files[target]] for name, target in aliases.items()},
-        renamed={new: name for name, new in modern.items() if new != name and canonical(name) not in left},
-        prefixed=prefixed,
+        legacy_names={new: name for name, new in modern.items() if new != name and canonical(name) not in left},
+        has_prefix=prefixed,
         dtype=_dtype(ours),
-        rest={files[name]: state[name] for name in left},
+        extra_tensors={files[name]: state[name] for name in left},
     )
-    return build(settings, ours), origin
+    return model_of_state(settings, ours), origin
 
 
-def to_state(door: Door, config: dict[str, Any], model: Model, origin: Origin | None) -> dict[str, Tensor]:
+def to_checkpoint(
+    door: CheckpointFormat, config: dict[str, Any], model: Model, origin: Origin | None
+) -> dict[str, Tensor]:
     """The tensors of a checkpoint: with an origin, exactly those it had, under the names it had."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    theirs = door.to_theirs(state, config, model.settings)
-    bare = model.settings.head is None if origin is None else not origin.prefixed
+    theirs = door.export_tensors(state, config, model.settings)
+    bare = model.settings.head is None if origin is None else not origin.has_prefix
     if bare:
         theirs = {name.removeprefix(door.prefix): tensor for name, tensor in theirs.items()}
     if origin is not None:
         repeated = {name: theirs[target].clone() for name, target in origin.aliases.items()}
-        theirs = {origin.renamed.get(name, name): tensor for name, tensor in theirs.items()} | repeated | origin.rest
+        theirs = (
+            {origin.legacy_names.get(name, name): tensor for name, tensor in theirs.items()}
+            | repeated
+            | origin.extra_tensors
+        )
     return theirs
 
 
-def build(settings: ModelSettings, state: Mapping[str, Tensor]) -> Model:
+def model_of_state(settings: ModelSettings, state: Mapping[str, Tensor]) -> Model:
     """A model in fp32 on the CPU, ready to run, with these weights. Raises `ArtifactError` where they do not fit."""
     model = Model(settings)
     expected = model.state_dict()
@@ -153,33 +161,35 @@ def _modern(name: str) -> str:
     return name
 
 
-def _word_name(door: Door, config: dict[str, Any], settings: ModelSettings) -> str:
-    return door.names(config, settings)["encoder.embeddings.word.weight"][0]
+def _word_name(door: CheckpointFormat, config: dict[str, Any], settings: ModelSettings) -> str:
+    return door.tensor_names(config, settings)["encoder.embeddings.word.weight"][0]
 
 
-def _is_tied(door: Door, config: dict[str, Any], state: Mapping[str, Tensor]) -> bool:
+def _is_tied(door: CheckpointFormat, config: dict[str, Any], state: Mapping[str, Tensor]) -> bool:
     """Whether the decoder is the word table: as configured, unless the file holds two different ones."""
     if not door.has_head(state):
         return True
     told = bool(config.get("tie_word_embeddings", True))
-    if door.decoder not in state:
+    if door.decoder_weight not in state:
         if not told:
-            raise ArtifactError(f"tie_word_embeddings is false, but the checkpoint has no tensor '{door.decoder}'.")
+            raise ArtifactError(
+                f"tie_word_embeddings is false, but the checkpoint has no tensor '{door.decoder_weight}'."
+            )
         return True
-    words = _word_name(door, config, door.settings(config, head=True))
-    return told and words in state and torch.equal(state[door.decoder], state[words])
+    words = _word_name(door, config, door.read_config(config, head=True))
+    return told and words in state and torch.equal(state[door.decoder_weight], state[words])
 
 
 def _aliases(
-    door: Door, config: dict[str, Any], settings: ModelSettings, state: Mapping[str, Tensor]
+    door: CheckpointFormat, config: dict[str, Any], settings: ModelSettings, state: Mapping[str, Tensor]
 ) -> dict[str, str]:
     """Names that repeat a tensor already there: a tied decoder's weight, and its bias under a second name."""
     if not door.has_head(state):
         return {}
-    names = door.names(config, settings)
+    names = door.tensor_names(config, settings)
     found: dict[str, str] = {}
-    if door.decoder in state and "heads.mlm.decoder.weight" not in names:
-        found[door.decoder] = _word_name(door, config, settings)
+    if door.decoder_weight in state and "heads.mlm.decoder.weight" not in names:
+        found[door.decoder_weight] = _word_name(door, config, settings)
     bias = door.decoder_bias
     target = names.get("heads.mlm.bias", (bias,))[0]
     if bias in state and target != bias:
@@ -206,7 +216,7 @@ _POOLINGS = {
 
 
 def _sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """(the transformer's folder, {"embed": pooling, finish, max_length, prompts}) of a sentence-transformers folder.
+    """(the transformer's folder, {"dense": pooling, postprocess, max_length, prompts}) of a sentence-transformers folder.
 
     Elsewhere (folder, {}). Raises `SettingsError` for a module that we would not compute.
     """
@@ -227,7 +237,7 @@ def _sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
             raise SettingsError(
                 f"{folder / 'modules.json'}: module '{kind}' is not supported; Transformer, Pooling and Normalize are."
             )
-    return base, {"embed": found | {"finish": finish, "prompts": _prompts(folder)}}
+    return base, {"dense": found | {"postprocess": finish, "prompts": _prompts(folder)}}
 
 
 def _pooling(place: Path) -> str:

@@ -24,7 +24,7 @@ LOCAL_COST = 2e9
 """Floating-point operations that may be spent on showing a window at work."""
 
 
-def make(model: Model) -> dict[str, Tensor]:
+def golden_outputs(model: Model) -> dict[str, Tensor]:
     """ids (T,), cu_seqlens (B+1,), hidden (T, H); segment (T,) with segments; rows (M,) and logits (M, C) with head.
 
     `model` is in fp32 on the CPU.
@@ -42,10 +42,10 @@ def drift(model: Model, golden: dict[str, Tensor]) -> float:
     """The largest difference from what was computed then, as a share of the largest value."""
     cu = golden["cu_seqlens"]
     batch = Batch(golden["ids"], cu, int(cu.diff().max()), golden.get("segment"))
-    return apart(_run(model, batch, golden.get("rows")), golden)
+    return relative_difference(_run(model, batch, golden.get("rows")), golden)
 
 
-def apart(now: dict[str, Tensor], golden: dict[str, Tensor]) -> float:
+def relative_difference(now: dict[str, Tensor], golden: dict[str, Tensor]) -> float:
     """The largest difference between equally named tensors, as a share of the largest value; never NaN."""
     worst = 0.0
     for name, value in now.items():
@@ -55,7 +55,7 @@ def apart(now: dict[str, Tensor], golden: dict[str, Tensor]) -> float:
     return worst
 
 
-def columns(vocab: int) -> Tensor:
+def kept_columns(vocab: int) -> Tensor:
     """The ids (C,) whose logits are kept."""
     return torch.linspace(0, vocab - 1, min(COLUMNS, vocab)).long()
 
@@ -68,9 +68,13 @@ def _batch(model: Model) -> Batch:
     parameters = sum(p.numel() for p in model.encoder.blocks.parameters())
     if lengths[-1] < reach <= settings.max_length and 2.0 * parameters * reach <= LOCAL_COST:
         lengths.append(reach)
-    low = settings.vocab // 2  # special tokens come first; a padding token would move a RoBERTa's positions elsewhere
-    ids = [low + (7919 * place + 104_729) % (settings.vocab - low) for place in range(sum(lengths))]
-    segments = [place // 3 % settings.segments for place in range(len(ids))] if settings.segments > 1 else None
+    low = (
+        settings.vocab_size // 2
+    )  # special tokens come first; a padding token would move a RoBERTa's positions elsewhere
+    ids = [low + (7919 * place + 104_729) % (settings.vocab_size - low) for place in range(sum(lengths))]
+    segments = (
+        [place // 3 % settings.type_vocab_size for place in range(len(ids))] if settings.type_vocab_size > 1 else None
+    )
     cuts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     spans = list(itertools.pairwise(cuts))
     return Batch.from_sequences(
@@ -86,8 +90,8 @@ def _run(model: Model, batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
     model.train(training)
     found = {"hidden": hidden}
     if rows is not None:
-        weight, bias = model.mlm.decoder(model.encoder)
-        chosen = columns(weight.shape[0])
-        logits = model.mlm.features(hidden[rows]) @ weight[chosen].T
+        weight, bias = model.mlm_head.decoder(model.encoder)
+        chosen = kept_columns(weight.shape[0])
+        logits = model.mlm_head.features(hidden[rows]) @ weight[chosen].T
         found["logits"] = logits if bias is None else logits + bias[chosen]
     return found

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encodery.base.artifact import MANIFEST, Artifact, writing
+from encodery.base.artifact import MANIFEST, Artifact, create_artifact
 from encodery.base.errors import ArtifactError, EncoderyError
 from encodery.base.settings import decode, encode
 from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, locate, read_tensors, write_tensors
-from encodery.model.foreign import Origin, build, import_folder
+from encodery.model.foreign import Origin, import_folder, model_of_state
 from encodery.model.network import Model, ModelSettings
-from encodery.model.vocabulary import MADE_OF, read_tokenizer
+from encodery.model.vocabulary import TOKENIZER_SOURCES, read_tokenizer
 from encodery.tokens.tokenizer import Tokenizer
 
-GOLDEN, REST, TOKENIZER, MODULES = "golden.safetensors", "rest.safetensors", "tokenizer", "modules"
+GOLDEN, EXTRA_TENSORS, TOKENIZER, MODULES = "golden.safetensors", "rest.safetensors", "tokenizer", "modules"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,10 +42,10 @@ TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedModel:
     """A model with what belongs to it.
 
-    `settings` holds, where known, "recipe", "embed" (pooling, finish, max_length, prompts) and "labels".
+    `settings` holds, where known, "recipe", "dense" (pooling, postprocess, max_length, prompts) and "labels".
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Loaded:
         """The tokenizer, read on first use. Raises `ArtifactError` where the model has none."""
         if self.tokenizer_path is None:
             raise ArtifactError(f"{self.path}: has no tokenizer.")
-        return read_tokenizer(self.tokenizer_path, self.model.settings.vocab)
+        return read_tokenizer(self.tokenizer_path, self.model.settings.vocab_size)
 
     def module_state(self, name: str) -> dict[str, Tensor]:
         """The weights that `save_model` was given as `modules[name]`. Raises `ArtifactError` where there are none."""
@@ -81,24 +81,24 @@ def save_model(
     modules: Mapping[str, Mapping[str, Tensor]] | None = None,
     origin: Origin | None = None,
     parents: Mapping[str, Artifact] | None = None,
-    figures: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write a model artifact: weights in fp32, golden vectors, a copy of the `tokenizer` folder's files.
 
-    `settings` are further manifest settings: "recipe", "embed" (pooling, finish, max_length, prompts), "labels".
+    `settings` are further manifest settings: "recipe", "dense" (pooling, postprocess, max_length, prompts), "labels".
     `modules` are the weights of what stands on the encoder, by names of the caller's choice (`Loaded.module_state`).
     """
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     table = {**(settings or {}), "model": encode(model.settings)}
     if origin is not None:
-        table["origin"] = origin.table()
-    with writing(folder, "model", table, parents, overwrite=overwrite) as draft:
-        draft.figures.update(figures or {})
+        table["origin"] = origin.to_table()
+    with create_artifact(folder, "model", table, parents, overwrite=overwrite) as draft:
+        draft.metrics.update(metrics or {})
         write_tensors(draft.path / WEIGHTS, state)
-        write_tensors(draft.path / GOLDEN, golden.make(build(model.settings, state)))
-        if origin is not None and origin.rest:
-            write_tensors(draft.path / REST, origin.rest)
+        write_tensors(draft.path / GOLDEN, golden.golden_outputs(model_of_state(model.settings, state)))
+        if origin is not None and origin.extra_tensors:
+            write_tensors(draft.path / EXTRA_TENSORS, origin.extra_tensors)
         for name, tensors in (modules or {}).items():
             _module_file(draft.path, name).parent.mkdir(exist_ok=True)
             write_tensors(_module_file(draft.path, name), dict(tensors))
@@ -107,7 +107,7 @@ def save_model(
     return Artifact.open(folder, "model")
 
 
-def load_model(source: str | Path, *, verify: bool = True) -> Loaded:
+def load_model(source: str | Path, *, verify: bool = True) -> LoadedModel:
     """A model, in fp32 on the CPU, in evaluation mode, from what `source` is:
 
     a model artifact; a run (its final model); a folder of Hugging Face or sentence-transformers; or a name on the hub.
@@ -130,7 +130,7 @@ def load_model(source: str | Path, *, verify: bool = True) -> Loaded:
         unfinished = " It looks like a run that has not finished: resume it." if (path / "checkpoints").is_dir() else ""
         raise ArtifactError(f"{path}: holds no model: neither {MANIFEST} nor config.json is there.{unfinished}")
     imported = import_folder(path)
-    return Loaded(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(imported.base))
+    return LoadedModel(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(imported.base))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -151,10 +151,10 @@ def _module_file(folder: Path, name: str) -> Path:
 
 
 def _tokenizer_of(folder: Path) -> Path | None:
-    return folder if any((folder / name).is_file() for name in MADE_OF) else None
+    return folder if any((folder / name).is_file() for name in TOKENIZER_SOURCES) else None
 
 
-def _load_artifact(path: Path, verify: bool) -> Loaded:
+def _load_artifact(path: Path, verify: bool) -> LoadedModel:
     artifact = Artifact.open(path, "model")
     if verify:
         artifact.verify()
@@ -162,13 +162,13 @@ def _load_artifact(path: Path, verify: bool) -> Loaded:
     origin = settings.pop("origin", None)
     model_settings = decode(ModelSettings, settings.pop("model", {}), where=f"{path}: model")
     try:
-        model = build(model_settings, read_tensors(path / WEIGHTS))
+        model = model_of_state(model_settings, read_tensors(path / WEIGHTS))
     except EncoderyError as error:
         raise ArtifactError(f"{path / WEIGHTS}: {error}") from error
     if verify:
         _check_golden(path, model)
-    rest = read_tensors(path / REST) if (path / REST).is_file() else {}
-    return Loaded(
+    rest = read_tensors(path / EXTRA_TENSORS) if (path / EXTRA_TENSORS).is_file() else {}
+    return LoadedModel(
         path,
         model,
         settings,

@@ -31,5 +31,5 @@ def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
     """Packed (T, …) to padded (B, L, …), L the longest sequence, padding at the end and equal to `fill`."""
     count, longest = layout.cu_seqlens.numel() - 1, layout.max_seqlen
     padded = values.new_full((count * longest, *values.shape[1:]), fill)
-    slot = layout.sequence * longest + layout.positions
+    slot = layout.sequence_ids * longest + layout.positions
     return padded.index_copy(0, slot, values).view(count, longest, *values.shape[1:])

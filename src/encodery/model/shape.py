@@ -25,19 +25,19 @@ class Shape:
     `window` is the half-width of local attention: position i sees j where |i - j| <= window; None sees all.
     """
 
-    vocab: int
+    vocab_size: int
     width: int
     depth: int
     heads: int
     head_size: int
-    inner: int
+    intermediate_size: int
     max_length: int
-    segments: int
-    embedding: int
+    type_vocab_size: int
+    embedding_size: int
     layer: int | None = None
     window: int | None = None
 
-    def at(self, layer: int, window: int | None) -> Shape:
+    def for_layer(self, layer: int, window: int | None) -> Shape:
         """The shape as one layer sees it."""
         return dataclasses.replace(self, layer=layer, window=window)
 
@@ -57,24 +57,24 @@ class Layout:
     each token stands in its text, given where tokens of it were taken out; all lie below `max_seqlen`.
     """
 
-    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, places: Tensor | None = None) -> None:
+    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, text_positions: Tensor | None = None) -> None:
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
         self.tokens = tokens
-        self.gaps = places is not None
+        self.has_gaps = text_positions is not None
         self.memo: dict[Any, Any] = {}
-        if places is not None:
-            self.__dict__["places"] = places
+        if text_positions is not None:
+            self.__dict__["text_positions"] = text_positions
 
     @classmethod
-    def fixed(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Layout:
+    def precomputed(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Layout:
         """One whose parts are there already, for a compiled graph: a compiler does not follow the lock of
         `cached_property`. Sequences may be empty."""
         layout = cls(cu_seqlens, max_seqlen, tokens)
         spots = torch.arange(tokens, device=cu_seqlens.device)
-        layout.sequence = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
-        layout.positions = spots - cu_seqlens.long()[layout.sequence]
-        layout.places = layout.positions
+        layout.sequence_ids = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
+        layout.positions = spots - cu_seqlens.long()[layout.sequence_ids]
+        layout.text_positions = layout.positions
         return layout
 
     @cached_property
@@ -84,7 +84,7 @@ class Layout:
         return tuple(end - start for start, end in itertools.pairwise(ends))
 
     @cached_property
-    def sequence(self) -> Tensor:
+    def sequence_ids(self) -> Tensor:
         """Index of the sequence of each token (T,) int64."""
         cu = self.cu_seqlens.long()
         index = torch.arange(cu.numel() - 1, device=cu.device)
@@ -93,11 +93,11 @@ class Layout:
     @cached_property
     def positions(self) -> Tensor:
         """Position of each token in its sequence, from 0 (T,) int64."""
-        starts = self.cu_seqlens.long()[self.sequence]
+        starts = self.cu_seqlens.long()[self.sequence_ids]
         return torch.arange(self.tokens, device=starts.device) - starts
 
     @cached_property
-    def places(self) -> Tensor:
+    def text_positions(self) -> Tensor:
         """Position of each token in its text (T,) int64: `positions`, unless the text has gaps."""
         return self.positions
 
@@ -187,4 +187,4 @@ class Output:
 
     hidden: Tensor
     layers: tuple[Tensor, ...] | None = None
-    speak: Callable[[Tensor], Tensor] | None = None
+    mlm_logits: Callable[[Tensor], Tensor] | None = None

@@ -16,22 +16,22 @@ from encodery.base.errors import ArtifactError
 from encodery.model.checkpoint import read_json
 from encodery.tokens.tokenizer import Tokenizer
 
-MADE_OF = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
+TOKENIZER_SOURCES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
 BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 ROBERTA = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>", "cls": "<s>", "sep": "</s>"}
 
 
-def read_tokenizer(folder: Path, vocab: int | None = None) -> Tokenizer:
+def read_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of a folder; `vocab` rows are in the model's tables. Raises `ArtifactError` naming what lacks."""
     if (folder / "tokenizer.json").is_file():
-        return Tokenizer.load(folder, vocab)
+        return Tokenizer.load(folder, vocab_size)
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         config |= read_json(folder / name) if (folder / name).is_file() else {}
     if (folder / "vocab.txt").is_file():
-        return Tokenizer(*_wordpiece(folder / "vocab.txt", config), vocab)
+        return Tokenizer(*_wordpiece(folder / "vocab.txt", config), vocab_size)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return Tokenizer(*_byte_bpe(folder, config), vocab)
+        return Tokenizer(*_byte_bpe(folder, config), vocab_size)
     raise ArtifactError(
         f"{folder}: has neither tokenizer.json nor vocabulary files that can be read here. To make tokenizer.json "
         f"where transformers is installed: AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')"

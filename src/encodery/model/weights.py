@@ -34,7 +34,7 @@ class Linear(nn.Linear):
         """Nothing: `Init` fills every weight once, from the model's own generator."""
 
 
-class Table(nn.Embedding):
+class EmbeddingTable(nn.Embedding):
     """An embedding table (rows, size); its values are the initialisation's."""
 
     role: Role = "embedding"

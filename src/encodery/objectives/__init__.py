@@ -29,7 +29,7 @@ SumOverRanks = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class LossTerm:
     """`total`: a scalar sum (with a gradient where the term is learned from); `count`: over how many; `weight` in the
     loss. A term of weight 0 is only reported (an accuracy: how many right, of how many)."""
 
@@ -46,11 +46,11 @@ class Objective(Part):
         """The module for such a model, with whatever weights the objective needs beside the model's; `start` or a
         checkpoint fills them."""
 
-    def weights(self, model: ModelSettings) -> int:
+    def num_parameters(self, model: ModelSettings) -> int:
         """How many weights that is."""
         return 0
 
-    def slots(self, tokens: int) -> int | None:
+    def max_predictions(self, tokens: int) -> int | None:
         """At how many rows at most something is predicted, of any batch of so many tokens; None where a batch's shapes
         depend on what is in it.
 
@@ -69,9 +69,9 @@ class ObjectiveModule(nn.Module):
     its masked-language-model head learnt is of no use without the objective, and falls off too.
     """
 
-    plain: bool = True
+    keeps_mlm_head: bool = True
 
-    def start(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """Fill the objective's own weights with what learning starts from."""
 
     @abc.abstractmethod
@@ -83,29 +83,29 @@ class ObjectiveModule(nn.Module):
         """The count of every learned term `loss` will return for this prepared batch, known before the model runs."""
 
     @abc.abstractmethod
-    def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, Term]:
+    def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, LossTerm]:
         """The terms of a prepared batch, from the model's output for it."""
 
-    def read(self, model: Model, batch: Batch) -> Output:
+    def encode(self, model: Model, batch: Batch) -> Output:
         """What is made of a batch in whose ids tokens are hidden; also how held-out text is read."""
         output: Output = model(batch)
         return output
 
-    def forward(self, model: Model, batch: Batch) -> dict[str, Term]:
+    def forward(self, model: Model, batch: Batch) -> dict[str, LossTerm]:
         """Run the model on a prepared batch and return `loss`; an objective of several passes says so here."""
-        return self.loss(model, self.read(model, batch), batch)
+        return self.loss(model, self.encode(model, batch), batch)
 
     def flops(self, model: ModelSettings, length: float, progress: float) -> float:
         """Floating-point operations of a step, forward and backward, per token of the batch before `prepare`; `length`
         as in `count.flops`."""
-        return count.flops(model, length)
+        return count.flops_per_token(model, length)
 
     def rates(self, progress: float) -> dict[str, float]:
         """What the objective's schedules say at `progress`, for the log (`mask_rate`)."""
         return {}
 
 
-def count_all(counts: Iterable[Mapping[str, Count]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, Count]:
+def sum_counts(counts: Iterable[Mapping[str, Count]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, Count]:
     """The counts of all micro-batches of a step, added up; `sum_over_ranks` adds a tensor over the ranks in place."""
     added: dict[str, Count] = {}
     for one in counts:
@@ -118,17 +118,19 @@ def count_all(counts: Iterable[Mapping[str, Count]], sum_over_ranks: SumOverRank
     return dict(zip(added, vector, strict=True))
 
 
-def share(terms: Mapping[str, Term], counts: Mapping[str, Count], ranks: int = 1) -> Tensor:
+def normalised_loss(terms: Mapping[str, LossTerm], counts: Mapping[str, Count], num_ranks: int = 1) -> Tensor:
     """A micro-batch's share of the step's loss: Σ weight · total / counts[name], a scalar to go backward from.
 
     `counts` are those of the whole step, from `count_all`. `ranks`: 1 where gradients are added over the ranks, their
     number where they are averaged, as DDP does.
     """
     learned = [(name, term) for name, term in terms.items() if term.weight]
-    return torch.stack([term.total * _scale(term, counts[name], ranks) for name, term in learned]).sum()
+    return torch.stack([term.total * _scale(term, counts[name], num_ranks) for name, term in learned]).sum()
 
 
-def figures(steps: Iterable[Mapping[str, Term]], sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
+def step_metrics(
+    steps: Iterable[Mapping[str, LossTerm]], sum_over_ranks: SumOverRanks | None = None
+) -> dict[str, float]:
     """Σ total / Σ count of every term over micro-batches and ranks, and their weighted sum as `loss`.
 
     Waits for the device, once. A term that was never counted is NaN and stays out of the loss.
@@ -158,7 +160,7 @@ def _vector(values: Iterable[Count]) -> Tensor:
     return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in found])
 
 
-def _scale(term: Term, count: Count, ranks: int) -> Tensor | float:
+def _scale(term: LossTerm, count: Count, ranks: int) -> Tensor | float:
     """weight · ranks / count, rounded once, to the precision of the total."""
     if isinstance(count, Tensor):
         return (term.weight * ranks / count.double().clamp(min=1)).to(term.total.dtype)

@@ -15,12 +15,12 @@ from encodery.model import count
 from encodery.model.network import Model, ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
-from encodery.objectives._aside import Aside, Late
-from encodery.objectives._masked import Masked, MaskedModule
+from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
+from encodery.objectives._visible import LateMasks, VisibleTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskLate(Masked):
+class MaskLate(MaskedObjective):
     """`layer`: so many layers see no [MASK] (None: half of them)."""
 
     layer: int | None = None
@@ -33,16 +33,16 @@ class MaskLate(Masked):
         return _MaskLateModule(self, model, vocabulary, layer)
 
 
-class _MaskLateModule(MaskedModule):
+class _MaskLateModule(MaskedObjectiveModule):
     def __init__(self, settings: MaskLate, model: ModelSettings, vocabulary: Vocabulary, layer: int) -> None:
         super().__init__(settings, model, vocabulary)
         self.layer = layer
-        self.plain = layer == 0
+        self.keeps_mlm_head = layer == 0
 
-    def read(self, model: Model, batch: Batch) -> Output:
+    def encode(self, model: Model, batch: Batch) -> Output:
         """See `ObjectiveModule`."""
-        output: Output = model(batch, front=Late(Aside(batch, self.mask_id), self.layer))
+        output: Output = model(batch, sequence_transform=LateMasks(VisibleTokens(batch, self.mask_id), self.layer))
         return output
 
     def _flops(self, model: ModelSettings, length: float, predicted: float, left_out: float) -> float:
-        return count.flops(model, length, predicted, early=(self.layer, 1 - left_out))
+        return count.flops_per_token(model, length, predicted, early=(self.layer, 1 - left_out))

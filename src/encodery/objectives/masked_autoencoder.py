@@ -19,18 +19,18 @@ from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.blocks import BlockModule
-from encodery.model.masks.document import Document
+from encodery.model.masks.document import DocumentMask
 from encodery.model.network import Model, ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
-from encodery.objectives._aside import Aside, Late
-from encodery.objectives._masked import Masked, MaskedModule
+from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
+from encodery.objectives._visible import LateMasks, VisibleTokens
 
 START = 0.02  # spread of the vector's initial values
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedAutoencoder(Masked):
+class MaskedAutoencoder(MaskedObjective):
     """`depth`: layers of the decoder."""
 
     depth: int = 2
@@ -44,14 +44,14 @@ class MaskedAutoencoder(Masked):
         """The module, with the decoder's weights."""
         return _MaskedAutoencoderModule(self, model, vocabulary)
 
-    def weights(self, model: ModelSettings) -> int:
+    def num_parameters(self, model: ModelSettings) -> int:
         """Those of the decoder."""
         with torch.device("meta"):
             return sum(p.numel() for p in _Decoder(model, self.depth).parameters())
 
 
-class _MaskedAutoencoderModule(MaskedModule):
-    plain = False
+class _MaskedAutoencoderModule(MaskedObjectiveModule):
+    keeps_mlm_head = False
 
     def __init__(self, settings: MaskedAutoencoder, model: ModelSettings, vocabulary: Vocabulary) -> None:
         super().__init__(settings, model, vocabulary)
@@ -59,23 +59,25 @@ class _MaskedAutoencoderModule(MaskedModule):
         self.init, self.shape = model.init, model.shape
         self.decoder = _Decoder(model, settings.depth)
 
-    def start(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """See `ObjectiveModule`."""
         self.init.apply(self.decoder, self.shape, generator)
         nn.init.normal_(self.decoder.mask, std=START, generator=generator)
 
-    def read(self, model: Model, batch: Batch) -> Output:
+    def encode(self, model: Model, batch: Batch) -> Output:
         """See `ObjectiveModule`."""
-        parts = Aside(batch, self.mask_id)
-        found: Output = model.encoder(batch, front=Late(parts, None))
+        parts = VisibleTokens(batch, self.mask_id)
+        found: Output = model.encoder(batch, sequence_transform=LateMasks(parts, None))
         return Output(self.decoder(found.hidden, parts))
 
     def _flops(self, model: ModelSettings, length: float, predicted: float, left_out: float) -> float:
         silent = dataclasses.replace(model, head=None)
-        encoder = count.flops(silent, length, early=(model.depth, 1 - left_out))
-        decoder = count.flops(dataclasses.replace(model, depth=self.depth, mask=Document()), length, predicted)
+        encoder = count.flops_per_token(silent, length, early=(model.depth, 1 - left_out))
+        decoder = count.flops_per_token(
+            dataclasses.replace(model, depth=self.depth, mask=DocumentMask()), length, predicted
+        )
         # The embeddings' part of both is done once.
-        return encoder + decoder - count.flops(dataclasses.replace(silent, depth=0), length)
+        return encoder + decoder - count.flops_per_token(dataclasses.replace(silent, depth=0), length)
 
 
 class _Decoder(nn.Module):
@@ -84,13 +86,13 @@ class _Decoder(nn.Module):
     def __init__(self, model: ModelSettings, depth: int) -> None:
         super().__init__()
         # A table of positions is added here at the model's width, where the embeddings have their own.
-        shape = dataclasses.replace(model.shape, embedding=model.width)
+        shape = dataclasses.replace(model.shape, embedding_size=model.width)
         self.mask = nn.Parameter(torch.empty(model.width))
         self.positions = model.positions.build(shape)
         self.blocks = nn.ModuleList(
             model.block.build(
                 # The numbers go on behind the encoder's: a part that treats the first layer apart means the model's.
-                shape.at(model.depth + layer, None),
+                shape.for_layer(model.depth + layer, None),
                 attention=model.attention,
                 ffn=model.ffn,
                 norm=model.norm,
@@ -100,8 +102,8 @@ class _Decoder(nn.Module):
         )
         self.final_norm = model.block.final(shape, model.norm)
 
-    def forward(self, x: Tensor, parts: Aside) -> Tensor:
-        whole = parts.joined(x, self.mask.expand(parts.aside.numel(), -1))
+    def forward(self, x: Tensor, parts: VisibleTokens) -> Tensor:
+        whole = parts.join(x, self.mask.expand(parts.masked.numel(), -1))
         whole = self.positions.add(whole, parts.whole)
         for block in self.blocks:
             assert isinstance(block, BlockModule)

@@ -28,19 +28,19 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path}: cannot be read as parquet: {error}") from error
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets` saved this folder."""
     return (folder / SPLITS).is_file() or (folder / STATE).is_file()
 
 
-def saved(folder: Path) -> dict[str, list[Path]]:
+def saved_splits(folder: Path) -> dict[str, list[Path]]:
     """Split -> its shards, of a folder that `datasets` saved. Raises `ArtifactError` for what is missing in it."""
     if (folder / SPLITS).is_file():
         return {name: _shards(folder / name) for name in _json(folder / SPLITS).get("splits", [])}
     return {str(_json(folder / STATE).get("_split") or "train"): _shards(folder)}
 
 
-def shard_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def arrow_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each row of an .arrow shard with its number from 1. Raises `InputError`."""
     arrow = require("pyarrow", "corpus")
     try:

@@ -12,24 +12,24 @@ from typing import Literal
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import EmptyInput, InputError
-from encodery.rows.opening import PACKED, kind_of, opened_text
 from encodery.rows.read import SPLITS, json_rows
+from encodery.rows.text_files import COMPRESSIONS, file_format, open_text
 
-Grades = dict[str, dict[str, int]]
+Qrels = dict[str, dict[str, int]]
 SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Collection:
+class RetrievalDataset:
     """`documents` (title and text) and `queries` by id; `judgements`: split -> query -> document -> grade."""
 
     documents: dict[str, str]
     queries: dict[str, str]
-    judgements: dict[str, Grades]
+    qrels: dict[str, Qrels]
 
-    def missing(self, split: str) -> list[tuple[str, str]]:
+    def missing_documents(self, split: str) -> list[tuple[str, str]]:
         """Query and document where a relevant document is not among the documents: no system can find it."""
-        judged = self.judgements[split].items()
+        judged = self.qrels[split].items()
         return [(q, d) for q, found in judged for d, grade in found.items() if grade > 0 and d not in self.documents]
 
 
@@ -38,7 +38,7 @@ def is_beir(folder: Path) -> bool:
     return (folder / "qrels").is_dir()
 
 
-def read(folder: str | Path, absent: Literal["error", "keep"] = "error") -> Collection:
+def read_beir(folder: str | Path, missing: Literal["error", "keep"] = "error") -> RetrievalDataset:
     """The collection of a folder. `absent`: what to do about judged documents that the corpus lacks.
 
     Raises `InputError` naming file and line for ids that stand twice, judgements of no query, broken lines, and for
@@ -47,24 +47,24 @@ def read(folder: str | Path, absent: Literal["error", "keep"] = "error") -> Coll
     at = Path(folder)
     documents = {key: f"{title} {text}".strip() for key, title, text in _texts(_file(at, "corpus.jsonl"), "document")}
     queries = {key: text for key, _, text in _texts(_file(at, "queries.jsonl"), "query")}
-    judgements = {split: read_grades(path) for split, path in _judged(at / "qrels").items()}
-    found = Collection(documents, queries, judgements)
+    judgements = {split: read_qrels(path) for split, path in _judged(at / "qrels").items()}
+    found = RetrievalDataset(documents, queries, judgements)
     for split, grades in judgements.items():
         foreign = [query for query in grades if query not in queries]
         if foreign:
             raise InputError(f"{at}, {split}: judges queries that are not among the queries: {_some(foreign)}.")
-        lost = [document for _, document in found.missing(split)]
-        if lost and absent == "error":
+        lost = [document for _, document in found.missing_documents(split)]
+        if lost and missing == "error":
             raise InputError(f"{at}, {split}: judges documents that the corpus lacks: {_some(lost)}.")
     return found
 
 
-def read_grades(path: str | Path) -> Grades:
+def read_qrels(path: str | Path) -> Qrels:
     """Query -> document -> grade, of BEIR's three columns (with or without a first line of names) or TREC's four.
 
     Raises `InputError` naming the line, also where a document is judged twice with different grades.
     """
-    grades: Grades = {}
+    grades: Qrels = {}
     for number, line in _lines(Path(path)):
         cells = line.split("\t") if line.count("\t") == 2 else line.split()
         if number == 1 and len(cells) == 3 and not _whole(cells[2]):
@@ -81,9 +81,9 @@ def read_grades(path: str | Path) -> Grades:
     return grades
 
 
-def write_grades(path: str | Path, grades: Mapping[str, Mapping[str, int]]) -> None:
+def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """A TREC judgement file: query 0 document grade. Raises `InputError` for an id with a blank in it."""
-    lines = (f"{_id(q)} 0 {_id(d)} {grade}\n" for q, found in grades.items() for d, grade in found.items())
+    lines = (f"{_id(q)} 0 {_id(d)} {grade}\n" for q, found in qrels.items() for d, grade in found.items())
     atomic_write(path, "".join(lines))
 
 
@@ -133,7 +133,7 @@ def _texts(path: Path, what: str) -> Iterator[tuple[str, str, str]]:
 
 def _judged(folder: Path) -> dict[str, Path]:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    named = {path.name.split(".")[0].lower(): path for path in files if kind_of(path) in (".tsv", ".qrels", ".txt")}
+    named = {path.name.split(".")[0].lower(): path for path in files if file_format(path) in (".tsv", ".qrels", ".txt")}
     found = {SPLITS.get(name, name): path for name, path in named.items()}
     if not found:
         raise InputError(f"{folder}: holds no judgements, such as test.tsv.")
@@ -141,14 +141,14 @@ def _judged(folder: Path) -> dict[str, Path]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    for ending in ("", *PACKED):
+    for ending in ("", *COMPRESSIONS):
         if (folder / f"{name}{ending}").is_file():
             return folder / f"{name}{ending}"
     raise InputError(f"{folder / name}: no such file; BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with opened_text(path, None) as (text, _):
+    with open_text(path, None) as (text, _):
         for number, line in enumerate(text, 1):
             if line.strip():
                 yield number, line.strip()

@@ -20,7 +20,7 @@ def texts(table: Table, name: str) -> list[str]:
     for row, cell in enumerate(found):
         if not isinstance(cell, str):
             kind = "empty" if cell is None else f"no text but {type(cell).__name__}"
-            raise InputError(f"{table.where(row)}: column '{name}' is {kind}.")
+            raise InputError(f"{table.location(row)}: column '{name}' is {kind}.")
     return found
 
 
@@ -28,7 +28,7 @@ def numbers(table: Table, name: str) -> np.ndarray:
     """(R,) float64 a column's cells. Raises `InputError` naming the first that is no finite number."""
     found = np.array([number(cell) for cell in table[name]], np.float64)
     for row in np.flatnonzero(np.isnan(found)).tolist():
-        raise InputError(f"{table.where(row)}: column '{name}' is {table[name][row]!r}, a number is needed.")
+        raise InputError(f"{table.location(row)}: column '{name}' is {table[name][row]!r}, a number is needed.")
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.rows.split import keys
+from encodery.rows.split import row_keys
 from encodery.rows.table import Table
 
 SHOWN = 5
@@ -30,36 +30,39 @@ class Finding:
     kind: str
     split: str
     rows: int
-    words: str
-    first: tuple[str, ...] = ()
+    message: str
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Findings:
     """`found`, the counts first; `classes`: split -> class -> rows, the most frequent first."""
 
-    found: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
     classes: Mapping[str, Mapping[str, int]]
 
     @property
-    def lines(self) -> list[str]:
+    def messages(self) -> list[str]:
         """In plain words, one line each."""
-        return [f"{one.split}: {one.words}" + (f" ({'; '.join(one.first)})" if one.first else "") for one in self.found]
+        return [
+            f"{one.split}: {one.message}" + (f" ({'; '.join(one.examples)})" if one.examples else "")
+            for one in self.findings
+        ]
 
-    def of(self, kind: str, split: str) -> int:
+    def count(self, kind: str, split: str) -> int:
         """Rows of a kind of finding in a split."""
-        return sum(one.rows for one in self.found if (one.kind, one.split) == (kind, split))
+        return sum(one.rows for one in self.findings if (one.kind, one.split) == (kind, split))
 
     @property
     def as_json(self) -> dict[str, Any]:
         """For reports: plain values only."""
         return {
-            "found": [{**asdict(one), "first": list(one.first)} for one in self.found],
+            "findings": [{**asdict(one), "examples": list(one.examples)} for one in self.findings],
             "classes": {split: dict(counts) for split, counts in self.classes.items()},
         }
 
 
-def present(
+def complete_rows(
     table: Table,
     columns: Sequence[str],
     missing: Literal["error", "drop"] = "error",
@@ -85,10 +88,10 @@ def present(
     return (table.take(~lacking) if len(gone) else table), gone
 
 
-def is_missing(cell: Any, number: bool = False) -> bool:
+def is_missing(cell: Any, numeric: bool = False) -> bool:
     """Whether a cell is None, NaN or blank text; the word "nan" is text, unless a `number` is wanted."""
     if isinstance(cell, str):
-        return not cell.strip() or (number and cell.strip().casefold() in NO_NUMBER)
+        return not cell.strip() or (numeric and cell.strip().casefold() in NO_NUMBER)
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
@@ -114,22 +117,22 @@ def check(
     ]
     known: set[str] = set()
     for name in sorted(tables, key=lambda name: name != "train"):
-        table, read = tables[name], keys(tables[name], texts)
+        table, read = tables[name], row_keys(tables[name], texts)
         found += _empty(name, table, read) + _repeated(name, table, read, label)
         if name == "train":
             known = set(read)
         else:
             found += _finding(
-                "leaking", name, table, [i for i, key in enumerate(read) if key in known and key.strip("\0")]
+                "leak", name, table, [i for i, key in enumerate(read) if key in known and key.strip("\0")]
             )
     return Findings(tuple(found), counts)
 
 
 WORDS = {
     "empty": "rows have no text",
-    "repeated": "rows repeat the text of an earlier one",
-    "contradicting": "rows have the text of another and a different answer",
-    "leaking": "rows stand in train too: figures on them flatter",
+    "duplicate": "rows repeat the text of an earlier one",
+    "contradictory": "rows have the text of another and a different answer",
+    "leak": "rows stand in train too: figures on them flatter",
 }
 
 
@@ -141,11 +144,11 @@ def _of_classes(split: str, counts: Mapping[str, int], train: Mapping[str, int])
     ratio = named[0][1] / named[-1][1] if named else 1.0
     if ratio >= UNEVEN:
         words = f"the class {named[0][0]} has {ratio:,.0f} times the rows of {named[-1][0]}"
-        found.append(Finding("uneven", split, named[-1][1], words))
+        found.append(Finding("imbalanced", split, named[-1][1], words))
     strange = [label for label in counts if label not in train]
     if strange:
         words = f"classes that training lacks: {', '.join(strange[:SHOWN])}"
-        found.append(Finding("unknown", split, sum(counts[label] for label in strange), words))
+        found.append(Finding("unseen_class", split, sum(counts[label] for label in strange), words))
     return found
 
 
@@ -166,14 +169,14 @@ def _repeated(split: str, table: Table, read: Sequence[str], label: str | None) 
             again.append(row)
         seen.add(key)
     if label is None or not again:
-        return _finding("repeated", split, table, again)
+        return _finding("duplicate", split, table, again)
     double = {read[row] for row in again}
     said: dict[str, set[str]] = {}
     for key, answer in zip(read, table[label], strict=True):
         if key in double:
             said.setdefault(key, set()).add(json.dumps(answer, default=str, sort_keys=True))
     apart = [row for row, key in enumerate(read) if len(said.get(key, ())) > 1]
-    return _finding("repeated", split, table, again) + _finding("contradicting", split, table, apart)
+    return _finding("duplicate", split, table, again) + _finding("contradictory", split, table, apart)
 
 
 def _finding(kind: str, split: str, table: Table, rows: Sequence[int]) -> list[Finding]:
@@ -184,4 +187,4 @@ def _finding(kind: str, split: str, table: Table, rows: Sequence[int]) -> list[F
 
 def _first(table: Table, rows: Sequence[int] | np.ndarray) -> tuple[str, ...]:
     more = ("…",) if len(rows) > SHOWN else ()
-    return tuple(table.where(int(row)) for row in rows[:SHOWN]) + more
+    return tuple(table.location(int(row)) for row in rows[:SHOWN]) + more

@@ -49,16 +49,16 @@ class Roles:
     """`columns`: role -> column; `why`: role -> the reason, also of those told to have no column."""
 
     columns: Mapping[str, str]
-    why: Mapping[str, str]
+    reasons: Mapping[str, str]
 
     def __str__(self) -> str:
-        return ", ".join(f"{role} = {column} ({self.why[role]})" for role, column in self.columns.items())
+        return ", ".join(f"{role} = {column} ({self.reasons[role]})" for role, column in self.columns.items())
 
 
-def guess(
+def assign_roles(
     table: Table,
-    wanted: Sequence[str],
-    given: Mapping[str, str] | None = None,
+    required: Sequence[str],
+    columns: Mapping[str, str] | None = None,
     optional: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] = NAMES,
 ) -> Roles:
@@ -66,8 +66,8 @@ def guess(
 
     Raises `InputError` for a role or column told that is none, with the nearest, and for roles without a column.
     """
-    found = matched(table, wanted, given, optional, names)
-    lacking = [role for role in wanted if role not in found.columns]
+    found = match_roles(table, required, columns, optional, names)
+    lacking = [role for role in required if role not in found.columns]
     if lacking:
         raise InputError(
             f"{table.name}: no column was found for {', '.join(lacking)} among {', '.join(table.names)}. "
@@ -76,35 +76,35 @@ def guess(
     return found
 
 
-def matched(
+def match_roles(
     table: Table,
-    wanted: Sequence[str],
-    given: Mapping[str, str] | None = None,
+    required: Sequence[str],
+    columns: Mapping[str, str] | None = None,
     optional: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] = NAMES,
-    fitting: bool = True,
+    by_content: bool = True,
 ) -> Roles:
     """The same as far as columns are found; without `fitting`, by what is told and by their names alone.
 
     Raises `InputError` for a role or column told that is none, with the nearest.
     """
-    told = _checked(table, given or {}, (*wanted, *optional))
+    told = _checked(table, columns or {}, (*required, *optional))
     lower = {name.lower(): name for name in reversed(table.names)}
     found = {role: column for role, column in told.items() if column in table}
-    why = dict.fromkeys(told, "told")
-    for role in (*wanted, *optional):
+    why = dict.fromkeys(told, "set")
+    for role in (*required, *optional):
         free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in found.values()]
         if role not in told and free:
-            found[role], why[role] = free[0], "by its name"
-    for role in wanted if fitting else ():
+            found[role], why[role] = free[0], "by name"
+    for role in required if by_content else ():
         left = [name for name in table.names if name not in found.values() and _fits(role, table, name)]
         if role not in (*told, *found) and len(left) == 1:
-            found[role], why[role] = left[0], "the only one that fits"
-    order = [role for role in (*wanted, *optional) if role in found]
+            found[role], why[role] = left[0], "only matching column"
+    order = [role for role in (*required, *optional) if role in found]
     return Roles({role: found[role] for role in order}, why)
 
 
-def numbered(table: Table, role: str, names: Mapping[str, Sequence[str]] = NAMES) -> list[str]:
+def numbered_columns(table: Table, role: str, names: Mapping[str, Sequence[str]] = NAMES) -> list[str]:
     """The columns called as a role and a number: negative_1, negative2."""
     stems = {name: name.lower().rstrip("0123456789").rstrip("_") for name in table.names}
     return [name for name, stem in stems.items() if stem != name.lower() and stem in names.get(role, (role,))]

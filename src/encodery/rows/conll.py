@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.rows.opening import opened_text
+from encodery.rows.text_files import open_text
 
 FORMATS = (".conll", ".conll2003", ".bio", ".iob", ".iob2")
 BREAK = "-DOCSTART-"
@@ -21,7 +21,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each sentence with its first line. Raises `InputError` naming file and line, `EmptyInput`."""
     width, start, found = 0, 0, False
     sentence: list[list[str]] = []
-    with opened_text(path, None) as (text, _):
+    with open_text(path, None) as (text, _):
         for number, line in enumerate(text, 1):
             cells = _cells(line)
             if not cells:

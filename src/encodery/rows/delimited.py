@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.rows.opening import kind_of, opened_text
+from encodery.rows.text_files import file_format, open_text
 
 SEPARATORS = (",", ";", "\t", "|")
 HEAD = 50
@@ -37,9 +37,9 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each row with the line it ends on. Raises `InputError` naming file and line, `EmptyInput`."""
     before = csv.field_size_limit(LONGEST)
     try:
-        with opened_text(path, "") as (text, _):
+        with open_text(path, "") as (text, _):
             dialect = dialect_of(path, text)
-        with opened_text(path, "") as (text, _):
+        with open_text(path, "") as (text, _):
             yield from _rows(path, dialect.cells(iter(text)))
     finally:
         csv.field_size_limit(before)
@@ -47,7 +47,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def dialect_of(path: Path, text: IO[str]) -> Dialect:
     """What the file shows of itself."""
-    if kind_of(path) == ".tsv":
+    if file_format(path) == ".tsv":
         return Dialect("\t", not _unquoted(text, "\t"))
     head = list(itertools.islice(text, HEAD))
     if not head:

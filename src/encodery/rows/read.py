@@ -19,8 +19,8 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, nearest
 from encodery.rows import arrow, conll, delimited
-from encodery.rows.opening import PACKED, kind_of, opened_text
-from encodery.rows.table import Table, gathered
+from encodery.rows.table import Table, table_from_rows
+from encodery.rows.text_files import COMPRESSIONS, file_format, open_text
 
 SPLIT = "split"
 SPLITS = {
@@ -31,7 +31,7 @@ SPLITS = {
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
-def read(path: str | Path) -> dict[str, Table]:
+def read_tables(path: str | Path) -> dict[str, Table]:
     """Split -> its rows. A file that names no split is "train".
 
     Raises `InputError` naming file and line for what cannot be read, `EmptyInput` where there are no rows.
@@ -41,31 +41,31 @@ def read(path: str | Path) -> dict[str, Table]:
         raise InputError(f"{at}: no such file or folder.{nearest(at.name, _neighbours(at))}")
     if at.is_file():
         return _by_column(read_file(at, split_of(at) or "train"))
-    if arrow.is_saved(at):
-        files = {SPLITS.get(name, name): shards for name, shards in arrow.saved(at).items()}
+    if arrow.is_saved_dataset(at):
+        files = {SPLITS.get(name, name): shards for name, shards in arrow.saved_splits(at).items()}
     else:
         files = _files(at)
-    tables = {name: reduce(Table.joined, (read_file(one, name) for one in shards)) for name, shards in files.items()}
+    tables = {name: reduce(Table.concat, (read_file(one, name) for one in shards)) for name, shards in files.items()}
     return _by_column(next(iter(tables.values()))) if list(tables) == ["train"] else tables
 
 
 def read_file(path: Path, name: str = "train") -> Table:
     """The rows of one file. Raises `InputError` naming file and line, `EmptyInput`."""
-    kind = kind_of(path)
+    kind = file_format(path)
     if kind not in READERS:
         raise InputError(
             f"{path}: its format is not known by its name. Known are {', '.join(READERS)}, "
-            f"packed as {', '.join(PACKED)} or not."
+            f"packed as {', '.join(COMPRESSIONS)} or not."
         )
-    if kind in BINARY and path.suffix.lower() in PACKED:
+    if kind in BINARY and path.suffix.lower() in COMPRESSIONS:
         raise InputError(f"{path}: {kind} is packed by itself; unpack {path.suffix} first.")
-    table = gathered(name, str(path), READERS[kind](path), "row" if kind in BINARY else "line")
+    table = table_from_rows(name, str(path), READERS[kind](path), "row" if kind in BINARY else "line")
     if not len(table):
         raise EmptyInput(f"{path}: holds no rows.")
     if kind in BINARY:
         return table
-    with opened_text(path) as (_, notes):
-        return replace(table, notes=notes)
+    with open_text(path) as (_, notes):
+        return replace(table, warnings=notes)
 
 
 def split_of(path: Path) -> str:
@@ -75,7 +75,7 @@ def split_of(path: Path) -> str:
 
 def json_rows(path: Path) -> Rows:
     """Each object of a file of JSON lines with its line, or of the list that the file is, with its number from 1."""
-    with opened_text(path) as (text, _):
+    with open_text(path) as (text, _):
         for number, line in enumerate(text, 1):
             if number == 1 and line.lstrip().startswith("["):
                 yield from _listed(path, line + text.read())
@@ -90,7 +90,7 @@ def json_rows(path: Path) -> Rows:
 
 def text_rows(path: Path) -> Rows:
     """Each line that is not blank, as `text`."""
-    with opened_text(path, None) as (text, _):
+    with open_text(path, None) as (text, _):
         for number, line in enumerate(text, 1):
             if line.strip():
                 yield number, {"text": line.strip()}
@@ -146,7 +146,7 @@ READERS: dict[str, Callable[[Path], Rows]] = {
     ".json": json_rows,
     ".txt": text_rows,
     ".parquet": arrow.parquet_rows,
-    ".arrow": arrow.shard_rows,
+    ".arrow": arrow.arrow_rows,
     **dict.fromkeys(conll.FORMATS, conll.rows),
 }
 
@@ -158,11 +158,11 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     for path in inside:
         name = split_of(path)
         if name and path.is_dir():
-            found.setdefault(name, []).extend(sorted(one for one in path.iterdir() if kind_of(one) in READERS))
-        elif name and kind_of(path) in READERS:
+            found.setdefault(name, []).extend(sorted(one for one in path.iterdir() if file_format(one) in READERS))
+        elif name and file_format(path) in READERS:
             found.setdefault(name, []).append(path)
     found = {name: paths for name, paths in found.items() if paths}
-    readable = [path for path in inside if path.is_file() and kind_of(path) in READERS]
+    readable = [path for path in inside if path.is_file() and file_format(path) in READERS]
     if not found and len(readable) == 1:
         return {"train": readable}
     if not found and (folder / "data").is_dir():
@@ -173,7 +173,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
             f"It has {', '.join(path.name for path in inside[:10]) or 'nothing'}."
         )
     for name, paths in found.items():
-        kinds = sorted({kind_of(path) for path in paths})
+        kinds = sorted({file_format(path) for path in paths})
         if len(kinds) > 1:
             raise InputError(f"{folder}: split '{name}' is there as {' and as '.join(kinds)}; keep one of them.")
     return {name: found[name] for name in ("train", "dev", "test") if name in found}

@@ -30,10 +30,10 @@ class Column(Sequence[Any]):
     @classmethod
     def of(cls, values: Iterable[Any]) -> Column:
         """The column of these values."""
-        growing = Growing()
+        growing = ColumnBuilder()
         for value in values:
             growing.append(value)
-        return growing.done()
+        return growing.build()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -68,7 +68,7 @@ class Column(Sequence[Any]):
         ends = np.cumsum([len(cell) for cell in cells], dtype=np.int64) if cells else np.zeros(0, np.int64)
         return Column(b"".join(cells), ends, self.kinds[numbers])
 
-    def joined(self, other: Column) -> Column:
+    def concat(self, other: Column) -> Column:
         """These cells, then those of another column."""
         ends = np.concatenate([self.ends, other.ends + len(self.data)])
         return Column(self.data + other.data, ends, np.concatenate([self.kinds, other.kinds]))
@@ -77,13 +77,13 @@ class Column(Sequence[Any]):
         return self.data[self.ends[at - 1] if at else 0 : self.ends[at]]
 
 
-class Growing:
+class ColumnBuilder:
     """A column while it is read."""
 
-    def __init__(self, empty: int = 0) -> None:
+    def __init__(self, num_empty: int = 0) -> None:
         self._data = bytearray()
-        self._ends = array("q", [0]) * empty
-        self._kinds = bytearray([NONE]) * empty
+        self._ends = array("q", [0]) * num_empty
+        self._kinds = bytearray([NONE]) * num_empty
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -97,14 +97,14 @@ class Growing:
         self._kinds.append(TEXT if isinstance(value, str) else NONE if value is None else JSON)
         self._ends.append(len(self._data))
 
-    def done(self) -> Column:
+    def build(self) -> Column:
         """The column; this is not to be used any more."""
         kinds = np.frombuffer(bytes(self._kinds), np.uint8)
         return Column(bytes(self._data), np.frombuffer(self._ends, np.int64), kinds)
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class RowLocations:
     """Where rows come from: `file` (R,) into `files`, `line` (R,) counted from 1, of what `unit` says."""
 
     files: tuple[str, ...]
@@ -115,14 +115,14 @@ class Places:
     def __getitem__(self, number: int) -> str:
         return f"{self.files[int(self.file[number])]}, {self.unit} {int(self.line[number])}"
 
-    def take(self, numbers: np.ndarray) -> Places:
+    def take(self, numbers: np.ndarray) -> RowLocations:
         """Those of some rows."""
-        return Places(self.files, self.file[numbers], self.line[numbers], self.unit)
+        return RowLocations(self.files, self.file[numbers], self.line[numbers], self.unit)
 
-    def joined(self, other: Places) -> Places:
+    def concat(self, other: RowLocations) -> RowLocations:
         """These, then others."""
         file = np.concatenate([self.file, other.file + len(self.files)])
-        return Places(self.files + other.files, file, np.concatenate([self.line, other.line]), self.unit)
+        return RowLocations(self.files + other.files, file, np.concatenate([self.line, other.line]), self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,8 @@ class Table:
 
     name: str
     columns: Mapping[str, Column]
-    places: Places | None = None
-    notes: tuple[str, ...] = field(default=())
+    locations: RowLocations | None = None
+    warnings: tuple[str, ...] = field(default=())
 
     @classmethod
     def of(cls, columns: Mapping[str, Iterable[Any]], name: str = "train") -> Table:
@@ -171,36 +171,36 @@ class Table:
         """One row."""
         return {name: column[number] for name, column in self.columns.items()}
 
-    def where(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """File and line of a row, for messages; its number where it comes from no file."""
-        return self.places[number] if self.places is not None else f"{self.name}, row {number}"
+        return self.locations[number] if self.locations is not None else f"{self.name}, row {number}"
 
     def take(self, numbers: ArrayLike, name: str | None = None) -> Table:
         """The rows of these numbers, or where a mask (R,) says so."""
         at = np.asarray(numbers)
         at = np.flatnonzero(at) if at.dtype == bool else at.astype(np.int64)
         columns = {column: cells.take(at) for column, cells in self.columns.items()}
-        places = self.places.take(at) if self.places is not None else None
-        return Table(self.name if name is None else name, columns, places, self.notes)
+        places = self.locations.take(at) if self.locations is not None else None
+        return Table(self.name if name is None else name, columns, places, self.warnings)
 
     def without(self, *names: str) -> Table:
         """All columns but these."""
         columns = {name: column for name, column in self.columns.items() if name not in names}
-        return Table(self.name, columns, self.places, self.notes)
+        return Table(self.name, columns, self.locations, self.warnings)
 
-    def renamed(self, columns: Mapping[str, str]) -> Table:
+    def select(self, columns: Mapping[str, str]) -> Table:
         """Some columns alone, under other names: name -> column. Raises `InputError` for one that is not there."""
-        return Table(self.name, {name: self[column] for name, column in columns.items()}, self.places, self.notes)
+        return Table(self.name, {name: self[column] for name, column in columns.items()}, self.locations, self.warnings)
 
-    def joined(self, other: Table) -> Table:
+    def concat(self, other: Table) -> Table:
         """These rows, then another's; a column that one of them lacks is None there."""
         columns = {}
         for name in dict.fromkeys((*self.names, *other.names)):
             one, two = self.columns.get(name), other.columns.get(name)
-            first = one if one is not None else Growing(len(self)).done()
-            columns[name] = first.joined(two if two is not None else Growing(len(other)).done())
-        places = self.places.joined(other.places) if self.places and other.places else None
-        return Table(self.name, columns, places, tuple(dict.fromkeys((*self.notes, *other.notes))))
+            first = one if one is not None else ColumnBuilder(len(self)).build()
+            columns[name] = first.concat(two if two is not None else ColumnBuilder(len(other)).build())
+        places = self.locations.concat(other.locations) if self.locations and other.locations else None
+        return Table(self.name, columns, places, tuple(dict.fromkeys((*self.warnings, *other.warnings))))
 
     @property
     def nbytes(self) -> int:
@@ -208,19 +208,19 @@ class Table:
         return sum(column.nbytes for column in self.columns.values())
 
 
-def gathered(name: str, source: str, rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str = "line") -> Table:
+def table_from_rows(name: str, source: str, rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str = "line") -> Table:
     """The table of rows that come with their line; a key that a row lacks is None there."""
-    growing: dict[str, Growing] = {}
+    growing: dict[str, ColumnBuilder] = {}
     lines = array("q")
     for line, row in rows:
         for key in row:
             if key not in growing:
-                growing[key] = Growing(len(lines))
+                growing[key] = ColumnBuilder(len(lines))
         for key, column in growing.items():
             column.append(row.get(key))
         lines.append(line)
-    places = Places((source,), np.zeros(len(lines), np.int32), np.frombuffer(lines, np.int64), unit)
-    return Table(name, {key: column.done() for key, column in growing.items()}, places)
+    places = RowLocations((source,), np.zeros(len(lines), np.int32), np.frombuffer(lines, np.int64), unit)
+    return Table(name, {key: column.build() for key, column in growing.items()}, places)
 
 
 def _plain(value: Any) -> Any:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from encodery.base.parts import Part
-from encodery.runtimes._checked import Limits, Packed, checked
+from encodery.runtimes._checked import CheckedBatch, Limits, check_batch
 
 if TYPE_CHECKING:  # An engine may be opened without a model, and without PyTorch.
     from encodery.model.network import Model
 
-Pooled = Literal["mean", "cls"]
+PoolingMode = Literal["mean", "cls"]
 
 
-class Engine(abc.ABC):
+class InferenceEngine(abc.ABC):
     """A model, ready to run. May be called from several threads; a result never depends on what else is in the batch,
     beyond rounding."""
 
@@ -27,20 +27,20 @@ class Engine(abc.ABC):
         self.limits = limits
 
     @abc.abstractmethod
-    def hidden(self, batch: Packed) -> np.ndarray:
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
         """Hidden states (T, H) float32 of a batch that has been checked."""
 
-    def mean(self, batch: Packed) -> np.ndarray:
+    def mean_pooled(self, batch: CheckedBatch) -> np.ndarray:
         """Means over each sequence (B, H) float32 of a batch that has been checked."""
-        return self.reduced(self.hidden(batch), batch.cu_seqlens, "mean")
+        return self.pool_hidden(self.hidden_states(batch), batch.cu_seqlens, "mean")
 
-    def first(self, batch: Packed) -> np.ndarray:
+    def first_token(self, batch: CheckedBatch) -> np.ndarray:
         """The first token of each sequence (B, H) float32 of a batch that has been checked."""
-        return self.reduced(self.hidden(batch), batch.cu_seqlens, "cls")
+        return self.pool_hidden(self.hidden_states(batch), batch.cu_seqlens, "cls")
 
-    def reduced(self, hidden: np.ndarray, cu_seqlens: np.ndarray, how: Pooled) -> np.ndarray:
+    def pool_hidden(self, hidden: np.ndarray, cu_seqlens: np.ndarray, pooling: PoolingMode) -> np.ndarray:
         """What `pooled` gives, to the bit, of hidden states (T, H) that are there already."""
-        if how == "cls":
+        if pooling == "cls":
             firsts: np.ndarray = hidden[cu_seqlens[:-1]]
             return firsts
         summed = np.add.reduceat(hidden, cu_seqlens[:-1], axis=0)
@@ -52,14 +52,14 @@ class Engine(abc.ABC):
 
         Raises `InputError` for ids or segments the model has not, an empty sequence, or one that is too long.
         """
-        return self.hidden(checked(ids, cu_seqlens, segment, self.limits))
+        return self.hidden_states(check_batch(ids, cu_seqlens, segment, self.limits))
 
     def pooled(
-        self, ids: np.ndarray, cu_seqlens: np.ndarray, how: Pooled = "mean", segment: np.ndarray | None = None
+        self, ids: np.ndarray, cu_seqlens: np.ndarray, pooling: PoolingMode = "mean", segment: np.ndarray | None = None
     ) -> np.ndarray:
         """The same, to one vector a sequence (B, H): the mean over all its tokens, or its first token."""
-        batch = checked(ids, cu_seqlens, segment, self.limits)
-        return self.mean(batch) if how == "mean" else self.first(batch)
+        batch = check_batch(ids, cu_seqlens, segment, self.limits)
+        return self.mean_pooled(batch) if pooling == "mean" else self.first_token(batch)
 
 
 class Runtime(Part):
@@ -68,7 +68,7 @@ class Runtime(Part):
     exact: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def build(self, model: Model) -> Engine:
+    def build(self, model: Model) -> InferenceEngine:
         """The engine; later changes of the model may or may not reach it.
 
         Raises `SettingsError` for a model this runtime cannot run, and for a machine it cannot run on.

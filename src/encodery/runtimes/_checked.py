@@ -28,11 +28,11 @@ class Limits:
     @classmethod
     def of(cls, settings: ModelSettings) -> Limits:
         """Those of a model."""
-        return cls(settings.width, settings.vocab, settings.max_length, max(settings.segments, 1))
+        return cls(settings.width, settings.vocab_size, settings.max_length, max(settings.type_vocab_size, 1))
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class CheckedBatch:
     """`ids` (T,), `cu_seqlens` (B+1,), `segment` (T,) or None: int32, contiguous, within a model's limits."""
 
     ids: np.ndarray
@@ -40,7 +40,7 @@ class Packed:
     segment: np.ndarray | None
 
 
-def checked(ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None, limits: Limits) -> Packed:
+def check_batch(ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None, limits: Limits) -> CheckedBatch:
     """The batch, known to lie within the limits. Raises `InputError` naming what does not."""
     given = _whole(ids, "ids", limits.vocab)
     bounds = _whole(cu_seqlens, "cu_seqlens", 1 << 31)
@@ -52,11 +52,11 @@ def checked(ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None,
     if lengths.max() > limits.max_length:
         raise InputError(f"A sequence of {lengths.max()} tokens is longer than the model's {limits.max_length}.")
     if segment is None:
-        return Packed(given, bounds, None)
+        return CheckedBatch(given, bounds, None)
     parts = _whole(segment, "segment", limits.segments)
     if len(parts) != len(given):
         raise InputError(f"segment: has {len(parts)} entries for {len(given)} tokens.")
-    return Packed(given, bounds, parts)
+    return CheckedBatch(given, bounds, parts)
 
 
 def _whole(values: np.ndarray, name: str, below: int) -> np.ndarray:

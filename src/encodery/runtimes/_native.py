@@ -16,9 +16,9 @@ import numpy as np
 from encodery.base.errors import SettingsError
 
 LIBRARY = Path(__file__).with_name("_engine.so")
-INTERFACE = 3
+INTERFACE_VERSION = 3
 HIDDEN, MEAN, FIRST = 0, 1, 2
-INT8, FLOAT = 0, 1
+INT8, FP32 = 0, 1
 _FLOATS = ctypes.c_void_p
 
 
@@ -57,7 +57,7 @@ def library() -> ctypes.CDLL:
             "and install encodery again from source, or use the runtime 'torch'."
         )
     loaded = ctypes.CDLL(str(LIBRARY))
-    if loaded.encodery_interface() != INTERFACE:
+    if loaded.encodery_interface() != INTERFACE_VERSION:
         raise SettingsError(f"{LIBRARY}: was compiled from another version. Install encodery again from source.")
     loaded.encodery_kernels.restype = ctypes.c_char_p
     loaded.encodery_kernels.argtypes = [ctypes.c_char_p]
@@ -80,7 +80,7 @@ def kernels(name: str) -> str:
     return str(found.decode())
 
 
-def peak(name: str = "", rounds: int = 50_000_000, numbers: int = INT8) -> float:
+def peak_throughput(name: str = "", rounds: int = 50_000_000, numbers: int = INT8) -> float:
     """Multiplications and additions a second of such numbers that one thread reaches with nothing else to do."""
     return float(library().encodery_peak(kernels(name).encode(), rounds, numbers))
 
@@ -104,14 +104,14 @@ class NativeEncoder:
             self._library.encodery_free(self._handle)
 
     def run(
-        self, ids: np.ndarray, bounds: np.ndarray, segment: np.ndarray | None, how: int, threads: int
+        self, ids: np.ndarray, cu_seqlens: np.ndarray, segment: np.ndarray | None, pooling: int, threads: int
     ) -> np.ndarray:
         """Contiguous int32 within the model's limits, which the caller has checked → (T, H) or (B, H) float32."""
-        sequences = len(bounds) - 1
-        out = np.empty((len(ids) if how == HIDDEN else sequences, self.width), np.float32)
+        sequences = len(cu_seqlens) - 1
+        out = np.empty((len(ids) if pooling == HIDDEN else sequences, self.width), np.float32)
         where = None if segment is None else segment.ctypes.data
         failed = self._library.encodery_run(
-            self._handle, ids.ctypes.data, bounds.ctypes.data, where, sequences, how, threads, out.ctypes.data
+            self._handle, ids.ctypes.data, cu_seqlens.ctypes.data, where, sequences, pooling, threads, out.ctypes.data
         )
         if failed:
             raise MemoryError(f"A batch of {len(ids)} tokens does not fit into memory.")

@@ -20,26 +20,26 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.base.extras import require
-from encodery.model.blocks.post import Post
+from encodery.model.blocks.post import PostNorm
 from encodery.model.ffn.mlp import MLP
 from encodery.model.network import Model, ModelSettings
-from encodery.model.positions.learned import Learned
+from encodery.model.positions.learned import LearnedPositions
 from encodery.runtimes import _known
 
-FUSED, QUANTISED = 12, 17
+FUSED_OPSET, QUANTISED_OPSET = 12, 17
 """Versions of the operators. The older one has the axes of Unsqueeze where the fusion of attention looks for them;
 scales for each channel need one from 13 up."""
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")
 IDS, MASK, SEGMENTS, HIDDEN = "input_ids", "attention_mask", "token_type_ids", "last_hidden_state"
-HIDDEN_FROM = -10_000.0  # What the fusion looks for; its exponential is 0 in float32.
+MASK_BIAS = -10_000.0  # What the fusion looks for; its exponential is 0 in float32.
 
 
-def refuse(settings: ModelSettings, door: str) -> None:
+def require_exportable(settings: ModelSettings, target: str) -> None:
     """Raises `SettingsError` naming the first part that the graph does not have; `door` is where it was to go."""
-    _known.refuse(settings, door, ACTIVATIONS)
+    _known.require_supported(settings, target, ACTIVATIONS)
 
 
-def digest(model: Model) -> str:
+def encoder_digest(model: Model) -> str:
     """Differs when the encoder's weights or settings do."""
     found = hashlib.sha256(repr(model.settings.shape).encode())
     for name, tensor in sorted(model.encoder.state_dict().items()):
@@ -49,7 +49,7 @@ def digest(model: Model) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Quantised:
+class QuantisedLinear:
     """A linear layer in 8 bits: its inputs x (I,) become round(x / divisor / step) + zero, without sign; its weights
     (O, I) are `weights` · steps (O,), to be met by x / divisor."""
 
@@ -60,14 +60,14 @@ class Quantised:
     steps: np.ndarray
 
 
-def graph(model: Model, layers: Mapping[str, Quantised] | None = None) -> Any:
+def build_graph(model: Model, layers: Mapping[str, QuantisedLinear] | None = None) -> Any:
     """The encoder as an `onnx.ModelProto`: ids, mask and segments (B, L) int64 → hidden states (B, L, H) float32.
 
     `layers`: the linear layers that are to be 8-bit, by their modules' names. Raises `SettingsError` for a part it has
     not, `MissingExtra` without the package `onnx`.
     """
-    refuse(model.settings, "an ONNX graph")
-    writer = _Writer(layers or {}, FUSED if layers is None else QUANTISED)
+    require_exportable(model.settings, "an ONNX graph")
+    writer = _Writer(layers or {}, FUSED_OPSET if layers is None else QUANTISED_OPSET)
     writer.encoder(model)
     return writer.finished(model.settings)
 
@@ -75,7 +75,7 @@ def graph(model: Model, layers: Mapping[str, Quantised] | None = None) -> Any:
 class _Writer:
     """`nodes` and `weights` so far. A method adds nodes and returns the name of what they give."""
 
-    def __init__(self, layers: Mapping[str, Quantised], version: int) -> None:
+    def __init__(self, layers: Mapping[str, QuantisedLinear], version: int) -> None:
         self.onnx = require("onnx", "onnx")
         self.layers, self.version = layers, version
         self.nodes: list[Any] = []
@@ -109,16 +109,16 @@ class _Writer:
         encoder: Any = model.encoder
         settings = model.settings
         x = self.node("Gather", self.weight("words", _array(encoder.words)), IDS)
-        if settings.segments:
+        if settings.type_vocab_size:
             segments = self.weight("segments", _array(encoder.embeddings.segment.weight))
             x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))
-        if isinstance(settings.positions, Learned):
+        if isinstance(settings.positions, LearnedPositions):
             x = self.node("Add", x, self.positions(_array(encoder.positions.table.weight)[settings.positions.offset :]))
             self.known = [self.shaped(x, settings.width)]
         x = self.norm(x, encoder.embedding_norm, "embedding_norm")
         mask = self.mask()
         for number, block in enumerate(encoder.blocks):
-            step = self.post if isinstance(settings.block, Post) else self.pre
+            step = self.post if isinstance(settings.block, PostNorm) else self.pre
             x = step(x, block, settings, mask, f"blocks.{number}")
         x = self.norm(x, encoder.final_norm, "final_norm")
         self.nodes.append(self.onnx.helper.make_node("Identity", [x], [HIDDEN], name=HIDDEN))
@@ -131,12 +131,12 @@ class _Writer:
         """(B, 1, 1, L): what is added to the scores."""
         wide = MASK
         for axis in (1, 2):
-            if self.version == FUSED:
+            if self.version == FUSED_OPSET:
                 wide = self.node("Unsqueeze", wide, axes=[axis])
             else:
                 wide = self.node("Unsqueeze", wide, self.whole(axis))
         real = self.node("Cast", wide, to=self.onnx.TensorProto.FLOAT)
-        return self.node("Mul", self.node("Sub", self.number(1.0), real), self.number(HIDDEN_FROM))
+        return self.node("Mul", self.node("Sub", self.number(1.0), real), self.number(MASK_BIAS))
 
     def post(self, x: str, block: Any, settings: ModelSettings, mask: str, name: str) -> str:
         mixed = self.attention(x, block.attention, mask, f"{name}.attention")
@@ -235,7 +235,7 @@ class _Writer:
 
     def finished(self, settings: ModelSettings) -> Any:
         helper, types = self.onnx.helper, self.onnx.TensorProto
-        names = [IDS, MASK, *([SEGMENTS] if settings.segments else [])]
+        names = [IDS, MASK, *([SEGMENTS] if settings.type_vocab_size else [])]
         given = [helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in names]
         out, weights = self.shaped(HIDDEN, settings.width), list(self.weights.values())
         whole = helper.make_graph(self.nodes, "encoder", given, [out], weights, value_info=self.known)

@@ -19,21 +19,24 @@ from torch import Tensor, nn
 from encodery.base import machine
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.model.blocks.pre import Pre
-from encodery.model.masks.alternating import Alternating
-from encodery.model.masks.pattern import Pattern
-from encodery.model.masks.window import Window
+from encodery.model.blocks.pre import PreNorm
+from encodery.model.masks.alternating import AlternatingMask
+from encodery.model.masks.pattern import PatternMask
+from encodery.model.masks.window import WindowMask
 from encodery.model.network import Model
-from encodery.model.positions.learned import Learned
-from encodery.model.positions.rotary import Rotary
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Linear
-from encodery.runtimes import Engine, Pooled, Runtime, _known
-from encodery.runtimes._checked import Limits, Packed
+from encodery.runtimes import InferenceEngine, PoolingMode, Runtime, _known
+from encodery.runtimes._checked import CheckedBatch, Limits
 from encodery.runtimes._native import FIRST, HIDDEN, MEAN, EncoderSpec, LayerSpec, NativeEncoder
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # In the order of kernels.hpp.
-MORE: dict[str, _known.Kinds] = {"positions": (Rotary,), "mask": (Alternating, Pattern, Window)}
+EXTRA_PARTS: dict[str, _known.PartTypes] = {
+    "positions": (RotaryPositions,),
+    "mask": (AlternatingMask, PatternMask, WindowMask),
+}
 UNBOUNDED = 1 << 30  # A window that no text fills.
 
 
@@ -41,7 +44,7 @@ UNBOUNDED = 1 << 30  # A window that no text fills.
 class PackedRuntime(Runtime):
     """What the runtimes of the compiled engine share. `numbers`: what it multiplies, as in kernels.hpp."""
 
-    numbers: ClassVar[int]
+    number_format: ClassVar[int]
     threads: int | None = None
     kernels: Literal["avx512_vnni", "avx2", "plain"] | None = None
 
@@ -51,10 +54,10 @@ class PackedRuntime(Runtime):
 
     def build(self, model: Model) -> PackedEngine:
         door = name_of(self)
-        refuse(model, door)
+        require_packable(model, door)
         weights = _Weights(door)
         native = NativeEncoder(
-            weights.encoder(model, self.numbers),
+            weights.encoder(model, self.number_format),
             [weights.layer(block, model) for block in model.encoder.blocks],
             self.kernels or "",
             weights.kept,
@@ -62,7 +65,7 @@ class PackedRuntime(Runtime):
         return PackedEngine(Limits.of(model.settings), native, self.threads or machine.threads())
 
 
-class PackedEngine(Engine):
+class PackedEngine(InferenceEngine):
     """The compiled engine over a model's weights, its products of `numbers`."""
 
     def __init__(self, limits: Limits, native: NativeEncoder, threads: int) -> None:
@@ -70,19 +73,19 @@ class PackedEngine(Engine):
         self.native = native
         self.threads = threads
 
-    def hidden(self, batch: Packed) -> np.ndarray:
-        return self.hidden_by(batch, self.threads)
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
+        return self.hidden_states_with_threads(batch, self.threads)
 
-    def hidden_by(self, batch: Packed, threads: int) -> np.ndarray:
+    def hidden_states_with_threads(self, batch: CheckedBatch, threads: int) -> np.ndarray:
         """`hidden` by so many threads, which change no bit of it."""
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, HIDDEN, threads)
 
-    def mean(self, batch: Packed) -> np.ndarray:
+    def mean_pooled(self, batch: CheckedBatch) -> np.ndarray:
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, MEAN, self.threads)
 
-    def reduced(self, hidden: np.ndarray, cu_seqlens: np.ndarray, how: Pooled) -> np.ndarray:
-        if how == "cls":
-            return super().reduced(hidden, cu_seqlens, how)
+    def pool_hidden(self, hidden: np.ndarray, cu_seqlens: np.ndarray, pooling: PoolingMode) -> np.ndarray:
+        if pooling == "cls":
+            return super().pool_hidden(hidden, cu_seqlens, pooling)
         lengths = np.diff(cu_seqlens)
         order = np.argsort(-lengths, kind="stable")
         starts, falling = cu_seqlens[:-1][order], -lengths[order]
@@ -94,22 +97,22 @@ class PackedEngine(Engine):
         means[order] = summed / -falling[:, None].astype(np.float32)
         return means
 
-    def first(self, batch: Packed) -> np.ndarray:
+    def first_token(self, batch: CheckedBatch) -> np.ndarray:
         return self.native.run(batch.ids, batch.cu_seqlens, batch.segment, FIRST, self.threads)
 
 
-def refuse(model: Model, door: str) -> None:
+def require_packable(model: Model, engine: str) -> None:
     """Raises `SettingsError` naming the first part that the engine, called `door`, does not have."""
     settings = model.settings
-    _known.refuse(settings, door, ACTIVATIONS, MORE)
+    _known.require_supported(settings, engine, ACTIVATIONS, EXTRA_PARTS)
     if settings.shape.head_size % 8:
         raise SettingsError(
-            f"head_size = {settings.shape.head_size}: {door} has only multiples of 8. Use the runtime 'torch'."
+            f"head_size = {settings.shape.head_size}: {engine} has only multiples of 8. Use the runtime 'torch'."
         )
     for name, module in model.encoder.blocks.named_modules():
         if isinstance(module, nn.Linear) and type(module) is not Linear:
             raise SettingsError(
-                f"blocks.{name}: computes with more than its weight ({type(module).__name__}), which {door} does not. "
+                f"blocks.{name}: computes with more than its weight ({type(module).__name__}), which {engine} does not. "
                 "Merge it into the weights, or use the runtime 'torch'."
             )
 
@@ -141,7 +144,7 @@ class _Weights:
         encoder: Any = model.encoder
         settings = model.settings
         positions = None
-        if isinstance(settings.positions, Learned):
+        if isinstance(settings.positions, LearnedPositions):
             positions = encoder.positions.table.weight[settings.positions.offset :]
         segments = encoder.embeddings.segment
         gain, bias, eps = self.norm(encoder.embedding_norm)
@@ -178,7 +181,7 @@ class _Weights:
         """One layer. Sizes are its own: layers need not be equal."""
         attention, ffn, shape, settings = block.attention, block.ffn, block.attention.shape, model.settings
         made_of: Any = settings.ffn
-        rotary = isinstance(settings.positions, Rotary)
+        rotary = isinstance(settings.positions, RotaryPositions)
         cosines, sines = self.angles(model.encoder.positions, shape) if rotary else (0, 0)
         gain, bias, eps = self.norm(block.attention_norm)
         ffn_gain, ffn_bias, ffn_eps = self.norm(block.ffn_norm)
@@ -198,7 +201,7 @@ class _Weights:
             inner=ffn.down.in_features,
             gated=int(ffn.up.out_features != ffn.down.in_features),
             activation=ACTIVATIONS.index(made_of.activation),
-            pre=int(isinstance(settings.block, Pre)),
+            pre=int(isinstance(settings.block, PreNorm)),
             window=UNBOUNDED if shape.window is None else shape.window,
         )
 

@@ -22,18 +22,18 @@ from encodery.base import machine
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import name_of
-from encodery.runtimes import Engine, Runtime
-from encodery.runtimes._checked import Limits, Packed
+from encodery.runtimes import InferenceEngine, Runtime
+from encodery.runtimes._checked import CheckedBatch, Limits
 
 if TYPE_CHECKING:
     from encodery.model.network import Model
 
-SMALLEST = 64  # Places of a group below which dealing costs more than a further thread brings.
-Taken = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+MIN_GROUP_TOKENS = 64  # Places of a group below which dealing costs more than a further thread brings.
+GroupCallback = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Hidden states (B, L, H) of a group, the lengths (B,) and the numbers (B,) of its sequences."""
 
 
-class PaddedEngine(Engine):
+class PaddedEngine(InferenceEngine):
     """`threads` that work at once; `batch_tokens` places of a group, padding counted."""
 
     def __init__(self, limits: Limits, threads: int, batch_tokens: int) -> None:
@@ -42,13 +42,13 @@ class PaddedEngine(Engine):
         self._pool = ThreadPoolExecutor(threads)
 
     @abc.abstractmethod
-    def answer(self, given: dict[str, np.ndarray], beside: bool) -> np.ndarray:
+    def forward_padded(self, inputs: dict[str, np.ndarray], concurrent: bool) -> np.ndarray:
         """input_ids, attention_mask, token_type_ids (B, L) int64 → hidden states (B, L, H) float32.
 
         `beside` others, by one thread; else by all. Called from several threads.
         """
 
-    def hidden(self, batch: Packed) -> np.ndarray:
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
         """(T, H)."""
         found = np.empty((len(batch.ids), self.limits.width), np.float32)
 
@@ -60,7 +60,7 @@ class PaddedEngine(Engine):
         self._run(batch, take)
         return found
 
-    def mean(self, batch: Packed) -> np.ndarray:
+    def mean_pooled(self, batch: CheckedBatch) -> np.ndarray:
         """(sequences, H)."""
         found = np.empty((len(batch.cu_seqlens) - 1, self.limits.width), np.float32)
 
@@ -71,7 +71,7 @@ class PaddedEngine(Engine):
         self._run(batch, take)
         return found
 
-    def first(self, batch: Packed) -> np.ndarray:
+    def first_token(self, batch: CheckedBatch) -> np.ndarray:
         """(sequences, H)."""
         found = np.empty((len(batch.cu_seqlens) - 1, self.limits.width), np.float32)
 
@@ -81,12 +81,12 @@ class PaddedEngine(Engine):
         self._run(batch, take)
         return found
 
-    def _run(self, batch: Packed, take: Taken) -> None:
+    def _run(self, batch: CheckedBatch, take: GroupCallback) -> None:
         lengths = np.diff(batch.cu_seqlens).astype(np.int64)
-        dealt = list(groups(lengths, self.batch_tokens, self.threads))
+        dealt = list(length_groups(lengths, self.batch_tokens, self.threads))
 
         def one(numbers: np.ndarray) -> None:
-            take(self.answer(padded(batch, lengths, numbers), len(dealt) > 1), lengths[numbers], numbers)
+            take(self.forward_padded(pad_group(batch, lengths, numbers), len(dealt) > 1), lengths[numbers], numbers)
 
         if len(dealt) == 1 or self.threads == 1:
             for numbers in dealt:
@@ -96,12 +96,12 @@ class PaddedEngine(Engine):
                 pass
 
 
-def groups(lengths: np.ndarray, budget: int, threads: int) -> Iterator[np.ndarray]:
+def length_groups(lengths: np.ndarray, budget: int, threads: int) -> Iterator[np.ndarray]:
     """Numbers of the sequences of each group, longest first; a single one may be longer than the budget.
 
     Where all would fit one group, they are dealt so that every thread has some.
     """
-    budget = max(min(budget, -(-int(lengths.sum()) // threads)), SMALLEST)
+    budget = max(min(budget, -(-int(lengths.sum()) // threads)), MIN_GROUP_TOKENS)
     order = np.argsort(-lengths, kind="stable")
     start = 0
     for place in range(1, len(order)):
@@ -111,7 +111,7 @@ def groups(lengths: np.ndarray, budget: int, threads: int) -> Iterator[np.ndarra
     yield order[start:]
 
 
-def padded(batch: Packed, lengths: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
+def pad_group(batch: CheckedBatch, lengths: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """A group's ids, mask and segments (B, L) int64, filled up on the right with id 0, masked."""
     places = np.arange(int(lengths[numbers].max()))
     real = places < lengths[numbers][:, None]
@@ -124,13 +124,13 @@ def padded(batch: Packed, lengths: np.ndarray, numbers: np.ndarray) -> dict[str,
     return table
 
 
-def opened(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
+def open_export(folder: str | Path, layout: str) -> tuple[Artifact, Limits]:
     """An export of that layout, its files verified, and what it takes. Raises `ArtifactError` for another folder."""
     artifact = Artifact.open(folder, "export")
     settings: dict[str, Any] = artifact.manifest.settings
-    if settings.get("layout") != layout:
+    if settings.get("format") != layout:
         raise ArtifactError(
-            f"{folder}: is an export of layout '{settings.get('layout')}'; '{layout}' is needed: "
+            f"{folder}: is an export of layout '{settings.get('format')}'; '{layout}' is needed: "
             f"`encodery model export MODEL --format {layout} --out DIR`."
         )
     artifact.verify()
@@ -156,28 +156,28 @@ class PaddedRuntime(Runtime):
             raise SettingsError(f"batch_tokens = {self.batch_tokens}: must be positive.")
 
     @abc.abstractmethod
-    def engine(self, file: Path, limits: Limits) -> Engine:
+    def build_engine(self, file: Path, limits: Limits) -> InferenceEngine:
         """The engine of a graph, which need not stay in its file. An ONNX graph will do as well as the format's own."""
 
-    def build(self, model: Model) -> Engine:
-        from encodery.runtimes._onnx_graph import digest, graph
+    def build(self, model: Model) -> InferenceEngine:
+        from encodery.runtimes._onnx_graph import build_graph, encoder_digest
 
         if self.folder is None:
-            written = graph(model).SerializeToString()
+            written = build_graph(model).SerializeToString()
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "model.onnx"
                 file.write_bytes(written)
-                return self.engine(file, Limits.of(model.settings))
+                return self.build_engine(file, Limits.of(model.settings))
         artifact = Artifact.open(self.folder, "export")
-        if artifact.manifest.settings.get("encoder") != digest(model):
+        if artifact.manifest.settings.get("encoder") != encoder_digest(model):
             raise ArtifactError(f"{self.folder}: was exported from another model, or this one has changed since.")
         return self.open(self.folder)
 
-    def open(self, folder: str | Path) -> Engine:
+    def open(self, folder: str | Path) -> InferenceEngine:
         """The engine of an export, without the model and without PyTorch."""
-        artifact, limits = opened(folder, name_of(self))
-        return self.engine(artifact.path / self.FILE, limits)
+        artifact, limits = open_export(folder, name_of(self))
+        return self.build_engine(artifact.path / self.FILE, limits)
 
-    def workers(self) -> int:
+    def num_threads(self) -> int:
         """Threads, counted."""
         return self.threads or machine.threads()

@@ -12,16 +12,16 @@ from types import ModuleType
 
 from encodery.base.extras import require
 
-REPORTS = "openvino_telemetry"
+TELEMETRY_PACKAGE = "openvino_telemetry"
 
 
-def without_reports() -> ModuleType:
+def import_without_telemetry() -> ModuleType:
     """The module `openvino`. Raises `MissingExtra`."""
-    before = sys.modules.get(REPORTS)
-    sys.modules[REPORTS] = None  # type: ignore[assignment]  # Python's own way of saying: not there.
+    before = sys.modules.get(TELEMETRY_PACKAGE)
+    sys.modules[TELEMETRY_PACKAGE] = None  # type: ignore[assignment]  # Python's own way of saying: not there.
     try:
         return require("openvino", "openvino")
     finally:
-        del sys.modules[REPORTS]
+        del sys.modules[TELEMETRY_PACKAGE]
         if before is not None:
-            sys.modules[REPORTS] = before
+            sys.modules[TELEMETRY_PACKAGE] = before

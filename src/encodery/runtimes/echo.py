@@ -12,30 +12,30 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
-from encodery.runtimes import Engine, Runtime
-from encodery.runtimes._checked import Limits, Packed
+from encodery.runtimes import InferenceEngine, Runtime
+from encodery.runtimes._checked import CheckedBatch, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Echo(Runtime):
+class EchoRuntime(Runtime):
     """`seconds`: how long a token takes."""
 
-    seconds: float = 0.0
+    seconds_per_token: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds < float("inf"):
-            raise SettingsError(f"seconds = {self.seconds}: must be finite and not negative.")
+        if not 0 <= self.seconds_per_token < float("inf"):
+            raise SettingsError(f"seconds = {self.seconds_per_token}: must be finite and not negative.")
 
-    def build(self, model: Model) -> Engine:
-        return _EchoEngine(Limits.of(model.settings), self.seconds)
+    def build(self, model: Model) -> InferenceEngine:
+        return _EchoEngine(Limits.of(model.settings), self.seconds_per_token)
 
 
-class _EchoEngine(Engine):
+class _EchoEngine(InferenceEngine):
     def __init__(self, limits: Limits, seconds: float) -> None:
         super().__init__(limits)
         self.seconds = seconds
 
-    def hidden(self, batch: Packed) -> np.ndarray:
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
         """(T, H): ids in even columns, positions in odd ones."""
         time.sleep(self.seconds * len(batch.ids))
         found = np.empty((len(batch.ids), self.limits.width), np.float32)

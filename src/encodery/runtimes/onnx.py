@@ -20,36 +20,36 @@ from typing import Any, ClassVar
 import numpy as np
 
 from encodery.base.extras import require
-from encodery.runtimes import Engine
+from encodery.runtimes import InferenceEngine
 from encodery.runtimes._checked import Limits
 from encodery.runtimes._padded import PaddedEngine, PaddedRuntime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Onnx(PaddedRuntime):
+class OnnxRuntime(PaddedRuntime):
     """`folder`: an export of the same model, None to write the graph anew in float32; `threads`: None for as many as
     the process may use; `batch_tokens` are computed at once by a thread."""
 
     FILE: ClassVar[str] = "model.onnx"
 
-    def engine(self, file: Path, limits: Limits) -> Engine:
+    def build_engine(self, file: Path, limits: Limits) -> InferenceEngine:
         runtime = require("onnxruntime", "onnx")
-        return _OnnxEngine(runtime, file.read_bytes(), limits, self.workers(), self.batch_tokens)
+        return _OnnxEngine(runtime, file.read_bytes(), limits, self.num_threads(), self.batch_tokens)
 
 
 class _OnnxEngine(PaddedEngine):
     def __init__(self, runtime: Any, model: bytes, limits: Limits, threads: int, batch_tokens: int) -> None:
         super().__init__(limits, threads, batch_tokens)
         self.runtime, self.model = runtime, model
-        self.names = {one.name for one in self.all.get_inputs()}
+        self.names = {one.name for one in self.all_threads.get_inputs()}
 
     @cached_property
-    def all(self) -> Any:
+    def all_threads(self) -> Any:
         """For a group that is alone."""
         return self.session(self.threads)
 
     @cached_property
-    def single(self) -> Any:
+    def single_thread(self) -> Any:
         """For groups beside each other; made when the first such come."""
         return self.session(1)
 
@@ -61,7 +61,7 @@ class _OnnxEngine(PaddedEngine):
         options.log_severity_level = 3
         return self.runtime.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
 
-    def answer(self, given: dict[str, np.ndarray], beside: bool) -> np.ndarray:
-        session = self.single if beside else self.all
-        found: np.ndarray = session.run(None, {name: given[name] for name in self.names})[0]
+    def forward_padded(self, inputs: dict[str, np.ndarray], concurrent: bool) -> np.ndarray:
+        session = self.single_thread if concurrent else self.all_threads
+        found: np.ndarray = session.run(None, {name: inputs[name] for name in self.names})[0]
         return found

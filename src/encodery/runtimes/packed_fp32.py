@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodery.runtimes._native import FLOAT
+from encodery.runtimes._native import FP32
 from encodery.runtimes._packed import PackedRuntime
 
 
@@ -19,4 +19,4 @@ class PackedFP32(PackedRuntime):
     is the reference that the others are tested against, and slow."""
 
     exact: ClassVar[bool] = True
-    numbers: ClassVar[int] = FLOAT
+    number_format: ClassVar[int] = FP32

@@ -21,4 +21,4 @@ class PackedInt8(PackedRuntime):
     """`threads`: None for as many as the process may use. `kernels`: None for the best that the processor has; "plain"
     is the reference that the others are tested against, and slow."""
 
-    numbers: ClassVar[int] = INT8
+    number_format: ClassVar[int] = INT8

@@ -20,16 +20,16 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Layout
-from encodery.runtimes import Engine, Runtime
-from encodery.runtimes._checked import Limits, Packed
+from encodery.runtimes import InferenceEngine, Runtime
+from encodery.runtimes._checked import CheckedBatch, Limits
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LEAST = 16  # tokens between two sizes
-SIZES = 128  # graphs at most; eight between a power of two and the next
+MIN_STEP = 16  # tokens between two sizes
+MAX_GRAPHS = 128  # graphs at most; eight between a power of two and the next
 
 
 @dataclass(frozen=True, kw_only=True)
-class Torch(Runtime):
+class TorchRuntime(Runtime):
     """`device`: "cpu", "cuda", "cuda:1"; the model is moved there (None: it stays where it is). `precision`: that of
     products; weights and sums stay as they are. On CUDA flash attention needs fp16 or bf16. `graphs`: compiled."""
 
@@ -37,26 +37,26 @@ class Torch(Runtime):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     graphs: bool = False
 
-    def build(self, model: Model) -> Engine:
+    def build(self, model: Model) -> InferenceEngine:
         if self.device is not None:
             try:
                 model.to(torch.device(self.device))
             except (RuntimeError, AssertionError) as error:
                 raise SettingsError(f"device = '{self.device}': {str(error).splitlines()[0]}") from error
-        graphs = Graphs(model) if self.graphs else None
+        graphs = CompiledGraphs(model) if self.graphs else None
         return _TorchEngine(model.eval(), DTYPES[self.precision], graphs)
 
 
-class _TorchEngine(Engine):
-    def __init__(self, model: Model, dtype: torch.dtype, graphs: Graphs | None) -> None:
+class _TorchEngine(InferenceEngine):
+    def __init__(self, model: Model, dtype: torch.dtype, graphs: CompiledGraphs | None) -> None:
         super().__init__(Limits.of(model.settings))
         self.model, self.dtype, self.graphs = model, dtype, graphs
 
-    def hidden(self, batch: Packed) -> np.ndarray:
+    def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
         return self._hidden(batch) if self.graphs is None else self.graphs.thread.submit(self._hidden, batch).result()
 
-    def _hidden(self, batch: Packed) -> np.ndarray:
-        kind = self.model.encoder.words.device.type
+    def _hidden(self, batch: CheckedBatch) -> np.ndarray:
+        kind = self.model.encoder.token_embeddings.device.type
         low = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(kind, self.dtype if low else None, enabled=low):
             fitted = None if self.graphs is None else self.graphs(batch)
@@ -64,29 +64,29 @@ class _TorchEngine(Engine):
             found: np.ndarray = hidden.float().cpu().numpy()
         return found
 
-    def _plain(self, batch: Packed) -> Tensor:
+    def _plain(self, batch: CheckedBatch) -> Tensor:
         longest = int(np.diff(batch.cu_seqlens).max())
         segment = None if batch.segment is None else torch.from_numpy(batch.segment).long()
         packed = Batch(torch.from_numpy(batch.ids).long(), torch.from_numpy(batch.cu_seqlens), longest, segment)
-        hidden: Tensor = self.model.encoder(packed.to(self.model.encoder.words.device)).hidden
+        hidden: Tensor = self.model.encoder(packed.to(self.model.encoder.token_embeddings.device)).hidden
         return hidden
 
 
-class Graphs:
+class CompiledGraphs:
     """A model's encoder, one graph for each size of a batch. `backend`: that of `torch.compile`. All calls are made in
     `thread`: a replayed graph writes where it wrote before, and belongs to the thread that made it."""
 
     def __init__(self, model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
         self.model, self.longest = model, model.settings.max_length
-        self.device = model.encoder.words.device
+        self.device = model.encoder.token_embeddings.device
         self.thread = ThreadPoolExecutor(1, "encodery-graphs")
         mode = "reduce-overhead" if self.device.type == "cuda" and backend == "inductor" else None
         self._run = torch.compile(self._hidden, fullgraph=True, dynamic=False, backend=backend, mode=mode)
 
-    def __call__(self, batch: Packed) -> Tensor | None:
+    def __call__(self, batch: CheckedBatch) -> Tensor | None:
         """Hidden states (T, H); None for a batch of so many short sequences that its size has no room for them."""
         real, count = len(batch.ids), len(batch.cu_seqlens) - 1
-        size = size_of(real)
+        size = padded_size(real)
         behind = np.minimum(np.arange(1, size // 2 + 2 - count) * self.longest + real, size)
         if len(behind) == 0 or behind[-1] < size:
             return None
@@ -96,18 +96,18 @@ class Graphs:
             segment[:real] = batch.segment
         ends = np.concatenate([batch.cu_seqlens, behind]).astype(np.int32)
         given = [torch.from_numpy(part).to(self.device) for part in (ids, ends, segment)]
-        with torch._dynamo.config.patch(recompile_limit=SIZES, accumulated_recompile_limit=SIZES):
+        with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS, accumulated_recompile_limit=MAX_GRAPHS):
             hidden: Tensor = self._run(*given)
         return hidden[:real]
 
     def _hidden(self, ids: Tensor, cu_seqlens: Tensor, segment: Tensor) -> Tensor:
-        batch = Batch(ids, cu_seqlens, self.longest, segment if self.model.settings.segments else None)
-        object.__setattr__(batch, "layout", Layout.fixed(cu_seqlens, self.longest, len(ids)))
+        batch = Batch(ids, cu_seqlens, self.longest, segment if self.model.settings.type_vocab_size else None)
+        object.__setattr__(batch, "layout", Layout.precomputed(cu_seqlens, self.longest, len(ids)))
         hidden: Tensor = self.model.encoder(batch).hidden
         return hidden
 
 
-def size_of(tokens: int) -> int:
+def padded_size(tokens: int) -> int:
     """The size that a batch of so many tokens is filled up to."""
-    step = max(LEAST, 1 << max(tokens.bit_length() - 4, 0))
+    step = max(MIN_STEP, 1 << max(tokens.bit_length() - 4, 0))
     return -(-tokens // step) * step

@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from encodery.search.engine import Engine
-from encodery.search.fuse import by_scores, scaled
-from encodery.search.sides import Dense, Side, Words
+from encodery.search.engine import SearchEngine
+from encodery.search.fuse import min_max_scaled, weighted_sum
+from encodery.search.retrievers import BM25Retriever, DenseRetriever, ModelRetriever
 from encodery.search.store import Fields, Point
-from encodery.search.writer import filled, finished
+from encodery.search.writer import encode_points, postprocess_points
 
 QUERIES = 300
-FEWEST = 30  # Queries below which nothing is measured.
+MIN_QUERIES = 30  # Queries below which nothing is measured.
 DEPTH = 100
 WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 FALLBACK = 0.2
@@ -53,77 +53,82 @@ class Calibration:
     @property
     def weight(self) -> float:
         """The share of all models together."""
-        return round(1 - self.weights[Words.mode], 4)
+        return round(1 - self.weights[BM25Retriever.mode], 4)
 
-    def table(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it is stored."""
         return {"weight": self.weight, **asdict(self)}
 
 
-def fixed(modes: Sequence[str], weight: float) -> Calibration:
+def fixed_weights(modes: Sequence[str], weight: float) -> Calibration:
     """The weight of all models together given, and shared evenly."""
     if not modes:
-        return Calibration({Words.mode: 1.0})
-    return Calibration({Words.mode: 1 - weight, **{mode: weight / len(modes) for mode in modes}})
+        return Calibration({BM25Retriever.mode: 1.0})
+    return Calibration({BM25Retriever.mode: 1 - weight, **{mode: weight / len(modes) for mode in modes}})
 
 
-def shares(alone: Mapping[str, float]) -> dict[str, float]:
+def combined_weights(single_weights: Mapping[str, float]) -> dict[str, float]:
     """mode -> share, from the weight that each deserves beside words alone: odds against words, put together."""
-    odds = {Words.mode: 1.0, **{mode: weight / (1 - weight) for mode, weight in alone.items()}}
+    odds = {BM25Retriever.mode: 1.0, **{mode: weight / (1 - weight) for mode, weight in single_weights.items()}}
     return {mode: round(odd / sum(odds.values()), 4) for mode, odd in odds.items()}
 
 
-def calibrated(sample: Sequence[Point], sides: Sequence[Side], engine: Engine) -> Calibration:
+def calibrate(sample: Sequence[Point], retrievers: Sequence[ModelRetriever], engine: SearchEngine) -> Calibration:
     """The weights for an index of which `sample` (P) are passages, with what the models give them, vectors finished.
 
     Samples that give fewer than thirty queries get the fallback weight.
     """
-    asked = sentences(sample)
-    if len(asked) < FEWEST:
-        return replace(fixed([side.mode for side in sides], FALLBACK), queries=len(asked))
+    asked = sentence_queries(sample)
+    if len(asked) < MIN_QUERIES:
+        return replace(fixed_weights([side.mode for side in retrievers], FALLBACK), queries=len(asked))
     targets = list(asked)
     queries = [query for query, _ in asked.values()]
     words = _by_words(sample, asked, engine)
     curves, alone = {}, {}
-    for side in sides:
-        scores = side.similar([side.query(query) for query in queries], _left(sample, asked, side))
+    for side in retrievers:
+        scores = side.similarity([side.encode_query(query) for query in queries], _left(sample, asked, side))
         ranks = np.array([_ranks(*given, side.from_zero) for given in zip(words, scores, targets, strict=True)])
         means = zip(WEIGHTS, ranks.mean(axis=0), strict=True)
         curves[side.mode] = {str(weight): round(float(mean), 4) for weight, mean in means}
-        alone[side.mode] = found_weight(ranks)
-    return Calibration(shares(alone), len(queries), curves)
+        alone[side.mode] = best_weight(ranks)
+    return Calibration(combined_weights(alone), len(queries), curves)
 
 
-def _by_words(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], engine: Engine) -> list[dict[str, float]]:
+def _by_words(
+    sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], engine: SearchEngine
+) -> list[dict[str, float]]:
     """For each query: place in the sample -> BM25 score, where the asked passages lack their sentence."""
-    with tempfile.TemporaryDirectory() as folder, engine.aside().create(Path(folder) / "sample", Fields()) as store:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        engine.scratch_engine().create(Path(folder) / "sample", Fields()) as store,
+    ):
         texts = [asked[place][1] if place in asked else point.text for place, point in enumerate(sample)]
         points = [Point("", place, text, None) for place, text in enumerate(texts)]
         store.upsert(points)
-        store.settle()
+        store.compact()
         places = {point.id: str(point.number) for point in points}
-        every = [store.by_words(query, len(sample)) for query, _ in asked.values()]
+        every = [store.search_bm25(query, len(sample)) for query, _ in asked.values()]
         return [{places[hit.id]: hit.score for hit in hits} for hits in every]
 
 
-def _left(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], side: Side) -> list[Any]:
+def _left(sample: Sequence[Point], asked: Mapping[int, tuple[str, str]], side: ModelRetriever) -> list[Any]:
     """What a model gives the passages of the sample, the asked ones without their sentence."""
     found = [getattr(point, side.field) for point in sample]
-    again = filled([Point("", place, rest, None) for place, (_, rest) in asked.items()], [side], Counter())
-    if isinstance(side, Dense):
-        again = finished(again, side.finishing)
+    again = encode_points([Point("", place, rest, None) for place, (_, rest) in asked.items()], [side], Counter())
+    if isinstance(side, DenseRetriever):
+        again = postprocess_points(again, side.postprocess)
     for point in again:
         found[point.number] = getattr(point, side.field)
     return found
 
 
-def found_weight(ranks: np.ndarray) -> float:
+def best_weight(ranks: np.ndarray) -> float:
     """The weight of a model that reciprocal ranks (Q, W) speak for."""
-    weight = HALVED * mean_best(ranks)
+    weight = HALVED * mean_best_weight(ranks)
     return round(weight, 2) if weight >= LEAST else 0.0
 
 
-def mean_best(ranks: np.ndarray) -> float:
+def mean_best_weight(ranks: np.ndarray) -> float:
     """The mean over resamples of the queries of the weight with the best reciprocal ranks (Q, W); of equally good ones
     the smallest counts."""
     draw, count = np.random.default_rng(0), len(ranks)
@@ -131,7 +136,7 @@ def mean_best(ranks: np.ndarray) -> float:
     return float(np.mean([WEIGHTS[place] for place in best]))
 
 
-def sentences(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
+def sentence_queries(sample: Sequence[Point]) -> dict[int, tuple[str, str]]:
     """Place in the sample -> (a sentence of that passage, the passage without it)."""
     draw = random.Random(0)
     found: dict[int, tuple[str, str]] = {}
@@ -151,8 +156,8 @@ def _ranks(words: dict[str, float], row: np.ndarray, target: int, from_zero: boo
     count = min(DEPTH, len(row))
     nearest = np.argpartition(-row, count - 1)[:count]
     candidates = {str(place) for place in nearest} | set(sorted(words, key=lambda name: -words[name])[:DEPTH])
-    by_words = scaled({name: words.get(name, 0.0) for name in candidates}, True)
-    by_model = scaled({name: float(row[int(name)]) for name in candidates}, from_zero)
+    by_words = min_max_scaled({name: words.get(name, 0.0) for name in candidates}, True)
+    by_model = min_max_scaled({name: float(row[int(name)]) for name in candidates}, from_zero)
     return reciprocal_ranks(by_words, by_model, str(target))
 
 
@@ -161,7 +166,7 @@ def reciprocal_ranks(first: Mapping[str, float], second: Mapping[str, float], ta
     among equals it is in their middle, so that a model which scores all alike finds nothing."""
     found = []
     for weight in WEIGHTS:
-        mixed = by_scores([first, second], [1 - weight, weight])
+        mixed = weighted_sum([first, second], [1 - weight, weight])
         own = mixed.get(target)
         above = 0 if own is None else sum(score > own for score in mixed.values())
         equal = 0 if own is None else sum(score == own for score in mixed.values())

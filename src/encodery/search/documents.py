@@ -17,28 +17,28 @@ from encodery.base.artifact import MANIFEST, Artifact
 from encodery.base.errors import InputError
 from encodery.base.extras import require
 from encodery.corpus.document import Document
-from encodery.corpus.encoding import Unusable
+from encodery.corpus.encoding import UnusableFile
 from encodery.corpus.settings import CorpusSettings
-from encodery.corpus.shards import documents as corpus_documents
+from encodery.corpus.shards import read_documents as corpus_documents
 from encodery.corpus.shards import shard_paths
-from encodery.corpus.sources import Listing, Source, listing
-from encodery.corpus.steps.read import Reading
+from encodery.corpus.sources import FileListing, SourceFile, list_files
+from encodery.corpus.steps.read import ReadContext
 
 IDS = ("id", "_id")
 
 
 @dataclass
-class Input:
+class DocumentInput:
     """Sources opened for indexing. `skipped`: reason -> number of rows or files that could not be read, filled while
     the documents are read."""
 
     corpora: tuple[Artifact, ...]
-    files: Listing | None
+    files: FileListing | None
     settings: CorpusSettings
     skipped: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def open(cls, sources: Sequence[str | Path], text: str = "auto", avoid: Sequence[Path] = ()) -> Input:
+    def open(cls, sources: Sequence[str | Path], text: str = "auto", avoid: Sequence[Path] = ()) -> DocumentInput:
         """Corpus artifacts, folders, globs and files. `text`: the column of rows that holds the text.
 
         Raises `InputError` for a source that is not there, `EmptyInput` where no file can be read, `MissingExtra`.
@@ -51,7 +51,7 @@ class Input:
         suffixes = {suffix: name for name, part in settings.read.items() for suffix in part.suffixes}
         for module in ("charset_normalizer", "orjson") if others else ():
             require(module, extra="corpus")
-        files = listing(others, suffixes, avoid=avoid) if others else None
+        files = list_files(others, suffixes, avoid=avoid) if others else None
         return cls(tuple(corpora), files, settings)
 
     @property
@@ -76,19 +76,19 @@ class Input:
         for source in self.files.files if self.files else ():
             yield from self._file(source)
 
-    def _file(self, source: Source) -> Iterator[Document]:
+    def _file(self, source: SourceFile) -> Iterator[Document]:
         def skip(reason: str, detail: str) -> None:
             self.skipped[reason] += 1
 
-        reading = Reading(self.settings.text, self.settings.encoding, None, Path(), Path())
-        rows = self.settings.read[source.format].rows(source, skip=skip, reading=reading)
+        reading = ReadContext(self.settings.text, self.settings.encoding, None, Path(), Path())
+        rows = self.settings.read[source.format].read(source, skip=skip, reading=reading)
         number = 0
         try:
             for text, said in rows:
                 given = next((str(said[key]) for key in IDS if said.get(key) not in (None, "")), "")
                 name = given or (source.name if number == 0 else f"{source.name}:{number}")
-                metadata = {"source": source.source, "path": source.name, **said}
+                metadata = {"source": source.origin, "path": source.name, **said}
                 yield Document(name, text, metadata)
                 number += 1
-        except Unusable as error:
+        except UnusableFile as error:
             self.skipped[f"file {error.reason}"] += 1

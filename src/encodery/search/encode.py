@@ -23,20 +23,20 @@ from typing import Any, Literal
 import numpy as np
 import safetensors.numpy
 
-from encodery.base.artifact import MANIFEST, Artifact, atomic_write, disk_full_named, seal
+from encodery.base.artifact import MANIFEST, Artifact, atomic_write, seal, translate_disk_full
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.settings import encode as encode_settings
 from encodery.search import writer
-from encodery.search.documents import Input
+from encodery.search.documents import DocumentInput
+from encodery.search.passage_sources import DocumentSource, comparable_settings, model_records
 from encodery.search.passages import Passages
-from encodery.search.sides import Side, sides_of
-from encodery.search.supply import Documents, essence, models_of
-from encodery.search.writer import Piece, filled, grouped
+from encodery.search.retrievers import ModelRetriever, as_retrievers
+from encodery.search.writer import DocumentPassages, encode_points, in_groups
 
 KIND, PLAN, SHARDS, LOCKS, DONE = "encoded", "plan.json", "shards", "locks", "done.json"
 NOTE = "note"
 
-Progress = Callable[[int, int], None]
+ShardProgress = Callable[[int, int], None]
 """Called with the shard in work and the passages of it that are done."""
 
 
@@ -49,15 +49,15 @@ class EncodeSettings:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodeResult:
     """After a worker: the shards it ended, those still open, and the artifact once there are none."""
 
-    ended: tuple[int, ...]
+    finished: tuple[int, ...]
     open: tuple[int, ...]
     artifact: Artifact | None
 
 
-def encode(
+def encode_documents(
     sources: Sequence[str | Path],
     out: str | Path,
     encoder: Any,
@@ -65,15 +65,15 @@ def encode(
     shards: int = 1,
     shard: int | None = None,
     model_path: Any = None,
-    progress: Progress | None = None,
-) -> Encoded:
+    progress: ShardProgress | None = None,
+) -> EncodeResult:
     """Work on shard `shard` of `shards`, or, if not given, on one after another that nobody else works on.
 
     `encoder`, `model_path`: as for `build`. The same call goes on with what is there. Raises `ArtifactError` where the
     folder was begun with other inputs, models or settings, naming which, or the shard is in work; `InputError`,
     `EmptyInput`, `DiskFull`.
     """
-    job = Job(sources, out, encoder, settings, shards, model_path)
+    job = EncodeJob(sources, out, encoder, settings, shards, model_path)
     if shard is not None and not 1 <= shard <= shards:
         raise InputError(f"shard = {shard} of {shards}: shards are counted from 1 to their number.")
     ended = []
@@ -85,7 +85,7 @@ def encode(
     return job.result(ended)
 
 
-class Job:
+class EncodeJob:
     """The folder `out`, begun or gone on with, to work on shards of. Arguments and errors: see `encode`."""
 
     def __init__(
@@ -97,31 +97,31 @@ class Job:
         shards: int = 1,
         model_path: Any = None,
     ) -> None:
-        self.folder, self.sides, self.shards = Path(out), sides_of(encoder), shards
+        self.folder, self.retrievers, self.shards = Path(out), as_retrievers(encoder), shards
         settings = settings or EncodeSettings()
-        if not self.sides:
+        if not self.retrievers:
             raise InputError("Nothing to encode with: give a model.")
-        for side in self.sides:
-            side.storable()
+        for side in self.retrievers:
+            side.check_batch_invariance()
         if shards < 1:
             raise InputError(f"shards = {shards}: must be positive.")
-        given = Input.open(sources, settings.text, avoid=(self.folder,))
-        self.supply = Documents(sources, given, settings.passages, self.sides)
+        given = DocumentInput.open(sources, settings.text, avoid=(self.folder,))
+        self.source = DocumentSource(sources, given, settings.passages, self.retrievers)
         self.plan = {
             "encode": encode_settings(settings),
-            "models": models_of(self.sides, model_path),
-            "inputs": self.supply.fingerprint,
-            "sources": list(self.supply.sources),
+            "models": model_records(self.retrievers, model_path),
+            "inputs": self.source.fingerprint,
+            "sources": list(self.source.sources),
             "shards": shards,
             "at_once": writer.AT_ONCE,
         }
-        with disk_full_named(self.folder):
+        with translate_disk_full(self.folder):
             (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)
             _agree(self.folder, self.plan)
 
-    def work(self, number: int, progress: Progress | None = None) -> Literal["done", "ended", "taken"]:
+    def work(self, number: int, progress: ShardProgress | None = None) -> Literal["done", "ended", "taken"]:
         """Whether the shard was done before, was brought to its end now, or another process works on it."""
-        with disk_full_named(self.folder):
+        with translate_disk_full(self.folder):
             if _is_done(self.folder, number):
                 return "done"
             with _alone(self.folder, f"{number:05d}") as free:
@@ -129,17 +129,17 @@ class Job:
                     return "taken"
                 if _is_done(self.folder, number):
                     return "done"
-                _Shard(self.folder, number, self.shards, self.supply, self.sides).run(progress)
+                _Shard(self.folder, number, self.shards, self.source, self.retrievers).run(progress)
                 return "ended"
 
-    def result(self, ended: Sequence[int]) -> Encoded:
+    def result(self, ended: Sequence[int]) -> EncodeResult:
         """What there is now; sealed where all shards are done. `ended`: those that were ended meanwhile."""
-        with disk_full_named(self.folder):
-            left = still_open(self.folder, self.shards)
-            return Encoded(tuple(ended), left, _sealed(self.folder, self.plan, self.supply))
+        with translate_disk_full(self.folder):
+            left = open_shards(self.folder, self.shards)
+            return EncodeResult(tuple(ended), left, _sealed(self.folder, self.plan, self.source))
 
 
-def still_open(folder: Path, shards: int) -> tuple[int, ...]:
+def open_shards(folder: Path, shards: int) -> tuple[int, ...]:
     """The shards that are not done."""
     return tuple(number for number in range(1, shards + 1) if not _is_done(folder, number))
 
@@ -162,7 +162,7 @@ def shard_folder(folder: Path, number: int) -> Path:
     return folder / SHARDS / f"{number:05d}"
 
 
-def parts(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
     """The finished parts of a shard's folder, in order."""
     return sorted(folder.glob("*.safetensors"))
 
@@ -176,7 +176,9 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
     draft.unlink()
     held = read_plan(folder)
     what = {"inputs": "input files", "models": "model or runtime", "encode": "settings", "at_once": "version"}
-    names = [what.get(name, name) for name in plan if essence(held.get(name)) != essence(plan[name])]
+    names = [
+        what.get(name, name) for name in plan if comparable_settings(held.get(name)) != comparable_settings(plan[name])
+    ]
     if names:
         raise ArtifactError(
             f"{folder}: was begun with other {' and '.join(dict.fromkeys(names))}. Go on with those, or encode into "
@@ -196,8 +198,8 @@ def _alone(folder: Path, name: str) -> Iterator[bool]:
         yield True
 
 
-def _sealed(folder: Path, plan: dict[str, Any], supply: Documents) -> Artifact | None:
-    if still_open(folder, plan["shards"]):
+def _sealed(folder: Path, plan: dict[str, Any], supply: DocumentSource) -> Artifact | None:
+    if open_shards(folder, plan["shards"]):
         return None
     with _alone(folder, "seal") as free:
         if free and not (folder / MANIFEST).is_file():
@@ -208,24 +210,26 @@ def _sealed(folder: Path, plan: dict[str, Any], supply: Documents) -> Artifact |
                 raise EmptyInput(f"{', '.join(plan['sources'])}: no document with words in it.")
             # Every worker reads all documents, so each has counted all that were left out.
             figures["skipped"] = marks[0]["skipped"]
-            return seal(folder, KIND, plan, supply.parents, figures, living=(LOCKS,))
+            return seal(folder, KIND, plan, supply.parents, figures, mutable_folders=(LOCKS,))
     return Artifact.open(folder, KIND) if (folder / MANIFEST).is_file() else None
 
 
 class _Shard:
     """The work on one shard: the documents behind the last finished part, part by part."""
 
-    def __init__(self, folder: Path, number: int, shards: int, supply: Documents, sides: Sequence[Side]) -> None:
+    def __init__(
+        self, folder: Path, number: int, shards: int, supply: DocumentSource, sides: Sequence[ModelRetriever]
+    ) -> None:
         self.folder, self.number, self.shards = shard_folder(folder, number), number, shards
         self.supply, self.sides = supply, sides
 
-    def run(self, progress: Progress | None) -> None:
+    def run(self, progress: ShardProgress | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        notes = [read_note(file) for file in parts(self.folder)]
+        notes = [read_part_note(file) for file in part_files(self.folder)]
         start = notes[-1]["next"] if notes else 0
-        for group in grouped(self.supply.pieces(start, self.shards, self.number - 1)):
+        for group in in_groups(self.supply.documents(start, self.shards, self.number - 1)):
             counts: Counter[str] = Counter()
-            points = filled([point for piece in group for point in piece.points], self.sides, counts)
+            points = encode_points([point for piece in group for point in piece.passages], self.sides, counts)
             note = {
                 "documents": len(group),
                 "passages": len(points),
@@ -233,41 +237,41 @@ class _Shard:
                 "dropped_tokens": counts["dropped_tokens"],
                 "next": group[-1].number + 1,
             }
-            data = packed(group, [{side.field: getattr(p, side.field) for side in self.sides} for p in points], note)
+            data = pack_part(group, [{side.field: getattr(p, side.field) for side in self.sides} for p in points], note)
             atomic_write(self.folder / f"{len(notes):06d}.safetensors", data)
             notes.append(note)
             if progress is not None:
                 progress(self.number, sum(note["passages"] for note in notes))
         names = ("documents", "passages", "tokens", "dropped_tokens")
         mark: dict[str, Any] = {name: sum(note[name] for note in notes) for name in names}
-        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in parts(self.folder)]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in part_files(self.folder)]
         mark |= {"parts": digests, "skipped": dict(sorted(self.supply.skipped.items()))}
         atomic_write(self.folder / DONE, json.dumps(mark, sort_keys=True))
 
 
-def packed(group: Sequence[Piece], columns: Sequence[dict[str, Any]], note: dict[str, int]) -> bytes:
+def pack_part(group: Sequence[DocumentPassages], columns: Sequence[dict[str, Any]], note: dict[str, int]) -> bytes:
     """A part: the documents as lines of JSON, and the columns of all their passages."""
     lines = [
-        json.dumps([p.number, p.document, [[q.number, q.text, q.payload] for q in p.points]], default=str)
+        json.dumps([p.number, p.document, [[q.number, q.text, q.payload] for q in p.passages]], default=str)
         for p in group
     ]
     tensors = {"documents": np.frombuffer("\n".join(lines).encode(), np.uint8)}
     fields = set(columns[0])
-    if "vector" in fields:
-        tensors["vector"] = np.stack([row["vector"] for row in columns])
-    if "terms" in fields:
-        rows = [row["terms"] for row in columns]
-        tensors["terms.ends"] = np.cumsum([len(row.words) for row in rows], dtype=np.int64)
-        tensors["terms.words"] = np.concatenate([row.words for row in rows]).astype(np.int32)
-        tensors["terms.weights"] = np.concatenate([row.weights for row in rows])
-    if "tokens" in fields:
-        tensors["tokens.ends"] = np.cumsum([len(row["tokens"]) for row in columns], dtype=np.int64)
-        tensors["tokens.rows"] = np.concatenate([row["tokens"] for row in columns])
+    if "dense" in fields:
+        tensors["dense"] = np.stack([row["dense"] for row in columns])
+    if "sparse" in fields:
+        rows = [row["sparse"] for row in columns]
+        tensors["sparse.ends"] = np.cumsum([len(row.words) for row in rows], dtype=np.int64)
+        tensors["sparse.words"] = np.concatenate([row.words for row in rows]).astype(np.int32)
+        tensors["sparse.weights"] = np.concatenate([row.weights for row in rows])
+    if "multi_vector" in fields:
+        tensors["multi_vector.ends"] = np.cumsum([len(row["multi_vector"]) for row in columns], dtype=np.int64)
+        tensors["multi_vector.rows"] = np.concatenate([row["multi_vector"] for row in columns])
     # One entry: the order of several would differ from run to run.
     return safetensors.numpy.save(tensors, {NOTE: json.dumps(note)})
 
 
-def read_note(file: Path) -> dict[str, int]:
+def read_part_note(file: Path) -> dict[str, int]:
     """What a part says of itself. Raises `ArtifactError`."""
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:

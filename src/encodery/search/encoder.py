@@ -7,18 +7,18 @@ from typing import Protocol
 
 import numpy as np
 
-from encodery.embed.embedder import Embedded
+from encodery.encoders.dense import DenseEmbeddings
 
 
 class TextEncoder(Protocol):
     """Texts to vectors of `width` K; `longest` is the number of tokens of a text that are read whole."""
 
     @property
-    def width(self) -> int:
+    def dimension(self) -> int:
         """Width of a vector."""
 
     @property
-    def longest(self) -> int:
+    def max_content_tokens(self) -> int:
         """Tokens that fit, special tokens not counted."""
 
     @property
@@ -29,8 +29,8 @@ class TextEncoder(Protocol):
     def prompts(self) -> Mapping[str, str]:
         """Name -> what is put before a text that is encoded under it."""
 
-    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> Embedded:
+    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> DenseEmbeddings:
         """Vectors (N, K)."""
 
-    def offsets(self, text: str) -> np.ndarray:
+    def token_offsets(self, text: str) -> np.ndarray:
         """Characters [begin, end) (n, 2) of each token."""

@@ -11,11 +11,11 @@ from typing import Literal
 
 from encodery.base.errors import InputError
 
-Method = Literal["scores", "ranks"]
+FusionMethod = Literal["scores", "ranks"]
 RANK_OFFSET = 60
 
 
-def read_shares(written: str) -> dict[str, float]:
+def parse_weights(written: str) -> dict[str, float]:
     """side -> share, as people write it: `bm25=0.3, dense=0.7`. Raises `InputError`."""
     found: dict[str, float] = {}
     for entry in written.split(","):
@@ -31,7 +31,7 @@ def read_shares(written: str) -> dict[str, float]:
     return found
 
 
-def by_ranks(
+def reciprocal_rank_fusion(
     rankings: Sequence[Sequence[str]], weights: Sequence[float], offset: int = RANK_OFFSET
 ) -> dict[str, float]:
     """id -> sum over rankings of weight / (offset + rank), rank from 1; an id absent from a ranking gets nothing."""
@@ -42,7 +42,7 @@ def by_ranks(
     return scores
 
 
-def scaled(scores: Mapping[str, float], from_zero: bool) -> dict[str, float]:
+def min_max_scaled(scores: Mapping[str, float], from_zero: bool) -> dict[str, float]:
     """The same scores on a scale of 0..1 over the candidates.
 
     `from_zero`: a passage that is not found has the score 0, as by words, which is then the bottom of the scale; else
@@ -53,10 +53,10 @@ def scaled(scores: Mapping[str, float], from_zero: bool) -> dict[str, float]:
     return {name: (score - low) / spread for name, score in scores.items()}
 
 
-def by_scores(sides: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+def weighted_sum(scores: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
     """id -> sum over sides of weight · score, the scores brought to one scale before; absent ones count as 0."""
     found: dict[str, float] = {}
-    for side, weight in zip(sides, weights, strict=True):
+    for side, weight in zip(scores, weights, strict=True):
         for name, score in side.items():
             found[name] = found.get(name, 0.0) + weight * score
     return found

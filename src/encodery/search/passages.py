@@ -15,7 +15,7 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 from encodery.corpus.document import Document
-from encodery.search.sides import Side
+from encodery.search.retrievers import ModelRetriever
 from encodery.search.store import METADATA, Point
 
 WORDS = re.compile(r"\w+|[^\w\s]")
@@ -43,17 +43,17 @@ class Passages:
         if not 0 <= self.overlap <= self.size // 2:
             raise SettingsError(f"passages.overlap = {self.overlap}: must lie between 0 and half of size {self.size}.")
 
-    def points(self, document: Document, side: Side | None) -> list[Point]:
+    def points(self, document: Document, retriever: ModelRetriever | None) -> list[Point]:
         """The document's passages, without vectors, cut by the tokens of a model, or by words. Payload: `start` and
         `end` in the document's text, `title`, the length `head` of what stands before the passage's own text, and the
         metadata."""
         text, metadata = document.text, document.metadata
         title = " ".join(str(metadata.get("title") or "").split())
         head = f"{title}\n" if self.title and title and not text.lstrip().startswith(title) else ""
-        size = self.size if side is None else min(self.size, side.longest)
+        size = self.size if retriever is None else min(self.size, retriever.max_length)
         if head:
-            size -= min(len(_offsets(head, side)), size // 2)
-        ranges = cut(text, _offsets(text, side), size, min(self.overlap, size // 2))
+            size -= min(len(_offsets(head, retriever)), size // 2)
+        ranges = token_ranges(text, _offsets(text, retriever), size, min(self.overlap, size // 2))
         return [
             Point(
                 document.id,
@@ -66,16 +66,16 @@ class Passages:
         ]
 
 
-def _offsets(text: str, side: Side | None) -> np.ndarray:
-    return words(text) if side is None else side.offsets(text)
+def _offsets(text: str, side: ModelRetriever | None) -> np.ndarray:
+    return word_offsets(text) if side is None else side.token_offsets(text)
 
 
-def words(text: str) -> np.ndarray:
+def word_offsets(text: str) -> np.ndarray:
     """Offsets (n, 2) of words and marks: what counts as a token where no model is given."""
     return np.array([match.span() for match in WORDS.finditer(text)], np.int64).reshape(-1, 2)
 
 
-def cut(text: str, offsets: np.ndarray, size: int, overlap: int = 0) -> list[tuple[int, int]]:
+def token_ranges(text: str, offsets: np.ndarray, size: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Character ranges of the passages of a text, given its tokens' offsets (n, 2); each holds at most `size` tokens.
 
     A text without tokens has one passage, the whole. Without overlap the passages cover every token exactly once.

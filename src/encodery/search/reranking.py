@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from encodery.base.artifact import Artifact
-from encodery.embed import multivector, sparse
+from encodery.encoders import multi_vector, sparse
+from encodery.search.precomputed_terms import KIND
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
 from encodery.search.rerank.late_interaction import LateInteraction
 from encodery.search.rerank.term_weights import TermWeights
-from encodery.search.weighed import KIND
 
 
 def reranker_of(folder: str | Path) -> Reranker:
     """Named, not opened; what is none of the others is taken for a cross-encoder, which says what is wrong with it."""
-    for artifact in Artifact.held(folder):
+    for artifact in Artifact.find_all(folder):
         told = artifact.manifest
         if told.kind == KIND or sparse.KEY in told.settings:
             return TermWeights(model=str(folder))
-        if multivector.KEY in told.settings:
+        if multi_vector.KEY in told.settings:
             return LateInteraction(model=str(folder))
     return CrossEncoder(model=str(folder))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from encodery.corpus.document import Document
 from encodery.search.passages import Passages
-from encodery.search.sides import Side
+from encodery.search.retrievers import ModelRetriever
 from encodery.search.store import Point
 
 DOCUMENTS = 1500
@@ -18,7 +18,7 @@ PASSAGES_OF_ONE = 100
 CHARACTERS = 20_000  # Of one document: a long one gives a stretch of it.
 
 
-def sampled(documents: Iterable[Document], passages: Passages, side: Side) -> list[Point]:
+def sample_documents(documents: Iterable[Document], passages: Passages, retriever: ModelRetriever) -> list[Point]:
     """Up to 1,500 passages of up to as many documents, those whose ids have the smallest hashes; as evenly from each
     as there are passages."""
     kept: list[tuple[int, int, Document]] = []
@@ -29,16 +29,16 @@ def sampled(documents: Iterable[Document], passages: Passages, side: Side) -> li
             heapq.heappush(kept, entry)
         elif entry > kept[0]:
             heapq.heapreplace(kept, entry)
-    cuts = [passages.points(document, side) for _, _, document in sorted(kept, reverse=True)]
+    cuts = [passages.points(document, retriever) for _, _, document in sorted(kept, reverse=True)]
     share = max(PASSAGES // max(len(cuts), 1), 1)
     chosen = [point for points in cuts for point in _some(points, share)]
     return chosen[:PASSAGES]
 
 
-def sampled_of(pieces: Iterable[tuple[str, list[Point]]]) -> list[Point]:
+def sample_passages(documents: Iterable[tuple[str, list[Point]]]) -> list[Point]:
     """The same of documents that are cut into passages already, given with their ids."""
     kept: list[tuple[int, int, list[Point]]] = []
-    for number, (document, points) in enumerate(pieces):
+    for number, (document, points) in enumerate(documents):
         entry = (-_hash(document), number, _some(points, PASSAGES_OF_ONE))
         if len(kept) < DOCUMENTS:
             heapq.heappush(kept, entry)

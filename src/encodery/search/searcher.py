@@ -20,23 +20,23 @@ import numpy as np
 
 from encodery.base.errors import ContractError, EmptyInput, InputError, nearest
 from encodery.search.filters import Condition
-from encodery.search.fuse import Method, by_ranks, by_scores, scaled
-from encodery.search.opened import WORDS, Opened, known_modes
+from encodery.search.fuse import FusionMethod, min_max_scaled, reciprocal_rank_fusion, weighted_sum
 from encodery.search.rerank import Scorer
-from encodery.search.sides import Finder, Late
+from encodery.search.retrievers import MultiVectorRetriever, Retriever
+from encodery.search.search_index import BM25, SearchIndex, known_modes
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Hit, Point
 
 HYBRID = "hybrid"
 DEPTH = 100
-LATE_WHOLE = 10_000
+MULTI_VECTOR_EXHAUSTIVE = 10_000
 """Passages up to which a hybrid search compares the vectors of all tokens; beyond, those of the others' candidates."""
-RERANKED = 30
+RERANK_TOP_K = 30
 RERANK_WEIGHT = 0.5
 FIRST = 1024  # Passages that are asked for the names of their fields.
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchHit:
     """A passage found. `score` ranks, from 0 to 1 where a reranker was asked; `words` is its BM25 score, `vector` its
     inner product, `sparse` that of its learned sparse vector, `late` its MaxSim, `rerank` the reranker's score, None
     where not computed.
@@ -47,8 +47,8 @@ class Found:
 
     rank: int
     score: float
-    words: float | None
-    vector: float | None
+    bm25: float | None
+    dense: float | None
     rerank: float | None
     document: str
     number: int
@@ -59,20 +59,20 @@ class Found:
     metadata: dict[str, Any]
     matches: tuple[tuple[int, int], ...]
     sparse: float | None = None
-    late: float | None = None
+    multi_vector: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchResult:
     """`seconds`: stage (encode, words, vector, sparse, late, fuse, rerank, show) -> time taken, of those there were."""
 
     query: str
     mode: str
-    found: tuple[Found, ...]
+    hits: tuple[SearchHit, ...]
     seconds: dict[str, float]
 
 
-class Searcher(Opened):
+class Searcher(SearchIndex):
     """An open index that answers queries. Opens like `Opened`; use it as a context, or close it."""
 
     def __enter__(self) -> Searcher:
@@ -80,8 +80,8 @@ class Searcher(Opened):
 
     def warm(self) -> None:
         """Load the models, so that the first query is as fast as the next."""
-        for side in self.sides:
-            side.query("warm up")
+        for side in self.retrievers:
+            side.encode_query("warm up")
 
     def search(
         self,
@@ -93,12 +93,12 @@ class Searcher(Opened):
         weight: float | Mapping[str, float] | None = None,
         fusion: str = "scores",
         reranker: Scorer | None = None,
-        reranked: int = RERANKED,
+        rerank_top_k: int = RERANK_TOP_K,
         rerank_weight: float = RERANK_WEIGHT,
-    ) -> Answer:
+    ) -> SearchResult:
         """The `top` passages for a query, best first.
 
-        `mode`: hybrid, dense, sparse, late or bm25, of those the index has (`modes`), the first if not given.
+        `mode`: hybrid, dense, sparse, multi_vector or bm25, of those the index has (`modes`), the first if not given.
         `per_document`: at most so many passages of one document. `weight`: share of the models' sides beside words, or
         mode -> share, instead of the index's. `fusion`: of scores, or of reciprocal ranks. `reranker` orders the first
         `reranked` passages (at least `top`) anew, and only those are shown; `mode` says how they are found, and
@@ -111,18 +111,18 @@ class Searcher(Opened):
         if top < 1 or (per_document is not None and per_document < 1):
             raise InputError(f"top = {top}, per_document = {per_document}: must be positive.")
         shares = self._shares(weight)
-        if fusion not in get_args(Method):
+        if fusion not in get_args(FusionMethod):
             raise InputError(
-                f"fusion = '{fusion}': is {' or '.join(get_args(Method))}.{nearest(fusion, get_args(Method))}"
+                f"fusion = '{fusion}': is {' or '.join(get_args(FusionMethod))}.{nearest(fusion, get_args(FusionMethod))}"
             )
-        if reranked < 1:
-            raise InputError(f"reranked = {reranked}: must be positive.")
+        if rerank_top_k < 1:
+            raise InputError(f"reranked = {rerank_top_k}: must be positive.")
         if not 0 <= rerank_weight <= 1:
             raise InputError(
                 f"rerank_weight = {rerank_weight}: is a share between 0 and 1 (the reranker's order alone)."
             )
         clock = _Clock()
-        shown = top if reranker is None else max(top, reranked)
+        shown = top if reranker is None else max(top, rerank_top_k)
         depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
         sides, scores = self._scored(query, chosen, shares, fusion, depth, conditions, clock)
         best = self._best(scores, shown, per_document)
@@ -130,22 +130,24 @@ class Searcher(Opened):
         if reranker is not None:
             again = _reranked(reranker, query, best)
             first = {point.id: scores[point.id] for point in best}
-            mixed = by_scores([scaled(first, False), scaled(again, False)], [1 - rerank_weight, rerank_weight])
+            mixed = weighted_sum(
+                [min_max_scaled(first, False), min_max_scaled(again, False)], [1 - rerank_weight, rerank_weight]
+            )
             scores = scores | mixed
             best = sorted(best, key=lambda point: (-mixed[point.id], point.id))[:top]
             clock.stage("rerank")
         found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
         clock.stage("show")
-        return Answer(query, chosen, tuple(found), clock.seconds)
+        return SearchResult(query, chosen, tuple(found), clock.seconds)
 
-    def first(self, query: str, count: int) -> list[tuple[Point, float]]:
+    def first_passages(self, query: str, count: int) -> list[tuple[Point, float]]:
         """The first passages for a query and what ranks them, by the index's first mode and its own weights."""
         _, scores = self._scored(query, self.modes[0], self.weights, "scores", max(DEPTH, 4 * count), (), _Clock())
         return [(point, scores[point.id]) for point in self._best(scores, count, None)]
 
-    def strange(self, conditions: Sequence[Condition]) -> str:
+    def unknown_fields(self, conditions: Sequence[Condition]) -> str:
         """In words, which fields of these conditions none of the first passages has; empty where each is known."""
-        first = next(self.store.all(FIRST), [])
+        first = next(self.store.scan(FIRST), [])
         known = {DOCUMENT, NUMBER, *(name for point in first for name in point.payload[METADATA])}
         lacking = [one.field for one in conditions if one.field not in known]
         if not lacking:
@@ -179,10 +181,10 @@ class Searcher(Opened):
         clock.stage("fuse")
         return sides, scores
 
-    def _finders(self, mode: str, shares: Mapping[str, float]) -> list[Finder]:
+    def _finders(self, mode: str, shares: Mapping[str, float]) -> list[Retriever]:
         """Those of a mode; of a hybrid one those that have a share."""
-        hybrid = [one for one in (WORDS.mode, *self.models) if shares[one]]
-        return [self.finder(one) for one in (hybrid if mode == HYBRID else (mode,))]
+        hybrid = [one for one in (BM25.mode, *self.models) if shares[one]]
+        return [self.retriever_of_mode(one) for one in (hybrid if mode == HYBRID else (mode,))]
 
     def _shares(self, weight: float | Mapping[str, float] | None) -> dict[str, float]:
         """mode -> share in hybrid ranking."""
@@ -199,26 +201,30 @@ class Searcher(Opened):
             return {mode: share / sum(given.values()) for mode, share in given.items()}
         if not 0 <= weight <= 1:
             raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
-        return spread_over(self.models, weight, self.weights)
+        return distribute_weight(self.models, weight, self.weights)
 
     def _candidates(
-        self, query: str, finders: Sequence[Finder], depth: int, conditions: Sequence[Condition], clock: _Clock
+        self, query: str, finders: Sequence[Retriever], depth: int, conditions: Sequence[Condition], clock: _Clock
     ) -> dict[str, dict[str, float]]:
         """key of a side -> id -> score; where there are several, each candidate has a score on every side (0 without
         words)."""
-        asked = {finder.key: finder.query(query) for finder in finders}
+        asked = {finder.key: finder.encode_query(query) for finder in finders}
         clock.stage("encode")
         sides: dict[str, dict[str, float]] = {}
         for finder in finders:
-            follows = len(finders) > 1 and isinstance(finder, Late) and self.store.count() > LATE_WHOLE
-            hits = [] if follows else finder.find(self.store, asked[finder.key], depth, conditions)
+            follows = (
+                len(finders) > 1
+                and isinstance(finder, MultiVectorRetriever)
+                and self.store.count() > MULTI_VECTOR_EXHAUSTIVE
+            )
+            hits = [] if follows else finder.retrieve(self.store, asked[finder.key], depth, conditions)
             sides[finder.key] = _scores(hits)
             clock.stage(finder.key)
         everything = dict.fromkeys(name for side in sides.values() for name in side)
         for finder in finders if len(finders) > 1 else ():
             held = sides[finder.key]
             unseen = [name for name in everything if name not in held]
-            more = _scores(finder.find(self.store, asked[finder.key], len(unseen) or 1, (), unseen))
+            more = _scores(finder.retrieve(self.store, asked[finder.key], len(unseen) or 1, (), unseen))
             sides[finder.key] = held | (dict.fromkeys(unseen, 0.0) if finder.from_zero else {}) | more
             clock.stage(finder.key)
         return sides
@@ -245,14 +251,14 @@ class Searcher(Opened):
         scores: dict[str, float],
         sides: dict[str, dict[str, float]],
         again: dict[str, float],
-    ) -> Found:
+    ) -> SearchHit:
         payload = point.payload
         of_side = {key: side.get(point.id) for key, side in sides.items()}
-        return Found(
+        return SearchHit(
             rank=rank,
             score=scores[point.id],
-            words=of_side.get("words"),
-            vector=of_side.get("vector"),
+            bm25=of_side.get("bm25"),
+            dense=of_side.get("dense"),
             rerank=again.get(point.id),
             document=point.document,
             number=point.number,
@@ -263,28 +269,30 @@ class Searcher(Opened):
             metadata=payload[METADATA],
             matches=tuple(self.store.matches(query, point.text)),
             sparse=of_side.get("sparse"),
-            late=of_side.get("late"),
+            multi_vector=of_side.get("multi_vector"),
         )
 
 
-def spread_over(modes: Sequence[str] | Mapping[str, Any], weight: float, like: Mapping[str, float]) -> dict[str, float]:
+def distribute_weight(
+    modes: Sequence[str] | Mapping[str, Any], weight: float, proportions: Mapping[str, float]
+) -> dict[str, float]:
     """mode -> share: `weight` over the models, in the proportions they have in `like` (evenly where all have none),
     the rest to words."""
-    held = {mode: like.get(mode, 0.0) for mode in modes}
+    held = {mode: proportions.get(mode, 0.0) for mode in modes}
     if not sum(held.values()):
         held = dict.fromkeys(modes, 1.0)
     total = sum(held.values()) or 1.0
-    return {WORDS.mode: 1 - weight, **{mode: weight * share / total for mode, share in held.items()}}
+    return {BM25.mode: 1 - weight, **{mode: weight * share / total for mode, share in held.items()}}
 
 
 def _mixed(
-    finders: Sequence[Finder], sides: Mapping[str, dict[str, float]], shares: Mapping[str, float], fusion: str
+    finders: Sequence[Retriever], sides: Mapping[str, dict[str, float]], shares: Mapping[str, float], fusion: str
 ) -> dict[str, float]:
     weights = [shares[finder.mode] for finder in finders]
     if fusion == "scores":
-        return by_scores([scaled(sides[finder.key], finder.from_zero) for finder in finders], weights)
+        return weighted_sum([min_max_scaled(sides[finder.key], finder.from_zero) for finder in finders], weights)
     kept = [{n: s for n, s in sides[f.key].items() if s or not f.from_zero} for f in finders]
-    return by_ranks([_order(side) for side in kept], weights)
+    return reciprocal_rank_fusion([_order(side) for side in kept], weights)
 
 
 def _reranked(reranker: Scorer, query: str, points: Sequence[Point]) -> dict[str, float]:

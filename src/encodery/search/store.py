@@ -26,10 +26,10 @@ turned, a bit a number, by which candidates are found, whose scores are then tho
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class SparseVector:
     """A learned sparse vector: `words` (n,) int64, rising, none twice, and their `weights` (n,) float32."""
 
-    words: np.ndarray
+    term_ids: np.ndarray
     weights: np.ndarray
 
 
@@ -45,10 +45,10 @@ class Point:
     document: str
     number: int
     text: str
-    vector: np.ndarray | None
+    dense: np.ndarray | None
     payload: dict[str, Any] = field(default_factory=dict)
-    terms: Terms | None = None
-    tokens: np.ndarray | None = None
+    sparse: SparseVector | None = None
+    multi_vector: np.ndarray | None = None
 
     @property
     def id(self) -> str:
@@ -62,21 +62,21 @@ class Fields:
     width K = `tokens` for each token. None and False: not kept. `precision` of vectors; those of tokens are found by
     no bits, so that binary keeps them with 16."""
 
-    width: int | None = None
-    terms: bool = False
-    tokens: int | None = None
+    dense_dim: int | None = None
+    sparse: bool = False
+    multi_vector_dim: int | None = None
     precision: Precision = "fp32"
 
     def check(self, point: Point) -> None:
         """Raises `InputError` naming the document whose passage lacks a field, or has one of another shape."""
-        if self.width is not None:
-            self._check(point, "vector", point.vector, (self.width,))
-        if self.tokens is not None:
-            count = 1 if point.tokens is None else max(len(point.tokens), 1)
-            self._check(point, "vector a token", point.tokens, (count, self.tokens))
-        if self.terms:
-            found = None if point.terms is None else point.terms.weights
-            self._check(point, "sparse vector", found, (0 if point.terms is None else len(point.terms.words),))
+        if self.dense_dim is not None:
+            self._check(point, "vector", point.dense, (self.dense_dim,))
+        if self.multi_vector_dim is not None:
+            count = 1 if point.multi_vector is None else max(len(point.multi_vector), 1)
+            self._check(point, "vector a token", point.multi_vector, (count, self.multi_vector_dim))
+        if self.sparse:
+            found = None if point.sparse is None else point.sparse.weights
+            self._check(point, "sparse vector", found, (0 if point.sparse is None else len(point.sparse.term_ids),))
 
     def _check(self, point: Point, what: str, found: np.ndarray | None, shape: tuple[int, ...]) -> None:
         if found is None or found.shape != shape:
@@ -113,27 +113,27 @@ class Store(abc.ABC):
         """Remove the passages for which all conditions hold; the number removed."""
 
     @abc.abstractmethod
-    def by_vector(
+    def search_dense(
         self, vector: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest inner product with `vector` (H,); only those with an id in `among`, if given."""
 
     @abc.abstractmethod
-    def by_terms(
-        self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    def search_sparse(
+        self, terms: SparseVector, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest inner product with a learned sparse vector; points that share no word with it are
         never among them."""
 
     @abc.abstractmethod
-    def by_tokens(
+    def search_multi_vector(
         self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest MaxSim: Σ over the query's vectors (n, K) of the largest inner product with one of the
         passage's."""
 
     @abc.abstractmethod
-    def by_words(
+    def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """The points of largest BM25 score; points without any of the words are never among them."""
@@ -143,7 +143,7 @@ class Store(abc.ABC):
         """The points of these ids, without vectors; unknown ids are missing."""
 
     @abc.abstractmethod
-    def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
+    def scan(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
         """Every point, in an order that does not depend on how they came in."""
 
     @abc.abstractmethod
@@ -159,7 +159,7 @@ class Store(abc.ABC):
         """The characters [begin, end) of each word of `text` that the engine holds equal to a word of the query."""
 
     @abc.abstractmethod
-    def settle(self) -> None:
+    def compact(self) -> None:
         """After many changes: merge, index and drop what was deleted, so that queries are fast and exact."""
 
     @abc.abstractmethod

@@ -13,15 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from encodery.base.errors import nearest
-from encodery.serve.asking import Asking, json
+from encodery.serve.api_error import ApiError, as_api_error
 from encodery.serve.backend import Backend
-from encodery.serve.gauges import Gauges
+from encodery.serve.dispatch import Dispatcher, to_json
 from encodery.serve.heads import router as heads_router
-from encodery.serve.http import Full, Gate, HttpSettings, Route, enveloped, misread
-from encodery.serve.page import FILES, HEADERS, file
-from encodery.serve.refusal import Refusal, refused
+from encodery.serve.http import AuthMiddleware, HttpSettings, JsonRoute, OverloadCheck, error_response, validation_error
+from encodery.serve.page import FILES, HEADERS, page_file
 from encodery.serve.routes import router
 from encodery.serve.schemas import ERRORS
+from encodery.serve.server_metrics import ServerMetrics
 
 INPUTS = 2048
 
@@ -41,12 +41,12 @@ class _App(FastAPI):
 def make_app(
     backend: Backend,
     settings: HttpSettings | None = None,
-    gauges: Gauges | None = None,
+    gauges: ServerMetrics | None = None,
     inputs: int = INPUTS,
-    full: Full | None = None,
+    full: OverloadCheck | None = None,
 ) -> FastAPI:
     """The application over a backend. `inputs`: the most of one request; `full`: what refuses before a body is read."""
-    chosen, counts = settings or HttpSettings(), gauges or Gauges()
+    chosen, counts = settings or HttpSettings(), gauges or ServerMetrics()
     app = _App(
         title="encodery",
         version=version("encodery"),
@@ -54,55 +54,55 @@ def make_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.router.route_class = Route
-    app.state.settings, app.state.asking, app.state.draining = chosen, Asking(backend, inputs), False
+    app.router.route_class = JsonRoute
+    app.state.settings, app.state.asking, app.state.draining = chosen, Dispatcher(backend, inputs), False
     app.include_router(router)
     app.include_router(heads_router)
     _add_state(app, backend, counts)
-    app.add_middleware(Gate, settings=chosen, gauges=counts, full=full)
+    app.add_middleware(AuthMiddleware, settings=chosen, gauges=counts, full=full)
 
     async def known(request: Request, error: Exception) -> Response:
-        return enveloped(refused(error))
+        return error_response(as_api_error(error))
 
     async def unread(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return enveloped(misread(error))
+        return error_response(validation_error(error))
 
     async def lost(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = enveloped(_lost(app, request, error))
+        response = error_response(_lost(app, request, error))
         response.headers.update(error.headers or {})
         return response
 
     async def broken(request: Request, error: Exception) -> Response:
         traceback.print_exception(error)
-        return enveloped(refused(error))
+        return error_response(as_api_error(error))
 
-    app.add_exception_handler(Refusal, known)
+    app.add_exception_handler(ApiError, known)
     app.add_exception_handler(RequestValidationError, unread)
     app.add_exception_handler(HTTPException, lost)
     app.add_exception_handler(Exception, broken)
     return app
 
 
-def _lost(app: FastAPI, request: Request, error: HTTPException) -> Refusal:
+def _lost(app: FastAPI, request: Request, error: HTTPException) -> ApiError:
     """No such route, or not by this method."""
     if error.status_code == 404:
         near = nearest(request.url.path, app.openapi()["paths"])
-        return Refusal(404, "route_not_found", f"There is nothing at '{request.url.path[:200]}'.{near} See /docs.")
+        return ApiError(404, "route_not_found", f"There is nothing at '{request.url.path[:200]}'.{near} See /docs.")
     if error.status_code == 405:
-        return Refusal(405, "method_not_allowed", f"'{request.url.path[:200]}' does not answer {request.method}.")
-    return Refusal(error.status_code, "invalid_request", str(error.detail))
+        return ApiError(405, "method_not_allowed", f"'{request.url.path[:200]}' does not answer {request.method}.")
+    return ApiError(error.status_code, "invalid_request", str(error.detail))
 
 
-def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
+def _add_state(app: FastAPI, backend: Backend, gauges: ServerMetrics) -> None:
     """Routes that tell how the server is."""
     started = int(time.time())
 
     def models() -> list[dict[str, Any]]:
         return [
             {"id": facts["id"], "object": "model", "created": started, "owned_by": "encodery", "can": [*facts["can"]]}
-            for facts in backend.facts
+            for facts in backend.models_info
         ]
 
     @app.get("/v1/models", tags=["OpenAI"], responses=ERRORS)
@@ -115,14 +115,14 @@ def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
         """One model."""
         found = next((one for one in models() if one["id"] == name), None)
         if found is None:
-            known = [facts["id"] for facts in backend.facts]
-            raise Refusal(404, "model_not_found", f"There is no model '{name[:200]}'.{nearest(name, known)}", "model")
+            known = [facts["id"] for facts in backend.models_info]
+            raise ApiError(404, "model_not_found", f"There is no model '{name[:200]}'.{nearest(name, known)}", "model")
         return _json(found)
 
     @app.get("/info", tags=["TEI"], responses=ERRORS)
     async def info() -> Response:
         """Every model with what it can do, and how much is on its way."""
-        return _json({"version": version("encodery"), "models": list(backend.facts), "load": backend.load()})
+        return _json({"version": version("encodery"), "models": list(backend.models_info), "load": backend.load()})
 
     @app.get("/health/live", tags=["state"])
     async def live() -> Response:
@@ -134,8 +134,8 @@ def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
     async def ready() -> Response:
         """Whether a smallest request came through the engine, all stages, just now."""
         if app.state.draining:
-            raise Refusal(503, "draining", "The server is stopping.", None, 5)
-        return _json({"status": "ready", "seconds": await backend.beat()})
+            raise ApiError(503, "draining", "The server is stopping.", None, 5)
+        return _json({"status": "ready", "seconds": await backend.probe()})
 
     @app.get("/metrics", tags=["state"], responses=ERRORS, response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -144,7 +144,7 @@ def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
 
     async def shown(request: Request) -> Response:
         """The page for trying the models, and what it is made of."""
-        content, kind = file(request.url.path)
+        content, kind = page_file(request.url.path)
         return Response(content, 200, HEADERS, kind)
 
     for path in FILES:
@@ -152,4 +152,4 @@ def _add_state(app: FastAPI, backend: Backend, gauges: Gauges) -> None:
 
 
 def _json(body: Any) -> Response:
-    return Response(json(body), media_type="application/json")
+    return Response(to_json(body), media_type="application/json")

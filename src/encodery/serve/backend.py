@@ -7,22 +7,22 @@ import time
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
-from encodery.serve.engine import Engine
-from encodery.serve.lane import Answer, Asked
-from encodery.serve.refusal import Refusal
+from encodery.serve.api_error import ApiError
+from encodery.serve.engine import ServingEngine
+from encodery.serve.served_model import InferenceRequest, InferenceResult
 
-BEAT = 5.0  # seconds that the smallest request may take before the engine counts as dead
+PROBE_SECONDS = 5.0  # seconds that the smallest request may take before the engine counts as dead
 
 
 class Backend(Protocol):
     """Answers requests. `facts`: of each model, see `models.py`."""
 
-    facts: Sequence[dict[str, Any]]
+    models_info: Sequence[dict[str, Any]]
 
-    async def ask(self, asked: Asked) -> Answer:
+    async def infer(self, request: InferenceRequest) -> InferenceResult:
         """The answer. Raises `Refusal`; a caller that is cancelled withdraws the request."""
 
-    async def beat(self) -> float:
+    async def probe(self) -> float:
         """Seconds that a smallest request of each model took, all through the engine. Raises `Refusal` (503)."""
 
     async def drain(self, seconds: float) -> bool:
@@ -32,20 +32,24 @@ class Backend(Protocol):
         """Requests and tokens on their way."""
 
 
-class Local:
+class LocalBackend:
     """An engine in threads of this process."""
 
-    def __init__(self, engine: Engine, facts: Sequence[dict[str, Any]], beats: Sequence[Asked]) -> None:
-        self.engine, self.facts, self.beats = engine, facts, beats
+    def __init__(
+        self, engine: ServingEngine, facts: Sequence[dict[str, Any]], beats: Sequence[InferenceRequest]
+    ) -> None:
+        self.engine, self.models_info, self.health_probes = engine, facts, beats
 
-    async def ask(self, asked: Asked, urgent: bool = False) -> Answer:
+    async def infer(self, request: InferenceRequest, urgent: bool = False) -> InferenceResult:
         """See `Backend`; `urgent`: before all others."""
-        ticket = self.engine.submit(asked, urgent)
+        ticket = self.engine.submit(request, urgent)
         return await asyncio.wrap_future(ticket.future)  # Cancelling the wrapper cancels the ticket.
 
-    async def beat(self) -> float:
+    async def probe(self) -> float:
         """See `Backend`."""
-        return await beaten((self.ask(asked, urgent=True) for asked in self.beats), "The engine did not answer")
+        return await run_probes(
+            (self.infer(asked, urgent=True) for asked in self.health_probes), "The engine did not answer"
+        )
 
     async def drain(self, seconds: float) -> bool:
         """See `Backend`."""
@@ -56,12 +60,12 @@ class Local:
         return {"requests": self.engine.requests, "tokens": self.engine.tokens}
 
 
-async def beaten(asked: Iterable[Awaitable[Answer]], otherwise: str) -> float:
+async def run_probes(asked: Iterable[Awaitable[InferenceResult]], otherwise: str) -> float:
     """Seconds until the smallest requests were answered. Raises `Refusal` (503) that says `otherwise`."""
     begun = time.perf_counter()
     try:
-        async with asyncio.timeout(BEAT):
+        async with asyncio.timeout(PROBE_SECONDS):
             await asyncio.gather(*asked)
     except TimeoutError:
-        raise Refusal(503, "engine_stuck", f"{otherwise} within {BEAT:g} s.", None, 5) from None
+        raise ApiError(503, "engine_stuck", f"{otherwise} within {PROBE_SECONDS:g} s.", None, 5) from None
     return time.perf_counter() - begun

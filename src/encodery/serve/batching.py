@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-ENDLESS = 1 << 60  # tokens of grace: of what is never due
-SLOWER = 8  # times the time that a request takes alone, in which it is to be done beside others
+UNLIMITED_GRACE = 1 << 60  # tokens of grace: of what is never due
+SLOWDOWN = 8  # times the time that a request takes alone, in which it is to be done beside others
 
 
-class Waiting(Protocol):
+class UnitOwner(Protocol):
     """The request a unit belongs to."""
 
     @property
@@ -28,7 +28,7 @@ class Waiting(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unit:
+class WorkUnit:
     """`number` of the unit in its request `owner`; `work` is what the lane made of it."""
 
     owner: Any
@@ -44,7 +44,7 @@ class _Flow:
     owner: Any
     tag: int
     due: int
-    units: deque[Unit]
+    units: deque[WorkUnit]
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class FairQueue:
         self._order = 0
         self.tokens = 0
 
-    def add(self, name: str, units: Sequence[Unit], first: bool = False, grace: int = ENDLESS) -> None:
+    def add(self, name: str, units: Sequence[WorkUnit], first: bool = False, grace: int = UNLIMITED_GRACE) -> None:
         """A request's units, to a line; `first`: before all others of the line; `grace`: tokens of the line that may
         be done before its first unit is due."""
         if not units:
@@ -99,7 +99,7 @@ class FairQueue:
         line.put(self._order, _Flow(units[0].owner, tag, due, deque(units)))
         self.tokens += sum(unit.tokens for unit in units)
 
-    def turn(self) -> str | None:
+    def next_line(self) -> str | None:
         """The line whose turn it is, None where nothing waits."""
         waiting = [(line.tag, name) for name, line in self._lines.items() if line.flows]
         return min(waiting)[1] if waiting else None
@@ -109,17 +109,17 @@ class FairQueue:
         flows = self._lines[name].flows
         return len(flows) > 1 or any(len(flow.units) > 1 for flow in flows.values())
 
-    def take(self, name: str, budget: int, most: int = 1 << 20) -> list[Unit]:
+    def take(self, name: str, budget: int, max_units: int = 1 << 20) -> list[WorkUnit]:
         """The next batch of a line: at most `budget` tokens (one unit at least) and `most` units. Units of requests
         nobody waits for are dropped; where only such waited there is no batch."""
         line = self._lines[name]
         self._now = max(self._now, line.tag)
-        taken = self._fill(line, budget, most)
+        taken = self._fill(line, budget, max_units)
         line.tag += line.rate * sum(unit.tokens for unit in taken)
         return taken
 
-    def _fill(self, line: _Line, budget: int, most: int) -> list[Unit]:
-        taken: list[Unit] = []
+    def _fill(self, line: _Line, budget: int, most: int) -> list[WorkUnit]:
+        taken: list[WorkUnit] = []
         filled = 0
         while len(taken) < most and (order := line.next()) is not None:
             flow = line.flows[order]
@@ -139,19 +139,19 @@ class FairQueue:
             taken.append(unit)
             if flow.units:
                 flow.tag += unit.tokens
-                flow.due += SLOWER * unit.tokens
+                flow.due += SLOWDOWN * unit.tokens
                 line.put(order, flow)
             else:
                 del line.flows[order]
         return taken
 
-    def measured(self, name: str, tokens: int, seconds: float) -> None:
+    def record_rate(self, name: str, tokens: int, seconds: float) -> None:
         """How long a batch took, so that lines share time and not tokens."""
         line = self._lines.get(name)
         if line is not None and tokens:
             line.rate += 0.2 * (seconds / tokens - line.rate)
 
-    def forget(self) -> list[Any]:
+    def clear(self) -> list[Any]:
         """Drop everything; the requests that waited."""
         owners = [flow.owner for line in self._lines.values() for flow in line.flows.values()]
         self._lines.clear()

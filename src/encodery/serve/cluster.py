@@ -18,39 +18,39 @@ from typing import Any
 from uuid import uuid4
 
 from encodery.base import machine
-from encodery.base.cluster import joined
+from encodery.base.cluster import connect_ray
 from encodery.base.errors import InputError, UserError
 from encodery.base.extras import require
-from encodery.serve.backend import beaten
-from encodery.serve.lane import Answer, Asked
-from encodery.serve.refusal import Refusal
+from encodery.serve.api_error import ApiError
+from encodery.serve.backend import run_probes
+from encodery.serve.served_model import InferenceRequest, InferenceResult
 
-TRIES = 2  # Of a request whose replica dies: one that kills replicas shall not kill them all.
+MAX_TRIES = 2  # Of a request whose replica dies: one that kills replicas shall not kill them all.
 UNBOUNDED = 1 << 20  # Requests at a replica: its engine refuses by tokens.
 STUCK_AFTER = 60.0  # Seconds that a replica may take to answer Ray's question for its health.
 POLL = 0.05
 
 
 @dataclass(frozen=True)
-class Place:
+class ReplicaAddress:
     """Where replicas are: the `address` of Ray, and the `name` of the application there."""
 
     address: str
     name: str
 
-    def written(self) -> str:
+    def to_argument(self) -> str:
         """As one word of a command line."""
         return f"{self.name}@{self.address}"
 
     @classmethod
-    def read(cls, written: str) -> Place:
+    def parse(cls, written: str) -> ReplicaAddress:
         """Of such a word."""
         name, _, address = written.partition("@")
         return cls(address, name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replicas:
+class ReplicaSettings:
     """How many there are, and what each of them has: `cpus`, which is its threads, and `gpus`, of which a part will do;
     `drain_seconds`: for what it has accepted, when it is stopped."""
 
@@ -61,9 +61,9 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def deployed(
-    opening: dict[str, Any], engine: dict[str, Any], wanted: Replicas, said: Callable[[str], None]
-) -> Iterator[Place]:
+def deploy(
+    opening: dict[str, Any], engine: dict[str, Any], wanted: ReplicaSettings, said: Callable[[str], None]
+) -> Iterator[ReplicaAddress]:
     """Replicas, open and answering, until the end. `opening` and `engine`: fields of `Opening` and `EngineSettings`.
 
     Raises `UserError` kinds: for what cannot be served, and where Ray cannot start it.
@@ -92,22 +92,22 @@ def deployed(
         wrong = handle.about.remote().result()["wrong"]
         if wrong:
             raise InputError(wrong)
-        yield Place(ray.get_runtime_context().gcs_address, name)
+        yield ReplicaAddress(ray.get_runtime_context().gcs_address, name)
     finally:
         serve.delete(name)
         ray.shutdown()
 
 
-def backend(place: Place, note: Callable[[str, str, float], None]) -> Remote:
+def connect(place: ReplicaAddress, note: Callable[[str, str, float], None]) -> RayBackend:
     """Of a front's process: the replicas at that place."""
     handle = _serve(None, place.address).get_app_handle(place.name)
     about = handle.about.remote().result()
     lost = require("ray.exceptions", "ray")
     deaths = (lost.RayActorError, lost.NodeDiedError, lost.OwnerDiedError, lost.ObjectLostError)
-    return Remote(handle, about["facts"], about["beats"], note, deaths)
+    return RayBackend(handle, about["facts"], about["beats"], note, deaths)
 
 
-class Remote:
+class RayBackend:
     """A `Backend` whose engines are replicas. `handle` is Ray Serve's; `note`: as an engine's, of whole requests;
     `lost`: the errors that say that a replica died."""
 
@@ -115,51 +115,51 @@ class Remote:
         self,
         handle: Any,
         facts: Sequence[dict[str, Any]],
-        beats: Sequence[Asked],
+        beats: Sequence[InferenceRequest],
         note: Callable[[str, str, float], None],
         lost: tuple[type[Exception], ...],
     ) -> None:
-        self.handle, self.facts, self.beats, self.note, self._lost = handle, facts, beats, note, lost
-        self._going: dict[object, Asked] = {}
+        self.handle, self.models_info, self.health_probes, self.record, self._lost = handle, facts, beats, note, lost
+        self._going: dict[object, InferenceRequest] = {}
 
-    async def ask(self, asked: Asked, urgent: bool = False) -> Answer:
+    async def infer(self, asked: InferenceRequest, urgent: bool = False) -> InferenceResult:
         """See `Backend`; `urgent`: before all others of its replica."""
         ticket = object()
         self._going[ticket] = asked
-        self.note("accepted", asked.lane, 1)
+        self.record("accepted", asked.endpoint, 1)
         try:
             answer = await self._answer(asked, urgent)
         except asyncio.CancelledError:
-            self.note("cancelled", asked.lane, 1)
+            self.record("cancelled", asked.endpoint, 1)
             raise
-        except Refusal as refusal:
-            self.note("refused" if refusal.status == 429 else "failed", asked.lane, 1)
+        except ApiError as refusal:
+            self.record("refused" if refusal.status == 429 else "failed", asked.endpoint, 1)
             raise
         finally:
             del self._going[ticket]
         for stage, seconds in answer.seconds.items():
-            self.note(f"{stage}_seconds", asked.lane, seconds)
-        self.note("dropped_tokens", asked.lane, sum(answer.dropped))
+            self.record(f"{stage}_seconds", asked.endpoint, seconds)
+        self.record("dropped_tokens", asked.endpoint, sum(answer.dropped))
         return answer
 
-    async def _answer(self, asked: Asked, urgent: bool) -> Answer:
-        for _ in range(TRIES):
+    async def _answer(self, asked: InferenceRequest, urgent: bool) -> InferenceResult:
+        for _ in range(MAX_TRIES):
             response = self.handle.ask.remote(asked, urgent)
             try:
-                found: Answer | dict[str, Any] = await response
+                found: InferenceResult | dict[str, Any] = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise
             except self._lost:
                 continue
             if isinstance(found, dict):
-                raise Refusal(**found)
+                raise ApiError(**found)
             return found
-        raise Refusal(503, "replica_lost", f"{TRIES} replicas died at this request, one after another.", None, 5)
+        raise ApiError(503, "replica_lost", f"{MAX_TRIES} replicas died at this request, one after another.", None, 5)
 
-    async def beat(self) -> float:
+    async def probe(self) -> float:
         """See `Backend`: of the replica that has the least to do."""
-        return await beaten((self.ask(asked, urgent=True) for asked in self.beats), "No replica answered")
+        return await run_probes((self.infer(asked, urgent=True) for asked in self.health_probes), "No replica answered")
 
     async def drain(self, seconds: float) -> bool:
         """See `Backend`."""
@@ -170,12 +170,12 @@ class Remote:
 
     def load(self) -> dict[str, int]:
         """See `Backend`: of this front, tokens estimated from characters."""
-        return {"requests": len(self._going), "tokens": sum(one.tokens() for one in self._going.values())}
+        return {"requests": len(self._going), "tokens": sum(one.estimate_tokens() for one in self._going.values())}
 
 
 def _serve(cpus: int | None, address: str | None = None) -> Any:
     """Ray Serve, quiet, without its own HTTP."""
-    joined(cpus, address)
+    connect_ray(cpus, address)
     serve = require("ray.serve", "ray")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # It warns of every answer that takes a moment.
     if address is None:
@@ -183,7 +183,7 @@ def _serve(cpus: int | None, address: str | None = None) -> Any:
     return serve
 
 
-def _room(ray: Any, wanted: Replicas, said: Callable[[str], None]) -> None:
+def _room(ray: Any, wanted: ReplicaSettings, said: Callable[[str], None]) -> None:
     """Tell where the cluster has too little for all replicas: they wait until it has more."""
     has = ray.cluster_resources()
     for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):

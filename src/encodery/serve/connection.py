@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from encodery.base.extras import require
-from encodery.serve.refusal import Refusal
+from encodery.serve.api_error import ApiError
 
 HEAD_BYTES = 64 << 10
 NO_HTTP = b"""HTTP/1.1 400 Bad Request\r
@@ -50,7 +50,7 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             """What is no HTTP is told in the envelope, too."""
-            content = orjson.dumps(Refusal(400, "malformed_http", msg).table())
+            content = orjson.dumps(ApiError(400, "malformed_http", msg).body())
             self.transport.write(NO_HTTP % len(content) + content)
             self.transport.close()
 

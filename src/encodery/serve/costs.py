@@ -24,32 +24,32 @@ from typing import Any
 from encodery.base import machine
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import DiskFull, InputError
-from encodery.serve.lane import Asked, Lane
+from encodery.serve.served_model import InferenceRequest, ServedModel
 
 FORMAT = 1
 FOLDER = "serve-costs"
 TOKENS = (16, 64, 256, 1024, 2048)
 ROUNDS = 3  # of which the fastest counts, after one to warm up
-MOST_SECONDS = 8.0  # of measuring a lane; what would take it beyond is not measured
+MAX_SECONDS = 8.0  # of measuring a lane; what would take it beyond is not measured
 BUSY = 0.6  # of a stored time, below which the machine was busy when that was measured
 NEAR = 0.95  # of the best speed is as good: a smaller batch answers earlier
 LIBRARIES = ("encodery", "torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
-class Costs:
+class BatchCosts:
     """`wide[i]` seconds of a batch of `tokens[i]` on all `cores`; `narrow[i]` when each core has such a batch, none
     for a lane whose batches cannot stand side by side."""
 
     cores: int
     tokens: tuple[int, ...]
-    wide: tuple[float, ...]
-    narrow: tuple[float, ...] = ()
+    all_cores: tuple[float, ...]
+    per_core: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for figures that cannot have been measured."""
-        figures = (*self.tokens, *self.wide, *self.narrow)
-        sizes = {len(self.tokens), len(self.wide), len(self.narrow) or len(self.tokens)}
+        figures = (*self.tokens, *self.all_cores, *self.per_core)
+        sizes = {len(self.tokens), len(self.all_cores), len(self.per_core) or len(self.tokens)}
         rising = all(a < b for a, b in zip(self.tokens, self.tokens[1:], strict=False))
         if sizes != {len(self.tokens)} or not self.tokens or not rising or self.cores < 1:
             raise ValueError("costs: a column is short, or the sizes do not rise")
@@ -67,19 +67,19 @@ class Costs:
         """Tokens a second at best."""
         return max(rate for size in self.tokens for rate in self._rates(size))
 
-    def portion(self, waiting: int, divisible: bool, most: int) -> tuple[int, bool]:
+    def next_batch(self, waiting: int, divisible: bool, most: int) -> tuple[int, bool]:
         """Tokens of the next batch, at most `most`, where so many wait, and whether it is to run on one core beside
         others. `divisible`: whether they can be shared at all."""
         whole, share = min(waiting, most), min(-(-waiting // self.cores), most)
-        if not self.narrow or not divisible:
+        if not self.per_core or not divisible:
             return whole, False
-        together = whole / self._seconds(self.wide, whole)
-        apart = min(waiting, self.cores * share) / self._seconds(self.narrow, share)
+        together = whole / self._seconds(self.all_cores, whole)
+        apart = min(waiting, self.cores * share) / self._seconds(self.per_core, share)
         return (share, True) if apart > together else (whole, False)
 
     def _rates(self, size: int) -> list[float]:
         place = self.tokens.index(size)
-        return [size / self.wide[place], *(self.cores * size / one for one in self.narrow[place : place + 1])]
+        return [size / self.all_cores[place], *(self.cores * size / one for one in self.per_core[place : place + 1])]
 
     def _seconds(self, column: Sequence[float], tokens: int) -> float:
         """Between two sizes on the line through them; in proportion beyond the last, the first before the first."""
@@ -93,17 +93,17 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CostProbe:
     """How to measure a lane: `asked(words)` is a request of one text of so many words; `depends`: on what its costs
     depend, beside the machine."""
 
-    asked: Callable[[int], Asked]
-    depends: Mapping[str, Any]
+    request: Callable[[int], InferenceRequest]
+    depends_on: Mapping[str, Any]
 
 
-def tables(
-    lanes: Mapping[str, Lane], trials: Mapping[str, Trial], cores: int, said: Callable[[str], None]
-) -> dict[str, Costs]:
+def measured_costs(
+    lanes: Mapping[str, ServedModel], trials: Mapping[str, CostProbe], cores: int, said: Callable[[str], None]
+) -> dict[str, BatchCosts]:
     """Of each lane that there is a trial for, where it can read that. A trouble of all of them is told once."""
     heard: set[str] = set()
 
@@ -115,13 +115,13 @@ def tables(
     found = {}
     for name, trial in trials.items():
         with contextlib.suppress(InputError):
-            found[name] = costs_of(lanes[name], trial, cores, once)
+            found[name] = load_or_measure(lanes[name], trial, cores, once)
     return found
 
 
-def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) -> Costs:
+def load_or_measure(lane: ServedModel, trial: CostProbe, cores: int, said: Callable[[str], None]) -> BatchCosts:
     """As stored for this machine and what the trial names, else measured and stored. `said` is told what went wrong."""
-    key = {"format": FORMAT, "cpu": machine.cpu_name(), "cores": cores, "lane": dict(trial.depends)}
+    key = {"format": FORMAT, "cpu": machine.cpu_name(), "cores": cores, "lane": dict(trial.depends_on)}
     key["versions"] = {name: found for name in LIBRARIES if (found := _version(name)) is not None}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
     path: Path | None = None
@@ -150,40 +150,40 @@ def costs_of(lane: Lane, trial: Trial, cores: int, said: Callable[[str], None]) 
     return table
 
 
-def measure(lane: Lane, trial: Trial, cores: int, most_seconds: float = MOST_SECONDS) -> Costs:
+def measure(lane: ServedModel, trial: CostProbe, cores: int, most_seconds: float = MAX_SECONDS) -> BatchCosts:
     """A lane's costs, by running batches, sizes rising while there is time."""
-    narrow, ends = lane.narrow(), time.perf_counter() + most_seconds
+    narrow, ends = lane.single_threaded(), time.perf_counter() + most_seconds
     tokens, wide, beside = [], [], []
     for size in TOKENS:
         units, count = _units(lane, trial, size)
-        if len(units) > lane.most:
+        if len(units) > lane.max_units:
             break
         begun = time.perf_counter()
         wide.append(_seconds(lane, units, 1, cores))
-        if cores > 1 and not lane.apart:
+        if cores > 1 and not lane.exclusive:
             beside.append(_seconds(narrow, units, cores, 1))
         tokens.append(count)
         now = time.perf_counter()
         if now + (now - begun) * (max(TOKENS) / TOKENS[0]) ** (1 / len(TOKENS)) > ends:
             break
-    return Costs(cores, tuple(tokens), tuple(wide), tuple(beside))
+    return BatchCosts(cores, tuple(tokens), tuple(wide), tuple(beside))
 
 
-def _faster(lane: Lane, trial: Trial, known: Costs) -> bool:
+def _faster(lane: ServedModel, trial: CostProbe, known: BatchCosts) -> bool:
     """Whether the smallest batch takes so much less than it did that the other figures cannot hold either."""
     units = _units(lane, trial, TOKENS[0])[0]
-    return _seconds(lane, units, 1, known.cores) < BUSY * known.wide[0]
+    return _seconds(lane, units, 1, known.cores) < BUSY * known.all_cores[0]
 
 
-def _units(lane: Lane, trial: Trial, size: int) -> tuple[list[Any], int]:
+def _units(lane: ServedModel, trial: CostProbe, size: int) -> tuple[list[Any], int]:
     """Units of texts of 30 words, of a shorter one where that is too much, and their tokens: about `size`."""
-    reading = lane.read(trial.asked(30))
-    reading = reading if sum(reading.tokens) <= size else lane.read(trial.asked(14))
+    reading = lane.tokenize(trial.request(30))
+    reading = reading if sum(reading.tokens) <= size else lane.tokenize(trial.request(14))
     times = max(1, size // max(sum(reading.tokens), 1))
     return [*reading.units] * times, sum(reading.tokens) * times
 
 
-def _seconds(lane: Lane, units: Sequence[Any], beside: int, threads: int) -> float:
+def _seconds(lane: ServedModel, units: Sequence[Any], beside: int, threads: int) -> float:
     """Until so many batches that are begun together are all done, each with so many threads."""
     gate = threading.Barrier(beside)
 
@@ -201,10 +201,10 @@ def _seconds(lane: Lane, units: Sequence[Any], beside: int, threads: int) -> flo
     return min(taken[1:])
 
 
-def _read(path: Path) -> Costs:
+def _read(path: Path) -> BatchCosts:
     table = json.loads(path.read_text(encoding="utf-8"))["costs"]
     columns = {name: tuple(table[name]) for name in ("tokens", "wide", "narrow")}
-    return Costs(int(table["cores"]), **columns)
+    return BatchCosts(int(table["cores"]), **columns)
 
 
 def _version(name: str) -> str | None:

@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encodery.base import machine
-from encodery.serve.admission import Ledger, Share
-from encodery.serve.batching import FairQueue, Unit
-from encodery.serve.costs import Costs
-from encodery.serve.lane import Answer, Asked, Lane, Reading
-from encodery.serve.refusal import Refusal, refused
+from encodery.serve.admission import AdmissionController, Reservation
+from encodery.serve.api_error import ApiError, as_api_error
+from encodery.serve.batching import FairQueue, WorkUnit
+from encodery.serve.costs import BatchCosts
+from encodery.serve.served_model import InferenceRequest, InferenceResult, ServedModel, TokenizedRequest
 
 BATCH_TOKENS = 2048  # where neither asked for nor measured
-FEWEST_TOKENS = 512  # of a batch, below which products of matrices lose speed
+MIN_BATCH_TOKENS = 512  # of a batch, below which products of matrices lose speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +49,24 @@ class EngineSettings:
 
 
 @dataclass(eq=False)
-class Ticket:
+class PendingRequest:
     """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed. `urgent`: it
     passes all others, and admission."""
 
-    asked: Asked
-    share: Share
+    request: InferenceRequest
+    reservation: Reservation
     urgent: bool = False
-    future: Future[Answer] = field(default_factory=Future)
-    reading: Reading | None = None
+    future: Future[InferenceResult] = field(default_factory=Future)
+    tokenized: TokenizedRequest | None = None
     outputs: list[Any] = field(default_factory=list)
     missing: int = 0
-    began: float = field(default_factory=time.perf_counter)
+    submitted_at: float = field(default_factory=time.perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
-    ready: float = 0.0
-    first: float = 0.0
+    ready_at: float = 0.0
+    started_at: float = 0.0
 
     @property
-    def gone(self) -> bool:
+    def settled(self) -> bool:
         """Whether nobody waits for it: answered, failed, or its client went away."""
         return self.future.done()
 
@@ -75,35 +75,35 @@ class Ticket:
         self.future.cancel()
 
 
-class Engine:
+class ServingEngine:
     """Lanes at work. `submit` from any thread; close it, or use it as a context."""
 
     def __init__(
         self,
-        lanes: Mapping[str, Lane],
+        lanes: Mapping[str, ServedModel],
         settings: EngineSettings | None = None,
         note: Callable[[str, str, float], None] | None = None,
-        costs: Mapping[str, Costs] | None = None,
+        costs: Mapping[str, BatchCosts] | None = None,
     ) -> None:
         """`note(name, lane, value)` is told what is counted: see `gauges.py`. `costs`: of lanes that were measured."""
-        self.lanes, self.settings = dict(lanes), settings or EngineSettings()
-        self.note = note or (lambda name, lane, value: None)
-        self._line = _lines(self.lanes)
+        self.models, self.settings = dict(lanes), settings or EngineSettings()
+        self.record = note or (lambda name, lane, value: None)
+        self._line = _lines(self.models)
         self.costs = {self._line[name]: known for name, known in (costs or {}).items()}
-        self._facts = {name: lane.facts() for name, lane in self.lanes.items()}
-        self._narrow = {name: lane.narrow() for name, lane in self.lanes.items()}
+        self._facts = {name: lane.info() for name, lane in self.models.items()}
+        self._narrow = {name: lane.single_threaded() for name, lane in self.models.items()}
         self.draining = False
         self._waiting = FairQueue()
         self._changed = threading.Condition()
         speeds = dict.fromkeys(self._line.values(), 0.0) | {line: one.speed for line, one in self.costs.items()}
-        self._ledger = Ledger(speeds, self.settings.queue_tokens, self.settings.queue_seconds)
-        self._tickets = set[Ticket]()
+        self._ledger = AdmissionController(speeds, self.settings.queue_tokens, self.settings.queue_seconds)
+        self._tickets = set[PendingRequest]()
         self._running, self._wide, self._closed = 0, False, False
-        self._to_read: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._to_run: queue.Queue[tuple[str, list[Unit], bool | None] | None] = queue.Queue(1)
-        self._to_finish: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._to_read: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
+        self._to_run: queue.Queue[tuple[str, list[WorkUnit], bool | None] | None] = queue.Queue(1)
+        self._to_finish: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(1)  # For the one batch that is made ready: a later one knows more.
-        self._apart = {name: threading.Lock() for name, lane in self.lanes.items() if lane.apart}
+        self._apart = {name: threading.Lock() for name, lane in self.models.items() if lane.exclusive}
         self._cores = self.settings.cores or machine.threads()
         self.runners = self.settings.runners or (1 if machine.device().type != "cpu" else self._cores)
         work = [(self._read, self.settings.readers), (self._form, 1), (self._run, self.runners)]
@@ -116,7 +116,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> ServingEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,48 +132,48 @@ class Engine:
         """On their way."""
         return len(self._tickets)
 
-    def submit(self, asked: Asked, urgent: bool = False) -> Ticket:
+    def submit(self, request: InferenceRequest, urgent: bool = False) -> PendingRequest:
         """Let a request in, as a whole or not at all. Raises `Refusal`: unknown, too large, overloaded, draining."""
-        if asked.lane not in self.lanes:
-            raise Refusal(404, "model_not_found", f"There is no '{asked.lane}' here.", "model")
-        estimate = asked.tokens(self._longest(asked))
-        ticket = Ticket(asked, Share(self._line[asked.lane]), urgent)
+        if request.endpoint not in self.models:
+            raise ApiError(404, "model_not_found", f"There is no '{request.endpoint}' here.", "model")
+        estimate = request.estimate_tokens(self._longest(request))
+        ticket = PendingRequest(request, Reservation(self._line[request.endpoint]), urgent)
         with self._changed:
             if self.draining or self._closed:
-                raise Refusal(503, "draining", "The server is stopping; ask another one.", None, 5)
+                raise ApiError(503, "draining", "The server is stopping; ask another one.", None, 5)
             if not urgent and self._tickets:
-                self._admit(asked.lane, estimate)
-            self._ledger.reserve(ticket.share, estimate)
+                self._admit(request.endpoint, estimate)
+            self._ledger.reserve(ticket.reservation, estimate)
             self._tickets.add(ticket)
         ticket.future.add_done_callback(lambda _: self._release(ticket))
-        self.note("accepted", asked.lane, 1)
+        self.record("accepted", request.endpoint, 1)
         self._to_read.put(ticket)
         return ticket
 
-    def _longest(self, asked: Asked) -> int:
+    def _longest(self, asked: InferenceRequest) -> int:
         """Tokens that a text may have at most: what is cut off or refused takes no time."""
-        facts = self._facts[asked.lane]
+        facts = self._facts[asked.endpoint]
         policy = asked.options.get("truncate") or facts.get("truncate")
         return int(facts["max_length"]) if "max_length" in facts and policy != "chunk" else 1 << 30
 
-    def full(self, what: str, most: int) -> Refusal | None:
+    def overload_error(self, what: str, most: int) -> ApiError | None:
         """Why any request for `what` of at most so many tokens would be refused now, whatever its model; None where one
         may be let in. For refusing early: `submit` has the last word."""
         with self._changed:
             if not self._tickets:
                 return None
             lines = dict.fromkeys(line for name, line in self._line.items() if name.rpartition("/")[2] == what)
-            found = [self._ledger.refusal(line, 1, most) for line in lines]
+            found = [self._ledger.overload_error(line, 1, most) for line in lines]
         if not found or None in found:
             return None
-        self.note("refused", what, 1)
+        self.record("refused", what, 1)
         return found[0]
 
     def _admit(self, lane: str, tokens: int) -> None:
         """Raises `Refusal` where too much waits already."""
-        refusal = self._ledger.refusal(self._line[lane], tokens, tokens)
+        refusal = self._ledger.overload_error(self._line[lane], tokens, tokens)
         if refusal is not None:
-            self.note("refused", lane, 1)
+            self.record("refused", lane, 1)
             raise refusal
 
     def drain(self, seconds: float) -> bool:
@@ -187,44 +187,44 @@ class Engine:
         with self._changed:
             self.draining = self._closed = True
             left = list(self._tickets)
-            self._waiting.forget()
+            self._waiting.clear()
             self._changed.notify_all()
         self._room.release()
         for ticket in left:
-            self._fail(ticket, Refusal(503, "stopped", "The server was stopped before this was answered."))
+            self._fail(ticket, ApiError(503, "stopped", "The server was stopped before this was answered."))
         for count, line in ((self.settings.readers, self._to_read), (self.settings.finishers, self._to_finish)):
             for _ in range(count):
                 line.put(None)
         for thread in self._threads:
             thread.join(5)
 
-    def _release(self, ticket: Ticket) -> None:
+    def _release(self, ticket: PendingRequest) -> None:
         if ticket.future.cancelled():
-            self.note("cancelled", ticket.asked.lane, 1)
+            self.record("cancelled", ticket.request.endpoint, 1)
         with self._changed:
             self._tickets.discard(ticket)
-            self._ledger.reserve(ticket.share, 0)
+            self._ledger.reserve(ticket.reservation, 0)
             self._changed.notify_all()
 
-    def _fail(self, ticket: Ticket, error: Exception) -> None:
+    def _fail(self, ticket: PendingRequest, error: Exception) -> None:
         try:
-            ticket.future.set_exception(refused(error))
+            ticket.future.set_exception(as_api_error(error))
         except InvalidStateError:
             return  # Cancelled, or failed by another unit.
-        self.note("failed", ticket.asked.lane, 1)
+        self.record("failed", ticket.request.endpoint, 1)
 
     def _read(self) -> None:
         """First stage: texts to units."""
         while (ticket := self._to_read.get()) is not None:
-            if ticket.gone:
+            if ticket.settled:
                 continue
             begun = time.perf_counter()
-            ticket.stages["wait"] = begun - ticket.began
+            ticket.stages["wait"] = begun - ticket.submitted_at
             try:
-                reading = self.lanes[ticket.asked.lane].read(ticket.asked)
+                reading = self.models[ticket.request.endpoint].tokenize(ticket.request)
                 tokens = sum(reading.tokens)
                 if tokens > self.settings.request_tokens:
-                    raise Refusal(
+                    raise ApiError(
                         400,
                         "too_many_tokens",
                         f"The request has {tokens} tokens, {self.settings.request_tokens} are allowed.",
@@ -232,26 +232,26 @@ class Engine:
             except BaseException as error:  # A thread of the engine never ends by a request.
                 self._fail(ticket, error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 continue
-            ticket.reading, ticket.ready = reading, time.perf_counter()
-            ticket.stages["tokenise"] = ticket.ready - begun
+            ticket.tokenized, ticket.ready_at = reading, time.perf_counter()
+            ticket.stages["tokenise"] = ticket.ready_at - begun
             ticket.outputs, ticket.missing = [None] * len(reading.units), len(reading.units)
             self._queue(ticket, reading, tokens)
 
-    def _queue(self, ticket: Ticket, reading: Reading, tokens: int) -> None:
+    def _queue(self, ticket: PendingRequest, reading: TokenizedRequest, tokens: int) -> None:
         units = [
-            Unit(ticket, number, int(count), work)
+            WorkUnit(ticket, number, int(count), work)
             for number, (work, count) in enumerate(zip(reading.units, reading.tokens, strict=True))
         ]
         with self._changed:
-            if ticket.gone:
+            if ticket.settled:
                 return
-            self._ledger.reserve(ticket.share, tokens)
+            self._ledger.reserve(ticket.reservation, tokens)
             if units:
-                line = ticket.share.line
-                self._waiting.add(line, units, ticket.urgent, self._ledger.grace(line))
+                line = ticket.reservation.line
+                self._waiting.add(line, units, ticket.urgent, self._ledger.grace_tokens(line))
                 self._changed.notify_all()
         if not units:
-            ticket.first = ticket.ready
+            ticket.started_at = ticket.ready_at
             self._to_finish.put(ticket)
 
     def _form(self) -> None:
@@ -260,12 +260,12 @@ class Engine:
             self._room.acquire()
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting.tokens > 0 or self._closed)
-                line = self._waiting.turn()
+                line = self._waiting.next_line()
                 if self._closed or line is None:
                     break
                 budget, narrow = self._portion(line)
-                units = self._waiting.take(line, budget, self.lanes[line].most)
-                self.note("waiting", "", self._waiting.tokens)
+                units = self._waiting.take(line, budget, self.models[line].max_units)
+                self.record("waiting", "", self._waiting.tokens)
             if units:
                 self._to_run.put((line, units, narrow))
             else:
@@ -278,8 +278,8 @@ class Engine:
         waiting, costs = self._waiting.tokens, self.costs.get(line)
         most = self.settings.batch_tokens or (costs.batch_tokens if costs else BATCH_TOKENS)
         if costs is not None:
-            return costs.portion(waiting, self._waiting.divisible(line), most)
-        return min(most, max(FEWEST_TOKENS, -(-waiting // self.runners))), None
+            return costs.next_batch(waiting, self._waiting.divisible(line), most)
+        return min(most, max(MIN_BATCH_TOKENS, -(-waiting // self.runners))), None
 
     def _run(self) -> None:
         """Second stage: batches to outputs."""
@@ -314,34 +314,34 @@ class Engine:
             self._wide = self.runners == 1 or (self._running == 1 and not narrow)
             return self._wide
 
-    def _compute(self, line: str, units: list[Unit], wide: bool) -> None:
+    def _compute(self, line: str, units: list[WorkUnit], wide: bool) -> None:
         begun, tokens = time.perf_counter(), sum(unit.tokens for unit in units)
         for unit in units:
             unit.owner.first = unit.owner.first or begun
         found = self._outputs(line, units, wide)
         seconds = time.perf_counter() - begun
-        self.note("batch_tokens", line, tokens)
-        self.note("batch_seconds", line, seconds)
+        self.record("batch_tokens", line, tokens)
+        self.record("batch_seconds", line, seconds)
         done = []
         with self._changed:
-            self._waiting.measured(line, tokens, seconds)
-            self._ledger.ended(line, tokens, bool(self._waiting.tokens) or not self._to_run.empty())
+            self._waiting.record_rate(line, tokens, seconds)
+            self._ledger.batch_finished(line, tokens, bool(self._waiting.tokens) or not self._to_run.empty())
             for unit, output in zip(units, found, strict=True):
-                ticket: Ticket = unit.owner
-                self._ledger.owe(ticket.share, max(ticket.share.left - unit.tokens, 0))
-                if isinstance(output, Refusal):
+                ticket: PendingRequest = unit.owner
+                self._ledger.set_remaining(ticket.reservation, max(ticket.reservation.left - unit.tokens, 0))
+                if isinstance(output, ApiError):
                     continue
                 ticket.outputs[unit.number] = output
                 ticket.missing -= 1
                 if not ticket.missing:
                     done.append(ticket)
         for unit, output in zip(units, found, strict=True):
-            if isinstance(output, Refusal):
+            if isinstance(output, ApiError):
                 self._fail(unit.owner, output)
         for ticket in done:
             self._to_finish.put(ticket)
 
-    def _outputs(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
+    def _outputs(self, line: str, units: Sequence[WorkUnit], wide: bool) -> list[Any]:
         """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""
         try:
             found = self._given(line, units, wide)
@@ -350,13 +350,15 @@ class Engine:
             return found
         except BaseException as error:
             if len(units) == 1:
-                return [refused(error) if isinstance(error, Exception) else refused(RuntimeError(repr(error)))]
-        self.note("halved", line, 1)
+                return [
+                    as_api_error(error) if isinstance(error, Exception) else as_api_error(RuntimeError(repr(error)))
+                ]
+        self.record("halved", line, 1)
         half = len(units) // 2
         return self._outputs(line, units[:half], wide) + self._outputs(line, units[half:], wide)
 
-    def _given(self, line: str, units: Sequence[Unit], wide: bool) -> list[Any]:
-        lanes, company = self.lanes if wide else self._narrow, self.lanes[line].company
+    def _given(self, line: str, units: Sequence[WorkUnit], wide: bool) -> list[Any]:
+        lanes, company = self.models if wide else self._narrow, self.models[line].batch_group
         if company is None:
             return list(lanes[line].run([unit.work for unit in units]))
         places: dict[str, list[int]] = {}
@@ -371,30 +373,30 @@ class Engine:
     def _finish(self) -> None:
         """Third stage: outputs to answers."""
         while (ticket := self._to_finish.get()) is not None:
-            if ticket.gone or ticket.reading is None:
+            if ticket.settled or ticket.tokenized is None:
                 continue
-            begun, lane = time.perf_counter(), ticket.asked.lane
+            begun, lane = time.perf_counter(), ticket.request.endpoint
             try:
-                answer = self.lanes[lane].finish(ticket.reading.told, ticket.outputs)
+                answer = self.models[lane].finish(ticket.tokenized.context, ticket.outputs)
             except BaseException as error:
                 self._fail(ticket, error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 continue
             now = time.perf_counter()
-            stages = ticket.stages | {"queue": ticket.first - ticket.ready, "run": begun - ticket.first}
-            answer.seconds = stages | {"finish": now - begun, "total": now - ticket.began}
+            stages = ticket.stages | {"queue": ticket.started_at - ticket.ready_at, "run": begun - ticket.started_at}
+            answer.seconds = stages | {"finish": now - begun, "total": now - ticket.submitted_at}
             for stage, seconds in answer.seconds.items():
-                self.note(f"{stage}_seconds", lane, seconds)
-            self.note("dropped_tokens", lane, sum(answer.dropped))
+                self.record(f"{stage}_seconds", lane, seconds)
+            self.record("dropped_tokens", lane, sum(answer.dropped))
             try:
                 ticket.future.set_result(answer)
             except InvalidStateError:
                 continue
 
 
-def _lines(lanes: Mapping[str, Lane]) -> dict[str, str]:
+def _lines(lanes: Mapping[str, ServedModel]) -> dict[str, str]:
     """The line each lane's units wait in: its own, or that of the first lane of its company."""
     found: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, lane in lanes.items():
-        found[name] = name if lane.company is None else first.setdefault(id(lane.company), name)
+        found[name] = name if lane.batch_group is None else first.setdefault(id(lane.batch_group), name)
     return found

@@ -14,14 +14,14 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from encodery.serve import schemas
-from encodery.serve.asking import Asking, told
-from encodery.serve.http import Route, texts_of
-from encodery.serve.lane import Answer
-from encodery.serve.refusal import Refusal
-from encodery.serve.routes import CLASSES, TAGS, asking, labels, spans, token_vectors, types_of
-from encodery.serve.trunk import WHAT
+from encodery.serve.api_error import ApiError
+from encodery.serve.dispatch import Dispatcher, json_response
+from encodery.serve.http import JsonRoute, check_texts
+from encodery.serve.multi_head import OPERATION
+from encodery.serve.routes import CLASSES, TAGS, dispatcher_of, labels, spans, token_vectors, types_of
+from encodery.serve.served_model import InferenceResult
 
-LANES: dict[str, tuple[str, tuple[str, ...]]] = {
+ROUTES: dict[str, tuple[str, tuple[str, ...]]] = {
     "embed": ("embed", ()),
     "embed_all": ("states", ()),
     "predict": ("predict", CLASSES),
@@ -29,20 +29,20 @@ LANES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Route → the lane that answers it, and of which tasks."""
 Head = schemas.EmbedHead | schemas.StatesHead | schemas.PredictHead | schemas.TagHead
-router = APIRouter(route_class=Route, responses=schemas.ERRORS)
+router = APIRouter(route_class=JsonRoute, responses=schemas.ERRORS)
 
 
 @router.post("/v1/heads", tags=["encodery"])
 async def heads(request: Request, body: schemas.HeadsBody) -> Response:
     """{"heads": {name: what its route gives, ...}, "models", "encoders", "usage"}, by the names of the request."""
-    ask = asking(request)
-    texts = texts_of(body.input, "input", ask.most)
+    ask = dispatcher_of(request)
+    texts = check_texts(body.input, "input", ask.max_inputs)
     models, groups = {}, dict[str, dict[str, Any]]()
     for name, head in body.heads.items():
         models[name], wanted = _wanted(name, head, ask, body.truncate)
-        groups.setdefault(_encoder(ask, models[name], LANES[head.route][0]), {})[name] = wanted
+        groups.setdefault(_encoder(ask, models[name], ROUTES[head.route][0]), {})[name] = wanted
     tasks = [
-        asyncio.ensure_future(ask(request, encoder, WHAT, {"texts": texts}, {"heads": some}))
+        asyncio.ensure_future(ask(request, encoder, OPERATION, {"texts": texts}, {"heads": some}))
         for encoder, some in groups.items()
     ]
     try:
@@ -58,15 +58,15 @@ async def heads(request: Request, body: schemas.HeadsBody) -> Response:
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     ordered = {name: found[name] for name in body.heads}
     table = {"object": "heads", "heads": ordered, "models": models, "encoders": len(groups), "usage": usage}
-    return told(_together(answers), table, sum(map(len, texts)))
+    return json_response(_together(answers), table, sum(map(len, texts)))
 
 
-def _wanted(name: str, head: Head, ask: Asking, truncate: str | None) -> tuple[str, dict[str, Any]]:
+def _wanted(name: str, head: Head, ask: Dispatcher, truncate: str | None) -> tuple[str, dict[str, Any]]:
     """The model of a head, and what `trunk.py` is told of it."""
-    what, tasks = LANES[head.route]
+    what, tasks = ROUTES[head.route]
     options: dict[str, Any] = {"truncate": truncate}
     try:
-        model = ask.model(head.model, what, tasks)
+        model = ask.select_model(head.model, what, tasks)
         found: dict[str, Any] = {"lane": f"{model}/{what}", "options": options}
         if isinstance(head, schemas.EmbedHead):
             options |= {"dimensions": head.dimensions, "prompt": head.prompt_name, "normalize": head.normalize}
@@ -74,26 +74,26 @@ def _wanted(name: str, head: Head, ask: Asking, truncate: str | None) -> tuple[s
             options["prompt"] = head.prompt_name
         elif isinstance(head, schemas.TagHead) and head.types is not None:
             found["types"] = types_of(head.types, ask, model)
-    except Refusal as refusal:
+    except ApiError as refusal:
         message, param = f"heads.{name}: {refusal.message}", f"heads.{name}"
-        raise Refusal(refusal.status, refusal.code, message, param) from refusal
+        raise ApiError(refusal.status, refusal.code, message, param) from refusal
     return model, found
 
 
-def _encoder(ask: Asking, model: str, what: str) -> str:
+def _encoder(ask: Dispatcher, model: str, what: str) -> str:
     """Under whose name the encoder of a head runs."""
-    facts = next(facts for facts in ask.backend.facts if facts["id"] == model)
+    facts = next(facts for facts in ask.backend.models_info if facts["id"] == model)
     found: str | None = facts.get("encoder", {}).get(what)
     if found is None:
-        raise Refusal(
+        raise ApiError(
             400, "unsupported_task", f"'{model}' answers by a head of its own: ask it by its own route.", "heads"
         )
     return found
 
 
-def _body(route: str, number: int, name: str, answer: Answer) -> Any:
+def _body(route: str, number: int, name: str, answer: InferenceResult) -> Any:
     """As the route gives it."""
-    table: Mapping[str, Any] = answer.table["heads"][name]
+    table: Mapping[str, Any] = answer.body["heads"][name]
     arrays = {key.partition("/")[2]: value for key, value in answer.arrays.items() if key.startswith(f"{number}/")}
     if route == "embed":
         vectors: np.ndarray = arrays["vectors"]
@@ -103,8 +103,8 @@ def _body(route: str, number: int, name: str, answer: Answer) -> Any:
     return labels(table) if route == "predict" else spans(table)
 
 
-def _together(answers: list[Answer]) -> Answer:
+def _together(answers: list[InferenceResult]) -> InferenceResult:
     """What they took together: stages of the slowest, tokens of all."""
     slowest = max(answers, key=lambda answer: answer.seconds.get("total", 0.0))
     dropped = [max(some) for some in zip(*(answer.dropped for answer in answers), strict=True)]
-    return Answer({}, {}, [sum(answer.tokens) for answer in answers], dropped, slowest.seconds)
+    return InferenceResult({}, {}, [sum(answer.tokens) for answer in answers], dropped, slowest.seconds)

@@ -20,10 +20,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from encodery.serve.gauges import Gauges
-from encodery.serve.lane import CHARACTERS
-from encodery.serve.refusal import Refusal
-from encodery.serve.schemas import COHERE, TEI
+from encodery.serve.api_error import ApiError
+from encodery.serve.schemas import COHERE_DIALECT, TEI_DIALECT
+from encodery.serve.served_model import CHARACTERS_PER_TOKEN
+from encodery.serve.server_metrics import ServerMetrics
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,7 +32,7 @@ OPEN = ("/health/live", "/health/ready", "/health", "/", "/docs", "/page.css", "
 """Paths that need no key: they tell nothing of the models, and those that ask for health have none."""
 KIND = re.compile(r"(str|int|float|bool|[a-z]+\[.*|[A-Z]\w*)$")
 """A part of the place of an error that names a kind of value and no field."""
-ASKED = {
+OPERATIONS = {
     **dict.fromkeys(("/v1/embeddings", "/embeddings", "/embed", "/similarity"), "embed"),
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/predict", "/tag", "/answer"), "predict"),
     "/embed_sparse": "sparse",
@@ -40,7 +40,7 @@ ASKED = {
     "/search": "search",
 }
 """What the engine does for a path, where that is known before the body is read."""
-Full = Callable[[str, int], Refusal | None]
+OverloadCheck = Callable[[str, int], ApiError | None]
 """Why any request for something, of at most so many tokens, would be refused now; None where one may be let in."""
 
 
@@ -56,14 +56,14 @@ class HttpSettings:
     drain_seconds: float = 30.0
 
 
-def enveloped(refusal: Refusal) -> Response:
+def error_response(refusal: ApiError) -> Response:
     """A refusal as a response."""
     headers = {"x-encodery-code": refusal.code}
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(orjson.dumps(refusal.table()), refusal.status, headers, "application/json")
+    return Response(orjson.dumps(refusal.body()), refusal.status, headers, "application/json")
 
 
 class _Body(Request):
@@ -78,12 +78,12 @@ class _Body(Request):
                     async for chunk in self.stream():
                         size += len(chunk)
                         if size > settings.body_bytes:
-                            raise too_large(size, settings.body_bytes)
+                            raise body_too_large(size, settings.body_bytes)
                         chunks.append(chunk)
             except ClientDisconnect:
-                raise Refusal(499, "client_gone", "The client went away.") from None
+                raise ApiError(499, "client_gone", "The client went away.") from None
             except TimeoutError:
-                raise Refusal(
+                raise ApiError(
                     408, "body_timeout", f"The body did not come within {settings.body_seconds:g} s."
                 ) from None
             self._body = b"".join(chunks)
@@ -94,11 +94,11 @@ class _Body(Request):
             try:
                 self._json = orjson.loads(await self.body())
             except orjson.JSONDecodeError as error:
-                raise Refusal(400, "malformed_json", f"The body is no JSON: {error}.") from error
+                raise ApiError(400, "malformed_json", f"The body is no JSON: {error}.") from error
         return self._json
 
 
-class Route(APIRoute):
+class JsonRoute(APIRoute):
     """A route whose requests are read so."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -110,7 +110,7 @@ class Route(APIRoute):
             if request.method == "POST":
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind != "application/json":
-                    raise Refusal(
+                    raise ApiError(
                         415, "unsupported_media_type", f"Content-Type is '{kind[:80]}'; it must be application/json."
                     )
                 await read.json()  # Here, since FastAPI would make a plain 400 of any error while it reads.
@@ -119,16 +119,18 @@ class Route(APIRoute):
         return handle
 
 
-def too_large(size: int, limit: int) -> Refusal:
+def body_too_large(size: int, limit: int) -> ApiError:
     """Of a body."""
-    return Refusal(413, "body_too_large", f"The body has {size} bytes or more, {limit} are allowed.")
+    return ApiError(413, "body_too_large", f"The body has {size} bytes or more, {limit} are allowed.")
 
 
-class Gate:
+class AuthMiddleware:
     """The outermost layer: keys, sizes that are declared, counting, and headers on what is answered. While too much
     waits a request is refused here, its body unread: that costs a small part of reading it."""
 
-    def __init__(self, app: Any, settings: HttpSettings, gauges: Gauges, full: Full | None = None) -> None:
+    def __init__(
+        self, app: Any, settings: HttpSettings, gauges: ServerMetrics, full: OverloadCheck | None = None
+    ) -> None:
         self.app, self.settings, self.gauges, self.full = app, settings, gauges, full
         self._keys = [key.encode() for key in settings.keys]
 
@@ -151,23 +153,23 @@ class Gate:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                await enveloped(refusal)(scope, receive, sending)
+                await error_response(refusal)(scope, receive, sending)
             else:
                 await self.app(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "")
-            self.gauges.answered(route, status, code)
+            self.gauges.record_response(route, status, code)
 
-    def _refusal(self, scope: Scope) -> Refusal | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
         headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"content-length")}
         if self._keys and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
-            return Refusal(401, "invalid_api_key", "A key is needed: Authorization: Bearer <key>.")
+            return ApiError(401, "invalid_api_key", "A key is needed: Authorization: Bearer <key>.")
         length = headers.get(b"content-length", b"0")
         size = int(length[:20]) if length.isdigit() else 0
         if size > self.settings.body_bytes:
-            return too_large(size, self.settings.body_bytes)
-        asked = ASKED.get(scope["path"]) if size and scope["method"] == "POST" else None
-        return None if asked is None or self.full is None else self.full(asked, size // CHARACTERS)
+            return body_too_large(size, self.settings.body_bytes)
+        asked = OPERATIONS.get(scope["path"]) if size and scope["method"] == "POST" else None
+        return None if asked is None or self.full is None else self.full(asked, size // CHARACTERS_PER_TOKEN)
 
     def _known(self, header: bytes) -> bool:
         scheme, _, given = header.partition(b" ")
@@ -176,28 +178,32 @@ class Gate:
         return any(found) and scheme.lower() == b"bearer"
 
 
-def misread(error: RequestValidationError) -> Refusal:
+def validation_error(error: RequestValidationError) -> ApiError:
     """What the schema found wrong, naming the field."""
     found = error.errors()
     first = found[0] if found else {"loc": (), "msg": "cannot be read", "type": ""}
-    place = [str(part) for part in first["loc"] if part not in ("body", TEI, COHERE) and not KIND.match(str(part))]
+    place = [
+        str(part)
+        for part in first["loc"]
+        if part not in ("body", TEI_DIALECT, COHERE_DIALECT) and not KIND.match(str(part))
+    ]
     field = place[0] if place else None
     if first["type"] == "missing" and not place:
-        return Refusal(400, "malformed_json", "The body is empty; a JSON object is needed.")
+        return ApiError(400, "malformed_json", "The body is empty; a JSON object is needed.")
     if first["type"] == "extra_forbidden":
-        return Refusal(400, "unknown_parameter", f"'{'.'.join(place)}' is no field of this request.", field)
+        return ApiError(400, "unknown_parameter", f"'{'.'.join(place)}' is no field of this request.", field)
     code = "missing_parameter" if first["type"] == "missing" else "invalid_parameter"
     said = "; ".join(dict.fromkeys(str(one["msg"]) for one in found[:6]))
-    return Refusal(400, code, f"{'.'.join(place) or 'The body'}: {said}.", field)
+    return ApiError(400, code, f"{'.'.join(place) or 'The body'}: {said}.", field)
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """What `work` gives; it is cancelled when the client goes away."""
     task, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "client_gone", "The client went away.")
+            raise ApiError(499, "client_gone", "The client went away.")
         return task.result()
     finally:
         for one in (task, leaving):
@@ -209,20 +215,20 @@ async def _left(request: Request) -> None:
         pass
 
 
-def texts_of(given: str | Sequence[str], name: str, most: int, empty: bool = False) -> list[str]:
+def check_texts(given: str | Sequence[str], name: str, most: int, empty: bool = False) -> list[str]:
     """A list of texts, checked: not empty, not too many, none of them empty unless `empty`. Raises `Refusal`."""
     texts = [given] if isinstance(given, str) else list(given)
-    counted(len(texts), name, most)
+    check_count(len(texts), name, most)
     for number, text in enumerate(texts):
         if not text and not empty:
             where = name if isinstance(given, str) else f"{name}[{number}]"
-            raise Refusal(400, "empty_input", f"{where} is empty.", name)
+            raise ApiError(400, "empty_input", f"{where} is empty.", name)
     return texts
 
 
-def counted(count: int, name: str, most: int) -> None:
+def check_count(count: int, name: str, most: int) -> None:
     """Raises `Refusal` for no input or too many."""
     if not count:
-        raise Refusal(400, "empty_input", f"{name} is an empty list.", name)
+        raise ApiError(400, "empty_input", f"{name} is an empty list.", name)
     if count > most:
-        raise Refusal(400, "too_many_inputs", f"{name} has {count} inputs, {most} are allowed.", name)
+        raise ApiError(400, "too_many_inputs", f"{name} has {count} inputs, {most} are allowed.", name)

@@ -12,29 +12,29 @@ from typing import Any
 
 from encodery.base.errors import InputError, UserError
 from encodery.base.settings import encode
-from encodery.embed.embedder import Embedder
-from encodery.embed.exported import runtime_of
-from encodery.embed.multivector import MultiVectorEncoder
-from encodery.embed.sparse import SparseEncoder
-from encodery.finetune import stock
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.exported import parse_runtime
+from encodery.encoders.multi_vector import MultiVectorEncoder
+from encodery.encoders.sparse import SparseEncoder
+from encodery.finetune import imported
 from encodery.finetune.predict import Predictor
-from encodery.model.load import Loaded, load_model
+from encodery.model.load import LoadedModel, load_model
 from encodery.runtimes import Runtime
 from encodery.search.searcher import Searcher
-from encodery.serve.calls import LateVectors, Masks, Pieces, Searches, SparseVectors
-from encodery.serve.costs import Trial
-from encodery.serve.lane import Asked, Lane
-from encodery.serve.stem import share
-from encodery.serve.tasks import Tasks
-from encodery.serve.trunk import trunks
-from encodery.serve.vectors import TokenStates, Vectors
+from encodery.serve.costs import CostProbe
+from encodery.serve.dense_model import DenseModel, TokenStateModel
+from encodery.serve.library_models import FillMaskModel, MultiVectorModel, SearchModel, SparseModel, TokenizeModel
+from encodery.serve.multi_head import multi_head_models
+from encodery.serve.served_model import InferenceRequest, ServedModel
+from encodery.serve.shared_encoder import share_encoders
+from encodery.serve.task_model import TaskModel
 
 INDEX = "index"
 SHORTEST = 32  # of the widths that the loss `matryoshka` trains where none are named
 
 
 @dataclass(frozen=True)
-class Opening:
+class ServeSettings:
     """What to serve: `models` as they are named, an `index` with its model's place if it moved, the `truncate` policy
     of requests that name none, the `runtime` of embedding models (None: the model itself) and its `threads` (None: as
     it likes)."""
@@ -48,54 +48,54 @@ class Opening:
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class ModelRegistry:
     """`facts`: what is told of each model; `lanes`: "model/what" -> lane; `beats`: a smallest request of each model;
     `trials`: how to measure what batches of a lane cost, for those that take many texts."""
 
-    facts: list[dict[str, Any]]
-    lanes: dict[str, Lane]
-    beats: list[Asked]
-    trials: dict[str, Trial]
+    models_info: list[dict[str, Any]]
+    models: dict[str, ServedModel]
+    health_probes: list[InferenceRequest]
+    cost_probes: dict[str, CostProbe]
 
 
-def open_all(opening: Opening) -> Served:
+def open_models(opening: ServeSettings) -> ModelRegistry:
     """Everything, loaded and checked. Raises `UserError` kinds for what cannot be served."""
-    served = Served([], {}, [], {})
+    served = ModelRegistry([], {}, [], {})
     for written in opening.models:
-        name, path = named(written)
-        if any(facts["id"] == name for facts in served.facts) or name == INDEX:
+        name, path = parse_name(written)
+        if any(facts["id"] == name for facts in served.models_info) or name == INDEX:
             raise InputError(f"Two models are called '{name}': name one otherwise, as name={path}.")
         loaded = load_model(path)
-        _add(served, name, lanes_of(loaded, opening), _kind(loaded, opening))
+        _add(served, name, operations_of(loaded, opening), _kind(loaded, opening))
     if opening.index is not None:
-        lane = Searches(Searcher(opening.index))
+        lane = SearchModel(Searcher(opening.index))
         if opening.rerank is not None:
             from encodery.search.reranking import reranker_of
-            from encodery.search.trust import share_of
+            from encodery.search.tune_rerank import rerank_weight_of
 
             lane.reranker = reranker_of(opening.rerank).open()
-            lane.rerank_weight = share_of(lane.searcher.path, opening.rerank)
+            lane.rerank_weight = rerank_weight_of(lane.searcher.path, opening.rerank)
         _add(served, INDEX, {"search": lane}, {})
-    share(served.lanes)
+    share_encoders(served.models)
     _once(served)
     _join(served)
-    if not served.facts:
+    if not served.models_info:
         raise InputError("There is nothing to serve: name a model, or an --index.")
     return served
 
 
-def _join(served: Served) -> None:
+def _join(served: ModelRegistry) -> None:
     """A lane for each encoder that asks several of its heads at once; `encoder` of a model's facts says of what it can
     do under which model's name its encoder runs."""
-    for name, trunk in trunks(served.lanes).items():
-        served.lanes[name] = trunk
-        for head in trunk.lanes:
+    for name, trunk in multi_head_models(served.models).items():
+        served.models[name] = trunk
+        for head in trunk.heads:
             model, _, what = head.rpartition("/")
-            facts = next(facts for facts in served.facts if facts["id"] == model)
+            facts = next(facts for facts in served.models_info if facts["id"] == model)
             facts.setdefault("encoder", {})[what] = name.rpartition("/")[0]
 
 
-def named(written: str) -> tuple[str, str]:
+def parse_name(written: str) -> tuple[str, str]:
     """Name and folder of `name=folder`, or of a folder alone, called as it is."""
     name, mark, path = written.partition("=")
     if mark and name and path and not Path(written).exists():
@@ -104,28 +104,28 @@ def named(written: str) -> tuple[str, str]:
     return (folder.parent.name if folder.name == "model" else folder.name), written
 
 
-def lanes_of(loaded: Loaded, opening: Opening) -> dict[str, Lane]:
+def operations_of(loaded: LoadedModel, opening: ServeSettings) -> dict[str, ServedModel]:
     """All that a model can do."""
     vectors = opening.truncate or "error"
-    found: dict[str, Lane] = {"tokenize": Pieces(loaded.tokenizer)}
-    if "task" in loaded.settings or (loaded.artifact is None and stock.head(loaded) is not None):
-        found["predict"] = Tasks(Predictor.of(loaded), opening.truncate)
+    found: dict[str, ServedModel] = {"tokenize": TokenizeModel(loaded.tokenizer)}
+    if "task" in loaded.settings or (loaded.artifact is None and imported.read_head(loaded) is not None):
+        found["predict"] = TaskModel(Predictor.from_model(loaded), opening.truncate)
     elif "sparse" in loaded.settings:
-        found["sparse"] = SparseVectors(SparseEncoder.of(loaded), vectors)
-    elif "multivector" in loaded.settings:
-        found["late"] = LateVectors(MultiVectorEncoder.of(loaded), vectors)
+        found["sparse"] = SparseModel(SparseEncoder.from_loaded(loaded), vectors)
+    elif "multi_vector" in loaded.settings:
+        found["late"] = MultiVectorModel(MultiVectorEncoder.from_loaded(loaded), vectors)
     else:
-        embedder, beside = Embedder.of(loaded), None
+        embedder, beside = DenseEncoder.from_loaded(loaded), None
         if opening.runtime is not None:
-            runtime = runtime_of(opening.runtime)
+            runtime = parse_runtime(opening.runtime)
             if hasattr(runtime, "threads"):
-                beside = embedder.on(_threaded(runtime, 1)) if opening.threads != 1 else None
+                beside = embedder.with_runtime(_threaded(runtime, 1)) if opening.threads != 1 else None
                 runtime = _threaded(runtime, opening.threads)
-            embedder = embedder.on(runtime)
-        found["embed"] = Vectors(embedder, matryoshka(loaded, embedder.width), vectors, beside)
-        found["states"] = TokenStates(embedder, (), vectors, beside)
+            embedder = embedder.with_runtime(runtime)
+        found["embed"] = DenseModel(embedder, matryoshka_dims(loaded, embedder.dimension), vectors, beside)
+        found["states"] = TokenStateModel(embedder, (), vectors, beside)
     if "mlm" in loaded.model.heads and loaded.tokenizer.roles["mask"] is not None:
-        found["fill"] = Masks(loaded, loaded.model)
+        found["fill"] = FillMaskModel(loaded, loaded.model)
     return found
 
 
@@ -134,12 +134,12 @@ def _threaded(runtime: Any, threads: int | None) -> Runtime:
     return found
 
 
-def _kind(loaded: Loaded, opening: Opening) -> dict[str, Any]:
+def _kind(loaded: LoadedModel, opening: ServeSettings) -> dict[str, Any]:
     """On what the cost of a model's batches depends: its shape, and how it is run."""
     return {"model": encode(loaded.model.settings), "runtime": opening.runtime, "threads": opening.threads}
 
 
-def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
+def matryoshka_dims(loaded: LoadedModel, width: int) -> tuple[int, ...]:
     """The widths that the model's vectors were trained to be cut to, none where they were not."""
     recipe = loaded.settings.get("recipe")
     loss = recipe.get("loss") if isinstance(recipe, Mapping) else None
@@ -155,29 +155,31 @@ def matryoshka(loaded: Loaded, width: int) -> tuple[int, ...]:
     return tuple(sorted(dim for dim in dims if dim < width))
 
 
-def _add(served: Served, name: str, lanes: Mapping[str, Lane], kind: Mapping[str, Any]) -> None:
-    can = {what: lane.facts() for what, lane in lanes.items()}
-    served.facts.append({"id": name, "can": can, "version": version("encodery")})
-    served.lanes.update({f"{name}/{what}": lane for what, lane in lanes.items()})
+def _add(served: ModelRegistry, name: str, lanes: Mapping[str, ServedModel], kind: Mapping[str, Any]) -> None:
+    can = {what: lane.info() for what, lane in lanes.items()}
+    served.models_info.append({"id": name, "can": can, "version": version("encodery")})
+    served.models.update({f"{name}/{what}": lane for what, lane in lanes.items()})
     requests = dict(_smallest(name, lanes, can))
-    served.beats.append(next(iter(requests.values()), Asked(name, "tokenize", {"texts": ["a"]})))
+    served.health_probes.append(next(iter(requests.values()), InferenceRequest(name, "tokenize", {"texts": ["a"]})))
     for what, asked in requests.items():
-        if lanes[what].most > 1:
+        if lanes[what].max_units > 1:
             depends = {**kind, "what": what, "task": can[what].get("task"), "pooling": can[what].get("pooling")}
-            served.trials[f"{name}/{what}"] = Trial(partial(_longer, asked), depends)
+            served.cost_probes[f"{name}/{what}"] = CostProbe(partial(_longer, asked), depends)
 
 
-def _once(served: Served) -> None:
+def _once(served: ModelRegistry) -> None:
     """One trial for lanes that stand in one batch."""
     seen: set[int] = set()
-    for name in list(served.trials):
-        company = served.lanes[name].company
+    for name in list(served.cost_probes):
+        company = served.models[name].batch_group
         if company is not None and id(company) in seen:
-            del served.trials[name]
+            del served.cost_probes[name]
         seen.add(id(company))
 
 
-def _smallest(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Asked]]:
+def _smallest(
+    name: str, lanes: Mapping[str, ServedModel], can: Mapping[str, dict[str, Any]]
+) -> Iterator[tuple[str, InferenceRequest]]:
     """A smallest request of each lane that one is known for."""
     tried: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         *((what, {"texts": ["a"]}, {}) for what in ("embed", "sparse", "late")),
@@ -188,16 +190,16 @@ def _smallest(name: str, lanes: Mapping[str, Lane], can: Mapping[str, dict[str, 
     seen = set()
     for what, inputs, options in tried:
         if what in lanes and what not in seen:
-            asked = Asked(name, what, inputs, options)
+            asked = InferenceRequest(name, what, inputs, options)
             try:
-                if lanes[what].read(asked).units:
+                if lanes[what].tokenize(asked).units:
                     seen.add(what)
                     yield what, asked
             except UserError:  # A task that wants more than one word of each role.
                 continue
 
 
-def _longer(asked: Asked, words: int) -> Asked:
+def _longer(asked: InferenceRequest, words: int) -> InferenceRequest:
     """The same with so many words; of a task that reads several texts the last one has them."""
     text = ["a " * words]
     rows = dict(asked.inputs.get("rows", {}))

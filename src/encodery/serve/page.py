@@ -20,7 +20,7 @@ FILES = {
 }
 
 
-def file(path: str) -> tuple[bytes, str]:
+def page_file(path: str) -> tuple[bytes, str]:
     """A file of the page by its path, and its content type."""
     name, kind = FILES[path]
     return importlib.resources.files(__package__).joinpath(name).read_bytes(), kind

@@ -15,12 +15,12 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.base.errors import UserError
-from encodery.serve.backend import Local
-from encodery.serve.costs import tables
-from encodery.serve.engine import Engine, EngineSettings
-from encodery.serve.lane import Answer, Asked
-from encodery.serve.models import Opening, open_all
-from encodery.serve.refusal import refused
+from encodery.serve.api_error import as_api_error
+from encodery.serve.backend import LocalBackend
+from encodery.serve.costs import measured_costs
+from encodery.serve.engine import EngineSettings, ServingEngine
+from encodery.serve.models import ServeSettings, open_models
+from encodery.serve.served_model import InferenceRequest, InferenceResult
 
 
 class Replica:
@@ -29,41 +29,48 @@ class Replica:
 
     def __init__(self, opening: Mapping[str, Any], engine: Mapping[str, Any], folder: str, alone: bool) -> None:
         """`folder`: from which paths are counted; `alone`: nobody on other machines has to reach this one."""
-        settings, self.wrong = EngineSettings(**engine), ""
+        settings, self.error = EngineSettings(**engine), ""
         if alone and not _kept_inside():
-            self.wrong = "This version of Ray Serve cannot be kept from listening to the network: set RAY_ADDRESS."
+            self.error = "This version of Ray Serve cannot be kept from listening to the network: set RAY_ADDRESS."
             return
         with contextlib.suppress(OSError):  # Another machine may not have it; paths may be absolute.
             os.chdir(folder)
         try:
-            served = open_all(Opening(**opening))
+            served = open_models(ServeSettings(**opening))
         except UserError as error:
-            self.wrong = str(error)
+            self.error = str(error)
             return
         cores = settings.cores or machine.threads()
-        trials = served.trials if machine.device().type == "cpu" else {}
-        costs = tables(served.lanes, trials, cores, partial(print, file=sys.stderr, flush=True))
-        self.local = Local(Engine(served.lanes, settings, costs=costs), served.facts, served.beats)
-        for asked in served.beats:
-            self.local.engine.submit(asked, urgent=True).future.result()
+        trials = served.cost_probes if machine.device().type == "cpu" else {}
+        costs = measured_costs(served.models, trials, cores, partial(print, file=sys.stderr, flush=True))
+        self.backend = LocalBackend(
+            ServingEngine(served.models, settings, costs=costs), served.models_info, served.health_probes
+        )
+        for asked in served.health_probes:
+            self.backend.engine.submit(asked, urgent=True).future.result()
 
     async def about(self) -> dict[str, Any]:
         """What is `wrong`, else `facts` and `beats` (see `models.Served`), and the `device` the models are on."""
-        if self.wrong:
-            return {"wrong": self.wrong}
-        return {"wrong": "", "facts": self.local.facts, "beats": self.local.beats, "device": machine.device().type}
+        if self.error:
+            return {"wrong": self.error}
+        return {
+            "wrong": "",
+            "facts": self.backend.models_info,
+            "beats": self.backend.health_probes,
+            "device": machine.device().type,
+        }
 
-    async def ask(self, asked: Asked, urgent: bool = False) -> Answer | dict[str, Any]:
+    async def infer(self, asked: InferenceRequest, urgent: bool = False) -> InferenceResult | dict[str, Any]:
         """The answer, or a refusal's table. Cancelled, it withdraws the request."""
         try:
-            return await self.local.ask(asked, urgent)
+            return await self.backend.infer(asked, urgent)
         except Exception as error:
-            return refused(error).packed()
+            return as_api_error(error).fields()
 
     async def check_health(self) -> None:
         """Called by Ray, which replaces a replica where this fails, or takes too long, again and again."""
-        if not self.wrong:
-            await asyncio.gather(*(self.local.ask(asked, urgent=True) for asked in self.local.beats))
+        if not self.error:
+            await asyncio.gather(*(self.backend.infer(asked, urgent=True) for asked in self.backend.health_probes))
 
 
 def _kept_inside() -> bool:

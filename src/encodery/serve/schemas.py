@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Policy = Literal["error", "right", "left", "chunk"]
-MOST_TOKEN = (1 << 31) - 1
-Token = Annotated[int, Field(ge=0, le=MOST_TOKEN)]
+MAX_TOKEN_ID = (1 << 31) - 1
+Token = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 Model = Annotated[str | None, Field(description="Which model; the first that can do it where none is named.")]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """What all bodies share."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class Truncating(Body):
+class TruncatingBody(RequestBody):
     """With a policy for texts that are too long."""
 
     model: Model = None
@@ -37,7 +37,7 @@ class Truncating(Body):
         return self.truncate
 
 
-class EmbeddingsBody(Body):
+class EmbeddingsBody(RequestBody):
     """OpenAI `/v1/embeddings`; `truncate` and `prompt_name` are ours."""
 
     input: str | list[str] | list[Token] | list[list[Token]]
@@ -49,7 +49,7 @@ class EmbeddingsBody(Body):
     prompt_name: str | None = None
 
 
-class EmbedBody(Truncating):
+class EmbedBody(TruncatingBody):
     """TEI `/embed`."""
 
     inputs: str | list[str] | list[Token] | list[list[Token]]
@@ -58,27 +58,27 @@ class EmbedBody(Truncating):
     dimensions: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
 
 
-class TextsBody(Truncating):
+class TextsBody(TruncatingBody):
     """TEI `/embed_all` and `/embed_sparse`."""
 
     inputs: str | list[str]
     prompt_name: str | None = None
 
 
-class SimilarityInputs(Body):
+class SimilarityInputs(RequestBody):
     """One text and those it is compared with."""
 
     source_sentence: str
     sentences: list[str]
 
 
-class SimilarityParameters(Truncating):
+class SimilarityParameters(TruncatingBody):
     """How the texts are read."""
 
     prompt_name: str | None = None
 
 
-class SimilarityBody(Body):
+class SimilarityBody(RequestBody):
     """TEI `/similarity`."""
 
     inputs: SimilarityInputs
@@ -86,7 +86,7 @@ class SimilarityBody(Body):
     model: Model = None
 
 
-class TeiRerankBody(Truncating):
+class TeiRerankBody(TruncatingBody):
     """TEI `/rerank`."""
 
     query: str
@@ -95,18 +95,18 @@ class TeiRerankBody(Truncating):
     return_text: bool = False
 
 
-class Document(Body):
+class RerankDocument(RequestBody):
     """A document of a rerank."""
 
     text: str
 
 
-class RerankBody(Body):
+class RerankBody(RequestBody):
     """Cohere and Jina `/v1/rerank`, `/v2/rerank`; `truncate` is ours."""
 
     model: Model = None
     query: str
-    documents: list[str | Document]
+    documents: list[str | RerankDocument]
     top_n: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
@@ -115,24 +115,24 @@ class RerankBody(Body):
 
 def _dialect(body: Any) -> str:
     given = body if isinstance(body, dict) else {}
-    return COHERE if "documents" in given or isinstance(body, RerankBody) else TEI
+    return COHERE_DIALECT if "documents" in given or isinstance(body, RerankBody) else TEI_DIALECT
 
 
-TEI, COHERE = "TEI's", "Cohere's"
+TEI_DIALECT, COHERE_DIALECT = "TEI's", "Cohere's"
 AnyRerankBody = Annotated[
-    Annotated[TeiRerankBody, Tag(TEI)] | Annotated[RerankBody, Tag(COHERE)], Discriminator(_dialect)
+    Annotated[TeiRerankBody, Tag(TEI_DIALECT)] | Annotated[RerankBody, Tag(COHERE_DIALECT)], Discriminator(_dialect)
 ]
 """Of `/rerank`, where both are understood."""
 
 
-class PredictBody(Truncating):
+class PredictBody(TruncatingBody):
     """TEI `/predict`: a text, a pair [a, b], or a batch of [text] and [a, b]."""
 
     inputs: str | list[str] | list[list[str]]
     raw_scores: Literal[False] = False
 
 
-class TokenizeBody(Body):
+class TokenizeBody(RequestBody):
     """TEI `/tokenize`."""
 
     inputs: str | list[str]
@@ -140,7 +140,7 @@ class TokenizeBody(Body):
     model: Model = None
 
 
-class FillBody(Body):
+class FillBody(RequestBody):
     """`/fill`: texts with [MASK]."""
 
     inputs: str | list[str]
@@ -149,21 +149,21 @@ class FillBody(Body):
     model: Model = None
 
 
-class TagBody(Truncating):
+class TagBody(TruncatingBody):
     """`/tag`: spans in characters; `types`, for models that find spans by labels given as prompts."""
 
     inputs: str | list[str]
     types: list[str] | None = None
 
 
-class AnswerBody(Truncating):
+class AnswerBody(TruncatingBody):
     """`/answer`: one question on one context, or as many of each."""
 
     question: str | list[str]
     context: str | list[str]
 
 
-class EmbedHead(Body):
+class EmbedHead(RequestBody):
     """As `/embed`."""
 
     route: Literal["embed"]
@@ -173,7 +173,7 @@ class EmbedHead(Body):
     dimensions: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
 
 
-class StatesHead(Body):
+class StatesHead(RequestBody):
     """As `/embed_all`."""
 
     route: Literal["embed_all"]
@@ -181,14 +181,14 @@ class StatesHead(Body):
     prompt_name: str | None = None
 
 
-class PredictHead(Body):
+class PredictHead(RequestBody):
     """As `/predict`, of single texts."""
 
     route: Literal["predict"]
     model: Model = None
 
 
-class TagHead(Body):
+class TagHead(RequestBody):
     """As `/tag`."""
 
     route: Literal["tag"]
@@ -196,7 +196,7 @@ class TagHead(Body):
     types: list[str] | None = None
 
 
-class HeadsBody(Body):
+class HeadsBody(RequestBody):
     """`/v1/heads`: what is wanted of the same texts, each under a name of the client's; `truncate` is of all."""
 
     input: str | list[str]
@@ -210,13 +210,13 @@ class HeadsBody(Body):
     truncate: Policy | None = None
 
 
-class SearchBody(Body):
+class SearchBody(RequestBody):
     """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side.
     `rerank_weight`: the reranker's share beside what found the passages."""
 
     query: str
     top: Annotated[int, Field(ge=1, le=1000)] = 10
-    mode: Literal["hybrid", "dense", "sparse", "late", "bm25"] | None = None
+    mode: Literal["hybrid", "dense", "sparse", "multi_vector", "bm25"] | None = None
     filters: list[str] = []
     per_document: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
     weight: Annotated[float | None, Field(ge=0, le=1)] = None

@@ -17,9 +17,9 @@ from types import FrameType
 
 from encodery.base.errors import InputError, UserError
 
-USERS_FAULT = 2  # a worker's exit code where its arguments were wrong: another would fail alike
-WAITS = (0.5, 1.0, 2.0, 5.0, 15.0)  # seconds before the n-th restart in a row
-STEADY = 60.0  # seconds after which a death is the first one again
+USAGE_EXIT = 2  # a worker's exit code where its arguments were wrong: another would fail alike
+RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 15.0)  # seconds before the n-th restart in a row
+STEADY_SECONDS = 60.0  # seconds after which a death is the first one again
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,7 +45,7 @@ class Supervisor:
         self, command: Sequence[str], place: socket.socket, workers: int, grace: float, said: Callable[[str], None]
     ) -> None:
         self.command = [*command, "--fd", str(place.fileno())]
-        self.place, self.grace, self.said = place, grace, said
+        self.listener, self.grace, self.report = place, grace, said
         self.workers: list[subprocess.Popen[bytes]] = []
         self._count, self._stopping = workers, False
 
@@ -61,12 +61,12 @@ class Supervisor:
                 code = worker.poll()
                 if code is None or self._stopping:
                     continue
-                if code == USERS_FAULT:
+                if code == USAGE_EXIT:
                     self._end()
                     raise UserError("The server could not start; what is wrong is told above.")
-                deaths[number] = 0 if time.monotonic() - begun[number] > STEADY else deaths[number]
-                pause = WAITS[min(deaths[number], len(WAITS) - 1)]
-                self.said(f"A worker ended (code {code}); another is started in {pause:g} s.")
+                deaths[number] = 0 if time.monotonic() - begun[number] > STEADY_SECONDS else deaths[number]
+                pause = RESTART_DELAYS[min(deaths[number], len(RESTART_DELAYS) - 1)]
+                self.report(f"A worker ended (code {code}); another is started in {pause:g} s.")
                 self._sleep(pause)
                 deaths[number] += 1
                 if not self._stopping:
@@ -75,7 +75,7 @@ class Supervisor:
         self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command, pass_fds=(self.place.fileno(),))
+        return subprocess.Popen(self.command, pass_fds=(self.listener.fileno(),))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -97,7 +97,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-        self.place.close()
+        self.listener.close()
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

@@ -21,17 +21,17 @@ from fastapi import FastAPI
 
 from encodery.base import machine
 from encodery.base.extras import require
+from encodery.serve.api_error import ApiError
 from encodery.serve.app import make_app
-from encodery.serve.backend import Local
-from encodery.serve.cluster import Place, backend
+from encodery.serve.backend import LocalBackend
+from encodery.serve.cluster import ReplicaAddress, connect
 from encodery.serve.connection import patient
-from encodery.serve.costs import tables
-from encodery.serve.engine import Engine, EngineSettings
-from encodery.serve.gauges import Gauges
+from encodery.serve.costs import measured_costs
+from encodery.serve.engine import EngineSettings, ServingEngine
 from encodery.serve.http import HttpSettings
-from encodery.serve.lane import Asked
-from encodery.serve.models import Opening, open_all
-from encodery.serve.refusal import Refusal
+from encodery.serve.models import ServeSettings, open_models
+from encodery.serve.served_model import InferenceRequest
+from encodery.serve.server_metrics import ServerMetrics
 
 if TYPE_CHECKING:
     import uvicorn
@@ -41,34 +41,42 @@ WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
 ALONE_EVERY = 1.0  # seconds between looks for the supervisor
 
 
-def work(opening: Opening, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]) -> None:
+def run_worker(
+    opening: ServeSettings, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]
+) -> None:
     """Serve on the listening socket `fd` until a signal; `said` tells what is worth knowing. Raises `UserError` kinds
     for what cannot be served."""
     parent = os.getppid()
-    served, gauges = open_all(opening), Gauges()
-    trials = served.trials if machine.device().type == "cpu" else {}
-    costs = tables(served.lanes, trials, engine.cores or machine.threads(), said)
-    with Engine(served.lanes, engine, gauges.note, costs) as running:
-        _warm(running, served.beats)
+    served, gauges = open_models(opening), ServerMetrics()
+    trials = served.cost_probes if machine.device().type == "cpu" else {}
+    costs = measured_costs(served.models, trials, engine.cores or machine.threads(), said)
+    with ServingEngine(served.models, engine, gauges.record, costs) as running:
+        _warm(running, served.health_probes)
         over = threading.Event()
-        threading.Thread(target=_watch, args=(running, served.beats, over), name="watch", daemon=True).start()
+        threading.Thread(target=_watch, args=(running, served.health_probes, over), name="watch", daemon=True).start()
 
         def stopping() -> None:
             running.draining = True
 
-        app = make_app(Local(running, served.facts, served.beats), http, gauges, engine.request_inputs, running.full)
+        app = make_app(
+            LocalBackend(running, served.models_info, served.health_probes),
+            http,
+            gauges,
+            engine.request_inputs,
+            running.overload_error,
+        )
         _answer(app, http, fd, parent, stopping)
         over.set()
 
 
-def front(place: str, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
+def run_frontend(place: str, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
     """The same before replicas on a cluster, at a place as `cluster.Place` writes it; models and engines are theirs."""
-    parent, gauges = os.getppid(), Gauges()
-    app = make_app(backend(Place.read(place), gauges.note), http, gauges, engine.request_inputs)
+    parent, gauges = os.getppid(), ServerMetrics()
+    app = make_app(connect(ReplicaAddress.parse(place), gauges.record), http, gauges, engine.request_inputs)
     _answer(app, http, fd, parent, lambda: None)
 
 
-def configured(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
     """How uvicorn serves: connections are kept longer than clients keep theirs, lest one is closed as it is used."""
     made: uvicorn.Config = require("uvicorn", "serve").Config(
         app,
@@ -87,7 +95,7 @@ def configured(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
 def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Callable[[], None]) -> None:
     """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `stopping` is called,
     and what was accepted is answered."""
-    server = require("uvicorn", "serve").Server(configured(app, http))
+    server = require("uvicorn", "serve").Server(uvicorn_config(app, http))
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
         app.state.draining = server.should_exit = True
@@ -100,20 +108,22 @@ def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Ca
     over.set()
 
 
-def _warm(engine: Engine, beats: Sequence[Asked]) -> None:
+def _warm(engine: ServingEngine, beats: Sequence[InferenceRequest]) -> None:
     for asked in beats:
         engine.submit(asked, urgent=True).future.result()
 
 
-def _watch(engine: Engine, beats: Sequence[Asked], over: threading.Event) -> None:
+def _watch(engine: ServingEngine, beats: Sequence[InferenceRequest], over: threading.Event) -> None:
     """End the process where the engine answers no more."""
     while not over.wait(WATCH_EVERY):
         try:
-            # type: ignore[misc]
-            found: list[Future[object]] = [engine.submit(asked, urgent=True).future for asked in beats]
+            found: list[Future[object]] = [
+                engine.submit(asked, urgent=True).future  # type: ignore[misc]
+                for asked in beats
+            ]
             for one in found:
                 one.result(STUCK_AFTER)
-        except Refusal:
+        except ApiError:
             continue  # Draining is not stuck.
         except Late:
             os._exit(STUCK_EXIT)

@@ -19,23 +19,23 @@ from torch import Tensor
 from encodery.base.artifact import Artifact
 from encodery.base.parts import Part
 from encodery.base.settings import encode
-from encodery.model.load import Loaded, save_model
+from encodery.model.load import LoadedModel, save_model
 from encodery.model.network import Model
 from encodery.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Changed:
+class SurgeryResult:
     """The new model, the tokenizer that belongs to it (None: the one it had), and figures on what was done."""
 
     model: Model
     tokenizer: Tokenizer | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def save(
         self,
         folder: str | Path,
-        loaded: Loaded,
+        loaded: LoadedModel,
         part: Surgery,
         modules: Mapping[str, dict[str, Tensor]] | None = None,
         overwrite: bool = False,
@@ -54,7 +54,7 @@ class Changed:
                 settings={**loaded.settings, "surgery": encode(part)},
                 modules=modules,
                 parents={"model": loaded.artifact} if loaded.artifact is not None else None,
-                figures=self.figures,
+                metrics=self.metrics,
                 overwrite=overwrite,
             )
 
@@ -63,5 +63,5 @@ class Surgery(Part):
     """One such change."""
 
     @abc.abstractmethod
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         """The changed model; `loaded` stays as it is. Raises `SettingsError` where the change cannot be made."""

@@ -22,7 +22,7 @@ Axes = Mapping[str, list[Axis]]
 
 
 @dataclass(frozen=True)
-class Sources:
+class ChannelSources:
     """For each channel of the wider model that of the narrower one it goes with, (n,) for each size; and how many the
     narrower one has."""
 
@@ -39,32 +39,34 @@ class Sources:
         return beyond.repeat_interleave(axis.unit).repeat(axis.runs)
 
 
-def cyclic(narrow: Mapping[Size, int], wide: Mapping[Size, int]) -> Sources:
+def cyclic_sources(narrow: Mapping[Size, int], wide: Mapping[Size, int]) -> ChannelSources:
     """Channel j goes with j modulo the narrower count."""
-    return Sources({size: torch.arange(wide[size]) % narrow[size] for size in narrow}, narrow)
+    return ChannelSources({size: torch.arange(wide[size]) % narrow[size] for size in narrow}, narrow)
 
 
-def drawn(narrow: Mapping[Size, int], wide: Mapping[Size, int], generator: torch.Generator) -> Sources:
+def random_sources(narrow: Mapping[Size, int], wide: Mapping[Size, int], generator: torch.Generator) -> ChannelSources:
     """The first channels go with themselves, each further one with one drawn at random."""
     found = {}
     for size, count in narrow.items():
         more = torch.randint(count, (wide[size] - count,), generator=generator)
         found[size] = torch.cat([torch.arange(count), more])
-    return Sources(found, narrow)
+    return ChannelSources(found, narrow)
 
 
-def tiled(narrow: Mapping[Size, int], wide: Mapping[Size, int]) -> Sources:
+def tiled_sources(narrow: Mapping[Size, int], wide: Mapping[Size, int]) -> ChannelSources:
     """The narrower channels in the middle, and on either side what follows when they repeat."""
     found = {size: (torch.arange(wide[size]) - (wide[size] - count) // 2) % count for size, count in narrow.items()}
-    return Sources(found, narrow)
+    return ChannelSources(found, narrow)
 
 
-def copied(state: State, axes: Axes, sources: Sources) -> dict[str, Tensor]:
+def copy_channels(state: State, axes: Axes, sources: ChannelSources) -> dict[str, Tensor]:
     """Every channel as it is, however often it is there."""
     return {name: _selected(tensor, axes[name], sources) for name, tensor in state.items()}
 
 
-def widened(state: State, axes: Axes, sources: Sources, uneven: float, generator: torch.Generator) -> dict[str, Tensor]:
+def widen(
+    state: State, axes: Axes, sources: ChannelSources, uneven: float, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Copies and shares. `uneven` 0: equal shares; towards 1: drawn anew for every weight, so that copies differ."""
     found = {}
     for name, tensor in state.items():
@@ -76,7 +78,7 @@ def widened(state: State, axes: Axes, sources: Sources, uneven: float, generator
     return found
 
 
-def from_above(wide: State, axes: Axes, sources: Sources) -> dict[str, Tensor]:
+def take_from_layer_above(wide: State, axes: Axes, sources: ChannelSources) -> dict[str, Tensor]:
     """Channels that were added to a layer take the weights that the same channels have in the layer above it, where
     there is one."""
     found = dict(wide)
@@ -92,7 +94,7 @@ def from_above(wide: State, axes: Axes, sources: Sources) -> dict[str, Tensor]:
     return found
 
 
-def narrowed(state: State, axes: Axes, sources: Sources) -> dict[str, Tensor]:
+def narrow(state: State, axes: Axes, sources: ChannelSources) -> dict[str, Tensor]:
     """Channels that go with the same one become one: their mean, or their sum where they are summed over."""
     found = {}
     for name, tensor in state.items():
@@ -107,7 +109,7 @@ def narrowed(state: State, axes: Axes, sources: Sources) -> dict[str, Tensor]:
     return found
 
 
-def _selected(tensor: Tensor, axes: list[Axis], sources: Sources) -> Tensor:
+def _selected(tensor: Tensor, axes: list[Axis], sources: ChannelSources) -> Tensor:
     for axis in axes:
         tensor = tensor.index_select(axis.dim, sources.places(axis))
     return tensor.clone()

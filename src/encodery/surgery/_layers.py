@@ -11,17 +11,17 @@ from torch import Tensor
 from encodery.model.network import Model, ModelSettings
 from encodery.model.weights import Linear
 from encodery.surgery._channels import BLOCK, State
-from encodery.surgery._sizes import WORDS
+from encodery.surgery._sizes import TOKEN_EMBEDDINGS
 
 Order = Literal["stack", "repeat"]
 
 
-def sources(shallow: int, deep: int, order: Order) -> list[int]:
+def layer_sources(shallow: int, deep: int, order: Order) -> list[int]:
     """For each layer of the deeper model that of the shallower one it goes with. stack: 0 1 0 1; repeat: 0 0 1 1."""
     return [layer % shallow if order == "stack" else layer * shallow // deep for layer in range(deep)]
 
 
-def deepened(state: State, origin: Sequence[int], settings: ModelSettings) -> dict[str, Tensor]:
+def deepen(state: State, origin: Sequence[int], settings: ModelSettings) -> dict[str, Tensor]:
     """Layer i is a copy of layer `origin[i]`. A norm that the origin leaves out (the first of layer 0, where embeddings
     are normalised already) starts as a fresh one."""
     found = {name: tensor for name, tensor in state.items() if not BLOCK.fullmatch(name)}
@@ -29,11 +29,11 @@ def deepened(state: State, origin: Sequence[int], settings: ModelSettings) -> di
         match = BLOCK.fullmatch(name)
         if match is not None:
             source = state.get(f"{match[1]}{origin[int(match[2])]}.{match[3]}")
-            found[name] = fresh.to(found[WORDS].dtype) if source is None else source.clone()
+            found[name] = fresh.to(found[TOKEN_EMBEDDINGS].dtype) if source is None else source.clone()
     return found
 
 
-def silenced(state: State, layers: Sequence[int], settings: ModelSettings) -> dict[str, Tensor]:
+def silence(state: State, layers: Sequence[int], settings: ModelSettings) -> dict[str, Tensor]:
     """The same, but that what these layers write into the residual stream is zero."""
     with torch.device("meta"):
         blocks = Model(settings).encoder.blocks
@@ -46,7 +46,7 @@ def silenced(state: State, layers: Sequence[int], settings: ModelSettings) -> di
     return found
 
 
-def averaged(state: State, target: Sequence[int]) -> dict[str, Tensor]:
+def average_layers(state: State, target: Sequence[int]) -> dict[str, Tensor]:
     """Layers with the same `target` become one, their mean."""
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in state.items():
@@ -55,7 +55,7 @@ def averaged(state: State, target: Sequence[int]) -> dict[str, Tensor]:
     return {name: torch.stack(tensors).mean(0) for name, tensors in groups.items()}
 
 
-def fitting(state: Mapping[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
+def drop_unused(state: Mapping[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
     """Without the tensors that a model of these settings has no place for: the first norm of what is now layer 0."""
     with torch.device("meta"):
         own = Model(settings).state_dict()

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
-from encodery.model.load import Loaded
+from encodery.model.load import LoadedModel
 from encodery.model.network import Model, ModelSettings
-from encodery.model.weights import Linear, Table
+from encodery.model.weights import EmbeddingTable, Linear
 
-Size = Literal["width", "heads", "inner"]
-WORDS = "encoder.embeddings.word.weight"
-SIZES: tuple[Size, ...] = ("width", "heads", "inner")
+Size = Literal["width", "heads", "intermediate_size"]
+TOKEN_EMBEDDINGS = "encoder.embeddings.word.weight"
+SIZES: tuple[Size, ...] = ("width", "heads", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def axes(settings: ModelSettings, changing: Iterable[Size] = SIZES) -> dict[str,
     """The axes that follow the sizes `changing`, by the name of the tensor. Raises `SettingsError` for one of which it
     is not known how it follows."""
     shape = settings.shape
-    fixed = dataclasses.replace(settings, head_size=shape.head_size, inner=shape.inner)
+    fixed = dataclasses.replace(settings, head_size=shape.head_size, intermediate_size=shape.intermediate_size)
     model = _outline(fixed)
     summed = _summed(model)
     found: dict[str, list[Axis]] = {name: [] for name in model.state_dict()}
@@ -64,13 +64,13 @@ def axes(settings: ModelSettings, changing: Iterable[Size] = SIZES) -> dict[str,
     return found
 
 
-def resized(
-    loaded: Loaded, width: int | None, heads: int | None, inner: int | None, depth: int | None
+def resized_settings(
+    loaded: LoadedModel, width: int | None, heads: int | None, inner: int | None, depth: int | None
 ) -> ModelSettings:
     """The settings of `loaded` with other sizes; heads and inner width follow the width where not given, the head size
     stays. Raises `SettingsError` for sizes that do not follow, and where something stands on the model."""
     settings, shape = loaded.model.settings, loaded.model.settings.shape
-    if settings.inserts:
+    if settings.extensions:
         raise SettingsError(f"{loaded.path}: has adapters or prompts in it; change the size of the model without them.")
     width = shape.width if width is None else width
     new = dataclasses.replace(
@@ -78,7 +78,9 @@ def resized(
         width=width,
         heads=_following("heads", shape.heads, width, shape.width) if heads is None else heads,
         head_size=shape.head_size,
-        inner=_following("inner", shape.inner, width, shape.width) if inner is None else inner,
+        intermediate_size=_following("intermediate_size", shape.intermediate_size, width, shape.width)
+        if inner is None
+        else inner,
         depth=settings.depth if depth is None else depth,
     )
     if width != shape.width and loaded.modules():
@@ -93,7 +95,7 @@ def resized(
 
 def check_larger(old: ModelSettings, new: ModelSettings) -> None:
     """Raises `SettingsError` naming the first size of `new` that is smaller than that of `old`."""
-    for name in ("width", "heads", "inner", "depth"):
+    for name in ("width", "heads", "intermediate_size", "depth"):
         before, after = getattr(old.shape, name), getattr(new.shape, name)
         if after < before:
             raise SettingsError(f"{name} = {after}: the model has {before} already; growing cannot make it smaller.")
@@ -101,13 +103,13 @@ def check_larger(old: ModelSettings, new: ModelSettings) -> None:
         raise SettingsError("depth: a model without layers has none to copy.")
 
 
-def changing(old: ModelSettings, new: ModelSettings) -> tuple[dict[Size, int], dict[Size, int]]:
+def changed_sizes(old: ModelSettings, new: ModelSettings) -> tuple[dict[Size, int], dict[Size, int]]:
     """The sizes that differ, before and after."""
     sizes = [size for size in SIZES if getattr(old.shape, size) != getattr(new.shape, size)]
     return {size: getattr(old.shape, size) for size in sizes}, {size: getattr(new.shape, size) for size in sizes}
 
 
-def told(old: Mapping[str, Tensor], model: Model) -> dict[str, int]:
+def size_metrics(old: Mapping[str, Tensor], model: Model) -> dict[str, int]:
     """Figures on a change of size: parameters before and after."""
     return {
         "depth": model.settings.depth,
@@ -124,7 +126,7 @@ def _following(name: str, size: int, width: int, before: int) -> int:
 
 
 def _reason(name: str) -> str:
-    if name == WORDS:
+    if name == TOKEN_EMBEDDINGS:
         return "the head has no transform, and a wider word table that it reads itself would say every score twice."
     return f"how '{name}' would follow is not known."
 
@@ -141,7 +143,7 @@ def _summed(model: Model) -> dict[str, dict[int, bool]]:
         for name, p in module.named_parameters(place, recurse=False):
             if isinstance(module, Linear) and p.dim() == 2:
                 found[name] = {0: False, 1: True}
-            elif isinstance(module, Table):
+            elif isinstance(module, EmbeddingTable):
                 found[name] = {1: False}
             elif p.dim() == 1:
                 found[name] = {0: False}
@@ -157,4 +159,4 @@ def _read_twice(model: Model) -> dict[str, dict[int, bool]]:
     norm = model.heads["mlm"]._modules.get("norm")
     if isinstance(norm, nn.Module):
         return {f"heads.mlm.norm.{name}": {0: True} for name, _ in norm.named_parameters()}
-    return {WORDS: {}}
+    return {TOKEN_EMBEDDINGS: {}}

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.foreign import build
-from encodery.model.load import Loaded
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel
 from encodery.model.network import ModelSettings
-from encodery.surgery import Changed, Surgery
-from encodery.surgery._channels import State, cyclic, narrowed
-from encodery.surgery._layers import averaged, fitting, sources
-from encodery.surgery._sizes import axes, changing, resized, told
+from encodery.surgery import Surgery, SurgeryResult
+from encodery.surgery._channels import State, cyclic_sources, narrow
+from encodery.surgery._layers import average_layers, drop_unused, layer_sources
+from encodery.surgery._sizes import axes, changed_sizes, resized_settings, size_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,35 +32,37 @@ class Coalesce(Surgery):
 
     width: int | None = None
     heads: int | None = None
-    inner: int | None = None
+    intermediate_size: int | None = None
     depth: int | None = None
     layers: Literal["stack", "repeat"] = "repeat"
 
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         old = loaded.model.settings
         new = self.sizes(loaded)
-        for name in ("width", "heads", "inner", "depth"):
+        for name in ("width", "heads", "intermediate_size", "depth"):
             if not 1 <= getattr(new.shape, name) <= getattr(old.shape, name):
                 raise SettingsError(
                     f"{name} = {getattr(new.shape, name)}: must lie in 1 <= {name} <= {getattr(old.shape, name)}, "
                     "that of the model."
                 )
         given = loaded.model.state_dict()
-        model = build(new, self.coalesced(given, old, new))
-        return Changed(model, figures=dict(told(given, model)))
+        model = model_of_state(new, self.coalesce(given, old, new))
+        return SurgeryResult(model, metrics=dict(size_metrics(given, model)))
 
-    def sizes(self, loaded: Loaded) -> ModelSettings:
+    def sizes(self, loaded: LoadedModel) -> ModelSettings:
         """The settings of the smaller model."""
-        asked = (self.width, self.heads, self.inner, self.depth)
+        asked = (self.width, self.heads, self.intermediate_size, self.depth)
         if any(size is not None for size in asked):
-            return resized(loaded, *asked)
+            return resized_settings(loaded, *asked)
         shape = loaded.model.settings.shape
-        return resized(loaded, shape.width // 2, shape.heads // 2, shape.inner // 2, max(shape.depth // 2, 1))
+        return resized_settings(
+            loaded, shape.width // 2, shape.heads // 2, shape.intermediate_size // 2, max(shape.depth // 2, 1)
+        )
 
-    def coalesced(self, state: State, old: ModelSettings, new: ModelSettings) -> dict[str, Tensor]:
+    def coalesce(self, state: State, old: ModelSettings, new: ModelSettings) -> dict[str, Tensor]:
         """The tensors of a model of the settings `new`, in the precision of `state`."""
-        before, after = changing(old, new)
-        found = narrowed(state, axes(old, before), cyclic(after, before))
+        before, after = changed_sizes(old, new)
+        found = narrow(state, axes(old, before), cyclic_sources(after, before))
         if new.depth != old.depth:
-            found = fitting(averaged(found, sources(new.depth, old.depth, self.layers)), new)
+            found = drop_unused(average_layers(found, layer_sources(new.depth, old.depth, self.layers)), new)
         return found

@@ -24,15 +24,22 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.model import golden
-from encodery.model.foreign import build
-from encodery.model.load import Loaded
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel
 from encodery.model.network import ModelSettings
-from encodery.surgery import Changed, Surgery
-from encodery.surgery._channels import Sources, State, cyclic, drawn, from_above, widened
-from encodery.surgery._layers import deepened, silenced, sources
-from encodery.surgery._sizes import axes, changing, check_larger, resized, told
+from encodery.surgery import Surgery, SurgeryResult
+from encodery.surgery._channels import (
+    ChannelSources,
+    State,
+    cyclic_sources,
+    random_sources,
+    take_from_layer_above,
+    widen,
+)
+from encodery.surgery._layers import deepen, layer_sources, silence
+from encodery.surgery._sizes import axes, changed_sizes, check_larger, resized_settings, size_metrics
 
-KEPT = 1e-3
+MAX_DRIFT = 1e-3
 """A drift beyond this is none of rounding."""
 
 
@@ -44,50 +51,52 @@ class Grow(Surgery):
 
     width: int | None = None
     heads: int | None = None
-    inner: int | None = None
+    intermediate_size: int | None = None
     depth: int | None = None
-    how: Literal["fpi", "aki"] = "fpi"
-    uneven: float = 0.5
+    method: Literal["fpi", "aki"] = "fpi"
+    symmetry_breaking: float = 0.5
     copies: Literal["even", "random"] = "even"
     layers: Literal["stack", "repeat", "identity"] = "stack"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.uneven < 1:
-            raise SettingsError(f"uneven = {self.uneven}: must lie in 0 <= uneven < 1.")
+        if not 0 <= self.symmetry_breaking < 1:
+            raise SettingsError(f"uneven = {self.symmetry_breaking}: must lie in 0 <= uneven < 1.")
 
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         settings = loaded.model.settings
-        new = resized(loaded, self.width, self.heads, self.inner, self.depth)
+        new = resized_settings(loaded, self.width, self.heads, self.intermediate_size, self.depth)
         check_larger(settings, new)
         old = loaded.model.state_dict()
-        state, channels = self.grown(old, settings, new, generator)
-        model = build(new, state)
-        made = golden.make(loaded.model)
+        state, channels = self.grow(old, settings, new, generator)
+        model = model_of_state(new, state)
+        made = golden.golden_outputs(loaded.model)
         drift = golden.drift(model, {**made, "hidden": made["hidden"][:, channels]})
-        if self.layers == "identity" and new.shape.width == settings.shape.width and drift > KEPT:
+        if self.layers == "identity" and new.shape.width == settings.shape.width and drift > MAX_DRIFT:
             raise SettingsError(
                 "layers = identity: the blocks of this model change what they pass on even where they add nothing "
                 "(post-norm), so added layers change what it computes; use stack or repeat."
             )
-        return Changed(model, figures={**told(old, model), "drift": round(drift, 9)})
+        return SurgeryResult(model, metrics={**size_metrics(old, model), "drift": round(drift, 9)})
 
-    def grown(
+    def grow(
         self, state: State, old: ModelSettings, new: ModelSettings, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The tensors of a model of the settings `new`, in the precision of `state`; and for each channel of its hidden
         states (H new,) the one of the old model that it copies."""
-        before, after = changing(old, new)
+        before, after = changed_sizes(old, new)
         found, channels = dict(state), torch.arange(new.width)
         if before:
             paths = axes(old, before)
-            pairs: Sources = drawn(before, after, generator) if self.copies == "random" else cyclic(before, after)
-            found = widened(found, paths, pairs, self.uneven, generator)
-            if self.how == "aki":
-                found = from_above(found, paths, pairs)
+            pairs: ChannelSources = (
+                random_sources(before, after, generator) if self.copies == "random" else cyclic_sources(before, after)
+            )
+            found = widen(found, paths, pairs, self.symmetry_breaking, generator)
+            if self.method == "aki":
+                found = take_from_layer_above(found, paths, pairs)
             channels = pairs.channels.get("width", channels)
         if new.depth != old.depth:
-            origin = sources(old.depth, new.depth, "repeat" if self.layers == "repeat" else "stack")
-            found = deepened(found, origin, new)
+            origin = layer_sources(old.depth, new.depth, "repeat" if self.layers == "repeat" else "stack")
+            found = deepen(found, origin, new)
             if self.layers == "identity":
-                found = silenced(found, range(old.depth, new.depth), new)
+                found = silence(found, range(old.depth, new.depth), new)
         return found, channels

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.foreign import build
-from encodery.model.load import Loaded
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel
 from encodery.model.network import ModelSettings
-from encodery.model.positions.learned import Learned
-from encodery.model.positions.rotary import Rotary
-from encodery.surgery import Changed, Surgery
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.positions.rotary import RotaryPositions
+from encodery.surgery import Surgery, SurgeryResult
 
 TABLE = "encoder.positions.table.weight"
 
@@ -33,38 +33,38 @@ class Lengthen(Surgery):
     """`max_length` is the new longest sequence; `how` is for learned positions, `theta` for rotary ones."""
 
     max_length: int
-    how: Literal["tile", "stretch"] = "tile"
+    method: Literal["tile", "interpolate"] = "tile"
     theta: float | None = None
 
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         settings = loaded.model.settings
         if self.max_length <= settings.max_length:
             raise SettingsError(
                 f"max_length = {self.max_length}: the model takes {settings.max_length} already; give more."
             )
-        if self.theta is not None and not isinstance(settings.positions, Rotary):
+        if self.theta is not None and not isinstance(settings.positions, RotaryPositions):
             raise SettingsError(f"theta = {self.theta}: is for rotary positions, which this model does not have.")
         state = dict(loaded.model.state_dict())
         wider = dataclasses.replace(settings, max_length=self.max_length)
-        if isinstance(settings.positions, Learned):
+        if isinstance(settings.positions, LearnedPositions):
             state[TABLE] = self._table(state[TABLE], settings.positions.offset)
-        elif isinstance(settings.positions, Rotary):
+        elif isinstance(settings.positions, RotaryPositions):
             wider = dataclasses.replace(wider, positions=self._turns(settings.positions, settings))
         figures = {"max_length": self.max_length, "max_length_before": settings.max_length}
-        return Changed(build(wider, state), figures=figures)
+        return SurgeryResult(model_of_state(wider, state), metrics=figures)
 
     def _table(self, table: Tensor, offset: int) -> Tensor:
         """(offset + P, E) → (offset + max_length, E)."""
         kept, old = table[:offset], table[offset:]
-        if self.how == "tile":
+        if self.method == "tile":
             return torch.cat([kept, old.repeat(-(-self.max_length // len(old)), 1)[: self.max_length]])
         drawn = F.interpolate(old.T[None], size=self.max_length, mode="linear", align_corners=True)
         return torch.cat([kept, drawn[0].T])
 
-    def _turns(self, positions: Rotary, settings: ModelSettings) -> Rotary:
+    def _turns(self, positions: RotaryPositions, settings: ModelSettings) -> RotaryPositions:
         size = settings.shape.head_size
         share = self.max_length / settings.max_length
         theta = self.theta if self.theta is not None else positions.theta * share ** (size / max(size - 2, 1))
         windows = [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
         local = positions.theta if positions.local_theta is None and set(windows) != {None} else positions.local_theta
-        return Rotary(theta=theta, local_theta=local)
+        return RotaryPositions(theta=theta, local_theta=local)

@@ -13,31 +13,31 @@ from dataclasses import dataclass
 
 import torch
 
-from encodery.model.foreign import build
-from encodery.model.load import Loaded
-from encodery.surgery import Changed, Surgery
-from encodery.surgery._channels import copied, tiled
-from encodery.surgery._layers import deepened
-from encodery.surgery._sizes import axes, changing, check_larger, resized, told
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel
+from encodery.surgery import Surgery, SurgeryResult
+from encodery.surgery._channels import copy_channels, tiled_sources
+from encodery.surgery._layers import deepen
+from encodery.surgery._sizes import axes, changed_sizes, check_larger, resized_settings, size_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile(Surgery):
+class CentreTile(Surgery):
     """`width`, `heads`, `inner`, `depth`: the new sizes; without them heads and inner follow the width, and the rest
     stays. The head size stays."""
 
     width: int | None = None
     heads: int | None = None
-    inner: int | None = None
+    intermediate_size: int | None = None
     depth: int | None = None
 
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         old = loaded.model.settings
-        new = resized(loaded, self.width, self.heads, self.inner, self.depth)
+        new = resized_settings(loaded, self.width, self.heads, self.intermediate_size, self.depth)
         check_larger(old, new)
-        before, after = changing(old, new)
+        before, after = changed_sizes(old, new)
         given = loaded.model.state_dict()
-        state = copied(given, axes(old, before), tiled(before, after))
+        state = copy_channels(given, axes(old, before), tiled_sources(before, after))
         layers = [min(round(layer * old.depth / new.depth), old.depth - 1) for layer in range(new.depth)]
-        model = build(new, deepened(state, layers, new))
-        return Changed(model, figures=dict(told(given, model)))
+        model = model_of_state(new, deepen(state, layers, new))
+        return SurgeryResult(model, metrics=dict(size_metrics(given, model)))

@@ -18,63 +18,63 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.model.foreign import build
-from encodery.model.load import Loaded
+from encodery.model.foreign import model_of_state
+from encodery.model.load import LoadedModel
 from encodery.model.network import Model, ModelSettings
-from encodery.surgery import Changed, Surgery
-from encodery.tokens.pieces import pieces
+from encodery.surgery import Surgery, SurgeryResult
+from encodery.tokens.pieces import normalised_pieces
 from encodery.tokens.tokenizer import Tokenizer
-from encodery.tokens.transfer import Mix, Transfer
-from encodery.tokens.transfer.spelt import Spelt
+from encodery.tokens.transfer import EmbeddingMix, Transfer
+from encodery.tokens.transfer.subword_mean import SubwordMean
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary(Surgery):
+class ReplaceVocabulary(Surgery):
     """`tokenizer`: the folder of the new one; or `words`: a file of words, one a line, that become pieces of a
     WordPiece vocabulary, behind all it has. One of the two. `begin`: how pieces begin that the model does not know."""
 
     tokenizer: str | None = None
     words: str | None = None
-    begin: Transfer = field(default_factory=Spelt)
+    transfer: Transfer = field(default_factory=SubwordMean)
 
     def __post_init__(self) -> None:
         if (self.tokenizer is None) == (self.words is None):
             raise SettingsError("vocabulary: give tokenizer=FOLDER or words=FILE, one of the two.")
 
-    def operate(self, loaded: Loaded, generator: torch.Generator) -> Changed:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         old, settings = loaded.tokenizer, loaded.model.settings
         if self.tokenizer is not None:
             new = Tokenizer.load(self.tokenizer)
         else:
-            new = _with_words(old, _words(Path(str(self.words))), settings.vocab)
+            new = _with_words(old, _words(Path(str(self.words))), settings.vocab_size)
         if new.fingerprint == old.fingerprint:
             raise SettingsError(f"{self.tokenizer or self.words}: this is the vocabulary that the model has.")
         lacking = [role for role in ("cls", "sep", "mask") if old.roles[role] is not None and new.roles[role] is None]
         if lacking:
             raise SettingsError(f"{self.tokenizer}: has no {lacking[0]} token, which the model's tokenizer has.")
-        rows, counts = _rows(old, new, self.begin)
-        wider = dataclasses.replace(settings, vocab=new.vocab_size)
+        rows, counts = _rows(old, new, self.transfer)
+        wider = dataclasses.replace(settings, vocab_size=new.vocab_size)
         state = dict(loaded.model.state_dict())
         for name in _by_word(settings):
             state[name] = _moved(state[name], rows, new.vocab_size, old.used_size)
-        figures = {**counts, "vocab": new.vocab_size, "vocab_before": settings.vocab}
-        return Changed(build(wider, state), new, figures)
+        figures = {**counts, "vocab": new.vocab_size, "vocab_before": settings.vocab_size}
+        return SurgeryResult(model_of_state(wider, state), new, figures)
 
 
-def _rows(old: Tokenizer, new: Tokenizer, begin: Transfer) -> tuple[dict[int, Mix], dict[str, int]]:
+def _rows(old: Tokenizer, new: Tokenizer, begin: Transfer) -> tuple[dict[int, EmbeddingMix], dict[str, int]]:
     """What each new id is made of (no ids: not known), and how many are kept, composed and unknown."""
-    numbers = {piece: number for number, piece in pieces(old).items()}
-    found = pieces(new)
+    numbers = {piece: number for number, piece in normalised_pieces(old).items()}
+    found = normalised_pieces(new)
     shared = {number: numbers[piece] for number, piece in found.items() if piece in numbers}
-    kept = {n: old_id for n, old_id in shared.items() if begin.keeps or found[n][0] in ("special", "bytes")}
+    kept = {n: old_id for n, old_id in shared.items() if begin.keeps_shared or found[n][0] in ("special", "bytes")}
     wanted = [number for number in found if number not in kept]
-    mixes = begin.mixes(old, new, shared, wanted)
-    rows: dict[int, Mix] = {number: mixes.get(number, ((), ())) for number in wanted}
+    mixes = begin.mixtures(old, new, shared, wanted)
+    rows: dict[int, EmbeddingMix] = {number: mixes.get(number, ((), ())) for number in wanted}
     rows |= {number: ((old_id,), (1.0,)) for number, old_id in kept.items()}
     return rows, {"kept": len(kept), "composed": len(mixes), "unknown": len(wanted) - len(mixes)}
 
 
-def _moved(tensor: Tensor, rows: dict[int, Mix], vocab: int, used: int) -> Tensor:
+def _moved(tensor: Tensor, rows: dict[int, EmbeddingMix], vocab: int, used: int) -> Tensor:
     """(V old, …) → (vocab, …). Ids that stand for nothing get zeros, and the lowest of a bias."""
     real = tensor[:used]
     moved = tensor.new_zeros(vocab, *tensor.shape[1:])
@@ -94,7 +94,7 @@ def _moved(tensor: Tensor, rows: dict[int, Mix], vocab: int, used: int) -> Tenso
 def _by_word(settings: ModelSettings) -> list[str]:
     """Names of the tensors that have a row for each id."""
     with torch.device("meta"):
-        one, other = (Model(dataclasses.replace(settings, vocab=settings.vocab + more)) for more in (0, 1))
+        one, other = (Model(dataclasses.replace(settings, vocab_size=settings.vocab_size + more)) for more in (0, 1))
     shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return [name for name, tensor in one.state_dict().items() if tensor.shape != shapes[name]]
 
@@ -112,7 +112,7 @@ def _words(path: Path) -> list[str]:
 
 def _with_words(old: Tokenizer, words: list[str], vocab: int) -> Tokenizer:
     """The tokenizer with `words` as pieces behind its own; its tables stay as they are where they have room."""
-    spec = json.loads(old.inner.to_str())
+    spec = json.loads(old.backend.to_str())
     if spec["model"].get("type") != "WordPiece":
         raise SettingsError(
             f"vocabulary.words: this tokenizer is of the kind {spec['model'].get('type')}, whose pieces cannot be "
@@ -120,8 +120,10 @@ def _with_words(old: Tokenizer, words: list[str], vocab: int) -> Tokenizer:
         )
     known, number = spec["model"]["vocab"], old.used_size
     for word in words:
-        normal = old.inner.normalizer.normalize_str(word) if old.inner.normalizer is not None else word
-        parts = old.inner.pre_tokenizer.pre_tokenize_str(normal) if old.inner.pre_tokenizer is not None else [normal]
+        normal = old.backend.normalizer.normalize_str(word) if old.backend.normalizer is not None else word
+        parts = (
+            old.backend.pre_tokenizer.pre_tokenize_str(normal) if old.backend.pre_tokenizer is not None else [normal]
+        )
         if len(parts) != 1 or len(normal) > spec["model"].get("max_input_chars_per_word", 100):
             raise InputError(f"words: '{word}' is no single word to this tokenizer, which cuts it before it looks.")
         if normal not in known:

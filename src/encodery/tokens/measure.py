@@ -20,7 +20,7 @@ import numpy.typing as npt
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput
 from encodery.corpus.document import Document
-from encodery.corpus.shards import documents, shard_paths
+from encodery.corpus.shards import read_documents, shard_paths
 from encodery.tokens.tokenizer import Tokenizer
 
 WORD = re.compile(r"\w+")
@@ -30,7 +30,7 @@ ENCODED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceFigures:
+class SourceMetrics:
     """The figures of one source of the text."""
 
     bytes: int
@@ -40,7 +40,7 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFigures:
+class TokenizerMetrics:
     """Figures of one tokenizer on one text. Rates and shares lie in 0..1."""
 
     name: str
@@ -51,11 +51,11 @@ class TokenizerFigures:
     tokens_per_word: float
     bytes_per_token: float
     unknown_rate: float
-    whole_words: float
+    single_token_words: float
     vocabulary_used: float
     longest_pieces: list[str]
-    commonest_pieces: list[tuple[str, float]]
-    sources: dict[str, SourceFigures] = field(default_factory=dict)
+    most_frequent_pieces: list[tuple[str, float]]
+    sources: dict[str, SourceMetrics] = field(default_factory=dict)
 
     def table(self) -> dict[str, Any]:
         """The figures as plain values, for JSON."""
@@ -84,14 +84,14 @@ class _Count:
         }
 
 
-def measured_text(corpus: str | Path, limit: int = 20_000_000) -> list[Document]:
+def evaluation_documents(corpus: str | Path, max_bytes: int = 20_000_000) -> list[Document]:
     """The held-out documents of a corpus, at most `limit` bytes; training documents where none are held out.
 
     Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
     """
     Artifact.open(corpus, "corpus")
     for split in ("heldout", "train"):
-        if found := _first(documents(shard_paths(corpus, split)), limit):
+        if found := _first(read_documents(shard_paths(corpus, split)), max_bytes):
             return found
     raise EmptyInput(f"{corpus}: holds no text to measure on.")
 
@@ -108,13 +108,13 @@ def _first(text: Iterable[Document], limit: int) -> list[Document]:
     return found
 
 
-def measure(tokenizer: Tokenizer, text: list[Document], name: str) -> TokenizerFigures:
+def measure(tokenizer: Tokenizer, documents: list[Document], name: str) -> TokenizerMetrics:
     """The figures of `tokenizer` on documents; sources are told apart by their metadata."""
     total, sources = _Count(), dict[str, _Count]()
     uses = np.zeros(tokenizer.vocab_size, np.int64)
     words: Counter[str] = Counter()
-    for first in range(0, len(text), ENCODED_AT_ONCE):
-        some = text[first : first + ENCODED_AT_ONCE]
+    for first in range(0, len(documents), ENCODED_AT_ONCE):
+        some = documents[first : first + ENCODED_AT_ONCE]
         for document, ids in zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True):
             source = str(document.metadata.get("source", ""))
             for count in (total, sources.setdefault(source, _Count())):
@@ -122,16 +122,16 @@ def measure(tokenizer: Tokenizer, text: list[Document], name: str) -> TokenizerF
             uses += np.bincount(ids, minlength=tokenizer.vocab_size)
             words.update(WORD.findall(document.text))
     largest = sorted(sources, key=lambda source: -sources[source].bytes)[:SHOWN]
-    return TokenizerFigures(
+    return TokenizerMetrics(
         name=name,
         vocab_size=tokenizer.vocab_size,
-        documents=len(text),
+        documents=len(documents),
         tokens=total.tokens,
-        whole_words=_whole_words(tokenizer, words),
+        single_token_words=_whole_words(tokenizer, words),
         vocabulary_used=round(int(np.count_nonzero(uses)) / tokenizer.used_size, 4),
         longest_pieces=_longest(tokenizer, uses),
-        commonest_pieces=_commonest(tokenizer, uses),
-        sources={source: SourceFigures(**sources[source].figures()) for source in largest if source},
+        most_frequent_pieces=_commonest(tokenizer, uses),
+        sources={source: SourceMetrics(**sources[source].figures()) for source in largest if source},
         **total.figures(),
     )
 
@@ -157,7 +157,7 @@ def _commonest(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[tuple[
     return [(tokenizer.piece(number), round(int(uses[number]) / total, 4)) for number in order.tolist() if uses[number]]
 
 
-def compare(folders: Iterable[str | Path], corpus: str | Path, limit: int = 20_000_000) -> list[TokenizerFigures]:
+def compare(folders: Iterable[str | Path], corpus: str | Path, max_bytes: int = 20_000_000) -> list[TokenizerMetrics]:
     """The figures of several tokenizers on the same text of a corpus."""
-    text = measured_text(corpus, limit)
+    text = evaluation_documents(corpus, max_bytes)
     return [measure(Tokenizer.load(folder), text, Path(folder).name) for folder in folders]

@@ -11,26 +11,26 @@ from collections.abc import Iterator
 
 from encodery.tokens.tokenizer import Tokenizer
 
-MARK, LOST = "▁", "\ufffd"
+MARK, REPLACEMENT_CHARACTER = "▁", "\ufffd"
 CARRIERS = ("a", "o", "x", "9", "A", "-")
-Piece = tuple[str, str]
+NormalisedPiece = tuple[str, str]
 """("start" | "inside" | "special" | "bytes", text)."""
 
 
-def pieces(tokenizer: Tokenizer) -> dict[int, Piece]:
+def normalised_pieces(tokenizer: Tokenizer) -> dict[int, NormalisedPiece]:
     """Each id that stands for something."""
-    spec = json.loads(tokenizer.inner.to_str())
+    spec = json.loads(tokenizer.backend.to_str())
     roles = {name: role for role, name in tokenizer.roles.items() if name is not None}
     numbers = [number for number, piece in enumerate(tokenizer.pieces) if piece]
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     byte_level = "ByteLevel" in json.dumps(spec.get("decoder"))
-    texts = tokenizer.inner.decode_batch([[n] for n in numbers], skip_special_tokens=False) if byte_level else []
-    found: dict[int, Piece] = {}
+    texts = tokenizer.backend.decode_batch([[n] for n in numbers], skip_special_tokens=False) if byte_level else []
+    found: dict[int, NormalisedPiece] = {}
     for place, number in enumerate(numbers):
         piece = tokenizer.pieces[number]
         if number in tokenizer.special_ids:
             found[number] = ("special", roles.get(piece, piece))
-        elif byte_level and LOST in texts[place]:
+        elif byte_level and REPLACEMENT_CHARACTER in texts[place]:
             found[number] = ("bytes", piece)
         elif byte_level:
             found[number] = _split(texts[place], " ")
@@ -42,7 +42,7 @@ def pieces(tokenizer: Tokenizer) -> dict[int, Piece]:
     return found
 
 
-def spelt(old: Tokenizer, piece: Piece) -> list[int]:
+def spell(old: Tokenizer, piece: NormalisedPiece) -> list[int]:
     """The ids with which the old tokenizer spells a piece; none where it cannot."""
     kind, text = piece
     if kind in ("special", "bytes") or not text:
@@ -67,6 +67,6 @@ def _spellings(old: Tokenizer, text: str, start: bool) -> Iterator[list[int]]:
     yield old.encode(text).tolist()
 
 
-def _split(text: str, mark: str) -> Piece:
+def _split(text: str, mark: str) -> NormalisedPiece:
     begins = text.startswith(mark) and text != mark
     return ("start", text.removeprefix(mark)) if begins else ("inside", text)

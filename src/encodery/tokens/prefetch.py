@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from encodery.tokens.feed import Feed, Packed
+from encodery.tokens.loader import PackedBatch, PackedLoader
 
 
 class Prefetch:
@@ -20,17 +20,17 @@ class Prefetch:
     An exception in the thread is raised by the `next` that would have returned the batch.
     """
 
-    def __init__(self, feed: Feed, depth: int = 2) -> None:
-        self.feed = feed
+    def __init__(self, loader: PackedLoader, depth: int = 2) -> None:
+        self.loader = loader
         self.depth = depth
-        self._ready: deque[tuple[tuple[int, int], Future[tuple[Packed, Any, float]]]] = deque()
+        self._ready: deque[tuple[tuple[int, int], Future[tuple[PackedBatch, Any, float]]]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._at = feed.snapshot
-        self._progress = feed.progress
+        self._at = loader.snapshot
+        self._progress = loader.progress
 
-    def next(self, batch_tokens: int | None = None, max_length: int | None = None) -> Packed:
+    def next(self, batch_tokens: int | None = None, max_length: int | None = None) -> PackedBatch:
         """See `Feed.next`."""
-        sizes = self.feed.sizes(batch_tokens, max_length)
+        sizes = self.loader.resolve_limits(batch_tokens, max_length)
         if self._ready and self._ready[0][0] != sizes:
             self._go_back()
         self._prepare(sizes)
@@ -46,26 +46,26 @@ class Prefetch:
         while len(self._ready) < max(self.depth, 1):
             self._ready.append((sizes, self._pool.submit(self._make, *sizes)))
 
-    def _make(self, budget: int, longest: int) -> tuple[Packed, Any, float]:
-        batch = self.feed.next(budget, longest)
-        return batch, self.feed.snapshot, self.feed.progress
+    def _make(self, budget: int, longest: int) -> tuple[PackedBatch, Any, float]:
+        batch = self.loader.next(budget, longest)
+        return batch, self.loader.snapshot, self.loader.progress
 
     def _go_back(self) -> None:
         for _, future in self._ready:
             if not future.cancel():
                 future.exception()
         self._ready.clear()
-        self.feed.load_state(self.state())
+        self.loader.load_state(self.state())
 
     def state(self) -> dict[str, Any]:
         """State of the feed right behind the batch handed out last."""
-        return self.feed.described(self._at)
+        return self.loader.state_of(self._at)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Feed.load_state`."""
         self._go_back()
-        self.feed.load_state(state)
-        self._at, self._progress = self.feed.snapshot, self.feed.progress
+        self.loader.load_state(state)
+        self._at, self._progress = self.loader.snapshot, self.loader.progress
 
     @property
     def epoch(self) -> int:

@@ -9,24 +9,24 @@ from collections.abc import Iterable, Iterator
 from encodery.corpus.document import Document
 
 
-class Sample:
+class DocumentSample:
     """Texts that may be iterated again and again, kept as UTF-8: `bytes` of them in memory.
 
     Documents are cut after `longest` bytes. When more than `limit` bytes are offered, those whose hash is smallest
     stay, so that the sample is a function of the set of documents.
     """
 
-    def __init__(self, documents: Iterable[Document], limit: int, longest: int) -> None:
+    def __init__(self, documents: Iterable[Document], max_bytes: int, max_document_bytes: int) -> None:
         self.bytes = 0
-        self.offered = 0
+        self.total_documents = 0
         heap: list[tuple[int, bytes]] = []
         for document in documents:
-            text = document.text.encode("utf-8", errors="replace")[:longest]
+            text = document.text.encode("utf-8", errors="replace")[:max_document_bytes]
             digest = hashlib.blake2b(document.id.encode() + b"\0" + text[:4096], digest_size=8).digest()
-            self.offered += 1
+            self.total_documents += 1
             self.bytes += len(text)
             heapq.heappush(heap, (-int.from_bytes(digest, "big"), text))
-            while self.bytes > limit and len(heap) > 1:
+            while self.bytes > max_bytes and len(heap) > 1:
                 self.bytes -= len(heapq.heappop(heap)[1])
         self._texts = [text for _, text in sorted(heap, reverse=True)]
 

@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 ROUNDS = 4
 
 
-def mix(numbers: Integers, key: int) -> npt.NDArray[np.uint64]:
+def hash_under_key(numbers: Integers, key: int) -> npt.NDArray[np.uint64]:
     """A uniform 64-bit hash of each number under a key (the SplitMix64 finalizer)."""
     z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -45,12 +45,12 @@ def permute(numbers: Integers, count: int, key: int) -> Integers:
 def _walk(numbers: Integers, rows: int, columns: int, keys: list[int]) -> Integers:
     left, right = numbers // columns, numbers % columns
     for turn in range(0, len(keys), 2):
-        left = (left + below(mix(right, keys[turn]), rows)) % rows
-        right = (right + below(mix(left, keys[turn + 1]), columns)) % columns
+        left = (left + scale_hashes(hash_under_key(right, keys[turn]), rows)) % rows
+        right = (right + scale_hashes(hash_under_key(left, keys[turn + 1]), columns)) % columns
     return left * columns + right
 
 
-def below(hashes: npt.NDArray[np.uint64], limit: int | Integers) -> Integers:
+def scale_hashes(hashes: npt.NDArray[np.uint64], bound: int | Integers) -> Integers:
     """Hashes to numbers in 0..limit-1; `limit` is at most 2**31, one number or one per hash."""
-    scaled = (hashes >> np.uint64(33)) * np.asarray(limit, dtype=np.uint64)
+    scaled = (hashes >> np.uint64(33)) * np.asarray(bound, dtype=np.uint64)
     return (scaled >> np.uint64(31)).astype(np.int64)

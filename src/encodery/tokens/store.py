@@ -31,7 +31,7 @@ OFFSETS = "offsets.npy"
 
 
 @dataclass(frozen=True)
-class Specials:
+class SpecialTokens:
     """Ids of the special tokens and the (padded) size of the vocabulary a store was packed with."""
 
     pad_id: int
@@ -45,12 +45,14 @@ class Specials:
 class TokenSplit:
     """The documents of one split. `shards` hold ids; `starts` (S+1,) their first positions in the split's ids."""
 
-    def __init__(self, folder: Path, dtype: str, figures: dict[str, Any], specials: Specials, identity: str) -> None:
+    def __init__(
+        self, folder: Path, dtype: str, metrics: dict[str, Any], special_tokens: SpecialTokens, identity: str
+    ) -> None:
         self.name = folder.name
-        self.specials = specials
+        self.special_tokens = special_tokens
         self.identity = f"{identity}/{folder.name}"
-        self.documents, self.tokens = int(figures["documents"]), int(figures["tokens"])
-        self.bytes, self.unknown = int(figures["bytes"]), int(figures["unknown"])
+        self.documents, self.tokens = int(metrics["documents"]), int(metrics["tokens"])
+        self.bytes, self.unknown = int(metrics["bytes"]), int(metrics["unknown"])
         paths = sorted(folder.glob(f"*{SUFFIX[dtype]}"))
         kind = np.dtype(dtype).newbyteorder("<")
         self.shards = [np.asarray(np.memmap(p, dtype=kind, mode="r")) for p in paths if p.stat().st_size]
@@ -98,7 +100,7 @@ class TokenStore:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self.path = artifact.path
-        self.specials = Specials(**artifact.manifest.settings["specials"])
+        self.special_tokens = SpecialTokens(**artifact.manifest.settings["special_tokens"])
         self.dtype: str = artifact.manifest.settings["dtype"]
         self.fingerprint = artifact.manifest.fingerprint
         self._splits: dict[str, TokenSplit] = {}
@@ -122,8 +124,10 @@ class TokenStore:
         if name not in SPLITS:
             raise InputError(f"There is no split '{name}'. Splits are {' and '.join(SPLITS)}.")
         if name not in self._splits:
-            figures = self.artifact.manifest.figures[name]
-            self._splits[name] = TokenSplit(self.path / name, self.dtype, figures, self.specials, self.fingerprint)
+            figures = self.artifact.manifest.metrics[name]
+            self._splits[name] = TokenSplit(
+                self.path / name, self.dtype, figures, self.special_tokens, self.fingerprint
+            )
         return self._splits[name]
 
     @property

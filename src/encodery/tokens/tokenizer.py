@@ -22,7 +22,7 @@ from tokenizers.processors import TemplateProcessing
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError, InputError
-from encodery.tokens.words import word_starts
+from encodery.tokens.word_starts import word_starts
 
 MULTIPLE = 64
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -33,8 +33,8 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sep": (("sep_token", "eos_token"), ("[SEP]", "</s>", "<sep>")),
     "mask": (("mask_token",), ("[MASK]", "<mask>")),
 }
-CUT_AT = 1 << 18
-AT_ONCE = 4096  # texts
+MAX_PART_CHARACTERS = 1 << 18
+TEXTS_AT_ONCE = 4096  # texts
 BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
 
 Ids = npt.NDArray[np.uint32]
@@ -45,17 +45,17 @@ class Tokenizer:
     that `transformers` keeps beside it."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, config: dict[str, Any] | None = None, vocab_size: int | None = None
+        self, backend: tokenizers.Tokenizer, config: dict[str, Any] | None = None, vocab_size: int | None = None
     ) -> None:
-        inner.no_truncation()
-        inner.no_padding()
-        self.inner = inner
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
         self.config = dict(config or {})
-        vocabulary = inner.get_vocab(with_added_tokens=True)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
         self.used_size = max(vocabulary.values()) + 1
         self.vocab_size = vocab_size or -(-self.used_size // MULTIPLE) * MULTIPLE
         self.roles = {role: _role(role, self.config, vocabulary) for role in ROLES}
-        self._plain = tokenizers.Tokenizer.from_str(inner.to_str())
+        self._plain = tokenizers.Tokenizer.from_str(backend.to_str())
         self._plain.encode_special_tokens = True
 
     @classmethod
@@ -80,7 +80,7 @@ class Tokenizer:
                     raise ArtifactError(f"{file}: damaged: {error}") from error
         return cls(inner, config, vocab_size)
 
-    def save(self, folder: str | Path, max_length: int | None = None, segments: bool | None = None) -> None:
+    def save(self, folder: str | Path, max_length: int | None = None, token_type_ids: bool | None = None) -> None:
         """Write the files into `folder`. `max_length`: what a model behind it takes; `segments`: whether the model
         wants `token_type_ids`. Raises `DiskFull`."""
         target = Path(folder)
@@ -90,25 +90,27 @@ class Tokenizer:
         config |= self.config | names
         if max_length is not None:
             config["model_max_length"] = max_length
-        if segments is not None:
-            kinds = ["token_type_ids"] if segments else []
+        if token_type_ids is not None:
+            kinds = ["token_type_ids"] if token_type_ids else []
             config["model_input_names"] = ["input_ids", *kinds, "attention_mask"]
-        atomic_write(target / "tokenizer.json", self.inner.to_str(pretty=True))
+        atomic_write(target / "tokenizer.json", self.backend.to_str(pretty=True))
         atomic_write(target / "tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))
         atomic_write(target / "special_tokens_map.json", json.dumps(names, indent=1, ensure_ascii=False))
 
-    def encode_batch(self, texts: Sequence[str], specials: bool = False, markup: bool = False) -> list[Ids]:
+    def encode_batch(
+        self, texts: Sequence[str], add_special_tokens: bool = False, parse_special_tokens: bool = False
+    ) -> list[Ids]:
         """Ids of each text, on all threads. `specials`: with [CLS] and [SEP]; `markup`: a special token written in
         a text, such as "[MASK]", is that token and not its letters."""
         return [
             ids
-            for start in range(0, len(texts), AT_ONCE)
-            for ids in self._some(texts[start : start + AT_ONCE], specials, markup)
+            for start in range(0, len(texts), TEXTS_AT_ONCE)
+            for ids in self._some(texts[start : start + TEXTS_AT_ONCE], add_special_tokens, parse_special_tokens)
         ]
 
     def _some(self, texts: Sequence[str], specials: bool, markup: bool) -> list[Ids]:
         """See `encode_batch`, which limits how many texts the library works at: it keeps far more of each than ids."""
-        inner = self.inner if markup else self._plain
+        inner = self.backend if markup else self._plain
         parts = [list(_between_words(text)) for text in texts]
         flat = [part for some in parts for part in some]
         whole = len(flat) == len(texts)
@@ -120,21 +122,25 @@ class Tokenizer:
         rest = iter(ids)
         return [np.concatenate([first, *(next(rest) for _ in some), last]).astype(np.uint32) for some in parts]
 
-    def encode(self, text: str, specials: bool = False, markup: bool = False) -> Ids:
+    def encode(self, text: str, add_special_tokens: bool = False, parse_special_tokens: bool = False) -> Ids:
         """Ids of one text; see `encode_batch`."""
-        return self.encode_batch([text], specials, markup)[0]
+        return self.encode_batch([text], add_special_tokens, parse_special_tokens)[0]
 
     def encode_with_offsets(
-        self, text: str, specials: bool = False, markup: bool = False
+        self, text: str, add_special_tokens: bool = False, parse_special_tokens: bool = False
     ) -> tuple[Ids, npt.NDArray[np.int32]]:
         """Ids (n,) and the characters [begin, end) of `text` each stands for (n, 2) int32; specials have (0, 0)."""
-        encoding = (self.inner if markup else self._plain).encode(text, add_special_tokens=specials)
+        encoding = (self.backend if parse_special_tokens else self._plain).encode(
+            text, add_special_tokens=add_special_tokens
+        )
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         return np.array(encoding.ids, dtype=np.uint32), offsets
 
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids; ids that only pad the vocabulary are passed over."""
-        return str(self.inner.decode([int(i) for i in ids if i < self.used_size], skip_special_tokens=skip_special))
+        return str(
+            self.backend.decode([int(i) for i in ids if i < self.used_size], skip_special_tokens=skip_special_tokens)
+        )
 
     def piece(self, number: int) -> str:
         """The piece an id stands for, as it is written in the vocabulary."""
@@ -144,13 +150,13 @@ class Tokenizer:
     def pieces(self) -> list[str]:
         """(used_size) every piece in order of id; empty where an id has none."""
         found = [""] * self.used_size
-        for piece, number in self.inner.get_vocab(with_added_tokens=True).items():
+        for piece, number in self.backend.get_vocab(with_added_tokens=True).items():
             found[number] = piece
         return found
 
     def _id(self, role: str) -> int:
         name = self.roles[role]
-        number = None if name is None else self.inner.token_to_id(name)
+        number = None if name is None else self.backend.token_to_id(name)
         if number is None:
             raise InputError(f"This tokenizer has no {role} token, which is needed here.")
         return int(number)
@@ -183,7 +189,7 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of all special tokens."""
-        added = {number for number, token in self.inner.get_added_tokens_decoder().items() if token.special}
+        added = {number for number, token in self.backend.get_added_tokens_decoder().items() if token.special}
         named = {self._id(role) for role, name in self.roles.items() if name is not None}
         return frozenset(added | named)
 
@@ -191,24 +197,24 @@ class Tokenizer:
     def word_start(self) -> npt.NDArray[np.bool_]:
         """(vocab_size,) bool: whether a piece begins a word."""
         starts = np.ones(max(self.vocab_size, self.used_size), np.bool_)
-        starts[: self.used_size] = word_starts(self.pieces, self.special_ids, json.loads(self.inner.to_str()))
+        starts[: self.used_size] = word_starts(self.pieces, self.special_ids, json.loads(self.backend.to_str()))
         return starts[: self.vocab_size]
 
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that differ when any text could get other ids."""
-        spec = json.loads(self.inner.to_str())
+        spec = json.loads(self.backend.to_str())
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
     def set_template(self) -> None:
         """Make `specials` put [CLS] … [SEP] around a text, and [CLS] … [SEP] … [SEP] around a pair."""
         first, last = self.roles["cls"], self.roles["sep"]
-        self.inner.post_processor = TemplateProcessing(
+        self.backend.post_processor = TemplateProcessing(
             single=f"{first} $A {last}",
             pair=f"{first} $A {last} $B:1 {last}:1",
             special_tokens=[(first, self.cls_id), (last, self.sep_id)],
         )
-        self._plain.post_processor = self.inner.post_processor
+        self._plain.post_processor = self.backend.post_processor
 
 
 def _file(folder: Path) -> Path:
@@ -232,9 +238,9 @@ def _between_words(text: str) -> Iterable[str]:
     """Cut a long text where every kind of tokenizer begins a new word, so that its ids stay the same; memory stays
     bounded. A text without such a place is cut anyway."""
     begin = 0
-    while len(text) - begin > CUT_AT:
-        place = BETWEEN_WORDS.search(text, begin + CUT_AT // 2, begin + CUT_AT)
-        end = place.start() if place else begin + CUT_AT
+    while len(text) - begin > MAX_PART_CHARACTERS:
+        place = BETWEEN_WORDS.search(text, begin + MAX_PART_CHARACTERS // 2, begin + MAX_PART_CHARACTERS)
+        end = place.start() if place else begin + MAX_PART_CHARACTERS
         yield text[begin:end]
         begin = end
     yield text[begin:]

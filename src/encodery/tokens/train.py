@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from encodery.base.artifact import Artifact, writing
+from encodery.base.artifact import Artifact, create_artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.settings import encode
 from encodery.corpus.document import Document
-from encodery.corpus.shards import documents, shard_paths
+from encodery.corpus.shards import read_documents, shard_paths
 from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.present import present
-from encodery.tokens.sample import Sample
+from encodery.tokens.sample import DocumentSample
 from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.up_to_date import up_to_date_artifact
 
 KIND = "tokenizer"
 
@@ -27,13 +27,13 @@ class TokenizerSettings:
     `sample_bytes`: how much text is looked at; `document_bytes`: how much of one document."""
 
     kind: TokenizerKind = field(default_factory=Wordpiece)
-    vocab: int = 16384
+    vocab_size: int = 16384
     sample_bytes: int = 200_000_000
     document_bytes: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.vocab < 64:
-            raise SettingsError(f"vocab = {self.vocab}: a vocabulary needs at least 64 ids.")
+        if self.vocab_size < 64:
+            raise SettingsError(f"vocab = {self.vocab_size}: a vocabulary needs at least 64 ids.")
         for name in ("sample_bytes", "document_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
@@ -47,27 +47,27 @@ def train_tokenizer(
     Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
     """
     source = Artifact.open(corpus, "corpus")
-    if not overwrite and (found := present(out, KIND, encode(settings), {"corpus": source})):
+    if not overwrite and (found := up_to_date_artifact(out, KIND, encode(settings), {"corpus": source})):
         return found
-    with writing(out, KIND, encode(settings), {"corpus": source}, overwrite=overwrite) as draft:
+    with create_artifact(out, KIND, encode(settings), {"corpus": source}, overwrite=overwrite) as draft:
         begun = time.perf_counter()
-        texts = Sample(_documents(source, settings.kind), settings.sample_bytes, settings.document_bytes)
+        texts = DocumentSample(_documents(source, settings.kind), settings.sample_bytes, settings.document_bytes)
         if settings.kind.needs_texts and not texts.bytes:
             raise EmptyInput(f"{corpus}: its training split holds no text to train a tokenizer on.")
-        tokenizer = Tokenizer(settings.kind.train(texts, settings.vocab))
-        if tokenizer.inner.post_processor is None:
+        tokenizer = Tokenizer(settings.kind.train(texts, settings.vocab_size))
+        if tokenizer.backend.post_processor is None:
             tokenizer.set_template()
         tokenizer.save(draft.path)
-        draft.figures.update(
+        draft.metrics.update(
             vocab_size=tokenizer.vocab_size,
             used_size=tokenizer.used_size,
             sample_documents=len(texts),
             sample_bytes=texts.bytes,
-            offered_documents=texts.offered,
+            offered_documents=texts.total_documents,
             seconds=round(time.perf_counter() - begun, 2),
         )
     return Artifact.open(out, KIND)
 
 
 def _documents(corpus: Artifact, kind: TokenizerKind) -> Iterator[Document]:
-    return documents(shard_paths(corpus.path, "train") if kind.needs_texts else [])
+    return read_documents(shard_paths(corpus.path, "train") if kind.needs_texts else [])

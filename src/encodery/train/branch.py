@@ -15,16 +15,16 @@ import torch
 from encodery.base import machine
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError, CheckpointError, SettingsError
-from encodery.base.report import read_log
+from encodery.base.run_log import read_log
 from encodery.base.settings import decode
 from encodery.train import checkpoint
 from encodery.train.budget import Budget
 from encodery.train.checkpoint import Snapshot
-from encodery.train.distributed import team
-from encodery.train.journal import LOG
+from encodery.train.distributed import init_distributed
 from encodery.train.launch import check_empty, read_recipe, resume
 from encodery.train.loop import RECIPE, RunResult
 from encodery.train.settings import TrainSettings
+from encodery.train.step_log import LOG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ def branch(
     out: Path,
     decay: str | None = None,
     budget: str | None = None,
-    at: str | None = None,
+    checkpoint_name: str | None = None,
     console: Console | None = None,
 ) -> RunResult:
     """A new run in `out` that goes on from a checkpoint of `run` with another horizon.
@@ -49,7 +49,7 @@ def branch(
         raise SettingsError("A branch needs either a decay (20%, 5m, 2Mtok) or a new budget.")
     check_empty(out)
     recipe = read_recipe(run)
-    folder, snapshot = _chosen(run, at, stable=decay is not None)
+    folder, snapshot = _chosen(run, checkpoint_name, stable=decay is not None)
     train = decode(TrainSettings, recipe["train"], "train")
     clock = snapshot.state["clock"]
     done = (clock["elapsed"], clock["tokens"], clock["step"])
@@ -57,7 +57,7 @@ def branch(
     table["branched_from"] = {"run": str(run.resolve()), "checkpoint": folder.name}
     if machine.rank() == 0:
         before = snapshot.state["identity"]
-        after = {**before, "train": {**before["train"], **{k: table["train"][k] for k in ("budget", "schedule")}}}
+        after = {**before, "train": {**before["train"], **{k: table["train"][k] for k in ("budget", "lr_schedule")}}}
         snapshot.state |= {"identity": after, "pinned": decay is not None}
         out.mkdir(parents=True, exist_ok=True)
         lines = [line for line in read_log(run / LOG) if line.get("step", 0) <= done[2]]
@@ -65,8 +65,8 @@ def branch(
         checkpoint.write(out, done[2], snapshot, {"job": recipe["job"]})
         atomic_write(out / RECIPE, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     if machine.world_size() > 1:
-        with team(torch.device("cpu")) as crew:
-            crew.wait()
+        with init_distributed(torch.device("cpu")) as crew:
+            crew.barrier()
     return resume(out, console)
 
 
@@ -83,7 +83,7 @@ def _horizon(
                 f"budget {budget}: must be in {whole.kind}, as the run's {train.budget}, and more than the "
                 f"{used:,.0f} already used."
             )
-        return {"budget": budget, "schedule": train.schedule.text}
+        return {"budget": budget, "lr_schedule": train.lr_schedule.text}
     assert decay is not None
     if decay.endswith("%"):
         share = _percent(decay)
@@ -97,10 +97,13 @@ def _horizon(
         total = used + asked.amount
     # Whole tokens and steps; the rate is at its peak up to the checkpoint, and falls from there.
     total = total if whole.kind == "seconds" else float(round(total))
-    peak, last = train.schedule.highest, min(train.schedule.phases[-1].end, train.schedule.highest)
+    peak, last = train.lr_schedule.maximum, min(train.lr_schedule.phases[-1].end, train.lr_schedule.maximum)
     floor = last if last < peak else 0.0
     fall = 100 * (1 - used / total)
-    return {"budget": str(Budget(whole.kind, total)), "schedule": f"{peak:g}; {peak:g} -> {floor:g} sqrt @ {fall!r}%"}
+    return {
+        "budget": str(Budget(whole.kind, total)),
+        "lr_schedule": f"{peak:g}; {peak:g} -> {floor:g} sqrt @ {fall!r}%",
+    }
 
 
 def _percent(text: str) -> float:
@@ -119,16 +122,16 @@ def _chosen(run: Path, at: str | None, stable: bool) -> tuple[Path, Snapshot]:
     """The checkpoint to branch from."""
     if at is not None:
         folder = run / checkpoint.FOLDER / at
-        known = [path.name for path in checkpoint.listed(run)]
+        known = [path.name for path in checkpoint.list_checkpoints(run)]
         if at not in known:
             raise CheckpointError(f"{run}: there is no checkpoint '{at}'. There are {', '.join(known) or 'none'}.")
         folders = [folder]
     else:
-        folders = list(reversed(checkpoint.listed(run)))
+        folders = list(reversed(checkpoint.list_checkpoints(run)))
     reasons = []
     for folder in folders:
         try:
-            snapshot = checkpoint.read(checkpoint.check(folder))
+            snapshot = checkpoint.read(checkpoint.verify_checkpoint(folder))
         except ArtifactError as error:
             reasons.append(str(error))
             continue
@@ -137,5 +140,5 @@ def _chosen(run: Path, at: str | None, stable: bool) -> tuple[Path, Snapshot]:
         reasons.append(f"{folder.name}: the rate is not at its peak there")
     raise CheckpointError(
         f"{run}: no checkpoint to branch from ({'; '.join(reasons) or 'none was written'}). A decay starts where the "
-        "rate is constant at its peak, as under train.schedule = 'wsd(...)'."
+        "rate is constant at its peak, as under train.lr_schedule = 'wsd(...)'."
     )

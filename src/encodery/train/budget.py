@@ -12,7 +12,7 @@ from typing import Literal
 
 from encodery.base.errors import SettingsError
 
-Kind = Literal["seconds", "tokens", "steps"]
+BudgetKind = Literal["seconds", "tokens", "steps"]
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 FORM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
@@ -25,7 +25,7 @@ EXAMPLES = "Write a time (90s, 10m, 2h, 1.5d), tokens (200Mtok, 3Btok) or steps 
 class Budget:
     """`amount` of `kind`: seconds of training (evaluation and saving included), tokens over all ranks, or steps."""
 
-    kind: Kind
+    kind: BudgetKind
     amount: float
 
     @classmethod
@@ -64,7 +64,7 @@ class Budget:
         """Whether nothing is left."""
         return self.used(elapsed, tokens, steps) >= self.amount
 
-    def left(self, elapsed: float, tokens: int, steps: int) -> float:
+    def remaining(self, elapsed: float, tokens: int, steps: int) -> float:
         """How much of `kind` is left, at least 0."""
         return max(self.amount - self.used(elapsed, tokens, steps), 0.0)
 

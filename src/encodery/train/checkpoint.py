@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from encodery.base.artifact import Artifact, disk_full_named, writing
+from encodery.base.artifact import Artifact, create_artifact, translate_disk_full
 from encodery.base.errors import ArtifactError, CheckpointError
 from encodery.model.checkpoint import read_json, read_tensors, write_tensors
-from encodery.train.distributed import Team
+from encodery.train.distributed import DistributedContext
 from encodery.train.hooks import RunningHook
 from encodery.train.optim import load_state, state_tensors
-from encodery.train.shards import deal, deal_shards, read_shards, write_shards
+from encodery.train.sharded_checkpoint import distribute, read_own_shards, read_shards, write_shards
 
 KIND = "checkpoint"
 FOLDER = "checkpoints"
@@ -40,7 +40,7 @@ NAME = re.compile(r"step-(\d+)")
 WEIGHTS, OPTIMIZER, HOOKS, RANDOM = "weights", "optimizer", "hooks", "random"
 SHARDS = "shards"
 BEST = "best"  # the name of the best weights
-ALONE = Team()
+SINGLE_PROCESS = DistributedContext()
 
 
 @dataclass
@@ -91,36 +91,41 @@ def restore(
 
 
 def write(
-    run: Path, step: int, snapshot: Snapshot, settings: Mapping[str, Any], pinned: bool = False, team: Team = ALONE
+    run: Path,
+    step: int,
+    snapshot: Snapshot,
+    settings: Mapping[str, Any],
+    pinned: bool = False,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Path:
     """Write a checkpoint of a run. `pinned` ones stay for good. Every rank of a team that deals its weights calls this,
     else rank 0 alone. Raises `DiskFull`; what was there stays whole."""
-    folder = folder_of(run, step)
+    folder = checkpoint_folder(run, step)
     dealt = folder.with_name(f".{folder.name}.{SHARDS}")
-    if team.leads:
+    if distributed.is_main:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(".step-*"):
             shutil.rmtree(left, ignore_errors=True)
     files = dict(snapshot.tensors)
-    if team.mesh is not None:
-        team.wait()
-        with disk_full_named(dealt):
+    if distributed.mesh is not None:
+        distributed.barrier()
+        with translate_disk_full(dealt):
             write_shards(dealt, {name: files.pop(name) for name in list(files) if name != RANDOM})
-        team.wait()
-    if not team.leads:
+        distributed.barrier()
+    if not distributed.is_main:
         return folder
-    with writing(folder, KIND, settings, overwrite=True) as draft:
-        if team.mesh is not None:
+    with create_artifact(folder, KIND, settings, overwrite=True) as draft:
+        if distributed.mesh is not None:
             dealt.rename(draft.path / SHARDS)
         for name, tensors in files.items():
             _write_file(draft.path / f"{name}.safetensors", tensors)
         (draft.path / "state.json").write_text(json.dumps(snapshot.state), encoding="utf-8")
-        draft.figures["step"] = step
-        draft.figures["pinned"] = pinned
+        draft.metrics["step"] = step
+        draft.metrics["pinned"] = pinned
     return folder
 
 
-def check(folder: Path) -> Path:
+def verify_checkpoint(folder: Path) -> Path:
     """The folder of a checkpoint, every file compared with its SHA-256. Raises `ArtifactError` naming what is wrong."""
     artifact = Artifact.open(folder, KIND)
     artifact.verify()
@@ -131,13 +136,13 @@ def check(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path, whole: bool = True) -> Snapshot:
+def read(folder: Path, whole_tensors: bool = True) -> Snapshot:
     """What a checkpoint that passed `check` holds. Without `whole`, dealt tensors are left for `restore` to read, each
     rank its own rows. Raises `ArtifactError` for a damaged file."""
     files = sorted(folder.glob("*.safetensors"))
     snapshot = Snapshot({path.stem: read_tensors(path) for path in files}, read_json(folder / "state.json"))
     if (folder / SHARDS).is_dir():
-        if whole:
+        if whole_tensors:
             empty: dict[str, dict[str, Tensor]] = {HOOKS: {}, OPTIMIZER: {}}
             snapshot.tensors |= empty | read_shards(folder / SHARDS)
         else:
@@ -145,12 +150,12 @@ def read(folder: Path, whole: bool = True) -> Snapshot:
     return snapshot
 
 
-def folder_of(run: Path, step: int) -> Path:
+def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return run / FOLDER / f"step-{step:08d}"
 
 
-def listed(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders from first to last, sound or not."""
     return sorted(p for p in (run / FOLDER).glob("step-*") if p.is_dir() and NAME.fullmatch(p.name))
 
@@ -170,9 +175,9 @@ def latest(run: Path, warn: Callable[[str], None]) -> Path | None:
     Raises `CheckpointError` if there are checkpoints and none is sound.
     """
     reasons = []
-    for folder in reversed(listed(run)):
+    for folder in reversed(list_checkpoints(run)):
         try:
-            return check(folder)
+            return verify_checkpoint(folder)
         except ArtifactError as error:
             reasons.append(str(error))
             warn(f"checkpoint {folder.name} is not used: {error}")
@@ -185,7 +190,7 @@ def latest(run: Path, warn: Callable[[str], None]) -> Path | None:
 
 def prune(run: Path, keep: int) -> None:
     """Remove all but the last `keep` checkpoints and the pinned ones."""
-    loose = [folder for folder in listed(run) if not _pinned(folder)]
+    loose = [folder for folder in list_checkpoints(run) if not _pinned(folder)]
     for folder in loose[:-keep]:
         shutil.rmtree(folder)
 
@@ -199,12 +204,12 @@ def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {before!r} → {now!r}"
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+def check_identity(before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: str) -> None:
     """Raises `CheckpointError` naming every setting or fingerprint that changed since `what` was made."""
     changed = list(differences(before, now))
     if changed:
         raise CheckpointError(
-            f"{what} was made with other settings or data, so the run would not continue where it stopped. "
+            f"{checkpoint} was made with other settings or data, so the run would not continue where it stopped. "
             f"Changed: {'; '.join(changed[:8])}."
         )
 
@@ -218,20 +223,20 @@ def _deal(snapshot: Snapshot, own: Mapping[str, Tensor], hooks: Sequence[Running
             return averages.get(name)
         return own.get(name.rpartition(":")[0] if group == OPTIMIZER else name)
 
-    found = deal(snapshot.tensors, like) if snapshot.shards is None else deal_shards(snapshot.shards, like)
+    found = distribute(snapshot.tensors, like) if snapshot.shards is None else read_own_shards(snapshot.shards, like)
     snapshot.tensors |= {HOOKS: {}, OPTIMIZER: {}} | found
 
 
 def _pinned(folder: Path) -> bool:
     try:
-        return bool(Artifact.open(folder, KIND).manifest.figures.get("pinned"))
+        return bool(Artifact.open(folder, KIND).manifest.metrics.get("pinned"))
     except ArtifactError:
         return False
 
 
 def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file; its library reports a full disk in its own way."""
-    with disk_full_named(path):
+    with translate_disk_full(path):
         try:
             write_tensors(path, dict(tensors))
         except safetensors.SafetensorError as error:

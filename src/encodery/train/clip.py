@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import UserError
-from encodery.train import offload
-from encodery.train.optim import AT_HOME
+from encodery.train import optimizer_offload
+from encodery.train.optim import OFFLOADED
 
-GOOD = 2000  # steps in a row after which the scale is doubled
-LATE = 16  # steps after which it is read whether they were taken, where that is done late
+STEPS_BEFORE_SCALE_DOUBLES = 2000  # steps in a row after which the scale is doubled
+DEFERRED_STEPS = 16  # steps after which it is read whether they were taken, where that is done late
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
@@ -29,25 +29,25 @@ def gradient_norm(parameters: Iterable[Tensor]) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def decides(optimizer: torch.optim.Optimizer) -> bool:
+def can_skip_on_device(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the optimiser's own kernel can scale gradients and leave out a step: fused Adam, on whole weights, with
     its moments at hand."""
     groups = optimizer.param_groups
     return isinstance(optimizer, torch.optim.Adam) and all(
-        group["fused"] and not group.get(AT_HOME) and not any(isinstance(p, DTensor) for p in group["params"])
+        group["fused"] and not group.get(OFFLOADED) and not any(isinstance(p, DTensor) for p in group["params"])
         for group in groups
     )
 
 
-def clip(parameters: Iterable[Tensor], limit: float, scale: float = 1.0) -> float:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, loss_scale: float = 1.0) -> float:
     """Scale the gradients, which are `scale` times too large, down to a global norm of `limit`, in place; returns the
     norm before, of what they should be.
 
     A `limit` of 0 is none. Gradients that are not finite are left as they are: the caller must not step on them.
     """
     held = list(parameters)
-    norm = gradient_norm(held) / scale
-    factor = (limit / norm if 0 < limit < norm else 1.0) / scale
+    norm = gradient_norm(held) / loss_scale
+    factor = (max_norm / norm if 0 < max_norm < norm else 1.0) / loss_scale
     if factor != 1.0 and math.isfinite(norm):
         torch._foreach_mul_([p.grad for p in held if p.grad is not None], factor)
     return norm
@@ -67,15 +67,15 @@ class GuardedStep:
     taken for whoever asks, and a run that has diverged ends up to `LATE` steps after its time. Not with a `scale`.
     """
 
-    limit: float = 1.0
-    patience: int = 20
+    max_norm: float = 1.0
+    max_consecutive_skips: int = 20
     skipped: int = 0
-    in_a_row: int = 0
-    scale: float = 1.0
-    good: int = 0
-    rolled_back: int = 0
-    late: bool = False
-    waiting: list[Tensor] = field(default_factory=list)
+    consecutive_skips: int = 0
+    loss_scale: float = 1.0
+    steps_since_skip: int = 0
+    rollbacks: int = 0
+    deferred: bool = False
+    pending: list[Tensor] = field(default_factory=list)
 
     def step(self, optimizer: torch.optim.Optimizer) -> tuple[float | Tensor, bool]:
         """Clip and step; returns the norm before clipping, on the device where it is read `late`, and whether the step
@@ -83,30 +83,32 @@ class GuardedStep:
 
         Raises `UserError` when `patience` is at its end.
         """
-        if self.late:
+        if self.deferred:
             found = self._undecided(optimizer)
-            if len(self.waiting) >= LATE:
-                self.settle()
+            if len(self.pending) >= DEFERRED_STEPS:
+                self.flush()
                 self._check()
             return found, True
-        norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.limit, self.scale)
+        norm = clip_gradients(
+            (p for group in optimizer.param_groups for p in group["params"]), self.max_norm, self.loss_scale
+        )
         if math.isfinite(norm):
-            offload.step(optimizer)
-            self.in_a_row = 0
+            optimizer_offload.optimizer_step(optimizer)
+            self.consecutive_skips = 0
             self._rescale(1)
             return norm, True
         self._rescale(0)
         self.skipped += 1
-        self.in_a_row += 1
+        self.consecutive_skips += 1
         self._check()
         return norm, False
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Count what waits; waits for the device where anything does."""
-        for sound in torch.stack(self.waiting).tolist() if self.waiting else []:
+        for sound in torch.stack(self.pending).tolist() if self.pending else []:
             self.skipped += not sound
-            self.in_a_row = 0 if sound else self.in_a_row + 1
-        self.waiting.clear()
+            self.consecutive_skips = 0 if sound else self.consecutive_skips + 1
+        self.pending.clear()
 
     def _undecided(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """Clip and step or not, without a look at which; the norm."""
@@ -114,40 +116,40 @@ class GuardedStep:
         norm = torch.nn.utils.get_total_norm(grads)
         sound = norm.isfinite()
         # What torch's kernel divides gradients by, and what makes it leave out the step.
-        excess = norm / self.limit if self.limit else torch.ones_like(norm)
-        # type: ignore[attr-defined]
-        optimizer.grad_scale, optimizer.found_inf = excess.clamp(min=1.0), (~sound).float()
+        excess = norm / self.max_norm if self.max_norm else torch.ones_like(norm)
+        optimizer.grad_scale = excess.clamp(min=1.0)  # type: ignore[attr-defined]
+        optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]
         optimizer.step()
-        self.waiting.append(sound)
+        self.pending.append(sound)
         return norm
 
     def _check(self) -> None:
-        if self.in_a_row >= self.patience:
+        if self.consecutive_skips >= self.max_consecutive_skips:
             raise UserError(
-                f"The gradient was not finite for {self.in_a_row} steps in a row: the run has diverged. "
+                f"The gradient was not finite for {self.consecutive_skips} steps in a row: the run has diverged. "
                 "Lower optim.lr, lengthen the warm-up, or set a clip limit, and go on from an earlier checkpoint."
             )
 
     def _rescale(self, taken: int) -> None:
         """After a step that was taken, or not."""
-        if self.scale == 1.0:
+        if self.loss_scale == 1.0:
             return
-        self.good = (self.good + 1) * taken
+        self.steps_since_skip = (self.steps_since_skip + 1) * taken
         if not taken:
-            self.scale = max(self.scale / 2, 2.0)
-        elif self.good == GOOD:
-            self.scale, self.good = self.scale * 2, 0
+            self.loss_scale = max(self.loss_scale / 2, 2.0)
+        elif self.steps_since_skip == STEPS_BEFORE_SCALE_DOUBLES:
+            self.loss_scale, self.steps_since_skip = self.loss_scale * 2, 0
 
     def state(self) -> dict[str, float]:
         """For the checkpoint."""
-        self.settle()
-        state: dict[str, float] = {"skipped": self.skipped, "in_a_row": self.in_a_row}
-        if self.scale != 1.0:
-            state |= {"scale": self.scale, "good": self.good}
-        return state | ({"rolled_back": self.rolled_back} if self.rolled_back else {})
+        self.flush()
+        state: dict[str, float] = {"skipped": self.skipped, "consecutive_skips": self.consecutive_skips}
+        if self.loss_scale != 1.0:
+            state |= {"scale": self.loss_scale, "good": self.steps_since_skip}
+        return state | ({"rollbacks": self.rollbacks} if self.rollbacks else {})
 
     def load_state(self, state: dict[str, float]) -> None:
         """Take back what `state` gave."""
-        self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
-        self.scale, self.good = float(state.get("scale", self.scale)), int(state.get("good", 0))
-        self.rolled_back = int(state.get("rolled_back", 0))
+        self.skipped, self.consecutive_skips = int(state["skipped"]), int(state["consecutive_skips"])
+        self.loss_scale, self.steps_since_skip = float(state.get("scale", self.loss_scale)), int(state.get("good", 0))
+        self.rollbacks = int(state.get("rollbacks", 0))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encodery.train.budget import Budget
-from encodery.train.hooks import Moment
+from encodery.train.hooks import TrainState
 
 SMOOTH = 0.2
 
@@ -24,24 +24,24 @@ class Clock:
     budget: Budget
     step: int = 0
     tokens: int = 0
-    before: float = 0.0
-    aside: float = 0.0
+    earlier_seconds: float = 0.0
+    overhead_seconds: float = 0.0
     step_seconds: float = 0.0
     _since: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed(self) -> float:
         """Seconds of this run by this process's clock, earlier sittings included."""
-        return self.before + time.monotonic() - self._since
+        return self.earlier_seconds + time.monotonic() - self._since
 
-    def moment(self, elapsed: float) -> Moment:
+    def train_state(self, elapsed: float) -> TrainState:
         """What is done so far, at `elapsed`, on which all ranks agree."""
         progress = self.budget.progress(elapsed, self.tokens, self.step)
-        return Moment(self.step, self.tokens, elapsed, progress)
+        return TrainState(self.step, self.tokens, elapsed, progress)
 
-    def ahead(self, elapsed: float, planned: int) -> float:
+    def next_step_progress(self, elapsed: float, batch_tokens: int) -> float:
         """Progress at the middle of the coming step, which will take `planned` tokens."""
-        half = {"seconds": self.step_seconds, "tokens": planned, "steps": 1}[self.budget.kind] / 2
+        half = {"seconds": self.step_seconds, "tokens": batch_tokens, "steps": 1}[self.budget.kind] / 2
         return min((self.budget.used(elapsed, self.tokens, self.step) + half) / self.budget.amount, 1.0)
 
     def done(self, elapsed: float) -> bool:
@@ -49,7 +49,7 @@ class Clock:
         late = elapsed + self.step_seconds / 2 if self.step else elapsed
         return self.budget.done(late, self.tokens, self.step)
 
-    def took(self, seconds: float, tokens: int) -> None:
+    def record_step(self, seconds: float, tokens: int) -> None:
         """Count a step."""
         self.step += 1
         self.tokens += tokens
@@ -62,14 +62,14 @@ class Clock:
             "step": self.step,
             "tokens": self.tokens,
             "elapsed": self.elapsed,
-            "aside": self.aside,
+            "aside": self.overhead_seconds,
             "step_seconds": self.step_seconds,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
-        self.before, self.aside = float(state["elapsed"]), float(state["aside"])
+        self.earlier_seconds, self.overhead_seconds = float(state["elapsed"]), float(state["aside"])
         self.step_seconds = float(state["step_seconds"])
         self._since = time.monotonic()
 

@@ -18,13 +18,13 @@ Line = dict[str, Any]
 class Display:
     """The display that shows nothing: for tests, libraries and ranks other than 0."""
 
-    def line(self, line: Line) -> None:
+    def show(self, line: Line) -> None:
         """A line of the log."""
 
-    def tell(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A sentence before the run begins."""
 
-    def note(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """A sentence that must not be overlooked."""
 
     def __enter__(self) -> Display:
@@ -60,13 +60,13 @@ class ConsoleDisplay(Display):
         elif self.now:
             self._say()
 
-    def tell(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def note(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         self.console.print(text, style="yellow", highlight=False, markup=False)
 
-    def line(self, line: Line) -> None:
+    def show(self, line: Line) -> None:
         self.now |= line
         if self.began is None:
             self.began = (line["elapsed"], line["progress"])
@@ -107,8 +107,8 @@ class ConsoleDisplay(Display):
         dev = [(name.replace("_", " "), f"{value:.3f}") for name, value in now.items() if name.startswith("dev_")]
         rows += dev[:2]
         speed = f"{self.speed:,.0f} tokens/s"
-        if "peak_share" in now:
-            speed += f", {now['peak_share']:.0%} of the matrix peak"
+        if "mfu" in now:
+            speed += f", {now['mfu']:.0%} of the matrix peak"
         rows += [("speed", speed), ("rate", f"{now.get('lr', 0):.2e}")]
         if "mask_rate" in now:
             rows.append(("masked", f"{now['mask_rate']:.1%}"))
@@ -116,14 +116,14 @@ class ConsoleDisplay(Display):
             rows.append(("epoch", f"{now['epoch']:.2f}"))
         if now.get("skipped"):
             rows.append(("skipped steps", str(now["skipped"])))
-        rows.append(("left", "…" if self.left is None else clock_text(self.left)))
+        rows.append(("left", "…" if self.left is None else format_duration(self.left)))
         return rows
 
     def text(self) -> str:
         """One line."""
         now = self.now
         tokens = f"{now['tokens'] / 1e6:,.1f}M tokens"
-        head = f"{now['progress']:4.0%} step {now['step']:,} {tokens} {clock_text(now['elapsed'])}"
+        head = f"{now['progress']:4.0%} step {now['step']:,} {tokens} {format_duration(now['elapsed'])}"
         return " | ".join([head, *(f"{name} {value}" for name, value in self.values())])
 
     def panel(self) -> RenderableType:
@@ -135,7 +135,7 @@ class ConsoleDisplay(Display):
         if not self.now:
             return "starting …"
         now = self.now
-        head = f"step {now['step']:,}   {now['tokens'] / 1e6:,.1f} M tokens   {clock_text(now['elapsed'])}"
+        head = f"step {now['step']:,}   {now['tokens'] / 1e6:,.1f} M tokens   {format_duration(now['elapsed'])}"
         table = Table.grid(padding=(0, 2))
         table.add_row(f"{now['progress']:.0%}", ProgressBar(total=1.0, completed=now["progress"], width=40))
         for name, value in self.values():
@@ -143,7 +143,7 @@ class ConsoleDisplay(Display):
         return Group(head, table)
 
 
-def clock_text(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60

@@ -28,7 +28,7 @@ BUCKET_BYTES = 25 << 20
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """The processes of a run as this one sees them. A team of one does nothing. `mesh`: the ranks, where weights are
     dealt over them (`sharding`); None where each has a copy."""
 
@@ -37,16 +37,16 @@ class Team:
     mesh: DeviceMesh | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Add up a tensor over the ranks, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients over the ranks, in place; a parameter without one counts as zero.
 
         Where weights are dealt over the ranks, the backward pass has done so."""
@@ -67,7 +67,7 @@ class Team:
             parts = torch.split(flat, [grad.numel() for grad in bucket])
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
-    def rows_of_all(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """The rows (B, …) of every rank, one rank after another; B may differ. Only this rank's own carry a gradient:
         where all ranks compute the same loss of all rows, the gradients of their weights add up to that of the loss."""
         if self.world == 1:
@@ -82,38 +82,38 @@ class Team:
         dist.all_gather(parts, filled)
         return torch.cat([tensor if rank == self.rank else parts[rank][: sizes[rank]] for rank in range(self.world)])
 
-    def agree(self, said: Sequence[float], stop: bool) -> tuple[Sequence[float], bool]:
+    def synchronise(self, values: Sequence[float], stop: bool) -> tuple[Sequence[float], bool]:
         """What rank 0 said, and whether anyone was asked to stop: the same answer on every rank."""
         if self.world == 1:
-            return said, stop
-        heard = torch.tensor([*(said if self.leads else [0.0] * len(said)), float(stop)], dtype=torch.float64)
+            return values, stop
+        heard = torch.tensor([*(values if self.is_main else [0.0] * len(values)), float(stop)], dtype=torch.float64)
         dist.all_reduce(heard)
         values = heard.tolist()
         return values[:-1], values[-1] > 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all ranks are here."""
         if self.world > 1:
             dist.all_reduce(torch.zeros(1))
 
 
 @contextlib.contextmanager
-def team(device: torch.device, shard: bool = False) -> Iterator[Team]:
+def init_distributed(device: torch.device, fsdp: bool = False) -> Iterator[DistributedContext]:
     """The team torchrun made this process a member of; a team of one without torchrun. `shard`: it deals weights."""
     world = machine.world_size()
     if world == 1:
-        yield Team()
+        yield DistributedContext()
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Restarted processes share torchrun's store with those that were lost, whose addresses still stand in it.
     store, rank, _ = next(rendezvous("env://"))
-    named = distributed_c10d.PrefixStore(f"start {machine.restarts()}", store)
+    named = distributed_c10d.PrefixStore(f"start {machine.restart_count()}", store)
     dist.init_process_group(backend, store=named, rank=rank, world_size=world)
     try:
-        mesh = dist.device_mesh.init_device_mesh(device.type, (world,)) if shard else None
-        yield Team(machine.rank(), world, mesh)
+        mesh = dist.device_mesh.init_device_mesh(device.type, (world,)) if fsdp else None
+        yield DistributedContext(machine.rank(), world, mesh)
     finally:
         dist.destroy_process_group()
 

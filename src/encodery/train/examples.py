@@ -4,7 +4,7 @@ A step takes `batch` examples. They come from an endless row of epochs, each shu
 hold the end of one epoch and the beginning of the next, so every step has the same number of examples and every example
 is seen equally often. The place in that row is the whole state of the data.
 
-A step's examples are dealt to micro-batches of about equal tokens, at most `train.micro_tokens` each, and these to the
+A step's examples are dealt to micro-batches of about equal tokens, at most `train.micro_batch_tokens` each, and these to the
 ranks. Where an example's loss depends on the others of its step (`together`: in-batch negatives), each rank takes its
 share as one micro-batch and compares within it. Shapes: E examples.
 """
@@ -21,10 +21,10 @@ import numpy.typing as npt
 from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.model.shape import Batch
-from encodery.tokens.fit import deal
+from encodery.tokens.fit import balance
 from encodery.tokens.shuffle import Integers, permute
-from encodery.train.distributed import Team
-from encodery.train.job import Job, Micro, Work
+from encodery.train.distributed import DistributedContext
+from encodery.train.job import Job, MicroBatch, StepBatches
 from encodery.train.settings import TrainSettings
 
 
@@ -34,28 +34,30 @@ class ExampleJob(Job):
     `lengths` (E,): tokens of each example, all its sequences and special tokens together.
     """
 
-    together: bool = False
+    in_batch: bool = False
     """Whether the loss of an example depends on the other examples of the step."""
 
     lengths: Integers
     train: TrainSettings
-    team: Team
-    batch: int
+    distributed: DistributedContext
+    batch_size: int
 
-    def lay_out(self, lengths: npt.ArrayLike, batch: int, train: TrainSettings, team: Team) -> None:
+    def set_examples(
+        self, lengths: npt.ArrayLike, batch_size: int, train: TrainSettings, distributed: DistributedContext
+    ) -> None:
         """Set the examples' lengths (E,), how many a step takes, and the loop's settings.
 
         Raises `EmptyInput` without examples, `SettingsError` for a batch that the ranks cannot share.
         """
         self.lengths = np.asarray(lengths, np.int64)
-        self.batch, self.train, self.team, self.position = batch, train, team, 0
+        self.batch_size, self.train, self.distributed, self.position = batch_size, train, distributed, 0
         if not len(self.lengths):
             raise EmptyInput("There are no examples to learn from.")
-        if batch < team.world:
-            raise SettingsError(f"batch = {batch}: must be at least the number of processes, {team.world}.")
+        if batch_size < distributed.world:
+            raise SettingsError(f"batch = {batch_size}: must be at least the number of processes, {distributed.world}.")
 
     @abc.abstractmethod
-    def collate(self, numbers: Integers, seed: int) -> Batch:
+    def collate(self, indices: Integers, seed: int) -> Batch:
         """The examples of these numbers as a packed batch on the job's device, with the targets in `extra`.
 
         `seed` is for whatever is drawn at random in it; equal arguments give equal batches.
@@ -65,27 +67,27 @@ class ExampleJob(Job):
         """Floating-point operations of forward and backward of a batch; 0 where they are not counted."""
         return 0.0
 
-    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+    def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
         """See `Job`. A step is a number of examples here: `batch_tokens` and `length` are not asked for."""
-        chosen = self._chosen(self.position, self.batch)
-        self.position += self.batch
+        chosen = self._chosen(self.position, self.batch_size)
+        self.position += self.batch_size
         parts = self._parts(int(self.lengths[chosen].sum()))
         ordered = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
-        seats = deal(self.lengths[ordered], parts)
+        seats = balance(self.lengths[ordered], parts)
         micros = []
-        for number in range(self.team.rank, parts, self.team.world):
+        for number in range(self.distributed.rank, parts, self.distributed.world):
             seed = derive_seed(self.train.seed, "examples", step, number)
-            micros.append(Micro(number, self.collate(ordered[seats == number], seed)))
-        operations = sum(self.flops(micro.batch) for micro in micros) * self.team.world
-        return Work(micros, int(self.lengths[chosen].sum()), operations)
+            micros.append(MicroBatch(number, self.collate(ordered[seats == number], seed)))
+        operations = sum(self.flops(micro.batch) for micro in micros) * self.distributed.world
+        return StepBatches(micros, int(self.lengths[chosen].sum()), operations)
 
     def _parts(self, tokens: int) -> int:
         """How many micro-batches a step has over all ranks."""
-        world = self.team.world
-        if self.together:
+        world = self.distributed.world
+        if self.in_batch:
             return world
-        parts = -(-tokens // self.train.micro_tokens)
-        return min(-(-parts // world) * world, self.batch // world * world)
+        parts = -(-tokens // self.train.micro_batch_tokens)
+        return min(-(-parts // world) * world, self.batch_size // world * world)
 
     def _chosen(self, start: int, count: int) -> Integers:
         """The examples at `start` … `start + count - 1` of the endless row of epochs."""
@@ -102,7 +104,7 @@ class ExampleJob(Job):
         """Tokens of all examples."""
         return int(self.lengths.sum())
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`epoch`, with its fraction."""
         return {"epoch": self.position / len(self.lengths)}
 
@@ -117,7 +119,7 @@ class ExampleJob(Job):
         self.position = int(state["position"])
 
 
-def planned(lengths: npt.ArrayLike, batch: int, epochs: float) -> dict[str, Any]:
+def settings_for_epochs(lengths: npt.ArrayLike, batch_size: int, epochs: float) -> dict[str, Any]:
     """The `train` settings that stand for so many epochs: a budget in steps, and the tokens a step takes on average.
 
     Raises `SettingsError` for a number of epochs or a batch that is not positive, `EmptyInput` without examples.
@@ -125,7 +127,7 @@ def planned(lengths: npt.ArrayLike, batch: int, epochs: float) -> dict[str, Any]
     sizes = np.asarray(lengths, np.int64)
     if not len(sizes):
         raise EmptyInput("There are no examples to learn from.")
-    if not epochs > 0 or batch < 1:
-        raise SettingsError(f"epochs = {epochs}, batch = {batch}: both must be positive.")
-    steps = max(round(len(sizes) * epochs / batch), 1)
-    return {"budget": f"{steps}steps", "batch_tokens": max(round(float(sizes.mean()) * batch), 1)}
+    if not epochs > 0 or batch_size < 1:
+        raise SettingsError(f"epochs = {epochs}, batch = {batch_size}: both must be positive.")
+    steps = max(round(len(sizes) * epochs / batch_size), 1)
+    return {"budget": f"{steps}steps", "batch_tokens": max(round(float(sizes.mean()) * batch_size), 1)}

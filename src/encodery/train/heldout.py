@@ -31,7 +31,7 @@ from encodery.corrupt import Vocabulary
 from encodery.model.network import Model
 from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
 from encodery.model.shape import Batch, Output
-from encodery.tokens.shuffle import mix, permute
+from encodery.tokens.shuffle import hash_under_key, permute
 from encodery.tokens.store import TokenSplit
 
 RATE = 0.15
@@ -39,29 +39,31 @@ BATCH_TOKENS = 8192
 Ids = npt.NDArray[np.int64]
 
 
-def hidden(ids: Ids, special: npt.NDArray[np.bool_], rate: float = RATE, seed: int = 0) -> npt.NDArray[np.bool_]:
+def heldout_mask(
+    ids: Ids, special: npt.NDArray[np.bool_], mask_rate: float = RATE, seed: int = 0
+) -> npt.NDArray[np.bool_]:
     """(n,) bool: which tokens of a document are asked for."""
     key = derive_seed(seed, "heldout", ids.astype("<u4").tobytes().hex())
-    dice = mix(np.arange(len(ids)), key)
-    return (dice < np.uint64(rate * 2.0**64)) & ~special[ids]
+    dice = hash_under_key(np.arange(len(ids)), key)
+    return (dice < np.uint64(mask_rate * 2.0**64)) & ~special[ids]
 
 
-def questions(
+def heldout_batches(
     split: TokenSplit,
     vocabulary: Vocabulary,
-    length: int,
+    max_length: int,
     tokens: int | None = None,
-    rate: float = RATE,
+    mask_rate: float = RATE,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Iterator[Batch]:
-    """Packed batches with `extra["rows"]` (M,) and `extra["targets"]` (M,), documents in a fixed shuffled order, and of
+    """Packed batches with `extra["masked_positions"]` (M,) and `extra["labels"]` (M,), documents in a fixed shuffled order, and of
     their pieces evenly as many as come to about `tokens` tokens, at least one (None: all of the split). Sequences have
     at most `length` tokens, [CLS] and [SEP] included."""
     special = vocabulary.special.numpy()
     held: list[tuple[Ids, npt.NDArray[np.bool_]]] = []
     size = 0
-    for ids, asked in _pieces(split, special, length, tokens, rate, seed):
+    for ids, asked in _pieces(split, special, max_length, tokens, mask_rate, seed):
         if held and size + len(ids) > batch_tokens:
             yield _batch(held, vocabulary.mask_id)
             held, size = [], 0
@@ -113,9 +115,9 @@ def score_mlm(
 
 def _answer(model: Model, batch: Batch, output: Output) -> Tensor:
     """(4,) float64: Σ cross entropy, right guesses, questions, tokens."""
-    features = model.mlm.features(output.hidden[batch.extra["rows"]])
-    weight, bias = model.mlm.decoder(model.encoder)
-    found = masked_cross_entropy(features, weight, bias, batch.extra["targets"])
+    features = model.mlm_head.features(output.hidden[batch.extra["masked_positions"]])
+    weight, bias = model.mlm_head.decoder(model.encoder)
+    found = masked_cross_entropy(features, weight, bias, batch.extra["labels"])
     counts = torch.tensor([float(found.nll.numel()), float(batch.tokens)], dtype=torch.float64, device=weight.device)
     return torch.cat([found.nll.double().sum()[None], found.correct.double().sum()[None], counts])
 
@@ -124,7 +126,7 @@ def _pieces(
     split: TokenSplit, special: npt.NDArray[np.bool_], length: int, tokens: int | None, rate: float, seed: int
 ) -> Iterator[tuple[Ids, npt.NDArray[np.bool_]]]:
     order = permute(np.arange(len(split)), len(split), derive_seed(seed, "heldout order"))
-    first, last = np.array([split.specials.cls_id]), np.array([split.specials.sep_id])
+    first, last = np.array([split.special_tokens.cls_id]), np.array([split.special_tokens.sep_id])
     none = np.zeros(1, np.bool_)
     counts = -(-split.lengths[order] // (length - 2))
     ends = np.cumsum(counts)
@@ -133,7 +135,7 @@ def _pieces(
     before, after = (-(-pieces * wanted // total) for pieces in (ends - counts, ends))  # So many of them are taken.
     for place in np.flatnonzero(after > before).tolist():
         ids = split[int(order[place])].astype(np.int64)
-        asked = hidden(ids, special, rate, seed)
+        asked = heldout_mask(ids, special, rate, seed)
         edges = np.linspace(0, len(ids), int(counts[place]) + 1).astype(int)
         numbers = np.arange(ends[place] - counts[place], ends[place])
         taken = np.flatnonzero(numbers * wanted % total < wanted)
@@ -150,4 +152,4 @@ def _batch(held: list[tuple[Ids, npt.NDArray[np.bool_]]], mask_id: int) -> Batch
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     masked = ids.clone()
     masked[rows] = mask_id
-    return Batch(masked, cu_seqlens, max(lengths), None, {"rows": rows, "targets": ids[rows]})
+    return Batch(masked, cu_seqlens, max(lengths), None, {"masked_positions": rows, "labels": ids[rows]})

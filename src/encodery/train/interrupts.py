@@ -16,17 +16,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """`asked`: the name of the signal that came, empty while none has."""
 
-    asked: str = ""
+    signal_name: str = ""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; raise `KeyboardInterrupt` at the second."""
-        if self.asked:
+        if self.signal_name:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Interrupts]:
+def catch_signals() -> Iterator[Interrupts]:
     """Catch both signals within the block. In any thread but the main one, nothing is caught."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():

@@ -17,26 +17,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from encodery.objectives import Count, Term
-from encodery.train.band import Band
-from encodery.train.distributed import Team
-from encodery.train.layered import Layered
-from encodery.train.needs import Needs
+from encodery.objectives import Count, LossTerm
+from encodery.train.distributed import DistributedContext
+from encodery.train.expected_loss import LossRange
+from encodery.train.layered import LayerwiseOffload
+from encodery.train.memory_estimate import MemoryEstimate
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroBatch:
     """A prepared micro-batch on its device. `number` counts over all ranks, so that seeds do not depend on theirs."""
 
-    number: int
+    index: int
     batch: Any
 
 
 @dataclass(frozen=True)
-class Work:
+class StepBatches:
     """A step: this rank's micro-batches, the tokens and the floating-point operations of all ranks together."""
 
-    micros: Sequence[Micro]
+    micro_batches: Sequence[MicroBatch]
     tokens: int
     flops: float = 0.0
 
@@ -47,26 +47,26 @@ class Job(abc.ABC):
     module: nn.Module
     """All that is trained, on its device; the names of its parameters are those in checkpoints."""
 
-    shards: bool = False
+    supports_fsdp: bool = False
     """Whether the model runs in `terms` and `score` only, so that its weights may be dealt over the ranks."""
 
-    fixes: bool = False
+    supports_static_shapes: bool = False
     """Whether its micro-batches can have a fixed shape (`train.static`)."""
 
     sharded: nn.Module | None = None
     """What deals the weights over the ranks; None where each has a copy."""
 
-    around: Callable[[Any], Mapping[str, Term]] | None = None
+    around: Callable[[Any], Mapping[str, LossTerm]] | None = None
     """What runs in place of `terms` in a step: `terms`, with something around it."""
 
     replays: bool = False
     """Whether `around` leaves gradients where those of the next micro-batch will be."""
 
-    layered: Layered | None = None
+    layered: LayerwiseOffload | None = None
     """What runs a step's micro-batches together, a layer at a time; None where each goes through the model alone."""
 
     @abc.abstractmethod
-    def batches(self, step: int, progress: float, batch_tokens: int, length: int | None) -> Work:
+    def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
         """The next step's work for this rank, prepared for `terms`; moves the feed on.
 
         `progress` 0..1 is for the objective's schedules; `batch_tokens` of all ranks; `length`: longest sequence.
@@ -77,7 +77,7 @@ class Job(abc.ABC):
         """The counts of the learned terms of a prepared micro-batch, before the model runs."""
 
     @abc.abstractmethod
-    def terms(self, batch: Any) -> Mapping[str, Term]:
+    def terms(self, batch: Any) -> Mapping[str, LossTerm]:
         """Run the model: the named terms of a micro-batch."""
 
     @abc.abstractmethod
@@ -85,7 +85,7 @@ class Job(abc.ABC):
         """Held-out figures, on about so many tokens; leaves no trace in the training. All ranks call it."""
 
     @abc.abstractmethod
-    def save(self, folder: Path, figures: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """Write the finished model (what is to be used, not what is needed to resume) as an artifact. Rank 0 only."""
 
     @abc.abstractmethod
@@ -102,24 +102,24 @@ class Job(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def rebuild(cls, recipe: Mapping[str, Any], team: Team, device: torch.device) -> Job:
+    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> Job:
         """The job of a run's recipe.json, as at its first step, for a member of a team."""
 
-    def run(self, batch: Any) -> Mapping[str, Term]:
+    def run(self, batch: Any) -> Mapping[str, LossTerm]:
         """`terms` as a step wants it: by `around` where there is such a thing."""
         return self.terms(batch) if self.around is None else self.around(batch)
 
-    def goal(self, score: Mapping[str, float]) -> float | None:
+    def selection_metric(self, score: Mapping[str, float]) -> float | None:
         """What of a `score` is to be as high as possible: the weights that reached most are those that are saved. None
         where the last weights are."""
         return None
 
-    def pace(self, name: str) -> float:
+    def lr_scale(self, name: str) -> float:
         """What the rate of a parameter of `module`, by its name, is multiplied by."""
         return 1.0
 
     @classmethod
-    def needs(cls, recipe: Mapping[str, Any]) -> Needs | None:
+    def memory_estimate(cls, recipe: Mapping[str, Any]) -> MemoryEstimate | None:
         """Memory and disk of a run of this recipe, before anything is built; None where unknown."""
         return None
 
@@ -128,20 +128,20 @@ class Job(abc.ABC):
         """Tokens that can be seen before any is seen twice; 0 where there is no such number."""
         return 0
 
-    def rates(self, progress: float) -> dict[str, float]:
+    def schedule_values(self, progress: float) -> dict[str, float]:
         """What the job's schedules say, for the log."""
         return {}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Further numbers for the log line of a step (epochs)."""
         return {}
 
-    def remarks(self, dtype: torch.dtype) -> list[str]:
+    def warnings(self, dtype: torch.dtype) -> list[str]:
         """What slows the run though a setting could mend it, with its price, in words; products are in `dtype`. Leaves
         no trace in the training."""
         return []
 
-    def usual(self, tokens: int, steps: int) -> Band | None:
+    def expected_loss(self, tokens: int, steps: int) -> LossRange | None:
         """Between which held-out losses runs like this one lie after so many tokens and steps; None where unknown."""
         return None
 

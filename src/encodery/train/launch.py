@@ -18,21 +18,21 @@ from encodery.base import machine
 from encodery.base.artifact import MANIFEST, atomic_write
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import decode
-from encodery.model.blocks import set_recompute
+from encodery.model.blocks import set_activation_checkpointing
 from encodery.train import checkpoint
 from encodery.train.checkpoint import Snapshot
 from encodery.train.display import ConsoleDisplay, Display
-from encodery.train.distributed import Team, team
-from encodery.train.forecast import Forecast, Speed, measure
+from encodery.train.distributed import DistributedContext, init_distributed
 from encodery.train.hooks import Hook
 from encodery.train.job import Job
-from encodery.train.journal import cut
 from encodery.train.loop import MODEL, RECIPE, Loop, RunResult, last_checkpoint
-from encodery.train.needs import Needs
+from encodery.train.memory_estimate import MemoryEstimate
 from encodery.train.optim import Optimizer
-from encodery.train.precision import dtype
+from encodery.train.precision import matmul_dtype
+from encodery.train.preflight import MeasuredSpeed, RunForecast, measure_speed
 from encodery.train.settings import TrainSettings
-from encodery.train.sharding import shard
+from encodery.train.sharding import apply_fsdp
+from encodery.train.step_log import drop_later_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,42 +52,44 @@ class _Plan:
         train = decode(TrainSettings, recipe["train"], "train")
         optim = decode(Optimizer, recipe["optim"], "optim")
         job = _job(recipe)
-        if train.static != "off" and not job.fixes:
+        if train.static != "off" and not job.supports_static_shapes:
             raise SettingsError(
                 f"train.static = '{train.static}': {job.__name__} has no micro-batches of a fixed shape."
             )
-        if train.layered and not job.shards:
-            raise SettingsError(f"train.layered: {job.__name__} needs whole models on the device; leave it off.")
+        if train.layerwise_offload and not job.supports_fsdp:
+            raise SettingsError(
+                f"train.layerwise_offload: {job.__name__} needs whole models on the device; leave it off."
+            )
         return cls(job, train, optim, decode(tuple[Hook, ...], recipe["hooks"], "hooks"))
 
 
-def start(recipe: Mapping[str, Any], folder: Path, console: Console | None = None) -> RunResult:
+def start(recipe: Mapping[str, Any], out: Path, console: Console | None = None) -> RunResult:
     """Run a new run in `folder`, from what a job's recipe says.
 
     Where torchrun has started the processes again (`--max-restarts`), the run goes on from its last checkpoint. Raises
     `InputError` if the folder holds something, `UserError` with numbers if memory or disk do not suffice.
     """
-    if machine.restarts() and (folder / RECIPE).is_file():
-        return resume(folder, console)
-    check_empty(folder)
+    if machine.restart_count() and (out / RECIPE).is_file():
+        return resume(out, console)
+    check_empty(out)
     plan = _Plan.of(recipe)
-    needs = plan.job.needs(recipe)
+    needs = plan.job.memory_estimate(recipe)
     device = _device(plan.train)
     if needs is not None:
-        needs.check(machine.memory_free(), machine.disk_free(folder), _device_free(device))
+        needs.check(machine.memory_free(), machine.disk_free(out), _device_free(device))
     machine.set_threads(plan.train.threads or machine.threads())
-    with machine.keeping_memory(), team(device, plan.train.shard) as crew:
-        crew.wait()
+    with machine.retain_freed_memory(), init_distributed(device, plan.train.fsdp) as crew:
+        crew.barrier()
         job = plan.job.rebuild(recipe, crew, device)
-        set_recompute(job.module, plan.train.recompute)
-        shard(job, crew)
-        speed = measure(job, plan.train, plan.optim, crew)
+        set_activation_checkpointing(job.module, plan.train.activation_checkpointing)
+        apply_fsdp(job, crew)
+        speed = measure_speed(job, plan.train, plan.optim, crew)
         display = _display(console, crew)
-        if crew.leads:
-            _announce(job, plan.train, needs, speed, folder, display, (0.0, 0, 0))
-            folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(folder / RECIPE, json.dumps(dict(recipe), indent=1, ensure_ascii=False) + "\n")
-        return _run(plan, job, folder, crew, display, speed.chosen, speed.reason, None)
+        if crew.is_main:
+            _announce(job, plan.train, needs, speed, out, display, (0.0, 0, 0))
+            out.mkdir(parents=True, exist_ok=True)
+            atomic_write(out / RECIPE, json.dumps(dict(recipe), indent=1, ensure_ascii=False) + "\n")
+        return _run(plan, job, out, crew, display, speed.number_format, speed.reason, None)
 
 
 def resume(folder: Path, console: Console | None = None) -> RunResult:
@@ -104,28 +106,28 @@ def resume(folder: Path, console: Console | None = None) -> RunResult:
         )
     plan = _Plan.of(recipe)
     device = _device(plan.train)
-    with machine.keeping_memory(), team(device, plan.train.shard) as crew:
+    with machine.retain_freed_memory(), init_distributed(device, plan.train.fsdp) as crew:
         display = _display(console, crew)
         found = last_checkpoint(folder, crew, display)
         threads = plan.train.threads or machine.threads()
         if found is not None:
             threads = plan.train.threads or int(found[1].state["threads"])
         machine.set_threads(threads)
-        crew.wait()
+        crew.barrier()
         job = plan.job.rebuild(recipe, crew, device)
-        set_recompute(job.module, plan.train.recompute)
-        shard(job, crew)
+        set_activation_checkpointing(job.module, plan.train.activation_checkpointing)
+        apply_fsdp(job, crew)
         if found is None:
-            display.note("No checkpoint was written yet: the run starts again.")
-            speed = measure(job, plan.train, plan.optim, crew)
-            chosen, reason = speed.chosen, speed.reason
+            display.warn("No checkpoint was written yet: the run starts again.")
+            speed = measure_speed(job, plan.train, plan.optim, crew)
+            chosen, reason = speed.number_format, speed.reason
         else:
-            checkpoint.check_same(found[1].state["identity"], job.identity(), str(found[0]))
+            checkpoint.check_identity(found[1].state["identity"], job.identity(), str(found[0]))
             chosen, reason = found[1].state["precision"], "as before"
             if threads > machine.threads():
-                display.note(f"The run had {threads} threads, here are {machine.threads()} cores: it will be slower.")
-        if crew.leads:
-            cut(folder, 0 if found is None else checkpoint.step_of(found[0]))
+                display.warn(f"The run had {threads} threads, here are {machine.threads()} cores: it will be slower.")
+        if crew.is_main:
+            drop_later_lines(folder, 0 if found is None else checkpoint.step_of(found[0]))
         return _run(plan, job, folder, crew, display, chosen, reason, found[1] if found else None)
 
 
@@ -142,7 +144,7 @@ def _run(
     plan: _Plan,
     job: Job,
     folder: Path,
-    crew: Team,
+    crew: DistributedContext,
     display: Display,
     chosen: Any,
     reason: str,
@@ -158,13 +160,13 @@ def _run(
         job.close()
 
 
-def _facts(job: Job, crew: Team, chosen: Any, reason: str) -> dict[str, Any]:
+def _facts(job: Job, crew: DistributedContext, chosen: Any, reason: str) -> dict[str, Any]:
     device = next(job.module.parameters()).device
     return {
         "parameters": sum(p.numel() for p in job.module.parameters()),
         "precision": chosen,
         "precision_reason": reason,
-        "matmul_peak": machine.matmul_peak(dtype(chosen), device) * crew.world if crew.world == 1 else 0.0,
+        "matmul_peak": machine.matmul_peak(matmul_dtype(chosen), device) * crew.world if crew.world == 1 else 0.0,
         "machine": {**machine.describe(), "threads": torch.get_num_threads()},
         "processes": crew.world,
     }
@@ -173,20 +175,20 @@ def _facts(job: Job, crew: Team, chosen: Any, reason: str) -> dict[str, Any]:
 def _announce(
     job: Job,
     train: TrainSettings,
-    needs: Needs | None,
-    speed: Speed,
+    needs: MemoryEstimate | None,
+    speed: MeasuredSpeed,
     folder: Path,
     display: Display,
     done: tuple[float, int, int],
 ) -> None:
-    forecast = Forecast.make(train, speed.tokens_per_s, job.epoch_tokens, needs or Needs(0, 0), done)
+    forecast = RunForecast.make(train, speed.tokens_per_s, job.epoch_tokens, needs or MemoryEstimate(0, 0), done)
     parameters = sum(p.numel() for p in job.module.parameters())
     device_free = _device_free(next(job.module.parameters()).device)
     free = machine.memory_free() if device_free is None else device_free
-    for line in forecast.lines(speed, parameters, free, machine.disk_free(folder)):
-        display.tell(line)
-    for line in job.remarks(dtype(speed.chosen)):
-        display.note(line)
+    for line in forecast.describe(speed, parameters, free, machine.disk_free(folder)):
+        display.info(line)
+    for line in job.warnings(matmul_dtype(speed.number_format)):
+        display.warn(line)
 
 
 def _job(recipe: Mapping[str, Any]) -> type[Job]:
@@ -217,13 +219,13 @@ def _device_free(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-def _display(console: Console | None, crew: Team) -> Display:
-    return ConsoleDisplay(console) if console is not None and crew.leads else Display()
+def _display(console: Console | None, crew: DistributedContext) -> Display:
+    return ConsoleDisplay(console) if console is not None and crew.is_main else Display()
 
 
 def check_empty(folder: Path) -> None:
     """Raises `InputError` for a folder that cannot become a run; a run that torchrun starts again has become one."""
-    if machine.restarts():
+    if machine.restart_count():
         return
     if (folder / RECIPE).is_file() and machine.rank() == 0:
         raise InputError(f"{folder}: holds a run already. `encodery resume {folder}` goes on with it.")

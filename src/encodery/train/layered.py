@@ -1,7 +1,7 @@
 """Layered gradient accumulation: all micro-batches of a step go through a layer before any goes through the next
 (arXiv 2106.02679, section 2), for models that exceed the device.
 
-Off by default (`train.layered`). A layer's weights come to the device once for the forward and once for the backward
+Off by default (`train.layerwise_offload`). A layer's weights come to the device once for the forward and once for the backward
 pass of a whole step, however many micro-batches it has, and leave it with their gradient, which waits in main memory
 with the moments; the optimiser updates them there. Embeddings, final norm, head and objective stay on the device. Of a
 micro-batch only what goes into each layer is kept; a layer is computed again on its way back, with the dropout it had.
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.blocks import BlockModule
-from encodery.model.inserts import Front
+from encodery.model.extensions import SequenceTransform
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.objectives import Count, ObjectiveModule, Term, share
-from encodery.train.precision import Format, context
+from encodery.objectives import Count, LossTerm, ObjectiveModule, normalised_loss
+from encodery.train.precision import NumberFormat, autocast
 
-Terms = dict[str, Term]
+Terms = dict[str, LossTerm]
 
 
 @dataclass
@@ -42,17 +42,17 @@ class _Way:
     back: Tensor | None = None
 
 
-class Layered:
+class LayerwiseOffload:
     """Runs the steps of an objective that reads its batches as they are.
 
     Raises `SettingsError` where something stands between the layers.
     """
 
     def __init__(self, model: Model, objective: ObjectiveModule, device: torch.device) -> None:
-        plain = type(objective).read is ObjectiveModule.read and type(objective).forward is ObjectiveModule.forward
-        if not plain or type(model.encoder.front) is not Front:
+        plain = type(objective).encode is ObjectiveModule.encode and type(objective).forward is ObjectiveModule.forward
+        if not plain or type(model.encoder.sequence_transform) is not SequenceTransform:
             raise SettingsError(
-                "train.layered needs a model that reads its batch layer by layer: an objective such as mlm, and no "
+                "train.layerwise_offload needs a model that reads its batch layer by layer: an objective such as mlm, and no "
                 "trained vectors in front of the first layer."
             )
         self.model, self.objective, self.device = model, objective, device
@@ -75,7 +75,12 @@ class Layered:
                 setattr(inner, name, buffer.to(self.device))
 
     def step(
-        self, batches: Sequence[Batch], counts: Mapping[str, Count], chosen: Format, seeds: Sequence[int], scale: float
+        self,
+        batches: Sequence[Batch],
+        counts: Mapping[str, Count],
+        chosen: NumberFormat,
+        seeds: Sequence[int],
+        scale: float,
     ) -> list[Terms]:
         """Leave the gradient of `scale` times the step's loss in the parameters; the terms of each batch, without a
         graph. Each draws from its seed, as if it went through the model alone."""
@@ -89,8 +94,8 @@ class Layered:
             self.stepping = False
         return found
 
-    def _forward(self, ways: Sequence[_Way], chosen: Format, seeds: Sequence[int]) -> None:
-        with torch.no_grad(), context(chosen, self.device):
+    def _forward(self, ways: Sequence[_Way], chosen: NumberFormat, seeds: Sequence[int]) -> None:
+        with torch.no_grad(), autocast(chosen, self.device):
             for way, seed in zip(ways, seeds, strict=True):
                 torch.manual_seed(seed)
                 self._note(way, self._embedded(way.batch))
@@ -101,7 +106,7 @@ class Layered:
                     self._note(way, self._through(block, way.inputs[-1], way.batch))
                 self._release(block)
 
-    def _backward(self, ways: Sequence[_Way], chosen: Format, seeds: Sequence[int]) -> None:
+    def _backward(self, ways: Sequence[_Way], chosen: NumberFormat, seeds: Sequence[int]) -> None:
         for block in reversed(self.model.encoder.blocks):
             self._fetch(block)
             for way in ways:
@@ -110,7 +115,7 @@ class Layered:
         for way, seed in zip(ways, seeds, strict=True):
             if way.back is not None:
                 torch.manual_seed(seed)
-                with context(chosen, self.device):
+                with autocast(chosen, self.device):
                     x = self._embedded(way.batch)
                 if x.requires_grad:
                     x.backward(way.back)  # type: ignore[no-untyped-call]
@@ -126,27 +131,27 @@ class Layered:
         assert isinstance(block, BlockModule)
         return block.run("block", block, x, batch.layout, self.model.encoder.positions)
 
-    def _end(self, way: _Way, counts: Mapping[str, Count], chosen: Format, scale: float) -> Terms:
+    def _end(self, way: _Way, counts: Mapping[str, Count], chosen: NumberFormat, scale: float) -> Terms:
         """The terms of a micro-batch that went through all layers; what is behind them goes backward."""
         x = way.inputs.pop().detach().requires_grad_()
         self._set(way.dice.pop())
         model = self.model
-        with context(chosen, self.device):
+        with autocast(chosen, self.device):
             speak = model._speak if "mlm" in model.heads else None
-            output = Output(model.encoder.final_norm(x), speak=speak)
+            output = Output(model.encoder.final_norm(x), mlm_logits=speak)
             terms = self.objective.loss(model, output, way.batch)
-        loss = share(terms, counts)
+        loss = normalised_loss(terms, counts)
         (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
         way.back = x.grad
-        return {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
+        return {name: LossTerm(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
 
-    def _again(self, way: _Way, block: nn.Module, chosen: Format) -> None:
+    def _again(self, way: _Way, block: nn.Module, chosen: NumberFormat) -> None:
         """A layer forward once more, and backward."""
         x, dice = way.inputs.pop().detach().requires_grad_(), way.dice.pop()
         if way.back is None:
             return
         self._set(dice)
-        with context(chosen, self.device):
+        with autocast(chosen, self.device):
             y = self._through(block, x, way.batch)
         if y.requires_grad:
             y.backward(way.back)  # type: ignore[no-untyped-call]

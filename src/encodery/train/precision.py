@@ -20,23 +20,23 @@ from torch import nn
 from encodery.base import machine
 from encodery.base.errors import SettingsError
 from encodery.model.blocks import BlockModule
-from encodery.model.ops.float8_linear.linear import fits
+from encodery.model.ops.float8_linear.linear import supports
 from encodery.model.weights import Linear
 from encodery.train.settings import Precision
 
-Format = Literal["fp32", "bf16", "fp16", "fp8"]
-DTYPES: dict[Format, torch.dtype] = {
+NumberFormat = Literal["fp32", "bf16", "fp16", "fp8"]
+DTYPES: dict[NumberFormat, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp8": torch.bfloat16,  # of everything but the layers that multiply 8 bits
 }
 HAS_FLOAT8 = (8, 9)  # compute capability
-WORTH = 1.05  # how much faster than fp32 another format must be
-SCALE = 2.0**16  # what a loss in fp16 is multiplied by at first
+MIN_SPEEDUP = 1.05  # how much faster than fp32 another format must be
+INITIAL_LOSS_SCALE = 2.0**16  # what a loss in fp16 is multiplied by at first
 
 
-def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
+def candidate_formats(asked: Precision, device: torch.device) -> tuple[NumberFormat, ...]:
     """The formats to choose from: the one asked for, or those that the device does well.
 
     Raises `SettingsError` for bf16 or fp8 on a device that has none.
@@ -57,33 +57,33 @@ def formats(asked: Precision, device: torch.device) -> tuple[Format, ...]:
     return ("fp32", "fp16") if device.type == "cuda" else ("fp32",)
 
 
-def arrange(module: nn.Module, chosen: Format) -> None:
+def set_linear_format(module: nn.Module, chosen: NumberFormat) -> None:
     """Let the linear layers of all blocks multiply in the chosen format; what `context` does not do by itself."""
     for block in module.modules():
         if isinstance(block, BlockModule):
             for layer in block.modules():
                 if isinstance(layer, Linear):
-                    layer.float8 = chosen == "fp8" and fits(layer.weight)
+                    layer.float8 = chosen == "fp8" and supports(layer.weight)
 
 
-def context(chosen: Format, device: torch.device) -> contextlib.AbstractContextManager[None]:
+def autocast(chosen: NumberFormat, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Within it a model computes in the chosen format."""
     if chosen == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[chosen])
 
 
-def dtype(chosen: Format) -> torch.dtype:
+def matmul_dtype(chosen: NumberFormat) -> torch.dtype:
     """The dtype of matrix products."""
     return DTYPES[chosen]
 
 
-def first_scale(chosen: Format) -> float:
+def initial_loss_scale(chosen: NumberFormat) -> float:
     """What the loss is multiplied by at first."""
-    return SCALE if chosen == "fp16" else 1.0
+    return INITIAL_LOSS_SCALE if chosen == "fp16" else 1.0
 
 
-def best(speeds: dict[Format, float], asked: Precision = "auto") -> tuple[Format, str]:
+def fastest_format(speeds: dict[NumberFormat, float], asked: Precision = "auto") -> tuple[NumberFormat, str]:
     """The format to use by tokens per second of each, and why, in words."""
     if asked != "auto":
         return asked, "as set"
@@ -92,5 +92,5 @@ def best(speeds: dict[Format, float], asked: Precision = "auto") -> tuple[Format
     if not others:
         return "fp32", "this machine multiplies no shorter format in hardware"
     ratio = speeds[others[0]] / speeds["fp32"]
-    chosen: Format = fastest if ratio >= WORTH else "fp32"
+    chosen: NumberFormat = fastest if ratio >= MIN_SPEEDUP else "fp32"
     return chosen, f"measured: {others[0]} is {ratio:.2f} times as fast as fp32 at this shape"

@@ -1,7 +1,7 @@
 """Weights dealt over the ranks: each process holds rows of every weight, of its gradient and of its moments (ZeRO,
 arXiv 1910.02054; PyTorch FSDP, arXiv 2304.11277).
 
-Off by default (`train.shard`): a whole copy everywhere is faster as long as it fits. `torch.distributed.fsdp` gathers a
+Off by default (`train.fsdp`): a whole copy everywhere is faster as long as it fits. `torch.distributed.fsdp` gathers a
 layer's weights for as long as the layer is at work and adds the gradients up, each rank keeping its rows of the sum;
 optimisers, averages and checkpoints see `DTensor`s under the same names. Layers are dealt one by one, all the rest
 (embeddings, heads, the objective) together. Losses are those of whole weights up to the order of additions.
@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import SettingsError
 from encodery.model.blocks import BlockModule
-from encodery.objectives import Term
-from encodery.train.distributed import Team
+from encodery.objectives import LossTerm
+from encodery.train.distributed import DistributedContext
 from encodery.train.job import Job
 
 
@@ -47,26 +47,26 @@ class Sharded(nn.Module):
         """Everything that is gathered at once: the layers and the rest."""
         return [part for part in (*self.layers, self) if isinstance(part, FSDPModule)]
 
-    def forward(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Term]]:
+    def forward(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, LossTerm]]:
         """The totals apart, since only tensors in plain containers are seen to need a backward pass."""
         terms = dict(self.job.terms(batch))
         return {name: term.total for name, term in terms.items()}, terms
 
-    def run(self, batch: Any) -> Mapping[str, Term]:
+    def run(self, batch: Any) -> Mapping[str, LossTerm]:
         """`Job.terms` with the weights gathered where they are used."""
         totals, terms = self(batch)
-        return {name: Term(totals[name], term.count, term.weight) for name, term in terms.items()}
+        return {name: LossTerm(totals[name], term.count, term.weight) for name, term in terms.items()}
 
 
-def shard(job: Job, team: Team) -> None:
+def apply_fsdp(job: Job, team: DistributedContext) -> None:
     """Deal the weights of a job, which every rank holds alike, over the ranks. Does nothing in a team of one.
 
     Raises `SettingsError` for a job that uses its model elsewhere than in `terms`.
     """
     if team.mesh is None:
         return
-    if not job.shards:
-        raise SettingsError(f"train.shard: {type(job).__name__} needs whole weights on every rank; leave it off.")
+    if not job.supports_fsdp:
+        raise SettingsError(f"train.fsdp: {type(job).__name__} needs whole weights on every rank; leave it off.")
     sharded = Sharded(job, team.mesh)
     job.sharded, job.around = sharded, sharded.run
 

@@ -22,9 +22,9 @@ import torch
 from encodery.base import machine
 from encodery.base.artifact import MANIFEST
 from encodery.base.errors import SettingsError
-from encodery.base.settings import decode, encode, merge
+from encodery.base.settings import decode, encode, merge_tables
 from encodery.merging.average import Average
-from encodery.model.foreign import build
+from encodery.model.foreign import model_of_state
 from encodery.model.load import load_model, save_model
 from encodery.model.network import ModelSettings
 from encodery.surgery import Surgery
@@ -32,96 +32,100 @@ from encodery.surgery.coalesce import Coalesce
 from encodery.surgery.grow import Grow
 from encodery.tokens.store import TokenStore
 from encodery.train.budget import Budget
-from encodery.train.distributed import team
+from encodery.train.distributed import init_distributed
 from encodery.train.launch import read_recipe, resume, start
-from encodery.train.loop import FIGURES, RECIPE
+from encodery.train.loop import METRICS, RECIPE
 from encodery.train.pretrain import recipe_of
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SIZES = ("width", "depth", "heads", "head_size", "inner")
-GROWN = "grown"
+SIZES = ("width", "depth", "heads", "head_size", "intermediate_size")
+GROWN_MODEL = "grown"
 
 
 @dataclass(frozen=True)
-class Staged:
+class StageResult:
     """How far it came: the last run's folder, whether it is the last of all and finished, and its figures if so."""
 
     folder: Path
     finished: bool
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 def grow(
     recipe: str,
     small: str,
-    over: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     store: TokenStore,
     out: Path,
-    share: float = 1 / 3,
+    small_fraction: float = 1 / 3,
     surgery: Mapping[str, Any] | None = None,
     console: Console | None = None,
-) -> Staged:
+) -> StageResult:
     """Train the model of the recipe `small` for `share` of the budget, grow it to that of `recipe`, train that for the
     rest. `over` are settings of both, but sizes of the model and `optim` are those of the large one. `surgery`: how to
-    grow ({"how": "aki"}; {"is": "tile"}).
+    grow ({"method": "aki"}; {"is": "tile"}).
 
     Raises `SettingsError` where the two recipes' models differ in more than their sizes.
     """
-    _check_share("share", share)
-    large = read_settings(recipe, over, store)
+    _check_share("share", small_fraction)
+    large = read_settings(recipe, overrides, store)
     budget = Budget.parse(large.train.budget)
-    first = _with_budget(read_settings(small, _without_sizes(over), store), budget, share)
+    first = _with_budget(read_settings(small, _without_sizes(overrides), store), budget, small_fraction)
     _check_same_parts(first.model, large.model, small, recipe)
-    part = decode(Surgery, merge({"is": "grow"}, {**_sizes(large.model), **(surgery or {})}), "grow")
+    part = decode(Surgery, merge_tables({"is": "grow"}, {**_sizes(large.model), **(surgery or {})}), "grow")
     run = _run(recipe_of(first, store, small), out / "small", console)
     if not run.finished:
         return run
-    grown = _changed(run.folder, part, out / GROWN, large.train.seed)
-    after = _with_budget(read_settings(recipe, {**over, "init_from": str(grown)}, store), budget, 1 - share)
+    grown = _changed(run.folder, part, out / GROWN_MODEL, large.train.seed)
+    after = _with_budget(
+        read_settings(recipe, {**overrides, "init_from": str(grown)}, store), budget, 1 - small_fraction
+    )
     return _run(recipe_of(after, store, recipe), out / "large", console)
 
 
 def cycle(
     recipe: str,
-    over: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     store: TokenStore,
     out: Path,
-    lead: float = 0.05,
-    share: float = 0.45,
+    large_first: float = 0.05,
+    small_fraction: float = 0.45,
     mix: float = 0.25,
     surgery: Mapping[str, Any] | None = None,
     console: Console | None = None,
-) -> Staged:
+) -> StageResult:
     """Train the model of `recipe` for `lead` of the budget, at a rate that only rises; coalesce it (`surgery`: sizes of
     the small one, by default half of each) and train that for `share`; grow it back, mix `mix` of it into the large one
     as it was, and train that for the rest. `over` are settings of all stages, but sizes of the large model.
     """
-    _check_share("lead", lead)
-    _check_share("share", share)
-    _check_share("lead + share", lead + share)
+    _check_share("lead", large_first)
+    _check_share("share", small_fraction)
+    _check_share("lead + share", large_first + small_fraction)
     _check_share("mix", mix)
-    settings = read_settings(recipe, over, store)
+    settings = read_settings(recipe, overrides, store)
     budget = Budget.parse(settings.train.budget)
-    rising = read_settings(recipe, merge(over, {"train": {"schedule": "0 -> 1 linear"}}), store)
-    begun = _run(recipe_of(_with_budget(rising, budget, lead), store, recipe), out / "lead", console)
+    rising = read_settings(recipe, merge_tables(overrides, {"train": {"lr_schedule": "0 -> 1 linear"}}), store)
+    begun = _run(recipe_of(_with_budget(rising, budget, large_first), store, recipe), out / "lead", console)
     if not begun.finished:
         return begun
     smaller = decode(Coalesce, surgery or {}, "coalesce")
     coalesced = _changed(begun.folder, smaller, out / "coalesced", settings.train.seed)
-    small = read_settings(recipe, {**_without_sizes(over), "init_from": str(coalesced)}, store)
-    run = _run(recipe_of(_with_budget(small, budget, share), store, recipe), out / "small", console)
+    small = read_settings(recipe, {**_without_sizes(overrides), "init_from": str(coalesced)}, store)
+    run = _run(recipe_of(_with_budget(small, budget, small_fraction), store, recipe), out / "small", console)
     if not run.finished:
         return run
-    way = {"uneven": 0.0, "layers": smaller.layers, **_sizes(settings.model)}
-    mixed = _mixed(begun.folder, run.folder, decode(Grow, way, "grow"), mix, out / GROWN, settings.train.seed)
-    after = read_settings(recipe, {**over, "init_from": str(mixed)}, store)
-    return _run(recipe_of(_with_budget(after, budget, 1 - lead - share), store, recipe), out / "large", console)
+    way = {"symmetry_breaking": 0.0, "layers": smaller.layers, **_sizes(settings.model)}
+    mixed = _mixed(begun.folder, run.folder, decode(Grow, way, "grow"), mix, out / GROWN_MODEL, settings.train.seed)
+    after = read_settings(recipe, {**overrides, "init_from": str(mixed)}, store)
+    return _run(
+        recipe_of(_with_budget(after, budget, 1 - large_first - small_fraction), store, recipe), out / "large", console
+    )
 
 
-def _run(table: Mapping[str, Any], folder: Path, console: Console | None) -> Staged:
+def _run(table: Mapping[str, Any], folder: Path, console: Console | None) -> StageResult:
     """Start, resume or leave a run, whichever it needs. Raises `SettingsError` if the one there has other settings."""
     wanted = json.loads(json.dumps(table))
     if console is not None and machine.rank() == 0:
@@ -134,10 +138,10 @@ def _run(table: Mapping[str, Any], folder: Path, console: Console | None) -> Sta
             raise SettingsError(f"{folder}: was begun with other settings of '{other[0]}'; give another --out.")
         if not (folder / MANIFEST).is_file():
             result = resume(folder, console)
-            return Staged(folder, result.finished, result.figures)
-        return Staged(folder, True, json.loads((folder / FIGURES).read_text(encoding="utf-8")))
+            return StageResult(folder, result.finished, result.metrics)
+        return StageResult(folder, True, json.loads((folder / METRICS).read_text(encoding="utf-8")))
     result = start(table, folder, console)
-    return Staged(folder, result.finished, result.figures)
+    return StageResult(folder, result.finished, result.metrics)
 
 
 def _changed(source: Path, part: Surgery, folder: Path, seed: int) -> Path:
@@ -156,10 +160,10 @@ def _mixed(base: Path, small: Path, back: Surgery, mix: float, folder: Path, see
     def make() -> None:
         loaded, other = load_model(base), load_model(small)
         grown = back.operate(other, torch.Generator().manual_seed(seed)).model
-        rule = Average(base=1 - mix, weights=(mix,))
+        rule = Average(base_weight=1 - mix, weights=(mix,))
         save_model(
             folder,
-            build(loaded.model.settings, rule.merge(loaded.model.state_dict(), [grown.state_dict()])),
+            model_of_state(loaded.model.settings, rule.merge(loaded.model.state_dict(), [grown.state_dict()])),
             loaded.tokenizer_path,
             settings={"surgery": encode(back), "merging": encode(rule)},
             parents={name: one.artifact for name, one in (("model", loaded), ("small", other)) if one.artifact},
@@ -173,8 +177,8 @@ def _once(folder: Path, make: Callable[[], None]) -> Path:
     if machine.rank() == 0 and not (folder / MANIFEST).is_file():
         make()
     if machine.world_size() > 1:
-        with team(torch.device("cpu")) as crew:
-            crew.wait()
+        with init_distributed(torch.device("cpu")) as crew:
+            crew.barrier()
     return folder
 
 
@@ -187,7 +191,12 @@ def _with_budget(settings: PretrainSettings, whole: Budget, share: float) -> Pre
 def _sizes(model: ModelSettings) -> dict[str, int]:
     """What `grow` needs to know of the model to be reached."""
     shape = model.shape
-    return {"width": shape.width, "heads": shape.heads, "inner": shape.inner, "depth": shape.depth}
+    return {
+        "width": shape.width,
+        "heads": shape.heads,
+        "intermediate_size": shape.intermediate_size,
+        "depth": shape.depth,
+    }
 
 
 def _without_sizes(over: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,15 +27,15 @@ def command(
     weights). Without --texts, the order of the vocabulary is taken as the order of frequency. `encodery embed encode`,
     `search` and `model export --format sentence_transformers` accept the result like any other model.
     """
-    from encodery.base.settings import decode, overrides
+    from encodery.base.settings import decode, parse_overrides
     from encodery.cli._screen import screen
-    from encodery.embed.files import texts_of
-    from encodery.embed.static import StaticSettings, distil
+    from encodery.encoders.files import read_texts
+    from encodery.encoders.static_distillation import StaticSettings, distill_static
     from encodery.model.load import load_model
 
-    chosen = decode(StaticSettings, overrides(settings or []), where="static")
-    counted = None if texts is None else texts_of(texts, column)
-    artifact = distil(load_model(model), out, chosen, counted, overwrite)
+    chosen = decode(StaticSettings, parse_overrides(settings or []), where="static")
+    counted = None if texts is None else read_texts(texts, column)
+    artifact = distill_static(load_model(model), out, chosen, counted, overwrite)
     size = sum(entry["bytes"] for entry in artifact.manifest.files.values()) / 1e6
-    kept = artifact.manifest.figures["variance_kept"]
+    kept = artifact.manifest.metrics["variance_kept"]
     screen().print(f"{out}: {size:.1f} MB; {kept:.1%} of the variance of the embeddings kept.")

@@ -41,22 +41,26 @@ def command(
     """
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
-    from encodery.embed.embedder import Embedder
-    from encodery.embed.exported import runtime_of
-    from encodery.embed.files import VectorFile, texts_of
-    from encodery.embed.lines import kind_of, lines
+    from encodery.encoders.dense import DenseEncoder
+    from encodery.encoders.exported import parse_runtime
+    from encodery.encoders.files import EmbeddingFile, read_texts
+    from encodery.encoders.json_lines import json_lines, kind_of
     from encodery.model.load import load_model
 
     if (file is None) == (not texts):
         raise InputError("Give either texts or a --file of texts.")
-    source = iter(texts or []) if file is None else texts_of(file, column)
+    source = iter(texts or []) if file is None else read_texts(file, column)
     loaded = load_model(model)
     if kind_of(loaded) != "dense":
         if runtime is not None:
             raise InputError(f"--runtime {runtime}: is for dense models; {model} is a {kind_of(loaded)} model.")
-        _write_lines(lines(loaded, source, truncate, batch_tokens, prompt), out, truncate)
+        _write_lines(json_lines(loaded, source, truncate, batch_tokens, prompt), out, truncate)
         return
-    embedder = Embedder.of(loaded) if runtime is None else Embedder.of(loaded, "cpu").on(runtime_of(runtime))
+    embedder = (
+        DenseEncoder.from_loaded(loaded)
+        if runtime is None
+        else DenseEncoder.from_loaded(loaded, "cpu").with_runtime(parse_runtime(runtime))
+    )
     start = time.perf_counter()
     count = tokens = dropped = 0
     pieces = embedder.stream(source, truncate, batch_tokens, prompt)
@@ -67,19 +71,23 @@ def command(
             dropped += int(piece.dropped.sum())
         _report_dropped(dropped, truncate)
         return
-    with VectorFile(out, embedder.width) as target:
+    with EmbeddingFile(out, embedder.dimension) as target:
         for piece in pieces:
             target.write(piece.vectors)
             count, tokens = count + len(piece), tokens + int(piece.tokens.sum())
             dropped += int(piece.dropped.sum())
     seconds = time.perf_counter() - start
-    speed = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s, {embedder.ran_by})"
-    screen().print(f"{out}: {count:,} embeddings of dimension {embedder.width}; {speed}; {dropped:,} tokens dropped.")
+    speed = (
+        f"{tokens:,} tokens in {seconds:.1f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s, {embedder.runtime_name})"
+    )
+    screen().print(
+        f"{out}: {count:,} embeddings of dimension {embedder.dimension}; {speed}; {dropped:,} tokens dropped."
+    )
 
 
 def _write_lines(lines: Iterable[tuple[str, int]], out: Path | None, truncate: str) -> None:
     """Write JSON lines to stdout, or to a .jsonl file that appears only when it is complete."""
-    from encodery.base.artifact import replacing
+    from encodery.base.artifact import atomic_open
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
 
@@ -92,7 +100,7 @@ def _write_lines(lines: Iterable[tuple[str, int]], out: Path | None, truncate: s
         return
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: sparse and multi-vector embeddings are written to .jsonl, not '{out.suffix}'.")
-    with replacing(out) as file:
+    with atomic_open(out) as file:
         for line, lost in lines:
             file.write(f"{line}\n".encode())
             count, dropped = count + 1, dropped + lost

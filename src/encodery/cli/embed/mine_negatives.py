@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from encodery.embed.teaching import Scores
+    from encodery.embed.mined_rows import TeacherScores
     from encodery.finetune.predict import Predictor
 
 
@@ -46,34 +46,34 @@ def command(
     with count=0 the pairs are scored as they are, for loss.is=cosine_mse.
     """
     from encodery.base.errors import InputError, SettingsError
-    from encodery.base.settings import overrides, with_overrides
+    from encodery.base.settings import decode_with_overrides, parse_overrides
     from encodery.cli._screen import screen
-    from encodery.embed.embedder import Embedder
-    from encodery.embed.negatives.reranked import Reranked
-    from encodery.embed.reading import opened
-    from encodery.embed.teaching import Teaching, taught
+    from encodery.embed.mined_rows import MiningSettings, mine_rows
+    from encodery.embed.negatives.reranked import RerankedNegatives
+    from encodery.embed.reading import read_splits
+    from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
 
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: examples are written to .jsonl, not '{out.suffix}'.")
     if scores and judge is None:
         raise SettingsError("--scores: needs a cross-encoder; name it with --judge.")
-    chosen = with_overrides(Teaching, {}, overrides(settings or []))
-    if judge is not None and "judge" not in chosen.mine.wants:
-        chosen = replace(chosen, mine=Reranked(miner=chosen.mine))
-    splits, notes = opened(data, chosen.columns, 0)
+    chosen = decode_with_overrides(MiningSettings, {}, parse_overrides(settings or []))
+    if judge is not None and "judge" not in chosen.miner.requires:
+        chosen = replace(chosen, miner=RerankedNegatives(miner=chosen.miner))
+    splits, notes = read_splits(data, chosen.columns, 0)
     if split not in splits:
         raise InputError(f"{data}: has no split '{split}'; it has {', '.join(splits) or 'none'}.")
     embedder = None
-    if chosen.count and "vectors" in chosen.mine.wants:
+    if chosen.num_negatives and "vectors" in chosen.miner.requires:
         if model is None:
             raise SettingsError(
                 "mine: this miner searches embeddings; name a model with --model, or choose mine.is=bm25."
             )
-        embedder = Embedder.of(load_model(model))
+        embedder = DenseEncoder.from_loaded(load_model(model))
     predictor = None if judge is None else _judge(judge)
-    teacher = _teacher(predictor) if predictor is not None and (scores or not chosen.count) else None
-    made = taught(splits[split], chosen, embedder, None if predictor is None else predictor.score, teacher)
+    teacher = _teacher(predictor) if predictor is not None and (scores or not chosen.num_negatives) else None
+    made = mine_rows(splits[split], chosen, embedder, None if predictor is None else predictor.score, teacher)
     console = screen()
     for note in [*notes, *made.notes]:
         console.print(note, markup=False, soft_wrap=True)
@@ -88,13 +88,13 @@ def _judge(path: str) -> Predictor:
     from encodery.finetune.predict import Predictor
     from encodery.model.load import load_model
 
-    predictor = Predictor.of(load_model(path))
+    predictor = Predictor.from_model(load_model(path))
     if name_of(predictor.task) != "rank":
         raise InputError(f"{path}: is a model for the task '{name_of(predictor.task)}'; --judge needs one for 'rank'.")
     return predictor
 
 
-def _teacher(predictor: Predictor) -> Scores:
+def _teacher(predictor: Predictor) -> TeacherScores:
     def scores(anchors: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         import numpy as np
 
@@ -106,10 +106,10 @@ def _teacher(predictor: Predictor) -> Scores:
 
 def _write(rows: Iterable[dict[str, Any]], out: Path) -> int:
     """Write JSON lines to a file that appears only when it is complete, and return their number."""
-    from encodery.base.artifact import replacing
+    from encodery.base.artifact import atomic_open
 
     count = 0
-    with replacing(out) as file:
+    with atomic_open(out) as file:
         for row in rows:
             file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
             count += 1

@@ -30,15 +30,15 @@ def command(
     'postprocess=[{is="whiten",power=1.0,keep=256},"normalise"]', 'postprocess=[{is="centre",directions=3},"normalise"]'
     and pooling.is=layers. Use sentences like those that will be searched or compared; the first 20,000 are read.
     """
-    from encodery.base.settings import overrides
+    from encodery.base.settings import parse_overrides
     from encodery.cli._screen import screen
-    from encodery.embed.files import texts_of
-    from encodery.embed.fitting import fit
+    from encodery.embed.postprocess_fitting import fit_postprocess
+    from encodery.encoders.files import read_texts
     from encodery.model.load import load_model
 
-    over = {"finish": ["whiten", "normalise"], **overrides(settings or [])}
-    written = fit(load_model(model), texts_of(texts, column), out, over, prompt, truncate, overwrite)
-    metrics = written.manifest.figures
+    over = {"finish": ["whiten", "normalise"], **parse_overrides(settings or [])}
+    written = fit_postprocess(load_model(model), read_texts(texts, column), out, over, prompt, truncate, overwrite)
+    metrics = written.manifest.metrics
     dropped = f", {metrics['dropped']:,} tokens dropped" if metrics["dropped"] else ""
     screen().print(
         f"{out}: fitted to {metrics['sentences']:,} sentences{dropped}; mean cosine of two sentences "

@@ -13,7 +13,7 @@ from encodery.cli._options import ModelOption, OutRun, Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encodery.embed.planning import Plan
+    from encodery.embed.planning import EmbedPlan
 
 METRICS = {
     "ndcg": "nDCG@10",
@@ -64,16 +64,16 @@ def train_embeddings(
 ) -> None:
     """Do what `command` describes, printing to `console`."""
     from encodery.base.errors import SettingsError
-    from encodery.base.settings import overrides
+    from encodery.base.settings import parse_overrides
     from encodery.cli._spreads import print_spreads
     from encodery.cli.resume import stopped
-    from encodery.embed.planning import plan
+    from encodery.embed.planning import plan_training
     from encodery.finetune.seeds import run_seeds
     from encodery.train.launch import check_empty, start
 
     if seeds == 1:
         check_empty(out)
-    planned = plan(data, model, recipe, overrides(settings))
+    planned = plan_training(data, model, recipe, parse_overrides(settings))
     if planned.sentences and seeds > 1:
         raise SettingsError("--seeds: raw sentences are only whitened, not trained on, so that a seed changes nothing.")
     for note in planned.notes:
@@ -86,10 +86,10 @@ def train_embeddings(
     else:
         result = start(planned.recipe, out, console)
         if not stopped(result, console):
-            _print_result(result.figures, planned, out, console)
+            _print_result(result.metrics, planned, out, console)
 
 
-def _print_result(metrics: Mapping[str, Any], planned: Plan, out: Path, console: Console) -> None:
+def _print_result(metrics: Mapping[str, Any], planned: EmbedPlan, out: Path, console: Console) -> None:
     """Print the held-out and test metrics, whether the run stopped early, its speed, and the next command."""
     from encodery.train.budget import Budget
 
@@ -117,17 +117,19 @@ def _label(name: str) -> str:
     return f"{'test' if name.startswith('test_') else 'held out'}: {METRICS[name.removeprefix('test_')]}"
 
 
-def _whiten(planned: Plan, model: str, out: Path, console: Console) -> None:
+def _whiten(planned: EmbedPlan, model: str, out: Path, console: Console) -> None:
     """Write the model with post-processing fitted to raw sentences, and print the effect, on test examples too."""
     from encodery.base.settings import encode
-    from encodery.embed.embedder import Embedder
-    from encodery.embed.fitting import fit, judged
     from encodery.embed.job import prompt_names
+    from encodery.embed.postprocess_fitting import evaluate_examples, fit_postprocess
+    from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
 
     settings = planned.settings
-    written = fit(load_model(model), planned.sentences, out, encode(settings.embed), None, settings.truncate)
-    metrics = written.manifest.figures
+    written = fit_postprocess(
+        load_model(model), planned.sentences, out, encode(settings.encoder), None, settings.truncate
+    )
+    metrics = written.manifest.metrics
     console.print(
         f"[bold]{out}[/]: post-processing fitted to {metrics['sentences']:,} sentences; mean cosine of two sentences "
         f"{metrics['alike_before']:.3f} before, {metrics['alike']:.3f} after",
@@ -137,9 +139,10 @@ def _whiten(planned: Plan, model: str, out: Path, console: Console) -> None:
     if planned.test is not None:
         prompts = prompt_names(settings, len(planned.test.columns))
         before, after = (
-            judged(Embedder.of(load_model(path)), planned.test, prompts, settings.truncate) for path in (model, out)
+            evaluate_examples(DenseEncoder.from_loaded(load_model(path)), planned.test, prompts, settings.truncate)
+            for path in (model, out)
         )
-        written.add_figures({f"test_{name}": value for name, value in after.items()})
+        written.add_metrics({f"test_{name}": value for name, value in after.items()})
         for name, label in METRICS.items():
             if name in after:
                 console.print(f"test: {label} {after[name]:.3f}, {before[name]:.3f} before", highlight=False)

@@ -10,11 +10,11 @@ from encodery.base.errors import SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from encodery.model.load import Loaded
+    from encodery.model.load import LoadedModel
     from encodery.model.network import Model
 
 
-def carried(loaded: Loaded, model: Model) -> dict[str, dict[str, Tensor]]:
+def carried(loaded: LoadedModel, model: Model) -> dict[str, dict[str, Tensor]]:
     """Return the `modules` of `loaded` for saving with `model`, which is on the CPU in evaluation mode.
 
     Raises `SettingsError` for a module whose golden outputs cannot be recomputed here.
@@ -28,34 +28,34 @@ def carried(loaded: Loaded, model: Model) -> dict[str, dict[str, Tensor]]:
     return {name: _MOVES[name](loaded, model) for name in modules}
 
 
-def check_vocabulary(loaded: Loaded) -> None:
+def check_vocabulary(loaded: LoadedModel) -> None:
     """Raise `SettingsError` for a task that predicts tokens of the vocabulary, which must therefore stay the same."""
     if "task" not in loaded.settings:
         return
-    from encodery.finetune.artifact import opened
+    from encodery.finetune.artifact import load_head
 
-    if opened(loaded).task.speaks:
+    if load_head(loaded).task.uses_mlm_head:
         raise SettingsError(
             f"{loaded.path}: its task predicts tokens of its vocabulary; change the vocabulary of the model before "
             "fine-tuning it."
         )
 
 
-def _task(loaded: Loaded, model: Model) -> dict[str, Tensor]:
-    from encodery.finetune.artifact import carried as moved
+def _task(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
+    from encodery.finetune.artifact import module_state_for as moved
 
     return moved(loaded, model)
 
 
-def _embed(loaded: Loaded, model: Model) -> dict[str, Tensor]:
-    from encodery.embed import stored
-    from encodery.embed.embedder import Embedder
+def _embed(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
+    from encodery.encoders import storage
+    from encodery.encoders.dense import DenseEncoder
     from encodery.model import golden
 
-    old = Embedder.of(loaded, device="cpu")
-    new = Embedder(model, loaded.tokenizer, old.settings, old.finishing, "cpu", old.pooling)
-    vectors = stored.golden_vectors(new.pooled, golden.make(model), new.device)
-    return {**stored.tensors(new.pooling, new.finishing), "golden": vectors}
+    old = DenseEncoder.from_loaded(loaded, device="cpu")
+    new = DenseEncoder(model, loaded.tokenizer, old.settings, old.postprocessing, "cpu", old.pooling)
+    vectors = storage.golden_vectors(new.pool_batch, golden.golden_outputs(model), new.device)
+    return {**storage.module_tensors(new.pooling, new.postprocessing), "golden": vectors}
 
 
-_MOVES: dict[str, Callable[[Loaded, Model], dict[str, Tensor]]] = {"task": _task, "embed": _embed}
+_MOVES: dict[str, Callable[[LoadedModel, Model], dict[str, Tensor]]] = {"task": _task, "embed": _embed}

@@ -26,18 +26,18 @@ def command(
     """
     import torch
 
-    from encodery.base.parts import find
-    from encodery.base.settings import decode, overrides
+    from encodery.base.parts import find_part
+    from encodery.base.settings import decode, parse_overrides
     from encodery.cli._screen import screen
     from encodery.cli.model._carry import carried, check_vocabulary
     from encodery.model.load import load_model
     from encodery.surgery import Surgery
 
-    part = decode(find(Surgery, surgery), overrides(settings or []), where=surgery)
+    part = decode(find_part(Surgery, surgery), parse_overrides(settings or []), where=surgery)
     loaded = load_model(model)
     if surgery == "vocabulary":
         check_vocabulary(loaded)
     changed = part.operate(loaded, torch.Generator().manual_seed(seed))
     changed.save(out, loaded, part, carried(loaded, changed.model), overwrite)
-    line = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in changed.figures.items())
+    line = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in changed.metrics.items())
     screen().print(f"{out}: {line}.", soft_wrap=True)

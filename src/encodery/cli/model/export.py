@@ -22,7 +22,7 @@ def command(
 
     hf: loads in stock transformers (AutoModelForMaskedLM, AutoModel, AutoTokenizer) without remote code; a fine-tuned
     model is exported with its head if a stock class computes it (AutoModelForTokenClassification and others). Settings:
-    layout=bert, dtype=float16, license=apache-2.0, title="My encoder", head=false (the encoder alone), peer=false (do
+    layout=bert, dtype=float16, license=apache-2.0, title="My encoder", head=false (the encoder alone), verify_with_peer=false (do
     not compare with transformers).
 
     sentence_transformers: loads as a SentenceTransformer, SparseEncoder or CrossEncoder.
@@ -31,17 +31,17 @@ def command(
     weights to 8 bits, calibrated on three quarters of the texts and evaluated on the rest. `encodery embed encode
     --runtime OUT` runs it.
     """
-    from encodery.base.parts import find
-    from encodery.base.settings import decode, overrides
+    from encodery.base.parts import find_part
+    from encodery.base.settings import decode, parse_overrides
     from encodery.cli._screen import screen
     from encodery.export import Exporter
     from encodery.model.load import load_model
 
-    exporter = decode(find(Exporter, format), overrides(settings or []), where=format)
+    exporter = decode(find_part(Exporter, format), parse_overrides(settings or []), where=format)
     done = exporter.write(load_model(model), out, overwrite)
     console = screen()
-    console.print(f"{out}: {format} export, layout {done.layout}, {_megabytes(done.artifact.manifest.files)} MB.")
-    for name, value in done.figures.items():
+    console.print(f"{out}: {format} export, layout {done.format}, {_megabytes(done.artifact.manifest.files)} MB.")
+    for name, value in done.metrics.items():
         shown = f"{value:.1e}" if isinstance(value, float) and "drift" in name else value
         console.print(f"  {name.replace('_', ' ')}: {f'{shown:.5g}' if isinstance(shown, float) else shown}")
 

@@ -34,11 +34,11 @@ def command(
 
     loaded = load_model(source)
     try:
-        task, reason = artifact.foreign(loaded), ""
+        task, reason = artifact.imported_head(loaded), ""
     except SettingsError as error:
         task, reason = None, f"Its head is kept, but cannot be run here: {error}"
-    task_settings, tensors = ({}, {}) if task is None else artifact.contents(loaded.model, task)
-    modules = loaded.modules() if task is None else {artifact.NAME: tensors}
+    task_settings, tensors = ({}, {}) if task is None else artifact.artifact_contents(loaded.model, task)
+    modules = loaded.modules() if task is None else {artifact.MODULE: tensors}
     parents = {"model": loaded.artifact} if loaded.artifact is not None else None
     metrics = {"parameters": sum(p.numel() for p in loaded.model.parameters())}
     saved = save_model(
@@ -49,15 +49,15 @@ def command(
         modules=modules,
         origin=loaded.origin,
         parents=parents,
-        figures=metrics,
+        metrics=metrics,
         overwrite=overwrite,
     )
     settings, console = loaded.model.settings, screen()
-    layout = "encodery" if loaded.origin is None else loaded.origin.door
+    layout = "encodery" if loaded.origin is None else loaded.origin.format
     head = "with" if settings.head is not None else "without"
     console.print(
         f"{saved.path}: {metrics['parameters']:,} parameters, {settings.depth} layers of width {settings.width}, "
-        f"vocabulary of {settings.vocab:,}, {head} a masked-language-modelling head (layout {layout})."
+        f"vocabulary of {settings.vocab_size:,}, {head} a masked-language-modelling head (layout {layout})."
     )
     if task is not None and name_of(task.task) == "rank":
         console.print(

@@ -10,7 +10,7 @@ import typer
 from encodery.cli._options import OutModel, Overwrite
 
 if TYPE_CHECKING:
-    from encodery.model.load import Loaded
+    from encodery.model.load import LoadedModel
 
 
 def command(
@@ -32,16 +32,18 @@ def command(
     weights=[0.7,0.3] sets the weight of each model. Task heads are not merged; --head chooses the one that is kept.
     """
     from encodery.base.errors import InputError, SettingsError
-    from encodery.base.parts import find
-    from encodery.base.settings import decode, encode, overrides
+    from encodery.base.parts import find_part
+    from encodery.base.settings import decode, encode, parse_overrides
     from encodery.cli._screen import screen
     from encodery.cli.model._carry import carried
-    from encodery.merging import Merging
-    from encodery.model.foreign import build
+    from encodery.merging import MergeMethod
+    from encodery.model.foreign import model_of_state
     from encodery.model.load import load_model, save_model
 
     names = [name for name in models if "=" not in name or Path(name).is_dir()]
-    rule = decode(find(Merging, method), overrides(name for name in models if name not in names), where=method)
+    rule = decode(
+        find_part(MergeMethod, method), parse_overrides(name for name in models if name not in names), where=method
+    )
     if head is not None and head not in names:
         raise InputError(f"--head {head}: is not one of the models to merge, {', '.join(names)}.")
     first, others = load_model(base), [load_model(name) for name in names]
@@ -50,8 +52,8 @@ def command(
             raise SettingsError(f"{name}: has another tokenizer than {base}, so that their weights cannot be merged.")
     state = rule.merge(first.model.state_dict(), [other.model.state_dict() for other in others], seed)
     chosen = first if head is None else others[names.index(head)]
-    model = build(first.model.settings, state)
-    kept = chosen.settings if head is not None else {"embed": first.settings["embed"]} if _pools(first) else {}
+    model = model_of_state(first.model.settings, state)
+    kept = chosen.settings if head is not None else {"embed": first.settings["dense"]} if _pools(first) else {}
     parents = {"base": first, **{f"model {number}": other for number, other in enumerate(others, 1)}}
     save_model(
         out,
@@ -65,10 +67,10 @@ def command(
     screen().print(f"{out}: {len(others)} models merged by {method}.", soft_wrap=True)
 
 
-def _pools(loaded: Loaded) -> bool:
+def _pools(loaded: LoadedModel) -> bool:
     """Return whether the model has embedding settings without trained embedding modules."""
-    return "embed" in loaded.settings and "embed" not in loaded.modules()
+    return "dense" in loaded.settings and "dense" not in loaded.modules()
 
 
-def _vocabulary(loaded: Loaded) -> str:
+def _vocabulary(loaded: LoadedModel) -> str:
     return "" if loaded.tokenizer_path is None else loaded.tokenizer.fingerprint

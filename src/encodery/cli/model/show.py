@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from encodery.cli._options import Json, ModelArgument
 
 if TYPE_CHECKING:
-    from encodery.model.load import Loaded
+    from encodery.model.load import LoadedModel
 
 
 def command(model: ModelArgument, as_json: Json = False) -> None:
@@ -32,22 +32,22 @@ def command(model: ModelArgument, as_json: Json = False) -> None:
     screen().print(table)
 
 
-def model_facts(loaded: Loaded) -> dict[str, Any]:
+def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     """Return what `model show` prints, as JSON values."""
     from encodery.base.settings import encode
 
     manifest = None if loaded.artifact is None else loaded.artifact.manifest
     facts: dict[str, Any] = {
         "path": str(loaded.path),
-        "layout": "encodery" if loaded.origin is None else loaded.origin.door,
+        "layout": "encodery" if loaded.origin is None else loaded.origin.format,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "model": encode(loaded.model.settings),
     }
     if loaded.tokenizer_path is not None:
-        facts["tokenizer"] = {"tokens": len(loaded.tokenizer), "fingerprint": loaded.tokenizer.fingerprint}
+        facts["tokenizer"] = {"tokens": loaded.tokenizer.used_size, "fingerprint": loaded.tokenizer.fingerprint}
     facts |= {name: loaded.settings[name] for name in ("embed", "task") if name in loaded.settings}
     if manifest is not None:
-        facts |= {"created": manifest.created, "metrics": manifest.figures}
+        facts |= {"created": manifest.created, "metrics": manifest.metrics}
     return facts
 
 

@@ -47,7 +47,7 @@ def command(
 
     `encodery pretrain grow TOKENS` pre-trains a small model first and grows it into a larger one.
     """
-    from encodery.base.settings import merge, overrides
+    from encodery.base.settings import merge_tables, parse_overrides
     from encodery.cli._screen import screen
     from encodery.cli.resume import report
     from encodery.tokens.store import TokenStore
@@ -55,13 +55,13 @@ def command(
     from encodery.train.pretrain import recipe_of
     from encodery.train.pretrain_settings import read_settings
 
-    over = overrides(settings or [])
+    over = parse_overrides(settings or [])
     if budget is not None:
         over.setdefault("train", {})["budget"] = budget
     store = TokenStore.open(tokens)
     console = screen(highlight=True)
     if size is not None:
-        over = merge(_scaled(size, recipe, over, store, console), over)
+        over = merge_tables(_scaled(size, recipe, over, store, console), over)
     table = recipe_of(read_settings(recipe, over, store), store, recipe)
     report(start(table, out, console), console)
 
@@ -69,17 +69,17 @@ def command(
 def _scaled(size: str, recipe: str, over: dict[str, Any], store: TokenStore, console: Console) -> dict[str, Any]:
     """Return the settings that the scaling rules choose for a model size, and print the main ones."""
     from encodery.base.errors import SettingsError
-    from encodery.base.settings import merge
-    from encodery.train.ladder import settings_of
+    from encodery.base.settings import merge_tables
     from encodery.train.pretrain_settings import read_settings
+    from encodery.train.scaling_rules import settings_for_size
 
     like = read_settings(recipe, {}, store)
     if like.init_from is not None or "init_from" in over:
         raise SettingsError(f"--size {size}: cannot be combined with init_from, whose model has its own sizes.")
     budget = over.get("train", {}).get("budget", like.train.budget)
     longest = over.get("feed", {}).get("max_length", like.feed.max_length)
-    table = settings_of(size, like.model, str(budget), int(longest))
-    chosen = merge(table, over)
+    table = settings_for_size(size, like.model, str(budget), int(longest))
+    chosen = merge_tables(table, over)
     model, train = chosen["model"], chosen["train"]
     console.print(
         f"{size}: {model['depth']} layers of width {model['width']}, learning rate {chosen['optim']['lr']}, "

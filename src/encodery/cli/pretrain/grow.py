@@ -51,14 +51,14 @@ def command(
     """
     from encodery.base import machine
     from encodery.base.errors import SettingsError
-    from encodery.base.settings import overrides
+    from encodery.base.settings import parse_overrides
     from encodery.cli._screen import screen
     from encodery.tokens.store import TokenStore
     from encodery.train import stages
 
     if (small is None) == (not cycle):
         raise SettingsError("Choose one: --small RECIPE for the model to train first, or --cycle to derive it.")
-    over = overrides(settings or [])
+    over = parse_overrides(settings or [])
     surgery = over.pop("surgery", {})
     if budget is not None:
         over.setdefault("train", {})["budget"] = budget
@@ -76,6 +76,6 @@ def command(
             f"Stopped; a checkpoint is saved in {staged.folder}. Run the same command to continue.", highlight=False
         )
         return
-    loss = staged.figures.get("heldout_loss")
+    loss = staged.metrics.get("heldout_loss")
     line = f"[bold]{staged.folder}[/]: grown" + ("" if loss is None else f", held-out loss {loss:.3f}")
     console.print(line, highlight=False, soft_wrap=True)

@@ -47,10 +47,12 @@ Sources = Annotated[
 
 def split_arguments(arguments: list[str], settings: type[S], where: str) -> tuple[list[str], S]:
     """Split arguments into sources and settings, which are written path=value unless a file has that name."""
-    from encodery.base.settings import overrides, with_overrides
+    from encodery.base.settings import decode_with_overrides, parse_overrides
 
     sources = [a for a in arguments if "=" not in a or Path(a).exists()]
-    return sources, with_overrides(settings, {}, overrides(a for a in arguments if a not in sources), where=where)
+    return sources, decode_with_overrides(
+        settings, {}, parse_overrides(a for a in arguments if a not in sources), where=where
+    )
 
 
 def print_statistics(console: Console, metrics: dict[str, Any], folder: Path) -> None:

@@ -8,9 +8,9 @@ from encodery.cli.search._shared import Index
 def command(folder: Index) -> None:
     """Reclaim the space of deleted and replaced passages, and optimise the index for fast queries."""
     from encodery.cli._screen import screen
-    from encodery.search.change import compact
-    from encodery.search.opened import Opened
+    from encodery.search.search_index import SearchIndex
+    from encodery.search.update import compact
 
-    with Opened(folder) as opened:
+    with SearchIndex(folder) as opened:
         before, after = compact(opened)
     screen().print(f"{folder}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after.")

@@ -16,10 +16,10 @@ def command(
 ) -> None:
     """Delete documents by id, or all passages that match a filter."""
     from encodery.cli._screen import screen
-    from encodery.search.change import delete
     from encodery.search.filters import parse
-    from encodery.search.opened import Opened
+    from encodery.search.search_index import SearchIndex
+    from encodery.search.update import delete
 
-    with Opened(folder) as opened:
+    with SearchIndex(folder) as opened:
         deleted = delete(opened, ids or [], parse(filters or []))
     screen().print(f"{folder}: {deleted['documents']:,} documents, {deleted['passages']:,} passages deleted.")

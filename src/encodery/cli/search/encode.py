@@ -54,8 +54,8 @@ def command(
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
     from encodery.search.encode import EncodeSettings
-    from encodery.search.encode import encode as encode_documents
-    from encodery.search.sides import loaded
+    from encodery.search.encode import encode_documents as encode_documents
+    from encodery.search.retrievers import load_retrievers
 
     if engine not in ("local", "ray"):
         raise InputError(f"--engine {engine}: must be local or ray.")
@@ -71,17 +71,17 @@ def command(
             status.update(f"shard {number} of {shards}: {passages:,} passages")
 
         if engine == "ray":
-            from encodery.search.spread import spread
+            from encodery.search.ray_encode import encode_on_ray
 
-            encoded = spread(sources, out, model, settings, shards, runtime, workers, gpus, advance)
+            encoded = encode_on_ray(sources, out, model, settings, shards, runtime, workers, gpus, advance)
         else:
-            sides, paths = loaded(model, runtime)
+            sides, paths = load_retrievers(model, runtime)
             encoded = encode_documents(sources, out, sides, settings, shards, shard, paths, advance)
     if encoded.artifact is None:
-        line = f"{out}: {len(encoded.ended)} shards finished here, {len(encoded.open)} of {shards} open: "
+        line = f"{out}: {len(encoded.finished)} shards finished here, {len(encoded.open)} of {shards} open: "
         console.print(line + ", ".join(map(str, encoded.open)), soft_wrap=True)
         return
-    metrics, size = encoded.artifact.manifest.figures, sum(f["bytes"] for f in encoded.artifact.manifest.files.values())
+    metrics, size = encoded.artifact.manifest.metrics, sum(f["bytes"] for f in encoded.artifact.manifest.files.values())
     console.print(
         f"{out}: {metrics['documents']:,} documents in {metrics['passages']:,} passages, {size / 1e6:,.1f} MB, "
         f"{metrics['dropped_tokens']:,} of {metrics['tokens']:,} tokens dropped. "

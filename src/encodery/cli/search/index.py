@@ -45,20 +45,20 @@ def command(
     """
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
-    from encodery.search.encoded import build_encoded
-    from encodery.search.index import IndexSettings, build
-    from encodery.search.sides import loaded
+    from encodery.search.build import IndexSettings, build
+    from encodery.search.encoded_source import build_encoded
+    from encodery.search.retrievers import load_retrievers
 
     sources, settings = split_arguments(arguments or [], IndexSettings, "index")
     if encoded is not None and sources:
         raise InputError(f"{sources[0]}: --encoded replaces the sources; give one or the other.")
     console = screen()
-    sides, paths = loaded(model or [], runtime)
+    sides, paths = load_retrievers(model or [], runtime)
     with Progress(console) as progress:
         if encoded is not None:
             built = build_encoded(encoded, out, sides, settings, overwrite, progress)
         else:
             built = build(sources, out, sides, settings, paths, overwrite, progress)
-    if not built.fresh:
+    if not built.is_new:
         console.print(f"{out}: is up to date with these files, settings and models; nothing to do.")
-    print_statistics(console, built.artifact.manifest.figures, out)
+    print_statistics(console, built.artifact.manifest.metrics, out)

@@ -35,24 +35,24 @@ def command(
     results are available as JSON at /search?q=...
     """
     from encodery.cli._screen import screen
-    from encodery.search.page.answers import Answers
+    from encodery.search.page.responder import PageResponder
     from encodery.search.page.server import PageServer
     from encodery.search.reranking import reranker_of
     from encodery.search.searcher import RERANK_WEIGHT, Searcher
-    from encodery.search.trust import share_of
+    from encodery.search.tune_rerank import rerank_weight_of
 
     console = screen()
     reranker = None if rerank is None else reranker_of(rerank).open()
     name = None if rerank is None else rerank.resolve().name
     with (
         Searcher(folder, model=model, runtime=runtime) as searcher,
-        Answers(
-            searcher, reranker, rerank_top_k, name, share_of(folder, rerank) if rerank else RERANK_WEIGHT
+        PageResponder(
+            searcher, reranker, rerank_top_k, name, rerank_weight_of(folder, rerank) if rerank else RERANK_WEIGHT
         ) as answers,
         PageServer(answers, host, port) as server,
     ):
         answers.warm()
-        for note in searcher.notes:
+        for note in searcher.warnings:
             console.print(note, style="dim", soft_wrap=True)
         console.print(f"{folder}: {server.url}  (Ctrl-C stops)", soft_wrap=True)
         if open_it:

@@ -23,12 +23,12 @@ def command(
     Passages that are added to the index later are encoded by the same model when they are first reranked.
     """
     from encodery.cli._screen import screen
-    from encodery.search.opened import Opened
-    from encodery.search.weighed import weigh as weigh_texts
+    from encodery.search.precomputed_terms import precompute_terms as weigh_texts
+    from encodery.search.search_index import SearchIndex
 
     console = screen()
     done = 0
-    with Opened(folder) as opened, console.status("Encoding passages …") as status:
+    with SearchIndex(folder) as opened, console.status("Encoding passages …") as status:
         total = opened.store.count()
 
         def advance(count: int) -> None:
@@ -36,9 +36,9 @@ def command(
             done += count
             status.update(f"{done:,} of {total:,} passages")
 
-        texts = (point.text for points in opened.store.all() for point in points)
+        texts = (point.text for points in opened.store.scan() for point in points)
         written = weigh_texts(texts, model, out, advance)
-    metrics, size = written.manifest.figures, sum(entry["bytes"] for entry in written.manifest.files.values())
+    metrics, size = written.manifest.metrics, sum(entry["bytes"] for entry in written.manifest.files.values())
     console.print(
         f"{out}: {metrics['passages']:,} distinct passages, {metrics['words'] / metrics['passages']:.1f} terms per "
         f"passage, "

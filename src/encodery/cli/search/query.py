@@ -14,7 +14,7 @@ from encodery.cli.search._shared import Filters, Index, Model, QueryRuntime, Rer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encodery.search.searcher import Answer, Searcher
+    from encodery.search.searcher import Searcher, SearchResult
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
     from encodery.search.filters import parse
     from encodery.search.reranking import reranker_of
     from encodery.search.searcher import RERANK_WEIGHT, Searcher
-    from encodery.search.trust import share_of
+    from encodery.search.tune_rerank import rerank_weight_of
 
     query = " ".join(words or [])
     if not query and not interactive:
@@ -72,7 +72,7 @@ def command(
     reranker = None if rerank is None else reranker_of(rerank).open()
 
     with Searcher(folder, model=model, runtime=runtime) as searcher:
-        stored = RERANK_WEIGHT if rerank is None else share_of(searcher.path, rerank)
+        stored = RERANK_WEIGHT if rerank is None else rerank_weight_of(searcher.path, rerank)
         final = stored if rerank_weight is None else rerank_weight
         printed: set[str] = set()
 
@@ -80,7 +80,7 @@ def command(
             results = searcher.search(
                 text, top_k, mode, conditions, per_document, weights, fusion, reranker, rerank_top_k, final
             )
-            for note in searcher.notes:
+            for note in searcher.warnings:
                 if note not in printed:
                     printed.add(note)
                     screen(stderr=True).print(note, style="dim", soft_wrap=True)
@@ -88,7 +88,7 @@ def command(
                 print(json.dumps(_as_table(results), ensure_ascii=False))
             else:
                 _print(console, results)
-            if not results.found and (message := searcher.strange(conditions)):
+            if not results.hits and (message := searcher.unknown_fields(conditions)):
                 screen(stderr=True).print(message, style="dim", soft_wrap=True)
 
         if query:
@@ -100,12 +100,12 @@ def command(
 def _weights(text: str | None) -> float | dict[str, float] | None:
     """Parse --weight. Raises `InputError` if it is neither a number nor a list of weights."""
     from encodery.base.errors import InputError
-    from encodery.search.fuse import read_shares
+    from encodery.search.fuse import parse_weights
 
     if text is None:
         return None
     if "=" in text:
-        return read_shares(text)
+        return parse_weights(text)
     try:
         return float(text)
     except ValueError as error:
@@ -135,15 +135,15 @@ def _converse(console: Console, searcher: Searcher, answer: Any) -> None:
             console.print(f"error: {error}", style="red", markup=False)
 
 
-def _as_table(results: Answer) -> dict[str, Any]:
+def _as_table(results: SearchResult) -> dict[str, Any]:
     hits = [
         {
             "rank": hit.rank,
             "score": hit.score,
-            "words": hit.words,
-            "vector": hit.vector,
+            "words": hit.bm25,
+            "vector": hit.dense,
             "sparse": hit.sparse,
-            "late": hit.late,
+            "late": hit.multi_vector,
             "rerank": hit.rerank,
             "document": hit.document,
             "start": hit.start,
@@ -152,13 +152,13 @@ def _as_table(results: Answer) -> dict[str, Any]:
             "matches": hit.matches,
             "metadata": hit.metadata,
         }
-        for hit in results.found
+        for hit in results.hits
     ]
     seconds = {stage: round(value, 6) for stage, value in results.seconds.items()}
     return {"query": results.query, "mode": results.mode, "hits": hits, "seconds": seconds}
 
 
-def _print(console: Console, results: Answer) -> None:
+def _print(console: Console, results: SearchResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -166,7 +166,7 @@ def _print(console: Console, results: Answer) -> None:
 
     stages = ", ".join(f"{stage} {1000 * value:.1f}" for stage, value in results.seconds.items())
     latency = f"{1000 * sum(results.seconds.values()):.1f} ms ({stages})"
-    if not results.found:
+    if not results.hits:
         console.print(f"No results. {latency}", style="dim")
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
@@ -174,7 +174,7 @@ def _print(console: Console, results: Answer) -> None:
     for name in ("", "score", *sides):
         table.add_column(name, justify="right", no_wrap=True, vertical="top")
     table.add_column("passage", ratio=1, overflow="fold")
-    for hit in results.found:
+    for hit in results.hits:
         start = hit.head
         spans = [(a - start, b - start) for a, b in hit.matches if a >= start]
         shown, marks = excerpt(hit.text[start:], spans, 260)
@@ -189,11 +189,11 @@ def _print(console: Console, results: Answer) -> None:
         scores = [f"{getattr(hit, side):.2f}" for side in sides]
         table.add_row(str(hit.rank), f"{hit.score:.3f}", *scores, passage)
     console.print(table)
-    console.print(f"{results.mode}, {len(results.found)} passages, {latency}", style="dim")
+    console.print(f"{results.mode}, {len(results.hits)} passages, {latency}", style="dim")
 
 
-def _score_columns(results: Answer) -> tuple[str, ...]:
+def _score_columns(results: SearchResult) -> tuple[str, ...]:
     """Return the stages whose scores are shown beside the final one; none if there is a single stage."""
-    first = results.found[0]
+    first = results.hits[0]
     sides = tuple(name for name in ("words", "vector", "sparse", "late", "rerank") if getattr(first, name) is not None)
     return sides if len(sides) > 1 else ()

@@ -11,11 +11,11 @@ from encodery.cli.search._shared import Index, print_statistics
 def command(folder: Index, as_json: Json = False) -> None:
     """Print the size of an index, its models, their runtimes and weights, and what was left out."""
     from encodery.cli._screen import screen
-    from encodery.search.opened import Opened
+    from encodery.search.search_index import SearchIndex
 
-    with Opened(folder) as opened:
+    with SearchIndex(folder) as opened:
         manifest = opened.artifact.manifest
-        metrics = {**manifest.figures, "documents": opened.store.documents(), "passages": opened.store.count()}
+        metrics = {**manifest.metrics, "documents": opened.store.documents(), "passages": opened.store.count()}
         models, weights = opened.models, opened.weights
     metrics |= {"weight": opened.weight, "weights": weights}
     if as_json:

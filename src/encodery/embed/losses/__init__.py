@@ -1,7 +1,7 @@
 """What embeddings learn from: vectors, pairs, scores and labels in, named terms out. A loss never sees a model.
 
 An example is C texts: an anchor, what belongs to it, what does not. A loss gets the vectors of B examples by column and
-speaks of them through similarities, so that it also serves where a text has several vectors (`embed/multivector.py`).
+speaks of them through similarities, so that it also serves where a text has several vectors (`encoders/multi_vector.py`).
 Terms are sums with counts, as everywhere (`encodery.objectives`). Shapes: B examples, C columns, K width of a vector.
 """
 
@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.parts import Part
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 
 Similarity = Literal["cosine", "dot"]
-Target = Literal["none", "score", "scores", "label"]
+TargetKind = Literal["none", "score", "scores", "label"]
 """What an example is labelled with: nothing; one number, how alike its two texts are; a number for each text after the
 first; or the class of its one text."""
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class LossInputs:
     """`vectors`: C of (B, K). `target`: (B,) or, for "scores", (B, C - 1). `texts`: (C, B) int64, equal where texts are
     equal, so that a text is never taken for a wrong answer to itself. `guide`: another model's vectors of the same
     texts. `layers`: the same from earlier layers, where the loss asked for them. `progress`: 0..1 of the run."""
@@ -33,8 +33,8 @@ class Given:
     vectors: tuple[Tensor, ...]
     target: Tensor | None = None
     texts: Tensor | None = None
-    guide: Given | None = None
-    layers: tuple[Given, ...] = ()
+    guide: LossInputs | None = None
+    layers: tuple[LossInputs, ...] = ()
     progress: float = 1.0
 
     def cross(self, one: int, other: int, kind: Similarity = "cosine") -> Tensor:
@@ -47,21 +47,21 @@ class Given:
         left, right = self._sides(one, other, kind)
         return (left * right).sum(1)
 
-    def cut(self, width: int) -> Given:
+    def truncate(self, dim: int) -> LossInputs:
         """The same with the first `width` numbers of each vector."""
         return replace(
             self,
-            vectors=tuple(vector[:, :width] for vector in self.vectors),
-            layers=tuple(layer.cut(width) for layer in self.layers),
+            vectors=tuple(vector[:, :dim] for vector in self.vectors),
+            layers=tuple(layer.truncate(dim) for layer in self.layers),
         )
 
     @property
-    def size(self) -> int:
+    def batch_size(self) -> int:
         """Number of examples B."""
         return len(self.vectors[0])
 
     @property
-    def width(self) -> int:
+    def dim(self) -> int:
         """Width K of a vector."""
         return int(self.vectors[0].shape[-1])
 
@@ -74,26 +74,26 @@ class Loss(Part):
     """Contract of a loss."""
 
     @property
-    def together(self) -> bool:
+    def in_batch(self) -> bool:
         """Whether the loss of an example depends on the other examples of its batch; so by default."""
         return True
 
     @property
-    def target(self) -> Target:
+    def target_kind(self) -> TargetKind:
         """What must stand in `Given.target`; nothing by default."""
         return "none"
 
     @property
-    def columns(self) -> tuple[int, int | None]:
+    def column_range(self) -> tuple[int, int | None]:
         """The least and the most columns of an example (None: any number); an anchor and a partner by default."""
         return 2, None
 
     @property
-    def guided(self) -> bool:
+    def needs_guide(self) -> bool:
         """Whether `Given.guide` is needed."""
         return False
 
-    def layers(self, depth: int, seed: int) -> tuple[int, ...]:
+    def sample_layers(self, depth: int, seed: int) -> tuple[int, ...]:
         """Numbers 1 … depth - 1 of the layers whose vectors are wanted beside the last; none by default."""
         return ()
 
@@ -102,5 +102,5 @@ class Loss(Part):
         """The count of every learned term, before there are vectors."""
 
     @abc.abstractmethod
-    def terms(self, given: Given) -> Mapping[str, Term]:
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
         """The learned terms, and others of weight 0 that are only reported."""

@@ -14,38 +14,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given
-from encodery.embed.losses._kinds import Scored
-from encodery.embed.losses._rank import disorder
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs
+from encodery.embed.losses._bases import ScoreLoss
+from encodery.embed.losses._ranking import pairwise_ranking_loss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnglE(Scored):
+class AnglE(ScoreLoss):
     """`temperature` divides angles and cosines."""
 
     temperature: float = 0.05
-    cosine: float = 0.0
+    cosent_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.cosine < 0:
+        if not self.temperature > 0 or self.cosent_weight < 0:
             raise SettingsError(
-                f"temperature = {self.temperature}, cosine = {self.cosine}: must be positive, and not negative."
+                f"temperature = {self.temperature}, cosine = {self.cosent_weight}: must be positive, and not negative."
             )
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
-        return {"angle": 1, "cosent": 1} if self.cosine else {"angle": 1}
+        return {"angle": 1, "cosent": 1} if self.cosent_weight else {"angle": 1}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        left, right = (F.normalize(_even(vector.float()), dim=1) for vector in given.vectors)
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        left, right = (F.normalize(_even(vector.float()), dim=1) for vector in inputs.vectors)
         (a, b), (c, d) = left.chunk(2, dim=1), right.chunk(2, dim=1)
         # |Re + Im| of (a + bi) / (c + di), summed over the halves' places; both have length 1.
         angle = ((a * c + b * d) + (b * c - a * d)).sum(1).abs()
-        found = {"angle": Term(disorder(angle / self.temperature, given.target), 1)}
-        if self.cosine:
-            scores = given.pairs(0, 1) / self.temperature
-            found["cosent"] = Term(disorder(scores, given.target), 1, self.cosine)
+        found = {"angle": LossTerm(pairwise_ranking_loss(angle / self.temperature, inputs.target), 1)}
+        if self.cosent_weight:
+            scores = inputs.pairs(0, 1) / self.temperature
+            found["cosent"] = LossTerm(pairwise_ranking_loss(scores, inputs.target), 1, self.cosent_weight)
         return found
 
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given
-from encodery.embed.losses._kinds import Scored
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs
+from encodery.embed.losses._bases import ScoreLoss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive(Scored):
+class Contrastive(ScoreLoss):
     """`margin`: the distance 1 - cosine that other pairs shall keep."""
 
     margin: float = 0.5
@@ -28,15 +28,15 @@ class Contrastive(Scored):
             raise SettingsError(f"margin = {self.margin}: must lie in 0 < margin <= 2.")
 
     @property
-    def together(self) -> bool:
+    def in_batch(self) -> bool:
         return False
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"contrastive": examples}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        distance = 1 - given.pairs(0, 1)
-        alike = given.target.to(distance.dtype)
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        distance = 1 - inputs.pairs(0, 1)
+        alike = inputs.target.to(distance.dtype)
         each = 0.5 * (alike * distance.square() + (1 - alike) * F.relu(self.margin - distance).square())
-        return {"contrastive": Term(each.sum(), len(each))}
+        return {"contrastive": LossTerm(each.sum(), len(each))}

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Similarity
-from encodery.embed.losses._kinds import Scored
-from encodery.embed.losses._rank import disorder
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs, Similarity
+from encodery.embed.losses._bases import ScoreLoss
+from encodery.embed.losses._ranking import pairwise_ranking_loss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoSENT(Scored):
+class CoSENT(ScoreLoss):
     """`temperature` divides the similarities."""
 
     temperature: float = 0.05
@@ -31,7 +31,7 @@ class CoSENT(Scored):
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"cosent": 1}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        scores = given.pairs(0, 1, self.similarity) / self.temperature
-        return {"cosent": Term(disorder(scores, given.target), 1)}
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        scores = inputs.pairs(0, 1, self.similarity) / self.temperature
+        return {"cosent": LossTerm(pairwise_ranking_loss(scores, inputs.target), 1)}

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encodery.embed.losses import Given
-from encodery.embed.losses._kinds import Scored
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs
+from encodery.embed.losses._bases import ScoreLoss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineMSE(Scored):
+class CosineMSE(ScoreLoss):
     """Has no settings."""
 
     @property
-    def together(self) -> bool:
+    def in_batch(self) -> bool:
         return False
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"cosine_mse": examples}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        cosine = given.pairs(0, 1)
-        error = (cosine - given.target.to(cosine.dtype)).square()
-        return {"cosine_mse": Term(error.sum(), len(error))}
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        cosine = inputs.pairs(0, 1)
+        error = (cosine - inputs.target.to(cosine.dtype)).square()
+        return {"cosine_mse": LossTerm(error.sum(), len(error))}

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Similarity
-from encodery.embed.losses._kinds import Taught
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs, Similarity
+from encodery.embed.losses._bases import DistillationLoss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillKL(Taught):
+class DistillKL(DistillationLoss):
     """`temperature` divides the similarities, `teacher_temperature` the teacher's scores. The loss is multiplied by
     temperature², which keeps the gradient's size."""
 
@@ -35,11 +35,11 @@ class DistillKL(Taught):
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"distill_kl": examples}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        columns = range(1, len(given.vectors))
-        scores = torch.stack([given.pairs(0, column, self.similarity) for column in columns], dim=1)
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        columns = range(1, len(inputs.vectors))
+        scores = torch.stack([inputs.pairs(0, column, self.similarity) for column in columns], dim=1)
         ours = F.log_softmax(scores / self.temperature, dim=1)
-        theirs = F.log_softmax(given.target.to(scores.dtype) / self.teacher_temperature, dim=1)
+        theirs = F.log_softmax(inputs.target.to(scores.dtype) / self.teacher_temperature, dim=1)
         apart = F.kl_div(ours, theirs, reduction="sum", log_target=True)
-        return {"distill_kl": Term(apart * self.temperature**2, len(scores))}
+        return {"distill_kl": LossTerm(apart * self.temperature**2, len(scores))}

@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 
 from encodery.base.schedule import Schedule
-from encodery.embed.losses import Given
-from encodery.embed.losses._kinds import Around
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs
+from encodery.embed.losses._bases import WrapperLoss
+from encodery.objectives import Count, LossTerm
 
 QUERY = Schedule.parse("0 -> 3e-4 linear @ 30%; 3e-4")
 DOCUMENT = Schedule.parse("0 -> 1e-4 linear @ 30%; 1e-4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLOPS(Around):
+class FLOPS(WrapperLoss):
     """`loss`: what is learned besides; `query` and `document`: weights of the price of each side."""
 
-    query: Schedule = QUERY
-    document: Schedule = DOCUMENT
+    query_weight: Schedule = QUERY
+    document_weight: Schedule = DOCUMENT
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {**self.loss.counts(columns, examples, target), "flops_query": 1, "flops_document": columns - 1}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        query, *documents = (vectors.float() for vectors in given.vectors)
-        found = dict(self.loss.terms(given))
-        found["flops_query"] = Term(_price(query), 1, self.query(given.progress))
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        query, *documents = (vectors.float() for vectors in inputs.vectors)
+        found = dict(self.loss.terms(inputs))
+        found["flops_query"] = LossTerm(_price(query), 1, self.query_weight(inputs.progress))
         total = torch.stack([_price(some) for some in documents]).sum()
-        found["flops_document"] = Term(total, len(documents), self.document(given.progress))
+        found["flops_document"] = LossTerm(total, len(documents), self.document_weight(inputs.progress))
         for name, some in (("query_words", query), ("document_words", documents[0])):
-            found[name] = Term((some.detach() != 0).sum(), len(some), 0.0)
+            found[name] = LossTerm((some.detach() != 0).sum(), len(some), 0.0)
         return found
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss
-from encodery.embed.losses._contrast import kin, own, same
-from encodery.objectives import Count, Term
+from encodery.embed.losses import Loss, LossInputs
+from encodery.embed.losses._masks import diagonal, same_text, shares_text
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +35,33 @@ class GIST(Loss):
             )
 
     @property
-    def guided(self) -> bool:
+    def needs_guide(self) -> bool:
         return True
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"gist": examples}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.guide is not None
-        partner = given.guide.pairs(0, 1)[:, None]
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.guide is not None
+        partner = inputs.guide.pairs(0, 1)[:, None]
         limit = partner - (partner.abs() * self.margin if self.relative else self.margin)
-        diagonal, size = own(given), given.size
-        hidden = [(kin(given) | same(given, 0, 1) | (given.guide.cross(0, 1) > limit)) & ~diagonal]
-        hidden += [kin(given) | (given.guide.cross(side, side) > limit) for side in (0, 1)]
+        diagonal, size = diagonal(inputs), inputs.batch_size
+        hidden = [(shares_text(inputs) | same_text(inputs, 0, 1) | (inputs.guide.cross(0, 1) > limit)) & ~diagonal]
+        hidden += [shares_text(inputs) | (inputs.guide.cross(side, side) > limit) for side in (0, 1)]
         places = [(0, 1), (0, 0), (1, 1)]
-        for column in range(2, len(given.vectors)):
+        for column in range(2, len(inputs.vectors)):
             places.append((0, column))
-            hidden.append(same(given, 0, column) | same(given, 1, column) | (given.guide.cross(0, column) > limit))
+            hidden.append(
+                same_text(inputs, 0, column) | same_text(inputs, 1, column) | (inputs.guide.cross(0, column) > limit)
+            )
         scores = torch.cat(
             [
-                (given.cross(*place) / self.temperature).masked_fill(mask, -torch.inf)
+                (inputs.cross(*place) / self.temperature).masked_fill(mask, -torch.inf)
                 for place, mask in zip(places, hidden, strict=True)
             ],
             dim=1,
         )
         right = scores[:, :size].diagonal()
         left_out = torch.stack([mask.sum() for mask in hidden]).sum()
-        taken_out = Term(left_out, size * size * len(hidden), 0.0)
-        return {"gist": Term((scores.logsumexp(1) - right).sum(), size), "taken_out": taken_out}
+        taken_out = LossTerm(left_out, size * size * len(hidden), 0.0)
+        return {"gist": LossTerm((scores.logsumexp(1) - right).sum(), size), "taken_out": taken_out}

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Similarity
-from encodery.embed.losses._kinds import Taught
-from encodery.objectives import Count, Term
+from encodery.embed.losses import LossInputs, Similarity
+from encodery.embed.losses._bases import DistillationLoss
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSE(Taught):
+class MarginMSE(DistillationLoss):
     """`scale` multiplies the similarities; cosines need one to reach a teacher's logits."""
 
     similarity: Similarity = "dot"
@@ -33,10 +33,10 @@ class MarginMSE(Taught):
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"margin_mse": examples * (columns - 2)}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        columns = range(1, len(given.vectors))
-        scores = self.scale * torch.stack([given.pairs(0, column, self.similarity) for column in columns], dim=1)
-        teacher = given.target.to(scores.dtype)
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        columns = range(1, len(inputs.vectors))
+        scores = self.scale * torch.stack([inputs.pairs(0, column, self.similarity) for column in columns], dim=1)
+        teacher = inputs.target.to(scores.dtype)
         error = (scores[:, :1] - scores[:, 1:] - (teacher[:, :1] - teacher[:, 1:])).square()
-        return {"margin_mse": Term(error.sum(), error.numel())}
+        return {"margin_mse": LossTerm(error.sum(), error.numel())}

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given
-from encodery.embed.losses._kinds import Around
-from encodery.objectives import Term
+from encodery.embed.losses import LossInputs
+from encodery.embed.losses._bases import WrapperLoss
+from encodery.objectives import LossTerm
 
 SHORTEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matryoshka(Around):
+class Matryoshka(WrapperLoss):
     """`dims`: the lengths, beside the full one; if not given, halves down to 32. `weights`: one a length, the full
     width's not among them, which is 1; all 1 if not given."""
 
@@ -32,23 +32,23 @@ class Matryoshka(Around):
             raise SettingsError(f"weights = {list(self.weights)}: must be as many as dims, {len(self.dims)}.")
 
     @property
-    def together(self) -> bool:
-        return self.loss.together
+    def in_batch(self) -> bool:
+        return self.loss.in_batch
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        found = dict(self.loss.terms(given))
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        found = dict(self.loss.terms(inputs))
         learned = {name: term for name, term in found.items() if term.weight}
-        dims = self.dims or _halves(given.width)
+        dims = self.dims or _halves(inputs.dim)
         for dim, weight in zip(dims, self.weights or (1.0,) * len(dims), strict=True):
-            if dim > given.width:
-                raise SettingsError(f"dims: {dim} exceeds the width {given.width} of the vectors.")
-            if dim == given.width:
+            if dim > inputs.dim:
+                raise SettingsError(f"dims: {dim} exceeds the width {inputs.dim} of the vectors.")
+            if dim == inputs.dim:
                 continue
-            short = self.loss.terms(given.cut(dim))
+            short = self.loss.terms(inputs.truncate(dim))
             for name in learned:
                 whole, part = found[name], short[name]
-                found[name] = Term(whole.total + weight * part.total, whole.count, whole.weight)
-                found[f"{name}_{dim}"] = Term(part.total.detach(), part.count, 0.0)
+                found[name] = LossTerm(whole.total + weight * part.total, whole.count, whole.weight)
+                found[f"{name}_{dim}"] = LossTerm(part.total.detach(), part.count, 0.0)
         return found
 
 

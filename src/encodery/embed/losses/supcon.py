@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss, Target
-from encodery.objectives import Count, Term
+from encodery.embed.losses import Loss, LossInputs, TargetKind
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,26 @@ class SupCon(Loss):
             raise SettingsError(f"temperature = {self.temperature}: must be positive.")
 
     @property
-    def target(self) -> Target:
+    def target_kind(self) -> TargetKind:
         return "label"
 
     @property
-    def columns(self) -> tuple[int, int | None]:
+    def column_range(self) -> tuple[int, int | None]:
         return 1, 1
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         assert target is not None
         return {"supcon": (_alike(target).sum(1) > 0).sum()}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        assert given.target is not None
-        alike = _alike(given.target)
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        assert inputs.target is not None
+        alike = _alike(inputs.target)
         diagonal = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
-        scores = (given.cross(0, 0) / self.temperature).masked_fill(diagonal, -torch.inf)
+        scores = (inputs.cross(0, 0) / self.temperature).masked_fill(diagonal, -torch.inf)
         partners = alike.sum(1)
         log_p = (scores - scores.logsumexp(1, keepdim=True)).masked_fill(~alike, 0.0)
         each = -log_p.sum(1) / partners.clamp(min=1)
-        return {"supcon": Term(each.sum(), (partners > 0).sum())}
+        return {"supcon": LossTerm(each.sum(), (partners > 0).sum())}
 
 
 def _alike(target: Tensor) -> Tensor:

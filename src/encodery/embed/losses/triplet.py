@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.embed.losses import Given, Loss
-from encodery.objectives import Count, Term
+from encodery.embed.losses import Loss, LossInputs
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +30,24 @@ class Triplet(Loss):
             raise SettingsError(f"margin = {self.margin}: must be positive.")
 
     @property
-    def together(self) -> bool:
+    def in_batch(self) -> bool:
         return False
 
     @property
-    def columns(self) -> tuple[int, int | None]:
+    def column_range(self) -> tuple[int, int | None]:
         return 3, None
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"triplet": examples * (columns - 2)}
 
-    def terms(self, given: Given) -> Mapping[str, Term]:
-        near = self._distance(given, 1)
-        far = torch.stack([self._distance(given, column) for column in range(2, len(given.vectors))])
+    def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
+        near = self._distance(inputs, 1)
+        far = torch.stack([self._distance(inputs, column) for column in range(2, len(inputs.vectors))])
         missing = F.relu(near - far + self.margin)
-        kept = Term((missing.detach() == 0).sum(), missing.numel(), 0.0)
-        return {"triplet": Term(missing.sum(), missing.numel()), "kept": kept}
+        kept = LossTerm((missing.detach() == 0).sum(), missing.numel(), 0.0)
+        return {"triplet": LossTerm(missing.sum(), missing.numel()), "kept": kept}
 
-    def _distance(self, given: Given, column: int) -> Tensor:
+    def _distance(self, given: LossInputs, column: int) -> Tensor:
         if self.distance == "cosine":
             return 1 - given.pairs(0, column)
         return F.pairwise_distance(given.vectors[0].float(), given.vectors[column].float())

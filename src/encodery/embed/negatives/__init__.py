@@ -15,46 +15,46 @@ from encodery.base.parts import Part
 
 Judge = Callable[[str, Sequence[str]], np.ndarray]
 """A cross-encoder: a query and n texts to n scores, higher is more relevant."""
-Search = Callable[[str, int], Sequence[int]]
+TextSearch = Callable[[str, int], Sequence[int]]
 """A search by words: a query and how many to numbers of passages, best first."""
 
 
 @dataclass(frozen=True, eq=False)
-class Haystack:
+class NegativePool:
     """`queries` (Q) and `passages` (P) as texts, and `right`: for each query the numbers of the passages known to be
     right. `vectors`: of queries (Q, K) and passages (P, K), unit length. `judge` and `search` where they can be had."""
 
     queries: Sequence[str]
     passages: Sequence[str]
-    right: Sequence[np.ndarray]
+    positives: Sequence[np.ndarray]
     vectors: tuple[np.ndarray, np.ndarray] | None = None
     judge: Judge | None = None
-    search: Search | None = None
+    search: TextSearch | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Mined:
+class MinedNegatives:
     """`numbers` (Q, N) int64 of passages, hardest first, -1 where none was left; `looked_at` candidates, of which
     `taken_out` were likely right."""
 
     numbers: np.ndarray
-    looked_at: int
-    taken_out: int
+    num_candidates: int
+    num_filtered: int
 
     @property
-    def suspects(self) -> float:
+    def filtered_fraction(self) -> float:
         """Share of the candidates that the filter took for right answers nobody had labelled."""
-        return self.taken_out / max(self.looked_at, 1)
+        return self.num_filtered / max(self.num_candidates, 1)
 
 
-class Negatives(Part):
+class NegativeMiner(Part):
     """Contract of a miner."""
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def requires(self) -> tuple[str, ...]:
         """Which of "vectors", "judge" and "search" must be in the haystack; none by default."""
         return ()
 
     @abc.abstractmethod
-    def mine(self, hay: Haystack, count: int, seed: int) -> Mined:
+    def mine(self, pool: NegativePool, num_negatives: int, seed: int) -> MinedNegatives:
         """`count` wrong answers a query, never one of its right ones, none twice; equal arguments, equal answers."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.base.errors import SettingsError
-from encodery.embed.negatives import Haystack, Mined, Negatives
-from encodery.embed.negatives._take import first_wrong
+from encodery.embed.negatives import MinedNegatives, NegativeMiner, NegativePool
+from encodery.embed.negatives._select import first_negatives
 
 
 @dataclass(frozen=True, kw_only=True)
-class BM25(Negatives):
+class BM25Negatives(NegativeMiner):
     """`skip` the best so many: they are the likeliest to be right."""
 
     skip: int = 0
@@ -26,13 +26,13 @@ class BM25(Negatives):
             raise SettingsError(f"skip = {self.skip}: must not be negative.")
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def requires(self) -> tuple[str, ...]:
         return ("search",)
 
-    def mine(self, hay: Haystack, count: int, seed: int) -> Mined:
-        assert hay.search is not None
-        numbers = np.full((len(hay.queries), count), -1, np.int64)
-        for row, (query, right) in enumerate(zip(hay.queries, hay.right, strict=True)):
-            found = np.array(hay.search(query, self.skip + count + len(right)), np.int64)
-            numbers[row] = first_wrong(found[~np.isin(found, right)][self.skip :], right, count)
-        return Mined(numbers, int((numbers >= 0).sum()), 0)
+    def mine(self, pool: NegativePool, num_negatives: int, seed: int) -> MinedNegatives:
+        assert pool.search is not None
+        numbers = np.full((len(pool.queries), num_negatives), -1, np.int64)
+        for row, (query, right) in enumerate(zip(pool.queries, pool.positives, strict=True)):
+            found = np.array(pool.search(query, self.skip + num_negatives + len(right)), np.int64)
+            numbers[row] = first_negatives(found[~np.isin(found, right)][self.skip :], right, num_negatives)
+        return MinedNegatives(numbers, int((numbers >= 0).sum()), 0)

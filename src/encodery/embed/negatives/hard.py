@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.base.errors import SettingsError
-from encodery.embed.negatives import Haystack, Mined, Negatives
-from encodery.embed.negatives._take import first_wrong
+from encodery.embed.negatives import MinedNegatives, NegativeMiner, NegativePool
+from encodery.embed.negatives._select import first_negatives
 
 BLOCK = 1024, 16_384  # Queries and passages compared at once: 64 MB of similarities.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hard(Negatives):
+class HardNegatives(NegativeMiner):
     """`skip` the nearest so many, then look at `depth`. `margin`: 0.05 of the right answer's similarity if `relative`,
     else 0.05 less than it. `highest`: never a candidate more similar than this."""
 
@@ -27,7 +27,7 @@ class Hard(Negatives):
     depth: int = 100
     margin: float = 0.05
     relative: bool = True
-    highest: float = 1.0
+    max_similarity: float = 1.0
 
     def __post_init__(self) -> None:
         if self.skip < 0 or self.depth < 1 or self.margin < 0:
@@ -36,26 +36,26 @@ class Hard(Negatives):
             )
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def requires(self) -> tuple[str, ...]:
         return ("vectors",)
 
-    def mine(self, hay: Haystack, count: int, seed: int) -> Mined:
-        assert hay.vectors is not None
-        queries, passages = hay.vectors
-        numbers = np.full((len(queries), count), -1, np.int64)
+    def mine(self, pool: NegativePool, num_negatives: int, seed: int) -> MinedNegatives:
+        assert pool.vectors is not None
+        queries, passages = pool.vectors
+        numbers = np.full((len(queries), num_negatives), -1, np.int64)
         looked_at = taken_out = 0
         for first in range(0, len(queries), BLOCK[0]):
             some = queries[first : first + BLOCK[0]]
-            rights = hay.right[first : first + BLOCK[0]]
+            rights = pool.positives[first : first + BLOCK[0]]
             room = self.skip + self.depth + max((len(right) for right in rights), default=0)
-            nearest, similarity = top(some, passages, room)
+            nearest, similarity = nearest_passages(some, passages, room)
             for row, right in enumerate(rights):
                 wrong = ~np.isin(nearest[row], right)
                 found, scores = nearest[row][wrong][self.skip :], similarity[row][wrong][self.skip :]
-                kept = scores <= min(self._limit(some[row], passages, right), self.highest)
+                kept = scores <= min(self._limit(some[row], passages, right), self.max_similarity)
                 looked_at, taken_out = looked_at + len(kept), taken_out + int((~kept).sum())
-                numbers[first + row] = first_wrong(found[kept], right, count)
-        return Mined(numbers, looked_at, taken_out)
+                numbers[first + row] = first_negatives(found[kept], right, num_negatives)
+        return MinedNegatives(numbers, looked_at, taken_out)
 
     def _limit(self, query: np.ndarray, passages: np.ndarray, right: np.ndarray) -> float:
         """How similar a wrong answer may be: by the least similar of the right ones."""
@@ -65,7 +65,7 @@ class Hard(Negatives):
         return similarity - (abs(similarity) * self.margin if self.relative else self.margin)
 
 
-def top(queries: np.ndarray, passages: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_passages(queries: np.ndarray, passages: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and similarities (Q, D) of the nearest passages, nearest first."""
     best = np.zeros((len(queries), 0), np.int64)
     scores = np.zeros((len(queries), 0), np.float32)

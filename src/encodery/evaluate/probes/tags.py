@@ -20,18 +20,18 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import device
-from encodery.embed.embedder import packed
+from encodery.encoders.dense import pack_sequences
 from encodery.evaluate import linear
-from encodery.evaluate.probes import Probe, Probed
-from encodery.evaluate.suites import Figure
-from encodery.rows.columns import guess
-from encodery.rows.read import read
-from encodery.rows.split import completed
+from encodery.evaluate.probes import Probe, ProbeResult
+from encodery.evaluate.suites import MetricValue
+from encodery.rows.columns import assign_roles
+from encodery.rows.read import read_tables
+from encodery.rows.split import fill_missing_splits
 from encodery.rows.table import Table
-from encodery.tokens.windows import batches
+from encodery.tokens.windows import batches_by_length
 
 if TYPE_CHECKING:
-    from encodery.model.load import Loaded
+    from encodery.model.load import LoadedModel
     from encodery.tokens.tokenizer import Tokenizer
 
 BATCH_TOKENS = 4096
@@ -49,47 +49,47 @@ class _Words:
     def forms(self) -> list[str]:
         return [word for sentence in self.sentences for word in sentence]
 
-    def judged(self, guesses: np.ndarray, truth: np.ndarray) -> Figure:
+    def judged(self, guesses: np.ndarray, truth: np.ndarray) -> MetricValue:
         """The share of tags (W,) that are guessed, made of the sentences' shares."""
         sizes = np.array([len(sentence) for sentence in self.sentences])
         right = np.add.reduceat((guesses == truth).astype(np.float64), sizes.cumsum() - sizes)
-        return Figure.of(_share, sizes, right)
+        return MetricValue.of(_share, sizes, right)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tags(Probe):
+class TagProbe(Probe):
     """`columns`: those of tokens and tags, guessed where not told. `train`, `test`: words at most of either part, whole
     sentences from the first on. `control`: also the control task, which doubles the time."""
 
     columns: dict[str, str] = field(default_factory=dict)
-    train: int = 8000
-    test: int = 4000
+    max_train_words: int = 8000
+    max_test_words: int = 4000
     control: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.train, self.test) < 1:
-            raise SettingsError(f"train = {self.train}, test = {self.test}: must be at least 1.")
+        if min(self.max_train_words, self.max_test_words) < 1:
+            raise SettingsError(f"train = {self.max_train_words}, test = {self.max_test_words}: must be at least 1.")
 
-    def measure(self, data: Path, loaded: Loaded) -> Probed:
-        held = read(data)
-        roles = guess(next(iter(held.values())), ("tokens", "tags"), self.columns).columns
+    def measure(self, data: Path, loaded: LoadedModel) -> ProbeResult:
+        held = read_tables(data)
+        roles = assign_roles(next(iter(held.values())), ("tokens", "tags"), self.columns).columns
         if "test" not in held and "dev" not in held:
-            held = completed(held, (roles["tokens"],), None, SHARES, self.seed)
+            held = fill_missing_splits(held, (roles["tokens"],), None, SHARES, self.seed)
         if "train" not in held:
             raise InputError(f"{data}: has no sentences to learn from, only {', '.join(held)}.")
         asked = held["test"] if "test" in held else held["dev"]
         longest = loaded.model.settings.max_length - 2
         fits = loaded.tokenizer
-        train = _words(held["train"], roles, self.train, fits, longest)
-        test = _words(asked, roles, self.test, fits, longest)
+        train = _words(held["train"], roles, self.max_train_words, fits, longest)
+        test = _words(asked, roles, self.max_test_words, fits, longest)
         below, above = (_states(loaded, words.sentences) for words in (train, test))
         layers = [test.judged(_guesses(below[n], train.tags, above[n]), test.tags) for n in range(len(below))]
         control = []
         if self.control:
             drawn = [self._by_chance(words.forms, train.tags) for words in (train, test)]
             control = [test.judged(_guesses(below[n], drawn[0], above[n]), drawn[1]) for n in range(len(below))]
-        return Probed("accuracy", len(test.tags), layers, {"tag of the word": _usual(train, test)}, control)
+        return ProbeResult("accuracy", len(test.tags), layers, {"tag of the word": _usual(train, test)}, control)
 
     def _by_chance(self, forms: list[str], tags: np.ndarray) -> np.ndarray:
         """A tag for each word that its form alone decides, as frequent as the real ones."""
@@ -107,14 +107,14 @@ def _words(table: Table, roles: Mapping[str, str], most: int, tokenizer: Tokeniz
     tags: list[str] = []
     for number, (words, own) in enumerate(zip(table[roles["tokens"]], table[roles["tags"]], strict=True)):
         if not isinstance(words, list) or not isinstance(own, list) or len(words) != len(own):
-            raise InputError(f"{table.where(number)}: as many tags as words are needed, both in lists.")
+            raise InputError(f"{table.location(number)}: as many tags as words are needed, both in lists.")
         if not words:
             continue
         if sentences and len(tags) + len(words) > most:
             break
         length = len(tokenizer.encode(" ".join(words)))
         if length > longest:
-            raise InputError(f"{table.where(number)}: has {length} tokens, the model takes {longest}.")
+            raise InputError(f"{table.location(number)}: has {length} tokens, the model takes {longest}.")
         sentences.append([str(word) for word in words])
         tags += map(str, own)
     if not sentences:
@@ -123,7 +123,7 @@ def _words(table: Table, roles: Mapping[str, str], most: int, tokenizer: Tokeniz
 
 
 @torch.inference_mode()
-def _states(loaded: Loaded, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+def _states(loaded: LoadedModel, sentences: Sequence[Sequence[str]]) -> np.ndarray:
     """The first piece of each word in each layer (L, W, H) float32; a word the tokenizer drops has that before it."""
     model, tokenizer = loaded.model.to(device()).eval(), loaded.tokenizer
     encoded = [_first_pieces(sentence, tokenizer) for sentence in sentences]
@@ -131,8 +131,8 @@ def _states(loaded: Loaded, sentences: Sequence[Sequence[str]]) -> np.ndarray:
     lengths = np.array([len(ids) + 2 for ids, _ in encoded], np.int64)
     depth, width = model.settings.depth, model.settings.width
     found = np.zeros((depth + 1, int(begins[-1]), width), np.float32)
-    for numbers in batches(lengths, BATCH_TOKENS):
-        batch = packed([encoded[n][0] for n in numbers], tokenizer.cls_id, tokenizer.sep_id).to(device())
+    for numbers in batches_by_length(lengths, BATCH_TOKENS):
+        batch = pack_sequences([encoded[n][0] for n in numbers], tokenizer.cls_id, tokenizer.sep_id).to(device())
         layers = model.encoder(batch, keep_layers=True).layers
         starts = batch.cu_seqlens[:-1].tolist()
         rows = np.concatenate([start + encoded[n][1] for start, n in zip(starts, numbers, strict=True)])
@@ -165,7 +165,7 @@ def _share(sizes: np.ndarray, right: np.ndarray) -> float:
     return float(right.sum() / sizes.sum())
 
 
-def _usual(train: _Words, test: _Words) -> Figure:
+def _usual(train: _Words, test: _Words) -> MetricValue:
     """The tag each form had most often, the most frequent one of all for forms not seen."""
     seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for form, tag in zip(train.forms, train.tags.tolist(), strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encodery.base.markup import Html, el, text
-from encodery.evaluate.report.amounts import number
+from encodery.evaluate.report.number_format import number
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encodery.evaluate.suites._rows import columns
+from encodery.evaluate.suites._rows import read_columns
 from encodery.rows.table import Table
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledTexts:
     """N texts and their labels (N,) as text."""
 
     texts: list[str]
@@ -21,12 +21,12 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, numbers: np.ndarray) -> Labelled:
+    def take(self, numbers: np.ndarray) -> LabelledTexts:
         """The rows of these numbers."""
-        return Labelled([self.texts[int(number)] for number in numbers], self.labels[numbers])
+        return LabelledTexts([self.texts[int(number)] for number in numbers], self.labels[numbers])
 
 
-def labelled(rows: Table, given: Mapping[str, str]) -> Labelled:
+def labelled_texts(rows: Table, given: Mapping[str, str]) -> LabelledTexts:
     """Rows as texts and labels; columns are guessed where not given."""
-    found = columns(rows, ("text", "label"), given)
-    return Labelled(found["text"], np.array([str(value) for value in found["label"]]))
+    found = read_columns(rows, ("text", "label"), given)
+    return LabelledTexts(found["text"], np.array([str(value) for value in found["label"]]))

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from encodery.evaluate.systems import Incapable, Opened, rows_normalised
+from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_length
 
 
-def cosines(system: Opened, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
+def cosines(system: OpenSystem, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
     """(N,) float64. Raises `Incapable` where the system compares only queries with documents."""
     if not system.symmetric:
-        raise Incapable(f"{system.name}: finds documents for queries; it does not compare two texts.")
+        raise UnsupportedEvaluation(f"{system.name}: finds documents for queries; it does not compare two texts.")
     texts = list(dict.fromkeys([*left, *right]))
     place = {text: number for number, text in enumerate(texts)}
     system.fit(texts)
-    vectors = rows_normalised(system.encode(texts))
+    vectors = unit_length(system.encode(texts))
     one = vectors[[place[text] for text in left]]
     other = vectors[[place[text] for text in right]]
     if isinstance(vectors, np.ndarray):

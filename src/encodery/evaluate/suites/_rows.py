@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import InputError, nearest
-from encodery.rows.columns import NAMES, guess
-from encodery.rows.read import read
+from encodery.rows.columns import NAMES, assign_roles
+from encodery.rows.read import read_tables
 from encodery.rows.table import Table
 
 # What else a role is called where something is measured, as against trained.
@@ -25,16 +25,16 @@ USUAL: Mapping[str, Sequence[str]] = {
 KINDS: Mapping[str, type | tuple[type, ...]] = {"score": float, "label": (str, int), "answers": (str, list)}
 
 
-def chosen(data: Path, split: str) -> Table:
+def read_split(data: Path, split: str) -> Table:
     """The rows of one split; of the test, else dev, else what there is where `split` is empty.
 
     Raises `InputError` naming file and line, `EmptyInput`.
     """
-    held = read(data)
-    return held[judged_on(data, held, split)]
+    held = read_tables(data)
+    return held[split_name(data, held, split)]
 
 
-def judged_on(data: Path, held: Mapping[str, Table], split: str) -> str:
+def split_name(data: Path, held: Mapping[str, Table], split: str) -> str:
     """The name of that split. Raises `InputError`."""
     if not split:
         return next(name for name in ("test", "dev", *held) if name in held)
@@ -43,11 +43,11 @@ def judged_on(data: Path, held: Mapping[str, Table], split: str) -> str:
     return split
 
 
-def columns(
+def read_columns(
     table: Table, wanted: Sequence[str], given: Mapping[str, str], optional: Sequence[str] = ()
 ) -> dict[str, list[Any]]:
     """Role -> cells, of the roles wanted and those optional ones that are there. Raises `InputError` naming the row."""
-    roles = guess(table, wanted, given, optional, USUAL)
+    roles = assign_roles(table, wanted, given, optional, USUAL)
     return {role: _checked(table, name, KINDS.get(role, str)) for role, name in roles.columns.items()}
 
 
@@ -62,8 +62,8 @@ def _typed(cell: Any, kind: type | tuple[type, ...], table: Table, number: int, 
         except (TypeError, ValueError):
             found = float("nan")
         if found != found:
-            raise InputError(f"{table.where(number)}: '{name}' is {cell!r}, a number is needed.")
+            raise InputError(f"{table.location(number)}: '{name}' is {cell!r}, a number is needed.")
         return found
     if not isinstance(cell, kind) or (cell == "" and kind is not str):
-        raise InputError(f"{table.where(number)}: '{name}' is {cell!r}, which cannot be used here.")
+        raise InputError(f"{table.location(number)}: '{name}' is {cell!r}, which cannot be used here.")
     return cell

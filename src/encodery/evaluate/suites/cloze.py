@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError
-from encodery.evaluate.guesses import pseudo_log_likelihoods, ranks
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._rows import chosen, columns
-from encodery.evaluate.systems import Opened
+from encodery.evaluate.pseudo_likelihood import mask_ranks, pseudo_log_likelihoods
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.suites._rows import read_columns, read_split
+from encodery.evaluate.systems import OpenSystem
 
 if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ MASK = "[MASK]"
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
+class ClozeQuestions:
     """N questions with one [MASK] each, what may stand there, and wrong answers of the same relation."""
 
     prompts: list[str]
@@ -40,47 +40,49 @@ class Questions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cloze(Suite):
+class ClozeSuite(Suite):
     """`columns`: those of prompt, answers and, if there is one, relation, guessed where not told. `options`: answers
     to choose from with `choice` = statements, drawn by `seed`. `most`: questions at most of each relation, the first
     ones."""
 
     columns: dict[str, str] = field(default_factory=dict)
     choice: Literal["vocabulary", "statements"] = "vocabulary"
-    options: int = 10
-    most: int | None = None
+    num_options: int = 10
+    max_per_relation: int | None = None
     seed: int = 0
     split: str = ""
 
     def __post_init__(self) -> None:
-        if self.options < 2 or (self.most is not None and self.most < 1):
-            raise SettingsError(f"options = {self.options}, most = {self.most}: at least 2, and at least 1.")
+        if self.num_options < 2 or (self.max_per_relation is not None and self.max_per_relation < 1):
+            raise SettingsError(
+                f"options = {self.num_options}, most = {self.max_per_relation}: at least 2, and at least 1."
+            )
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         return "p@1" if self.choice == "vocabulary" else "accuracy"
 
-    def read(self, data: Path) -> Questions:
-        rows = chosen(data, self.split)
-        held = columns(rows, ("prompt", "answers"), self.columns, ("relation",))
+    def read(self, data: Path) -> ClozeQuestions:
+        rows = read_split(data, self.split)
+        held = read_columns(rows, ("prompt", "answers"), self.columns, ("relation",))
         prompts: list[str] = held["prompt"]
-        answers = [_answers(rows.where(number), cell) for number, cell in enumerate(held["answers"])]
+        answers = [_answers(rows.location(number), cell) for number, cell in enumerate(held["answers"])]
         for number, prompt in enumerate(prompts):
             if prompt.count(MASK) != 1:
-                raise InputError(f"{rows.where(number)}: one {MASK} is needed in '{prompt}'.")
+                raise InputError(f"{rows.location(number)}: one {MASK} is needed in '{prompt}'.")
         relations = held.get("relation", [""] * len(prompts))
         others = self._others(relations, answers) if self.choice == "statements" else [[] for _ in prompts]
         seen: Counter[str] = Counter()
         kept = []
         for number, relation in enumerate(relations):
             seen[relation] += 1
-            if self.most is None or seen[relation] <= self.most:
+            if self.max_per_relation is None or seen[relation] <= self.max_per_relation:
                 kept.append(number)
         if self.choice == "statements":
             kept = [number for number in kept if others[number]]
             if not kept:
                 raise EmptyInput(f"{data}: no relation has two answers to choose from.")
-        return Questions([prompts[n] for n in kept], [answers[n] for n in kept], [others[n] for n in kept])
+        return ClozeQuestions([prompts[n] for n in kept], [answers[n] for n in kept], [others[n] for n in kept])
 
     def _others(self, relations: list[str], answers: list[list[str]]) -> list[list[str]]:
         """Wrong answers of each question, drawn from the right ones of its relation's other questions."""
@@ -91,31 +93,33 @@ class Cloze(Suite):
         found = []
         for number, (relation, right) in enumerate(zip(relations, answers, strict=True)):
             pool = known[relation]
-            order = np.random.default_rng((self.seed, number)).permutation(len(pool))[: self.options - 1 + len(right)]
-            found.append([pool[place] for place in order if pool[place] not in right][: self.options - 1])
+            order = np.random.default_rng((self.seed, number)).permutation(len(pool))[
+                : self.num_options - 1 + len(right)
+            ]
+            found.append([pool[place] for place in order if pool[place] not in right][: self.num_options - 1])
         return found
 
-    def measure(self, items: Questions, system: Opened) -> dict[str, Figure]:
+    def measure(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         return self._ranked(items, system) if self.choice == "vocabulary" else self._chosen(items, system)
 
-    def _ranked(self, items: Questions, system: Opened) -> dict[str, Figure]:
+    def _ranked(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         loaded = system.loaded()
         asked, answers = _single(loaded.tokenizer, items)
         open_ones = [number for number, ids in enumerate(answers) if ids]
         rank = np.full(len(items), np.inf)
         with system.counters.clock():
             if open_ones:
-                rank[open_ones] = ranks(loaded, [asked[n] for n in open_ones], [answers[n] for n in open_ones])
+                rank[open_ones] = mask_ranks(loaded, [asked[n] for n in open_ones], [answers[n] for n in open_ones])
         system.counters.add(len(open_ones), sum(len(asked[n]) + 2 for n in open_ones), 0, 0)
         askable = np.isin(np.arange(len(items)), open_ones).astype(np.float64)
         return {
-            "p@1": Figure.mean(rank <= 1),
-            "p@10": Figure.mean(rank <= 10),
-            "mrr": Figure.mean(1 / rank),
-            "answer is one token": Figure(float(askable.mean())),
+            "p@1": MetricValue.mean(rank <= 1),
+            "p@10": MetricValue.mean(rank <= 10),
+            "mrr": MetricValue.mean(1 / rank),
+            "answer is one token": MetricValue(float(askable.mean())),
         }
 
-    def _chosen(self, items: Questions, system: Opened) -> dict[str, Figure]:
+    def _chosen(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         loaded = system.loaded()
         texts, owners = [], []
         for number, (prompt, right, wrong) in enumerate(zip(items.prompts, items.answers, items.others, strict=True)):
@@ -129,7 +133,7 @@ class Cloze(Suite):
             best = scores == scores.max()
             each.append(float(best[0]) / best.sum())
             chance.append(1 / len(scores))
-        return {"accuracy": Figure.mean(np.array(each)), "chance": Figure(float(np.mean(chance)))}
+        return {"accuracy": MetricValue.mean(np.array(each)), "chance": MetricValue(float(np.mean(chance)))}
 
 
 def _answers(where: str, cell: str | list[object]) -> list[str]:
@@ -140,12 +144,12 @@ def _answers(where: str, cell: str | list[object]) -> list[str]:
     return texts
 
 
-def _single(tokenizer: Tokenizer, items: Questions) -> tuple[list[np.ndarray], list[list[int]]]:
+def _single(tokenizer: Tokenizer, items: ClozeQuestions) -> tuple[list[np.ndarray], list[list[int]]]:
     """Ids of each question, and those of its answers that are one token where the mask stands."""
     mask = tokenizer.roles["mask"]
     if mask is None:
         raise InputError("This tokenizer has no mask token.")
-    asked = tokenizer.encode_batch([prompt.replace(MASK, mask) for prompt in items.prompts], markup=True)
+    asked = tokenizer.encode_batch([prompt.replace(MASK, mask) for prompt in items.prompts], parse_special_tokens=True)
     filled = [
         (number, prompt.replace(MASK, answer))
         for number, (prompt, answers) in enumerate(zip(items.prompts, items.answers, strict=True))

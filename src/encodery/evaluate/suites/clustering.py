@@ -12,53 +12,53 @@ import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.extras import require
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._classes import Labelled, labelled
-from encodery.evaluate.suites._rows import chosen
-from encodery.evaluate.systems import Incapable, Opened, rows_normalised
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.suites._classes import LabelledTexts, labelled_texts
+from encodery.evaluate.suites._rows import read_split
+from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_length
 
 STARTS = 4  # of which k-means keeps the best
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustering(Suite):
+class ClusteringSuite(Suite):
     """`columns`: those of text and label, guessed where not told. `repeats`: runs of k-means, averaged; `most`:
     rows at most, drawn by `seed`."""
 
     columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
     repeats: int = 3
-    most: int | None = None
+    max_rows: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or (self.most is not None and self.most < 1):
-            raise SettingsError(f"repeats = {self.repeats}, most = {self.most}: must be at least 1.")
+        if self.repeats < 1 or (self.max_rows is not None and self.max_rows < 1):
+            raise SettingsError(f"repeats = {self.repeats}, most = {self.max_rows}: must be at least 1.")
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         return "v-measure"
 
-    def read(self, data: Path) -> Labelled:
-        rows = labelled(chosen(data, self.split), self.columns)
-        if self.most is not None and self.most < len(rows):
-            rows = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.most]))
+    def read(self, data: Path) -> LabelledTexts:
+        rows = labelled_texts(read_split(data, self.split), self.columns)
+        if self.max_rows is not None and self.max_rows < len(rows):
+            rows = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.max_rows]))
         if len(np.unique(rows.labels)) < 2:
             raise InputError(f"{data}: rows of two classes are needed at least.")
         return rows
 
-    def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
+    def measure(self, items: LabelledTexts, system: OpenSystem) -> dict[str, MetricValue]:
         if not system.symmetric:
-            raise Incapable(f"{system.name}: finds documents for queries; it does not compare two texts.")
+            raise UnsupportedEvaluation(f"{system.name}: finds documents for queries; it does not compare two texts.")
         cluster = require("sklearn.cluster", "evaluate")
         system.fit(items.texts)
-        vectors = rows_normalised(system.encode(items.texts))
+        vectors = unit_length(system.encode(items.texts))
         _, truth = np.unique(items.labels, return_inverse=True)
         runs = [
             cluster.KMeans(int(truth.max()) + 1, n_init=STARTS, random_state=self.seed + repeat).fit(vectors).labels_
             for repeat in range(self.repeats)
         ]
-        return {"v-measure": Figure.of(v_measure, truth, np.stack(runs, 1), swappable=False)}
+        return {"v-measure": MetricValue.of(v_measure, truth, np.stack(runs, 1), swappable=False)}
 
 
 def v_measure(truth: np.ndarray, predicted: np.ndarray) -> float:

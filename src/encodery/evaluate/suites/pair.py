@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._heads import passed_over
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.suites._heads import note_unused_head
 from encodery.evaluate.suites._pairs import as_ranks, cosines
-from encodery.evaluate.suites._rows import chosen, columns
-from encodery.evaluate.systems import Opened
+from encodery.evaluate.suites._rows import read_columns, read_split
+from encodery.evaluate.systems import OpenSystem
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledPairs:
     """N pairs, and whether each belongs together (N,) bool."""
 
     left: list[str]
@@ -28,7 +28,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair(Suite):
+class PairSuite(Suite):
     """`columns`: those of text_a, text_b and label, guessed where not told. `positive`: the label of pairs that
     belong together; by default 1, with 0 for the others."""
 
@@ -37,24 +37,24 @@ class Pair(Suite):
     split: str = ""
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         return "ap"
 
-    def read(self, data: Path) -> Labelled:
-        found = columns(chosen(data, self.split), ("text_a", "text_b", "label"), self.columns)
+    def read(self, data: Path) -> LabelledPairs:
+        found = read_columns(read_split(data, self.split), ("text_a", "text_b", "label"), self.columns)
         labels = [str(value) for value in found["label"]]
         same = np.array(labels) == self.positive
         if same.all() or not same.any():
             known = ", ".join(sorted(set(labels))[:8])
             raise InputError(f"{data}: pairs of both kinds are needed, '{self.positive}' and others; it has {known}.")
-        return Labelled(found["text_a"], found["text_b"], same)
+        return LabelledPairs(found["text_a"], found["text_b"], same)
 
-    def measure(self, items: Labelled, system: Opened) -> dict[str, Figure]:
-        passed_over(system, "compared")
+    def measure(self, items: LabelledPairs, system: OpenSystem) -> dict[str, MetricValue]:
+        note_unused_head(system, "compared")
         ranks = as_ranks(cosines(system, items.left, items.right))
         return {
-            "ap": Figure.of(average_precision, items.same, ranks),
-            "best f1": Figure.of(best_f1, items.same, ranks),
+            "ap": MetricValue.of(average_precision, items.same, ranks),
+            "best f1": MetricValue.of(best_f1, items.same, ranks),
         }
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.systems import Opened, Run, Vectors, rows_normalised
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.systems import OpenSystem, Run, Vectors, unit_length
 from encodery.metrics import Metric
 from encodery.metrics.map import MAP
 from encodery.metrics.mrr import MRR
@@ -26,13 +26,13 @@ SCORES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class JudgedQueries:
     """`documents` and `queries` by id, of the queries that have a relevant document; `grades`: query -> document ->
     grade. `missing`: relevant documents that the corpus lacks, which no system can find and for which all pay alike."""
 
     documents: dict[str, str]
     queries: dict[str, str]
-    grades: beir.Grades
+    grades: beir.Qrels
     missing: int
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Suite):
+class RetrievalSuite(Suite):
     """`k`: ranks that nDCG and MRR look at; `depth`: documents found for each query, which recall and MAP look at.
 
     `similarity`: inner product of vectors at unit length, or as they are. `most`: queries at most, the first ones.
@@ -51,58 +51,60 @@ class Retrieval(Suite):
     k: int = 10
     depth: int = 100
     similarity: Literal["cosine", "dot"] = "cosine"
-    most: int | None = None
+    max_queries: int | None = None
     runs: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.depth:
             raise SettingsError(f"k = {self.k}, depth = {self.depth}: 1 <= k <= depth is needed.")
-        if self.most is not None and self.most < 1:
-            raise SettingsError(f"most = {self.most}: must be at least 1.")
+        if self.max_queries is not None and self.max_queries < 1:
+            raise SettingsError(f"most = {self.max_queries}: must be at least 1.")
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         return f"ndcg@{self.k}"
 
-    def read(self, data: Path) -> Judged:
-        found = beir.read(data, absent="keep")
-        if self.split not in found.judgements:
-            known = ", ".join(found.judgements)
-            hint = nearest(self.split, found.judgements)
+    def read(self, data: Path) -> JudgedQueries:
+        found = beir.read_beir(data, missing="keep")
+        if self.split not in found.qrels:
+            known = ", ".join(found.qrels)
+            hint = nearest(self.split, found.qrels)
             raise InputError(f"{data}: has no judgements '{self.split}'.{hint} It has {known}.")
-        judged = found.judgements[self.split]
-        kept = [query for query in found.queries if max(judged.get(query, {}).values(), default=0) > 0][: self.most]
+        judged = found.qrels[self.split]
+        kept = [query for query in found.queries if max(judged.get(query, {}).values(), default=0) > 0][
+            : self.max_queries
+        ]
         if not kept:
             raise EmptyInput(f"{data}: no query of '{self.split}' has a relevant document.")
-        missing = sum(query in kept for query, _ in found.missing(self.split))
-        return Judged(
+        missing = sum(query in kept for query, _ in found.missing_documents(self.split))
+        return JudgedQueries(
             found.documents,
             {query: found.queries[query] for query in kept},
             {query: judged[query] for query in kept},
             missing,
         )
 
-    def measure(self, items: Judged, system: Opened) -> dict[str, Figure]:
+    def measure(self, items: JudgedQueries, system: OpenSystem) -> dict[str, MetricValue]:
         run = self.ranked(items, system)
         if self.runs:
             Path(self.runs).mkdir(parents=True, exist_ok=True)
             beir.write_run(Path(self.runs) / f"{_file_name(system.name)}.run", run, system.name)
         metrics: dict[str, Metric] = {
-            self.main: NDCG(k=self.k),
+            self.main_metric: NDCG(k=self.k),
             f"mrr@{self.k}": MRR(k=self.k),
             f"recall@{self.depth}": Recall(k=self.depth),
             f"map@{self.depth}": MAP(k=self.depth),
         }
-        found: dict[str, Figure] = {}
+        found: dict[str, MetricValue] = {}
         for name, metric in metrics.items():
-            each = metric.each(items.grades, run)
+            each = metric.per_item(items.grades, run)
             assert each is not None
-            found[name] = Figure.mean(each)
+            found[name] = MetricValue.mean(each)
         if items.missing:
-            found["relevant, not in the corpus"] = Figure(items.missing)
+            found["relevant, not in the corpus"] = MetricValue(items.missing)
         return found
 
-    def ranked(self, items: Judged, system: Opened) -> Run:
+    def ranked(self, items: JudgedQueries, system: OpenSystem) -> Run:
         """Query -> document -> score of the first `depth` documents."""
         own = system.rank(items.queries, items.documents, self.depth)
         if own is not None:
@@ -112,7 +114,7 @@ class Retrieval(Suite):
         documents = system.encode(texts, "document")
         queries = system.encode(list(items.queries.values()), "query")
         if self.similarity == "cosine" and system.symmetric:
-            documents, queries = rows_normalised(documents), rows_normalised(queries)
+            documents, queries = unit_length(documents), unit_length(queries)
         return _nearest(queries, documents, list(items.queries), list(items.documents), self.depth)
 
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput
 from encodery.base.extras import require
-from encodery.evaluate.suites import Figure, Suite
-from encodery.evaluate.suites._heads import passed_over
+from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.suites._heads import note_unused_head
 from encodery.evaluate.suites._pairs import as_ranks, cosines
-from encodery.evaluate.suites._rows import chosen, columns
-from encodery.evaluate.systems import Opened
+from encodery.evaluate.suites._rows import read_columns, read_split
+from encodery.evaluate.systems import OpenSystem
 
 
 @dataclass(frozen=True, eq=False)
-class Rated:
+class RatedPairs:
     """N pairs and their ratings (N,)."""
 
     left: list[str]
@@ -29,7 +29,7 @@ class Rated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class STS(Suite):
+class STSSuite(Suite):
     """`columns`: those of text_a, text_b and score, guessed where not told; `split`: by default test, else dev, else
     what there is."""
 
@@ -37,23 +37,23 @@ class STS(Suite):
     split: str = ""
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         return "spearman"
 
-    def read(self, data: Path) -> Rated:
-        found = columns(chosen(data, self.split), ("text_a", "text_b", "score"), self.columns)
+    def read(self, data: Path) -> RatedPairs:
+        found = read_columns(read_split(data, self.split), ("text_a", "text_b", "score"), self.columns)
         scores = np.array(found["score"])
         if len(np.unique(scores)) < 2:
             raise EmptyInput(f"{data}: all pairs have the same rating; nothing can be correlated with it.")
-        return Rated(found["text_a"], found["text_b"], scores)
+        return RatedPairs(found["text_a"], found["text_b"], scores)
 
-    def measure(self, items: Rated, system: Opened) -> dict[str, Figure]:
-        passed_over(system, "compared")
+    def measure(self, items: RatedPairs, system: OpenSystem) -> dict[str, MetricValue]:
+        note_unused_head(system, "compared")
         found = cosines(system, items.left, items.right)
         ranks = as_ranks(found)
         return {
-            "spearman": Figure.of(spearman, items.scores, ranks),
-            "pearson": Figure.of(_correlation, items.scores, found, swappable=False),
+            "spearman": MetricValue.of(spearman, items.scores, ranks),
+            "pearson": MetricValue.of(_correlation, items.scores, found, swappable=False),
         }
 
 

@@ -20,16 +20,16 @@ from encodery.base.parts import Part
 
 if TYPE_CHECKING:
     from encodery.finetune.predict import Predictor
-    from encodery.model.load import Loaded
+    from encodery.model.load import LoadedModel
 
-Side = Literal["query", "document"]
+Role = Literal["query", "document"]
 Vectors = Any
 """(N, K) float32: an array, or a sparse matrix in rows where most entries are zero."""
 Run = dict[str, dict[str, float]]
 """Query -> document -> score, by id."""
 
 
-class Incapable(InputError):
+class UnsupportedEvaluation(InputError):
     """A system was asked for what it cannot do; in a table its cell stays empty."""
 
 
@@ -75,28 +75,28 @@ class Counters:
         return replace(self)
 
 
-class Opened(abc.ABC):
-    """A system in use. `name` tells it from the others in a table, `counters` what it did, `remarks` what a reader of
+class OpenSystem(abc.ABC):
+    """A system in use. `name` tells it from the others in a table, `counters` what it did, `notes` what a reader of
     the table has to know of that. `task`: the one whose head it has, `data`: what that learnt from; empty for none."""
 
     name: str
     task = ""
-    data = ""
+    training_data = ""
     symmetric = True
     """Whether two texts can be compared with each other; else only queries with documents."""
-    learns = False
+    trains_classifier = False
     """Whether a linear classifier on its vectors is the usual baseline of classes, rather than a probe of a model."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.counters = Counters()
-        self.remarks: list[str] = []
+        self.notes: list[str] = []
 
     def fit(self, texts: Sequence[str]) -> None:  # noqa: B027
         """Learn from the suite's documents or training texts what the system has to (frequencies of words)."""
 
     @abc.abstractmethod
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         """Vectors (N, K) of texts, whose inner product (with unit length where `symmetric`) says how alike they are."""
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run | None:
@@ -107,13 +107,15 @@ class Opened(abc.ABC):
     def close(self) -> None:  # noqa: B027
         """Let go of files that only one can hold."""
 
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         """The masked-language model behind it. Raises `Incapable` where there is none that can be asked."""
-        raise Incapable(f"{self.name}: is no masked-language model that can be asked for its guesses.")
+        raise UnsupportedEvaluation(f"{self.name}: is no masked-language model that can be asked for its guesses.")
 
     def predictor(self) -> Predictor:
         """The fine-tuned model behind it, with its task. Raises `Incapable` where there is none."""
-        raise Incapable(f"{self.name}: has no head of a task; a run of `encodery finetune TASK DATA` has one.")
+        raise UnsupportedEvaluation(
+            f"{self.name}: has no head of a task; a run of `encodery finetune TASK DATA` has one."
+        )
 
 
 class System(Part):
@@ -125,7 +127,7 @@ class System(Part):
         """The name in tables."""
 
     @abc.abstractmethod
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         """The system, loaded. Raises `MissingExtra` where a package is missing, `ArtifactError`, `InputError`."""
 
 
@@ -137,7 +139,7 @@ def _negative(value: int | None) -> int | None:
     return None if value is None else -value
 
 
-def rows_normalised(vectors: Vectors) -> Vectors:
+def unit_length(vectors: Vectors) -> Vectors:
     """The rows (N, K) at unit length; rows of zeros stay. Sparse stays sparse."""
     if isinstance(vectors, np.ndarray):
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

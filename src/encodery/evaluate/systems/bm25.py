@@ -16,11 +16,11 @@ import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.extras import require
-from encodery.evaluate.systems import Incapable, Opened, Side, System, Vectors
+from encodery.evaluate.systems import OpenSystem, Role, System, UnsupportedEvaluation, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class BM25(System):
+class BM25System(System):
     """`k1`: how soon more of a word stops to count; `b`: how much long documents pay. `stop_words` leaves out the
     most frequent English words."""
 
@@ -37,7 +37,7 @@ class BM25(System):
     def label(self) -> str:
         return self.name
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
@@ -51,10 +51,10 @@ STOP_WORDS = frozenset(
 )
 
 
-class _Opened(Opened):
+class _Opened(OpenSystem):
     symmetric = False
 
-    def __init__(self, settings: BM25) -> None:
+    def __init__(self, settings: BM25System) -> None:
         super().__init__(settings.label)
         text = require("sklearn.feature_extraction.text", "evaluate")
         self._counts: Any = text.CountVectorizer(
@@ -74,14 +74,14 @@ class _Opened(Opened):
         self._idf = np.log1p((len(texts) - documents + 0.5) / (documents + 0.5))
         self._mean = max(float(counts.sum()) / len(texts), 1e-9)
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         if self._idf is None:
             raise InputError(f"{self.name}: has seen no documents yet to take the words' frequencies from.")
-        if side is None:
-            raise Incapable(f"{self.name}: finds documents for queries; it does not compare two texts.")
+        if role is None:
+            raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it does not compare two texts.")
         with self.counters.clock():
             vectors = self._counts.transform(texts).tocsr().astype(np.float64)
-            if side == "document":
+            if role == "document":
                 k1, b = self._settings.k1, self._settings.b
                 lengths = np.asarray(vectors.sum(1)).ravel()
                 pays = k1 * (1 - b + b * lengths / self._mean)

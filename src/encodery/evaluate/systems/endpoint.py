@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.evaluate.systems import Opened, Side, System, Vectors
+from encodery.evaluate.systems import OpenSystem, Role, System, Vectors
 
 SHOWN = 300  # Characters of a server's complaint.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint(System):
+class EndpointSystem(System):
     """`url`: the whole address; one that ends in `/embed` is asked as text-embeddings-inference is, any other as
     OpenAI's. `model`: its name there. `headers`: sent along, such as Authorization. `batch`: texts a request."""
 
@@ -43,17 +43,17 @@ class Endpoint(System):
     def label(self) -> str:
         return self.name or self.model or urlsplit(self.url).netloc
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
-class _Opened(Opened):
-    def __init__(self, settings: Endpoint) -> None:
+class _Opened(OpenSystem):
+    def __init__(self, settings: EndpointSystem) -> None:
         super().__init__(settings.label)
         self._settings = settings
         self._plain = urlsplit(settings.url).path.rstrip("/").endswith("/embed")
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         size = self._settings.batch
         rows: list[Any] = []
         tokens: int | None = 0

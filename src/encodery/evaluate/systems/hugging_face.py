@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from encodery.base.extras import require
-from encodery.evaluate.systems import Opened, Side, System, Vectors
-from encodery.evaluate.systems._padded import Tally, whole_length
+from encodery.evaluate.systems import OpenSystem, Role, System, Vectors
+from encodery.evaluate.systems._padded import PaddingCounter, count_untruncated
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFace(System):
+class HuggingFaceSystem(System):
     """`path`: its folder. `pooling`: mean over the tokens, or the first one. `batch`: texts computed at once, in the
     order given."""
 
@@ -31,12 +31,12 @@ class HuggingFace(System):
     def label(self) -> str:
         return self.name or f"{Path(self.path).name or self.path} (transformers)"
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
-class _Opened(Opened):
-    def __init__(self, settings: HuggingFace) -> None:
+class _Opened(OpenSystem):
+    def __init__(self, settings: HuggingFaceSystem) -> None:
         from encodery.base.machine import device
 
         super().__init__(settings.label)
@@ -44,16 +44,16 @@ class _Opened(Opened):
         self._tokenizer: Any = library.AutoTokenizer.from_pretrained(settings.path)
         self._model: Any = library.AutoModel.from_pretrained(settings.path).eval().to(device())
         self._settings = settings
-        self._tally = Tally()
+        self._tally = PaddingCounter()
         longest = getattr(self._model.config, "max_position_embeddings", None) or 512
         self._longest = min(self._tokenizer.model_max_length, longest)
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         size = self._settings.batch
         with self.counters.clock():
             pieces = [self._pooled(texts[start : start + size]) for start in range(0, len(texts), size)]
-        real, padding = self._tally.take()
-        self.counters.add(len(texts), real, padding, whole_length(self._tokenizer, texts) - real)
+        real, padding = self._tally.reset()
+        self.counters.add(len(texts), real, padding, count_untruncated(self._tokenizer, texts) - real)
         return np.concatenate(pieces) if pieces else np.zeros((0, self._model.config.hidden_size), np.float32)
 
     def _pooled(self, texts: Sequence[str]) -> np.ndarray:
@@ -62,7 +62,7 @@ class _Opened(Opened):
         batch = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
         ).to(self._model.device)
-        self._tally.see(batch["attention_mask"])
+        self._tally.add_batch(batch["attention_mask"])
         with torch.inference_mode():
             hidden = self._model(**batch).last_hidden_state
         if self._settings.pooling == "cls":

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.evaluate.systems import Incapable, Opened, Run, Side, System, Vectors
+from encodery.evaluate.systems import OpenSystem, Role, Run, System, UnsupportedEvaluation, Vectors
 from encodery.search.reranking import reranker_of
-from encodery.search.searcher import RERANK_WEIGHT, RERANKED, Searcher
-from encodery.search.trust import share_of
+from encodery.search.searcher import RERANK_TOP_K, RERANK_WEIGHT, Searcher
+from encodery.search.tune_rerank import rerank_weight_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index(System):
+class IndexSystem(System):
     """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`: the share of all
     models beside words (weight=0.4), or of each side (weight.bm25=0.5, weight.dense=0.5); `rerank`: a cross-encoder,
     token vectors or term weights that order the first `reranked` passages anew, "" for none, with a share of
@@ -31,13 +31,13 @@ class Index(System):
     weight: float | dict[str, float] | None = None
     fusion: str = "scores"
     rerank: str = ""
-    reranked: int = RERANKED
+    rerank_top_k: int = RERANK_TOP_K
     rerank_weight: float | None = None
     model: str = ""
 
     def __post_init__(self) -> None:
-        if self.reranked < 1:
-            raise SettingsError(f"reranked = {self.reranked}: must be positive.")
+        if self.rerank_top_k < 1:
+            raise SettingsError(f"reranked = {self.rerank_top_k}: must be positive.")
         if self.rerank_weight is not None and not 0 <= self.rerank_weight <= 1:
             raise SettingsError(f"rerank_weight = {self.rerank_weight}: must lie in 0 … 1.")
 
@@ -46,19 +46,19 @@ class Index(System):
         parts = (Path(self.path).name, self.mode, "reranked" if self.rerank else "")
         return self.name or " ".join(part for part in parts if part)
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
-class _Opened(Opened):
+class _Opened(OpenSystem):
     symmetric = False
 
-    def __init__(self, settings: Index) -> None:
+    def __init__(self, settings: IndexSystem) -> None:
         super().__init__(settings.label)
         self._settings = settings
         self._reranker = reranker_of(settings.rerank).open() if settings.rerank else None
         self._searcher = Searcher(settings.path, model=settings.model or None)
-        noted = share_of(self._searcher.path, settings.rerank) if settings.rerank else RERANK_WEIGHT
+        noted = rerank_weight_of(self._searcher.path, settings.rerank) if settings.rerank else RERANK_WEIGHT
         self._share = noted if settings.rerank_weight is None else settings.rerank_weight
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
@@ -82,16 +82,16 @@ class _Opened(Opened):
         def ask(reranked: bool) -> list[str]:
             answer = self._searcher.search(
                 query,
-                settings.reranked if reranked else depth,
+                settings.rerank_top_k if reranked else depth,
                 settings.mode or None,
                 per_document=1,
                 weight=settings.weight,
                 fusion=settings.fusion,
                 reranker=self._reranker if reranked else None,
-                reranked=settings.reranked,
+                rerank_top_k=settings.rerank_top_k,
                 rerank_weight=self._share,
             )
-            return [hit.document for hit in answer.found]
+            return [hit.document for hit in answer.hits]
 
         order = dict.fromkeys((*(ask(True) if self._reranker is not None else ()), *ask(False)))
         return {document: 1 / rank for rank, document in enumerate(order, 1)} if order else {}
@@ -99,5 +99,5 @@ class _Opened(Opened):
     def close(self) -> None:
         self._searcher.close()
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
-        raise Incapable(f"{self.name}: finds documents for queries; it gives no vectors.")
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
+        raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it gives no vectors.")

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from encodery.base.extras import require
-from encodery.evaluate.systems import Opened, Side, System, Vectors
-from encodery.evaluate.systems._padded import Tally, whole_length
+from encodery.evaluate.systems import OpenSystem, Role, System, Vectors
+from encodery.evaluate.systems._padded import PaddingCounter, count_untruncated
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceTransformers(System):
+class SentenceTransformersSystem(System):
     """`path`: its folder. `batch`: texts computed at once, the library's default."""
 
     path: str
@@ -30,34 +30,34 @@ class SentenceTransformers(System):
     def label(self) -> str:
         return self.name or f"{Path(self.path).name or self.path} (sentence-transformers)"
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSystem:
         return _Opened(self)
 
 
-class _Opened(Opened):
-    def __init__(self, settings: SentenceTransformers) -> None:
+class _Opened(OpenSystem):
+    def __init__(self, settings: SentenceTransformersSystem) -> None:
         from encodery.base.machine import device
 
         super().__init__(settings.label)
         library = require("sentence_transformers", "bench")
         self._model: Any = library.SentenceTransformer(settings.path, device=str(device()))
         self._batch = settings.batch
-        self._tally = Tally()
+        self._tally = PaddingCounter()
         self._model[0].register_forward_pre_hook(self._see)
 
     def _see(self, module: Any, given: tuple[Any, ...]) -> None:
         if given and "attention_mask" in given[0]:
-            self._tally.see(given[0]["attention_mask"])
+            self._tally.add_batch(given[0]["attention_mask"])
 
-    def encode(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         prompts = self._model.prompts or {}
-        prompt = side if side is not None and prompts.get(side) else None
+        prompt = role if role is not None and prompts.get(role) else None
         with self.counters.clock():
             vectors = self._model.encode(
                 list(texts), batch_size=self._batch, prompt_name=prompt, show_progress_bar=False, convert_to_numpy=True
             )
-        real, padding = self._tally.take()
+        real, padding = self._tally.reset()
         before = prompts[prompt] if prompt is not None else ""
-        whole = whole_length(self._model.tokenizer, [before + text for text in texts])
+        whole = count_untruncated(self._model.tokenizer, [before + text for text in texts])
         self.counters.add(len(texts), real, padding, whole - real)
         return np.asarray(vectors, np.float32)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodery.finetune.tasks import Form
-from encodery.finetune.tasks._classes import Classes
+from encodery.finetune.heads.classification import ClassificationTask
+from encodery.finetune.tasks import RowSchema
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classify(Classes):
+class TextClassification(ClassificationTask):
     """One of the labels that stand in the training rows. A text in windows gets the mean of their logits."""
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("text",), ("label",)),)
+    schemas: ClassVar[tuple[RowSchema, ...]] = (RowSchema(("text",), ("label",)),)

@@ -13,32 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError, nearest
-from encodery.finetune.tasks._prompt import escaped
-from encodery.finetune.tasks._spoken import Spoken
+from encodery.finetune.heads.cloze_prompt import escape_braces
+from encodery.finetune.heads.verbalizer import VerbalizerTask
 from encodery.tokens.tokenizer import Tokenizer
 
-SIGNS = (*string.ascii_uppercase, *string.ascii_lowercase, *map(str, range(100)))
+OPTION_LETTERS = (*string.ascii_uppercase, *string.ascii_lowercase, *map(str, range(100)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instruct(Spoken):
+class InstructClassification(VerbalizerTask):
     """`question`: what is asked. `described`: label -> how it is called among the options (absent: its name)."""
 
     question: str = "Choose the right answer."
-    described: dict[str, str] = field(default_factory=dict)
+    label_descriptions: dict[str, str] = field(default_factory=dict)
 
-    def asked(self, labels: Sequence[str], inputs: Sequence[str], tokenizer: Tokenizer) -> Sequence[str]:
-        for label in self.described:
+    def prompt_patterns(self, labels: Sequence[str], inputs: Sequence[str], tokenizer: Tokenizer) -> Sequence[str]:
+        for label in self.label_descriptions:
             if label not in labels:
                 raise SettingsError(f"described.{label}: no row has this label.{nearest(label, labels)}")
         options = " ".join(
-            f"{sign}: {self.described.get(label, label.replace('_', ' '))}."
+            f"{sign}: {self.label_descriptions.get(label, label.replace('_', ' '))}."
             for sign, label in zip(_signs(len(labels), tokenizer), labels, strict=True)
         )
         texts = "Text: {text} Second text: {text_b}" if "text_b" in inputs else "Text: {text}"
-        return [f"{escaped(self.question)} {escaped(options)} {texts} Answer: {{mask}}"]
+        return [f"{escape_braces(self.question)} {escape_braces(options)} {texts} Answer: {{mask}}"]
 
-    def said(self, labels: Sequence[str], tokenizer: Tokenizer) -> Mapping[str, Sequence[str]]:
+    def label_words(self, labels: Sequence[str], tokenizer: Tokenizer) -> Mapping[str, Sequence[str]]:
         return {label: [sign] for label, sign in zip(labels, _signs(len(labels), tokenizer), strict=True)}
 
 
@@ -46,7 +46,7 @@ def _signs(count: int, tokenizer: Tokenizer) -> list[str]:
     """The first so many letters and numbers that are one piece each, no two alike. Raises `SettingsError` where the
     vocabulary has too few."""
     found: dict[int, str] = {}
-    for sign in SIGNS:
+    for sign in OPTION_LETTERS:
         ids = tokenizer.encode(f" {sign}").tolist()
         if len(ids) == 1 and ids[0] != tokenizer.unk_id:
             found.setdefault(ids[0], sign)

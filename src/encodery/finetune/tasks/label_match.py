@@ -18,54 +18,57 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError, nearest
-from encodery.finetune.examples import Collector, Examples
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._classes import Labelled
-from encodery.finetune.tasks._head import within
-from encodery.finetune.tasks._labels import names_of, places
-from encodery.finetune.tasks._prompt import Prompt
-from encodery.finetune.tasks._spoken import gaps
+from encodery.finetune.examples import ExampleBuilder, Examples
+from encodery.finetune.heads.classification import SingleLabelTask
+from encodery.finetune.heads.cloze_prompt import ClozePrompt
+from encodery.finetune.heads.labels import label_indices, label_names
+from encodery.finetune.heads.pooled import grouped_log_softmax
+from encodery.finetune.heads.verbalizer import gap_states
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks import Rows, RowSchema, TaskMetadata, TaskModule
 from encodery.model.shape import Batch, Output, Shape
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 
 TEXT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMatch(Labelled):
+class LabelMatching(SingleLabelTask):
     """`pattern` with {text} and {mask}, `label_pattern` with {label} and {mask}. `described`: label -> the text that
     stands for it (absent: its name). `shown`: labels that are read with a text in training, the right one among them.
     """
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("text",), ("label",)),)
+    schemas: ClassVar[tuple[RowSchema, ...]] = (RowSchema(("text",), ("label",)),)
 
     pattern: str = "{text} It is {mask}."
     label_pattern: str = "{label} is {mask}."
-    described: dict[str, str] = field(default_factory=dict)
-    shown: int = 16
+    label_descriptions: dict[str, str] = field(default_factory=dict)
+    labels_per_text: int = 16
 
     def __post_init__(self) -> None:
-        if self.shown < 2:
-            raise SettingsError(f"shown = {self.shown}: must be at least 2.")
-        Prompt.of(self.pattern, ("text",))
-        Prompt.of(self.label_pattern, ("label",))
+        if self.labels_per_text < 2:
+            raise SettingsError(f"shown = {self.labels_per_text}: must be at least 2.")
+        ClozePrompt.parse(self.pattern, ("text",))
+        ClozePrompt.parse(self.label_pattern, ("label",))
 
-    def learn(self, rows: Rows) -> dict[str, Any]:
+    def fit_labels(self, rows: Rows) -> dict[str, Any]:
         """See `Task`. Raises `SettingsError` for a description of no label."""
-        known = super().learn(rows)
-        for label in self.described:
+        known = super().fit_labels(rows)
+        for label in self.label_descriptions:
             if label not in known["labels"]:
                 raise SettingsError(f"described.{label}: no row has this label.{nearest(label, known['labels'])}")
         return {"labels": known["labels"]}
 
-    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
-        labels = known["labels"]
-        texts, dropped = Prompt.of(self.pattern, ("text",)).fill(rows, reader)
-        names = [self.described.get(label, label.replace("_", " ")) for label in labels]
-        prompts = [some[0] for some in Prompt.of(self.label_pattern, ("label",)).fill({"label": names}, reader)[0]]
-        right = places(names_of(rows["label"]), labels) if targets else None
-        collector = Collector(reader.segmented)
+    def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
+        labels = metadata["labels"]
+        texts, dropped = ClozePrompt.parse(self.pattern, ("text",)).fill(rows, preprocessor)
+        names = [self.label_descriptions.get(label, label.replace("_", " ")) for label in labels]
+        prompts = [
+            some[0]
+            for some in ClozePrompt.parse(self.label_pattern, ("label",)).fill({"label": names}, preprocessor)[0]
+        ]
+        right = label_indices(label_names(rows["label"]), labels) if with_targets else None
+        collector = ExampleBuilder(preprocessor.uses_segments)
 
         def add(row: int, found: Sequence[tuple[Any, int]], told: dict[str, int]) -> None:
             marks = [np.arange(len(piece.ids)) == gap for piece, gap in found]
@@ -76,14 +79,14 @@ class LabelMatch(Labelled):
                 if right is None:
                     add(row, [window], {"which": TEXT})
                 else:
-                    shown, place = _shown(row, int(right[row]), len(labels), self.shown)
+                    shown, place = _shown(row, int(right[row]), len(labels), self.labels_per_text)
                     add(row, [window, *(prompts[number] for number in shown)], {"label": place})
         if right is None and texts:
             for number, prompt in enumerate(prompts):  # Read once for all rows, with the last of them.
                 add(len(texts) - 1, [prompt], {"which": number})
-        return collector.done(dropped)
+        return collector.build(dropped)
 
-    def build(self, shape: Shape, known: Known) -> TaskModule:
+    def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
         return _MatchModule()
 
     def logits(self, outputs: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
@@ -91,13 +94,13 @@ class LabelMatch(Labelled):
         vectors = np.concatenate(outputs).astype(np.float64)
         near = vectors[which == TEXT] @ vectors[which != TEXT].T
         row = examples.row[which == TEXT]
-        found = np.zeros((examples.rows, near.shape[1]))
+        found = np.zeros((examples.num_rows, near.shape[1]))
         np.add.at(found, row, near)
-        return found / np.bincount(row, minlength=examples.rows)[:, None]
+        return found / np.bincount(row, minlength=examples.num_rows)[:, None]
 
 
 class _MatchModule(TaskModule):
-    per = "sequence"
+    granularity = "sequence"
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,23 +108,23 @@ class _MatchModule(TaskModule):
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """(S, H) the state in each gap, of such a length that dot products are logits."""
-        unit = nn.functional.normalize(gaps(output.hidden, batch).float(), dim=-1)
+        unit = nn.functional.normalize(gap_states(output.hidden, batch).float(), dim=-1)
         return unit * (self.scale / 2).exp()
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"labels": len(batch.extra["sizes"])}
 
-    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, LossTerm]:
         sizes, label = batch.extra["sizes"], batch.extra["label"]
         group = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=len(batch))
         first = sizes.cumsum(0) - sizes
         mine = torch.ones_like(group, dtype=torch.bool)
         mine[first] = False  # A text is no label of its own.
         logits = (predicted * predicted[first][group]).sum(-1)[mine]
-        logs = within(logits, group[mine], len(sizes))
+        logs = grouped_log_softmax(logits, group[mine], len(sizes))
         # Behind the texts of the examples before it and its own, less one for each text left out.
         at = first - torch.arange(len(sizes), device=sizes.device) + label
-        return {"labels": Term(-logs[at].sum(), len(sizes))}
+        return {"labels": LossTerm(-logs[at].sum(), len(sizes))}
 
 
 def _shown(row: int, right: int, labels: int, count: int) -> tuple[list[int], int]:

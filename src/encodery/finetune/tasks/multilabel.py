@@ -16,49 +16,64 @@ from torch import Tensor
 
 from encodery.base.errors import InputError
 from encodery.finetune.examples import Examples
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Member, Rows, TaskModule
-from encodery.finetune.tasks._figures import micro_f1
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, by_row, gathered, read
-from encodery.finetune.tasks._labels import count
+from encodery.finetune.heads.labels import count_labels
+from encodery.finetune.heads.pooled import (
+    HeadedModule,
+    HeadedTask,
+    PooledHead,
+    encode_rows,
+    examples_of_rows,
+    mean_over_windows,
+)
+from encodery.finetune.heads.set_metrics import micro_f1
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks import Answer, AnswerItem, Rows, RowSchema, TaskMetadata, TaskModule
 from encodery.model.shape import Batch, Shape
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 
 THRESHOLDS = np.linspace(0.05, 0.95, 91)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multilabel(Headed):
+class MultilabelClassification(HeadedTask):
     """`labels` of a row are a list, or a text in which `separator` stands between them. `rarest`: labels of fewer
     training rows are not learnt. `pooling`, `hidden`, `dropout`, `rate`, `matching` are those of the head (`pair`)."""
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("labels",)), Form(("text",), ("labels",)))
-    goal: ClassVar[str] = "f1"
+    schemas: ClassVar[tuple[RowSchema, ...]] = (
+        RowSchema(("text", "text_b"), ("labels",)),
+        RowSchema(("text",), ("labels",)),
+    )
+    selection_metric: ClassVar[str] = "f1"
 
     separator: str = ","
-    rarest: int = 1
+    min_count: int = 1
 
-    def learn(self, rows: Rows) -> dict[str, Any]:
-        labels, counts = count(label for some in self._sets(rows) for label in sorted(some))
-        kept = [(label, n) for label, n in zip(labels, counts, strict=True) if n >= self.rarest]
+    def fit_labels(self, rows: Rows) -> dict[str, Any]:
+        labels, counts = count_labels(label for some in self._sets(rows) for label in sorted(some))
+        kept = [(label, n) for label, n in zip(labels, counts, strict=True) if n >= self.min_count]
         if not kept:
             raise InputError("There is nothing to learn: no row has a label.")
         told = {"labels": [label for label, _ in kept], "counts": [n for _, n in kept]}
-        return {**told, **self.matched("text_b" in rows)}
+        return {**told, **self.matching_metadata("text_b" in rows)}
 
-    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
-        found, dropped = read(rows, reader)
-        told = {"labels": _table(self._sets(rows), known["labels"])} if targets else {}
-        return gathered(found, dropped, reader, known, told)
+    def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
+        found, dropped = encode_rows(rows, preprocessor)
+        told = {"labels": _table(self._sets(rows), metadata["labels"])} if with_targets else {}
+        return examples_of_rows(found, dropped, preprocessor, metadata, told)
 
-    def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _MultilabelModule(Head(shape.width, len(known["labels"]), self, known))
+    def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
+        return _MultilabelModule(PooledHead(shape.width, len(metadata["labels"]), self, metadata))
 
     def decode(
-        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+        self,
+        outputs: Sequence[np.ndarray],
+        examples: Examples,
+        rows: Rows,
+        metadata: TaskMetadata,
+        calibration: Mapping[str, float],
     ) -> list[Answer]:
-        threshold, labels = tuned.get("threshold", 0.5), known["labels"]
-        found = _sigmoid(by_row(outputs, examples))
+        threshold, labels = calibration.get("threshold", 0.5), metadata["labels"]
+        found = _sigmoid(mean_over_windows(outputs, examples))
         return [
             {
                 "prediction": [labels[place] for place in np.flatnonzero(row >= threshold).tolist()],
@@ -67,20 +82,22 @@ class Multilabel(Headed):
             for row in found
         ]
 
-    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
-        truth, given = self.members(rows), self.members(rows, answers)
+    def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
+        truth, given = self.answer_items(rows), self.answer_items(rows, answers)
         both = list(zip(truth, given, strict=True))
         return {**micro_f1(truth, given), "exact": float(np.mean([a == b for a, b in both]))}
 
-    def members(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[Member]]:
+    def answer_items(self, rows: Rows, answers: Sequence[Answer] | None = None) -> list[set[AnswerItem]]:
         """See `Task`: labels."""
         found = self._sets(rows) if answers is None else [answer["prediction"] for answer in answers]
         return [{(label,) for label in some} for some in found]
 
-    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
+    def calibrate(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, metadata: TaskMetadata
+    ) -> dict[str, float]:
         """The threshold of the highest F1 over all labels; of equally good ones, that nearest to 0.5."""
-        truth, chances = self._sets(rows), _sigmoid(by_row(outputs, examples))
-        table = _table(truth, known["labels"])
+        truth, chances = self._sets(rows), _sigmoid(mean_over_windows(outputs, examples))
+        table = _table(truth, metadata["labels"])
         total = sum(map(len, truth))
         scores = []
         for threshold in THRESHOLDS:
@@ -106,11 +123,11 @@ class _MultilabelModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"labels": len(batch)}
 
-    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, LossTerm]:
         """Summed over labels: with a mean, what a rare label teaches would shrink with the number of the others."""
         truth = batch.extra["labels"].to(predicted.dtype)
         total = F.binary_cross_entropy_with_logits(predicted, truth, reduction="sum")
-        return {"labels": Term(total, len(batch))}
+        return {"labels": LossTerm(total, len(batch))}
 
 
 def _table(sets: Sequence[set[Any]], labels: Sequence[str]) -> np.ndarray:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodery.finetune.tasks import Form
-from encodery.finetune.tasks._classes import Classes
+from encodery.finetune.heads.classification import ClassificationTask
+from encodery.finetune.tasks import RowSchema
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair(Classes):
+class PairClassification(ClassificationTask):
     """One of the labels that stand in the training rows."""
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("text", "text_b"), ("label",)),)
+    schemas: ClassVar[tuple[RowSchema, ...]] = (RowSchema(("text", "text_b"), ("label",)),)

@@ -18,66 +18,71 @@ from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune.examples import Examples
-from encodery.finetune.reader import Reader
-from encodery.finetune.tasks import Answer, Form, Known, Rows, TaskModule
-from encodery.finetune.tasks._head import Head, Headed, HeadedModule, gathered
-from encodery.finetune.tasks._labels import numbers
+from encodery.finetune.heads.labels import score_values
+from encodery.finetune.heads.pooled import HeadedModule, HeadedTask, PooledHead, examples_of_rows
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.tasks import Answer, Rows, RowSchema, TaskMetadata, TaskModule
 from encodery.metrics.ndcg import NDCG
 from encodery.metrics.spearman import Spearman
 from encodery.model.shape import Batch, Shape
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank(Headed):
+class PassageRanking(HeadedTask):
     """`pooling`, `hidden`, `dropout`, `rate` and `matching` are those of the head (`pair`). `normed`: its hidden layer
     has gelu and a norm in place of tanh."""
 
-    forms: ClassVar[tuple[Form, ...]] = (
-        Form(("query", "text"), ("score",), apart=("query",)),
-        Form(("query", "text"), ("label",), apart=("query",)),
+    schemas: ClassVar[tuple[RowSchema, ...]] = (
+        RowSchema(("query", "text"), ("score",), group_by=("query",)),
+        RowSchema(("query", "text"), ("label",), group_by=("query",)),
     )
-    goal: ClassVar[str] = "goal"
+    selection_metric: ClassVar[str] = "goal"
 
-    normed: bool = False
+    head_norm: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.normed and not self.hidden:
+        if self.head_norm and not self.head_dense:
             raise SettingsError("normed = true: is of a hidden layer; hidden = true gives one.")
 
-    def learn(self, rows: Rows) -> dict[str, Any]:
-        scores = numbers(_column(rows))
+    def fit_labels(self, rows: Rows) -> dict[str, Any]:
+        scores = score_values(_column(rows))
         if not len(scores) or scores.min() == scores.max():
             raise InputError("There is nothing to tell apart: all rows have the same score, or there are none.")
-        return {"low": float(scores.min()), "high": float(scores.max()), **self.matched(True)}
+        return {"low": float(scores.min()), "high": float(scores.max()), **self.matching_metadata(True)}
 
-    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
-        found, dropped = reader.pairs(rows["query"], rows["text"])
+    def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
+        found, dropped = preprocessor.encode_pairs(rows["query"], rows["text"])
         told = {}
-        if targets:
-            shares = (numbers(_column(rows)) - known["low"]) / (known["high"] - known["low"])
+        if with_targets:
+            shares = (score_values(_column(rows)) - metadata["low"]) / (metadata["high"] - metadata["low"])
             told["score"] = shares.astype(np.float32)
-        return gathered(found, dropped, reader, known, told)
+        return examples_of_rows(found, dropped, preprocessor, metadata, told)
 
-    def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _RankModule(Head(shape.width, 1, self, known, self.normed))
+    def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
+        return _RankModule(PooledHead(shape.width, 1, self, metadata, self.head_norm))
 
     def decode(
-        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+        self,
+        outputs: Sequence[np.ndarray],
+        examples: Examples,
+        rows: Rows,
+        metadata: TaskMetadata,
+        calibration: Mapping[str, float],
     ) -> list[Answer]:
-        logits = np.full(examples.rows, -math.inf)
+        logits = np.full(examples.num_rows, -math.inf)
         np.maximum.at(logits, examples.row, np.stack(outputs)[:, 0].astype(np.float64))
         shares = 1 / (1 + np.exp(-logits))
         return [
-            {"prediction": known["low"] + share * (known["high"] - known["low"]), "logit": logit}
+            {"prediction": metadata["low"] + share * (metadata["high"] - metadata["low"]), "logit": logit}
             for share, logit in zip(shares.tolist(), logits.tolist(), strict=True)
         ]
 
-    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+    def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
         """nDCG@10 over the queries of which several texts are judged, one of them above the lowest score; `goal` is
         that, or the correlation of ranks where there is no such query."""
-        truth, given = numbers(_column(rows)), [answer["logit"] for answer in answers]
+        truth, given = score_values(_column(rows)), [answer["logit"] for answer in answers]
         found = {"spearman": Spearman().score(truth, given)}
         grades, run = defaultdict[str, dict[str, int]](dict), defaultdict[str, dict[str, float]](dict)
         levels = np.unique(truth)
@@ -94,9 +99,9 @@ class _RankModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"score": len(batch)}
 
-    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, LossTerm]:
         total = F.binary_cross_entropy_with_logits(predicted[:, 0], batch.extra["score"], reduction="sum")
-        return {"score": Term(total, len(batch))}
+        return {"score": LossTerm(total, len(batch))}
 
 
 def _column(rows: Rows) -> Sequence[Any]:

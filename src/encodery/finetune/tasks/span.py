@@ -23,88 +23,97 @@ from torch import Tensor, nn
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.finetune import calibrate
-from encodery.finetune.examples import Collector, Examples
-from encodery.finetune.reader import Reader, windows
-from encodery.finetune.tasks import Answer, Form, Known, Rows, Task, TaskModule
-from encodery.finetune.tasks._head import Quick, check_dropout, check_rate, within
-from encodery.finetune.tasks._units import trimmed
+from encodery.finetune.examples import ExampleBuilder, Examples
+from encodery.finetune.heads.pooled import ScaledLRLinear, check_dropout, check_lr_scale, grouped_log_softmax
+from encodery.finetune.heads.word_spans import strip_offsets
+from encodery.finetune.preprocess import Preprocessor, overlapping_windows
+from encodery.finetune.tasks import Answer, Rows, RowSchema, Task, TaskMetadata, TaskModule
 from encodery.model.shape import Batch, Output, Shape
-from encodery.objectives import Count, Term
+from encodery.objectives import Count, LossTerm
 from encodery.tokens.windows import Truncate
 
-SLACK = 2  # Characters by which an answer may stand elsewhere than it says; its edges often were counted with spaces.
-TRIED = 20  # Starts, and ends, of a window that are tried with each other.
+OFFSET_TOLERANCE = (
+    2  # Characters by which an answer may stand elsewhere than it says; its edges often were counted with spaces.
+)
+NUM_CANDIDATES = 20  # Starts, and ends, of a window that are tried with each other.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span(Task):
+class ExtractiveQA(Task):
     """`overlap`: tokens that neighbouring windows share. `longest`: tokens of an answer. `best`: how many answers are
     told. `dropout` before the linear map, which learns `rate` times as fast as the model."""
 
-    forms: ClassVar[tuple[Form, ...]] = (Form(("question", "context"), ("answers",), apart=("context",)),)
-    goal: ClassVar[str] = "f1"
+    schemas: ClassVar[tuple[RowSchema, ...]] = (
+        RowSchema(("question", "context"), ("answers",), group_by=("context",)),
+    )
+    selection_metric: ClassVar[str] = "f1"
     truncate: ClassVar[Truncate] = "chunk"
 
     overlap: int = 128
-    longest: int = 30
-    best: int = 5
+    max_answer_tokens: int = 30
+    num_answers: int = 5
     dropout: float = 0.1
-    rate: float = 10.0
+    head_lr_scale: float = 10.0
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
-        check_rate(self.rate)
-        if self.longest < 1 or self.best < 1 or self.overlap < 0:
+        check_lr_scale(self.head_lr_scale)
+        if self.max_answer_tokens < 1 or self.num_answers < 1 or self.overlap < 0:
             raise SettingsError(
-                f"longest = {self.longest}, best = {self.best}, overlap = {self.overlap}: must be at least 1, 1 and 0."
+                f"longest = {self.max_answer_tokens}, best = {self.num_answers}, overlap = {self.overlap}: must be at least 1, 1 and 0."
             )
 
-    def learn(self, rows: Rows) -> dict[str, Any]:
+    def fit_labels(self, rows: Rows) -> dict[str, Any]:
         found = [_answers(rows, row) for row in range(len(rows["question"]))]
         if not any(found):
             raise InputError("There is nothing to learn: no question has an answer.")
         return {"unanswered": sum(not some for some in found)}
 
-    def prepare(self, rows: Rows, reader: Reader, known: Known, targets: bool) -> Examples:
-        collector, dropped = Collector(reader.segmented), []
-        questions = reader.tokenizer.encode_batch(list(rows["question"]))
+    def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
+        collector, dropped = ExampleBuilder(preprocessor.uses_segments), []
+        questions = preprocessor.tokenizer.encode_batch(list(rows["question"]))
         for row, (question, context) in enumerate(zip(questions, rows["context"], strict=True)):
-            ids, offsets = reader.tokenizer.encode_with_offsets(context)
-            where, room = trimmed(context, offsets), reader.second_room(row, question)
+            ids, offsets = preprocessor.tokenizer.encode_with_offsets(context)
+            where, room = strip_offsets(context, offsets), preprocessor.second_text_budget(row, question)
             found = [(0, len(ids))]
-            if reader.truncate == "chunk":
-                found = windows(len(ids), room, self.overlap)
+            if preprocessor.truncate == "chunk":
+                found = overlapping_windows(len(ids), room, self.overlap)
             elif len(ids) > room:
-                reader.refuse(row, len(question) + len(ids), reader.pair_room)
-                found = [(len(ids) - room, len(ids))] if reader.truncate == "left" else [(0, room)]
+                preprocessor.check_fits(row, len(question) + len(ids), preprocessor.pair_budget)
+                found = [(len(ids) - room, len(ids))] if preprocessor.truncate == "left" else [(0, room)]
             dropped.append(len(ids) - found[-1][1] + found[0][0])
-            answer = _pieces(_answers(rows, row), where) if targets else None
+            answer = _pieces(_answers(rows, row), where) if with_targets else None
             for start, stop in found:
-                piece = reader.two(question.astype(np.int64), ids.astype(np.int64), start, stop)
+                piece = preprocessor.pair(question.astype(np.int64), ids.astype(np.int64), start, stop)
                 chars = np.full((len(piece.ids), 2), -1, np.int32)
-                chars[piece.place : piece.place + stop - start] = where[start:stop]
+                chars[piece.text_start : piece.text_start + stop - start] = where[start:stop]
                 goal = {}
-                if targets:
+                if with_targets:
                     inside = answer is not None and start <= answer[0] and answer[1] < stop
-                    move = piece.place - start
+                    move = piece.text_start - start
                     goal = {
                         "start": answer[0] + move if inside and answer else 0,
                         "end": answer[1] + move if inside and answer else 0,
                     }
                 collector.add(row, [piece], goal, {"chars": chars})
-        return collector.done(dropped)
+        return collector.build(dropped)
 
-    def build(self, shape: Shape, known: Known) -> TaskModule:
-        return _SpanModule(shape.width, self.dropout, self.rate)
+    def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
+        return _SpanModule(shape.width, self.dropout, self.head_lr_scale)
 
     def decode(
-        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known, tuned: Mapping[str, float]
+        self,
+        outputs: Sequence[np.ndarray],
+        examples: Examples,
+        rows: Rows,
+        metadata: TaskMetadata,
+        calibration: Mapping[str, float],
     ) -> list[Answer]:
-        threshold = tuned.get("threshold", 0.0) if known["unanswered"] else np.inf
-        found: list[list[tuple[float, int, int]]] = [[] for _ in range(examples.rows)]
-        nothing = np.full(examples.rows, np.inf)
+        threshold = calibration.get("threshold", 0.0) if metadata["unanswered"] else np.inf
+        found: list[list[tuple[float, int, int]]] = [[] for _ in range(examples.num_rows)]
+        nothing = np.full(examples.num_rows, np.inf)
         for number, (row, logits) in enumerate(zip(examples.row.tolist(), outputs, strict=True)):
-            found[row] += self._candidates(logits, examples.mark("chars", number))
+            found[row] += self._candidates(logits, examples.token_mark("chars", number))
             nothing[row] = min(nothing[row], float(logits[0].sum()))
         contexts = rows["context"]
         return [
@@ -115,17 +124,19 @@ class Span(Task):
     def _candidates(self, logits: np.ndarray, chars: np.ndarray) -> list[tuple[float, int, int]]:
         """(score, first character, the one behind the last) of the best spans of a window."""
         inside = np.flatnonzero(chars[:, 0] >= 0)
-        starts = inside[np.argsort(-logits[inside, 0], kind="stable")[:TRIED]]
-        ends = inside[np.argsort(-logits[inside, 1], kind="stable")[:TRIED]]
-        pairs = [(s, e) for s in starts for e in ends if s <= e < s + self.longest and chars[s, 0] < chars[e, 1]]
+        starts = inside[np.argsort(-logits[inside, 0], kind="stable")[:NUM_CANDIDATES]]
+        ends = inside[np.argsort(-logits[inside, 1], kind="stable")[:NUM_CANDIDATES]]
+        pairs = [
+            (s, e) for s in starts for e in ends if s <= e < s + self.max_answer_tokens and chars[s, 0] < chars[e, 1]
+        ]
         scored = [(float(logits[s, 0] + logits[e, 1]), int(chars[s, 0]), int(chars[e, 1])) for s, e in pairs]
-        return sorted(scored, reverse=True)[: self.best]
+        return sorted(scored, reverse=True)[: self.num_answers]
 
     def _answer(self, some: list[tuple[float, int, int]], null: float, context: str, threshold: float) -> Answer:
         merged: dict[tuple[int, int], float] = {}
         for score, start, end in some:
             merged[start, end] = max(score, merged.get((start, end), -np.inf))
-        ranked = sorted(((score, at) for at, score in merged.items()), reverse=True)[: self.best]
+        ranked = sorted(((score, at) for at, score in merged.items()), reverse=True)[: self.num_answers]
         if not ranked:
             return {"prediction": "", "probability": 1.0, "margin": -1e9, "best": []}
         chances = calibrate.softmax(np.array([[null, *(score for score, _ in ranked)]]))[0]
@@ -146,15 +157,17 @@ class Span(Task):
             "best": told,
         }
 
-    def figures(self, answers: Sequence[Answer], rows: Rows, known: Known) -> dict[str, float]:
+    def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
         scored = [_scored(answer["prediction"], _answers(rows, row)) for row, answer in enumerate(answers)]
         exact, f1 = np.array(scored).mean(0)
         return {"exact": float(exact), "f1": float(f1)}
 
-    def tune(self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, known: Known) -> dict[str, float]:
-        if not known["unanswered"]:
+    def calibrate(
+        self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, metadata: TaskMetadata
+    ) -> dict[str, float]:
+        if not metadata["unanswered"]:
             return {}
-        answers = self.decode(outputs, examples, rows, known, {"threshold": np.inf})
+        answers = self.decode(outputs, examples, rows, metadata, {"threshold": np.inf})
         margins = np.array([-answer["margin"] for answer in answers])
         true = [_answers(rows, row) for row in range(len(answers))]
         said = np.array([_scored(a["prediction"], some)[1] for a, some in zip(answers, true, strict=True)])
@@ -167,12 +180,12 @@ class Span(Task):
 
 
 class _SpanModule(TaskModule):
-    per = "token"
+    granularity = "token"
 
     def __init__(self, width: int, dropout: float, rate: float) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
-        self.out = Quick(width, 2, rate)
+        self.out = ScaledLRLinear(width, 2, rate)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         y: Tensor = self.out(self.drop(output.hidden)).float()
@@ -181,14 +194,14 @@ class _SpanModule(TaskModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"start": len(batch), "end": len(batch)}
 
-    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, Term]:
+    def loss(self, predicted: Tensor, batch: Batch) -> dict[str, LossTerm]:
         allowed = batch.extra["chars"][:, 0] >= 0
         allowed[batch.cu_seqlens[:-1].long()] = True
         terms = {}
         for side, name in enumerate(("start", "end")):
             scores = predicted[:, side].masked_fill(~allowed, -torch.inf)
-            logs = within(scores, batch.layout.sequence, len(batch))
-            terms[name] = Term(-logs[batch.cu_seqlens[:-1].long() + batch.extra[name]].sum(), len(batch), 0.5)
+            logs = grouped_log_softmax(scores, batch.layout.sequence_ids, len(batch))
+            terms[name] = LossTerm(-logs[batch.cu_seqlens[:-1].long() + batch.extra[name]].sum(), len(batch), 0.5)
         return terms
 
 
@@ -208,7 +221,7 @@ def _answers(rows: Rows, row: int) -> list[tuple[str, int]]:
         bare = str(text).strip()
         at = int(start)
         if context[at : at + len(bare)] != bare:
-            at = context.find(bare, max(at - SLACK, 0), at + len(text) + SLACK)
+            at = context.find(bare, max(at - OFFSET_TOLERANCE, 0), at + len(text) + OFFSET_TOLERANCE)
         if at < 0 or not bare:
             raise InputError(f"Row {row}: its answer {text!r} does not stand at character {start} of the context.")
         placed.append((bare, at))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.base.parts import Part
-from encodery.model.positions import Aim, PositionsModule
+from encodery.model.positions import OffsetPattern, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -19,7 +19,7 @@ class Attention(Part):
     def build(self, shape: Shape) -> AttentionModule:
         """The module of layer `shape.layer`, which sees `shape.window` neighbours on either side (None: all)."""
 
-    def undropped(self) -> Attention:
+    def without_dropout(self) -> Attention:
         """The same without dropout of attention weights."""
         return self
 
@@ -35,16 +35,16 @@ class HeadWeights:
     query_bias: Tensor | None = None
     key_bias: Tensor | None = None
 
-    def look(self, aim: Aim) -> bool:
+    def load_offset_pattern(self, pattern: OffsetPattern) -> bool:
         """Look there from now on, in place; False, and nothing changed, where that takes biases and there are none."""
-        if aim.biases is not None:
+        if pattern.biases is not None:
             if self.query_bias is None or self.key_bias is None:
                 return False
-            self.query_bias.copy_(aim.biases[0])
-            self.key_bias.copy_(aim.biases[1])
-        if aim.weights is not None:
-            self.query.copy_(aim.weights[0])
-            self.key.copy_(aim.weights[1])
+            self.query_bias.copy_(pattern.biases[0])
+            self.key_bias.copy_(pattern.biases[1])
+        if pattern.weights is not None:
+            self.query.copy_(pattern.weights[0])
+            self.key.copy_(pattern.weights[1])
         return True
 
 
@@ -57,6 +57,6 @@ class AttentionModule(nn.Module):
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         """x (T, H) → (T, H), a fresh tensor."""
 
-    def heads(self) -> list[HeadWeights]:
+    def head_weights(self) -> list[HeadWeights]:
         """The weights of single heads; none where there are no such."""
         return []

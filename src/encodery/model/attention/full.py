@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from encodery.model.attention import Attention, AttentionModule, HeadWeights
-from encodery.model.ops.attention import Needs, graph, select
+from encodery.model.ops.attention import AttentionSpec, graph, select_kernel
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(Attention):
+class FullAttention(Attention):
     """`bias` is that of the projection to queries, keys and values, `bias_out` that of the output;
     `dropout` falls on attention weights."""
 
@@ -30,12 +30,12 @@ class Full(Attention):
     def build(self, shape: Shape) -> AttentionModule:
         return _FullModule(self, shape)
 
-    def undropped(self) -> Full:
+    def without_dropout(self) -> FullAttention:
         return dataclasses.replace(self, dropout=0.0)
 
 
 class _FullModule(AttentionModule):
-    def __init__(self, settings: Full, shape: Shape) -> None:
+    def __init__(self, settings: FullAttention, shape: Shape) -> None:
         super().__init__()
         inner = shape.heads * shape.head_size
         self.shape = shape
@@ -45,20 +45,20 @@ class _FullModule(AttentionModule):
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         shape = self.shape
-        qkv = positions.turn(self.qkv(x), layout, shape).view(-1, 3, shape.heads, shape.head_size)
+        qkv = positions.rotate(self.qkv(x), layout, shape).view(-1, 3, shape.heads, shape.head_size)
         bias = positions.bias(layout, shape)
-        needs = Needs(
+        needs = AttentionSpec(
             window=shape.window if shape.window is not None and shape.window < layout.max_seqlen - 1 else None,
             bias=bias is not None,
             dropout=self.dropout if self.training else 0.0,
         )
         compiling = torch.compiler.is_compiling()
-        attend = graph.attend if compiling else select(qkv.device.type, qkv.dtype, needs)
+        attend = graph.attend if compiling else select_kernel(qkv.device.type, qkv.dtype, needs)
         mixed = attend(qkv, layout, needs, bias)
         y: Tensor = self.out(mixed.flatten(1))
         return y
 
-    def heads(self) -> list[HeadWeights]:
+    def head_weights(self) -> list[HeadWeights]:
         sizes = (3, self.shape.heads, self.shape.head_size)
         query, key, value = self.qkv.weight.detach().view(*sizes, -1)
         out = self.out.weight.detach().view(-1, *sizes[1:])

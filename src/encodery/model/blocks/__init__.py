@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from encodery.base.parts import Part
 from encodery.model.attention import Attention
+from encodery.model.extensions import SublayerAdapter
 from encodery.model.ffn import FFN
-from encodery.model.inserts import After
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
 
-Recomputed = Literal["nothing", "attention", "ffn", "block"]
+ActivationCheckpointing = Literal["nothing", "attention", "ffn", "block"]
 
 
 class Block(Part):
@@ -42,31 +42,31 @@ class BlockModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recompute: Recomputed = "nothing"
-        self.after_attention = After()
-        self.after_ffn = After()
+        self.activation_checkpointing: ActivationCheckpointing = "nothing"
+        self.after_attention = SublayerAdapter()
+        self.after_ffn = SublayerAdapter()
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         """x (T, H), left as it is → (T, H)."""
 
-    def run(self, what: Recomputed, module: nn.Module, *given: Any) -> Tensor:
+    def run(self, what: ActivationCheckpointing, module: nn.Module, *given: Any) -> Tensor:
         """`module` of `given`; without keeping what its backward pass needs where `what` is to be recomputed."""
-        if self.recompute == what and torch.is_grad_enabled():
+        if self.activation_checkpointing == what and torch.is_grad_enabled():
             again: Tensor = checkpoint(module, *given, use_reentrant=False)
             return again
         found: Tensor = module(*given)
         return found
 
 
-def set_recompute(module: nn.Module, what: Recomputed) -> None:
+def set_activation_checkpointing(module: nn.Module, what: ActivationCheckpointing) -> None:
     """Let every block in `module` recompute `what`."""
     for block in module.modules():
         if isinstance(block, BlockModule):
-            block.recompute = what
+            block.activation_checkpointing = what
 
 
-def joined(added: Tensor, x: Tensor) -> Tensor:
+def add_residual(added: Tensor, x: Tensor) -> Tensor:
     """added + x, written into `added`, which nothing else needs; in the wider dtype of the two, so that under autocast
     the residual stream stays in fp32."""
     return added.add_(x) if added.dtype == x.dtype else x + added

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule, joined
+from encodery.model.blocks import Block, BlockModule, add_residual
 from encodery.model.ffn import FFN
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
@@ -18,7 +18,7 @@ from encodery.model.shape import Layout, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Post(Block):
+class PostNorm(Block):
     """No settings."""
 
     def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
@@ -36,6 +36,6 @@ class _PostModule(BlockModule):
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         mixed = self.after_attention(self.run("attention", self.attention, x, layout, positions), x)
-        x = self.attention_norm(joined(self.drop(mixed), x))
-        y: Tensor = self.ffn_norm(joined(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
+        x = self.attention_norm(add_residual(self.drop(mixed), x))
+        y: Tensor = self.ffn_norm(add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
         return y

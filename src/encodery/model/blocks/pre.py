@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule, joined
+from encodery.model.blocks import Block, BlockModule, add_residual
 from encodery.model.ffn import FFN
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
@@ -19,7 +19,7 @@ from encodery.model.shape import Layout, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pre(Block):
+class PreNorm(Block):
     """`first_norm = false` leaves out the first norm of layer 0, for embeddings that are normalised already."""
 
     first_norm: bool = True
@@ -47,6 +47,6 @@ class _PreModule(BlockModule):
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         normed = self.attention_norm(x)
         mixed = self.run("attention", self.attention, normed, layout, positions)
-        x = joined(self.drop(self.after_attention(mixed, normed)), x)
+        x = add_residual(self.drop(self.after_attention(mixed, normed)), x)
         normed = self.ffn_norm(x)
-        return joined(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)
+        return add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)

@@ -27,7 +27,7 @@ class EmbeddingsModule(nn.Module):
 
     @property
     @abc.abstractmethod
-    def words(self) -> Tensor:
+    def token_embeddings(self) -> Tensor:
         """The word table (V, E), to which a tied decoder is bound."""
 
     @abc.abstractmethod

@@ -6,19 +6,19 @@ from torch import Tensor
 
 from encodery.model.embeddings import EmbeddingsModule
 from encodery.model.shape import Shape
-from encodery.model.weights import Table
+from encodery.model.weights import EmbeddingTable
 
 
-class Tables(EmbeddingsModule):
+class EmbeddingTables(EmbeddingsModule):
     """`word` (V, E), and `segment` (S, E) only where S > 0."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.word = Table(shape.vocab, shape.embedding)
-        self.segment = Table(shape.segments, shape.embedding) if shape.segments else None
+        self.word = EmbeddingTable(shape.vocab_size, shape.embedding_size)
+        self.segment = EmbeddingTable(shape.type_vocab_size, shape.embedding_size) if shape.type_vocab_size else None
 
     @property
-    def words(self) -> Tensor:
+    def token_embeddings(self) -> Tensor:
         return self.word.weight
 
     def lookup(self, ids: Tensor, segment: Tensor | None) -> Tensor:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from encodery.model.embeddings import Embeddings, EmbeddingsModule
-from encodery.model.embeddings._tables import Tables
+from encodery.model.embeddings._tables import EmbeddingTables
 from encodery.model.shape import Shape
 from encodery.model.weights import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factorized(Embeddings):
+class FactorizedEmbeddings(Embeddings):
     """`width` is E; `bias` gives the map a bias."""
 
     width: int = 128
@@ -29,10 +29,10 @@ class Factorized(Embeddings):
         return _FactorizedModule(shape, self.bias)
 
 
-class _FactorizedModule(Tables):
+class _FactorizedModule(EmbeddingTables):
     def __init__(self, shape: Shape, bias: bool) -> None:
         super().__init__(shape)
-        self.project = Linear(shape.embedding, shape.width, bias=bias)
+        self.project = Linear(shape.embedding_size, shape.width, bias=bias)
 
     def forward(self, ids: Tensor, segment: Tensor | None) -> Tensor:
         return self.lookup(ids, segment)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from encodery.model.embeddings import Embeddings, EmbeddingsModule
-from encodery.model.embeddings._tables import Tables
+from encodery.model.embeddings._tables import EmbeddingTables
 from encodery.model.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain(Embeddings):
+class PlainEmbeddings(Embeddings):
     """No settings: E is the model's width."""
 
     def size(self, width: int) -> int:
@@ -25,6 +25,6 @@ class Plain(Embeddings):
         return _PlainModule(shape)
 
 
-class _PlainModule(Tables):
+class _PlainModule(EmbeddingTables):
     def forward(self, ids: Tensor, segment: Tensor | None) -> Tensor:
         return self.lookup(ids, segment)

@@ -30,8 +30,8 @@ class GLU(FFN):
 class _GLUModule(nn.Module):
     def __init__(self, settings: GLU, shape: Shape) -> None:
         super().__init__()
-        self.up = Linear(shape.width, 2 * shape.inner, bias=settings.bias)
-        self.down = Linear(shape.inner, shape.width, bias=settings.bias_out, role="out")
+        self.up = Linear(shape.width, 2 * shape.intermediate_size, bias=settings.bias)
+        self.down = Linear(shape.intermediate_size, shape.width, bias=settings.bias_out, role="out")
         self.activate = activation(settings.activation)
 
     def forward(self, x: Tensor) -> Tensor:

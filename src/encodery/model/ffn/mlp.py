@@ -29,8 +29,8 @@ class MLP(FFN):
 class _MLPModule(nn.Module):
     def __init__(self, settings: MLP, shape: Shape) -> None:
         super().__init__()
-        self.up = Linear(shape.width, shape.inner, bias=settings.bias)
-        self.down = Linear(shape.inner, shape.width, bias=settings.bias_out, role="out")
+        self.up = Linear(shape.width, shape.intermediate_size, bias=settings.bias)
+        self.down = Linear(shape.intermediate_size, shape.width, bias=settings.bias_out, role="out")
         self.activate = activation(settings.activation)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,37 +12,37 @@ from encodery.model.norms import Norm
 from encodery.model.shape import Shape
 
 
-class HasWords(Protocol):
+class HasTokenEmbeddings(Protocol):
     """An encoder, as far as a tied decoder cares."""
 
     @property
-    def words(self) -> Tensor:
+    def token_embeddings(self) -> Tensor:
         """The word table (V, E)."""
 
 
-class Head(Part):
+class LMHead(Part):
     """A head over single rows of hidden states."""
 
     @abc.abstractmethod
-    def build(self, shape: Shape, norm: Norm) -> HeadModule:
+    def build(self, shape: Shape, norm: Norm) -> LMHeadModule:
         """The module; `norm` is the model's."""
 
 
-class HeadModule(nn.Module):
+class LMHeadModule(nn.Module):
     """Scores over the vocabulary for chosen rows; a loss may take `features` and `decoder` and never see logits."""
 
     @abc.abstractmethod
-    def features(self, rows: Tensor) -> Tensor:
+    def features(self, hidden: Tensor) -> Tensor:
         """Hidden states of chosen rows (M, H) → (M, E)."""
 
     @abc.abstractmethod
-    def decoder(self, encoder: HasWords) -> tuple[Tensor, Tensor | None]:
+    def decoder(self, encoder: HasTokenEmbeddings) -> tuple[Tensor, Tensor | None]:
         """The weight (V, E), the encoder's own where tied, and the bias (V,) or None."""
 
-    def straight(self) -> None:
+    def init_identity(self) -> None:
         """Begin so that features are rows put straight through, in place; nothing where the head cannot."""
 
-    def forward(self, rows: Tensor, encoder: HasWords) -> Tensor:
+    def forward(self, hidden: Tensor, encoder: HasTokenEmbeddings) -> Tensor:
         """Hidden states (M, H) → logits (M, V)."""
         weight, bias = self.decoder(encoder)
-        return nn.functional.linear(self.features(rows), weight, bias)
+        return nn.functional.linear(self.features(hidden), weight, bias)

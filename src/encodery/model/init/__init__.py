@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from encodery.base.parts import Part
 from encodery.model.shape import Shape
-from encodery.model.weights import Linear, Role, Table
+from encodery.model.weights import EmbeddingTable, Linear, Role
 
 
 class Init(Part):
@@ -23,7 +23,7 @@ class Init(Part):
         """Fill every linear layer and table of `module`, in the order of its modules."""
         with torch.no_grad():
             for inner in module.modules():
-                if isinstance(inner, Linear | Table):
+                if isinstance(inner, Linear | EmbeddingTable):
                     self.fill(inner.weight, inner.role, shape, generator)
                 if isinstance(inner, Linear) and inner.bias is not None:
                     inner.bias.zero_()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def draw(weight: Tensor, std: float, cutoff: float | None, generator: torch.Generator) -> None:
+def fill_normal(weight: Tensor, std: float, cutoff: float | None, generator: torch.Generator) -> None:
     """Fill `weight` in place from a normal of spread `std`, cut at `cutoff` spreads if given."""
     if cutoff is None:
         nn.init.normal_(weight, std=std, generator=generator)

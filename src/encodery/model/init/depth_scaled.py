@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from encodery.model.init import Init
-from encodery.model.init._draw import draw
+from encodery.model.init._draw import fill_normal
 from encodery.model.shape import Shape
 from encodery.model.weights import Role
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthScaled(Init):
+class DepthScaledInit(Init):
     """`std` is the spread of all but the residual outputs; values beyond `cutoff` spreads are drawn anew."""
 
     std: float = 0.02
@@ -26,4 +26,4 @@ class DepthScaled(Init):
 
     def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
         share = math.sqrt(2 * shape.depth) if role == "out" else 1.0
-        draw(weight, self.std / share, self.cutoff, generator)
+        fill_normal(weight, self.std / share, self.cutoff, generator)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from encodery.model.init import Init
-from encodery.model.init._draw import draw
+from encodery.model.init._draw import fill_normal
 from encodery.model.shape import Shape
 from encodery.model.weights import Role
 
 
 @dataclass(frozen=True, kw_only=True)
-class FanIn(Init):
+class FanInInit(Init):
     """`gain` multiplies 1/sqrt(inputs); `embedding_std` is the tables'; `zero_out` starts residual outputs at 0."""
 
     gain: float = 1.0
@@ -29,6 +29,6 @@ class FanIn(Init):
         if role == "out" and self.zero_out:
             weight.zero_()
         elif role == "embedding":
-            draw(weight, self.embedding_std, None, generator)
+            fill_normal(weight, self.embedding_std, None, generator)
         else:
-            draw(weight, self.gain * weight.shape[1] ** -0.5, None, generator)
+            fill_normal(weight, self.gain * weight.shape[1] ** -0.5, None, generator)

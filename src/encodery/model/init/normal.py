@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from encodery.model.init import Init
-from encodery.model.init._draw import draw
+from encodery.model.init._draw import fill_normal
 from encodery.model.shape import Shape
 from encodery.model.weights import Role
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normal(Init):
+class NormalInit(Init):
     """`std` is the spread; values beyond `cutoff` spreads are drawn anew (None: kept)."""
 
     std: float = 0.02
     cutoff: float | None = None
 
     def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
-        draw(weight, self.std, self.cutoff, generator)
+        fill_normal(weight, self.std, self.cutoff, generator)

@@ -12,7 +12,7 @@ from encodery.model.masks import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alternating(Mask):
+class AlternatingMask(Mask):
     """`size` is the half-width of local layers; layer i is global where (i - first) is a multiple of `every`."""
 
     size: int = 64

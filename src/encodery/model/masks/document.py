@@ -8,7 +8,7 @@ from encodery.model.masks import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document(Mask):
+class DocumentMask(Mask):
     """No settings."""
 
     def window(self, layer: int, depth: int) -> int | None:

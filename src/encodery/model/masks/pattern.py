@@ -12,15 +12,15 @@ from encodery.model.masks import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pattern(Mask):
+class PatternMask(Mask):
     """`size` is the half-width of local layers; `whole` lists the layers (from 0) that are not local."""
 
     size: int = 64
-    whole: tuple[int, ...] = (0,)
+    global_layers: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if self.size < 0:
             raise SettingsError(f"size = {self.size}: the half-width of a window cannot be negative.")
 
     def window(self, layer: int, depth: int) -> int | None:
-        return None if layer in self.whole else self.size
+        return None if layer in self.global_layers else self.size

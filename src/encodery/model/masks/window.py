@@ -12,7 +12,7 @@ from encodery.model.masks import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window(Mask):
+class WindowMask(Mask):
     """`size` is the half-width: a token sees `size` neighbours on either side."""
 
     size: int = 64

@@ -13,7 +13,7 @@ from encodery.model.norms import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer(Norm):
+class LayerNorm(Norm):
     """`eps` is added to the variance."""
 
     eps: float = 1e-12

@@ -15,7 +15,7 @@ from encodery.model.norms import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class RMS(Norm):
+class RMSNorm(Norm):
     """`eps` is added to the mean square; `bias` adds a learned shift."""
 
     eps: float = 1e-6

@@ -21,7 +21,7 @@ class Positions(Part):
 
 
 @dataclass(frozen=True)
-class Aim:
+class OffsetPattern:
     """What makes a head look a fixed distance away: `weights` (2, D, E) of its query and key, or `biases` (2, D)."""
 
     weights: Tensor | None = None
@@ -35,7 +35,7 @@ class PositionsModule(nn.Module):
         """Embeddings (T, E) → (T, E), before the embedding norm."""
         return x
 
-    def turn(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
+    def rotate(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
         """Projected (T, 3·N·D) of layer `shape.layer` → the same with queries and keys turned.
 
         May write into `qkv`, which must be a fresh tensor and no view.
@@ -46,11 +46,11 @@ class PositionsModule(nn.Module):
         """What is added to scores by distance: (N, 2R - 1), entry R - 1 + (key - query), R >= `layout.max_seqlen`."""
         return None
 
-    def begin(self, spread: float, generator: torch.Generator) -> None:
+    def init_offset_features(self, std: float, generator: torch.Generator) -> None:
         """First values, as large as those of words of that `spread`, from which `aim` can tell places apart; nothing
         where there is nothing to learn."""
 
-    def aim(self, offset: int, sharpness: float, shape: Shape) -> Aim | None:
+    def offset_pattern(self, offset: int, sharpness: float, shape: Shape) -> OffsetPattern | None:
         """What makes a head of layer `shape.layer` look `offset` tokens away (more than 0: at what follows) with a
         score of about `sharpness`, for inputs (T, E) that are normalised sums of words and positions; None where these
         positions cannot."""

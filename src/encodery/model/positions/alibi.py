@@ -38,7 +38,7 @@ class _ALiBiModule(PositionsModule):
         self.slopes = _slopes(heads)
 
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
-        if layout.gaps:
+        if layout.has_gaps:
             raise SettingsError(
                 "positions = alibi: counts distances from neighbour to neighbour, so no token can be left out."
             )

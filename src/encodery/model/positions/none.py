@@ -9,7 +9,7 @@ from encodery.model.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nothing(Positions):
+class NoPositions(Positions):
     """No settings."""
 
     def build(self, shape: Shape) -> PositionsModule:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.positions import Aim, Positions, PositionsModule
+from encodery.model.positions import OffsetPattern, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotary(Positions):
+class RotaryPositions(Positions):
     """`theta` of layers that see the whole document, `local_theta` of layers with a window (None: the same)."""
 
     theta: float = 10_000.0
@@ -33,12 +33,12 @@ class Rotary(Positions):
 
 
 class _RotaryModule(PositionsModule):
-    def __init__(self, settings: Rotary) -> None:
+    def __init__(self, settings: RotaryPositions) -> None:
         super().__init__()
         self.theta = settings.theta
         self.local_theta = settings.theta if settings.local_theta is None else settings.local_theta
 
-    def turn(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
+    def rotate(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
         theta = self.theta if shape.window is None else self.local_theta
         cos, sin = _angles(layout, theta, shape.head_size, _accurate(qkv.dtype))
         if torch.compiler.is_compiling():
@@ -46,14 +46,14 @@ class _RotaryModule(PositionsModule):
         turned: Tensor = _Turn.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
         return turned
 
-    def aim(self, offset: int, sharpness: float, shape: Shape) -> Aim | None:
+    def offset_pattern(self, offset: int, sharpness: float, shape: Shape) -> OffsetPattern | None:
         """A query and a key that are the same for all tokens, turned against each other: fast turns count for more,
         since they tell neighbours apart."""
         theta = self.theta if shape.window is None else self.local_theta
         turns = _turns(theta, shape.head_size)
         share = (turns / turns.sum() * sharpness * math.sqrt(shape.head_size)).sqrt()
         query = torch.cat([share * (turns * offset).cos(), share * (turns * offset).sin()])
-        return Aim(biases=torch.stack([query, torch.cat([share, torch.zeros_like(share)])]))
+        return OffsetPattern(biases=torch.stack([query, torch.cat([share, torch.zeros_like(share)])]))
 
 
 def _turns(theta: float, size: int, device: torch.device | None = None) -> Tensor:
@@ -67,11 +67,11 @@ def _accurate(dtype: torch.dtype) -> torch.dtype:
 
 def _angles(layout: Layout, theta: float, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine (T, 1, 1, D/2), once per batch and theta."""
-    key = (Rotary, theta, size, dtype)
+    key = (RotaryPositions, theta, size, dtype)
     if key not in layout.memo:
         device = layout.cu_seqlens.device
         angle = torch.arange(layout.max_seqlen, device=device)[:, None] * _turns(theta, size, device)
-        cos, sin = angle.cos().to(dtype)[layout.places], angle.sin().to(dtype)[layout.places]
+        cos, sin = angle.cos().to(dtype)[layout.text_positions], angle.sin().to(dtype)[layout.text_positions]
         layout.memo[key] = (cos[:, None, None], sin[:, None, None])
     found: tuple[Tensor, Tensor] = layout.memo[key]
     return found

@@ -18,16 +18,16 @@ from encodery.model.shape import Layout, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoidal(Positions):
+class SinusoidalPositions(Positions):
     """`theta` is the longest wavelength over 2π; `scaled` multiplies by a learned factor."""
 
     theta: float = 10_000.0
     scaled: bool = False
 
     def build(self, shape: Shape) -> PositionsModule:
-        if shape.embedding % 2:
-            raise SettingsError(f"Sinusoidal positions need an even embedding width, not {shape.embedding}.")
-        return _SinusoidalModule(shape.embedding, self.theta, self.scaled)
+        if shape.embedding_size % 2:
+            raise SettingsError(f"Sinusoidal positions need an even embedding width, not {shape.embedding_size}.")
+        return _SinusoidalModule(shape.embedding_size, self.theta, self.scaled)
 
 
 class _SinusoidalModule(PositionsModule):
@@ -39,6 +39,6 @@ class _SinusoidalModule(PositionsModule):
     def add(self, x: Tensor, layout: Layout) -> Tensor:
         step = torch.arange(0, self.size, 2, device=x.device, dtype=torch.float32)
         turns = torch.exp(step * (-math.log(self.theta) / self.size))
-        angle = layout.places[:, None] * turns
+        angle = layout.text_positions[:, None] * turns
         wave = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).to(x.dtype)
         return x + (wave if self.scale is None else wave * self.scale.to(x.dtype))

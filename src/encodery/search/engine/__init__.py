@@ -10,7 +10,7 @@ from encodery.base.parts import Part
 from encodery.search.store import Fields, Store
 
 
-class Engine(Part):
+class SearchEngine(Part):
     """Makes and opens stores."""
 
     @abc.abstractmethod
@@ -24,10 +24,10 @@ class Engine(Part):
     def open(self, folder: Path) -> Store:
         """The store that `create` made there. Raises `ArtifactError` if there is none, it is damaged or in use."""
 
-    def outside(self, folder: Path) -> Callable[[], None]:
+    def remote_cleanup(self, folder: Path) -> Callable[[], None]:
         """What removes all that the store of `folder` keeps elsewhere, also once the folder is gone. Nothing here."""
         return lambda: None
 
-    def aside(self) -> Engine:
+    def scratch_engine(self) -> SearchEngine:
         """The engine for a small store that is thrown away at once: this one, where it needs nobody else's room."""
         return self

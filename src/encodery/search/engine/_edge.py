@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import ArtifactError, DiskFull, EncoderyError
+from encodery.search.engine._analyser import Analyser
 from encodery.search.engine._points import PointStore, point_from
 from encodery.search.engine._stored import payload_of
-from encodery.search.engine._words import Analyser
 from encodery.search.filters import Condition
 from encodery.search.store import TEXT, Fields, Hit, Point
 
@@ -45,12 +45,12 @@ class EdgeStore(PointStore):
     def _delete(self, chosen: Any) -> None:
         self._change(self._kit.UpdateOperation.delete_points_by_filter(chosen))
 
-    def by_words(
+    def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """See `Store`. The engine counts each word of a query once; BM25 as often as it stands there, which decides
         about long questions. So the words that stand there twice are asked again, and those that stand there thrice."""
-        repeated = self._analyse.repeated(text)
+        repeated = self._analyse.repeated_terms(text)
         if not repeated:
             return self._by_distinct(text, limit, conditions, among)
         most = sum(hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among)))
@@ -81,20 +81,20 @@ class EdgeStore(PointStore):
 
     def _query(self, query: Any, limit: int, chosen: Any, params: Any) -> list[Hit]:
         request = self._kit.QueryRequest(limit=limit, query=query, filter=chosen, with_payload=False, params=params)
-        with named(self._folder):
+        with translated_errors(self._folder):
             found = self._shard.query(request)
         return [Hit(str(point.id), float(point.score)) for point in found]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
-        with named(self._folder):
+        with translated_errors(self._folder):
             records = self._shard.retrieve(list(ids), True, False)
         return {str(record.id): point_from(record.payload, record.vector) for record in records}
 
-    def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
+    def scan(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
         after = None
         while True:
             request = self._kit.ScrollRequest(offset=after, limit=batch, with_payload=True, with_vector=vectors)
-            with named(self._folder):
+            with translated_errors(self._folder):
                 records, after = self._shard.scroll(request)
             if records:
                 yield [point_from(record.payload, record.vector) for record in records]
@@ -102,11 +102,11 @@ class EdgeStore(PointStore):
                 return
 
     def _count(self, chosen: Any) -> int:
-        with named(self._folder):
+        with translated_errors(self._folder):
             return int(self._shard.count(self._kit.CountRequest(filter=chosen)))
 
-    def settle(self) -> None:
-        with named(self._folder):
+    def compact(self) -> None:
+        with translated_errors(self._folder):
             self._shard.optimize()
             self._shard.flush()
 
@@ -117,7 +117,7 @@ class EdgeStore(PointStore):
 
     def _change(self, operation: Any) -> None:
         self._size = None
-        with named(self._folder):
+        with translated_errors(self._folder):
             self._shard.update(operation)
 
     def _with_ids(self, ids: Sequence[str]) -> Any:
@@ -128,7 +128,7 @@ class EdgeStore(PointStore):
 
 
 @contextlib.contextmanager
-def named(folder: Path) -> Iterator[None]:
+def translated_errors(folder: Path) -> Iterator[None]:
     """The engine raises bare exceptions: those a user can meet become ours, naming the folder."""
     try:
         yield

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from encodery.base.artifact import atomic_write, disk_full_named
+from encodery.base.artifact import atomic_write, translate_disk_full
 from encodery.base.errors import ArtifactError
 from encodery.search.engine._stored import payload_of, point_of
-from encodery.search.store import Point, Terms
+from encodery.search.store import Point, SparseVector
 
 FILE, LOCK = "journal.jsonl", "lock"
 
 
-class Journal:
+class PointJournal:
     """The file in a store's folder, which one process may hold. Raises `ArtifactError` where another does."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Journal:
     def add(self, points: Sequence[Point] = (), removed: Sequence[str] = ()) -> None:
         """Note a change; it is on the disk when this returns."""
         line = json.dumps({"points": [_row(point) for point in points]} if points else {"removed": list(removed)})
-        with disk_full_named(self.path), self.path.open("ab") as file:
+        with translate_disk_full(self.path), self.path.open("ab") as file:
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -68,18 +68,18 @@ class Journal:
 
 def _row(point: Point) -> dict[str, Any]:
     found: dict[str, Any] = {"payload": payload_of(point)}
-    if point.vector is not None:
-        found["vector"] = point.vector.tolist()
-    if point.terms is not None:
-        found["terms"] = [point.terms.words.tolist(), point.terms.weights.tolist()]
-    if point.tokens is not None:
-        found["tokens"] = point.tokens.tolist()
+    if point.dense is not None:
+        found["dense"] = point.dense.tolist()
+    if point.sparse is not None:
+        found["sparse"] = [point.sparse.term_ids.tolist(), point.sparse.weights.tolist()]
+    if point.multi_vector is not None:
+        found["multi_vector"] = point.multi_vector.tolist()
     return found
 
 
 def _point(row: dict[str, Any]) -> Point:
-    vector = np.array(row["vector"], np.float32) if "vector" in row else None
-    words, weights = row.get("terms", ([], []))
-    terms = Terms(np.array(words, np.int64), np.array(weights, np.float32)) if "terms" in row else None
-    tokens = np.array(row["tokens"], np.float32) if "tokens" in row else None
+    vector = np.array(row["dense"], np.float32) if "dense" in row else None
+    words, weights = row.get("sparse", ([], []))
+    terms = SparseVector(np.array(words, np.int64), np.array(weights, np.float32)) if "sparse" in row else None
+    tokens = np.array(row["multi_vector"], np.float32) if "multi_vector" in row else None
     return point_of(row["payload"], vector, terms, tokens)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from encodery.base.errors import InputError
+from encodery.search.engine._analyser import Analyser
 from encodery.search.engine._stored import check_query, point_of, terms_of
-from encodery.search.engine._words import Analyser
 from encodery.search.filters import Condition, Value, alternatives
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Hit, Point, Precision, Store, Terms
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Hit, Point, Precision, SparseVector, Store
 
 DENSE, TERMS, TOKENS = "dense", "terms", "tokens"
 DELETE_AT_ONCE = 256
@@ -31,9 +31,9 @@ Among = tuple[Sequence[Condition], Sequence[str] | None]
 """What all must fulfil, and the ids they must be of, if given."""
 
 
-def kilobytes(fields: Fields, graph_from: int) -> int:
+def graph_threshold_kb(fields: Fields, graph_from: int) -> int:
     """From which both packages build a graph, counting vectors as they are stored, for one from that many vectors."""
-    return max(graph_from * (fields.width or 1) * BYTES[fields.precision] // 1024, 1)
+    return max(graph_from * (fields.dense_dim or 1) * BYTES[fields.precision] // 1024, 1)
 
 
 class PointStore(Store):
@@ -87,10 +87,10 @@ class PointStore(Store):
         self._delete(self._filter(conditions))
         return number
 
-    def by_vector(
+    def search_dense(
         self, vector: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        check_query(self._folder, self._fields.width, vector.shape[-1], "vectors")
+        check_query(self._folder, self._fields.dense_dim, vector.shape[-1], "vectors")
         if self._size is None:
             self._size = self.count()
         few = self._size < self._graph_from
@@ -103,18 +103,18 @@ class PointStore(Store):
             params = self._kit.SearchParams(exact=few, hnsw_ef=effort)
         return self._near(vector.tolist(), DENSE, limit, (conditions, among), params)
 
-    def by_terms(
-        self, terms: Terms, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
+    def search_sparse(
+        self, terms: SparseVector, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        check_query(self._folder, 0 if self._fields.terms else None, 0, "learned sparse vectors")
-        if not len(terms.words):
+        check_query(self._folder, 0 if self._fields.sparse else None, 0, "learned sparse vectors")
+        if not len(terms.term_ids):
             return []
         return self._near(self._sparse(terms), TERMS, limit, (conditions, among), None)
 
-    def by_tokens(
+    def search_multi_vector(
         self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        check_query(self._folder, self._fields.tokens, tokens.shape[-1], "vectors of tokens")
+        check_query(self._folder, self._fields.multi_vector_dim, tokens.shape[-1], "vectors of tokens")
         return self._near(tokens.tolist(), TOKENS, limit, (conditions, among), self._kit.SearchParams(exact=True))
 
     def _near(self, query: Any, using: str, limit: int, among: Among, params: Any) -> list[Hit]:
@@ -136,16 +136,16 @@ class PointStore(Store):
     def _vectors(self, point: Point) -> dict[str, Any]:
         """A point's own fields, as the package takes them."""
         found: dict[str, Any] = {}
-        if self._fields.width is not None and point.vector is not None:
-            found[DENSE] = point.vector.tolist()
-        if self._fields.terms and point.terms is not None:
-            found[TERMS] = self._sparse(point.terms)
-        if self._fields.tokens is not None and point.tokens is not None:
-            found[TOKENS] = point.tokens.tolist()
+        if self._fields.dense_dim is not None and point.dense is not None:
+            found[DENSE] = point.dense.tolist()
+        if self._fields.sparse and point.sparse is not None:
+            found[TERMS] = self._sparse(point.sparse)
+        if self._fields.multi_vector_dim is not None and point.multi_vector is not None:
+            found[TOKENS] = point.multi_vector.tolist()
         return found
 
-    def _sparse(self, terms: Terms) -> Any:
-        return self._kit.SparseVector(indices=terms.words.tolist(), values=terms.weights.tolist())
+    def _sparse(self, terms: SparseVector) -> Any:
+        return self._kit.SparseVector(indices=terms.term_ids.tolist(), values=terms.weights.tolist())
 
     def _filter(self, conditions: Sequence[Condition], among: Sequence[str] | None = None) -> Any:
         must = [self._condition(c) for c in conditions if c.operator != "!="]

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import ArtifactError
-from encodery.search.engine._asking import Asking
-from encodery.search.engine._journal import Journal
+from encodery.search.engine._analyser import Analyser
+from encodery.search.engine._client import RetryingClient
+from encodery.search.engine._journal import PointJournal
 from encodery.search.engine._points import DENSE, TERMS, TOKENS, PointStore, point_from
 from encodery.search.engine._stored import payload_of
-from encodery.search.engine._words import Analyser
 from encodery.search.filters import Condition
 from encodery.search.store import TEXT, Fields, Hit, Point
 
@@ -59,14 +59,14 @@ class QdrantStore(PointStore):
 
     def __init__(
         self,
-        asking: Asking,
+        asking: RetryingClient,
         folder: Path,
         note: Note,
         analyse: Analyser,
         formula: tuple[float, float, float],
         sizes: tuple[int, int],
         keep: Callable[[Note], None],
-        journal: Journal | None,
+        journal: PointJournal | None,
     ) -> None:
         from qdrant_client import models
 
@@ -83,7 +83,7 @@ class QdrantStore(PointStore):
     def upsert(self, points: Sequence[Point]) -> None:
         for point in points:
             self._fields.check(point)
-        counts = [self._analyse.counts(point.text) for point in points]
+        counts = [self._analyse.term_counts(point.text) for point in points]
         if self._note.mean is None and any(counts):
             self._remember(sum(sum(words.values()) for words in counts) / len(counts))
         self._size = None
@@ -127,13 +127,13 @@ class QdrantStore(PointStore):
             selector = self._kit.PointIdsList(points=list(ids))
             self._ask(lambda client: client.delete(self._note.name, selector, wait=True))
 
-    def by_words(
+    def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
         """See `Store`; each word as often as it stands in the query."""
-        counts: Counter[int] = Counter(dict.fromkeys(self._analyse.words(text), 1))
-        for again in self._analyse.repeated(text):
-            counts.update(self._analyse.words(again))
+        counts: Counter[int] = Counter(dict.fromkeys(self._analyse.term_ids(text), 1))
+        for again in self._analyse.repeated_terms(text):
+            counts.update(self._analyse.term_ids(again))
         if not counts:
             return []
         asked = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
@@ -159,12 +159,12 @@ class QdrantStore(PointStore):
         )
         return {str(record.id): _point(record) for record in records}
 
-    def all(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
+    def scan(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
         for records in self._scrolled(None, vectors, batch):
             yield [_point(record) for record in records]
 
     def _scrolled(self, chosen: Any, vectors: bool, batch: int) -> Iterator[list[Any]]:
-        names = {DENSE: self._fields.width, TERMS: self._fields.terms, TOKENS: self._fields.tokens}
+        names = {DENSE: self._fields.dense_dim, TERMS: self._fields.sparse, TOKENS: self._fields.multi_vector_dim}
         wanted: Any = [name for name, held in names.items() if held] if vectors else False
         after = None
         while True:
@@ -185,7 +185,7 @@ class QdrantStore(PointStore):
     def _count(self, chosen: Any) -> int:
         return int(self._ask(lambda client: client.count(self._note.name, chosen, exact=True)).count)
 
-    def settle(self) -> None:
+    def compact(self) -> None:
         """See `Store`; the server merges by itself, here BM25's weights follow the mean length."""
         total = self._ask(lambda client: client.facet(self._note.name, LENGTH, limit=DIFFERENT_LENGTHS, exact=True))
         counts = {int(hit.value): int(hit.count) for hit in total.hits}
@@ -195,14 +195,14 @@ class QdrantStore(PointStore):
                 self._remember(mean)
                 self._weigh()
         if self.journal is not None:
-            self.journal.rewrite(self.all(vectors=True))
+            self.journal.rewrite(self.scan(vectors=True))
 
     def _weigh(self) -> None:
         """Weights of all passages for the mean length noted."""
         for records in self._scrolled(None, False, self._batch):
             rows = [
                 self._kit.PointVectors(
-                    id=record.id, vector={WORDS: self._weights(self._analyse.counts(record.payload[TEXT]))}
+                    id=record.id, vector={WORDS: self._weights(self._analyse.term_counts(record.payload[TEXT]))}
                 )
                 for record in records
             ]

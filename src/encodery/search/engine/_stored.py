@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Point, Terms
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Point, SparseVector
 
 
 def payload_of(point: Point) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def payload_of(point: Point) -> dict[str, Any]:
 
 
 def point_of(
-    payload: Mapping[str, Any], vector: np.ndarray | None, terms: Terms | None, tokens: np.ndarray | None
+    payload: Mapping[str, Any], vector: np.ndarray | None, terms: SparseVector | None, tokens: np.ndarray | None
 ) -> Point:
     """The point of a payload that `payload_of` made."""
     rest = dict(payload)
@@ -32,11 +32,11 @@ def point_of(
     return Point(document, number, text, vector, rest, terms, tokens)
 
 
-def terms_of(sparse: Any) -> Terms:
+def terms_of(sparse: Any) -> SparseVector:
     """An engine's sparse vector as ours, its words rising."""
     words, weights = np.asarray(sparse.indices, np.int64), np.asarray(sparse.values, np.float32)
     order = np.argsort(words, kind="stable")
-    return Terms(words[order], weights[order])
+    return SparseVector(words[order], weights[order])
 
 
 def storable(value: Any) -> Any:

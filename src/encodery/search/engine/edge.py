@@ -18,17 +18,17 @@ from typing import Any
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
-from encodery.search.engine import Engine
-from encodery.search.engine._edge import EdgeStore, named
-from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, kilobytes
-from encodery.search.engine._words import Analyser, analyser, check_formula
+from encodery.search.engine import SearchEngine
+from encodery.search.engine._analyser import Analyser, analyser_settings, check_bm25_parameters
+from encodery.search.engine._edge import EdgeStore, translated_errors
+from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, graph_threshold_kb
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Precision, Store
 
 CONFIG = "edge_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edge(Engine):
+class Edge(SearchEngine):
     """`language`: stop words and stemmer of BM25, `none` for neither; words are found in every script.
     `k`, `b`: BM25's saturation and length normalisation. `graph_from`: number of vectors from which an HNSW graph
     is built; below it every query looks at every vector. `keywords`: metadata fields made fast to filter on."""
@@ -40,25 +40,25 @@ class Edge(Engine):
     keywords: tuple[str, ...] = ("source",)
 
     def __post_init__(self) -> None:
-        check_formula(self.k, self.b)
+        check_bm25_parameters(self.k, self.b)
         if self.graph_from < 1:
             raise SettingsError(f"graph_from = {self.graph_from}: must be positive.")
 
     def create(self, folder: Path, fields: Fields) -> Store:
         edge = require("qdrant_edge", extra="search")
-        words = analyser(edge, self.language)
+        words = analyser_settings(edge, self.language)
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds a store already.")
         folder.mkdir(parents=True, exist_ok=True)
         optimizers = edge.EdgeOptimizersConfig(
-            indexing_threshold=kilobytes(fields, self.graph_from),
+            indexing_threshold=graph_threshold_kb(fields, self.graph_from),
             default_segment_number=1,
             deleted_threshold=0.01,
             vacuum_min_vector_number=100,
         )
         dense, sparse = _vectors(edge, fields)
         config = edge.EdgeConfig(vectors=dense, sparse_vectors=sparse, optimizers=optimizers)
-        with named(folder):
+        with translated_errors(folder):
             shard = edge.EdgeShard.create(str(folder), config)
             indexed: dict[str, Any] = {
                 TEXT: edge.TextIndexParams(scoring=True, **words),
@@ -75,7 +75,7 @@ class Edge(Engine):
         edge = require("qdrant_edge", extra="search")
         if not (folder / CONFIG).is_file():
             raise ArtifactError(f"{folder}: holds no store of this engine.")
-        with named(folder):
+        with translated_errors(folder):
             shard = edge.EdgeShard.load(str(folder))
         return self._opened(edge, shard, folder, _stored_fields(folder))
 
@@ -93,20 +93,20 @@ def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str
     if fields.precision == "binary":
         bits = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits1, memory=edge.Memory.Pinned)
     dense: dict[str, Any] = {}
-    if fields.width is not None:
+    if fields.dense_dim is not None:
         dense[DENSE] = edge.EdgeVectorParams(
-            size=fields.width, distance=edge.Distance.Dot, datatype=kind, quantization_config=bits
+            size=fields.dense_dim, distance=edge.Distance.Dot, datatype=kind, quantization_config=bits
         )
-    if fields.tokens is not None:
+    if fields.multi_vector_dim is not None:
         # No graph over tokens: it would cost more than all else, and the passages they rank are few or all.
         dense[TOKENS] = edge.EdgeVectorParams(
-            size=fields.tokens,
+            size=fields.multi_vector_dim,
             distance=edge.Distance.Dot,
             datatype=kind,
             multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
             hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
         )
-    sparse = {TERMS: edge.EdgeSparseVectorParams()} if fields.terms else {}
+    sparse = {TERMS: edge.EdgeSparseVectorParams()} if fields.sparse else {}
     if not dense and not sparse:
         sparse = {"unused": edge.EdgeSparseVectorParams()}  # One of some kind is wanted where only words are stored.
     return dense or None, sparse or None
@@ -121,7 +121,7 @@ def _stored_fields(folder: Path) -> Fields:
         precision = _precision(held.get(DENSE) or held.get(TOKENS) or {})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"{folder / CONFIG}: damaged: {error}") from error
-    return Fields(width=sizes.get(DENSE), terms=terms, tokens=sizes.get(TOKENS), precision=precision)
+    return Fields(dense_dim=sizes.get(DENSE), sparse=terms, multi_vector_dim=sizes.get(TOKENS), precision=precision)
 
 
 def _precision(entry: dict[str, Any]) -> Precision:

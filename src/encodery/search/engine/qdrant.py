@@ -22,19 +22,19 @@ from encodery.base import machine
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
-from encodery.search.engine import Engine
-from encodery.search.engine._asking import Asking
-from encodery.search.engine._journal import Journal
-from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, kilobytes
+from encodery.search.engine import SearchEngine
+from encodery.search.engine._analyser import Analyser, analyser_settings, check_bm25_parameters
+from encodery.search.engine._client import RetryingClient
+from encodery.search.engine._journal import PointJournal
+from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, graph_threshold_kb
 from encodery.search.engine._qdrant import LENGTH, WORDS, Note, QdrantStore
-from encodery.search.engine._words import Analyser, analyser, check_formula
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Store
 
 NOTE = "collection.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qdrant(Engine):
+class Qdrant(SearchEngine):
     """`url`: of the server; `key_from`: the environment variable that holds its API key, which is stored nowhere.
     `collection`: how its name begins, a random end is added. `grpc`: the faster protocol, on `grpc_port`. `timeout`:
     seconds of one request; `retries` of those that fail for the server's reasons; `batch`: points of one request.
@@ -59,7 +59,7 @@ class Qdrant(Engine):
     drift: float = 0.02
 
     def __post_init__(self) -> None:
-        check_formula(self.k, self.b)
+        check_bm25_parameters(self.k, self.b)
         positive = ("grpc_port", "timeout", "batch", "shards", "replicas", "graph_from")
         for name in positive:
             if getattr(self, name) < 1:
@@ -71,12 +71,12 @@ class Qdrant(Engine):
 
     def create(self, folder: Path, fields: Fields) -> Store:
         edge, asking = self._packages(), self._asking(folder)
-        analyser(edge, self.language)
+        analyser_settings(edge, self.language)
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: holds a store already.")
         folder.mkdir(parents=True, exist_ok=True)
         note = Note(f"{self.collection}-{uuid.uuid4().hex[:12]}", self.url, fields, None)
-        journal = None if self.url else Journal(folder)
+        journal = None if self.url else PointJournal(folder)
         # Noted before it is made: what is interrupted in between can still be found and removed.
         atomic_write(folder / NOTE, note.text())
         try:
@@ -93,7 +93,7 @@ class Qdrant(Engine):
         note = Note.read(folder / NOTE)
         engine = replace(self, url=note.url)
         asking = engine._asking(folder)
-        journal = None if note.url else Journal(folder)
+        journal = None if note.url else PointJournal(folder)
         if journal is None:
             if not asking(lambda client: client.collection_exists(note.name)):
                 raise ArtifactError(f"{folder}: its collection '{note.name}' is not at {note.url}.")
@@ -106,14 +106,14 @@ class Qdrant(Engine):
         store.journal = journal
         return store
 
-    def outside(self, folder: Path) -> Callable[[], None]:
+    def remote_cleanup(self, folder: Path) -> Callable[[], None]:
         if not (folder / NOTE).is_file():
             return lambda: None
         note = Note.read(folder / NOTE)
         asking = replace(self, url=note.url)._asking(folder)
         return lambda: asking(lambda client: client.delete_collection(note.name)) if note.url else None
 
-    def aside(self) -> Engine:
+    def scratch_engine(self) -> SearchEngine:
         return replace(self, url="")
 
     def _packages(self) -> Any:
@@ -121,21 +121,21 @@ class Qdrant(Engine):
         require("qdrant_client", extra="qdrant")
         return require("qdrant_edge", extra="qdrant")
 
-    def _asking(self, folder: Path) -> Asking:
+    def _asking(self, folder: Path) -> RetryingClient:
         qdrant = require("qdrant_client", extra="qdrant")
         if not self.url:
-            return Asking(qdrant.QdrantClient(":memory:"), str(folder), 0)
+            return RetryingClient(qdrant.QdrantClient(":memory:"), str(folder), 0)
         client = qdrant.QdrantClient(
             url=self.url,
-            api_key=machine.secret(self.key_from),
+            api_key=machine.environment_secret(self.key_from),
             prefer_grpc=self.grpc,
             grpc_port=self.grpc_port,
             timeout=self.timeout,
             check_compatibility=False,
         )
-        return Asking(client, self.url, self.retries)
+        return RetryingClient(client, self.url, self.retries)
 
-    def _make(self, asking: Asking, note: Note) -> None:
+    def _make(self, asking: RetryingClient, note: Note) -> None:
         from qdrant_client import models
 
         fields = note.fields
@@ -145,23 +145,23 @@ class Qdrant(Engine):
             one = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS1, memory=models.Memory.PINNED)
             bits = models.TurboQuantization(turbo=one)
         dense: dict[str, Any] = {}
-        if fields.width is not None:
+        if fields.dense_dim is not None:
             dense[DENSE] = models.VectorParams(
-                size=fields.width, distance=models.Distance.DOT, datatype=datatype, quantization_config=bits
+                size=fields.dense_dim, distance=models.Distance.DOT, datatype=datatype, quantization_config=bits
             )
-        if fields.tokens is not None:
+        if fields.multi_vector_dim is not None:
             late = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
             dense[TOKENS] = models.VectorParams(
-                size=fields.tokens,
+                size=fields.multi_vector_dim,
                 distance=models.Distance.DOT,
                 datatype=datatype,
                 multivector_config=late,
                 hnsw_config=models.HnswConfigDiff(m=0),
             )
         sparse = {WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)}
-        if fields.terms:
+        if fields.sparse:
             sparse[TERMS] = models.SparseVectorParams()
-        graph = models.OptimizersConfigDiff(indexing_threshold=kilobytes(fields, self.graph_from))
+        graph = models.OptimizersConfigDiff(indexing_threshold=graph_threshold_kb(fields, self.graph_from))
         asking(
             lambda client: client.create_collection(
                 note.name,
@@ -182,7 +182,9 @@ class Qdrant(Engine):
         for name, kind in (kinds | {f"{METADATA}.{name}": "keyword" for name in self.keywords}).items():
             index(name, kind)
 
-    def _store(self, edge: Any, asking: Asking, folder: Path, note: Note, journal: Journal | None) -> QdrantStore:
+    def _store(
+        self, edge: Any, asking: RetryingClient, folder: Path, note: Note, journal: PointJournal | None
+    ) -> QdrantStore:
         words = Analyser(edge, self.language)
         formula = (self.k, self.b, self.drift)
 

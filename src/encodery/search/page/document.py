@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from encodery.base.markup import Html, details, el
-from encodery.search.page.asked import Form, one
-from encodery.search.page.view import Facts, address, frame, marked, metadata
+from encodery.search.page.form import Form, first_value
+from encodery.search.page.view import IndexFacts, address, frame, marked, metadata
 from encodery.search.store import METADATA, Point, Store
 
 AROUND = 12
@@ -26,7 +26,7 @@ def passages(store: Store, document: str, number: int) -> dict[int, Point]:
     return found if number in found else {}
 
 
-def document_page(facts: Facts, fields: Form, number: int, found: Mapping[int, Point], store: Store) -> str:
+def document_page(facts: IndexFacts, fields: Form, number: int, found: Mapping[int, Point], store: Store) -> str:
     """The passages around one of a document. `fields` are those of the search it was found by."""
     here = found[number]
     payload = here.payload
@@ -34,7 +34,7 @@ def document_page(facts: Facts, fields: Form, number: int, found: Mapping[int, P
     search = {name: values for name, values in fields.items() if name not in ("id", "passage")}
     back = el("p", el("a", "back to what was found", href=address("/", search)), class_="small") if search else Html("")
     shown = [place for place in sorted(found) if abs(place - number) <= AROUND]
-    query = one(fields, "q")
+    query = first_value(fields, "q")
     body = [
         _piece(found, place, number, [] if not query.strip() else store.matches(query, found[place].text))
         for place in shown

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from encodery.base.errors import InputError
-from encodery.search.page.answers import Answers, Reply, problem
+from encodery.search.page.responder import PageResponder, Reply, problem_reply
 
 HOST, PORT = "127.0.0.1", 8765
 LONGEST_TARGET = 16_384
@@ -46,7 +46,7 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answers: Answers, host: str = HOST, port: int = PORT) -> None:
+    def __init__(self, answers: PageResponder, host: str = HOST, port: int = PORT) -> None:
         self.answers, self.host = answers, host
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -92,16 +92,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         headers: Message = self.headers
         if not self.server.ours(headers.get("Host")):
-            self._send(problem(403, f"This page is not at '{(headers.get('Host') or '')[:100]}'; it is at localhost."))
+            self._send(
+                problem_reply(403, f"This page is not at '{(headers.get('Host') or '')[:100]}'; it is at localhost.")
+            )
         elif len(self.path) > LONGEST_TARGET:
-            self._send(problem(414, f"The address has {len(self.path):,} bytes; {LONGEST_TARGET:,} are taken."))
+            self._send(problem_reply(414, f"The address has {len(self.path):,} bytes; {LONGEST_TARGET:,} are taken."))
         else:
             self._send(self.server.answers.reply(self.path))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library refuses before it comes to us, in our words' frame."""
         said = {501: "Only GET and HEAD are answered."}.get(code, message or "The request cannot be read.")
-        self._send(problem(405 if code == 501 else code, said))
+        self._send(problem_reply(405 if code == 501 else code, said))
 
     def _send(self, reply: Reply) -> None:
         self.close_connection = True

@@ -15,27 +15,27 @@ from urllib.parse import urlencode
 
 from encodery.base.markup import Html, details, el, join, pairs
 from encodery.search.excerpt import Span, excerpt
-from encodery.search.fuse import Method
-from encodery.search.opened import WORDS
-from encodery.search.page.asked import LONGEST, MOST, NAMES, TOP, Form, one
-from encodery.search.searcher import Answer, Found
+from encodery.search.fuse import FusionMethod
+from encodery.search.page.form import MAX_QUERY_CHARS, MAX_TOP, NAMES, TOP, Form, first_value
+from encodery.search.search_index import BM25
+from encodery.search.searcher import SearchHit, SearchResult
 
 WIDTH = 700
 """Characters of a passage shown among others; its document shows it whole."""
-SIDES = tuple(field.name for field in dataclasses.fields(Found) if field.type == "float | None")
+SIDES = tuple(field.name for field in dataclasses.fields(SearchHit) if field.type == "float | None")
 """The scores that a passage has of single stages."""
 EXPLAINED = {
     "score": "what ranks: the stages mixed",
-    "words": "BM25: words of the query in the passage, rare ones more",
-    "vector": "inner product of the query's and the passage's vectors",
+    "bm25": "BM25: words of the query in the passage, rare ones more",
+    "dense": "inner product of the query's and the passage's vectors",
     "sparse": "inner product of learned weights of words",
-    "late": "each token of the query with the best one of the passage",
+    "multi_vector": "each token of the query with the best one of the passage",
     "rerank": "the reranker's, which reads query and passage together",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class IndexFacts:
     """What the page says of its index; `modes` begins with the one taken unasked; `weights`: side -> its share in
     hybrid ranking; `reranker` is its name, if any, and `rerank_weight` its share."""
 
@@ -62,9 +62,9 @@ def frame(title: str, *body: Html) -> str:
     return f"<!doctype html>\n{el('html', head, el('body', *body), lang='en')}\n"
 
 
-def search_page(facts: Facts, fields: Form, answer: Answer | None, problem: str | None = None) -> str:
+def search_page(facts: IndexFacts, fields: Form, answer: SearchResult | None, problem: str | None = None) -> str:
     """The form as it was filled in and, below it, what was found or what is wrong."""
-    query = one(fields, "q")
+    query = first_value(fields, "q")
     title = f"{query[:60]} · {facts.name}" if query else f"Search {facts.name}"
     below = [el("p", problem, class_="problem", role="alert")] if problem else []
     if answer is not None:
@@ -104,7 +104,7 @@ def address(path: str, fields: Form, **over: object) -> str:
     return f"{path}?{urlencode(kept, doseq=True)}"
 
 
-def _head(facts: Facts) -> Html:
+def _head(facts: IndexFacts) -> Html:
     held = f"{facts.passages:,} passages of {facts.documents:,} documents"
     if facts.reranker is not None:
         held += f" · reranker {facts.reranker}"
@@ -117,14 +117,14 @@ def _foot() -> Html:
     return el("footer", el("p", shown, class_="faint keys"))
 
 
-def _form(facts: Facts, fields: Form) -> Html:
+def _form(facts: IndexFacts, fields: Form) -> Html:
     query = el(
         "input",
         type="search",
         name="q",
         id="q",
-        value=one(fields, "q"),
-        maxlength=LONGEST,
+        value=first_value(fields, "q"),
+        maxlength=MAX_QUERY_CHARS,
         placeholder="What to look for",
         aria_label="Query",
         autocomplete="off",
@@ -139,14 +139,14 @@ def _form(facts: Facts, fields: Form) -> Html:
     return el("form", ask, options, action="/", method="get", role="search", id="form")
 
 
-def _options(facts: Facts, fields: Form) -> Html:
+def _options(facts: IndexFacts, fields: Form) -> Html:
     first, *others = facts.modes
     found = [_select(fields, "mode", "Find by", [("", first), *((mode, mode) for mode in others)], first)]
     if others:
         found.append(_shares(facts, fields))
-        fusions = [("" if name == "scores" else name, name) for name in get_args(Method)]
+        fusions = [("" if name == "scores" else name, name) for name in get_args(FusionMethod)]
         found.append(_select(fields, "fusion", "Mix", fusions, "scores"))
-    found.append(_input(fields, "top", "Passages", min=1, max=MOST, placeholder=str(TOP)))
+    found.append(_input(fields, "top", "Passages", min=1, max=MAX_TOP, placeholder=str(TOP)))
     found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
@@ -157,25 +157,25 @@ def _options(facts: Facts, fields: Form) -> Html:
     filters = [*fields.get("filter", ()), ""]
     hint = "source=manual,mail or year>=2000 or path~docs"
     boxes = [
-        el("input", name="filter", value=text, maxlength=LONGEST, placeholder=hint, aria_label="Filter")
+        el("input", name="filter", value=text, maxlength=MAX_QUERY_CHARS, placeholder=hint, aria_label="Filter")
         for text in filters
     ]
     found.append(el("div", el("span", "Only where", class_="label"), *boxes, class_="field wide"))
     return el("div", *found, class_="fields")
 
 
-def _shares(facts: Facts, fields: Form) -> Html:
+def _shares(facts: IndexFacts, fields: Form) -> Html:
     """One number where words stand beside one model, else a share for each side."""
     if len(facts.weights) == 2 and "weights" not in fields:
-        (share,) = [share for side, share in facts.weights.items() if side != WORDS.mode]
+        (share,) = [share for side, share in facts.weights.items() if side != BM25.mode]
         return _input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=f"{share:.2f}")
     usual = ",".join(f"{side}={share:.2f}" for side, share in facts.weights.items())
-    return _input(fields, "weights", "Shares of the sides", type="text", maxlength=LONGEST, placeholder=usual)
+    return _input(fields, "weights", "Shares of the sides", type="text", maxlength=MAX_QUERY_CHARS, placeholder=usual)
 
 
 def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, str]], usual: str) -> Html:
     """`usual`: the value that is taken where none is given, which may also be given by name."""
-    held = one(fields, name)
+    held = first_value(fields, name)
     held = "" if held == usual else held
     made = [el("option", said, value=value, selected="" if value == held else None) for value, said in options]
     chosen = el("select", *made, name=name, id=name)
@@ -184,24 +184,24 @@ def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, st
 
 def _input(fields: Form, name: str, label: str, **attributes: Any) -> Html:
     told = {"type": "number", **attributes}
-    box = el("input", name=name, id=name, value=one(fields, name), **told)
+    box = el("input", name=name, id=name, value=first_value(fields, name), **told)
     return el("div", el("label", label, for_=name), box, class_="field")
 
 
-def _results(facts: Facts, fields: Form, answer: Answer) -> Html:
+def _results(facts: IndexFacts, fields: Form, answer: SearchResult) -> Html:
     total = sum(answer.seconds.values())
-    count = len(answer.found)
+    count = len(answer.hits)
     said = "Nothing found" if not count else f"{count} passage{'s' if count > 1 else ''}"
     summary = el("p", f"{said} · {answer.mode} · {1000 * total:.1f} ms", class_="faint", role="status")
     if not count:
         advice = "Try other words, another way to find, or fewer filters."
         return el("section", summary, _timing(answer.seconds), el("p", advice), aria_label="Results")
-    sides = _sides(answer.found)
-    ranges = {side: _range(answer.found, side) for side in sides}
-    hits = [_hit(fields, found, ranges) for found in answer.found]
+    sides = _sides(answer.hits)
+    ranges = {side: _range(answer.hits, side) for side in sides}
+    hits = [_hit(fields, found, ranges) for found in answer.hits]
     more = []
-    if count >= (int(one(fields, "top") or TOP)) and count < MOST:
-        more = [el("p", el("a", "more passages", href=address("/", fields, top=min(2 * count, MOST)), rel="next"))]
+    if count >= (int(first_value(fields, "top") or TOP)) and count < MAX_TOP:
+        more = [el("p", el("a", "more passages", href=address("/", fields, top=min(2 * count, MAX_TOP)), rel="next"))]
     return el("section", summary, _timing(answer.seconds), el("ol", *hits, class_="hits"), *more, aria_label="Results")
 
 
@@ -218,20 +218,20 @@ def _timing(seconds: dict[str, float]) -> Html:
     return el("div", bar, el("p", *keys, class_="small"), class_="timing")
 
 
-def _sides(found: Sequence[Found]) -> tuple[str, ...]:
+def _sides(found: Sequence[SearchHit]) -> tuple[str, ...]:
     """The stages that scored, and what they were mixed to, where it is none of theirs."""
     sides = tuple(side for side in SIDES if any(getattr(hit, side) is not None for hit in found))
     alone = any(all(getattr(hit, side) == hit.score for hit in found) for side in sides)
     return sides if alone else ("score", *sides)
 
 
-def _range(found: Sequence[Found], side: str) -> tuple[float, float]:
+def _range(found: Sequence[SearchHit], side: str) -> tuple[float, float]:
     """What a bar of no length and a whole one stand for: 0, or the lowest score if below it, and the highest."""
     values = [value for hit in found if (value := getattr(hit, side)) is not None]
     return min(0.0, *values), max(values)
 
 
-def _hit(fields: Form, found: Found, ranges: dict[str, tuple[float, float]]) -> Html:
+def _hit(fields: Form, found: SearchHit, ranges: dict[str, tuple[float, float]]) -> Html:
     spans = [(a - found.head, b - found.head) for a, b in found.matches if a >= found.head]
     shown, marks = excerpt(found.text[found.head :], spans, WIDTH)
     title = found.text[: found.head].strip() or str(found.metadata.get("title") or found.document)

@@ -26,9 +26,9 @@ class CrossEncoder(Reranker):
             raise SettingsError("model = '': is the folder of a model fine-tuned by the task 'rank'.")
 
     def open(self) -> Scorer:
-        predictor = Predictor.of(load_model(self.model))
+        predictor = Predictor.from_model(load_model(self.model))
         if name_of(predictor.task) != "rank":
             raise InputError(
                 f"{self.model}: is a model of the task '{name_of(predictor.task)}'; one of 'rank' is needed to rerank."
             )
-        return replace(predictor, reader=replace(predictor.reader, truncate="chunk"))
+        return replace(predictor, preprocessor=replace(predictor.preprocessor, truncate="chunk"))

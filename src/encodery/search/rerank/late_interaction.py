@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.base.errors import SettingsError
-from encodery.embed.multivector import DOCUMENT, QUERY, MultiVectorEncoder
+from encodery.encoders.multi_vector import DOCUMENT, QUERY, MultiVectorEncoder
 from encodery.model.load import load_model
 from encodery.search.rerank import Reranker, Scorer
-from encodery.search.rerank._remembered import Remembered
+from encodery.search.rerank._cache import PassageCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,33 +27,33 @@ class LateInteraction(Reranker):
     in memory, the last ones asked for; 64 KB each at 128 tokens of width 128."""
 
     model: str
-    remembered: int = 5_000
+    cache_size: int = 5_000
 
     def __post_init__(self) -> None:
         if not self.model:
             raise SettingsError("model = '': is the folder of a model of token vectors.")
-        if self.remembered < 1:
-            raise SettingsError(f"remembered = {self.remembered}: must be positive.")
+        if self.cache_size < 1:
+            raise SettingsError(f"remembered = {self.cache_size}: must be positive.")
 
     def open(self) -> Scorer:
-        return _Matching(MultiVectorEncoder.of(load_model(self.model)), self.remembered)
+        return _Matching(MultiVectorEncoder.from_loaded(load_model(self.model)), self.cache_size)
 
 
 class _Matching:
     """Scores, with the vectors (n, K) of the passages seen last; texts too long for the model are read in windows."""
 
     def __init__(self, encoder: MultiVectorEncoder, remembered: int) -> None:
-        self.encoder, self.passages = encoder, Remembered(self._vectors, remembered)
+        self.encoder, self.passages = encoder, PassageCache(self._vectors, remembered)
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
         """(N,) float64: MaxSim, 0 for a text without tokens."""
-        asked = self.encoder.encode([query], truncate="chunk", prompt=QUERY).row(0)
+        asked = self.encoder.encode([query], truncate="chunk", prompt=QUERY).at(0)
         held = self.passages.of(texts)
         return np.array([_best(asked, held[text]) for text in texts], np.float64)
 
     def _vectors(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         found = self.encoder.encode(texts, truncate="chunk", prompt=DOCUMENT)
-        return {text: found.row(number) for number, text in enumerate(texts)}
+        return {text: found.at(number) for number, text in enumerate(texts)}
 
 
 def _best(query: np.ndarray, passage: np.ndarray) -> float:

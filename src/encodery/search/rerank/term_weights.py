@@ -1,9 +1,9 @@
 """Reranking by weights of terms: Σ over the query's tokens of the passage's weight of each. arXiv:2108.08513 (TILDEv2)
 
 A passage's weights do not depend on the query, so each passage is encoded once, here or beforehand (`search weigh`,
-`search/weighed.py`); with `queries = "counted"` a query is only tokenised, and once all weights are stored no model is
+`search/precomputed_terms.py`); with `queries = "bow"` a query is only tokenised, and once all weights are stored no model is
 run, nor loaded. Differs from `cross_encoder` by that, and by seeing each text alone. Any model of sparse vectors
-serves; for one that encodes queries (`embed/sparse.py`) the score is the inner product of the two.
+serves; for one that encodes queries (`encoders/sparse.py`) the score is the inner product of the two.
 Shapes: N texts, V vocabulary.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from encodery.base.errors import SettingsError
+from encodery.search.precomputed_terms import PrecomputedTerms, TermSource, model_terms_of
 from encodery.search.rerank import Reranker, Scorer
-from encodery.search.rerank._remembered import Remembered
-from encodery.search.weighed import Stored, Weights, encoder_of
+from encodery.search.rerank._cache import PassageCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +27,26 @@ class TermWeights(Reranker):
     `remembered`: passages not stored there whose weights are kept in memory, the last ones asked for."""
 
     model: str
-    remembered: int = 50_000
+    cache_size: int = 50_000
 
     def __post_init__(self) -> None:
         if not self.model:
             raise SettingsError("model = '': is the folder of a model of sparse vectors, or of stored weights.")
-        if self.remembered < 1:
-            raise SettingsError(f"remembered = {self.remembered}: must be positive.")
+        if self.cache_size < 1:
+            raise SettingsError(f"remembered = {self.cache_size}: must be positive.")
 
     def open(self) -> Scorer:
         folder = Path(self.model)
-        if Stored.is_at(folder):
-            return _Weighing(Stored.open(folder), self.remembered)
-        return _Weighing(encoder_of(folder), self.remembered)
+        if PrecomputedTerms.is_at(folder):
+            return _Weighing(PrecomputedTerms.open(folder), self.cache_size)
+        return _Weighing(model_terms_of(folder), self.cache_size)
 
 
 class _Weighing:
     """Scores, with the weights of the passages seen so far."""
 
-    def __init__(self, source: Weights, remembered: int) -> None:
-        self.source, self.rows = source, Remembered(source.passages, remembered)
+    def __init__(self, source: TermSource, remembered: int) -> None:
+        self.source, self.rows = source, PassageCache(source.passages, remembered)
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
         """(N,) float64. Windows of a long text count by the highest weight of each word."""

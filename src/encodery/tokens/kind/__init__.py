@@ -25,5 +25,5 @@ class TokenizerKind(Part):
         return True
 
     @abc.abstractmethod
-    def train(self, texts: Iterable[str], vocab: int) -> tokenizers.Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
         """A tokenizer of at most `vocab` ids. `texts` may be iterated more than once."""

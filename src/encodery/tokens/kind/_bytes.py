@@ -9,5 +9,5 @@ def _characters() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-CHARACTERS = _characters()
-BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
+BYTE_CHARACTERS = _characters()
+BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from encodery.base.errors import SettingsError
 from encodery.tokens.kind import TokenizerKind
-from encodery.tokens.kind._special import SPECIAL, with_special
+from encodery.tokens.kind._special import SPECIAL_TOKENS, add_special_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,16 @@ class Bpe(TokenizerKind):
 
     normalize: Literal["nfc", "nfkc", "none"] = "nfc"
     lowercase: bool = False
-    prefix_space: bool = False
+    add_prefix_space: bool = False
     min_frequency: int = 2
 
-    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the 256 bytes."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        if vocab < len(alphabet) + len(SPECIAL):
-            raise SettingsError(f"vocab = {vocab}: bytes and special tokens alone are {len(alphabet) + len(SPECIAL)}.")
+        if vocab_size < len(alphabet) + len(SPECIAL_TOKENS):
+            raise SettingsError(
+                f"vocab = {vocab_size}: bytes and special tokens alone are {len(alphabet) + len(SPECIAL_TOKENS)}."
+            )
         tokenizer = Tokenizer(models.BPE())
         forms: list[normalizers.Normalizer] = []
         if self.normalize != "none":
@@ -38,14 +40,14 @@ class Bpe(TokenizerKind):
         forms += [normalizers.Lowercase()] if self.lowercase else []
         if forms:
             tokenizer.normalizer = normalizers.Sequence(forms)
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=self.prefix_space, use_regex=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=self.add_prefix_space, use_regex=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab,
+            vocab_size=vocab_size,
             min_frequency=self.min_frequency,
-            special_tokens=list(SPECIAL),
+            special_tokens=list(SPECIAL_TOKENS),
             initial_alphabet=alphabet,
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return with_special(tokenizer)
+        return add_special_tokens(tokenizer)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from encodery.tokens.kind import TokenizerKind
-from encodery.tokens.kind._bytes import CHARACTERS
-from encodery.tokens.kind._special import SPECIAL, with_special
+from encodery.tokens.kind._bytes import BYTE_CHARACTERS
+from encodery.tokens.kind._special import SPECIAL_TOKENS, add_special_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Byte(TokenizerKind):
         """False: bytes are known."""
         return False
 
-    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`."""
-        tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*SPECIAL, *CHARACTERS])}, []))
+        tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*SPECIAL_TOKENS, *BYTE_CHARACTERS])}, []))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         tokenizer.decoder = decoders.ByteLevel()
-        return with_special(tokenizer)
+        return add_special_tokens(tokenizer)

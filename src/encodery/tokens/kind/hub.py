@@ -23,7 +23,7 @@ class Hub(TokenizerKind):
         """False: it exists."""
         return False
 
-    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """The tokenizer as it is. Raises `ArtifactError` naming the folder if there is none."""
         path = Path(self.folder) / "tokenizer.json"
         if not path.is_file():

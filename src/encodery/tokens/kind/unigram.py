@@ -15,11 +15,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from encodery.base.errors import SettingsError
 from encodery.tokens.kind import TokenizerKind
-from encodery.tokens.kind._special import SPECIAL, UNK, with_special
+from encodery.tokens.kind._special import SPECIAL_TOKENS, UNK, add_special_tokens
 
 DIGITS = 6
 NEVER = -1000.0  # of pieces that text must not become: special tokens and spelled bytes, if written out in it
-WRITTEN = sorted(set("".join(SPECIAL) + "<0x123456789ABCDEF>"))
+WRITTEN = sorted(set("".join(SPECIAL_TOKENS) + "<0x123456789ABCDEF>"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +29,31 @@ class Unigram(TokenizerKind):
 
     lowercase: bool = False
     byte_fallback: bool = True
-    longest: int = 16
+    max_piece_length: int = 16
 
-    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the bytes."""
         spelled = [f"<0x{byte:02X}>" for byte in range(256)] if self.byte_fallback else []
-        room = vocab - len(spelled)
-        if room < len(SPECIAL) + 32:
-            raise SettingsError(f"vocab = {vocab}: a unigram vocabulary needs {len(spelled) + len(SPECIAL) + 32} ids.")
+        room = vocab_size - len(spelled)
+        if room < len(SPECIAL_TOKENS) + 32:
+            raise SettingsError(
+                f"vocab = {vocab_size}: a unigram vocabulary needs {len(spelled) + len(SPECIAL_TOKENS) + 32} ids."
+            )
         bare = self._around(models.Unigram())
         trainer = trainers.UnigramTrainer(
             vocab_size=room,
-            special_tokens=list(SPECIAL),
+            special_tokens=list(SPECIAL_TOKENS),
             unk_token=UNK,
             initial_alphabet=WRITTEN,
-            max_piece_length=self.longest,
+            max_piece_length=self.max_piece_length,
             show_progress=False,
         )
         bare.train_from_iterator(texts, trainer)
-        pieces = _settled(json.loads(bare.to_str())["model"]["vocab"][len(SPECIAL) :], room - len(SPECIAL))
-        table = [(name, NEVER) for name in SPECIAL] + pieces + [(name, NEVER) for name in spelled]
-        return with_special(self._around(models.Unigram(table, SPECIAL.index(UNK), self.byte_fallback)))
+        pieces = _settled(
+            json.loads(bare.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :], room - len(SPECIAL_TOKENS)
+        )
+        table = [(name, NEVER) for name in SPECIAL_TOKENS] + pieces + [(name, NEVER) for name in spelled]
+        return add_special_tokens(self._around(models.Unigram(table, SPECIAL_TOKENS.index(UNK), self.byte_fallback)))
 
     def _around(self, model: models.Unigram) -> Tokenizer:
         tokenizer = Tokenizer(model)

@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from encodery.tokens.kind import TokenizerKind
-from encodery.tokens.kind._special import SPECIAL, UNK, with_special
+from encodery.tokens.kind._special import SPECIAL_TOKENS, UNK, add_special_tokens
 
 PREFIX = "##"
 CODE_POINTS = 0x110000
@@ -27,19 +27,19 @@ class Wordpiece(TokenizerKind):
 
     cased: bool = False
     strip_accents: bool | None = None
-    alphabet: int = 1000
+    limit_alphabet: int = 1000
     min_frequency: int = 2
 
-    def train(self, texts: Iterable[str], vocab: int) -> Tokenizer:
+    def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`."""
         bare = self._around(models.WordPiece(unk_token=UNK))
-        room = max((vocab - len(SPECIAL)) // 2, 1)
-        alphabet = _alphabet(bare.normalizer, texts)[: min(self.alphabet, room)]
+        room = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
+        alphabet = _alphabet(bare.normalizer, texts)[: min(self.limit_alphabet, room)]
         continuing = [PREFIX + character for character in alphabet]
         trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab,
+            vocab_size=vocab_size,
             min_frequency=self.min_frequency,
-            special_tokens=[*SPECIAL, *continuing],
+            special_tokens=[*SPECIAL_TOKENS, *continuing],
             initial_alphabet=alphabet,
             limit_alphabet=len(alphabet),
             continuing_subword_prefix=PREFIX,
@@ -47,7 +47,7 @@ class Wordpiece(TokenizerKind):
         )
         bare.train_from_iterator(texts, trainer)
         pieces = models.WordPiece(bare.get_vocab(with_added_tokens=True), unk_token=UNK)
-        return with_special(self._around(pieces))
+        return add_special_tokens(self._around(pieces))
 
     def _around(self, model: models.WordPiece) -> Tokenizer:
         tokenizer = Tokenizer(model)

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.corpus.shards import documents, shard_paths
+from encodery.corpus.shards import read_documents, shard_paths
 from encodery.rows.read import read_file
 from encodery.tokens.tokenizer import Tokenizer
 
-MOST_TOKENS = 10_000_000  # read of a text, from its beginning
-RUN = 1_000_000  # tokens counted together
-AT_ONCE = 2048  # texts tokenised, or pieces compared, together
-SMOOTH = 0.75  # power of the neighbours' counts, which lowers rare ones
-SEEN = 2  # different neighbours that a piece must have had
-GAP = 32  # marks between texts; so no window, which is at most as wide, reaches over them
+MAX_TOKENS = 10_000_000  # read of a text, from its beginning
+TOKENS_PER_RUN = 1_000_000  # tokens counted together
+PIECES_AT_ONCE = 2048  # texts tokenised, or pieces compared, together
+CONTEXT_SMOOTHING = 0.75  # power of the neighbours' counts, which lowers rare ones
+MIN_NEIGHBOURS = 2  # different neighbours that a piece must have had
+TEXT_GAP = 32  # marks between texts; so no window, which is at most as wide, reaches over them
 
 
 def static_vectors(tokenizer: Tokenizer, path: Path, width: int, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,7 @@ def static_vectors(tokenizer: Tokenizer, path: Path, width: int, window: int) ->
         raise EmptyInput(f"{path}: holds no text to learn from which pieces stand near each other.")
     row, column = np.divmod(pairs, size)
     of_row = np.bincount(row, counts, size)
-    of_column = np.bincount(column, counts, size) ** SMOOTH
+    of_column = np.bincount(column, counts, size) ** CONTEXT_SMOOTHING
     expected = of_row[row] * of_column[column] / of_column.sum()
     strength = np.log(np.maximum(counts / expected, 1e-12))
     kept = strength > 0
@@ -51,20 +51,20 @@ def static_vectors(tokenizer: Tokenizer, path: Path, width: int, window: int) ->
         left, values, _ = torch.svd_lowrank(matrix.coalesce(), q=min(width, size), niter=4)
     vectors = (left * values.sqrt()).numpy()
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    occurred = np.bincount(row, minlength=size) >= SEEN
+    occurred = np.bincount(row, minlength=size) >= MIN_NEIGHBOURS
     known = np.flatnonzero(occurred & (norms[:, 0] > 1e-6) & ~np.isin(np.arange(size), list(tokenizer.special_ids)))
     found = np.zeros_like(vectors)
     found[known] = vectors[known] / norms[known]
     return found, known
 
 
-def texts_of(path: Path) -> Iterator[str]:
+def read_texts(path: Path) -> Iterator[str]:
     """The texts of a file, or the documents of a corpus's training split. Raises `InputError`."""
     if path.is_dir():
         shards = shard_paths(path, "train")
         if not shards:
             raise InputError(f"{path}: is no corpus; a corpus or a file of texts is needed.")
-        yield from (document.text for document in documents(shards))
+        yield from (document.text for document in read_documents(shards))
         return
     table = read_file(path)
     if "text" not in table.names:
@@ -95,24 +95,24 @@ def _added(pairs: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _runs(tokenizer: Tokenizer, path: Path) -> Iterator[np.ndarray]:
     """Ids of many texts, `GAP` times -1 behind each."""
-    gap = np.full(GAP, -1, np.int64)
+    gap = np.full(TEXT_GAP, -1, np.int64)
     held: list[np.ndarray] = []
     tokens = fresh = 0
-    for some in _pieces(texts_of(path)):
+    for some in _pieces(read_texts(path)):
         for ids in tokenizer.encode_batch(some):
             held += [ids.astype(np.int64), gap]
             fresh += len(ids)
-        if fresh >= RUN:
+        if fresh >= TOKENS_PER_RUN:
             yield np.concatenate(held)
             tokens, fresh, held = tokens + fresh, 0, []
-        if tokens >= MOST_TOKENS:
+        if tokens >= MAX_TOKENS:
             return
     if fresh:
         yield np.concatenate(held)
 
 
 def _pieces(texts: Iterator[str]) -> Iterator[list[str]]:
-    while some := list(itertools.islice(texts, AT_ONCE)):
+    while some := list(itertools.islice(texts, PIECES_AT_ONCE)):
         yield some
 
 

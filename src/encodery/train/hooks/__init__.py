@@ -17,7 +17,7 @@ from encodery.base.parts import Part
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainState:
     """Where a run stands: steps done, tokens seen by all ranks, seconds, and the share 0..1 of the budget."""
 
     step: int
@@ -37,17 +37,17 @@ class Hook(Part):
 class RunningHook:
     """A hook at work. Equal calls give equal states, or a resumed run would drift from an uninterrupted one."""
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, state: TrainState) -> None:
         """Before the batches of a step are prepared; `moment` counts the steps done so far."""
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, state: TrainState) -> None:
         """After the optimiser's step, this step counted in `moment`. Not called for a step that was skipped."""
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    def evaluation_weights(self) -> contextlib.AbstractContextManager[None]:
         """Within it the module has the weights that are to be scored and exported; after it, those being trained."""
         return contextlib.nullcontext()
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Numbers for the log line of a step."""
         return {}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import CheckpointError, SettingsError
-from encodery.train.hooks import Hook, Moment, RunningHook
+from encodery.train.hooks import Hook, RunningHook, TrainState
 
 COUNT = "averages_taken"
 
@@ -45,9 +45,9 @@ class _Average(RunningHook):
         self.average = {name: p.detach().clone() for name, p in self.live.items()}
         self.taken = 0
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, state: TrainState) -> None:
         """Move the average towards the weights."""
-        if moment.step % self.settings.every:
+        if state.step % self.settings.every:
             return
         decay = min(self.settings.decay, (1 + self.taken) / (10 + self.taken))
         with torch.no_grad():
@@ -55,7 +55,7 @@ class _Average(RunningHook):
         self.taken += 1
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """The module's parameters hold the average, and the trained weights again afterwards. By copying: dealt weights
         and compiled steps know a parameter by its memory."""
         self._swap()

@@ -22,22 +22,22 @@ from torch.utils.hooks import RemovableHandle
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.model.network import Encoder
-from encodery.train.hooks import Hook, Moment, RunningHook
+from encodery.train.hooks import Hook, RunningHook, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubModels(Hook):
     """`layers` that learn at once, which is also the least depth; `share` of the budget; `seed` of the drawing."""
 
-    layers: int = 3
-    share: float = 0.125
+    trained_layers: int = 3
+    budget_fraction: float = 0.125
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise SettingsError(f"layers = {self.layers}: must be at least 1.")
-        if not 0 <= self.share <= 1:
-            raise SettingsError(f"share = {self.share}: is a share of the budget, 0 <= share <= 1.")
+        if self.trained_layers < 1:
+            raise SettingsError(f"layers = {self.trained_layers}: must be at least 1.")
+        if not 0 <= self.budget_fraction <= 1:
+            raise SettingsError(f"share = {self.budget_fraction}: is a share of the budget, 0 <= share <= 1.")
 
     def build(self, module: nn.Module) -> RunningHook:
         """At work on every encoder in `module`."""
@@ -51,17 +51,17 @@ class _SubModels(RunningHook):
         self.handles: list[RemovableHandle] = []
         self.still: list[nn.Parameter] = []
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, state: TrainState) -> None:
         """Draw the sub-model of this step."""
         self._restore()
         depths = [len(encoder.blocks) for encoder in self.encoders]
-        if moment.progress < self.settings.share and depths:
-            choices = [*range(self.settings.layers, min(depths), self.settings.layers), min(depths)]
-            self.depth = random.Random(derive_seed(self.settings.seed, "sub-model", moment.step)).choice(choices)
+        if state.progress < self.settings.budget_fraction and depths:
+            choices = [*range(self.settings.trained_layers, min(depths), self.settings.trained_layers), min(depths)]
+            self.depth = random.Random(derive_seed(self.settings.seed, "sub-model", state.step)).choice(choices)
             self._cut(self.depth)
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """The whole model."""
         depth = self.depth
         self._restore()
@@ -72,7 +72,7 @@ class _SubModels(RunningHook):
                 self._cut(depth)
             self.depth = depth
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`layers` of the sub-model; nothing once the whole is trained."""
         return {} if self.depth is None else {"layers": float(self.depth)}
 
@@ -80,13 +80,18 @@ class _SubModels(RunningHook):
         for encoder in self.encoders:
             for block in encoder.blocks[depth:]:
                 block.forward = _passed
-            lowest = max(depth - self.settings.layers, 0)
+            lowest = max(depth - self.settings.trained_layers, 0)
             idle = [*encoder.blocks[:lowest], *encoder.blocks[depth:]]
             if lowest:
                 self.handles.append(encoder.blocks[lowest].register_forward_pre_hook(_detached))
                 idle += [encoder.embeddings, encoder.positions, encoder.embedding_norm]
             # Without this, ranks would add up zeros for them, and an optimiser would move them by its momentum.
-            held = {p for module in idle for p in module.parameters() if p.requires_grad and p is not encoder.words}
+            held = {
+                p
+                for module in idle
+                for p in module.parameters()
+                if p.requires_grad and p is not encoder.token_embeddings
+            }
             self.still += held
             for p in held:
                 p.requires_grad_(False)

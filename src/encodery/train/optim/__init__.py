@@ -22,12 +22,12 @@ from encodery.model.positions import PositionsModule
 
 Group = dict[str, Any]
 Named = list[tuple[str, nn.Parameter]]
-AT_HOME = "offloaded"  # mark of a group whose moments wait in main memory (`train.offload`)
-Pace = Callable[[str], float]
+OFFLOADED = "offloaded"  # mark of a group whose moments wait in main memory (`train.optimizer_offload`)
+LrScale = Callable[[str], float]
 """Name of a parameter -> what its rate is multiplied by, beside the schedule."""
 
 
-def even(name: str) -> float:
+def uniform_lr(name: str) -> float:
     """The same rate for all."""
     return 1.0
 
@@ -55,26 +55,26 @@ class Optimizer(Part):
             raise SettingsError(f"betas = {self.betas}: each must lie in 0 <= beta < 1.")
 
     @abc.abstractmethod
-    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, lr_scale: LrScale = uniform_lr) -> torch.optim.Optimizer:
         """The optimiser of every parameter of `module` that wants a gradient, on the device where they are, each at its
         `pace`.
 
         Its state must consist of tensors.
         """
 
-    def groups(self, parameters: Named, undecayed: set[int], pace: Pace = even) -> list[Group]:
+    def groups(self, parameters: Named, undecayed: set[int], lr_scale: LrScale = uniform_lr) -> list[Group]:
         """Groups for `torch.optim`, for each pace one with and one without decay (`undecayed` holds ids of parameters).
 
         Besides torch's keys a group has `peak`, the rate that `set_rate` multiplies, and `decayed`.
         """
         split: dict[tuple[float, bool], Named] = {}
         for name, p in parameters:
-            split.setdefault((pace(name), id(p) not in undecayed), []).append((name, p))
+            split.setdefault((lr_scale(name), id(p) not in undecayed), []).append((name, p))
         return [
             {
                 "params": split[factor, decayed],
                 "lr": self.lr * factor,
-                "peak": self.lr * factor,
+                "peak_lr": self.lr * factor,
                 "weight_decay": self.weight_decay if decayed else 0.0,
                 "decayed": decayed,
             }
@@ -90,7 +90,7 @@ def trainable(module: nn.Module) -> Named:
     return found
 
 
-def undecayed(module: nn.Module) -> set[int]:
+def without_decay(module: nn.Module) -> set[int]:
     """Ids of the parameters that weight decay spares: those of fewer than two dimensions and tables of positions."""
     spared = {id(p) for p in module.parameters() if p.ndim < 2}
     for inner in module.modules():
@@ -99,10 +99,10 @@ def undecayed(module: nn.Module) -> set[int]:
     return spared
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's rate to `factor` times its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak_lr"] * factor
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,7 +130,7 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], 
         other = sorted(set(named) ^ set(record["parameters"])) or ["their order"]
         raise CheckpointError(f"The optimiser's state is of other parameters; first difference: {other[0]}.")
     on_device = {id(p) for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
-    at_home = {id(p) for g in optimizer.param_groups if g.get(AT_HOME) for p in g["params"]}
+    at_home = {id(p) for g in optimizer.param_groups if g.get(OFFLOADED) for p in g["params"]}
     optimizer.state.clear()
     for full, tensor in tensors.items():
         name, _, key = full.rpartition(":")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Moments(torch.optim.Optimizer):
+class AdamMoments(torch.optim.Optimizer):
     """State per parameter as in `torch.optim.AdamW`: `step` (a scalar on the CPU), `exp_avg`, `exp_avg_sq`."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:

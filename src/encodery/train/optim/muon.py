@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Encoder
-from encodery.train.optim import Named, Optimizer, Pace, even, trainable, undecayed
+from encodery.train.optim import LrScale, Named, Optimizer, trainable, uniform_lr, without_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +30,43 @@ class Muon(Optimizer):
 
     momentum: float = 0.95
     nesterov: bool = True
-    iterations: int = 5
-    scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    lr_rest: float | None = None
+    ns_steps: int = 5
+    adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    adamw_lr: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum = {self.momentum}: must lie in 0 <= momentum < 1.")
-        if not 1 <= self.iterations < 100:
-            raise SettingsError(f"iterations = {self.iterations}: must lie in 1..99.")
-        if self.lr_rest is not None and self.lr_rest <= 0:
-            raise SettingsError(f"lr_rest = {self.lr_rest}: must be more than 0.")
+        if not 1 <= self.ns_steps < 100:
+            raise SettingsError(f"iterations = {self.ns_steps}: must lie in 1..99.")
+        if self.adamw_lr is not None and self.adamw_lr <= 0:
+            raise SettingsError(f"lr_rest = {self.adamw_lr}: must be more than 0.")
 
-    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, lr_scale: LrScale = uniform_lr) -> torch.optim.Optimizer:
         """Both optimisers as one, with one list of groups and one state."""
-        named, spared = trainable(module), undecayed(module)
+        named, spared = trainable(module), without_decay(module)
         if any(isinstance(p, DTensor) for _, p in named):
-            raise SettingsError("optim.is = 'muon' needs whole matrices: leave train.shard off, or take adamw.")
+            raise SettingsError("optim.is = 'muon' needs whole matrices: leave train.fsdp off, or take adamw.")
         matrices = _matrices(module)
         inner: list[torch.optim.Optimizer] = []
         if hidden := [(name, p) for name, p in named if id(p) in matrices]:
             inner.append(
                 torch.optim.Muon(
-                    self.groups(hidden, set(), pace),
+                    self.groups(hidden, set(), lr_scale),
                     lr=self.lr,
                     momentum=self.momentum,
                     nesterov=self.nesterov,
-                    ns_steps=self.iterations,
-                    adjust_lr_fn=self.scale,
+                    ns_steps=self.ns_steps,
+                    adjust_lr_fn=self.adjust_lr,
                 )
             )
         if rest := [(name, p) for name, p in named if id(p) not in matrices]:
-            inner.append(self._adamw(rest, spared, pace))
+            inner.append(self._adamw(rest, spared, lr_scale))
         return _Joined(inner)
 
-    def _adamw(self, rest: Named, spared: set[int], pace: Pace) -> torch.optim.Optimizer:
-        groups = replace(self, lr=self.lr if self.lr_rest is None else self.lr_rest).groups(rest, spared, pace)
+    def _adamw(self, rest: Named, spared: set[int], pace: LrScale) -> torch.optim.Optimizer:
+        groups = replace(self, lr=self.lr if self.adamw_lr is None else self.adamw_lr).groups(rest, spared, pace)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 

@@ -13,20 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encodery.train.optim import Optimizer, Pace, even, trainable, undecayed
-from encodery.train.optim._moments import Moments
+from encodery.train.optim import LrScale, Optimizer, trainable, uniform_lr, without_decay
+from encodery.train.optim._moments import AdamMoments
 
 
 @dataclass(frozen=True, kw_only=True)
 class StableAdamW(Optimizer):
     """AdamW with update clipping per tensor."""
 
-    def build(self, module: nn.Module, pace: Pace = even) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, lr_scale: LrScale = uniform_lr) -> torch.optim.Optimizer:
         """The optimiser; its state is two means and a step count per parameter."""
-        return _StableAdamW(self.groups(trainable(module), undecayed(module), pace), betas=self.betas, eps=self.eps)
+        return _StableAdamW(
+            self.groups(trainable(module), without_decay(module), lr_scale), betas=self.betas, eps=self.eps
+        )
 
 
-class _StableAdamW(Moments):
+class _StableAdamW(AdamMoments):
     def update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         eps = group["eps"]
         first, second, _ = self.advance(group, params, grads, unbiased=True)

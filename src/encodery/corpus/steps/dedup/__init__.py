@@ -36,5 +36,5 @@ class Dedup(Part):
         """
 
     @abc.abstractmethod
-    def build(self, folder: str, dropped: DiskWriter | None = None) -> PipelineStep:
+    def build(self, folder: str, exclusion_writer: DiskWriter | None = None) -> PipelineStep:
         """The step that drops the duplicates; they go to `dropped`."""

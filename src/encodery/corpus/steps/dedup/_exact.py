@@ -15,14 +15,14 @@ def text_of(document: Document) -> str:
     return document.text  # type: ignore[no-any-return]
 
 
-def folded(document: Document) -> str:
+def normalised(document: Document) -> str:
     """The text without differences of case and whitespace."""
     return SPACE.sub(" ", document.text).casefold().strip()
 
 
-def config(fold: bool) -> ExactDedupConfig:
+def config(normalise: bool) -> ExactDedupConfig:
     """datatrove reads the annotation of the content getter, so this module keeps annotations as types."""
-    return ExactDedupConfig(content_getter=folded if fold else text_of)
+    return ExactDedupConfig(content_getter=normalised if normalise else text_of)
 
 
 class ExactStep(ExactDedupFilter):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import numpy as np
 from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupSignature
 from datatrove.utils.hashing import HashConfig
 
-from encodery.corpus.words import Words, words
+from encodery.corpus.words import AnyScriptTokenizer, words
 
 ROWS = 256  # A block of (rows, hashes) stays in the processor's cache.
 PRIME = np.uint64((1 << 61) - 1)
@@ -15,12 +15,12 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MOST_WORDS = 1 << 18  # Kept in the cache of word hashes.
 
 
-def minhash_config(*, words: int, buckets: int, hashes: int, seed: int) -> MinhashConfig:
+def minhash_config(*, ngram_size: int, num_buckets: int, hashes_per_bucket: int, seed: int) -> MinhashConfig:
     """What datatrove's steps are told."""
     return MinhashConfig(
-        n_grams=words,
-        num_buckets=buckets,
-        hashes_per_bucket=hashes,
+        n_grams=ngram_size,
+        num_buckets=num_buckets,
+        hashes_per_bucket=hashes_per_bucket,
         seed=seed,
         hash_config=HashConfig(precision=64, hash_fc="xxhash"),
     )
@@ -43,7 +43,7 @@ class SignatureStep(MinhashDedupSignature):  # type: ignore[misc]
     by blocks: the table (n-grams, hashes) is never whole."""
 
     def __init__(self, folder: str, settings: MinhashConfig) -> None:
-        super().__init__(folder, settings, language=Words())
+        super().__init__(folder, settings, language=AnyScriptTokenizer())
         self.hashes = WordHashes()
 
     def get_shingles(self, text: str) -> np.ndarray:

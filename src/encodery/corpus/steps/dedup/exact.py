@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 class Exact(Dedup):
     """`fold`: whether case and whitespace are ignored."""
 
-    fold: bool = True
+    normalise: bool = True
 
     def passes(self, folder: str) -> list[Pass]:
         from datatrove.pipeline.dedup import ExactDedupSignature, ExactFindDedups
 
         from encodery.corpus.steps.dedup._exact import config
 
-        sign = ExactDedupSignature(f"{folder}/signatures", config(self.fold))
-        find = ExactFindDedups(f"{folder}/signatures", f"{folder}/duplicates", config(self.fold), lines_to_buffer=1000)
+        sign = ExactDedupSignature(f"{folder}/signatures", config(self.normalise))
+        find = ExactFindDedups(
+            f"{folder}/signatures", f"{folder}/duplicates", config(self.normalise), lines_to_buffer=1000
+        )
         return [
             Pass("exact signatures", [sign]),
             Pass("exact duplicates", [find], documents=False, tasks=1),
         ]
 
-    def build(self, folder: str, dropped: DiskWriter | None = None) -> PipelineStep:
+    def build(self, folder: str, exclusion_writer: DiskWriter | None = None) -> PipelineStep:
         from encodery.corpus.steps.dedup._exact import ExactStep, config
 
-        return ExactStep(f"{folder}/duplicates", config(self.fold), dropped)
+        return ExactStep(f"{folder}/duplicates", config(self.normalise), exclusion_writer)

@@ -23,9 +23,9 @@ class Minhash(Dedup):
     """`words`: length of the n-grams; `buckets` × `hashes`: shape of the signature; `seed` of its functions.
     Documents of fewer than `words` words are never near duplicates."""
 
-    words: int = 5
-    buckets: int = 14
-    hashes: int = 8
+    ngram_size: int = 5
+    num_buckets: int = 14
+    hashes_per_bucket: int = 8
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -38,7 +38,12 @@ class Minhash(Dedup):
 
         from encodery.corpus.steps.dedup._minhash import SignatureStep, minhash_config
 
-        config = minhash_config(words=self.words, buckets=self.buckets, hashes=self.hashes, seed=self.seed)
+        config = minhash_config(
+            ngram_size=self.ngram_size,
+            num_buckets=self.num_buckets,
+            hashes_per_bucket=self.hashes_per_bucket,
+            seed=self.seed,
+        )
         signatures, pairs = f"{folder}/signatures", f"{folder}/pairs"
         return [
             Pass("minhash signatures", [SignatureStep(signatures, config)]),
@@ -46,7 +51,7 @@ class Minhash(Dedup):
                 "minhash pairs",
                 [MinhashDedupBuckets(signatures, pairs, config=config, lines_to_buffer=1000)],
                 documents=False,
-                tasks=self.buckets,
+                tasks=self.num_buckets,
             ),
             Pass(
                 "minhash clusters",
@@ -56,7 +61,7 @@ class Minhash(Dedup):
             ),
         ]
 
-    def build(self, folder: str, dropped: DiskWriter | None = None) -> PipelineStep:
+    def build(self, folder: str, exclusion_writer: DiskWriter | None = None) -> PipelineStep:
         from datatrove.pipeline.dedup import MinhashDedupFilter
 
-        return MinhashDedupFilter(f"{folder}/clusters", exclusion_writer=dropped)
+        return MinhashDedupFilter(f"{folder}/clusters", exclusion_writer=exclusion_writer)

@@ -20,5 +20,5 @@ class Filter(Part):
     """Keeps or drops whole documents (C4 also drops lines), giving a reason."""
 
     @abc.abstractmethod
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         """The datatrove filter; what it removes goes to `dropped` with `filter_reason` in its metadata."""

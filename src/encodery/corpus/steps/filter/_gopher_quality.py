@@ -14,11 +14,11 @@ from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
 from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.text import split_into_words
 
-from encodery.corpus.words import Words, spaceless
+from encodery.corpus.words import AnyScriptTokenizer, is_spaceless
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class GopherRules:
     """The settings of the part, as its docstring tells them."""
 
     language: str
@@ -36,10 +36,10 @@ class GopherQualityStep(BaseFilter):  # type: ignore[misc]
 
     name = "gopher_quality"
 
-    def __init__(self, dropped: DiskWriter | None, rules: Rules) -> None:
+    def __init__(self, dropped: DiskWriter | None, rules: GopherRules) -> None:
         super().__init__(dropped)
         self.rules = rules
-        self.tokenizer = Words()
+        self.tokenizer = AnyScriptTokenizer()
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         words = split_into_words(doc.text, self.tokenizer)
@@ -50,7 +50,7 @@ class GopherQualityStep(BaseFilter):  # type: ignore[misc]
         if not words:
             return "no_words"
         mean = sum(map(len, words)) / len(words)
-        if not self.rules.min_word_length <= mean <= self.rules.max_word_length and not spaceless(text):
+        if not self.rules.min_word_length <= mean <= self.rules.max_word_length and not is_spaceless(text):
             return "short_words" if mean < self.rules.min_word_length else "long_words"
         if text.count("#") > self.rules.max_symbols * len(words):
             return "too_many_hashes"

@@ -9,7 +9,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 from datatrove.utils.text import split_into_words
 
-from encodery.corpus.words import Words
+from encodery.corpus.words import AnyScriptTokenizer
 
 TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
@@ -27,7 +27,7 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
         super().__init__(
             top_n_grams=tuple((n, share * scale) for n, share in TOP),
             dup_n_grams=tuple((n, share * scale) for n, share in REPEATED),
-            language=Words(),
+            language=AnyScriptTokenizer(),
             **settings,
         )
         self.limits = (self.top_n_grams, self.dup_n_grams)

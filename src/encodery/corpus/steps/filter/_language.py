@@ -18,20 +18,20 @@ class LanguageStep(BaseFilter):  # type: ignore[misc]
 
     name = "language"
 
-    def __init__(self, keep: tuple[str, ...], min_share: float, dropped: DiskWriter | None) -> None:
+    def __init__(self, languages: tuple[str, ...], min_fraction: float, dropped: DiskWriter | None) -> None:
         super().__init__(dropped)
-        self.keep = keep
-        self.min_share = min_share
+        self.keep = languages
+        self.min_share = min_fraction
         self.function_words = {code: frozenset(listed.split()) for code, listed in FUNCTION_WORDS.items()}
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        shares = self.shares(doc.text[:READ])
+        shares = self.fractions(doc.text[:READ])
         best = max(shares, key=lambda code: shares[code])
         if shares[best] < self.min_share:
             return False, "unknown_language"
         return True if best in self.keep else (False, f"language_{best}")
 
-    def shares(self, text: str) -> dict[str, float]:
+    def fractions(self, text: str) -> dict[str, float]:
         """How well each language fits: share of its function words, or of the letters of its script."""
         found = words(text.lower())
         letters = max(1, sum(map(str.isalpha, text)))

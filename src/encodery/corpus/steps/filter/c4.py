@@ -23,23 +23,23 @@ class C4(Filter):
     terms and JavaScript are removed."""
 
     min_sentences: int = 5
-    min_words: int = 3
-    punctuation: bool = True
-    brackets: bool = True
-    notices: bool = True
+    min_words_per_line: int = 3
+    require_punctuation: bool = True
+    drop_brackets: bool = True
+    drop_notices: bool = True
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from datatrove.pipeline.filters import C4QualityFilter
 
-        from encodery.corpus.words import Words
+        from encodery.corpus.words import AnyScriptTokenizer
 
         return C4QualityFilter(
-            exclusion_writer=dropped,
-            filter_no_terminal_punct=self.punctuation,
+            exclusion_writer=exclusion_writer,
+            filter_no_terminal_punct=self.require_punctuation,
             min_num_sentences=self.min_sentences,
-            min_words_per_line=self.min_words,
-            filter_javascript=self.notices,
-            filter_curly_bracket=self.brackets,
-            filter_policy=self.notices,
-            language=Words(),
+            min_words_per_line=self.min_words_per_line,
+            filter_javascript=self.drop_notices,
+            filter_curly_bracket=self.drop_brackets,
+            filter_policy=self.drop_notices,
+            language=AnyScriptTokenizer(),
         )

@@ -20,22 +20,22 @@ class Fineweb(Filter):
     """`min_punctuated`: share of lines that end a sentence; `max_short`: share of lines of at most `short`
     characters; `max_repeated`: share of characters in repeated lines; `max_newlines`: newlines per word."""
 
-    min_punctuated: float = 0.12
-    max_short: float = 0.67
-    short: int = 30
-    max_repeated: float = 0.01
-    max_newlines: float = 0.3
+    min_punctuated_lines: float = 0.12
+    max_short_lines: float = 0.67
+    short_line_length: int = 30
+    max_duplicate_characters: float = 0.01
+    max_newlines_per_word: float = 0.3
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._fineweb import FinewebStep
-        from encodery.corpus.words import Words
+        from encodery.corpus.words import AnyScriptTokenizer
 
         return FinewebStep(
-            exclusion_writer=dropped,
-            line_punct_thr=self.min_punctuated,
-            short_line_thr=self.max_short,
-            short_line_length=self.short,
-            char_duplicates_ratio=self.max_repeated,
-            new_line_ratio=self.max_newlines,
-            language=Words(),
+            exclusion_writer=exclusion_writer,
+            line_punct_thr=self.min_punctuated_lines,
+            short_line_thr=self.max_short_lines,
+            short_line_length=self.short_line_length,
+            char_duplicates_ratio=self.max_duplicate_characters,
+            new_line_ratio=self.max_newlines_per_word,
+            language=AnyScriptTokenizer(),
         )

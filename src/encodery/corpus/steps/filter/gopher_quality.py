@@ -33,7 +33,7 @@ class GopherQuality(Filter):
     max_ellipsis: float = 0.5
     min_letters: float = 0.6
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
-        from encodery.corpus.steps.filter._gopher_quality import GopherQualityStep, Rules
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
+        from encodery.corpus.steps.filter._gopher_quality import GopherQualityStep, GopherRules
 
-        return GopherQualityStep(dropped, Rules(**dataclasses.asdict(self)))
+        return GopherQualityStep(exclusion_writer, GopherRules(**dataclasses.asdict(self)))

@@ -23,20 +23,20 @@ class GopherRepetition(Filter):
     """`max_lines`, `max_paragraphs`: share of repeated lines and paragraphs; `…_characters`: share of the text in
     them. `scale` multiplies the paper's limits on the most frequent 2- to 4-gram and on repeated 5- to 10-grams."""
 
-    max_lines: float = 0.5
-    max_paragraphs: float = 0.5
-    max_line_characters: float = 0.3
-    max_paragraph_characters: float = 0.5
-    scale: float = 2.0
+    max_duplicate_lines: float = 0.5
+    max_duplicate_paragraphs: float = 0.5
+    max_duplicate_line_characters: float = 0.3
+    max_duplicate_paragraph_characters: float = 0.5
+    ngram_limit_scale: float = 2.0
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._gopher_repetition import GopherRepetitionStep
 
         return GopherRepetitionStep(
-            self.scale,
-            dup_line_frac=self.max_lines,
-            dup_para_frac=self.max_paragraphs,
-            dup_line_char_frac=self.max_line_characters,
-            dup_para_char_frac=self.max_paragraph_characters,
-            exclusion_writer=dropped,
+            self.ngram_limit_scale,
+            dup_line_frac=self.max_duplicate_lines,
+            dup_para_frac=self.max_duplicate_paragraphs,
+            dup_line_char_frac=self.max_duplicate_line_characters,
+            dup_para_char_frac=self.max_duplicate_paragraph_characters,
+            exclusion_writer=exclusion_writer,
         )

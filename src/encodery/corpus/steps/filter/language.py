@@ -24,16 +24,16 @@ class Language(Filter):
     """`keep`: codes of the languages kept. `min_share`: share of words that must be function words of one of them,
     or share of letters that must be of its script."""
 
-    keep: tuple[str, ...] = ("en",)
-    min_share: float = 0.15
+    languages: tuple[str, ...] = ("en",)
+    min_fraction: float = 0.15
 
     def __post_init__(self) -> None:
         known = sorted([*FUNCTION_WORDS, *SCRIPTS])
-        for code in self.keep:
+        for code in self.languages:
             if code not in known:
                 raise SettingsError(f"keep: no language '{code}'.{nearest(code, known)} Known: {', '.join(known)}.")
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._language import LanguageStep
 
-        return LanguageStep(self.keep, self.min_share, dropped)
+        return LanguageStep(self.languages, self.min_fraction, exclusion_writer)

@@ -26,7 +26,7 @@ class Length(Filter):
                 f"min_words = {self.min_words}, max_words = {self.max_words}: need 0 <= min_words <= max_words."
             )
 
-    def build(self, dropped: DiskWriter | None = None) -> BaseFilter:
+    def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._length import LengthStep
 
-        return LengthStep(self.min_words, self.max_words, dropped)
+        return LengthStep(self.min_words, self.max_words, exclusion_writer)

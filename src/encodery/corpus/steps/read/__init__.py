@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from encodery.base.parts import Part
-from encodery.corpus.sources import Source
+from encodery.corpus.sources import SourceFile
 
 if TYPE_CHECKING:
     from datatrove.pipeline.base import PipelineStep
 
-Row = tuple[str, dict[str, Any]]
+RawDocument = tuple[str, dict[str, Any]]
 """A text and what its file says of it."""
 
 Skip = Callable[[str, str], None]
@@ -27,7 +27,7 @@ Skip = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadContext:
     """What all readers are told: the text column, the encoding, a licence for rows that name none (or one by
     source), the folder of task lists and the folder for what could not be read."""
 
@@ -38,23 +38,23 @@ class Reading:
     problems: Path
 
 
-class Reader(Part):
+class FileReader(Part):
     """Reads one format."""
 
     suffixes: ClassVar[tuple[str, ...]]
-    sliced: ClassVar[bool] = False
+    sliceable: ClassVar[bool] = False
     """Whether `rows` honours `source.part`, so that several tasks can share a file."""
 
     @abc.abstractmethod
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
         """The texts of a file, in order, in bounded memory.
 
         Raises `Unusable` when the file, or what is left of it, cannot be read.
         """
 
-    def build(self, name: str, reading: Reading) -> PipelineStep:
+    def build(self, name: str, reading: ReadContext) -> PipelineStep:
         """The datatrove step that reads a task's files of this format; `name` is the format's."""
         from encodery.corpus.steps.read._step import ReadStep
 
-        rows = functools.partial(self.rows, reading=reading)
+        rows = functools.partial(self.read, reading=reading)
         return ReadStep(name, rows, reading.tasks, reading.problems, reading.license)

@@ -11,11 +11,11 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from encodery.corpus.encoding import Unusable
-from encodery.corpus.sources import Source, read_task
+from encodery.corpus.encoding import UnusableFile
+from encodery.corpus.sources import SourceFile, read_task
 
 Skip = Callable[[str, str], None]
-Rows = Callable[[Source, Skip], Iterator[tuple[str, dict[str, Any]]]]
+ReadFile = Callable[[SourceFile, Skip], Iterator[tuple[str, dict[str, Any]]]]
 OWN = ("path", "format", "source", "license")
 
 
@@ -28,7 +28,7 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
     type = "read"
 
     def __init__(
-        self, format_name: str, rows: Rows, tasks: Path, problems: Path, licence: str | dict[str, str] | None
+        self, format_name: str, rows: ReadFile, tasks: Path, problems: Path, licence: str | dict[str, str] | None
     ) -> None:
         self.name = format_name
         super().__init__()
@@ -51,30 +51,30 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
                 problems[reason, path] += 1
                 details.setdefault((reason, path), detail)
 
-            if source.part == 0:
+            if source.slice_index == 0:
                 self.stat_update("files")
             try:
                 yield from self._documents(source, skip)
-            except Unusable as error:
+            except UnusableFile as error:
                 # Every slice of a damaged file finds the damage; it is one file.
-                if source.part == 0:
+                if source.slice_index == 0:
                     skip(f"file {error.reason}", error.detail)
         rows = [[reason, path, count, details[reason, path]] for (reason, path), count in problems.items()]
         self.problems.mkdir(parents=True, exist_ok=True)
         target = self.problems / f"{self.format}-{rank:05d}.json"
         target.write_text(json.dumps(rows), encoding="utf-8")
 
-    def _documents(self, source: Source, skip: Skip) -> Any:
+    def _documents(self, source: SourceFile, skip: Skip) -> Any:
         for number, (text, said) in enumerate(self.rows(source, skip)):
             self.stat_update("documents")
             self.stat_update("characters", value=len(text))
             metadata = {key: value for key, value in said.items() if key not in OWN}
             metadata |= {
-                "source": str(said.get("source") or source.source),
+                "source": str(said.get("source") or source.origin),
                 "path": source.name,
                 "format": source.format,
             }
             default = self.licence.get(metadata["source"]) if isinstance(self.licence, dict) else self.licence
             if licence := said.get("license") or said.get("licence") or default:
                 metadata["license"] = str(licence)
-            yield Document(text=text, id=f"{source.name}:{source.part}:{number}", metadata=metadata)
+            yield Document(text=text, id=f"{source.name}:{source.slice_index}:{number}", metadata=metadata)

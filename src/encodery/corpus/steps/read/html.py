@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from encodery.base.errors import SettingsError
 from encodery.corpus.encoding import HEAD, decode
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import whole
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import read_source
 
 if TYPE_CHECKING:
     from lxml.html import HtmlElement
@@ -53,19 +53,19 @@ BLANKS = re.compile(r"[ \t\r\n\f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Html(Reader):
+class HtmlReader(FileReader):
     """`max_links`: lists, tables and divisions of which a greater share of the characters lies in links are menus
     and are left out; 1 keeps all."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
-    max_links: float = 0.75
+    max_link_fraction: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_links <= 1:
-            raise SettingsError(f"max_links = {self.max_links}: must be above 0 and at most 1.")
+        if not 0 < self.max_link_fraction <= 1:
+            raise SettingsError(f"max_links = {self.max_link_fraction}: must be above 0 and at most 1.")
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
-        data = whole(source)
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+        data = read_source(source)
         encoding = reading.encoding
         declared = CHARSET.search(data[:HEAD])
         if encoding == "auto" and declared:
@@ -77,8 +77,8 @@ class Html(Reader):
                     raise
         yield from self._row(decode(data, encoding))
 
-    def _row(self, page: str) -> Iterator[Row]:
-        title, text = plain(page, self.max_links)
+    def _row(self, page: str) -> Iterator[RawDocument]:
+        title, text = plain(page, self.max_link_fraction)
         yield text, {"title": title} if title else {}
 
 

@@ -9,26 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
-from encodery.corpus.columns import HEAD_ROWS, rest_of, text_column
-from encodery.corpus.encoding import HEAD, Unusable, decode, detect, is_binary
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import opened
+from encodery.corpus.columns import HEAD_ROWS, metadata_of, text_column
+from encodery.corpus.encoding import HEAD, UnusableFile, decode, detect, is_binary
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import open_source
 
 BLOCK_ROWS = 64
 LONGEST_LINE = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl(Reader):
+class JsonlReader(FileReader):
     """Has no settings; the text column is a setting of the corpus."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".jsonlines")
-    sliced: ClassVar[bool] = True
+    sliceable: ClassVar[bool] = True
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
         column = _column(source, reading)
-        with opened(source) as stream:
+        with open_source(source) as stream:
             for place, line in _share(source, _recoded(stream, reading.encoding)):
                 if not line.strip():
                     continue
@@ -39,15 +39,15 @@ class Jsonl(Reader):
                 if not isinstance(text, str) or not text:
                     skip("row without text", f"{place}: column '{column}'")
                     continue
-                yield text, rest_of(row, column)
+                yield text, metadata_of(row, column)
 
 
-def _column(source: Source, reading: Reading) -> str:
-    with opened(source) as stream:
+def _column(source: SourceFile, reading: ReadContext) -> str:
+    with open_source(source) as stream:
         lines = itertools.islice(_lines(_recoded(stream, reading.encoding)), HEAD_ROWS)
         rows = [row for line in lines if (row := _parsed(line, lambda reason, detail: None, ""))]
     if not rows:
-        raise Unusable("no_rows", f"no JSON object in the first {HEAD_ROWS} lines")
+        raise UnusableFile("no_rows", f"no JSON object in the first {HEAD_ROWS} lines")
     return text_column(rows, reading.text)
 
 
@@ -56,7 +56,7 @@ def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
     head = stream.peek(HEAD)[:HEAD] if hasattr(stream, "peek") else b""
     try:
         name = detect(head, encoding)
-    except Unusable:
+    except UnusableFile:
         if is_binary(head):
             raise
         return stream
@@ -72,14 +72,14 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _share(source: Source, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _share(source: SourceFile, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
     """(place, line) of this slice: a range of bytes of a plain file, every n-th block of rows of a compressed one."""
-    if source.parts == 1 or source.compression or isinstance(stream, codecs.StreamRecoder):
+    if source.num_slices == 1 or source.compression or isinstance(stream, codecs.StreamRecoder):
         for number, line in enumerate(_lines(stream)):
-            if number // BLOCK_ROWS % source.parts == source.part:
+            if number // BLOCK_ROWS % source.num_slices == source.slice_index:
                 yield f"line {number + 1}", line
         return
-    start, end = (source.bytes * part // source.parts for part in (source.part, source.part + 1))
+    start, end = (source.bytes * part // source.num_slices for part in (source.slice_index, source.slice_index + 1))
     if start:
         # A line belongs to the slice in which it begins.
         stream.seek(start - 1, os.SEEK_SET)
@@ -96,7 +96,7 @@ def _parsed(line: bytes, skip: Skip, place: str) -> dict[str, Any] | None:
     except orjson.JSONDecodeError as error:
         try:
             row = orjson.loads(decode(line))
-        except (orjson.JSONDecodeError, Unusable):
+        except (orjson.JSONDecodeError, UnusableFile):
             skip("broken row", f"{place}: {error}")
             return None
     if not isinstance(row, dict):

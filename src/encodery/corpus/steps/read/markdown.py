@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from encodery.corpus.encoding import decode
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import whole
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import read_source
 
 FRONT = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
 FENCE = re.compile(r"^(\s*)(```|~~~).*?^\s*\2[^\n]*$", re.DOTALL | re.MULTILINE)
@@ -30,14 +30,14 @@ REPLACED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Markdown(Reader):
+class MarkdownReader(FileReader):
     """`keep_marks`: leave the file's text exactly as it is."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".md", ".markdown", ".mkd", ".mdown")
     keep_marks: bool = False
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
-        text = decode(whole(source), reading.encoding)
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+        text = decode(read_source(source), reading.encoding)
         yield text if self.keep_marks else plain(text), {}
 
 

@@ -7,36 +7,36 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from encodery.base.extras import require
-from encodery.corpus.columns import rest_of, text_column
-from encodery.corpus.encoding import Unusable
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import opened
+from encodery.corpus.columns import metadata_of, text_column
+from encodery.corpus.encoding import UnusableFile
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import open_source
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(Reader):
+class ParquetReader(FileReader):
     """`batch`: rows held at a time."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
-    sliced: ClassVar[bool] = True
+    sliceable: ClassVar[bool] = True
     batch: int = 512
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
         arrow = require("pyarrow", extra="corpus")
         parquet = require("pyarrow.parquet", extra="corpus")
         try:
-            with opened(source) as stream, parquet.ParquetFile(stream) as file:
+            with open_source(source) as stream, parquet.ParquetFile(stream) as file:
                 column = ""
-                groups = list(range(source.part, file.num_row_groups, source.parts))
+                groups = list(range(source.slice_index, file.num_row_groups, source.num_slices))
                 for batch in file.iter_batches(batch_size=self.batch, row_groups=groups):
                     rows = batch.to_pylist()
                     column = column or text_column(rows, reading.text)
                     for row in rows:
                         text = row.get(column)
                         if isinstance(text, str) and text:
-                            yield text, rest_of(row, column)
+                            yield text, metadata_of(row, column)
                         else:
                             skip("row without text", f"column '{column}'")
         except arrow.ArrowException as error:
-            raise Unusable("corrupt", f"parquet: {str(error).splitlines()[0]}") from error
+            raise UnusableFile("corrupt", f"parquet: {str(error).splitlines()[0]}") from error

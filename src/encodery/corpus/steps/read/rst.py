@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from encodery.corpus.encoding import decode
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import whole
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import read_source
 
 LINE = r"^[ \t]*([=\-~^\"'#*+.`:_<>])\1{2,}[ \t]*\n?"
 DROPPED = r"image|figure|toctree|contents|include|raw|csv-table|highlight|currentmodule|module|index|only|meta"
@@ -32,14 +32,14 @@ REPLACED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rst(Reader):
+class RstReader(FileReader):
     """`keep_marks`: leave the file's text exactly as it is."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".rst", ".rest")
     keep_marks: bool = False
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
-        text = decode(whole(source), reading.encoding)
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+        text = decode(read_source(source), reading.encoding)
         yield text if self.keep_marks else plain(text), {}
 
 

@@ -9,26 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodery.corpus.sources import Source
-from encodery.corpus.steps.read import Reader, Reading, Row, Skip
-from encodery.corpus.streams import text_stream, whole
+from encodery.corpus.sources import SourceFile
+from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
+from encodery.corpus.streams import open_source_text, read_source
 
 BLOCK = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(Reader):
+class TextReader(FileReader):
     """Has no settings."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".text")
 
-    def rows(self, source: Source, skip: Skip, reading: Reading) -> Iterator[Row]:
+    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
         if source.text_bytes <= BLOCK:
             from encodery.corpus.encoding import decode
 
-            yield decode(whole(source), reading.encoding), {}
+            yield decode(read_source(source), reading.encoding), {}
             return
-        with text_stream(source, reading.encoding) as stream:
+        with open_source_text(source, reading.encoding) as stream:
             for number, block in enumerate(blocks(stream)):
                 yield block, {"block": number}
 

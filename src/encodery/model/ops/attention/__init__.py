@@ -17,7 +17,7 @@ from torch import Tensor
 from encodery.model.shape import Layout
 
 
-class Needs(NamedTuple):
+class AttentionSpec(NamedTuple):
     """What one call asks for: half-width of the window (None: all), a bias by distance, dropout of the weights."""
 
     window: int | None = None
@@ -25,17 +25,17 @@ class Needs(NamedTuple):
     dropout: float = 0.0
 
 
-Attend = Callable[[Tensor, Layout, Needs, Tensor | None], Tensor]
+AttentionKernel = Callable[[Tensor, Layout, AttentionSpec, Tensor | None], Tensor]
 
 
-def select(device: str, dtype: torch.dtype, needs: Needs) -> Attend:
+def select_kernel(device: str, dtype: torch.dtype, needs: AttentionSpec) -> AttentionKernel:
     """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs; while a step is compiled it
     is `graph`, which is not chosen here."""
     return _select(device, dtype, needs.bias, needs.dropout > 0)
 
 
 @functools.cache
-def _select(device: str, dtype: torch.dtype, bias: bool, dropout: bool) -> Attend:
+def _select(device: str, dtype: torch.dtype, bias: bool, dropout: bool) -> AttentionKernel:
     name = "padded"
     if device == "cpu" and not dropout:
         name = "grouped"
@@ -43,5 +43,5 @@ def _select(device: str, dtype: torch.dtype, bias: bool, dropout: bool) -> Atten
         name = "flex"
     elif device == "cuda" and dtype in (torch.float16, torch.bfloat16) and not dropout:
         name = "varlen"
-    attend: Attend = importlib.import_module(f"{__name__}.{name}").attend
+    attend: AttentionKernel = importlib.import_module(f"{__name__}.{name}").attend
     return attend

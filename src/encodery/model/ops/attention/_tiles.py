@@ -19,7 +19,7 @@ SLACK = 0.8  # the shortest sequence of a tile has at least this share of the lo
 HIDDEN = -1e30  # added to scores; finite, for a place without a token may have nothing at all to see
 
 
-class Tile:
+class AttentionTile:
     """Sequences `lengths`, whose rows are `rows` of the packed batch."""
 
     def __init__(self, start: int, lengths: Sequence[int], heads: int) -> None:
@@ -100,7 +100,7 @@ class Tile:
             own.copy_(tile.reshape(-1, size).index_select(0, self.put_from(kinds)).view(own.shape))
 
 
-def tiles(lengths: Sequence[int], heads: int) -> Iterator[Tile]:
+def attention_tiles(lengths: Sequence[int], heads: int) -> Iterator[AttentionTile]:
     """Cut a batch into tiles, in its order."""
     start, held = 0, list[int]()
     for length in lengths:
@@ -108,9 +108,9 @@ def tiles(lengths: Sequence[int], heads: int) -> Iterator[Tile]:
         shortest = min([length, *held])
         full = (len(held) + 1) * heads * longest**2 > SCORES
         if held and (full or shortest < SLACK * longest):
-            yield Tile(start, held, heads)
+            yield AttentionTile(start, held, heads)
             start += sum(held)
             held = []
         held.append(length)
     if held:
-        yield Tile(start, held, heads)
+        yield AttentionTile(start, held, heads)

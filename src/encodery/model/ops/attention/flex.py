@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
     mask = _mask(layout, needs.window)
@@ -48,7 +48,7 @@ def _mask(layout: Layout, window: int | None) -> BlockMask:
     """Same document, and near enough; once per batch and window."""
     memo_key = ("flex", window)
     if memo_key not in layout.memo:
-        sequence = layout.sequence
+        sequence = layout.sequence_ids
 
         def seen(_: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             same = sequence[query] == sequence[key]

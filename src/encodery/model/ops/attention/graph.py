@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16) and bias is None and not needs.dropout:
         from torch.nn.attention.varlen import varlen_attn
@@ -33,10 +33,10 @@ def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None
     return mixed[0].transpose(0, 1)
 
 
-def _mask(layout: Layout, needs: Needs, bias: Tensor | None, qkv: Tensor) -> Tensor:
+def _mask(layout: Layout, needs: AttentionSpec, bias: Tensor | None, qkv: Tensor) -> Tensor:
     """What is added to scores, (1, 1 or N, T, T)."""
     spot = torch.arange(layout.tokens, device=qkv.device)
-    seen = layout.sequence[:, None] == layout.sequence[None, :]
+    seen = layout.sequence_ids[:, None] == layout.sequence_ids[None, :]
     distance = spot[None, :] - spot[:, None]
     if needs.window is not None:
         seen = seen & (distance.abs() <= needs.window)

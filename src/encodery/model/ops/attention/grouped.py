@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention import AttentionSpec
 from encodery.model.ops.attention._banded import banded
-from encodery.model.ops.attention._tiles import HIDDEN, Tile, tiles
+from encodery.model.ops.attention._tiles import HIDDEN, AttentionTile, attention_tiles
 from encodery.model.shape import Layout
 
 FLASH = 512  # sequences longer than this keep no weights
 BANDS = 10  # sequences longer than this many windows go by blocks
 
 
-def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     if needs.window is None or layout.max_seqlen <= BANDS * needs.window:
-        # type: ignore[no-untyped-call]
-        mixed: Tensor = _Tiled.apply(qkv, bias, layout, needs.window, 0, layout.lengths)
+        window = needs.window
+        mixed: Tensor = _Tiled.apply(qkv, bias, layout, window, 0, layout.lengths)  # type: ignore[no-untyped-call]
         return mixed
     window, parts, start = max(needs.window, 1), list[Tensor](), 0
     for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):
@@ -88,7 +88,7 @@ class _Tiled(torch.autograd.Function):
         return grad_qkv, grad_bias, None, None, None, None
 
 
-def _forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
+def _forward(tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
     """Attend within one tile; its weights (n·N, L, L) are what the backward pass needs."""
     query, key, value = tile.take(qkv)
     count, length, size = query.shape
@@ -105,7 +105,7 @@ def _forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tenso
 
 
 def _backward(
-    tile: Tile, qkv: Tensor, weights: Tensor, grad: Tensor, grad_qkv: Tensor, grad_bias: Tensor | None
+    tile: AttentionTile, qkv: Tensor, weights: Tensor, grad: Tensor, grad_qkv: Tensor, grad_bias: Tensor | None
 ) -> None:
     query, key, value = tile.take(qkv)
     (above,) = tile.take(grad)
@@ -132,7 +132,7 @@ def _gather_bias(grad: Tensor, grad_bias: Tensor) -> None:
     grad_bias.index_add_(1, index, grad.flatten(1).to(grad_bias.dtype))
 
 
-def _flash_forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
+def _flash_forward(tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
     """Attend to one long sequence; the logarithms of its sums (1, N, L) are what the backward pass needs."""
     query, key, value = _views(qkv[tile.rows], tile)
     mask = _mask(added, query)
@@ -145,7 +145,7 @@ def _flash_forward(tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor) ->
 
 
 def _flash_backward(
-    tile: Tile, qkv: Tensor, added: list[Tensor], out: Tensor, sums: Tensor, grad: Tensor, grad_qkv: Tensor
+    tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor, sums: Tensor, grad: Tensor, grad_qkv: Tensor
 ) -> None:
     query, key, value = _views(qkv[tile.rows], tile)
     (mixed,) = _views(out[tile.rows], tile)
@@ -157,7 +157,7 @@ def _flash_backward(
         place.copy_(found)
 
 
-def _views(packed: Tensor, tile: Tile) -> tuple[Tensor, ...]:
+def _views(packed: Tensor, tile: AttentionTile) -> tuple[Tensor, ...]:
     """Rows (n·L, kinds, N, D) as kinds views (n, N, L, D)."""
     return packed.view(tile.count, tile.length, *packed.shape[1:]).permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -169,15 +169,17 @@ def _mask(added: list[Tensor], query: Tensor) -> Tensor | None:
     return sum(parts[1:], parts[0]).to(query.dtype) if parts else None
 
 
-def _plan(layout: Layout, first: int, lengths: tuple[int, ...], heads: int) -> list[Tile]:
+def _plan(layout: Layout, first: int, lengths: tuple[int, ...], heads: int) -> list[AttentionTile]:
     key = ("tiles", first, len(lengths), heads)
     if key not in layout.memo:
-        layout.memo[key] = list(tiles(lengths, heads))
-    found: list[Tile] = layout.memo[key]
+        layout.memo[key] = list(attention_tiles(lengths, heads))
+    found: list[AttentionTile] = layout.memo[key]
     return found
 
 
-def _added(tile: Tile, layout: Layout, window: int | None, bias: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+def _added(
+    tile: AttentionTile, layout: Layout, window: int | None, bias: Tensor | None, dtype: torch.dtype
+) -> list[Tensor]:
     """What is added to the scores of a tile: parts that broadcast to (n, N, L, L)."""
     parts: list[Tensor] = []
     if not tile.even:

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     longest = layout.max_seqlen
     count = layout.cu_seqlens.numel() - 1
-    slot = layout.sequence * longest + layout.positions
+    slot = layout.sequence_ids * longest + layout.positions
     padded = qkv.new_zeros(count * longest, *qkv.shape[1:]).index_copy(0, slot, qkv)
     query, key, value = padded.view(count, longest, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
     mask = _mask(layout, needs, bias, qkv.dtype)
@@ -26,7 +26,7 @@ def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None
     return mixed.transpose(1, 2).flatten(0, 1)[slot]
 
 
-def _mask(layout: Layout, needs: Needs, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _mask(layout: Layout, needs: AttentionSpec, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """What is added to scores, (B, 1 or N, L, L); a padded query sees what is real, so that no row is empty."""
     longest = layout.max_seqlen
     spot = torch.arange(longest, device=layout.cu_seqlens.device)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from encodery.model.ops.attention import Needs
+from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: Needs, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.unbind(1)
     reach = -1 if needs.window is None else needs.window

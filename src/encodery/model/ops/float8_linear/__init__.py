@@ -20,15 +20,15 @@ FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16  # of both sizes of a matrix, for the hardware
 
 
-class Scaled(NamedTuple):
+class Float8Matrix(NamedTuple):
     """A matrix as `values` in 8 bits times `scale`, one number in fp32."""
 
     values: Tensor
     scale: Tensor
 
 
-def scaled_to(x: Tensor, kind: torch.dtype) -> Scaled:
+def to_float8(x: Tensor, kind: torch.dtype) -> Float8Matrix:
     """`x` in 8 bits, its largest magnitude at the end of the range. What is not finite stays so, zeros stay zero."""
     largest = x.detach().abs().amax().float()
     scale = torch.where(largest == 0, torch.ones_like(largest), largest / torch.finfo(kind).max)
-    return Scaled((x.detach() / scale).to(kind), scale)
+    return Float8Matrix((x.detach() / scale).to(kind), scale)

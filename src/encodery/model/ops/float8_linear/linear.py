@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from encodery.model.ops.float8_linear import BACKWARD, FORWARD, MULTIPLE, Scaled, naive, scaled, scaled_to
+from encodery.model.ops.float8_linear import BACKWARD, FORWARD, MULTIPLE, Float8Matrix, naive, scaled, to_float8
 
 
-def fits(weight: Tensor) -> bool:
+def supports(weight: Tensor) -> bool:
     """Whether a weight (O, I) has the sizes that the hardware multiplies."""
     return weight.ndim == 2 and not any(size % MULTIPLE for size in weight.shape)
 
@@ -35,7 +35,7 @@ class _Float8(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.dtypes = x.dtype, weight.dtype, dtype
-        narrow_x, narrow_weight = scaled_to(x, FORWARD), scaled_to(weight, FORWARD)
+        narrow_x, narrow_weight = to_float8(x, FORWARD), to_float8(weight, FORWARD)
         ctx.save_for_backward(*narrow_x, *narrow_weight)
         return _product(narrow_x, _turned(narrow_weight), dtype, fast=True)
 
@@ -43,8 +43,8 @@ class _Float8(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         saved, (x_dtype, weight_dtype, dtype) = ctx.saved_tensors, ctx.dtypes
-        x, weight = Scaled(*saved[:2]), Scaled(*saved[2:])
-        back, to_x, to_weight = scaled_to(grad, BACKWARD), None, None
+        x, weight = Float8Matrix(*saved[:2]), Float8Matrix(*saved[2:])
+        back, to_x, to_weight = to_float8(grad, BACKWARD), None, None
         if ctx.needs_input_grad[0]:
             to_x = _product(back, weight, dtype).to(x_dtype)
         if ctx.needs_input_grad[1]:
@@ -52,11 +52,11 @@ class _Float8(torch.autograd.Function):
         return to_x, to_weight, None
 
 
-def _turned(matrix: Scaled) -> Scaled:
-    return Scaled(matrix.values.t(), matrix.scale)
+def _turned(matrix: Float8Matrix) -> Float8Matrix:
+    return Float8Matrix(matrix.values.t(), matrix.scale)
 
 
-def _product(left: Scaled, right: Scaled, dtype: torch.dtype, fast: bool = False) -> Tensor:
+def _product(left: Float8Matrix, right: Float8Matrix, dtype: torch.dtype, fast: bool = False) -> Tensor:
     """By the device's tensor cores; the plain way elsewhere."""
     way = scaled if left.values.is_cuda else naive
     found: Tensor = way.product(left, right, dtype, fast)

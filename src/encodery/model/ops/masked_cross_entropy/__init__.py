@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Loss(NamedTuple):
+class CrossEntropyResult(NamedTuple):
     """`total`: sum over rows of -log p(target) + z_loss · log(Σ exp logits)², a scalar in fp32 (fp64 for fp64);
     `nll` (M,) the first summand of each row and `correct` (M,) bool, whether no other token scores higher; both
     detached."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from encodery.base.errors import ProgrammerError
-from encodery.model.ops.masked_cross_entropy import Loss
+from encodery.model.ops.masked_cross_entropy import CrossEntropyResult
 
 LOGITS_CPU = 2**22  # of one chunk at most: 256 rows of 16,384, 16 MiB; measured, see bench/LOG.md
 LOGITS_ELSEWHERE = 2**26  # 256 MiB in fp32: large products, little memory
@@ -22,7 +22,7 @@ LOGITS_ELSEWHERE = 2**26  # 256 MiB in fp32: large products, little memory
 
 def masked_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float = 0.0
-) -> Loss:
+) -> CrossEntropyResult:
     """features (M, E), weight (V, E), bias (V,), targets (M,) → `Loss`; products in the dtype of the features, or
     of autocast where it is on, sums in fp32 (fp64 for fp64)."""
     if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
@@ -30,8 +30,8 @@ def masked_cross_entropy(
     if torch.compiler.is_compiling():
         dtype = _products(features)
         total, nll, correct, *_ = _opaque(features.to(dtype), weight, bias, targets, z_loss)
-        return Loss(total, nll.detach(), correct)
-    return Loss(*_Chunked.apply(features, weight, bias, targets, z_loss))  # type: ignore[no-untyped-call]
+        return CrossEntropyResult(total, nll.detach(), correct)
+    return CrossEntropyResult(*_Chunked.apply(features, weight, bias, targets, z_loss))  # type: ignore[no-untyped-call]
 
 
 class _Grads:

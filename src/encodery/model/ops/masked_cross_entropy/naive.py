@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.model.ops.masked_cross_entropy import Loss
+from encodery.model.ops.masked_cross_entropy import CrossEntropyResult
 
 
 def masked_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float = 0.0
-) -> Loss:
+) -> CrossEntropyResult:
     """features (M, E), weight (V, E), bias (V,), targets (M,) → `Loss`."""
     logits = F.linear(features, weight, bias)
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
@@ -22,4 +22,4 @@ def masked_cross_entropy(
     chosen = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
     nll = (spread - chosen).masked_fill(~real, 0.0)
     total = nll.sum() + z_loss * spread.square().masked_fill(~real, 0.0).sum()
-    return Loss(total, nll.detach(), (real & (chosen >= logits.amax(1))).detach())
+    return CrossEntropyResult(total, nll.detach(), (real & (chosen >= logits.amax(1))).detach())

@@ -1,0 +1,34 @@
+"""One bit a number: whether it lies above the sample's middle. arXiv:2106.00882 (the two-stage use of such codes)
+
+What comes out are ±1 / √H, so that inner products count agreeing bits and are cosines; `codes` gives the packed bits.
+Shapes: N vectors, H width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.encoders.postprocess import PostProcess, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary(PostProcess):
+    """`centred`: cut each dimension at its median of the sample, so that every bit tells as much as it can; else at
+    zero, where nothing is learnt."""
+
+    centred: bool = True
+
+    def fit(self, vectors: np.ndarray) -> State:
+        middle = np.median(vectors, axis=0) if self.centred else np.zeros(vectors.shape[1])
+        return {"middle": middle.astype(np.float32)}
+
+    def codes(self, vectors: np.ndarray, state: State) -> np.ndarray:
+        """(N, ceil(H / 8)) uint8, the first dimension in the highest bit."""
+        return np.packbits(vectors > state["middle"], axis=1)
+
+    def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
+        signs = np.where(vectors > state["middle"], np.float32(1), np.float32(-1))
+        finished: np.ndarray = signs / np.float32(np.sqrt(vectors.shape[1]))
+        return finished

@@ -1,0 +1,19 @@
+"""Unit length, so that the inner product is the cosine. A zero vector stays zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encodery.encoders.postprocess import PostProcess, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalise(PostProcess):
+    """Has no settings."""
+
+    def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        finished: np.ndarray = vectors / np.maximum(lengths, 1e-12)
+        return finished

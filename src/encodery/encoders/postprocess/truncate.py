@@ -1,0 +1,32 @@
+"""Keeps the first numbers of a vector, for models trained with the loss `matryoshka`. arXiv:2205.13147
+
+Put `normalise` after it. Shapes: N vectors, K kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from encodery.base.errors import SettingsError
+from encodery.encoders.postprocess import PostProcess, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncate(PostProcess):
+    """`keep`: how many; a narrower vector stays as it is."""
+
+    is_linear: ClassVar[bool] = True
+    keep: int = 64
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise SettingsError(f"keep = {self.keep}: must be positive.")
+
+    def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
+        return vectors[:, : self.keep]
+
+    def output_dim(self, width: int) -> int:
+        return min(self.keep, width)

@@ -1,0 +1,62 @@
+"""A row of finish steps with what each has learnt, and its file. Shapes: N vectors, H width before, K after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from encodery.base.errors import ArtifactError
+from encodery.encoders.postprocess import PostProcess, State
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """`steps` in order, and the state of each."""
+
+    steps: tuple[PostProcess, ...]
+    states: tuple[State, ...]
+
+    @classmethod
+    def fitted(cls, steps: Sequence[PostProcess], vectors: np.ndarray) -> PostProcessing:
+        """Each step learns from the sample (N, H) as the steps before it left it."""
+        states = []
+        for step in steps:
+            states.append(step.fit(vectors))
+            vectors = step.apply(vectors, states[-1])
+        return cls(tuple(steps), tuple(states))
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, H) float32 → (N, K) float32."""
+        for step, state in zip(self.steps, self.states, strict=True):
+            vectors = step.apply(vectors, state)
+        return np.ascontiguousarray(vectors, np.float32)
+
+    def output_dim(self, width: int) -> int:
+        """K, given H."""
+        for step in self.steps:
+            width = step.output_dim(width)
+        return width
+
+    def save(self, file: Path) -> None:
+        """Write the states; the steps are settings and stored as such."""
+        arrays = {f"{i}.{name}": a for i, state in enumerate(self.states) for name, a in state.items()}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+
+    @classmethod
+    def load(cls, steps: Sequence[PostProcess], file: Path) -> PostProcessing:
+        """Raises `ArtifactError` naming the file when it is missing or damaged."""
+        try:
+            arrays = load_file(file)
+        except Exception as error:
+            raise ArtifactError(f"{file}: damaged or missing: {error}") from error
+        states: list[State] = [{} for _ in steps]
+        for name, array in arrays.items():
+            number, _, key = name.partition(".")
+            if not number.isdigit() or int(number) >= len(states):
+                raise ArtifactError(f"{file}: holds '{name}', which belongs to none of {len(states)} steps.")
+            states[int(number)][key] = array
+        return cls(tuple(steps), tuple(states))

@@ -1,0 +1,128 @@
+"""The analyser that all engines share: text to words of any script, and BM25's numbers over them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from encodery.base.errors import SettingsError, nearest
+
+WORD = re.compile(r"\w+")
+KNOWN_PIECES, KNOWN_QUERIES = 1 << 17, 8
+"""Of how many pieces of text, and of how many queries, the words are remembered."""
+MUCH = 1e6
+"""A saturation so high that the engine's weight of a word is, rounded, how often it occurs."""
+
+
+def check_bm25_parameters(k: float, b: float) -> None:
+    """Raises `SettingsError` for what is no parameter of BM25."""
+    if not (k >= 0 and 0 <= b <= 1):
+        raise SettingsError(f"k = {k}, b = {b}: k is at least 0, b between 0 and 1.")
+
+
+def analyser_settings(edge: Any, language: str) -> dict[str, Any]:
+    """Words of any script, accents folded, lower case; stop words and stems of the language. `edge`: the package."""
+    shared = {"tokenizer": edge.TokenizerType.Multilingual, "lowercase": True, "ascii_folding": True}
+    if language == "none":
+        return {**shared, "stemmer": edge.DisabledStemmer(), "stopwords": edge.StopwordsSet()}
+    known = {name.lower(): name for name in dir(edge.SnowballLanguage) if name[0].isupper()}
+    if language not in known:
+        raise SettingsError(
+            f"language = '{language}': there is no stemmer for it.{nearest(language, known)} "
+            f"Languages are none, {', '.join(sorted(known))}."
+        )
+    name = known[language]
+    stopwords = getattr(edge.Language, name, None) or edge.StopwordsSet()
+    return {**shared, "stemmer": edge.SnowballParams(getattr(edge.SnowballLanguage, name)), "stopwords": stopwords}
+
+
+class Analyser:
+    """Words as numbers. `language`: see `analyser`."""
+
+    def __init__(self, edge: Any, language: str) -> None:
+        settings = analyser_settings(edge, language)
+        self._words = edge.Bm25(edge.Bm25Config(**settings))
+        self._counts = edge.Bm25(edge.Bm25Config(k=MUCH, b=0.0, **settings))
+        self._marker = MatchMarker(self.term_ids)
+
+    def term_ids(self, text: str) -> tuple[int, ...]:
+        """The words of a text, each once."""
+        return tuple(self._words.embed_query(text).indices)
+
+    def term_counts(self, text: str) -> dict[int, int]:
+        """How often each word of a text occurs."""
+        found = self._counts.embed_document(text)
+        return {word: round(value) for word, value in zip(found.indices, found.values, strict=True)}
+
+    def repeated_terms(self, text: str) -> list[str]:
+        """The words of a query that stand in it at least twice, those at least thrice, and so on."""
+        written: dict[tuple[int, ...], str] = {}
+        counts: Counter[tuple[int, ...]] = Counter()
+        for match in WORD.finditer(text):
+            key = self.term_ids(match[0])
+            if key:
+                written.setdefault(key, match[0])
+                counts[key] += 1
+        most = max(counts.values(), default=0)
+        return [" ".join(written[key] for key in counts if counts[key] >= times) for times in range(2, most + 1)]
+
+    def matches(self, query: str, text: str) -> list[tuple[int, int]]:
+        """See `Store`."""
+        return self._marker.spans(query, text)
+
+
+class MatchMarker:
+    """Finds the words of texts that equal those of a query. The package takes a microsecond a word, and in what is
+    shown all words are looked at: so of each piece between spaces its words are found once, and kept by number."""
+
+    def __init__(self, words: Callable[[str], tuple[int, ...]]) -> None:
+        self._words = words
+        self._wanted = functools.lru_cache(KNOWN_QUERIES)(words)
+        self._known: set[str] = set()
+        self._holding: dict[int, dict[str, set[str]]] = {}  # number -> piece -> its words of that number
+        self._asked: tuple[str, dict[str, set[str]]] | None = None  # the last query, piece -> its words that match
+
+    def spans(self, query: str, text: str) -> list[tuple[int, int]]:
+        """The characters [begin, end) of each, in order."""
+        pieces = text.split()
+        if not self._known.issuperset(pieces):
+            self._learn(set(pieces))
+        asked = self._asked
+        if asked is None or asked[0] != query:
+            asked = self._asked = query, self._matching(query)
+        held = filter(None, map(asked[1].get, pieces))
+        return _places({word for words in held for word in words}, text)
+
+    def _learn(self, pieces: set[str]) -> None:
+        if len(self._known) > KNOWN_PIECES:
+            self._known, self._holding = set(), {}
+        for piece in pieces - self._known:
+            for word in WORD.findall(piece):
+                for number in self._words(word):
+                    self._holding.setdefault(number, {}).setdefault(piece, set()).add(word)
+        self._known |= pieces
+        self._asked = None
+
+    def _matching(self, query: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for number in self._wanted(query):
+            for piece, words in self._holding.get(number, {}).items():
+                found.setdefault(piece, set()).update(words)
+        return found
+
+
+def _places(words: Iterable[str], text: str) -> list[tuple[int, int]]:
+    """Where words stand alone, as `WORD` finds them: between characters that are not of words."""
+    found = []
+    for word in words:
+        begin = text.find(word)
+        while begin >= 0:
+            end = begin + len(word)
+            before, after = text[begin - 1 : begin], text[end : end + 1]
+            if not (before.isalnum() or after.isalnum() or before == "_" or after == "_"):
+                found.append((begin, end))
+            begin = text.find(word, end)
+    return sorted(found)

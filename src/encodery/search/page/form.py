@@ -1,0 +1,137 @@
+"""What the page's form asks: the parameters of an address, checked, as the arguments of a search.
+
+An empty field is one not given. Limits are those of a page for people; the library has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from encodery.base.errors import InputError, nearest
+from encodery.search.filters import Condition, parse
+from encodery.search.fuse import parse_weights
+
+NAMES = ("q", "mode", "top", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
+MAX_QUERY_CHARS = 2000
+"""Characters of a query, and of a filter."""
+MAX_TOP = 100
+"""Passages shown at most."""
+MOST_FILTERS = 10
+TOP = 10
+
+Form = Mapping[str, Sequence[str]]
+"""Name -> what was filled in, none of it empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageQuery:
+    """The arguments of `Searcher.search`; `rerank` is whether the page's reranker, if it has one, is to be asked, and
+    `rerank_weight` its share then, None for the usual."""
+
+    query: str
+    top: int
+    mode: str | None
+    weight: float | Mapping[str, float] | None
+    fusion: str
+    per_document: int | None
+    conditions: tuple[Condition, ...]
+    rerank: bool
+    rerank_weight: float | None
+
+    def arguments(self) -> dict[str, Any]:
+        """As keywords, the reranker left out."""
+        share = {} if self.rerank_weight is None else {"rerank_weight": self.rerank_weight}
+        return {
+            **share,
+            "query": self.query,
+            "top": self.top,
+            "mode": self.mode,
+            "conditions": self.conditions,
+            "per_document": self.per_document,
+            "weight": self.weight,
+            "fusion": self.fusion,
+        }
+
+
+def parse_form(query: str, names: Sequence[str] = NAMES) -> dict[str, list[str]]:
+    """The fields of an address's query string. Raises `InputError` for one that is unknown or given twice (filters may
+    be), and for text that is no UTF-8."""
+    try:
+        given = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError as error:
+        raise InputError(f"The address cannot be read: {error}.") from error
+    found: dict[str, list[str]] = {}
+    for name, value in given:
+        if name not in names:
+            raise InputError(f"'{name}' is no field.{nearest(name, names)} There are {', '.join(names)}.")
+        if name in found and name != "filter":
+            raise InputError(f"{name}: is given twice.")
+        if value.strip():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def parse_query(fields: Form) -> PageQuery:
+    """The search that the fields ask for. Raises `InputError` naming the field that cannot be used."""
+    filters = fields.get("filter", ())
+    for name, value in (("q", first_value(fields, "q")), *(("filter", text) for text in filters)):
+        if len(value) > MAX_QUERY_CHARS:
+            raise InputError(f"{name}: has {len(value):,} characters; at most {MAX_QUERY_CHARS:,} are taken.")
+    if len(filters) > MOST_FILTERS:
+        raise InputError(f"filter: {len(filters)} are given; at most {MOST_FILTERS} are taken.")
+    rerank = first_value(fields, "rerank") or "yes"
+    if rerank not in ("yes", "no"):
+        raise InputError(f"rerank = '{rerank}': is yes or no.")
+    top = whole_number(fields, "top")
+    if top is not None and top > MAX_TOP:
+        raise InputError(f"top = {top}: at most {MAX_TOP} passages are shown.")
+    return PageQuery(
+        query=first_value(fields, "q"),
+        top=TOP if top is None else top,
+        mode=first_value(fields, "mode") or None,
+        weight=_weight(fields),
+        fusion=first_value(fields, "fusion") or "scores",
+        per_document=whole_number(fields, "per_document"),
+        conditions=parse(filters),
+        rerank=rerank == "yes",
+        rerank_weight=_share(fields, "rerank_weight", "0 (as found) and 1 (the reranker's order alone)"),
+    )
+
+
+def first_value(fields: Form, name: str) -> str:
+    """What a field holds, empty where it is not given."""
+    return next(iter(fields.get(name, ())), "")
+
+
+def whole_number(fields: Form, name: str, minimum: int = 1) -> int | None:
+    """A whole number, None where it is not given. Raises `InputError`."""
+    value = first_value(fields, name).strip()
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= minimum):
+        raise InputError(f"{name} = '{value[:40]}': is a whole number, at least {minimum}.")
+    return int(value)
+
+
+def _weight(fields: Form) -> float | Mapping[str, float] | None:
+    """The share of all models in `weight`, or those by side in `weights`, as bm25=0.3,dense=0.7."""
+    shares = first_value(fields, "weights").strip()
+    if shares and "weight" in fields:
+        raise InputError("weight, weights: give the share of all models together, or those by side.")
+    return parse_weights(shares) if shares else _share(fields, "weight", "0 (words) and 1 (vectors)")
+
+
+def _share(fields: Form, name: str, ends: str) -> float | None:
+    value = first_value(fields, name).strip()
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise InputError(f"{name} = '{value[:40]}': is a share between {ends}.")
+    return number

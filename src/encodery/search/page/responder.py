@@ -1,0 +1,172 @@
+"""What the page answers to an address: a page, its style, JSON, or what is wrong, each with its status.
+
+Searches run one after another in a thread of their own: an index and a model are not made for several at once, and
+torch keeps a pool of threads for every thread that calls it. Only so many may wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from encodery.base.errors import EncoderyError, InputError, UserError
+from encodery.search.page.document import document_page, passages
+from encodery.search.page.form import NAMES, Form, first_value, parse_form, parse_query, whole_number
+from encodery.search.page.view import IndexFacts, problem_page, search_page
+from encodery.search.rerank import Scorer
+from encodery.search.searcher import RERANK_TOP_K, RERANK_WEIGHT, Searcher, SearchResult
+
+T = TypeVar("T")
+WAITING = 32
+HTML, JSON = "text/html; charset=utf-8", "application/json"
+FILES = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
+PATHS = ("/", "/search", "/document", *FILES)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`kind` is the content type."""
+
+    status: int
+    body: bytes
+    kind: str = HTML
+
+
+class Busy(EncoderyError):
+    """Too many searches wait already."""
+
+
+class PageResponder:
+    """An open index, and a reranker if one is named, answering addresses. Use it as a context, or close it."""
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        reranker: Scorer | None = None,
+        rerank_top_k: int = RERANK_TOP_K,
+        reranker_name: str | None = None,
+        rerank_weight: float = RERANK_WEIGHT,
+    ) -> None:
+        self.searcher, self.reranker, self.rerank_top_k, self.rerank_weight = (
+            searcher,
+            reranker,
+            rerank_top_k,
+            rerank_weight,
+        )
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._room = threading.BoundedSemaphore(WAITING)
+        self.facts = self._in_turn(lambda: self._facts(reranker_name or "yes"))
+
+    def __enter__(self) -> PageResponder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the search in work end, and take no more; the index stays open."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def warm(self) -> None:
+        """Load the model, so that the first search is as fast as the next. Raises as the searcher does."""
+        self._in_turn(self.searcher.warm)
+
+    def reply(self, target: str) -> Reply:
+        """To a request's path and query string. Never raises."""
+        parts = urlsplit(target if target.startswith("/") and not target.startswith("//") else "/?")
+        plain = parts.path == "/search"
+        try:
+            return self._routed(parts.path, parts.query)
+        except InputError as error:
+            return problem_reply(400, str(error), plain)
+        except Busy as error:
+            return problem_reply(503, str(error), plain)
+        except UserError as error:  # The model is gone, an extra is missing: the page's state, not the question.
+            return problem_reply(500, str(error), plain)
+        except Exception:
+            traceback.print_exc()
+            return problem_reply(500, "The search failed; the window in which the page was started says why.", plain)
+
+    def _routed(self, path: str, query: str) -> Reply:
+        if path in FILES:
+            text = importlib.resources.files(__package__).joinpath(path[1:]).read_bytes()
+            return Reply(200, text, FILES[path])
+        if path == "/":
+            return self._page(query)
+        if path == "/search":
+            return self._json(query)
+        if path == "/document":
+            return self._document(query)
+        return problem_reply(404, f"There is nothing at '{unquote(path)[:100]}'; there are {', '.join(PATHS)}.")
+
+    def _page(self, query: str) -> Reply:
+        """The form, with what was found or what is wrong with it, so that it can be mended in place."""
+        fields: Form = {}
+        try:
+            fields = parse_form(query)
+            answer = self._search(fields) if "q" in fields else None
+        except InputError as error:
+            return Reply(400, search_page(self.facts, fields, None, str(error)).encode())
+        return Reply(200, search_page(self.facts, fields, answer).encode())
+
+    def _json(self, query: str) -> Reply:
+        found = self._search(parse_form(query))
+        return Reply(200, json.dumps(dataclasses.asdict(found), ensure_ascii=False, default=str).encode(), JSON)
+
+    def _document(self, query: str) -> Reply:
+        fields = parse_form(query, (*NAMES, "id", "passage"))
+        name, number = first_value(fields, "id"), whole_number(fields, "passage", minimum=0) or 0
+        if not name:
+            raise InputError("id: is missing; it names a document.")
+
+        def made() -> Reply:
+            found = passages(self.searcher.store, name, number)
+            if not found:
+                return problem_reply(404, f"The index holds no passage {number} of a document '{name[:200]}'.")
+            return Reply(200, document_page(self.facts, fields, number, found, self.searcher.store).encode())
+
+        return self._in_turn(made)
+
+    def _search(self, fields: Form) -> SearchResult:
+        wanted = parse_query(fields)
+        reranker = self.reranker if wanted.rerank else None
+        given = {"rerank_weight": self.rerank_weight, **wanted.arguments()}
+        return self._in_turn(lambda: self.searcher.search(**given, reranker=reranker, rerank_top_k=self.rerank_top_k))
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done when those before it are. Raises `Busy`, and what it raises."""
+        if not self._room.acquire(blocking=False):
+            raise Busy(f"{WAITING} searches are waiting; ask again in a moment.")
+        try:
+            return self._worker.submit(work).result()
+        finally:
+            self._room.release()
+
+    def _facts(self, reranker: str) -> IndexFacts:
+        searcher = self.searcher
+        return IndexFacts(
+            name=searcher.path.resolve().name,
+            documents=searcher.store.documents(),
+            passages=searcher.store.count(),
+            modes=searcher.modes,
+            weights=searcher.weights,
+            reranker=None if self.reranker is None else reranker,
+            rerank_weight=self.rerank_weight,
+        )
+
+
+def problem_reply(status: int, message: str, plain: bool = False) -> Reply:
+    """What is wrong, as a page or, `plain`, as JSON."""
+    if plain:
+        table: dict[str, Any] = {"error": {"message": message, "status": status}}
+        return Reply(status, json.dumps(table, ensure_ascii=False).encode(), JSON)
+    titles = {400: "This cannot be asked", 403: "Not here", 404: "Not found", 503: "Too much at once"}
+    return Reply(status, problem_page(titles.get(status, "This went wrong"), message).encode())

@@ -1,0 +1,182 @@
+"""A corpus and a tokenizer to a packed store (`store.py`): one shard of ids for one shard of the corpus.
+
+`tokenizers` encodes a batch on all threads and holds the interpreter for only a few percent of the time, so one
+process serves some eight cores; beyond that, shards go to several processes. The draft folder survives a kill:
+the next pack of the same corpus and tokenizer keeps its finished shards (checked by SHA-256) and makes the others.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from encodery.base.artifact import Artifact, create_artifact
+from encodery.base.errors import ArtifactError, EmptyInput, InputError
+from encodery.base.machine import threads
+from encodery.corpus.shards import read_documents, shard_paths
+from encodery.tokens.shards import ShardRecord, TokenShardWriter, finished_shard, id_dtype, index_split
+from encodery.tokens.store import KIND, SPLITS, SpecialTokens, TokenStore
+from encodery.tokens.tokenizer import Tokenizer
+from encodery.tokens.up_to_date import up_to_date_artifact
+
+ENCODED_AT_ONCE = 1 << 21
+CORES_PER_PROCESS = 8
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard to make: everything a worker process needs."""
+
+    corpus_shard: Path
+    split: Path
+    number: int
+    tokenizer: Path
+    dtype: str
+    source: str
+
+
+def encode_corpus(
+    corpus: str | Path,
+    tokenizer: str | Path,
+    out: str | Path,
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_progress: ProgressCallback | None = None,
+) -> TokenStore:
+    """Pack both splits of a corpus; if `out` holds just that already, nothing is done.
+
+    `watch(split, done, total)` is called after each shard. `workers`: processes; by default one for each eight
+    cores, in this process if one is enough. Raises `EmptyInput` if the corpus has no training text, `ArtifactError`
+    for a damaged corpus shard, `DiskFull`.
+    """
+    source = Artifact.open(corpus, "corpus")
+    words = Tokenizer.load(tokenizer)
+    specials = special_tokens_of(words)
+    dtype = id_dtype(words.vocab_size)
+    count = _workers(workers)
+    if not any(shard_paths(corpus, "train")):
+        raise EmptyInput(f"{corpus}: its training split holds no documents to pack.")
+    parents = {"corpus": source, **_tokenizer_parent(tokenizer)}
+    settings = {"dtype": dtype, "special_tokens": asdict(specials), "tokenizer": words.fingerprint}
+    if not overwrite and up_to_date_artifact(out, KIND, settings, parents):
+        return TokenStore.open(out)
+    with create_artifact(out, KIND, settings, parents, overwrite=overwrite, keep_draft=True) as draft:
+        begun = time.perf_counter()
+        words.save(draft.path / "tokenizer")
+        for name in SPLITS:
+            tasks = list(_tasks(source, name, draft.path, words.fingerprint, dtype))
+            _clear(draft.path / name, {f"{task.number:05d}" for task in tasks})
+            notes = _run(tasks, count, on_progress or _unwatched)
+            draft.metrics[name] = index_split(draft.path / name, notes)
+        if not draft.metrics["train"]["tokens"]:
+            raise EmptyInput(f"{corpus}: its training split holds no tokens.")
+        draft.metrics["seconds"] = round(time.perf_counter() - begun, 2)
+    return TokenStore.open(out)
+
+
+def special_tokens_of(tokenizer: Tokenizer) -> SpecialTokens:
+    """What a store remembers of its tokenizer. Raises `InputError` if it lacks a special token."""
+    return SpecialTokens(
+        pad_id=tokenizer.pad_id,
+        unk_id=tokenizer.unk_id,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+        mask_id=tokenizer.mask_id,
+        vocab_size=tokenizer.vocab_size,
+    )
+
+
+def _tasks(corpus: Artifact, split: str, draft: Path, fingerprint: str, dtype: str) -> Iterator[_Task]:
+    for number, path in enumerate(shard_paths(corpus.path, split)):
+        name = str(path.relative_to(corpus.path))
+        entry = corpus.manifest.files.get(name)
+        if entry is None:
+            raise ArtifactError(f"{path}: is not in the corpus's manifest.")
+        source = f"{fingerprint}/{name}/{entry['sha256']}"
+        yield _Task(path, draft / split, number, draft / "tokenizer", dtype, source)
+
+
+def _clear(split: Path, wanted: set[str]) -> None:
+    """Remove what an earlier pack of another corpus left in the draft."""
+    for file in split.rglob("*") if split.is_dir() else ():
+        if file.is_file() and file.name.split(".")[0] not in wanted:
+            file.unlink()
+
+
+def _unwatched(split: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _run(tasks: list[_Task], workers: int, watch: ProgressCallback) -> list[ShardRecord]:
+    notes: dict[int, ShardRecord] = {}
+    for task in tasks:
+        if (note := finished_shard(task.split, task.number, task.dtype, task.source)) is not None:
+            notes[task.number] = note
+            watch(task.split.name, len(notes), len(tasks))
+    rest = [task for task in tasks if task.number not in notes]
+    if min(workers, len(rest)) <= 1:
+        for task in rest:
+            notes[task.number] = _make(task)
+            watch(task.split.name, len(notes), len(tasks))
+    else:
+        with ProcessPoolExecutor(min(workers, len(rest)), multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(_make, task): task for task in rest}
+            try:
+                for future in as_completed(futures):
+                    task = futures[future]
+                    notes[task.number] = future.result()
+                    watch(task.split.name, len(notes), len(tasks))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return [notes[task.number] for task in tasks]
+
+
+def _make(task: _Task) -> ShardRecord:
+    tokenizer = Tokenizer.load(task.tokenizer)
+    writer = TokenShardWriter(task.split, task.number, task.dtype, tokenizer.unk_id)
+    texts = (document.text for document in read_documents([task.corpus_shard]))
+    return writer.write(encode_texts(tokenizer, texts), task.source)
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
+    """(ids, UTF-8 bytes) of each text, without special tokens; memory holds some two million characters."""
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size >= ENCODED_AT_ONCE:
+            yield from _encode(tokenizer, held)
+            held, size = [], 0
+    yield from _encode(tokenizer, held)
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
+    for ids, text in zip(tokenizer.encode_batch(texts), texts, strict=True):
+        yield ids, len(text.encode("utf-8", errors="replace"))
+
+
+def _workers(given: int | None) -> int:
+    if given is not None and given < 1:
+        raise InputError(f"workers = {given}: must be at least 1.")
+    return given or max(threads() // CORES_PER_PROCESS, 1)
+
+
+def _tokenizer_parent(folder: str | Path) -> dict[str, Artifact]:
+    """The tokenizer as a parent, where it is an artifact and not a bare folder from elsewhere."""
+    try:
+        return {"tokenizer": Artifact.open(folder, ("tokenizer", "model", "tokens"))}
+    except ArtifactError:
+        if (Path(folder) / "manifest.json").is_file():
+            raise
+        return {}

@@ -1,0 +1,86 @@
+"""What a run writes for its report: labels of sets counted by hand, and the worst errors first, for every kind of
+answer; and that the report draws them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encodery.evaluate.report.predictions import prediction_sections
+from encodery.finetune.prediction_details import prediction_details
+from encodery.finetune.tasks import Task
+from encodery.finetune.tasks.classify import TextClassification
+from encodery.finetune.tasks.multilabel import MultilabelClassification
+from encodery.finetune.tasks.regress import TextRegression
+from encodery.finetune.tasks.tag import SequenceTagging
+
+KNOWN = {"labels": ["a", "b"], "kind": "spans"}
+
+
+def drawn(task: Task, answers: list[dict[str, Any]], rows: dict[str, list[Any]], folder: Path) -> tuple[Any, str]:
+    """The details, and the page's sections on them."""
+    found = prediction_details(task, answers, rows, KNOWN)
+    (folder / "details.json").write_text(json.dumps({"notes": [], "test": found}))
+    return found, "".join(f"{name}: {body}" for name, body in prediction_sections(folder))
+
+
+def test_labels_of_several(tmp_path: Path) -> None:
+    rows = {"text": ["one", "two", "three"], "labels": [["a", "b"], ["a"], ["b"]]}
+    answers = [{"prediction": ["a"]}, {"prediction": ["a"]}, {"prediction": ["a", "c"]}]
+    found, page = drawn(MultilabelClassification(), answers, rows, tmp_path)
+    assert found["each"] == [
+        {"label": "a", "true": 2, "given": 3, "right": 2},
+        {"label": "b", "true": 2, "given": 0, "right": 0},
+        {"label": "c", "true": 0, "given": 1, "right": 0},
+    ]
+    assert [(one["row"], one["wrong"]) for one in found["errors"]] == [(2, 3), (0, 1)]
+    assert (found["errors"][0]["truth"], found["errors"][0]["prediction"]) == ("b", "a; c")
+    assert "Labels:" in page
+    assert "missed or too many" in page
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_spans_are_shown_with_their_words(tmp_path: Path, words: bool) -> None:
+    if words:
+        rows: dict[str, list[Any]] = {
+            "tokens": [["Ada", "saw", "Rome"], ["so", "it", "is"]],
+            "tags": [["B-who", "O", "B-where"], ["O", "O", "O"]],
+        }
+        answers: list[dict[str, Any]] = [{"prediction": ["B-who", "O", "O"]}, {"prediction": ["O", "O", "O"]}]
+    else:
+        both = [{"start": 0, "end": 3, "label": "who"}, {"start": 8, "end": 12, "label": "where"}]
+        rows = {"text": ["Ada saw Rome", "so it is"], "spans": [both, []]}
+        answers = [{"prediction": both[:1], "spans": both[:1]}, {"prediction": [], "spans": []}]
+    found, page = drawn(SequenceTagging(), answers, rows, tmp_path)
+    assert {one["label"]: (one["true"], one["given"], one["right"]) for one in found["each"]} == {
+        "where": (1, 0, 0),
+        "who": (1, 1, 1),
+    }
+    assert [(one["truth"], one["prediction"], one["wrong"]) for one in found["errors"]] == [
+        ("who: Ada; where: Rome", "who: Ada", 1)
+    ]
+    assert "where: Rome" in page
+
+
+def test_numbers_are_shown_by_how_far_they_are_off(tmp_path: Path) -> None:
+    rows = {"text": ["one", "two", "three"], "score": ["1", 2.0, 3]}
+    found, page = drawn(
+        TextRegression(), [{"prediction": 1.5}, {"prediction": 5.0}, {"prediction": 3.0}], rows, tmp_path
+    )
+    assert [(one["row"], one["off"]) for one in found["errors"]] == [(1, 3.0), (0, 0.5)]
+    assert "off by" in page
+
+
+def test_classes_have_their_surest_errors_first(tmp_path: Path) -> None:
+    rows = {"text": ["one", "two", "three"], "label": ["a", "a", "b"]}
+    answers = [
+        {"prediction": label, "probability": sure, "probabilities": {"a": sure, "b": 1 - sure}}
+        for label, sure in (("b", 0.6), ("a", 0.9), ("a", 0.8))
+    ]
+    found, page = drawn(TextClassification(), answers, rows, tmp_path)
+    assert [(one["row"], one["probability"]) for one in found["errors"]] == [(2, 0.8), (0, 0.6)]
+    assert found["confusion"] == [[1, 1], [1, 0]]
+    assert "sure" in page

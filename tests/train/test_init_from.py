@@ -1,0 +1,186 @@
+"""Continued pre-training: a run begins where a model stands, can be resumed, and trains what it is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encodery.base.errors import CheckpointError, SettingsError
+from encodery.base.settings import parse_overrides
+from encodery.cli.__main__ import run
+from encodery.model.load import load_model, save_model
+from encodery.model.network import build_model
+from encodery.tokens.store import TokenStore
+from encodery.train.data_init.random import RandomInit
+from encodery.train.distributed import DistributedContext
+from encodery.train.launch import resume, start
+from encodery.train.loop import Loop
+from encodery.train.pretrain import PretrainJob, recipe_of
+from encodery.train.pretrain_settings import PretrainSettings, read_settings
+
+Table = Callable[..., dict[str, Any]]
+Losses = Callable[[Path], dict[int, float]]
+QUICK = ["train.budget=12steps", "train.batch_tokens=256", "train.micro_batch_tokens=256", "train.precision=fp32"]
+QUICK += ["train.threads=1", "train.eval_tokens=200", "train.evals=3", "train.checkpoint_every=4steps"]
+
+
+@pytest.fixture(scope="module")
+def given(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a few steps."""
+    folder = tmp_path_factory.mktemp("given") / "run"
+    small = ["model.width=16", "model.depth=2", "model.heads=2", "model.intermediate_size=32", "model.max_length=32"]
+    over = parse_overrides([*small, "feed.max_length=32", "optim.lr=0.01", *QUICK, "train.budget=30steps"])
+    opened = TokenStore.open(store)
+    start(recipe_of(read_settings("nano", over, opened), opened, "nano"), folder)
+    return folder
+
+
+def recipe(store: Path, given: Path, *over: str) -> dict[str, Any]:
+    opened = TokenStore.open(store)
+    settings = read_settings("nano", parse_overrides([f"init_from={given}", *QUICK, *over]), opened)
+    return recipe_of(settings, opened, "nano")
+
+
+def job(table: dict[str, Any]) -> PretrainJob:
+    return PretrainJob.rebuild(table, DistributedContext(), torch.device("cpu"))
+
+
+def test_before_the_first_step_it_is_the_given_model(store: Path, given: Path) -> None:
+    made, source = job(recipe(store, given)), load_model(given)
+    assert made.settings.model == source.model.settings
+    assert made.settings.feed.max_length == 32, "no longer than the model takes"
+    for name, tensor in source.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], tensor), name
+    other = PretrainJob.rebuild(recipe(store, given, "train.seed=5"), DistributedContext(), torch.device("cpu"))
+    nothing = {"init_from": None, "data_init": RandomInit()}
+    fresh = job(recipe_of(made.settings.__class__(**{**vars(made.settings), **nothing}), made.store))
+    assert made.score(400)["loss"] == other.score(400)["loss"] < fresh.score(400)["loss"] - 0.1
+
+
+def test_it_goes_on_learning_and_remembers_where_it_came_from(store: Path, given: Path, tmp_path: Path) -> None:
+    before = job(recipe(store, given)).score(800)["loss"]
+    result = start(recipe(store, given, "train.budget=40steps", "optim.lr=0.01"), tmp_path / "run")
+    assert result.metrics["heldout_loss"] < before
+    found = load_model(tmp_path / "run")
+    assert found.artifact is not None
+    assert found.artifact.manifest.parents["model"]["path"] == str((given / "model").resolve())
+    assert found.settings["recipe"]["init_from"] == str(given.resolve())
+
+
+@pytest.mark.parametrize("adapt", [(), ("adapt=lora", "adapt.rank=2"), ("adapt=adapters", "adapt.size=4")])
+def test_resumed_equals_uninterrupted(
+    adapt: tuple[str, ...], store: Path, given: Path, tmp_path: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = recipe(store, given, *adapt)
+    start(table, tmp_path / "whole")
+    before = Loop._step
+
+    def stop(self: Loop, elapsed: float) -> None:
+        if self.clock.step == 7:
+            raise KeyboardInterrupt
+        before(self, elapsed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            start(table, tmp_path / "parted")
+    assert resume(tmp_path / "parted").finished
+    assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
+    ours, theirs = (load_model(tmp_path / name).model.state_dict() for name in ("parted", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_only_what_adapts_learns_and_what_is_saved_is_merged(store: Path, given: Path, tmp_path: Path) -> None:
+    source = load_model(given).model
+    result = start(recipe(store, given, "adapt=lora", "adapt.rank=2", "optim.lr=0.03"), tmp_path / "lora")
+    found = load_model(tmp_path / "lora").model
+    assert found.settings == source.settings
+    changed = {name for name, p in found.state_dict().items() if not torch.equal(p, source.state_dict()[name])}
+    assert changed == {f"encoder.blocks.{layer}.attention.qkv.weight" for layer in (0, 1)}
+    again = job(recipe(store, tmp_path / "lora")).score(800)["loss"]
+    assert again == pytest.approx(result.metrics["heldout_loss"], abs=1e-5)
+    start(recipe(store, given, "adapt=prompt", "adapt.num_tokens=3"), tmp_path / "prompt")
+    assert [type(i).__name__ for i in load_model(tmp_path / "prompt").model.settings.extensions] == ["SoftPrompt"]
+
+
+def test_another_model_in_its_place_is_not_resumed(
+    store: Path, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_model(given)
+    save_model(tmp_path / "source", source.model, source.tokenizer_path)
+
+    def stop(self: Loop, figures: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish", stop)
+        with pytest.raises((KeyboardInterrupt, TypeError)):
+            start(recipe(store, tmp_path / "source"), tmp_path / "run")
+    save_model(tmp_path / "source", build_model(source.model.settings, 9), source.tokenizer_path, overwrite=True)
+    with pytest.raises(CheckpointError, match="init_from"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_without_it_has_no_trace_of_it(table: Table) -> None:
+    identity = job(table()).identity()
+    assert not {"init_from", "adapt"} & set(identity)
+    assert "extensions" not in identity["model"]
+
+
+def test_other_shapes_and_vocabularies_are_named(store: Path, given: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"encoder\.embeddings\.word.weight.*\[192, 16\].*\[192, 32\]"):
+        job(recipe(store, given, "model.width=32"))
+    with pytest.raises(SettingsError, match=r"has no tensor 'encoder\.blocks\.2"):
+        job(recipe(store, given, "model.depth=3"))
+    source = load_model(given)
+    spec = source.tokenizer.backend
+    spec.add_tokens(["another"])
+    source.tokenizer.save(tmp_path / "tokenizer")
+    save_model(tmp_path / "other", source.model, tmp_path / "tokenizer")
+    with pytest.raises(SettingsError, match="encodery tokens pack"):
+        job(recipe(store, tmp_path / "other"))
+
+
+def test_a_head_that_lacks_is_fresh(store: Path, given: Path, tmp_path: Path) -> None:
+    source = load_model(given)
+    settings = {**vars(source.model.settings), "head": None}
+    bare = build_model(type(source.model.settings)(**settings))
+    bare.load_state_dict({k: v for k, v in source.model.state_dict().items() if not k.startswith("heads.")})
+    save_model(tmp_path / "bare", bare, source.tokenizer_path)
+    made = job(recipe(store, tmp_path / "bare"))
+    assert torch.equal(made.model.encoder.token_embeddings, source.model.encoder.token_embeddings)
+    assert "mlm" in made.model.heads
+    part = job(recipe(store, tmp_path / "bare", "adapt=lora")).model
+    assert all(p.requires_grad for p in part.heads.parameters()), "what is fresh learns"
+    assert not part.encoder.token_embeddings.requires_grad
+    whole = job(recipe(store, given, "adapt=lora")).model
+    assert not any(p.requires_grad for p in whole.heads.parameters())
+
+
+def test_settings_come_back_and_the_verb_runs(
+    store: Path, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings("nano", parse_overrides([f"init_from={given}", "adapt=bitfit"]), TokenStore.open(store))
+    from encodery.base.settings import decode, encode
+
+    assert decode(PretrainSettings, encode(settings)) == settings
+    command = [
+        "pretrain",
+        str(store),
+        "--recipe",
+        "nano",
+        f"init_from={given}",
+        "adapt.is=lora",
+        "adapt.rank=2",
+        *QUICK,
+    ]
+    before = torch.get_num_threads()
+    try:
+        assert run([*command, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
+    assert "in 12 steps" in capsys.readouterr().out
