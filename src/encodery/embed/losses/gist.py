@@ -45,8 +45,8 @@ class GIST(Loss):
         assert inputs.guide is not None
         partner = inputs.guide.pairs(0, 1)[:, None]
         limit = partner - (partner.abs() * self.margin if self.relative else self.margin)
-        diagonal, size = diagonal(inputs), inputs.batch_size
-        hidden = [(shares_text(inputs) | same_text(inputs, 0, 1) | (inputs.guide.cross(0, 1) > limit)) & ~diagonal]
+        own, size = diagonal(inputs), inputs.batch_size
+        hidden = [(shares_text(inputs) | same_text(inputs, 0, 1) | (inputs.guide.cross(0, 1) > limit)) & ~own]
         hidden += [shares_text(inputs) | (inputs.guide.cross(side, side) > limit) for side in (0, 1)]
         places = [(0, 1), (0, 0), (1, 1)]
         for column in range(2, len(inputs.vectors)):

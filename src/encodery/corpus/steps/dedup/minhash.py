@@ -29,7 +29,7 @@ class Minhash(Dedup):
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("words", "buckets", "hashes"):
+        for name in ("ngram_size", "num_buckets", "hashes_per_bucket"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
 
