@@ -1,4 +1,4 @@
-"""How Ray is started: alone on loopback, joined where RAY_ADDRESS says, and never with its usage statistics."""
+"""How Ray is started: locally on loopback, or connected to RAY_ADDRESS, and never with usage statistics."""
 
 from __future__ import annotations
 
@@ -14,69 +14,69 @@ import pytest
 from encodery.base.cluster import connect_ray
 from encodery.base.errors import MissingExtra
 
-STAND_IN = """
+FAKE_RAY = """
 import os
-read = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-given = None
+environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+options = None
 def is_initialized():
-    return given is not None
-def init(**options):
-    global given
-    if options["address"] == "ray://nowhere:1":
+    return options is not None
+def init(**arguments):
+    global options
+    if arguments["address"] == "ray://nowhere:1":
         raise ConnectionError("no answer\\nand more")
-    given = options
+    options = arguments
 """
 CODE = """
 import json, sys
-from encodery.base.cluster import joined
+from encodery.base.cluster import connect_ray
 from encodery.base.errors import InputError
 try:
-    ray = joined(3)
-    assert joined() is ray
-    print(json.dumps({"read": ray.read, "given": ray.given}))
+    ray = connect_ray(3)
+    assert connect_ray() is ray
+    print(json.dumps({"environment": ray.environment, "options": ray.options}))
 except InputError as error:
-    print(json.dumps({"said": str(error)}))
+    print(json.dumps({"message": str(error)}))
 """
 
 
-def begun(folder: Path, **more: str) -> dict[str, Any]:
-    """What a stand-in for Ray finds in the environment when it is imported, and how it is started."""
-    (folder / "ray.py").write_text(STAND_IN)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    room = {**kept, "PYTHONPATH": str(folder), "RAY_USAGE_STATS_ENABLED": "1", **more}
-    found = subprocess.run(
-        [sys.executable, "-c", CODE], env=room, capture_output=True, text=True, timeout=120, check=True
+def start(folder: Path, **variables: str) -> dict[str, Any]:
+    """Start a fake Ray; return the environment variables at its import and the options of `init`, or the error."""
+    (folder / "ray.py").write_text(FAKE_RAY)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**others, "PYTHONPATH": str(folder), "RAY_USAGE_STATS_ENABLED": "1", **variables}
+    process = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
-    told: dict[str, Any] = json.loads(found.stdout)
-    return told
+    result: dict[str, Any] = json.loads(process.stdout)
+    return result
 
 
-def test_alone_it_listens_on_loopback_and_tells_nobody(tmp_path: Path) -> None:
-    found = begun(tmp_path)
-    assert found["read"] == {
+def test_a_local_ray_listens_on_loopback_and_reports_nothing(tmp_path: Path) -> None:
+    started = start(tmp_path)
+    assert started["environment"] == {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_worker_niceness": "0",
     }
-    assert (found["given"]["address"], found["given"]["num_cpus"]) == ("local", 3)
-    assert begun(tmp_path, RAY_AUTH_MODE="disabled")["read"]["RAY_AUTH_MODE"] == "disabled"
+    assert (started["options"]["address"], started["options"]["num_cpus"]) == ("local", 3)
+    assert start(tmp_path, RAY_AUTH_MODE="disabled")["environment"]["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_a_cluster_is_joined_as_it_is(tmp_path: Path) -> None:
-    found = begun(tmp_path, RAY_ADDRESS="auto")
-    assert found["read"] == {
+def test_a_cluster_is_connected_to_without_changes(tmp_path: Path) -> None:
+    started = start(tmp_path, RAY_ADDRESS="auto")
+    assert started["environment"] == {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ADDRESS": "auto",
     }
-    assert found["given"]["address"] == "auto"
-    assert "num_cpus" not in found["given"]
-    assert begun(tmp_path, RAY_ADDRESS="ray://nowhere:1") == {"said": "Ray at 'ray://nowhere:1': no answer"}
-    assert "Ray at '127.0.0.1:1': cannot be reached" in begun(tmp_path, RAY_ADDRESS="127.0.0.1:1")["said"]
+    assert started["options"]["address"] == "auto"
+    assert "num_cpus" not in started["options"]
+    assert start(tmp_path, RAY_ADDRESS="ray://nowhere:1") == {"message": "Ray at 'ray://nowhere:1': no answer"}
+    assert "Ray at '127.0.0.1:1': cannot be reached" in start(tmp_path, RAY_ADDRESS="127.0.0.1:1")["message"]
 
 
 def test_it_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.environ", dict(os.environ))  # What is told to Ray goes with the test.
+    monkeypatch.setattr("os.environ", dict(os.environ))  # Changes to the environment end with the test.
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
         connect_ray()

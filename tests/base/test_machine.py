@@ -1,4 +1,4 @@
-"""The machine's answers, and the run log."""
+"""The machine and the run log."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_derived_seeds_differ_by_every_argument() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_missing_extra_names_the_pip_line() -> None:
+def test_a_missing_extra_names_the_pip_command() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[serve\]'"):
         require("no_such_package_at_all", "serve")
     assert require("json", "base").dumps([]) == "[]"
 
 
-def test_log_survives_a_torn_line_and_keeps_precision(tmp_path: Path) -> None:
+def test_the_log_survives_an_incomplete_line_and_keeps_precision(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with RunLog(path) as log:
         log.write(step=1, loss=0.1 + 0.2)
@@ -70,8 +70,8 @@ def test_log_survives_a_torn_line_and_keeps_precision(tmp_path: Path) -> None:
     assert [line["step"] for line in read_log(path)] == [1, 2]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
-def test_kept_memory_costs_no_fresh_pages() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be configured to retain memory")
+def test_retained_memory_causes_no_page_faults() -> None:
     script = (
         "import resource, torch\n"
         "from encodery.base import machine\n"
@@ -81,17 +81,17 @@ def test_kept_memory_costs_no_fresh_pages() -> None:
         "        torch.ones(size)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "first = faults()\n"
-        "with machine.keeping_memory():\n"
+        "with machine.retain_freed_memory():\n"
         "    faults()\n"
         "    within = faults()\n"
-        "    held = int(open('/proc/self/statm').read().split()[1])\n"
-        "left = held - int(open('/proc/self/statm').read().split()[1])\n"
-        # Four times as large as any block that was kept: one of those, empty now, might be taken for the same size.
-        "print(first, within, left, faults(2**25))\n"
+        "    resident = int(open('/proc/self/statm').read().split()[1])\n"
+        "released = resident - int(open('/proc/self/statm').read().split()[1])\n"
+        # Four times as large as the retained blocks, since a released block might be reused for the same size.
+        "print(first, within, released, faults(2**25))\n"
     )
     answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    first, within, left, after = map(int, answer.stdout.split())
+    first, within, released, after = map(int, answer.stdout.split())
     assert first > 20 * 1000
     assert within < first / 100
-    assert left > 2**23 * 4 // 4096 / 2  # pages of the tensor, given back
+    assert released > 2**23 * 4 // 4096 / 2  # Pages of the tensor that were released.
     assert after > 4 * first / 2

@@ -51,12 +51,12 @@ def test_every_shape_is_monotonic_and_meets_its_ends() -> None:
         ("0.3 -> 0.1 linera", "Did you mean 'linear'"),
         ("cosin", "Did you mean 'cosine'"),
         ("wsd(warmpu=5%)", "Did you mean 'warmup'"),
-        ("1 @ 60%; 0 @ 60%", "shares make 120%"),
-        ("1 -> 0 exp", "above zero"),
-        ("", "cannot read"),
+        ("1 @ 60%; 0 @ 60%", "percentages add up to 120%"),
+        ("1 -> 0 exp", "of the same sign"),
+        ("", "cannot parse"),
         ("wsd(warmup=60%, decay=60%)", "within the run"),
     ],
 )
-def test_refusals_name_what_is_wrong(text: str, message: str) -> None:
+def test_errors_name_the_cause(text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Schedule.parse(text)

@@ -1,4 +1,4 @@
-"""Settings: decode, encode, merge, overrides and recipes over a made-up family outside the package."""
+"""Settings: decode, encode, merge, overrides and recipes, with a family outside the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import pytest
 from encodery.base.errors import ContractError, SettingsError, UnknownName
 from encodery.base.parts import Part, find_part, name_of
 from encodery.base.schedule import Schedule
-from encodery.base.settings import decode, decode_with_overrides, encode, load_recipe, merge_tables, parse_overrides
+from encodery.base.settings import (
+    check_at_least,
+    check_interval,
+    decode,
+    decode_with_overrides,
+    encode,
+    load_recipe,
+    merge_tables,
+    parse_overrides,
+)
 
 CONTRACT = '''"""Shapes to try."""
 import abc
@@ -94,7 +103,7 @@ def test_round_trip_of_nested_tables() -> None:
         ({"depth": 1, "inner": 7}, r"recipe.inner: expected a table"),
     ],
 )
-def test_refusals_name_path_value_and_nearest(table: dict[str, Any], message: str) -> None:
+def test_errors_name_path_value_and_nearest(table: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         decode(Outer, table, "recipe")
 
@@ -151,12 +160,52 @@ def test_a_default_part_can_be_adjusted_without_naming_it(figures: Any) -> None:
     assert held.figure.area() == 36  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    size: int | None = 1
+    rate: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "size")
+        check_interval(self, "0 <= x < 1", "rate")
+
+
+@pytest.mark.parametrize("table", [{"size": 1}, {"size": None}, {"rate": 0.0}, {"rate": 0.999}, {"rate": None}])
+def test_values_at_the_limits_and_none_pass_the_checks(table: dict[str, Any]) -> None:
+    assert encode(decode(Checked, table)) == {"size": 1, "rate": 0.5} | table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"size": 0}, r"settings: size = 0: must be at least 1\."),
+        ({"rate": 1.0}, r"settings: rate = 1\.0: must lie in 0 <= rate < 1\."),
+        ({"rate": -0.1}, r"rate = -0\.1: must lie in 0 <= rate < 1\."),
+        ({"rate": float("nan")}, r"rate = nan: must lie in 0 <= rate < 1\."),
+    ],
+)
+def test_the_checks_name_field_value_and_limits(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        decode(Checked, table)
+
+
+def test_an_interval_may_be_open_on_one_side_and_must_be_valid() -> None:
+    check_interval(Checked(rate=1e-9), "0 < x", "rate")
+    check_interval(Checked(rate=0.5), "x <= 0.5", "rate")
+    with pytest.raises(SettingsError, match=r"rate = 0\.0: must lie in 0 < rate\."):
+        check_interval(Checked(rate=0.0), "0 < x", "rate")
+    with pytest.raises(SettingsError, match=r"rate = 0\.6: must lie in rate <= 0\.5\."):
+        check_interval(Checked(rate=0.6), "x <= 0.5", "rate")
+    with pytest.raises(ValueError, match="is not an interval"):
+        check_interval(Checked(), "0 < rate", "rate")
+
+
 def test_recipes_extend_one_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.toml").write_text('depth = 1\n[inner]\nmode = "sum"\nlimit = 3\n')
     (tmp_path / "child.toml").write_text('extends = "parent.toml"\n[inner]\nlimit = 5\n')
     assert load_recipe("any", tmp_path / "child.toml") == {"depth": 1, "inner": {"mode": "sum", "limit": 5}}
     (tmp_path / "broken.toml").write_text("depth = = 1")
-    with pytest.raises(SettingsError, match="not a TOML recipe"):
+    with pytest.raises(SettingsError, match="is not valid TOML"):
         load_recipe("any", tmp_path / "broken.toml")
     with pytest.raises(UnknownName, match="no recipe file"):
         load_recipe("any", tmp_path / "absent.toml")

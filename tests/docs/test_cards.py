@@ -43,12 +43,12 @@ def test_a_card_is_strict(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="status"):
         read_card(path)
     path.write_text(GOOD + 'status = "reproduced"\n')
-    with pytest.raises(SettingsError, match="needs a measured figure"):
+    with pytest.raises(SettingsError, match="needs a measured result"):
         read_card(path)
     path.write_text(GOOD)
     assert read_card(path).status == "sketch"
     path.write_text(GOOD + 'doi = "https://doi.org/10.1/x"\n')
-    with pytest.raises(SettingsError, match=r"begins with 10\."):
+    with pytest.raises(SettingsError, match=r"must begin with '10\.'"):
         read_card(path)
     with pytest.raises(UnknownName, match="Did you mean 'modernbert'"):
         card("modernber")

@@ -1,8 +1,8 @@
-"""Artifacts: a folder with `manifest.json`. Stages hand over artifacts, never live objects.
+"""Artifacts: a folder with a `manifest.json`. Stages exchange artifacts, never live objects.
 
-The manifest says what the folder is (kind), how it was made (settings, parents), what it holds (files with sizes
-and SHA-256, a fingerprint over them) and what was measured (figures), so that a figure can be walked back to its
-corpus. Folders appear whole or not at all: they are written beside the target and renamed.
+The manifest records what the folder is (kind), how it was made (settings, parents), what it contains (files with
+sizes and SHA-256, and a fingerprint over them) and what was measured (metrics), so that every measured number can be
+traced back to its corpus. A folder appears complete or not at all: it is written next to its target and then renamed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from typing import Any, BinaryIO
 from encodery.base.errors import ArtifactError, DiskFull, InputError
 
 MANIFEST = "manifest.json"
-BLOCK = 1 << 20
+FORMAT = 2
+"""Version of the artifact format. It is raised when stored keys or files change; other versions are not read."""
+BLOCK = 1 << 20  # Bytes read at a time when a file is hashed.
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds. `files` maps each relative path to {"bytes", "sha256"}."""
+    """The content of `manifest.json`. `files` maps each relative path to {"bytes", "sha256"}."""
 
+    format: int
     kind: str
     settings: dict[str, Any]
     parents: dict[str, dict[str, str]]
@@ -49,30 +52,33 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path, kind: str | tuple[str, ...] | None = None) -> Artifact:
-        """Open a folder as an artifact of one of the given kinds. File sizes are checked, contents are not.
+        """Open a folder as an artifact. File sizes are checked; `verify` checks the contents.
 
-        Raises `ArtifactError` naming the path, what was found and what was expected.
+        Args:
+            kind: the kind or kinds that are accepted; None accepts every kind.
+
+        Raises `ArtifactError` naming the folder, what it is and what was expected.
         """
         folder = Path(path)
         kinds = (kind,) if isinstance(kind, str) else kind
-        wanted = f"an artifact of kind {' or '.join(kinds)}" if kinds else "an artifact"
+        expected = f"an artifact of kind {' or '.join(kinds)}" if kinds else "an artifact"
         if not folder.exists():
-            raise ArtifactError(f"{folder}: no such folder; {wanted} is needed.")
+            raise ArtifactError(f"{folder}: no such folder; {expected} is needed.")
         if not (folder / MANIFEST).is_file():
-            raise ArtifactError(f"{folder}: has no {MANIFEST}; {wanted} is needed.")
-        try:
-            manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ArtifactError(f"{folder / MANIFEST}: damaged: {error}") from error
+            raise ArtifactError(f"{folder}: has no {MANIFEST}; {expected} is needed.")
+        manifest = _read_manifest(folder)
         if kinds and manifest.kind not in kinds:
-            raise ArtifactError(f"{folder}: is of kind '{manifest.kind}'; {wanted} is needed.")
+            raise ArtifactError(f"{folder}: is of kind '{manifest.kind}'; {expected} is needed.")
         artifact = cls(folder, manifest)
         artifact._check_sizes()
         return artifact
 
     @classmethod
     def find_all(cls, folder: str | Path) -> list[Artifact]:
-        """Those that a folder of a model or of a run holds: itself, and its `model`; none in a stock folder."""
+        """Return the artifacts in the folder of a model or a run: the folder itself and its `model` subfolder.
+
+        The list is empty for a folder that encodery did not write, such as a Hugging Face checkpoint.
+        """
         places = (Path(folder), Path(folder) / "model")
         return [cls.open(place) for place in places if (place / MANIFEST).is_file()]
 
@@ -85,13 +91,13 @@ class Artifact:
                 raise ArtifactError(f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}.")
 
     def verify(self) -> None:
-        """Check every file's SHA-256. Raises `ArtifactError` naming the first file that was altered."""
+        """Check the SHA-256 of every file. Raises `ArtifactError` naming the first file that was altered."""
         for name, entry in self.manifest.files.items():
             if sha256(self.path / name) != entry["sha256"]:
-                raise ArtifactError(f"{self.path / name}: its contents are not what was written (SHA-256 differs).")
+                raise ArtifactError(f"{self.path / name}: its content was altered since it was written (SHA-256).")
 
     def reference(self) -> dict[str, str]:
-        """How a child artifact names this one among its parents."""
+        """Return the entry with which a child artifact records this one among its parents."""
         return {
             "kind": self.manifest.kind,
             "fingerprint": self.manifest.fingerprint,
@@ -99,7 +105,7 @@ class Artifact:
         }
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> Artifact:
-        """The same artifact with more figures in its manifest; nothing else changes."""
+        """Add metrics to the manifest on disk and return the updated artifact; the fingerprint stays the same."""
         manifest = Manifest(**{**asdict(self.manifest), "metrics": {**self.manifest.metrics, **metrics}})
         _write_manifest(self.path, manifest)
         return Artifact(self.path, manifest)
@@ -107,9 +113,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """An artifact that another came from; `name`: what it was to the one made of it, `depth`: 0 for the direct parents.
+    """An artifact from which another one was made.
 
-    `artifact` is None where it is gone, and `note` says what is wrong with it; empty when it is there and unchanged.
+    `name` is its role for the artifact made from it ("corpus", "tokens"); `depth` is 0 for direct parents. `artifact`
+    is None if the folder is missing or was replaced; `problem` then says which, and is empty otherwise.
     """
 
     name: str
@@ -122,23 +129,27 @@ class Ancestor:
 
 
 def ancestors(artifact: Artifact, depth: int = 0) -> Iterator[Ancestor]:
-    """All that an artifact came from, each followed by what it came from itself, as far as it can be walked back."""
+    """Yield the ancestors of an artifact depth-first: each parent, followed by the parent's own ancestors."""
     for name, entry in artifact.manifest.parents.items():
-        found, note = None, ""
+        parent, problem = None, ""
         try:
-            found = Artifact.open(entry["path"], entry["kind"])
-            if found.manifest.fingerprint != entry["fingerprint"]:
-                found, note = None, "the folder holds another artifact now"
+            parent = Artifact.open(entry["path"], entry["kind"])
+            if parent.manifest.fingerprint != entry["fingerprint"]:
+                parent, problem = None, "the folder now contains another artifact"
         except ArtifactError:
-            note = "not where it was"
-        yield Ancestor(name, entry["kind"], entry["fingerprint"], entry["path"], depth, found, note)
-        if found is not None:
-            yield from ancestors(found, depth + 1)
+            problem = "no longer at its path"
+        yield Ancestor(name, entry["kind"], entry["fingerprint"], entry["path"], depth, parent, problem)
+        if parent is not None:
+            yield from ancestors(parent, depth + 1)
 
 
 @dataclass
 class Draft:
-    """A folder in the making: write below `path`; `keep` leaves it in place when writing fails, to be resumed."""
+    """The folder in which an artifact is being written.
+
+    Write files below `path` and numbers to `metrics`. `keep_on_error` leaves the folder in place when writing fails,
+    so that a later call can continue from it.
+    """
 
     path: Path
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -155,15 +166,23 @@ def create_artifact(
     keep_draft: bool = False,
     mutable_folders: Iterable[str] = (),
 ) -> Iterator[Draft]:
-    """Write an artifact: yields a draft folder beside `path`, which becomes `path` when the block ends well.
+    """Write an artifact: yield a draft folder next to `path`, which is renamed to `path` when the block succeeds.
 
-    The draft's name is stable, so with `keep=True` an interrupted writer finds its own earlier work there.
-    `living` names inner folders that go on changing after they are written (an index's store): they are not sealed.
-    Raises `InputError` if `path` exists (unless `overwrite`), `DiskFull` when the device runs out of space.
+    Args:
+        path: the folder of the finished artifact.
+        kind: what the artifact is, such as "corpus" or "model".
+        settings: how it was made; stored in the manifest.
+        parents: the artifacts it was made from, by their role.
+        overwrite: whether an existing folder at `path` is replaced.
+        keep_draft: keep the draft when writing fails. Its name is stable, so the next call finds the earlier work.
+        mutable_folders: subfolders that change after the artifact is written (the store of an index). Their files
+            are not recorded in the manifest.
+
+    Raises `InputError` if `path` exists and is not to be overwritten, `DiskFull` if the device runs out of space.
     """
     target = Path(path)
     if target.exists() and not overwrite and any(target.iterdir() if target.is_dir() else [target]):
-        raise InputError(f"{target}: already exists and is not empty; choose another folder or overwrite it.")
+        raise InputError(f"{target}: already exists and is not empty; choose another folder, or overwrite it.")
     draft = Draft(target.parent / f".{target.name}.draft", keep_on_error=keep_draft)
     with translate_disk_full(target):
         if draft.path.exists() and not keep_draft:
@@ -187,14 +206,18 @@ def seal(
     metrics: Mapping[str, Any] | None = None,
     mutable_folders: Iterable[str] = (),
 ) -> Artifact:
-    """Hash what lies in `folder`, but for the inner folders `living`, and write its manifest: an artifact in place."""
-    apart = [folder / MANIFEST, *(folder / name for name in mutable_folders)]
-    names = sorted(p for p in folder.rglob("*") if p.is_file() and not any(p.is_relative_to(a) for a in apart))
+    """Make an artifact of a folder in place: hash its files and write its manifest.
+
+    The arguments are those of `create_artifact`; `metrics` are the measured numbers to store.
+    """
+    excluded = [folder / MANIFEST, *(folder / name for name in mutable_folders)]
+    names = sorted(p for p in folder.rglob("*") if p.is_file() and not any(p.is_relative_to(a) for a in excluded))
     files = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in names}
     digest = hashlib.sha256(kind.encode())
     for name, entry in files.items():
         digest.update(f"{name}\0{entry['sha256']}\n".encode())
     manifest = Manifest(
+        format=FORMAT,
         kind=kind,
         settings=dict(settings),
         parents={name: parent.reference() for name, parent in (parents or {}).items()},
@@ -209,7 +232,7 @@ def seal(
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, read in blocks."""
+    """Return the SHA-256 of a file in hexadecimal. The file is read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -218,7 +241,7 @@ def sha256(path: Path) -> str:
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that it is either the old one or the whole new one. Raises `DiskFull`."""
+    """Write a file atomically: after a failure the old file is still there. Raises `DiskFull`."""
     with atomic_open(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
         file.flush()
@@ -227,7 +250,7 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of the one at `path` when the block ends well; else that one stays.
+    """Open a temporary file that replaces the one at `path` when the block succeeds, and is deleted otherwise.
 
     Raises `DiskFull`.
     """
@@ -245,13 +268,26 @@ def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def translate_disk_full(target: Path) -> Iterator[None]:
-    """Turn the operating system's "no space left" into `DiskFull` that names what was being written."""
+    """Translate the operating system's "no space left" into a `DiskFull` that names what was being written."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{target}: no space left on the device. What was finished before is intact.") from error
+            raise DiskFull(f"{target}: no space left on the device. Everything finished before is intact.") from error
         raise
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if (version := table.get("format", 1)) != FORMAT:
+            raise ArtifactError(
+                f"{folder}: has artifact format {version}, but this version of encodery reads format {FORMAT}: "
+                + ("make it again." if version < FORMAT else "update encodery.")
+            )
+        return Manifest(**table)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: damaged: {error}") from error
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
-"""The cards of papers: `papers/<name>.toml`, one a paper, naming the parts and the recipe that hold its idea.
+"""Paper cards: `papers/<name>.toml`, one file per paper, naming the parts and the recipe that implement it.
 
-A card's status is earned: `sketch` (the parts exist), `runs` (the recipe trains and is tested), `reproduced` (a
-measured figure of ours stands beside the claim, with the run that gave it).
+The status of a card is `sketch` (the parts exist), `runs` (the recipe trains and is tested) or `reproduced` (the card
+states a result that was measured with encodery, and the file that contains it).
 """
 
 from __future__ import annotations
@@ -20,10 +20,19 @@ Status = Literal["sketch", "runs", "reproduced"]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One paper, found by `arxiv`, or else by `doi`. `parts` are `family.part` (`model.ffn.glu`), `modules` those of
-    rooms (`search.fuse`) that hold an idea which is no part, `recipe` is `verb/name` or empty, `settings` are the
-    `path=value` that put the idea into any recipe; `claim` is theirs, `ours` what we measured in `run`, a path in
-    `bench/results`; `note` says what differs here."""
+    """One paper, identified by `arxiv` or, for papers that are not on arXiv, by `doi`.
+
+    Attributes:
+        catalogue: the identifier of the paper in the project's list of methods.
+        parts: the parts that implement it, as `family.part` (`model.ffn.glu`).
+        modules: the modules that implement it where it is not a part (`search.fuse`).
+        recipe: `verb/name` of its recipe, or empty.
+        settings: the `path=value` that add its method to any recipe.
+        claim: the result that the paper reports.
+        result: the result that was measured with encodery.
+        result_file: the file in `bench/results` that contains `result`.
+        note: what differs from the paper.
+    """
 
     title: str
     arxiv: str = ""
@@ -42,44 +51,44 @@ class Card:
 
     def __post_init__(self) -> None:
         if self.status == "reproduced" and not (self.result and self.result_file):
-            raise SettingsError("status 'reproduced' needs a measured figure (ours) and its run.")
+            raise SettingsError("status 'reproduced' needs a measured result (result) and its file (result_file).")
         if self.result and not self.result_file:
-            raise SettingsError("a figure of ours names its run.")
+            raise SettingsError("result is given without result_file: name the file that contains the measurement.")
         if self.doi and not self.doi.startswith("10."):
-            raise SettingsError(f"doi = '{self.doi}': begins with 10. and is no address.")
+            raise SettingsError(f"doi = '{self.doi}': must begin with '10.'; give the identifier, not a URL.")
 
     @property
     def address(self) -> str:
-        """Where the paper is found; empty for one that has neither number."""
+        """The URL of the paper; empty if it has neither an arXiv identifier nor a DOI."""
         if self.arxiv:
             return f"https://arxiv.org/abs/{self.arxiv}"
         return f"https://doi.org/{self.doi}" if self.doi else ""
 
 
 def cards_folder() -> Path:
-    """Where the cards lie: inside an installed package, or at the root of a checkout."""
+    """Return the folder of the cards: in an installed package, or at the root of a checkout."""
     package = Path(str(importlib.resources.files("encodery")))
     installed = package / "papers"
     return installed if installed.is_dir() else package.parents[1] / "papers"
 
 
 def read_card(path: Path) -> Card:
-    """One card. Raises `SettingsError` naming the file and the field."""
+    """Read a card. Raises `SettingsError` naming the file and the field."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not a TOML card: {error}") from error
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
     return decode(Card, table, where=f"papers/{path.name}")
 
 
 def cards(folder: Path | None = None) -> dict[str, Card]:
-    """Every card by name, oldest paper first."""
-    found = {path.stem: read_card(path) for path in (folder or cards_folder()).glob("*.toml")}
-    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].arxiv, item[0])))
+    """Return every card by name, oldest paper first."""
+    by_name = {path.stem: read_card(path) for path in (folder or cards_folder()).glob("*.toml")}
+    return dict(sorted(by_name.items(), key=lambda item: (item[1].year, item[1].arxiv, item[0])))
 
 
 def card(name: str) -> Card:
-    """The card called `name`. Raises `UnknownName` with the nearest."""
+    """Return the card with a name. Raises `UnknownName` with the nearest name."""
     known = cards()
     if name not in known:
         raise UnknownName(f"There is no card '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
@@ -87,11 +96,10 @@ def card(name: str) -> Card:
 
 
 def cards_using(family: str, part: str | None = None) -> dict[str, Card]:
-    """The cards that use a part of a family, or any part of it."""
+    """Return the cards that use a part of a family; with `part` None, those that use any part of it."""
     prefix = f"{family}."
-    wanted = prefix + part if part else None
-    return {
-        name: found
-        for name, found in cards().items()
-        if any(used == wanted if wanted else used.startswith(prefix) for used in found.parts)
-    }
+
+    def is_used(name: str) -> bool:
+        return name == prefix + part if part else name.startswith(prefix)
+
+    return {name: entry for name, entry in cards().items() if any(map(is_used, entry.parts))}

@@ -1,7 +1,7 @@
-"""Ray, started or joined: on the machines of a cluster where RAY_ADDRESS names one, else on this machine alone.
+"""Connect to Ray: to the cluster at RAY_ADDRESS if it is set, otherwise to a local Ray started for this process.
 
-A Ray of our own listens on loopback only, asks for a token, and ends with the process that began it. Wherever it runs,
-nothing is reported to anyone: Ray's usage statistics are off before it is imported.
+A local Ray listens on loopback only, requires a token, and ends with the process that started it. Ray's usage
+statistics are switched off before it is imported, so nothing is reported to anyone.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ from encodery.base.errors import InputError
 from encodery.base.extras import require
 
 EXTRA = "ray"
-CONNECT_TIMEOUT = 5.0  # Seconds to be let in; Ray itself would try for minutes.
+CONNECT_TIMEOUT = 5.0  # Seconds; Ray itself would retry for minutes.
 
 
 def import_ray(address: str | None = None) -> ModuleType:
-    """The module `ray`, told what it reads when it is imported. `address`: see `joined`. Raises `MissingExtra`."""
+    """Import `ray` after setting the environment variables that it reads on import.
+
+    Args:
+        address: see `connect_ray`.
+
+    Raises `MissingExtra`.
+    """
     machine.set_ray_environment(local_only=(address or machine.ray_address()) is None)
     return require("ray", EXTRA)
 
 
 def connect_ray(num_cpus: int | None = None, address: str | None = None) -> ModuleType:
-    """The module `ray`, at work. `cpus`: tasks of one CPU that a Ray of our own runs at a time (None: one a core);
-    `address`: of a running one, before RAY_ADDRESS.
+    """Return the module `ray`, connected.
 
-    Raises `MissingExtra`; `InputError` where no Ray answers at the address.
+    Args:
+        num_cpus: how many tasks of one CPU a local Ray runs at a time; None for one per core.
+        address: the address of a running Ray; it takes precedence over RAY_ADDRESS.
+
+    Raises `MissingExtra`, and `InputError` if no Ray answers at the address.
     """
     address, ray = address or machine.ray_address(), import_ray(address)
     if ray.is_initialized():
@@ -46,11 +55,11 @@ def connect_ray(num_cpus: int | None = None, address: str | None = None) -> Modu
 
 
 def _reach(address: str) -> None:
-    """Raises `InputError` where nobody listens at host:port; other addresses (auto, ray://...) are left to Ray."""
+    """Raise `InputError` if nothing listens at host:port. Other addresses (auto, ray://...) are left to Ray."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"Ray at '{address}': cannot be reached ({error}).") from error
+        raise InputError(f"Ray at '{address}': cannot be reached ({error}). Check RAY_ADDRESS.") from error

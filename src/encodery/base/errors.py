@@ -1,17 +1,17 @@
-"""Every exception of the house, drawn once.
+"""All exceptions that encodery raises on purpose.
 
 EncoderyError
-├── UserError            the input, the settings or the machine's state is at fault; shown without a traceback
-│   ├── SettingsError    a setting that does not exist, or a value it cannot take
-│   ├── UnknownName      no part, recipe or verb of that name
-│   ├── InputError       text, files or arguments that cannot be used
-│   │   └── EmptyInput   nothing to work on
-│   ├── ArtifactError    a folder that is not what it should be, or was altered
+├── UserError            caused by the input, the settings or the machine; shown without a traceback
+│   ├── SettingsError    a setting does not exist, or its value is not allowed
+│   ├── UnknownName      no part, recipe or verb has that name
+│   ├── InputError       text, files or arguments cannot be used
+│   │   └── EmptyInput   the input is empty
+│   ├── ArtifactError    a folder is not the expected artifact, or was altered
 │   │   └── CheckpointError
 │   ├── MissingExtra     an optional package is not installed
-│   └── DiskFull         no space left; what was written before is whole
-└── ProgrammerError      the code is at fault
-    └── ContractError    a part that does not fulfil its contract
+│   └── DiskFull         no space is left; everything written before is intact
+└── ProgrammerError      caused by the code
+    └── ContractError    a part does not fulfil its contract
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from collections.abc import Iterable
 
 
 class EncoderyError(Exception):
-    """Root of everything encodery raises on purpose."""
+    """Root of all exceptions that encodery raises on purpose."""
 
 
 class UserError(EncoderyError):
-    """What a user can mend: the message names the value given, what is allowed, and where."""
+    """An error that a user can correct: the message names the value, what is allowed, and where it was given."""
 
 
 class SettingsError(UserError):
-    """A setting that does not exist, or a value it cannot take."""
+    """A setting does not exist, or its value is not allowed."""
 
 
 class UnknownName(UserError):
@@ -37,39 +37,42 @@ class UnknownName(UserError):
 
 
 class InputError(UserError):
-    """Text, files or arguments that cannot be used."""
+    """Text, files or arguments cannot be used."""
 
 
 class EmptyInput(InputError):
-    """There is nothing to work on."""
+    """The input is empty."""
 
 
 class ArtifactError(UserError):
-    """A folder is not the artifact it should be, is incomplete, or was altered."""
+    """A folder is not the expected artifact, is incomplete, or was altered."""
 
 
 class CheckpointError(ArtifactError):
-    """No usable checkpoint, or one that does not belong to this run."""
+    """There is no usable checkpoint, or it does not belong to this run."""
 
 
 class MissingExtra(UserError):
-    """An optional package is not installed; the message holds the pip line."""
+    """An optional package is not installed; the message contains the pip command that installs it."""
 
 
 class DiskFull(UserError):
-    """No space is left on the device; whatever was finished before is intact."""
+    """No space is left on the device; everything finished before is intact."""
 
 
 class ProgrammerError(EncoderyError):
-    """A fault of the code, never of the user."""
+    """A bug in the code, never the user's mistake."""
 
 
 class ContractError(ProgrammerError):
-    """A part that does not fulfil its contract."""
+    """A part does not fulfil its contract."""
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the closest of `allowed`, or an empty string when none is close."""
+    """Return ` Did you mean 'x'?` for the closest of the allowed names, or an empty string if none is close.
+
+    A dotted name is also matched by its last component.
+    """
     names = list(allowed)
     match = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
     if not match:

@@ -1,4 +1,7 @@
-"""The machine: device, ranks, threads, memory, disk, measured peak, seeds. The only reader of the environment."""
+"""The machine: device, ranks, threads, memory, disk, measured peak performance and seeds.
+
+This is the only module that reads environment variables.
+"""
 
 from __future__ import annotations
 
@@ -18,48 +21,49 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # Rows of the square matrices with which the peak is measured.
 PEAK_REPEATS = 8
-# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h; the second is where glibc's own rule ends, at most.
-KEEP_MEMORY = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
-GIVE_BACK = {-3: 2**25, -1: 2**26, -2: 2**17}
+# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h.
+RETAIN_MEMORY = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
+# The largest values that glibc's own dynamic thresholds reach.
+RELEASE_MEMORY = {-3: 2**25, -1: 2**26, -2: 2**17}
 
 
 def rank() -> int:
-    """This process's number among all processes of a distributed run; 0 alone."""
+    """Return the number of this process among all processes of a distributed run; 0 for a single process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes a distributed run has; 1 alone."""
+    """Return the number of processes of a distributed run; 1 for a single process."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """This process's number on its own machine."""
+    """Return the number of this process among those on its own machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def restart_count() -> int:
-    """How often torchrun has started the processes of this run again, after one of them was lost."""
+    """Return how often torchrun has restarted the processes of this run after one of them was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def device() -> torch.device:
-    """The CUDA device of this rank where there is one, else the CPU."""
+    """Return the CUDA device of this rank, or the CPU if there is no CUDA device."""
     import torch
 
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def threads() -> int:
-    """How many CPU threads this process may use: OMP_NUM_THREADS, else the cores it is allowed to run on."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+    """Return how many CPU threads this process may use: OMP_NUM_THREADS, or the number of cores it may run on."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() and int(value) > 0 else len(os.sched_getaffinity(0))
 
 
 def set_threads(count: int) -> None:
-    """Use `count` threads for the mathematics of this process."""
+    """Set the number of threads that torch uses for CPU operations in this process."""
     import torch
 
     torch.set_num_threads(count)
@@ -67,77 +71,81 @@ def set_threads(count: int) -> None:
 
 @contextlib.contextmanager
 def retain_freed_memory() -> Iterator[None]:
-    """Within it this process keeps the memory it frees, for its next tensor, instead of giving it back to the system,
-    whose fresh pages cost a fault each: a tenth to a quarter of a training step. At its end all that is free is given
-    back. Does nothing where the C library is not glibc."""
+    """Make malloc keep freed memory for the next tensor instead of returning it to the operating system.
+
+    Every new page from the operating system costs a page fault; without this, page faults take a tenth to a quarter of
+    a training step. Free memory is returned when the block ends. It has no effect if the C library is not glibc.
+    """
     if platform.libc_ver()[0] != "glibc":
         yield
         return
     library = ctypes.CDLL(None)
-    for option, value in KEEP_MEMORY.items():
+    for option, value in RETAIN_MEMORY.items():
         library.mallopt(option, value)
     try:
         yield
     finally:
-        for option, value in GIVE_BACK.items():
+        for option, value in RELEASE_MEMORY.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
 
 
 def offline() -> bool:
-    """Whether the user asked that nothing be fetched."""
+    """Return whether downloads are forbidden (HF_HUB_OFFLINE)."""
     return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
 
 
 def terminal_width() -> int | None:
-    """How wide what is printed shall be, by `COLUMNS`; None where that says nothing."""
-    given = os.environ.get("COLUMNS", "")
-    return int(given) if given.isdigit() and int(given) else None
+    """Return the width of printed output in characters, as set by COLUMNS; None if it is not set."""
+    value = os.environ.get("COLUMNS", "")
+    return int(value) if value.isdigit() and int(value) else None
 
 
 def api_keys() -> list[str] | None:
-    """Keys that open a server of ours: ENCODERY_API_KEYS, separated by commas; None where it is not set."""
-    given = os.environ.get("ENCODERY_API_KEYS")
-    return None if given is None else [key for key in (part.strip() for part in given.split(",")) if key]
+    """Return the keys that clients of the server must send: ENCODERY_API_KEYS, comma-separated; None if not set."""
+    value = os.environ.get("ENCODERY_API_KEYS")
+    return None if value is None else [key for key in (item.strip() for item in value.split(",")) if key]
 
 
 def environment_secret(name: str) -> str | None:
-    """What the environment variable of that name holds, None where it is not set. For keys, which no file may hold."""
+    """Return the value of an environment variable, None if it is not set. For keys that must not be in any file."""
     return os.environ.get(name) or None
 
 
 def cache_dir() -> Path:
-    """Where measurements of this machine are kept: ENCODERY_CACHE, else the user's cache folder."""
-    given = os.environ.get("ENCODERY_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encodery"
-    base.mkdir(parents=True, exist_ok=True)
-    return base
+    """Return the folder for measurements of this machine: ENCODERY_CACHE, or the user's cache folder. Creates it."""
+    value = os.environ.get("ENCODERY_CACHE")
+    folder = Path(value) if value else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encodery"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def ray_address() -> str | None:
-    """Where a Ray cluster is: RAY_ADDRESS, None where it is not set."""
+    """Return the address of a Ray cluster, RAY_ADDRESS; None if it is not set."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def set_ray_environment(local_only: bool) -> None:
-    """What Ray reads when it is imported, for this process and those it begins: it reports nothing to anyone. `alone`:
-    it listens on loopback only, to who has the user's token, and its workers do not stand behind all else here.
+    """Set the environment variables that Ray reads on import, for this process and its children.
+
+    Usage statistics are switched off. With `local_only`, Ray listens on loopback only, requires the user's token, and
+    its workers run at normal priority.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if local_only:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # There it is the default; it does the same here.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Its default on those systems.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def memory_total() -> int:
-    """Bytes of main memory, or of the control group's limit where that is lower."""
+    """Return the bytes of main memory, or the limit of the control group if it is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(total, _control_group_limit() or total)
 
 
 def memory_free() -> int:
-    """Bytes of main memory that can be had without swapping."""
+    """Return the bytes of main memory that can be allocated without swapping."""
     with open("/proc/meminfo", encoding="ascii") as file:
         fields = dict(line.split(":", 1) for line in file)
     return min(int(fields["MemAvailable"].split()[0]) * 1024, memory_total())
@@ -150,7 +158,7 @@ def _control_group_limit() -> int | None:
 
 
 def disk_free(path: str | Path) -> int:
-    """Bytes free on the device that holds `path`, or its nearest existing parent."""
+    """Return the bytes free on the device of `path`, or of its nearest existing parent folder."""
     folder = Path(path).resolve()
     while not folder.exists():
         folder = folder.parent
@@ -158,17 +166,17 @@ def disk_free(path: str | Path) -> int:
 
 
 def cpu_name() -> str:
-    """The processor's name as the kernel gives it."""
+    """Return the name of the processor, as the kernel reports it."""
     return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
-    """The processor's instruction set flags (empty where the kernel does not list them)."""
+    """Return the instruction set flags of the processor; empty if the kernel does not list them."""
     return frozenset((_cpu_field("flags") or _cpu_field("Features") or "").split())
 
 
 def native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16, AMX or ARM's BF16)."""
+    """Return whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16, AMX or ARM's BF16)."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -183,7 +191,7 @@ def _cpu_field(name: str) -> str:
 
 
 def describe() -> dict[str, str | int]:
-    """What a report says of the machine a figure was measured on."""
+    """Return a description of the machine, stored with everything that is measured on it."""
     import torch
 
     where = device()
@@ -198,10 +206,11 @@ def describe() -> dict[str, str | int]:
 
 
 def matmul_peak(dtype: torch.dtype, target_device: torch.device | None = None) -> float:
-    """FLOP/s of a large square matrix product in `dtype`: the measured ceiling to which shares refer.
+    """Return the FLOP/s of a large square matrix product: the measured peak that utilisation refers to.
 
-    The median of eight products after two warm-ups, or the highest such median this machine has shown before (kept in
-    the cache folder per device, dtype and thread count): what else the machine does can only make it look slower.
+    It is the median of eight products after two warm-up products, or the highest such median that was measured on this
+    machine before (stored in the cache folder per device, dtype and thread count), since other load on the machine can
+    only lower a measurement.
     """
     import torch
 
@@ -243,6 +252,9 @@ def _measure_peak(dtype: torch.dtype, where: torch.device) -> float:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part: counter-based randomness, so that its state is its arguments."""
+    """Return a 63-bit seed that depends on every argument.
+
+    Random numbers drawn from such seeds are counter-based: their state consists of the arguments alone.
+    """
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,4 +1,4 @@
-"""HTML by construction: text is escaped unless it is `Html`, and `Html` comes from `el` alone. Text is untrusted."""
+"""Build HTML: text is untrusted and is escaped unless it is `Html`, which only the functions of this module return."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ VOID = frozenset({"meta", "link", "input", "br", "hr", "line", "path", "polyline
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already markup."""
 
 
 def text(value: object) -> Html:
-    """The value as escaped text; `Html` stays as it is. Control characters that HTML forbids are left out."""
+    """Return a value as escaped text, `Html` unchanged. Control characters that HTML forbids are removed."""
     if isinstance(value, Html):
         return value
     kept = "".join(c for c in str(value) if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0))
@@ -22,12 +22,12 @@ def text(value: object) -> Html:
 
 
 def join(pieces: Iterable[object], between: str = "") -> Html:
-    """Pieces one after another, each escaped unless it is `Html`."""
+    """Concatenate pieces, each escaped unless it is `Html`."""
     return Html(text(between).join(text(piece) for piece in pieces))
 
 
 def el(name: str, /, *children: object, **attributes: Any) -> Html:
-    """An element. Attribute names: `class_` for class, `_` for `-`; None leaves an attribute out."""
+    """Return an element. Attribute names are written with `_` for `-`, `class_` for class; None omits an attribute."""
     pairs = [
         f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
         for key, value in attributes.items()
@@ -38,7 +38,13 @@ def el(name: str, /, *children: object, **attributes: Any) -> Html:
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> Html:
-    """A table that scrolls sideways on its own where the page is narrow; columns in `numeric` are set to the right."""
+    """Return a table that scrolls sideways on a narrow page.
+
+    Args:
+        head: the column titles; empty for none.
+        rows: the cells of each row.
+        numeric: the numbers of the columns that are aligned right.
+    """
 
     def cells(kind: str, row: Sequence[object]) -> Html:
         return el("tr", *(el(kind, cell, class_="n" if i in numeric else None) for i, cell in enumerate(row)))
@@ -49,10 +55,10 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], numeric: Seq
 
 
 def pairs(rows: Iterable[tuple[object, object]]) -> Html:
-    """Names and values, one a line."""
+    """Return a list of names and values, one pair per line."""
     return el("dl", *(join((el("dt", name), el("dd", value))) for name, value in rows))
 
 
 def details(summary: str, *children: object) -> Html:
-    """What is folded away on the screen and shown in print."""
+    """Return a section that is collapsed on the screen and expanded in print."""
     return el("details", el("summary", summary), *children)

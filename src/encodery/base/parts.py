@@ -1,8 +1,8 @@
-"""Parts and families: the folder is the registry, the file's name is the part's name.
+"""Parts and families: the folder is the registry, and the name of a part is the name of its file.
 
-A *contract* is an abstract class defined in the `__init__` of its family's folder; a *part* is a frozen
-dataclass, the one public class of a module in that folder. Nothing central knows the parts: they are found by
-where they lie. A dotted path (`my_project.attention.mine`) reaches a part outside the package.
+A *contract* is an abstract class defined in the `__init__` of a family's folder. A *part* is a frozen dataclass, the
+only public class of a module in that folder. There is no central list of parts: they are looked up in the folder. A
+dotted path (`my_project.attention.mine`) refers to a part outside the package.
 """
 
 from __future__ import annotations
@@ -23,28 +23,31 @@ ROOT = "encodery"
 
 
 class Part(abc.ABC):  # noqa: B024
-    """Root of every contract: a contract derives from `Part` directly, a part derives from a contract."""
+    """Base class of all contracts: a contract derives from `Part` directly, a part derives from a contract."""
 
 
 P = TypeVar("P", bound=Part)
 
 
 def is_contract(cls: type) -> bool:
-    """Whether `cls` is a contract, that is, derives from `Part` directly."""
+    """Return whether a class is a contract, that is, derives from `Part` directly."""
     return Part in cls.__bases__
 
 
 @functools.cache
-def _places() -> tuple[Path, ...]:
-    """The folders that hold the package's own folder."""
+def _package_roots() -> tuple[Path, ...]:
+    """Return the folders that contain the folder of the package."""
     spec = importlib.util.find_spec(ROOT)
-    return tuple(Path(place).parent for place in (spec and spec.submodule_search_locations) or ())
+    return tuple(Path(location).parent for location in (spec and spec.submodule_search_locations) or ())
 
 
 def _source(module_name: str) -> Path | None:
-    """The file of a module. In the package it is found by place, since finding it by import imports its parents."""
-    for place in _places():
-        stem = place / module_name.replace(".", "/")
+    """Return the file of a module.
+
+    Inside the package the path is built from the name, because `find_spec` would import the parent packages.
+    """
+    for root in _package_roots():
+        stem = root / module_name.replace(".", "/")
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.is_file():
                 return path
@@ -54,10 +57,10 @@ def _source(module_name: str) -> Path | None:
 
 @functools.cache
 def _listing(package: str) -> tuple[tuple[str, bool], ...]:
-    """(module name, is a folder) for each public entry of a package, without importing any of them."""
+    """Return (module name, whether it is a folder) of each public entry of a package; nothing is imported."""
     init = _source(package)
-    found = pkgutil.iter_modules([str(init.parent)]) if init is not None and init.name == "__init__.py" else ()
-    return tuple(sorted((m.name, m.ispkg) for m in found if not m.name.startswith("_")))
+    modules = pkgutil.iter_modules([str(init.parent)]) if init is not None and init.name == "__init__.py" else ()
+    return tuple(sorted((m.name, m.ispkg) for m in modules if not m.name.startswith("_")))
 
 
 @functools.cache
@@ -69,14 +72,15 @@ def _names(package: str) -> tuple[str, ...]:
 
 
 def part_names(contract: type[Part]) -> list[str]:
-    """The parts that lie in the contract's family, by file name; nothing is imported."""
+    """Return the names of the parts of a contract's family; nothing is imported."""
     return list(_names(contract.__module__))
 
 
 def find_part(contract: type[P], name: str) -> type[P]:
-    """The part called `name` in the contract's family, or at that dotted path outside the package.
+    """Return the part with a name in the contract's family, or at a dotted path outside the package.
 
-    Raises `UnknownName` naming the family and the nearest part, `ContractError` if the module breaks the rules.
+    Raises `UnknownName` naming the family and the nearest part, and `ContractError` if the module does not define
+    exactly one public part.
     """
     family = contract.__module__
     if name in _names(family):
@@ -86,7 +90,7 @@ def find_part(contract: type[P], name: str) -> type[P]:
     else:
         known = part_names(contract)
         kind = family.removeprefix(f"{ROOT}.")
-        raise UnknownName(f"{kind}: there is no '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+        raise UnknownName(f"{kind}: there is no part '{name}'.{nearest(name, known)} Parts: {', '.join(known)}.")
     module = importlib.import_module(module_name)
     parts = [
         value
@@ -97,7 +101,9 @@ def find_part(contract: type[P], name: str) -> type[P]:
         and issubclass(value, contract)
     ]
     if len(parts) != 1:
-        raise ContractError(f"{module_name} must define exactly one public {contract.__name__}, it has {len(parts)}.")
+        raise ContractError(
+            f"{module_name} must define exactly one public {contract.__name__}, but it defines {len(parts)}."
+        )
     return parts[0]
 
 
@@ -109,14 +115,14 @@ def _exists(module_name: str) -> bool:
 
 
 def name_of(part: Part | type[Part]) -> str:
-    """The name by which a recipe calls this part."""
+    """Return the name of a part in a recipe."""
     cls = part if isinstance(part, type) else type(part)
     family = contract_of(cls).__module__
     return cls.__module__.removeprefix(f"{family}.")
 
 
 def contract_of(cls: type[Part]) -> type[Part]:
-    """The contract a part fulfils."""
+    """Return the contract of a part. Raises `ContractError` if the class does not derive from one."""
     for base in cls.__mro__:
         if is_contract(base):
             return base
@@ -124,12 +130,12 @@ def contract_of(cls: type[Part]) -> type[Part]:
 
 
 def part_summary(contract: type[Part], name: str) -> str:
-    """First line of the docstring of a part's module, read without importing it."""
+    """Return the first line of the docstring of a part's module; the module is not imported."""
     return module_summary(f"{contract.__module__}.{name}")
 
 
 def module_summary(module_name: str) -> str:
-    """First line of a module's docstring, read from its source; empty where there is none."""
+    """Return the first line of a module's docstring, read from its source; empty if it has none."""
     path = _source(module_name)
     if path is None:
         return ""
@@ -138,48 +144,50 @@ def module_summary(module_name: str) -> str:
 
 
 def families() -> dict[str, str]:
-    """Every family of the package (`model.attention`) and the first docstring line of its folder; imports none."""
-    found: dict[str, str] = {}
-    _collect(ROOT, found)
-    return found
+    """Return every family of the package (`model.attention`) with the first line of its docstring; imports nothing."""
+    summaries: dict[str, str] = {}
+    _collect(ROOT, summaries)
+    return summaries
 
 
 def parts_of(family: str) -> dict[str, str]:
-    """Each part of a family (`model.attention`) and its first docstring line; nothing is imported.
+    """Return each part of a family (`model.attention`) with the first line of its docstring; nothing is imported.
 
     Raises `UnknownName` with the nearest family.
     """
-    known = families()
-    if family not in known:
-        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}.")
+    _check_family(family)
     return {name: module_summary(f"{ROOT}.{family}.{name}") for name in _names(f"{ROOT}.{family}")}
 
 
-def _collect(package: str, found: dict[str, str]) -> None:
+def _check_family(family: str) -> None:
+    known = families()
+    if family not in known:
+        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Families: {', '.join(known)}.")
+
+
+def _collect(package: str, summaries: dict[str, str]) -> None:
     for name, is_folder in _listing(package):
         if not is_folder:
             continue
         inner = f"{package}.{name}"
         if _defines_contract(inner):
-            found[inner.removeprefix(f"{ROOT}.")] = module_summary(inner)
+            summaries[inner.removeprefix(f"{ROOT}.")] = module_summary(inner)
         else:
-            _collect(inner, found)
+            _collect(inner, summaries)
 
 
 def contract_at(family: str) -> type[Part]:
-    """The contract of a family given as `model.attention`. Raises `UnknownName` with the nearest family."""
-    known = families()
-    if family not in known:
-        raise UnknownName(f"There is no family '{family}'.{nearest(family, known)} Known: {', '.join(known)}.")
+    """Return the contract of a family such as `model.attention`. Raises `UnknownName` with the nearest family."""
+    _check_family(family)
     module = importlib.import_module(f"{ROOT}.{family}")
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, Part):
             return value
-    raise ContractError(f"{module.__name__} states no contract.")
+    raise ContractError(f"{module.__name__} defines no contract.")
 
 
 def _defines_contract(package: str) -> bool:
-    """Whether the package's `__init__` defines an abstract class that derives from `Part`; read, not imported."""
+    """Return whether the `__init__` of a package defines a class that derives from `Part`; it is not imported."""
     path = _source(package)
     if path is None:
         return False

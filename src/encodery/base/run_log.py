@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, appended and flushed, readable while it is written."""
+"""The log of a run: one JSON object per line, flushed after each line, so that it can be read while it is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encodery.base.artifact import translate_disk_full
 
 
 class RunLog:
-    """Appends lines to a log file. A torn last line (a killed run) is cut before appending."""
+    """Append lines to a log file. An incomplete last line, left by a killed run, is removed first."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -20,7 +20,7 @@ class RunLog:
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, **fields: Any) -> None:
-        """Append one line. Floats keep their full precision, so equal logs mean equal runs."""
+        """Append one line. Floats keep their full precision, so that equal logs mean equal runs."""
         with translate_disk_full(self.path):
             self._file.write(json.dumps(fields, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -36,14 +36,14 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a log; a torn last line is left out."""
+    """Return the lines of a log; an incomplete last line is omitted."""
     text = Path(path).read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines() if line]
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines() if line]
 
 
 def truncate_log(path: str | Path, predicate: Any) -> None:
-    """Keep only the lines for which `keep(line)` holds: a resumed run drops what came after its checkpoint."""
+    """Keep only the lines for which `predicate(line)` is true: a resumed run drops those after its checkpoint."""
     target = Path(path)
     lines: list[Mapping[str, Any]] = [line for line in read_log(target) if predicate(line)]
     draft = target.with_name(f".{target.name}.draft")

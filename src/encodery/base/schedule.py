@@ -1,14 +1,14 @@
 """A number over the progress of a run: learning rate, mask rate, sequence length, batch, sparsity.
 
-Grammar: phases joined by `;`. A phase is `A` or `A -> B shape`, with an optional `@ share%` of the run; phases
-without a share divide what the others leave. Shapes: `linear`, `cosine`, `sqrt` (1 - sqrt, the usual cool-down),
+Grammar: phases separated by `;`. A phase is `A` or `A -> B shape`, with an optional `@ percentage%` of the run; phases
+without a percentage divide the rest of the run equally. Shapes: `linear`, `cosine`, `sqrt` (1 - sqrt, a common decay),
 `exp`. Examples:
 
     0.15                                        a constant
-    0.30 -> 0.15 linear                         a falling mask rate
+    0.30 -> 0.15 linear                         a decreasing mask rate
     0 -> 1 linear @ 5%; 1; 1 -> 0 sqrt @ 20%    warm-up, stable, decay
 
-Names stand for common phases, as factors of a peak of 1: `constant`, `linear(warmup=6%)`,
+Common schedules have names; their values are factors of a peak of 1: `constant`, `linear(warmup=6%)`,
 `cosine(warmup=6%, floor=0.1)`, `one_cycle(warmup=30%)`, `wsd(warmup=5%, decay=20%, floor=0)`.
 """
 
@@ -35,7 +35,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """From `start` to `end` by `shape`, over `share` (0..1) of the run."""
+    """A phase that goes from `start` to `end` with a shape, over a fraction (0..1) of the run."""
 
     start: float
     end: float
@@ -43,7 +43,7 @@ class Phase:
     fraction: float
 
     def at(self, x: float) -> float:
-        """The value at `x` in 0..1 of this phase."""
+        """Return the value at the fraction `x` (0..1) of this phase."""
         if self.shape == "cosine":
             x = 0.5 - 0.5 * math.cos(math.pi * x)
         elif self.shape == "sqrt":
@@ -55,18 +55,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number over progress in 0..1. Made by `Schedule.parse`; compares and prints as its text."""
+    """A number over progress in 0..1, made by `Schedule.parse`. It prints as its text."""
 
     text: str
     phases: tuple[Phase, ...]
 
     @classmethod
     def parse(cls, value: str | float | int | Schedule) -> Schedule:
-        """Read a schedule from a number or a text. Raises `SettingsError` with the grammar's nearest name."""
+        """Parse a number or a text. Raises `SettingsError` with the nearest name of the grammar."""
         if isinstance(value, Schedule):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingsError(f"A schedule is a number or a text such as '0.30 -> 0.15 linear', not {value!r}.")
+            raise SettingsError(f"A schedule must be a number or a text such as '0.30 -> 0.15 linear', not {value!r}.")
         if not isinstance(value, str):
             return cls(repr(value), (Phase(float(value), float(value), "linear", 1.0),))
         text = " ".join(value.split())
@@ -75,7 +75,7 @@ class Schedule:
         return cls(text, phases)
 
     def __call__(self, progress: float) -> float:
-        """The value at `progress`, which is clamped to 0..1."""
+        """Return the value at `progress`, which is clamped to 0..1."""
         left = min(max(progress, 0.0), 1.0)
         for phase in self.phases:
             if left < phase.fraction:
@@ -85,7 +85,7 @@ class Schedule:
 
     @property
     def maximum(self) -> float:
-        """The largest value it ever takes (every shape is monotonic within its phase)."""
+        """The largest value of the schedule. Every shape is monotonic within its phase."""
         return max(max(phase.start, phase.end) for phase in self.phases)
 
     def __str__(self) -> str:
@@ -98,36 +98,43 @@ def _parse_phases(text: str) -> tuple[Phase, ...]:
         match = PHASE.match(piece.strip())
         if not match:
             raise SettingsError(
-                f"schedule '{text}': cannot read '{piece.strip()}'. Write a number, 'A -> B linear', optionally "
-                f"'@ 20%', phases joined by ';', or one of {', '.join(DEFAULTS)}."
+                f"schedule '{text}': cannot parse '{piece.strip()}'. Write a number or 'A -> B linear', optionally "
+                f"with '@ 20%', phases separated by ';', or one of {', '.join(DEFAULTS)}."
             )
         start, end, shape = float(match[1]), float(match[2] or match[1]), match[3] or "linear"
         if shape not in SHAPES:
             raise SettingsError(
-                f"schedule '{text}': no shape '{shape}'.{nearest(shape, SHAPES)} Known: {', '.join(SHAPES)}."
+                f"schedule '{text}': there is no shape '{shape}'.{nearest(shape, SHAPES)} Shapes: {', '.join(SHAPES)}."
             )
         if shape == "exp" and start * end <= 0:
-            raise SettingsError(f"schedule '{text}': exp needs both ends above zero.")
+            raise SettingsError(f"schedule '{text}': shape exp needs a start and an end of the same sign, not 0.")
         raw.append((start, end, shape, float(match[4]) / 100 if match[4] else None))
-    given = sum(share for *_, share in raw if share is not None)
-    open_phases = sum(share is None for *_, share in raw)
-    if given > 1 + 1e-9 or (open_phases and given >= 1) or (not open_phases and abs(given - 1) > 1e-9):
+    total = sum(fraction for *_, fraction in raw if fraction is not None)
+    num_open = sum(fraction is None for *_, fraction in raw)
+    if total > 1 + 1e-9 or (num_open and total >= 1) or (not num_open and abs(total - 1) > 1e-9):
         raise SettingsError(
-            f"schedule '{text}': the shares make {given:.0%}; they must make 100%, or leave room for the rest."
+            f"schedule '{text}': the percentages add up to {total:.0%}. They must add up to 100%, or to less if a "
+            "phase has no percentage."
         )
-    rest = (1 - given) / open_phases if open_phases else 0.0
-    return tuple(Phase(start, end, shape, rest if share is None else share) for start, end, shape, share in raw)
+    rest = (1 - total) / num_open if num_open else 0.0
+    return tuple(
+        Phase(start, end, shape, rest if fraction is None else fraction) for start, end, shape, fraction in raw
+    )
 
 
 def _named(name: str, arguments: str, text: str) -> tuple[Phase, ...]:
     if name not in DEFAULTS:
-        raise SettingsError(f"schedule '{text}': no '{name}'.{nearest(name, DEFAULTS)} Known: {', '.join(DEFAULTS)}.")
+        raise SettingsError(
+            f"schedule '{text}': there is no schedule '{name}'.{nearest(name, DEFAULTS)} Schedules: "
+            f"{', '.join(DEFAULTS)}."
+        )
     options = dict(DEFAULTS[name])
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
         key, _, number = (part.strip() for part in argument.partition("="))
         if key not in options:
             raise SettingsError(
-                f"schedule '{text}': {name} has no '{key}'.{nearest(key, options)} It has {', '.join(options)}."
+                f"schedule '{text}': {name} has no option '{key}'.{nearest(key, options)} "
+                f"Options: {', '.join(options)}."
             )
         if not re.fullmatch(NUMBER + r"\s*%?", number):
             raise SettingsError(f"schedule '{text}': {key}={number!r} is not a number or a percentage.")

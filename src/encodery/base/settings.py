@@ -1,7 +1,8 @@
-"""Settings: tables (TOML, JSON, the command line) to frozen dataclasses and back, strictly.
+"""Settings: decode tables (TOML, JSON, command line) into frozen dataclasses, strictly, and encode them again.
 
-Structure is ours (unknown keys refused with the nearest name, parts found in their family's folder), single values
-are validated by pydantic. A table for a part names it with `is`; the rest are its fields.
+The structure is decoded here: unknown keys are refused with the nearest name, and parts are looked up in the folder of
+their family. Single values are validated by pydantic. In the table of a part, `is` names the part and the other keys
+are its fields.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from typing import Any, TypeVar
 import pydantic
 
 from encodery.base.errors import EncoderyError, SettingsError, UnknownName, nearest
-from encodery.base.parts import Part, contract_of, find_part, is_contract, name_of
-from encodery.base.schedule import Schedule
+from encodery.base.parts import Part, contract_of, find_part, is_contract, name_of, part_names
+from encodery.base.schedule import NUMBER, Schedule
 
 T = TypeVar("T")
 Table = dict[str, Any]
 PART_KEY = "is"
+INTERVAL = re.compile(rf"(?:({NUMBER}) (<=?) )?x(?: (<=?) ({NUMBER}))?")
 
 
 def decode(cls: type[T], table: Mapping[str, Any], where: str = "settings") -> T:
-    """An instance of the dataclass or contract `cls` from a table.
+    """Return an instance of a dataclass, or a part of a contract, from a table.
+
+    Args:
+        where: the start of the path with which error messages name a setting.
 
     Raises `SettingsError` naming the path of the setting, the value, what is allowed and the nearest name.
     """
@@ -39,7 +44,7 @@ def decode(cls: type[T], table: Mapping[str, Any], where: str = "settings") -> T
 
 
 def encode(value: Any) -> Any:
-    """The table (plain dicts, lists, numbers, texts) from which `decode` makes an equal object."""
+    """Return the table (plain dicts, lists, numbers, strings) from which `decode` makes an equal object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Schedule):
         table = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         return {PART_KEY: name_of(value), **table} if isinstance(value, Part) else table
@@ -53,7 +58,7 @@ def encode(value: Any) -> Any:
 
 
 def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """`base` with `over` laid on it: tables merge, other values replace; a different `is` replaces the table."""
+    """Return `base` updated by `over`: tables merge, other values replace, and a different `is` replaces the table."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -73,13 +78,16 @@ def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 
 
 def parse_overrides(arguments: Iterable[str]) -> Table:
-    """`["model.depth=4", "objective.corruption.rate=0.3"]` as a table; values are TOML where they parse, else text."""
+    """Return `["model.depth=4", "objective.corruption.rate=0.3"]` as a table.
+
+    A value that is not valid TOML is taken as a string. Raises `SettingsError` for what is not path=value.
+    """
     table: Table = {}
     for argument in arguments:
         path, equals, text = argument.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(re.fullmatch(r"[A-Za-z_][\w-]*", key) for key in keys):
-            raise SettingsError(f"'{argument}' is not a setting: write path=value, such as model.depth=4.")
+            raise SettingsError(f"'{argument}' is not a setting. Write path=value, such as model.depth=4.")
         branch = table
         for key in keys[:-1]:
             below = branch.setdefault(key, {})
@@ -97,23 +105,60 @@ def parse_overrides(arguments: Iterable[str]) -> Table:
 def decode_with_overrides(
     cls: type[T], table: Mapping[str, Any], over: Mapping[str, Any], where: str = "settings"
 ) -> T:
-    """`decode` of `table` with `over` laid on it after defaults are filled in, so that one field of a default part
-    can be set without naming the part."""
+    """Decode a table, fill in the defaults, and apply `over` to the result.
+
+    Since defaults are filled in first, a field of a default part can be set without naming the part.
+    """
     full = encode(decode(cls, table, where))
     return decode(cls, merge_tables(full, over), where)
 
 
-def load_recipe(verb: str, name: str | Path) -> Table:
-    """The table of a recipe: a path to a TOML file, or a name in `recipes/<verb>/`; `extends` is followed.
+def check_at_least(settings: object, minimum: float, *names: str) -> None:
+    """Check that fields of a settings object are at least `minimum`; None is allowed.
 
-    Raises `UnknownName` with the nearest recipe, `SettingsError` for a file that is no TOML.
+    For `__post_init__`: `check_at_least(self, 1, "size", "heads")`.
+    Raises `SettingsError` naming the first field that is smaller, and its value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= minimum:
+            raise SettingsError(f"{name} = {value}: must be at least {minimum}.")
+
+
+def check_interval(settings: object, interval: str, *names: str) -> None:
+    """Check that fields of a settings object lie in an interval of `x`; None is allowed.
+
+    For `__post_init__`: `check_interval(self, "0 <= x < 1", "dropout")`; one side may be open, as in "0 < x".
+    Raises `SettingsError` naming the first field that does not, and its value.
+    """
+    match = INTERVAL.fullmatch(interval)
+    if match is None:
+        raise ValueError(f"'{interval}' is not an interval such as '0 <= x < 1'.")
+    low, low_sign, high_sign, high = match.groups()
+    for name in names:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        above = low is None or value > float(low) or (low_sign == "<=" and value == float(low))
+        below = high is None or value < float(high) or (high_sign == "<=" and value == float(high))
+        if not (above and below):
+            raise SettingsError(f"{name} = {value}: must lie in {interval.replace('x', name)}.")
+
+
+def load_recipe(verb: str, name: str | Path) -> Table:
+    """Return the table of a recipe, merged with the recipe that it `extends`.
+
+    Args:
+        name: a path to a TOML file, or a name in `recipes/<verb>/`.
+
+    Raises `UnknownName` with the nearest recipe, and `SettingsError` if the file is not valid TOML.
     """
     path = Path(name)
     if path.suffix != ".toml":
         known = recipe_files(verb)
         if str(name) not in known:
             raise UnknownName(
-                f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}."
+                f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Recipes: {', '.join(known)}."
             )
         path = known[str(name)]
     if not path.is_file():
@@ -121,16 +166,17 @@ def load_recipe(verb: str, name: str | Path) -> Table:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not a TOML recipe: {error}") from error
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
     parent = table.pop("extends", None)
     if parent is None:
         return table
-    beside = path.parent / parent
-    return merge_tables(load_recipe(verb, beside if beside.suffix == ".toml" and beside.is_file() else parent), table)
+    sibling = path.parent / parent
+    is_file = sibling.suffix == ".toml" and sibling.is_file()
+    return merge_tables(load_recipe(verb, sibling if is_file else parent), table)
 
 
 def recipe_files(verb: str) -> dict[str, Path]:
-    """Name and file of each recipe of a verb that the package brings."""
+    """Return the file of each recipe of a verb that is part of the package, by name."""
     folder = Path(str(importlib.resources.files("encodery"))) / "recipes" / verb
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
@@ -167,7 +213,7 @@ def _part(kind: type[Part], value: Any, where: str) -> Any:
         return value
     table = {PART_KEY: value} if isinstance(value, str) else value
     if not isinstance(table, Mapping):
-        raise SettingsError(f"{where}: expected the name of a part or a table with '{PART_KEY}', not {value!r}.")
+        raise SettingsError(f"{where}: expected the name of a part, or a table with '{PART_KEY}', not {value!r}.")
     fields = {key: item for key, item in table.items() if key != PART_KEY}
     if not is_contract(kind):
         named = table.get(PART_KEY, name_of(kind))
@@ -175,12 +221,14 @@ def _part(kind: type[Part], value: Any, where: str) -> Any:
             raise SettingsError(f"{where}: must be '{name_of(kind)}', not '{named}'.")
         return _fields(kind, fields, where)
     if not isinstance(table.get(PART_KEY), str):
-        raise SettingsError(f"{where}: which {kind.__name__.lower()}? Give '{PART_KEY}' = one of the family's parts.")
+        raise SettingsError(
+            f"{where}: '{PART_KEY}' is missing. It names a part: {', '.join(part_names(kind)) or 'there are none'}."
+        )
     try:
-        found = find_part(kind, table[PART_KEY])
+        part = find_part(kind, table[PART_KEY])
     except UnknownName as error:
         raise UnknownName(f"{where}: {error}") from error
-    return _fields(found, fields, where)
+    return _fields(part, fields, where)
 
 
 def _fields(cls: type, table: Any, where: str) -> Any:
@@ -193,7 +241,7 @@ def _fields(cls: type, table: Any, where: str) -> Any:
             owner = name_of(cls) if issubclass(cls, Part) else where
             raise SettingsError(
                 f"{where}: '{owner}' has no setting '{key}'.{nearest(str(key), fields)} "
-                f"It has {', '.join(fields) or 'none'}."
+                f"Settings: {', '.join(fields) or 'none'}."
             )
     decoded = {key: _value(hints[key], value, f"{where}.{key}") for key, value in table.items()}
     missing = [
@@ -210,7 +258,7 @@ def _fields(cls: type, table: Any, where: str) -> Any:
 
 
 def type_hints(cls: type) -> dict[str, Any]:
-    """The resolved types of a dataclass's fields."""
+    """Return the resolved types of the fields of a dataclass."""
     return _type_hints(cls)
 
 
@@ -275,9 +323,9 @@ def _leaf(kind: Any, value: Any, where: str) -> Any:
 
 
 def describe_settings(cls: type[Part]) -> list[tuple[str, str, str]]:
-    """(name, type, default) of each setting of a part, as texts, for listings."""
-    rows = []
+    """Return (name, type, default) of each setting of a part, as strings. Raises `ContractError` for other classes."""
     contract_of(cls)
+    rows = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.default is not dataclasses.MISSING:
             default = str(encode(field.default))
