@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from encodery.finetune.tasks import Task, TaskMetadata
     from encodery.tokens.tokenizer import Tokenizer
 
+pytest.register_assert_rewrite("encodery.checks")
+
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

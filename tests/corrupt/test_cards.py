@@ -1,4 +1,4 @@
-"""The settings on the cards of the masking papers decode, and say what the papers say."""
+"""The settings on the cards of the masking papers decode to the values of the papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a corruption takes from a real tokenizer."""
+"""The vocabulary of a corruption, from a real tokenizer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##believ", "##abl
 
 
 def tokenizer() -> Tokenizer:
-    inner = tokenizers.Tokenizer(
+    backend = tokenizers.Tokenizer(
         tokenizers.models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]")
     )
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.add_special_tokens(PIECES[:5])
-    return Tokenizer(inner)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.add_special_tokens(PIECES[:5])
+    return Tokenizer(backend)
 
 
-def test_specials_padding_and_word_starts_come_from_the_tokenizer() -> None:
-    words = Vocabulary.of(tokenizer())
-    assert words.mask_id == 4
-    assert words.special.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4]
-    assert words.special.numel() == words.word_start.numel() == 64
-    assert words.replacements.tolist() == [5, 6, 7, 8, 9]
-    assert words.word_start[5:10].tolist() == [True, False, False, True, False]
+def test_special_ids_padding_and_word_starts_come_from_the_tokenizer() -> None:
+    vocabulary = Vocabulary.of(tokenizer())
+    assert vocabulary.mask_id == 4
+    assert vocabulary.special.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4]
+    assert vocabulary.special.numel() == vocabulary.word_start.numel() == 64
+    assert vocabulary.replacements.tolist() == [5, 6, 7, 8, 9]
+    assert vocabulary.word_start[5:10].tolist() == [True, False, False, True, False]
 
 
-def test_words_of_a_real_text_are_hidden_whole() -> None:
+def test_words_of_a_text_are_masked_as_a_whole() -> None:
     source = tokenizer()
     ids = torch.tensor([2, *source.encode_batch(["unbelievable houses"])[0].tolist(), 3])
     assert ids.tolist() == [2, 5, 6, 7, 8, 9, 3]

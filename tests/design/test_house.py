@@ -39,6 +39,7 @@ FLOORS = {
     "serve": 9,
     "demo": 10,
     "cli": 11,
+    "checks": 11,
 }
 BANNED_NAMES = {"utils", "util", "common", "misc", "helpers", "helper", "other"}
 MODULES = sorted(SOURCE.rglob("*.py"))

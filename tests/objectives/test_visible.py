@@ -1,4 +1,4 @@
-"""[MASK]s that join late or never: fewer rows in the first layers, the same positions, the same gradients."""
+"""[MASK]s that join late or never: fewer tokens in the first layers, the same positions, correct gradients."""
 
 from __future__ import annotations
 
@@ -42,77 +42,77 @@ def build(objective: Objective, **over: Any) -> tuple[Model, ObjectiveModule]:
         "init": {"is": "normal", "std": 0.1},
     }
     model = build_model(decode(ModelSettings, {**base, **over}), seed=0).double()
-    work = objective.build(model.settings, WORDS)
-    work.init_weights(torch.Generator().manual_seed(1))
-    return model, work.double()
+    module = objective.build(model.settings, WORDS)
+    module.init_weights(torch.Generator().manual_seed(1))
+    return model, module.double()
 
 
-def prepared(work: ObjectiveModule, lengths: tuple[int, ...] = (40, 31, 12, 12, 5)) -> Batch:
+def prepared(module: ObjectiveModule, lengths: tuple[int, ...] = (40, 31, 12, 12, 5)) -> Batch:
     source = torch.Generator().manual_seed(0)
     text = [[1, *torch.randint(6, V, (n - 2,), generator=source).tolist(), 2] for n in lengths]
-    return work.prepare(Batch.from_sequences(text), torch.Generator().manual_seed(7), 0.5)
+    return module.prepare(Batch.from_sequences(text), torch.Generator().manual_seed(7), 0.5)
 
 
 def gradients(model: Model) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-class Rows:
-    """Counts the rows that every block gets."""
+class TokenCounter:
+    """Counts the tokens that every block receives."""
 
     def __init__(self, *stacks: nn.ModuleList) -> None:
         self.seen: list[int] = []
         for block in (block for stack in stacks for block in stack):
-            block.register_forward_pre_hook(lambda _, given: self.seen.append(len(given[0])))
+            block.register_forward_pre_hook(lambda _, inputs: self.seen.append(len(inputs[0])))
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_layer_0_is_the_plain_objective(parts: dict[str, Any]) -> None:
+def test_layer_0_equals_plain_masked_language_modelling(parts: dict[str, Any]) -> None:
     corruption = TokenMasking(rate=MaskedLM().corruption.rate)
     plain_model, plain = build(MaskedLM(corruption=corruption), **parts)
     late_model, late = build(MaskLate(corruption=corruption, layer=0), **parts)
     batch = prepared(plain)
-    for model, work in ((plain_model, plain), (late_model, late)):
-        normalised_loss(work(model, batch), work.counts(batch)).backward()
+    for model, module in ((plain_model, plain), (late_model, late)):
+        normalised_loss(module(model, batch), module.counts(batch)).backward()
     torch.testing.assert_close(gradients(late_model), gradients(plain_model), atol=1e-12, rtol=1e-9)
     assert late.keeps_mlm_head
     assert late.flops(late_model.settings, 24, 0.0) == plain.flops(plain_model.settings, 24, 0.0)
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_the_first_layers_compute_only_what_is_not_masked(parts: dict[str, Any]) -> None:
-    model, work = build(MaskLate(layer=2, corruption=TokenMasking(rate=HALF)), **parts)
-    batch = prepared(work)
-    rows = Rows(model.encoder.blocks)
-    work(model, batch)
+def test_the_first_layers_compute_visible_tokens_only(parts: dict[str, Any]) -> None:
+    model, module = build(MaskLate(layer=2, corruption=TokenMasking(rate=HALF)), **parts)
+    batch = prepared(module)
+    counter = TokenCounter(model.encoder.blocks)
+    module(model, batch)
     masked = int((batch.ids == MASK).sum())
     assert masked > 30
-    assert rows.seen == [batch.tokens - masked] * 2 + [batch.tokens]
+    assert counter.seen == [batch.tokens - masked] * 2 + [batch.tokens]
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_positions_are_those_of_the_text(parts: dict[str, Any]) -> None:
-    """What the first layers make of the rest equals the plain encoder whose attention is blind to the [MASK]s."""
+    """The first layers compute what the plain encoder does if its attention ignores the [MASK]s."""
     if "mask" in parts:
-        parts = {**parts, "mask": "document"}  # A window counts the tokens that are there.
-    model, work = build(MaskedAutoencoder(), **parts)
-    batch = prepared(work, (23,))
-    stay = (batch.ids != MASK).nonzero().squeeze(1)
-    assert 2 < len(stay) < 23
-    found = model.encoder(batch, front=_late(batch)).hidden
+        parts = {**parts, "mask": "document"}  # A window counts the visible tokens.
+    model, module = build(MaskedAutoencoder(), **parts)
+    batch = prepared(module, (23,))
+    visible = (batch.ids != MASK).nonzero().squeeze(1)
+    assert 2 < len(visible) < 23
+    visible_states = model.encoder(batch, sequence_transform=_late(batch)).hidden
 
     from encodery.model.attention.full import _FullModule
 
-    def blind(module: _FullModule, given: tuple[Tensor, Any, Any]) -> Tensor:
-        x, layout, positions = given
-        qkv = positions.turn(module.qkv(x), layout, module.shape).view(len(x), 3, 2, 16)
+    def blind(module: _FullModule, inputs: tuple[Tensor, Any, Any]) -> Tensor:
+        x, layout, positions = inputs
+        qkv = positions.rotate(module.qkv(x), layout, module.shape).view(len(x), 3, 2, 16)
         query, key, value = qkv.permute(1, 2, 0, 3)
         scores = (query @ key.transpose(1, 2) / 4).masked_fill(batch.ids == MASK, float("-inf"))
         return module.out((scores.softmax(-1) @ value).transpose(0, 1).flatten(1))
 
     for block in model.encoder.blocks:
-        block.attention.register_forward_hook(lambda module, given, _: blind(module, given))
-    torch.testing.assert_close(found, model.encoder(batch).hidden[stay], atol=1e-10, rtol=1e-8)
+        block.attention.register_forward_hook(lambda module, inputs, _: blind(module, inputs))
+    torch.testing.assert_close(visible_states, model.encoder(batch).hidden[visible], atol=1e-10, rtol=1e-8)
 
 
 def _late(batch: Batch) -> Any:
@@ -123,30 +123,30 @@ def _late(batch: Batch) -> Any:
 
 @pytest.mark.parametrize("objective", [MaskLate(layer=1), MaskedAutoencoder(depth=1)], ids=["late", "autoencoder"])
 def test_gradients_are_those_of_finite_differences(objective: Objective) -> None:
-    model, work = build(objective, depth=2, positions="rotary", block="pre")
-    batch = prepared(work, (14, 9))
-    normalised_loss(work(model, batch), work.counts(batch)).backward()
+    model, module = build(objective, depth=2, positions="rotary", block="pre")
+    batch = prepared(module, (14, 9))
+    normalised_loss(module(model, batch), module.counts(batch)).backward()
     source = torch.Generator().manual_seed(3)
-    named = [*model.named_parameters(), *work.named_parameters()]
+    named = [*model.named_parameters(), *module.named_parameters()]
     for name, p in named:
         direction = torch.randn(p.shape, generator=source, dtype=torch.float64)
-        found = []
+        losses = []
         for sign in (1, -1):
             with torch.no_grad():
                 p.add_(direction, alpha=sign * 1e-6)
-                found.append(normalised_loss(work(model, batch), work.counts(batch)).item())
+                losses.append(normalised_loss(module(model, batch), module.counts(batch)).item())
                 p.sub_(direction, alpha=sign * 1e-6)
         assert p.grad is not None, name
-        assert (p.grad * direction).sum().item() == pytest.approx((found[0] - found[1]) / 2e-6, rel=2e-4, abs=1e-8), (
+        assert (p.grad * direction).sum().item() == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=2e-4, abs=1e-8), (
             name
         )
 
 
 def test_one_sequence_does_not_depend_on_its_neighbours() -> None:
-    model, work = build(MaskedAutoencoder(), **PARTS["rotary"])
+    model, module = build(MaskedAutoencoder(), **PARTS["rotary"])
     texts = [[1, 9, MASK, 30, 2], [1, MASK, MASK, 2], [1, 50, 51, MASK, 53, 54, 2], [1, MASK]]
-    together = work.encode(model, Batch.from_sequences(texts)).hidden
-    apart = torch.cat([work.encode(model, Batch.from_sequences([text])).hidden for text in texts])
+    together = module.encode(model, Batch.from_sequences(texts)).hidden
+    apart = torch.cat([module.encode(model, Batch.from_sequences([text])).hidden for text in texts])
     torch.testing.assert_close(together, apart, atol=1e-10, rtol=1e-8)
 
 
@@ -159,24 +159,24 @@ def test_flops_agree_with_counted_ones(objective: Any) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     objective = dataclasses.replace(objective, corruption=TokenMasking(rate=HALF, mask=1.0, random=0.0, keep=0.0))
-    model, work = build(objective, embeddings={"is": "factorized", "width": 8})
+    model, module = build(objective, embeddings={"is": "factorized", "width": 8})
     text = Batch.from_sequences([[9] * 32] * 4)
     batch = dataclasses.replace(text.with_ids(text.ids.clone()))
     rows = torch.arange(0, 128, 2)
     batch.ids[rows] = MASK
     with FlopCounterMode(display=False) as counter:
-        model.mlm_head(work.encode(model, batch).hidden[rows], model.encoder)
-    assert work.flops(model.settings, 32, 0.0) * 128 == pytest.approx(3 * counter.get_total_flops())
+        model.mlm_head(module.encode(model, batch).hidden[rows], model.encoder)
+    assert module.flops(model.settings, 32, 0.0) * 128 == pytest.approx(3 * counter.get_total_flops())
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"below model\.depth = 3"):
         build(MaskLate(layer=3))
     with pytest.raises(SettingsError, match="depth = 0"):
         MaskedAutoencoder(depth=0)
-    model, work = build(MaskLate(layer=1), positions="alibi")
+    model, module = build(MaskLate(layer=1), positions="alibi")
     with pytest.raises(SettingsError, match="alibi"):
-        work.encode(model, prepared(work))
-    model, work = build(MaskLate(layer=1), extensions=[{"is": "prompt", "num_tokens": 2}])
+        module.encode(model, prepared(module))
+    model, module = build(MaskLate(layer=1), extensions=[{"is": "prompt", "num_tokens": 2}])
     with pytest.raises(SettingsError, match="front of the encoder is taken"):
-        work.encode(model, prepared(work))
+        module.encode(model, prepared(module))

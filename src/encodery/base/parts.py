@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import pkgutil
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from encodery.base.errors import ContractError, UnknownName, nearest
 
@@ -23,7 +23,12 @@ ROOT = "encodery"
 
 
 class Part(abc.ABC):  # noqa: B024
-    """Base class of all contracts: a contract derives from `Part` directly, a part derives from a contract."""
+    """Base class of all contracts: a contract derives from `Part` directly, a part derives from a contract.
+
+    `unsupported`: names of the checks in `encodery.checks.<family>`, without `check_`, that do not apply to a part.
+    """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset()
 
 
 P = TypeVar("P", bound=Part)

@@ -1,11 +1,11 @@
-"""Spans of geometric length: contiguous words are hidden together (SpanBERT, arXiv 1907.10529).
+"""Spans of geometric length: contiguous words are masked together (SpanBERT, arXiv:1907.10529).
 
-Each run of tokens between special tokens is cut into spans whose lengths are drawn from a geometric distribution
-(`p` = 0.2, at most `longest` = 10 and renormalised: 3.8 on average), and spans are units. SpanBERT draws span after
-span and rejects overlaps until the budget is met; to cut first and choose then gives the same lengths, needs no
-loop, and reaches the rate without bias. The last span of a run is cut short by the run's end. Lengths count words
-or, with `words` false, tokens. Mask, random id or keep is decided once for a span. `longest` = 1 equals `word`, or
-`token` with `words` false, save for that last point.
+Each run of tokens between special tokens is divided into spans whose lengths are drawn from a geometric distribution
+(`p` = 0.2, at most `max_length` = 10 and renormalised: 3.8 on average), and spans are units. SpanBERT draws one span
+after another and rejects overlaps until the budget is met; dividing first and choosing then gives the same lengths,
+needs no loop, and reaches the rate without bias. The end of a run may shorten its last span. Lengths count words or,
+with `whole_words` false, tokens. Whether a span becomes [MASK]s, random ids, or stays is drawn once for the span.
+`max_length` = 1 equals `word`, or `token` with `whole_words` false, but for that last point.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from encodery.corrupt._select import uniform
 
 @dataclass(frozen=True, kw_only=True)
 class SpanMasking(Corruption):
-    """A run of words, or of tokens, is a unit."""
+    """A run of words, or of tokens, is a unit. Use it for models that shall answer with spans of text.
+
+    objective.corruption.is=span objective.corruption.max_length=5
+    """
 
     p: float = 0.2
     max_length: int = 10
@@ -33,7 +36,7 @@ class SpanMasking(Corruption):
         if not 0 < self.p <= 1:
             raise SettingsError(f"p = {self.p}: the geometric distribution needs 0 < p <= 1.")
         if self.max_length < 1:
-            raise SettingsError(f"longest = {self.max_length}: a span has at least one word.")
+            raise SettingsError(f"max_length = {self.max_length}: a span has at least one word.")
 
     @property
     def per_unit_replacement(self) -> bool:
@@ -41,7 +44,7 @@ class SpanMasking(Corruption):
         return True
 
     def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
-        """(T,) bool: the first token of each span.
+        """Return (T,) bool: the first token of each span.
 
         Every word draws a length; within a run, the first word's length says where the second span begins, the
         second word's where the third begins, and so on until the run is full.
@@ -61,7 +64,7 @@ class SpanMasking(Corruption):
         return word & begins[number]
 
     def _lengths(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) int64 in 1..longest, from the truncated and renormalised geometric distribution."""
-        share = (1 - self.p) ** torch.arange(self.max_length, dtype=torch.float64)
-        ends = (share.cumsum(0) / share.sum())[:-1].to(generator.device, torch.float32)
-        return torch.searchsorted(ends, uniform(count, generator), right=True) + 1
+        """(count,) int64 in 1..max_length, from the truncated and renormalised geometric distribution."""
+        probability = (1 - self.p) ** torch.arange(self.max_length, dtype=torch.float64)
+        cumulative = (probability.cumsum(0) / probability.sum())[:-1].to(generator.device, torch.float32)
+        return torch.searchsorted(cumulative, uniform(count, generator), right=True) + 1

@@ -1,8 +1,8 @@
-"""Whole words: a word's tokens are hidden all or none (whole-word masking of BERT, arXiv 1810.04805, release of 2019).
+"""Whole words: the tokens of a word are all masked or none is (whole-word masking of BERT, arXiv:1810.04805, 2019).
 
-A word runs from a token that begins one to the next such token of the same sequence; a special token ends it.
-Differs from `token` in the unit only, and equals it where every token begins a word. Mask, random id or keep is
-decided for each token, as in the original.
+A word goes from a token that begins one to the next such token of the same sequence; a special token ends it. Differs
+from `token` in the unit only, and equals it if every token begins a word. Whether a token becomes [MASK], a random id,
+or stays is drawn for each token, as in the original.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from encodery.corrupt import Corruption, Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class WholeWordMasking(Corruption):
-    """A word is a unit."""
+    """A word is a unit. Use it if a part of a word gives away the rest too easily.
+
+    objective.corruption.is=word objective.corruption.rate=0.3
+    """
 
     def unit_starts(self, ids: Tensor, breaks: Tensor, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
-        """(T,) bool: the tokens that begin a word."""
+        """Return (T,) bool: the tokens that begin a word."""
         return vocabulary.word_start[ids]

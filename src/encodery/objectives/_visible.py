@@ -1,7 +1,7 @@
-"""[MASK]s set aside: the first layers see the other tokens only, as a smaller packed batch, and so cost less.
+"""The tokens that are no [MASK], as a smaller packed batch, so that the first layers cost less.
 
-Every token keeps the position it has in its text. What the embeddings made of the [MASK]s waits and joins before a
-layer, if at all. A local layer's window reaches so many tokens of those that are there.
+Every token keeps its position in the text. The embeddings of the [MASK]s wait and join before a given layer, if at all.
+The window of a local layer counts the tokens that are present.
 Shapes: T tokens, S tokens that are no [MASK], H width.
 """
 
@@ -16,26 +16,27 @@ from encodery.model.shape import Batch, Layout
 
 
 class VisibleTokens:
-    """A batch cut in two: rows that `stay` (S,) and how they lie (`layout`), and rows that go `aside` (T - S,)."""
+    """A batch split in two: positions of the `visible` tokens (S,) with their own `layout`, and of the `masked` ones
+    (T - S,); `whole` is the layout of all."""
 
     def __init__(self, batch: Batch, mask_id: int) -> None:
         masked = batch.ids == mask_id
         self.whole = batch.layout
         self.visible = (~masked).nonzero().squeeze(1)
         self.masked = masked.nonzero().squeeze(1)
-        before = F.pad((~masked).cumsum(0), (1, 0))  # (T+1,) tokens that stay, before each row
+        before = F.pad((~masked).cumsum(0), (1, 0))  # (T+1,) visible tokens before each position
         ends = before[batch.cu_seqlens.long()].to(batch.cu_seqlens.dtype)
-        places = self.whole.text_positions[self.visible]
-        self.layout = Layout(ends, self.whole.max_seqlen, self.visible.numel(), places)
+        positions = self.whole.text_positions[self.visible]
+        self.layout = Layout(ends, self.whole.max_seqlen, self.visible.numel(), positions)
 
     def join(self, x: Tensor, masks: Tensor) -> Tensor:
-        """Rows of both parts (S, H) and (T - S, H), each in its place → (T, H)."""
+        """Put the states of visible (S, H) and masked tokens (T - S, H) each at its position: (T, H)."""
         whole = x.new_empty(self.whole.tokens, x.shape[1])
         return whole.index_copy(0, self.visible, x).index_copy(0, self.masked, masks.to(x.dtype))
 
 
 class LateMasks(SequenceTransform):
-    """[MASK]s join before layer `layer`; never where it is None, and the encoder's output has S rows."""
+    """[MASK]s join before layer `layer`; with None they never do, and the encoder returns S states."""
 
     def __init__(self, split: VisibleTokens, layer: int | None) -> None:
         super().__init__()

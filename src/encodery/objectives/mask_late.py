@@ -1,8 +1,8 @@
-"""Masked language modelling whose [MASK]s join at a later layer: the first ones see real tokens only. arXiv:2211.04898
+"""Masked language modelling whose [MASK]s join at a later layer: the first layers see real tokens only.
 
-"Mask more and mask later": what a [MASK] gathers needs only a few layers, and the more is hidden, the less the first
-layers compute. Equals `mlm` with `layer` = 0. All layers stay in the model, which without [MASK]s is an ordinary one.
-Shapes: T tokens, H width.
+"Mask more and mask later" (arXiv:2211.04898): a [MASK] needs only a few layers to gather its context, and the more
+tokens are masked, the less the first layers compute. Equals `mlm` if `layer` = 0. All layers stay in the model, which
+is an ordinary one on text without [MASK]s. Shapes: T tokens, H width.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from encodery.objectives._visible import LateMasks, VisibleTokens
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLate(MaskedObjective):
-    """`layer`: so many layers see no [MASK] (None: half of them)."""
+    """Use it to pre-train at a high mask rate in less time. It has no weights. `layer`: the number of layers that see
+    no [MASK] (default: half of the layers).
+
+        objective.is=mask_late objective.layer=2 objective.corruption.rate=0.5
+    """
 
     layer: int | None = None
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
-        """The module; it has no weights. Raises `SettingsError` where no layer is left for the [MASK]s."""
+        """Return the module. Raises `SettingsError` if no layer is left for the [MASK]s."""
         layer = model.depth // 2 if self.layer is None else self.layer
         if not 0 <= layer < max(model.depth, 1):
             raise SettingsError(f"objective.layer = {layer}: must be at least 0 and below model.depth = {model.depth}.")
@@ -40,9 +44,9 @@ class _MaskLateModule(MaskedObjectiveModule):
         self.keeps_mlm_head = layer == 0
 
     def encode(self, model: Model, batch: Batch) -> Output:
-        """See `ObjectiveModule`."""
-        output: Output = model(batch, sequence_transform=LateMasks(VisibleTokens(batch, self.mask_id), self.layer))
+        late = LateMasks(VisibleTokens(batch, self.mask_id), self.layer)
+        output: Output = model(batch, sequence_transform=late)
         return output
 
-    def _flops(self, model: ModelSettings, length: float, predicted: float, left_out: float) -> float:
-        return count.flops_per_token(model, length, predicted, early=(self.layer, 1 - left_out))
+    def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
+        return count.flops_per_token(model, length, predicted, early=(self.layer, 1 - masked))

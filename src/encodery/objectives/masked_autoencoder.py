@@ -1,10 +1,10 @@
-"""The encoder never sees a [MASK]; a small decoder, thrown away later, predicts the hidden tokens. arXiv:2302.02060
+"""The encoder never sees a [MASK]; a small decoder, dropped after training, predicts the masked tokens.
 
-MAE-LM, and the final form of 3ML (arXiv:2211.04898, which hides half of the tokens): the encoder spends neither time
-nor dimensions on [MASK]s. The decoder's layers are of the model's own kind; they see what the encoder made of the real
-tokens and, in the place of each hidden one, one trained vector, each with its position. The model's own
-masked-language-model head scores what the decoder gives. Differs from `mask_late`: the decoder is no part of the model.
-Shapes: T tokens, S tokens that are no [MASK], H width.
+MAE-LM (arXiv:2302.02060), and the final form of 3ML (arXiv:2211.04898, which masks half of the tokens): the encoder
+spends neither time nor dimensions on [MASK]s. The decoder has layers of the model's own kind. It reads the
+encoder's output for the real tokens and one trained vector at each masked position, with position information added.
+The model's own masked-language-model head turns its output into logits. Differs from `mask_late`: the decoder is no
+part of the model. Shapes: T tokens, S tokens that are no [MASK], H width.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from encodery.objectives import ObjectiveModule
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
 from encodery.objectives._visible import LateMasks, VisibleTokens
 
-START = 0.02  # spread of the vector's initial values
+MASK_STD = 0.02  # standard deviation of the mask vector's initial values
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedAutoencoder(MaskedObjective):
-    """`depth`: layers of the decoder."""
+    """Use it to pre-train an encoder for text without [MASK]s, such as for fine-tuning. `depth`: the number of layers
+    of the decoder.
+
+        objective.is=masked_autoencoder objective.depth=2 objective.corruption.rate=0.5
+    """
 
     depth: int = 2
 
@@ -41,11 +45,10 @@ class MaskedAutoencoder(MaskedObjective):
             raise SettingsError(f"objective.depth = {self.depth}: the decoder needs at least one layer.")
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
-        """The module, with the decoder's weights."""
         return _MaskedAutoencoderModule(self, model, vocabulary)
 
     def num_parameters(self, model: ModelSettings) -> int:
-        """Those of the decoder."""
+        """Return the number of weights of the decoder."""
         with torch.device("meta"):
             return sum(p.numel() for p in _Decoder(model, self.depth).parameters())
 
@@ -60,24 +63,21 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
         self.decoder = _Decoder(model, settings.depth)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """See `ObjectiveModule`."""
         self.init.apply(self.decoder, self.shape, generator)
-        nn.init.normal_(self.decoder.mask, std=START, generator=generator)
+        nn.init.normal_(self.decoder.mask, std=MASK_STD, generator=generator)
 
     def encode(self, model: Model, batch: Batch) -> Output:
-        """See `ObjectiveModule`."""
-        parts = VisibleTokens(batch, self.mask_id)
-        found: Output = model.encoder(batch, sequence_transform=LateMasks(parts, None))
-        return Output(self.decoder(found.hidden, parts))
+        split = VisibleTokens(batch, self.mask_id)
+        output: Output = model.encoder(batch, sequence_transform=LateMasks(split, None))
+        return Output(self.decoder(output.hidden, split))
 
-    def _flops(self, model: ModelSettings, length: float, predicted: float, left_out: float) -> float:
-        silent = dataclasses.replace(model, head=None)
-        encoder = count.flops_per_token(silent, length, early=(model.depth, 1 - left_out))
-        decoder = count.flops_per_token(
-            dataclasses.replace(model, depth=self.depth, mask=DocumentMask()), length, predicted
-        )
-        # The embeddings' part of both is done once.
-        return encoder + decoder - count.flops_per_token(dataclasses.replace(silent, depth=0), length)
+    def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
+        headless = dataclasses.replace(model, head=None)
+        encoder = count.flops_per_token(headless, length, early=(model.depth, 1 - masked))
+        own = dataclasses.replace(model, depth=self.depth, mask=DocumentMask())
+        decoder = count.flops_per_token(own, length, predicted)
+        # Both counts contain the embeddings, which are computed once.
+        return encoder + decoder - count.flops_per_token(dataclasses.replace(headless, depth=0), length)
 
 
 class _Decoder(nn.Module):
@@ -85,13 +85,13 @@ class _Decoder(nn.Module):
 
     def __init__(self, model: ModelSettings, depth: int) -> None:
         super().__init__()
-        # A table of positions is added here at the model's width, where the embeddings have their own.
+        # A position table is added here at the model's width, even if the embeddings have another one.
         shape = dataclasses.replace(model.shape, embedding_size=model.width)
         self.mask = nn.Parameter(torch.empty(model.width))
         self.positions = model.positions.build(shape)
         self.blocks = nn.ModuleList(
             model.block.build(
-                # The numbers go on behind the encoder's: a part that treats the first layer apart means the model's.
+                # Layers are numbered after the encoder's: parts that treat layer 0 differently mean the model's.
                 shape.for_layer(model.depth + layer, None),
                 attention=model.attention,
                 ffn=model.ffn,
@@ -102,11 +102,11 @@ class _Decoder(nn.Module):
         )
         self.final_norm = model.block.final(shape, model.norm)
 
-    def forward(self, x: Tensor, parts: VisibleTokens) -> Tensor:
-        whole = parts.join(x, self.mask.expand(parts.masked.numel(), -1))
-        whole = self.positions.add(whole, parts.whole)
+    def forward(self, x: Tensor, split: VisibleTokens) -> Tensor:
+        whole = split.join(x, self.mask.expand(split.masked.numel(), -1))
+        whole = self.positions.add(whole, split.whole)
         for block in self.blocks:
             assert isinstance(block, BlockModule)
-            whole = block.run("block", block, whole, parts.whole, self.positions)
-        found: Tensor = self.final_norm(whole)
-        return found
+            whole = block.run("block", block, whole, split.whole, self.positions)
+        output: Tensor = self.final_norm(whole)
+        return output

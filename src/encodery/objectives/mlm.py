@@ -1,11 +1,13 @@
-"""Masked language modelling: hide some tokens, predict them from both sides (BERT, arXiv 1810.04805)."""
+"""Masked language modelling: mask some tokens and predict them from both sides (BERT, arXiv:1810.04805)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
+from encodery.model import count
 from encodery.model.network import ModelSettings
 from encodery.objectives import ObjectiveModule
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
@@ -13,23 +15,34 @@ from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(MaskedObjective):
-    """See `Masked`."""
+    """Use it to pre-train an encoder, unless you have a reason for another objective. It has no weights.
+
+    objective.is=mlm objective.corruption.is=word objective.corruption.rate=0.3
+    """
+
+    has_expected_loss: ClassVar[bool] = True
 
     def max_predictions(self, tokens: int) -> int | None:
-        """See `Objective`: as many as the largest share that is predicted."""
+        """Return the number of positions that the largest predicted fraction of `tokens` gives."""
         corruption = self.corruption
         if not corruption.fixed_predictions:
             raise SettingsError(
-                "train.static needs a fixed number of predictions: objective.corruption.fixed_predictions=true."
+                "train.static_shapes needs a fixed number of predictions: objective.corruption.fixed_predictions=true."
             )
         rates = [corruption.rates(i / 100) for i in range(101)]
         if any(predicted > corrupted for corrupted, predicted in rates):
             raise SettingsError(
-                "train.static: predict_rate above rate repeats the batch; give a predict_rate below it."
+                "train.static_shapes: a predict_rate above rate repeats the batch; set predict_rate below rate."
             )
-        asked = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
-        return round(asked.maximum * tokens)
+        schedule = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
+        return round(schedule.maximum * tokens)
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
-        """The module; it has no weights."""
-        return MaskedObjectiveModule(self, model, vocabulary)
+        return _MaskedLMModule(self, model, vocabulary)
+
+
+class _MaskedLMModule(MaskedObjectiveModule):
+    supports_layerwise: ClassVar[bool] = True
+
+    def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
+        return count.flops_per_token(model, length, predicted)

@@ -1,0 +1,109 @@
+"""Checks of objectives, each with a small model on one batch of random ids."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from encodery.base.settings import decode, encode
+from encodery.corrupt import Vocabulary
+from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.shape import Batch
+from encodery.objectives import Objective, ObjectiveModule, normalised_loss, step_metrics, sum_counts
+
+VOCAB_SIZE, NUM_SPECIAL, MASK_ID = 96, 6, 4
+LENGTHS = (40, 31, 12, 12, 5)
+
+
+def example_batch() -> Batch:
+    """Return five sequences of random ids between [CLS] (1) and [SEP] (2)."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch.from_sequences(
+        [[1, *torch.randint(NUM_SPECIAL, VOCAB_SIZE, (n - 2,), generator=generator).tolist(), 2] for n in LENGTHS]
+    )
+
+
+def example_model(part: Objective, depth: int = 2) -> tuple[Model, ObjectiveModule]:
+    """Return a model of width 32 and the part's module for it, both initialised."""
+    settings = ModelSettings(width=32, depth=depth, heads=2, vocab_size=VOCAB_SIZE, max_length=64)
+    model = build_model(settings, seed=0)
+    every = torch.ones(VOCAB_SIZE, dtype=torch.bool)
+    module = part.build(settings, Vocabulary(MASK_ID, torch.arange(VOCAB_SIZE) < NUM_SPECIAL, VOCAB_SIZE, every))
+    module.init_weights(torch.Generator().manual_seed(1))
+    return model, module
+
+
+def prepare(module: ObjectiveModule, batch: Batch, progress: float = 0.5) -> Batch:
+    """Prepare a batch with a generator of a fixed seed."""
+    return module.prepare(batch, torch.Generator().manual_seed(7), progress)
+
+
+def check_settings_round_trip(part: Objective) -> None:
+    """The part is what its settings decode to."""
+    assert decode(Objective, encode(part)) == part
+
+
+def check_weights(part: Objective) -> None:
+    """`num_parameters` counts the module's weights, and `init_weights` fills all of them."""
+    model, module = example_model(part)
+    assert part.num_parameters(model.settings) == sum(p.numel() for p in module.parameters())
+    assert not any(p.isnan().any() for p in module.parameters())
+
+
+def check_flops_and_rates(part: Objective) -> None:
+    """`flops` is positive and finite, `rates` holds numbers."""
+    model, module = example_model(part)
+    assert 0 < module.flops(model.settings, 20.0, 0.5) < math.inf
+    assert all(isinstance(rate, float) for rate in module.rates(0.3).values())
+
+
+def check_prepare(part: Objective) -> None:
+    """`prepare` is reproducible from the generator and does not write to the batch."""
+    _, module = example_model(part)
+    batch = example_batch()
+    before = batch.ids.clone()
+    first, second = prepare(module, batch), prepare(module, batch)
+    assert torch.equal(batch.ids, before), "prepare changed its argument"
+    assert torch.equal(first.ids, second.ids)
+    assert first.extra.keys() == second.extra.keys()
+    assert all(torch.equal(first.extra[key], second.extra[key]) for key in first.extra)
+
+
+def check_terms(part: Objective) -> None:
+    """Terms are scalars whose counts are those of `counts`, and their normalised sum is the reported loss."""
+    model, module = example_model(part)
+    batch = prepare(module, example_batch())
+    terms, counts = module(model, batch), module.counts(batch)
+    learned = {name: int(term.count) for name, term in terms.items() if term.weight}
+    assert learned, "no term is learned from"
+    assert learned == {name: int(n) for name, n in counts.items()}
+    assert all(term.total.ndim == 0 for term in terms.values())
+    loss = normalised_loss(terms, sum_counts([counts])).item()
+    assert math.isclose(loss, step_metrics([terms])["loss"], rel_tol=1e-5)
+
+
+def check_gradients(part: Objective) -> None:
+    """The loss has a gradient for the encoder's weights."""
+    model, module = example_model(part)
+    batch = prepare(module, example_batch())
+    normalised_loss(module(model, batch), module.counts(batch)).backward()
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.encoder.parameters()]
+    assert sum(reached) > 0.8 * len(reached), (
+        f"{len(reached) - sum(reached)} of {len(reached)} weights have no gradient"
+    )
+
+
+def check_loss_falls(part: Objective) -> None:
+    """Twelve steps of AdamW on one batch lower the loss by at least 30 %."""
+    model, module = example_model(part, depth=1)
+    batch = prepare(module, example_batch(), progress=0.0)
+    optimizer = torch.optim.AdamW([*model.parameters(), *module.parameters()], lr=1e-2)
+    losses = []
+    for _ in range(12):
+        loss = normalised_loss(module(model, batch), module.counts(batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
