@@ -55,13 +55,13 @@ def command(
         typer.Option(help="The largest batch, in tokens [default: chosen by measured speed on this machine].", min=1),
     ] = None,
     queue_tokens: Annotated[
-        int, typer.Option(help="The longest queue of a worker, in tokens; requests beyond it get a 503.", min=1)
+        int, typer.Option(help="The longest queue of a worker, in tokens; further requests get a 429.", min=1)
     ] = 1 << 20,
     queue_seconds: Annotated[
         float,
         typer.Option(
             help="The longest time a request may wait in the queue, in seconds; requests expected to wait longer get a "
-            "503.",
+            "429.",
             min=0.1,
         ),
     ] = 2.0,
