@@ -1,4 +1,4 @@
-"""Small real-looking texts for the corpus tests."""
+"""Small texts for the corpus tests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ QUALITIES = [
 
 
 def prose(seed: int, words: int = 120) -> str:
-    """Sentences in paragraphs; another seed gives another text."""
+    """Return sentences in paragraphs, a different text for each seed."""
     source = random.Random(seed)
     pick = source.choice
     sentences: list[str] = []

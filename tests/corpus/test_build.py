@@ -1,4 +1,4 @@
-"""Whole builds on small folders: duplicates, the split, the report, bad input, reruns."""
+"""Complete builds of small folders: duplicates, splits, the report, bad input, reruns."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from encodery.corpus.stats import measure_corpus
 Make = Callable[..., str]
 
 
-def settings(*given: str) -> CorpusSettings:
-    return decode_with_overrides(CorpusSettings, {}, parse_overrides(given))
+def settings(*arguments: str) -> CorpusSettings:
+    return decode_with_overrides(CorpusSettings, {}, parse_overrides(arguments))
 
 
 def texts(corpus: Path, split: str | None = None) -> list[str]:
     return [d.text for s in SPLITS if split in (None, s) for d in read_documents(shard_paths(corpus, s))]
 
 
-def rows(folder: Path, said: list[str], name: str = "rows.jsonl") -> Path:
+def rows(folder: Path, documents: list[str], name: str = "rows.jsonl") -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / name
-    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in said), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents), encoding="utf-8")
     return path
 
 
@@ -60,26 +60,26 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
     (folder / "note.md").write_text("# Note\n\n" + text(100))
     (folder / ".hidden.txt").write_text(text(101))
     rows(folder, [text(200), "too short"])
-    built = build_corpus([folder], tmp_path / "out", settings("license=CC0"), workers=1)
-    assert built.fresh
-    figures = built.artifact.manifest.metrics
-    assert figures["documents"] == 32
-    assert 1 <= figures["heldout_documents"] == len(texts(tmp_path / "out", "heldout")) <= 3
+    build = build_corpus([folder], tmp_path / "out", settings("license=CC0"), workers=1)
+    assert build.fresh
+    metrics = build.artifact.manifest.metrics
+    assert metrics["documents"] == 32
+    assert 1 <= metrics["heldout_documents"] == len(texts(tmp_path / "out", "heldout")) <= 3
     expected = [*(text(n) for n in range(30)), "# Note\n\n" + text(100), text(200)]
     assert sorted(texts(tmp_path / "out")) == sorted(expected)
-    found = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
-    assert {d.metadata["source"] for d in found} == {"pack", "in"}
-    assert {d.metadata["license"] for d in found} == {"CC0"}
-    assert "pack/deep/3.txt" in {d.metadata["path"] for d in found}
-    assert all(d.id == heldout.text_id(d.text) for d in found)
-    told = report(tmp_path / "out")
-    assert told["licenses"] == {"CC0": {"documents": 32, "bytes": sum(len(d.text.encode()) for d in found)}}
-    assert told["dropped"] == {
+    documents = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
+    assert {d.metadata["source"] for d in documents} == {"pack", "in"}
+    assert {d.metadata["license"] for d in documents} == {"CC0"}
+    assert "pack/deep/3.txt" in {d.metadata["path"] for d in documents}
+    assert all(d.id == heldout.text_id(d.text) for d in documents)
+    written = report(tmp_path / "out")
+    assert written["licenses"] == {"CC0": {"documents": 32, "bytes": sum(len(d.text.encode()) for d in documents)}}
+    assert written["dropped"] == {
         "filter length": {
             "too_short": {"documents": 1, "bytes": 9, "samples": [{"path": "rows.jsonl", "text": "too short"}]}
         }
     }
-    built.artifact.verify()
+    build.artifact.verify()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
@@ -88,21 +88,21 @@ def test_licences_by_source(tmp_path: Path, text: Make) -> None:
         (tmp_path / "in" / package).mkdir(parents=True)
         (tmp_path / "in" / package / "a.txt").write_text(text(number))
     build_corpus([tmp_path / "in"], tmp_path / "out", settings('license={"one" = "MIT"}'), workers=1)
-    found = [d.metadata for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
-    assert {m["source"]: m.get("license") for m in found} == {"one": "MIT", "two": None}
+    documents = [d.metadata for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
+    assert {m["source"]: m.get("license") for m in documents} == {"one": "MIT", "two": None}
 
 
 def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, text: Make) -> None:
     distinct = [text(number, 200) for number in range(40)]
-    near = [said.replace("river", "stream", 1) + "\n\nOne more sentence." for said in distinct[:10]]
-    same = [said.upper().replace("\n\n", "\n\n\n") for said in distinct[10:20]]
-    shared = [said[: len(said) // 3].strip() + "\n\n" + text(900 + n, 300) for n, said in enumerate(distinct[20:30])]
+    near = [one.replace("river", "stream", 1) + "\n\nOne more sentence." for one in distinct[:10]]
+    same = [one.upper().replace("\n\n", "\n\n\n") for one in distinct[10:20]]
+    shared = [one[: len(one) // 3].strip() + "\n\n" + text(900 + n, 300) for n, one in enumerate(distinct[20:30])]
     rows(tmp_path / "in", distinct + near + same + shared)
     build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     kept = texts(tmp_path / "out")
-    told = report(tmp_path / "out")["dropped"]
-    assert told["dedup exact"]["duplicate"]["documents"] == 10
-    assert told["dedup minhash"]["duplicate"]["documents"] == 10
+    written = report(tmp_path / "out")["dropped"]
+    assert written["dedup exact"]["duplicate"]["documents"] == 10
+    assert written["dedup minhash"]["duplicate"]["documents"] == 10
     assert set(distinct[10:]) | set(shared) <= set(kept)
     assert len(kept) == 50
     assert all((a in kept) != (b in kept) for a, b in zip(distinct, near, strict=False))
@@ -110,10 +110,10 @@ def test_exact_and_near_duplicates_go_and_distinct_texts_stay(tmp_path: Path, te
 
 def test_one_of_each_cluster_survives_exact_and_near_dedup_together(tmp_path: Path, text: Make) -> None:
     base = [text(number, 200) for number in range(12)]
-    said = []
+    inputs = []
     for number, one in enumerate(base):
-        said += [one, one.lower(), one + f"\n\nTail {number}.", one.replace(".", "!", 1)]
-    rows(tmp_path / "in", said)
+        inputs += [one, one.lower(), one + f"\n\nTail {number}.", one.replace(".", "!", 1)]
+    rows(tmp_path / "in", inputs)
     build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     kept = texts(tmp_path / "out")
     assert len(kept) == 12
@@ -122,8 +122,8 @@ def test_one_of_each_cluster_survives_exact_and_near_dedup_together(tmp_path: Pa
 
 def test_the_result_does_not_depend_on_workers(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TASK_BYTES", 20_000)
-    said = [text(number % 70, 100) + (f"\n\nExtra {number}." if number >= 70 else "") for number in range(100)]
-    rows(tmp_path / "in", said)
+    inputs = [text(number % 70, 100) + (f"\n\nExtra {number}." if number >= 70 else "") for number in range(100)]
+    rows(tmp_path / "in", inputs)
     for number in range(10):
         (tmp_path / "in" / f"{number}.txt").write_text(text(1000 + number))
     one = build_corpus([tmp_path / "in"], tmp_path / "one", workers=1).artifact
@@ -134,41 +134,41 @@ def test_the_result_does_not_depend_on_workers(tmp_path: Path, text: Make, monke
 
 
 def test_the_split_is_by_text_alone(tmp_path: Path, text: Make) -> None:
-    said = [text(number, 60) for number in range(400)]
-    rows(tmp_path / "in", said)
-    rows(tmp_path / "more", list(reversed(said + [text(number, 60) for number in range(1000, 1100)])))
-    given = settings("heldout=0.2", "skip=['minhash']")
-    build_corpus([tmp_path / "in"], tmp_path / "a", given, workers=1)
-    build_corpus([tmp_path / "more"], tmp_path / "b", given, workers=1)
+    inputs = [text(number, 60) for number in range(400)]
+    rows(tmp_path / "in", inputs)
+    rows(tmp_path / "more", list(reversed(inputs + [text(number, 60) for number in range(1000, 1100)])))
+    chosen = settings("heldout=0.2", "skip=['minhash']")
+    build_corpus([tmp_path / "in"], tmp_path / "a", chosen, workers=1)
+    build_corpus([tmp_path / "more"], tmp_path / "b", chosen, workers=1)
     a, b = set(texts(tmp_path / "a", "heldout")), set(texts(tmp_path / "b", "heldout"))
     assert 50 < len(a) < 110
-    assert a == b & set(said)
+    assert a == b & set(inputs)
     assert not a & set(texts(tmp_path / "a", "train"))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 1), (15, 1), (150, 15), (1000, 20)])
-def test_small_corpora_hold_out_some(count: int, expected: int) -> None:
+def test_small_corpora_hold_out_a_tenth(count: int, expected: int) -> None:
     assert heldout.heldout_count(count, 0.01, 20) == expected
 
 
-def test_how_many_are_held_out() -> None:
+def test_the_number_of_heldout_documents() -> None:
     assert heldout.heldout_count(5000, 0.01, 20) is None
     assert heldout.heldout_count(100, 0.0, 20) is None
     assert heldout.heldout_count(100, 0.5, 20) is None
-    places = [heldout.hash_position(heldout.text_id(str(n))) for n in range(1000)]
-    assert 0.4 < sum(places) / 1000 < 0.6
-    assert sum(p < heldout.heldout_threshold(sorted(places)[:21], 20) for p in places) == 20
+    positions = [heldout.hash_position(heldout.text_id(str(n))) for n in range(1000)]
+    assert 0.4 < sum(positions) / 1000 < 0.6
+    assert sum(p < heldout.heldout_threshold(sorted(positions)[:21], 20) for p in positions) == 20
     assert heldout.heldout_threshold([0.5], 1) == 1.0
 
 
-def test_nothing_held_out_when_told_so(tmp_path: Path, text: Make) -> None:
+def test_heldout_zero_holds_nothing_out(tmp_path: Path, text: Make) -> None:
     rows(tmp_path / "in", [text(number) for number in range(5)])
     build_corpus([tmp_path / "in"], tmp_path / "out", settings("heldout=0"), workers=1)
     assert not shard_paths(tmp_path / "out", "heldout")
     assert len(texts(tmp_path / "out", "train")) == 5
 
 
-def test_bad_files_are_counted_and_named(tmp_path: Path, text: Make) -> None:
+def test_bad_files_are_counted_and_listed(tmp_path: Path, text: Make) -> None:
     folder = tmp_path / "in"
     rows(folder, [text(1), text(2)])
     with (folder / "rows.jsonl").open("a") as file:
@@ -181,32 +181,32 @@ def test_bad_files_are_counted_and_named(tmp_path: Path, text: Make) -> None:
     (folder / "again.txt").symlink_to("rows.jsonl")
     os.mkfifo(folder / "pipe.txt")
     build_corpus([folder], tmp_path / "out", workers=1)
-    told = report(tmp_path / "out")["input"]
-    assert told["skipped"] == {
+    written = report(tmp_path / "out")["input"]
+    assert written["skipped"] == {
         "broken link": 1, "empty": 1, "format .png": 1, "no regular file": 1, "read twice": 1,
     }  # fmt: skip
-    assert told["problems"] == {"broken row": 1, "file binary": 1, "file corrupt": 1}
-    named = {entry["path"] for entry in told["problem_files"]}
+    assert written["problems"] == {"broken row": 1, "file binary": 1, "file corrupt": 1}
+    named = {entry["path"] for entry in written["problem_files"]}
     assert named == {str(folder / name) for name in ("rows.jsonl", "noise.txt", "half.txt.gz")}
     assert len(texts(tmp_path / "out")) == 2
 
 
-def test_a_long_document_is_cut_and_nothing_of_it_lost(tmp_path: Path, text: Make) -> None:
+def test_a_long_document_is_split_without_loss(tmp_path: Path, text: Make) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    said = "\n\n".join(text(number, 200) for number in range(300))
-    (folder / "book.txt").write_text(said)
+    inputs = "\n\n".join(text(number, 200) for number in range(300))
+    (folder / "book.txt").write_text(inputs)
     build_corpus([folder], tmp_path / "out", settings("rewrite.pieces.max_characters=20000"), workers=1)
-    found = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
-    assert len(found) > 15
-    assert max(len(d.text) for d in found) <= 20_000
-    ordered = sorted(found, key=lambda d: int(d.metadata["piece"]))
-    assert "\n\n".join(d.text for d in ordered) == said
-    assert {d.metadata["pieces"] for d in found} == {len(found)}
-    assert report(tmp_path / "out")["steps"]["rewrite pieces"]["cut"] == 1
+    documents = [d for split in SPLITS for d in read_documents(shard_paths(tmp_path / "out", split))]
+    assert len(documents) > 15
+    assert max(len(d.text) for d in documents) <= 20_000
+    ordered = sorted(documents, key=lambda d: int(d.metadata["piece"]))
+    assert "\n\n".join(d.text for d in ordered) == inputs
+    assert {d.metadata["pieces"] for d in documents} == {len(documents)}
+    assert report(tmp_path / "out")["steps"]["rewrite pieces"]["split"] == 1
 
 
-def test_ten_megabytes_without_a_break_are_cut_too() -> None:
+def test_ten_megabytes_without_a_boundary_are_split_too() -> None:
     from encodery.corpus.steps.rewrite.pieces import Pieces
 
     pieces = Pieces().apply("x" * 10_000_000)
@@ -215,12 +215,12 @@ def test_ten_megabytes_without_a_break_are_cut_too() -> None:
     assert min(map(len, pieces)) > 50_000
 
 
-def test_empty_input_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_empty_input_is_an_error_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(EmptyInput, match="no files"):
         build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     (tmp_path / "in" / "a.png").write_bytes(b"x")
-    with pytest.raises(EmptyInput, match=r"1 files passed over \(1 format \.png\)"):
+    with pytest.raises(EmptyInput, match=r"1 files were skipped \(1 format \.png\)"):
         build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     (tmp_path / "in" / "b.txt").write_text("short")
     with pytest.raises(EmptyInput, match="1 too_short"):
@@ -247,14 +247,16 @@ def test_a_finished_corpus_is_not_built_again(tmp_path: Path, text: Make) -> Non
     assert build_corpus([path], out, workers=1, overwrite=True).artifact.manifest.metrics["documents"] == 6
 
 
-def test_the_output_is_not_read_when_it_lies_in_the_source(tmp_path: Path, text: Make) -> None:
+def test_the_output_is_not_read_if_it_is_in_the_source(tmp_path: Path, text: Make) -> None:
     rows(tmp_path, [text(number) for number in range(5)])
     out = tmp_path / "corpus"
     build_corpus([tmp_path], out, workers=1)
     assert not build_corpus([tmp_path], out, workers=1).fresh
 
 
-def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_build_is_resumed(
+    tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from encodery.corpus.shard_writer import CorpusShardWriter
 
     path = rows(tmp_path / "in", [text(number) for number in range(30)])
@@ -274,12 +276,12 @@ def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, m
     run = engine.PassRunner.run
     logs: list[bool] = []
 
-    def spied(self: engine.PassRunner, each: Any) -> None:
+    def recorded(self: engine.PassRunner, each: Any) -> None:
         passes.append(each.name)
         logs.append((self.logs / each.name.replace(" ", "_") / "completions" / "00000").exists())
         run(self, each)
 
-    monkeypatch.setattr(engine.PassRunner, "run", spied)
+    monkeypatch.setattr(engine.PassRunner, "run", recorded)
     resumed = build_corpus([path], tmp_path / "out", workers=1).artifact
     assert dict(zip(passes, logs, strict=True))["read and filter"]
     assert not dict(zip(passes, logs, strict=True))["write"]
@@ -287,7 +289,7 @@ def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, text: Make, m
     assert resumed.manifest.fingerprint == fresh.manifest.fingerprint
 
 
-def test_work_of_other_settings_is_not_taken_up(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_of_other_settings_is_not_reused(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = rows(tmp_path / "in", [text(number) for number in range(30)])
     monkeypatch.setattr("encodery.corpus.run.collect_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -297,29 +299,29 @@ def test_work_of_other_settings_is_not_taken_up(tmp_path: Path, text: Make, monk
     assert set(report(tmp_path / "out")["licenses"]) == {"B"}
 
 
-def test_two_builds_of_one_folder_do_not_mix(tmp_path: Path, text: Make) -> None:
+def test_a_second_build_of_a_folder_is_refused(tmp_path: Path, text: Make) -> None:
     path = rows(tmp_path / "in", [text(1)])
     logs = tmp_path / ".out.draft" / "work" / "logs"
     script = f"""
 import pathlib, sys
 from encodery.corpus import engine
-with engine.alone(pathlib.Path({str(logs)!r})):
-    print("held", flush=True)
+with engine.exclusive_build(pathlib.Path({str(logs)!r})):
+    print("locked", flush=True)
     sys.stdin.read()
 """
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
+        assert other.stdout.readline() == b"locked\n"
         with pytest.raises(InputError, match="another build of this corpus is running"):
             build_corpus([path], tmp_path / "out", workers=1)
         other.communicate()
     assert build_corpus([path], tmp_path / "out", workers=1).fresh
 
 
-def test_a_worker_that_dies_is_noticed(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_worker_is_noticed(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TASK_BYTES", 10_000)
     path = rows(tmp_path / "in", [text(number) for number in range(100)])
-    # The executor, when it is unpacked in the worker, ends the worker.
+    # Unpickling the executor ends the worker process.
     monkeypatch.setattr(engine._Local, "__reduce__", lambda self: (os._exit, (9,)), raising=False)
     with pytest.raises(UserError, match="worker process died"):
         build_corpus([path], tmp_path / "out", workers=2)
@@ -337,24 +339,24 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         build_corpus([tmp_path], tmp_path / "out", engine="slurm")  # type: ignore[arg-type]
 
 
-def test_ray_is_an_extra(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_an_optional_package(tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     path = rows(tmp_path / "in", [text(1)])
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
         build_corpus([path], tmp_path / "out", engine="ray")
 
 
-def test_stats_count_what_is_there(tmp_path: Path) -> None:
-    said = [
+def test_statistics_of_a_corpus(tmp_path: Path) -> None:
+    inputs = [
         "Ten words of Latin letters are in this one document.",
         "Тут десять слов русскими буквами в одном тексте есть вот",
     ]
-    rows(tmp_path / "in", said)
+    rows(tmp_path / "in", inputs)
     build_corpus([tmp_path / "in"], tmp_path / "out", settings("filter.length.min_words=1", "heldout=0.5"), workers=1)
     measured = measure_corpus(tmp_path / "out")
     assert sum(measured.documents.values()) == 2
     assert sum(measured.words.values()) == 20
-    assert sum(measured.bytes.values()) == sum(len(each.encode()) for each in said)
+    assert sum(measured.bytes.values()) == sum(len(each.encode()) for each in inputs)
     assert measured.histogram == {16: 2}
     assert set(measured.scripts) == {"Latin", "Cyrillic"}
     assert 0.4 < measured.scripts["Latin"] < 0.6
@@ -362,7 +364,7 @@ def test_stats_count_what_is_there(tmp_path: Path) -> None:
         measure_corpus(tmp_path / "in")
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path, text: Make) -> None:
+def test_a_damaged_shard_is_reported(tmp_path: Path, text: Make) -> None:
     rows(tmp_path / "in", [text(number) for number in range(5)])
     build_corpus([tmp_path / "in"], tmp_path / "out", workers=1)
     shard = shard_paths(tmp_path / "out", "train")[0]

@@ -38,13 +38,13 @@ def verdict(part: Filter, text: str) -> bool | str:
     return result if isinstance(result, bool) else result[1]
 
 
-@pytest.mark.parametrize("said", [GERMAN, FINNISH, JAPANESE, GREENLANDIC, HINDI])
-def test_the_default_filters_keep_every_language(said: str) -> None:
+@pytest.mark.parametrize("sample", [GERMAN, FINNISH, JAPANESE, GREENLANDIC, HINDI])
+def test_the_default_filters_keep_every_language(sample: str) -> None:
     for part in (Length(min_words=5), GopherQuality(max_word_length=30), GopherRepetition(ngram_limit_scale=5)):
-        assert verdict(part, said) is True, part
+        assert verdict(part, sample) is True, part
 
 
-def test_long_words_are_judged_only_where_words_are_written() -> None:
+def test_word_length_is_not_tested_in_scripts_without_spaces() -> None:
     assert verdict(GopherQuality(), JAPANESE) is True
     assert verdict(GopherQuality(), " ".join("x" * 20 for _ in range(50))) == "long_words"
     assert verdict(GopherQuality(), "a b c d e f g") == "short_words"
@@ -65,7 +65,7 @@ def test_gopher_quality_reasons(text: str, reason: str) -> None:
     assert verdict(GopherQuality(), text) == reason
 
 
-def test_stop_words_are_asked_for_in_english_only_when_told() -> None:
+def test_stop_words_are_required_for_english_only() -> None:
     assert verdict(GopherQuality(), GERMAN) is True
     assert verdict(GopherQuality(language="en"), GERMAN) == "no_stop_words"
     assert verdict(GopherQuality(language="en"), "the dog and the cat sat with a hat to be warm") is True
@@ -73,7 +73,7 @@ def test_stop_words_are_asked_for_in_english_only_when_told() -> None:
 
 def test_gopher_quality_agrees_with_datatrove() -> None:
     part = GopherQuality(language="en", min_word_length=3, max_word_length=10, max_symbols=0.1, min_letters=0.8)
-    mine = part.build()
+    ours = part.build()
     theirs = GopherQualityFilter(
         min_doc_words=1,
         max_doc_words=None,
@@ -91,9 +91,9 @@ def test_gopher_quality_agrees_with_datatrove() -> None:
         if not words(text):
             continue
         expected = theirs.filter(Document(text=text, id=""))
-        got = mine.filter(Document(text=text, id=""))
+        result = ours.filter(Document(text=text, id=""))
         seen.add(expected if isinstance(expected, bool) else expected[1])
-        assert (got is True) == (expected is True), text
+        assert (result is True) == (expected is True), text
     assert len(seen) >= 6
 
 
@@ -109,21 +109,21 @@ def test_repetition_screen_agrees_with_datatrove(text: Callable[..., str]) -> No
     source = random.Random(1)
     dropped = kept = 0
     for number in range(300):
-        said = text(number, 150)
+        sample = text(number, 150)
         for _ in range(source.randint(0, 8)):
-            at, length = source.randrange(len(said)), source.randint(5, 200)
-            said = said[:at] + said[at : at + length] * source.randint(1, 3) + said[at:]
-        expected = theirs.filter(Document(text=said, id=""))
-        got = step.filter(Document(text=said, id=""))
-        assert got == expected
+            at, length = source.randrange(len(sample)), source.randint(5, 200)
+            sample = sample[:at] + sample[at : at + length] * source.randint(1, 3) + sample[at:]
+        expected = theirs.filter(Document(text=sample, id=""))
+        result = step.filter(Document(text=sample, id=""))
+        assert result == expected
         dropped, kept = dropped + (expected is not True), kept + (expected is True)
     assert dropped > 30
     assert kept > 30
 
 
-def test_a_phrase_that_occurs_once_is_no_repetition() -> None:
-    said = "Table 9.31 shows some examples of the use of the to_char function."
-    assert verdict(GopherRepetition(ngram_limit_scale=1.0), said) is True
+def test_a_phrase_that_occurs_once_is_not_a_repetition() -> None:
+    sample = "Table 9.31 shows some examples of the use of the to_char function."
+    assert verdict(GopherRepetition(ngram_limit_scale=1.0), sample) is True
     assert verdict(GopherRepetition(), "buy now cheap watches " * 30) != True  # noqa: E712
 
 
@@ -136,12 +136,12 @@ def test_length_counts_words_and_characters_without_spaces() -> None:
         Length(min_words=5, max_words=3)
 
 
-def test_c4_drops_code_and_lines_without_an_end() -> None:
-    said = "\n".join(f"This is sentence number {n} of the page." for n in range(6))
-    document = Document(text=said + "\nmenu home about\n", id="")
+def test_c4_drops_code_and_lines_without_punctuation() -> None:
+    sample = "\n".join(f"This is sentence number {n} of the page." for n in range(6))
+    document = Document(text=sample + "\nmenu home about\n", id="")
     assert C4().build().filter(document) is True
-    assert document.text == said
-    assert verdict(C4(), said + "\nint main() { return 0; }.") == "curly_bracket"
+    assert document.text == sample
+    assert verdict(C4(), sample + "\nint main() { return 0; }.") == "curly_bracket"
     assert verdict(C4(), "Too short.") == "too_few_sentences"
 
 
@@ -150,12 +150,12 @@ def test_fineweb_drops_lists() -> None:
     assert verdict(Fineweb(), "...") == "no_words"
 
 
-@pytest.mark.parametrize(("said", "code"), [(GERMAN, "de"), (FINNISH, "fi"), (JAPANESE, "ja"), (HINDI, "hi")])
-def test_language_by_words_and_scripts(said: str, code: str) -> None:
-    assert verdict(Language(languages=(code,)), said) is True
-    assert verdict(Language(languages=("en",)), said) == f"language_{code}"
+@pytest.mark.parametrize(("sample", "code"), [(GERMAN, "de"), (FINNISH, "fi"), (JAPANESE, "ja"), (HINDI, "hi")])
+def test_language_by_words_and_scripts(sample: str, code: str) -> None:
+    assert verdict(Language(languages=(code,)), sample) is True
+    assert verdict(Language(languages=("en",)), sample) == f"language_{code}"
     assert verdict(Language(languages=("en",)), "zzz qqq xxx") == "unknown_language"
-    with pytest.raises(SettingsError, match="no language 'eng'"):
+    with pytest.raises(SettingsError, match="there is no 'eng'"):
         Language(languages=("eng",))
 
 
@@ -173,7 +173,7 @@ def test_words_of_any_script() -> None:
     assert load_word_tokenizer(AnyScriptTokenizer()) == AnyScriptTokenizer()
 
 
-def test_sentences_need_no_model() -> None:
+def test_sentences_are_split_without_a_model() -> None:
     assert AnyScriptTokenizer().sent_tokenize("One. Two! Three\nFour?") == ["One.", "Two!", "Three", "Four?"]
 
 
@@ -187,10 +187,10 @@ def test_modulo_is_exact() -> None:
 
 def test_signatures_equal_datatroves_for_the_same_shingles(tmp_path: object) -> None:
     config = minhash_config(ngram_size=5, num_buckets=14, hashes_per_bucket=8, seed=1)
-    mine = SignatureStep(str(tmp_path), config)
+    ours = SignatureStep(str(tmp_path), config)
     theirs = MinhashDedupSignature(str(tmp_path), config, language=AnyScriptTokenizer())
     shingles = np.random.default_rng(0).integers(0, 2**64, size=(1000, 1), dtype=np.uint64)
-    assert mine.get_signature(shingles) == theirs.get_signature(shingles)
-    assert mine.get_shingles("too short").shape == (0, 1)
-    same = [mine.get_shingles(said) for said in ("One two three four five 66.", "one, TWO three four five 7!")]
+    assert ours.get_signature(shingles) == theirs.get_signature(shingles)
+    assert ours.get_shingles("too short").shape == (0, 1)
+    same = [ours.get_shingles(sample) for sample in ("One two three four five 66.", "one, TWO three four five 7!")]
     assert np.array_equal(*same)

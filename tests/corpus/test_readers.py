@@ -1,4 +1,4 @@
-"""Each reader on small files, plain and compressed, whole and in slices."""
+"""Each reader on small files: plain and compressed, complete and in slices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from encodery.corpus.steps.read.csv import CsvReader
 from encodery.corpus.steps.read.jsonl import JsonlReader
 from encodery.corpus.steps.read.parquet import ParquetReader
 
-SQUEEZE: dict[str, Callable[[bytes], bytes]] = {
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
     ".gz": gzip.compress,
     ".xz": lzma.compress,
@@ -44,31 +44,31 @@ def source_of(path: Path) -> SourceFile:
 
 def read(path: Path, column: str = "auto", encoding: str = "auto") -> tuple[list[tuple[str, Any]], list[str]]:
     source = source_of(path)
-    reading = ReadContext(column, encoding, None, path.parent, path.parent)
+    context = ReadContext(column, encoding, None, path.parent, path.parent)
     skipped: list[str] = []
-    rows = SETTINGS.read[source.format].read(source, lambda reason, detail: skipped.append(reason), reading)
+    rows = SETTINGS.read[source.format].read(source, lambda reason, detail: skipped.append(reason), context)
     return list(rows), skipped
 
 
-@pytest.mark.parametrize("suffix", SQUEEZE)
+@pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.html", "a.jsonl", "a.csv", "a.tsv"])
 def test_every_format_in_every_compression(tmp_path: Path, name: str, suffix: str) -> None:
-    said = "A river runs through it, quietly, to the sea."
+    content = "A river runs through it, quietly, to the sea."
     contents = {
-        ".html": f"<html><body><p>{said}</p></body></html>",
-        ".jsonl": json.dumps({"text": said, "license": "MIT"}) + "\n",
-        ".csv": f'id,text\n1,"{said}"\n',
-        ".tsv": f"id\ttext\n1\t{said}\n",
-    }.get(Path(name).suffix, said + "\n")
+        ".html": f"<html><body><p>{content}</p></body></html>",
+        ".jsonl": json.dumps({"text": content, "license": "MIT"}) + "\n",
+        ".csv": f'id,text\n1,"{content}"\n',
+        ".tsv": f"id\ttext\n1\t{content}\n",
+    }.get(Path(name).suffix, content + "\n")
     path = tmp_path / (name + suffix)
-    path.write_bytes(SQUEEZE[suffix](contents.encode()))
+    path.write_bytes(COMPRESS[suffix](contents.encode()))
     rows, skipped = read(path)
-    assert [row[0].strip() for row in rows] == [said]
+    assert [row[0].strip() for row in rows] == [content]
     assert not skipped
 
 
 @pytest.mark.parametrize(
-    ("said", "encoding"),
+    ("content", "encoding"),
     [
         ("Der Fluß führt über die Brücke nach Köln, wo fünf Mädchen süße Äpfel äßen.", "latin-1"),
         ("“Quoted” text — with an ellipsis… and the price of 5 € for a naïve café.", "cp1252"),
@@ -82,10 +82,10 @@ def test_every_format_in_every_compression(tmp_path: Path, name: str, suffix: st
         ("Thirty-two bits: élan.", "utf-32"),
     ],
 )
-def test_encodings_are_detected(tmp_path: Path, said: str, encoding: str) -> None:
+def test_encodings_are_detected(tmp_path: Path, content: str, encoding: str) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes(said.encode(encoding))
-    assert read(path)[0][0][0] == said
+    path.write_bytes(content.encode(encoding))
+    assert read(path)[0][0][0] == content
 
 
 def test_an_encoding_can_be_set(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_encoding_can_be_set(tmp_path: Path) -> None:
         (b"\x81\x8d\x8f\x90\x9d\xff\xfe\xe0abc" * 200, "undecodable"),
     ],
 )
-def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_binary_and_undecodable_files_are_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
     with pytest.raises(UnusableFile) as caught:
@@ -113,25 +113,25 @@ def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, reason: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_damaged_archives_are_named_and_rows_before_the_damage_kept(tmp_path: Path, suffix: str) -> None:
+def test_damaged_archives_are_reported_and_rows_before_the_damage_kept(tmp_path: Path, suffix: str) -> None:
     rows = "".join(json.dumps({"text": f"row {i} {hash(str(i))}"}) + "\n" for i in range(20_000))
     path = tmp_path / f"a.jsonl{suffix}"
-    data = SQUEEZE[suffix](rows.encode()) if suffix != ".zst" else zstandard.compress(rows.encode())
+    data = COMPRESS[suffix](rows.encode()) if suffix != ".zst" else zstandard.compress(rows.encode())
     path.write_bytes(data[: len(data) // 2])
-    found = []
-    reading = ReadContext("auto", "auto", None, tmp_path, tmp_path)
+    texts_read = []
+    context = ReadContext("auto", "auto", None, tmp_path, tmp_path)
     with pytest.raises(UnusableFile) as caught:
-        for row in JsonlReader().read(source_of(path), lambda *_: None, reading):
-            found.append(row[0])
+        for row in JsonlReader().read(source_of(path), lambda *_: None, context):
+            texts_read.append(row[0])
     assert caught.value.reason == "corrupt"
-    assert found[:3] == [f"row {i} {hash(str(i))}" for i in range(3)]
-    assert 100 < len(found) < 20_000
+    assert texts_read[:3] == [f"row {i} {hash(str(i))}" for i in range(3)]
+    assert 100 < len(texts_read) < 20_000
 
 
-def test_a_file_that_is_no_archive_is_corrupt(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_corrupt(tmp_path: Path) -> None:
     for suffix in (".gz", ".xz", ".zst", ".bz2"):
         path = tmp_path / f"a.txt{suffix}"
-        path.write_bytes(b"this is plain text and no archive at all")
+        path.write_bytes(b"this is plain text, not an archive")
         with pytest.raises(UnusableFile) as caught:
             read(path)
         assert caught.value.reason == "corrupt"
@@ -148,7 +148,7 @@ def test_broken_rows_are_counted_and_the_rest_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
-def test_slices_share_a_file_without_loss_or_overlap(tmp_path: Path, name: str) -> None:
+def test_slices_cover_a_file_without_loss_or_overlap(tmp_path: Path, name: str) -> None:
     texts = [f"document number {i} " + "x" * (i % 37) for i in range(1000)]
     path = tmp_path / name
     if name == "a.parquet":
@@ -162,14 +162,14 @@ def test_slices_share_a_file_without_loss_or_overlap(tmp_path: Path, name: str) 
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
         path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
     source = source_of(path)
-    reading = ReadContext("auto", "auto", None, tmp_path, tmp_path)
+    context = ReadContext("auto", "auto", None, tmp_path, tmp_path)
     reader = SETTINGS.read[source.format]
-    found = [
-        [row[0] for row in reader.read(replace(source, part=part, parts=7), lambda *_: None, reading)]
+    texts_read = [
+        [row[0] for row in reader.read(replace(source, slice_index=part, num_slices=7), lambda *_: None, context)]
         for part in range(7)
     ]
-    assert all(found)
-    assert sorted(itertools.chain.from_iterable(found)) == sorted(texts)
+    assert all(texts_read)
+    assert sorted(itertools.chain.from_iterable(texts_read)) == sorted(texts)
 
 
 def test_the_text_column_is_guessed_or_set(tmp_path: Path) -> None:
@@ -221,15 +221,15 @@ def test_parquet_rows_and_damage(tmp_path: Path) -> None:
 def test_a_large_text_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "BLOCK", 1000)
     path = tmp_path / "a.txt"
-    said = "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(50)) + "\n" + "y" * 5000
-    path.write_text(said)
+    content = "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(50)) + "\n" + "y" * 5000
+    path.write_text(content)
     rows, _ = read(path)
     assert len(rows) > 10
     assert max(len(row[0]) for row in rows) <= 2000
-    assert "".join(row[0] for row in rows) == said
+    assert "".join(row[0] for row in rows) == content
 
 
-def test_html_leaves_out_what_is_no_text() -> None:
+def test_html_keeps_text_only() -> None:
     page = """<?xml version="1.0" encoding="utf-8"?><html><head><title> A  page </title><style>p{}</style></head><body>
     <!-- comment --><nav><a href=x>menu</a></nav><h1>Heading</h1><p>Some &amp; <b>bold</b>
     text<br>next.</p><script>var x = 1</script><ul><li>one<li>two</ul>
@@ -241,10 +241,10 @@ def test_html_leaves_out_what_is_no_text() -> None:
     assert [line for line in plain.split("\n") if line] == [
         "Heading", "Some & bold text", "next.", "one", "two", "a\tb", "def f():", "    return 1",
     ]  # fmt: skip
-    assert "long menu" in html.plain(page, max_links=1)[1]
+    assert "long menu" in html.plain(page, max_link_fraction=1)[1]
 
 
-def test_html_leaves_out_what_surrounds_a_page_of_a_manual() -> None:
+def test_html_removes_the_navigation_of_manuals() -> None:
     page = """<body><div role="navigation" class="x">next previous</div><div class="navheader other">Up Home</div>
     <h1>Joining<a class="headerlink" href="#j">¶</a> tables</h1><p>Text with a <em>word</em>.</p></body>"""
     text = html.plain(page)[1]
@@ -252,25 +252,25 @@ def test_html_leaves_out_what_surrounds_a_page_of_a_manual() -> None:
 
 
 @pytest.mark.parametrize("page", ["", "   ", "<!-- -->", "<", "no tags at all", "<p>unclosed <b>tags <i>here"])
-def test_html_survives_anything(page: str) -> None:
+def test_html_accepts_any_input(page: str) -> None:
     assert isinstance(html.plain(page)[1], str)
 
 
-def test_markdown_marks() -> None:
-    said = (
+def test_markdown_markup_is_removed() -> None:
+    content = (
         "---\ntitle: x\n---\n# Head\n\nSee [the page](http://a.b/c) and [ref][1]. ![image](i.png)\n<br/>\n"
         "<!-- hidden\n -->\n[1]: http://x\n\n```py\nx = [1](2)\n```\nUnder\n=====\n"
     )
-    assert [line for line in markdown.plain(said).split("\n") if line.strip()] == [
+    assert [line for line in markdown.plain(content).split("\n") if line.strip()] == [
         "# Head", "See the page and ref. ", "```py", "x = [1](2)", "```", "Under",
     ]  # fmt: skip
 
 
-def test_rst_marks() -> None:
-    said = (
+def test_rst_markup_is_removed() -> None:
+    content = (
         "=====\nTitle\n=====\n\n.. _target:\n.. comment here\n\nSee :ref:`the thing <t>`, :class:`~a.B`, ``code`` and "
         "`link <http://x>`_::\n\n    block\n\n.. image:: x.png\n   :alt: y\n\n.. note:: Careful.\n"
     )
-    assert [line for line in rst.plain(said).split("\n") if line.strip()] == [
+    assert [line for line in rst.plain(content).split("\n") if line.strip()] == [
         "Title", "See the thing, a.B, code and link:", "    block", "Careful.",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A build that is killed and run again gives the corpus of an uninterrupted one."""
+"""A build that is killed and run again makes the same corpus as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from encodery.corpus.run import build_corpus
 SCRIPT = """
 import sys
 from encodery.corpus import sources
-from encodery.corpus.run import build
+from encodery.corpus.run import build_corpus
 if __name__ == "__main__":
     sources.TASK_BYTES = 40_000
-    build([sys.argv[1]], sys.argv[2], workers=2)
+    build_corpus([sys.argv[1]], sys.argv[2], workers=2)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", ["read_and_filter", "minhash_signatures", "write"])
-def test_killed_and_run_again(
+def test_a_killed_build_is_resumed(
     tmp_path: Path, text: Callable[..., str], monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -42,7 +42,7 @@ def test_killed_and_run_again(
     while not (completions.is_dir() and any(completions.iterdir())) and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.002)
-    # Only the parent dies: its workers may finish a task, which the rerun must wait for.
+    # Only the parent is killed: the rerun must wait until its workers have finished their tasks.
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""What is particular to single merging rules, and the verb."""
+"""Single merge methods, and the verb `model merge`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def merged(*models: Tensor, **table: Any) -> Tensor:
     return decode(MergeMethod, table).merge({"w": BASE}, [{"w": model} for model in models])["w"]
 
 
-def test_average_is_the_mean_and_the_base_may_take_part() -> None:
+def test_average_is_the_mean_and_may_include_the_base() -> None:
     one, other = BASE + 1, BASE + 4
     torch.testing.assert_close(merged(one, other, **{"is": "average"}), BASE + 2.5)
     torch.testing.assert_close(merged(one, other, **{"is": "average", "weights": [3.0, 1.0]}), BASE + 1.75)
     torch.testing.assert_close(merged(one, other, **{"is": "average", "base_weight": 2.0}), BASE + 1.25)
 
 
-def test_task_arithmetic_adds_and_takes_away() -> None:
+def test_task_arithmetic_adds_and_subtracts() -> None:
     one, other = BASE + 1, BASE + 4
     torch.testing.assert_close(merged(one, other, **{"is": "task_arithmetic", "scale": 0.5}), BASE + 2.5)
     torch.testing.assert_close(merged(one, **{"is": "task_arithmetic", "scale": 1.0, "weights": [-1.0]}), BASE - 1)
 
 
-def test_dare_drops_a_share_and_keeps_the_mean() -> None:
+def test_dare_drops_a_fraction_and_keeps_the_mean() -> None:
     base = torch.zeros(100_000)
     part = decode(MergeMethod, {"is": "dare", "drop_rate": 0.9, "scale": 1.0})
     found = part.merge({"w": base}, [{"w": base + 1}])["w"]
@@ -47,32 +47,32 @@ def test_dare_drops_a_share_and_keeps_the_mean() -> None:
 
 
 def test_ties_by_hand() -> None:
-    """arXiv:2306.01708, figure 1: trimmed, a sign elected by mass, the mean over those who have it."""
+    """arXiv:2306.01708, figure 1: trim, elect a sign by mass, and average the models that agree."""
     one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
     other = BASE + torch.tensor([1.0, 4.0, 0.2, -6.0, -3.0])
-    learnt = merged(one, other, **{"is": "ties", "density": 0.8}) - BASE
-    torch.testing.assert_close(learnt, torch.tensor([2.0, 4.0, 0.0, -6.0, -2.0]))
+    difference = merged(one, other, **{"is": "ties", "density": 0.8}) - BASE
+    torch.testing.assert_close(difference, torch.tensor([2.0, 4.0, 0.0, -6.0, -2.0]))
 
 
-def test_ties_keeps_the_largest_share_and_counts_by_weights() -> None:
+def test_ties_keeps_the_largest_differences_and_applies_weights() -> None:
     one = BASE + torch.tensor([3.0, -2.0, 0.1, 5.0, -1.0])
-    learnt = merged(one, **{"is": "ties", "density": 0.2}) - BASE
-    torch.testing.assert_close(learnt, torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0]))
+    difference = merged(one, **{"is": "ties", "density": 0.2}) - BASE
+    torch.testing.assert_close(difference, torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0]))
     both = merged(BASE + 1, BASE + 4, **{"is": "ties", "density": 1.0, "weights": [3.0, 1.0]}) - BASE
     torch.testing.assert_close(both, torch.full((5,), 1.75))
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ({"is": "average", "weights": [-1.0]}, "below 0"),
         ({"is": "average", "weights": [0.0]}, "not all 0"),
-        ({"is": "dare", "drop_rate": 1.0}, "drop"),
-        ({"is": "ties", "density": 0.0}, "keep"),
+        ({"is": "dare", "drop_rate": 1.0}, "drop_rate"),
+        ({"is": "ties", "density": 0.0}, "density"),
     ],
 )
-def test_wrong_settings_are_named(table: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_invalid_settings_are_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         merged(BASE, **table)
 
 
@@ -106,8 +106,8 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not one of the models" in capsys.readouterr().err
 
 
-def test_a_merged_task_answers_and_its_golden_outputs_are_its_own(tmp_path: Path) -> None:
-    """The head of one model on the merged encoder: loaded without a complaint, and computed, not copied."""
+def test_a_merged_task_predicts_and_its_golden_outputs_are_recomputed(tmp_path: Path) -> None:
+    """The head of one model on the merged encoder: its golden outputs are computed again, so that it can be loaded."""
     import json
 
     from encodery.finetune.predict import Predictor

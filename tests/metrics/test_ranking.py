@@ -1,4 +1,4 @@
-"""Ranking figures against values worked out by hand and against scikit-learn."""
+"""Ranking metrics, compared with values computed by hand and with scikit-learn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ndcg_equals_scikit_learn_on_full_rankings() -> None:
     assert NDCG(k=10).score(truth, run) == pytest.approx(ndcg_score(grades, scores, k=10))
 
 
-def test_a_query_without_an_answer_counts_as_zero() -> None:
+def test_a_query_without_retrieved_documents_scores_zero() -> None:
     truth = {"q": {"a": 1}, "unanswered": {"b": 1}}
     run = {"q": {"a": 1.0}}
     assert MRR().score(truth, run) == pytest.approx(0.5)
@@ -41,13 +41,13 @@ def test_a_query_without_an_answer_counts_as_zero() -> None:
     assert Recall().score(truth, run) == pytest.approx(0.5)
 
 
-def test_a_query_without_relevant_documents_has_no_figure() -> None:
+def test_a_query_without_relevant_documents_is_omitted() -> None:
     assert MRR().per_item({"q": {"a": 1}, "void": {"b": 0}}, {"q": {"a": 1.0}}).tolist() == [1.0]
     with pytest.raises(EmptyInput, match="relevant"):
         MRR().score({"void": {"b": 0}}, {})
 
 
-def test_depth_is_kept_and_ties_follow_trec_eval() -> None:
+def test_depth_is_applied_and_ties_follow_trec_eval() -> None:
     truth = {"q": {"b": 1}}
     run = {"q": {"a": 1.0, "b": 1.0, "c": 1.0}}  # equal scores: c, b, a
     assert MRR(k=10).score(truth, run) == pytest.approx(0.5)
@@ -55,7 +55,7 @@ def test_depth_is_kept_and_ties_follow_trec_eval() -> None:
     assert Recall(k=2).score({"q": {"a": 1, "b": 1}}, run) == pytest.approx(0.5)
 
 
-def test_perplexity_of_even_odds_and_its_refusals() -> None:
+def test_perplexity_of_uniform_probabilities_and_its_errors() -> None:
     assert Perplexity().score(np.arange(3), np.log(np.full(3, 1 / 8))) == pytest.approx(8)
     with pytest.raises(InputError, match="at most 0"):
         Perplexity().score(np.arange(2), np.array([2.0, 3.0]))
@@ -63,7 +63,7 @@ def test_perplexity_of_even_odds_and_its_refusals() -> None:
         Perplexity().score(np.arange(2), np.array([-1.0]))
 
 
-def test_accuracy_takes_any_labels_and_refuses_other_shapes() -> None:
+def test_accuracy_accepts_any_labels_and_refuses_other_shapes() -> None:
     assert Accuracy().score(["x", "y"], ["x", "z"]) == 0.5
     with pytest.raises(InputError, match="shape"):
         Accuracy().score([1, 2], [1])

@@ -1,4 +1,4 @@
-"""BEIR folders and TREC files: read back as written, duplicates and strangers named."""
+"""BEIR folders and TREC files: a round trip, and errors for duplicate and unknown ids."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ def folder(path: Path, corpus: list[Any] = CORPUS, queries: list[Any] = QUERIES,
     return path
 
 
-def test_a_collection(tmp_path: Path) -> None:
-    found = beir.read_beir(folder(tmp_path / "a"))
-    assert found.documents == {"d1": "T one", "2": "שתיים 👩‍👩‍👧"}
-    assert found.queries == {"q1": "first?", "q2": ""}
-    assert found.qrels == {"dev": {"q1": {"d1": 2, "2": 0}}}
+def test_a_folder_is_read(tmp_path: Path) -> None:
+    dataset = beir.read_beir(folder(tmp_path / "a"))
+    assert dataset.documents == {"d1": "T one", "2": "שתיים 👩‍👩‍👧"}
+    assert dataset.queries == {"q1": "first?", "q2": ""}
+    assert dataset.qrels == {"dev": {"q1": {"d1": 2, "2": 0}}}
     assert beir.is_beir(tmp_path / "a")
     assert not beir.is_beir(tmp_path)
 
 
-def test_absent_documents_are_refused_or_kept(tmp_path: Path) -> None:
+def test_missing_documents_are_refused_or_kept(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", qrels="q1\td9\t1\nq1\td1\t1\nq2\td8\t0\n")
-    with pytest.raises(InputError, match="the corpus lacks: d9"):
+    with pytest.raises(InputError, match="that are not in the corpus: d9"):
         beir.read_beir(path)
     assert beir.read_beir(path, missing="keep").missing_documents("dev") == [("q1", "d9")]
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
-        ({"corpus": [*CORPUS, CORPUS[0]]}, "line 3: the document 'd1' stands twice"),
-        ({"queries": [QUERIES[0], QUERIES[0]]}, "line 2: the query 'q1' stands twice"),
+        ({"corpus": [*CORPUS, CORPUS[0]]}, "line 3: the document 'd1' occurs twice"),
+        ({"queries": [QUERIES[0], QUERIES[0]]}, "line 2: the query 'q1' occurs twice"),
         ({"corpus": [{"id": "d1", "text": "x"}]}, "'_id' and 'text'; this row has id, text"),
-        ({"qrels": QRELS + "q7\td1\t1\n"}, "not among the queries: q7"),
-        ({"qrels": QRELS + "q2\td1\tyes\n"}, "line 4: query, document and a whole number"),
+        ({"qrels": QRELS + "q7\td1\t1\n"}, "judges unknown queries: q7"),
+        ({"qrels": QRELS + "q2\td1\tyes\n"}, "line 4: a query, a document and an integer"),
         ({"qrels": QRELS + "q1\td1\t1\n"}, "have two grades"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_errors_name_the_cause(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         beir.read_beir(folder(tmp_path / "a", **change))
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_and_rows_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corpus\.jsonl: no such file"):
         beir.read_beir(tmp_path)
     path = folder(tmp_path / "a")
     (path / "qrels" / "valid.tsv").unlink()
-    with pytest.raises(InputError, match="holds no judgements"):
+    with pytest.raises(InputError, match="contains no judgements"):
         beir.read_beir(path)
     with pytest.raises(EmptyInput):
         beir.read_beir(folder(tmp_path / "b", corpus=[]))
 
 
-def test_trec_files_come_back(tmp_path: Path) -> None:
-    grades = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
-    beir.write_qrels(tmp_path / "a.qrels", grades)
+def test_trec_files_round_trip(tmp_path: Path) -> None:
+    qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
+    beir.write_qrels(tmp_path / "a.qrels", qrels)
     assert (tmp_path / "a.qrels").read_text().splitlines()[0] == "q1 0 d1 2"
-    assert beir.read_qrels(tmp_path / "a.qrels") == grades
+    assert beir.read_qrels(tmp_path / "a.qrels") == qrels
     run = {"q1": {"a": 0.1, "b": 0.1 + 1e-12, "c": 0.1}, "q2": {"d": -3.0}}
     beir.write_run(tmp_path / "a.run", run, "my system")
     lines = (tmp_path / "a.run").read_text().splitlines()
@@ -84,7 +84,7 @@ def test_trec_files_come_back(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 2: query 'q1' has the document 'b' twice"):
         beir.read_run(tmp_path / "a.run")
     (tmp_path / "a.run").write_text("q1 Q0 b\n")
-    with pytest.raises(InputError, match="line 1: query Q0"):
+    with pytest.raises(InputError, match="line 1: 'query Q0"):
         beir.read_run(tmp_path / "a.run")
-    with pytest.raises(InputError, match="cannot stand in a TREC file"):
+    with pytest.raises(InputError, match="cannot be written to a TREC file"):
         beir.write_run(tmp_path / "b.run", {"q 1": {"d": 1.0}}, "x")

@@ -1,4 +1,4 @@
-"""Cells as texts and numbers, and where those stand that are neither."""
+"""Cells as texts and numbers; invalid cells are reported with their location."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_texts_and_numbers() -> None:
 
 
 @pytest.mark.parametrize("cell", [None, "high", "nan", "inf", [1], float("nan")])
-def test_what_is_no_number_is_named(cell: Any) -> None:
+def test_a_cell_that_is_not_a_number_is_reported(cell: Any) -> None:
     with pytest.raises(InputError, match=r"train, row 1: column 'score' is .*, a number is needed"):
         numbers(Table.of({"score": [1.0, cell]}), "score")
 
 
-def test_what_is_no_text_is_named() -> None:
+def test_a_cell_that_is_not_text_is_reported() -> None:
     with pytest.raises(InputError, match="train, row 1: column 'text' is empty"):
         texts(Table.of({"text": ["a", None]}), "text")
-    with pytest.raises(InputError, match="train, row 0: column 'text' is no text but int"):
+    with pytest.raises(InputError, match="train, row 0: column 'text' is not text but int"):
         texts(Table.of({"text": [3]}), "text")

@@ -1,4 +1,4 @@
-"""What is wrong with rows is found, counted and placed."""
+"""Errors in rows are found, counted and located."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TRAIN = Table.of(
 TEST = Table.of({"text": ["ＢＡＤ", "new", "", " "], "label": ["neg", "odd", "pos", "pos"]}, "test")
 
 
-def test_everything_is_found() -> None:
-    found = check({"test": TEST, "train": TRAIN}, ["text"], "label", classes=True)
-    counts = {(one.kind, one.split): one.rows for one in found.findings}
+def test_every_kind_of_error_is_found() -> None:
+    findings = check({"test": TEST, "train": TRAIN}, ["text"], "label", classes=True)
+    counts = {(one.kind, one.split): one.rows for one in findings.findings}
     assert counts == {
         ("counts", "train"): 8,
         ("counts", "test"): 4,
@@ -35,10 +35,10 @@ def test_everything_is_found() -> None:
         ("empty", "test"): 2,
         ("leak", "test"): 1,
     }
-    assert found.count("leak", "test") == 1
-    assert found.classes["train"] == {"pos": 4, "neg": 4}
-    assert "test: 1 rows stand in train too: figures on them flatter (test, row 0)" in found.messages
-    assert json.loads(json.dumps(found.as_json)) == found.as_json
+    assert findings.count("leak", "test") == 1
+    assert findings.classes["train"] == {"pos": 4, "neg": 4}
+    assert "test: 1 rows are also in train: metrics on them are too optimistic (test, row 0)" in findings.messages
+    assert json.loads(json.dumps(findings.as_json)) == findings.as_json
 
 
 def test_clean_rows_give_counts_only() -> None:
@@ -48,28 +48,28 @@ def test_clean_rows_give_counts_only() -> None:
     assert check({"test": table}, ["text"], "label", classes=True).classes["test"] == {"x": 1, "y": 1}
 
 
-def test_imbalance_is_told() -> None:
+def test_imbalance_is_reported() -> None:
     table = Table.of({"text": list(map(str, range(41))), "label": ["x"] * 40 + ["y"]})
-    found = check({"train": table}, ["text"], "label", classes=True)
-    assert "train: the class x has 40 times the rows of y" in found.messages
+    findings = check({"train": table}, ["text"], "label", classes=True)
+    assert "train: the class x has 40 times as many rows as y" in findings.messages
 
 
-def test_one_class_is_refused() -> None:
-    with pytest.raises(InputError, match="a single class in 'label', x"):
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(InputError, match="column 'label' has a single class, x"):
         check({"train": Table.of({"text": ["a", "b"], "label": ["x", "x"]})}, ["text"], "label", classes=True)
 
 
-def test_pairs_are_the_same_by_both_texts() -> None:
+def test_pairs_are_compared_by_both_texts() -> None:
     table = Table.of({"a": ["x", "x", "x y"], "b": ["y z", "z", "z"], "score": [1, 0, 0]})
     assert check({"train": table}, ["a", "b"], "score").messages == []
 
 
-def test_missing_answers_are_refused_or_dropped(tmp_path: Path) -> None:
+def test_missing_labels_are_refused_or_dropped(tmp_path: Path) -> None:
     table = Table.of({"text": ["a", "b", "c", "d", "e"], "label": ["x", None, math.nan, " ", "nan"]})
-    with pytest.raises(InputError, match="3 rows have nothing in label: train, row 1; train, row 2"):
+    with pytest.raises(InputError, match="3 rows have no value in label: train, row 1; train, row 2"):
         complete_rows(table, ["label"])
-    kept, gone = complete_rows(table, ["label"], "drop")
-    assert (list(kept["text"]), gone.tolist()) == (["a", "e"], [1, 2, 3])
+    kept, dropped = complete_rows(table, ["label"], "drop")
+    assert (list(kept["text"]), dropped.tolist()) == (["a", "e"], [1, 2, 3])
     assert complete_rows(kept, ["label"])[0] is kept
     with pytest.raises(EmptyInput):
         complete_rows(Table.of({"label": [None]}), ["label"], "drop")

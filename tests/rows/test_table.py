@@ -1,4 +1,4 @@
-"""Tables hold what they were given, in little memory."""
+"""Tables return the values that were stored, and use little memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encodery.rows.table import Column, ColumnBuilder, Table, table_from_rows
 CELLS = ["", "a", "е́ 👩‍👩‍👧 שלום", "\ud800", None, 1, 2.5, True, ["x", None], {"start": 3}, "null", "7"]
 
 
-def test_cells_come_back_as_they_were() -> None:
+def test_cells_round_trip() -> None:
     column = Column.of(CELLS)
     assert list(column) == CELLS
     assert [type(cell) for cell in column] == [type(cell) for cell in CELLS]
@@ -25,13 +25,13 @@ def test_cells_come_back_as_they_were() -> None:
         column[len(CELLS)]
 
 
-def test_nan_and_foreign_values() -> None:
+def test_nan_and_other_types() -> None:
     nan, number, array, date = Column.of([math.nan, np.int64(3), np.arange(2), datetime.date(2020, 1, 2)])
     assert math.isnan(nan)
     assert (number, array, date) == (3, [0, 1], "2020-01-02")
 
 
-def test_take_and_join_keep_cells_and_places() -> None:
+def test_take_and_concat_keep_cells_and_locations() -> None:
     table = table_from_rows(
         "train", "a.csv", [(2, {"text": "one"}), (3, {"text": "two", "label": "x"}), (9, {"text": ""})]
     )
@@ -57,7 +57,7 @@ def test_an_unknown_column_names_the_nearest() -> None:
     assert table.without("label").names == ("sentence",)
 
 
-def test_columns_of_different_length_are_refused() -> None:
+def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(InputError, match="a 1, b 2"):
         Table.of({"a": ["x"], "b": ["x", "y"]})
 

@@ -1,1 +1,1 @@
-"""Files to clean documents, on datatrove: read, rewrite, filter, remove duplicates, split off held-out text."""
+"""Turn files into clean documents, with datatrove: read, rewrite, filter, deduplicate, and split off held-out text."""

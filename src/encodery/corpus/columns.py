@@ -1,4 +1,4 @@
-"""Which column of a table of rows holds the text, and what of the rest is kept as metadata."""
+"""Choose the column of a table that contains the text, and the other columns that are kept as metadata."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from encodery.base.errors import nearest
 from encodery.corpus.encoding import UnusableFile
 
 TEXT_COLUMN_NAMES = (
-    "text",
-    "content",
-    "body",
-    "document",
-    "article",
-    "passage",
-    "raw_content",
-    "abstract",
-    "sentence",
+    *("text", "content", "body", "document", "article", "passage", "raw_content", "abstract", "sentence"),
     "contents",
 )
 HEAD_ROWS = 100
-LONGEST_VALUE = 500
+MAX_VALUE_LENGTH = 500
 
 
 def text_column(rows: Iterable[Mapping[str, Any]], requested: str) -> str:
-    """The column to read: `wanted`, or for `auto` a usual name, else the one with the longest texts in `rows`.
+    """Return the name of the column that contains the text.
 
-    Raises `Unusable("no_text_column")` listing what there is.
+    Args:
+        rows: the first rows of the table.
+        requested: a column name; "auto" takes a common name, or else the column with the longest texts in `rows`.
+
+    Raises `UnusableFile("no_text_column")` listing the columns.
     """
     lengths: dict[str, int] = {}
     columns: dict[str, None] = {}
@@ -39,14 +35,13 @@ def text_column(rows: Iterable[Mapping[str, Any]], requested: str) -> str:
     if requested != "auto":
         if requested in columns:
             return requested
-        raise UnusableFile(
-            "no_text_column", f"no column '{requested}'.{nearest(requested, columns)} It has {_listed(columns)}"
-        )
+        hint = nearest(requested, columns)
+        raise UnusableFile("no_text_column", f"no column '{requested}'.{hint} Columns: {_listed(columns)}")
     for name in TEXT_COLUMN_NAMES:
         if name in lengths:
             return name
     if not lengths:
-        raise UnusableFile("no_text_column", f"no column of text among {_listed(columns)}")
+        raise UnusableFile("no_text_column", f"no column contains text; columns: {_listed(columns)}")
     return max(lengths, key=lambda key: lengths[key])
 
 
@@ -55,12 +50,14 @@ def _listed(columns: Iterable[str]) -> str:
 
 
 def metadata_of(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """The short plain values of a row beside its text; a nested `metadata` table is laid open."""
-    kept: dict[str, Any] = {}
+    """Return the short plain values of a row except its text; those of a nested `metadata` table are included."""
+    metadata: dict[str, Any] = {}
     inner = row.get("metadata")
     for table in (inner if isinstance(inner, Mapping) else {}, row):
         for key, value in table.items():
-            plain = isinstance(value, int | float | bool) or (isinstance(value, str) and len(value) <= LONGEST_VALUE)
-            if key is not None and key != column and plain and value == value:
-                kept[str(key)] = value
-    return kept
+            is_plain = isinstance(value, int | float | bool) or (
+                isinstance(value, str) and len(value) <= MAX_VALUE_LENGTH
+            )
+            if key is not None and key != column and is_plain and value == value:
+                metadata[str(key)] = value
+    return metadata

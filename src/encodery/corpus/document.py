@@ -8,8 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`id`: 16 hexadecimal digits of the text's hash. `metadata`: source, path, format, split, and what the input
-    row said (license, title, …)."""
+    """One document of a corpus.
+
+    `id` consists of 16 hexadecimal digits of the hash of the text. `metadata` contains source, path, format, split, and
+    the metadata of the input row (license, title, …).
+    """
 
     id: str
     text: str

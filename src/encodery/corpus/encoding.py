@@ -1,6 +1,6 @@
-"""Bytes to text: byte-order marks, UTF-8, Windows-1252 where it is plausible, else charset-normalizer.
+"""Decode bytes: byte-order marks, UTF-8, Windows-1252 if it is plausible, otherwise charset-normalizer.
 
-A short text in an old encoding can be taken for another that fits as well; `encoding=` then sets it.
+The encoding of a short text can be detected wrongly if several encodings fit; then set it with `encoding=`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ BOMS = (
 BINARY = (b"%PDF", b"PK\x03\x04", b"\x7fELF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 HEAD = 1 << 16
 CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-# What western European text holds outside ASCII: letters, quotes, dashes, common signs.
+# The characters of western European text outside ASCII: letters, quotes, dashes, common signs.
 WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŒœŠšŽžŸ‘’“”–—…•«»„‚‹›°§©®€£¡¿·\xa0")
 
-# The encodings that texts before UTF-8 are in. Asked among all it knows, charset-normalizer finds rare ones that fit.
-USUAL = (
+# The common encodings before UTF-8. Without this list charset-normalizer proposes rare encodings that fit as well.
+COMMON_ENCODINGS = (
     "cp1250 iso8859_2 cp1251 koi8_r koi8_u iso8859_5 cp866 cp1253 iso8859_7 cp1254 iso8859_9 cp1255 iso8859_8 cp1256 "
     "iso8859_6 cp1257 cp1258 cp1252 cp932 euc_jp gb18030 big5 cp949 cp874"
 )
 
 
 class UnusableFile(Exception):
-    """A file that cannot be used. `reason` is what is counted, `detail` what is shown beside the name."""
+    """A file that cannot be used. `reason` is counted in the report, `detail` is shown next to the file's name."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -38,9 +38,13 @@ class UnusableFile(Exception):
 
 
 def detect(head: bytes, encoding: str = "auto") -> str:
-    """The encoding of a file that begins with `head`; `encoding` other than `auto` is taken at its word.
+    """Return the encoding of a file, detected from its first bytes.
 
-    Raises `Unusable("binary")` for what is no text, `Unusable("undecodable")` where no encoding fits.
+    Args:
+        head: the first bytes of the file.
+        encoding: the encoding to use if the file has no byte-order mark; "auto" detects it.
+
+    Raises `UnusableFile("binary")` if it is not text, `UnusableFile("undecodable")` if no encoding fits.
     """
     for mark, name in BOMS:
         if head.startswith(mark):
@@ -59,10 +63,10 @@ def detect(head: bytes, encoding: str = "auto") -> str:
 
 
 def decode(data: bytes, encoding: str = "auto") -> str:
-    """The text of a whole file. Raises `Unusable` (binary, undecodable)."""
+    """Return the text of a complete file. Raises `UnusableFile` (binary, undecodable)."""
     name = detect(data[:HEAD], encoding)
     if name == "utf-8" and encoding == "auto":
-        # The head may be plain ASCII and the rest not.
+        # The head may be ASCII although the rest is not.
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -77,14 +81,14 @@ def decode(data: bytes, encoding: str = "auto") -> str:
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether the bytes are no text of an ASCII-compatible encoding: known signatures, NULs, many controls."""
+    """Return whether bytes are not text in an ASCII-compatible encoding: known signatures, NULs, many controls."""
     if head.startswith(BINARY) or b"\x00" in head:
         return True
     return len(CONTROLS.findall(head)) > len(head) / 50
 
 
 def _wide(head: bytes) -> str:
-    """`utf-16-le` or `utf-16-be` for text without a mark: every other byte of Latin text is NUL."""
+    """Return `utf-16-le` or `utf-16-be` for text without a byte-order mark, in which every other byte is NUL."""
     even, odd = head[0:4096:2], head[1:4096:2]
     if len(odd) < 8:
         return ""
@@ -100,17 +104,17 @@ def _wide(head: bytes) -> str:
 
 
 def _single_byte(sample: bytes) -> str:
-    """The encoding of bytes that are not UTF-8."""
+    """Return the encoding of bytes that are not UTF-8."""
     try:
         text = sample.decode("cp1252")
     except UnicodeDecodeError:
         text = ""
-    beyond = [c for c in text if c > "\x7f"]
-    if beyond and len(beyond) < 0.25 * len(text) and sum(c in WESTERN for c in beyond) >= 0.95 * len(beyond):
+    others = [c for c in text if c > "\x7f"]
+    if others and len(others) < 0.25 * len(text) and sum(c in WESTERN for c in others) >= 0.95 * len(others):
         return "cp1252"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample, cp_isolation=USUAL.split()).best()
+    best = from_bytes(sample, cp_isolation=COMMON_ENCODINGS.split()).best()
     if best is None:
         raise UnusableFile("undecodable", "no encoding fits")
     return best.encoding

@@ -1,9 +1,9 @@
-"""Runs passes on an engine: datatrove's local executor, or its executor for Ray, with the same steps.
+"""Run passes on an engine: datatrove's local executor, or its executor for Ray, with the same steps.
 
-A task that is done is marked by datatrove in the pass's log folder and not run again. A shared lock is held while a
-task runs, so that a rerun waits for tasks that outlive a killed run by a moment. Locally the tasks run in one pool
-for all passes that notices when a process dies (datatrove's would wait for it for ever) and whose processes end
-with their parent.
+datatrove marks finished tasks in the log folder of a pass, and they are not run again. Each running task holds a
+shared lock, so that a rerun waits for tasks that outlive a killed run for a moment. Local tasks run in one process
+pool for all passes. The pool notices when a process dies (datatrove's own would wait for it forever), and its processes
+end with their parent.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from encodery.corpus.steps.dedup import Pass
 
 EngineName = Literal["local", "ray"]
 Progress = Callable[[str, int, int], None]
-"""Called with (pass, tasks done, tasks in all)."""
+"""Called with (name of the pass, number of finished tasks, number of tasks)."""
 POLL_SECONDS = 0.1
 PARENT_SECONDS = 0.5
-LONGEST_WAIT = 120.0
-RAY_MEMORY = 0.5  # GB reserved a task.
+MAX_WAIT_SECONDS = 120.0
+RAY_MEMORY = 0.5  # GB reserved per task.
 PRELOADED = ["encodery.corpus.passes", "encodery.corpus.steps.dedup._minhash", "encodery.corpus.steps.dedup._exact"]
 
 
 class _Quiet(PipelineExecutor):  # type: ignore[misc]
-    """datatrove logs to its files as ever, but nothing to the console; tasks hold the shared lock."""
+    """An executor that logs to datatrove's files but not to the console, and whose tasks hold the shared lock."""
 
     lock: str
 
@@ -60,9 +60,16 @@ class _Local(_Quiet, LocalPipelineExecutor):  # type: ignore[misc]
 
 
 class PassRunner:
-    """Runs the passes of one build, one after the other. `tasks`: tasks of a pass over documents.
+    """Run the passes of one build, one after the other.
 
-    Raises `MissingExtra` for Ray where it is not installed. What a task raises is raised by `run`.
+    Args:
+        engine: "local" or "ray".
+        workers: the number of processes; more than `tasks` are not started.
+        tasks: the number of tasks of a pass over documents.
+        logs: the folder of the logs and of the marks of finished tasks.
+        progress: a function to call while tasks run.
+
+    Raises `MissingExtra` if Ray is not installed. `run` raises the exceptions of the tasks.
     """
 
     def __init__(self, engine: EngineName, workers: int, tasks: int, logs: Path, progress: Progress | None) -> None:
@@ -81,25 +88,25 @@ class PassRunner:
         if self.pool:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, each: Pass) -> None:
-        """Run what is not done yet of a pass."""
-        count = each.tasks or self.tasks
-        folder = self.logs / each.name.replace(" ", "_")
-        with _watched(each.name, folder / "completions", count, self.progress):
-            executor = self._local(each, count, folder) if self.engine == "local" else self._ray(each, count, folder)
+    def run(self, one: Pass) -> None:
+        """Run the unfinished tasks of a pass."""
+        count = one.tasks or self.tasks
+        folder = self.logs / one.name.replace(" ", "_")
+        with _reporting(one.name, folder / "completions", count, self.progress):
+            executor = self._local(one, count, folder) if self.engine == "local" else self._ray(one, count, folder)
         if unfinished := executor.get_incomplete_ranks():
             raise UserError(
-                f"{each.name}: {len(unfinished)} of {count} tasks did not finish; see {folder / 'logs'}. "
-                "The same command goes on where this stopped."
+                f"{one.name}: {len(unfinished)} of {count} tasks did not finish; see {folder / 'logs'}. "
+                "Run the same command again to resume."
             )
 
-    def _local(self, each: Pass, count: int, folder: Path) -> PipelineExecutor:
-        executor = _Local(each.steps, tasks=count, workers=1, logging_dir=str(folder))
+    def _local(self, one: Pass, count: int, folder: Path) -> PipelineExecutor:
+        executor = _Local(one.steps, tasks=count, workers=1, logging_dir=str(folder))
         executor.lock = str(self.logs / "tasks.lock")
         ranks = executor.get_incomplete_ranks()
         if self.workers == 1 or len(ranks) < 2:
             for rank in ranks:
-                executor.pipeline = deepcopy(each.steps)
+                executor.pipeline = deepcopy(one.steps)
                 executor._run_for_rank(rank)
             return executor
         self.pool = self.pool or _new_pool(self.workers)
@@ -108,12 +115,12 @@ class PassRunner:
                 future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "A worker process died, most likely for want of memory. "
-                "Use fewer --workers; the same command goes on where this stopped."
+                "A worker process died, most likely because memory ran out. "
+                "Run the same command again with fewer --workers to resume."
             ) from error
         return executor
 
-    def _ray(self, each: Pass, count: int, folder: Path) -> PipelineExecutor:
+    def _ray(self, one: Pass, count: int, folder: Path) -> PipelineExecutor:
         connect_ray(self.workers)
         from datatrove.executor.ray import RayPipelineExecutor
 
@@ -121,7 +128,7 @@ class PassRunner:
             pass
 
         workers = max(1, min(self.workers, count))
-        executor = _Ray(each.steps, tasks=count, workers=workers, logging_dir=str(folder), mem_per_cpu_gb=RAY_MEMORY)
+        executor = _Ray(one.steps, tasks=count, workers=workers, logging_dir=str(folder), mem_per_cpu_gb=RAY_MEMORY)
         executor.lock = str(self.logs / "tasks.lock")
         executor.run()
         return executor
@@ -138,7 +145,7 @@ def _task(executor: _Local, rank: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed build leaves no process behind: when the parent is gone, so is this."""
+    """Watch the parent process and exit when it is gone, so that a killed build leaves no process behind."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -150,7 +157,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _watched(name: str, completions: Path, count: int, progress: Progress | None) -> Iterator[None]:
+def _reporting(name: str, completions: Path, count: int, progress: Progress | None) -> Iterator[None]:
     if progress is None:
         yield
         return
@@ -173,14 +180,14 @@ def _watched(name: str, completions: Path, count: int, progress: Progress | None
 
 @contextlib.contextmanager
 def exclusive_build(logs: Path) -> Iterator[None]:
-    """Held by the one build of a folder. Waits for tasks that outlived a killed build to end.
+    """Hold the lock of a build. It first waits until tasks that outlived a killed build have ended.
 
-    Raises `InputError` when another build of the same folder is running.
+    Raises `InputError` if another build of the same folder is running.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            held.enter_context(_locked(logs / "build.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+            stack.enter_context(_locked(logs / "build.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
             _wait_for_tasks(logs / "tasks.lock")
         except BlockingIOError as error:
             raise InputError(f"{logs.parent}: another build of this corpus is running.") from error
@@ -188,7 +195,7 @@ def exclusive_build(logs: Path) -> Iterator[None]:
 
 
 def _wait_for_tasks(path: Path) -> None:
-    end = time.monotonic() + LONGEST_WAIT
+    end = time.monotonic() + MAX_WAIT_SECONDS
     while True:
         try:
             with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -200,8 +207,8 @@ def _wait_for_tasks(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    # A record lock: it belongs to this process alone, is not inherited, and goes with it.
+def _locked(path: Path, operation: int) -> Iterator[None]:
+    # A record lock belongs to this process only, is not inherited, and is released when the process ends.
     with path.open("a+") as file:
-        fcntl.lockf(file, how)
+        fcntl.lockf(file, operation)
         yield

@@ -1,4 +1,4 @@
-"""Where filters put what they drop: counted by reason, with a few samples, never stored whole."""
+"""An exclusion writer for datatrove's filters: it counts the dropped documents by reason and keeps a few samples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ SAMPLE_CHARACTERS = 300
 
 
 class ExclusionLog:
-    """Stands where datatrove expects an exclusion writer. Writes `<step>-<task>.json` when its step is done:
-    reason to {documents, bytes, samples}."""
+    """Count the documents that a step drops, in place of datatrove's exclusion writer.
+
+    When the step ends it writes `<step>-<task>.json`: reason -> {documents, bytes, samples}.
+    """
 
     def __init__(self, folder: Path, step: str) -> None:
         self.folder = folder
@@ -25,6 +27,7 @@ class ExclusionLog:
         return self
 
     def write(self, document: Any, rank: int = 0) -> None:
+        """Count a dropped document under the `filter_reason` of its metadata."""
         self.rank = rank
         reason = str(document.metadata.get("filter_reason") or "duplicate")
         entry = self.reasons.setdefault(reason, {"documents": 0, "bytes": 0, "samples": []})

@@ -1,4 +1,4 @@
-"""What happened in a build, put together from what its tasks left behind; also `report.json`'s layout."""
+"""The report of a corpus build, collected from the files that its tasks wrote; defines the layout of `report.json`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from typing import Any
 
 from encodery.corpus.sources import FileListing
 
-MOST_NAMED = 200
-MOST_SOURCES = 100
+MAX_PROBLEM_FILES = 200
+MAX_SOURCES = 100
 SAMPLES = 5
 
 
 @dataclass
 class CorpusReport:
-    """`steps`: name to counts, in order. `dropped`: step to reason to {documents, bytes, samples}.
-    `problems`: reason to how often; `problem_files`: up to 200 of them by name.
-    `tally`: documents and bytes by split, license, source and format."""
+    """The report of a corpus build.
+
+    Attributes:
+        files, input_bytes: number and size of the files that were read.
+        skipped, skipped_files: reason -> number of files that were not read, and up to 100 of them.
+        heldout_threshold: documents whose hash position is below it are held out.
+        steps: name of a step -> counts, in order.
+        dropped: step -> reason -> {documents, bytes, samples}.
+        problems, problem_files: reason -> number of problems, and up to 200 of the files.
+        tally: documents and bytes by split, license, source and format.
+        lengths: upper edge in bytes -> number of documents.
+    """
 
     files: int
     input_bytes: int
@@ -40,7 +49,7 @@ class CorpusReport:
         return sum(self.tally["documents"]["split"].values())
 
     def metrics(self) -> dict[str, Any]:
-        """What the manifest says of the corpus."""
+        """Return the metrics that are stored in the manifest of the corpus."""
         documents, size = self.tally["documents"]["split"], self.tally["bytes"]["split"]
         return {
             "documents": self.documents,
@@ -51,7 +60,7 @@ class CorpusReport:
         }
 
     def table(self) -> dict[str, Any]:
-        """The contents of `report.json`."""
+        """Return the contents of `report.json`."""
         return {
             "metrics": self.metrics(),
             "input": {
@@ -66,26 +75,26 @@ class CorpusReport:
             "dropped": self.dropped,
             "heldout": {"threshold": self.heldout_threshold},
             "licenses": self._by("license"),
-            "sources": self._by("source", MOST_SOURCES),
+            "sources": self._by("source", MAX_SOURCES),
             "formats": self._by("format"),
             "lengths": {key: self.lengths[key] for key in sorted(self.lengths, key=int)},
             "sample": self.sample,
         }
 
-    def _by(self, kind: str, most: int | None = None) -> dict[str, dict[str, int]]:
-        documents, size = self.tally["documents"][kind], self.tally["bytes"][kind]
-        order = sorted(size, key=lambda key: (-size[key], key))
-        table = {key: {"documents": documents[key], "bytes": size[key]} for key in order[:most]}
-        if most is not None and len(order) > most:
-            rest = order[most:]
+    def _by(self, key: str, limit: int | None = None) -> dict[str, dict[str, int]]:
+        documents, size = self.tally["documents"][key], self.tally["bytes"][key]
+        order = sorted(size, key=lambda value: (-size[value], value))
+        table = {value: {"documents": documents[value], "bytes": size[value]} for value in order[:limit]}
+        if limit is not None and len(order) > limit:
+            rest = order[limit:]
             table[f"{len(rest)} others"] = {
-                "documents": sum(documents[key] for key in rest),
-                "bytes": sum(size[key] for key in rest),
+                "documents": sum(documents[value] for value in rest),
+                "bytes": sum(size[value] for value in rest),
             }
         return table
 
     def why_empty(self) -> str:
-        """One sentence naming what removed everything."""
+        """Return the reasons for which all documents were removed, most frequent first."""
         reasons = Counter(self.problems)
         for entries in self.dropped.values():
             reasons.update({reason: entry["documents"] for reason, entry in entries.items()})
@@ -98,7 +107,7 @@ def _stats(work: Path, name: str) -> list[list[dict[str, Any]]]:
 
 
 def _totals(tasks: list[list[dict[str, Any]]], number: int) -> dict[str, float]:
-    """The summed counters of the step at a place in its pipeline. No times: equal builds have equal reports."""
+    """Return the summed counters of a step, by its number in the pass, without times."""
     counts: Counter[str] = Counter()
     for steps in tasks:
         for key, value in steps[number]["stats"].items():
@@ -107,13 +116,23 @@ def _totals(tasks: list[list[dict[str, Any]]], number: int) -> dict[str, float]:
 
 
 def cleaned_count(work: Path, names: list[str]) -> int:
-    """Documents that came through the reading pass."""
+    """Return the number of documents that the reading pass kept."""
     return int(_totals(_stats(work, "read and filter"), names.index("clean")).get("total", 0))
 
 
-def collect_report(work: Path, names: list[str], found: FileListing, dedups: list[str], below: float) -> CorpusReport:
-    """Put the report of a finished build together."""
-    report = CorpusReport(len(found.files), found.bytes, found.skipped, found.skipped_files, below)
+def collect_report(
+    work: Path, names: list[str], listing: FileListing, dedups: list[str], threshold: float
+) -> CorpusReport:
+    """Return the report of a finished build.
+
+    Args:
+        work: the folder in which the tasks wrote their counts.
+        names: the names of the steps of the reading pass.
+        listing: the files of the build.
+        dedups: the names of the deduplication methods.
+        threshold: the held-out threshold.
+    """
+    report = CorpusReport(len(listing.files), listing.bytes, listing.skipped, listing.skipped_files, threshold)
     tasks = _stats(work, "read and filter")
     for number, name in enumerate(names):
         totals = _totals(tasks, number)
@@ -140,10 +159,10 @@ def _add_dropped(report: CorpusReport, folder: Path, order: list[str]) -> None:
 
 def _add_problems(report: CorpusReport, folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
-        for reason, where, count, detail in json.loads(path.read_text(encoding="utf-8")):
+        for reason, file, count, detail in json.loads(path.read_text(encoding="utf-8")):
             report.problems[reason] += count
-            if len(report.problem_files) < MOST_NAMED:
-                report.problem_files.append({"reason": reason, "path": where, "count": count, "detail": detail})
+            if len(report.problem_files) < MAX_PROBLEM_FILES:
+                report.problem_files.append({"reason": reason, "path": file, "count": count, "detail": detail})
 
 
 def _add_tally(report: CorpusReport, folder: Path) -> None:
@@ -151,9 +170,9 @@ def _add_tally(report: CorpusReport, folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))
         for measure in merged:
-            for kind, counts in table[measure].items():
-                merged[measure].setdefault(kind, Counter()).update(counts)
+            for key, counts in table[measure].items():
+                merged[measure].setdefault(key, Counter()).update(counts)
         report.lengths.update(table["lengths"])
         if table["sample"] and len(report.sample) < SAMPLES:
             report.sample.append(table["sample"])
-    report.tally = {measure: {kind: dict(c) for kind, c in kinds.items()} for measure, kinds in merged.items()}
+    report.tally = {measure: {key: dict(c) for key, c in by_key.items()} for measure, by_key in merged.items()}

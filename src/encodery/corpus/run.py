@@ -1,4 +1,4 @@
-"""Builds a corpus: lists the files, runs the passes, writes the report. Rerun, it goes on where it stopped."""
+"""Build a corpus: list the files, run the passes, write the report. A rerun resumes an interrupted build."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from encodery.corpus.sources import FileListing, assign_tasks, list_files, write
 
 KIND = "corpus"
 WORK = "work"
-SLACK = 10  # Duplicates may still shrink a corpus by so much before its held-out share is small.
+DEDUP_MARGIN = 10  # Deduplication may still shrink the corpus by this factor, so the threshold is checked below it.
 
 
 @dataclass(frozen=True)
 class CorpusBuild:
-    """`fresh`: whether anything was done; False where the same corpus was there already."""
+    """The result of a build. `fresh` is False if the same corpus already existed and nothing was done."""
 
     artifact: Artifact
     fresh: bool
@@ -42,31 +42,38 @@ def build_corpus(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CorpusBuild:
-    """Make a corpus of all documents in `sources` (folders, globs, files) in the folder `out`.
+    """Build a corpus in the folder `out` from all documents in `sources` (folders, globs, files).
 
-    `workers`: processes at a time, as many as the machine's threads if not given; the result does not depend on it.
-    An interrupted build goes on when called again. Raises `EmptyInput` (nothing to read, or nothing left),
-    `ArtifactError` (`out` holds a corpus of other files or settings), `DiskFull`, `MissingExtra`.
+    A repeated call resumes an interrupted build.
+
+    Args:
+        engine: "local" or "ray".
+        workers: the number of processes; None for the number of threads of the machine. It does not affect the result.
+        overwrite: whether a corpus of other files or settings in `out` is replaced.
+        progress: called with (pass, finished tasks, tasks).
+
+    Raises `EmptyInput` (no documents, or none left), `ArtifactError` (`out` contains a corpus of other files or
+    settings), `DiskFull` and `MissingExtra`.
     """
     settings = settings or CorpusSettings()
     for module in ("datatrove", "orjson", "xxhash", "zstandard"):
         require(module, extra="corpus")
     if engine not in ("local", "ray"):
-        raise InputError(f"engine = '{engine}': is 'local' or 'ray'.")
+        raise InputError(f"engine = '{engine}': must be 'local' or 'ray'.")
     if engine == "ray":
         require("ray", extra="ray")
     target = Path(out)
-    given = [str(source) for source in sources]
-    found = list_files(given, settings.suffixes(), avoid=(target, target.parent / f".{target.name}.draft"))
-    recipe = {"corpus": encode(settings), "inputs": found.fingerprint(), "sources": given}
-    if (present := _present(target, recipe, overwrite)) is not None:
-        return CorpusBuild(present, fresh=False)
+    paths = [str(source) for source in sources]
+    listing = list_files(paths, settings.suffixes(), avoid=(target, target.parent / f".{target.name}.draft"))
+    recipe = {"corpus": encode(settings), "inputs": listing.fingerprint(), "sources": paths}
+    if (existing := _existing(target, recipe, overwrite)) is not None:
+        return CorpusBuild(existing, fresh=False)
     with create_artifact(target, kind=KIND, settings=recipe, overwrite=overwrite, keep_draft=True) as draft:
         work = draft.path / WORK
         with exclusive_build(work / "logs"):
-            _start(draft.path, recipe)
+            _clear_other_work(draft.path, recipe)
             try:
-                report = _run(settings, found, draft.path, engine, workers or threads(), progress)
+                report = _run(settings, listing, draft.path, engine, workers or threads(), progress)
             except EmptyInput:
                 draft.keep_on_error = False
                 raise
@@ -77,26 +84,27 @@ def build_corpus(
     return CorpusBuild(Artifact.open(target, KIND), fresh=True)
 
 
-def _present(target: Path, recipe: dict[str, Any], overwrite: bool) -> Artifact | None:
-    """The finished corpus at `target` if it is this very one."""
+def _existing(target: Path, recipe: dict[str, Any], overwrite: bool) -> Artifact | None:
+    """Return the finished corpus at `target` if it was built from the same recipe."""
     if overwrite or not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     artifact = Artifact.open(target, KIND)
     if differing := _differing(artifact.manifest.settings, recipe):
         raise ArtifactError(
-            f"{target}: holds a corpus made of other {' and '.join(differing)}. Give another folder, or --overwrite."
+            f"{target}: contains a corpus made with other {' and '.join(differing)}. Choose another folder, or "
+            "--overwrite."
         )
     return artifact
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What keeps two recipes from making the same corpus; how its sources were spelled does not matter."""
-    what = {"corpus": "settings", "inputs": "input files"}
-    return [said for key, said in what.items() if one.get(key) != other[key]]
+    """Return in what two recipes differ. The spelling of the sources does not matter."""
+    keys = {"corpus": "settings", "inputs": "input files"}
+    return [name for key, name in keys.items() if one.get(key) != other[key]]
 
 
-def _start(draft: Path, recipe: dict[str, Any]) -> None:
-    """Keep the work of an interrupted build of the same recipe; clear that of any other."""
+def _clear_other_work(draft: Path, recipe: dict[str, Any]) -> None:
+    """Keep the work of an interrupted build of the same recipe; delete that of any other."""
     note = draft / WORK / "recipe.json"
     if note.is_file() and not _differing(json.loads(note.read_text(encoding="utf-8")), recipe):
         return
@@ -114,7 +122,7 @@ def _start(draft: Path, recipe: dict[str, Any]) -> None:
 
 def _run(
     settings: CorpusSettings,
-    found: FileListing,
+    listing: FileListing,
     draft: Path,
     engine: EngineName,
     workers: int,
@@ -123,26 +131,26 @@ def _run(
     from encodery.corpus import passes
 
     work = draft / WORK
-    tasks = assign_tasks(found.files, settings.sliceable_formats())
+    tasks = assign_tasks(listing.files, settings.sliceable_formats())
     write_tasks(work / "tasks", tasks)
     reading, names = passes.reading_pass(settings, work)
-    below, least = settings.heldout, settings.heldout_documents
+    threshold, minimum = settings.heldout, settings.heldout_documents
     with PassRunner(engine, workers, len(tasks), work / "logs", progress) as runner:
         runner.run(reading)
-        for each in passes.duplicate_passes(settings, work):
-            runner.run(each)
-        if below and cleaned_count(work, names) * below < SLACK * least:
-            runner.run(passes.position_pass(settings, work, max(least, 1)))
-            below = _threshold(work / "positions", below, least)
-        runner.run(passes.writing_pass(settings, work, draft, below))
-    report = collect_report(work, names, found, passes.active_dedups(settings), below)
+        for one in passes.duplicate_passes(settings, work):
+            runner.run(one)
+        if threshold and cleaned_count(work, names) * threshold < DEDUP_MARGIN * minimum:
+            runner.run(passes.position_pass(settings, work, max(minimum, 1)))
+            threshold = _threshold(work / "positions", threshold, minimum)
+        runner.run(passes.writing_pass(settings, work, draft, threshold))
+    report = collect_report(work, names, listing, passes.active_dedups(settings), threshold)
     if not report.documents:
-        raise EmptyInput(f"No document is left of {len(found.files)} files: {report.why_empty()}")
+        raise EmptyInput(f"No document remains of {len(listing.files)} files: {report.why_empty()}")
     return report
 
 
-def _threshold(folder: Path, share: float, least: int) -> float:
-    """Where the held-out documents end, from what the tasks found."""
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    count = heldout_count(sum(part["documents"] for part in parts), share, least)
-    return share if count is None else heldout_threshold([p for part in parts for p in part["positions"]], count)
+def _threshold(folder: Path, fraction: float, minimum: int) -> float:
+    """Return the held-out threshold from the positions that the tasks collected."""
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    count = heldout_count(sum(table["documents"] for table in tables), fraction, minimum)
+    return fraction if count is None else heldout_threshold([p for t in tables for p in t["positions"]], count)

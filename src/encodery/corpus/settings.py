@@ -1,10 +1,12 @@
-"""What a corpus is made with: the recipe of `encodery corpus build`."""
+"""The settings of `encodery corpus build`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError, nearest
+from encodery.base.parts import name_of
+from encodery.base.settings import check_at_least, check_interval
 from encodery.corpus.steps.dedup import Dedup
 from encodery.corpus.steps.dedup.exact import Exact
 from encodery.corpus.steps.dedup.minhash import Minhash
@@ -28,7 +30,7 @@ from encodery.corpus.steps.rewrite.whitespace import Whitespace
 
 def _readers() -> dict[str, FileReader]:
     readers = (TextReader(), MarkdownReader(), RstReader(), HtmlReader(), JsonlReader(), CsvReader(), ParquetReader())
-    return {type(reader).__name__.lower(): reader for reader in readers}
+    return {name_of(reader): reader for reader in readers}
 
 
 def _rewrites() -> dict[str, Rewrite]:
@@ -45,13 +47,20 @@ def _dedups() -> dict[str, Dedup]:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
-    """`text`: the column that holds the text in rows, `auto` guesses it (see `columns.py`).
-    `encoding`: of text files, `auto` detects it. `license`: of documents whose row names none; one for all, or a
-    table by source (the folder or file that was given, or its subfolder).
-    `heldout`: share of documents set apart, chosen by hash; `heldout_documents`: at least so many where the share
-    of a small corpus would give fewer, but never more than a tenth of it (and at least one of two).
-    `skip`: names of steps left out, such as `["minhash"]`.
-    The steps run in the order of the tables; `filter.c4=c4` adds one, `filter.length.min_words=5` sets one.
+    """Settings of a corpus.
+
+    Steps run in the order of the tables. `filter.c4=c4` adds a step, `filter.length.min_words=5` changes a setting.
+
+    Attributes:
+        text: the column that contains the text in tables; "auto" guesses it (see `columns.py`).
+        encoding: the encoding of text files; "auto" detects it.
+        license: the license of documents whose row states none; one for all, or a table by source (the folder or file
+            that was given, or its subfolder).
+        heldout: the fraction of documents that is held out, chosen by hash.
+        heldout_documents: the number of documents to hold out if the fraction of a small corpus gives fewer, but at
+            most a tenth of the corpus (and at least one of two documents).
+        skip: the names of steps that are left out, such as `["minhash"]`.
+        read, rewrite, filter, dedup: the steps by name.
     """
 
     text: str = "auto"
@@ -66,22 +75,20 @@ class CorpusSettings:
     dedup: dict[str, Dedup] = field(default_factory=_dedups)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.heldout < 1:
-            raise SettingsError(f"heldout = {self.heldout}: must be a share of at least 0 and below 1.")
-        if self.heldout_documents < 0:
-            raise SettingsError(f"heldout_documents = {self.heldout_documents}: must not be negative.")
+        check_interval(self, "0 <= x < 1", "heldout")
+        check_at_least(self, 0, "heldout_documents")
         known = [*self.read, *self.rewrite, *self.filter, *self.dedup]
         for name in self.skip:
             if name not in known:
                 raise SettingsError(
-                    f"skip: there is no step '{name}'.{nearest(name, known)} Steps are {', '.join(known)}."
+                    f"skip: there is no step '{name}'.{nearest(name, known)} Steps: {', '.join(known)}."
                 )
 
     def suffixes(self) -> dict[str, str]:
-        """The suffixes that are read, and the name of the reader of each."""
+        """Return the name of the reader of each file suffix."""
         active = {name: part for name, part in self.read.items() if name not in self.skip}
         return {suffix: name for name, part in active.items() for suffix in part.suffixes}
 
     def sliceable_formats(self) -> list[str]:
-        """The readers whose files several tasks may share."""
+        """Return the names of the readers whose files can be divided among tasks."""
         return [name for name, part in self.read.items() if part.sliceable]

@@ -1,6 +1,7 @@
-"""The finished corpus: where its shards lie and how to stream them.
+"""Read the shards of a finished corpus.
 
-A shard is JSON lines, one document a line, `.jsonl.zst` as written here; `.jsonl.gz` and `.jsonl` are read as well.
+A shard contains JSON lines, one document per line. Shards are written as `.jsonl.zst`; `.jsonl.gz` and `.jsonl` can be
+read as well.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ SPLITS = ("train", "heldout")
 
 
 def shard_paths(corpus: str | Path, split: str) -> list[Path]:
-    """The shards of a split, in order. Empty when the split holds nothing.
+    """Return the shards of a split, in order; an empty list if the split has no documents.
 
-    Raises `InputError` for a split that is neither `train` nor `heldout`.
+    Raises `InputError` if the split is neither `train` nor `heldout`.
     """
     if split not in SPLITS:
-        raise InputError(f"There is no split '{split}'. Splits are {' and '.join(SPLITS)}.")
+        raise InputError(f"There is no split '{split}'. The splits are {' and '.join(SPLITS)}.")
     return sorted(p for p in (Path(corpus) / split).glob("*.jsonl*") if not p.name.startswith("."))
 
 
 def read_documents(paths: Iterable[str | Path]) -> Iterator[Document]:
-    """The documents of the shards, one at a time: memory holds a block and one document.
+    """Yield the documents of shards. Memory holds one block and one document at a time.
 
     Raises `ArtifactError` naming the shard that is damaged.
     """

@@ -1,7 +1,7 @@
-"""What is to be read: sources (folders, globs, files) to a sorted list of files, dealt to tasks.
+"""List the files of the sources (folders, globs, files) and assign them to tasks.
 
-Which task reads what depends on the files and their sizes only, never on the number of workers: the same documents
-come out on any machine.
+The assignment depends only on the files and their sizes, not on the number of workers, so that every machine produces
+the same documents.
 """
 
 from __future__ import annotations
@@ -18,19 +18,29 @@ from pathlib import Path
 from encodery.base.errors import EmptyInput, InputError, nearest
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bz2"}
-EXPANSION = 4  # Bytes of text per byte of a compressed file, for sharing out work.
+EXPANSION = 4  # Estimated bytes of text per byte of a compressed file.
 TASK_BYTES = 8 << 20
 MAX_TASKS = 4096
-MAX_SLICES = 4  # Of a file that each slice must decompress from its beginning.
-# What a text file without a known format wears; anything else below a folder is counted and left out.
+MAX_SLICES = 4  # Of a file that every slice must decompress from its start.
+MAX_SKIPPED_FILES = 100  # Skipped files that are listed by name.
+# Suffixes and names of text files without a known format; other files in a folder are counted and skipped.
 PLAIN_SUFFIXES = frozenset(("", ".log", ".debian", ".asc"))
 PLAIN_NAMES = ("readme", "news", "changes", "changelog", "copying", "copyright", "license", "licence", "authors")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file, or the slice `part` of `parts` of it. `source`: the package, folder or file the reader sees as its
-    origin. `name`: the path relative to what the user gave."""
+    """A file, or one slice of it.
+
+    Attributes:
+        name: the path relative to the source that the user gave.
+        origin: the folder or file that is recorded as the source of its documents.
+        format: the name of its reader.
+        compression: "gzip", "zstd", "xz", "bz2", or empty.
+        bytes: the size of the file on disk.
+        modified: the time of its last change, in nanoseconds.
+        slice_index, num_slices: which slice of the file this is.
+    """
 
     path: str
     name: str
@@ -44,14 +54,19 @@ class SourceFile:
 
     @property
     def text_bytes(self) -> int:
-        """Estimate of the bytes of text in this slice."""
+        """The estimated bytes of text in this slice."""
         return self.bytes * (EXPANSION if self.compression else 1) // self.num_slices
 
 
 @dataclass(frozen=True)
 class FileListing:
-    """`files`: what will be read, in order. `left_out`: reason and number of files passed over.
-    `named`: up to a hundred of those, as `reason: path`."""
+    """The files of a corpus.
+
+    Attributes:
+        files: the files to read, in order.
+        skipped: reason -> number of files that are not read.
+        skipped_files: up to 100 of them, as `reason: path`.
+    """
 
     files: tuple[SourceFile, ...]
     skipped: Mapping[str, int]
@@ -62,7 +77,7 @@ class FileListing:
         return sum(file.bytes for file in self.files)
 
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed, renamed or rewritten."""
+        """Return a hash that changes when a file is added, removed, renamed or rewritten."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(json.dumps([file.name, file.format, file.bytes, file.modified]).encode())
@@ -70,71 +85,75 @@ class FileListing:
 
 
 def list_files(sources: Iterable[str | Path], suffixes: Mapping[str, str], avoid: Iterable[Path] = ()) -> FileListing:
-    """The files of the sources. `suffixes` maps `.md` to the name of its reader; `avoid` are folders not entered.
+    """Return the files of the sources.
 
-    Raises `InputError` for a source that is not there, `EmptyInput` when nothing readable is found.
+    Args:
+        suffixes: the name of the reader of each suffix, such as `.md`.
+        avoid: folders that are not entered.
+
+    Raises `InputError` for a source that does not exist, `EmptyInput` if there is no readable file.
     """
-    given = [str(source) for source in sources]
-    left_out: Counter[str] = Counter()
-    named: list[str] = []
+    paths = [str(source) for source in sources]
+    skipped: Counter[str] = Counter()
+    skipped_files: list[str] = []
     seen: set[str] = set()
     files: list[SourceFile] = []
-    walled = {str(Path(path).resolve()) for path in avoid}
-    for source in given:
-        for path, name, origin, chosen in _expand(source, walled):
+    avoided = {str(Path(path).resolve()) for path in avoid}
+    for source in paths:
+        for path, name, origin, is_explicit in _expand(source, avoided):
             real = os.path.realpath(path)
-            found = "read twice" if real in seen else _describe(path, name, origin, suffixes, chosen)
+            file = "read twice" if real in seen else _describe(path, name, origin, suffixes, is_explicit)
             seen.add(real)
-            if isinstance(found, str):
-                left_out[found] += 1
-                if len(named) < 100:
-                    named.append(f"{found}: {path}")
+            if isinstance(file, str):
+                skipped[file] += 1
+                if len(skipped_files) < MAX_SKIPPED_FILES:
+                    skipped_files.append(f"{file}: {path}")
             else:
-                files.append(found)
+                files.append(file)
     if not files:
-        passed = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(5))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(5))
         raise EmptyInput(
-            f"Nothing to read in {', '.join(given) or 'no sources'}: "
-            + (f"{sum(left_out.values())} files passed over ({passed})." if left_out else "no files.")
-            + f" Formats read: {', '.join(sorted(suffixes))}, each also .gz .zst .xz .bz2."
+            f"There is nothing to read in {', '.join(paths) or 'no sources'}: "
+            + (f"{sum(skipped.values())} files were skipped ({reasons})." if skipped else "no files.")
+            + f" Formats: {', '.join(sorted(suffixes))}, each also .gz .zst .xz .bz2."
         )
-    return FileListing(tuple(files), dict(left_out), tuple(named))
+    return FileListing(tuple(files), dict(skipped), tuple(skipped_files))
 
 
-def _expand(source: str, walled: set[str]) -> Iterator[tuple[str, str, str, bool]]:
-    """(path, name, origin, whether the user named this very file) of each file of a source."""
+def _expand(source: str, avoided: set[str]) -> Iterator[tuple[str, str, str, bool]]:
+    """Yield (path, name, origin, whether the user named this file explicitly) of each file of a source."""
     expanded = os.path.expanduser(source)
     if os.path.isdir(expanded):
-        yield from _walk(expanded, walled)
+        yield from _walk(expanded, avoided)
     elif os.path.exists(expanded):
         yield expanded, os.path.basename(expanded), _stem(expanded), True
     elif glob.has_magic(expanded):
-        found = sorted(glob.glob(expanded, recursive=True))
-        if not found:
+        paths = sorted(glob.glob(expanded, recursive=True))
+        if not paths:
             raise InputError(f"{source}: no file matches.")
-        for path in found:
+        for path in paths:
             if os.path.isdir(path):
-                yield from _walk(path, walled)
+                yield from _walk(path, avoided)
             else:
                 yield path, os.path.basename(path), _stem(path), True
     else:
         parent = Path(expanded).parent
-        beside = [str(p) for p in sorted(parent.iterdir())] if parent.is_dir() else []
-        raise InputError(f"{source}: no such file or folder.{nearest(expanded, beside)}")
+        siblings = [str(p) for p in sorted(parent.iterdir())] if parent.is_dir() else []
+        raise InputError(f"{source}: no such file or folder.{nearest(expanded, siblings)}")
 
 
-def _walk(folder: str, walled: set[str]) -> Iterator[tuple[str, str, str, bool]]:
+def _walk(folder: str, avoided: set[str]) -> Iterator[tuple[str, str, str, bool]]:
     root = Path(folder)
     origin = root.resolve().name
-    for where, folders, names in os.walk(folder):
+    for current, folders, names in os.walk(folder):
         folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(where, f)) not in walled
+            f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(current, f)) not in avoided
         )
-        # Links come last, so that a file is read under its own name.
-        for _, name in sorted((os.path.islink(os.path.join(where, name)), name) for name in names):
+        # Links come last, so that a file is read under its real name.
+        for _, name in sorted((os.path.islink(os.path.join(current, name)), name) for name in names):
             if name.startswith("."):
                 continue
-            path = os.path.join(where, name)
+            path = os.path.join(current, name)
             inside = os.path.relpath(path, folder)
             first = Path(inside).parts[0]
             yield path, inside, first if os.sep in inside else origin, False
@@ -144,8 +163,8 @@ def _stem(path: str) -> str:
     return os.path.basename(path).split(".")[0] or os.path.basename(path)
 
 
-def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], chosen: bool) -> SourceFile | str:
-    """The source at a path, or why it is left out."""
+def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], is_explicit: bool) -> SourceFile | str:
+    """Return the source file at a path, or the reason why it is skipped."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -160,7 +179,7 @@ def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], ch
         suffix = os.path.splitext(base)[1]
     kind = suffixes.get(suffix.lower())
     if kind is None:
-        if not (chosen or suffix.lower() in PLAIN_SUFFIXES or base.lower().startswith(PLAIN_NAMES)):
+        if not (is_explicit or suffix.lower() in PLAIN_SUFFIXES or base.lower().startswith(PLAIN_NAMES)):
             return f"format {suffix.lower()}"
         kind = suffixes.get(".txt")
         if kind is None:
@@ -171,12 +190,13 @@ def _describe(path: str, name: str, origin: str, suffixes: Mapping[str, str], ch
 
 
 def assign_tasks(files: Iterable[SourceFile], sliceable: Iterable[str]) -> list[list[SourceFile]]:
-    """The slices each task reads: contiguous runs of files of about equal bytes; large row files are cut.
+    """Return the file slices of each task: contiguous runs of about equal bytes.
 
-    `sliced`: formats whose files several tasks may share.
+    Args:
+        sliceable: the formats whose files can be divided among tasks.
     """
-    shared = set(sliceable)
-    slices = [piece for file in files for piece in _slices(file, file.format in shared)]
+    formats = set(sliceable)
+    slices = [piece for file in files for piece in _slices(file, file.format in formats)]
     total = sum(piece.text_bytes for piece in slices)
     count = max(1, min(MAX_TASKS, -(-total // TASK_BYTES), len(slices)))
     tasks: list[list[SourceFile]] = [[] for _ in range(count)]
@@ -188,20 +208,20 @@ def assign_tasks(files: Iterable[SourceFile], sliceable: Iterable[str]) -> list[
     return [task for task in tasks if task]
 
 
-def _slices(file: SourceFile, may_share: bool) -> list[SourceFile]:
-    count = -(-file.text_bytes // TASK_BYTES) if may_share else 1
+def _slices(file: SourceFile, is_sliceable: bool) -> list[SourceFile]:
+    count = -(-file.text_bytes // TASK_BYTES) if is_sliceable else 1
     if file.compression or file.format != "jsonl":
         count = min(count, MAX_SLICES)
-    return [replace(file, slice_index=part, num_slices=count) for part in range(count)]
+    return [replace(file, slice_index=index, num_slices=count) for index in range(count)]
 
 
 def write_tasks(folder: Path, tasks: list[list[SourceFile]]) -> None:
-    """One JSON file a task, so that a worker loads its own share only."""
+    """Write one JSON file per task, so that a worker loads only its own slices."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(tasks):
         (folder / f"{number:05d}.json").write_text(json.dumps([asdict(piece) for piece in task]), encoding="utf-8")
 
 
 def read_task(folder: Path, number: int) -> list[SourceFile]:
-    """What `write_tasks` wrote for a task."""
+    """Return the slices that `write_tasks` wrote for a task."""
     return [SourceFile(**row) for row in json.loads((folder / f"{number:05d}.json").read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""Measures a finished corpus by reading it once: words, lengths, scripts."""
+"""Statistics of a finished corpus, computed in one pass: words, document lengths, scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encodery.corpus.shards import SPLITS, read_documents, shard_paths
 
 KIND = "corpus"
 LETTERS_READ = 2000
-# Ends of the blocks that hold most letters, so that few names must be looked up.
+# The ends of the Unicode blocks of the most frequent letters; the names of other letters are looked up.
 BLOCKS = ((0x250, "Latin"), (0x370, "Other"), (0x400, "Greek"), (0x530, "Cyrillic"))
 # fmt: off
 SCRIPTS = frozenset((
@@ -25,8 +25,14 @@ SCRIPTS = frozenset((
 
 @dataclass
 class CorpusStats:
-    """`words`: characters separated by whitespace. `histogram`: upper edge in words to documents.
-    `scripts`: script to its share of the letters read (the first 2,000 characters of each document)."""
+    """Statistics of a corpus.
+
+    Attributes:
+        documents, bytes, words: totals by split; words are separated by whitespace.
+        histogram: upper edge in words -> number of documents.
+        max_words: the words of the longest document.
+        scripts: script -> fraction of the letters, in the first 2,000 characters of each document.
+    """
 
     documents: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
@@ -37,32 +43,32 @@ class CorpusStats:
 
 
 def measure_corpus(corpus: str | Path) -> CorpusStats:
-    """Read every document of a corpus and count. Raises `ArtifactError` if it is no corpus or a shard is damaged."""
+    """Return the statistics of a corpus. Raises `ArtifactError` if it is not a corpus or if a shard is damaged."""
     artifact = Artifact.open(corpus, KIND)
-    measured = CorpusStats()
+    stats = CorpusStats()
     lengths: Counter[int] = Counter()
     scripts: Counter[str] = Counter()
     for split in SPLITS:
         count = size = words = 0
         for document in read_documents(shard_paths(artifact.path, split)):
-            here = len(document.text.split())
-            count, words = count + 1, words + here
+            length = len(document.text.split())
+            count, words = count + 1, words + length
             size += len(document.text.encode("utf-8"))
-            lengths[1 << max(3, (here - 1).bit_length() if here else 0)] += 1
-            measured.max_words = max(measured.max_words, here)
+            lengths[1 << max(3, (length - 1).bit_length() if length else 0)] += 1
+            stats.max_words = max(stats.max_words, length)
             scripts.update(_scripts(document.text[:LETTERS_READ]))
-        measured.documents[split], measured.bytes[split], measured.words[split] = count, size, words
-    measured.histogram = {edge: lengths[edge] for edge in sorted(lengths)}
+        stats.documents[split], stats.bytes[split], stats.words[split] = count, size, words
+    stats.histogram = {edge: lengths[edge] for edge in sorted(lengths)}
     letters = max(1, sum(scripts.values()))
-    measured.scripts = {name: count / letters for name, count in scripts.most_common()}
-    return measured
+    stats.scripts = {name: count / letters for name, count in scripts.most_common()}
+    return stats
 
 
 def _scripts(text: str) -> Counter[str]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for letter, count in Counter(filter(str.isalpha, text)).items():
-        found[_script(letter)] += count
-    return found
+        counts[_script(letter)] += count
+    return counts
 
 
 def _script(letter: str) -> str:

@@ -1,4 +1,4 @@
-"""Opens a source as a stream of plain bytes, whatever it is compressed with; damage is named, not raised raw."""
+"""Open a source file as a stream of decompressed bytes or text; damage is reported as `UnusableFile`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any, BinaryIO, cast
 from encodery.corpus.encoding import HEAD, UnusableFile, detect
 from encodery.corpus.sources import SourceFile
 
-MAX_BYTES = 64 << 20  # Bytes of a file that must be held whole (HTML).
+MAX_BYTES = 64 << 20  # Of a file that must be held in memory (HTML).
 
 
 @contextlib.contextmanager
 def open_source(source: SourceFile) -> Iterator[BinaryIO]:
-    """The decompressed bytes of a file. Raises `Unusable`: corrupt (bad archive), unreadable (permissions)."""
+    """Open a file for its decompressed bytes. Raises `UnusableFile` (corrupt, unreadable)."""
     try:
         with open(source.path, "rb") as file, _plain(file, source.compression) as stream:
             yield stream
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UnusableFile("corrupt", f"{source.compression}: {error}") from error
     except OSError as error:
-        # bz2 reports damage as a bare OSError without a number.
+        # bz2 reports damage as an OSError without an error number.
         if source.compression and error.errno is None:
             raise UnusableFile("corrupt", f"{source.compression}: {error}") from error
         if error.filename == source.path or isinstance(error, PermissionError):
@@ -47,7 +47,7 @@ def _plain(file: BinaryIO, compression: str) -> contextlib.AbstractContextManage
 
 
 class _Zstd(io.RawIOBase):
-    """Decompressed bytes of all frames; an archive that ends inside a frame is an error, not a short read."""
+    """The decompressed bytes of all frames. An archive that ends inside a frame is an error, not a short read."""
 
     def __init__(self, file: BinaryIO) -> None:
         import zstandard
@@ -89,7 +89,7 @@ class _Zstd(io.RawIOBase):
 
 
 def read_source(source: SourceFile) -> bytes:
-    """All bytes of a file. Raises `Unusable("too_large")` beyond 64 MiB."""
+    """Return all bytes of a file. Raises `UnusableFile("too_large")` beyond 64 MiB."""
     with open_source(source) as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -99,7 +99,7 @@ def read_source(source: SourceFile) -> bytes:
 
 @contextlib.contextmanager
 def open_source_text(source: SourceFile, encoding: str) -> Iterator[io.TextIOWrapper]:
-    """The decoded lines of a file; the encoding is detected from its head. Raises `Unusable`."""
+    """Open a file for its text; "auto" detects the encoding from its first bytes. Raises `UnusableFile`."""
     with open_source(source) as stream:
         head = stream.read(HEAD)
         name = detect(head, encoding)

@@ -1,8 +1,8 @@
-"""Words and sentences of any script by one regular expression: nothing is downloaded, no language is asked for.
+"""Split text of any script into words and sentences with one regular expression; no language is needed.
 
-datatrove's filters take a tokenizer object where they take a language; this one replaces its NLTK and spaCy
-tokenizers. Han, Kana, Thai, Lao, Khmer, Burmese and Tibetan, which write no spaces, count one word a character
-(with its marks). Combining marks stay in their word, which the standard library's `\\w` would cut.
+datatrove's filters accept a tokenizer object in place of a language; this one replaces its NLTK and spaCy tokenizers
+and downloads nothing. In scripts written without spaces (Han, Kana, Thai, Lao, Khmer, Burmese, Tibetan) each character,
+with its marks, counts as one word. Combining marks stay in their word, where the standard library's `\\w` would split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 LETTERS = rf"[[\w\p{{M}}]--[{SPACELESS}]]+"
 ANY_WORD = regex.compile(rf"[{SPACELESS}]\p{{M}}*|{LETTERS}(?:['’\-]{LETTERS})*", regex.V1)
-# The same for text of Latin, Greek and Cyrillic letters without combining marks, by the faster library.
+# The same for text in Latin, Greek and Cyrillic letters without combining marks, with the faster standard library.
 PLAIN_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 NOT_PLAIN = re.compile("[\u0300-\u036f\u0483-\u0489\u0590-\u1fff\u2c00-\U0010ffff]")
 WITHOUT_SPACES = regex.compile(rf"[{SPACELESS}]")
@@ -25,19 +25,19 @@ SENTENCE = regex.compile(rf"[^{regex.escape(''.join(TERMINAL_PUNCTUATION))}\n]+(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, punctuation left out."""
+    """Return the words of a text, without punctuation."""
     plain = text.isascii() or not NOT_PLAIN.search(text)
     return PLAIN_WORD.findall(text) if plain else ANY_WORD.findall(text)
 
 
 def has_words(text: str, count: int) -> bool:
-    """Whether the text has at least `count` words; reads no further than needed."""
-    found = ANY_WORD.finditer(text)
-    return count <= 0 or next(itertools.islice(found, count - 1, None), None) is not None
+    """Return whether a text has at least `count` words; it is read only as far as needed."""
+    matches = ANY_WORD.finditer(text)
+    return count <= 0 or next(itertools.islice(matches, count - 1, None), None) is not None
 
 
 def is_spaceless(text: str, sample: int = 4000) -> bool:
-    """Whether most letters at the beginning of the text belong to scripts written without spaces."""
+    """Return whether most letters at the start of a text belong to scripts written without spaces."""
     head = text[:sample]
     if head.isascii():
         return False
@@ -46,7 +46,7 @@ def is_spaceless(text: str, sample: int = 4000) -> bool:
 
 
 class AnyScriptTokenizer(WordTokenizer):  # type: ignore[misc]
-    """datatrove's interface to `words`. All instances are equal, so its cache of split texts is shared by steps."""
+    """datatrove's interface to `words`. All instances are equal, so that steps share datatrove's cache of splits."""
 
     def __init__(self) -> None:
         super().__init__("any")

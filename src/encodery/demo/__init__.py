@@ -1,1 +1,1 @@
-"""The demo: gather real text, run the whole path on it, end with a report and a search prompt."""
+"""The demo: gather real text, run all stages on it, and finish with a report and a search prompt."""

@@ -1,8 +1,8 @@
-"""How well the demo's index answers questions: by words, by vectors and by both, on the same questions.
+"""Measure the retrieval quality of the demo's index: BM25, dense and hybrid search on the same queries.
 
-The demo's own documentation comes with questions written by hand and the pages that answer them (`queries.toml`). For
-any other text the questions are made from it: the title of a document, asked to find that document among all, the
-title being taken as it stands in the metadata; such known-item questions are kinder to words than people's are.
+The documentation that the demo gathers comes with queries written by hand and the pages that answer them
+(`queries.toml`). For other text the queries are titles of documents, taken from the metadata, each of which should
+retrieve its document. Such known-item queries favour BM25 more than the queries of people do.
 """
 
 from __future__ import annotations
@@ -37,56 +37,59 @@ QUERIES = Path(__file__).with_name("queries.toml")
 
 @dataclass(frozen=True)
 class Question:
-    """A query and the paths of the documents that answer it."""
+    """A query, and the paths of the documents that answer it."""
 
     text: str
     relevant: tuple[str, ...]
 
 
 def questions(corpus: Path) -> tuple[str, list[Question]]:
-    """How the questions were made, and those whose answers are in the corpus."""
-    held = [metadata for metadata in _metadata(corpus) if metadata.get("path")]
-    paths = [str(metadata["path"]) for metadata in held]
-    asked = []
+    """Return the origin of the queries, and the queries whose answers are in the corpus."""
+    documents = [metadata for metadata in _metadata(corpus) if metadata.get("path")]
+    paths = [str(metadata["path"]) for metadata in documents]
+    written = []
     for row in tomllib.loads(QUERIES.read_text(encoding="utf-8"))["query"]:
-        wanted = re.compile("|".join(map(fnmatch.translate, row["relevant"])))
-        answers = tuple(filter(wanted.match, paths))
+        pattern = re.compile("|".join(map(fnmatch.translate, row["relevant"])))
+        answers = tuple(filter(pattern.match, paths))
         if answers:
-            asked.append(Question(row["text"], answers))
-    if len(asked) >= MIN_QUESTIONS:
-        return "written by hand", asked
-    titled = [metadata for metadata in held if metadata.get("title")]
+            written.append(Question(row["text"], answers))
+    if len(written) >= MIN_QUESTIONS:
+        return "written by hand", written
+    titled = [metadata for metadata in documents if metadata.get("title")]
     chosen = random.Random(0).sample(titled, min(MAX_TITLE_QUESTIONS, len(titled)))
     return "titles of documents", [Question(str(m["title"]), (str(m["path"]),)) for m in chosen]
 
 
 def search_quality(index: Path, corpus: Path, log: Callable[[str], None]) -> dict[str, Any]:
-    """Every question asked in every mode: {mode: {figure: mean}}, and the difference of hybrid and BM25 in nDCG@10 with
-    its 95 % interval from paired bootstrap, where there are enough questions. Empty where the text gives none."""
+    """Search for every query in every mode; return {mode: {metric: mean}}.
+
+    With enough queries the result also contains the difference of hybrid search and BM25 in nDCG@10, with its 95 %
+    interval by paired bootstrap. It is empty if there are no queries for the text.
+    """
     from encodery.search.searcher import Searcher
 
-    made, asked = questions(corpus)
-    if not asked:
+    origin, queries = questions(corpus)
+    if not queries:
         return {}
-    log(f"{len(asked)} questions, {made}")
-    truth = {str(number): dict.fromkeys(question.relevant, 1) for number, question in enumerate(asked)}
-    each: dict[str, dict[str, np.ndarray]] = {}
+    log(f"{len(queries)} questions, {origin}")
+    truth = {str(number): dict.fromkeys(question.relevant, 1) for number, question in enumerate(queries)}
+    values: dict[str, dict[str, np.ndarray]] = {}
     with Searcher(index) as searcher:
         for mode in MODES:
-            run = {str(number): _ranking(searcher, question.text, mode) for number, question in enumerate(asked)}
-            each[mode] = {name: np.asarray(metric.per_item(truth, run)) for name, metric in METRICS.items()}
-    found: dict[str, Any] = {
-        mode: {name: float(values.mean()) for name, values in by.items()} for mode, by in each.items()
+            run = {str(number): _ranking(searcher, question.text, mode) for number, question in enumerate(queries)}
+            values[mode] = {name: np.asarray(metric.per_item(truth, run)) for name, metric in METRICS.items()}
+    means: dict[str, Any] = {
+        mode: {name: float(per_item.mean()) for name, per_item in metrics.items()} for mode, metrics in values.items()
     }
-    apart = mean_difference(each["bm25"]["ndcg@10"], each["hybrid"]["ndcg@10"])
-    if apart.interval is not None:
-        low, high = apart.interval
-        found["hybrid minus bm25"] = {"ndcg@10": apart.value, "low": low, "high": high}
-    return {"questions": f"{len(asked)}, {made}", **found}
+    difference = mean_difference(values["bm25"]["ndcg@10"], values["hybrid"]["ndcg@10"])
+    if difference.interval is not None:
+        low, high = difference.interval
+        means["hybrid minus bm25"] = {"ndcg@10": difference.value, "low": low, "high": high}
+    return {"questions": f"{len(queries)}, {origin}", **means}
 
 
 def _ranking(searcher: Searcher, query: str, mode: str) -> dict[str, float]:
-    """Path -> score of the first ten documents, each by its best passage."""
+    """Return path -> score of the first ten documents, each ranked by its best passage."""
     answer = searcher.search(query, top=DEPTH, mode=mode, per_document=1)
     return {str(hit.metadata.get("path", hit.document)): -float(hit.rank) for hit in answer.hits}
 

@@ -1,36 +1,42 @@
-"""DARE: a random part of what each model learnt is dropped, the rest made larger for it, then all is added.
-arXiv:2311.03099
+"""DARE: a random part of each model's differences from the base is dropped and the rest is rescaled. arXiv:2311.03099
 
-Each difference from the base stays with probability 1 - drop and is divided by it, so that its mean is kept; models
-that learnt different things then hinder each other less. Equals `task_arithmetic` at drop = 0.
+Each difference is kept with probability 1 - drop_rate and divided by it, so that the mean is preserved; then all are
+added to the base. Models of different tasks interfere less. Equals `task_arithmetic` at drop_rate = 0.
 Shapes: M models.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.merging import MergeMethod, broadcast_weights
+from encodery.base.settings import check_interval
+from encodery.merging import MergeMethod
+from encodery.merging._states import broadcast_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dare(MergeMethod):
-    """`drop` is the share of differences dropped; `scale` multiplies their sum."""
+    """`drop_rate` is the fraction of differences that is dropped; `scale` multiplies the sum of the rest.
 
+    Use it when models of several tasks interfere under `task_arithmetic`:
+
+        encodery model merge A B --base BASE --method dare drop_rate=0.9 --out MERGED
+    """
+
+    is_random: ClassVar[bool] = True
     drop_rate: float = 0.5
     scale: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_rate < 1:
-            raise SettingsError(f"drop = {self.drop_rate}: is a share, 0 <= drop < 1.")
+        check_interval(self, "0 <= x < 1", "drop_rate")
 
     def merge_tensor(
         self, name: str, base: Tensor, models: Tensor, weights: Tensor, generator: torch.Generator
     ) -> Tensor:
-        learnt = models - base
-        kept = torch.rand(learnt.shape, generator=generator) >= self.drop_rate
-        return base + self.scale * (learnt * kept / (1 - self.drop_rate) * broadcast_weights(weights, learnt)).sum(0)
+        deltas = models - base
+        kept = torch.rand(deltas.shape, generator=generator) >= self.drop_rate
+        return base + self.scale * (deltas * kept / (1 - self.drop_rate) * broadcast_weights(weights, deltas)).sum(0)

@@ -1,6 +1,7 @@
-"""Figures of quality: truth and predictions to a number.
+"""Metrics: from truth and predictions to a number.
 
-Per-item values exist where the figure is a mean over items, so that two systems can be compared in pairs.
+A metric that is a mean over items also returns the value of each item, so that two systems can be compared by paired
+tests.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from encodery.base.parts import Part
 
 
 class Metric(Part):
-    """A figure of quality. `higher_is_better` says which way to look."""
+    """A metric. `higher_is_better` is False for errors and losses."""
 
     higher_is_better: ClassVar[bool] = True
 
     @abc.abstractmethod
     def score(self, truth: Any, predicted: Any) -> float:
-        """The figure over all items. Raises `InputError` when there are none, or the two do not match."""
+        """Return the value over all items.
+
+        Raises `InputError` if there are no items, or if truth and predictions do not match.
+        """
 
     def per_item(self, truth: Any, predicted: Any) -> np.ndarray | None:
-        """The figure of each item (N,) float64, in the order of `truth`; None where it is no mean over items."""
+        """Return the value of each item (N,) float64, in the order of `truth`; None if it is not a mean over items."""
         return None

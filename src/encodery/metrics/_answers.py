@@ -1,6 +1,8 @@
-"""What the metrics of answers share: the normalisation of SQuAD's official script. arXiv:1606.05250, arXiv:1806.03822
+"""Answer normalisation of SQuAD's official script, for `exact_match` and `answer_f1`.
 
-Truth is several right answers for each question, or one, or none ([] or "": the question has no answer).
+arXiv:1606.05250, arXiv:1806.03822
+
+The truth of a question is one correct answer or several; [] or "" means that the question has no answer.
 """
 
 from __future__ import annotations
@@ -15,25 +17,32 @@ from encodery.base.errors import EmptyInput, InputError
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-Right = Sequence[str | Sequence[str]]
+CorrectAnswers = Sequence[str | Sequence[str]]
 
 
 def words(text: str) -> list[str]:
-    """Lower case, without ASCII punctuation and English articles, parted at blanks."""
+    """Return the words of a text in lower case, without ASCII punctuation and English articles."""
     return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
 
 
-def best(
-    truth: Right, predicted: Sequence[str], what: str, score: Callable[[list[str], list[str]], float]
+def best_scores(
+    truth: CorrectAnswers, predicted: Sequence[str], metric: str, score: Callable[[list[str], list[str]], float]
 ) -> np.ndarray:
-    """(N,) the score of each answer against that right one which it is closest to. Raises `InputError`."""
+    """Return the score (N,) of each answer against the correct answer that gives the highest score.
+
+    Args:
+        metric: the name of the metric, for messages.
+        score: the score of the words of a correct answer and those of a predicted one.
+
+    Raises `InputError`.
+    """
     if len(truth) != len(predicted):
-        raise InputError(f"{what}: there are {len(truth)} questions, and {len(predicted)} answers.")
+        raise InputError(f"{metric}: there are {len(truth)} questions but {len(predicted)} answers.")
     if not len(truth):
-        raise EmptyInput(f"{what}: there are no answers to measure.")
-    found = []
-    for right, given in zip(truth, predicted, strict=True):
-        # As the script has it: right answers of nothing but articles and punctuation are put aside.
-        several = [words(one) for one in ([right] if isinstance(right, str) else right)]
-        found.append(max(score(one, words(given)) for one in [one for one in several if one] or [[]]))
-    return np.array(found, np.float64)
+        raise EmptyInput(f"{metric}: there are no answers.")
+    scores = []
+    for correct, answer in zip(truth, predicted, strict=True):
+        # As in the official script, correct answers that consist of articles and punctuation only are ignored.
+        normalised = [words(one) for one in ([correct] if isinstance(correct, str) else correct)]
+        scores.append(max(score(one, words(answer)) for one in [one for one in normalised if one] or [[]]))
+    return np.array(scores, np.float64)

@@ -1,4 +1,4 @@
-"""Share of items predicted exactly."""
+"""Accuracy: the fraction of items whose prediction is correct."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from encodery.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Metric):
-    """Labels (N,) against labels (N,), of any type that compares."""
+    """Labels (N,) against labels (N,), of any type that can be compared."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         return float(self.per_item(truth, predicted).mean())
@@ -21,8 +21,8 @@ class Accuracy(Metric):
     def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         left, right = np.asarray(truth), np.asarray(predicted)
         if left.shape != right.shape:
-            raise InputError(f"Truth has shape {left.shape}, the prediction {right.shape}.")
+            raise InputError(f"accuracy: truth has the shape {left.shape}, but the prediction {right.shape}.")
         if not left.size:
-            raise EmptyInput("No items: there is no accuracy of nothing.")
+            raise EmptyInput("accuracy: there are no items.")
         same: np.ndarray = (left == right).astype(np.float64)
         return same

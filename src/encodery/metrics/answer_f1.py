@@ -1,4 +1,4 @@
-"""How many words an answer shares with the right one, as SQuAD's script has it. arXiv:1606.05250, arXiv:1806.03822"""
+"""Word overlap of an answer with the correct one, as in SQuAD's script. arXiv:1606.05250, arXiv:1806.03822"""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.metrics import Metric
-from encodery.metrics._answers import Right, best
+from encodery.metrics._answers import CorrectAnswers, best_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerF1(Metric):
-    """N times a right answer, or a list of them ([]: there is none), against N answers ("": none is given).
+    """N correct answers, each a text or a list of texts ([]: no answer), against N predicted answers ("": no answer).
 
-    F1 of the words, against the closest right answer; where one side has no words, 1 if the other has none either.
+    F1 of the words, against the correct answer that gives the highest value. If one side has no words, the value is 1
+    if the other has none either, and 0 otherwise.
     """
 
-    def score(self, truth: Right, predicted: Sequence[str]) -> float:
+    def score(self, truth: CorrectAnswers, predicted: Sequence[str]) -> float:
         return float(self.per_item(truth, predicted).mean())
 
-    def per_item(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
-        return best(truth, predicted, "answer_f1", _overlap)
+    def per_item(self, truth: CorrectAnswers, predicted: Sequence[str]) -> np.ndarray:
+        return best_scores(truth, predicted, "answer_f1", _overlap)
 
 
-def _overlap(right: list[str], given: list[str]) -> float:
-    if not right or not given:
-        return float(right == given)
-    shared = sum((Counter(right) & Counter(given)).values())
-    return 2 * shared / (len(right) + len(given))
+def _overlap(correct: list[str], answer: list[str]) -> float:
+    if not correct or not answer:
+        return float(correct == answer)
+    common = sum((Counter(correct) & Counter(answer)).values())
+    return 2 * common / (len(correct) + len(answer))

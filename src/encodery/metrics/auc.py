@@ -1,4 +1,4 @@
-"""Area under the ROC curve, as scikit-learn has it: the chance that a 1 is scored above a 0."""
+"""Area under the ROC curve, as in scikit-learn: the probability that an item of 1 gets a higher score than one of 0."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import ArrayLike
 
 from encodery.base.extras import require
 from encodery.metrics import Metric
-from encodery.metrics._items import two_sided
+from encodery.metrics._items import binary_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class AUC(Metric):
-    """0 or 1 (N,) against scores (N,) of any scale. Raises `InputError` where all items are the same."""
+    """0 or 1 (N,) against scores (N,) on any scale. Raises `InputError` if all items are of one class."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        known, given = two_sided(truth, predicted, "auc")
-        return float(require("sklearn.metrics", "evaluate").roc_auc_score(known, given))
+        classes, scores = binary_scores(truth, predicted, "auc")
+        return float(require("sklearn.metrics", "evaluate").roc_auc_score(classes, scores))

@@ -1,6 +1,6 @@
-"""Average precision of scored items, as scikit-learn has it: precision at each recall, weighted by the step in recall.
+"""Average precision, as in scikit-learn: the precision at each threshold, weighted by the increase in recall.
 
-Differs from `map` in that it looks at one list of items, and has no queries.
+Differs from `map` in that it is computed over one list of items, without queries.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike
 
 from encodery.base.extras import require
 from encodery.metrics import Metric
-from encodery.metrics._items import two_sided
+from encodery.metrics._items import binary_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecision(Metric):
-    """0 or 1 (N,) against scores (N,) of any scale. Raises `InputError` where all items are the same."""
+    """0 or 1 (N,) against scores (N,) on any scale. Raises `InputError` if all items are of one class."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        known, given = two_sided(truth, predicted, "average_precision")
-        return float(require("sklearn.metrics", "evaluate").average_precision_score(known, given))
+        classes, scores = binary_scores(truth, predicted, "average_precision")
+        return float(require("sklearn.metrics", "evaluate").average_precision_score(classes, scores))

@@ -1,4 +1,4 @@
-"""Accuracy with every class counted alike: the mean of the classes' recalls, as scikit-learn has it."""
+"""Balanced accuracy, as in scikit-learn: the mean of the recall of each class."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from encodery.metrics._items import labels
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedAccuracy(Metric):
-    """Labels (N,) against labels (N,). Classes that are predicted and never true have no recall and are left out."""
+    """Labels (N,) against labels (N,). Classes that are predicted but never true have no recall and are omitted."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         left, right = labels(truth, predicted, "balanced_accuracy")
         if left.ndim != 1:
-            raise InputError(f"balanced_accuracy: is of one label for each item, not of shape {left.shape}.")
-        _, place, rows = np.unique(left, return_inverse=True, return_counts=True)
-        return float(np.mean(np.bincount(place, left == right) / rows))
+            raise InputError(f"balanced_accuracy: one label per item is needed, not the shape {left.shape}.")
+        _, classes, counts = np.unique(left, return_inverse=True, return_counts=True)
+        return float(np.mean(np.bincount(classes, left == right) / counts))

@@ -1,4 +1,4 @@
-"""Brier score of probabilities: their squared distance from what was so."""
+"""Brier score of probabilities: the squared distance from the true class."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from encodery.metrics import Metric
-from encodery.metrics._items import chances
+from encodery.metrics._items import class_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brier(Metric):
-    """Class numbers (N,) against the probability of each class (N, C), summed over classes, 0 to 2; or 0 and 1 (N,)
-    against the probability of 1 (N,), 0 to 1. Both as scikit-learn has them."""
+    """Class numbers (N,) against the probability of each class (N, C): summed over classes, 0 to 2. Or 0 and 1 (N,)
+    against the probability of 1 (N,): 0 to 1. Both as in scikit-learn."""
 
     higher_is_better: ClassVar[bool] = False
 
@@ -23,7 +23,7 @@ class Brier(Metric):
         return float(self.per_item(truth, predicted).mean())
 
     def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
-        classes, given = chances(truth, predicted, "brier")
-        apart = (given - np.eye(given.shape[1])[classes]) ** 2
-        found: np.ndarray = apart[:, 1] if np.ndim(predicted) == 1 else apart.sum(1)
-        return found
+        classes, probabilities = class_probabilities(truth, predicted, "brier")
+        squared = (probabilities - np.eye(probabilities.shape[1])[classes]) ** 2
+        values: np.ndarray = squared[:, 1] if np.ndim(predicted) == 1 else squared.sum(1)
+        return values

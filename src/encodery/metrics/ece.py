@@ -1,4 +1,4 @@
-"""Expected calibration error: how far confidence is from being right, in bins of equal width. arXiv:1706.04599"""
+"""Expected calibration error: the distance of confidence from accuracy, in bins of equal width. arXiv:1706.04599"""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.metrics import Metric
-from encodery.metrics._items import chances
+from encodery.metrics._items import class_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
 class ECE(Metric):
     """Class numbers (N,) against the probability of each class (N, C), or 0 and 1 (N,) against that of 1 (N,).
 
-    The confidence of an item is the probability of its most probable class; `bins`, each without its lower edge and
-    with its upper one, are weighted by their items. 0 is perfect.
+    The confidence of an item is the probability of its most probable class. Each of the `bins` includes its upper edge
+    but not its lower one, and is weighted by its number of items. 0 is perfect.
     """
 
     higher_is_better: ClassVar[bool] = False
     bins: int = 15
 
     def __post_init__(self) -> None:
-        if self.bins < 1:
-            raise SettingsError(f"bins = {self.bins}: must be at least 1.")
+        check_at_least(self, 1, "bins")
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
-        classes, given = chances(truth, predicted, "ece")
-        confidence, right = given.max(1), given.argmax(1) == classes
-        place = np.clip(np.ceil(confidence * self.bins).astype(np.int64) - 1, 0, self.bins - 1)
-        apart = np.bincount(place, right - confidence, self.bins)
-        return float(np.abs(apart).sum() / len(classes))
+        classes, probabilities = class_probabilities(truth, predicted, "ece")
+        confidence, correct = probabilities.max(1), probabilities.argmax(1) == classes
+        bins = np.clip(np.ceil(confidence * self.bins).astype(np.int64) - 1, 0, self.bins - 1)
+        differences = np.bincount(bins, correct - confidence, self.bins)
+        return float(np.abs(differences).sum() / len(classes))

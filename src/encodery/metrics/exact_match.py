@@ -1,4 +1,4 @@
-"""Share of answers that are, word by word, one of the right ones, as SQuAD's script has it. arXiv:1606.05250"""
+"""Exact match: the fraction of answers equal to one of the correct answers, as in SQuAD's script. arXiv:1606.05250"""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.metrics import Metric
-from encodery.metrics._answers import Right, best
+from encodery.metrics._answers import CorrectAnswers, best_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch(Metric):
-    """N times a right answer, or a list of them ([]: there is none), against N answers ("": none is given).
+    """N correct answers, each a text or a list of texts ([]: no answer), against N predicted answers ("": no answer).
 
-    Case, ASCII punctuation, English articles and blanks do not count.
+    Case, ASCII punctuation, English articles and whitespace are ignored.
     """
 
-    def score(self, truth: Right, predicted: Sequence[str]) -> float:
+    def score(self, truth: CorrectAnswers, predicted: Sequence[str]) -> float:
         return float(self.per_item(truth, predicted).mean())
 
-    def per_item(self, truth: Right, predicted: Sequence[str]) -> np.ndarray:
-        return best(truth, predicted, "exact_match", lambda right, given: float(right == given))
+    def per_item(self, truth: CorrectAnswers, predicted: Sequence[str]) -> np.ndarray:
+        return best_scores(truth, predicted, "exact_match", lambda correct, answer: float(correct == answer))

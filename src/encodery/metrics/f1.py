@@ -1,4 +1,4 @@
-"""F1 of classes, as scikit-learn has it: the harmonic mean of precision and recall."""
+"""F1 of classes, as in scikit-learn: the harmonic mean of precision and recall."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from encodery.metrics import Metric
-from encodery.metrics._counts import Average, averaged, counted, of_one
+from encodery.metrics._counts import Average, average_ratio, count_class, count_classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class F1(Metric):
-    """Labels (N,) against labels (N,), or 0 and 1 of several labels (N, C) against the same.
+    """Labels (N,) against labels (N,), or multi-label indicators of 0 and 1 (N, C) against the same.
 
-    `average`: macro counts every class alike, weighted by its rows, micro every decision alike; binary is the F1 of the
-    class `positive` alone. A class that is neither true nor predicted anywhere counts for nothing.
+    `average`: "macro" gives every class the same weight, "weighted" weights it by its number of items, "micro" gives
+    every decision the same weight, and "binary" is the F1 of the class `positive`. A class that is neither true nor
+    predicted for any item has the value 0.
     """
 
     average: Average = "macro"
@@ -23,7 +24,7 @@ class F1(Metric):
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         if self.average == "binary":
-            found = of_one(truth, predicted, self.positive, "f1")
+            counts = count_class(truth, predicted, self.positive, "f1")
         else:
-            found = counted(truth, predicted, "f1")
-        return averaged(2 * found.hits, found.true + found.predicted, found.true, self.average)
+            counts = count_classes(truth, predicted, "f1")
+        return average_ratio(2 * counts.hits, counts.true + counts.predicted, counts.true, self.average)

@@ -1,4 +1,4 @@
-"""Mean of the absolute errors of numbers, in their own unit."""
+"""Mean absolute error of numbers, in their unit."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class MAE(Metric):
 
     def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         left, right = numbers(truth, predicted, "mae")
-        found: np.ndarray = np.abs(left - right)
-        return found
+        errors: np.ndarray = np.abs(left - right)
+        return errors

@@ -1,4 +1,4 @@
-"""Mean average precision: how early the relevant documents stand, all of them counted, as trec_eval has it."""
+"""Mean average precision of rankings, as in trec_eval."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 
 @dataclass(frozen=True, kw_only=True)
 class MAP(Metric):
-    """The mean, over all relevant documents, of the precision at each one's rank; zero for those not among the first
-    `k`."""
+    """The mean over all relevant documents of the precision at each one's rank; 0 for those not in the first `k`."""
 
     k: int = 1000
 

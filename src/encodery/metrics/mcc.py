@@ -1,4 +1,4 @@
-"""Matthews' correlation of classes, as scikit-learn has it: 1 is perfect, 0 no better than guessing by frequency."""
+"""Matthews' correlation of classes, as in scikit-learn: 1 is perfect, 0 no better than guessing by class frequency."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import ArrayLike
 
 from encodery.base.errors import InputError
 from encodery.metrics import Metric
-from encodery.metrics._counts import counted
+from encodery.metrics._counts import count_classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class MCC(Metric):
-    """Labels (N,) against labels (N,); 0 where either side has one class only."""
+    """Labels (N,) against labels (N,); 0 if either side has one class only."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         shape = np.shape(truth)
         if len(shape) > 1:
-            raise InputError(f"mcc: is of one label for each item, not of shape {shape}.")
-        hits, true, given = (some.astype(np.float64) for some in counted(truth, predicted, "mcc"))
-        rows = true.sum()
-        below = (rows**2 - given @ given) * (rows**2 - true @ true)
-        return float((hits.sum() * rows - true @ given) / np.sqrt(below)) if below > 0 else 0.0
+            raise InputError(f"mcc: one label per item is needed, not the shape {shape}.")
+        hits, true, guessed = (count.astype(np.float64) for count in count_classes(truth, predicted, "mcc"))
+        total = true.sum()
+        squared = (total**2 - guessed @ guessed) * (total**2 - true @ true)
+        return float((hits.sum() * total - true @ guessed) / np.sqrt(squared)) if squared > 0 else 0.0

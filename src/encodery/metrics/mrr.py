@@ -12,7 +12,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 
 @dataclass(frozen=True, kw_only=True)
 class MRR(Metric):
-    """1 / rank of the first relevant document among the first `k`, else 0."""
+    """1 / rank of the first relevant document, or 0 if none is among the first `k`."""
 
     k: int = 10
 
@@ -20,5 +20,5 @@ class MRR(Metric):
         return float(self.per_item(truth, predicted).mean())
 
     def per_item(self, truth: Judgements, predicted: Run) -> np.ndarray:
-        rows = [np.flatnonzero(grades > 0) for grades, _ in ranked(truth, predicted, self.k)]
-        return np.array([1 / (hits[0] + 1) if hits.size else 0.0 for hits in rows])
+        ranks = [np.flatnonzero(grades > 0) for grades, _ in ranked(truth, predicted, self.k)]
+        return np.array([1 / (rank[0] + 1) if rank.size else 0.0 for rank in ranks])

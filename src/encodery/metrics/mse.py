@@ -1,4 +1,4 @@
-"""Mean of the squared errors of numbers."""
+"""Mean squared error of numbers."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class MSE(Metric):
 
     def per_item(self, truth: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         left, right = numbers(truth, predicted, "mse")
-        found: np.ndarray = (left - right) ** 2
-        return found
+        errors: np.ndarray = (left - right) ** 2
+        return errors

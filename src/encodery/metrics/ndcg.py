@@ -1,4 +1,4 @@
-"""Normalised discounted cumulative gain at k, with linear gain as trec_eval has it."""
+"""Normalised discounted cumulative gain at k, with linear gain, as in trec_eval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 
 @dataclass(frozen=True, kw_only=True)
 class NDCG(Metric):
-    """Gain of the first `k` documents, discounted by log2(rank + 1), over that of the ideal order."""
+    """The gain of the first `k` documents, discounted by log2(rank + 1), divided by the gain of the ideal order."""
 
     k: int = 10
 

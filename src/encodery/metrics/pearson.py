@@ -1,4 +1,4 @@
-"""Linear correlation of two series of numbers, as scipy has it."""
+"""Pearson's linear correlation of two series of numbers, as in scipy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from encodery.metrics._items import numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Pearson(Metric):
-    """Numbers (N,) against numbers (N,), −1 to 1; 0 where either side does not vary, or N is 1."""
+    """Numbers (N,) against numbers (N,), −1 to 1; 0 if either side is constant, or N is 1."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         left, right = numbers(truth, predicted, "pearson")

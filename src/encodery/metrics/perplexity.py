@@ -1,4 +1,4 @@
-"""Perplexity of the true tokens: exp of the mean negative log-probability they were given."""
+"""Perplexity of the true tokens: exp of their mean negative log-probability."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from encodery.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Metric):
-    """Truth: the tokens (N,). Prediction: the natural logarithm of the probability of each (N,)."""
+    """Truth: the tokens (N,). Prediction: the natural logarithm of the probability of each token (N,)."""
 
     higher_is_better: ClassVar[bool] = False
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         tokens, logs = np.asarray(truth), np.asarray(predicted, np.float64)
         if tokens.shape != logs.shape:
-            raise InputError(f"There are {tokens.shape} tokens and {logs.shape} log-probabilities.")
+            raise InputError(f"perplexity: tokens have the shape {tokens.shape}, but log-probabilities {logs.shape}.")
         if not logs.size:
-            raise EmptyInput("No tokens: there is no perplexity of nothing.")
+            raise EmptyInput("perplexity: there are no tokens.")
         if logs.max() > 1e-6:
             raise InputError(
-                f"A log-probability is at most 0, not {logs.max():.4g}: these are losses, or no logarithms."
+                f"perplexity: a log-probability is at most 0, not {logs.max():.4g}. Are these losses, or probabilities?"
             )
         return float(np.exp(-logs.mean()))

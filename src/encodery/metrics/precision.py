@@ -1,4 +1,4 @@
-"""Precision of classes, as scikit-learn has it: of what was said to be of a class, the share that is."""
+"""Precision of classes, as in scikit-learn: the fraction of the items predicted as a class that are of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from encodery.metrics import Metric
-from encodery.metrics._counts import Average, averaged, counted, of_one
+from encodery.metrics._counts import Average, average_ratio, count_class, count_classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Metric):
-    """Labels (N,) against labels (N,), or 0 and 1 of several labels (N, C) against the same.
+    """Labels (N,) against labels (N,), or multi-label indicators of 0 and 1 (N, C) against the same.
 
-    `average`: as in `f1`. A class that is true somewhere and never predicted counts as 0.
+    `average`: as in `f1`. A class that is true for some item and never predicted has the value 0.
     """
 
     average: Average = "macro"
@@ -22,7 +22,7 @@ class Precision(Metric):
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         if self.average == "binary":
-            found = of_one(truth, predicted, self.positive, "precision")
+            counts = count_class(truth, predicted, self.positive, "precision")
         else:
-            found = counted(truth, predicted, "precision")
-        return averaged(found.hits, found.predicted, found.true, self.average)
+            counts = count_classes(truth, predicted, "precision")
+        return average_ratio(counts.hits, counts.predicted, counts.true, self.average)

@@ -1,4 +1,4 @@
-"""Share of the relevant documents found among the first k."""
+"""Recall at k: the fraction of the relevant documents among the first k."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(Metric):
-    """Relevant documents among the first `k`, over all relevant ones."""
+    """The number of relevant documents among the first `k`, divided by the number of all relevant documents."""
 
     k: int = 100
 

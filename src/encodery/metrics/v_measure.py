@@ -1,4 +1,4 @@
-"""V-measure of a clustering, as scikit-learn has it: the harmonic mean of homogeneity and completeness."""
+"""V-measure of a clustering, as in scikit-learn: the harmonic mean of homogeneity and completeness."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from encodery.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class VMeasure(Metric):
-    """Labels (N,) against clusters (N,) under names of their own; 1 where each cluster is one label and the reverse."""
+    """Labels (N,) against clusters (N,) of any names; 1 if clusters and labels correspond one to one."""
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         left, right = np.asarray(truth), np.asarray(predicted)
         if left.ndim != 1 or left.shape != right.shape:
-            raise InputError(f"v_measure: labels are {left.shape}, clusters {right.shape}; (N,) and (N,) are needed.")
+            raise InputError(f"v_measure: labels are of shape {left.shape}, clusters of {right.shape}; (N,) is needed.")
         if not left.size:
-            raise EmptyInput("v_measure: there are no items to measure.")
+            raise EmptyInput("v_measure: there are no items.")
         return float(require("sklearn.metrics", "evaluate").v_measure_score(left, right))

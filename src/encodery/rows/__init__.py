@@ -1,1 +1,1 @@
-"""Labelled data: files and folders to tables of rows by split, roles of columns, held-out shares, what is wrong."""
+"""Labelled data: read files and folders into tables by split, assign columns to roles, split, and check for errors."""

@@ -1,7 +1,4 @@
-"""Cells as texts and as numbers; what is neither is refused by its place.
-
-Shapes: R rows.
-"""
+"""Convert the cells of a column to texts or numbers; an invalid cell is refused with its location. Shapes: R rows."""
 
 from __future__ import annotations
 
@@ -15,27 +12,27 @@ from encodery.rows.table import Table
 
 
 def texts(table: Table, name: str) -> list[str]:
-    """(R) a column's cells. Raises `InputError` naming the first that is no text; empty text is text."""
-    found = list(table[name])
-    for row, cell in enumerate(found):
+    """Return the cells of a column (R). Raises `InputError` for the first that is not text; empty text is allowed."""
+    cells = list(table[name])
+    for row, cell in enumerate(cells):
         if not isinstance(cell, str):
-            kind = "empty" if cell is None else f"no text but {type(cell).__name__}"
-            raise InputError(f"{table.location(row)}: column '{name}' is {kind}.")
-    return found
+            content = "empty" if cell is None else f"not text but {type(cell).__name__}"
+            raise InputError(f"{table.location(row)}: column '{name}' is {content}.")
+    return cells
 
 
 def numbers(table: Table, name: str) -> np.ndarray:
-    """(R,) float64 a column's cells. Raises `InputError` naming the first that is no finite number."""
-    found = np.array([number(cell) for cell in table[name]], np.float64)
-    for row in np.flatnonzero(np.isnan(found)).tolist():
+    """Return the cells of a column (R,) float64. Raises `InputError` naming the first that is not a finite number."""
+    values = np.array([number(cell) for cell in table[name]], np.float64)
+    for row in np.flatnonzero(np.isnan(values)).tolist():
         raise InputError(f"{table.location(row)}: column '{name}' is {table[name][row]!r}, a number is needed.")
-    return found
+    return values
 
 
 def number(cell: Any) -> float:
-    """A cell's finite number, also one that is written as text; NaN where it is none."""
+    """Return a cell as a number, also if it is written as text; NaN if it is not a finite number."""
     try:
-        found = float(cell)
+        value = float(cell)
     except (TypeError, ValueError):
         return math.nan
-    return found if math.isfinite(found) else math.nan
+    return value if math.isfinite(value) else math.nan

@@ -1,7 +1,7 @@
-"""Which column plays which role: told, or guessed by its name, or the only one that holds what the role needs.
+"""Assign columns to roles: as set by the user, by name, or because only one column has the content that a role needs.
 
-What was guessed is said, with the reason. Roles are those of `NAMES`; a caller may bring names of its own. A role whose
-column is told to be "none" has none.
+The reason of each assignment is reported. The roles are those of `NAMES`; a caller may pass its own names. A role set
+to "none" has no column.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 TEXTS = ("text", "text_a", "text_b", "question", "context", "query", "anchor", "positive")
 NUMBERS = ("score",)
 LISTS = ("tokens", "tags", "labels", "choices", "spans")
-HEAD = 100  # Rows that are looked at.
+HEAD_ROWS = 100  # Rows that are examined.
 NONE = "none"
 
 
 @dataclass(frozen=True)
 class Roles:
-    """`columns`: role -> column; `why`: role -> the reason, also of those told to have no column."""
+    """`columns`: role -> column; `reasons`: role -> why, also for roles that the user set to have no column."""
 
     columns: Mapping[str, str]
     reasons: Mapping[str, str]
@@ -62,18 +62,24 @@ def assign_roles(
     optional: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] = NAMES,
 ) -> Roles:
-    """The columns of the roles `wanted`, and of those `optional` that are found by name; none is taken twice.
+    """Return the columns of the required roles, and of the optional roles that match by name.
 
-    Raises `InputError` for a role or column told that is none, with the nearest, and for roles without a column.
+    No column is assigned to two roles.
+
+    Args:
+        columns: role -> column, as set by the user.
+        names: role -> the column names that match it, best first.
+
+    Raises `InputError` for an unknown role or column, with the nearest name, and for required roles without a column.
     """
-    found = match_roles(table, required, columns, optional, names)
-    lacking = [role for role in required if role not in found.columns]
-    if lacking:
+    roles = match_roles(table, required, columns, optional, names)
+    unassigned = [role for role in required if role not in roles.columns]
+    if unassigned:
         raise InputError(
-            f"{table.name}: no column was found for {', '.join(lacking)} among {', '.join(table.names)}. "
-            f"Say which it is: columns.{lacking[0]}=COLUMN."
+            f"{table.name}: no column matches {', '.join(unassigned)}; the columns are {', '.join(table.names)}. "
+            f"Set it with columns.{unassigned[0]}=COLUMN."
         )
-    return found
+    return roles
 
 
 def match_roles(
@@ -84,47 +90,50 @@ def match_roles(
     names: Mapping[str, Sequence[str]] = NAMES,
     by_content: bool = True,
 ) -> Roles:
-    """The same as far as columns are found; without `fitting`, by what is told and by their names alone.
+    """Return the columns of those roles for which one can be assigned; see `assign_roles`.
 
-    Raises `InputError` for a role or column told that is none, with the nearest.
+    Args:
+        by_content: whether a role without a matching name is assigned the only column that has the content it needs.
+
+    Raises `InputError` for an unknown role or column, with the nearest name.
     """
-    told = _checked(table, columns or {}, (*required, *optional))
+    chosen = _checked(table, columns or {}, (*required, *optional))
     lower = {name.lower(): name for name in reversed(table.names)}
-    found = {role: column for role, column in told.items() if column in table}
-    why = dict.fromkeys(told, "set")
+    assigned = {role: column for role, column in chosen.items() if column in table}
+    reasons = dict.fromkeys(chosen, "set")
     for role in (*required, *optional):
-        free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in found.values()]
-        if role not in told and free:
-            found[role], why[role] = free[0], "by name"
+        free = [lower[n] for n in names.get(role, (role,)) if n in lower and lower[n] not in assigned.values()]
+        if role not in chosen and free:
+            assigned[role], reasons[role] = free[0], "by name"
     for role in required if by_content else ():
-        left = [name for name in table.names if name not in found.values() and _fits(role, table, name)]
-        if role not in (*told, *found) and len(left) == 1:
-            found[role], why[role] = left[0], "only matching column"
-    order = [role for role in (*required, *optional) if role in found]
-    return Roles({role: found[role] for role in order}, why)
+        left = [name for name in table.names if name not in assigned.values() and _fits(role, table, name)]
+        if role not in (*chosen, *assigned) and len(left) == 1:
+            assigned[role], reasons[role] = left[0], "only matching column"
+    order = [role for role in (*required, *optional) if role in assigned]
+    return Roles({role: assigned[role] for role in order}, reasons)
 
 
 def numbered_columns(table: Table, role: str, names: Mapping[str, Sequence[str]] = NAMES) -> list[str]:
-    """The columns called as a role and a number: negative_1, negative2."""
+    """Return the columns named like a role with a number: negative_1, negative2."""
     stems = {name: name.lower().rstrip("0123456789").rstrip("_") for name in table.names}
     return [name for name, stem in stems.items() if stem != name.lower() and stem in names.get(role, (role,))]
 
 
-def _checked(table: Table, given: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
-    for role, column in given.items():
+def _checked(table: Table, columns: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
+    for role, column in columns.items():
         if role not in roles:
-            raise InputError(f"columns.{role}: is no role here.{nearest(role, roles)} Known: {', '.join(roles)}.")
+            raise InputError(f"columns.{role}: there is no such role.{nearest(role, roles)} Roles: {', '.join(roles)}.")
         if column not in table and column != NONE:
             raise InputError(
                 f"columns.{role} = {column}: {table.name} has no such column.{nearest(column, table.names)} "
-                f"It has {', '.join(table.names)}."
+                f"Columns: {', '.join(table.names)}."
             )
-    return dict(given)
+    return dict(columns)
 
 
 def _fits(role: str, table: Table, name: str) -> bool:
-    """Whether the first cells hold what the role needs."""
-    cells = [cell for cell in itertools.islice(table[name], HEAD) if cell is not None and cell != ""]
+    """Return whether the first cells of a column have the content that a role needs."""
+    cells = [cell for cell in itertools.islice(table[name], HEAD_ROWS) if cell is not None and cell != ""]
     if not cells:
         return False
     if role in NUMBERS:

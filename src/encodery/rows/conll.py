@@ -1,7 +1,8 @@
-"""Sentences of CoNLL files: a token a line, its tags behind it, a blank line between sentences.
+"""Read sentences of CoNLL files: one token per line, followed by its tags, and a blank line between sentences.
 
-Cells are parted by tabs where the line has one, else by blanks. Lines of -DOCSTART- and comments before a sentence are
-left out. First cell: `tokens`; last: `tags`; those between: `column2` and so on.
+Cells are separated by tabs if the line contains one, otherwise by spaces. Lines of -DOCSTART- and comments before a
+sentence are skipped. The first cell is the token (`tokens`), the last its tag (`tags`), those between are `column2` and
+so on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ BREAK = "-DOCSTART-"
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each sentence with its first line. Raises `InputError` naming file and line, `EmptyInput`."""
-    width, start, found = 0, 0, False
+    """Yield (number of its first line, sentence). Raises `InputError` naming file and line, and `EmptyInput`."""
+    width, start = 0, 0
     sentence: list[list[str]] = []
     with open_text(path, None) as (text, _):
         for number, line in enumerate(text, 1):
@@ -37,14 +38,14 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             width = width or len(cells)
             if len(cells) != width or width < 2:
                 raise InputError(
-                    f"{path}, line {number}: has {len(cells)} cells, {max(width, 2)} are needed: token and tag."
+                    f"{path}, line {number}: has {len(cells)} cells instead of {max(width, 2)}: a token and its tags."
                 )
-            start, found = number if not sentence else start, True
+            start = number if not sentence else start
             sentence.append(cells)
     if sentence:
         yield start, _row(sentence)
-    if not found:
-        raise EmptyInput(f"{path}: holds no sentences.")
+    if not start:
+        raise EmptyInput(f"{path}: contains no sentences.")
 
 
 def _cells(line: str) -> list[str]:
@@ -54,5 +55,5 @@ def _cells(line: str) -> list[str]:
 
 def _row(sentence: list[list[str]]) -> dict[str, Any]:
     first, *between, last = (list(cells) for cells in zip(*sentence, strict=True))
-    named = {f"column{place}": cells for place, cells in enumerate(between, 2)}
-    return {"tokens": first, "tags": last, **named}
+    others = {f"column{number}": cells for number, cells in enumerate(between, 2)}
+    return {"tokens": first, "tags": last, **others}

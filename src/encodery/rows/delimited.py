@@ -1,7 +1,8 @@
-"""Rows of comma- or tab-separated files: first line the names; what the file does with quotes is found out.
+"""Read the rows of comma- or tab-separated files with a header; the use of quotes is detected.
 
-A .csv may be separated by comma, semicolon, tab or bar: by the one that its first line has most of, if the next lines
-split alike. A .tsv whose lines all split alike has no quoting, unless each cell that opens with a quote ends with one.
+A .csv file may be separated by comma, semicolon, tab or bar: the most frequent one in the first line that splits the
+next lines into equally many cells. A .tsv file whose lines all have equally many cells has no quoting, unless every
+cell that starts with a quote also ends with one.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from encodery.base.errors import EmptyInput, InputError
 from encodery.rows.text_files import file_format, open_text
 
 SEPARATORS = (",", ";", "\t", "|")
-HEAD = 50
-LONGEST = 1 << 30  # Characters of a cell; the csv module's own limit is 131,072.
+HEAD_LINES = 50
+MAX_CELL_LENGTH = 1 << 30  # Characters; the default of the csv module is 131,072.
 
 
 class Dialect(NamedTuple):
-    """How the cells of a file are told apart."""
+    """How the cells of a file are separated and quoted."""
 
     separator: str
     quoted: bool
 
     def cells(self, lines: Iterator[str]) -> Any:
-        """A reader of the csv module."""
+        """Return a reader of the csv module."""
         if self.quoted:
             return csv.reader(lines, delimiter=self.separator, strict=True)
         return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row with the line it ends on. Raises `InputError` naming file and line, `EmptyInput`."""
-    before = csv.field_size_limit(LONGEST)
+    """Yield (number of its last line, row). Raises `InputError` naming file and line, and `EmptyInput`."""
+    before = csv.field_size_limit(MAX_CELL_LENGTH)
     try:
         with open_text(path, "") as (text, _):
             dialect = dialect_of(path, text)
@@ -46,16 +47,16 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def dialect_of(path: Path, text: IO[str]) -> Dialect:
-    """What the file shows of itself."""
+    """Detect the dialect of a file from its text."""
     if file_format(path) == ".tsv":
         return Dialect("\t", not _unquoted(text, "\t"))
-    head = list(itertools.islice(text, HEAD))
+    head = list(itertools.islice(text, HEAD_LINES))
     if not head:
         return Dialect(",", True)
     counts = {separator: head[0].count(separator) for separator in SEPARATORS}
-    usual = sorted(SEPARATORS, key=lambda one: -counts[one])
-    fitting = (one for one in usual if counts[one] and _alike(head, Dialect(one, True)))
-    return Dialect(next(fitting, usual[0]), True)
+    by_count = sorted(SEPARATORS, key=lambda separator: -counts[separator])
+    matching = (one for one in by_count if counts[one] and _has_equal_widths(head, Dialect(one, True)))
+    return Dialect(next(matching, by_count[0]), True)
 
 
 def _rows(path: Path, reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -64,7 +65,7 @@ def _rows(path: Path, reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: the quotes do not match up: {error}.") from error
+            raise InputError(f"{path}, line {reader.line_num}: the quotes are not balanced: {error}.") from error
         if cells is None:
             break
         where = f"{path}, line {reader.line_num}"
@@ -73,7 +74,7 @@ def _rows(path: Path, reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         if not names:
             names = _names(cells, where)
         elif len(cells) != len(names):
-            raise InputError(f"{where}: has {len(cells)} cells, the first line names {len(names)} columns.")
+            raise InputError(f"{where}: has {len(cells)} cells, but the header has {len(names)} columns.")
         else:
             yield reader.line_num, dict(zip(names, cells, strict=True))
     if not names:
@@ -81,15 +82,15 @@ def _rows(path: Path, reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _names(cells: list[str], where: str) -> list[str]:
-    names = [cell.strip() or f"column{place}" for place, cell in enumerate(cells, 1)]
+    names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells, 1)]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
-        raise InputError(f"{where}: names a column twice: {', '.join(double)}.")
+        raise InputError(f"{where}: the header names a column twice: {', '.join(double)}.")
     return names
 
 
-def _alike(head: list[str], dialect: Dialect) -> bool:
-    """Whether the first lines split into equally many cells; a cell cut off by the end of the sample is let pass."""
+def _has_equal_widths(head: list[str], dialect: Dialect) -> bool:
+    """Return whether the first lines have equally many cells; a cell cut off by the end of the sample is ignored."""
     widths = []
     try:
         for cells in dialect.cells(iter(head)):
@@ -97,13 +98,13 @@ def _alike(head: list[str], dialect: Dialect) -> bool:
     except csv.Error:
         if not widths:
             return False
-    whole = widths if len(head) < HEAD else widths[:-1] or widths
-    return len(set(whole)) == 1 and whole[0] > 1
+    complete = widths if len(head) < HEAD_LINES else widths[:-1] or widths
+    return len(set(complete)) == 1 and complete[0] > 1
 
 
 def _unquoted(text: IO[str], separator: str) -> bool:
-    """Whether quotes are only characters here: all lines split alike, and some cell only opens with one."""
-    width, quoted, loose = 0, False, False
+    """Return whether quotes are ordinary characters: all lines have as many cells, and one only starts with one."""
+    width, quoted, unbalanced = 0, False, False
     for line in text:
         cells = line.rstrip("\r\n").split(separator)
         if cells == [""]:
@@ -113,6 +114,6 @@ def _unquoted(text: IO[str], separator: str) -> bool:
             return False
         for cell in cells:
             if cell.startswith('"'):
-                whole = len(cell) > 1 and cell.endswith('"') and '"' not in cell[1:-1].replace('""', "")
-                quoted, loose = quoted or whole, loose or not whole
-    return loose or not quoted
+                balanced = len(cell) > 1 and cell.endswith('"') and '"' not in cell[1:-1].replace('""', "")
+                quoted, unbalanced = quoted or balanced, unbalanced or not balanced
+    return unbalanced or not quoted

@@ -1,7 +1,7 @@
-"""Train, dev and test where they are missing: by a hash of what is read, the same at every call and on every machine.
+"""Split rows into train, dev and test by a hash of their text, the same at every call and on every machine.
 
-Equal texts (case, width and blanks aside) fall on one side, in whatever order rows come and whatever is added.
-Shapes: R rows.
+Texts that differ only in case, character width and whitespace are in the same split, whatever the order of the rows and
+whatever rows are added. Shapes: R rows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SPLIT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 
 def normalise_text(text: str) -> str:
-    """The text by which two are taken for the same: compatible forms, case folded, single spaces."""
+    """Return the text in compatibility form, case-folded and with single spaces; texts with equal results are equal."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def row_keys(table: Table, columns: Sequence[str]) -> list[str]:
-    """(R) the normalised texts of some columns, in one."""
+    """Return the normalised texts of some columns (R), joined into one key per row."""
     return [
         "\0".join(normalise_text(_text(cell)) for cell in row) for row in zip(*(table[c] for c in columns), strict=True)
     ]
@@ -37,30 +37,32 @@ def split_rows(
     fractions: Mapping[str, float] = SPLIT_FRACTIONS,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Split -> numbers of its rows, ascending, of rows with the keys `found` (R).
+    """Return split -> row numbers, ascending.
 
-    With `labels` (R), a class that would stand outside the first split only lends it the rows of one text.
-    Raises `SettingsError` for shares that are no shares.
+    Args:
+        keys: the key of each row (R); rows with equal keys are in the same split.
+        labels: the label of each row (R). If no row of a label would be in the first split, the rows of one of its
+            keys are moved there.
+        fractions: split -> its fraction of the rows.
+
+    Raises `SettingsError` for invalid fractions.
     """
-    if (
-        any(share < 0 for share in fractions.values())
-        or not sum(fractions.values()) > 0
-        or not next(iter(fractions.values()))
-    ):
-        raise SettingsError(f"shares = {dict(fractions)}: are not negative, and the first one is more than 0.")
+    first = next(iter(fractions.values()))
+    if any(fraction < 0 for fraction in fractions.values()) or not sum(fractions.values()) > 0 or not first:
+        raise SettingsError(f"fractions = {dict(fractions)}: none may be negative, and the first must be above 0.")
     names, weights = list(fractions), np.array(list(fractions.values()), np.float64)
     edges = np.cumsum(weights / weights.sum())
-    place = {key: _hash(key, seed) for key in dict.fromkeys(keys)}
-    side = {key: min(int(np.searchsorted(edges, at, side="right")), len(names) - 1) for key, at in place.items()}
+    position = {key: _hash(key, seed) for key in dict.fromkeys(keys)}
+    split = {key: min(int(np.searchsorted(edges, at, side="right")), len(names) - 1) for key, at in position.items()}
     if labels is not None:
-        classes: dict[Any, list[str]] = {}
+        keys_of: dict[Any, list[str]] = {}
         for key, label in zip(keys, labels, strict=True):
-            classes.setdefault(label, []).append(key)
-        for members in classes.values():
-            if all(side[key] for key in members):
-                side[min(members, key=lambda key: (place[key], key))] = 0
-    at = np.array([side[key] for key in keys], np.int64)
-    return {name: np.flatnonzero(at == number) for number, name in enumerate(names)}
+            keys_of.setdefault(label, []).append(key)
+        for members in keys_of.values():
+            if all(split[key] for key in members):
+                split[min(members, key=lambda key: (position[key], key))] = 0
+    assigned = np.array([split[key] for key in keys], np.int64)
+    return {name: np.flatnonzero(assigned == number) for number, name in enumerate(names)}
 
 
 def fill_missing_splits(
@@ -70,32 +72,39 @@ def fill_missing_splits(
     fractions: Mapping[str, float] = SPLIT_FRACTIONS,
     seed: int = 0,
 ) -> dict[str, Table]:
-    """The tables, with those splits of `shares` that are missing taken out of "train"; none that are there change, and
-    nothing is taken where "train" would be left empty."""
+    """Return the tables, with missing splits taken from "train"; existing splits do not change.
+
+    Nothing is taken if "train" would be left empty.
+
+    Args:
+        columns: the columns whose texts decide the split.
+        label: the column of the labels; every label keeps a row in "train".
+        fractions: split -> its fraction of the rows.
+    """
     if "train" not in tables:
         return dict(tables)
-    wanted = {name: share for name, share in fractions.items() if share and (name == "train" or name not in tables)}
-    if list(wanted) == ["train"]:
+    needed = {name: part for name, part in fractions.items() if part and (name == "train" or name not in tables)}
+    if list(needed) == ["train"]:
         return dict(tables)
     train = tables["train"]
     labels = None if label is None else [str(value) for value in train[label]]
-    taken = {
-        name: train.take(rows, name)
-        for name, rows in split_rows(row_keys(train, columns), labels, wanted, seed).items()
-    }
+    rows = split_rows(row_keys(train, columns), labels, needed, seed)
+    taken = {name: train.take(numbers, name) for name, numbers in rows.items()}
     if not len(taken["train"]):
         return dict(tables)
     return {**taken, **{name: table for name, table in tables.items() if name != "train"}}
 
 
 def remove_overlap(train: Table, heldout: Table, columns: Sequence[str]) -> Table:
-    """The training rows none of whose texts stands in the held-out ones, in whichever of the columns; all of them where
-    a few texts are everywhere, so that fewer than half would be left."""
-    away = {key for column in columns for key in row_keys(heldout, [column])}
-    stay = np.ones(len(train), bool)
+    """Return the training rows none of whose texts occurs in the held-out rows, in any of the columns.
+
+    If fewer than half would be left, because a few texts occur everywhere, all training rows are returned.
+    """
+    excluded = {key for column in columns for key in row_keys(heldout, [column])}
+    kept = np.ones(len(train), bool)
     for column in columns:
-        stay &= np.array([key not in away for key in row_keys(train, [column])], bool)
-    return train.take(stay) if stay.sum() >= len(train) / 2 else train
+        kept &= np.array([key not in excluded for key in row_keys(train, [column])], bool)
+    return train.take(kept) if kept.sum() >= len(train) / 2 else train
 
 
 def _hash(key: str, seed: int) -> float:

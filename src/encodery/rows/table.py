@@ -1,6 +1,6 @@
-"""Columns of equal length in little memory: a column is one run of UTF-8 bytes, decoded cell by cell when asked for.
+"""Tables in little memory: a column is one block of UTF-8 bytes, decoded cell by cell when it is read.
 
-A cell is text, None, or whatever JSON holds (numbers, lists, tables). Shapes: R rows.
+A cell is text, None, or a JSON value (number, list, object). Shapes: R rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT, NONE, JSON = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Column(Sequence[Any]):
-    """`data`: the bytes of all cells; `ends` (R,) int64: where each ends; `kinds` (R,) uint8: TEXT, NONE or JSON."""
+    """A column: the bytes of all cells, the end of each (R,) int64, and its kind (R,) uint8: TEXT, NONE or JSON."""
 
     data: bytes
     ends: np.ndarray
@@ -29,11 +29,11 @@ class Column(Sequence[Any]):
 
     @classmethod
     def of(cls, values: Iterable[Any]) -> Column:
-        """The column of these values."""
-        growing = ColumnBuilder()
+        """Return a column of values."""
+        builder = ColumnBuilder()
         for value in values:
-            growing.append(value)
-        return growing.build()
+            builder.append(value)
+        return builder.build()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -44,14 +44,14 @@ class Column(Sequence[Any]):
     def __getitem__(self, number: slice) -> list[Any]: ...
     def __getitem__(self, number: int | slice) -> Any:
         if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        at = int(number) + (len(self) if number < 0 else 0)
-        if not 0 <= at < len(self):
-            raise IndexError(f"Row {number} of {len(self)}.")
-        kind = self.kinds[at]
+            return [self[index] for index in range(*number.indices(len(self)))]
+        index = int(number) + (len(self) if number < 0 else 0)
+        if not 0 <= index < len(self):
+            raise IndexError(f"Row {number} does not exist: there are {len(self)} rows.")
+        kind = self.kinds[index]
         if kind == NONE:
             return None
-        text = self._bytes(at).decode("utf-8", "surrogatepass")
+        text = self._bytes(index).decode("utf-8", "surrogatepass")
         return text if kind == TEXT else json.loads(text)
 
     def __iter__(self) -> Iterator[Any]:
@@ -59,26 +59,26 @@ class Column(Sequence[Any]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         return len(self.data) + self.ends.nbytes + self.kinds.nbytes
 
     def take(self, numbers: np.ndarray) -> Column:
-        """The cells of these rows, in their order."""
+        """Return the cells of the given rows, in the given order."""
         cells = [self._bytes(int(number)) for number in numbers]
         ends = np.cumsum([len(cell) for cell in cells], dtype=np.int64) if cells else np.zeros(0, np.int64)
         return Column(b"".join(cells), ends, self.kinds[numbers])
 
     def concat(self, other: Column) -> Column:
-        """These cells, then those of another column."""
+        """Return these cells, followed by those of another column."""
         ends = np.concatenate([self.ends, other.ends + len(self.data)])
         return Column(self.data + other.data, ends, np.concatenate([self.kinds, other.kinds]))
 
-    def _bytes(self, at: int) -> bytes:
-        return self.data[self.ends[at - 1] if at else 0 : self.ends[at]]
+    def _bytes(self, index: int) -> bytes:
+        return self.data[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
 class ColumnBuilder:
-    """A column while it is read."""
+    """A column that is being read; it starts with `num_empty` cells that are None."""
 
     def __init__(self, num_empty: int = 0) -> None:
         self._data = bytearray()
@@ -89,23 +89,23 @@ class ColumnBuilder:
         return len(self._kinds)
 
     def append(self, value: Any) -> None:
-        """One more cell. What JSON does not know, such as a date, becomes text."""
+        """Append a cell. A value that is not JSON, such as a date, becomes text."""
         if isinstance(value, str):
             self._data += value.encode("utf-8", "surrogatepass")
         elif value is not None:
-            self._data += json.dumps(value, default=_plain, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            self._data += json.dumps(value, default=_jsonable, ensure_ascii=False).encode("utf-8", "surrogatepass")
         self._kinds.append(TEXT if isinstance(value, str) else NONE if value is None else JSON)
         self._ends.append(len(self._data))
 
     def build(self) -> Column:
-        """The column; this is not to be used any more."""
+        """Return the column. The builder must not be used afterwards."""
         kinds = np.frombuffer(bytes(self._kinds), np.uint8)
         return Column(bytes(self._data), np.frombuffer(self._ends, np.int64), kinds)
 
 
 @dataclass(frozen=True, eq=False)
 class RowLocations:
-    """Where rows come from: `file` (R,) into `files`, `line` (R,) counted from 1, of what `unit` says."""
+    """The origin of rows: `file` (R,), an index into `files`, and `line` (R,), counted from 1 in the given `unit`."""
 
     files: tuple[str, ...]
     file: np.ndarray
@@ -116,18 +116,18 @@ class RowLocations:
         return f"{self.files[int(self.file[number])]}, {self.unit} {int(self.line[number])}"
 
     def take(self, numbers: np.ndarray) -> RowLocations:
-        """Those of some rows."""
+        """Return the locations of the given rows."""
         return RowLocations(self.files, self.file[numbers], self.line[numbers], self.unit)
 
     def concat(self, other: RowLocations) -> RowLocations:
-        """These, then others."""
+        """Return these locations, followed by others."""
         file = np.concatenate([self.file, other.file + len(self.files)])
         return RowLocations(self.files + other.files, file, np.concatenate([self.line, other.line]), self.unit)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """R rows. `name`: the split; `places`: where they come from; `notes`: what was remarked when reading them."""
+    """A table of R rows. `name`: the split; `locations`: the origin of the rows; `warnings`: from reading them."""
 
     name: str
     columns: Mapping[str, Column]
@@ -136,17 +136,17 @@ class Table:
 
     @classmethod
     def of(cls, columns: Mapping[str, Iterable[Any]], name: str = "train") -> Table:
-        """A table of plain values. Raises `InputError` for columns of different length."""
-        found = {column: Column.of(values) for column, values in columns.items()}
-        lengths = {column: len(values) for column, values in found.items()}
+        """Return a table of values by column. Raises `InputError` for columns of different lengths."""
+        built = {column: Column.of(values) for column, values in columns.items()}
+        lengths = {column: len(values) for column, values in built.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{column} {length}" for column, length in lengths.items())
-            raise InputError(f"The columns are of different length: {told}.")
-        return cls(name, found)
+            listed = ", ".join(f"{column} {length}" for column, length in lengths.items())
+            raise InputError(f"The columns have different lengths: {listed}.")
+        return cls(name, built)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns, in their order."""
+        """The names of the columns, in order."""
         return tuple(self.columns)
 
     def __len__(self) -> int:
@@ -156,75 +156,80 @@ class Table:
         return column in self.columns
 
     def __getitem__(self, column: str) -> Column:
-        """Raises `InputError` for a column that is not there, with the nearest."""
+        """Return a column. Raises `InputError` for an unknown name, with the nearest."""
         if column not in self.columns:
             raise InputError(
-                f"{self.name}: has no column '{column}'.{nearest(column, self.names)} It has {', '.join(self.names)}."
+                f"{self.name}: has no column '{column}'.{nearest(column, self.names)} Columns: {', '.join(self.names)}."
             )
         return self.columns[column]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows, each as column -> cell."""
+        """Yield the rows, each as column -> cell."""
         return (self.row(number) for number in range(len(self)))
 
     def row(self, number: int) -> dict[str, Any]:
-        """One row."""
+        """Return a row as column -> cell."""
         return {name: column[number] for name, column in self.columns.items()}
 
     def location(self, number: int) -> str:
-        """File and line of a row, for messages; its number where it comes from no file."""
+        """Return the file and line of a row, for messages, or its number if it does not come from a file."""
         return self.locations[number] if self.locations is not None else f"{self.name}, row {number}"
 
     def take(self, numbers: ArrayLike, name: str | None = None) -> Table:
-        """The rows of these numbers, or where a mask (R,) says so."""
-        at = np.asarray(numbers)
-        at = np.flatnonzero(at) if at.dtype == bool else at.astype(np.int64)
-        columns = {column: cells.take(at) for column, cells in self.columns.items()}
-        places = self.locations.take(at) if self.locations is not None else None
-        return Table(self.name if name is None else name, columns, places, self.warnings)
+        """Return the rows with the given numbers, or those for which a mask (R,) is true."""
+        indices = np.asarray(numbers)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
+        columns = {column: cells.take(indices) for column, cells in self.columns.items()}
+        locations = self.locations.take(indices) if self.locations is not None else None
+        return Table(self.name if name is None else name, columns, locations, self.warnings)
 
     def without(self, *names: str) -> Table:
-        """All columns but these."""
+        """Return the table without the given columns."""
         columns = {name: column for name, column in self.columns.items() if name not in names}
         return Table(self.name, columns, self.locations, self.warnings)
 
     def select(self, columns: Mapping[str, str]) -> Table:
-        """Some columns alone, under other names: name -> column. Raises `InputError` for one that is not there."""
+        """Return a table of some columns under new names: name -> column. Raises `InputError` for an unknown column."""
         return Table(self.name, {name: self[column] for name, column in columns.items()}, self.locations, self.warnings)
 
     def concat(self, other: Table) -> Table:
-        """These rows, then another's; a column that one of them lacks is None there."""
+        """Return these rows, followed by those of another table. A column that one lacks is None in its rows."""
         columns = {}
         for name in dict.fromkeys((*self.names, *other.names)):
             one, two = self.columns.get(name), other.columns.get(name)
             first = one if one is not None else ColumnBuilder(len(self)).build()
             columns[name] = first.concat(two if two is not None else ColumnBuilder(len(other)).build())
-        places = self.locations.concat(other.locations) if self.locations and other.locations else None
-        return Table(self.name, columns, places, tuple(dict.fromkeys((*self.warnings, *other.warnings))))
+        locations = self.locations.concat(other.locations) if self.locations and other.locations else None
+        return Table(self.name, columns, locations, tuple(dict.fromkeys((*self.warnings, *other.warnings))))
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         return sum(column.nbytes for column in self.columns.values())
 
 
 def table_from_rows(name: str, source: str, rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str = "line") -> Table:
-    """The table of rows that come with their line; a key that a row lacks is None there."""
-    growing: dict[str, ColumnBuilder] = {}
+    """Return a table of (line number, row) pairs; a key that a row lacks is None there.
+
+    Args:
+        source: the file, for messages.
+        unit: what the numbers count, "line" or "row".
+    """
+    builders: dict[str, ColumnBuilder] = {}
     lines = array("q")
     for line, row in rows:
         for key in row:
-            if key not in growing:
-                growing[key] = ColumnBuilder(len(lines))
-        for key, column in growing.items():
+            if key not in builders:
+                builders[key] = ColumnBuilder(len(lines))
+        for key, column in builders.items():
             column.append(row.get(key))
         lines.append(line)
-    places = RowLocations((source,), np.zeros(len(lines), np.int32), np.frombuffer(lines, np.int64), unit)
-    return Table(name, {key: column.build() for key, column in growing.items()}, places)
+    locations = RowLocations((source,), np.zeros(len(lines), np.int32), np.frombuffer(lines, np.int64), unit)
+    return Table(name, {key: column.build() for key, column in builders.items()}, locations)
 
 
-def _plain(value: Any) -> Any:
-    """A value of numpy as Python's own; bytes that are no text as hexadecimal digits; anything else as text."""
+def _jsonable(value: Any) -> Any:
+    """Return a numpy value as a Python value, bytes as hexadecimal digits, and anything else as text."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, bytes):

@@ -1,7 +1,7 @@
-"""Files to lines of text: decompressed, their encoding found out, damage named.
+"""Open text files: decompress them, detect the encoding, and report damage.
 
-UTF-8 unless there is a mark, or every other byte is NUL (UTF-16); Windows-1252 where the bytes are no UTF-8, which is
-told. Nothing is replaced silently: what fits none of them is refused.
+The encoding is UTF-8 unless there is a byte-order mark or every other byte is NUL (UTF-16). Bytes that are not valid
+UTF-8 are read as Windows-1252, with a warning. Nothing is replaced silently: other bytes are refused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ BLOCK = 1 << 20
 
 
 def file_format(path: Path) -> str:
-    """The ending that says the format: .jsonl of rows.jsonl.gz."""
+    """Return the suffix of the format: .jsonl for rows.jsonl.gz."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     return plain.suffix.lower()
 
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """The decompressed bytes. Raises `InputError` naming the file: missing, unreadable, a damaged archive."""
+    """Open a file for its decompressed bytes. Raises `InputError`: missing, unreadable, a damaged archive."""
     try:
         with contextlib.ExitStack() as stack:
             yield stack.enter_context(_plain(path))
@@ -48,7 +48,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def encoding_of(path: Path) -> str:
-    """utf-8, utf-8-sig, utf-16, utf-16-le, utf-16-be or cp1252. Raises `InputError` where none of them fits."""
+    """Return utf-8, utf-8-sig, utf-16, utf-16-le, utf-16-be or cp1252. Raises `InputError` if none of them fits."""
     with open_bytes(path) as stream:
         head = stream.read(BLOCK)
         for mark, name in MARKS:
@@ -56,31 +56,31 @@ def encoding_of(path: Path) -> str:
                 return name
         if b"\x00" in head[:4096]:
             return _wide(path, head[:4096])
-        strict, western, at = codecs.getincrementaldecoder("utf-8")(), True, 0
-        utf8, block = True, head
+        decoder, block = codecs.getincrementaldecoder("utf-8")(), head
+        utf8, western = True, True
         while block and (utf8 or western):
-            utf8 = utf8 and _decodes(strict, block)
+            utf8 = utf8 and _decodes(decoder, block)
             if western and any(byte in block for byte in UNDEFINED):
                 western = False
-            at, block = at + len(block), stream.read(BLOCK)
-        utf8 = utf8 and _decodes(strict, b"", True)
+            block = stream.read(BLOCK)
+        utf8 = utf8 and _decodes(decoder, b"", True)
     if utf8:
         return "utf-8"
     if not western:
-        raise InputError(f"{path}: is no text in UTF-8, UTF-16 or Windows-1252; save it as UTF-8.")
+        raise InputError(f"{path}: is not text in UTF-8, UTF-16 or Windows-1252; save it as UTF-8.")
     return "cp1252"
 
 
 @contextlib.contextmanager
 def open_text(path: Path, newline: str | None = "\n") -> Iterator[tuple[IO[str], tuple[str, ...]]]:
-    """The text of a file, and what was remarked about its encoding. Raises `InputError`."""
+    """Open a file for its text. Yields the stream and warnings about its encoding. Raises `InputError`."""
     encoding = encoding_of(path)
-    notes = () if encoding.startswith("utf-8") else (f"{path}: read as {ENCODINGS[encoding]}",)
+    warnings = () if encoding.startswith("utf-8") else (f"{path}: read as {ENCODINGS[encoding]}",)
     with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding, newline=newline) as text:
         try:
-            yield text, notes
+            yield text, warnings
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is no {encoding} text throughout: {error.reason}.") from error
+            raise InputError(f"{path}: contains bytes that are not {encoding}: {error.reason}.") from error
 
 
 UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d", b"\x00")
@@ -88,12 +88,12 @@ ENCODINGS = {"cp1252": "Windows-1252", "utf-16": "UTF-16", "utf-16-le": "UTF-16"
 
 
 def _plain(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    ending = path.suffix.lower()
-    if ending == ".gz":
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
         return cast("BinaryIO", gzip.open(path, "rb"))
-    if ending == ".xz":
+    if suffix == ".xz":
         return cast("BinaryIO", lzma.open(path, "rb"))
-    if ending == ".zst":
+    if suffix == ".zst":
         import zstandard
 
         reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
@@ -104,7 +104,7 @@ def _plain(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 def _wide(path: Path, head: bytes) -> str:
     zeros = head[0::2].count(0), head[1::2].count(0)
     if zeros[0] == zeros[1] or min(zeros) > 0.05 * max(zeros):
-        raise InputError(f"{path}: holds NUL bytes: it is no text.")
+        raise InputError(f"{path}: contains NUL bytes, so it is not text.")
     return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
 

@@ -1,1 +1,1 @@
-"""The steps of a corpus: families of readers, rewrites, filters and ways to find duplicates."""
+"""The steps of a corpus build: families of readers, rewrites, filters and deduplication methods."""

@@ -1,5 +1,7 @@
-"""Ways to find duplicates. They run after the filters and before held-out text is chosen, so that no duplicate
-that is found can lie on both sides."""
+"""Deduplication methods.
+
+They run after the filters and before the held-out split, so that no detected duplicate can be in both splits.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of the executor. `steps` come after the documents if `documents`, else they stand alone.
-    `tasks`: how many tasks; `None` for one a task of documents."""
+    """One run of the executor.
+
+    Attributes:
+        steps: the datatrove steps.
+        documents: whether the steps run over the cleaned documents; otherwise they have no input.
+        tasks: the number of tasks; None for the number of tasks of the documents.
+    """
 
     name: str
     steps: list[PipelineStep] = field(default_factory=list)
@@ -26,15 +33,15 @@ class Pass:
 
 
 class Dedup(Part):
-    """Finds duplicates in passes over the documents, then drops all but one of each group."""
+    """Find duplicates in passes over the documents, then drop all but one of each group."""
 
     @abc.abstractmethod
     def passes(self, folder: str) -> list[Pass]:
-        """What must run before `build`'s step can tell; files are kept below `folder`.
+        """Return the passes that must run before the step of `build`; they write files below `folder`.
 
-        The documents of a pass are those that all earlier parts leave, in the same tasks and order.
+        The documents of a pass are those that all earlier methods keep, in the same tasks and order.
         """
 
     @abc.abstractmethod
     def build(self, folder: str, exclusion_writer: DiskWriter | None = None) -> PipelineStep:
-        """The step that drops the duplicates; they go to `dropped`."""
+        """Return the step that drops the duplicates; `exclusion_writer` receives them."""

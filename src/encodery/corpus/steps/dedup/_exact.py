@@ -1,4 +1,4 @@
-"""What datatrove's exact deduplication is told."""
+"""Configuration of datatrove's exact deduplication."""
 
 import re
 from collections.abc import Iterator
@@ -11,22 +11,26 @@ SPACE = re.compile(r"\s+")
 
 
 def text_of(document: Document) -> str:
-    """The text as it is."""
+    """Return the text unchanged."""
     return document.text  # type: ignore[no-any-return]
 
 
 def normalised(document: Document) -> str:
-    """The text without differences of case and whitespace."""
+    """Return the text with case folded and runs of whitespace replaced by one space."""
     return SPACE.sub(" ", document.text).casefold().strip()
 
 
 def config(normalise: bool) -> ExactDedupConfig:
-    """datatrove reads the annotation of the content getter, so this module keeps annotations as types."""
+    """Return the configuration.
+
+    datatrove reads the annotation of the content getter, so this module does not import `annotations` from
+    `__future__`.
+    """
     return ExactDedupConfig(content_getter=normalised if normalise else text_of)
 
 
 class ExactStep(ExactDedupFilter):  # type: ignore[misc]
-    """datatrove's filter, without the count it leaves in every document."""
+    """datatrove's filter, without the duplicate count that it adds to the metadata of every document."""
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in super().run(data, rank, world_size):

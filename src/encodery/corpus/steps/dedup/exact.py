@@ -1,6 +1,6 @@
-"""Exact duplicates: documents whose text is the same, letter by letter, up to case and whitespace.
+"""Exact deduplication: drop documents whose text is identical except for case and whitespace.
 
-datatrove's exact deduplication by 64-bit hash; the hashes are sorted on disk and merged, so memory is bounded.
+Uses datatrove's exact deduplication by 64-bit hash. The hashes are sorted on disk and merged, in bounded memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Exact(Dedup):
-    """`fold`: whether case and whitespace are ignored."""
+    """Exact deduplication. `normalise`: whether case and whitespace are ignored."""
 
     normalise: bool = True
 

@@ -1,8 +1,8 @@
-"""Near duplicates by MinHash and locality-sensitive hashing (arXiv 2107.06499, as in datatrove and FineWeb).
+"""Near deduplication by MinHash and locality-sensitive hashing (arXiv 2107.06499, as in datatrove and FineWeb).
 
-Two documents whose sets of word 5-grams overlap (Jaccard) by s are found with probability 1-(1-s^r)^b, for b
-buckets of r hashes: 0.92 at 0.8 and 0.09 at 0.5 with the default 14 × 8. One of each cluster is kept. Words are
-those of any script (`words.py`) rather than of one language.
+Two documents whose sets of word 5-grams have the Jaccard similarity s are detected with probability 1-(1-s^r)^b, for b
+buckets of r hashes: 0.92 at s = 0.8 and 0.09 at s = 0.5 with the default 14 × 8. One document of each cluster is kept.
+Words are those of any script (`words.py`), not of one language.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.corpus.steps.dedup import Dedup, Pass
 
 if TYPE_CHECKING:
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Minhash(Dedup):
-    """`words`: length of the n-grams; `buckets` × `hashes`: shape of the signature; `seed` of its functions.
-    Documents of fewer than `words` words are never near duplicates."""
+    """Near deduplication. A document of fewer than `ngram_size` words is never a near duplicate.
+
+    Attributes:
+        ngram_size: the number of words of an n-gram.
+        num_buckets, hashes_per_bucket: the shape of the signature.
+        seed: the seed of the hash functions.
+    """
 
     ngram_size: int = 5
     num_buckets: int = 14
@@ -29,9 +34,7 @@ class Minhash(Dedup):
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("ngram_size", "num_buckets", "hashes_per_bucket"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
+        check_at_least(self, 1, "ngram_size", "num_buckets", "hashes_per_bucket")
 
     def passes(self, folder: str) -> list[Pass]:
         from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster

@@ -1,7 +1,7 @@
-"""Filters: which documents are kept, and the reason for those that are not.
+"""Filters: keep or drop documents, with a reason for each that is dropped.
 
 Rules that look for the words of one language are off by default, because they would silently remove every other
-language; scripts written without spaces are counted by character (see `words.py`).
+language. In scripts written without spaces each character counts as a word (see `words.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 class Filter(Part):
-    """Keeps or drops whole documents (C4 also drops lines), giving a reason."""
+    """Keep or drop whole documents, with a reason (C4 also drops lines)."""
 
     @abc.abstractmethod
     def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
-        """The datatrove filter; what it removes goes to `dropped` with `filter_reason` in its metadata."""
+        """Return the datatrove filter.
+
+        `exclusion_writer` receives the dropped documents, with `filter_reason` in their metadata.
+        """

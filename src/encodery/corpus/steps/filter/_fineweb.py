@@ -1,4 +1,4 @@
-"""datatrove's FineWeb filter, safe on text without words."""
+"""datatrove's FineWeb filter, made safe for text without words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from encodery.corpus.words import has_words
 
 
 class FinewebStep(FineWebQualityFilter):  # type: ignore[misc]
-    """datatrove divides by the number of words; a text without any is dropped here."""
+    """datatrove's filter divides by the number of words; here a text without words is dropped first."""
 
     name = "fineweb"
 

@@ -1,4 +1,4 @@
-"""The most frequent function words of languages that share a script, and the scripts of those that do not."""
+"""The most frequent function words of languages that share a script, and the scripts that identify a language."""
 
 FUNCTION_WORDS = {
     "cs": "a v na je se že s z do to o i za ale jako jsou by pro po",

@@ -1,7 +1,7 @@
-"""Gopher's quality rules as a datatrove filter, in the order and with the reasons of datatrove's own.
+"""Gopher's quality rules as a datatrove filter, with the order and the reasons of datatrove's own filter.
 
-datatrove's filter looks at every character of every word in Python; this one asks the same of whole words, which
-gives the same answers (a test compares them) several times faster.
+datatrove's filter inspects every character of every word in Python. This one tests whole words, which gives the same
+decisions (a test compares them) several times faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from encodery.corpus.words import AnyScriptTokenizer, is_spaceless
 
 @dataclass(frozen=True, kw_only=True)
 class GopherRules:
-    """The settings of the part, as its docstring tells them."""
+    """The settings of the part `gopher_quality`; see its docstring."""
 
     language: str
     min_stop_words: int
@@ -32,12 +32,12 @@ class GopherRules:
 
 
 class GopherQualityStep(BaseFilter):  # type: ignore[misc]
-    """Leaves the rule of mean word length out where most words are single characters of a script without spaces."""
+    """The rule of mean word length is not applied to text in scripts without spaces, whose words are characters."""
 
     name = "gopher_quality"
 
-    def __init__(self, dropped: DiskWriter | None, rules: GopherRules) -> None:
-        super().__init__(dropped)
+    def __init__(self, exclusion_writer: DiskWriter | None, rules: GopherRules) -> None:
+        super().__init__(exclusion_writer)
         self.rules = rules
         self.tokenizer = AnyScriptTokenizer()
 

@@ -1,4 +1,4 @@
-"""datatrove's Gopher repetition filter behind a screen of hashed n-grams that gives the same answers faster."""
+"""datatrove's Gopher repetition filter, preceded by a fast test on hashed n-grams; the decisions are the same."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from datatrove.utils.text import split_into_words
 
 from encodery.corpus.words import AnyScriptTokenizer
 
-TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
-REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+TOP_LIMITS = ((2, 0.20), (3, 0.18), (4, 0.16))
+DUPLICATE_LIMITS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 Limit = tuple[int, float]
 Limits = tuple[Limit, ...]
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
-    """Lines and paragraphs as datatrove does; n-grams by datatrove only where the screen cannot exclude a drop."""
+    """Apply datatrove's rules; its slow n-gram rules run only on documents that `screen` cannot clear."""
 
     name = "gopher_repetition"
 
     def __init__(self, scale: float, **settings: Any) -> None:
         super().__init__(
-            top_n_grams=tuple((n, share * scale) for n, share in TOP),
-            dup_n_grams=tuple((n, share * scale) for n, share in REPEATED),
+            top_n_grams=tuple((n, fraction * scale) for n, fraction in TOP_LIMITS),
+            dup_n_grams=tuple((n, fraction * scale) for n, fraction in DUPLICATE_LIMITS),
             language=AnyScriptTokenizer(),
             **settings,
         )
@@ -38,9 +38,9 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
         return result
 
     def screen(self, text: str) -> tuple[Limits, Limits]:
-        """The n-gram rules that the text could break: all others it keeps for certain.
+        """Return the n-gram rules that the text might violate; it certainly satisfies all others.
 
-        A "most frequent" n-gram that occurs once is no repetition, which datatrove's rule overlooks in short texts.
+        A most frequent n-gram that occurs only once is not a repetition; in short texts datatrove overlooks this.
         """
         words = split_into_words(text, self.language)
         numbers: dict[str, int] = {}
@@ -55,7 +55,7 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
             ordered = np.sort(key)
             again = ordered[1:] == ordered[:-1]
             if not again.any():
-                break  # Longer n-grams do not repeat either.
+                break  # No longer n-gram is repeated either.
             if n in top and _most_frequent(again) * _longest(lengths, n, n - 1) > top[n] * len(text):
                 breaks[0].append((n, top[n]))
             enough = n in repeated and int(again.sum()) * _longest(lengths, n, 0) > repeated[n] * len(text)
@@ -65,19 +65,19 @@ class GopherRepetitionStep(GopherRepetitionFilter):  # type: ignore[misc]
 
 
 def _most_frequent(again: np.ndarray) -> int:
-    """How often the most frequent key occurs, from where the sorted keys repeat the one before."""
+    """Return how often the most frequent key occurs; `again` marks sorted keys equal to the key before them."""
     edges = np.flatnonzero(np.diff(again.astype(np.int8), prepend=0, append=0))
     return int((edges[1::2] - edges[::2]).max()) + 1
 
 
 def _longest(lengths: np.ndarray, n: int, blanks: int) -> int:
-    """Characters of the longest n-gram."""
+    """Return the characters of the longest n-gram, plus `blanks` for the spaces between its words."""
     ends = np.concatenate(([0], np.cumsum(lengths)))
     return int((ends[n:] - ends[:-n]).max()) + blanks
 
 
 def _covered(key: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Characters of the words that lie in some repeated n-gram: at least what any count without overlap finds."""
+    """Return the characters of all words in repeated n-grams: an upper bound of any count without overlaps."""
     order = np.argsort(key, kind="stable")
     again = np.zeros(len(key), dtype=bool)
     again[order[1:]] = key[order[1:]] == key[order[:-1]]

@@ -1,4 +1,4 @@
-"""The datatrove filter behind `language`."""
+"""The datatrove filter of the part `language`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from encodery.corpus.steps.filter._function_words import FUNCTION_WORDS, SCRIPTS
 from encodery.corpus.words import words
 
-READ = 20_000  # Characters that decide.
+MAX_CHARACTERS = 20_000  # Of a document, from its start, that are examined.
 
 
 class LanguageStep(BaseFilter):  # type: ignore[misc]
-    """Drops a document when another language listed fits better, or none of the wanted ones fits well enough."""
+    """Drop a document if another known language fits better, or if no language fits well enough."""
 
     name = "language"
 
-    def __init__(self, languages: tuple[str, ...], min_fraction: float, dropped: DiskWriter | None) -> None:
-        super().__init__(dropped)
-        self.keep = languages
-        self.min_share = min_fraction
+    def __init__(self, languages: tuple[str, ...], min_fraction: float, exclusion_writer: DiskWriter | None) -> None:
+        super().__init__(exclusion_writer)
+        self.languages = languages
+        self.min_fraction = min_fraction
         self.function_words = {code: frozenset(listed.split()) for code, listed in FUNCTION_WORDS.items()}
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        shares = self.fractions(doc.text[:READ])
-        best = max(shares, key=lambda code: shares[code])
-        if shares[best] < self.min_share:
+        fractions = self.fractions(doc.text[:MAX_CHARACTERS])
+        best = max(fractions, key=lambda code: fractions[code])
+        if fractions[best] < self.min_fraction:
             return False, "unknown_language"
-        return True if best in self.keep else (False, f"language_{best}")
+        return True if best in self.languages else (False, f"language_{best}")
 
     def fractions(self, text: str) -> dict[str, float]:
-        """How well each language fits: share of its function words, or of the letters of its script."""
-        found = words(text.lower())
+        """Return for each language the fraction of its function words, or of the letters of its script."""
+        tokens = words(text.lower())
         letters = max(1, sum(map(str.isalpha, text)))
-        shares = {
-            code: sum(word in listed for word in found) / max(1, len(found))
+        fractions = {
+            code: sum(word in listed for word in tokens) / max(1, len(tokens))
             for code, listed in self.function_words.items()
         }
         for code, script in SCRIPTS.items():
-            shares[code] = len(regex.findall(rf"\p{{{script}}}", text)) / letters
-        # Japanese is written with Han beside its kana, so any kana decides.
-        if shares["ja"] > 0.1:
-            shares["ja"] += shares.pop("zh")
-        return shares
+            fractions[code] = len(regex.findall(rf"\p{{{script}}}", text)) / letters
+        # Japanese text contains Han characters as well as kana, so kana decide between Japanese and Chinese.
+        if fractions["ja"] > 0.1:
+            fractions["ja"] += fractions.pop("zh")
+        return fractions

@@ -1,4 +1,4 @@
-"""The datatrove filter behind `length`."""
+"""The datatrove filter of the part `length`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from encodery.corpus.words import has_words
 
 
 class LengthStep(BaseFilter):  # type: ignore[misc]
-    """Counts words no further than needed to decide."""
+    """Drop short and long documents; words are counted only as far as needed."""
 
     name = "length"
 
-    def __init__(self, minimum: int, maximum: int | None, dropped: DiskWriter | None) -> None:
-        super().__init__(dropped)
+    def __init__(self, minimum: int, maximum: int | None, exclusion_writer: DiskWriter | None) -> None:
+        super().__init__(exclusion_writer)
         self.minimum = minimum
         self.maximum = maximum
 

@@ -1,7 +1,7 @@
-"""C4's rules for web pages: whole sentences only, no code, no notices (arXiv 1910.10683, 2.2).
+"""C4's rules for web pages: complete sentences only, no code, no notices (arXiv 1910.10683, 2.2).
 
-Made for English web pages: it drops every line without final punctuation and every document with a curly bracket,
-so it is not among the default filters. It changes the text: lines that fail are removed.
+The rules are made for English web pages: they drop every line without final punctuation and every document with a
+curly bracket, so this is not a default filter. It changes the text: lines that fail are removed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class C4(Filter):
-    """`min_sentences`: of a document, after lines were removed; `min_words`: of a line; `punctuation`: whether a
-    line must end a sentence; `brackets`: whether `{` drops the document; `notices`: whether lines about cookies,
-    terms and JavaScript are removed."""
+    """C4's rules.
+
+    Attributes:
+        min_sentences: the sentences that a document must have after lines were removed.
+        min_words_per_line: the words that a line must have.
+        require_punctuation: whether a line must end with final punctuation.
+        drop_brackets: whether a document that contains `{` is dropped.
+        drop_notices: whether lines about cookies, terms of use and JavaScript are removed.
+    """
 
     min_sentences: int = 5
     min_words_per_line: int = 3

@@ -1,6 +1,6 @@
-"""FineWeb's rules for web pages: lists, short lines and repeated lines (arXiv 2406.17557, 3.6).
+"""FineWeb's rules for web pages: lists, short lines and duplicate lines (arXiv 2406.17557, 3.6).
 
-Made for prose: manuals with tables and definitions fail its line rules, so it is not among the default filters.
+The rules are made for prose: manuals with tables and definitions fail them, so this is not a default filter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Fineweb(Filter):
-    """`min_punctuated`: share of lines that end a sentence; `max_short`: share of lines of at most `short`
-    characters; `max_repeated`: share of characters in repeated lines; `max_newlines`: newlines per word."""
+    """FineWeb's rules.
+
+    Attributes:
+        min_punctuated_lines: the minimum fraction of lines that end with final punctuation.
+        max_short_lines: the maximum fraction of lines of at most `short_line_length` characters.
+        max_duplicate_characters: the maximum fraction of characters in duplicate lines.
+        max_newlines_per_word: the maximum number of newlines per word.
+    """
 
     min_punctuated_lines: float = 0.12
     max_short_lines: float = 0.67

@@ -1,8 +1,8 @@
-"""Gopher's quality rules: what is made of symbols, bullets or numbers rather than of words (arXiv 2112.11446, A1).
+"""Gopher's quality rules: drop text made of symbols, bullets or numbers instead of words (arXiv 2112.11446, A1).
 
-Differs from the paper in its defaults, which are those of web pages in English: length is the business of `length`;
-the stop-word rule is off unless `language` is given, because it removes every other language; mean word length is
-not judged in scripts without spaces; technical text is allowed more numbers and symbols.
+Differs from the paper, whose limits are made for English web pages: document length is left to `length`; the stop-word
+rule is off unless `language` is set, because it removes every other language; mean word length is not tested in scripts
+without spaces; the limits on numbers and symbols are wider, for technical text.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GopherQuality(Filter):
-    """`language`: `en` asks for `min_stop_words` different English stop words; `any` asks for none.
-    `min_letters`: share of words that hold a letter. `max_symbols`: `#` or `…` per word.
-    `max_bullets`, `max_ellipsis`: share of lines that start with a bullet, that end in an ellipsis."""
+    """Gopher's quality rules.
+
+    Attributes:
+        language: "en" requires `min_stop_words` different English stop words; "any" requires none.
+        min_word_length, max_word_length: the limits of the mean word length.
+        max_symbols: the maximum number of `#`, and of `…`, per word.
+        max_bullets, max_ellipsis: the maximum fraction of lines that start with a bullet, or end with an ellipsis.
+        min_letters: the minimum fraction of words that contain a letter.
+    """
 
     language: Literal["any", "en"] = "any"
     min_stop_words: int = 2

@@ -1,9 +1,9 @@
-"""Gopher's repetition rules: lines, paragraphs or word n-grams that fill a document (arXiv 2112.11446, table A1).
+"""Gopher's repetition rules: drop documents with many duplicate lines, paragraphs or n-grams (arXiv 2112.11446, A1).
 
-The decisions are datatrove's; n-grams are screened by hashes first, which decides nearly every document and is
-several times faster. The thresholds are wider than the paper's for web pages: manuals, tables, definitions and
-scripture repeat themselves; what is dropped is text of which a third is repetition. A most frequent n-gram that
-occurs only once is never held against a short text.
+The decisions are those of datatrove. A fast test on hashed n-grams comes first; it decides nearly every document and
+makes the filter several times faster. The limits are wider than the paper's, which are made for web pages: manuals,
+tables, definitions and scripture repeat themselves, so only text of which about a third is repetition is dropped. A
+most frequent n-gram that occurs only once does not count as repetition.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GopherRepetition(Filter):
-    """`max_lines`, `max_paragraphs`: share of repeated lines and paragraphs; `…_characters`: share of the text in
-    them. `scale` multiplies the paper's limits on the most frequent 2- to 4-gram and on repeated 5- to 10-grams."""
+    """Gopher's repetition rules.
+
+    Attributes:
+        max_duplicate_lines, max_duplicate_paragraphs: the maximum fraction of duplicate lines and paragraphs.
+        max_duplicate_line_characters, max_duplicate_paragraph_characters: the maximum fraction of the text in them.
+        ngram_limit_scale: multiplies the paper's limits on the most frequent 2- to 4-gram and on duplicate 5- to
+            10-grams.
+    """
 
     max_duplicate_lines: float = 0.5
     max_duplicate_paragraphs: float = 0.5

@@ -1,8 +1,8 @@
-"""Keeps documents of wanted languages or scripts, recognised by their letters and most frequent words.
+"""Keep documents in the given languages, recognised by their script and their most frequent words.
 
-No model is downloaded. A script names its languages (Greek, Thai, …); languages that share the Latin or Cyrillic
-script are told apart by the share of their function words, which needs some thirty words of running text. Not among
-the default filters: a language that is not listed here would be lost.
+No model is downloaded. Some languages are identified by their script (Greek, Thai, …); languages that share the Latin
+or Cyrillic script are distinguished by the fraction of their function words, which needs about thirty words of running
+text. This is not a default filter, because documents in languages unknown to it would be dropped.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Language(Filter):
-    """`keep`: codes of the languages kept. `min_share`: share of words that must be function words of one of them,
-    or share of letters that must be of its script."""
+    """Language filter. Use it when the sources mix languages and the model is for some of them.
+
+    Attributes:
+        languages: the codes of the languages to keep.
+        min_fraction: the fraction of words that must be function words of a language, or of letters in its script.
+    """
 
     languages: tuple[str, ...] = ("en",)
     min_fraction: float = 0.15
@@ -31,7 +35,9 @@ class Language(Filter):
         known = sorted([*FUNCTION_WORDS, *SCRIPTS])
         for code in self.languages:
             if code not in known:
-                raise SettingsError(f"keep: no language '{code}'.{nearest(code, known)} Known: {', '.join(known)}.")
+                raise SettingsError(
+                    f"languages: there is no '{code}'.{nearest(code, known)} Languages: {', '.join(known)}."
+                )
 
     def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:
         from encodery.corpus.steps.filter._language import LanguageStep

@@ -1,4 +1,4 @@
-"""Drops documents that are too short, or longer than is wanted."""
+"""Drop documents that are too short or too long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Length(Filter):
-    """`min_words`, `max_words`: words, or characters of scripts without spaces; `None` for no upper bound."""
+    """`min_words`, `max_words`: words, or characters in scripts without spaces; None sets no upper limit."""
 
     min_words: int = 10
     max_words: int | None = None
@@ -23,7 +23,7 @@ class Length(Filter):
     def __post_init__(self) -> None:
         if self.min_words < 0 or (self.max_words is not None and self.max_words < self.min_words):
             raise SettingsError(
-                f"min_words = {self.min_words}, max_words = {self.max_words}: need 0 <= min_words <= max_words."
+                f"min_words = {self.min_words}, max_words = {self.max_words}: 0 <= min_words <= max_words is needed."
             )
 
     def build(self, exclusion_writer: DiskWriter | None = None) -> BaseFilter:

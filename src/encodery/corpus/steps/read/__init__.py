@@ -1,7 +1,7 @@
-"""Readers: one file format each, to texts.
+"""Readers: from files of one format to texts.
 
-datatrove's own readers stop or go on silently at a broken line, a wrong encoding or a damaged archive; these count
-each and name the file.
+datatrove's own readers stop, or continue silently, at a broken line, a wrong encoding or a damaged archive. These
+readers count every problem and name the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datatrove.pipeline.base import PipelineStep
 
 RawDocument = tuple[str, dict[str, Any]]
-"""A text and what its file says of it."""
+"""A text and its metadata."""
 
 Skip = Callable[[str, str], None]
 """Called with (reason, detail) for each row that cannot be used."""
@@ -28,8 +28,15 @@ Skip = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class ReadContext:
-    """What all readers are told: the text column, the encoding, a licence for rows that name none (or one by
-    source), the folder of task lists and the folder for what could not be read."""
+    """Settings that all readers of a build share.
+
+    Attributes:
+        text: the text column, or "auto".
+        encoding: the encoding of text files, or "auto".
+        license: the license of rows that state none; one for all, or by source.
+        tasks: the folder with the file slices of each task.
+        problems: the folder to which problems are written.
+    """
 
     text: str
     encoding: str
@@ -39,22 +46,25 @@ class ReadContext:
 
 
 class FileReader(Part):
-    """Reads one format."""
+    """Read the files of one format."""
 
     suffixes: ClassVar[tuple[str, ...]]
     sliceable: ClassVar[bool] = False
-    """Whether `rows` honours `source.part`, so that several tasks can share a file."""
+    """Whether `read` reads only slice `slice_index` of a file, so that several tasks can divide it."""
 
     @abc.abstractmethod
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
-        """The texts of a file, in order, in bounded memory.
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
+        """Yield the texts of a file with their metadata, in order and in bounded memory.
 
-        Raises `Unusable` when the file, or what is left of it, cannot be read.
+        Args:
+            skip: called with a reason and a detail for each row that cannot be used.
+
+        Raises `UnusableFile` if the file, or the rest of it, cannot be read.
         """
 
-    def build(self, name: str, reading: ReadContext) -> PipelineStep:
-        """The datatrove step that reads a task's files of this format; `name` is the format's."""
+    def build(self, name: str, context: ReadContext) -> PipelineStep:
+        """Return the datatrove step that reads the files of this format; `name` is the name of the format."""
         from encodery.corpus.steps.read._step import ReadStep
 
-        rows = functools.partial(self.read, reading=reading)
-        return ReadStep(name, rows, reading.tasks, reading.problems, reading.license)
+        read = functools.partial(self.read, context=context)
+        return ReadStep(name, read, context.tasks, context.problems, context.license)

@@ -1,4 +1,4 @@
-"""The datatrove step around a reader."""
+"""The datatrove step that runs a reader."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from encodery.corpus.sources import SourceFile, read_task
 
 Skip = Callable[[str, str], None]
 ReadFile = Callable[[SourceFile, Skip], Iterator[tuple[str, dict[str, Any]]]]
-OWN = ("path", "format", "source", "license")
+RESERVED = ("path", "format", "source", "license")  # Keys of the metadata that the step sets.
 
 
 class ReadStep(PipelineStep):  # type: ignore[misc]
-    """Passes on what earlier readers found, then reads the task's files of its own format.
+    """Yield the documents of earlier readers, then those of the task's files of its own format.
 
-    What cannot be read is counted in `problems/<format>-<task>.json`: (reason, path) with a number and a detail.
+    Problems are written to `problems/<format>-<task>.json` as rows of reason, path, count and detail.
     """
 
     type = "read"
 
     def __init__(
-        self, format_name: str, rows: ReadFile, tasks: Path, problems: Path, licence: str | dict[str, str] | None
+        self, format_name: str, read: ReadFile, tasks: Path, problems: Path, licence: str | dict[str, str] | None
     ) -> None:
         self.name = format_name
         super().__init__()
         self.format = format_name
-        self.rows = rows
+        self.read = read
         self.tasks = tasks
         self.problems = problems
         self.licence = licence
@@ -56,25 +56,25 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
             try:
                 yield from self._documents(source, skip)
             except UnusableFile as error:
-                # Every slice of a damaged file finds the damage; it is one file.
+                # Every slice of a damaged file meets the damage, but only the first one counts it.
                 if source.slice_index == 0:
                     skip(f"file {error.reason}", error.detail)
-        rows = [[reason, path, count, details[reason, path]] for (reason, path), count in problems.items()]
+        table = [[reason, path, count, details[reason, path]] for (reason, path), count in problems.items()]
         self.problems.mkdir(parents=True, exist_ok=True)
         target = self.problems / f"{self.format}-{rank:05d}.json"
-        target.write_text(json.dumps(rows), encoding="utf-8")
+        target.write_text(json.dumps(table), encoding="utf-8")
 
     def _documents(self, source: SourceFile, skip: Skip) -> Any:
-        for number, (text, said) in enumerate(self.rows(source, skip)):
+        for number, (text, row) in enumerate(self.read(source, skip)):
             self.stat_update("documents")
             self.stat_update("characters", value=len(text))
-            metadata = {key: value for key, value in said.items() if key not in OWN}
+            metadata = {key: value for key, value in row.items() if key not in RESERVED}
             metadata |= {
-                "source": str(said.get("source") or source.origin),
+                "source": str(row.get("source") or source.origin),
                 "path": source.name,
                 "format": source.format,
             }
             default = self.licence.get(metadata["source"]) if isinstance(self.licence, dict) else self.licence
-            if licence := said.get("license") or said.get("licence") or default:
+            if licence := row.get("license") or row.get("licence") or default:
                 metadata["license"] = str(licence)
             yield Document(text=text, id=f"{source.name}:{source.slice_index}:{number}", metadata=metadata)

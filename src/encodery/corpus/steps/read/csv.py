@@ -1,4 +1,4 @@
-"""Comma- or tab-separated values with a header row: one document a row."""
+"""Comma- or tab-separated values with a header row: one document per row."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from encodery.corpus.sources import SourceFile
 from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
 from encodery.corpus.streams import open_source_text
 
-LONGEST_FIELD = 64 << 20
+MAX_FIELD_LENGTH = 64 << 20
 BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvReader(FileReader):
-    """`delimiter`: `auto` takes the one of `, ; | tab` that the header has most of (tab for .tsv)."""
+    """CSV reader. `delimiter`: "auto" takes the most frequent of `, ; | tab` in the header (tab for .tsv)."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
     sliceable: ClassVar[bool] = True
     delimiter: str = "auto"
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
-        csv.field_size_limit(LONGEST_FIELD)
-        head = [row for _, row in itertools.islice(self._rows(source, reading, lambda *_: None), HEAD_ROWS)]
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
+        csv.field_size_limit(MAX_FIELD_LENGTH)
+        head = [row for _, row in itertools.islice(self._rows(source, context, lambda *_: None), HEAD_ROWS)]
         if not head:
             return
-        column = text_column(head, reading.text)
-        for number, row in self._rows(source, reading, skip if source.slice_index == 0 else lambda *_: None):
+        column = text_column(head, context.text)
+        for number, row in self._rows(source, context, skip if source.slice_index == 0 else lambda *_: None):
             if number // BLOCK_ROWS % source.num_slices != source.slice_index:
                 continue
             text = row.get(column)
@@ -40,9 +40,9 @@ class CsvReader(FileReader):
             else:
                 skip("row without text", f"row {number + 1}: column '{column}'")
 
-    def _rows(self, source: SourceFile, reading: ReadContext, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:
-        with open_source_text(source, reading.encoding) as stream:
-            header = stream.readline(LONGEST_FIELD)
+    def _rows(self, source: SourceFile, context: ReadContext, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:
+        with open_source_text(source, context.encoding) as stream:
+            header = stream.readline(MAX_FIELD_LENGTH)
             delimiter = self._delimiter(source, header)
             names = next(csv.reader([header], delimiter=delimiter), [])
             reader = csv.reader((line.replace("\x00", "") for line in stream), delimiter=delimiter)
@@ -56,7 +56,10 @@ class CsvReader(FileReader):
                     continue
                 if len(row) != len(names):
                     if row:
-                        skip("broken row", f"row {number + 1}: {len(row)} fields, the header has {len(names)}")
+                        skip(
+                            "broken row",
+                            f"row {number + 1}: {len(row)} fields instead of the {len(names)} of the header",
+                        )
                     continue
                 yield number, dict(zip(names, row, strict=True))
 

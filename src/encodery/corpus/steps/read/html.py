@@ -1,4 +1,4 @@
-"""HTML: one document a file, its text by block, without scripts, menus and blocks that are mostly links."""
+"""HTML: one document per file, with its text by block, without scripts, menus and blocks that are mostly links."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_interval
 from encodery.corpus.encoding import HEAD, decode
 from encodery.corpus.sources import SourceFile
 from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Skip
@@ -37,7 +37,9 @@ NOT_TEXT = (
     "aside",
     "canvas",
 )
-LANDMARKS = frozenset(("navigation", "banner", "contentinfo", "complementary", "search"))  # ARIA roles around a text
+LANDMARKS = frozenset(
+    ("navigation", "banner", "contentinfo", "complementary", "search")
+)  # ARIA roles that are not text.
 FURNITURE = frozenset(("navheader", "navfooter", "headerlink", "related", "sphinxsidebar", "breadcrumbs"))
 # fmt: off
 BLOCKS = frozenset((
@@ -47,26 +49,28 @@ BLOCKS = frozenset((
     "tfoot", "thead", "tr", "ul", "caption",
 ))
 # fmt: on
-ROWS = frozenset(("li", "tr", "dt", "dd"))  # End where the next begins.
+UNCLOSED = frozenset(("li", "tr", "dt", "dd"))  # Elements that end where the next one starts.
 LINKED = ("ul", "ol", "dl", "div", "p", "table", "td")
 BLANKS = re.compile(r"[ \t\r\n\f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HtmlReader(FileReader):
-    """`max_links`: lists, tables and divisions of which a greater share of the characters lies in links are menus
-    and are left out; 1 keeps all."""
+    """HTML reader.
+
+    `max_link_fraction`: lists, tables and divisions with a larger fraction of their characters in links are taken for
+    menus and removed; 1 keeps all.
+    """
 
     suffixes: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
     max_link_fraction: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_link_fraction <= 1:
-            raise SettingsError(f"max_links = {self.max_link_fraction}: must be above 0 and at most 1.")
+        check_interval(self, "0 < x <= 1", "max_link_fraction")
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
         data = read_source(source)
-        encoding = reading.encoding
+        encoding = context.encoding
         declared = CHARSET.search(data[:HEAD])
         if encoding == "auto" and declared:
             try:
@@ -82,8 +86,11 @@ class HtmlReader(FileReader):
         yield text, {"title": title} if title else {}
 
 
-def plain(page: str, max_links: float = 0.75) -> tuple[str, str]:
-    """(title, text) of a page. Blocks are separated by newlines, table cells by tabs; `<pre>` keeps its lines."""
+def plain(page: str, max_link_fraction: float = 0.75) -> tuple[str, str]:
+    """Return (title, text) of a page.
+
+    Blocks are separated by newlines and table cells by tabs; `<pre>` keeps its lines.
+    """
     from lxml import etree, html
 
     page = DECLARATION.sub("", page.replace("\x00", ""))
@@ -98,13 +105,13 @@ def plain(page: str, max_links: float = 0.75) -> tuple[str, str]:
     body = root if body is None else body
     etree.strip_elements(body, *NOT_TEXT, with_tail=False)
     _drop_furniture(body)
-    if max_links < 1:
-        _drop_menus(body, max_links)
+    if max_link_fraction < 1:
+        _drop_menus(body, max_link_fraction)
     return title, _text(body)
 
 
 def _drop_furniture(body: HtmlElement) -> None:
-    """What pages put around their text, told by its ARIA role or by the classes of the common generators of manuals."""
+    """Remove what surrounds the text of a page, recognised by ARIA roles and by the classes of manual generators."""
     for element in list(body.iter()):
         if element.getparent() is None or not isinstance(element.tag, str):
             continue
@@ -112,11 +119,11 @@ def _drop_furniture(body: HtmlElement) -> None:
             element.drop_tree()
 
 
-def _drop_menus(body: HtmlElement, max_links: float) -> None:
+def _drop_menus(body: HtmlElement, max_link_fraction: float) -> None:
     for element in list(body.iter(*LINKED)):
         links = sum(len(text.strip()) for link in element.iter("a") for text in link.itertext() if link.get("href"))
-        # One link in a sentence is no menu.
-        if links > 40 and links > max_links * sum(len(text.strip()) for text in element.itertext()):
+        # A short link is part of a sentence, not a menu.
+        if links > 40 and links > max_link_fraction * sum(len(text.strip()) for text in element.itertext()):
             parent = element.getparent()
             if parent is not None:
                 element.drop_tree()
@@ -126,25 +133,25 @@ def _text(body: HtmlElement) -> str:
     from lxml import etree
 
     out: list[str] = []
-    quoted = 0
+    pre_depth = 0
     for event, element in etree.iterwalk(body, events=("start", "end", "comment", "pi")):
         if event == "comment" or event == "pi":
             piece = element.tail
         elif event == "start":
-            quoted += element.tag == "pre"
+            pre_depth += element.tag == "pre"
             if element.tag in BLOCKS or element.tag == "br":
                 out.append("\n")
             if element.tag in ("h1", "h2", "h3", "h4", "p", "pre", "table"):
                 out.append("\n")
             piece = element.text
         else:
-            quoted -= element.tag == "pre"
+            pre_depth -= element.tag == "pre"
             if element.tag in ("td", "th"):
                 out.append("\t")
-            elif element.tag in BLOCKS and element.tag not in ROWS:
+            elif element.tag in BLOCKS and element.tag not in UNCLOSED:
                 out.append("\n")
             piece = element.tail if element is not body else None
         if piece:
-            out.append(piece if quoted else BLANKS.sub(" ", piece))
+            out.append(piece if pre_depth else BLANKS.sub(" ", piece))
     lines = [line.rstrip() if line.startswith("  ") else line.strip() for line in "".join(out).split("\n")]
     return "\n".join(lines).strip("\n")

@@ -1,4 +1,4 @@
-"""JSON lines: one document a row. A row that is no JSON, or has no text, is counted and passed over."""
+"""JSON lines: one document per row. A row that is not valid JSON, or has no text, is counted and skipped."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from encodery.corpus.steps.read import FileReader, RawDocument, ReadContext, Ski
 from encodery.corpus.streams import open_source
 
 BLOCK_ROWS = 64
-LONGEST_LINE = 256 << 20
+MAX_LINE_LENGTH = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlReader(FileReader):
-    """Has no settings; the text column is a setting of the corpus."""
+    """JSON lines reader. It has no settings; the text column is a setting of the corpus."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".jsonlines")
     sliceable: ClassVar[bool] = True
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
-        column = _column(source, reading)
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
+        column = _column(source, context)
         with open_source(source) as stream:
-            for place, line in _share(source, _recoded(stream, reading.encoding)):
+            for position, line in _slice(source, _recoded(stream, context.encoding)):
                 if not line.strip():
                     continue
-                row = _parsed(line, skip, place)
+                row = _parsed(line, skip, position)
                 if row is None:
                     continue
                 text = row.get(column)
                 if not isinstance(text, str) or not text:
-                    skip("row without text", f"{place}: column '{column}'")
+                    skip("row without text", f"{position}: column '{column}'")
                     continue
                 yield text, metadata_of(row, column)
 
 
-def _column(source: SourceFile, reading: ReadContext) -> str:
+def _column(source: SourceFile, context: ReadContext) -> str:
     with open_source(source) as stream:
-        lines = itertools.islice(_lines(_recoded(stream, reading.encoding)), HEAD_ROWS)
+        lines = itertools.islice(_lines(_recoded(stream, context.encoding)), HEAD_ROWS)
         rows = [row for line in lines if (row := _parsed(line, lambda reason, detail: None, ""))]
     if not rows:
         raise UnusableFile("no_rows", f"no JSON object in the first {HEAD_ROWS} lines")
-    return text_column(rows, reading.text)
+    return text_column(rows, context.text)
 
 
 def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
-    """The stream as UTF-8 bytes without a mark."""
+    """Return the stream as UTF-8 bytes without a byte-order mark."""
     head = stream.peek(HEAD)[:HEAD] if hasattr(stream, "peek") else b""
     try:
         name = detect(head, encoding)
@@ -68,12 +68,12 @@ def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    while line := stream.readline(LONGEST_LINE):
+    while line := stream.readline(MAX_LINE_LENGTH):
         yield line
 
 
-def _share(source: SourceFile, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """(place, line) of this slice: a range of bytes of a plain file, every n-th block of rows of a compressed one."""
+def _slice(source: SourceFile, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield (position, line) of a slice: a range of bytes, or every n-th block of rows of a compressed file."""
     if source.num_slices == 1 or source.compression or isinstance(stream, codecs.StreamRecoder):
         for number, line in enumerate(_lines(stream)):
             if number // BLOCK_ROWS % source.num_slices == source.slice_index:
@@ -81,14 +81,14 @@ def _share(source: SourceFile, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
         return
     start, end = (source.bytes * part // source.num_slices for part in (source.slice_index, source.slice_index + 1))
     if start:
-        # A line belongs to the slice in which it begins.
+        # A line belongs to the slice in which it starts.
         stream.seek(start - 1, os.SEEK_SET)
         stream.readline()
-    while (at := stream.tell()) < end and (line := stream.readline(LONGEST_LINE)):
+    while (at := stream.tell()) < end and (line := stream.readline(MAX_LINE_LENGTH)):
         yield f"byte {at}", line
 
 
-def _parsed(line: bytes, skip: Skip, place: str) -> dict[str, Any] | None:
+def _parsed(line: bytes, skip: Skip, position: str) -> dict[str, Any] | None:
     import orjson
 
     try:
@@ -97,9 +97,9 @@ def _parsed(line: bytes, skip: Skip, place: str) -> dict[str, Any] | None:
         try:
             row = orjson.loads(decode(line))
         except (orjson.JSONDecodeError, UnusableFile):
-            skip("broken row", f"{place}: {error}")
+            skip("broken row", f"{position}: {error}")
             return None
     if not isinstance(row, dict):
-        skip("broken row", f"{place}: not an object")
+        skip("broken row", f"{position}: not an object")
         return None
     return row

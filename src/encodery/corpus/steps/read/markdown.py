@@ -1,7 +1,7 @@
-"""Markdown: one document a file, its marks that are not text taken away.
+"""Markdown: one document per file, without the markup that is not text.
 
-Front matter, comments, images, link targets, reference definitions and HTML tags go; headings, lists, emphasis and
-code stay, for they read well and carry meaning.
+Front matter, comments, images, link targets, reference definitions and HTML tags are removed. Headings, lists, emphasis
+and code are kept, because they are readable and carry meaning.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ REPLACED = (
 
 @dataclass(frozen=True, kw_only=True)
 class MarkdownReader(FileReader):
-    """`keep_marks`: leave the file's text exactly as it is."""
+    """Markdown reader. `keep_marks`: keep the text of the file unchanged."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".md", ".markdown", ".mkd", ".mdown")
     keep_marks: bool = False
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
-        text = decode(read_source(source), reading.encoding)
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
+        text = decode(read_source(source), context.encoding)
         yield text if self.keep_marks else plain(text), {}
 
 
 def plain(text: str) -> str:
-    """Markdown without what is no text; fenced code is untouched."""
+    """Return the text of a Markdown file; fenced code is not changed."""
     text = FRONT.sub("", text.replace("\r\n", "\n"))
     done, last = [], 0
     for fence in FENCE.finditer(text):
@@ -52,6 +52,6 @@ def plain(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    for pattern, put in REPLACED:
-        text = pattern.sub(put, text)
+    for pattern, replacement in REPLACED:
+        text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""Parquet: one document a row, read by row group."""
+"""Parquet: one document per row, read by row group."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from encodery.corpus.streams import open_source
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetReader(FileReader):
-    """`batch`: rows held at a time."""
+    """Parquet reader. `batch`: the number of rows in memory at a time."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
     sliceable: ClassVar[bool] = True
     batch: int = 512
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
         arrow = require("pyarrow", extra="corpus")
         parquet = require("pyarrow.parquet", extra="corpus")
         try:
@@ -31,7 +31,7 @@ class ParquetReader(FileReader):
                 groups = list(range(source.slice_index, file.num_row_groups, source.num_slices))
                 for batch in file.iter_batches(batch_size=self.batch, row_groups=groups):
                     rows = batch.to_pylist()
-                    column = column or text_column(rows, reading.text)
+                    column = column or text_column(rows, context.text)
                     for row in rows:
                         text = row.get(column)
                         if isinstance(text, str) and text:

@@ -1,4 +1,4 @@
-"""reStructuredText: one document a file, its directives, roles, targets and underlines taken away."""
+"""reStructuredText: one document per file, without directives, roles, targets and underlines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encodery.corpus.streams import read_source
 LINE = r"^[ \t]*([=\-~^\"'#*+.`:_<>])\1{2,}[ \t]*\n?"
 DROPPED = r"image|figure|toctree|contents|include|raw|csv-table|highlight|currentmodule|module|index|only|meta"
 REPLACED = (
-    # A directive without text of its own: it, its options and its indented block.
+    # A directive that contains no text: remove it with its options and its indented block.
     (re.compile(rf"^([ \t]*)\.\. (?:{DROPPED})::.*\n(?:(?:\1[ \t]+\S.*|[ \t]*)\n)*", re.MULTILINE), "\n"),
     (re.compile(r"^[ \t]*\.\. (?:_[^:\n]+|\|[^|\n]+\| \w+:):.*\n", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*:[\w-]+:(?:[ \t].*)?\n(?=[ \t]*(?::[\w-]+:|\n))", re.MULTILINE), ""),
@@ -33,19 +33,19 @@ REPLACED = (
 
 @dataclass(frozen=True, kw_only=True)
 class RstReader(FileReader):
-    """`keep_marks`: leave the file's text exactly as it is."""
+    """reStructuredText reader. `keep_marks`: keep the text of the file unchanged."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".rst", ".rest")
     keep_marks: bool = False
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
-        text = decode(read_source(source), reading.encoding)
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
+        text = decode(read_source(source), context.encoding)
         yield text if self.keep_marks else plain(text), {}
 
 
 def plain(text: str) -> str:
-    """reStructuredText without what is no text."""
+    """Return the text of a reStructuredText file."""
     text = text.replace("\r\n", "\n")
-    for pattern, put in REPLACED:
-        text = pattern.sub(put, text)
+    for pattern, replacement in REPLACED:
+        text = pattern.sub(replacement, text)
     return text

@@ -1,6 +1,6 @@
-"""Plain text: one document a file.
+"""Plain text: one document per file.
 
-A file beyond 8 MiB is read in blocks cut at empty lines, so that no file needs memory in proportion to its size.
+A file of more than 8 MiB is read in blocks that end at empty lines, so that memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ BLOCK = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class TextReader(FileReader):
-    """Has no settings."""
+    """Plain text reader. It has no settings."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".text")
 
-    def read(self, source: SourceFile, skip: Skip, reading: ReadContext) -> Iterator[RawDocument]:
+    def read(self, source: SourceFile, skip: Skip, context: ReadContext) -> Iterator[RawDocument]:
         if source.text_bytes <= BLOCK:
             from encodery.corpus.encoding import decode
 
-            yield decode(read_source(source), reading.encoding), {}
+            yield decode(read_source(source), context.encoding), {}
             return
-        with open_source_text(source, reading.encoding) as stream:
+        with open_source_text(source, context.encoding) as stream:
             for number, block in enumerate(blocks(stream)):
                 yield block, {"block": number}
 
 
 def blocks(stream: Iterator[str]) -> Iterator[str]:
-    """The lines of a stream in blocks of at most about 8 Mi characters, cut at an empty line where there is one."""
+    """Yield the lines of a stream in blocks of up to about 8 Mi characters, which end at an empty line if possible."""
     lines: list[str] = []
     size = 0
-    for line in _short(stream):
+    for line in _bounded_lines(stream):
         lines.append(line)
         size += len(line)
         if size >= BLOCK or (size >= BLOCK // 2 and not line.strip()):
@@ -47,6 +47,6 @@ def blocks(stream: Iterator[str]) -> Iterator[str]:
         yield "".join(lines)
 
 
-def _short(stream: Iterator[str]) -> Iterator[str]:
+def _bounded_lines(stream: Iterator[str]) -> Iterator[str]:
     while line := stream.readline(BLOCK):  # type: ignore[attr-defined]
         yield line

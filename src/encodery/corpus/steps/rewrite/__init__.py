@@ -1,4 +1,4 @@
-"""Rewrites: what is done to a document's text before it is judged."""
+"""Rewrites: changes to the text of a document before it is filtered."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Rewrite(Part):
-    """One text in, one text out, or several where a document is cut."""
+    """Rewrite one text into one text, or into several if the document is split."""
 
     @abc.abstractmethod
     def apply(self, text: str) -> list[str]:
-        """The text rewritten; more than one where it is cut into pieces, in order."""
+        """Return the rewritten text, or its pieces in order."""
 
     def build(self, name: str) -> PipelineStep:
-        """The datatrove step that does this to every document; `name` is how the report calls it."""
+        """Return the datatrove step that rewrites every document; `name` is its name in the report."""
         from encodery.corpus.steps.rewrite._step import RewriteStep
 
         return RewriteStep(self.apply, name)

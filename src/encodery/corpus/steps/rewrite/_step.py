@@ -1,4 +1,4 @@
-"""The datatrove step around a rewrite."""
+"""The datatrove step that runs a rewrite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 
 
 class RewriteStep(PipelineStep):  # type: ignore[misc]
-    """Applies a rewrite; the pieces of one document carry `piece` and `pieces` in their metadata."""
+    """Apply a rewrite; pieces of a document have their number and their count in the metadata (`piece`, `pieces`)."""
 
     type = "rewrite"
 
@@ -29,7 +29,7 @@ class RewriteStep(PipelineStep):  # type: ignore[misc]
                 document.text = texts[0]
                 yield document
                 continue
-            self.stat_update("cut")
+            self.stat_update("split")
             for number, text in enumerate(texts):
                 self.stat_update("pieces")
                 metadata = document.metadata | {"piece": number, "pieces": len(texts)}

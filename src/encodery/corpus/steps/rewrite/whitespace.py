@@ -1,4 +1,4 @@
-"""Whitespace cleaning: no trailing or odd blanks, no piles of empty lines."""
+"""Clean whitespace: remove trailing and unusual spaces, and reduce runs of empty lines to one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ EMPTY = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True, kw_only=True)
 class Whitespace(Rewrite):
-    """`collapse`: whether runs of blanks inside a line become one; indentation is kept, code stays readable."""
+    """Clean whitespace.
+
+    `collapse`: whether a run of spaces inside a line becomes one space. Indentation is kept, so that code is readable.
+    """
 
     collapse: bool = True
 
     def apply(self, text: str) -> list[str]:
         if not text.isascii():
             text = BLANKS.sub(" ", text)
-        # Looking first is much cheaper than substituting, and most text needs nothing.
+        # A test is much faster than a substitution, and most text needs no change.
         if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
             text = TRAILING.sub("", text)
         if self.collapse and ("  " in text or "\t" in text):
