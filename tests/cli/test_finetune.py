@@ -43,7 +43,7 @@ def test_from_a_file_to_answers(
     given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
     assert run([*given, "--model", str(model), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "columns: text = review (by name), label = verdict (told)" in told
+    assert "columns: text = review (by name), label = verdict (set)" in told
     assert "rows are held out as dev rows" in told
     assert "2 classes:" in told
     assert "dev: accuracy 1.000" in told
@@ -127,7 +127,7 @@ def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: p
     assert run(["finetune", "clasify", str(rows), *given]) == 2
     assert "Did you mean 'classify'" in capsys.readouterr().err
     assert run(["finetune", "classify", str(rows), *given]) == 2
-    assert "no column was found for label" in " ".join(capsys.readouterr().err.split())
+    assert "no column matches label" in " ".join(capsys.readouterr().err.split())
     assert run(["predict", str(rows), "--model", str(model)]) == 2
     assert "has no task" in capsys.readouterr().err
     assert run(["finetune", "auto-classify", str(rows), *given, "--seeds", "3"]) == 2

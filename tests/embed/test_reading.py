@@ -70,9 +70,9 @@ def test_roles_that_are_told(table: Any) -> None:
     assert found.columns == {"anchor": "left", "positive": "right"}
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'left'"):
         roles_of(some, {"anchor": "lft"})
-    with pytest.raises(InputError, match=r"columns\.achor: is no role here\. Did you mean 'anchor'"):
+    with pytest.raises(InputError, match=r"columns\.achor: there is no such role\. Did you mean 'anchor'"):
         roles_of(some, {"achor": "left"})
-    with pytest.raises(InputError, match=r"no column was found for anchor .*columns\.anchor=COLUMN"):
+    with pytest.raises(InputError, match=r"no column matches anchor.*columns\.anchor=COLUMN"):
         roles_of(some)
 
 
@@ -198,7 +198,7 @@ def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: LoadedModel, t
     assert found.target is not None
     assert found.target.max() == 1.0, "brought to 0 … 1 as those of training"
     assert "test: 6 examples are judged once, at the end" in said
-    assert "test: 6 rows stand in train too" in said
+    assert "test: 6 rows are also in train" in said
     found, said = of([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
     assert found is not None
     assert found.target_kind == "none"
@@ -228,9 +228,9 @@ def test_what_is_odd_about_the_rows_is_told(loaded: LoadedModel, tmp_path: Path)
     write(tmp_path / "train.jsonl", [*rows, {"a": "A0", "b": "b0 ", "score": 2}])
     write(tmp_path / "dev.jsonl", rows[3:5])
     said = "\n".join(read_data(tmp_path, settings(), loaded).notes)
-    assert "train: 1 rows repeat the text of an earlier one" in said
-    assert "train: 2 rows have the text of another and a different answer" in said
-    assert f"dev: 2 rows stand in train too: figures on them flatter ({tmp_path / 'dev.jsonl'}, line 1" in said
+    assert "train: 1 rows have the text of an earlier row" in said
+    assert "train: 2 rows have the text of another row but a different label" in said
+    assert f"dev: 2 rows are also in train: metrics on them are too optimistic ({tmp_path / 'dev.jsonl'}, line 1" in said
 
 
 def test_splits_are_read_each_by_its_own_columns(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:

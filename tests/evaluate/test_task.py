@@ -407,7 +407,7 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert encodery(["evaluate", "task", str(pairs), "--model", f"{classes},name=mine"]) == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "mine: its task is 'classify'" in shown
-    assert "no column was found for" in shown
+    assert "no column matches" in shown
     assert encodery(["evaluate", "task", str(folder / "test.jsonl"), "--model", "tfidf"]) == 2
     assert "learns from training rows" in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(pairs), "--model", "tfidf"]) == 2

@@ -117,7 +117,7 @@ def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> No
 
 def test_scores_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,score\none,1\ntwo,nan\nthree,3\nfour,NA\nnan,2\n")
-    with pytest.raises(InputError, match="2 rows have nothing in score"):
+    with pytest.raises(InputError, match="2 rows have no value in score"):
         read_data(tmp_path / "rows.csv", FinetuneSettings(task=TextRegression()))
     found = read_data(tmp_path / "rows.csv", FinetuneSettings(task=TextRegression(), missing="drop"))
     dev = [] if found.dev is None else list(found.dev["text"])
@@ -129,7 +129,7 @@ def test_labels_of_sets_are_counted(tmp_path: Path) -> None:
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = read_data(tmp_path / "many.jsonl", FinetuneSettings(task=MultilabelClassification(), heldout=0.01)).notes
     assert any("2 classes: often 40, rare 1" in note for note in notes)
-    assert any("often has 40 times the rows of rare" in note for note in notes)
+    assert any("often has 40 times as many rows as rare" in note for note in notes)
     rows = [{"tokens": ["Ada", "saw", "Rome"], "tags": ["B-person", "O", "B-place"], "n": n} for n in range(5)]
     (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = read_data(tmp_path / "tags.jsonl", FinetuneSettings(task=SequenceTagging())).notes

@@ -210,7 +210,7 @@ def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded:
     assert job.data.dev is not None
     assert not set(job.data.dev["text"]) & set(job.data.train["text"])
     assert len(job.data.dev["text"]) + len(job.data.train["text"]) == 120
-    assert any("rows repeat the text of an earlier one (" in note and "rows.jsonl, line" in note for note in made.notes)
+    assert any("rows have the text of an earlier row (" in note and "rows.jsonl, line" in note for note in made.notes)
     assert job.data.fingerprint == FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu")).data.fingerprint
 
 
@@ -220,15 +220,15 @@ def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded
     folder.mkdir()
     write_rows(folder / "train.jsonl", rows)
     write_rows(folder / "dev.jsonl", {name: values[:2] for name, values in rows.items()})
-    with pytest.raises(InputError, match=r"1 rows have nothing in label: .*train\.jsonl, line 3"):
+    with pytest.raises(InputError, match=r"1 rows have no value in label: .*train\.jsonl, line 3"):
         plan_finetuning("classify", folder, loaded.path, {})
     made = plan_finetuning("classify", folder, loaded.path, {"missing": "drop"})
     assert "columns: text = review (by name), label = class (by name)" in made.notes
     place = f"{folder / 'dev.jsonl'}, line"
-    assert f"dev: 2 rows stand in train too: figures on them flatter ({place} 1; {place} 2)" in made.notes
+    assert f"dev: 2 rows are also in train: metrics on them are too optimistic ({place} 1; {place} 2)" in made.notes
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'review'"):
         plan_finetuning("classify", folder, loaded.path, {"columns": {"text": "reviews"}})
-    with pytest.raises(InputError, match="no column was found for text, text_b"):
+    with pytest.raises(InputError, match="no column matches text, text_b"):
         plan_finetuning("pair", folder, loaded.path, {})
     write_rows(folder / "train.jsonl", {"review": ["one"], "class": ["a"]})
     with pytest.raises(InputError, match="all rows have the label 'a'"):
