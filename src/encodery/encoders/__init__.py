@@ -1,0 +1,1 @@
+"""Text encoders: texts to dense, sparse, multi-vector or static embeddings."""
