@@ -76,7 +76,7 @@ def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
     from encodery.base.run_log import read_log
     from encodery.base.settings import decode
     from encodery.model import count
-    from encodery.model.network import ModelSettings
+    from encodery.model.settings import ModelSettings
 
     table = json.loads((run / "recipe.json").read_text())
     each = count.flops_per_token(decode(ModelSettings, table["model"]), LENGTH)

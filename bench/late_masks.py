@@ -58,7 +58,7 @@ def flops(run: Path, length: float) -> float:
     """Operations of a text token in the middle of a run, forward and backward."""
     from encodery.base.settings import decode
     from encodery.corrupt import Vocabulary
-    from encodery.model.network import ModelSettings
+    from encodery.model.settings import ModelSettings
     from encodery.objectives import Objective
     from encodery.tokens.store import TokenStore
 

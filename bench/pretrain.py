@@ -68,7 +68,8 @@ def prepare(text: list[Path], work: Path, vocab: int) -> None:
 
 def beginning(store: Path, depth: int, width: int, heads: int) -> float:
     """The seconds that the first weights of such a model take before its first step."""
-    from encodery.model.network import ModelSettings, build_model
+    from encodery.model.network import build_model
+    from encodery.model.settings import ModelSettings
     from encodery.tokens.store import TokenStore
     from encodery.train.data_init.bigrams import BigramsInit
 

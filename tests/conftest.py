@@ -82,7 +82,8 @@ def small_model() -> Callable[..., Path]:
     """`small_model(folder, tokenizer, **settings)`: a random model in `folder/model`, two layers of width 32 unless
     told; `kept`: further settings saved with it."""
     from encodery.model.load import save_model
-    from encodery.model.network import ModelSettings, build_model
+    from encodery.model.network import build_model
+    from encodery.model.settings import ModelSettings
 
     def make(folder: Path, tokenizer: Tokenizer, kept: dict[str, Any] | None = None, **settings: Any) -> Path:
         tokenizer.save(folder / "tokenizer")

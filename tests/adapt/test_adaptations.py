@@ -11,7 +11,8 @@ from encodery.adapt import Adaptation, count_trainable, inject, merge_and_unload
 from encodery.adapt._linear import AdaptedLinear
 from encodery.base.errors import SettingsError, UnknownName
 from encodery.base.settings import decode
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 TINY = ModelSettings(width=32, depth=3, heads=2, intermediate_size=64, vocab_size=90, max_length=24)
@@ -158,7 +159,7 @@ def test_a_prompt_is_seen_by_every_token_and_takes_no_position() -> None:
 
 def test_two_inserts_cannot_stand_in_one_place() -> None:
     twice = {"is": "combined", "parts": [{"is": "adapters"}, {"is": "adapters", "sublayers": ["ffn"]}]}
-    with pytest.raises(SettingsError, match="ffn of layer 0 is taken"):
+    with pytest.raises(SettingsError, match="the ffn sublayer of layer 0 is already occupied"):
         adapted(twice)
     both = adapted({"is": "combined", "parts": [{"is": "adapters"}, {"is": "prompt"}, {"is": "lora"}]})
     assert {name.split(".")[1] for name in names(both)} == {"embedding_norm", "blocks", "sequence_transform"}

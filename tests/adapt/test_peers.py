@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from encodery.adapt import Adaptation, inject, merge_and_unload
 from encodery.base.settings import decode
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 
 TINY = ModelSettings(width=32, depth=1, heads=2, intermediate_size=64, vocab_size=50, max_length=16)
 

@@ -9,7 +9,8 @@ import pytest
 
 from encodery.cli.__main__ import run
 from encodery.model.load import save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 

@@ -24,7 +24,8 @@ from encodery.embed.planning import evaluation_settings, plan_training
 from encodery.embed.training import EmbedTraining
 from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train import checkpoint

@@ -16,7 +16,8 @@ from encodery.encoders.pooling.attention import AttentionPooling
 from encodery.encoders.settings import DenseSettings
 from encodery.model import golden
 from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from encodery.cli.__main__ import run
 from encodery.model.load import save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 
 
 @pytest.fixture

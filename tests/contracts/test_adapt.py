@@ -13,7 +13,8 @@ from encodery.adapt import Adaptation, count_trainable, inject, merge_and_unload
 from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.model.load import load_model, save_model
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from encodery.model.blocks import Block
 from encodery.model.ffn.mlp import MLP
 from encodery.model.init.normal import NormalInit
 from encodery.model.norms.layer import LayerNorm
-from encodery.model.positions import PositionsModule
+from encodery.model.positions.none import NoPositions
 from encodery.model.shape import Batch, Shape
 
 SHAPE = Shape(
@@ -27,6 +27,7 @@ SHAPE = Shape(
     embedding_size=12,
 )
 LAYOUT = Batch.from_sequences([[0] * 4, [0] * 3]).layout
+POSITIONS = NoPositions().build(SHAPE)
 
 
 def build(name: str, std: float, dropout: float = 0.0) -> torch.nn.Module:
@@ -45,10 +46,10 @@ def test_what_every_block_promises(name: str) -> None:
     assert {"attention", "attention_norm", "ffn", "ffn_norm"} <= dict(module.named_children()).keys()
     x = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
     given = x.detach().clone()
-    y = module(x, LAYOUT, PositionsModule())
+    y = module(x, LAYOUT, POSITIONS)
     assert y.shape == x.shape
     assert torch.equal(x.detach(), given), "what is given is not written to"
-    torch.autograd.gradcheck(lambda z: module(z, LAYOUT, PositionsModule()), (x,), fast_mode=True)
+    torch.autograd.gradcheck(lambda z: module(z, LAYOUT, POSITIONS), (x,), fast_mode=True)
     final = part.final(SHAPE, LayerNorm()).double()
     assert final(y).shape == y.shape
 
@@ -56,14 +57,14 @@ def test_what_every_block_promises(name: str) -> None:
 def test_pre_and_post_place_the_residual_where_they_say() -> None:
     x = torch.randn(7, 12, dtype=torch.float64)
     norm = LayerNorm().build(12).double()
-    torch.testing.assert_close(build("pre", 0.0)(x, LAYOUT, PositionsModule()), x)
-    torch.testing.assert_close(build("post", 0.0)(x, LAYOUT, PositionsModule()), norm(norm(x)))
+    torch.testing.assert_close(build("pre", 0.0)(x, LAYOUT, POSITIONS), x)
+    torch.testing.assert_close(build("post", 0.0)(x, LAYOUT, POSITIONS), norm(norm(x)))
 
 
 @pytest.mark.parametrize("name", part_names(Block))
 def test_dropout_acts_in_training_only(name: str) -> None:
     module, still = build(name, 0.5, dropout=0.5), build(name, 0.5)
     x = torch.randn(7, 12, dtype=torch.float64)
-    assert not torch.equal(module(x, LAYOUT, PositionsModule()), still(x, LAYOUT, PositionsModule()))
+    assert not torch.equal(module(x, LAYOUT, POSITIONS), still(x, LAYOUT, POSITIONS))
     module.eval()
-    assert torch.equal(module(x, LAYOUT, PositionsModule()), still(x, LAYOUT, PositionsModule()))
+    assert torch.equal(module(x, LAYOUT, POSITIONS), still(x, LAYOUT, POSITIONS))

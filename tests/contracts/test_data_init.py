@@ -13,8 +13,9 @@ from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
 from encodery.model.positions.none import NoPositions
+from encodery.model.settings import ModelSettings
 from encodery.train.data_init import DataInit
 
 SIZES: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "vocab_size": 60, "max_length": 16}

@@ -19,8 +19,9 @@ from encodery.export import Exporter
 from encodery.export.hf import HFExporter
 from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.masks.document import DocumentMask
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
 from encodery.model.positions.alibi import ALiBi
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer

@@ -12,10 +12,12 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model import count
+from encodery.model.conversion import exportable_format
 from encodery.model.extensions import ModelExtension
-from encodery.model.formats import SpecialTokenIds, exportable_format
+from encodery.model.format_types import SpecialTokenIds
 from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 TINY = ModelSettings(width=16, depth=2, heads=2, intermediate_size=24, vocab_size=60, max_length=12)
@@ -51,5 +53,5 @@ def test_adding_equals_building_with_it(name: str) -> None:
     built = build_model(dataclasses.replace(TINY, extensions=(part,)), seed=4)
     assert model.settings == built.settings
     assert model.state_dict().keys() == built.state_dict().keys()
-    with pytest.raises(SettingsError, match="taken"):
+    with pytest.raises(SettingsError, match="already occupied"):
         model.add_extension(part, torch.Generator())

@@ -13,18 +13,19 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import find_part, part_names
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.pre import PreNorm
+from encodery.model.conversion import exportable_format, format_of, from_checkpoint, to_checkpoint
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.ffn.glu import GLU
 from encodery.model.ffn.mlp import MLP as FeedForward  # noqa: N811
-from encodery.model.foreign import from_checkpoint, to_checkpoint
-from encodery.model.formats import CheckpointFormat, SpecialTokenIds, exportable_format, format_of
+from encodery.model.format_types import SpecialTokenIds
+from encodery.model.formats import CheckpointFormat
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.init.normal import NormalInit
 from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.masks.document import DocumentMask
 from encodery.model.masks.pattern import PatternMask
 from encodery.model.masks.window import WindowMask
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.norms.rms import RMSNorm
 from encodery.model.positions.alibi import ALiBi
@@ -32,6 +33,7 @@ from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.none import NoPositions
 from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.positions.sinusoidal import SinusoidalPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 SIZES: dict[str, Any] = {
@@ -163,7 +165,7 @@ def test_variants_of_the_modernbert_layout_compute_the_same(change: dict[str, An
         (dataclasses.replace(POST, mask=WindowMask(size=4)), "mask = 'window'"),
         (dataclasses.replace(POST, positions=LearnedPositions(offset=3)), "positions.offset = 3"),
         (dataclasses.replace(PRE, block=PreNorm()), "block.first_norm = true"),
-        (dataclasses.replace(PRE, type_vocab_size=2), "segments = 2"),
+        (dataclasses.replace(PRE, type_vocab_size=2), "type_vocab_size = 2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -11,7 +11,8 @@ from encodery.base.errors import InputError
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.generate import TextGenerator
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = "the a cat dog sat ran on mat hill ##s ##ing".split()  # noqa: SIM905

@@ -11,7 +11,8 @@ from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.heads import LMHead
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 

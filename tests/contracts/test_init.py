@@ -10,7 +10,8 @@ import torch
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.model.init import Init
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 
 SETTINGS = ModelSettings(width=64, depth=8, heads=4, vocab_size=500, max_length=32)
 

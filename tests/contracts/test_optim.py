@@ -13,7 +13,8 @@ from torch import Tensor
 from encodery.base.errors import CheckpointError
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.train.optim import Optimizer, load_state, set_lr, state_tensors
 

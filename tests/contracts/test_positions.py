@@ -59,7 +59,8 @@ def test_what_every_position_promises(name: str) -> None:
 
 @pytest.mark.parametrize("name", part_names(Positions))
 def test_order_matters_unless_there_are_no_positions(name: str) -> None:
-    from encodery.model.network import ModelSettings, build_model
+    from encodery.model.network import build_model
+    from encodery.model.settings import ModelSettings
 
     settings = decode(ModelSettings, {"width": 12, "heads": 3, "vocab_size": 9, "positions": name, "init": {
         "is": "normal", "std": 0.3}})  # fmt: skip

@@ -10,7 +10,8 @@ import pytest
 from encodery.base.errors import InputError
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes import InferenceEngine, Runtime
 from encodery.runtimes._native import LIBRARY
 

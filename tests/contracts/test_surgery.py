@@ -11,7 +11,8 @@ import torch
 from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.surgery import Surgery
 from encodery.tokens.kind.bpe import Bpe

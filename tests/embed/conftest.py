@@ -12,7 +12,8 @@ from encodery.embed.data import EmbeddingExamples
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, load_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -10,7 +10,8 @@ from encodery.embed.gradient_cache import run_in_chunks, split_batch
 from encodery.embed.losses import LossInputs
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.encoders.pooling.mean import Mean
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 LENGTHS = (9, 8, 8, 7, 5, 4, 4, 3, 3, 2, 2, 2)

@@ -16,7 +16,8 @@ from encodery.encoders.postprocess.binary import Binary
 from encodery.encoders.postprocess.int8 import Int8
 from encodery.encoders.postprocess.truncate import Truncate
 from encodery.encoders.postprocessing import PostProcessing
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 
 RNG = np.random.default_rng(0)

@@ -26,7 +26,8 @@ from encodery.encoders.sparse import (
     vocabulary_weights,
 )
 from encodery.model.load import LoadedModel, load_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.train.distributed import DistributedContext
 from encodery.train.optim.adamw import AdamW

@@ -27,7 +27,8 @@ from encodery.encoders.sparse import (
 )
 from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import MODULES, LoadedModel, load_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext

@@ -56,7 +56,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder; its model is untrained, its log invented."""
     from encodery.base.settings import encode
     from encodery.model.load import save_model
-    from encodery.model.network import ModelSettings, build_model
+    from encodery.model.network import build_model
+    from encodery.model.settings import ModelSettings
     from encodery.tokens.encode import encode_corpus
     from encodery.tokens.train import TokenizerSettings, train_tokenizer
 

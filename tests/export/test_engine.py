@@ -21,7 +21,8 @@ from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import ExportedEncoder, parse_runtime
 from encodery.export import Exporter
 from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 

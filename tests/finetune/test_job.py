@@ -28,7 +28,7 @@ from encodery.finetune.settings import (
 )
 from encodery.model.checkpoint import read_tensors
 from encodery.model.load import LoadedModel, load_model
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.train import checkpoint
 from encodery.train.launch import resume, start
 

@@ -12,8 +12,9 @@ from encodery.finetune.predict import Predictor
 from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.tasks import TaskMetadata
 from encodery.finetune.tasks.tag import SequenceTagging
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
 from encodery.model.positions.none import NoPositions
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 KNOWN: TaskMetadata = {"labels": ["O", "B-x", "I-x"], "counts": [4, 2, 1], "kind": "spans"}

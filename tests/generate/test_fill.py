@@ -7,7 +7,8 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.generate.fill import FillMask
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 SETTINGS = ModelSettings(width=16, depth=1, heads=2, vocab_size=64, max_length=12)

@@ -14,7 +14,8 @@ from encodery.base.settings import decode
 from encodery.cli.__main__ import run
 from encodery.merging import MergeMethod
 from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 
 BASE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from encodery.model.foreign import to_checkpoint
-from encodery.model.formats import SpecialTokenIds, exportable_format
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.conversion import exportable_format, to_checkpoint
+from encodery.model.format_types import SpecialTokenIds
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 
 SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab_size=64, max_length=40, type_vocab_size=2)
 

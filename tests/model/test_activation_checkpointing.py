@@ -11,7 +11,8 @@ from torch import Tensor
 from encodery.base.settings import decode
 from encodery.model.blocks import ActivationCheckpointing, set_activation_checkpointing
 from encodery.model.count import activation_bytes
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 BASE = {"width": 48, "depth": 3, "heads": 3, "intermediate_size": 80, "vocab_size": 200, "max_length": 64, "head": None}

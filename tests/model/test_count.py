@@ -10,7 +10,8 @@ from torch import nn
 
 from encodery.base.settings import decode
 from encodery.model.count import activation_bytes, flops_per_token, num_parameters
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 BASE = {"width": 48, "depth": 3, "heads": 3, "intermediate_size": 80, "vocab_size": 200, "max_length": 64}

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import encodery.model.checkpoint as checkpoint
 from encodery.base.errors import ArtifactError, SettingsError
-from encodery.model.foreign import from_checkpoint, to_checkpoint
-from encodery.model.formats import format_of
+from encodery.model.conversion import format_of, from_checkpoint, to_checkpoint
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import load_model, save_model
 from encodery.model.network import Model

@@ -15,7 +15,8 @@ from encodery.base.errors import ArtifactError
 from encodery.model import golden
 from encodery.model.load import load_model, save_model
 from encodery.model.masks.alternating import AlternatingMask
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from encodery.model.blocks.pre import PreNorm
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.ffn.glu import GLU
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.network import ModelSettings, build_model, copy_for_training
+from encodery.model.network import build_model, copy_for_training
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 TINY = ModelSettings(width=16, depth=2, heads=2, intermediate_size=24, vocab_size=50, max_length=20)
@@ -174,7 +175,7 @@ def test_gradient_is_that_of_the_value(block: str) -> None:
 
 
 def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(SettingsError, match="width = 10 is no multiple of heads = 4"):
+    with pytest.raises(SettingsError, match="width = 10 is not a multiple of heads = 4"):
         ModelSettings(width=10, heads=4)
     with pytest.raises(SettingsError, match="depth = -1"):
         ModelSettings(depth=-1)
@@ -182,9 +183,9 @@ def test_errors_name_what_is_wrong() -> None:
         ModelSettings(dropout=1.0)
     with pytest.raises(SettingsError, match="even head size, not 3"):
         build_model(dataclasses.replace(TINY, head_size=3, positions=RotaryPositions()))
-    with pytest.raises(SettingsError, match="without transform"):
+    with pytest.raises(SettingsError, match="head.transform = false"):
         build_model(dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=8), head=MLMHead(transform=False)))
-    with pytest.raises(InputError, match="21 tokens is longer than the 20"):
+    with pytest.raises(InputError, match="21 tokens is longer than the model.s 20"):
         build_model(dataclasses.replace(TINY, positions=LearnedPositions(offset=2)))(Batch.from_sequences([[1] * 21]))
 
 

@@ -14,9 +14,10 @@ from encodery.model.blocks import Block
 from encodery.model.embeddings import Embeddings
 from encodery.model.ffn import FFN
 from encodery.model.masks import Mask
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
 from encodery.model.norms import Norm
 from encodery.model.positions import Positions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 LENGTHS = (17, 16, 16, 14, 9, 2, 2, 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from encodery.base.errors import InputError
-from encodery.model.ops.attention._tiles import SCORES, SLACK, attention_tiles
+from encodery.model.ops.attention._tiles import MAX_SCORES, MIN_LENGTH_RATIO, attention_tiles
 from encodery.model.packing import pack, unpack
 from encodery.model.shape import Batch
 
@@ -37,12 +37,12 @@ def test_layout() -> None:
 
 def test_other_ids_share_the_layout() -> None:
     batch = Batch.from_sequences([[1, 2], [3]])
-    masked = batch.with_ids(torch.tensor([1, 9, 3]), rows=torch.tensor([1]))
-    again = masked.with_ids(masked.ids, targets=torch.tensor([2]))
+    masked = batch.with_ids(torch.tensor([1, 9, 3]), masked_positions=torch.tensor([1]))
+    again = masked.with_ids(masked.ids, labels=torch.tensor([2]))
     assert masked.layout is batch.layout
     assert batch.ids.tolist() == [1, 2, 3]
     assert not batch.extra
-    assert sorted(again.extra) == ["rows", "targets"]
+    assert sorted(again.extra) == ["labels", "masked_positions"]
     moved = again.to("meta")
     assert moved.ids.is_meta
     assert moved.extra["masked_positions"].is_meta
@@ -62,7 +62,7 @@ def test_pack_and_unpack() -> None:
     assert wide.sum() == 12
     with pytest.raises(InputError, match="at least one token"):
         pack(ids, torch.zeros_like(ids))
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="same shape"):
         pack(ids, mask[:, :2])
 
 
@@ -71,7 +71,7 @@ def test_tiles_cover_the_batch_and_stay_small(heads: int) -> None:
     lengths = [512, 300, 299, *[128] * 40, 127, 100, 99, 64, 8, 8, 8, 7, 1, 1]
     found = list(attention_tiles(lengths, heads))
     assert [length for tile in found for length in tile.lengths] == lengths
-    assert [tile.rows.start for tile in found[1:]] == [tile.rows.stop for tile in found[:-1]]
+    assert [tile.tokens.start for tile in found[1:]] == [tile.tokens.stop for tile in found[:-1]]
     for tile in found:
-        assert tile.count == 1 or tile.count * heads * tile.length**2 <= SCORES
-        assert min(tile.lengths) >= SLACK * tile.length
+        assert tile.count == 1 or tile.count * heads * tile.length**2 <= MAX_SCORES
+        assert min(tile.lengths) >= MIN_LENGTH_RATIO * tile.length

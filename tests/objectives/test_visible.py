@@ -14,7 +14,8 @@ from encodery.base.schedule import Schedule
 from encodery.base.settings import decode
 from encodery.corrupt import Vocabulary
 from encodery.corrupt.token import TokenMasking
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.objectives import Objective, ObjectiveModule, normalised_loss
 from encodery.objectives.mask_late import MaskLate
@@ -178,5 +179,5 @@ def test_invalid_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="alibi"):
         module.encode(model, prepared(module))
     model, module = build(MaskLate(layer=1), extensions=[{"is": "prompt", "num_tokens": 2}])
-    with pytest.raises(SettingsError, match="front of the encoder is taken"):
+    with pytest.raises(SettingsError, match="before the first layer is already occupied"):
         module.encode(model, prepared(module))

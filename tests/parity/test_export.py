@@ -18,9 +18,10 @@ from encodery.model.ffn.glu import GLU
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import load_model, save_model
 from encodery.model.masks.alternating import AlternatingMask
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer

@@ -29,10 +29,11 @@ from encodery.model.blocks.pre import PreNorm
 from encodery.model.ffn.glu import GLU
 from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.masks.alternating import AlternatingMask
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 

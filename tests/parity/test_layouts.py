@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from encodery.export.hf import HFExporter
 from encodery.model.checkpoint import read_json, write_tensors
-from encodery.model.foreign import import_folder, to_checkpoint
-from encodery.model.formats import format_of
+from encodery.model.conversion import format_of, to_checkpoint
+from encodery.model.imported_folder import import_folder
 from encodery.model.load import load_model
 from encodery.model.network import Model
 from encodery.model.shape import Batch
@@ -144,7 +144,8 @@ def test_what_we_write_from_settings_is_read_by_the_stock_class(
     case: str, transformers: ModuleType, tmp_path: Path
 ) -> None:
     """Without an origin: config.json and names are ours alone, both generations of keys agree."""
-    from encodery.model.formats import SpecialTokenIds, exportable_format
+    from encodery.model.conversion import exportable_format
+    from encodery.model.format_types import SpecialTokenIds
 
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path / "in")

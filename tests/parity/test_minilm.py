@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from encodery.base.settings import decode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.settings import DenseSettings
-from encodery.model.foreign import to_checkpoint
-from encodery.model.formats import format_of
+from encodery.model.conversion import format_of, to_checkpoint
 from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.shape import Batch
 

@@ -34,7 +34,8 @@ from encodery.finetune.predict import Predictor
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model import golden
 from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 

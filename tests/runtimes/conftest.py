@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes.openvino import OpenvinoRuntime
 
 

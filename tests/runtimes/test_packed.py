@@ -17,7 +17,8 @@ import torch
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
 from encodery.model.ffn import FFN
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes import InferenceEngine, Runtime
 from encodery.runtimes._native import LIBRARY, kernels
 from encodery.runtimes.packed_fp32 import PackedFP32
@@ -184,7 +185,8 @@ def test_callers_do_not_meet(numbers: Any, livelier: Callable[[ModelSettings], M
 SHORT_OF_THREADS = """
 import resource, threading
 import numpy as np
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes.packed_int8 import PackedInt8
 
 model = build_model(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2), 5)
@@ -212,7 +214,8 @@ def test_threads_that_cannot_be_started_are_done_without() -> None:
 FORKED = """
 import os
 import numpy as np
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes.packed_int8 import PackedInt8
 
 model = build_model(ModelSettings(width=64, depth=2, heads=2, vocab=200, max_length=1200, segments=2), 5)

@@ -15,7 +15,8 @@ import pytest
 from encodery.base.errors import SettingsError
 from encodery.base.parts import find_part
 from encodery.base.settings import decode
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes import Runtime
 from encodery.runtimes._checked import CheckedBatch
 from encodery.runtimes._padded import length_groups, pad_group

@@ -14,7 +14,8 @@ import torch
 from encodery.adapt.lora import Lora
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.runtimes import _packed
 from encodery.runtimes._native import LIBRARY
@@ -54,8 +55,8 @@ def test_states_are_the_models_and_the_engines(livelier: Callable[[ModelSettings
         assert runs == [torch.get_num_threads()]
         segmented = dataclasses.replace(batch(), segment=torch.arange(133) % 2)
         torch.testing.assert_close(found.encoder(segmented).hidden, model.encoder(segmented).hidden, atol=2e-5, rtol=0)
-        spoken = found(batch()).speak(found.encoder(batch()).hidden[:5])
-        torch.testing.assert_close(spoken, model(batch()).speak(expected[:5]), atol=1e-4, rtol=0)
+        spoken = found(batch()).mlm_logits(found.encoder(batch()).hidden[:5])
+        torch.testing.assert_close(spoken, model(batch()).mlm_logits(expected[:5]), atol=1e-4, rtol=0)
     assert original_model(found) is model
     assert original_model(model) is model
 

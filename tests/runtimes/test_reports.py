@@ -14,7 +14,8 @@ import sys
 asked = []
 sys.addaudithook(lambda event, _: asked.append(event) if event in ("socket.connect", "socket.getaddrinfo") else None)
 import numpy as np
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 model = build_model(ModelSettings(width=32, depth=1, heads=2, vocab=50, max_length=20), 1)
 {}
 print(asked, [name for name in sys.modules if name.startswith("openvino_telemetry")])

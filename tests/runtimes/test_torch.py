@@ -14,7 +14,8 @@ import torch
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
 from encodery.encoders.exported import parse_runtime
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.runtimes.torch import CompiledGraphs, TorchRuntime, _TorchEngine, padded_size
 
 SMALL = {"width": 64, "depth": 2, "heads": 2, "vocab_size": 200, "max_length": 80}

@@ -23,7 +23,8 @@ from encodery.finetune.tasks.rank import PassageRanking
 from encodery.finetune.tasks.span import ExtractiveQA
 from encodery.finetune.tasks.tag import SequenceTagging
 from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.serve.backend import LocalBackend
 from encodery.serve.engine import EngineSettings, ServingEngine
 from encodery.serve.models import ModelRegistry, ServeSettings, open_models

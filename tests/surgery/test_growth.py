@@ -19,10 +19,11 @@ from encodery.model.ffn.glu import GLU
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import LoadedModel
 from encodery.model.masks.alternating import AlternatingMask
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
 from encodery.model.norms.rms import RMSNorm
 from encodery.model.positions.alibi import ALiBi
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.surgery import Surgery
 from encodery.surgery._channels import narrow, random_sources, widen
@@ -68,7 +69,7 @@ def computed(settings: ModelSettings, state: Exact) -> tuple[Tensor, Tensor | No
     model = Model(settings).double().eval()
     model.load_state_dict(state)
     output = model(BATCH)
-    return output.hidden, output.speak(output.hidden) if settings.head is not None else None
+    return output.hidden, output.mlm_logits(output.hidden) if settings.head is not None else None
 
 
 def grown(part: Grow, settings: ModelSettings) -> tuple[ModelSettings, Exact, Tensor, Exact]:
@@ -141,7 +142,7 @@ def test_uneven_shares_part_the_copies(uneven: float) -> None:
     model = Model(new).double()
     model.load_state_dict(state)
     output = model(BATCH)
-    output.speak(output.hidden).logsumexp(-1).sum().backward()
+    output.mlm_logits(output.hidden).logsumexp(-1).sum().backward()
     bias = model.get_parameter("encoder.blocks.0.ffn.up.bias").grad
     assert bias is not None
     alike = torch.allclose(bias[:10], bias[10:], atol=1e-12)
@@ -156,7 +157,7 @@ def test_silent_layers_preserve_the_function_and_can_learn(settings: ModelSettin
     model = Model(new).double()
     model.load_state_dict(state)
     output = model(BATCH)
-    output.speak(output.hidden).logsumexp(-1).sum().backward()
+    output.mlm_logits(output.hidden).logsumexp(-1).sum().backward()
     grad = model.get_parameter("encoder.blocks.4.ffn.down.weight").grad
     assert grad is not None
     assert grad.abs().max() > 0

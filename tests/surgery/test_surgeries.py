@@ -17,9 +17,10 @@ from encodery.cli.__main__ import run
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.masks.alternating import AlternatingMask
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.tokens.kind.bpe import Bpe

@@ -166,7 +166,7 @@ def hidden_words(job: PretrainJob) -> float:
             asked = [*ids[:place], 4, *ids[place + 1 :]]
             with torch.no_grad():
                 output = job.model(Batch.from_sequences([asked]))
-            right.append(int(output.speak(output.hidden[place : place + 1]).argmax()) == ids[place])
+            right.append(int(output.mlm_logits(output.hidden[place : place + 1]).argmax()) == ids[place])
     return float(np.mean(right))
 
 

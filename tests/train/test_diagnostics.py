@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from encodery.base.settings import decode
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.train.diagnostics import MIN_STEPS, WARMUP_STEPS, Diagnostics, padded_attention_warning
 from encodery.train.launch import start

@@ -13,7 +13,8 @@ import torch
 
 from encodery.base.errors import EmptyInput
 from encodery.corrupt import Vocabulary
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.train.heldout import heldout_batches, heldout_mask, score_mlm

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import ContractError, SettingsError
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.train.optim import Optimizer, state_tensors, trainable
 from encodery.train.optim.adamw import AdamW
 from encodery.train.optim.lamb import LAMB

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from encodery.base.errors import SettingsError, UserError
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.train import optimizer_offload as way
 from encodery.train.launch import resume, start
 from encodery.train.memory_estimate import MemoryEstimate

@@ -80,7 +80,7 @@ def test_unknown_recipes_and_parts_name_the_nearest(opened: TokenStore) -> None:
 
 def test_a_vocabulary_too_small_is_refused(opened: TokenStore, table: Table) -> None:
     settings = read_settings("nano", parse_overrides(["model.vocab_size=64"]), opened)
-    with pytest.raises(SettingsError, match=r"raise model\.vocab"):
+    with pytest.raises(SettingsError, match=r"raise model\.vocab_size"):
         PretrainJob(settings, opened, DistributedContext(), torch.device("cpu"))
 
 

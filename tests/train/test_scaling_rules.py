@@ -10,7 +10,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.schedule import Schedule
 from encodery.cli.__main__ import run
 from encodery.model import count
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.tokens.store import TokenStore
 from encodery.train.pretrain_settings import read_settings
 from encodery.train.scaling_rules import model_for_size, parse_size, settings_for_size

@@ -12,7 +12,8 @@ import torch
 from encodery.base.errors import SettingsError
 from encodery.base.run_log import read_log
 from encodery.model.blocks.pre import PreNorm
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.train.hooks import TrainState
 from encodery.train.hooks.sub_models import SubModels
@@ -25,7 +26,7 @@ BATCH = Batch.from_sequences([[5, 6, 7, 8], [9, 10]])
 
 def scores(model: Model) -> torch.Tensor:
     output = model(BATCH)
-    return output.speak(output.hidden)
+    return output.mlm_logits(output.hidden)
 
 
 def truncated(model: Model, depth: int) -> torch.Tensor:

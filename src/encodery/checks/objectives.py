@@ -8,7 +8,8 @@ import torch
 
 from encodery.base.settings import decode, encode
 from encodery.corrupt import Vocabulary
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.objectives import Objective, ObjectiveModule, normalised_loss, step_metrics, sum_counts
 

@@ -39,9 +39,8 @@ from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.model import count, golden
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import Model, copy_for_training
+from encodery.model.network import Model, copy_for_training, model_of_state
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers

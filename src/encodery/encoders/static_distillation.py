@@ -24,8 +24,9 @@ from encodery.encoders.dense import DenseEncoder, pack_sequences
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, save_model
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
 from encodery.model.positions.none import NoPositions
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import batches_by_length
 

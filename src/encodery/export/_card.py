@@ -12,7 +12,7 @@ from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
 from encodery.finetune.imported import CONFIG_KEY, IDENTITY_ACTIVATION, head_kind
 from encodery.model.load import LoadedModel
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 
 MOST_SOURCES = 15
 PIPELINES = {

@@ -22,11 +22,12 @@ from encodery.export._verify import check_peer, check_read_back, check_tokenizer
 from encodery.finetune.artifact import FineTuned
 from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, write_tensors
-from encodery.model.foreign import Origin, model_of_state, to_checkpoint
-from encodery.model.formats import CheckpointFormat, SpecialTokenIds, exportable_format
+from encodery.model.conversion import Origin, exportable_format, to_checkpoint
+from encodery.model.format_types import SpecialTokenIds
+from encodery.model.formats import CheckpointFormat
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import GOLDEN, LoadedModel, copy_tokenizer
-from encodery.model.network import Model
+from encodery.model.network import Model, model_of_state
 
 POOLER = "pooler."
 Precision = Literal["float32", "float16", "bfloat16"]

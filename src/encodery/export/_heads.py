@@ -31,8 +31,9 @@ from encodery.finetune.imported import (
 )
 from encodery.model.formats import CheckpointFormat
 from encodery.model.load import LoadedModel
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
 from encodery.model.norms.layer import LayerNorm
+from encodery.model.settings import ModelSettings
 
 GOLDEN = "golden"  # What the module gave when it was saved, which is nothing learnt.
 OUTPUTS = "outputs"

@@ -23,7 +23,7 @@ from encodery.finetune.artifact import golden_outputs, imported_head
 from encodery.finetune.imported import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION, StockHeadKind
 from encodery.finetune.preprocess import Preprocessor
 from encodery.model import golden
-from encodery.model.foreign import import_folder
+from encodery.model.imported_folder import import_folder
 from encodery.model.load import LoadedModel, load_model
 
 TOLERANCE = {"float32": 5e-5, "float16": 2e-2, "bfloat16": 1e-1}
@@ -130,7 +130,7 @@ def _peer_drift(model: Any, kept: dict[str, Tensor], pad: int, head: StockHeadKi
         found[OUTPUTS] = answer.logits[real] if head == TOKEN_CLASSIFICATION else answer.logits
     if "logits" in kept:
         logits = answer.logits[real]
-        found["logits"] = logits[kept["rows"]][:, golden.kept_columns(logits.shape[1])]
+        found["logits"] = logits[kept["positions"]][:, golden.kept_columns(logits.shape[1])]
     return golden.relative_difference(found, kept)
 
 

@@ -22,9 +22,8 @@ from encodery.finetune.heads.token_matching import TEXT_INDEX
 from encodery.finetune.tasks import Task, TaskModule
 from encodery.model import golden
 from encodery.model.checkpoint import read_tensors
-from encodery.model.foreign import model_of_state
 from encodery.model.load import GOLDEN, MODULES, LoadedModel, save_model
-from encodery.model.network import Model
+from encodery.model.network import Model, model_of_state
 from encodery.model.shape import Batch
 from encodery.tokens.windows import Truncate, parse_truncate
 

@@ -26,7 +26,7 @@ from encodery.base.settings import decode, encode, merge_tables
 from encodery.finetune.heads.classification import ClassificationTask
 from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.tokens.windows import Truncate
 from encodery.train.examples import settings_for_epochs
 from encodery.train.hooks import Hook

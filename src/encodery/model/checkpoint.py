@@ -1,4 +1,4 @@
-"""Checkpoint folders as others write them: safetensors, one file or several; names on the hub. Never a pickle."""
+"""Reads checkpoint folders of other libraries: safetensors, one file or shards, also from the hub. Never a pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json"]
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file. Raises `ArtifactError` naming it when it is missing or damaged."""
+    """Read a JSON file. Raises `ArtifactError` naming the file if it is missing or damaged."""
     if not path.is_file():
         raise ArtifactError(f"{path}: missing.")
     try:
@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file. Raises `ArtifactError` naming it when it is damaged."""
+    """Read a safetensors file. Raises `ArtifactError` naming the file if it is damaged."""
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -38,16 +38,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file of contiguous CPU tensors, none sharing memory with another."""
+    """Write a safetensors file; tensors must not share memory with one another."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(plain, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint folder, from one file or from the shards of an index.
+    """Read all tensors of a checkpoint folder, from one file or from the shards that an index lists.
 
-    Raises `ArtifactError`: none there, a shard missing or damaged, or only a pickle, with how to convert it.
+    Raises `ArtifactError` if there are none, if a shard is missing or damaged, or if there is only a pickle; then the
+    message says how to convert it.
     """
     if (folder / WEIGHTS).is_file():
         return read_tensors(folder / WEIGHTS)
@@ -56,43 +57,45 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
     if pickles:
         raise ArtifactError(
-            f"{folder / pickles[0]}: a pickle can run code when it is read, so only safetensors are. To convert it "
-            f'where transformers is installed: python -c "from transformers import AutoModelForMaskedLM as M; '
+            f"{folder / pickles[0]}: is a pickle, which can run code when it is read; only safetensors are supported. "
+            f'To convert it with transformers: python -c "from transformers import AutoModelForMaskedLM as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     raise ArtifactError(f"{folder}: has neither {WEIGHTS} nor {INDEX}.")
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
-    places: dict[str, str] = read_json(folder / INDEX).get("weight_map", {})
+    """Read all shards that the index lists, and check that they hold the tensors that it assigns to them."""
+    shard_of: dict[str, str] = read_json(folder / INDEX).get("weight_map", {})
     state: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(shard_of.values())):
         if not (folder / shard).is_file() or Path(shard).name != shard:
-            raise ArtifactError(f"{folder / shard}: missing; {INDEX} names it.")
+            raise ArtifactError(f"{folder / shard}: missing, although {INDEX} names it.")
         state |= read_tensors(folder / shard)
-    absent = sorted(set(places) - set(state))
-    if absent:
-        raise ArtifactError(f"{folder / places[absent[0]]}: has no tensor '{absent[0]}', which {INDEX} places there.")
+    missing = sorted(set(shard_of) - set(state))
+    if missing:
+        name = missing[0]
+        raise ArtifactError(f"{folder / shard_of[name]}: has no tensor '{name}', which {INDEX} assigns to it.")
     return state
 
 
 def locate(source: str | Path) -> Path:
-    """A folder on this machine: `source` itself, or what the hub has under that name, fetched once.
+    """Return a local folder: `source` itself, or a copy of the hub's model of that name, downloaded once.
 
-    Raises `InputError` naming the source where neither is there.
+    Raises `InputError` naming the source if there is neither.
     """
     path = Path(source)
     if path.is_dir():
         return path
     name = str(source)
     if path.exists():
-        raise InputError(f"{path}: is a file; a model is a folder with config.json and {WEIGHTS}.")
+        raise InputError(f"{path}: is a file, but a model is a folder with config.json and {WEIGHTS}.")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-        raise InputError(f"{path}: no such folder.")
+        raise InputError(f"{path}: there is no such folder.")
     try:
         hub = require("huggingface_hub", "hub")
     except MissingExtra as error:
-        raise InputError(f"'{name}': no such folder. To fetch a model of that name: {error}") from error
+        raise InputError(f"'{name}': there is no such folder. To download it from the hub: {error}") from error
     try:
         return Path(hub.snapshot_download(name, allow_patterns=FILES))
     except UserError:
@@ -100,6 +103,6 @@ def locate(source: str | Path) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"'{name}': no such folder, and no model of that name could be fetched from the hub ({reason}). Without a "
-            f"network, give a local folder that holds config.json, {WEIGHTS} and tokenizer.json."
+            f"'{name}': there is no such folder, and the hub gave no model of that name ({reason}). "
+            f"Without a network, give a local folder with config.json, {WEIGHTS} and tokenizer.json."
         ) from error

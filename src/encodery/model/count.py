@@ -1,6 +1,6 @@
-"""Parameters, arithmetic and memory of a model, from its settings alone: nothing is allocated.
+"""Parameters, floating-point operations and memory of a model, from its settings alone: nothing is allocated.
 
-Shapes: T tokens, L length of a sequence, M predicted rows, V vocabulary, E embedding width.
+Shapes: T tokens, L length of a sequence, V vocabulary, E embedding size.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from encodery.model.blocks import ActivationCheckpointing
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.weights import EmbeddingTable, Linear
 
 
 def num_parameters(settings: ModelSettings, embeddings: bool = True) -> int:
-    """Number of parameters, tied ones once; `tables` = False leaves embedding tables out."""
-    model = _outline(settings)
+    """Return the number of parameters, counting tied ones once; `embeddings`: whether embedding tables count."""
+    model = meta_model(settings)
     total = sum(p.numel() for p in model.parameters())
     if embeddings:
         return total
@@ -32,20 +33,24 @@ def flops_per_token(
     backward: bool = True,
     early: tuple[int, float] = (0, 1.0),
 ) -> float:
-    """Floating-point operations per token: two a multiply-add, in matrix products only; forward and backward.
+    """Return the floating-point operations per token: two per multiply-add, in matrix products only.
 
-    `length` is that of the sequences (of mixed ones: Σ L² / Σ L), `predicted` the share of tokens the head sees,
-    `early` how many layers, from the first, see only such a share of the tokens.
+    Args:
+        settings: The model.
+        length: Length of the sequences (Σ L² / Σ L if they differ).
+        predicted_fraction: Fraction of the tokens that the head predicts.
+        backward: Whether the backward pass is included.
+        early: (n, fraction): the first n layers work on that fraction of the tokens only.
     """
-    model, shape = _outline(settings), settings.shape
+    model, shape = meta_model(settings), settings.shape
     products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
     for layer, block in enumerate(model.encoder.blocks):
-        share = early[1] if layer < early[0] else 1.0
-        seen = _seen(length * share, settings.mask.window(layer, shape.depth))
-        products += share * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * seen)
+        fraction = early[1] if layer < early[0] else 1.0
+        attended = _attended(length * fraction, settings.mask.window(layer, shape.depth))
+        products += fraction * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * attended)
     if settings.head is not None:
         tied = shape.vocab_size * shape.embedding_size
-        decoder = sum(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
+        decoder = any(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
         products += predicted_fraction * 2.0 * (_weights(model.heads) + (0 if decoder else tied))
     return products * (3.0 if backward else 1.0)
 
@@ -58,55 +63,65 @@ def activation_bytes(
     itemsize: int = 4,
     activation_checkpointing: ActivationCheckpointing = "nothing",
 ) -> int:
-    """Estimate of what a forward pass over `tokens` tokens keeps for the backward pass, in bytes.
+    """Estimate the bytes that a forward pass over `tokens` tokens keeps for the backward pass.
 
-    Includes attention weights, as the CPU keeps them for sequences up to 512; dropout masks are left out. What is
-    recomputed keeps its input, and is whole in memory once, while one layer goes backward.
+    The estimate includes attention weights, which the CPU keeps for sequences of up to 512 tokens, and leaves dropout
+    masks out. Of what is recomputed, the input is kept, and the rest is in memory for one layer at a time.
+
+    Args:
+        settings: The model.
+        tokens: Tokens of the batch.
+        length: Length of its sequences.
+        predicted_fraction: Fraction of the tokens that the head predicts.
+        itemsize: Bytes per number.
+        activation_checkpointing: What every block recomputes in the backward pass.
     """
-    model, shape = _outline(settings), settings.shape
-    row = once = 0
+    model, shape = meta_model(settings), settings.shape
+    per_token = one_layer = 0
     for block in model.encoder.blocks:
-        mixing, feeding = block.get_submodule("attention"), block.get_submodule("ffn")
-        ffn, attention = _kept(feeding), _kept(mixing) + shape.heads * (length if length <= 512 else 1)
-        rest = sum(_norm_size(m) for m in block.modules())
-        for name, inner in (*mixing.named_modules(), *feeding.named_modules()):
+        attention_module, ffn_module = block.get_submodule("attention"), block.get_submodule("ffn")
+        attention = _inputs(attention_module) + shape.heads * (length if length <= 512 else 1)
+        ffn = _inputs(ffn_module)
+        norms = sum(_norm_size(m) for m in block.modules())
+        for name, inner in (*attention_module.named_modules(), *ffn_module.named_modules()):
             if isinstance(inner, Linear) and name.endswith("qkv"):
                 attention += inner.out_features
             elif isinstance(inner, Linear) and name.endswith("up"):
                 ffn += 2 * inner.out_features - shape.intermediate_size
-        again = {"nothing": 0, "attention": attention, "ffn": ffn, "block": attention + ffn + rest}[
-            activation_checkpointing
-        ]
-        row += attention + ffn + rest - again + (shape.width if again else 0)
-        once = max(once, again)
-    row += once
-    row += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
+        whole = attention + ffn + norms
+        recomputed = {"nothing": 0, "attention": attention, "ffn": ffn, "block": whole}[activation_checkpointing]
+        per_token += whole - recomputed + (shape.width if recomputed else 0)
+        one_layer = max(one_layer, recomputed)
+    per_token += one_layer
+    per_token += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
     head = predicted_fraction * (shape.width + 3 * shape.embedding_size) if settings.head is not None else 0.0
-    return int(tokens * (row + head) * itemsize)
+    return int(tokens * (per_token + head) * itemsize)
 
 
-def _outline(settings: ModelSettings) -> Model:
+def meta_model(settings: ModelSettings) -> Model:
+    """Build a model on the meta device, which allocates nothing."""
     with torch.device("meta"):
         return Model(settings)
 
 
 def _weights(module: nn.Module) -> int:
+    """The number of weights in the linear layers of a module."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
 
 
-def _kept(module: nn.Module) -> int:
-    """The inputs of the linear layers of a module, for a row."""
+def _inputs(module: nn.Module) -> int:
+    """The size of the inputs of all linear layers of a module, per token."""
     return sum(m.in_features for m in module.modules() if isinstance(m, Linear))
 
 
 def _norm_size(module: nn.Module) -> int:
-    """What a norm keeps of a row: its input. Zero for other modules."""
+    """What a norm keeps per token: its input. Zero for other modules."""
     weight = getattr(module, "weight", None)
     return weight.numel() if isinstance(weight, torch.Tensor) and weight.dim() == 1 else 0
 
 
-def _seen(length: float, window: int | None) -> float:
-    """Tokens a token sees, on average over its sequence."""
+def _attended(length: float, window: int | None) -> float:
+    """The number of tokens that a token attends to, on average over its sequence."""
     if window is None or window >= length - 1:
         return length
     return 2 * window + 1 - window * (window + 1) / length

@@ -22,8 +22,10 @@ from encodery.base.errors import ArtifactError, EncoderyError
 from encodery.base.settings import decode, encode
 from encodery.model import golden
 from encodery.model.checkpoint import WEIGHTS, locate, read_tensors, write_tensors
-from encodery.model.foreign import Origin, import_folder, model_of_state
-from encodery.model.network import Model, ModelSettings
+from encodery.model.conversion import Origin
+from encodery.model.imported_folder import import_folder
+from encodery.model.network import Model, model_of_state
+from encodery.model.settings import ModelSettings
 from encodery.model.vocabulary import TOKENIZER_SOURCES, read_tokenizer
 from encodery.tokens.tokenizer import Tokenizer
 

@@ -1,4 +1,4 @@
-"""Padded ↔ packed, for doors only: exports, peers and tests that need rectangles. Nothing inside the model pads.
+"""Padded to packed and back, for exports, peers and tests that need padding. Nothing inside the model pads.
 
 Shapes: B sequences, L padded length, T real tokens.
 """
@@ -13,12 +13,12 @@ from encodery.model.shape import Batch, Layout
 
 
 def pack(ids: Tensor, mask: Tensor, segment: Tensor | None = None) -> Batch:
-    """Padded `ids` (B, L) and `mask` (B, L), 1 at real tokens, to a packed batch; padding may lie anywhere.
+    """Pack padded `ids` (B, L); `mask` (B, L) is 1 at real tokens, and padding may be anywhere.
 
     Raises `InputError` if the shapes differ or a sequence has no real token.
     """
     if ids.shape != mask.shape or ids.dim() != 2 or (segment is not None and segment.shape != ids.shape):
-        raise InputError(f"Ids {tuple(ids.shape)} and mask {tuple(mask.shape)} must be of one shape (B, L).")
+        raise InputError(f"ids {tuple(ids.shape)} and mask {tuple(mask.shape)} must have the same shape (B, L).")
     real = mask.bool()
     lengths = real.sum(1)
     if not ids.numel() or int(lengths.min()) == 0:
@@ -28,7 +28,7 @@ def pack(ids: Tensor, mask: Tensor, segment: Tensor | None = None) -> Batch:
 
 
 def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
-    """Packed (T, …) to padded (B, L, …), L the longest sequence, padding at the end and equal to `fill`."""
+    """Pad packed `values` (T, …) with `fill` at the end, to (B, L, …), where L is the longest sequence."""
     count, longest = layout.cu_seqlens.numel() - 1, layout.max_seqlen
     padded = values.new_full((count * longest, *values.shape[1:]), fill)
     slot = layout.sequence_ids * longest + layout.positions

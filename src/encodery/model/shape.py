@@ -1,6 +1,6 @@
-"""The nouns of the model: sizes (`Shape`), the packed batch (`Batch`, `Layout`) and what comes out (`Output`).
+"""The data types of the model: sizes (`Shape`), the packed batch (`Batch`, `Layout`) and the output (`Output`).
 
-Shapes: T real tokens of the batch, B sequences, H width, E embedding width. There is no padding anywhere.
+Shapes: T real tokens of the batch, B sequences, H width, E embedding size, V vocabulary. There is no padding anywhere.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from encodery.base.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes handed to a part's `build`; `layer` and `window` are set where a part belongs to one layer.
+    """The sizes that a part's `build` gets; `layer` and `window` are set for a part that belongs to one layer.
 
-    `window` is the half-width of local attention: position i sees j where |i - j| <= window; None sees all.
+    `window` is the half-width of local attention: position i attends to j if |i - j| <= window (None: to all).
     """
 
     vocab_size: int
@@ -38,12 +38,12 @@ class Shape:
     window: int | None = None
 
     def for_layer(self, layer: int, window: int | None) -> Shape:
-        """The shape as one layer sees it."""
+        """The shape of one layer."""
         return dataclasses.replace(self, layer=layer, window=window)
 
 
-class Group(NamedTuple):
-    """A run of neighbouring sequences of equal length: rows `start : start + sequences * length`."""
+class EqualLengthRun(NamedTuple):
+    """Consecutive sequences of equal length: tokens `start : start + sequences * length` of the batch."""
 
     start: int
     sequences: int
@@ -53,8 +53,14 @@ class Group(NamedTuple):
 class Layout:
     """Where sequences lie in a packed batch. Everything is computed on first use and shared by all layers.
 
-    `memo` holds what parts derive from the layout once per batch (rotary angles, dense biases). `places` (T,): where
-    each token stands in its text, given where tokens of it were taken out; all lie below `max_seqlen`.
+    `memo` holds what parts derive from the layout once per batch (rotary angles, dense biases).
+
+    Args:
+        cu_seqlens: Cumulative lengths of the sequences (B+1,), from 0 to T.
+        max_seqlen: The length of the longest sequence, or more.
+        tokens: T.
+        text_positions: Position of each token in its text (T,), if some tokens of the texts are left out; all are below
+            `max_seqlen`.
     """
 
     def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, text_positions: Tensor | None = None) -> None:
@@ -68,12 +74,14 @@ class Layout:
 
     @classmethod
     def precomputed(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Layout:
-        """One whose parts are there already, for a compiled graph: a compiler does not follow the lock of
-        `cached_property`. Sequences may be empty."""
+        """A layout whose properties are computed already, for a compiled graph; sequences may be empty.
+
+        The compiler cannot trace the lock of `cached_property`.
+        """
         layout = cls(cu_seqlens, max_seqlen, tokens)
-        spots = torch.arange(tokens, device=cu_seqlens.device)
-        layout.sequence_ids = torch.searchsorted(cu_seqlens.long(), spots, right=True) - 1
-        layout.positions = spots - cu_seqlens.long()[layout.sequence_ids]
+        indices = torch.arange(tokens, device=cu_seqlens.device)
+        layout.sequence_ids = torch.searchsorted(cu_seqlens.long(), indices, right=True) - 1
+        layout.positions = indices - cu_seqlens.long()[layout.sequence_ids]
         layout.text_positions = layout.positions
         return layout
 
@@ -98,28 +106,28 @@ class Layout:
 
     @cached_property
     def text_positions(self) -> Tensor:
-        """Position of each token in its text (T,) int64: `positions`, unless the text has gaps."""
+        """Position of each token in its text (T,) int64: `positions`, unless tokens are left out."""
         return self.positions
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """Runs of neighbouring sequences of equal length; few where the batch is sorted by length."""
-        found: list[Group] = []
+    def groups(self) -> tuple[EqualLengthRun, ...]:
+        """Consecutive sequences of equal length; few runs if the batch is sorted by length."""
+        runs: list[EqualLengthRun] = []
         start = 0
         for length in self.lengths:
-            if found and found[-1].length == length:
-                found[-1] = found[-1]._replace(sequences=found[-1].sequences + 1)
+            if runs and runs[-1].length == length:
+                runs[-1] = runs[-1]._replace(sequences=runs[-1].sequences + 1)
             elif length:
-                found.append(Group(start, 1, length))
+                runs.append(EqualLengthRun(start, 1, length))
             start += length
-        return tuple(found)
+        return tuple(runs)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32 from 0 to T, `segment` (T,) int64 or None.
 
-    `extra` carries what an objective or a task adds (rows, targets, labels).
+    `extra` carries tensors that an objective or a task adds (masked positions, labels).
     """
 
     ids: Tensor
@@ -130,16 +138,16 @@ class Batch:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the sequences lie; shared by `with_ids` copies."""
+        """Where the sequences lie; shared with the copies that `with_ids` makes."""
         return Layout(self.cu_seqlens, self.max_seqlen, self.ids.numel())
 
     def __len__(self) -> int:
-        """Number of sequences."""
+        """The number of sequences B."""
         return self.cu_seqlens.numel() - 1
 
     @property
     def tokens(self) -> int:
-        """Number of tokens T."""
+        """The number of tokens T."""
         return self.ids.numel()
 
     @staticmethod
@@ -148,12 +156,12 @@ class Batch:
         segments: Sequence[Sequence[int]] | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
-        """Pack lists of ids, in the order given. Raises `InputError` for no sequence or an empty one."""
+        """Pack lists of ids, in their order. Raises `InputError` if there is no sequence, or an empty one."""
         lengths = [len(s) for s in sequences]
         if not lengths or min(lengths) == 0:
             raise InputError("A batch needs at least one sequence, and every sequence at least one token.")
         if segments is not None and [len(s) for s in segments] != lengths:
-            raise InputError("Segments must have the lengths of their sequences.")
+            raise InputError("The segments must have the same lengths as the sequences.")
         cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
         ids = torch.tensor([i for s in sequences for i in s], dtype=torch.int64)
         segment = None if segments is None else torch.tensor([i for s in segments for i in s])
@@ -161,7 +169,7 @@ class Batch:
         return batch if torch.device(device).type == "cpu" else batch.to(device)
 
     def with_ids(self, ids: Tensor, **extra: Tensor) -> Batch:
-        """The same sequences with other ids (T,) and `extra` added; the layout is shared."""
+        """The same sequences with other ids (T,) and further `extra` tensors; the layout is shared."""
         batch = dataclasses.replace(self, ids=ids, extra={**self.extra, **extra})
         batch.__dict__["layout"] = self.layout
         return batch
@@ -179,10 +187,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """`hidden` (T, H) after the final norm; `layers`: the embeddings' output and each block's (depth + 1 of (T, H)).
+    """`hidden` (T, H) after the final norm; `layers`: outputs of the embeddings and of each block, depth + 1 of (T, H).
 
-    `speak`: chosen hidden states (M, H) → logits over the vocabulary (M, V) by the model's own masked-language-model
-    head, None where the model has none or an encoder alone was asked.
+    `mlm_logits` maps hidden states of selected positions (M, H) to logits over the vocabulary (M, V) with the model's
+    masked-language-model head; None if the model has no such head, or if this is the output of an encoder alone.
     """
 
     hidden: Tensor

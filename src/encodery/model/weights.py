@@ -1,4 +1,4 @@
-"""Linear layers and tables that leave their values to the model's initialisation, and the activations by name."""
+"""Linear layers and embedding tables that leave their values to `Init`, and activations by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ActivationName = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared", "i
 
 
 class Linear(nn.Linear):
-    """A linear layer whose `role` tells the initialisation what it is: "out" writes into the residual stream.
+    """A linear layer. `role` is for `Init`: "out" is a layer that writes into the residual stream.
 
-    `float8`: whether it multiplies 8-bit floats while it learns.
+    `float8`: whether products are computed in 8-bit floats during training.
     """
 
     float8: bool = False
@@ -31,16 +31,16 @@ class Linear(nn.Linear):
         return float8.linear(x, self.weight, self.bias) if self.float8 else super().forward(x)
 
     def reset_parameters(self) -> None:
-        """Nothing: `Init` fills every weight once, from the model's own generator."""
+        """Does nothing: `Init` fills every weight once, from the model's own generator."""
 
 
 class EmbeddingTable(nn.Embedding):
-    """An embedding table (rows, size); its values are the initialisation's."""
+    """An embedding table (entries, size)."""
 
     role: Role = "embedding"
 
     def reset_parameters(self) -> None:
-        """Nothing: `Init` fills every weight once, from the model's own generator."""
+        """Does nothing: `Init` fills every weight once, from the model's own generator."""
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -66,5 +66,5 @@ _ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: ActivationName) -> Callable[[Tensor], Tensor]:
-    """The elementwise function of that name; `gelu` is the exact one."""
+    """The elementwise function of that name; `gelu` is the exact one, not the tanh approximation."""
     return _ACTIVATIONS[name]

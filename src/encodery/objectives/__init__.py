@@ -11,7 +11,8 @@ from torch import nn
 from encodery.base.parts import Part
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives._terms import Count, LossTerm, normalised_loss, step_metrics, sum_counts
 

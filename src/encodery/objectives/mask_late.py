@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule

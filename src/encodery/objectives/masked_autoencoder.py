@@ -20,7 +20,8 @@ from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.blocks import BlockModule
 from encodery.model.masks.document import DocumentMask
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule

@@ -8,7 +8,7 @@ from typing import ClassVar
 from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.objectives import ObjectiveModule
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
 

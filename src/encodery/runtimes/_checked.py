@@ -13,7 +13,7 @@ import numpy as np
 from encodery.base.errors import InputError
 
 if TYPE_CHECKING:
-    from encodery.model.network import ModelSettings
+    from encodery.model.settings import ModelSettings
 
 
 @dataclass(frozen=True)

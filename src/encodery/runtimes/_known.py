@@ -15,10 +15,10 @@ from encodery.model.embeddings.plain import PlainEmbeddings
 from encodery.model.ffn.glu import GLU
 from encodery.model.ffn.mlp import MLP
 from encodery.model.masks.document import DocumentMask
-from encodery.model.network import ModelSettings
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.none import NoPositions
+from encodery.model.settings import ModelSettings
 
 PartTypes = tuple[type[Part], ...]
 PARTS: dict[str, PartTypes] = {

@@ -22,8 +22,9 @@ from encodery.base.errors import SettingsError
 from encodery.base.extras import require
 from encodery.model.blocks.post import PostNorm
 from encodery.model.ffn.mlp import MLP
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
 from encodery.model.positions.learned import LearnedPositions
+from encodery.model.settings import ModelSettings
 from encodery.runtimes import _known
 
 FUSED_OPSET, QUANTISED_OPSET = 12, 17
@@ -108,7 +109,7 @@ class _Writer:
     def encoder(self, model: Model) -> None:
         encoder: Any = model.encoder
         settings = model.settings
-        x = self.node("Gather", self.weight("words", _array(encoder.words)), IDS)
+        x = self.node("Gather", self.weight("words", _array(encoder.token_embeddings)), IDS)
         if settings.type_vocab_size:
             segments = self.weight("segments", _array(encoder.embeddings.segment.weight))
             x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))

@@ -150,7 +150,7 @@ class _Weights:
         gain, bias, eps = self.norm(encoder.embedding_norm)
         final_gain, final_bias, final_eps = self.norm(encoder.final_norm)
         return EncoderSpec(
-            words=self.at(encoder.words),
+            words=self.at(encoder.token_embeddings),
             positions=self.at(positions),
             segments=self.at(None if segments is None else segments.weight),
             norm_gain=gain,
@@ -172,7 +172,7 @@ class _Weights:
             upright[:, :, 0] = 1
             layout = Layout(torch.tensor([0, count], dtype=torch.int32), count, count)
             with torch.no_grad():
-                turned = positions.turn(upright.view(count, -1), layout, dataclasses.replace(shape, heads=1))
+                turned = positions.rotate(upright.view(count, -1), layout, dataclasses.replace(shape, heads=1))
             cosines, sines = turned.view(count, 3, 2, half)[:, 0].unbind(1)
             self._angles[key] = self.at(cosines), self.at(sines)
         return self._angles[key]

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from encodery.base.settings import encode
-from encodery.model.network import Encoder, Model
+from encodery.model.encoder import Encoder
+from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.serve.served_model import BatchGroup, ServedModel
 

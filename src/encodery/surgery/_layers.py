@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.weights import Linear
 from encodery.surgery._channels import BLOCK, State
 from encodery.surgery._sizes import TOKEN_EMBEDDINGS

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.load import LoadedModel
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model
+from encodery.model.settings import ModelSettings
 from encodery.model.weights import EmbeddingTable, Linear
 
 Size = Literal["width", "heads", "intermediate_size"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel
-from encodery.model.network import ModelSettings
+from encodery.model.network import model_of_state
+from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import State, cyclic_sources, narrow
 from encodery.surgery._layers import average_layers, drop_unused, layer_sources

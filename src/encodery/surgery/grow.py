@@ -24,9 +24,9 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.model import golden
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel
-from encodery.model.network import ModelSettings
+from encodery.model.network import model_of_state
+from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import (
     ChannelSources,

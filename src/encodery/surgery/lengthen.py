@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel
-from encodery.model.network import ModelSettings
+from encodery.model.network import model_of_state
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery, SurgeryResult
 
 TABLE = "encoder.positions.table.weight"

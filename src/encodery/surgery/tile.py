@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel
+from encodery.model.network import model_of_state
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import copy_channels, tiled_sources
 from encodery.surgery._layers import deepen

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.model.foreign import model_of_state
 from encodery.model.load import LoadedModel
-from encodery.model.network import Model, ModelSettings
+from encodery.model.network import Model, model_of_state
+from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.tokens.pieces import normalised_pieces
 from encodery.tokens.tokenizer import Tokenizer

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from encodery.model.network import ModelSettings
 from encodery.model.ops.attention import AttentionKernel, AttentionSpec, select_kernel
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Layout
 from encodery.train.expected_loss import LossRange
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.load import LoadedModel
-from encodery.model.network import Model, ModelSettings, build_model
+from encodery.model.network import Model, build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 

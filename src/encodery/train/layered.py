@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.blocks import BlockModule
-from encodery.model.extensions import SequenceTransform
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, LossTerm, ObjectiveModule, normalised_loss
@@ -50,7 +49,7 @@ class LayerwiseOffload:
 
     def __init__(self, model: Model, objective: ObjectiveModule, device: torch.device) -> None:
         plain = type(objective).encode is ObjectiveModule.encode and type(objective).forward is ObjectiveModule.forward
-        if not plain or type(model.encoder.sequence_transform) is not SequenceTransform:
+        if not plain or not model.encoder.sequence_transform.is_identity:
             raise SettingsError(
                 "train.layerwise_offload needs a model that reads its batch layer by layer: an objective such as mlm, and no "
                 "trained vectors in front of the first layer."
@@ -137,7 +136,7 @@ class LayerwiseOffload:
         self._set(way.dice.pop())
         model = self.model
         with autocast(chosen, self.device):
-            speak = model._speak if "mlm" in model.heads else None
+            speak = model.mlm_logits if "mlm" in model.heads else None
             output = Output(model.encoder.final_norm(x), mlm_logits=speak)
             terms = self.objective.loss(model, output, way.batch)
         loss = normalised_loss(terms, counts)

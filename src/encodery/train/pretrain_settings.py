@@ -14,7 +14,7 @@ from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode, load_recipe, merge_tables
 from encodery.model import count
 from encodery.model.load import load_model
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.objectives import Objective
 from encodery.objectives.mlm import MaskedLM
 from encodery.tokens.loader import LoaderSettings

@@ -17,7 +17,7 @@ from typing import Any
 
 from encodery.base.errors import SettingsError
 from encodery.model import count
-from encodery.model.network import ModelSettings
+from encodery.model.settings import ModelSettings
 from encodery.train.budget import Budget
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}

@@ -24,9 +24,9 @@ from encodery.base.artifact import MANIFEST
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode, encode, merge_tables
 from encodery.merging.average import Average
-from encodery.model.foreign import model_of_state
 from encodery.model.load import load_model, save_model
-from encodery.model.network import ModelSettings
+from encodery.model.network import model_of_state
+from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery
 from encodery.surgery.coalesce import Coalesce
 from encodery.surgery.grow import Grow

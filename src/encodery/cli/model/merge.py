@@ -37,8 +37,8 @@ def command(
     from encodery.cli._screen import screen
     from encodery.cli.model._carry import carried
     from encodery.merging import MergeMethod
-    from encodery.model.foreign import model_of_state
     from encodery.model.load import load_model, save_model
+    from encodery.model.network import model_of_state
 
     names = [name for name in models if "=" not in name or Path(name).is_dir()]
     rule = decode(

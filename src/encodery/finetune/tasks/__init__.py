@@ -74,7 +74,7 @@ class Task(Part):
     `forms`: the rows it understands, the first that fits is taken. `goal`: the figure by which the best weights are
     chosen, higher being better. `truncate`: its usual policy for what is too long. `chart`: what its figures can be
     drawn as in a report ("classes" has a confusion matrix and a calibration curve). `speaks`: whether the model's own
-    masked-language-model head answers (`Output.speak`); it then learns with the model.
+    masked-language-model head answers (`Output.mlm_logits`); it then learns with the model.
     """
 
     schemas: ClassVar[tuple[RowSchema, ...]]

@@ -1,4 +1,4 @@
-"""How tokens of one document look at each other."""
+"""Attention: how the tokens of a document exchange information."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from encodery.model.shape import Layout, Shape
 
 
 class Attention(Part):
-    """A way of mixing tokens. Each document by itself: no token ever sees another document."""
+    """A kind of attention. Documents are independent: no token ever attends to another document."""
 
     @abc.abstractmethod
     def build(self, shape: Shape) -> AttentionModule:
-        """The module of layer `shape.layer`, which sees `shape.window` neighbours on either side (None: all)."""
+        """The module of layer `shape.layer`. A token attends to `shape.window` neighbours on each side (None: all)."""
 
     def without_dropout(self) -> Attention:
-        """The same without dropout of attention weights."""
+        """The same attention without dropout of attention weights."""
         return self
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """What one head learns, as views: `query`, `key`, `value` (D, H), `out` (H, D), biases (D,) where there are any."""
+    """The weights of one attention head, as views of the module's parameters.
+
+    `query`, `key` and `value` are (D, H), `out` is (H, D), the biases are (D,) or None.
+    """
 
     query: Tensor
     key: Tensor
@@ -36,7 +39,10 @@ class HeadWeights:
     key_bias: Tensor | None = None
 
     def load_offset_pattern(self, pattern: OffsetPattern) -> bool:
-        """Look there from now on, in place; False, and nothing changed, where that takes biases and there are none."""
+        """Overwrite query and key in place, so that the head attends at a fixed offset.
+
+        Return False, and change nothing, if the pattern needs biases and the head has none.
+        """
         if pattern.biases is not None:
             if self.query_bias is None or self.key_bias is None:
                 return False
@@ -49,14 +55,16 @@ class HeadWeights:
 
 
 class AttentionModule(nn.Module):
-    """The mixing module of one layer, whose sizes are `shape`."""
+    """The attention of one layer, whose sizes are `shape`. Abstract."""
 
     shape: Shape
+    separate_heads: bool = False
+    """Whether `head_weights` gives the weights of single heads."""
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        """x (T, H) → (T, H), a fresh tensor."""
+        """x (T, H) → (T, H), a new tensor."""
 
     def head_weights(self) -> list[HeadWeights]:
-        """The weights of single heads; none where there are no such."""
+        """The weights of each head; empty unless `separate_heads`."""
         return []

@@ -1,4 +1,4 @@
-"""Full attention: softmax over every token in reach, by scaled dot products. arXiv:1706.03762
+"""Full attention: softmax of scaled dot products over every token of the document or window. arXiv:1706.03762
 
 Shapes: T tokens, H width, N heads, D head size (N·D may differ from H).
 """
@@ -20,8 +20,15 @@ from encodery.model.weights import Linear
 
 @dataclass(frozen=True, kw_only=True)
 class FullAttention(Attention):
-    """`bias` is that of the projection to queries, keys and values, `bias_out` that of the output;
-    `dropout` falls on attention weights."""
+    """Use it unless you need something else; local attention is a matter of `mask`, not of this part.
+
+    `bias`: whether the projection to queries, keys and values has a bias; `bias_out`: whether the output projection has
+    one. `dropout`: dropout rate of attention weights.
+
+        [model.attention]
+        is = "full"
+        bias = false
+    """
 
     bias: bool = True
     bias_out: bool = True
@@ -35,6 +42,8 @@ class FullAttention(Attention):
 
 
 class _FullModule(AttentionModule):
+    separate_heads = True
+
     def __init__(self, settings: FullAttention, shape: Shape) -> None:
         super().__init__()
         inner = shape.heads * shape.head_size
@@ -47,14 +56,14 @@ class _FullModule(AttentionModule):
         shape = self.shape
         qkv = positions.rotate(self.qkv(x), layout, shape).view(-1, 3, shape.heads, shape.head_size)
         bias = positions.bias(layout, shape)
-        needs = AttentionSpec(
+        spec = AttentionSpec(
             window=shape.window if shape.window is not None and shape.window < layout.max_seqlen - 1 else None,
             bias=bias is not None,
             dropout=self.dropout if self.training else 0.0,
         )
         compiling = torch.compiler.is_compiling()
-        attend = graph.attend if compiling else select_kernel(qkv.device.type, qkv.dtype, needs)
-        mixed = attend(qkv, layout, needs, bias)
+        attend = graph.attend if compiling else select_kernel(qkv.device.type, qkv.dtype, spec)
+        mixed = attend(qkv, layout, spec, bias)
         y: Tensor = self.out(mixed.flatten(1))
         return y
 

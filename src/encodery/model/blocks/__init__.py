@@ -1,4 +1,4 @@
-"""Skeletons of a layer: in which order attention, feed-forward, norms and residuals meet."""
+"""Blocks: the order in which a layer applies attention, feed-forward, norms and residual connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from encodery.base.parts import Part
 from encodery.model.attention import Attention
-from encodery.model.extensions import SublayerAdapter
+from encodery.model.extensions import IdentityAdapter, SublayerAdapter
 from encodery.model.ffn import FFN
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
@@ -21,11 +21,11 @@ ActivationCheckpointing = Literal["nothing", "attention", "ffn", "block"]
 
 
 class Block(Part):
-    """A skeleton whose holes are an attention, a feed-forward and a norm."""
+    """A layer made of an attention, a feed-forward and norms, which are given to it."""
 
     @abc.abstractmethod
     def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
-        """The module of layer `shape.layer`; `dropout` falls on what attention and feed-forward add."""
+        """The module of layer `shape.layer`; `dropout` is that of the outputs of attention and feed-forward."""
 
     def final(self, shape: Shape, norm: Norm) -> nn.Module:
         """What follows the last block, (T, H) → (T, H)."""
@@ -33,40 +33,42 @@ class Block(Part):
 
 
 class BlockModule(nn.Module):
-    """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. What the two sublayers give goes through
-    `after_attention` and `after_ffn` before dropout and residual sum.
+    """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. Abstract.
 
-    `recompute`: what is computed a second time when going backward, from its input, instead of being kept in memory
-    (arXiv:1604.06174); the result is the same.
+    The outputs of the two sublayers pass through the adapters `after_attention` and `after_ffn` before dropout and the
+    residual sum. `activation_checkpointing`: what is recomputed from its input in the backward pass instead of being
+    kept in memory (arXiv:1604.06174); the result is the same.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.activation_checkpointing: ActivationCheckpointing = "nothing"
-        self.after_attention = SublayerAdapter()
-        self.after_ffn = SublayerAdapter()
+        self.after_attention: SublayerAdapter = IdentityAdapter()
+        self.after_ffn: SublayerAdapter = IdentityAdapter()
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        """x (T, H), left as it is → (T, H)."""
+        """x (T, H), which is not modified → (T, H)."""
 
-    def run(self, what: ActivationCheckpointing, module: nn.Module, *given: Any) -> Tensor:
-        """`module` of `given`; without keeping what its backward pass needs where `what` is to be recomputed."""
+    def run(self, what: ActivationCheckpointing, module: nn.Module, *inputs: Any) -> Tensor:
+        """Apply `module`; if `what` is to be recomputed, without keeping what its backward pass needs."""
         if self.activation_checkpointing == what and torch.is_grad_enabled():
-            again: Tensor = checkpoint(module, *given, use_reentrant=False)
-            return again
-        found: Tensor = module(*given)
-        return found
+            recomputed: Tensor = checkpoint(module, *inputs, use_reentrant=False)
+            return recomputed
+        output: Tensor = module(*inputs)
+        return output
 
 
 def set_activation_checkpointing(module: nn.Module, what: ActivationCheckpointing) -> None:
-    """Let every block in `module` recompute `what`."""
+    """Make every block in `module` recompute `what` in the backward pass."""
     for block in module.modules():
         if isinstance(block, BlockModule):
             block.activation_checkpointing = what
 
 
 def add_residual(added: Tensor, x: Tensor) -> Tensor:
-    """added + x, written into `added`, which nothing else needs; in the wider dtype of the two, so that under autocast
-    the residual stream stays in fp32."""
+    """Return added + x, in the wider dtype of the two, so that under autocast the residual stream stays in fp32.
+
+    If the dtypes are equal the sum is written into `added`, which must not be used elsewhere.
+    """
     return added.add_(x) if added.dtype == x.dtype else x + added

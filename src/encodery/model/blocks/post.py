@@ -1,4 +1,4 @@
-"""Post-norm block: add, then normalise. arXiv:1706.03762
+"""Post-norm block: residual sum, then norm. arXiv:1706.03762
 
 Shapes: T tokens, H width.
 """
@@ -19,13 +19,17 @@ from encodery.model.shape import Layout, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class PostNorm(Block):
-    """No settings."""
+    """Use it for the architecture of BERT and RoBERTa. Has no settings.
+
+    [model]
+    block = "post"
+    """
 
     def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
-        return _PostModule(shape, attention, ffn, norm, dropout)
+        return _PostNormModule(shape, attention, ffn, norm, dropout)
 
 
-class _PostModule(BlockModule):
+class _PostNormModule(BlockModule):
     def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> None:
         super().__init__()
         self.attention = attention.build(shape)

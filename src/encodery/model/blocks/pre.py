@@ -1,4 +1,4 @@
-"""Pre-norm block: normalise, then add; one more norm after the last block. arXiv:2002.04745
+"""Pre-norm block: norm, then sublayer, then residual sum; one more norm follows the last block. arXiv:2002.04745
 
 Differs from `post`: the residual stream itself is never normalised.
 Shapes: T tokens, H width.
@@ -20,20 +20,27 @@ from encodery.model.shape import Layout, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class PreNorm(Block):
-    """`first_norm = false` leaves out the first norm of layer 0, for embeddings that are normalised already."""
+    """Use it for deep models, which train more stably with it.
+
+    `first_norm` = false leaves out the first norm of layer 0, for embeddings that are normalised already.
+
+        [model.block]
+        is = "pre"
+        first_norm = false
+    """
 
     first_norm: bool = True
 
     def build(self, shape: Shape, *, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> BlockModule:
         skip = shape.layer == 0 and not self.first_norm
         first = nn.Identity() if skip else norm.build(shape.width)
-        return _PreModule(shape, attention, ffn, first, norm, dropout)
+        return _PreNormModule(shape, attention, ffn, first, norm, dropout)
 
     def final(self, shape: Shape, norm: Norm) -> nn.Module:
         return norm.build(shape.width)
 
 
-class _PreModule(BlockModule):
+class _PreNormModule(BlockModule):
     def __init__(
         self, shape: Shape, attention: Attention, ffn: FFN, first: nn.Module, norm: Norm, dropout: float
     ) -> None:

@@ -1,4 +1,4 @@
-"""Word and segment tables, shared by the embedding parts."""
+"""The tables of token and segment embeddings, which all parts of this family have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from encodery.model.weights import EmbeddingTable
 
 
 class EmbeddingTables(EmbeddingsModule):
-    """`word` (V, E), and `segment` (S, E) only where S > 0."""
+    """`word` (V, E), and `segment` (S, E) if S > 0. Abstract."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

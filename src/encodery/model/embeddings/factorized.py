@@ -1,4 +1,4 @@
-"""Factorised embeddings: narrow tables, then one linear map up to the model's width. arXiv:1909.11942
+"""Factorised embeddings: narrow tables, then one linear map to the model's width. arXiv:1909.11942
 
 Differs from `plain`: V·E + E·H parameters instead of V·H. The norm and the dropout act on E, before the map.
 """
@@ -17,7 +17,14 @@ from encodery.model.weights import Linear
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizedEmbeddings(Embeddings):
-    """`width` is E; `bias` gives the map a bias."""
+    """Use it if the token embeddings would dominate the parameters, as with a large vocabulary and a small model.
+
+    `width` is E; `bias`: whether the map has a bias.
+
+        [model.embeddings]
+        is = "factorized"
+        width = 128
+    """
 
     width: int = 128
     bias: bool = True

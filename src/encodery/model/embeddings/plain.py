@@ -1,4 +1,4 @@
-"""Plain embeddings: one table of the model's width, plus a segment table where there are segments. arXiv:1810.04805
+"""Plain embeddings: a table of the model's width, plus a segment table if there are segments. arXiv:1810.04805
 
 Shapes: T tokens, V vocabulary, S segments, E = H.
 """
@@ -16,7 +16,11 @@ from encodery.model.shape import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class PlainEmbeddings(Embeddings):
-    """No settings: E is the model's width."""
+    """Use it unless the vocabulary is large for the model's width. Has no settings: E is the width.
+
+    [model]
+    embeddings = "plain"
+    """
 
     def size(self, width: int) -> int:
         return width

@@ -1,8 +1,7 @@
-"""Adapters: a narrow two-layer network behind sublayers, added to what they give. arXiv:1902.00751
+"""Adapters: a narrow two-layer network after sublayers, whose output is added to theirs. arXiv:1902.00751
 
-With `parallel` it reads what the sublayer read instead of what it gave (arXiv:2110.04366). Its second map starts at
-zero, so that at first nothing changes.
-Shapes: T tokens, H width, R size of the neck.
+With `parallel` it reads the sublayer's input instead of its output (arXiv:2110.04366). Its second map starts at zero,
+so that nothing changes at first. Shapes: T tokens, H width, R bottleneck size.
 """
 
 from __future__ import annotations
@@ -22,7 +21,14 @@ STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(ModelExtension):
-    """`size` is R; `places` the sublayers; `scale` multiplies what is added."""
+    """Use it through `adapt=adapters`, which adds it to a trained model and trains it alone.
+
+    `size` is R; `sublayers` are those that get an adapter; `parallel` makes it read the sublayer's input; `scale`
+    multiplies its output.
+
+        [model]
+        extensions = [{is = "adapter", size = 64}]
+    """
 
     size: int = 64
     sublayers: tuple[Sublayer, ...] = ("attention", "ffn")
@@ -34,11 +40,11 @@ class Adapter(ModelExtension):
         if self.size < 1:
             raise SettingsError(f"size = {self.size}: must be at least 1.")
         if not self.sublayers or len(set(self.sublayers)) < len(self.sublayers):
-            raise SettingsError(f"places = {self.sublayers}: name attention, ffn or both, each once.")
+            raise SettingsError(f"sublayers = {self.sublayers}: must name attention, ffn or both, each once.")
 
     def build(self, shape: Shape) -> ExtensionModules:
-        places = [(layer, place) for layer in range(shape.depth) for place in self.sublayers]
-        return ExtensionModules(sublayer_adapters={at: _AdapterModule(self, shape) for at in places})
+        places = [(layer, sublayer) for layer in range(shape.depth) for sublayer in self.sublayers]
+        return ExtensionModules(sublayer_adapters={place: _AdapterModule(self, shape) for place in places})
 
 
 class _AdapterModule(SublayerAdapter):

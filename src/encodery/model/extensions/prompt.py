@@ -1,10 +1,10 @@
-"""Trained vectors in front of every sequence, seen by all its tokens and taken off again. arXiv:2104.08691
+"""Soft prompts: trained vectors before every sequence, which all its tokens attend to. arXiv:2104.08691
 
-They join behind the embeddings: real tokens keep their positions, and a model with learned positions takes as many
-as before. With `deep` each layer has vectors of its own, in place of what the layer below made of the first ones
-(arXiv:2110.07602, where keys and values themselves are trained; here they go through the layer's own projections).
-Layers with a window show them only to tokens it reaches.
-Shapes: T tokens, B sequences, H width, K vectors, L layers that have their own.
+They are inserted after the embeddings and removed again after the last layer, so real tokens keep their positions, and
+a model with learned positions takes as many tokens as before. With `deep` each layer has vectors of its own, which
+replace the layer below's outputs at those positions (arXiv:2110.07602, where keys and values themselves are trained;
+here the vectors pass through the layer's projections). In layers with a window only tokens within reach attend to them.
+Shapes: T tokens, B sequences, H width, K vectors, L layers that have vectors of their own.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class SoftPrompt(ModelExtension):
-    """`tokens` is K."""
+    """Use it through `adapt=prompt`, which adds it to a trained model and trains it alone.
+
+    `num_tokens` is K; with `deep` every layer has vectors of its own.
+
+        [model]
+        extensions = [{is = "prompt", num_tokens = 20}]
+    """
 
     num_tokens: int = 20
     deep: bool = False
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:
-            raise SettingsError(f"tokens = {self.num_tokens}: must be at least 1.")
+            raise SettingsError(f"num_tokens = {self.num_tokens}: must be at least 1.")
 
     def build(self, shape: Shape) -> ExtensionModules:
-        return ExtensionModules(
-            sequence_transform=_PromptModule(max(shape.depth, 1) if self.deep else 1, self.num_tokens, shape.width)
-        )
+        layers = max(shape.depth, 1) if self.deep else 1
+        return ExtensionModules(sequence_transform=_SoftPromptModule(layers, self.num_tokens, shape.width))
 
 
-class _PromptModule(SequenceTransform):
-    def __init__(self, layers: int, tokens: int, width: int) -> None:
+class _SoftPromptModule(SequenceTransform):
+    def __init__(self, layers: int, num_tokens: int, width: int) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.empty(layers, tokens, width))
+        self.vectors = nn.Parameter(torch.empty(layers, num_tokens, width))
 
     def transform(self, x: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
-        wider, real, virtual = _widened(layout, self.vectors.shape[1])
-        room = x.new_zeros(wider.tokens, x.shape[1]).index_copy(0, real, x)
-        return self._put(room, virtual, 0), wider
+        wider, real, virtual = _with_virtual_tokens(layout, self.vectors.shape[1])
+        space = x.new_zeros(wider.tokens, x.shape[1]).index_copy(0, real, x)
+        return self._put(space, virtual, 0), wider
 
     def before_layer(self, x: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
         if layer == 0 or layer >= len(self.vectors):
@@ -66,18 +71,21 @@ class _PromptModule(SequenceTransform):
         return x.index_copy(0, virtual, vectors.repeat(len(virtual) // len(vectors), 1))
 
 
-def _widened(layout: Layout, tokens: int) -> tuple[Layout, Tensor, Tensor]:
-    """The layout with `tokens` more at the head of each sequence, kept in the memo of the given one; the rows of the
-    real tokens (T,) and of the others (B·K,), which the new one's memo holds too."""
-    key = (SoftPrompt, tokens)
+def _with_virtual_tokens(layout: Layout, num_tokens: int) -> tuple[Layout, Tensor, Tensor]:
+    """Return the layout with `num_tokens` more positions at the start of each sequence, and the indices of the real
+    positions (T,) and of the virtual ones (B·K,).
+
+    The new layout is kept in the memo of `layout`, the indices in the memo of the new layout.
+    """
+    key = (SoftPrompt, num_tokens)
     if key not in layout.memo:
         cu = layout.cu_seqlens
         count = cu.numel() - 1
-        more = torch.arange(count + 1, device=cu.device, dtype=cu.dtype) * tokens
-        wider = Layout(cu + more, layout.max_seqlen + tokens, layout.tokens + count * tokens)
-        real = torch.arange(layout.tokens, device=cu.device) + (layout.sequence_ids + 1) * tokens
-        virtual = (wider.cu_seqlens[:-1, None].long() + torch.arange(tokens, device=cu.device)).flatten()
+        more = torch.arange(count + 1, device=cu.device, dtype=cu.dtype) * num_tokens
+        wider = Layout(cu + more, layout.max_seqlen + num_tokens, layout.tokens + count * num_tokens)
+        real = torch.arange(layout.tokens, device=cu.device) + (layout.sequence_ids + 1) * num_tokens
+        virtual = (wider.cu_seqlens[:-1, None].long() + torch.arange(num_tokens, device=cu.device)).flatten()
         wider.memo[SoftPrompt] = (real, virtual)
         layout.memo[key] = wider
-    found: Layout = layout.memo[key]
-    return found, *found.memo[SoftPrompt]
+    widened: Layout = layout.memo[key]
+    return widened, *widened.memo[SoftPrompt]

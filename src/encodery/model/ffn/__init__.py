@@ -1,4 +1,4 @@
-"""The feed-forward layer of a block."""
+"""The feed-forward sublayer of a block, which works on each token separately."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from encodery.model.shape import Shape
 
 
 class FFN(Part):
-    """What happens to each token by itself."""
+    """A kind of feed-forward layer."""
 
     @abc.abstractmethod
     def build(self, shape: Shape) -> nn.Module:
-        """A module (T, H) → (T, H) with linear layers `up` and `down`; its output is a fresh tensor."""
+        """A module (T, H) → (T, H) with linear layers `up` and `down`; its output is a new tensor."""

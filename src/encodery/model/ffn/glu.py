@@ -1,7 +1,7 @@
-"""Gated linear unit: one half of `up`, activated, gates the other half. arXiv:2002.05202
+"""Gated linear unit: one half of `up`, after the activation, is multiplied with the other half. arXiv:2002.05202
 
-Differs from `mlp`: `up` is (2I, H), its first half the gate (activated), its second the value.
-Shapes: T tokens, H width, I inner width.
+Differs from `mlp`: `up` is (2I, H); its first half is the gate (activated), its second half the value.
+Shapes: T tokens, H width, I intermediate size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from encodery.model.weights import ActivationName, Linear, activation
 
 @dataclass(frozen=True, kw_only=True)
 class GLU(FFN):
-    """`bias` is that of `up`, `bias_out` that of `down`."""
+    """Use it in modern encoders, with `intermediate_size` about two thirds of what `mlp` would get.
+
+    `bias`: whether `up` has a bias; `bias_out`: whether `down` has one.
+
+        [model.ffn]
+        is = "glu"
+        activation = "gelu"
+    """
 
     activation: ActivationName = "gelu"
     bias: bool = True

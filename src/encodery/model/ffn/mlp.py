@@ -1,6 +1,6 @@
-"""MLP: up, activation, down. arXiv:1706.03762
+"""Multi-layer perceptron: linear map up, activation, linear map down. arXiv:1706.03762
 
-Shapes: T tokens, H width, I inner width.
+Shapes: T tokens, H width, I intermediate size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from encodery.model.weights import ActivationName, Linear, activation
 
 @dataclass(frozen=True, kw_only=True)
 class MLP(FFN):
-    """`bias` is that of `up`, `bias_out` that of `down`."""
+    """Use it for the architecture of BERT and RoBERTa.
+
+    `bias`: whether `up` has a bias; `bias_out`: whether `down` has one.
+
+        [model.ffn]
+        is = "mlp"
+        activation = "gelu"
+    """
 
     activation: ActivationName = "gelu"
     bias: bool = True

@@ -1,32 +1,38 @@
-"""The BERT layout: post-norm, learned positions from row 0, segments. arXiv:1810.04805
+"""The BERT format: post-norm, learned positions from row 0 of their table, segments. arXiv:1810.04805
 
-Beyond models made of BERT's parts, those without segments, positions or biases fit too: zeros are written, which
-is exact; fixed sinusoidal positions are written as the table they are.
+Beyond models made of BERT's parts, models without segments, positions or biases fit too: zeros are written in their
+place, which is exact. Fixed sinusoidal positions are written as a table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.parts import name_of
-from encodery.model.formats import CheckpointFormat, Config, SpecialTokenIds, State, TensorNames
-from encodery.model.formats._keys import activation_of
-from encodery.model.formats._post import (
-    INSIDE,
-    SPARE,
+from encodery.model.format_types import Config, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.formats import CheckpointFormat
+from encodery.model.formats._checks import activation_of
+from encodery.model.formats._post_norm import (
+    BARE_PREFIXES,
+    POOLED_HEAD,
+    SPAN_HEAD,
+    TOKEN_HEAD,
+    UNUSED_TENSORS,
     encoder_names,
+    post_norm_example,
     post_norm_incompatibilities,
     read_post_norm_config,
     write_post_norm_config,
 )
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.network import ModelSettings
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.none import NoPositions
 from encodery.model.positions.sinusoidal import SinusoidalPositions
+from encodery.model.settings import ModelSettings
 
-_HEAD = {
+_LM_HEAD = {
     "dense.weight": "transform.dense.weight",
     "dense.bias": "transform.dense.bias",
     "norm.weight": "transform.LayerNorm.weight",
@@ -37,33 +43,39 @@ _HEAD = {
 
 @dataclass(frozen=True, kw_only=True)
 class BertFormat(CheckpointFormat):
-    """No settings."""
+    """Has no settings."""
 
     prefix: ClassVar[str] = "bert."
-    bare_prefixes: ClassVar[tuple[str, ...]] = INSIDE
-    unused_tensors: ClassVar[tuple[str, ...]] = SPARE
+    bare_prefixes: ClassVar[tuple[str, ...]] = BARE_PREFIXES
+    unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "cls.predictions.decoder.weight"
     unused_bias: ClassVar[str | None] = "cls.predictions.bias"
     stock_classes: ClassVar[tuple[str, str]] = ("BertModel", "BertForMaskedLM")
+    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
+        "SequenceClassification": POOLED_HEAD,
+        "MultipleChoice": POOLED_HEAD,
+        "TokenClassification": TOKEN_HEAD,
+        "QuestionAnswering": SPAN_HEAD,
+    }
 
     def matches(self, config: Config) -> bool:
         return config.get("model_type") == "bert"
 
-    def has_head(self, state: State) -> bool:
+    def has_lm_head(self, state: State) -> bool:
         return "cls.predictions.transform.dense.weight" in state
 
     def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
-        made = MLMHead(activation=activation_of(config, "hidden_act"), tied=tied) if head else None
-        return read_post_norm_config(config, made, offset=0)
+        lm_head = MLMHead(activation=activation_of(config, "hidden_act"), tied=tied) if head else None
+        return read_post_norm_config(config, lm_head, position_offset=0)
 
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
-        found = post_norm_incompatibilities(settings, None)
+        reasons = post_norm_incompatibilities(settings, None)
         positions = settings.positions
         if not isinstance(positions, LearnedPositions | NoPositions | SinusoidalPositions):
-            found.append(f"positions = '{name_of(positions)}' (needs 'learned', 'sinusoidal' or 'none')")
+            reasons.append(f"positions = '{name_of(positions)}' (needs 'learned', 'sinusoidal' or 'none')")
         elif isinstance(positions, LearnedPositions) and positions.offset:
-            found.append(f"positions.offset = {positions.offset} (needs 0)")
-        return found
+            reasons.append(f"positions.offset = {positions.offset} (needs 0)")
+        return reasons
 
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         return {
@@ -75,9 +87,14 @@ class BertFormat(CheckpointFormat):
         }
 
     def tensor_names(self, config: Config, settings: ModelSettings) -> TensorNames:
-        found = encoder_names(settings.depth, self.prefix)
+        names = encoder_names(settings.depth, self.prefix)
         if settings.head is not None:
-            found |= {f"heads.mlm.{mine}": (f"cls.predictions.{theirs}",) for mine, theirs in _HEAD.items()}
+            names |= {f"heads.mlm.{ours}": (f"cls.predictions.{theirs}",) for ours, theirs in _LM_HEAD.items()}
             if isinstance(settings.head, MLMHead) and not settings.head.tied:
-                found |= {"heads.mlm.decoder.weight": (self.decoder_weight,), "heads.mlm.bias": (self.decoder_bias,)}
-        return found
+                names["heads.mlm.decoder.weight"] = (self.decoder_weight,)
+                names["heads.mlm.bias"] = ("cls.predictions.decoder.bias",)
+        return names
+
+    @staticmethod
+    def example() -> ModelSettings:
+        return post_norm_example(type_vocab_size=2)

@@ -1,25 +1,26 @@
-"""The ModernBERT layout: pre-norm, rotary positions, GLU, local layers between global ones. arXiv:2412.13663
+"""The ModernBERT format: pre-norm, rotary positions, GLU, local layers between global ones. arXiv:2412.13663
 
 Two generations of config.json are read: `global_attn_every_n_layers`, `global_rope_theta`, `local_rope_theta`
-(absent: 10000; null or -1: that of global layers) and `layer_types`, `rope_parameters`; both are written.
+(absent: 10000; null or -1: that of the global layers), and `layer_types`, `rope_parameters`; both are written.
 `local_attention` is the whole window: our half-width is half of it, rounded down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import name_of
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.pre import PreNorm
 from encodery.model.ffn.glu import GLU
-from encodery.model.formats import CheckpointFormat, Config, SpecialTokenIds, State, TensorNames
-from encodery.model.formats._keys import (
+from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.formats import CheckpointFormat
+from encodery.model.formats._checks import (
     THEIR_ACTIVATIONS,
     activation_of,
-    check_neutral,
+    check_supported,
     common_incompatibilities,
     required_size,
 )
@@ -30,31 +31,39 @@ from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.masks.document import DocumentMask
 from encodery.model.masks.pattern import PatternMask
 from encodery.model.masks.window import WindowMask
-from encodery.model.network import ModelSettings
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.settings import ModelSettings
 
-FULL, LOCAL = "full_attention", "sliding_attention"
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+_HEAD = {"dense": "head.dense", "norm": "head.norm", "out": "classifier"}
+_DEFAULT_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModernBertFormat(CheckpointFormat):
-    """No settings."""
+    """Has no settings."""
 
     prefix: ClassVar[str] = "model."
     bare_prefixes: ClassVar[tuple[str, ...]] = ("embeddings.", "layers.", "final_norm.")
     unused_tensors: ClassVar[tuple[str, ...]] = ("rotary_emb.",)
     decoder_weight: ClassVar[str] = "decoder.weight"
     stock_classes: ClassVar[tuple[str, str]] = ("ModernBertModel", "ModernBertForMaskedLM")
+    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
+        "SequenceClassification": _HEAD,
+        "MultipleChoice": _HEAD,
+        "TokenClassification": _HEAD,
+        "QuestionAnswering": _HEAD,
+    }
 
     def matches(self, config: Config) -> bool:
         return config.get("model_type") == "modernbert"
 
-    def has_head(self, state: State) -> bool:
+    def has_lm_head(self, state: State) -> bool:
         return "head.dense.weight" in state and "classifier.weight" not in state
 
     def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
-        check_neutral(config)
+        check_supported(config)
         theta, local_theta = _thetas(config)
         return ModelSettings(
             width=required_size(config, "hidden_size"),
@@ -68,35 +77,24 @@ class ModernBertFormat(CheckpointFormat):
             attention=_attention(config),
             mask=_mask(config),
             ffn=_ffn(config),
-            norm=LayerNorm(eps=config.get("norm_eps", 1e-5), bias=config.get("norm_bias", False)),
+            norm=LayerNorm(eps=config.get("norm_eps", _DEFAULT_NORM_EPS), bias=config.get("norm_bias", False)),
             block=PreNorm(first_norm=False),
             init=NormalInit(
                 std=config.get("initializer_range", 0.02), cutoff=config.get("initializer_cutoff_factor", 2.0)
             ),
-            head=_head(config, tied) if head else None,
+            head=_lm_head(config, tied) if head else None,
         )
 
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
-        found = common_incompatibilities(settings)
+        reasons = common_incompatibilities(settings, {"positions": RotaryPositions, "ffn": GLU, "block": PreNorm})
         if settings.type_vocab_size:
-            found.append(f"segments = {settings.type_vocab_size} (needs 0)")
-        for value, part, name in (
-            (settings.positions, RotaryPositions, "positions"),
-            (settings.ffn, GLU, "ffn"),
-            (settings.block, PreNorm, "block"),
-        ):
-            if not isinstance(value, part):
-                found.append(f"{name} = '{name_of(value)}' (needs '{name_of(part)}')")
+            reasons.append(f"type_vocab_size = {settings.type_vocab_size} (needs 0)")
         if isinstance(settings.block, PreNorm) and settings.block.first_norm:
-            found.append("block.first_norm = true (needs false)")
-        if len(_sizes(settings)) > 1:
-            found.append(f"mask: windows of {', '.join(map(str, _sizes(settings)))} (needs one size)")
-        if isinstance(settings.head, MLMHead):
-            if not settings.head.transform:
-                found.append("head.transform = false (needs true)")
-        elif settings.head is not None:
-            found.append(f"head = '{name_of(settings.head)}' (needs 'mlm')")
-        return found
+            reasons.append("block.first_norm = true (needs false)")
+        sizes = _window_sizes(settings)
+        if len(sizes) > 1:
+            reasons.append(f"mask: windows of {', '.join(map(str, sizes))} (needs one size)")
+        return reasons
 
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         assert isinstance(settings.attention, FullAttention)
@@ -113,7 +111,7 @@ class ModernBertFormat(CheckpointFormat):
             "intermediate_size": shape.intermediate_size,
             "max_position_embeddings": shape.max_length,
             "hidden_activation": THEIR_ACTIVATIONS[settings.ffn.activation],
-            **_reach(settings),
+            **_attention_config(settings),
             "attention_bias": settings.attention.bias or settings.attention.bias_out,
             "mlp_bias": settings.ffn.bias or settings.ffn.bias_out,
             "norm_bias": settings.norm.bias,
@@ -125,7 +123,7 @@ class ModernBertFormat(CheckpointFormat):
             "embedding_dropout": settings.dropout,
             "mlp_dropout": settings.dropout,
             "attention_dropout": settings.attention.dropout,
-            **_spread(settings),
+            **_init_config(settings),
             "pad_token_id": special.pad,
             "bos_token_id": special.cls,
             "cls_token_id": special.cls,
@@ -134,32 +132,67 @@ class ModernBertFormat(CheckpointFormat):
         }
 
     def tensor_names(self, config: Config, settings: ModelSettings) -> TensorNames:
-        p = self.prefix
-        found: TensorNames = {"encoder.embeddings.word.weight": (f"{p}embeddings.tok_embeddings.weight",)}
-        pairs = [("encoder.embedding_norm", f"{p}embeddings.norm", "norm_bias")]
+        prefix = self.prefix
+        names: TensorNames = {"encoder.embeddings.word.weight": (f"{prefix}embeddings.tok_embeddings.weight",)}
+        modules = [("encoder.embedding_norm", f"{prefix}embeddings.norm", "norm_bias")]
         for i in range(settings.depth):
-            mine, theirs = f"encoder.blocks.{i}", f"{p}layers.{i}"
-            pairs += [(f"{mine}.attention_norm", f"{theirs}.attn_norm", "norm_bias")] if i else []
-            pairs += [
-                (f"{mine}.attention.qkv", f"{theirs}.attn.Wqkv", "attention_bias"),
-                (f"{mine}.attention.out", f"{theirs}.attn.Wo", "attention_bias"),
-                (f"{mine}.ffn_norm", f"{theirs}.mlp_norm", "norm_bias"),
-                (f"{mine}.ffn.up", f"{theirs}.mlp.Wi", "mlp_bias"),
-                (f"{mine}.ffn.down", f"{theirs}.mlp.Wo", "mlp_bias"),
+            ours, theirs = f"encoder.blocks.{i}", f"{prefix}layers.{i}"
+            modules += [(f"{ours}.attention_norm", f"{theirs}.attn_norm", "norm_bias")] if i else []
+            modules += [
+                (f"{ours}.attention.qkv", f"{theirs}.attn.Wqkv", "attention_bias"),
+                (f"{ours}.attention.out", f"{theirs}.attn.Wo", "attention_bias"),
+                (f"{ours}.ffn_norm", f"{theirs}.mlp_norm", "norm_bias"),
+                (f"{ours}.ffn.up", f"{theirs}.mlp.Wi", "mlp_bias"),
+                (f"{ours}.ffn.down", f"{theirs}.mlp.Wo", "mlp_bias"),
             ]
-        pairs.append(("encoder.final_norm", f"{p}final_norm", "norm_bias"))
+        modules.append(("encoder.final_norm", f"{prefix}final_norm", "norm_bias"))
         if isinstance(settings.head, MLMHead):
-            pairs.append(("heads.mlm.dense", "head.dense", "classifier_bias"))
-            pairs.append(("heads.mlm.norm", "head.norm", "norm_bias"))
-        for mine, theirs, flag in pairs:
-            found[f"{mine}.weight"] = (f"{theirs}.weight",)
-            if config.get(flag, False):
-                found[f"{mine}.bias"] = (f"{theirs}.bias",)
+            modules.append(("heads.mlm.dense", "head.dense", "classifier_bias"))
+            modules.append(("heads.mlm.norm", "head.norm", "norm_bias"))
+        for ours, theirs, bias_key in modules:
+            names[f"{ours}.weight"] = (f"{theirs}.weight",)
+            if config.get(bias_key, False):
+                names[f"{ours}.bias"] = (f"{theirs}.bias",)
         if isinstance(settings.head, MLMHead) and config.get("decoder_bias", True):
-            found["heads.mlm.bias"] = ("decoder.bias",)
+            names["heads.mlm.bias"] = ("decoder.bias",)
         if isinstance(settings.head, MLMHead) and not settings.head.tied:
-            found["heads.mlm.decoder.weight"] = (self.decoder_weight,)
-        return found
+            names["heads.mlm.decoder.weight"] = (self.decoder_weight,)
+        return names
+
+    def head_form(self, kind: HeadKind, config: Config) -> HeadForm:
+        return HeadForm(
+            layers=self.heads[kind],
+            pooling=config.get("classifier_pooling", "cls"),
+            activation=config.get("classifier_activation", "gelu"),
+            norm_eps=config.get("norm_eps", _DEFAULT_NORM_EPS),
+        )
+
+    def head_config(self, form: HeadForm, *, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:
+        return {
+            "classifier_pooling": form.pooling,
+            "classifier_activation": form.activation,
+            "classifier_bias": dense_bias,
+            "norm_bias": norm_bias,
+        }
+
+    @staticmethod
+    def example() -> ModelSettings:
+        return ModelSettings(
+            width=16,
+            depth=3,
+            heads=2,
+            intermediate_size=20,
+            vocab_size=64,
+            max_length=32,
+            positions=RotaryPositions(theta=500.0, local_theta=50.0),
+            attention=FullAttention(bias=False, bias_out=False),
+            mask=AlternatingMask(size=4, every=2),
+            ffn=GLU(bias=False, bias_out=False),
+            norm=LayerNorm(eps=_DEFAULT_NORM_EPS, bias=False),
+            block=PreNorm(first_norm=False),
+            init=NormalInit(cutoff=2.0),
+            head=MLMHead(dense_bias=False),
+        )
 
 
 def _attention(config: Config) -> FullAttention:
@@ -172,7 +205,7 @@ def _ffn(config: Config) -> GLU:
     return GLU(activation=activation_of(config, "hidden_activation"), bias=bias, bias_out=bias)
 
 
-def _head(config: Config, tied: bool) -> MLMHead:
+def _lm_head(config: Config, tied: bool) -> MLMHead:
     return MLMHead(
         activation=activation_of(config, "classifier_activation"),
         dense_bias=bool(config.get("classifier_bias", False)),
@@ -181,81 +214,84 @@ def _head(config: Config, tied: bool) -> MLMHead:
     )
 
 
-def _spread(settings: ModelSettings) -> dict[str, float]:
-    """Keys of the initialisation, which only training anew would read."""
+def _init_config(settings: ModelSettings) -> dict[str, float]:
+    """Keys of the initialisation, which matter only to training from scratch."""
     init = settings.init if isinstance(settings.init, NormalInit) else NormalInit()
     return {"initializer_range": init.std} | ({} if init.cutoff is None else {"initializer_cutoff_factor": init.cutoff})
 
 
 def _thetas(config: Config) -> tuple[float, float | None]:
-    """Theta of global and of local layers (None: the same)."""
+    """Theta of the global layers, and of the local ones (None: the same)."""
     rope = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling")
     if scaling is not None:
         raise SettingsError(f"config.json: rope_scaling = {scaling!r} is not supported; it must be absent.")
-    for kind in (FULL, LOCAL):
-        found = rope.get(kind) or {}
-        if found.get("rope_type", "default") != "default":
+    for kind in (GLOBAL, LOCAL):
+        table = rope.get(kind) or {}
+        if table.get("rope_type", "default") != "default":
             raise SettingsError(
-                f"config.json: rope_parameters.{kind}.rope_type = {found['rope_type']!r}; only 'default' is supported."
+                f"config.json: rope_parameters.{kind}.rope_type = {table['rope_type']!r}; only 'default' is supported."
             )
-        if found.get("partial_rotary_factor", 1.0) != 1.0:
+        if table.get("partial_rotary_factor", 1.0) != 1.0:
             raise SettingsError(f"config.json: rope_parameters.{kind}.partial_rotary_factor must be 1.")
-    whole = (rope.get(FULL) or {}).get("rope_theta", config.get("global_rope_theta", 160_000.0))
+    theta = (rope.get(GLOBAL) or {}).get("rope_theta", config.get("global_rope_theta", 160_000.0))
     local = (rope.get(LOCAL) or {}).get("rope_theta", config.get("local_rope_theta", 10_000.0))
-    if not isinstance(whole, int | float) or whole <= 0:
-        raise SettingsError(f"config.json: the rotary theta of global layers is {whole!r}; it must be positive.")
-    if local is None or local < 0 or local == whole:
-        return float(whole), None
-    return float(whole), float(local)
+    if not isinstance(theta, int | float) or theta <= 0:
+        raise SettingsError(f"config.json: the rotary theta of global layers is {theta!r}; it must be positive.")
+    if local is None or local < 0 or local == theta:
+        return float(theta), None
+    return float(theta), float(local)
 
 
 def _mask(config: Config) -> Mask:
-    """The mask of a list of layer types, as the plainest part that says the same."""
+    """The simplest mask part that gives the configured layer types."""
     depth, size = required_size(config, "num_hidden_layers"), config.get("local_attention", 128) // 2
     every = config.get("global_attn_every_n_layers", 3)
     types = config.get("layer_types")
     if types is None:
         return AlternatingMask(size=size, every=every) if every > 1 else DocumentMask()
-    if len(types) != depth or not set(types) <= {FULL, LOCAL}:
-        raise SettingsError(f"config.json: layer_types must be {depth} of '{FULL}' and '{LOCAL}', not {types!r}.")
-    whole = tuple(i for i, kind in enumerate(types) if kind == FULL)
-    if len(whole) == depth:
+    if len(types) != depth or not set(types) <= {GLOBAL, LOCAL}:
+        raise SettingsError(
+            f"config.json: layer_types must have {depth} entries, each '{GLOBAL}' or '{LOCAL}'; it is {types!r}."
+        )
+    global_layers = tuple(i for i, kind in enumerate(types) if kind == GLOBAL)
+    if len(global_layers) == depth:
         return DocumentMask()
-    if not whole:
+    if not global_layers:
         return WindowMask(size=size)
     for step in (every, *range(2, depth + 1)):
-        if whole == tuple(range(0, depth, step)):
+        if global_layers == tuple(range(0, depth, step)):
             return AlternatingMask(size=size, every=step)
-    return PatternMask(size=size, global_layers=whole)
+    return PatternMask(size=size, global_layers=global_layers)
 
 
 def _windows(settings: ModelSettings) -> list[int | None]:
+    """Half-width of each layer's window; None for a global layer."""
     return [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
 
 
-def _sizes(settings: ModelSettings) -> list[int]:
-    """The different half-widths of local layers."""
+def _window_sizes(settings: ModelSettings) -> list[int]:
+    """The different half-widths of the local layers."""
     return sorted({size for size in _windows(settings) if size is not None})
 
 
-def _reach(settings: ModelSettings) -> dict[str, Any]:
-    """Keys of windows and angles, of both generations where the older one can say it."""
+def _attention_config(settings: ModelSettings) -> dict[str, Any]:
+    """Keys of windows and rotary angles, of both generations where the older one can express them."""
     assert isinstance(settings.positions, RotaryPositions)
     windows, theta = _windows(settings), settings.positions.theta
     local_theta = theta if settings.positions.local_theta is None else settings.positions.local_theta
-    found: dict[str, Any] = {
-        "local_attention": 2 * (_sizes(settings) or [64])[0],
-        "layer_types": [FULL if size is None else LOCAL for size in windows],
+    table: dict[str, Any] = {
+        "local_attention": 2 * (_window_sizes(settings) or [64])[0],
+        "layer_types": [GLOBAL if size is None else LOCAL for size in windows],
         "rope_parameters": {
-            FULL: {"rope_type": "default", "rope_theta": theta},
+            GLOBAL: {"rope_type": "default", "rope_theta": theta},
             LOCAL: {"rope_type": "default", "rope_theta": local_theta},
         },
         "global_rope_theta": theta,
         "local_rope_theta": local_theta,
     }
-    whole = [i for i, size in enumerate(windows) if size is None]
+    global_layers = [i for i, size in enumerate(windows) if size is None]
     for every in range(1, settings.depth + 2):
-        if whole == list(range(0, settings.depth, every)):
-            return {**found, "global_attn_every_n_layers": every}
-    return found
+        if global_layers == list(range(0, settings.depth, every)):
+            return {**table, "global_attn_every_n_layers": every}
+    return table

@@ -1,30 +1,36 @@
-"""The RoBERTa layout: post-norm, learned positions that begin after the padding token's row. arXiv:1907.11692
+"""The RoBERTa format: post-norm, learned positions that start after the row of the padding token. arXiv:1907.11692
 
-XLM-RoBERTa and CamemBERT share it. Differs from `bert`: position 0 is row pad_token_id + 1 of the table, so that
-table has as many rows more; the head's activation is always gelu, whatever `hidden_act` is.
+XLM-RoBERTa and CamemBERT use it too. Differs from `bert`: position 0 uses row pad_token_id + 1 of the table, so the
+table has that many rows more; the head's activation is always gelu, whatever `hidden_act` is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.model.formats import CheckpointFormat, Config, SpecialTokenIds, State, TensorNames
-from encodery.model.formats._post import (
-    INSIDE,
-    SPARE,
+from encodery.model.format_types import Config, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.formats import CheckpointFormat
+from encodery.model.formats._post_norm import (
+    BARE_PREFIXES,
+    POOLED_HEAD,
+    SPAN_HEAD,
+    TOKEN_HEAD,
+    UNUSED_TENSORS,
     encoder_names,
+    post_norm_example,
     post_norm_incompatibilities,
     read_post_norm_config,
     write_post_norm_config,
 )
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.network import ModelSettings
 from encodery.model.positions.learned import LearnedPositions
+from encodery.model.settings import ModelSettings
 
-_HEAD = {
+_LM_HEAD = {
     "dense.weight": "dense.weight",
     "dense.bias": "dense.bias",
     "norm.weight": "layer_norm.weight",
@@ -35,37 +41,44 @@ _HEAD = {
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaFormat(CheckpointFormat):
-    """No settings."""
+    """Has no settings."""
 
     prefix: ClassVar[str] = "roberta."
-    bare_prefixes: ClassVar[tuple[str, ...]] = INSIDE
-    unused_tensors: ClassVar[tuple[str, ...]] = SPARE
+    bare_prefixes: ClassVar[tuple[str, ...]] = BARE_PREFIXES
+    unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "lm_head.decoder.weight"
     unused_bias: ClassVar[str | None] = "lm_head.bias"
     stock_classes: ClassVar[tuple[str, str]] = ("RobertaModel", "RobertaForMaskedLM")
+    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
+        "SequenceClassification": {"dense": "classifier.dense", "out": "classifier.out_proj"},
+        "MultipleChoice": POOLED_HEAD,
+        "TokenClassification": TOKEN_HEAD,
+        "QuestionAnswering": SPAN_HEAD,
+    }
 
     def matches(self, config: Config) -> bool:
         return config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
 
-    def has_head(self, state: State) -> bool:
+    def has_lm_head(self, state: State) -> bool:
         return "lm_head.dense.weight" in state
 
     def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
         pad = config.get("pad_token_id", 1)
         if not isinstance(pad, int) or pad < 0:
             raise SettingsError(
-                f"config.json: pad_token_id = {pad!r}; positions are counted from it, so it must be >= 0."
+                f"config.json: pad_token_id = {pad!r}; it must be at least 0, because positions are counted from it."
             )
-        return read_post_norm_config(config, MLMHead(activation="gelu", tied=tied) if head else None, offset=pad + 1)
+        lm_head = MLMHead(activation="gelu", tied=tied) if head else None
+        return read_post_norm_config(config, lm_head, position_offset=pad + 1)
 
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
-        found = post_norm_incompatibilities(settings, "gelu")
+        reasons = post_norm_incompatibilities(settings, "gelu")
         positions = settings.positions
         if not isinstance(positions, LearnedPositions):
-            found.append(f"positions = '{name_of(positions)}' (needs 'learned')")
+            reasons.append(f"positions = '{name_of(positions)}' (needs 'learned')")
         elif positions.offset < 1 or special.pad not in (None, positions.offset - 1):
-            found.append(f"positions.offset = {positions.offset} (needs the padding token's id + 1)")
-        return found
+            reasons.append(f"positions.offset = {positions.offset} (needs the padding token's id + 1)")
+        return reasons
 
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         assert isinstance(settings.positions, LearnedPositions)
@@ -81,9 +94,14 @@ class RobertaFormat(CheckpointFormat):
         }
 
     def tensor_names(self, config: Config, settings: ModelSettings) -> TensorNames:
-        found = encoder_names(settings.depth, self.prefix)
+        names = encoder_names(settings.depth, self.prefix)
         if settings.head is not None:
-            found |= {f"heads.mlm.{mine}": (f"lm_head.{theirs}",) for mine, theirs in _HEAD.items()}
+            names |= {f"heads.mlm.{ours}": (f"lm_head.{theirs}",) for ours, theirs in _LM_HEAD.items()}
             if isinstance(settings.head, MLMHead) and not settings.head.tied:
-                found |= {"heads.mlm.decoder.weight": (self.decoder_weight,), "heads.mlm.bias": (self.decoder_bias,)}
-        return found
+                names["heads.mlm.decoder.weight"] = (self.decoder_weight,)
+                names["heads.mlm.bias"] = ("lm_head.decoder.bias",)
+        return names
+
+    @staticmethod
+    def example() -> ModelSettings:
+        return post_norm_example(type_vocab_size=1, position_offset=1)

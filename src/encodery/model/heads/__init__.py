@@ -1,4 +1,4 @@
-"""What turns hidden states into predictions."""
+"""Language-model heads: hidden states to scores over the vocabulary."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from encodery.model.shape import Shape
 
 
 class HasTokenEmbeddings(Protocol):
-    """An encoder, as far as a tied decoder cares."""
+    """What a tied decoder needs of an encoder."""
 
     @property
     def token_embeddings(self) -> Tensor:
-        """The word table (V, E)."""
+        """The token embeddings (V, E)."""
 
 
 class LMHead(Part):
-    """A head over single rows of hidden states."""
+    """A kind of language-model head, which works on each position separately."""
 
     @abc.abstractmethod
     def build(self, shape: Shape, norm: Norm) -> LMHeadModule:
-        """The module; `norm` is the model's."""
+        """The module; `norm` is the model's kind of norm."""
 
 
 class LMHeadModule(nn.Module):
-    """Scores over the vocabulary for chosen rows; a loss may take `features` and `decoder` and never see logits."""
+    """Scores over the vocabulary. A loss can use `features` and `decoder` without computing all logits. Abstract."""
 
     @abc.abstractmethod
     def features(self, hidden: Tensor) -> Tensor:
-        """Hidden states of chosen rows (M, H) → (M, E)."""
+        """Hidden states of selected positions (M, H) → (M, E)."""
 
     @abc.abstractmethod
     def decoder(self, encoder: HasTokenEmbeddings) -> tuple[Tensor, Tensor | None]:
-        """The weight (V, E), the encoder's own where tied, and the bias (V,) or None."""
+        """The weight (V, E), which is the encoder's own if tied, and the bias (V,) or None."""
 
     def init_identity(self) -> None:
-        """Begin so that features are rows put straight through, in place; nothing where the head cannot."""
+        """Initialise in place so that `features` returns about its input; does nothing if the head cannot."""
 
     def forward(self, hidden: Tensor, encoder: HasTokenEmbeddings) -> Tensor:
         """Hidden states (M, H) → logits (M, V)."""

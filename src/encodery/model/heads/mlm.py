@@ -1,6 +1,7 @@
-"""Masked-language-model head: dense, activation, norm, then a decoder tied to the word table. arXiv:1810.04805
+"""Masked-language-model head: dense layer, activation and norm, then a decoder. arXiv:1810.04805
 
-Shapes: M chosen rows, H width, E embedding width, V vocabulary.
+The decoder's weight is the token embeddings if it is tied. Shapes: M positions, H width, E embedding size, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ from encodery.model.norms import Norm
 from encodery.model.shape import Shape
 from encodery.model.weights import ActivationName, Linear, activation
 
-STRAIGHT = 0.2  # of the identity
+IDENTITY_SCALE = 0.2
+"""The multiple of the identity with which `init_identity` fills the dense layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLMHead(LMHead):
-    """`transform` is dense, activation and norm; `dense_bias` its bias; `bias` that of the decoder."""
+    """Use it to pre-train with masked tokens, to fill masks, and for sparse term weights over the vocabulary.
+
+    `transform`: whether dense layer, activation and norm precede the decoder; `dense_bias`: whether the dense layer has
+    a bias; `bias`: whether the decoder has one; `tied`: whether the decoder shares the token embeddings.
+
+        [model.head]
+        is = "mlm"
+        tied = true
+    """
 
     transform: bool = True
     activation: ActivationName = "gelu"
@@ -32,12 +42,13 @@ class MLMHead(LMHead):
     def build(self, shape: Shape, norm: Norm) -> LMHeadModule:
         if not self.transform and shape.width != shape.embedding_size:
             raise SettingsError(
-                f"A head without transform needs embeddings of the model's width {shape.width}, not {shape.embedding_size}."
+                f"head.transform = false: needs embeddings of the model's width {shape.width}, but theirs is "
+                f"{shape.embedding_size}."
             )
-        return _MLMModule(self, shape, norm)
+        return _MLMHeadModule(self, shape, norm)
 
 
-class _MLMModule(LMHeadModule):
+class _MLMHeadModule(LMHeadModule):
     def __init__(self, settings: MLMHead, shape: Shape, norm: Norm) -> None:
         super().__init__()
         transform = settings.transform
@@ -45,7 +56,7 @@ class _MLMModule(LMHeadModule):
         self.norm = norm.build(shape.embedding_size) if transform else None
         self.activate = activation(settings.activation)
         self.bias = nn.Parameter(torch.zeros(shape.vocab_size)) if settings.bias else None
-        if not settings.tied:  # stored as `decoder.weight`, though the method `decoder` has the name
+        if not settings.tied:  # Stored as `decoder.weight`, although the method `decoder` has that name.
             self._modules["decoder"] = Linear(shape.embedding_size, shape.vocab_size, bias=False)
 
     def features(self, hidden: Tensor) -> Tensor:
@@ -55,10 +66,12 @@ class _MLMModule(LMHeadModule):
         return y
 
     def init_identity(self) -> None:
-        """The dense layer begins as a small multiple of the identity: small values pass the activation almost in a
-        line, and the norm makes up for the size."""
+        """Fill the dense layer with a small multiple of the identity.
+
+        The activation is nearly linear for small values, and the norm restores their size.
+        """
         if self.dense is not None and self.dense.in_features == self.dense.out_features:
-            nn.init.eye_(self.dense.weight).data.mul_(STRAIGHT)
+            nn.init.eye_(self.dense.weight).data.mul_(IDENTITY_SCALE)
 
     def decoder(self, encoder: HasTokenEmbeddings) -> tuple[Tensor, Tensor | None]:
         own = self._modules.get("decoder")

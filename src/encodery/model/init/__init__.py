@@ -1,4 +1,4 @@
-"""Initial values of weights. Norms and biases start at one and zero; a part's other scalars where it says."""
+"""Initial weights of linear layers and embedding tables. Weights of norms start at one, biases at zero."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from encodery.model.weights import EmbeddingTable, Linear, Role
 
 
 class Init(Part):
-    """A rule for the weights of linear layers and tables."""
+    """A rule for the initial weights."""
 
     @abc.abstractmethod
     def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
-        """Fill `weight` in place: (out, in) of a linear layer, (rows, E) of a table of role "embedding"."""
+        """Fill `weight` in place: (out, in) of a linear layer, or (V, E) of a table, whose role is "embedding"."""
 
     def apply(self, module: nn.Module, shape: Shape, generator: torch.Generator) -> None:
-        """Fill every linear layer and table of `module`, in the order of its modules."""
+        """Fill every linear layer and every table in `module`, in the order of its modules."""
         with torch.no_grad():
             for inner in module.modules():
                 if isinstance(inner, Linear | EmbeddingTable):

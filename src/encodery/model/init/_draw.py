@@ -1,4 +1,4 @@
-"""Drawing normal values, cut off or not."""
+"""Draws from normal and from truncated normal distributions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def fill_normal(weight: Tensor, std: float, cutoff: float | None, generator: torch.Generator) -> None:
-    """Fill `weight` in place from a normal of spread `std`, cut at `cutoff` spreads if given."""
+    """Fill `weight` in place from a normal distribution, truncated at `cutoff` standard deviations (None: not)."""
     if cutoff is None:
         nn.init.normal_(weight, std=std, generator=generator)
     else:

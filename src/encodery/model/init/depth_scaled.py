@@ -1,6 +1,6 @@
-"""Normal initialisation whose residual outputs shrink with depth, by 1/sqrt(2·depth). arXiv:1909.08053
+"""Normal initialisation with smaller residual outputs in deeper models, by 1/sqrt(2·depth). arXiv:1909.08053
 
-Differs from `normal`: only in what attention and feed-forward write into the residual stream.
+Differs from `normal` only in the layers by which attention and feed-forward write into the residual stream.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ from encodery.model.weights import Role
 
 @dataclass(frozen=True, kw_only=True)
 class DepthScaledInit(Init):
-    """`std` is the spread of all but the residual outputs; values beyond `cutoff` spreads are drawn anew."""
+    """Use it for deep models.
+
+    `std`: standard deviation of all weights but the residual outputs. Values beyond `cutoff` standard deviations are
+    drawn again (null: kept).
+
+        [model.init]
+        is = "depth_scaled"
+        std = 0.02
+    """
 
     std: float = 0.02
     cutoff: float | None = None
 
     def fill(self, weight: Tensor, role: Role, shape: Shape, generator: torch.Generator) -> None:
-        share = math.sqrt(2 * shape.depth) if role == "out" else 1.0
-        fill_normal(weight, self.std / share, self.cutoff, generator)
+        divisor = math.sqrt(2 * shape.depth) if role == "out" else 1.0
+        fill_normal(weight, self.std / divisor, self.cutoff, generator)

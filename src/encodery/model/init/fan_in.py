@@ -1,7 +1,7 @@
-"""Initialisation by fan-in: a spread of 1/sqrt(inputs) keeps the size of what flows through.
+"""Initialisation by fan-in: a standard deviation of 1/sqrt(inputs) preserves the scale of activations.
 
-Differs from `normal`: narrow models get larger weights. Tables keep a spread of their own; residual outputs may
-start at zero, so that every block begins as the identity (arXiv:2203.03466, appendix D.2).
+Differs from `normal`: narrow models get larger weights. Tables have a standard deviation of their own; residual
+outputs may start at zero, so that every block starts as the identity (arXiv:2203.03466, appendix D.2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from encodery.model.weights import Role
 
 @dataclass(frozen=True, kw_only=True)
 class FanInInit(Init):
-    """`gain` multiplies 1/sqrt(inputs); `embedding_std` is the tables'; `zero_out` starts residual outputs at 0."""
+    """Use it for models of many widths that should train alike.
+
+    `gain` multiplies 1/sqrt(inputs); `embedding_std` is the standard deviation of the tables; with `zero_out` residual
+    outputs start at 0.
+
+        [model.init]
+        is = "fan_in"
+        zero_out = true
+    """
 
     gain: float = 1.0
     embedding_std: float = 0.02

@@ -1,4 +1,4 @@
-"""Normal initialisation, one spread for all. arXiv:1810.04805"""
+"""Normal initialisation, with one standard deviation for all weights. arXiv:1810.04805"""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from encodery.model.weights import Role
 
 @dataclass(frozen=True, kw_only=True)
 class NormalInit(Init):
-    """`std` is the spread; values beyond `cutoff` spreads are drawn anew (None: kept)."""
+    """Use it for the initialisation of BERT.
+
+    `std` is the standard deviation. Values beyond `cutoff` standard deviations are drawn again (null: kept).
+
+        [model.init]
+        is = "normal"
+        std = 0.02
+    """
 
     std: float = 0.02
     cutoff: float | None = None

@@ -1,4 +1,4 @@
-"""Who may see whom inside a document, layer by layer. No part lets one document see another."""
+"""Attention masks: which tokens of its document a token attends to, layer by layer. Never those of other documents."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from encodery.base.parts import Part
 
 
 class Mask(Part):
-    """The reach of attention."""
+    """A kind of attention mask."""
 
     @abc.abstractmethod
     def window(self, layer: int, depth: int) -> int | None:
-        """Half-width w of layer `layer` (from 0): i sees j where |i - j| <= w. None: the whole document."""
+        """Half-width w of layer `layer` (from 0): i attends to j if |i - j| <= w. None: to the whole document."""

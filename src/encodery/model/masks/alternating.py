@@ -1,6 +1,6 @@
-"""Alternating mask: one global layer, then local ones, over and over. arXiv:2412.13663
+"""Alternating mask: one global layer, then local ones, repeatedly. arXiv:2412.13663
 
-Differs from `window`: layers 0, every, 2·every … see the whole document. Equals `document` for every = 1.
+Differs from `window`: layers 0, every, 2·every … attend to the whole document. Equals `document` if every = 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from encodery.model.masks import Mask
 
 @dataclass(frozen=True, kw_only=True)
 class AlternatingMask(Mask):
-    """`size` is the half-width of local layers; layer i is global where (i - first) is a multiple of `every`."""
+    """Use it for long documents: most layers cost linear time, and global layers carry information across the document.
+
+    `size` is the half-width of local layers; layer i is global if (i - first) is a multiple of `every`.
+
+        [model.mask]
+        is = "alternating"
+        size = 64
+    """
 
     size: int = 64
     every: int = 3

@@ -1,4 +1,4 @@
-"""Document mask: every token sees its whole document, in every layer."""
+"""Document mask: every token attends to its whole document, in every layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from encodery.model.masks import Mask
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentMask(Mask):
-    """No settings."""
+    """Use it for documents of up to about 512 tokens. Has no settings.
+
+    [model]
+    mask = "document"
+    """
 
     def window(self, layer: int, depth: int) -> int | None:
         return None

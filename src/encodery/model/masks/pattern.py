@@ -1,4 +1,4 @@
-"""Pattern mask: the layers that see the whole document are listed, all others are local.
+"""Pattern mask: the listed layers attend to the whole document, all others are local.
 
 Differs from `alternating`: any layers, not every n-th. Equals `window` for an empty list.
 """
@@ -13,14 +13,21 @@ from encodery.model.masks import Mask
 
 @dataclass(frozen=True, kw_only=True)
 class PatternMask(Mask):
-    """`size` is the half-width of local layers; `whole` lists the layers (from 0) that are not local."""
+    """Use it if the global layers are not regularly spaced.
+
+    `size` is the half-width of local layers; `global_layers` lists the layers (from 0) that are not local.
+
+        [model.mask]
+        is = "pattern"
+        global_layers = [0, 5]
+    """
 
     size: int = 64
     global_layers: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if self.size < 0:
-            raise SettingsError(f"size = {self.size}: the half-width of a window cannot be negative.")
+            raise SettingsError(f"size = {self.size}: the half-width of a window must not be negative.")
 
     def window(self, layer: int, depth: int) -> int | None:
         return None if layer in self.global_layers else self.size

@@ -1,6 +1,6 @@
-"""Window mask: every layer sees a band around the token. arXiv:2004.05150
+"""Window mask: in every layer a token attends to a window around it. arXiv:2004.05150
 
-Differs from `document`: cost linear in length. Equals it for documents of at most size + 1 tokens.
+Differs from `document`: the cost is linear in the length. Equals it for documents of at most size + 1 tokens.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from encodery.model.masks import Mask
 
 @dataclass(frozen=True, kw_only=True)
 class WindowMask(Mask):
-    """`size` is the half-width: a token sees `size` neighbours on either side."""
+    """Use it for long documents whose tokens depend on their neighbourhood only.
+
+    `size` is the half-width: a token attends to `size` neighbours on each side.
+
+        [model.mask]
+        is = "window"
+        size = 64
+    """
 
     size: int = 64
 
     def __post_init__(self) -> None:
         if self.size < 0:
-            raise SettingsError(f"size = {self.size}: the half-width of a window cannot be negative.")
+            raise SettingsError(f"size = {self.size}: the half-width of a window must not be negative.")
 
     def window(self, layer: int, depth: int) -> int | None:
         return self.size

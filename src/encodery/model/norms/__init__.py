@@ -1,4 +1,4 @@
-"""Normalisation of hidden states."""
+"""Normalisation of hidden states, separately for each token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from encodery.base.parts import Part
 
 
 class Norm(Part):
-    """Normalises each row by itself."""
+    """A kind of normalisation."""
 
     @abc.abstractmethod
     def build(self, size: int) -> nn.Module:

@@ -1,7 +1,4 @@
-"""Layer norm: mean and variance of each row, then a learned scale and shift. arXiv:1607.06450
-
-`bias = false` leaves the shift out, as ModernBERT does.
-"""
+"""Layer norm: subtracts the mean, divides by the standard deviation, then scales and shifts. arXiv:1607.06450"""
 
 from __future__ import annotations
 
@@ -14,7 +11,14 @@ from encodery.model.norms import Norm
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm(Norm):
-    """`eps` is added to the variance."""
+    """Use it unless you need something else.
+
+    `eps` is added to the variance; `bias` = false leaves the learned shift out, as in ModernBERT.
+
+        [model.norm]
+        is = "layer"
+        eps = 1e-5
+    """
 
     eps: float = 1e-12
     bias: bool = True

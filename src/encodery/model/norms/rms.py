@@ -1,6 +1,6 @@
-"""RMS norm: divides each row by its root mean square; no mean is taken. arXiv:1910.07467
+"""RMS norm: divides by the root mean square, without subtracting the mean. arXiv:1910.07467
 
-Differs from `layer`: rows are not centred. Equals it on rows of mean zero.
+Differs from `layer`: values are not centred. Equals it for values of mean zero.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from encodery.model.norms import Norm
 
 @dataclass(frozen=True, kw_only=True)
 class RMSNorm(Norm):
-    """`eps` is added to the mean square; `bias` adds a learned shift."""
+    """Use it for a slightly cheaper norm; no stock checkpoint format can express it.
+
+    `eps` is added to the mean square; `bias` adds a learned shift.
+
+        [model.norm]
+        is = "rms"
+        eps = 1e-6
+    """
 
     eps: float = 1e-6
     bias: bool = False
 
     def build(self, size: int) -> nn.Module:
-        return _RMSModule(size, self.eps, self.bias)
+        return _RMSNormModule(size, self.eps, self.bias)
 
 
-class _RMSModule(nn.Module):
+class _RMSNormModule(nn.Module):
     def __init__(self, size: int, eps: float, bias: bool) -> None:
         super().__init__()
         self.eps = eps

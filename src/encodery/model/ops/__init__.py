@@ -1,1 +1,1 @@
-"""Operations with more than one implementation: `naive` is the truth, the others must agree with it."""
+"""Operations with several implementations; `naive` is the reference, and the others must agree with it."""

@@ -1,4 +1,4 @@
-"""How the model knows where a token stands: added to embeddings, turned into queries and keys, or biasing scores."""
+"""Position information: added to embeddings, as a rotation of queries and keys, or as a bias of attention scores."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ class Positions(Part):
 
 @dataclass(frozen=True)
 class OffsetPattern:
-    """What makes a head look a fixed distance away: `weights` (2, D, E) of its query and key, or `biases` (2, D)."""
+    """Makes a head attend at a fixed offset: `weights` (2, D, E) of query and key, or `biases` (2, D)."""
 
     weights: Tensor | None = None
     biases: Tensor | None = None
 
 
 class PositionsModule(nn.Module):
-    """Three places where positions may enter; each does nothing unless a part says otherwise."""
+    """Three places where positions can enter the model. Abstract; each does nothing unless overridden."""
+
+    has_offset_patterns: bool = False
+    """Whether `offset_pattern` gives a pattern for at least the small offsets."""
 
     def add(self, x: Tensor, layout: Layout) -> Tensor:
         """Embeddings (T, E) → (T, E), before the embedding norm."""
         return x
 
     def rotate(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
-        """Projected (T, 3·N·D) of layer `shape.layer` → the same with queries and keys turned.
+        """Projections (T, 3·N·D) of layer `shape.layer` → the same with rotated queries and keys.
 
-        May write into `qkv`, which must be a fresh tensor and no view.
+        May write into `qkv`, which must be a new tensor and not a view.
         """
         return qkv
 
@@ -47,11 +50,13 @@ class PositionsModule(nn.Module):
         return None
 
     def init_offset_features(self, std: float, generator: torch.Generator) -> None:
-        """First values, as large as those of words of that `spread`, from which `aim` can tell places apart; nothing
-        where there is nothing to learn."""
+        """Initialise learned positions so that `offset_pattern` can distinguish them, at the scale of embeddings of
+        standard deviation `std`; does nothing if there is nothing to learn."""
 
     def offset_pattern(self, offset: int, sharpness: float, shape: Shape) -> OffsetPattern | None:
-        """What makes a head of layer `shape.layer` look `offset` tokens away (more than 0: at what follows) with a
-        score of about `sharpness`, for inputs (T, E) that are normalised sums of words and positions; None where these
-        positions cannot."""
+        """What makes a head of layer `shape.layer` attend to the token `offset` positions away (> 0: to the right).
+
+        `sharpness` is about the score of that token, for inputs (T, E) that are normalised sums of token embeddings and
+        positions. None if these positions cannot express it.
+        """
         return None

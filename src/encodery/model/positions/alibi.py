@@ -1,7 +1,7 @@
-"""Linear biases: scores fall with distance, at a slope of its own for each head, alike on both sides. arXiv:2108.12409
+"""Linear biases (ALiBi): scores fall linearly with distance, with one slope per head. arXiv:2108.12409
 
-Differs from `learned`: nothing is learned or added; lengths beyond training work. Symmetric as MosaicBERT has it.
-Shapes: N heads, R longest sequence of the batch.
+Symmetric, as in MosaicBERT. Differs from `learned`: nothing is learned or added to embeddings; sequences may be longer
+than in training. Shapes: N heads, R longest sequence of the batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from encodery.model.shape import Layout, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class ALiBi(Positions):
-    """No settings: slopes are the powers of the paper."""
+    """Use it if documents will be longer than in training. Has no settings: the slopes are those of the paper.
+
+    [model]
+    positions = "alibi"
+    """
 
     def build(self, shape: Shape) -> PositionsModule:
         return _ALiBiModule(shape.heads)
 
 
 def _slopes(heads: int) -> list[float]:
-    """Geometric from 2^(-8/n) for a power of two; else those of the power below, then every second one of twice it."""
+    """Powers of 2^(-8/n) for n a power of two; otherwise those of the next lower power n, then every second of 2n."""
     power = 2 ** math.floor(math.log2(heads))
     first = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     return first + [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
@@ -40,12 +44,13 @@ class _ALiBiModule(PositionsModule):
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
         if layout.has_gaps:
             raise SettingsError(
-                "positions = alibi: counts distances from neighbour to neighbour, so no token can be left out."
+                "positions = 'alibi': counts distances between neighbouring tokens, so no token of a sequence can be "
+                "left out."
             )
         key = (ALiBi, len(self.slopes))
         if key not in layout.memo:
             device = layout.cu_seqlens.device
             distance = torch.arange(1 - layout.max_seqlen, layout.max_seqlen, device=device).abs()
             layout.memo[key] = distance * -torch.tensor(self.slopes, device=device)[:, None]
-        found: Tensor = layout.memo[key]
-        return found
+        bias: Tensor = layout.memo[key]
+        return bias

@@ -10,7 +10,15 @@ from encodery.model.shape import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class NoPositions(Positions):
-    """No settings."""
+    """Use it if the order of tokens does not matter, as in static embedding models. Has no settings.
+
+    [model]
+    positions = "none"
+    """
 
     def build(self, shape: Shape) -> PositionsModule:
-        return PositionsModule()
+        return _NoPositionsModule()
+
+
+class _NoPositionsModule(PositionsModule):
+    pass

@@ -1,7 +1,7 @@
-"""Rotary positions: queries and keys turned by angles that grow with position. arXiv:2104.09864
+"""Rotary positions: queries and keys are rotated by angles proportional to the position. arXiv:2104.09864
 
-Differs from `learned`: relative, nothing learned. Halves are rotated against each other (not neighbours). Layers
-with a window may turn at a theta of their own (`local_theta`, arXiv:2412.13663).
+Differs from `learned`: relative, and nothing is learned. Channel i is rotated with channel i + D/2 (not with its
+neighbour). Local layers may have a theta of their own (`local_theta`, arXiv:2412.13663).
 Shapes: T tokens, N heads, D head size.
 """
 
@@ -21,18 +21,28 @@ from encodery.model.shape import Layout, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryPositions(Positions):
-    """`theta` of layers that see the whole document, `local_theta` of layers with a window (None: the same)."""
+    """Use it in modern encoders.
+
+    `theta` is that of layers that attend to the whole document, `local_theta` that of layers with a window (null: the
+    same).
+
+        [model.positions]
+        is = "rotary"
+        theta = 160000.0
+    """
 
     theta: float = 10_000.0
     local_theta: float | None = None
 
     def build(self, shape: Shape) -> PositionsModule:
         if shape.head_size % 2:
-            raise SettingsError(f"Rotary positions need an even head size, not {shape.head_size}.")
+            raise SettingsError(f"positions = 'rotary': needs an even head size, not {shape.head_size}.")
         return _RotaryModule(self)
 
 
 class _RotaryModule(PositionsModule):
+    has_offset_patterns = True
+
     def __init__(self, settings: RotaryPositions) -> None:
         super().__init__()
         self.theta = settings.theta
@@ -42,43 +52,44 @@ class _RotaryModule(PositionsModule):
         theta = self.theta if shape.window is None else self.local_theta
         cos, sin = _angles(layout, theta, shape.head_size, _accurate(qkv.dtype))
         if torch.compiler.is_compiling():
-            return _turned(qkv, cos, sin)
-        turned: Tensor = _Turn.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
-        return turned
+            return _rotated(qkv, cos, sin)
+        rotated: Tensor = _Rotate.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
+        return rotated
 
     def offset_pattern(self, offset: int, sharpness: float, shape: Shape) -> OffsetPattern | None:
-        """A query and a key that are the same for all tokens, turned against each other: fast turns count for more,
-        since they tell neighbours apart."""
+        """A query and a key that are the same for all tokens, rotated against each other by `offset`. High frequencies
+        get more weight, since they distinguish neighbouring positions."""
         theta = self.theta if shape.window is None else self.local_theta
-        turns = _turns(theta, shape.head_size)
-        share = (turns / turns.sum() * sharpness * math.sqrt(shape.head_size)).sqrt()
-        query = torch.cat([share * (turns * offset).cos(), share * (turns * offset).sin()])
-        return OffsetPattern(biases=torch.stack([query, torch.cat([share, torch.zeros_like(share)])]))
+        frequencies = _frequencies(theta, shape.head_size)
+        weight = (frequencies / frequencies.sum() * sharpness * math.sqrt(shape.head_size)).sqrt()
+        query = torch.cat([weight * (frequencies * offset).cos(), weight * (frequencies * offset).sin()])
+        return OffsetPattern(biases=torch.stack([query, torch.cat([weight, torch.zeros_like(weight)])]))
 
 
-def _turns(theta: float, size: int, device: torch.device | None = None) -> Tensor:
-    """The angles (D/2,) by which one token's distance turns."""
+def _frequencies(theta: float, size: int, device: torch.device | None = None) -> Tensor:
+    """The angles (D/2,) of a distance of one token."""
     return 1.0 / theta ** (torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which angles are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _angles(layout: Layout, theta: float, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, 1, 1, D/2), once per batch and theta."""
+    """Cosine and sine (T, 1, 1, D/2), computed once per batch and theta."""
     key = (RotaryPositions, theta, size, dtype)
     if key not in layout.memo:
         device = layout.cu_seqlens.device
-        angle = torch.arange(layout.max_seqlen, device=device)[:, None] * _turns(theta, size, device)
+        angle = torch.arange(layout.max_seqlen, device=device)[:, None] * _frequencies(theta, size, device)
         cos, sin = angle.cos().to(dtype)[layout.text_positions], angle.sin().to(dtype)[layout.text_positions]
         layout.memo[key] = (cos[:, None, None], sin[:, None, None])
-    found: tuple[Tensor, Tensor] = layout.memo[key]
-    return found
+    angles: tuple[Tensor, Tensor] = layout.memo[key]
+    return angles
 
 
 def _rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries and keys of (T, 3·N·D) in place; angles (T, 1, 1, D/2) in at least fp32."""
+    """Rotate queries and keys of (T, 3·N·D) in place; angles (T, 1, 1, D/2) are in fp32 or fp64."""
     half = cos.shape[-1]
     both = qkv.view(qkv.shape[0], 3, -1, 2 * half)[:, :2]
     left, right = both[..., :half], both[..., half:]
@@ -93,17 +104,17 @@ def _rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return qkv
 
 
-def _turned(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`_rotate` as plain operations, which a compiler makes one kernel of."""
+def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`_rotate` without in-place operations, which a compiler fuses into one kernel."""
     half = cos.shape[-1]
-    rows = qkv.view(qkv.shape[0], 3, -1, 2 * half)
-    left, right = rows[:, :2, :, :half].to(cos.dtype), rows[:, :2, :, half:].to(cos.dtype)
+    split = qkv.view(qkv.shape[0], 3, -1, 2 * half)
+    left, right = split[:, :2, :, :half].to(cos.dtype), split[:, :2, :, half:].to(cos.dtype)
     both = torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(qkv.dtype)
-    return torch.cat([both, rows[:, 2:]], 1).view_as(qkv)
+    return torch.cat([both, split[:, 2:]], 1).view_as(qkv)
 
 
-class _Turn(torch.autograd.Function):
-    """In place forward (the projection's output is needed by nothing else); backward turns the gradient back."""
+class _Rotate(torch.autograd.Function):
+    """In place in the forward pass (nothing else needs the projection's output); backward rotates the gradient back."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Sinusoidal positions added to the embeddings, sines at even places, cosines at odd ones. arXiv:1706.03762
+"""Sinusoidal positions, added to the embeddings: sines in even channels, cosines in odd ones. arXiv:1706.03762
 
-Differs from `learned`: any length works, and nothing is learned but, with `scaled`, one factor (arXiv:2212.14034).
-Shapes: T tokens, E embedding width.
+Differs from `learned`: sequences may have any length, and nothing is learned except, with `scaled`, one factor
+(arXiv:2212.14034). Shapes: T tokens, E embedding size.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from encodery.model.shape import Layout, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class SinusoidalPositions(Positions):
-    """`theta` is the longest wavelength over 2π; `scaled` multiplies by a learned factor."""
+    """Use it for absolute positions without a limit on the length.
+
+    `theta` is the longest wavelength divided by 2π; `scaled` multiplies the positions by a learned factor.
+
+        [model.positions]
+        is = "sinusoidal"
+        scaled = true
+    """
 
     theta: float = 10_000.0
     scaled: bool = False
 
     def build(self, shape: Shape) -> PositionsModule:
         if shape.embedding_size % 2:
-            raise SettingsError(f"Sinusoidal positions need an even embedding width, not {shape.embedding_size}.")
+            raise SettingsError(f"positions = 'sinusoidal': needs an even embedding size, not {shape.embedding_size}.")
         return _SinusoidalModule(shape.embedding_size, self.theta, self.scaled)
 
 
@@ -38,7 +45,7 @@ class _SinusoidalModule(PositionsModule):
 
     def add(self, x: Tensor, layout: Layout) -> Tensor:
         step = torch.arange(0, self.size, 2, device=x.device, dtype=torch.float32)
-        turns = torch.exp(step * (-math.log(self.theta) / self.size))
-        angle = layout.text_positions[:, None] * turns
+        frequencies = torch.exp(step * (-math.log(self.theta) / self.size))
+        angle = layout.text_positions[:, None] * frequencies
         wave = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).to(x.dtype)
         return x + (wave if self.scale is None else wave * self.scale.to(x.dtype))

@@ -24,7 +24,8 @@ from torch import Tensor
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.model.attention import AttentionModule, HeadWeights
-from encodery.model.network import Encoder, Model
+from encodery.model.encoder import Encoder
+from encodery.model.network import Model
 from encodery.model.positions import PositionsModule
 from encodery.tokens.store import TokenSplit
 from encodery.train.data_init._counts import CountBasedInit

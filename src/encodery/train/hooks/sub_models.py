@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
-from encodery.model.network import Encoder
+from encodery.model.encoder import Encoder
 from encodery.train.hooks import Hook, RunningHook, TrainState
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.network import Encoder
+from encodery.model.encoder import Encoder
 from encodery.train.optim import LrScale, Named, Optimizer, trainable, uniform_lr, without_decay
 
 

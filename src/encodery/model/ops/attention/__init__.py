@@ -1,7 +1,8 @@
-"""Attention over packed sequences: which implementation runs where.
+"""Attention over packed sequences: chooses the implementation.
 
-Every implementation takes `qkv` (T, 3, N, D), the layout, what is needed, and the bias by distance (N, 2R - 1) or
-None, and gives (T, N, D). `naive` is the truth.
+Every implementation has a function `attend` that takes `qkv` (T, 3, N, D), the layout, an `AttentionSpec` and the bias
+by distance (N, 2R - 1) or None, and returns (T, N, D). `naive` is the reference.
+Shapes: T tokens, N heads, D head size, R longest sequence.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from encodery.model.shape import Layout
 
 
 class AttentionSpec(NamedTuple):
-    """What one call asks for: half-width of the window (None: all), a bias by distance, dropout of the weights."""
+    """What a call requires: half-width of the window (None: no window), a bias by distance, dropout of the weights."""
 
     window: int | None = None
     bias: bool = False
@@ -28,10 +29,12 @@ class AttentionSpec(NamedTuple):
 AttentionKernel = Callable[[Tensor, Layout, AttentionSpec, Tensor | None], Tensor]
 
 
-def select_kernel(device: str, dtype: torch.dtype, needs: AttentionSpec) -> AttentionKernel:
-    """The implementation for a device type ("cpu", "cuda", …), a dtype and a call's needs; while a step is compiled it
-    is `graph`, which is not chosen here."""
-    return _select(device, dtype, needs.bias, needs.dropout > 0)
+def select_kernel(device: str, dtype: torch.dtype, spec: AttentionSpec) -> AttentionKernel:
+    """Return the implementation for a device type ("cpu", "cuda", …), a dtype and a call.
+
+    While a step is compiled, callers use `graph` instead.
+    """
+    return _select(device, dtype, spec.bias, spec.dropout > 0)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
-"""Attention over packed sequences by FlexAttention: one long row with a document mask, where scores carry a bias.
+"""Attention by FlexAttention, for scores with a bias: one long sequence with a document mask.
 
-Compiled on CUDA; uncompiled elsewhere, where it serves only the comparison with `naive`. Not run on a GPU yet.
+Compiled on CUDA; elsewhere not compiled, and used only in the comparison with `naive`. Not run on a GPU yet.
 Shapes: T tokens, N heads, D head size, R longest sequence.
 """
 
@@ -18,10 +18,10 @@ from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
-    mask = _mask(layout, needs.window)
+    mask = _mask(layout, spec.window)
     mixed = _flex(qkv.is_cuda)(query, key, value, score_mod=_score(bias), block_mask=mask)
     return mixed[0].transpose(0, 1)
 
@@ -37,7 +37,7 @@ def _score(bias: Tensor | None) -> Callable[..., Tensor] | None:
     middle = bias.shape[1] // 2
 
     def score(value: Tensor, _: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        # Across documents distances leave the table; the mask hides those scores.
+        # Distances between documents exceed the table; the mask removes those scores.
         distance = (key - query).clamp(-middle, middle)
         return value + bias[head, distance + middle]
 
@@ -45,18 +45,18 @@ def _score(bias: Tensor | None) -> Callable[..., Tensor] | None:
 
 
 def _mask(layout: Layout, window: int | None) -> BlockMask:
-    """Same document, and near enough; once per batch and window."""
+    """The mask of the tokens of the same document and window, computed once per batch and window."""
     memo_key = ("flex", window)
     if memo_key not in layout.memo:
         sequence = layout.sequence_ids
 
-        def seen(_: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        def attends(_: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             same = sequence[query] == sequence[key]
             return same if window is None else same & ((query - key).abs() <= window)
 
         length: Any = layout.tokens
         layout.memo[memo_key] = create_block_mask(
-            seen, None, None, length, length, device=str(layout.cu_seqlens.device)
+            attends, None, None, length, length, device=str(layout.cu_seqlens.device)
         )
-    found: BlockMask = layout.memo[memo_key]
-    return found
+    mask: BlockMask = layout.memo[memo_key]
+    return mask

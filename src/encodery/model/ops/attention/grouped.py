@@ -1,8 +1,8 @@
-"""Attention on the CPU: sequences of like length share one batched product, written straight into the packed result.
+"""Attention on the CPU: sequences of similar length share one batched product, written directly to the packed result.
 
-Chosen by measurement (bench/attention_cpu.py): weights are kept for the backward pass, cut into tiles that stay in
-cache; long sequences take the flash kernel, which keeps none. Local attention over long sequences goes by blocks.
-Scores, softmax and their gradients are made in fp32; what is multiplied with values, queries and keys after that has
+Chosen by measurement (bench/attention_cpu.py): weights are kept for the backward pass, in tiles that stay in cache;
+long sequences use the flash kernel, which keeps none. Local attention over long sequences is computed in blocks.
+Scores, softmax and their gradients are computed in fp32; what is then multiplied with values, queries and keys has
 their dtype, as in flash kernels.
 Shapes: T tokens, n sequences of a tile, L their longest, N heads, D head size, R longest of the batch.
 """
@@ -18,35 +18,37 @@ from torch.autograd.function import once_differentiable
 
 from encodery.model.ops.attention import AttentionSpec
 from encodery.model.ops.attention._banded import banded
-from encodery.model.ops.attention._tiles import HIDDEN, AttentionTile, attention_tiles
+from encodery.model.ops.attention._tiles import MASKED, AttentionTile, attention_tiles
 from encodery.model.shape import Layout
 
-FLASH = 512  # sequences longer than this keep no weights
-BANDS = 10  # sequences longer than this many windows go by blocks
+FLASH = 512
+"""Sequences longer than this use the flash kernel."""
+BANDS = 10
+"""Sequences longer than this many windows are computed in blocks."""
 
 
-def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
-    if needs.window is None or layout.max_seqlen <= BANDS * needs.window:
-        window = needs.window
-        mixed: Tensor = _Tiled.apply(qkv, bias, layout, window, 0, layout.lengths)  # type: ignore[no-untyped-call]
+    if spec.window is None or layout.max_seqlen <= BANDS * spec.window:
+        # type: ignore[no-untyped-call]
+        mixed: Tensor = _Tiled.apply(qkv, bias, layout, spec.window, 0, layout.lengths)
         return mixed
-    window, parts, start = max(needs.window, 1), list[Tensor](), 0
+    window, parts, start = max(spec.window, 1), list[Tensor](), 0
     for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):
         lengths = tuple(run)
         if long:
             for length in lengths:
-                parts.append(banded(qkv[start : start + length], needs.window, bias))
+                parts.append(banded(qkv[start : start + length], spec.window, bias))
                 start += length
             continue
         piece = qkv[start : start + sum(lengths)]
-        parts.append(_Tiled.apply(piece, bias, layout, needs.window, start, lengths))  # type: ignore[no-untyped-call]
+        parts.append(_Tiled.apply(piece, bias, layout, spec.window, start, lengths))  # type: ignore[no-untyped-call]
         start += sum(lengths)
     return torch.cat(parts)
 
 
 class _Tiled(torch.autograd.Function):
-    """Attention of neighbouring sequences, whose first row of `layout` only names them in the memo."""
+    """Attention of consecutive sequences. `first` is their first token, and their key in the layout's memo."""
 
     @staticmethod
     def forward(
@@ -65,9 +67,9 @@ class _Tiled(torch.autograd.Function):
         for tile in plan:
             added = _added(tile, layout, window, bias, _accurate(qkv.dtype))
             forward = _flash_forward if tile.length > FLASH and not ctx.needs_input_grad[1] else _forward
-            needed = forward(tile, qkv, added, out)
+            saved = forward(tile, qkv, added, out)
             if keep:
-                kept.append(needed)
+                kept.append(saved)
         if keep:
             ctx.plan, ctx.layout, ctx.window = plan, layout, window
             ctx.save_for_backward(qkv, bias, out, *kept)
@@ -79,22 +81,22 @@ class _Tiled(torch.autograd.Function):
         qkv, bias, out, *kept = ctx.saved_tensors
         grad, grad_qkv = grad.contiguous(), torch.empty_like(qkv)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[1] else None
-        for tile, needed in zip(ctx.plan, kept, strict=True):
+        for tile, saved in zip(ctx.plan, kept, strict=True):
             if tile.length > FLASH and grad_bias is None:
                 added = _added(tile, ctx.layout, ctx.window, bias, _accurate(qkv.dtype))
-                _flash_backward(tile, qkv, added, out, needed, grad, grad_qkv)
+                _flash_backward(tile, qkv, added, out, saved, grad, grad_qkv)
             else:
-                _backward(tile, qkv, needed, grad[:, None], grad_qkv, grad_bias)
+                _backward(tile, qkv, saved, grad[:, None], grad_qkv, grad_bias)
         return grad_qkv, grad_bias, None, None, None, None
 
 
 def _forward(tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
-    """Attend within one tile; its weights (n·N, L, L) are what the backward pass needs."""
+    """Compute attention within one tile, and return its weights (n·N, L, L) for the backward pass."""
     query, key, value = tile.take(qkv)
     count, length, size = query.shape
     wide = _accurate(qkv.dtype)
     scores = query.new_empty(count, length, length, dtype=wide)
-    # `out=` keeps autocast away from what is fp32 on purpose.
+    # `out=` keeps autocast from changing what is intentionally in fp32.
     torch.baddbmm(scores, query.to(wide), key.to(wide).transpose(1, 2), beta=0, alpha=size**-0.5, out=scores)
     for part in added:
         scores.view(tile.count, -1, length, length).add_(part)
@@ -108,22 +110,22 @@ def _backward(
     tile: AttentionTile, qkv: Tensor, weights: Tensor, grad: Tensor, grad_qkv: Tensor, grad_bias: Tensor | None
 ) -> None:
     query, key, value = tile.take(qkv)
-    (above,) = tile.take(grad)
+    (grad_out,) = tile.take(grad)
     count, length, size = query.shape
     if not tile.even:
-        above.view(tile.count, -1, length, size).mul_(tile.real)
+        grad_out.view(tile.count, -1, length, size).mul_(tile.real)
     wide = _accurate(qkv.dtype)
-    below = query.new_empty(3, count, length, size)
-    torch.bmm(weights.transpose(1, 2), above, out=below[2])
+    grads = query.new_empty(3, count, length, size)
+    torch.bmm(weights.transpose(1, 2), grad_out, out=grads[2])
     grad_weights = query.new_empty(count, length, length, dtype=wide)
-    torch.bmm(above.to(wide), value.to(wide).transpose(1, 2), out=grad_weights)
+    torch.bmm(grad_out.to(wide), value.to(wide).transpose(1, 2), out=grad_weights)
     grad_scores = torch._softmax_backward_data(grad_weights, weights.to(wide), -1, wide)
     if grad_bias is not None:
         _gather_bias(grad_scores.view(tile.count, -1, length, length).sum(0), grad_bias)
     grad_scores = grad_scores.mul_(size**-0.5).to(qkv.dtype)
-    torch.bmm(grad_scores, key, out=below[0])
-    torch.bmm(grad_scores.transpose(1, 2), query, out=below[1])
-    tile.put(below, grad_qkv)
+    torch.bmm(grad_scores, key, out=grads[0])
+    torch.bmm(grad_scores.transpose(1, 2), query, out=grads[1])
+    tile.put(grads, grad_qkv)
 
 
 def _gather_bias(grad: Tensor, grad_bias: Tensor) -> None:
@@ -133,32 +135,38 @@ def _gather_bias(grad: Tensor, grad_bias: Tensor) -> None:
 
 
 def _flash_forward(tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
-    """Attend to one long sequence; the logarithms of its sums (1, N, L) are what the backward pass needs."""
-    query, key, value = _views(qkv[tile.rows], tile)
+    """Compute attention of one long sequence, and return log-sum-exp of its scores (1, N, L) for the backward pass."""
+    query, key, value = _views(qkv[tile.tokens], tile)
     mask = _mask(added, query)
-    mixed, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    mixed, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, False, attn_mask=mask
     )
-    out[tile.rows].view(-1, tile.length, *out.shape[2:]).copy_(mixed.transpose(1, 2))
-    found: Tensor = sums
-    return found
+    out[tile.tokens].view(-1, tile.length, *out.shape[2:]).copy_(mixed.transpose(1, 2))
+    saved: Tensor = log_sums
+    return saved
 
 
 def _flash_backward(
-    tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor, sums: Tensor, grad: Tensor, grad_qkv: Tensor
+    tile: AttentionTile,
+    qkv: Tensor,
+    added: list[Tensor],
+    out: Tensor,
+    log_sums: Tensor,
+    grad: Tensor,
+    grad_qkv: Tensor,
 ) -> None:
-    query, key, value = _views(qkv[tile.rows], tile)
-    (mixed,) = _views(out[tile.rows], tile)
-    (above,) = _views(grad[tile.rows, None], tile)
-    below = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        above, query, key, value, mixed, sums, 0.0, False, attn_mask=_mask(added, query)
+    query, key, value = _views(qkv[tile.tokens], tile)
+    (mixed,) = _views(out[tile.tokens], tile)
+    (grad_out,) = _views(grad[tile.tokens, None], tile)
+    grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad_out, query, key, value, mixed, log_sums, 0.0, False, attn_mask=_mask(added, query)
     )
-    for place, found in zip(_views(grad_qkv[tile.rows], tile), below, strict=True):
-        place.copy_(found)
+    for target, part in zip(_views(grad_qkv[tile.tokens], tile), grads, strict=True):
+        target.copy_(part)
 
 
 def _views(packed: Tensor, tile: AttentionTile) -> tuple[Tensor, ...]:
-    """Rows (n·L, kinds, N, D) as kinds views (n, N, L, D)."""
+    """Tokens (n·L, kinds, N, D) as `kinds` views (n, N, L, D)."""
     return packed.view(tile.count, tile.length, *packed.shape[1:]).permute(2, 0, 3, 1, 4).unbind(0)
 
 
@@ -170,44 +178,45 @@ def _mask(added: list[Tensor], query: Tensor) -> Tensor | None:
 
 
 def _plan(layout: Layout, first: int, lengths: tuple[int, ...], heads: int) -> list[AttentionTile]:
+    """The tiles, computed once per batch."""
     key = ("tiles", first, len(lengths), heads)
     if key not in layout.memo:
         layout.memo[key] = list(attention_tiles(lengths, heads))
-    found: list[AttentionTile] = layout.memo[key]
-    return found
+    plan: list[AttentionTile] = layout.memo[key]
+    return plan
 
 
 def _added(
     tile: AttentionTile, layout: Layout, window: int | None, bias: Tensor | None, dtype: torch.dtype
 ) -> list[Tensor]:
-    """What is added to the scores of a tile: parts that broadcast to (n, N, L, L)."""
+    """What is added to the scores of a tile: tensors that broadcast to (n, N, L, L)."""
     parts: list[Tensor] = []
     if not tile.even:
-        parts.append(tile.hidden.to(dtype))
+        parts.append(tile.padding.to(dtype))
     if window is not None and window < tile.length - 1:
         far = _distance(tile.length).abs() > window
-        parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, HIDDEN))
+        parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, MASKED))
     if bias is not None:
         parts.append(_dense(bias, tile.length, layout, dtype))
     return parts
 
 
 def _dense(bias: Tensor, length: int, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The bias by distance (N, 2R - 1) as (N, L, L). The memo keeps `bias` too, so that its id stays its own."""
+    """The bias by distance (N, 2R - 1) as (N, L, L). The memo keeps `bias` too, so that its id is not used again."""
     key = ("dense bias", id(bias), length, dtype)
     if key not in layout.memo:
         index = _distance(length) + bias.shape[1] // 2
         layout.memo[key] = (bias, bias.detach()[:, index].to(dtype))
-    found: Tensor = layout.memo[key][1]
-    return found
+    dense: Tensor = layout.memo[key][1]
+    return dense
 
 
 def _distance(length: int) -> Tensor:
     """Key minus query (L, L)."""
-    spot = torch.arange(length)
-    return spot[None, :] - spot[:, None]
+    index = torch.arange(length)
+    return index[None, :] - index[:, None]
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which scores are made."""
+    """The dtype in which scores are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32

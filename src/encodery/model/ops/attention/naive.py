@@ -1,4 +1,4 @@
-"""Attention as the formula says: one sequence after another, whole score matrices. The truth for every other file.
+"""Attention by its formula: one sequence after another, with whole score matrices. The reference implementation.
 
 Shapes: T tokens, L length of one sequence, N heads, D head size, R longest sequence.
 """
@@ -13,18 +13,18 @@ from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     parts: list[Tensor] = []
-    for one in torch.split(qkv, list(layout.lengths)):
-        query, key, value = one.permute(1, 2, 0, 3)
+    for sequence in torch.split(qkv, list(layout.lengths)):
+        query, key, value = sequence.permute(1, 2, 0, 3)
         scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        spot = torch.arange(len(one), device=qkv.device)
-        distance = spot[None, :] - spot[:, None]
+        index = torch.arange(len(sequence), device=qkv.device)
+        distance = index[None, :] - index[:, None]
         if bias is not None:
             scores = scores + bias[:, distance + bias.shape[1] // 2].to(scores.dtype)
-        if needs.window is not None:
-            scores = scores.masked_fill(distance.abs() > needs.window, float("-inf"))
-        weights = F.dropout(scores.softmax(-1), needs.dropout)
+        if spec.window is not None:
+            scores = scores.masked_fill(distance.abs() > spec.window, float("-inf"))
+        weights = F.dropout(scores.softmax(-1), spec.dropout)
         parts.append((weights @ value).transpose(0, 1))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Attention over packed sequences by flash attention: nothing is padded. CUDA, fp16 or bf16; no bias, no dropout.
+"""Flash attention over packed sequences, without padding. CUDA, fp16 or bf16; no bias, no dropout.
 
 Not run on a GPU yet.
 Shapes: T tokens, N heads, D head size.
@@ -13,10 +13,10 @@ from encodery.model.ops.attention import AttentionSpec
 from encodery.model.shape import Layout
 
 
-def attend(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.unbind(1)
-    reach = -1 if needs.window is None else needs.window
+    reach = -1 if spec.window is None else spec.window
     cu, longest = layout.cu_seqlens, layout.max_seqlen
     mixed = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=(reach, reach))
     assert isinstance(mixed, Tensor)

@@ -1,6 +1,6 @@
-"""What the doors of post-norm layouts (BERT, RoBERTa) share: settings, obstacles, and the names of the encoder.
+"""What the formats of post-norm encoders (BERT, RoBERTa) share: settings, incompatibilities, names of tensors.
 
-Differs between the two: where position 0 lies in the table, how the head's tensors are called, and the head's
+They differ in the row of the table that position 0 uses, in the names of the head's tensors, and in the head's
 activation.
 """
 
@@ -9,30 +9,30 @@ from __future__ import annotations
 from typing import Any
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import name_of
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.post import PostNorm
 from encodery.model.ffn.mlp import MLP
-from encodery.model.formats._keys import (
+from encodery.model.format_types import Config, TensorNames
+from encodery.model.formats._checks import (
     THEIR_ACTIVATIONS,
-    Config,
     activation_of,
-    check_neutral,
+    check_supported,
     common_incompatibilities,
     required_size,
 )
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.init.normal import NormalInit
 from encodery.model.masks.document import DocumentMask
-from encodery.model.network import ModelSettings
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
+from encodery.model.settings import ModelSettings
 from encodery.model.weights import ActivationName
 
-Names = dict[str, tuple[str, ...]]
-
-INSIDE = ("embeddings.", "encoder.layer.", "pooler.")
-SPARE = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
+BARE_PREFIXES = ("embeddings.", "encoder.layer.", "pooler.")
+UNUSED_TENSORS = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
+POOLED_HEAD = {"dense": "pooler.dense", "out": "classifier"}
+"""A head of sequences: the pooler's dense layer and tanh over the first hidden state, then a linear map."""
+TOKEN_HEAD, SPAN_HEAD = {"out": "classifier"}, {"out": "qa_outputs"}
 
 _EMBEDDINGS = {
     "embeddings.word.weight": "embeddings.word_embeddings.weight",
@@ -50,26 +50,42 @@ _BLOCK = {
 }
 
 
-def encoder_names(depth: int, prefix: str) -> Names:
+def post_norm_example(*, type_vocab_size: int, position_offset: int = 0) -> ModelSettings:
+    """A small post-norm model with learned positions, the first of which uses row `position_offset` of their table."""
+    return ModelSettings(
+        width=16,
+        depth=3,
+        heads=2,
+        intermediate_size=20,
+        vocab_size=64,
+        max_length=32,
+        type_vocab_size=type_vocab_size,
+        positions=LearnedPositions(offset=position_offset),
+    )
+
+
+def encoder_names(depth: int, prefix: str) -> TensorNames:
     """Names of the encoder's tensors, ours to theirs."""
-    found: Names = {}
-    for mine, theirs in _EMBEDDINGS.items():
-        for end in [""] if mine.endswith(".weight") else [".weight", ".bias"]:
-            found[f"encoder.{mine}{end}"] = (f"{prefix}{theirs}{end}",)
-    for i in range(depth):
-        for mine, pieces in _BLOCK.items():
+    names: TensorNames = {}
+    for ours, theirs in _EMBEDDINGS.items():
+        for end in [""] if ours.endswith(".weight") else [".weight", ".bias"]:
+            names[f"encoder.{ours}{end}"] = (f"{prefix}{theirs}{end}",)
+    for layer in range(depth):
+        for ours, pieces in _BLOCK.items():
             for end in ("weight", "bias"):
-                theirs_here = tuple(f"{prefix}encoder.layer.{i}.{piece}.{end}" for piece in pieces)
-                found[f"encoder.blocks.{i}.{mine}.{end}"] = theirs_here
-    return found
+                their_names = tuple(f"{prefix}encoder.layer.{layer}.{piece}.{end}" for piece in pieces)
+                names[f"encoder.blocks.{layer}.{ours}.{end}"] = their_names
+    return names
 
 
-def read_post_norm_config(config: Config, head: MLMHead | None, offset: int) -> ModelSettings:
-    """Settings of a post-norm configuration whose position 0 is row `offset` of the table."""
-    check_neutral(config, position_embedding_type=("absolute",))
-    length = config.get("max_position_embeddings", 512) - offset
+def read_post_norm_config(config: Config, head: MLMHead | None, position_offset: int) -> ModelSettings:
+    """Settings of a post-norm configuration whose position 0 uses row `position_offset` of the table."""
+    check_supported(config, position_embedding_type=("absolute",))
+    length = config.get("max_position_embeddings", 512) - position_offset
     if length < 1:
-        raise SettingsError(f"config.json: max_position_embeddings leaves no position after the first {offset} rows.")
+        raise SettingsError(
+            f"config.json: max_position_embeddings must be greater than {position_offset}, the number of unused rows."
+        )
     return ModelSettings(
         width=required_size(config, "hidden_size"),
         depth=required_size(config, "num_hidden_layers"),
@@ -79,7 +95,7 @@ def read_post_norm_config(config: Config, head: MLMHead | None, offset: int) -> 
         max_length=length,
         type_vocab_size=config.get("type_vocab_size", 2),
         dropout=config.get("hidden_dropout_prob", 0.1),
-        positions=LearnedPositions(offset=offset),
+        positions=LearnedPositions(offset=position_offset),
         attention=FullAttention(dropout=config.get("attention_probs_dropout_prob", 0.1)),
         ffn=MLP(activation=activation_of(config, "hidden_act")),
         norm=LayerNorm(eps=config.get("layer_norm_eps", 1e-12)),
@@ -89,26 +105,13 @@ def read_post_norm_config(config: Config, head: MLMHead | None, offset: int) -> 
 
 
 def post_norm_incompatibilities(settings: ModelSettings, head_activation: ActivationName | None) -> list[str]:
-    """What keeps a model from a post-norm layout, positions aside; the head's activation None: that of the ffn."""
-    found = common_incompatibilities(settings)
-    for value, part, name in (
-        (settings.mask, DocumentMask, "mask"),
-        (settings.block, PostNorm, "block"),
-        (settings.ffn, MLP, "ffn"),
-    ):
-        if not isinstance(value, part):
-            found.append(f"{name} = '{name_of(value)}' (needs '{name_of(part)}')")
-    head, wanted = settings.head, head_activation
-    if wanted is None and isinstance(settings.ffn, MLP):
-        wanted = settings.ffn.activation
-    if isinstance(head, MLMHead):
-        if not head.transform:
-            found.append("head.transform = false (needs true)")
-        if wanted is not None and head.activation != wanted:
-            found.append(f"head.activation = '{head.activation}' (needs '{wanted}')")
-    elif head is not None:
-        found.append(f"head = '{name_of(head)}' (needs 'mlm')")
-    return found
+    """What keeps a model from a post-norm format, positions aside.
+
+    `head_activation`: the head's activation in this format (None: that of the feed-forward layers).
+    """
+    if head_activation is None and isinstance(settings.ffn, MLP):
+        head_activation = settings.ffn.activation
+    return common_incompatibilities(settings, {"mask": DocumentMask, "block": PostNorm, "ffn": MLP}, head_activation)
 
 
 def write_post_norm_config(settings: ModelSettings) -> dict[str, Any]:

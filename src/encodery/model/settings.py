@@ -1,0 +1,87 @@
+"""The settings of a model: its sizes and its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from encodery.base.errors import SettingsError
+from encodery.model.attention import Attention
+from encodery.model.attention.full import FullAttention
+from encodery.model.blocks import Block
+from encodery.model.blocks.post import PostNorm
+from encodery.model.embeddings import Embeddings
+from encodery.model.embeddings.plain import PlainEmbeddings
+from encodery.model.extensions import ModelExtension
+from encodery.model.ffn import FFN
+from encodery.model.ffn.mlp import MLP
+from encodery.model.heads import LMHead
+from encodery.model.heads.mlm import MLMHead
+from encodery.model.init import Init
+from encodery.model.init.normal import NormalInit
+from encodery.model.masks import Mask
+from encodery.model.masks.document import DocumentMask
+from encodery.model.norms import Norm
+from encodery.model.norms.layer import LayerNorm
+from encodery.model.positions import Positions
+from encodery.model.positions.learned import LearnedPositions
+from encodery.model.shape import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Sizes and parts of a model. The defaults are BERT's parts at a small size.
+
+    `head_size` defaults to width / heads and `intermediate_size` to 4 · width. With `type_vocab_size` = 0 the model has
+    no segment embeddings. `head` is the language-model head, null for none. `extensions` lists what was added to the
+    finished encoder (adapters, prompts).
+    """
+
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    head_size: int | None = None
+    intermediate_size: int | None = None
+    vocab_size: int = 16_384
+    max_length: int = 512
+    type_vocab_size: int = 0
+    dropout: float = 0.0
+    embedding_norm: bool = True
+    embeddings: Embeddings = field(default_factory=PlainEmbeddings)
+    positions: Positions = field(default_factory=LearnedPositions)
+    attention: Attention = field(default_factory=FullAttention)
+    mask: Mask = field(default_factory=DocumentMask)
+    ffn: FFN = field(default_factory=MLP)
+    norm: Norm = field(default_factory=LayerNorm)
+    block: Block = field(default_factory=PostNorm)
+    init: Init = field(default_factory=NormalInit)
+    head: LMHead | None = field(default_factory=MLMHead)
+    extensions: tuple[ModelExtension, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "vocab_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
+        for name in ("depth", "type_vocab_size"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} = {getattr(self, name)}: must not be negative.")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        if self.head_size is None and self.width % self.heads:
+            raise SettingsError(
+                f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes, with defaults resolved."""
+        return Shape(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            head_size=self.width // self.heads if self.head_size is None else self.head_size,
+            intermediate_size=4 * self.width if self.intermediate_size is None else self.intermediate_size,
+            max_length=self.max_length,
+            type_vocab_size=self.type_vocab_size,
+            embedding_size=self.embeddings.size(self.width),
+        )
