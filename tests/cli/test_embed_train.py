@@ -1,4 +1,4 @@
-"""Training of embeddings from the command line: told, run, interrupted and gone on with, used."""
+"""Training of embeddings from the command line: what is printed, interruption, resuming and use."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pairs_are_learned_told_and_used(
+def test_pairs_are_trained_on_reported_and_used(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = ['encoder.prompts.query="ba "', "encoder.pooling.is=cls"]
     train(data, model, tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
-    said = capsys.readouterr().out
-    assert "train: anchor = query (by name), positive = positive (by name)" in said
-    assert "150 examples of 2 texts" in said
-    assert "loss infonce, 16 examples a step, budget 38steps" in said
-    assert "held out: nDCG@10" in said
-    assert "memory 0 MiB" not in said
+    message = capsys.readouterr().out
+    assert "train: anchor = query (by name), positive = positive (by name)" in message
+    assert "150 examples of 2 texts" in message
+    assert "loss infonce, 16 examples a step, budget 38steps" in message
+    assert "held out: nDCG@10" in message
+    assert "memory 0 MiB" not in message
     loaded = load_model(tmp_path / "run")
     assert loaded.settings["dense"]["prompts"] == {"query": "ba "}
     assert loaded.settings["dense"]["pooling"] == {"is": "cls"}
@@ -94,9 +94,7 @@ def test_pairs_are_learned_told_and_used(
     [{}, {"whiten_before_training": True, "embed": {"postprocess": ["whiten", "normalise"]}}],
     ids=["plain", "whitened first"],
 )
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(
-    how: dict[str, Any], data: Path, model: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(how: dict[str, Any], data: Path, model: Path, tmp_path: Path) -> None:
     over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}, **how}
     over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_time_fraction": 0.9}
     table = plan_training(data, model, None, over).recipe
@@ -125,32 +123,32 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_with_raw_sentences_alone_nothing_is_trained(
+def test_raw_sentences_alone_are_whitened(
     raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(raw, model, tmp_path / "out", console=Console(width=400))
-    said = capsys.readouterr().out
-    assert "nothing is trained, the vectors are whitened" in said
-    assert "fitted to 30 sentences; mean cosine of two sentences" in said
+    message = capsys.readouterr().out
+    assert "nothing is trained, the vectors are whitened" in message
+    assert "fitted to 30 sentences; mean cosine of two sentences" in message
     before, after = load_model(model), load_model(tmp_path / "out")
     assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
     assert [step["is"] for step in after.settings["dense"]["postprocess"]] == ["whiten", "normalise"]
     assert run(["embed", "encode", "bala", "--model", str(tmp_path / "out")]) == 0
     assert plan_training(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
-    said = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
-    with pytest.raises(SettingsError, match=said):
+    message = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
+    with pytest.raises(SettingsError, match=message):
         train(raw, model, tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
 
 
-def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
+def test_test_examples_are_scored_before_and_after_whitening(
     raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(raw, tmp_path / "raw")
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n % 7} for n in range(20)]
     (tmp_path / "raw" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = ['encoder.prompts.query="ba "']
-    train(tmp_path / "raw", model, tmp_path / "out", given, console=Console(width=400))
-    said = capsys.readouterr().out
+    arguments = ['encoder.prompts.query="ba "']
+    train(tmp_path / "raw", model, tmp_path / "out", arguments, console=Console(width=400))
+    message = capsys.readouterr().out
     after = load_model(tmp_path / "out")
     embedder = DenseEncoder.from_loaded(after)
     one = embedder.encode([row["a"] for row in rows], prompt="query").vectors
@@ -158,17 +156,17 @@ def test_test_rows_beside_raw_sentences_are_judged_before_and_after(
     expected = spearmanr((one * other).sum(1), [row["score"] for row in rows]).statistic
     assert after.artifact is not None
     assert after.artifact.manifest.metrics["test_spearman"] == pytest.approx(expected, abs=1e-3)
-    assert f"test: Spearman correlation {expected:.3f}, " in said
-    assert "before\n" in said
+    assert f"test: Spearman correlation {expected:.3f}, " in message
+    assert "before\n" in message
 
 
-def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: Path, tmp_path: Path) -> None:
-    asked = plan_training(raw, model, "simcse", {})
-    assert asked.recipe["recipe"] == "simcse"
-    assert asked.settings.dropout == 0.1
-    assert asked.settings.train.budget == "10steps"
-    assert asked.recipe["batch"] == 64
-    assert any("no dev rows tell" in note for note in asked.notes)
+def test_training_on_raw_sentences_needs_a_recipe_or_dev_examples(raw: Path, model: Path, tmp_path: Path) -> None:
+    planned = plan_training(raw, model, "simcse", {})
+    assert planned.recipe["recipe"] == "simcse"
+    assert planned.settings.dropout == 0.1
+    assert planned.settings.train.budget == "10steps"
+    assert planned.recipe["batch"] == 64
+    assert any("no dev rows tell" in note for note in planned.notes)
     assert plan_training(raw, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
     assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe["recipe"] == "simcse"
 
@@ -180,7 +178,7 @@ def test_learning_from_raw_sentences_is_asked_for_or_watched(raw: Path, model: P
     assert not any("no dev rows tell" in note for note in watched.notes)
 
 
-def test_scored_pairs_take_a_batch_by_their_number(model: Path, tmp_path: Path) -> None:
+def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "scored.jsonl"
     rows = [{"a": a, "b": b, "score": n % 7} for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:10])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -189,15 +187,15 @@ def test_scored_pairs_take_a_batch_by_their_number(model: Path, tmp_path: Path) 
     assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
     assert made.recipe["whiten_before_training"], "vectors that were never trained to be compared are whitened first"
     assert [step["is"] for step in made.recipe["encoder"]["postprocess"]] == ["whiten", "normalise"]
-    for said in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
-        assert not plan_training(path, model, None, {"epochs": 3, **said}).recipe["whiten_before_training"]
+    for message in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
+        assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe["whiten_before_training"]
     start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
     assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe["whiten_before_training"], (
         "an embedding stays as it is"
     )
-    given = plan_training(path, model, None, {"epochs": 3, "batch": 64})
-    assert given.recipe["batch"] == 64
-    assert not any("chosen by" in note for note in given.notes)
+    arguments = plan_training(path, model, None, {"epochs": 3, "batch": 64})
+    assert arguments.recipe["batch"] == 64
+    assert not any("chosen by" in note for note in arguments.notes)
 
 
 @pytest.mark.parametrize("name", recipe_files("embed"))
@@ -236,15 +234,15 @@ def whole(data: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_test_rows_are_judged_stored_and_reported(
+def test_test_examples_are_scored_stored_and_reported(
     whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(whole, model, tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
-    said = capsys.readouterr().out
-    assert "test: 40 examples are judged once, at the end" in said
+    message = capsys.readouterr().out
+    assert "test: 40 examples are judged once, at the end" in message
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in said
-    assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in said
+    assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in message
+    assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in message
     assert figures["test_ndcg"] == pytest.approx(figures["ndcg"], abs=1e-6), "the same rows and weights"
     assert figures["test_ndcg"] == pytest.approx(figures["best_metric"], abs=1e-6)
     kept = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["metrics"]
@@ -265,16 +263,16 @@ def test_one_policy_for_texts_that_are_too_long(
             for row in path.read_text().splitlines()
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = [*QUICK, "epochs=2", f"truncate={truncate}", "encoder.max_length=4"]
+    arguments = [*QUICK, "epochs=2", f"truncate={truncate}", "encoder.max_length=4"]
     if truncate == "error":
         with pytest.raises(InputError, match="has 3 tokens, the model takes 2"):
-            train(whole, model, tmp_path / "run", given, console=Console(width=200))
+            train(whole, model, tmp_path / "run", arguments, console=Console(width=200))
         assert not (tmp_path / "run").exists()
         return
-    train(whole, model, tmp_path / "run", given, console=Console(width=200))
-    said = capsys.readouterr().out
-    told = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
-    assert told.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(said.split())
+    train(whole, model, tmp_path / "run", arguments, console=Console(width=200))
+    message = capsys.readouterr().out
+    output = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
+    assert output.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(message.split())
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = [json.loads(line) for line in (whole / "test.jsonl").read_text().splitlines()]
     texts = list(dict.fromkeys(text for row in rows for text in row.values()))
@@ -283,45 +281,55 @@ def test_one_policy_for_texts_that_are_too_long(
     assert figures["test_ndcg"] == pytest.approx(retrieval_metrics(vectors, numbers)["ndcg"], abs=1e-3)
 
 
-def test_few_held_out_rows_tell_and_do_not_decide(
+def test_few_held_out_examples_are_reported_and_select_nothing(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [f'{{"query": "{WORDS[n % 30]} {n}", "positive": "{WORDS[(7 * n) % 30]} {n}"}}' for n in range(100)]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     train(tmp_path / "few.jsonl", model, tmp_path / "run", [*QUICK, "epochs=3"], console=Console(width=400))
-    said = capsys.readouterr().out
-    assert "of 100 examples are held out as dev rows" in said
-    assert "the last are kept" in said
+    message = capsys.readouterr().out
+    assert "of 100 examples are held out as dev rows" in message
+    assert "the last are kept" in message
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "best_step" not in figures
-    assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in said
+    assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in message
 
 
 def test_several_seeds(
     whole: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["embed", "train", str(whole), "epochs=1", *QUICK, "--model", str(model), "--out", str(tmp_path / "all")]
-    assert run([*given, "--seeds", "2"]) == 0
-    said = capsys.readouterr().out
-    found = [json.loads((tmp_path / "all" / f"seed-{n}" / "metrics.json").read_text()) for n in (0, 1)]
-    assert found[0]["test_ndcg"] != found[1]["test_ndcg"]
+    arguments = [
+        "embed",
+        "train",
+        str(whole),
+        "epochs=1",
+        *QUICK,
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path / "all"),
+    ]
+    assert run([*arguments, "--seeds", "2"]) == 0
+    message = capsys.readouterr().out
+    entries = [json.loads((tmp_path / "all" / f"seed-{n}" / "metrics.json").read_text()) for n in (0, 1)]
+    assert entries[0]["test_ndcg"] != entries[1]["test_ndcg"]
     table = json.loads((tmp_path / "all" / "seeds.json").read_text())
     assert set(table["figures"]) == {"ndcg", "mrr", "test_ndcg", "test_mrr"}
     for name in table["figures"]:
-        assert table["figures"][name]["values"] == [one[name] for one in found]
+        assert table["figures"][name]["values"] == [one[name] for one in entries]
     spread = table["figures"]["test_ndcg"]
-    assert f"test: nDCG@10 {spread['mean']:.4f} ± {spread['sd']:.4f} (2 seeds)" in said
-    assert f"held out: MRR@10 {table['figures']['mrr']['mean']:.4f} ±" in said
+    assert f"test: nDCG@10 {spread['mean']:.4f} ± {spread['sd']:.4f} (2 seeds)" in message
+    assert f"held out: MRR@10 {table['figures']['mrr']['mean']:.4f} ±" in message
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: pytest.fail("finished runs are not run again"))
-    assert run([*given, "--seeds", "2"]) == 0
-    assert run([*given, "--seeds", "2", "train.evals=4"]) == 0
+    assert run([*arguments, "--seeds", "2"]) == 0
+    assert run([*arguments, "--seeds", "2", "train.evals=4"]) == 0
     capsys.readouterr()
-    assert run([*given, "--seeds", "2", "dropout=0.2"]) == 2
+    assert run([*arguments, "--seeds", "2", "dropout=0.2"]) == 2
     assert "seed-0: holds a run of other settings (dropout)" in " ".join(capsys.readouterr().err.split())
     stopped = RunResult(tmp_path, False, 3, 0, 0.0, {})
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: stopped)
     capsys.readouterr()
-    assert run([*given, "--seeds", "3"]) == 0
+    assert run([*arguments, "--seeds", "3"]) == 0
     assert "Run the same command to continue" in capsys.readouterr().out
 
 
@@ -330,14 +338,16 @@ def test_raw_sentences_have_no_seeds(raw: Path, model: Path, tmp_path: Path) -> 
         train(raw, model, tmp_path / "out", console=Console(width=200), seeds=2)
 
 
-def test_scores_suffice_for_patience_and_do_not_depend_on_the_clock(data: Path, model: Path, tmp_path: Path) -> None:
+def test_evaluations_suffice_for_patience_and_do_not_depend_on_the_clock(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
     for epochs, evals in ((1, 10), (10, 10), (15, 15), (100, 20)):
         made = plan_training(data, model, None, {"epochs": epochs}).settings.train
         assert (made.evals, made.patience) == (evals, evals // 2)
         assert made.eval_time_fraction == 0.99
         assert made.eval_tokens == 16_384
-    told = plan_training(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
-    assert (told.patience, told.evals, told.eval_tokens, told.eval_time_fraction) == (0, 3, 99, 0.99)
+    output = plan_training(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
+    assert (output.patience, output.evals, output.eval_tokens, output.eval_time_fraction) == (0, 3, 99, 0.99)
     assert [evaluation_settings(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [
         16_384,
         40_000,
@@ -349,26 +359,26 @@ def test_scores_suffice_for_patience_and_do_not_depend_on_the_clock(data: Path, 
     assert len(curves[0]) == 10 if two[0].step >= 10 else len(curves[0]) >= two[0].step
 
 
-def test_a_run_ends_early_where_its_scores_no_longer_rise(
+def test_a_run_stops_early_without_improvement(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [*QUICK, "batch=8", "epochs=2"]
-    train(data, model, tmp_path / "rising", given, console=Console(width=200))
+    arguments = [*QUICK, "batch=8", "epochs=2"]
+    train(data, model, tmp_path / "rising", arguments, console=Console(width=200))
     assert "stopped early" not in capsys.readouterr().out
-    train(data, model, tmp_path / "never", [*given, "train.patience=0"], console=Console(width=200))
+    train(data, model, tmp_path / "never", [*arguments, "train.patience=0"], console=Console(width=200))
     one, other = (load_model(tmp_path / name).model.state_dict() for name in ("rising", "never"))
     assert all((one[name] == other[name]).all() for name in one), "patience that is not spent changes nothing"
     capsys.readouterr()
     monkeypatch.setattr(EmbedJob, "goal", lambda job, score: -float(job.position))
-    train(data, model, tmp_path / "falling", given, console=Console(width=200))
-    said = capsys.readouterr().out
+    train(data, model, tmp_path / "falling", arguments, console=Console(width=200))
+    message = capsys.readouterr().out
     figures = json.loads((tmp_path / "falling" / "metrics.json").read_text())
     assert figures["best_step"] == 4
     assert figures["steps"] < 30
-    assert f"stopped early, at step {figures['steps']} of 38: no improvement in 5 evaluations" in said
+    assert f"stopped early, at step {figures['steps']} of 38: no improvement in 5 evaluations" in message
 
 
-def test_what_cannot_be_is_said_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:
+def test_impossible_settings_are_refused_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"'bach'\. Did you mean 'batch'"):
         train(data, model, tmp_path / "run", ["bach=3"])
     with pytest.raises(SettingsError, match="learns from a score for each pair"):

@@ -36,17 +36,17 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.csv"
 
 
-def test_from_a_file_to_answers(
+def test_from_a_file_to_predictions(
     model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
-    assert run([*given, "--model", str(model), "--out", str(out)]) == 0
-    told = capsys.readouterr().out
-    assert "columns: text = review (by name), label = verdict (set)" in told
-    assert "rows are held out as dev rows" in told
-    assert "2 classes:" in told
-    assert "dev: accuracy 1.000" in told
+    arguments = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=20", *SMALL]
+    assert run([*arguments, "--model", str(model), "--out", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert "columns: text = review (by name), label = verdict (set)" in output
+    assert "rows are held out as dev rows" in output
+    assert "2 classes:" in output
+    assert "dev: accuracy 1.000" in output
 
     (tmp_path / "texts.txt").write_text("a orange\n\n" + "the blue " * 30 + "\n", encoding="utf-8")
     assert (
@@ -79,14 +79,14 @@ def test_from_a_file_to_answers(
     (tmp_path / "old.txt").write_bytes("a café orange\n".encode("cp1252"))
     assert run(["predict", str(tmp_path / "old.txt"), "--model", str(out)]) == 0
     assert "read as Windows-1252" in " ".join(capsys.readouterr().err.split())
-    for wrong, said in (
+    for wrong, message in (
         ([str(tmp_path / "texts.txt"), "text=body"], "text: "),
         ([str(tmp_path / "none.txt")], "none.txt"),
         ([str(rows), "--split", "tset"], "has no split 'tset'"),
         ([str(rows), "--types", "person"], "is for models of `label_spans`"),
     ):
         assert run(["predict", *wrong, "--model", str(out)]) == 2
-        assert said in " ".join(capsys.readouterr().err.split())
+        assert message in " ".join(capsys.readouterr().err.split())
 
     parts = [json.dumps({"review": "a red", "verdict": "warm", "split": split}) for split in ("train", "test", "test")]
     (tmp_path / "parts.jsonl").write_text("\n".join(parts) + "\n")
@@ -103,32 +103,32 @@ def test_from_a_file_to_answers(
 
 
 def test_several_seeds(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL, "--seeds", "2"]
-    assert run([*given, "--model", str(model), "--out", str(tmp_path / "runs")]) == 0
+    arguments = ["finetune", "classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL, "--seeds", "2"]
+    assert run([*arguments, "--model", str(model), "--out", str(tmp_path / "runs")]) == 0
     assert "(2 seeds)" in capsys.readouterr().out
     assert (tmp_path / "runs" / "seed-1" / "model").is_dir()
 
 
 def test_escalation(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
-    given = ["finetune", "auto-classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL]
-    assert run([*given, "--model", str(model), "--out", str(tmp_path / "run")]) == 0
-    told = capsys.readouterr().out
-    assert "linear: " in told
-    assert "that does not pay" in told
-    assert "linear it is" in told
+    arguments = ["finetune", "auto-classify", str(rows), "columns.label=verdict", "epochs=1", *SMALL]
+    assert run([*arguments, "--model", str(model), "--out", str(tmp_path / "run")]) == 0
+    output = capsys.readouterr().out
+    assert "linear: " in output
+    assert "that does not pay" in output
+    assert "linear it is" in output
     assert run(["predict", str(rows), "--model", str(tmp_path / "run"), "--out", str(tmp_path / "answers.jsonl")]) == 0
     assert run(["resume", str(tmp_path / "run")]) == 2
     assert "there is nothing to go on with" in " ".join(capsys.readouterr().err.split())
 
 
-def test_wrong_words_are_told(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--model", str(model), "--out", str(tmp_path / "run")]
-    assert run(["finetune", "clasify", str(rows), *given]) == 2
+def test_wrong_arguments_are_named(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", str(model), "--out", str(tmp_path / "run")]
+    assert run(["finetune", "clasify", str(rows), *arguments]) == 2
     assert "Did you mean 'classify'" in capsys.readouterr().err
-    assert run(["finetune", "classify", str(rows), *given]) == 2
+    assert run(["finetune", "classify", str(rows), *arguments]) == 2
     assert "no column matches label" in " ".join(capsys.readouterr().err.split())
     assert run(["predict", str(rows), "--model", str(model)]) == 2
     assert "has no task" in capsys.readouterr().err
-    assert run(["finetune", "auto-classify", str(rows), *given, "--seeds", "3"]) == 2
+    assert run(["finetune", "auto-classify", str(rows), *arguments, "--seeds", "3"]) == 2
     assert "run that stage with --seeds" in " ".join(capsys.readouterr().err.split())

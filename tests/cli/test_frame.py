@@ -36,7 +36,7 @@ def plant(folder: Path, verb: str, body: str) -> str:
     return name.replace("_", "-")
 
 
-def test_a_verb_is_found_by_lying_in_the_folder(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_is_registered_by_its_file(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = plant(planted, "greet", "print('hello', arguments)")
     assert verbs()[name] == f"encodery.cli.{name.replace('-', '_')}"
     assert verb_summary(name) == "Does greet."
@@ -72,7 +72,7 @@ def test_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> N
     assert "no verb 'corpsu'. Did you mean 'corpus'?" in text
 
 
-def test_user_errors_are_one_line_and_faults_are_tracebacks(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line_and_bugs_are_tracebacks(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = plant(planted, "wrong", "raise UserError('rate = 2: must lie in [0, 1], see \\'x\\'.')")
     assert run([name]) == 2
     assert capsys.readouterr().err == "error: rate = 2: must lie in [0, 1], see 'x'.\n"
@@ -86,7 +86,7 @@ def test_user_errors_are_one_line_and_faults_are_tracebacks(planted: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "message"),
     [
         ("raise OSError(errno.ENOSPC, 'full', 'out/x.bin')", 2, "out/x.bin: no space left on the device"),
         ("raise KeyboardInterrupt", 130, "Interrupted."),
@@ -94,17 +94,17 @@ def test_user_errors_are_one_line_and_faults_are_tracebacks(planted: Path, capsy
         ("raise MemoryError", 2, "Out of memory."),
     ],
 )
-def test_the_machines_errors(
-    planted: Path, capsys: pytest.CaptureFixture[str], body: str, code: int, said: str
+def test_errors_of_the_machine(
+    planted: Path, capsys: pytest.CaptureFixture[str], body: str, code: int, message: str
 ) -> None:
     assert run([plant(planted, "machine", body)]) == code
     text = capsys.readouterr().err
-    assert said in text
+    assert message in text
     assert "Traceback" not in text
     assert errno.ENOSPC == 28
 
 
-def test_help_texts_are_no_markup(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_texts_are_not_markup(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = plant(planted, "masked", "pass").replace("-", "_")
     source = planted / f"{name}.py"
     source.write_text(source.read_text().replace("Do it.", "Fill a [MASK] [default: all]."))
@@ -131,7 +131,7 @@ def test_version_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", list(verbs()))
-def test_every_verb_has_a_line_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_a_summary_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(verb_summary(verb)) > 10
     load_verb(verb)
     assert run([verb, "--help"]) == 0

@@ -1,4 +1,4 @@
-"""What stands on an encoder goes along when the encoder is changed, and its golden outputs are made anew."""
+"""A task head or a trained pooling is kept when its encoder is changed, and its golden outputs are recomputed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pooled(tmp_path: Path) -> Path:
     return place
 
 
-def test_a_trained_pooling_goes_along(pooled: Path, tmp_path: Path) -> None:
+def test_a_trained_pooling_is_kept(pooled: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("thunderstorm\n", encoding="utf-8")
     words, longer = tmp_path / "words", tmp_path / "longer"
     assert (
@@ -69,7 +69,7 @@ def test_a_trained_pooling_goes_along(pooled: Path, tmp_path: Path) -> None:
     assert after.encode(["a thunderstorm"]).tokens < before.encode(["a thunderstorm"]).tokens
 
 
-def test_a_merged_model_is_no_embedding_unless_told_whose(pooled: Path, tmp_path: Path) -> None:
+def test_a_merged_model_has_no_embedding_without_a_head_option(pooled: Path, tmp_path: Path) -> None:
     both = [str(pooled), str(pooled)]
     assert run(["model", "merge", *both[1:], "--base", both[0], "--out", str(tmp_path / "bare")]) == 0
     assert "dense" not in load_model(tmp_path / "bare").settings
@@ -80,7 +80,7 @@ def test_a_merged_model_is_no_embedding_unless_told_whose(pooled: Path, tmp_path
     np.testing.assert_allclose(after.encode(TEXTS).vectors, before.encode(TEXTS).vectors, atol=1e-6)
 
 
-def test_what_cannot_be_moved_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_module_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ModelSettings(width=16, depth=1, heads=2, intermediate_size=16, vocab_size=30, max_length=16)
     save_model(tmp_path / "odd", build_model(settings), modules={"odd": {"w": torch.ones(2)}})
     command = ["model", "edit", str(tmp_path / "odd"), "--surgery", "lengthen", "max_length=64"]

@@ -20,7 +20,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_import_and_export_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run(
             [
@@ -40,9 +40,9 @@ def test_out_and_in_and_out_again(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert "layout bert" in capsys.readouterr().out
     assert (tmp_path / "a" / "README.md").read_text().count("# Tiny one") == 1
     assert run(["model", "import", str(tmp_path / "a"), "--out", str(tmp_path / "b")]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "with a masked-language-modelling head (layout bert)" in said
-    assert "has no tokenizer" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "with a masked-language-modelling head (layout bert)" in message
+    assert "has no tokenizer" in message
     assert (
         run(
             [
@@ -78,7 +78,7 @@ def test_lines_in_a_pipe_are_not_broken(
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
-def test_import_is_load(model: Path, tmp_path: Path) -> None:
+def test_import_copies_a_model_folder(model: Path, tmp_path: Path) -> None:
     assert run(["model", "import", str(model), "--out", str(tmp_path / "copy")]) == 0
     a, b = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "copy"))
     assert all((a[name] == b[name]).all() for name in a)
@@ -87,7 +87,7 @@ def test_import_is_load(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["model", "export", "MODEL", "--format", "hff", "--out", "OUT"], "'hff'. Did you mean 'hf'?"),
         (["model", "export", "MODEL", "--format", "hf", "--out", "OUT", "dtyp=float16"], "Did you mean 'dtype'?"),
@@ -101,9 +101,9 @@ def test_import_is_load(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_errors_name_what_is_wrong(
-    arguments: list[str], said: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"MODEL": str(model), "OUT": str(tmp_path / "out")}
     assert run([places.get(argument, argument) for argument in arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

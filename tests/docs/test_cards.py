@@ -19,19 +19,19 @@ GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'
 
 @pytest.mark.parametrize("name", list(cards()))
 def test_parts_and_recipe_of_a_card_exist(name: str, repository: Path) -> None:
-    found = card(name)
-    assert found.parts or found.modules
-    for module in found.modules:
+    entries = card(name)
+    assert entries.parts or entries.modules
+    for module in entries.modules:
         assert find_spec(f"encodery.{module}"), f"{module} is no module"
-    for path in found.parts:
+    for path in entries.parts:
         family = max((f for f in families() if path.startswith(f"{f}.")), key=len, default="")
         assert path.removeprefix(f"{family}.") in parts_of(family), f"{path} is no part"
-    if found.recipe:
-        verb, recipe = found.recipe.split("/")
+    if entries.recipe:
+        verb, recipe = entries.recipe.split("/")
         assert recipe in recipe_files(verb)
-    parse_overrides(found.settings)
-    assert found.status == "sketch" or found.recipe or found.settings or found.modules
-    assert not found.result_file or (repository / found.result_file).is_file()
+    parse_overrides(entries.settings)
+    assert entries.status == "sketch" or entries.recipe or entries.settings or entries.modules
+    assert not entries.result_file or (repository / entries.result_file).is_file()
 
 
 def test_a_card_is_strict(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_papers_without_arxiv_are_found_elsewhere(tmp_path: Path, capsys: pytest
     path.write_text(bare)
     assert read_card(path).address == ""
     assert run(["papers", "--family", "losses"]) == 0
-    told = capsys.readouterr().out
-    assert "doi:10.1109/TASLP.2024.3402087" in told
-    assert "arXiv:)" not in told
+    output = capsys.readouterr().out
+    assert "doi:10.1109/TASLP.2024.3402087" in output
+    assert "arXiv:)" not in output
 
 
 def test_cards_of_a_part() -> None:
@@ -77,17 +77,17 @@ def test_cards_of_a_part() -> None:
 
 def test_methods_by_status_and_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["papers", "--json", "--family", "positions"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["mosaicbert"]["arxiv"] == "2312.17482"
-    assert "should_you_mask_15" not in found
+    entries = json.loads(capsys.readouterr().out)
+    assert entries["mosaicbert"]["arxiv"] == "2312.17482"
+    assert "should_you_mask_15" not in entries
     assert run(["papers", "--status", "run"]) == 2
     assert "Did you mean 'runs'" in capsys.readouterr().err
 
 
 def test_show_walks_from_families_to_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "--json"]) == 0
-    found = {row["family"]: row for row in json.loads(capsys.readouterr().out)["families"]}
-    assert found["model.positions"]["parts"] == list(parts_of("model.positions"))
+    entries = {row["family"]: row for row in json.loads(capsys.readouterr().out)["families"]}
+    assert entries["model.positions"]["parts"] == list(parts_of("model.positions"))
     assert run(["show", "positions"]) == 0
     assert "rotary" in capsys.readouterr().out
     assert run(["show", "positions", "rotary", "--json"]) == 0

@@ -89,7 +89,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_the_quickstart_leaves_what_it_says(story: Path) -> None:
+def test_the_quickstart_writes_what_it_describes(story: Path) -> None:
     for path in ("corpus/report.json", "tokens/manifest.json", "run/model/model.safetensors", "run/report.html"):
         assert (story / path).is_file(), path
     assert (story / "exported" / "config.json").is_file()
@@ -102,7 +102,7 @@ def test_the_blocks_of_a_page_run(page: Path, story: Path, monkeypatch: pytest.M
     execute(page)
 
 
-RUNNING = {name: found for name, found in cards().items() if found.status != "sketch"}
+RUNNING = {name: entries for name, entries in cards().items() if entries.status != "sketch"}
 
 
 def pretrained_by(card: Card) -> bool:
@@ -112,19 +112,19 @@ def pretrained_by(card: Card) -> bool:
     return card.recipe.startswith("pretrain/") or (not card.recipe and by_settings)
 
 
-@pytest.mark.parametrize("name", [name for name, found in RUNNING.items() if pretrained_by(found)])
+@pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if pretrained_by(entries)])
 def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(story)
-    found = RUNNING[name]
-    recipe = found.recipe.removeprefix("pretrain/") or "demo"
-    settings = [setting.replace("=MODEL", "=run") for setting in found.settings]
+    entries = RUNNING[name]
+    recipe = entries.recipe.removeprefix("pretrain/") or "demo"
+    settings = [setting.replace("=MODEL", "=run") for setting in entries.settings]
     assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
     figures = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
     assert figures["steps"] == 12
     assert 0 < figures["heldout_loss"] < 20
 
 
-@pytest.mark.parametrize("name", [name for name, found in RUNNING.items() if not pretrained_by(found)])
+@pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if not pretrained_by(entries)])
 def test_every_part_of_another_paper_is_under_a_contract_test(name: str) -> None:
     for part in RUNNING[name].parts:
         family = max((known for known in families() if part.startswith(f"{known}.")), key=len)

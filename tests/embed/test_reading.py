@@ -230,7 +230,9 @@ def test_what_is_odd_about_the_rows_is_told(loaded: LoadedModel, tmp_path: Path)
     said = "\n".join(read_data(tmp_path, settings(), loaded).notes)
     assert "train: 1 rows have the text of an earlier row" in said
     assert "train: 2 rows have the text of another row but a different label" in said
-    assert f"dev: 2 rows are also in train: metrics on them are too optimistic ({tmp_path / 'dev.jsonl'}, line 1" in said
+    assert (
+        f"dev: 2 rows are also in train: metrics on them are too optimistic ({tmp_path / 'dev.jsonl'}, line 1" in said
+    )
 
 
 def test_splits_are_read_each_by_its_own_columns(loaded: LoadedModel, pairs: Any, tmp_path: Path) -> None:
