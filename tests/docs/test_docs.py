@@ -148,5 +148,11 @@ def test_links_lead_somewhere_and_verbs_exist(page: Path) -> None:
         assert verb in verbs(), verb
 
 
+def test_the_site_has_every_page() -> None:
+    """mkdocs.yml lists each page once; `scripts/docs` builds the site with broken links as errors."""
+    listed = re.findall(r"- [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
 def test_the_index_leads_to_every_page() -> None:
     assert sorted(page.name for page in (ROOT / "docs").glob("*.md")) == sorted(set(ORDER))

@@ -41,11 +41,11 @@ def command(
 ) -> None:
     """Fine-tune a model. How the columns are read, and what was noticed in the data, is printed first.
 
-    Settings are written path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk, task.class_weights=balanced,
-    columns.label=category, adapt=lora or train.seed=1. Others are chosen by the number of examples and the size of the
-    model. `auto-classify` starts with a linear head on the frozen model and trains more of it only if cross-validation
-    shows that this helps. The weights with the best metric on the dev split are kept. Ctrl-C saves a checkpoint and
-    stops; `encodery resume RUN` continues.
+    Settings are written path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk,
+    task.class_weights=balanced, columns.label=category, adapt=lora or train.seed=1. Others are chosen by the number of
+    examples and the size of the model. `auto-classify` starts with a linear head on the frozen model and trains more
+    of it only if cross-validation shows that this helps. The weights with the best metric on the dev split are kept.
+    Ctrl-C saves a checkpoint and stops; `encodery resume RUN` continues.
 
     Embedding models are trained by `encodery embed train`.
     """
