@@ -218,17 +218,17 @@ class Side:
 def peak(threads: int) -> tuple[str, dict[str, float]] | None:
     """The kernels of the packed engine, and for each of its runtimes the operations a second of all threads at once."""
     from encodery.base.errors import SettingsError
-    from encodery.runtimes import _native
+    from encodery.runtimes import native
 
     try:
-        name = _native.kernels("")
+        name = native.kernels("")
     except SettingsError:
         return None
 
     def together(numbers: int) -> float:
         reached: list[float] = []
         spinning = [
-            threading.Thread(target=lambda: reached.append(_native.peak_throughput(name, numbers=numbers)))
+            threading.Thread(target=lambda: reached.append(native.peak_throughput(name, number_format=numbers)))
             for _ in range(threads)
         ]
         for thread in spinning:
@@ -237,7 +237,7 @@ def peak(threads: int) -> tuple[str, dict[str, float]] | None:
             thread.join()
         return sum(reached)
 
-    return name, {"packed_fp32": together(_native.FP32), "packed_int8": together(_native.INT8)}
+    return name, {"packed_fp32": together(native.FP32), "packed_int8": together(native.INT8)}
 
 
 def operations(model: str) -> int:

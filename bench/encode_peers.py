@@ -62,7 +62,7 @@ def sorted_batches(model: str, run: Callable[[list[list[int]]], np.ndarray]) -> 
 def graph_of(model: str, room: Path) -> Path:
     """The model as an ONNX graph in the classic shape: that of PyTorch's exporter is fused by no engine."""
     from encodery.model.load import load_model
-    from encodery.runtimes._onnx_graph import build_graph
+    from encodery.runtimes.onnx_graph import build_graph
 
     file = room / "float32.onnx"
     if not file.is_file():

@@ -264,7 +264,7 @@ def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
     from encodery.base.parts import find_part
     from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
-    from encodery.runtimes import Runtime
+    from encodery.runtimes.kind import Runtime
 
     embedder = DenseEncoder.from_loaded(load_model(model), "cpu").with_runtime(find_part(Runtime, runtime)())
     return embedder.encode(texts, truncate="right").vectors

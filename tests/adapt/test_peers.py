@@ -1,4 +1,4 @@
-"""LoRA, DoRA and (IA)³ compute what `peft` computes with the same values, merged and not."""
+"""LoRA, DoRA and (IA)³ compute what `peft` computes with the same values, before and after merging."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TINY = ModelSettings(width=32, depth=1, heads=2, intermediate_size=64, vocab_siz
 
 @pytest.fixture(scope="module")
 def peft() -> ModuleType:
-    found: ModuleType = pytest.importorskip("peft")
-    return found
+    module: ModuleType = pytest.importorskip("peft")
+    return module
 
 
 class Peer(nn.Module):
-    """The same two matrices, bare, under names that peft can target."""
+    """The same two linear layers under names that peft can target."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ def draw(shape: torch.Size, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "stabilised"), [("lora", False), ("lora", True), ("dora", False)])
-def test_low_rank_changes(peft: ModuleType, name: str, stabilised: bool) -> None:
+def test_low_rank_adaptations_equal_peft(peft: ModuleType, name: str, stabilised: bool) -> None:
     model = build_model(TINY)
     table: dict[str, Any] = {"is": name, "rank": 4, "alpha": 6.0, "targets": ["up", "down"]}
-    part = decode(Adaptation, table | ({"stabilised": True} if stabilised else {}))
+    part = decode(Adaptation, table | ({"rank_stabilised": True} if stabilised else {}))
     config = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=["up", "down"], use_dora=name == "dora", use_rslora=stabilised
     )
@@ -63,7 +63,7 @@ def test_low_rank_changes(peft: ModuleType, name: str, stabilised: bool) -> None
         for seed, target in enumerate(("up", "down")):
             mine = getattr(model.encoder.blocks[0].ffn, target)
             other = getattr(theirs.base_model.model, target)
-            pairs = ((mine.pairs[target].a, other.lora_A), (mine.pairs[target].b, other.lora_B))
+            pairs = ((mine.factors[target].a, other.lora_A), (mine.factors[target].b, other.lora_B))
             for more, (own, peer) in enumerate(pairs):
                 own.copy_(draw(own.shape, 10 * seed + more))
                 peer["default"].weight.copy_(own)
@@ -77,7 +77,7 @@ def test_low_rank_changes(peft: ModuleType, name: str, stabilised: bool) -> None
     )
 
 
-def test_scales(peft: ModuleType) -> None:
+def test_ia3_equals_peft(peft: ModuleType) -> None:
     model = build_model(TINY)
     part = decode(Adaptation, {"is": "ia3", "targets": ["up", "down"]})
     config = peft.IA3Config(target_modules=["up", "down"], feedforward_modules=["down"])

@@ -24,7 +24,7 @@ from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import build_model
 from encodery.objectives import normalised_loss, sum_counts
-from encodery.runtimes._quick import accelerate
+from encodery.runtimes.packed_encoder import accelerate
 from encodery.tokens.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -164,7 +164,7 @@ def test_an_export_is_served_without_pytorch(loaded: LoadedModel, tmp_path: Path
 
 def test_a_runtime_has_one_name_in_both_families() -> None:
     from encodery.encoders.exported import RUNTIME_LAYOUTS
-    from encodery.runtimes import Runtime
+    from encodery.runtimes.kind import Runtime
 
     for name in RUNTIME_LAYOUTS:
         assert find_part(Exporter, name).__name__ == find_part(Runtime, name).__name__

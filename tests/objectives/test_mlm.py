@@ -14,8 +14,8 @@ from encodery.corrupt import IGNORE_INDEX, Vocabulary
 from encodery.corrupt.token import TokenMasking
 from encodery.model import count
 from encodery.model.network import Model, build_model
-from encodery.model.settings import ModelSettings
 from encodery.model.ops.masked_cross_entropy import chunked
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.objectives import Objective, normalised_loss, step_metrics, sum_counts
 from encodery.objectives.mlm import MaskedLM

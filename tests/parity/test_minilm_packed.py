@@ -13,10 +13,10 @@ from encodery.base.settings import decode
 from encodery.encoders.dense import DenseEncoder
 from encodery.export import Exporter
 from encodery.model.load import load_model
-from encodery.runtimes._native import LIBRARY
-from encodery.runtimes.packed_fp32 import PackedFP32
-from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.runtimes.torch import TorchRuntime
+from encodery.runtimes.kind.packed_fp32 import PackedFP32
+from encodery.runtimes.kind.packed_int8 import PackedInt8
+from encodery.runtimes.kind.torch import TorchRuntime
+from encodery.runtimes.native import LIBRARY
 
 compiled = pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed engine was not compiled at install")
 

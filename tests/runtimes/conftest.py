@@ -1,4 +1,4 @@
-"""Models for the runtimes to be compared on."""
+"""Models on which runtimes are compared."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from encodery.model.settings import ModelSettings
 
 
 @pytest.fixture
-def livelier() -> Callable[[ModelSettings], Model]:
-    """Makes a model whose biases and norms are no zeros and ones."""
+def randomised_model() -> Callable[[ModelSettings], Model]:
+    """`randomised_model(settings)`: a model whose biases are not zero and whose norms are not one."""
 
     def make(settings: ModelSettings) -> Model:
         model = build_model(settings, 5)
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                spread = 0.2 if "norm" in name or name.endswith("bias") else 0.05
-                weight.add_(torch.randn(weight.shape, generator=generator) * spread)
+                std = 0.2 if "norm" in name or name.endswith("bias") else 0.05
+                weight.add_(torch.randn(weight.shape, generator=generator) * std)
         return model
 
     return make

@@ -18,11 +18,12 @@ from encodery.cli.search import app
 from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import load_model
 from encodery.model.network import Model
-from encodery.runtimes import InferenceEngine, Runtime
-from encodery.runtimes._checked import CheckedBatch
-from encodery.runtimes.echo import EchoRuntime
-from encodery.runtimes.packed_int8 import PackedInt8
-from encodery.runtimes.torch import TorchRuntime
+from encodery.runtimes.batch import CheckedBatch
+from encodery.runtimes.engine import InferenceEngine
+from encodery.runtimes.kind import Runtime
+from encodery.runtimes.kind.echo import EchoRuntime
+from encodery.runtimes.kind.packed_int8 import PackedInt8
+from encodery.runtimes.kind.torch import TorchRuntime
 from encodery.search.build import IndexSettings, build
 from encodery.search.encode import encode_documents
 from encodery.search.passage_sources import comparable_settings, model_records

@@ -27,8 +27,8 @@ from encodery.cli.serve import command as serve
 from encodery.encoders.dense import DenseEncoder
 from encodery.finetune.predict import Predictor
 from encodery.model.load import LoadedModel, load_model
-from encodery.runtimes._native import LIBRARY
-from encodery.runtimes.packed_int8 import PackedInt8
+from encodery.runtimes.kind.packed_int8 import PackedInt8
+from encodery.runtimes.native import LIBRARY
 from encodery.serve.api_error import ApiError
 from encodery.serve.cluster import RayBackend, ReplicaAddress
 from encodery.serve.replica import Replica

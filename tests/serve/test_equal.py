@@ -18,8 +18,8 @@ from encodery.encoders.sparse import SparseEncoder
 from encodery.finetune.predict import Predictor
 from encodery.generate.fill import FillMask
 from encodery.model.load import LoadedModel, load_model
-from encodery.runtimes._native import LIBRARY
-from encodery.runtimes.packed_int8 import PackedInt8
+from encodery.runtimes.kind.packed_int8 import PackedInt8
+from encodery.runtimes.native import LIBRARY
 from encodery.serve.models import ServeSettings, open_models
 
 DRAW = np.random.default_rng(0)

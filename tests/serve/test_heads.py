@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from encodery.model.load import LoadedModel, save_model
 from encodery.model.network import build_model
-from encodery.runtimes._native import LIBRARY
+from encodery.runtimes.native import LIBRARY
 from encodery.serve.models import ServeSettings, open_models
 from encodery.serve.multi_head import MultiHeadModel
 from encodery.serve.shared_encoder import EncoderHead

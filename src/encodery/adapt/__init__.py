@@ -1,16 +1,13 @@
-"""Adaptations: a model learns something new by a small change, while most of its weights stay as they are.
+"""Adaptations: a model learns a task by a small change, while most of its weights stay as they are.
 
-An adaptation is a setting of whatever trains (`adapt = "lora"`, `adapt.rank=16`), None where everything learns. The
-training job calls, right after it has its model and before it makes an optimiser,
+An adaptation is a setting of every training job (`adapt=lora`, `adapt.rank=16`); None trains everything. The job calls
+`inject(model, settings.adapt, seed)` after it has its model and before it makes an optimiser: modules are inserted, and
+what must not learn is frozen. It saves `merge_and_unload(model, settings.adapt)`, a copy in which everything that can
+be merged into ordinary weights is: its outputs are equal to rounding, its settings and state those of an ordinary
+model. What cannot be merged (adapters, prompts) is listed in `model.settings.extensions` and belongs to the artifact.
+A job that is rebuilt to be resumed injects in the same way; its checkpoint then fits by names.
 
-    begin(model, settings.adapt, seed)      # inserts modules, freezes what is not to learn
-
-and saves `finished(model, settings.adapt)`, a copy in which everything that can be folded into ordinary weights is:
-its outputs are equal to rounding, its `settings` and `state_dict` those of an ordinary model. What cannot be folded
-(adapters, prompts) is written down in `model.settings.extensions` and belongs to the artifact like any other part.
-A job that is rebuilt to be resumed begins in the same way; its checkpoint then fits by names.
-
-What a task adds on top of the encoder is not the adaptation's: it learns always.
+The head that a task puts on the encoder is no part of the adaptation: it always learns.
 """
 
 from __future__ import annotations
@@ -28,29 +25,29 @@ from encodery.model.network import Model
 
 
 class Adaptation(Part):
-    """A small change that is learnt. `light`: whether only a small share of the weights learns."""
+    """Contract of an adaptation. `parameter_efficient`: only a small fraction of the weights learns."""
 
     parameter_efficient: ClassVar[bool] = True
 
     @abc.abstractmethod
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        """Insert what learns, started from `generator` (on the CPU), and freeze all else (`requires_grad`).
+        """Insert what learns, initialised from `generator` (on the CPU), and freeze everything else.
 
-        Raises `SettingsError` where the model has no place for it.
+        Raises `SettingsError` if the model has no place for it.
         """
 
     def merge(self, model: Model) -> None:
-        """Fold what `apply` inserted into ordinary weights, as far as that is exact."""
+        """Merge what `apply` inserted into ordinary weights, as far as that is exact."""
 
 
 def inject(model: Model, adaptation: Adaptation | None, seed: int) -> None:
-    """Make a model ready to learn under an adaptation; equal seeds start equally. None: everything learns."""
+    """Prepare a model to learn under an adaptation; equal seeds initialise equally. With None everything learns."""
     if adaptation is not None:
         adaptation.apply(model, torch.Generator().manual_seed(derive_seed(seed, "adapt")))
 
 
 def merge_and_unload(model: Model, adaptation: Adaptation | None) -> Model:
-    """What is to be saved of a model that learnt under an adaptation: a merged copy, or the model itself under None."""
+    """Return what is to be saved of an adapted model: a merged copy, or with None the model itself."""
     if adaptation is None:
         return model
     model = copy.deepcopy(model)
@@ -59,6 +56,6 @@ def merge_and_unload(model: Model, adaptation: Adaptation | None) -> Model:
 
 
 def count_trainable(module: nn.Module) -> tuple[int, int]:
-    """(how many weights learn, how many there are); tied ones count once."""
+    """Return (number of weights that learn, number of all weights); tied weights count once."""
     parameters = list(module.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

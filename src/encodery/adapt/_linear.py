@@ -1,7 +1,7 @@
-"""Where adaptations of single matrices go: linear layers of the blocks, by what they compute.
+"""The linear layers of the blocks that an adaptation of single matrices can replace, by what they compute.
 
-Queries, keys and values are row blocks of one fused layer, so a target is a layer and some of its rows.
-Shapes: O rows (outputs) and I columns (inputs) of a layer.
+Queries, keys and values are computed by one fused layer, so a target is a layer and a range of its outputs.
+Shapes: O outputs and I inputs of a layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FUSED: dict[Target, int] = {"query": 0, "key": 1, "value": 2}
 
 
 class LinearSite(NamedTuple):
-    """A linear layer `owner.name`, and the rows [begin, end) of it that each target has."""
+    """A linear layer `owner.name`, and the range [begin, end) of its outputs that belongs to each target."""
 
     owner: nn.Module
     name: str
@@ -31,8 +31,8 @@ class LinearSite(NamedTuple):
     outputs: dict[Target, tuple[int, int]]
 
 
-class AdaptedLinear(Linear):
-    """A linear layer that computes with more than its weight; weight and bias keep their names and stand still."""
+class AdaptedLinear(Linear, abc.ABC):
+    """A linear layer that computes with more than its weight; abstract. Weight and bias keep their names, frozen."""
 
     def __init__(self, layer: Linear) -> None:
         nn.Module.__init__(self)
@@ -41,10 +41,10 @@ class AdaptedLinear(Linear):
 
     @abc.abstractmethod
     def merged(self) -> tuple[Tensor, Tensor | None]:
-        """The weight (O, I) and the bias (O,) of the plain layer that computes the same."""
+        """Return the weight (O, I) and the bias (O,) of the plain layer that computes the same."""
 
     def to_linear(self) -> Linear:
-        """That plain layer."""
+        """Return that plain layer."""
         with torch.no_grad():
             weight, bias = self.merged()
             layer = Linear(self.in_features, self.out_features, bias=bias is not None, role=self.role)
@@ -55,41 +55,43 @@ class AdaptedLinear(Linear):
 
 
 def find_sites(model: Model, targets: Sequence[Target], first_layer: int = 0) -> Iterator[LinearSite]:
-    """The layers that hold `targets`, of the blocks from `first` on.
+    """Yield the layers that compute `targets`, in the blocks from `first_layer` on.
 
-    Raises `SettingsError` for no or doubled targets, one that the model does not have, or one adapted already.
+    Raises `SettingsError` if no target is named or one twice, if the model does not have it, or if it is adapted.
     """
     if not targets or len(set(targets)) < len(targets):
         raise SettingsError(f"targets = {tuple(targets)}: name at least one, each once.")
     blocks, shape = model.encoder.blocks, model.settings.shape
     if not 0 <= first_layer < len(blocks):
-        raise SettingsError(f"first = {first_layer}: the model has {len(blocks)} layers, counted from 0.")
+        raise SettingsError(f"first_layer = {first_layer}: the model has {len(blocks)} layers, counted from 0.")
     for block in list(blocks)[first_layer:]:
-        for room, name in LAYERS:
-            mine = [target for target in targets if (target if target not in FUSED else "qkv") == name]
-            if not mine:
+        for sublayer, name in LAYERS:
+            own_targets = [target for target in targets if (target if target not in FUSED else "qkv") == name]
+            if not own_targets:
                 continue
-            owner = getattr(block, room)
+            owner = getattr(block, sublayer)
             layer = getattr(owner, name, None)
             if isinstance(layer, AdaptedLinear):
-                raise SettingsError(f"targets = {tuple(targets)}: {mine[0]} is adapted already; once is all it can be.")
+                raise SettingsError(
+                    f"targets = {tuple(targets)}: {own_targets[0]} is adapted already, which is possible only once."
+                )
             size = shape.heads * shape.head_size
             if not isinstance(layer, Linear) or (name == "qkv" and layer.out_features != 3 * size):
-                raise SettingsError(f"targets = {tuple(targets)}: {mine[0]} is no matrix of its own in this model.")
+                raise SettingsError(f"targets = {tuple(targets)}: this model has no separate matrix {own_targets[0]}.")
             whole = (0, layer.out_features)
-            rows = {t: (FUSED[t] * size, FUSED[t] * size + size) if t in FUSED else whole for t in mine}
-            yield LinearSite(owner, name, layer, rows)
+            outputs = {t: (FUSED[t] * size, FUSED[t] * size + size) if t in FUSED else whole for t in own_targets}
+            yield LinearSite(owner, name, layer, outputs)
 
 
-def replace_linears(model: Model, found: Sequence[LinearSite], make: Callable[[LinearSite], AdaptedLinear]) -> None:
-    """Freeze the model, then put `make(place)` in each place; what it adds learns."""
+def replace_linears(model: Model, sites: Sequence[LinearSite], make: Callable[[LinearSite], AdaptedLinear]) -> None:
+    """Freeze the model, then put `make(site)` at each site; the weights that it adds learn."""
     model.requires_grad_(False)
-    for place in found:
-        setattr(place.owner, place.name, make(place).to(place.layer.weight.device).train(place.layer.training))
+    for site in sites:
+        setattr(site.owner, site.name, make(site).to(site.layer.weight.device).train(site.layer.training))
 
 
 def merge_adapted(model: Model, kind: type[AdaptedLinear]) -> None:
-    """Put plain layers back in place of every adapted one of `kind`."""
+    """Replace every adapted layer of `kind` by the plain one that computes the same."""
     for owner in list(model.modules()):
         for name, child in list(owner.named_children()):
             if isinstance(child, kind):

@@ -1,4 +1,4 @@
-"""A product of two narrow matrices beside a frozen weight: what LoRA and its like share.
+"""A product of two narrow matrices added to a frozen weight: what LoRA and DoRA share.
 
 Shapes: T tokens, O outputs, I inputs, R rank.
 """
@@ -16,15 +16,15 @@ from encodery.base.errors import SettingsError
 
 
 def check_low_rank(rank: int, dropout: float) -> None:
-    """Raises `SettingsError` for a rank or a dropout that cannot be."""
+    """Raise `SettingsError` for a rank or a dropout out of range."""
     if rank < 1:
         raise SettingsError(f"rank = {rank}: must be at least 1.")
     if not 0 <= dropout < 1:
-        raise SettingsError(f"dropout = {dropout}: must lie in 0 <= dropout < 1.")
+        raise SettingsError(f"dropout = {dropout}: must satisfy 0 <= dropout < 1.")
 
 
 class LowRankFactors(nn.Module):
-    """`a` (R, I), drawn as `nn.Linear` draws its weights, and `b` (o, R), zero, for `o` rows of a layer."""
+    """`a` (R, I), initialised as `nn.Linear` initialises its weight, and `b` (o, R), zero, for `o` outputs."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -34,43 +34,37 @@ class LowRankFactors(nn.Module):
 
 
 class LowRankLinear(AdaptedLinear):
-    """W x + bias + scale · B A x, with a pair of its own for each target's rows."""
+    """A linear layer with the weight W + scale · B A; abstract. Each target's outputs have their own factors."""
 
-    def __init__(self, place: LinearSite, rank: int, scale: float, dropout: float, generator: torch.Generator) -> None:
-        super().__init__(place.layer)
-        self.rows, self.scale = place.outputs, scale
+    def __init__(self, site: LinearSite, rank: int, scale: float, dropout: float, generator: torch.Generator) -> None:
+        super().__init__(site.layer)
+        self.outputs, self.scale = site.outputs, scale
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.pairs = nn.ModuleDict(
+        self.factors = nn.ModuleDict(
             {
                 name: LowRankFactors(self.in_features, end - begin, rank, generator)
-                for name, (begin, end) in place.outputs.items()
+                for name, (begin, end) in site.outputs.items()
             }
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.apply_weight(x, self.bias)
-
     def apply_weight(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The changed weight times x, plus `bias` (T, O)."""
+        """Return x times the changed weight, plus `bias`: (T, O)."""
         y = F.linear(x, self.weight, bias)
         dropped = self.drop(x)
-        for name, (begin, end) in self.rows.items():
-            pair = self._pair(name)
-            y[:, begin:end] += F.linear(F.linear(dropped, pair.a), pair.b) * self.scale
+        for name, (begin, end) in self.outputs.items():
+            factors = self._factors_of(name)
+            y[:, begin:end] += F.linear(F.linear(dropped, factors.a), factors.b) * self.scale
         return y
 
-    def merged(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight + self.delta(), self.bias
-
     def delta(self) -> Tensor:
-        """What is added to the weight (O, I)."""
-        change = torch.zeros_like(self.weight)
-        for name, (begin, end) in self.rows.items():
-            pair = self._pair(name)
-            change[begin:end] = pair.b @ pair.a * self.scale
-        return change
+        """Return what is added to the weight (O, I)."""
+        delta = torch.zeros_like(self.weight)
+        for name, (begin, end) in self.outputs.items():
+            factors = self._factors_of(name)
+            delta[begin:end] = factors.b @ factors.a * self.scale
+        return delta
 
-    def _pair(self, name: str) -> LowRankFactors:
-        pair = self.pairs[name]
-        assert isinstance(pair, LowRankFactors)
-        return pair
+    def _factors_of(self, target: str) -> LowRankFactors:
+        factors = self.factors[target]
+        assert isinstance(factors, LowRankFactors)
+        return factors

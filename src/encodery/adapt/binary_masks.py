@@ -1,8 +1,8 @@
-"""Masking: which weights take part is learnt, their values stay as they are. arXiv:2004.12406
+"""Masking: which weights take part is learnt; their values stay as they are. arXiv:2004.12406
 
-Each weight of the targets has a real number; where it is above the threshold the weight counts, elsewhere it is zero.
-The gradient passes the threshold as if it were not there. Merging leaves ordinary weights with zeros, so what must be
-kept of a task is one bit a weight. As much learns as there are weights: memory in training is not saved.
+Each weight of the targets has a real-valued score; if it is above the threshold the weight is used, otherwise it is
+zero. The gradient passes the threshold as if it were not there (straight-through). Merging leaves ordinary weights with
+zeros, so a task can be stored with one bit per weight. There are as many scores as weights: training saves no memory.
 Shapes: O outputs, I inputs.
 """
 
@@ -23,8 +23,12 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryMasks(Adaptation):
-    """`sparsity` is the share of weights that are zero at first; the numbers are drawn evenly from a range of `width`
-    around the threshold, which must be of the size of what the learning rate moves."""
+    """Use it to store many tasks of one model with a bit per weight each. `sparsity`: the fraction of weights that are
+    zero at first. Scores are drawn uniformly from a range of size `init_range` around the threshold, which must be of
+    the order of what training at your learning rate changes.
+
+        encodery finetune classify rows.csv --model run --out tuned adapt=binary_masks
+    """
 
     parameter_efficient: ClassVar[bool] = False
 
@@ -35,27 +39,27 @@ class BinaryMasks(Adaptation):
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise SettingsError(f"sparsity = {self.sparsity}: is a share, 0 <= sparsity < 1.")
+            raise SettingsError(f"sparsity = {self.sparsity}: is a fraction, 0 <= sparsity < 1.")
         if not self.init_range > 0:
-            raise SettingsError(f"width = {self.init_range}: must be more than 0.")
+            raise SettingsError(f"init_range = {self.init_range}: must be more than 0.")
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        found = list(find_sites(model, self.targets, self.first_layer))
+        sites = list(find_sites(model, self.targets, self.first_layer))
         low, high = -self.sparsity * self.init_range, (1 - self.sparsity) * self.init_range
-        replace_linears(model, found, lambda place: _Masked(place, low, high, generator))
+        replace_linears(model, sites, lambda site: _MaskedLinear(site, low, high, generator))
 
     def merge(self, model: Model) -> None:
-        merge_adapted(model, _Masked)
+        merge_adapted(model, _MaskedLinear)
 
 
-class _Masked(AdaptedLinear):
+class _MaskedLinear(AdaptedLinear):
     """The threshold is 0."""
 
-    def __init__(self, place: LinearSite, low: float, high: float, generator: torch.Generator) -> None:
-        super().__init__(place.layer)
-        self.rows = place.outputs
-        sizes = {target: (end - begin, self.in_features) for target, (begin, end) in place.outputs.items()}
-        self.numbers = nn.ParameterDict(
+    def __init__(self, site: LinearSite, low: float, high: float, generator: torch.Generator) -> None:
+        super().__init__(site.layer)
+        self.outputs = site.outputs
+        sizes = {target: (end - begin, self.in_features) for target, (begin, end) in site.outputs.items()}
+        self.scores = nn.ParameterDict(
             {target: torch.empty(size).uniform_(low, high, generator=generator) for target, size in sizes.items()}
         )
 
@@ -68,9 +72,9 @@ class _Masked(AdaptedLinear):
     def _mask(self) -> Tensor:
         """(O, I) of zeros and ones."""
         mask = torch.ones_like(self.weight)
-        for target, (begin, end) in self.rows.items():
-            numbers = self.numbers[target]
-            hard = (numbers > 0).to(numbers.dtype)
-            # The sum is `hard` to the last bit, as numbers - numbers is zero; its gradient is that of `numbers`.
-            mask[begin:end] = hard + (numbers - numbers.detach())
+        for target, (begin, end) in self.outputs.items():
+            scores = self.scores[target]
+            hard = (scores > 0).to(scores.dtype)
+            # The sum equals `hard` to the last bit, since scores - scores is zero; its gradient is that of `scores`.
+            mask[begin:end] = hard + (scores - scores.detach())
         return mask

@@ -1,6 +1,6 @@
-"""BitFit: only biases learn, those of norms too. arXiv:2106.10199
+"""BitFit: only biases learn, those of norms included. arXiv:2106.10199
 
-Differs from full training: under a thousandth of the weights. Nothing is inserted, so there is nothing to fold.
+Differs from full training: under a thousandth of the weights learns. Nothing is inserted, so nothing must be merged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Adaptation):
-    """`norms`: the scales of norms learn as well."""
+    """Use it for small data sets and models with biases. `norms`: the scales of norms learn too.
+
+    encodery finetune classify rows.csv --model run --out tuned adapt=bitfit
+    """
 
     norms: bool = False
 

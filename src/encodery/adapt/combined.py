@@ -14,7 +14,10 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class CombinedAdaptation(Adaptation):
-    """`parts` are applied in this order and merged in the opposite one."""
+    """Use it to combine adaptations. `parts` are applied in this order and merged in the opposite one.
+
+    adapt.is=combined adapt.parts='[{is="lora", rank=4}, {is="bitfit"}]'
+    """
 
     parameter_efficient: ClassVar[bool] = False
 

@@ -1,7 +1,7 @@
-"""(IA)³: keys, values and what is inside the feed-forward are scaled by learnt vectors. arXiv:2205.05638
+"""(IA)³: keys, values and the inner activations of the feed-forward are scaled by learnt vectors. arXiv:2205.05638
 
-All else stands still. The vectors start at one. They fold into the weights exactly: those of keys and values into the
-rows that make them, those of the feed-forward into the columns of `down`.
+Everything else is frozen. The vectors are initialised as ones. They merge into the weights exactly: those of keys and
+values into the rows that compute them, those of the feed-forward into the columns of `down`.
 Shapes: O outputs, I inputs.
 """
 
@@ -20,39 +20,43 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class IA3(Adaptation):
-    """`targets`: of down the inputs are scaled, of all others the outputs. Layers before `first` are left alone."""
+    """Use it to learn from few examples with very few weights. `targets`: of down the inputs are scaled, of the others
+    the outputs. Layers before `first_layer` are not adapted.
+
+        encodery finetune classify rows.csv --model run --out tuned adapt=ia3
+    """
 
     targets: tuple[Target, ...] = ("key", "value", "down")
     first_layer: int = 0
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        replace_linears(model, list(find_sites(model, self.targets, self.first_layer)), _Scaled)
+        replace_linears(model, list(find_sites(model, self.targets, self.first_layer)), _ScaledLinear)
 
     def merge(self, model: Model) -> None:
-        merge_adapted(model, _Scaled)
+        merge_adapted(model, _ScaledLinear)
 
 
-class _Scaled(AdaptedLinear):
-    def __init__(self, place: LinearSite) -> None:
-        super().__init__(place.layer)
-        self.rows = place.outputs
-        sizes = {t: self.in_features if t == "down" else b - a for t, (a, b) in place.outputs.items()}
+class _ScaledLinear(AdaptedLinear):
+    def __init__(self, site: LinearSite) -> None:
+        super().__init__(site.layer)
+        self.outputs = site.outputs
+        sizes = {t: self.in_features if t == "down" else b - a for t, (a, b) in site.outputs.items()}
         self.scales = nn.ParameterDict({target: torch.ones(size) for target, size in sizes.items()})
 
     def forward(self, x: Tensor) -> Tensor:
-        if "down" in self.rows:
+        if "down" in self.outputs:
             return F.linear(x * self.scales["down"], self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias) * self._rows()
+        return F.linear(x, self.weight, self.bias) * self._output_scales()
 
     def merged(self) -> tuple[Tensor, Tensor | None]:
-        if "down" in self.rows:
+        if "down" in self.outputs:
             return self.weight * self.scales["down"], self.bias
-        rows = self._rows()
-        return self.weight * rows[:, None], None if self.bias is None else self.bias * rows
+        scales = self._output_scales()
+        return self.weight * scales[:, None], None if self.bias is None else self.bias * scales
 
-    def _rows(self) -> Tensor:
+    def _output_scales(self) -> Tensor:
         """(O,) what each output is multiplied by."""
-        rows = self.weight.new_ones(self.out_features)
-        for target, (begin, end) in self.rows.items():
-            rows[begin:end] = self.scales[target]
-        return rows
+        scales = self.weight.new_ones(self.out_features)
+        for target, (begin, end) in self.outputs.items():
+            scales[begin:end] = self.scales[target]
+        return scales

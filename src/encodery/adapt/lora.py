@@ -1,8 +1,8 @@
-"""LoRA: a product of two narrow matrices is learnt beside a frozen weight, W + (alpha / R) · B A. arXiv:2106.09685
+"""LoRA: a product of two narrow matrices is learnt and added to a frozen weight, W + (alpha / R) · B A.
 
-B starts at zero, so that at first nothing changes; merging adds the product to the weight, exactly. `stabilised`
-divides by the root of R (arXiv:2312.03732), which lets large ranks learn at the same rate as small ones.
-Shapes: T tokens, O outputs, I inputs, R rank.
+arXiv:2106.09685. B is initialised as zero, so that at first nothing changes; merging adds the product to the weight,
+exactly. `rank_stabilised` divides by the root of R (arXiv:2312.03732), so that large ranks learn at the same learning
+rate as small ones. Shapes: T tokens, O outputs, I inputs, R rank.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from encodery.adapt import Adaptation
 from encodery.adapt._linear import Target, find_sites, merge_adapted, replace_linears
@@ -20,8 +21,12 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Adaptation):
-    """`rank` is R; `alpha` over the rank (or, `stabilised`, over its root) multiplies the product; `dropout` falls on
-    what goes into it; `targets` are query, key, value, out, up, down; layers before `first` are left alone."""
+    """Use it to fine-tune with little memory, and to keep many tasks of one model. `rank` is R; `alpha` over the rank
+    (or over its root, if `rank_stabilised`) multiplies the product; `dropout` is applied to the product's input;
+    `targets` are query, key, value, out, up, down; layers before `first_layer` are not adapted.
+
+        encodery finetune classify rows.csv --model run --out tuned adapt=lora adapt.rank=16
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -34,9 +39,17 @@ class Lora(Adaptation):
         check_low_rank(self.rank, self.dropout)
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
-        found = list(find_sites(model, self.targets, self.first_layer))
+        sites = list(find_sites(model, self.targets, self.first_layer))
         scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
-        replace_linears(model, found, lambda place: LowRankLinear(place, self.rank, scale, self.dropout, generator))
+        replace_linears(model, sites, lambda site: _LoraLinear(site, self.rank, scale, self.dropout, generator))
 
     def merge(self, model: Model) -> None:
-        merge_adapted(model, LowRankLinear)
+        merge_adapted(model, _LoraLinear)
+
+
+class _LoraLinear(LowRankLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply_weight(x, self.bias)
+
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight + self.delta(), self.bias

@@ -1,7 +1,7 @@
-"""Only the upper layers learn; what lies below stays as it is. arXiv:1911.03090
+"""Only the upper layers learn; the layers below stay as they are. arXiv:1911.03090
 
-`layers` = 0 with `embeddings` trains the word table alone, as when a model is moved to another language or vocabulary
-(arXiv:1910.11856). Equals full training of the encoder at all layers with `embeddings`.
+`layers` = 0 with `embeddings` trains the embeddings alone, as when a model is moved to another language or vocabulary
+(arXiv:1910.11856). All layers with `embeddings` equal full training of the encoder.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from encodery.model.network import Model
 
 @dataclass(frozen=True, kw_only=True)
 class TopLayers(Adaptation):
-    """`layers`: how many learn, from the top, with the final norm; `embeddings`: so do the tables below; `heads`: so
-    does what predicts words."""
+    """Use it to train faster, or to adapt embeddings only. `layers`: the number of layers that learn, from the top,
+    with the final norm; `embeddings`: the embeddings learn too; `heads`: the language-model head learns too.
+
+        encodery finetune classify rows.csv --model run --out tuned adapt.is=top_layers adapt.layers=1
+    """
 
     parameter_efficient: ClassVar[bool] = False
 

@@ -47,3 +47,12 @@ def run(family: ModuleType, part: Part) -> None:
     for check in functions(family):
         if applies(check, part):
             check(part)
+
+
+def raised_message(kind: type[Exception], call: Callable[[], object]) -> str:
+    """Return the message of the exception that a call raises. Raises `AssertionError` if it raises none of `kind`."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"{kind.__name__} was not raised")

@@ -31,8 +31,9 @@ from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.runtimes import InferenceEngine, PoolingMode, Runtime
-from encodery.runtimes._quick import accelerate, original_model
+from encodery.runtimes.engine import InferenceEngine, PoolingMode
+from encodery.runtimes.kind import Runtime
+from encodery.runtimes.packed_encoder import accelerate, original_model
 from encodery.tokens.windows import batches_by_length, parse_truncate, split_into_windows
 
 if TYPE_CHECKING:

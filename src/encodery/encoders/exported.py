@@ -19,7 +19,8 @@ from encodery.base.parts import part_names
 from encodery.base.settings import decode, parse_overrides
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
-from encodery.runtimes import InferenceEngine, PoolingMode, Runtime
+from encodery.runtimes.engine import InferenceEngine, PoolingMode
+from encodery.runtimes.kind import Runtime
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import batches_by_length, parse_truncate, split_into_windows
 

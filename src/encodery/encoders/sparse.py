@@ -27,7 +27,7 @@ from encodery.encoders.dense import BATCH_TOKENS, pack_sequences
 from encodery.encoders.settings import prompt_of
 from encodery.model.network import Model
 from encodery.model.shape import Batch
-from encodery.runtimes._quick import accelerate
+from encodery.runtimes.packed_encoder import accelerate
 from encodery.tokens.windows import batches_by_length, parse_truncate, split_into_windows
 
 if TYPE_CHECKING:

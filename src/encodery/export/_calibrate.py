@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.model.shape import Batch
-from encodery.runtimes._onnx_graph import QuantisedLinear
+from encodery.runtimes.onnx_graph import QuantisedLinear
 
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 ROWS = 512

@@ -33,10 +33,10 @@ from encodery.export import Exporter
 from encodery.export._verify import SENTENCES
 from encodery.model.load import LoadedModel, copy_tokenizer
 from encodery.model.shape import Batch
-from encodery.runtimes import InferenceEngine
-from encodery.runtimes._checked import Limits
-from encodery.runtimes._onnx_graph import encoder_digest, require_exportable
-from encodery.runtimes._quick import original_model
+from encodery.runtimes.batch import Limits
+from encodery.runtimes.engine import InferenceEngine
+from encodery.runtimes.onnx_graph import encoder_digest, require_exportable
+from encodery.runtimes.packed_encoder import original_model
 
 Weights = Literal["float32", "int8"]
 FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999

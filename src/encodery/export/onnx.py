@@ -18,8 +18,8 @@ from encodery.export import Exporter, ExportResult
 from encodery.export._calibrate import calibrate
 from encodery.export._engine import MIN_COSINE, MIN_MEAN_COSINE, GraphExport, Weights
 from encodery.model.load import LoadedModel
-from encodery.runtimes._onnx_graph import build_graph
-from encodery.runtimes.onnx import OnnxRuntime as Run
+from encodery.runtimes.kind.onnx import OnnxRuntime as Run
+from encodery.runtimes.onnx_graph import build_graph
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from encodery.export import Exporter, ExportResult
 from encodery.export._calibrate import calibrate
 from encodery.export._engine import MIN_COSINE, MIN_MEAN_COSINE, GraphExport, Weights
 from encodery.model.load import LoadedModel
-from encodery.runtimes._onnx_graph import build_graph
-from encodery.runtimes._reports import import_without_telemetry
-from encodery.runtimes.openvino import OpenvinoRuntime as Run
+from encodery.runtimes.kind.openvino import OpenvinoRuntime as Run
+from encodery.runtimes.onnx_graph import build_graph
+from encodery.runtimes.openvino_import import import_without_telemetry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.tasks import Answer, Rows, Task, TaskModule
 from encodery.model.load import LoadedModel
 from encodery.model.network import Model
-from encodery.runtimes._quick import accelerate
+from encodery.runtimes.packed_encoder import accelerate
 from encodery.tokens.windows import batches_by_length, parse_truncate
 
 BATCH_TOKENS = 4096

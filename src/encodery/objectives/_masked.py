@@ -17,8 +17,8 @@ from encodery.base.errors import SettingsError
 from encodery.corrupt import CorruptedBatch, Corruption, Vocabulary
 from encodery.corrupt.token import TokenMasking
 from encodery.model.network import Model
-from encodery.model.settings import ModelSettings
 from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, LossTerm, Objective, ObjectiveModule
 

@@ -19,7 +19,7 @@ from encodery.encoders.sparse import SparseEncoder
 from encodery.finetune import imported
 from encodery.finetune.predict import Predictor
 from encodery.model.load import LoadedModel, load_model
-from encodery.runtimes import Runtime
+from encodery.runtimes.kind import Runtime
 from encodery.search.searcher import Searcher
 from encodery.serve.costs import CostProbe
 from encodery.serve.dense_model import DenseModel, TokenStateModel

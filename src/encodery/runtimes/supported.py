@@ -1,4 +1,4 @@
-"""Which parts of a model an engine of fixed operations knows, said before it takes the model."""
+"""Which parts of a model an engine of fixed operations supports, checked before it takes the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS: dict[str, PartTypes] = {
     "norm": (LayerNorm,),
     "block": (PostNorm, PreNorm),
 }
-"""Those of every such engine, by their place in the settings."""
+"""The parts that every such engine supports, by the name of the setting."""
 
 
 def require_supported(
@@ -39,16 +39,23 @@ def require_supported(
     activations: Sequence[str],
     extra_parts: Mapping[str, PartTypes] = MappingProxyType({}),
 ) -> None:
-    """Raises `SettingsError` naming the first part that `door` has not; `more`: what it has beyond `PARTS`."""
-    for place, kinds in PARTS.items():
-        part: Part = getattr(settings, place)
-        allowed = (*kinds, *extra_parts.get(place, ()))
+    """Raise `SettingsError` that names the first part which `engine` does not support.
+
+    `extra_parts`: what it supports besides `PARTS`.
+    """
+    for name, types in PARTS.items():
+        part: Part = getattr(settings, name)
+        allowed = (*types, *extra_parts.get(name, ()))
         if type(part) not in allowed:
-            names = ", ".join(name_of(one) for one in allowed)
-            raise SettingsError(f"{place} = '{name_of(part)}': {engine} has only {names}. Use the runtime 'torch'.")
+            known = ", ".join(map(name_of, allowed))
+            raise SettingsError(f"{name} = '{name_of(part)}': {engine} supports only {known}. Use the runtime 'torch'.")
     ffn: Any = settings.ffn
     if ffn.activation not in activations:
-        names = ", ".join(activations)
-        raise SettingsError(f"ffn.activation = '{ffn.activation}': {engine} has only {names}. Use the runtime 'torch'.")
+        raise SettingsError(
+            f"ffn.activation = '{ffn.activation}': {engine} supports only {', '.join(activations)}. "
+            "Use the runtime 'torch'."
+        )
     if settings.extensions:
-        raise SettingsError(f"extensions: {engine} runs none. Merge them into the weights, or use the runtime 'torch'.")
+        raise SettingsError(
+            f"extensions: {engine} supports none. Merge them into the weights, or use the runtime 'torch'."
+        )

@@ -1,14 +1,13 @@
-"""A model as an ONNX graph, in the shape that classic BERT exports have, for engines that take ONNX.
+"""Builds the ONNX graph of a model, in the form of classic BERT exports, for engines that read ONNX.
 
-Written operator by operator: what an exporter traces changes with its version, and ONNX Runtime fuses attention, biases
-with GELU, and residual sums with norms only where it finds just these nodes in just this order. Padding is on the
-right.
+It is written operator by operator: what an exporter traces changes with its version, and ONNX Runtime fuses attention,
+biases with GELU, and residual sums with norms only if it finds exactly these nodes in exactly this order. Padding is on
+the right.
 Shapes: T tokens, B sequences, L the longest of them, H width, N heads, D head size, I inputs and O outputs of a layer.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,38 +20,35 @@ from torch import Tensor, nn
 from encodery.base.errors import SettingsError
 from encodery.base.extras import require
 from encodery.model.blocks.post import PostNorm
+from encodery.model.digest import weights_digest
 from encodery.model.ffn.mlp import MLP
 from encodery.model.network import Model
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.settings import ModelSettings
-from encodery.runtimes import _known
+from encodery.runtimes.supported import require_supported
 
 FUSED_OPSET, QUANTISED_OPSET = 12, 17
-"""Versions of the operators. The older one has the axes of Unsqueeze where the fusion of attention looks for them;
-scales for each channel need one from 13 up."""
+"""Operator sets. In the older one the axes of Unsqueeze are where the fusion of attention looks for them; scales for
+each channel need at least 13."""
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")
 IDS, MASK, SEGMENTS, HIDDEN = "input_ids", "attention_mask", "token_type_ids", "last_hidden_state"
-MASK_BIAS = -10_000.0  # What the fusion looks for; its exponential is 0 in float32.
+MASK_BIAS = -10_000.0  # what the fusion looks for; its exponential is 0 in float32
 
 
 def require_exportable(settings: ModelSettings, target: str) -> None:
-    """Raises `SettingsError` naming the first part that the graph does not have; `door` is where it was to go."""
-    _known.require_supported(settings, target, ACTIVATIONS)
+    """Raise `SettingsError` that names the first part which the graph does not support; `target` is what it is for."""
+    require_supported(settings, target, ACTIVATIONS)
 
 
 def encoder_digest(model: Model) -> str:
-    """Differs when the encoder's weights or settings do."""
-    found = hashlib.sha256(repr(model.settings.shape).encode())
-    for name, tensor in sorted(model.encoder.state_dict().items()):
-        found.update(name.encode())
-        found.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy()).data)
-    return found.hexdigest()[:32]
+    """Return 32 hexadecimal digits that differ if the encoder's weights or shape differ."""
+    return weights_digest(model.encoder.state_dict(), prefix=repr(model.settings.shape).encode())
 
 
 @dataclass(frozen=True, eq=False)
 class QuantisedLinear:
-    """A linear layer in 8 bits: its inputs x (I,) become round(x / divisor / step) + zero, without sign; its weights
-    (O, I) are `weights` · steps (O,), to be met by x / divisor."""
+    """A linear layer in 8 bits. Its inputs x (I,) become round(x / divisor / step) + zero, unsigned; its weights (O, I)
+    are `weights` · steps (O,), to be multiplied by x / divisor."""
 
     divisor: np.ndarray
     step: np.float32
@@ -62,30 +58,30 @@ class QuantisedLinear:
 
 
 def build_graph(model: Model, layers: Mapping[str, QuantisedLinear] | None = None) -> Any:
-    """The encoder as an `onnx.ModelProto`: ids, mask and segments (B, L) int64 → hidden states (B, L, H) float32.
+    """Return the encoder as an `onnx.ModelProto`: ids, mask, segments (B, L) int64 → hidden states (B, L, H) float32.
 
-    `layers`: the linear layers that are to be 8-bit, by their modules' names. Raises `SettingsError` for a part it has
-    not, `MissingExtra` without the package `onnx`.
+    `layers`: the linear layers to quantise to 8 bits, by their modules' names. Raises `SettingsError` for a part that
+    the graph does not support, `MissingExtra` without the package `onnx`.
     """
     require_exportable(model.settings, "an ONNX graph")
     writer = _Writer(layers or {}, FUSED_OPSET if layers is None else QUANTISED_OPSET)
     writer.encoder(model)
-    return writer.finished(model.settings)
+    return writer.model(model.settings)
 
 
 class _Writer:
-    """`nodes` and `weights` so far. A method adds nodes and returns the name of what they give."""
+    """Collects the `nodes` and `weights` of a graph. A method adds nodes and returns the name of their output."""
 
-    def __init__(self, layers: Mapping[str, QuantisedLinear], version: int) -> None:
+    def __init__(self, layers: Mapping[str, QuantisedLinear], opset: int) -> None:
         self.onnx = require("onnx", "onnx")
-        self.layers, self.version = layers, version
+        self.layers, self.opset = layers, opset
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
-        self.known: list[Any] = []
+        self.value_info: list[Any] = []
 
     def shaped(self, name: str, width: int) -> Any:
-        """Said in the open, for an engine does not know how many positions are cut off, and from there on would not
-        know whether the two sides of a residual sum have one shape: it then leaves the sum apart from its norm."""
+        """Declare the shape of a value. An engine does not know how many positions the slice leaves, and so would not
+        know that both sides of a residual sum have the same shape; it would then not fuse the sum with its norm."""
         return self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, ["batch", "length", width])
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -115,7 +111,7 @@ class _Writer:
             x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))
         if isinstance(settings.positions, LearnedPositions):
             x = self.node("Add", x, self.positions(_array(encoder.positions.table.weight)[settings.positions.offset :]))
-            self.known = [self.shaped(x, settings.width)]
+            self.value_info = [self.shaped(x, settings.width)]
         x = self.norm(x, encoder.embedding_norm, "embedding_norm")
         mask = self.mask()
         for number, block in enumerate(encoder.blocks):
@@ -129,10 +125,10 @@ class _Writer:
         return self.node("Slice", self.weight("positions", table), self.whole(0), length, self.whole(0))
 
     def mask(self) -> str:
-        """(B, 1, 1, L): what is added to the scores."""
+        """Return (B, 1, 1, L): what is added to the attention scores."""
         wide = MASK
         for axis in (1, 2):
-            if self.version == FUSED_OPSET:
+            if self.opset == FUSED_OPSET:
                 wide = self.node("Unsqueeze", wide, axes=[axis])
             else:
                 wide = self.node("Unsqueeze", wide, self.whole(axis))
@@ -152,33 +148,34 @@ class _Writer:
         return self.node("Add", self.ffn(normed, block.ffn, settings.ffn, f"{name}.ffn"), x)
 
     def attention(self, x: str, module: Any, mask: str, name: str) -> str:
-        """Sizes are the layer's own: heads may have been pruned."""
+        """Sizes are read from the weights, since heads may have been pruned."""
         size = module.shape.head_size
         inner = module.qkv.out_features // 3
-        x = self.rounded(x, f"{name}.qkv")
-        turned = {}
+        x = self.quantised(x, f"{name}.qkv")
+        projected = {}
         for place, which in enumerate(("query", "key", "value")):
-            flat = self.times(
+            flat = self.affine(
                 x, module.qkv, f"{name}.{which}", f"{name}.qkv", slice(place * inner, (place + 1) * inner)
             )
             split = self.node("Reshape", flat, self.whole(0, 0, inner // size, size))
-            turned[which] = self.node("Transpose", split, perm=[0, 2, 3, 1] if which == "key" else [0, 2, 1, 3])
-        scores = self.node("Div", self.node("MatMul", turned["query"], turned["key"]), self.number(math.sqrt(size)))
-        shares = self.node("Softmax", self.node("Add", scores, mask), axis=3)
-        mixed = self.node("Transpose", self.node("MatMul", shares, turned["value"]), perm=[0, 2, 1, 3])
+            projected[which] = self.node("Transpose", split, perm=[0, 2, 3, 1] if which == "key" else [0, 2, 1, 3])
+        products = self.node("MatMul", projected["query"], projected["key"])
+        scores = self.node("Div", products, self.number(math.sqrt(size)))
+        weights = self.node("Softmax", self.node("Add", scores, mask), axis=3)
+        mixed = self.node("Transpose", self.node("MatMul", weights, projected["value"]), perm=[0, 2, 1, 3])
         return self.linear(self.node("Reshape", mixed, self.whole(0, 0, inner)), module.out, f"{name}.out")
 
-    def ffn(self, x: str, module: Any, made_of: Any, name: str) -> str:
-        if isinstance(made_of, MLP):
-            inside = self.activate(self.linear(x, module.up, f"{name}.up"), made_of.activation)
+    def ffn(self, x: str, module: Any, ffn_settings: Any, name: str) -> str:
+        if isinstance(ffn_settings, MLP):
+            inside = self.activate(self.linear(x, module.up, f"{name}.up"), ffn_settings.activation)
             return self.linear(inside, module.down, f"{name}.down")
-        x = self.rounded(x, f"{name}.up")
+        x = self.quantised(x, f"{name}.up")
         inner = module.down.in_features
         gate, value = (
-            self.times(x, module.up, f"{name}.{half}", f"{name}.up", rows)
+            self.affine(x, module.up, f"{name}.{half}", f"{name}.up", rows)
             for half, rows in (("gate", slice(inner)), ("value", slice(inner, None)))
         )
-        product = self.node("Mul", self.activate(gate, made_of.activation), value)
+        product = self.node("Mul", self.activate(gate, ffn_settings.activation), value)
         return self.linear(product, module.down, f"{name}.down")
 
     def activate(self, x: str, name: str) -> str:
@@ -196,26 +193,26 @@ class _Writer:
         return self.node("Mul", self.node("Mul", x, self.node("Add", inner, self.number(1.0))), self.number(0.5))
 
     def linear(self, x: str, module: nn.Linear, name: str) -> str:
-        return self.times(self.rounded(x, name), module, name, name, slice(None))
+        return self.affine(self.quantised(x, name), module, name, name, slice(None))
 
-    def rounded(self, x: str, layer: str) -> str:
-        """The inputs of a layer, to 8 bits and back where it is to have them: engines take the pair away again."""
+    def quantised(self, x: str, layer: str) -> str:
+        """Quantise the inputs of a layer and dequantise them, if it is to be 8-bit: engines remove the pair again."""
         if layer not in self.layers:
             return x
-        found = self.layers[layer]
-        x = self.node("Mul", x, self.weight(f"{layer}.smoothing", (1 / found.divisor).astype(np.float32)))
-        step = self.weight(f"{layer}.step", np.array(found.step, np.float32))
-        zero = self.weight(f"{layer}.zero", np.array(found.zero, np.uint8))
+        quantised = self.layers[layer]
+        x = self.node("Mul", x, self.weight(f"{layer}.smoothing", (1 / quantised.divisor).astype(np.float32)))
+        step = self.weight(f"{layer}.step", np.array(quantised.step, np.float32))
+        zero = self.weight(f"{layer}.zero", np.array(quantised.zero, np.uint8))
         return self.node("DequantizeLinear", self.node("QuantizeLinear", x, step, zero), step, zero)
 
-    def times(self, x: str, module: nn.Linear, name: str, layer: str, rows: slice) -> str:
-        """x Wᵀ + b over some of the outputs. A bias of zeros stands where there is none: the fusions look for it."""
+    def affine(self, x: str, module: nn.Linear, name: str, layer: str, rows: slice) -> str:
+        """Return x Wᵀ + b for some of the outputs. A missing bias is written as zeros: the fusions look for it."""
         if layer in self.layers:
-            found = self.layers[layer]
-            numbers = self.weight(f"{name}.weight", found.weights[rows].T)
-            steps = self.weight(f"{name}.weight_scale", found.steps[rows].astype(np.float32))
-            none = self.weight(f"{name}.weight_zero", np.zeros(len(found.steps[rows]), np.int8))
-            weight = self.node("DequantizeLinear", numbers, steps, none, axis=1)
+            quantised = self.layers[layer]
+            values = self.weight(f"{name}.weight", quantised.weights[rows].T)
+            steps = self.weight(f"{name}.weight_scale", quantised.steps[rows].astype(np.float32))
+            zeros = self.weight(f"{name}.weight_zero", np.zeros(len(quantised.steps[rows]), np.int8))
+            weight = self.node("DequantizeLinear", values, steps, zeros, axis=1)
         else:
             weight = self.weight(f"{name}.weight", _array(module.weight)[rows].T)
         product = self.node("MatMul", x, weight)
@@ -223,29 +220,29 @@ class _Writer:
         return self.node("Add", product, self.weight(f"{name}.bias", bias[rows]))
 
     def norm(self, x: str, module: nn.Module, name: str) -> str:
-        """In its single steps: every version of every engine knows these as a norm."""
+        """Write a norm in single steps, which every version of every engine recognises."""
         if not isinstance(module, nn.LayerNorm):
             return x
-        apart = self.node("Sub", x, self.node("ReduceMean", x, axes=[-1], keepdims=1))
-        spread = self.node("ReduceMean", self.node("Pow", apart, self.number(2.0)), axes=[-1], keepdims=1)
-        shifted = self.node("Sqrt", self.node("Add", spread, self.number(module.eps)))
+        centred = self.node("Sub", x, self.node("ReduceMean", x, axes=[-1], keepdims=1))
+        variance = self.node("ReduceMean", self.node("Pow", centred, self.number(2.0)), axes=[-1], keepdims=1)
+        std = self.node("Sqrt", self.node("Add", variance, self.number(module.eps)))
         gain, bias = _array(module.weight), module.bias
-        scaled = self.node("Mul", self.node("Div", apart, shifted), self.weight(f"{name}.weight", gain))
-        given = np.zeros_like(gain) if bias is None else _array(bias)
-        return self.node("Add", scaled, self.weight(f"{name}.bias", given))
+        scaled = self.node("Mul", self.node("Div", centred, std), self.weight(f"{name}.weight", gain))
+        offset = np.zeros_like(gain) if bias is None else _array(bias)
+        return self.node("Add", scaled, self.weight(f"{name}.bias", offset))
 
-    def finished(self, settings: ModelSettings) -> Any:
+    def model(self, settings: ModelSettings) -> Any:
         helper, types = self.onnx.helper, self.onnx.TensorProto
         names = [IDS, MASK, *([SEGMENTS] if settings.type_vocab_size else [])]
-        given = [helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in names]
+        inputs = [helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in names]
         out, weights = self.shaped(HIDDEN, settings.width), list(self.weights.values())
-        whole = helper.make_graph(self.nodes, "encoder", given, [out], weights, value_info=self.known)
-        opsets = [helper.make_opsetid("", self.version)]
-        made = helper.make_model(whole, opset_imports=opsets, producer_name="encodery", ir_version=8)
-        self.onnx.checker.check_model(made)
-        return made
+        graph = helper.make_graph(self.nodes, "encoder", inputs, [out], weights, value_info=self.value_info)
+        opsets = [helper.make_opsetid("", self.opset)]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="encodery", ir_version=8)
+        self.onnx.checker.check_model(model)
+        return model
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    found: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
-    return found
+    array: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
+    return array

@@ -1,0 +1,36 @@
+"""The settings that the runtimes of the compiled engine share."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Literal
+
+from encodery.base import machine
+from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
+from encodery.model.network import Model
+from encodery.runtimes.kind import Runtime
+from encodery.runtimes.packed import PackedEngine, build_packed_engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRuntime(Runtime):
+    """A runtime of the compiled engine; abstract. `threads`: None for as many as the process may use. `kernels`: None
+    for the best that the processor has; "plain" is the slow reference that the others are tested against."""
+
+    threads: int | None = None
+    kernels: Literal["avx512_vnni", "avx2", "plain"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise SettingsError(f"threads = {self.threads}: must be in 1 … 1024.")
+
+    @property
+    @abc.abstractmethod
+    def number_format(self) -> int:
+        """What the engine multiplies: `native.INT8` or `native.FP32`."""
+
+    def build(self, model: Model) -> PackedEngine:
+        threads = self.threads or machine.threads()
+        return build_packed_engine(model, self.number_format, threads, self.kernels or "", name_of(self))
