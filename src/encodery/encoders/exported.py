@@ -39,7 +39,7 @@ class ExportedEncoder:
         artifact = Artifact.open(folder, "export")
         settings = artifact.manifest.settings
         self.engine = _engine(artifact, threads)
-        self.tokenizer = Tokenizer.load(artifact.path, self.engine.limits.vocab)
+        self.tokenizer = Tokenizer.load(artifact.path, self.engine.limits.vocab_size)
         embed: dict[str, Any] = settings["dense"]
         self.pooling: PoolingMode = "cls" if _name(embed["pooling"]) == "cls" else "mean"
         self.postprocessing = PostProcessing.load(
