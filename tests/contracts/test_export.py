@@ -17,7 +17,7 @@ from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
 from encodery.export import Exporter
 from encodery.export.hf import HFExporter
-from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.masks.document import DocumentMask
 from encodery.model.network import build_model
 from encodery.model.positions.alibi import ALiBi
@@ -170,7 +170,9 @@ def test_the_card_tells_figures_text_and_licence(loaded: LoadedModel, tokenizer:
         (draft.path / "x").write_text("x")
     parents = {"tokens": Artifact.open(tmp_path / "tokens")}
     figures, recipe = {"heldout_loss": 2.5}, {"recipe": {"budget": "10m"}}
-    save_model(tmp_path / "kept", loaded.model, tokenizer, parents=parents, metrics=figures, settings=recipe)
+    save_model(
+        tmp_path / "kept", loaded.model, tokenizer, provenance=Provenance(parents), metrics=figures, settings=recipe
+    )
     HFExporter(verify_with_peer=False, title="Tiny", license="Apache-2.0").write(
         load_model(tmp_path / "kept"), tmp_path / "out"
     )

@@ -55,7 +55,7 @@ def _corpus(folder: Path) -> Artifact:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder; its model is untrained, its log invented."""
     from encodery.base.settings import encode
-    from encodery.model.load import save_model
+    from encodery.model.load import Provenance, save_model
     from encodery.model.network import build_model
     from encodery.model.settings import ModelSettings
     from encodery.tokens.encode import encode_corpus
@@ -86,7 +86,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "metrics.json").write_text(json.dumps(figures))
     save_model(
-        folder / "model", build_model(settings, 0), home / "tokens" / "tokenizer", parents={"tokens": store.artifact}
+        folder / "model",
+        build_model(settings, 0),
+        home / "tokens" / "tokenizer",
+        provenance=Provenance({"tokens": store.artifact}),
     )
     seal(folder, "run", recipe, {"tokens": store.artifact}, figures)
     return folder

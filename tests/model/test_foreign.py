@@ -15,7 +15,7 @@ import encodery.model.checkpoint as checkpoint
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.model.conversion import format_of, from_checkpoint, to_checkpoint
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.load import load_model, save_model
+from encodery.model.load import Provenance, load_model, save_model
 from encodery.model.network import Model
 
 
@@ -180,7 +180,7 @@ def test_a_sentence_folder_tells_how_to_embed(foreign: Path, tmp_path: Path, poo
         "prompts": {"query": "q: "},
     }
     assert loaded.settings == {"dense": expected}
-    save_model(tmp_path / "kept", loaded.model, settings=loaded.settings, origin=loaded.origin)
+    save_model(tmp_path / "kept", loaded.model, settings=loaded.settings, provenance=Provenance(origin=loaded.origin))
     assert load_model(tmp_path / "kept").settings == {"dense": expected}
 
 

@@ -14,7 +14,7 @@ from encodery.base.settings import decode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.settings import DenseSettings
 from encodery.model.conversion import format_of, to_checkpoint
-from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.shape import Batch
 
 TOLERANCE = 2e-5
@@ -66,7 +66,13 @@ def test_embeddings_equal_those_of_sentence_transformers(
 def test_the_folder_comes_back_bit_for_bit_through_an_artifact(
     loaded: LoadedModel, minilm: Path, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "kept", loaded.model, loaded.tokenizer_path, settings=loaded.settings, origin=loaded.origin)
+    save_model(
+        tmp_path / "kept",
+        loaded.model,
+        loaded.tokenizer_path,
+        settings=loaded.settings,
+        provenance=Provenance(origin=loaded.origin),
+    )
     kept = load_model(tmp_path / "kept")
     assert kept.settings == loaded.settings
     assert kept.origin is not None

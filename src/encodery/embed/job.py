@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.adapt import inject, merge_and_unload
-from encodery.base.artifact import Artifact, atomic_write
+from encodery.base.artifact import atomic_write
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
@@ -39,7 +39,7 @@ from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.model import count, golden
-from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.network import Model, copy_for_training, model_of_state
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, LossTerm
@@ -342,8 +342,7 @@ class EmbedJob(ExampleJob):
             self.loaded.tokenizer_path,
             settings={"recipe": self.recipe, "dense": encode(self.settings.encoder)},
             modules={storage.MODULE: kept},
-            origin=self.loaded.origin,
-            parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
+            provenance=Provenance.of(self.loaded, keep_origin=True),
             metrics=figures,
             overwrite=True,
         )

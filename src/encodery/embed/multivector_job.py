@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode, encode
 from encodery.embed.gradient_cache import run_in_chunks
@@ -41,7 +40,7 @@ from encodery.encoders.multi_vector import (
     pad_with_mask,
     punctuation_ids,
 )
-from encodery.model.load import save_model
+from encodery.model.load import Provenance, save_model
 from encodery.model.shape import Batch
 from encodery.objectives import LossTerm
 from encodery.tokens.shuffle import Integers
@@ -181,8 +180,7 @@ class MultiVectorJob(EmbedJob):
             self.loaded.tokenizer_path,
             settings={"recipe": self.recipe, KEY: encode(told)},
             modules={KEY: kept},
-            origin=self.loaded.origin,
-            parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
+            provenance=Provenance.of(self.loaded, keep_origin=True),
             metrics=figures,
             overwrite=True,
         )

@@ -27,7 +27,7 @@ from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.model import golden
-from encodery.model.load import LoadedModel, save_model
+from encodery.model.load import LoadedModel, Provenance, save_model
 
 SAMPLE = 20_000  # Sentences that are encoded, drawn from all.
 PAIRS = 10_000  # of sentences, whose likeness is told.
@@ -75,8 +75,7 @@ def fit_postprocess(
         loaded.tokenizer_path,
         settings={**loaded.settings, "dense": encode(settings)},
         modules={**loaded.modules(), storage.MODULE: kept},
-        origin=loaded.origin,
-        parents={} if loaded.artifact is None else {"model": loaded.artifact},
+        provenance=Provenance.of(loaded, keep_origin=True),
         metrics=figures,
         overwrite=overwrite,
     )

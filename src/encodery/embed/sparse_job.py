@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.settings import encode
@@ -47,7 +46,7 @@ from encodery.encoders.sparse import (
     vocabulary_weights,
 )
 from encodery.model import golden
-from encodery.model.load import save_model
+from encodery.model.load import Provenance, save_model
 from encodery.model.shape import Batch
 
 LOOKED_AT = 64  # texts, for where a head's scores stand
@@ -160,8 +159,7 @@ class SparseJob(EmbedJob):
             self.loaded.tokenizer_path,
             settings={"recipe": self.recipe, KEY: encode(sparse)},
             modules=modules,
-            origin=self.loaded.origin,
-            parents={} if self.loaded.artifact is None else {"model": Artifact.open(self.loaded.artifact.path)},
+            provenance=Provenance.of(self.loaded, keep_origin=True),
             metrics=figures,
             overwrite=True,
         )

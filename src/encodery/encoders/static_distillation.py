@@ -23,7 +23,7 @@ from encodery.base.settings import encode
 from encodery.encoders.dense import DenseEncoder, pack_sequences
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.settings import DenseSettings
-from encodery.model.load import LoadedModel, save_model
+from encodery.model.load import LoadedModel, Provenance, save_model
 from encodery.model.network import Model
 from encodery.model.positions.none import NoPositions
 from encodery.model.settings import ModelSettings
@@ -83,7 +83,7 @@ def distill_static(
         model,
         loaded.tokenizer_path,
         settings={"dense": encode(embed), "recipe": made},
-        parents={} if loaded.artifact is None else {"model": loaded.artifact},
+        provenance=Provenance.of(loaded),
         metrics={"variance_kept": kept},
         overwrite=overwrite,
     )

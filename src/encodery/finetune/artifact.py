@@ -22,7 +22,7 @@ from encodery.finetune.heads.token_matching import TEXT_INDEX
 from encodery.finetune.tasks import Task, TaskModule
 from encodery.model import golden
 from encodery.model.checkpoint import read_tensors
-from encodery.model.load import GOLDEN, MODULES, LoadedModel, save_model
+from encodery.model.load import GOLDEN, MODULES, LoadedModel, Provenance, save_model
 from encodery.model.network import Model, model_of_state
 from encodery.model.shape import Batch
 from encodery.tokens.windows import Truncate, parse_truncate
@@ -60,7 +60,7 @@ def save(
         source.tokenizer_path,
         settings={"recipe": dict(recipe), **told},
         modules={MODULE: kept},
-        parents={} if source.artifact is None else {"model": Artifact.open(source.artifact.path)},
+        provenance=Provenance.of(source),
         metrics=metrics,
         overwrite=True,
     )

@@ -1,8 +1,8 @@
-"""Models on disk: `save_model` writes an artifact of kind "model", `load_model` reads one, a run, or a foreign folder.
+"""Models on disk: `save_model` writes an artifact of kind "model", `load_model` reads one, or a folder of another library.
 
-The artifact: model.safetensors, golden.safetensors (replayed at load), tokenizer/, rest.safetensors (what an imported
-checkpoint had beyond our model), modules/ (weights of what stands on the encoder: a task's head, a trained pooling);
-the model's settings, how to embed with it and the labels in the manifest.
+The artifact has model.safetensors, golden.safetensors (computed again at load), tokenizer/, extra.safetensors (what an
+imported checkpoint has beyond our model), modules/ (weights of what is used with the encoder: a task's head, a trained
+pooling); the manifest has the model's settings, how to embed with it, and the labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from encodery.model.settings import ModelSettings
 from encodery.model.vocabulary import TOKENIZER_SOURCES, read_tokenizer
 from encodery.tokens.tokenizer import Tokenizer
 
-GOLDEN, EXTRA_TENSORS, TOKENIZER, MODULES = "golden.safetensors", "rest.safetensors", "tokenizer", "modules"
+GOLDEN, EXTRA_TENSORS, TOKENIZER, MODULES = "golden.safetensors", "extra.safetensors", "tokenizer", "modules"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -47,7 +47,8 @@ TOKENIZER_FILES = (
 class LoadedModel:
     """A model with what belongs to it.
 
-    `settings` holds, where known, "recipe", "dense" (pooling, postprocess, max_length, prompts) and "labels".
+    `settings` has, if known, "recipe", "dense" (pooling, postprocess, max_length, prompts) and "labels". `artifact` is
+    None for a folder of another library, `origin` for a model that was not imported.
     """
 
     path: Path
@@ -59,19 +60,33 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, read on first use. Raises `ArtifactError` where the model has none."""
+        """The tokenizer, read on first use. Raises `ArtifactError` if the model has none."""
         if self.tokenizer_path is None:
             raise ArtifactError(f"{self.path}: has no tokenizer.")
         return read_tokenizer(self.tokenizer_path, self.model.settings.vocab_size)
 
     def module_state(self, name: str) -> dict[str, Tensor]:
-        """The weights that `save_model` was given as `modules[name]`. Raises `ArtifactError` where there are none."""
+        """The weights that `save_model` wrote as `modules[name]`. Raises `ArtifactError` if there are none."""
         return read_tensors(_module_file(self.path, name))
 
     def modules(self) -> dict[str, dict[str, Tensor]]:
-        """All that `save_model` was given as `modules`; empty where it was nothing."""
-        found = sorted(path.stem for path in (self.path / MODULES).glob("*.safetensors"))
-        return {name: self.module_state(name) for name in found if self.artifact is not None}
+        """All weights that `save_model` wrote as `modules`."""
+        names = sorted(path.stem for path in (self.path / MODULES).glob("*.safetensors"))
+        return {name: self.module_state(name) for name in names if self.artifact is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Provenance:
+    """What a model was made from: artifacts by their role, and the checkpoint that it was imported from, if any."""
+
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @staticmethod
+    def of(loaded: LoadedModel, keep_origin: bool = False) -> Provenance:
+        """That of a model made from `loaded`; `keep_origin`: whether it can still be written as that checkpoint."""
+        parents = {} if loaded.artifact is None else {"model": Artifact.open(loaded.artifact.path)}
+        return Provenance(parents, loaded.origin if keep_origin else None)
 
 
 def save_model(
@@ -81,21 +96,31 @@ def save_model(
     *,
     settings: Mapping[str, Any] | None = None,
     modules: Mapping[str, Mapping[str, Tensor]] | None = None,
-    origin: Origin | None = None,
-    parents: Mapping[str, Artifact] | None = None,
+    provenance: Provenance | None = None,
     metrics: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write a model artifact: weights in fp32, golden vectors, a copy of the `tokenizer` folder's files.
+    """Write a model artifact.
 
-    `settings` are further manifest settings: "recipe", "dense" (pooling, postprocess, max_length, prompts), "labels".
-    `modules` are the weights of what stands on the encoder, by names of the caller's choice (`Loaded.module_state`).
+    Args:
+        folder: Where to write it.
+        model: The model; its weights are stored in fp32, with golden outputs.
+        tokenizer: A folder whose tokenizer files are copied.
+        settings: Further settings of the manifest: "recipe", "dense" (pooling, postprocess, max_length, prompts),
+            "labels".
+        modules: Weights of what is used with the encoder, under names of the caller's choice
+            (`LoadedModel.module_state`).
+        provenance: What the model was made from.
+        metrics: Metrics of the manifest.
+        overwrite: Whether an artifact in `folder` is replaced.
     """
+    provenance = provenance or Provenance()
+    origin = provenance.origin
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     table = {**(settings or {}), "model": encode(model.settings)}
     if origin is not None:
         table["origin"] = origin.to_table()
-    with create_artifact(folder, "model", table, parents, overwrite=overwrite) as draft:
+    with create_artifact(folder, "model", table, provenance.parents, overwrite=overwrite) as draft:
         draft.metrics.update(metrics or {})
         write_tensors(draft.path / WEIGHTS, state)
         write_tensors(draft.path / GOLDEN, golden.golden_outputs(model_of_state(model.settings, state)))
@@ -110,10 +135,14 @@ def save_model(
 
 
 def load_model(source: str | Path, *, verify: bool = True) -> LoadedModel:
-    """A model, in fp32 on the CPU, in evaluation mode, from what `source` is:
+    """Load a model in fp32, on the CPU and in evaluation mode.
 
-    a model artifact; a run (its final model); a folder of Hugging Face or sentence-transformers; or a name on the hub.
-    `verify` checks the contents' SHA-256 and replays the golden vectors. Raises `ArtifactError` naming what is wrong.
+    Args:
+        source: A model artifact; a run, for its final model; a folder of Hugging Face or sentence-transformers; or a
+            name on the hub.
+        verify: Whether the SHA-256 of the files is checked and the golden outputs are computed again.
+
+    Raises `ArtifactError` naming what is wrong, and `InputError` if there is no such folder or name.
     """
     path = locate(source)
     if (path / MANIFEST).is_file():
@@ -124,21 +153,21 @@ def load_model(source: str | Path, *, verify: bool = True) -> LoadedModel:
             return _load_artifact(path / "model", verify)
         if not (path / "config.json").is_file():
             raise ArtifactError(
-                f"{path}: is of kind '{kind}'; a model, a run with its final model, or an export is needed."
+                f"{path}: is of kind '{kind}'; it must be a model, a run with a final model, or an export."
             )
     elif (path / "model" / MANIFEST).is_file():
         return _load_artifact(path / "model", verify)
     elif not (path / "config.json").is_file() and not (path / "modules.json").is_file():
-        unfinished = " It looks like a run that has not finished: resume it." if (path / "checkpoints").is_dir() else ""
-        raise ArtifactError(f"{path}: holds no model: neither {MANIFEST} nor config.json is there.{unfinished}")
+        unfinished = " It looks like an unfinished run: resume it." if (path / "checkpoints").is_dir() else ""
+        raise ArtifactError(f"{path}: holds no model: it has neither {MANIFEST} nor config.json.{unfinished}")
     imported = import_folder(path)
     return LoadedModel(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(imported.base))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files that make a tokenizer; others in the folder stay behind. tokenizer.json is made where it lacks.
+    """Copy the files of a tokenizer, and no others; tokenizer.json is made if it is missing.
 
-    Raises `ArtifactError` where there is none.
+    Raises `ArtifactError` if there is no tokenizer.
     """
     target.mkdir(parents=True, exist_ok=True)
     if not (source / "tokenizer.json").is_file():
@@ -169,13 +198,13 @@ def _load_artifact(path: Path, verify: bool) -> LoadedModel:
         raise ArtifactError(f"{path / WEIGHTS}: {error}") from error
     if verify:
         _check_golden(path, model)
-    rest = read_tensors(path / EXTRA_TENSORS) if (path / EXTRA_TENSORS).is_file() else {}
+    extra = read_tensors(path / EXTRA_TENSORS) if (path / EXTRA_TENSORS).is_file() else {}
     return LoadedModel(
         path,
         model,
         settings,
         artifact,
-        None if origin is None else Origin.of_table(origin, rest),
+        None if origin is None else Origin.of_table(origin, extra),
         _tokenizer_of(path / TOKENIZER),
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from encodery.base.artifact import Artifact
 from encodery.base.parts import Part
 from encodery.base.settings import encode
-from encodery.model.load import LoadedModel, save_model
+from encodery.model.load import LoadedModel, Provenance, save_model
 from encodery.model.network import Model
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -53,7 +53,7 @@ class SurgeryResult:
                 tokenizer,
                 settings={**loaded.settings, "surgery": encode(part)},
                 modules=modules,
-                parents={"model": loaded.artifact} if loaded.artifact is not None else None,
+                provenance=Provenance.of(loaded),
                 metrics=self.metrics,
                 overwrite=overwrite,
             )

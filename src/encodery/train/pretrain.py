@@ -22,7 +22,7 @@ from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.network import Model, build_model, without_heads
 from encodery.model.shape import Batch
 from encodery.objectives import Count, LossTerm, ObjectiveModule
@@ -318,7 +318,9 @@ class PretrainJob(Job):
             model if self.objective.keeps_mlm_head else without_heads(model),
             self.store.path / "tokenizer",
             settings={"recipe": recipe_of(self.settings, self.store, self.name), **kept},
-            parents={"tokens": Artifact.open(self.store.path)} | ({} if artifact is None else {"model": artifact}),
+            provenance=Provenance(
+                {"tokens": Artifact.open(self.store.path)} | ({} if artifact is None else {"model": artifact})
+            ),
             metrics=metrics,
             overwrite=True,
         )

@@ -24,7 +24,7 @@ from encodery.base.artifact import MANIFEST
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode, encode, merge_tables
 from encodery.merging.average import Average
-from encodery.model.load import load_model, save_model
+from encodery.model.load import Provenance, load_model, save_model
 from encodery.model.network import model_of_state
 from encodery.model.settings import ModelSettings
 from encodery.surgery import Surgery
@@ -166,7 +166,9 @@ def _mixed(base: Path, small: Path, back: Surgery, mix: float, folder: Path, see
             model_of_state(loaded.model.settings, rule.merge(loaded.model.state_dict(), [grown.state_dict()])),
             loaded.tokenizer_path,
             settings={"surgery": encode(back), "merging": encode(rule)},
-            parents={name: one.artifact for name, one in (("model", loaded), ("small", other)) if one.artifact},
+            provenance=Provenance(
+                {name: one.artifact for name, one in (("model", loaded), ("small", other)) if one.artifact}
+            ),
         )
 
     return _once(folder, make)

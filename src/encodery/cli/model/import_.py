@@ -30,7 +30,7 @@ def command(
     from encodery.base.parts import name_of
     from encodery.cli._screen import screen
     from encodery.finetune import artifact
-    from encodery.model.load import load_model, save_model
+    from encodery.model.load import Provenance, load_model, save_model
 
     loaded = load_model(source)
     try:
@@ -47,8 +47,7 @@ def command(
         loaded.tokenizer_path,
         settings={**loaded.settings, **task_settings},
         modules=modules,
-        origin=loaded.origin,
-        parents=parents,
+        provenance=Provenance(parents, loaded.origin),
         metrics=metrics,
         overwrite=overwrite,
     )

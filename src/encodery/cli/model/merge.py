@@ -37,7 +37,7 @@ def command(
     from encodery.cli._screen import screen
     from encodery.cli.model._carry import carried
     from encodery.merging import MergeMethod
-    from encodery.model.load import load_model, save_model
+    from encodery.model.load import Provenance, load_model, save_model
     from encodery.model.network import model_of_state
 
     names = [name for name in models if "=" not in name or Path(name).is_dir()]
@@ -61,7 +61,9 @@ def command(
         first.tokenizer_path,
         settings={**kept, "merging": encode(rule)},
         modules={} if head is None else carried(chosen, model),
-        parents={name: parent.artifact for name, parent in parents.items() if parent.artifact is not None},
+        provenance=Provenance(
+            {name: parent.artifact for name, parent in parents.items() if parent.artifact is not None}
+        ),
         overwrite=overwrite,
     )
     screen().print(f"{out}: {len(others)} models merged by {method}.", soft_wrap=True)
