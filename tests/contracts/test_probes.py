@@ -123,7 +123,12 @@ def test_sentences_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> No
 
 
 def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert encodery(["evaluate", "probe", "tags", str(data), "train=300", "test=100", "--model", str(tiny)]) == 0
+    assert (
+        encodery(
+            ["evaluate", "probe", "tags", str(data), "max_train_words=300", "max_test_words=100", "--model", str(tiny)]
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "layer 2" in shown
     assert "to the tag of the word" in shown

@@ -151,4 +151,4 @@ def test_what_it_cannot_do_it_says(opened: System) -> None:
 
 def test_every_part_is_found() -> None:
     assert {"model", "bm25", "tfidf", "endpoint", *PEERS} <= set(part_names(System))
-    assert find_part(System, "bm25").__name__ == "BM25"
+    assert find_part(System, "bm25").__name__ == "BM25System"

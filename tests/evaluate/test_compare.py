@@ -154,7 +154,7 @@ def test_a_plan_holds_several_of_both(
 
 
 def test_the_command_of_a_suite(run: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["evaluate", "sts", str(pairs), "--model", str(run), "--model", "tfidf,words=1"]
+    arguments = ["evaluate", "sts", str(pairs), "--model", str(run), "--model", "tfidf,max_ngram=1"]
     assert encodery([*arguments, "--out", str(tmp_path / "a.html"), "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert [row["system"] for row in table["rows"]] == ["first run", "TF-IDF"]

@@ -168,7 +168,7 @@ class Fixed(OpenSystem):
 
 class _Stub:
     def __init__(self, system: Fixed) -> None:
-        self.task, self.known, self.answers = system.head, system.known, list(system.answers)
+        self.task, self.metadata, self.answers = system.head, system.known, list(system.answers)
 
     def predict(self, rows: Rows) -> Predictions:
         count = len(next(iter(rows.values())))

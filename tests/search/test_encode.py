@@ -38,7 +38,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from conftest import FakeEncoder
 from encodery.search import writer
-from encodery.search.encode import EncodeSettings, encode
+from encodery.search.encode import EncodeSettings, encode_documents
 from encodery.search.passages import Passages
 
 class Dying(FakeEncoder):
@@ -51,7 +51,7 @@ class Dying(FakeEncoder):
         return super().encode(texts, truncate, prompt=prompt)
 
 writer.AT_ONCE = 10
-encode([sys.argv[2]], sys.argv[3], Dying(), EncodeSettings(passages=Passages(size=40)), shards=3)
+encode_documents([sys.argv[2]], sys.argv[3], Dying(), EncodeSettings(passages=Passages(size=40)), shards=3)
 """
 
 
@@ -154,7 +154,7 @@ def test_the_index_is_the_one_made_at_once(rows: Path, tmp_path: Path, encoder: 
     assert calibrated.artifact.manifest.metrics["documents"] == 36
     plain = build_encoded(tmp_path / "encoded", tmp_path / "plain", settings=IndexSettings(postprocess=()))
     for place, point in contents(plain.artifact.path).items():
-        np.testing.assert_allclose(point.vector, encoder.vector(one[place].text), rtol=1e-5)
+        np.testing.assert_allclose(point.dense, encoder.vector(one[place].text), rtol=1e-5)
     with pytest.raises(InputError, match="cut already"):
         build_encoded(tmp_path / "encoded", tmp_path / "other", settings=IndexSettings(passages=Passages(size=30)))
     with pytest.raises(ArtifactError, match="dense"):

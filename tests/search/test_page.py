@@ -108,7 +108,7 @@ def test_the_reranker_is_asked_unless_told_otherwise(answers: PageResponder) -> 
     assert len(page.all("svg", class_="bar s-rerank")) == 5
     assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
     told = [
-        [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top=5&{share}").body)["found"]]
+        [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top=5&{share}").body)["hits"]]
         for share in ("rerank=no", "rerank_weight=0", "rerank_weight=1")
     ]
     assert told[0] == told[1] != told[2]
@@ -143,7 +143,7 @@ def test_sides_may_have_a_share_each(answers: PageResponder, searcher: Searcher)
     told = json.loads(
         answers.reply(f"/search?{urlencode({'q': query, 'weights': 'bm25=1, dense=3', 'rerank': 'no'})}").body
     )
-    assert [hit["score"] for hit in told["found"]] == pytest.approx([hit.score for hit in hits])
+    assert [hit["score"] for hit in told["hits"]] == pytest.approx([hit.score for hit in hits])
     assert shown(answers, q=query).all("input", name="weight", type="number")
     page = shown(answers, q=query, weights="bm25=1, dense=3")
     assert [held["value"] for held in page.all("input", name="weights", type="text")] == ["bm25=1, dense=3"]
@@ -187,8 +187,8 @@ def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
     told = json.loads(reply.body)
     conditions = parse_query(parse_form(urlencode(fields, doseq=True))).conditions
     hits = searcher.search("violin orchestra", top=3, conditions=conditions).hits
-    assert [hit["text"] for hit in told["found"]] == [hit.text for hit in hits]
-    assert [hit["score"] for hit in told["found"]] == pytest.approx([hit.score for hit in hits])
+    assert [hit["text"] for hit in told["hits"]] == [hit.text for hit in hits]
+    assert [hit["score"] for hit in told["hits"]] == pytest.approx([hit.score for hit in hits])
     assert told["seconds"]["bm25"] > 0
     wrong = answers.reply("/search?q=")
     assert wrong.status == 400
@@ -336,7 +336,7 @@ def test_many_at_once_get_their_own_answers(server: PageServer) -> None:
 
     def one(query: str) -> None:
         _, body = ask(server, f"/search?q={query}&mode=bm25&rerank=no")
-        told[query] = json.loads(body)["found"][0]["document"]
+        told[query] = json.loads(body)["hits"][0]["document"]
 
     threads = [threading.Thread(target=one, args=(query,)) for query in queries]
     for thread in threads:

@@ -42,10 +42,10 @@ def test_an_index_of_fewer_bits_answers_and_says_how_near_it_is(
         assert figures.get("exact_recall", 1.0) > 0.9
         with Searcher(tmp_path / kind, encoder) as searcher:
             answers[kind] = searcher.search("garlic butter simmer mark0x0", 5)
-    best = [hit.document for hit in answers["fp32"].found]
+    best = [hit.document for hit in answers["fp32"].hits]
     for kind in KINDS:
-        assert len({hit.document for hit in answers[kind].found} & set(best)) >= 4
-        assert answers[kind].found[0].document == best[0]
+        assert len({hit.document for hit in answers[kind].hits} & set(best)) >= 4
+        assert answers[kind].hits[0].document == best[0]
     with pytest.raises(ArtifactError, match="other settings"):
         build([rows], tmp_path / "int8", encoder, settings["fp16"])
 

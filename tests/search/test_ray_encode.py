@@ -28,11 +28,11 @@ from pathlib import Path
 from encodery.base.errors import UserError
 from encodery.search.encode import EncodeSettings
 from encodery.search.passages import Passages
-from encodery.search.ray_encode import spread
+from encodery.search.ray_encode import encode_on_ray
 
 settings = EncodeSettings(passages=Passages(size=40))
 try:
-    made = spread([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]), workers=2)
+    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]), workers=2)
     print(*made.ended, "|", *made.open, "|", made.artifact.manifest.figures["documents"] if made.artifact else "")
 except UserError as error:
     print("error:", error)

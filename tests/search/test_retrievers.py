@@ -80,7 +80,7 @@ def test_a_models_folder_says_what_it_gives(folder: Path) -> None:
     ]
     sides = as_retrievers([load_retriever(folder / name) for name in ("multi_vector", "dense", "sparse")])
     assert [type(side) for side in sides] == [DenseRetriever, SparseRetriever, MultiVectorRetriever]
-    with pytest.raises(InputError, match="Two models for late"):
+    with pytest.raises(InputError, match="Two models for multi_vector"):
         as_retrievers([sides[2], sides[2]])
 
 
@@ -123,9 +123,9 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
         with pytest.raises(InputError, match="'dense'"):
             searcher.search(query, weight={"dense": 1.0})
         with PageResponder(searcher) as answers:
-            page = answers.reply(f"/?q={query.replace(' ', '+')}&weights=late%3D1").body.decode()
+            page = answers.reply(f"/?q={query.replace(' ', '+')}&weights=multi_vector%3D1").body.decode()
             assert re.findall(r'href="/document\?[^"]*id=(t\d+)', page) == alone[:10]
-            assert 'placeholder="bm25=0.50,sparse=0.25,late=0.25"' in page
+            assert 'placeholder="bm25=0.50,sparse=0.25,multi_vector=0.25"' in page
 
 
 def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_vectors_of_tokens_follow_the_others_where_there_are_many(
     )
     with Searcher(tmp_path / "index") as searcher:
         everything = {f.document for f in searcher.search("violin", 20).hits}
-        monkeypatch.setattr(searcher_module, "LATE_WHOLE", 5)
+        monkeypatch.setattr(searcher_module, "MULTI_VECTOR_EXHAUSTIVE", 5)
         held = {f.document for f in searcher.search("violin", 20).hits}
     assert len(everything) == 20
     assert held == {name for name, text in TEXTS.items() if "violin" in text}
@@ -220,7 +220,7 @@ def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None
     assert all(hit["sparse"] is not None and hit["multi_vector"] is not None for hit in answer["hits"])
     shown = run("query", index, "violin", "--mode", "multi_vector")
     assert "multi_vector" in shown
-    shown = run("query", index, "violin", "--weight", "bm25=0.2,late=0.8")
+    shown = run("query", index, "violin", "--weight", "bm25=0.2,multi_vector=0.8")
     assert "bm25" in shown
     assert "multi_vector" in shown
     assert "sparse" not in shown, "what has no share is not asked"

@@ -151,7 +151,7 @@ def test_a_runtime_that_is_gone_is_named_with_a_way_out(
     model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, {"dense": model})
-    monkeypatch.setattr(RuntimeProvenance, "asked", "/nowhere/export")
+    monkeypatch.setattr(RuntimeProvenance, "runtime_argument", "/nowhere/export")
     with Searcher(tmp_path / "i") as searcher, pytest.raises(ArtifactError, match=r"cannot run here.*--runtime torch"):
         searcher.search("violin", mode="dense")
 

@@ -89,7 +89,7 @@ def test_shares_are_noted_by_folder(tmp_path: Path) -> None:
     save_rerank_weight(index, other, RerankWeight(0.2, 50, {}))
     save_rerank_weight(index, one, RerankWeight(0.8, 50, {}))
     assert (rerank_weight_of(index, one), rerank_weight_of(index, other)) == (0.8, 0.2)
-    for broken in ("{", "[]", '{"x": 3}', '{"x": {"share": "much"}}'):
+    for broken in ("{", "[]", '{"x": 3}', '{"x": {"weight": "much"}}'):
         (index / RERANK_WEIGHTS).write_text(broken)
         with pytest.raises(ArtifactError, match="damaged"):
             rerank_weight_of(index, one)
@@ -112,7 +112,7 @@ def test_the_command_line_finds_notes_and_takes_it(
     before = scores()
     assert before == scores("--rerank-weight", "0.5")
     said = " ".join(run("tune-rerank", str(index), "--rerank", str(model), "--queries", "40").split())
-    share = json.loads((index / RERANK_WEIGHTS).read_text())[str(model.resolve())]["share"]
+    share = json.loads((index / RERANK_WEIGHTS).read_text())[str(model.resolve())]["weight"]
     assert f"is {share:.2f}." in said
     assert "of 40 sentences" in said
     assert share != RERANK_WEIGHT

@@ -50,7 +50,7 @@ def expected(index: Path) -> SearchResult:
 
 
 def test_passages_are_those_of_the_library(expected: SearchResult, searching: httpx.Client) -> None:
-    found = searching.post("/search", json={"query": "violin storm", "filters": ["year>=1991"]}).json()["found"]
+    found = searching.post("/search", json={"query": "violin storm", "filters": ["year>=1991"]}).json()["hits"]
     assert [one["document"] for one in found] == ["d2", "d1"]
     assert [one["text"] for one in found] == [one.text for one in expected.hits]
     assert [one["score"] for one in found] == pytest.approx([one.score for one in expected.hits])

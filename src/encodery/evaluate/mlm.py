@@ -63,7 +63,7 @@ class HeldoutTexts:
 
     ids: list[np.ndarray]
     bytes: int
-    specials: SpecialTokens
+    special_tokens: SpecialTokens
 
     def __len__(self) -> int:
         return len(self.ids)

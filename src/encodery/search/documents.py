@@ -80,8 +80,8 @@ class DocumentInput:
         def skip(reason: str, detail: str) -> None:
             self.skipped[reason] += 1
 
-        reading = ReadContext(self.settings.text, self.settings.encoding, None, Path(), Path())
-        rows = self.settings.read[source.format].read(source, skip=skip, reading=reading)
+        context = ReadContext(self.settings.text, self.settings.encoding, None, Path(), Path())
+        rows = self.settings.read[source.format].read(source, skip=skip, context=context)
         number = 0
         try:
             for text, said in rows:

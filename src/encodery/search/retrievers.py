@@ -189,13 +189,13 @@ class SparseRetriever(_Prompted):
         return store.search_sparse(query, limit, conditions, among)
 
     def similarity(self, queries: Sequence[Any], passages: Sequence[Any]) -> np.ndarray:
-        words = np.concatenate([passage.words for passage in passages])
+        words = np.concatenate([passage.term_ids for passage in passages])
         weights = np.concatenate([passage.weights for passage in passages])
-        owner = np.repeat(np.arange(len(passages)), [len(passage.words) for passage in passages])
+        owner = np.repeat(np.arange(len(passages)), [len(passage.term_ids) for passage in passages])
         found = np.zeros((len(queries), len(passages)), np.float64)
         for row, asked in enumerate(queries):
             table = np.zeros(self.dim, np.float32)
-            table[asked.words] = asked.weights
+            table[asked.term_ids] = asked.weights
             found[row] = np.bincount(owner, table[words] * weights, len(passages))
         return found
 

@@ -103,7 +103,7 @@ def rerank_weight_of(index: Path, reranker: str | Path) -> float:
     held = _read(index).get(str(Path(reranker).resolve()))
     if held is None or held.get("fingerprint") != _fingerprint(reranker):
         return RERANK_WEIGHT
-    share: float = held["share"]
+    share: float = held["weight"]
     return share
 
 
@@ -111,7 +111,7 @@ def _read(index: Path) -> dict[str, dict[str, Any]]:
     file = index / RERANK_WEIGHTS
     try:
         stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return {where: {**held, "share": float(held["share"])} for where, held in stored.items()}
+        return {where: {**held, "weight": float(held["weight"])} for where, held in stored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{file}: damaged: {error}") from error
 

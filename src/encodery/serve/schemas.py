@@ -223,7 +223,7 @@ class SearchBody(RequestBody):
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     fusion: Literal["scores", "ranks"] = "scores"
     rerank: bool | None = None
-    reranked: Annotated[int, Field(ge=1, le=1000)] = 30
+    rerank_top_k: Annotated[int, Field(ge=1, le=1000)] = 30
     rerank_weight: Annotated[float | None, Field(ge=0, le=1)] = None
 
 

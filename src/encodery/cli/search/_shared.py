@@ -62,7 +62,7 @@ def print_statistics(console: Console, metrics: dict[str, Any], folder: Path) ->
     seconds = metrics["seconds"]
     console.print(f"  built in   {seconds:,.1f} s ({passages / max(seconds, 1e-9):,.0f} passages/s)")
     if "vectors" in metrics:
-        agreement = metrics.get("agreement")
+        agreement = metrics.get("exact_recall")
         suffix = "" if agreement is None else f", {agreement:.1%} of the ten nearest neighbours agree with fp32"
         console.print(f"  vectors    {metrics['vectors']}{suffix}")
     console.print(f"  weight     {metrics['weight']:.2f} for the models in hybrid ranking, the rest for BM25")

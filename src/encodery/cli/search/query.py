@@ -140,10 +140,10 @@ def _as_table(results: SearchResult) -> dict[str, Any]:
         {
             "rank": hit.rank,
             "score": hit.score,
-            "words": hit.bm25,
-            "vector": hit.dense,
+            "bm25": hit.bm25,
+            "dense": hit.dense,
             "sparse": hit.sparse,
-            "late": hit.multi_vector,
+            "multi_vector": hit.multi_vector,
             "rerank": hit.rerank,
             "document": hit.document,
             "start": hit.start,
@@ -195,5 +195,5 @@ def _print(console: Console, results: SearchResult) -> None:
 def _score_columns(results: SearchResult) -> tuple[str, ...]:
     """Return the stages whose scores are shown beside the final one; none if there is a single stage."""
     first = results.hits[0]
-    sides = tuple(name for name in ("words", "vector", "sparse", "late", "rerank") if getattr(first, name) is not None)
+    sides = tuple(name for name in ("bm25", "dense", "sparse", "multi_vector", "rerank") if getattr(first, name) is not None)
     return sides if len(sides) > 1 else ()
