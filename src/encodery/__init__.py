@@ -15,7 +15,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encodery.encoders.dense import DenseEmbeddings, DenseEncoder
+    from encodery.encoders.dense import DenseEncoder
+    from encodery.encoders.embeddings import DenseEmbeddings
     from encodery.generate import GeneratedText
     from encodery.library import TextModel, load
     from encodery.search.searcher import Searcher

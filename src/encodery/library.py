@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.encoders.dense import BATCH_TOKENS, DenseEmbeddings, DenseEncoder
+from encodery.encoders import BATCH_TOKENS
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.embeddings import DenseEmbeddings
 from encodery.encoders.exported import parse_runtime
 from encodery.generate import GeneratedText
 from encodery.generate.fill import FillMask

@@ -20,7 +20,6 @@ from encodery.encoders.multi_vector import (
     MultiVectorSettings,
     TokenProjection,
     max_sim,
-    max_sim_matrix,
     pad_with_mask,
     punctuation_ids,
 )
@@ -96,7 +95,7 @@ def test_they_are_learned_and_come_back(loaded: LoadedModel, pairs: Any, tmp_pat
     numbers = work.numbers[:6]
     texts = np.unique(numbers)
     asked, told = ([work.examples.texts[int(n)] for n in numbers[:, c]] for c in (0, 1))
-    found = max_sim_matrix(encoder.encode(asked, batch_tokens=20), encoder.encode(told))
+    found = encoder.encode(asked, batch_tokens=20).similarity(encoder.encode(told))
     places = np.searchsorted(texts, numbers)
     expected = work.compared(work.examples, texts).cross(places[:, 0], places[:, 1])
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -205,7 +204,7 @@ def test_they_are_trained_as_they_are_used(loaded: LoadedModel, pairs: Any, tmp_
     assert encoder.settings.query_length == 9
     texts = np.unique(work.numbers[:3])
     names = [work.examples.texts[int(n)] for n in texts]
-    expected = max_sim_matrix(encoder.encode(names, prompt="query"), encoder.encode(names, prompt="document"))
+    expected = encoder.encode(names, prompt="query").similarity(encoder.encode(names, prompt="document"))
     every = np.arange(len(texts))
     found = work.compared(work.examples, texts)
     np.testing.assert_allclose(found.cross(every, every), expected, rtol=1e-4)

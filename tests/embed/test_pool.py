@@ -9,7 +9,7 @@ import torch
 from encodery.base.errors import InputError
 from encodery.embed.noise import delete_tokens, mask_span
 from encodery.embed.text_pool import TextPool, average_windows_torch
-from encodery.encoders.dense import average_windows
+from encodery.encoders.text_windows import TextWindows
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import split_into_windows
 
@@ -78,7 +78,9 @@ def test_vectors_of_windows_make_those_of_texts_as_in_use() -> None:
     owner, lengths = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([5, 4, 3, 9, 9, 8, 2])
     tensor = torch.from_numpy(found).requires_grad_()
     told = average_windows_torch(tensor, torch.from_numpy(lengths), torch.from_numpy(owner), 4)
-    np.testing.assert_allclose(told.detach().numpy(), average_windows(found, owner, lengths, 4), atol=1e-6)
+    np.testing.assert_allclose(
+        told.detach().numpy(), TextWindows([], owner, lengths, np.zeros(4)).average(found), atol=1e-6
+    )
     told[2].sum().backward()
     assert tensor.grad is not None
     np.testing.assert_allclose(tensor.grad[:, 0].numpy(), [0, 0, 0, 9 / 26, 9 / 26, 8 / 26, 0], atol=1e-6)

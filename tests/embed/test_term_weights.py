@@ -15,8 +15,8 @@ from encodery.embed.data import EmbeddingExamples
 from encodery.embed.planning import recipe_settings
 from encodery.embed.sparse_job import SparseJob
 from encodery.embed.training import EmbedTraining
+from encodery.encoders.embeddings import SparseEmbeddings
 from encodery.encoders.sparse import (
-    SparseEmbeddings,
     SparseEncoder,
     SparseSettings,
     TermHead,

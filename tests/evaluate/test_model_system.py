@@ -16,7 +16,6 @@ from encodery.encoders.multi_vector import (
     MultiVectorSettings,
     TokenProjection,
     golden_token_vectors,
-    max_sim_matrix,
 )
 from encodery.encoders.sparse import SparseEncoder, SparseSettings
 from encodery.evaluate.suites.retrieval import JudgedQueries, RetrievalSuite
@@ -72,7 +71,7 @@ def test_word_weights_are_compared_by_inner_product(weights: Path) -> None:
 def test_token_vectors_are_compared_by_max_sim(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MultiVectorEncoder.from_loaded(load_model(tokens))
     asked, held = (encoder.encode(list(t.values()), prompt=p) for t, p in ((QUERIES, "query"), (DOCUMENTS, "document")))
-    expected = max_sim_matrix(asked, held)
+    expected = asked.similarity(held)
     for some in (1024, 3):
         monkeypatch.setattr(model, "DOCUMENTS_AT_ONCE", some)
         system = ModelSystem(path=str(tokens)).open()

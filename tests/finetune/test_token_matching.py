@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.encoders.dense import pack_sequences
+from encodery.encoders.packing import pack_sequences
 from encodery.export.hf import HFExporter
 from encodery.export.sentence_transformers import SentenceTransformersExporter
 from encodery.finetune.auto import auto

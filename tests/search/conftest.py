@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from encodery.encoders.dense import DenseEmbeddings
+from encodery.encoders.embeddings import DenseEmbeddings
 
 WIDTH = 32
 TOPICS = {

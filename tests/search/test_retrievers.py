@@ -19,7 +19,7 @@ from encodery.embed.data import EmbeddingExamples
 from encodery.embed.multivector_job import MultiVectorJob
 from encodery.embed.planning import recipe_settings
 from encodery.embed.sparse_job import SparseJob
-from encodery.encoders.multi_vector import MultiVectorEncoder, max_sim_matrix
+from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.settings import DenseSettings
 from encodery.encoders.sparse import SparseEncoder
 from encodery.model.load import load_model
@@ -96,9 +96,7 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
         matrix[number, row[0]] = row[1]
     truth = {
         "sparse": matrix[:-1] @ matrix[-1],
-        "multi_vector": max_sim_matrix(tokens.encode([query], prompt="query"), tokens.encode(texts, prompt="document"))[
-            0
-        ],
+        "multi_vector": tokens.encode([query], prompt="query").similarity(tokens.encode(texts, prompt="document"))[0],
     }
     with Searcher(tmp_path / "index", sides) as searcher:
         assert searcher.modes == ("hybrid", "sparse", "multi_vector", "bm25")
@@ -137,8 +135,8 @@ def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp
         found = searcher.search("violin melody", 5, "bm25", reranker=scorer, rerank_top_k=12, rerank_weight=1).hits
         plain = searcher.search("violin melody", 12, "bm25").hits
     texts = [hit.text for hit in plain]
-    truth = max_sim_matrix(
-        encoder.encode(["violin melody"], prompt="query"), encoder.encode(texts, "chunk", prompt="document")
+    truth = encoder.encode(["violin melody"], prompt="query").similarity(
+        encoder.encode(texts, "chunk", prompt="document")
     )[0]
     assert [hit.rerank for hit in found] == pytest.approx(sorted(truth.tolist(), reverse=True)[:5], rel=1e-5)
     assert [hit.text for hit in found] != texts[:5]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.encoders.dense import DenseEmbeddings
+from encodery.encoders.embeddings import DenseEmbeddings
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.search.build import IndexSettings, build

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from encodery.base.errors import ArtifactError, EmptyInput, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
-from encodery.encoders.sparse import SparseEmbeddings, SparseEncoder
+from encodery.encoders.embeddings import SparseEmbeddings
+from encodery.encoders.sparse import SparseEncoder
 from encodery.model.load import load_model
 from encodery.search.build import build
 from encodery.search.precomputed_terms import PrecomputedTerms, precompute_terms

@@ -24,19 +24,16 @@ from encodery.embed.heldout_metrics import EncodedTexts
 from encodery.embed.job import EmbedJob
 from encodery.embed.losses import LossInputs, Similarity
 from encodery.embed.text_pool import TextPool
+from encodery.encoders import DOCUMENT, QUERY, Role
+from encodery.encoders.embeddings import MultiVectorEmbeddings
 from encodery.encoders.multi_vector import (
-    DOCUMENT,
     KEY,
-    QUERY,
-    MultiVectorEmbeddings,
     MultiVectorEncoder,
     MultiVectorSettings,
-    Role,
     TokenProjection,
     check_length,
     golden_token_vectors,
     max_sim,
-    max_sim_matrix,
     pad_with_mask,
     punctuation_ids,
 )
@@ -158,7 +155,7 @@ class MultiVectorJob(EmbedJob):
         whose = owner[batch.layout.sequence_ids.cpu()][kept]
         ends = torch.bincount(whose, minlength=len(texts)).cumsum(0).numpy()
         ordered = rows.float().cpu()[kept[whose.argsort(stable=True)]].numpy()
-        return MultiVectorEmbeddings(ordered, ends, np.zeros(len(texts), np.int64))
+        return MultiVectorEmbeddings(ordered, ends, *np.zeros((2, len(texts)), np.int64))
 
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """The model with its projection and golden vectors."""
@@ -196,7 +193,7 @@ class _Tokens:
 
     def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """See `Compared`."""
-        return max_sim_matrix(self.read(self.texts[one], QUERY), self.read(self.texts[other], DOCUMENT))
+        return self.read(self.texts[one], QUERY).similarity(self.read(self.texts[other], DOCUMENT))
 
     def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """See `Compared`."""

@@ -21,7 +21,7 @@ from encodery.embed.data import EmbeddingExamples
 from encodery.embed.heldout_metrics import EncodedVectors, compute_metrics
 from encodery.encoders import storage
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.json_lines import kind_of
+from encodery.encoders.loading import kind_of
 from encodery.encoders.pooling import Pooling
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
@@ -49,7 +49,7 @@ def fit_postprocess(
     and after: `alike_before`, `alike`. Raises `SettingsError` where nothing is to be learnt, or the pooling would have
     random weights; `EmptyInput` for fewer than two different sentences.
     """
-    if kind_of(loaded) != "dense":
+    if kind_of(loaded.settings) != "dense":
         raise SettingsError(f"{loaded.path}: has no single vector a text, which finish steps are for.")
     own = decode(DenseSettings, loaded.settings.get("dense", {}), "dense")
     settings = decode_with_overrides(DenseSettings, loaded.settings.get("dense", {}), over, "dense")

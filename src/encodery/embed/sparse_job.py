@@ -30,11 +30,9 @@ from encodery.embed.heldout_metrics import EncodedTexts, EncodedVectors
 from encodery.embed.job import EmbedJob
 from encodery.embed.losses import LossInputs
 from encodery.embed.text_pool import TextPool
-from encodery.encoders import storage
+from encodery.encoders import DOCUMENT, QUERY, storage
 from encodery.encoders.sparse import (
-    DOCUMENT,
     KEY,
-    QUERY,
     SparseEncoder,
     SparseSettings,
     TermHead,

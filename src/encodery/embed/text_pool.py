@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encodery.encoders.dense import pack_sequences
+from encodery.encoders.packing import pack_sequences
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import parse_truncate, split_evenly, split_into_windows

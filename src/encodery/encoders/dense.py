@@ -1,7 +1,8 @@
-"""Runs an encoder over texts: tokenise, sort by length, pack to a budget of tokens, pool, finish, restore the order.
+"""Dense embeddings: one vector for each text, pooled from the hidden states of its tokens. arXiv:1908.10084
 
-The result does not depend on which texts stand together, beyond rounding. arXiv:1908.10084 for mean pooling.
-Shapes: N texts, T tokens of a batch, H width of the model, K width after finishing.
+Texts are tokenised, sorted by length, packed into batches of `batch_tokens`, pooled, post-processed and put back into
+their order. A text's vector does not depend on the other texts of a call, beyond rounding.
+Shapes: N texts, T tokens of a batch, B sequences, H width of the model, K dimension after post-processing.
 """
 
 from __future__ import annotations
@@ -10,165 +11,157 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.machine import device as machine_device
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
-from encodery.encoders import parallel, storage
+from encodery.encoders import BATCH_TOKENS, Role, parallel, storage
+from encodery.encoders.embeddings import DenseEmbeddings
+from encodery.encoders.model_encoder import ModelEncoder, StoredEncoder
+from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling import Pooling, PoolingModule
 from encodery.encoders.pooling.cls import CLS
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
+from encodery.encoders.text_windows import TextWindows, check_texts, token_offsets
+from encodery.encoders.weights import weights_digest
+from encodery.model import golden
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.runtimes.engine import InferenceEngine, PoolingMode
 from encodery.runtimes.kind import Runtime
 from encodery.runtimes.packed_encoder import accelerate, original_model
-from encodery.tokens.windows import batches_by_length, parse_truncate, split_into_windows
+from encodery.tokens.windows import batches_by_length, parse_truncate
 
 if TYPE_CHECKING:
     from encodery.model.load import LoadedModel
     from encodery.tokens.tokenizer import Tokenizer
 
-BATCH_TOKENS = 2048
-OTHERS = {
-    "sparse": ("weights of words", "encodery.encoders.sparse.SparseEncoder"),
-    "multi_vector": ("a vector for each token", "encodery.encoders.multi_vector.MultiVectorEncoder"),
-}
-"""What a model may be trained for instead, by the settings that are stored with it, and what reads it then."""
-RUNTIME_BATCH_TOKENS = 8192  # At least so many at once where a runtime deals them to its own threads.
-TEXTS_AT_ONCE = 4096  # Texts held at a time by `stream`.
+RUNTIME_BATCH_TOKENS = 8192  # Tokens of a batch, at least, for a runtime that divides it among its own threads.
+TEXTS_AT_ONCE = 4096  # Texts that `stream` holds at a time.
 CHARACTERS_AT_ONCE = 8 << 20
-CUT_AT = 1 << 17  # Characters tokenised in one piece.
 
 
-@dataclass(frozen=True)
-class DenseEmbeddings:
-    """`vectors` (N, K) float32 in the order of the texts; `tokens` (N,) that were read, special tokens included;
-    `dropped` (N,) tokens that the truncation left out."""
+class DenseEncoder(ModelEncoder):
+    """A model with its tokenizer and the settings of its dense embeddings.
 
-    vectors: np.ndarray
-    tokens: np.ndarray
-    dropped: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-
-class DenseEncoder:
-    """An encoder with its tokenizer and embedding settings. The model is set to evaluation.
-
-    `finishing` is given where a finish step of the settings has learnt something, `pooling` where the pooling has
-    weights. Raises `SettingsError` where one is missing.
+    `postprocessing` is needed if a step of `settings.postprocess` is fitted to a sample, `pooling` if the pooling has
+    weights. Raises `SettingsError` if one of them is missing.
     """
+
+    kind: ClassVar[str] = "dense"
 
     def __init__(
         self,
         model: Model,
         tokenizer: Tokenizer,
         settings: DenseSettings | None = None,
-        finishing: PostProcessing | None = None,
+        postprocessing: PostProcessing | None = None,
         device: torch.device | str | None = None,
         pooling: PoolingModule | None = None,
     ) -> None:
         self.settings = settings or DenseSettings()
-        self.device = torch.device(device) if device is not None else machine_device()
-        self.model = first_layers(model, self.settings.layers).to(self.device).eval()
-        self.tokenizer = tokenizer
-        self.postprocessing = finishing or unfitted_postprocessing(self.settings.postprocess)
+        self._whole_model = model
+        super().__init__(first_layers(model, self.settings.layers), tokenizer, self.settings.max_length, device)
+        self.postprocessing = postprocessing or unfitted_postprocessing(self.settings.postprocess)
         self.pooling = (pooling or weightless_pooling(self.settings.pooling, self.model)).to(self.device).eval()
         self.runtime: Runtime | None = None
         self.engine: InferenceEngine | None = None
-        self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
         if self.max_length < 3:
-            raise SettingsError(f"max_length = {self.max_length}: leaves no room beside the special tokens.")
+            raise SettingsError(
+                f"max_length = {self.max_length}: leaves no room for a token between the two special tokens; "
+                "at least 3 is needed."
+            )
 
     @classmethod
     def from_loaded(cls, loaded: LoadedModel, device: torch.device | str | None = None) -> DenseEncoder:
-        """The embedder of a loaded model, as its stored settings have it. Raises `SettingsError` for a model that was
-        trained to give a text something else than one vector."""
-        for key, (what, reader) in OTHERS.items():
-            if key in loaded.settings:
-                raise SettingsError(f"{loaded.path}: gives a text {what}, not one vector. Read it with {reader}.of.")
-        settings = decode(DenseSettings, loaded.settings.get("dense", {}), where=f"{loaded.path}: dense")
+        """See `ModelEncoder`."""
+        from encodery.encoders.loading import kind_of
+
+        kind = kind_of(loaded.settings)
+        if kind != cls.kind:
+            raise SettingsError(
+                f"{loaded.path}: was trained for {kind} embeddings, not for one vector per text. Open it with "
+                "encodery.encoders.loading.load_encoder."
+            )
+        settings = decode(DenseSettings, loaded.settings.get(cls.kind, {}), where=f"{loaded.path}: {cls.kind}")
         if not storage.is_stored(loaded):
-            return cls(loaded.model, loaded.tokenizer, settings, device=device)._quick()
-        kept = loaded.module_state(storage.MODULE)
+            return cls(loaded.model, loaded.tokenizer, settings, device=device)._accelerated()
+        tensors = loaded.module_state(storage.MODULE)
         pooling = settings.pooling.build(loaded.model.settings.shape)
-        pooling.load_state_dict(storage.pooling_state(kept))
-        finishing = storage.load_postprocessing(settings.postprocess, kept)
-        embedder = cls(loaded.model, loaded.tokenizer, settings, finishing, device, pooling)
-        storage.verify_golden(loaded, embedder.pool_batch, kept, embedder.device)
-        return embedder._quick()
+        pooling.load_state_dict(storage.pooling_state(tensors))
+        postprocessing = storage.load_postprocessing(settings.postprocess, tensors)
+        encoder = cls(loaded.model, loaded.tokenizer, settings, postprocessing, device, pooling)
+        storage.verify_golden(loaded, encoder.pool_batch, tensors, encoder.device)
+        return encoder._accelerated()
+
+    def stored(self) -> StoredEncoder:
+        """See `ModelEncoder`."""
+        tensors = storage.module_tensors(self.pooling, self.postprocessing)
+        inputs = golden.golden_outputs(self._whole_model)
+        tensors["golden"] = storage.golden_vectors(self.pool_batch, inputs, self.device)
+        return StoredEncoder({self.kind: encode(self.settings)}, {storage.MODULE: tensors})
 
     def with_runtime(self, runtime: Runtime) -> DenseEncoder:
-        """The same embedder, its model run by that runtime; what goes through `pooled` stays with the model itself.
+        """The same encoder with its model run by `runtime`; `pool_batch` still runs the model itself.
 
-        Raises `SettingsError` where the runtime cannot run the model, or gives no layers to a pooling that wants them.
+        Raises `SettingsError` if the runtime cannot run the model, or if the pooling needs every layer.
         """
         if self.pooling.keep_layers:
             raise SettingsError(
-                f"pooling = '{name_of(self.settings.pooling)}': wants every layer, a runtime gives the last one."
+                f"pooling = '{name_of(self.settings.pooling)}': needs the output of every layer, and a runtime gives "
+                "that of the last one only. Run the model without a runtime."
             )
-        found = copy.copy(self)
-        found.runtime, found.engine = runtime, runtime.build(original_model(self.model))
-        return found
+        encoder = copy.copy(self)
+        encoder.runtime, encoder.engine = runtime, runtime.build(original_model(self.model))
+        return encoder
 
-    def _quick(self) -> DenseEncoder:
+    def _accelerated(self) -> DenseEncoder:
         self.model = accelerate(self.model)
         return self
 
     @property
     def runtime_name(self) -> str:
-        """The name of the runtime that computes its vectors."""
+        """The name of the runtime that computes the embeddings."""
         if self.runtime is not None:
             return name_of(self.runtime)
-        return "torch" if original_model(self.model) is self.model or self.pooling.keep_layers else "packed_fp32"
+        in_torch = original_model(self.model) is self.model or self.pooling.keep_layers
+        return "torch" if in_torch else "packed_fp32"
 
     @property
     def fingerprint(self) -> str:
-        """Differs when any text could get another vector: that of the model, and the runtime where there is one."""
+        """Of the model and, if there is one, the runtime; see `TextEncoder`."""
         if self.runtime is None:
             return self.model_fingerprint
         return hashlib.sha256(f"{self.model_fingerprint}{json.dumps(encode(self.runtime))}".encode()).hexdigest()[:32]
 
-    @cached_property
+    @property
     def model_fingerprint(self) -> str:
-        """Over weights, tokenizer and settings, whatever runs them."""
-        digest = hashlib.sha256(json.dumps([encode(self.settings), self.tokenizer.fingerprint]).encode())
-        for name, tensor in sorted(self.model.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-        for _, tensor in sorted(self.pooling.state_dict().items()):
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-        for state in self.postprocessing.states:
-            for array in state.values():
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:32]
+        """Over weights, tokenizer and settings, whatever runtime is used."""
+        return self._model_fingerprint
+
+    @cached_property
+    def _model_fingerprint(self) -> str:
+        seed = json.dumps([encode(self.settings), self.tokenizer.fingerprint])
+        tensors = {**self.model.encoder.state_dict(), **storage.module_tensors(self.pooling, self.postprocessing)}
+        return weights_digest(tensors, seed.encode())
 
     @property
     def dimension(self) -> int:
-        """Width K of a vector after finishing."""
+        """K, after post-processing."""
         return self.postprocessing.output_dim(self.model.settings.width)
 
     @property
-    def max_content_tokens(self) -> int:
-        """Tokens of a text that fit the model, special tokens not counted."""
-        return self.max_length - 2
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """Name -> what is put before a text that is encoded under it."""
+    def prompts(self) -> Mapping[str, str]:
+        """See `TextEncoder`."""
         return self.settings.prompts
 
     def token_offsets(self, text: str) -> np.ndarray:
@@ -182,16 +175,12 @@ class DenseEncoder:
         batch_tokens: int = BATCH_TOKENS,
         prompt: str | None = None,
         progress: Callable[[int], None] | None = None,
+        *,
+        role: Role | None = None,
     ) -> DenseEmbeddings:
-        """The vectors of all texts. Empty texts are legal.
-
-        `truncate`: error, right, left or chunk (see `tokens/windows.py`); `batch_tokens`: tokens computed at once;
-        `prompt`: name of a stored prompt; `progress` is called with the number of windows done after each batch.
-        Raises `InputError` for a text that is too long under "error", and for what is no list of texts.
-        """
-        return self._encode(
-            _checked(texts, 0), parse_truncate(truncate), batch_tokens, self.settings.prompt(prompt), progress
-        )
+        """See `TextEncoder`."""
+        check_texts(texts)
+        return self._encode(texts, truncate, batch_tokens, self.prompt_text(prompt, role), progress)
 
     def stream(
         self,
@@ -200,129 +189,108 @@ class DenseEncoder:
         batch_tokens: int = BATCH_TOKENS,
         prompt: str | None = None,
     ) -> Iterator[DenseEmbeddings]:
-        """The same in pieces, in order, for texts without end: a few thousand are held at a time."""
-        policy, before = parse_truncate(truncate), self.settings.prompt(prompt)
-        first = 0
-        for some in _pieces(texts):
-            yield self._encode(_checked(some, first), policy, batch_tokens, before, None, first)
-            first += len(some)
+        """`encode` for an unbounded stream of texts: the embeddings in order, a few thousand texts at a time."""
+        policy, before = parse_truncate(truncate), self.prompt_text(prompt)
+        first_index = 0
+        for part in _parts(texts):
+            yield self._encode(part, policy, batch_tokens, before, None, first_index)
+            first_index += len(part)
 
     def _encode(
         self,
         texts: Sequence[str],
         truncate: str,
         batch_tokens: int,
-        before: str,
+        prompt: str,
         progress: Callable[[int], None] | None,
-        first: int = 0,
+        first_index: int = 0,
     ) -> DenseEmbeddings:
         if batch_tokens < 1:
-            raise InputError(f"batch_tokens = {batch_tokens}: must be positive.")
-        ids = self.tokenizer.encode_batch([before + text for text in texts] if before else list(texts))
-        found, dropped = split_into_windows(ids, self.max_content_tokens, parse_truncate(truncate), first)
-        owner = np.array([window.text for window in found], np.int64)
-        lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
-        pooled = np.zeros((len(found), self.model.settings.width), np.float32)
+            raise InputError(f"batch_tokens = {batch_tokens}: must be at least 1.")
+        windows = TextWindows.from_texts(texts, self.tokenizer, self.max_content_tokens, truncate, prompt, first_index)
+        pooled = np.zeros((len(windows), self.model.settings.width), np.float32)
         if self.engine is None:
-            work = list(batches_by_length(lengths, parallel.batch_budget(batch_tokens, self.device)))
-            parts = parallel.map_batches(
-                lambda some: self.encode_windows([found[n].ids for n in some]), work, self.device
+            batches = list(batches_by_length(windows.lengths, parallel.batch_budget(batch_tokens, self.device)))
+            results = parallel.map_batches(
+                lambda numbers: self.encode_windows([windows.ids[n] for n in numbers]), batches, self.device
             )
         else:
-            work = list(batches_by_length(lengths, max(batch_tokens, RUNTIME_BATCH_TOKENS)))
-            parts = (self.encode_windows([found[n].ids for n in some]) for some in work)
-        for numbers, part in zip(work, parts, strict=True):
-            pooled[numbers] = part
+            batches = list(batches_by_length(windows.lengths, max(batch_tokens, RUNTIME_BATCH_TOKENS)))
+            results = (self.encode_windows([windows.ids[n] for n in numbers]) for numbers in batches)
+        for numbers, vectors in zip(batches, results, strict=True):
+            pooled[numbers] = vectors
             if progress is not None:
                 progress(len(numbers))
-        vectors = average_windows(pooled, owner, lengths, len(texts))
-        vectors = self.postprocessing.apply(vectors)
-        tokens = np.bincount(owner, weights=lengths, minlength=len(texts)).astype(np.int64)
-        return DenseEmbeddings(vectors, tokens, dropped)
+        return DenseEmbeddings(self.postprocessing.apply(windows.average(pooled)), windows.tokens, windows.dropped)
 
     def encode_windows(self, sequences: list[np.ndarray]) -> np.ndarray:
-        """Pooled vectors (B, H), before finishing, of windows without their special tokens; in inference mode."""
+        """Pooled vectors (B, H), before post-processing, of windows without their special tokens."""
         batch = pack_sequences(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id)
         if self.engine is not None:
-            return self._by_engine(self.engine, batch)
-        batch = batch.to(self.device)
-        vectors: np.ndarray = self.pool_batch(batch).float().cpu().numpy()
+            return self._run_engine(self.engine, batch)
+        vectors: np.ndarray = self.pool_batch(batch.to(self.device)).float().cpu().numpy()
         return vectors
 
-    def _by_engine(self, engine: InferenceEngine, batch: Batch) -> np.ndarray:
-        ids, bounds = batch.ids.numpy(), batch.cu_seqlens.numpy()
+    def _run_engine(self, engine: InferenceEngine, batch: Batch) -> np.ndarray:
+        ids, cu_seqlens = batch.ids.numpy(), batch.cu_seqlens.numpy()
         if self.runtime_pooling is not None:
-            return engine.pooled(ids, bounds, self.runtime_pooling)
-        return self.pool_output(
-            Output(torch.from_numpy(engine.run(ids, bounds)).to(self.device)), batch.to(self.device)
-        )
+            return engine.pooled(ids, cu_seqlens, self.runtime_pooling)
+        hidden = torch.from_numpy(engine.run(ids, cu_seqlens)).to(self.device)
+        return self.pool_output(Output(hidden), batch.to(self.device))
 
     @property
     def runtime_pooling(self) -> PoolingMode | None:
-        """The pooling as runtimes have it; None where they have not."""
+        """The pooling as runtimes compute it; None if they cannot."""
         if self.settings.pooling == Mean():
             return "mean"
         return "cls" if self.settings.pooling == CLS() else None
 
     def pool_output(self, output: Output, batch: Batch) -> np.ndarray:
-        """What `pool` gives of a batch, from the encoder's output for it."""
+        """The vectors (B, H) that `encode_windows` gives, from the encoder's output for the batch."""
         if self.engine is not None and self.runtime_pooling is not None:
-            return self.engine.pool_hidden(
-                output.hidden.cpu().numpy(), batch.cu_seqlens.cpu().numpy(), self.runtime_pooling
-            )
+            hidden, cu_seqlens = output.hidden.cpu().numpy(), batch.cu_seqlens.cpu().numpy()
+            return self.engine.pool_hidden(hidden, cu_seqlens, self.runtime_pooling)
         with torch.inference_mode():
             vectors: np.ndarray = self.pooling(output, batch).float().cpu().numpy()
         return vectors
 
     def pool_batch(self, batch: Batch) -> torch.Tensor:
-        """Pooled vectors (B, H), before finishing, of a packed batch on the model's device."""
+        """Pooled vectors (B, H), before post-processing, of a packed batch on the model's device."""
         output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers)
-        found: torch.Tensor = self.pooling(output, batch)
-        return found
-
-
-def token_offsets(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The characters [begin, end) (n, 2) int64 of each token of a text, without special tokens; long ones in pieces."""
-    found = [np.zeros((0, 2), np.int64)]
-    begin = 0
-    while begin < len(text):
-        end = len(text) if len(text) - begin <= CUT_AT else max(text.rfind(" ", begin, begin + CUT_AT), begin)
-        end = end if end > begin else begin + CUT_AT
-        found.append(tokenizer.encode_with_offsets(text[begin:end])[1].astype(np.int64) + begin)
-        begin = end
-    return np.concatenate(found)
+        vectors: torch.Tensor = self.pooling(output, batch)
+        return vectors
 
 
 def first_layers(model: Model, layers: int | None) -> Model:
-    """The model with only its first blocks, which it shares with the one given; that one itself for None.
+    """The model with its first `layers` blocks only, which share their weights with `model`; `model` itself for None.
 
-    Raises `SettingsError` for more layers than there are.
+    Raises `SettingsError` for more layers than the model has.
     """
     settings = model.settings
     if layers is None or layers == settings.depth:
         return model
     if not 1 <= layers < settings.depth:
-        raise SettingsError(f"layers = {layers}: the model has {settings.depth}.")
-    encoder, found = copy.copy(model.encoder), copy.copy(model)
+        raise SettingsError(f"layers = {layers}: the model has {settings.depth} layers.")
+    encoder, shallow = copy.copy(model.encoder), copy.copy(model)
     encoder._modules = {**model.encoder._modules, "blocks": model.encoder.blocks[:layers]}
-    found._modules = {**model._modules, "encoder": encoder}
-    found.settings = dataclasses.replace(settings, depth=layers)
-    return found
+    shallow._modules = {**model._modules, "encoder": encoder}
+    shallow.settings = dataclasses.replace(settings, depth=layers)
+    return shallow
 
 
 def unfitted_postprocessing(steps: Sequence[PostProcess]) -> PostProcessing:
-    """Finish steps that have learnt nothing. Raises `SettingsError` where one has to."""
+    """Post-processing whose steps need no sample. Raises `SettingsError` if one of them does."""
     for step in steps:
         if type(step).fit is not PostProcess.fit:
             raise SettingsError(
-                f"finish = '{name_of(step)}': learns from a sample of vectors, and nothing it learnt is stored with "
-                "the model."
+                f"postprocess = '{name_of(step)}': must be fitted to a sample of vectors, and nothing fitted is stored "
+                "with the model."
             )
     return PostProcessing(tuple(steps), tuple({} for _ in steps))
 
 
 def weightless_pooling(pooling: Pooling, model: Model) -> PoolingModule:
-    """A pooling without weights. Raises `SettingsError` where it has some, for they would be random."""
+    """The module of a pooling without weights. Raises `SettingsError` if it has weights, for they would be random."""
     module = pooling.build(model.settings.shape)
     if any(True for _ in module.parameters()):
         raise SettingsError(
@@ -331,46 +299,15 @@ def weightless_pooling(pooling: Pooling, model: Model) -> PoolingModule:
     return module
 
 
-def pack_sequences(sequences: Sequence[np.ndarray], first: int, last: int) -> Batch:
-    """A packed batch of `first` … `last` around each sequence, made without a loop over tokens."""
-    lengths = np.array([len(ids) + 2 for ids in sequences], np.int64)
-    ends = np.cumsum(lengths)
-    ids = np.empty(int(ends[-1]), np.int64)
-    edge = np.zeros(len(ids), bool)
-    ids[ends - lengths], ids[ends - 1] = first, last
-    edge[ends - lengths] = edge[ends - 1] = True
-    ids[~edge] = np.concatenate(sequences)
-    cu_seqlens = np.concatenate([[0], ends]).astype(np.int32)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(cu_seqlens), int(lengths.max()))
-
-
-def average_windows(pooled: np.ndarray, owner: np.ndarray, lengths: np.ndarray, texts: int) -> np.ndarray:
-    """Vectors of windows (W, H) to vectors of texts (N, H), weighted by the windows' lengths."""
-    if len(owner) == texts:
-        return pooled
-    weights = lengths.astype(np.float64) / np.bincount(owner, weights=lengths, minlength=texts)[owner]
-    vectors = np.zeros((texts, pooled.shape[1]))
-    np.add.at(vectors, owner, pooled * weights[:, None])
-    return vectors.astype(np.float32)
-
-
-def _checked(texts: Sequence[str], first: int) -> Sequence[str]:
-    if isinstance(texts, str | bytes):
-        raise InputError("A list of texts is needed, not one text.")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"Text {first + number} is no text but {type(text).__name__}.")
-    return texts
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[list[str]]:
-    some: list[str] = []
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of at most `TEXTS_AT_ONCE` texts and about `CHARACTERS_AT_ONCE` characters."""
+    part: list[str] = []
     characters = 0
     for text in texts:
-        some.append(text)
+        part.append(text)
         characters += len(text)
-        if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
-            yield some
-            some, characters = [], 0
-    if some:
-        yield some
+        if len(part) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part

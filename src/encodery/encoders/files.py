@@ -1,7 +1,4 @@
-"""Texts from files and vectors to files, a piece at a time.
-
-Shapes: N rows in all, K width of a vector.
-"""
+"""Texts from files and embeddings to files, one part at a time. Shapes: N vectors in all, K dimension of a vector."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ import numpy as np
 from encodery.base.artifact import translate_disk_full
 from encodery.base.errors import InputError, nearest
 
-HEADER = 128  # Bytes of the .npy header, whatever N is.
+HEADER_BYTES = 128  # Of a .npy file, whatever N is.
 FORMATS = (".npy", ".jsonl")
 
 
 def read_texts(path: Path, column: str = "text") -> Iterator[str]:
-    """One text a line, blank lines included, so that rows stay aligned; of .jsonl the column.
+    """One text per line, blank lines included, so that texts and embeddings stay aligned; of .jsonl files the column.
 
-    Raises `InputError` naming the file and the line for what is no text.
+    Raises `InputError` with the file and the line for anything that is not a text.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
@@ -33,34 +30,35 @@ def read_texts(path: Path, column: str = "text") -> Iterator[str]:
         with path.open(encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
                 text = line.rstrip("\r\n")
-                yield _cell(text, column, f"{path}, line {number}") if path.suffix == ".jsonl" else text
+                yield _column_of(text, column, f"{path}, line {number}") if path.suffix == ".jsonl" else text
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}, after line {number}: is no UTF-8 text.") from error
+        raise InputError(f"{path}, after line {number}: is not UTF-8 text.") from error
 
 
-def _cell(line: str, column: str, where: str) -> str:
+def _column_of(line: str, column: str, where: str) -> str:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{where}: no JSON: {error}") from error
+        raise InputError(f"{where}: is not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get(column), str):
         known = list(map(str, row)) if isinstance(row, dict) else []
         raise InputError(
-            f"{where}: has no text in '{column}'.{nearest(column, known)} It has {', '.join(known) or 'none'}."
+            f"{where}: has no text in column '{column}'.{nearest(column, known)} Its columns: "
+            f"{', '.join(known) or 'none'}."
         )
     return str(row[column])
 
 
 class EmbeddingFile:
-    """Writes rows (n, K) one piece after another to a .npy or .jsonl file, which appears whole or not at all.
+    """Writes vectors (n, K), part by part, to a .npy or .jsonl file, which appears complete or not at all.
 
     Raises `InputError` for another format, `DiskFull`.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Path, dimension: int) -> None:
         if path.suffix not in FORMATS:
-            raise InputError(f"{path}: vectors are written to {' or '.join(FORMATS)}, not '{path.suffix}'.")
-        self.path, self.dimension, self.count = path, width, 0
+            raise InputError(f"{path}: vectors are written to {' or '.join(FORMATS)} files, not to '{path.suffix}'.")
+        self.path, self.dimension, self.count = path, dimension, 0
         self._draft = path.with_name(f".{path.name}.draft")
         self._file: BinaryIO | None = None
 
@@ -71,7 +69,7 @@ class EmbeddingFile:
         return self
 
     def write(self, vectors: np.ndarray) -> None:
-        """Append rows (n, K)."""
+        """Append vectors (n, K)."""
         assert self._file is not None
         with translate_disk_full(self.path):
             if self.path.suffix == ".npy":
@@ -100,8 +98,8 @@ class EmbeddingFile:
             self._draft.replace(self.path)
 
 
-def _header(rows: int, width: int) -> bytes:
+def _header(count: int, dimension: int) -> bytes:
     """The header of version 1.0 of the .npy format, padded to a fixed length."""
-    table = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}"
-    length = HEADER - 10
+    table = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {dimension}), }}"
+    length = HEADER_BYTES - 10
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + table.ljust(length - 1).encode() + b"\n"

@@ -1,7 +1,4 @@
-"""Sparse and multi-vector encodings as JSON lines, for models that were trained to make them.
-
-Shapes: N texts, V vocabulary, K width of a token's vector.
-"""
+"""Sparse and multi-vector embeddings of texts as JSON lines."""
 
 from __future__ import annotations
 
@@ -11,56 +8,42 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from encodery.encoders.dense import BATCH_TOKENS, TEXTS_AT_ONCE
-from encodery.encoders.multi_vector import KEY as TOKENS
-from encodery.encoders.multi_vector import MultiVectorEmbeddings, MultiVectorEncoder
-from encodery.encoders.sparse import KEY as SPARSE
-from encodery.encoders.sparse import SparseEmbeddings, SparseEncoder
-from encodery.model.load import LoadedModel
+from encodery.encoders import BATCH_TOKENS, TextEncoder
+from encodery.encoders.embeddings import Embeddings, MultiVectorEmbeddings, SparseEmbeddings
+from encodery.tokens.tokenizer import Tokenizer
 
+TEXTS_AT_ONCE = 4096
 DIGITS = 7
 
 
-def kind_of(loaded: LoadedModel) -> str:
-    """dense, sparse or tokens: what the model was trained to make of a text."""
-    return "sparse" if SPARSE in loaded.settings else "tokens" if TOKENS in loaded.settings else "dense"
-
-
 def json_lines(
-    loaded: LoadedModel,
+    encoder: TextEncoder,
     texts: Iterable[str],
     truncate: str,
     batch_tokens: int = BATCH_TOKENS,
     prompt: str | None = None,
 ) -> Iterator[tuple[str, int]]:
-    """A JSON line and the number of dropped tokens for each text, a few thousand texts at a time.
+    """A JSON line and the number of dropped tokens for each text; a few thousand texts are held at a time.
 
-    Sparse: {"words": {piece: weight, ...}}, heaviest first; tokens: {"vectors": [[K numbers], ...]}.
+    Sparse: {"terms": {token: weight, ...}}, highest weight first; multi-vector: {"vectors": [[K numbers], ...]};
+    dense: {"vector": [K numbers]}.
     """
     source = iter(texts)
-    sparse = SparseEncoder.from_loaded(loaded) if kind_of(loaded) == "sparse" else None
-    tokens = MultiVectorEncoder.from_loaded(loaded) if sparse is None else None
-    while some := list(itertools.islice(source, TEXTS_AT_ONCE)):
-        if sparse is not None:
-            yield from _sparse(sparse, sparse.encode(some, truncate, batch_tokens, prompt))
-        elif tokens is not None:
-            yield from _tokens(tokens.encode(some, truncate, batch_tokens, prompt))
+    while part := list(itertools.islice(source, TEXTS_AT_ONCE)):
+        embeddings = encoder.encode(part, truncate, batch_tokens, prompt)
+        for index in range(len(embeddings)):
+            table = json_table(embeddings, index, encoder.tokenizer)
+            yield json.dumps(table, ensure_ascii=False), int(embeddings.dropped[index])
 
 
-def _sparse(encoder: SparseEncoder, found: SparseEmbeddings) -> Iterator[tuple[str, int]]:
-    for number in range(len(found)):
-        words, weights = found.at(number)
+def json_table(embeddings: Embeddings, index: int, tokenizer: Tokenizer) -> dict[str, object]:
+    """The embedding of one text as a JSON object."""
+    if isinstance(embeddings, SparseEmbeddings):
+        term_ids, weights = embeddings.at(index)
         order = np.argsort(-weights, kind="stable")
-        table = {_piece(encoder, int(words[i])): round(float(weights[i]), DIGITS) for i in order}
-        yield json.dumps({"words": table}, ensure_ascii=False), int(found.dropped[number])
-
-
-def _piece(encoder: SparseEncoder, number: int) -> str:
-    """The piece of an id; ids that only fill up the vocabulary can have weights too, and are told by number."""
-    return encoder.tokenizer.piece(number) or f"[{number}]"
-
-
-def _tokens(found: MultiVectorEmbeddings) -> Iterator[tuple[str, int]]:
-    for number in range(len(found)):
-        rows = [[round(value, DIGITS) for value in row] for row in found.at(number).tolist()]
-        yield json.dumps({"vectors": rows}), int(found.dropped[number])
+        # Ids that only pad the vocabulary to a multiple have no token, but can have a weight.
+        tokens = [tokenizer.piece(int(term_ids[i])) or f"[{int(term_ids[i])}]" for i in order]
+        return {"terms": dict(zip(tokens, (round(float(weights[i]), DIGITS) for i in order), strict=True))}
+    if isinstance(embeddings, MultiVectorEmbeddings):
+        return {"vectors": [[round(value, DIGITS) for value in row] for row in embeddings.at(index).tolist()]}
+    return {"vector": [round(value, DIGITS) for value in embeddings.at(index).tolist()]}

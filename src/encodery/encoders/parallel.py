@@ -1,7 +1,7 @@
-"""Batches on the CPU, one on each core, in place of one batch spread over all of them.
+"""Batches in parallel on the CPU: one batch on each core instead of one batch on all cores.
 
-Cores that share a batch wait for each other at every operation, the longer the more else the machine does; cores with
-a batch each do not wait. The model is shared, and each batch is computed as it would be on one core.
+Cores that share a batch wait for each other at every operation, and longer the busier the machine is. Cores with a
+batch each do not wait. The model is shared, and each batch is computed as it would be on one core.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import torch
 
 W = TypeVar("W")
 R = TypeVar("R")
-FEWEST_TOKENS = 512  # of a batch, below which products of matrices lose speed
+MIN_BATCH_TOKENS = 512  # Matrix products of smaller batches are slower per token.
 
 
 def batch_budget(tokens: int, device: torch.device) -> int:
-    """Tokens of one batch, where `tokens` are computed at once in all."""
+    """Tokens of one batch if `tokens` are computed at once in all."""
     if device.type != "cpu":
         return tokens
-    return min(tokens, max(FEWEST_TOKENS, tokens // torch.get_num_threads()))
+    return min(tokens, max(MIN_BATCH_TOKENS, tokens // torch.get_num_threads()))
 
 
-def map_batches(compute: Callable[[W], R], work: Sequence[W], device: torch.device) -> Iterator[R]:
-    """The results in the order of `work`; side by side where there are at least as many pieces as threads."""
+def map_batches(compute: Callable[[W], R], batches: Sequence[W], device: torch.device) -> Iterator[R]:
+    """`compute` of each batch, in the order of `batches`; in parallel on a CPU with as many batches as threads."""
 
-    def alone(piece: W) -> R:
+    def run(batch: W) -> R:
         with torch.inference_mode():
-            return compute(piece)
+            return compute(batch)
 
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads < 2 or len(work) < threads:
-        yield from map(alone, work)
+    if device.type != "cpu" or threads < 2 or len(batches) < threads:
+        yield from map(run, batches)
         return
-    # The number of threads is each thread's own, but threads begun later take the last one that was set anywhere.
+    # Each thread has its own number of torch threads; a new thread takes the last number that was set in any thread.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield from pool.map(alone, work)
+            yield from pool.map(run, batches)
         finally:
             torch.set_num_threads(threads)

@@ -1,4 +1,7 @@
-"""A row of finish steps with what each has learnt, and its file. Shapes: N vectors, H width before, K after."""
+"""A sequence of post-processing steps with their fitted states, and its file.
+
+Shapes: N vectors, H width before, K dimension after.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class PostProcessing:
 
     @classmethod
     def fitted(cls, steps: Sequence[PostProcess], vectors: np.ndarray) -> PostProcessing:
-        """Each step learns from the sample (N, H) as the steps before it left it."""
+        """Fit each step to a sample (N, H) that the earlier steps have processed."""
         states = []
         for step in steps:
             states.append(step.fit(vectors))
@@ -36,27 +39,27 @@ class PostProcessing:
         return np.ascontiguousarray(vectors, np.float32)
 
     def output_dim(self, width: int) -> int:
-        """K, given H."""
+        """K for vectors of width H."""
         for step in self.steps:
             width = step.output_dim(width)
         return width
 
     def save(self, file: Path) -> None:
-        """Write the states; the steps are settings and stored as such."""
-        arrays = {f"{i}.{name}": a for i, state in enumerate(self.states) for name, a in state.items()}
+        """Write the states; the steps are settings and are stored as such."""
+        arrays = {f"{i}.{name}": array for i, state in enumerate(self.states) for name, array in state.items()}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
 
     @classmethod
     def load(cls, steps: Sequence[PostProcess], file: Path) -> PostProcessing:
-        """Raises `ArtifactError` naming the file when it is missing or damaged."""
+        """Read the states. Raises `ArtifactError` for a file that is missing, damaged or of other steps."""
         try:
             arrays = load_file(file)
         except Exception as error:
-            raise ArtifactError(f"{file}: damaged or missing: {error}") from error
+            raise ArtifactError(f"{file}: is missing or damaged: {error}") from error
         states: list[State] = [{} for _ in steps]
         for name, array in arrays.items():
             number, _, key = name.partition(".")
             if not number.isdigit() or int(number) >= len(states):
-                raise ArtifactError(f"{file}: holds '{name}', which belongs to none of {len(states)} steps.")
+                raise ArtifactError(f"{file}: '{name}' belongs to none of the {len(states)} post-processing steps.")
             states[int(number)][key] = array
         return cls(tuple(steps), tuple(states))

@@ -1,22 +1,22 @@
-"""How a model's hidden states become its embeddings: pooling, finish, prompts. Stored with the model as `embed`."""
+"""How a model's hidden states become its dense embeddings: pooling, post-processing, prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from encodery.base.errors import InputError, nearest
 from encodery.encoders.pooling import Pooling
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocess.normalise import Normalise
+from encodery.encoders.prompts import find_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings:
-    """`max_length`: longest sequence with its special tokens, the model's own if not given. `prompts`: name -> text
-    put before every text that is encoded under that name. `layers`: how many of the model's are run, all if not given;
-    for models trained with the loss `matryoshka_layers`."""
+    """Stored with the model as `dense`. `pooling`: one vector of a sequence from its hidden states; `postprocess`: the
+    steps after that, in order; `max_length`: the longest sequence with its special tokens, the model's own if not
+    given; `layers`: the number of the model's layers that are run, all if not given (for models trained with the loss
+    `matryoshka_layers`); `prompts`: name -> text that is put before every text encoded under that name."""
 
     pooling: Pooling = field(default_factory=Mean)
     postprocess: tuple[PostProcess, ...] = (Normalise(),)
@@ -26,14 +26,4 @@ class DenseSettings:
 
     def prompt(self, name: str | None) -> str:
         """The prompt of that name, empty for None. Raises `InputError` with the nearest name."""
-        return prompt_of(self.prompts, name)
-
-
-def prompt_of(prompts: Mapping[str, str], name: str | None) -> str:
-    """The prompt of that name, empty for None. Raises `InputError` with the nearest name."""
-    if name is None:
-        return ""
-    if name not in prompts:
-        known = ", ".join(prompts) or "none"
-        raise InputError(f"The model has no prompt '{name}'.{nearest(name, prompts)} Known: {known}.")
-    return prompts[name]
+        return find_prompt(self.prompts, name)

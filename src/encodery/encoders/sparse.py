@@ -1,50 +1,57 @@
-"""Learned sparse vectors: a weight for each word of the vocabulary, most of them zero. arXiv:2107.05720 (SPLADE)
+"""Sparse embeddings: a weight for each term of the vocabulary, most of them zero. arXiv:2107.05720 (SPLADE)
 
-`weighed` says which words get one. "vocabulary": the masked-language-model head says of each token which words could
-stand there; the highest of log(1 + relu(score)) over the tokens of a text is the word's weight. So a text gets words
-that it does not contain, and a search by words finds it. "tokens": only the text's own, each relu(w · state + b), the
-highest where one stands there several times (arXiv:2106.14807, uniCOIL).
-`queries` says what a query is. "encoded": as a text. "bow": its tokens, each as often as it occurs, so that no
-model is run for a query (with "tokens", arXiv:2108.08513, TILDEv2).
+`terms` says which terms get a weight. "vocabulary": the masked-language-model head scores, for each token, the terms
+that could stand in its place; a term's weight is the highest log(1 + relu(score)) over the tokens of the text. So a
+text gets terms that it does not contain, and a term search finds it by them. "tokens": only the text's own tokens get a
+weight, relu(w · state + b), and the highest one if a token occurs several times (arXiv:2106.14807, uniCOIL).
+`query_encoding` says how queries are encoded. "encoder": like texts. "bow": a bag of words, each token with its count,
+so that no model is run for a query (with terms = "tokens": arXiv:2108.08513, TILDEv2).
 Shapes: N texts, T tokens of a batch, B sequences, V vocabulary, H width of the model.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
-from encodery.base.machine import device as machine_device
-from encodery.base.settings import decode
-from encodery.encoders.dense import BATCH_TOKENS, pack_sequences
-from encodery.encoders.settings import prompt_of
+from encodery.base.settings import decode, encode
+from encodery.encoders import BATCH_TOKENS, QUERY, Role, storage
+from encodery.encoders.embeddings import SparseEmbeddings
+from encodery.encoders.model_encoder import ModelEncoder, StoredEncoder
+from encodery.encoders.packing import pack_sequences
+from encodery.encoders.text_windows import TextWindows
+from encodery.encoders.weights import weights_digest
+from encodery.model import golden
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.runtimes.packed_encoder import accelerate
-from encodery.tokens.windows import batches_by_length, parse_truncate, split_into_windows
+from encodery.tokens.windows import batches_by_length
 
 if TYPE_CHECKING:
     from encodery.model.load import LoadedModel
     from encodery.tokens.tokenizer import Tokenizer
 
 KEY = "sparse"
-QUERY, DOCUMENT = "query", "document"
 SparseTerms = Literal["vocabulary", "tokens"]
 QueryEncoding = Literal["encoder", "bow"]
-STD = 0.02
+INIT_STD = 0.02
+
+TermWeights = tuple[np.ndarray, np.ndarray]
+"""Term ids (n,) int32, rising, and their weights (n,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSettings:
-    """How a model's sparse vectors are made; stored with it as `sparse`. `max_length` and `prompts` as for embeddings;
-    `keep`: at most so many words of a text, the heaviest; all if not given. `weighed` and `queries`: see above."""
+    """How a model's sparse embeddings are computed; stored with the model as `sparse`. `terms` and `query_encoding`: see
+    above; `max_length` and `prompts` as for dense embeddings; `keep`: the number of terms kept of a text, those of the
+    highest weight; all if not given."""
 
     terms: SparseTerms = "vocabulary"
     query_encoding: QueryEncoding = "encoder"
@@ -53,34 +60,14 @@ class SparseSettings:
     keep: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class SparseEmbeddings:
-    """N sparse vectors: those of text i are `words[ends[i-1]:ends[i]]` (int32 ids, rising) with their `weights`;
-    `tokens` (N,) that were read, `dropped` (N,) that the truncation left out."""
-
-    ends: np.ndarray
-    term_ids: np.ndarray
-    weights: np.ndarray
-    tokens: np.ndarray
-    dropped: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def at(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Words and weights of one text."""
-        part = slice(int(self.ends[number - 1]) if number else 0, int(self.ends[number]))
-        return self.term_ids[part], self.weights[part]
-
-
 class TermHead(nn.Module):
-    """Hidden states (T, H) → a weight ≥ 0 for each token (T,) float32. A new one gives every token about 1, which makes
-    a score the number of the query's tokens that a text holds."""
+    """Hidden states (T, H) → a weight ≥ 0 for each token (T,) float32. A new head gives every token a weight of about 1,
+    so that a score is the number of query tokens that the text contains."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, 1)
-        nn.init.normal_(self.linear.weight, std=STD)
+        nn.init.normal_(self.linear.weight, std=INIT_STD)
         nn.init.ones_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -88,14 +75,17 @@ class TermHead(nn.Module):
         return torch.relu(self.scores(hidden))
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """What the weights are before negative ones become 0 (T,)."""
-        found: Tensor = self.linear(hidden).float()[:, 0]
-        return found
+        """The weights (T,) before negative ones are set to 0."""
+        scores: Tensor = self.linear(hidden).float()[:, 0]
+        return scores
 
 
-class SparseEncoder:
-    """A model, its tokenizer and settings; it needs a masked-language-model head, or, for weights of its own tokens,
-    a `head` that was trained with it."""
+class SparseEncoder(ModelEncoder):
+    """A model with its tokenizer and the settings of its sparse embeddings. It needs a masked-language-model head, or,
+    if only a text's own tokens get a weight, a `head` that was trained with it."""
+
+    kind: ClassVar[str] = "sparse"
+    symmetric: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -106,34 +96,43 @@ class SparseEncoder:
         head: TermHead | None = None,
     ) -> None:
         self.settings = settings or SparseSettings()
-        self.device = torch.device(device) if device is not None else machine_device()
-        self.model = model.to(self.device).eval()
-        self.tokenizer = tokenizer
-        self.max_length = min(self.settings.max_length or model.settings.max_length, model.settings.max_length)
+        super().__init__(model, tokenizer, self.settings.max_length, device)
         self.head = None if head is None else head.to(self.device).eval()
         self.regular_tokens = regular_tokens(tokenizer, model.settings.vocab_size).to(self.device)
         check_head(model, self.settings.terms, head)
 
     @classmethod
     def from_loaded(cls, loaded: LoadedModel, device: torch.device | str | None = None) -> SparseEncoder:
-        """The encoder of a loaded model; golden weights of a head are computed again. Raises `SettingsError` where the
-        model was not trained for sparse vectors, `ArtifactError` where they drift."""
-        from encodery.encoders import storage
-
+        """See `ModelEncoder`."""
         if KEY not in loaded.settings:
-            raise SettingsError(f"{loaded.path}: was not trained for sparse vectors (recipe splade).")
+            raise SettingsError(f"{loaded.path}: was not trained for sparse embeddings (recipe splade).")
         settings = decode(SparseSettings, loaded.settings[KEY], where=f"{loaded.path}: {KEY}")
         if settings.terms == "vocabulary":
-            return cls(loaded.model, loaded.tokenizer, settings, device)._quick()
-        kept, head = loaded.module_state(KEY), TermHead(loaded.model.settings.width)
-        head.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
+            return cls(loaded.model, loaded.tokenizer, settings, device)._accelerated()
+        tensors, head = loaded.module_state(KEY), TermHead(loaded.model.settings.width)
+        head.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "golden"})
         encoder = cls(loaded.model, loaded.tokenizer, settings, device, head)
-        storage.verify_golden(loaded, encoder.token_scores, kept, encoder.device)
-        return encoder._quick()
+        storage.verify_golden(loaded, encoder.token_scores, tensors, encoder.device)
+        return encoder._accelerated()
 
-    def _quick(self) -> SparseEncoder:
+    def stored(self) -> StoredEncoder:
+        """See `ModelEncoder`."""
+        settings = {KEY: encode(self.settings)}
+        if self.head is None:
+            return StoredEncoder(settings, {})
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
+        inputs = golden.golden_outputs(self.model)
+        tensors["golden"] = storage.golden_vectors(self.token_scores, inputs, self.device)
+        return StoredEncoder(settings, {KEY: tensors})
+
+    def _accelerated(self) -> SparseEncoder:
         self.model = accelerate(self.model)
         return self
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """See `TextEncoder`."""
+        return self.settings.prompts
 
     @property
     def dimension(self) -> int:
@@ -141,19 +140,11 @@ class SparseEncoder:
         return self.model.settings.vocab_size
 
     @property
-    def max_content_tokens(self) -> int:
-        """Tokens of a text that are read whole, special tokens not counted."""
-        return self.max_length - 2
-
-    @property
     def fingerprint(self) -> str:
-        """Differs when any text could get another vector."""
-        digest = hashlib.sha256(f"{self.settings}{self.tokenizer.fingerprint}".encode())
-        for module in (self.model,) if self.head is None else (self.model, self.head):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-        return digest.hexdigest()[:32]
+        """See `TextEncoder`."""
+        head = {} if self.head is None else {f"head.{name}": t for name, t in self.head.state_dict().items()}
+        seed = f"{self.settings}{self.tokenizer.fingerprint}"
+        return weights_digest({**self.model.state_dict(), **head}, seed.encode())
 
     def encode(
         self,
@@ -161,127 +152,125 @@ class SparseEncoder:
         truncate: str = "error",
         batch_tokens: int = BATCH_TOKENS,
         prompt: str | None = None,
+        progress: Callable[[int], None] | None = None,
+        *,
+        role: Role | None = None,
     ) -> SparseEmbeddings:
-        """The vectors of all texts, in order. A text in several windows (`truncate` = "chunk") has the highest weight
-        that any of them gives a word. They are read as queries where `prompt` is "query"; this name and "document" are
-        known whether a prompt is stored under them or not. Raises as `Embedder.encode`."""
-        if prompt == QUERY and self.settings.query_encoding == "bow":
+        """See `TextEncoder`. Texts are read as queries if `role` or `prompt` is "query", else as documents. A text in
+        several windows (`truncate` = "chunk") has the highest weight of a term over its windows."""
+        if QUERY in (role, prompt) and self.settings.query_encoding == "bow":
             return bag_of_words(self.tokenizer, texts)
-        known = prompt in self.settings.prompts or prompt not in (QUERY, DOCUMENT)
-        before = prompt_of(self.settings.prompts, prompt) if known else ""
-        ids = self.tokenizer.encode_batch([before + text for text in texts])
-        found, dropped = split_into_windows(ids, self.max_content_tokens, parse_truncate(truncate))
-        owner = np.array([window.text for window in found], np.int64)
-        lengths = np.array([len(window.ids) + 2 for window in found], np.int64)
-        rows: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))] * len(found)
+        before = self.prompt_text(prompt, role)
+        windows = TextWindows.from_texts(texts, self.tokenizer, self.max_content_tokens, truncate, before)
+        terms: list[TermWeights] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))] * len(windows)
         with torch.inference_mode():
-            for numbers in batches_by_length(lengths, batch_tokens):
-                sequences = [found[number].ids for number in numbers]
+            for numbers in batches_by_length(windows.lengths, batch_tokens):
+                sequences = [windows.ids[number] for number in numbers]
                 batch = pack_sequences(sequences, self.tokenizer.cls_id, self.tokenizer.sep_id).to(self.device)
                 for number, weights in zip(numbers, self.weights(batch).cpu(), strict=True):
-                    words = weights.nonzero()[:, 0]
-                    rows[number] = words.to(torch.int32).numpy(), weights[words].numpy()
-        return self._joined(rows, owner, lengths, dropped)
+                    term_ids = weights.nonzero()[:, 0]
+                    terms[number] = term_ids.to(torch.int32).numpy(), weights[term_ids].numpy()
+                if progress is not None:
+                    progress(len(numbers))
+        return self._of_texts(terms, windows)
 
     def weights(self, batch: Batch) -> Tensor:
-        """(B, V) of a packed batch on the model's device."""
+        """The term weights (B, V) of a packed batch on the model's device."""
         if self.head is None:
             return vocabulary_weights(self.model, batch)
         return term_weights(self.model, self.head, batch, self.regular_tokens)
 
     def token_scores(self, batch: Batch) -> Tensor:
-        """(T,) what the head gives each token of a packed batch, before negative ones become 0."""
+        """The head's score (T,) of each token of a packed batch, before negative ones are set to 0."""
         assert self.head is not None
-        found: Tensor = self.head.scores(self.model.encoder(batch).hidden)
-        return found
+        scores: Tensor = self.head.scores(self.model.encoder(batch).hidden)
+        return scores
 
-    def _joined(
-        self,
-        rows: list[tuple[np.ndarray, np.ndarray]],
-        owner: np.ndarray,
-        lengths: np.ndarray,
-        dropped: np.ndarray,
-    ) -> SparseEmbeddings:
-        """Windows to texts."""
-        words: list[np.ndarray] = [np.zeros(0, np.int32)]
-        weights: list[np.ndarray] = [np.zeros(0, np.float32)]
-        counts = np.zeros(len(dropped), np.int64)
-        bounds = np.searchsorted(owner, np.arange(len(dropped) + 1))
-        for text in range(len(dropped)):
-            ids, values = _highest(rows[bounds[text] : bounds[text + 1]])
-            if self.settings.keep is not None and len(ids) > self.settings.keep:
-                kept = np.sort(np.argsort(-values, kind="stable")[: self.settings.keep])
-                ids, values = ids[kept], values[kept]
-            words.append(ids)
-            weights.append(values)
-            counts[text] = len(ids)
-        tokens = np.bincount(owner, weights=lengths, minlength=len(dropped)).astype(np.int64)
-        return SparseEmbeddings(np.cumsum(counts), np.concatenate(words), np.concatenate(weights), tokens, dropped)
+    def _of_texts(self, terms: list[TermWeights], windows: TextWindows) -> SparseEmbeddings:
+        """The embeddings of texts from the terms of their windows."""
+        bounds = np.searchsorted(windows.owner, np.arange(len(windows.dropped) + 1))
+        values = [self._strongest(_maximum(terms[start:stop])) for start, stop in itertools.pairwise(bounds)]
+        embeddings = SparseEmbeddings.from_values(values)
+        return SparseEmbeddings(
+            embeddings.ends, embeddings.term_ids, embeddings.weights, windows.tokens, windows.dropped
+        )
+
+    def _strongest(self, terms: TermWeights) -> TermWeights:
+        """The `keep` terms of the highest weight, in the order of their ids."""
+        term_ids, weights = terms
+        if self.settings.keep is None or len(term_ids) <= self.settings.keep:
+            return terms
+        kept = np.sort(np.argsort(-weights, kind="stable")[: self.settings.keep])
+        return term_ids[kept], weights[kept]
 
 
 def vocabulary_weights(model: Model, batch: Batch) -> Tensor:
-    """(B, V) float32 weights ≥ 0 of the words for each sequence of a packed batch."""
-    # The highest score first: log(1 + relu(·)) keeps the order, and is computed once a sequence, not once a token.
+    """The weights ≥ 0 (B, V) float32 of all terms for each sequence of a packed batch."""
+    # log(1 + relu(·)) keeps the order, so it is computed once per sequence after the maximum, not once per token.
     return torch.log1p(torch.relu(vocabulary_scores(model, batch)))
 
 
 def vocabulary_scores(model: Model, batch: Batch) -> Tensor:
-    """(B, V) float32 the head's highest score of each word over the tokens of each sequence."""
+    """The head's highest score (B, V) float32 of each term over the tokens of each sequence."""
     logits = model.mlm_head(model.encoder(batch).hidden, model.encoder).float()
     return torch.stack([part.amax(0) for part in logits.split(list(batch.layout.lengths))])
 
 
-def term_weights(model: Model, head: TermHead, batch: Batch, ordinary: Tensor) -> Tensor:
-    """(B, V) float32 weights ≥ 0 of the tokens of each sequence of a packed batch; those that are not `ordinary` (V,)
-    bool have none."""
-    vocab, ids = model.settings.vocab_size, batch.ids.long()
-    weights = head(model.encoder(batch).hidden) * ordinary[ids]
-    place = batch.layout.sequence_ids * vocab + ids
-    none = weights.new_zeros(len(batch) * vocab)
-    found: Tensor = none.scatter_reduce(0, place, weights, "amax").view(len(batch), vocab)
-    return found
+def term_weights(model: Model, head: TermHead, batch: Batch, regular: Tensor) -> Tensor:
+    """The weights ≥ 0 (B, V) float32 of the tokens of each sequence of a packed batch; only those that are `regular`
+    (V,) bool get one."""
+    vocab_size, ids = model.settings.vocab_size, batch.ids.long()
+    weights = head(model.encoder(batch).hidden) * regular[ids]
+    flat_ids = batch.layout.sequence_ids * vocab_size + ids
+    zeros = weights.new_zeros(len(batch) * vocab_size)
+    maxima: Tensor = zeros.scatter_reduce(0, flat_ids, weights, "amax").view(len(batch), vocab_size)
+    return maxima
 
 
-def token_counts(batch: Batch, vocab: int, ordinary: Tensor) -> Tensor:
-    """(B, V) float32 how often each `ordinary` token occurs in each sequence of a packed batch."""
-    place = batch.layout.sequence_ids * vocab + batch.ids.long()
-    found = torch.zeros(len(batch) * vocab, device=batch.ids.device)
-    return found.index_add(0, place, ordinary[batch.ids.long()].float()).view(len(batch), vocab)
+def token_counts(batch: Batch, vocab_size: int, regular: Tensor) -> Tensor:
+    """How often each `regular` token occurs (B, V) float32 in each sequence of a packed batch."""
+    flat_ids = batch.layout.sequence_ids * vocab_size + batch.ids.long()
+    zeros = torch.zeros(len(batch) * vocab_size, device=batch.ids.device)
+    return zeros.index_add(0, flat_ids, regular[batch.ids.long()].float()).view(len(batch), vocab_size)
 
 
 def bag_of_words(tokenizer: Tokenizer, texts: Sequence[str]) -> SparseEmbeddings:
-    """Texts of any length as their tokens, each as often as it occurs; special ones are passed over."""
-    ids = tokenizer.encode_batch(list(texts))
+    """The tokens of texts of any length, each with its count as weight; special tokens are left out."""
+    sequences = tokenizer.encode_batch(list(texts))
     special = np.array(sorted(tokenizer.special_ids), np.int64)
-    pairs = [np.unique(some[~np.isin(some, special)].astype(np.int32), return_counts=True) for some in ids]
-    words = [np.zeros(0, np.int32), *(found for found, _ in pairs)]
-    counts = [np.zeros(0, np.float32), *(number.astype(np.float32) for _, number in pairs)]
-    ends = np.cumsum([len(found) for found, _ in pairs], dtype=np.int64)
-    tokens = np.array([len(some) for some in ids], np.int64)
-    return SparseEmbeddings(ends, np.concatenate(words), np.concatenate(counts), tokens, np.zeros(len(ids), np.int64))
+    pairs = [np.unique(ids[~np.isin(ids, special)].astype(np.int32), return_counts=True) for ids in sequences]
+    embeddings = SparseEmbeddings.from_values([(term_ids, counts.astype(np.float32)) for term_ids, counts in pairs])
+    tokens = np.array([len(ids) for ids in sequences], np.int64)
+    return SparseEmbeddings(
+        embeddings.ends, embeddings.term_ids, embeddings.weights, tokens, np.zeros(len(sequences), np.int64)
+    )
 
 
-def regular_tokens(tokenizer: Tokenizer, vocab: int) -> Tensor:
-    """(V,) bool: the tokens that are not special; what is unknown is special too, since it may be anything."""
-    found = torch.ones(vocab, dtype=torch.bool)
-    found[sorted(number for number in tokenizer.special_ids if number < vocab)] = False
-    return found
+def regular_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
+    """Which tokens (V,) bool are not special. The unknown token is special too, since it can be any word."""
+    mask = torch.ones(vocab_size, dtype=torch.bool)
+    mask[sorted(number for number in tokenizer.special_ids if number < vocab_size)] = False
+    return mask
 
 
 def check_head(model: Model, terms: SparseTerms, head: nn.Module | None) -> None:
-    """Raises `SettingsError` where what gives the weights is not there."""
+    """Raises `SettingsError` if the model lacks the head that computes the weights."""
     if terms == "vocabulary" and "mlm" not in model.heads:
-        raise SettingsError("Sparse vectors are made by the masked-language-model head, and this model has none.")
+        raise SettingsError(
+            "terms = 'vocabulary': sparse embeddings are computed by the masked-language-model head, and this model "
+            "has none."
+        )
     if (terms == "tokens") != (head is not None):
-        raise SettingsError(f"weighed = '{terms}': {'needs' if head is None else 'has no use for'} a head of its own.")
+        raise SettingsError(f"terms = '{terms}': {'needs' if head is None else 'does not use'} a separate term head.")
 
 
-def _highest(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    if len(rows) == 1:
-        return rows[0]
-    ids = np.concatenate([words for words, _ in rows])
-    values = np.concatenate([weights for _, weights in rows])
-    found, where = np.unique(ids, return_inverse=True)
-    highest = np.zeros(len(found), np.float32)
-    np.maximum.at(highest, where, values)
-    return found, highest
+def _maximum(terms: list[TermWeights]) -> TermWeights:
+    """The highest weight of each term over several windows."""
+    if len(terms) == 1:
+        return terms[0]
+    term_ids = np.concatenate([ids for ids, _ in terms])
+    weights = np.concatenate([values for _, values in terms])
+    unique, inverse = np.unique(term_ids, return_inverse=True)
+    highest = np.zeros(len(unique), np.float32)
+    np.maximum.at(highest, inverse, weights)
+    return unique, highest

@@ -1,10 +1,10 @@
-"""A model without attention, distilled from one with: a vector for each token, a text is the mean of its tokens.
+"""A static model distilled from an encoder: one vector for each token, and a text is the mean of its tokens' vectors.
 
-The encoder reads every token of its vocabulary alone; principal components cut the vectors to `width`, and each is
-weighed by how rare its token is (smooth inverse frequency, Arora et al. 2017; the recipe of Model2Vec). What comes out
-is an ordinary model artifact of depth 0, so embedding, search and training take it as any other. Much is lost, above
-all word order, for a model that costs little more than its tokenizer.
-Shapes: V vocabulary, H width of the teacher, K width.
+The encoder reads each token of its vocabulary alone; principal components reduce the vectors to `dimension`; and each
+vector is weighted by the rarity of its token (smooth inverse frequency, Arora et al. 2017; the recipe of Model2Vec).
+The result is an ordinary model artifact of depth 0, so embedding, search and training accept it like any other. Word
+order is lost, for a model that costs little more than its tokenizer.
+Shapes: V vocabulary, H width of the teacher, K dimension.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.settings import encode
-from encodery.encoders.dense import DenseEncoder, pack_sequences
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, Provenance, save_model
@@ -30,14 +31,14 @@ from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import batches_by_length
 
-AT_ONCE = 4096  # Tokens of vocabulary or texts looked at together.
-LONGEST = 1 << 16  # Without attention a text may be as long as one likes; this much is taken at once.
+AT_ONCE = 4096  # Tokens of the vocabulary, or texts, that are processed together.
+MAX_LENGTH = 1 << 16  # Without attention the length has no limit of its own; this many tokens are read at once.
 
 
 @dataclass(frozen=True, kw_only=True)
 class StaticSettings:
-    """`width` K, at most the teacher's. `rarity`: the a of a / (a + p) by which a token of probability p is weighed; 0
-    weighs all alike."""
+    """`dimension` K, at most the teacher's. `sif_coefficient`: the a of the weight a / (a + p) of a token of probability
+    p; 0 gives all tokens the same weight."""
 
     dimension: int = 256
     sif_coefficient: float = 1e-4
@@ -45,7 +46,8 @@ class StaticSettings:
     def __post_init__(self) -> None:
         if self.dimension < 1 or self.sif_coefficient < 0:
             raise SettingsError(
-                f"width = {self.dimension}, rarity = {self.sif_coefficient}: must be positive, and not negative."
+                f"dimension = {self.dimension}, sif_coefficient = {self.sif_coefficient}: must be at least 1 and at "
+                "least 0."
             )
 
 
@@ -56,101 +58,99 @@ def distill_static(
     texts: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write the static model of an encoder's embedding into `folder`.
+    """Write the static model of an encoder of dense embeddings into `folder`.
 
-    `texts`, where given, are counted to know how rare the tokens are; else the vocabulary's order stands for it, as
-    trained vocabularies begin with what is frequent (Zipf: probability ~ 1 / rank).
+    The tokens of `texts` are counted for their probabilities. Without `texts` they follow from the order of the
+    vocabulary, which lists frequent tokens first (Zipf: probability ~ 1 / rank).
     """
     settings = settings or StaticSettings()
     teacher = DenseEncoder.from_loaded(loaded)
     tokenizer = loaded.tokenizer
-    vocab = loaded.model.settings.vocab_size
-    table = np.zeros((vocab, min(settings.dimension, teacher.dimension)), np.float32)
-    used = np.array(sorted(set(range(min(tokenizer.used_size, vocab))) - tokenizer.special_ids), np.int64)
-    reduced, kept = principal_components(_alone(teacher, used), table.shape[1])
-    share = _counted(texts, tokenizer, vocab) if texts is not None else _by_rank(vocab)
-    weights = (
-        settings.sif_coefficient / (settings.sif_coefficient + share[used])
-        if settings.sif_coefficient
-        else np.ones(len(used))
-    )
-    table[used] = reduced * weights[:, None]
-    model = _model(table)
-    embed = DenseSettings(pooling=Mean(include_special_tokens=False), prompts=teacher.settings.prompts)
-    made: dict[str, Any] = {"job": "static", **encode(settings)}
+    vocab_size = loaded.model.settings.vocab_size
+    vectors = np.zeros((vocab_size, min(settings.dimension, teacher.dimension)), np.float32)
+    used = np.array(sorted(set(range(min(tokenizer.used_size, vocab_size))) - tokenizer.special_ids), np.int64)
+    reduced, variance_kept = principal_components(_encode_tokens(teacher, used), vectors.shape[1])
+    if settings.sif_coefficient:
+        probabilities = _zipf(vocab_size) if texts is None else _counted(texts, tokenizer, vocab_size)
+        weights = settings.sif_coefficient / (settings.sif_coefficient + probabilities[used])
+    else:
+        weights = np.ones(len(used))
+    vectors[used] = reduced * weights[:, None]
+    embedding = DenseSettings(pooling=Mean(include_special_tokens=False), prompts=teacher.settings.prompts)
+    recipe: dict[str, Any] = {"job": "static", **encode(settings)}
     return save_model(
         folder,
-        model,
+        _static_model(vectors),
         loaded.tokenizer_path,
-        settings={"dense": encode(embed), "recipe": made},
+        settings={"dense": encode(embedding), "recipe": recipe},
         provenance=Provenance.of(loaded),
-        metrics={"variance_kept": kept},
+        metrics={"variance_kept": variance_kept},
         overwrite=overwrite,
     )
 
 
-def principal_components(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
-    """The `width` strongest principal components (V, K) of centred vectors (V, H), and their share of the variance."""
+def principal_components(vectors: np.ndarray, dimension: int) -> tuple[np.ndarray, float]:
+    """The strongest principal components (V, K) of centred vectors (V, H), and the fraction of variance they keep."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     values, directions = np.linalg.eigh(centred.T @ centred)
-    order = np.argsort(-values)[:width]
-    kept = float(values[order].sum() / max(values.sum(), 1e-12))
+    order = np.argsort(-values)[:dimension]
+    variance_kept = float(values[order].sum() / max(values.sum(), 1e-12))
     reduced: np.ndarray = (centred @ directions[:, order]).astype(np.float32)
-    return reduced, kept
+    return reduced, variance_kept
 
 
-def _alone(teacher: DenseEncoder, ids: np.ndarray) -> np.ndarray:
-    """The teacher's finished vectors (V, H) of each token by itself."""
+def _encode_tokens(teacher: DenseEncoder, ids: np.ndarray) -> np.ndarray:
+    """The teacher's vectors (V, H), post-processed, of each token alone."""
     pooled = np.zeros((len(ids), teacher.model.settings.width), np.float32)
     first, last = teacher.tokenizer.cls_id, teacher.tokenizer.sep_id
     with torch.inference_mode():
-        for some in batches_by_length(np.full(len(ids), 3), 3 * AT_ONCE):
-            batch = pack_sequences([ids[i : i + 1] for i in some], first, last).to(teacher.device)
-            pooled[some] = teacher.pool_batch(batch).float().cpu().numpy()
+        for numbers in batches_by_length(np.full(len(ids), 3), 3 * AT_ONCE):
+            batch = pack_sequences([ids[i : i + 1] for i in numbers], first, last).to(teacher.device)
+            pooled[numbers] = teacher.pool_batch(batch).float().cpu().numpy()
     return teacher.postprocessing.apply(pooled)
 
 
-def _by_rank(vocab: int) -> np.ndarray:
-    """(V,) probabilities if tokens stood in the order of their frequency."""
-    share = 1 / np.arange(1, vocab + 1)
-    whole: np.ndarray = share / share.sum()
-    return whole
+def _zipf(vocab_size: int) -> np.ndarray:
+    """Token probabilities (V,) if the vocabulary is ordered by frequency."""
+    inverse_ranks = 1 / np.arange(1, vocab_size + 1)
+    probabilities: np.ndarray = inverse_ranks / inverse_ranks.sum()
+    return probabilities
 
 
-def _counted(texts: Iterable[str], tokenizer: Tokenizer, vocab: int) -> np.ndarray:
-    """(V,) probabilities by count, one added to each."""
-    counts = np.ones(vocab)
-    some: list[str] = []
+def _counted(texts: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+    """Token probabilities (V,) from counts, with one added to each count."""
+    counts = np.ones(vocab_size)
+    part: list[str] = []
     for text in texts:
-        some.append(text)
-        if len(some) == AT_ONCE:
-            counts += _count(some, tokenizer, vocab)
-            some = []
-    if some:
-        counts += _count(some, tokenizer, vocab)
-    share: np.ndarray = counts / counts.sum()
-    return share
+        part.append(text)
+        if len(part) == AT_ONCE:
+            counts += _token_counts(part, tokenizer, vocab_size)
+            part = []
+    if part:
+        counts += _token_counts(part, tokenizer, vocab_size)
+    probabilities: np.ndarray = counts / counts.sum()
+    return probabilities
 
 
-def _count(texts: list[str], tokenizer: Tokenizer, vocab: int) -> np.ndarray:
+def _token_counts(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
     ids = np.concatenate([np.zeros(0, np.uint32), *tokenizer.encode_batch(texts)])
-    counts: np.ndarray = np.bincount(ids.astype(np.int64), minlength=vocab)
+    counts: np.ndarray = np.bincount(ids.astype(np.int64), minlength=vocab_size)
     return counts
 
 
-def _model(table: np.ndarray) -> Model:
-    """An encoder of depth 0 whose output is the table's rows."""
+def _static_model(vectors: np.ndarray) -> Model:
+    """A model of depth 0 whose token embeddings are `vectors` (V, K)."""
     settings = ModelSettings(
-        width=table.shape[1],
+        width=vectors.shape[1],
         depth=0,
         heads=1,
-        vocab_size=len(table),
-        max_length=LONGEST,
+        vocab_size=len(vectors),
+        max_length=MAX_LENGTH,
         embedding_norm=False,
         positions=NoPositions(),
         head=None,
     )
     model = Model(settings)
     with torch.no_grad():
-        model.encoder.embeddings.token_embeddings.copy_(torch.from_numpy(table))
+        model.encoder.embeddings.token_embeddings.copy_(torch.from_numpy(vectors))
     return model.eval()

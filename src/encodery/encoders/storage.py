@@ -1,7 +1,8 @@
-"""What an embedding has learnt beside the encoder, in a model's artifact: pooling, finish steps, golden vectors.
+"""The trained tensors of dense embeddings in a model's artifact: pooling, post-processing and golden vectors.
 
-Kept in modules/embed.safetensors: `pooling.<name>`, `finish.<step>.<name>`, and `golden`, the pooled vectors of the
-model's golden sequences, which are computed again at load. Shapes: B golden sequences, H width of the model.
+modules/dense.safetensors holds `pooling.<name>`, `postprocess.<step>.<name>`, and `golden`: the pooled vectors of the
+model's golden sequences, which are computed again whenever the model is loaded.
+Shapes: B golden sequences, H width of the model.
 """
 
 from __future__ import annotations
@@ -19,56 +20,62 @@ from encodery.model.checkpoint import read_tensors
 from encodery.model.load import GOLDEN, MODULES, LoadedModel
 from encodery.model.shape import Batch
 
-Pooled = Callable[[Batch], Tensor]
+Compute = Callable[[Batch], Tensor]
+"""From a packed batch to the tensor whose golden values are stored."""
 MODULE = "dense"
+POSTPROCESS = "postprocess"
 
 
-def module_tensors(pooling: nn.Module, finishing: PostProcessing) -> dict[str, Tensor]:
-    """What is to be kept, golden vectors not yet among it."""
-    found = {f"pooling.{name}": tensor for name, tensor in pooling.state_dict().items()}
-    for number, state in enumerate(finishing.states):
-        found |= {f"finish.{number}.{name}": torch.from_numpy(array.copy()) for name, array in state.items()}
-    return found
+def module_tensors(pooling: nn.Module, postprocessing: PostProcessing) -> dict[str, Tensor]:
+    """The tensors to store, without the golden vectors."""
+    tensors = {f"pooling.{name}": tensor for name, tensor in pooling.state_dict().items()}
+    for number, state in enumerate(postprocessing.states):
+        for name, array in state.items():
+            tensors[f"{POSTPROCESS}.{number}.{name}"] = torch.from_numpy(array.copy())
+    return tensors
 
 
 def is_stored(loaded: LoadedModel) -> bool:
-    """Whether the model has such a module."""
+    """Whether the model has stored tensors of dense embeddings."""
     return (loaded.path / MODULES / f"{MODULE}.safetensors").is_file()
 
 
-def load_postprocessing(steps: tuple[PostProcess, ...], kept: dict[str, Tensor]) -> PostProcessing:
-    """The finish steps with what they have learnt. Raises `ArtifactError` for what belongs to none of them."""
+def load_postprocessing(steps: tuple[PostProcess, ...], tensors: dict[str, Tensor]) -> PostProcessing:
+    """The post-processing with its fitted states. Raises `ArtifactError` for a tensor that belongs to no step."""
     states: list[State] = [{} for _ in steps]
-    for name, tensor in kept.items():
-        kind, _, rest = name.partition(".")
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
         number, _, key = rest.partition(".")
-        if kind != "finish":
+        if part != POSTPROCESS:
             continue
         if not number.isdigit() or int(number) >= len(states):
-            raise ArtifactError(f"modules/{MODULE}.safetensors: '{name}' belongs to none of {len(steps)} finish steps.")
+            raise ArtifactError(
+                f"modules/{MODULE}.safetensors: '{name}' belongs to none of the model's {len(states)} post-processing "
+                "steps."
+            )
         states[int(number)][key] = tensor.numpy()
     return PostProcessing(steps, tuple(states))
 
 
-def pooling_state(kept: dict[str, Tensor]) -> dict[str, Tensor]:
+def pooling_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The pooling's weights."""
-    return {name.removeprefix("pooling."): t for name, t in kept.items() if name.startswith("pooling.")}
+    return {name.removeprefix("pooling."): t for name, t in tensors.items() if name.startswith("pooling.")}
 
 
-def golden_vectors(pooled: Pooled, kept: dict[str, Tensor], device: torch.device) -> Tensor:
-    """Pooled vectors (B, H), not yet finished, of the golden sequences (`model/golden.py`) whose ids `kept` holds."""
-    cu_seqlens = kept["cu_seqlens"]
-    batch = Batch(kept["ids"], cu_seqlens, int(cu_seqlens.diff().max()), kept.get("segment"))
+def golden_vectors(compute: Compute, tensors: dict[str, Tensor], device: torch.device) -> Tensor:
+    """What `compute` gives for the golden sequences (`model/golden.py`) whose ids `tensors` holds, on the CPU."""
+    cu_seqlens = tensors["cu_seqlens"]
+    batch = Batch(tensors["ids"], cu_seqlens, int(cu_seqlens.diff().max()), tensors.get("segment"))
     with torch.inference_mode():
-        return pooled(batch.to(device)).cpu()
+        return compute(batch.to(device)).cpu()
 
 
-def verify_golden(loaded: LoadedModel, pooled: Pooled, kept: dict[str, Tensor], device: torch.device) -> None:
-    """Raises `ArtifactError` where `pooled` no longer computes what it did when it was saved."""
-    now = golden_vectors(pooled, read_tensors(loaded.path / GOLDEN), device)
-    apart = golden.relative_difference({"golden": now}, kept)
-    if not apart <= golden.TOLERANCE:
+def verify_golden(loaded: LoadedModel, compute: Compute, tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Raises `ArtifactError` if `compute` does not give the `golden` values among `tensors` any more."""
+    computed = golden_vectors(compute, read_tensors(loaded.path / GOLDEN), device)
+    difference = golden.relative_difference({"golden": computed}, tensors)
+    if not difference <= golden.TOLERANCE:
         raise ArtifactError(
-            f"{loaded.path / MODULES / MODULE}.safetensors: the embedding no longer computes what it did when it was "
-            f"saved (off by {apart:.1e}, {golden.TOLERANCE:.0e} allowed)."
+            f"{loaded.path / MODULES / MODULE}.safetensors: the embedding no longer computes the vectors that were "
+            f"saved with it (relative difference {difference:.1e}, {golden.TOLERANCE:.0e} allowed)."
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from encodery.base.errors import InputError
 from encodery.base.machine import device
-from encodery.encoders.dense import pack_sequences
+from encodery.encoders.packing import pack_sequences
 
 if TYPE_CHECKING:
     from encodery.model.load import LoadedModel

@@ -23,10 +23,11 @@ from encodery.base.artifact import Draft, create_artifact
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
-from encodery.encoders import json_lines
-from encodery.encoders.dense import DenseEncoder, pack_sequences
+from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import POSTPROCESS_FILE
 from encodery.encoders.files import read_texts
+from encodery.encoders.loading import kind_of
+from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling.cls import CLS
 from encodery.encoders.pooling.mean import Mean
 from encodery.export import Exporter
@@ -66,7 +67,7 @@ class GraphExport:
     def of(cls, loaded: LoadedModel, weights: Weights, texts: str | None, door: str) -> GraphExport:
         """`texts`: a file, needed for 8-bit weights."""
         require_exportable(loaded.model.settings, f"an export to {door}")
-        if "task" in loaded.settings or json_lines.kind_of(loaded) != "dense":
+        if "task" in loaded.settings or kind_of(loaded.settings) != "dense":
             raise SettingsError(f"An export to {door} holds a model of embeddings; this head would be left behind.")
         embedder = DenseEncoder.from_loaded(loaded, "cpu")
         embedder.model = original_model(embedder.model)  # Whose layers are watched, and whose vectors are the measure.

@@ -24,9 +24,10 @@ import numpy as np
 from encodery.base.artifact import Artifact, Draft, atomic_write, create_artifact
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import encode
-from encodery.encoders import json_lines, sparse
+from encodery.encoders import DOCUMENT, QUERY, sparse
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.multi_vector import DOCUMENT, QUERY, MultiVectorEncoder
+from encodery.encoders.loading import kind_of
+from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.export import Exporter, ExportResult, _modules
 from encodery.export._folder import FolderExport, Precision
@@ -95,8 +96,8 @@ def _content(loaded: LoadedModel) -> _Content:
     """What the model is to them. Raises `SettingsError` for a task or an encoding that they do not have."""
     if "task" in loaded.settings:
         return _ranker(Predictor.from_model(loaded, "cpu"))
-    kind = json_lines.kind_of(loaded)
-    if kind == "tokens":
+    kind = kind_of(loaded.settings)
+    if kind == "multi_vector":
         return _multivector(MultiVectorEncoder.from_loaded(loaded, "cpu"))
     if kind == "sparse":
         return _sparse(sparse.SparseEncoder.from_loaded(loaded, "cpu"))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from encodery.encoders.dense import DenseEmbeddings
+from encodery.encoders.embeddings import DenseEmbeddings
 
 
 class TextEncoder(Protocol):

@@ -19,7 +19,9 @@ import safetensors.numpy
 from encodery.base.artifact import MANIFEST, Artifact, create_artifact
 from encodery.base.errors import ArtifactError, EmptyInput
 from encodery.base.settings import decode, encode
-from encodery.encoders.sparse import KEY, QUERY, SparseEmbeddings, SparseEncoder, SparseSettings, bag_of_words
+from encodery.encoders import QUERY
+from encodery.encoders.embeddings import SparseEmbeddings
+from encodery.encoders.sparse import KEY, SparseEncoder, SparseSettings, bag_of_words
 from encodery.model.load import TOKENIZER, copy_tokenizer, load_model
 from encodery.tokens.tokenizer import Tokenizer
 

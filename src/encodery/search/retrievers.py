@@ -17,9 +17,10 @@ import numpy as np
 
 from encodery.base.errors import InputError
 from encodery.encoders import multi_vector, sparse
-from encodery.encoders.dense import DenseEncoder, token_offsets
+from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import parse_runtime
 from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.text_windows import token_offsets
 from encodery.search.encoder import TextEncoder
 from encodery.search.filters import Condition
 from encodery.search.runtime_provenance import (

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from encodery.base.parts import name_of
-from encodery.encoders.dense import DenseEncoder, average_windows, pack_sequences
+from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.packing import pack_sequences
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.text_windows import TextWindows
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.serve.api_error import ApiError
@@ -140,7 +142,7 @@ class DenseModel(EncoderHead):
 
     def finish(self, context: _Told, outputs: Sequence[np.ndarray]) -> InferenceResult:
         """`vectors` (N, K)."""
-        vectors = average_windows(np.stack(outputs), context.owner, context.lengths, len(context.dropped))
+        vectors = TextWindows([], context.owner, context.lengths, context.dropped).average(np.stack(outputs))
         vectors = context.finishing.apply(vectors)
         if context.dimensions is not None and context.dimensions < vectors.shape[1]:
             unit = Normalise() in context.finishing.steps

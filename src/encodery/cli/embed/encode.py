@@ -44,17 +44,20 @@ def command(
     from encodery.encoders.dense import DenseEncoder
     from encodery.encoders.exported import parse_runtime
     from encodery.encoders.files import EmbeddingFile, read_texts
-    from encodery.encoders.json_lines import json_lines, kind_of
+    from encodery.encoders.json_lines import json_lines
+    from encodery.encoders.loading import kind_of, load_encoder
     from encodery.model.load import load_model
 
     if (file is None) == (not texts):
         raise InputError("Give either texts or a --file of texts.")
     source = iter(texts or []) if file is None else read_texts(file, column)
     loaded = load_model(model)
-    if kind_of(loaded) != "dense":
+    if kind_of(loaded.settings) != "dense":
         if runtime is not None:
-            raise InputError(f"--runtime {runtime}: is for dense models; {model} is a {kind_of(loaded)} model.")
-        _write_lines(json_lines(loaded, source, truncate, batch_tokens, prompt), out, truncate)
+            raise InputError(
+                f"--runtime {runtime}: is for dense models; {model} is a {kind_of(loaded.settings)} model."
+            )
+        _write_lines(json_lines(load_encoder(loaded), source, truncate, batch_tokens, prompt), out, truncate)
         return
     embedder = (
         DenseEncoder.from_loaded(loaded)

@@ -1,4 +1,4 @@
-"""Pooling: the hidden states of a sequence to one vector.
+"""Pooling: the hidden states of a sequence to one vector. The contract, and nothing of its parts.
 
 Shapes: T tokens of a packed batch, B sequences, H width.
 """
@@ -14,18 +14,18 @@ from encodery.model.shape import Batch, Output, Shape
 
 
 class PoolingModule(nn.Module):
-    """`keep_layers`: whether `forward` needs `output.layers`."""
+    """Pools a batch. `keep_layers`: `forward` needs `output.layers`, the hidden states of every layer."""
 
     keep_layers: bool = False
 
     @abc.abstractmethod
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        """Hidden states (T, H) of the batch → (B, H), in the order of its sequences."""
+        """Hidden states (T, H) of the batch → (B, H) float32, in the order of its sequences."""
 
 
 class Pooling(Part):
-    """How a sequence of hidden states becomes one vector."""
+    """How the hidden states of a sequence become one vector."""
 
     @abc.abstractmethod
     def build(self, shape: Shape) -> PoolingModule:
-        """The module; it has weights only where the part needs them."""
+        """The module, with weights only if the part needs them."""

@@ -1,6 +1,6 @@
-"""A learned score for each token, and the mean weighted by the scores' softmax. arXiv:2104.05704 (sequence pooling)
+"""The mean of the tokens weighted by the softmax of a learned score. arXiv:2104.05704 (sequence pooling)
 
-Equals `mean` before training: the scores begin at zero. Shapes: T tokens, B sequences, H width.
+Equals `mean` before training, since the scores are initialised to zero. Shapes: T tokens, B sequences, H width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionPooling(Pooling):
-    """Has no settings, but H weights."""
+    """Has no settings; H weights are trained.
+
+    Use it when labelled data is there to learn which tokens matter: `encoder.pooling.is=attention`
+    """
 
     def build(self, shape: Shape) -> PoolingModule:
         return _AttentionModule(shape.width)
@@ -29,5 +32,5 @@ class _AttentionModule(PoolingModule):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        shares = softmax(self.score(output.hidden.float())[:, 0], batch)
-        return weighted_mean(output.hidden, shares, batch)
+        weights = softmax(self.score(output.hidden.float())[:, 0], batch)
+        return weighted_mean(output.hidden, weights, batch)

@@ -1,4 +1,4 @@
-"""The first token's hidden state, as BERT's pooled sequences begin. arXiv:1810.04805
+"""The hidden state of the first token, [CLS]. arXiv:1810.04805 (BERT)
 
 Shapes: T tokens, B sequences, H width.
 """
@@ -15,7 +15,10 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class CLS(Pooling):
-    """Has no settings."""
+    """Has no settings.
+
+    Use it when the model was trained with it, as SimCSE and BGE models were: `encoder.pooling.is=cls`
+    """
 
     def build(self, shape: Shape) -> PoolingModule:
         return _CLSModule()

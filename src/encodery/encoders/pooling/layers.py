@@ -1,7 +1,7 @@
-"""Mean over the tokens of several layers: first and last, or the last few. arXiv:2104.01767 (WhiteningBERT)
+"""The mean over the tokens of several layers: the first and the last, or the last few. arXiv:2104.01767 (WhiteningBERT)
 
-The middle of an untrained encoder tells sentences apart better than its end. Equals `mean` for layers = [-1]. Shapes: T
-tokens, B sequences, H width.
+The middle layers of an encoder that was not trained for embeddings separate sentences better than the last one. Equals
+`mean` for layers = [-1]. Shapes: T tokens, B sequences, H width.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Layers(Pooling):
-    """`layers`: 0 is the embeddings' output, 1 the first block's, -1 the model's own output."""
+    """`layers`: 0 is the output of the embeddings, 1 that of the first block, -1 the model's own output.
+
+    Use it when an encoder is used without training for embeddings: `encoder.pooling.is=layers`
+    """
 
     layers: tuple[int, ...] = (1, -1)
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise SettingsError(f"layers = {list(self.layers)}: must name one layer or more, none twice.")
+            raise SettingsError(f"layers = {list(self.layers)}: must name at least one layer, and none twice.")
 
     def build(self, shape: Shape) -> PoolingModule:
         for layer in self.layers:
@@ -43,6 +46,6 @@ class _LayersModule(PoolingModule):
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         assert output.layers is not None
-        chosen = [output.hidden if layer in (-1, self.last) else output.layers[layer] for layer in self.layers]
-        hidden = torch.stack([layer.float() for layer in chosen]).mean(0)
+        selected = [output.hidden if layer in (-1, self.last) else output.layers[layer] for layer in self.layers]
+        hidden = torch.stack([layer.float() for layer in selected]).mean(0)
         return weighted_mean(hidden, torch.ones_like(batch.ids), batch)

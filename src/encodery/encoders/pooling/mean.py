@@ -1,4 +1,4 @@
-"""Mean over the tokens of a sequence, special tokens included unless left out. arXiv:1908.10084
+"""The mean over the tokens of a sequence, with or without the special tokens. arXiv:1908.10084 (Sentence-BERT)
 
 Summed in float32 whatever the model's precision. Shapes: T tokens, B sequences, H width.
 """
@@ -16,7 +16,10 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Pooling):
-    """`specials` = false leaves the first and last token out where a sequence has others."""
+    """`include_special_tokens` = false leaves the first and the last token out if a sequence has others.
+
+    Use it when nothing speaks for another pooling; it is the default: `encoder.pooling.is=mean`
+    """
 
     include_special_tokens: bool = True
 
@@ -25,17 +28,16 @@ class Mean(Pooling):
 
 
 class _MeanModule(PoolingModule):
-    def __init__(self, specials: bool) -> None:
+    def __init__(self, include_special_tokens: bool) -> None:
         super().__init__()
-        self.specials = specials
+        self.include_special_tokens = include_special_tokens
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         hidden = output.hidden.float()
-        layout = batch.layout
         lengths = batch.cu_seqlens.diff().to(hidden.dtype)[:, None]
-        summed = hidden.new_zeros(len(batch), hidden.shape[1]).index_add_(0, layout.sequence_ids, hidden)
-        if self.specials:
-            return summed / lengths
-        ends = batch.cu_seqlens.long()
-        inner = summed - hidden[ends[:-1]] - hidden[ends[1:] - 1]
-        return torch.where(lengths > 2, inner, summed) / torch.where(lengths > 2, lengths - 2, lengths)
+        sums = hidden.new_zeros(len(batch), hidden.shape[1]).index_add_(0, batch.layout.sequence_ids, hidden)
+        if self.include_special_tokens:
+            return sums / lengths
+        bounds = batch.cu_seqlens.long()
+        inner = sums - hidden[bounds[:-1]] - hidden[bounds[1:] - 1]
+        return torch.where(lengths > 2, inner, sums) / torch.where(lengths > 2, lengths - 2, lengths)

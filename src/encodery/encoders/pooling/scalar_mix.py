@@ -1,8 +1,8 @@
-"""A learned mix of all layers, then the mean over the tokens. arXiv:1802.05365 (ELMo's scalar mix)
+"""A learned weighted sum of all layers, then the mean over the tokens. arXiv:1802.05365 (ELMo's scalar mix)
 
-Scale · Σ share of a layer · its mean, the shares being the softmax of one trained number a layer. Differs from `layers`
-by the learned shares; equals it before training, where all layers count alike. Shapes: T tokens, B sequences, H width,
-L layers.
+Scale · Σ weight of a layer · its mean; the weights are the softmax of one trained number per layer. Differs from
+`layers` by the learned weights; equals it before training, when all layers have the same weight.
+Shapes: T tokens, B sequences, H width, L layers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class ScalarMix(Pooling):
-    """`last`: only the last so many layers are mixed; all, the embeddings' output too, if not given. `norm`: each token
-    of each layer is brought to mean 0 and variance 1 first, so that no layer counts more for being larger. `rate`: how
-    many times as fast as the model the shares learn."""
+    """`num_layers`: how many of the last layers are mixed; all, the embeddings' output included, if not given. `norm`:
+    each token of each layer is first scaled to mean 0 and variance 1, so that no layer has more weight because its
+    values are larger. `lr_scale`: the learning rate of the weights as a multiple of the model's.
+
+    Use it when it is not known which layers separate the texts of a task: `encoder.pooling.is=scalar_mix`
+    """
 
     num_layers: int | None = None
     norm: bool = False
@@ -31,31 +34,35 @@ class ScalarMix(Pooling):
 
     def __post_init__(self) -> None:
         if (self.num_layers is not None and self.num_layers < 1) or not self.lr_scale > 0:
-            raise SettingsError(f"last = {self.num_layers}, rate = {self.lr_scale}: at least 1, and positive.")
+            raise SettingsError(
+                f"num_layers = {self.num_layers}, lr_scale = {self.lr_scale}: must be at least 1 and above 0."
+            )
 
     def build(self, shape: Shape) -> PoolingModule:
         layers = shape.depth + 1
         if self.num_layers is not None and self.num_layers > layers:
-            raise SettingsError(f"last = {self.num_layers}: the model has {layers} layers, the embeddings among them.")
+            raise SettingsError(
+                f"num_layers = {self.num_layers}: the model has {layers} layers, the embeddings included."
+            )
         return _MixModule(self.num_layers or layers, self.norm, self.lr_scale)
 
 
 class _MixModule(PoolingModule):
     keep_layers = True
 
-    def __init__(self, layers: int, norm: bool, rate: float) -> None:
+    def __init__(self, layers: int, norm: bool, lr_scale: float) -> None:
         super().__init__()
-        self.norm, self.rate = norm, rate
+        self.norm, self.lr_scale = norm, lr_scale
         self.weights = nn.Parameter(torch.zeros(layers))
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         assert output.layers is not None
-        chosen = (*output.layers[:-1], output.hidden)[-len(self.weights) :]
+        selected = (*output.layers[:-1], output.hidden)[-len(self.weights) :]
         ones = torch.ones_like(batch.ids)
-        means = torch.stack([weighted_mean(self._normed(layer.float()), ones, batch) for layer in chosen])
-        shares = (self.weights * self.rate).softmax(0)
-        return self.scale * torch.einsum("l,lbh->bh", shares, means)
+        means = torch.stack([weighted_mean(self._normalised(layer.float()), ones, batch) for layer in selected])
+        weights = (self.weights * self.lr_scale).softmax(0)
+        return self.scale * torch.einsum("l,lbh->bh", weights, means)
 
-    def _normed(self, hidden: Tensor) -> Tensor:
+    def _normalised(self, hidden: Tensor) -> Tensor:
         return F.layer_norm(hidden, hidden.shape[-1:]) if self.norm else hidden

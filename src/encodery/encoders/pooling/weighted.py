@@ -1,7 +1,7 @@
-"""Mean over the tokens of a sequence, later ones weighing more: token i counts i times. arXiv:2202.08904 (SGPT)
+"""The mean over the tokens of a sequence, with weight i for token i. arXiv:2202.08904 (SGPT)
 
-Made for models whose later tokens have seen more; in a bidirectional one it mostly favours the end of a text. Differs
-from `mean` by the weights; special tokens are included. Shapes: T tokens, B sequences, H width.
+Made for decoders, whose later tokens have seen more of the text; in a bidirectional model it mostly favours the end of
+a text. Differs from `mean` by the weights; special tokens are included. Shapes: T tokens, B sequences, H width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from encodery.model.shape import Batch, Output, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted(Pooling):
-    """Has no settings."""
+    """Has no settings.
+
+    Use it when the model was trained with causal attention: `encoder.pooling.is=weighted`
+    """
 
     def build(self, shape: Shape) -> PoolingModule:
         return _WeightedModule()

@@ -1,6 +1,6 @@
-"""One bit a number: whether it lies above the sample's middle. arXiv:2106.00882 (the two-stage use of such codes)
+"""One bit per dimension: whether the value is above the sample's median. arXiv:2106.00882 (two-stage search by bits)
 
-What comes out are ±1 / √H, so that inner products count agreeing bits and are cosines; `codes` gives the packed bits.
+The output is ±1 / √H, so that inner products count equal bits and are cosines; `codes` gives the packed bits.
 Shapes: N vectors, H width.
 """
 
@@ -15,8 +15,13 @@ from encodery.encoders.postprocess import PostProcess, State
 
 @dataclass(frozen=True, kw_only=True)
 class Binary(PostProcess):
-    """`centred`: cut each dimension at its median of the sample, so that every bit tells as much as it can; else at
-    zero, where nothing is learnt."""
+    """`centred`: the threshold of each dimension is its median in the sample, which makes a bit carry most information;
+    if false it is zero.
+
+    Use it when the vectors of an index must fit into one bit per dimension:
+
+        postprocess = ["normalise", "binary"]
+    """
 
     centred: bool = True
 
@@ -30,5 +35,5 @@ class Binary(PostProcess):
 
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
         signs = np.where(vectors > state["middle"], np.float32(1), np.float32(-1))
-        finished: np.ndarray = signs / np.float32(np.sqrt(vectors.shape[1]))
-        return finished
+        processed: np.ndarray = signs / np.float32(np.sqrt(vectors.shape[1]))
+        return processed

@@ -1,7 +1,7 @@
-"""Subtracts the mean of a sample, and on request its strongest directions ("all but the top"). arXiv:1702.01417
+"""Subtracts the mean of a sample, and optionally its strongest directions ("all but the top"). arXiv:1702.01417
 
-Vectors of encoders that were not trained to be compared share a large common part, which hides what differs.
-With `directions` = 0 only the mean goes. Shapes: N vectors, H width, D directions.
+The vectors of an encoder that was not trained for comparison have a large common component, which hides their
+differences. With `directions` = 0 only the mean is subtracted. Shapes: N vectors, H width, D directions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from encodery.encoders.postprocess import PostProcess, State
 
 @dataclass(frozen=True, kw_only=True)
 class Centre(PostProcess):
-    """`directions`: how many principal directions of the sample are taken out as well; the paper advises H / 100."""
+    """`directions`: the number of principal directions of the sample that are removed too; the paper advises H / 100.
+
+    Use it when an encoder without contrastive training gives all texts similar vectors:
+
+        postprocess = [{is = "centre", directions = 3}, "normalise"]
+    """
 
     is_linear: ClassVar[bool] = True
     directions: int = 0
 
     def __post_init__(self) -> None:
         if self.directions < 0:
-            raise SettingsError(f"directions = {self.directions}: must not be negative.")
+            raise SettingsError(f"directions = {self.directions}: must be at least 0.")
 
     def fit(self, vectors: np.ndarray) -> State:
         mean = vectors.mean(axis=0, dtype=np.float64)
@@ -35,5 +40,5 @@ class Centre(PostProcess):
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
         centred = vectors - state["mean"]
         directions = state["directions"]
-        finished: np.ndarray = centred - (centred @ directions.T) @ directions
-        return finished
+        processed: np.ndarray = centred - (centred @ directions.T) @ directions
+        return processed

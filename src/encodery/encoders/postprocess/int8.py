@@ -1,7 +1,7 @@
-"""Eight bits a number: each dimension is rounded to 255 steps between limits learnt from a sample.
+"""Eight bits per dimension: each value is rounded to one of 255 steps between limits fitted to a sample.
 
-What comes out is the value that the byte stands for, so vectors are compared as before and the loss of precision shows
-in every figure; `codes` gives the bytes themselves for a store that keeps them. Values beyond the limits are clipped.
+The output is the value that the byte stands for, so that vectors are compared as before and the loss of precision shows
+in every metric; `codes` gives the bytes for a store that keeps them. Values beyond the limits are clipped.
 Shapes: N vectors, H width.
 """
 
@@ -19,13 +19,18 @@ STEPS = 127
 
 @dataclass(frozen=True, kw_only=True)
 class Int8(PostProcess):
-    """`outside`: share of the sample's values left beyond the limits on each side; 0 takes the extremes."""
+    """`clip_fraction`: the fraction of the sample's values that is clipped at each end; 0 takes the extremes as limits.
+
+    Use it when the vectors of an index must take a quarter of the memory of float32:
+
+        postprocess = ["normalise", "int8"]
+    """
 
     clip_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip_fraction < 0.5:
-            raise SettingsError(f"outside = {self.clip_fraction}: must lie in 0 <= outside < 0.5.")
+            raise SettingsError(f"clip_fraction = {self.clip_fraction}: must be at least 0 and below 0.5.")
 
     def fit(self, vectors: np.ndarray) -> State:
         low, high = np.quantile(vectors.astype(np.float64), [self.clip_fraction, 1 - self.clip_fraction], axis=0)
@@ -34,9 +39,9 @@ class Int8(PostProcess):
 
     def codes(self, vectors: np.ndarray, state: State) -> np.ndarray:
         """(N, H) int8 in -127 … 127."""
-        places = np.rint((vectors - state["middle"]) / state["step"])
-        return np.clip(places, -STEPS, STEPS).astype(np.int8)
+        steps = np.rint((vectors - state["middle"]) / state["step"])
+        return np.clip(steps, -STEPS, STEPS).astype(np.int8)
 
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
-        finished: np.ndarray = self.codes(vectors, state).astype(np.float32) * state["step"] + state["middle"]
-        return finished
+        processed: np.ndarray = self.codes(vectors, state).astype(np.float32) * state["step"] + state["middle"]
+        return processed

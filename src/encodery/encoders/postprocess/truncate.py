@@ -1,6 +1,6 @@
-"""Keeps the first numbers of a vector, for models trained with the loss `matryoshka`. arXiv:2205.13147
+"""Keeps the first dimensions of a vector, for models trained with the loss `matryoshka`. arXiv:2205.13147
 
-Put `normalise` after it. Shapes: N vectors, K kept.
+Put `normalise` after it. Shapes: N vectors, K dimensions kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from encodery.encoders.postprocess import PostProcess, State
 
 @dataclass(frozen=True, kw_only=True)
 class Truncate(PostProcess):
-    """`keep`: how many; a narrower vector stays as it is."""
+    """`keep`: the number of dimensions; a shorter vector stays as it is.
+
+    Use it when a matryoshka model's vectors are larger than needed:
+
+        postprocess = [{is = "truncate", keep = 64}, "normalise"]
+    """
 
     is_linear: ClassVar[bool] = True
     keep: int = 64
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise SettingsError(f"keep = {self.keep}: must be positive.")
+            raise SettingsError(f"keep = {self.keep}: must be at least 1.")
 
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
         return vectors[:, : self.keep]

@@ -20,7 +20,7 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import device
-from encodery.encoders.dense import pack_sequences
+from encodery.encoders.packing import pack_sequences
 from encodery.evaluate import linear
 from encodery.evaluate.probes import Probe, ProbeResult
 from encodery.evaluate.suites import MetricValue

@@ -154,7 +154,7 @@ class _Late(_Sided):
         raise UnsupportedEvaluation(f"{self.name}: gives a vector for each token; only retrieval can be measured so.")
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
-        from encodery.encoders.multi_vector import MultiVectorEmbeddings, max_sim_matrix
+        from encodery.encoders.embeddings import MultiVectorEmbeddings
 
         def read(texts: Sequence[str], side: Role) -> MultiVectorEmbeddings:
             with self.counters.clock():
@@ -166,7 +166,7 @@ class _Late(_Sided):
         found: Run = {query: {} for query in queries}
         for start in range(0, len(names), DOCUMENTS_AT_ONCE):
             some = names[start : start + DOCUMENTS_AT_ONCE]
-            scores = max_sim_matrix(asked, read([documents[name] for name in some], "document"))
+            scores = asked.similarity(read([documents[name] for name in some], "document"))
             for query, row in zip(queries, scores.tolist(), strict=True):
                 best = sorted({**found[query], **dict(zip(some, row, strict=True))}.items(), key=lambda one: -one[1])
                 found[query] = dict(best[:depth])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from encodery.base.errors import SettingsError
-from encodery.encoders.multi_vector import DOCUMENT, QUERY, MultiVectorEncoder
+from encodery.encoders import DOCUMENT, QUERY
+from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.model.load import load_model
 from encodery.search.rerank import Reranker, Scorer
 from encodery.search.rerank._cache import PassageCache

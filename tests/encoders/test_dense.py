@@ -1,4 +1,4 @@
-"""The embedder: order, batches, long texts by every policy, prompts, streams."""
+"""The encoder: order, batches, long texts by every policy, prompts, streams."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.encoders import dense as module
-from encodery.encoders.dense import DenseEncoder, pack_sequences
+from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.files import EmbeddingFile, read_texts
+from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.postprocess.centre import Centre
 from encodery.encoders.postprocess.normalise import Normalise
@@ -28,20 +29,20 @@ LETTERS = list("abcdefghijklmnop")
 TEXTS = ["".join(RNG.choice(LETTERS, int(n))) for n in RNG.integers(0, 11, 40)] + ["", "a"]
 
 
-def test_order_and_batches_do_not_matter(embedder: DenseEncoder) -> None:
-    one_by_one = np.concatenate([embedder.encode([text]).vectors for text in TEXTS])
+def test_order_and_batches_do_not_matter(encoder: DenseEncoder) -> None:
+    one_by_one = np.concatenate([encoder.encode([text]).vectors for text in TEXTS])
     for budget in (1, 13, 64, 100_000):
-        np.testing.assert_allclose(embedder.encode(TEXTS, batch_tokens=budget).vectors, one_by_one, atol=2e-6)
+        np.testing.assert_allclose(encoder.encode(TEXTS, batch_tokens=budget).vectors, one_by_one, atol=2e-6)
     assert np.linalg.norm(one_by_one, axis=1) == pytest.approx(1, abs=1e-5)
-    assert embedder.encode([]).vectors.shape == (0, embedder.dimension)
+    assert encoder.encode([]).vectors.shape == (0, encoder.dimension)
 
 
-def test_mean_over_all_tokens_with_the_special_ones(embedder: DenseEncoder) -> None:
-    ids = [embedder.tokenizer.cls_id, *embedder.tokenizer.encode("abc").tolist(), embedder.tokenizer.sep_id]
+def test_mean_over_all_tokens_with_the_special_ones(encoder: DenseEncoder) -> None:
+    ids = [encoder.tokenizer.cls_id, *encoder.tokenizer.encode("abc").tolist(), encoder.tokenizer.sep_id]
     with torch.inference_mode():
-        hidden = embedder.model.encoder(Batch.from_sequences([ids])).hidden.numpy()
+        hidden = encoder.model.encoder(Batch.from_sequences([ids])).hidden.numpy()
     expected = hidden.mean(axis=0) / np.linalg.norm(hidden.mean(axis=0))
-    found = embedder.encode(["abc"])
+    found = encoder.encode(["abc"])
     np.testing.assert_allclose(found.vectors[0], expected, atol=1e-6)
     assert found.tokens.tolist() == [5]
 
@@ -53,35 +54,35 @@ def test_mean_without_the_special_ones() -> None:
     assert module_(Output(hidden), batch).tolist() == [[3.0, 4.0], [9.0, 10.0]]
 
 
-def test_long_texts_by_every_policy(embedder: DenseEncoder) -> None:
+def test_long_texts_by_every_policy(encoder: DenseEncoder) -> None:
     text = "abcdefghijklmnopqrstuvwxy"  # 25 letters, 10 fit
     with pytest.raises(InputError, match="Text 1 has 25 tokens, the model takes 10"):
-        embedder.encode(["a", text])
-    right, left = (embedder.encode(["a", text], truncate=policy) for policy in ("right", "left"))
-    np.testing.assert_allclose(right.vectors[1], embedder.encode([text[:10]]).vectors[0], atol=1e-6)
-    np.testing.assert_allclose(left.vectors[1], embedder.encode([text[-10:]]).vectors[0], atol=1e-6)
+        encoder.encode(["a", text])
+    right, left = (encoder.encode(["a", text], truncate=policy) for policy in ("right", "left"))
+    np.testing.assert_allclose(right.vectors[1], encoder.encode([text[:10]]).vectors[0], atol=1e-6)
+    np.testing.assert_allclose(left.vectors[1], encoder.encode([text[-10:]]).vectors[0], atol=1e-6)
     assert right.dropped.tolist() == left.dropped.tolist() == [0, 15]
-    whole = embedder.encode(["a", text], truncate="chunk")
+    whole = encoder.encode(["a", text], truncate="chunk")
     assert whole.dropped.tolist() == [0, 0]
     assert whole.tokens.tolist() == [3, 25 + 3 * 2]
-    bare = DenseEncoder(embedder.model, embedder.tokenizer, DenseSettings(postprocess=()), device="cpu")
+    bare = DenseEncoder(encoder.model, encoder.tokenizer, DenseSettings(postprocess=()), device="cpu")
     parts = [text[:9], text[9:17], text[17:]]
     expected = np.average(bare.encode(parts).vectors, axis=0, weights=[11, 10, 10])
     np.testing.assert_allclose(whole.vectors[1], expected / np.linalg.norm(expected), atol=1e-6)
     with pytest.raises(InputError, match="'chunk'"):
-        embedder.encode(["a"], truncate="chunks")
+        encoder.encode(["a"], truncate="chunks")
 
 
-def test_prompts(embedder: DenseEncoder) -> None:
+def test_prompts(encoder: DenseEncoder) -> None:
     np.testing.assert_allclose(
-        embedder.encode(["abc"], prompt="ask").vectors, embedder.encode(["q abc"]).vectors, atol=1e-6
+        encoder.encode(["abc"], prompt="ask").vectors, encoder.encode(["q abc"]).vectors, atol=1e-6
     )
     with pytest.raises(InputError, match="'ask'"):
-        embedder.encode(["abc"], prompt="asks")
+        encoder.encode(["abc"], prompt="asks")
 
 
-def test_a_stream_is_read_in_pieces(embedder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 16)
+def test_a_stream_is_read_in_pieces(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 16)
     read = 0
 
     def texts() -> Iterator[str]:
@@ -90,24 +91,24 @@ def test_a_stream_is_read_in_pieces(embedder: DenseEncoder, monkeypatch: pytest.
             read += 1
             yield text
 
-    pieces = embedder.stream(texts())
+    pieces = encoder.stream(texts())
     first = next(pieces)
     assert (len(first), read) == (16, 16)
     found = np.concatenate([first.vectors, *(piece.vectors for piece in pieces)])
-    np.testing.assert_allclose(found, embedder.encode(TEXTS).vectors, atol=2e-6)
+    np.testing.assert_allclose(found, encoder.encode(TEXTS).vectors, atol=2e-6)
     with pytest.raises(InputError, match="Text 20 has"):
-        list(embedder.stream(["a"] * 20 + ["a" * 30]))
+        list(encoder.stream(["a"] * 20 + ["a" * 30]))
 
 
-def test_what_is_no_list_of_texts(embedder: DenseEncoder) -> None:
-    with pytest.raises(InputError, match="list of texts"):
-        embedder.encode("one text")
-    with pytest.raises(InputError, match="Text 1 is no text but int"):
-        embedder.encode(["a", 3])  # type: ignore[list-item]
+def test_what_is_no_list_of_texts(encoder: DenseEncoder) -> None:
+    with pytest.raises(InputError, match="a list of texts"):
+        encoder.encode("one text")
+    with pytest.raises(InputError, match="Text 1 is of type int"):
+        encoder.encode(["a", 3])  # type: ignore[list-item]
     with pytest.raises(InputError, match="batch_tokens"):
-        embedder.encode(["a"], batch_tokens=0)
+        encoder.encode(["a"], batch_tokens=0)
     with pytest.raises(SettingsError, match="max_length = 2"):
-        DenseEncoder(embedder.model, embedder.tokenizer, DenseSettings(max_length=2))
+        DenseEncoder(encoder.model, encoder.tokenizer, DenseSettings(max_length=2))
 
 
 def test_packing_equals_the_plain_way() -> None:
@@ -128,19 +129,19 @@ def test_batches_keep_the_budget_and_lose_nothing() -> None:
     assert list(batches_by_length(np.array([], np.int64), 128)) == []
 
 
-def test_offsets_point_into_the_text(embedder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offsets_point_into_the_text(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "ab cd  ef " * 5
-    whole = embedder.token_offsets(text)
+    whole = encoder.token_offsets(text)
     assert "".join(text[a:b] for a, b in whole) == text.replace(" ", "")
-    monkeypatch.setattr(module, "CUT_AT", 7)
-    assert embedder.token_offsets(text).tolist() == whole.tolist()
-    assert embedder.token_offsets("").shape == (0, 2)
+    monkeypatch.setattr("encodery.encoders.text_windows.MAX_PART_CHARACTERS", 7)
+    assert encoder.token_offsets(text).tolist() == whole.tolist()
+    assert encoder.token_offsets("").shape == (0, 2)
 
 
-def test_fingerprints_follow_weights_and_settings(embedder: DenseEncoder) -> None:
-    same = DenseEncoder(embedder.model, embedder.tokenizer, embedder.settings)
-    other = DenseEncoder(embedder.model, embedder.tokenizer, dataclasses.replace(embedder.settings, finish=()))
-    assert same.fingerprint == embedder.fingerprint != other.fingerprint
+def test_fingerprints_follow_weights_and_settings(encoder: DenseEncoder) -> None:
+    same = DenseEncoder(encoder.model, encoder.tokenizer, encoder.settings)
+    other = DenseEncoder(encoder.model, encoder.tokenizer, dataclasses.replace(encoder.settings, postprocess=()))
+    assert same.fingerprint == encoder.fingerprint != other.fingerprint
 
 
 def test_centring_and_whitening_do_what_they_say() -> None:
@@ -158,19 +159,19 @@ def test_centring_and_whitening_do_what_they_say() -> None:
     assert spread.max() / spread.min() > 5  # so small a sample evens nothing out
 
 
-def test_finishing_is_stored_and_read_back(tmp_path: Path) -> None:
+def test_postprocessing_is_stored_and_read_back(tmp_path: Path) -> None:
     vectors = RNG.standard_normal((100, 8)).astype(np.float32) + 3
     steps = (Normalise(), Whiten(keep=4), Normalise())
-    finishing = PostProcessing.fitted(steps, vectors)
-    finishing.save(tmp_path / "finish.safetensors")
-    again = PostProcessing.load(steps, tmp_path / "finish.safetensors")
-    np.testing.assert_array_equal(again.apply(vectors), finishing.apply(vectors))
+    postprocessing = PostProcessing.fitted(steps, vectors)
+    postprocessing.save(tmp_path / "postprocess.safetensors")
+    again = PostProcessing.load(steps, tmp_path / "postprocess.safetensors")
+    np.testing.assert_array_equal(again.apply(vectors), postprocessing.apply(vectors))
     assert again.output_dim(8) == 4
     with pytest.raises(ArtifactError, match="belongs to none"):
-        PostProcessing.load(steps[:1], tmp_path / "finish.safetensors")
-    (tmp_path / "finish.safetensors").write_bytes(b"no")
+        PostProcessing.load(steps[:1], tmp_path / "postprocess.safetensors")
+    (tmp_path / "postprocess.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError, match="damaged"):
-        PostProcessing.load(steps, tmp_path / "finish.safetensors")
+        PostProcessing.load(steps, tmp_path / "postprocess.safetensors")
 
 
 def test_texts_of_files(tmp_path: Path) -> None:
@@ -179,13 +180,13 @@ def test_texts_of_files(tmp_path: Path) -> None:
     assert list(read_texts(plain)) == ["one", "", "thrée", "four"]
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"text": "one"}\n{"body": "two"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"line 2.*'text'.*It has body"):
+    with pytest.raises(InputError, match=r"line 2.*'text'.*Its columns: body"):
         list(read_texts(rows))
     rows.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"line 1: no JSON"):
+    with pytest.raises(InputError, match=r"line 1: is not JSON"):
         list(read_texts(rows))
     plain.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no UTF-8"):
+    with pytest.raises(InputError, match="is not UTF-8"):
         list(read_texts(plain))
     with pytest.raises(InputError, match="no such file"):
         list(read_texts(tmp_path / "absent"))

@@ -17,17 +17,17 @@ def test_a_text_is_the_mean_of_its_tokens(loaded: LoadedModel, tmp_path: Path) -
     artifact = distill_static(loaded, tmp_path / "static", StaticSettings(dimension=16, sif_coefficient=0.0))
     static = load_model(tmp_path / "static")
     assert static.model.settings.depth == 0
-    embedder = DenseEncoder.from_loaded(static)
-    assert embedder.dimension == 16
+    encoder = DenseEncoder.from_loaded(static)
+    assert encoder.dimension == 16
     table = static.model.encoder.token_embeddings.detach().numpy()
     ids = static.tokenizer.encode("a1 b2 b2").astype(int)
     expected = table[ids].mean(axis=0)
-    found = embedder.encode(["a1 b2 b2", "b2 a1 b2", "", "a1"]).vectors
+    found = encoder.encode(["a1 b2 b2", "b2 a1 b2", "", "a1"]).vectors
     np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-6)
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     assert (found[2] == 0).all(), "an empty text"
     assert 0 < artifact.manifest.metrics["variance_kept"] <= 1
-    assert embedder.encode(["a1 " * 9000]).dropped.sum() == 0, "no length is too long"
+    assert encoder.encode(["a1 " * 9000]).dropped.sum() == 0, "no length is too long"
 
 
 def test_neighbours_are_the_teachers(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -67,5 +67,5 @@ def test_components_keep_what_varies() -> None:
     assert reduced.shape == (200, 2)
     assert kept == pytest.approx(34 / 35.03, abs=0.03)
     assert reduced[:, 0].std() > reduced[:, 1].std()
-    with pytest.raises(SettingsError, match="width = 0"):
+    with pytest.raises(SettingsError, match="dimension = 0"):
         StaticSettings(dimension=0)

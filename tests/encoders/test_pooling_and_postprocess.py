@@ -66,9 +66,9 @@ def test_bits_agree_as_their_packed_codes_do() -> None:
 
 
 def test_steps_follow_each_other() -> None:
-    finishing = PostProcessing.fitted((Truncate(keep=8), Int8(), Binary()), SAMPLE)
-    assert finishing.output_dim(12) == 8
-    assert set(np.unique(np.abs(finishing.apply(SAMPLE)))) == {np.float32(1 / np.sqrt(8))}
+    postprocessing = PostProcessing.fitted((Truncate(keep=8), Int8(), Binary()), SAMPLE)
+    assert postprocessing.output_dim(12) == 8
+    assert set(np.unique(np.abs(postprocessing.apply(SAMPLE)))) == {np.float32(1 / np.sqrt(8))}
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ import torch
 
 from encodery.base.settings import encode
 from encodery.cli.__main__ import run
-from encodery.encoders.json_lines import json_lines, kind_of
+from encodery.encoders.json_lines import json_lines
+from encodery.encoders.loading import kind_of, load_encoder
 from encodery.encoders.multi_vector import (
     KEY,
     MultiVectorEncoder,
@@ -45,9 +46,9 @@ def tokens(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Loa
 
 
 def test_words_with_their_weights(sparse: LoadedModel) -> None:
-    assert kind_of(sparse) == "sparse"
+    assert kind_of(sparse.settings) == "sparse"
     expected = SparseEncoder.from_loaded(sparse, "cpu").encode(TEXTS)
-    rows = [json.loads(line)["words"] for line, _ in json_lines(sparse, TEXTS, "error")]
+    rows = [json.loads(line)["terms"] for line, _ in json_lines(load_encoder(sparse), TEXTS, "error")]
     for number, row in enumerate(rows):
         words, weights = expected.at(number)
         ids = {piece: sparse.tokenizer.backend.token_to_id(piece) for piece in row}
@@ -58,21 +59,21 @@ def test_words_with_their_weights(sparse: LoadedModel) -> None:
 
 
 def test_a_vector_a_token(tokens: LoadedModel) -> None:
-    assert kind_of(tokens) == "tokens"
+    assert kind_of(tokens.settings) == "multi_vector"
     expected = MultiVectorEncoder.from_loaded(tokens, "cpu").encode(TEXTS)
-    for number, (line, dropped) in enumerate(json_lines(tokens, TEXTS, "error")):
+    for number, (line, dropped) in enumerate(json_lines(load_encoder(tokens), TEXTS, "error")):
         np.testing.assert_allclose(json.loads(line)["vectors"], expected.at(number), atol=1e-6)
         assert dropped == 0
     long = " ".join(f"b{i}" for i in range(20))
-    assert [dropped for _, dropped in json_lines(tokens, [long], "right")] == [6]
+    assert [dropped for _, dropped in json_lines(load_encoder(tokens), [long], "right")] == [6]
 
 
 def test_the_verb_writes_what_the_model_makes(
     sparse: LoadedModel, tokens: LoadedModel, loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert kind_of(loaded) == "dense"
+    assert kind_of(loaded.settings) == "dense"
     assert run(["embed", "encode", "a1 a2", "--model", str(sparse.path)]) == 0
-    assert len(json.loads(capsys.readouterr().out)["words"]) == 5
+    assert len(json.loads(capsys.readouterr().out)["terms"]) == 5
     out = tmp_path / "x.jsonl"
     assert run(["embed", "encode", "a1 a2", "b1", "--model", str(tokens.path), "--out", str(out)]) == 0
     assert "2 texts; 0 tokens dropped" in " ".join(capsys.readouterr().out.split())

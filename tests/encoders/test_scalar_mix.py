@@ -69,7 +69,7 @@ def test_the_layer_that_says_what_is_asked_for_gets_the_greatest_share() -> None
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"last = 9: the model has 4 layers"):
+    with pytest.raises(SettingsError, match=r"num_layers = 9: the model has 4 layers"):
         ScalarMix(num_layers=9).build(SHAPE)
     with pytest.raises(SettingsError, match="at least 1"):
         ScalarMix(num_layers=0)

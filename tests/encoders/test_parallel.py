@@ -23,14 +23,14 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_vectors_do_not_depend_on_the_cores(
-    embedder: DenseEncoder, threads: int, monkeypatch: pytest.MonkeyPatch
+    encoder: DenseEncoder, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefgh"), rng.integers(0, 10))) for _ in range(200)]
-    alone = np.stack([embedder.encode([text]).vectors[0] for text in texts])
-    monkeypatch.setattr(parallel, "FEWEST_TOKENS", 16)
+    alone = np.stack([encoder.encode([text]).vectors[0] for text in texts])
+    monkeypatch.setattr(parallel, "MIN_BATCH_TOKENS", 16)
     done: list[int] = []
-    found = embedder.encode(texts, batch_tokens=64, progress=done.append)
+    found = encoder.encode(texts, batch_tokens=64, progress=done.append)
     assert np.abs(found.vectors - alone).max() < 1e-5
     assert sum(done) == 200
     assert len(done) > 10
