@@ -129,7 +129,7 @@ def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: LoadedModel, pairs: An
         assert work.score(100_000)["ndcg"] > 0
         asked, told = compared.read(texts, "query"), compared.read(texts, "document")  # type: ignore[attr-defined]
         crossed, paired = compared.cross(texts, texts), compared.pairs(texts, texts)
-    expected = [[(asked.row(i) @ told.row(j).T).max(1).sum() for j in range(20)] for i in range(20)]
+    expected = [[(asked.at(i) @ told.at(j).T).max(1).sum() for j in range(20)] for i in range(20)]
     assert crossed.dtype == paired.dtype == np.float32
     np.testing.assert_allclose(crossed, expected, rtol=1e-5)
     np.testing.assert_allclose(paired, np.diagonal(expected), rtol=1e-5)
@@ -146,7 +146,7 @@ def test_texts_in_order_and_long_ones_in_windows(loaded: LoadedModel) -> None:
     np.testing.assert_allclose(found.at(2), encoder.encode(["a4"]).vectors, atol=1e-5)
     assert encoder.encode(texts, truncate="left").dropped.tolist() == [0, 0, 0, 6]
     assert encoder.encode([]).vectors.shape == (0, 128)
-    with pytest.raises(SettingsError, match="vector a token"):
+    with pytest.raises(SettingsError, match="multi-vector embeddings"):
         MultiVectorEncoder.from_loaded(loaded)
 
 
@@ -182,7 +182,7 @@ def test_sides_differ_by_what_was_told(loaded: LoadedModel) -> None:
     ids = [2, *loaded.tokenizer.encode("a b a1 a2 b3").tolist(), 3, 4]
     alone = encoder.token_vectors(Batch.from_sequences([ids])).detach().numpy()
     np.testing.assert_allclose(asked.at(0), alone, atol=1e-6)
-    with pytest.raises(SettingsError, match=r"query_length = 99: the model takes 16"):
+    with pytest.raises(SettingsError, match=r"query_length = 99: the model reads at most 16"):
         MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(query_length=99))
 
 

@@ -116,9 +116,9 @@ def test_documents_are_read_whole_and_windows_agree(loaded: LoadedModel) -> None
 
 
 def test_a_head_that_is_missing_or_useless(loaded: LoadedModel) -> None:
-    with pytest.raises(SettingsError, match="needs a head"):
+    with pytest.raises(SettingsError, match="needs a separate term head"):
         SparseEncoder(loaded.model, loaded.tokenizer, TOKENS)
-    with pytest.raises(SettingsError, match="has no use for"):
+    with pytest.raises(SettingsError, match="does not use a separate"):
         SparseEncoder(loaded.model, loaded.tokenizer, SparseSettings(), head=TermHead(32))
     bare = build_model(ModelSettings(width=32, depth=1, heads=2, vocab_size=128, max_length=16, head=None), 0)
     assert len(SparseEncoder(bare, loaded.tokenizer, TOKENS, CPU, TermHead(32)).encode(["a1 b2"]).term_ids) == 2

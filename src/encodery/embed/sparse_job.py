@@ -70,7 +70,7 @@ class SparseJob(EmbedJob):
             self.model.heads.requires_grad_(self.settings.adapt is None)
             return nn.Identity()
         made = TermHead(self.model.settings.width)
-        if self.loaded.settings.get(KEY, {}).get("weighed") == "tokens":
+        if self.loaded.settings.get(KEY, {}).get("terms") == "tokens":
             kept = self.loaded.module_state(KEY)
             made.load_state_dict({name: tensor for name, tensor in kept.items() if name != "golden"})
         return made

@@ -120,7 +120,7 @@ class SparseEmbeddings(Embeddings):
 
 @dataclass(frozen=True, eq=False)
 class MultiVectorEmbeddings(Embeddings):
-    """The token vectors of text i are `vectors[ends[i-1]:ends[i]]` (n, K) float32 of unit length; compared by MaxSim."""
+    """The vectors of text i are `vectors[ends[i-1]:ends[i]]` (n, K) float32 of unit length; compared by MaxSim."""
 
     vectors: np.ndarray
     ends: np.ndarray
