@@ -10,7 +10,8 @@ import pytest
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, load_model
-from encodery.model.network import ModelSettings, build_model
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 
