@@ -134,7 +134,7 @@ def test_vectors_of_bfloat16_are_compared_in_fp32(loaded: LoadedModel, pairs: An
     np.testing.assert_allclose(crossed, expected, rtol=1e-5)
     np.testing.assert_allclose(paired, np.diagonal(expected), rtol=1e-5)
     exact = compared.read(texts, "query")  # type: ignore[attr-defined]
-    assert not np.array_equal(exact.rows, asked.rows), "nothing was computed in bfloat16"
+    assert not np.array_equal(exact.vectors, asked.rows), "nothing was computed in bfloat16"
 
 
 def test_texts_in_order_and_long_ones_in_windows(loaded: LoadedModel) -> None:

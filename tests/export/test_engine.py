@@ -73,13 +73,13 @@ def test_an_export_gives_the_models_vectors(name: str, loaded: LoadedModel, tmp_
     batch = [*some(30), "", " ".join(WORDS * 4)]
     expected = embedder.encode(batch, truncate="chunk").vectors
     served = ExportedEncoder(tmp_path / "out", threads=2)
-    np.testing.assert_allclose(served.encode(batch, truncate="chunk"), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(served.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
     ran = embedder.with_runtime(parse_runtime(str(tmp_path / "out")))
     np.testing.assert_allclose(ran.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
     one = encodery.load(loaded.path, runtime=str(tmp_path / "out")).encode(batch[:3])
     np.testing.assert_allclose(one, expected[:3], rtol=0, atol=1e-5)
     asked = embedder.encode(["words"], prompt="query").vectors
-    np.testing.assert_allclose(served.encode(["words"], prompt="query"), asked, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(served.encode(["words"], prompt="query").vectors, asked, rtol=0, atol=1e-5)
     assert (served.dimension, served.max_content_tokens) == (embedder.dimension, embedder.max_content_tokens)
     with pytest.raises(InputError, match="the model takes 38"):
         served.encode(batch)
@@ -100,8 +100,8 @@ def test_eight_bits_are_near_and_keep_from_their_company(
     assert Artifact.open(tmp_path / "out").manifest.metrics == done.metrics
     served = ExportedEncoder(tmp_path / "out", threads=1)
     batch = some(40)
-    together = served.encode(batch)
-    alone = np.concatenate([served.encode([text]) for text in batch])
+    together = served.encode(batch).vectors
+    alone = np.concatenate([served.encode([text]).vectors for text in batch])
     assert (together * alone).sum(1).min() > 0.9995
 
 
@@ -152,8 +152,8 @@ def test_an_export_of_another_model_is_refused(name: str, loaded: LoadedModel, t
 def test_an_export_is_served_without_pytorch(loaded: LoadedModel, tmp_path: Path) -> None:
     exporter("onnx").write(loaded, tmp_path / "out")
     code = (
-        "import json, sys; from encodery.encoders.exported import ExportedEmbedder; "
-        f"found = ExportedEmbedder({str(tmp_path / 'out')!r}).encode(['words of a model']); "
+        "import json, sys; from encodery.encoders.exported import ExportedEncoder; "
+        f"found = ExportedEncoder({str(tmp_path / 'out')!r}).encode(['words of a model']).vectors; "
         "assert 'torch' not in sys.modules; print(json.dumps(found.tolist()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
