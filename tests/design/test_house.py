@@ -57,6 +57,10 @@ KNOWN: dict[str, set[str]] = {
         "encodery.serve.dense_model.DenseModel",
         "encodery.train.display.Display",
     },
+    "class names that occur more than once": {
+        "Embeddings: encoders.embeddings, model.embeddings",
+        "TextEncoder: encoders, search.encoder",
+    },
     "attributes of a contract that are set from outside": {
         "serve/shared_encoder.py: share_encoders: lane.batch_group",
         "train/sharding.py: apply_fsdp: job.around",
@@ -68,8 +72,6 @@ KNOWN: dict[str, set[str]] = {
         "embed/planning.py: encodery.embed.job.EmbedJob",
         "embed/planning.py: encodery.embed.multivector_job.MultiVectorJob",
         "embed/planning.py: encodery.embed.sparse_job.SparseJob",
-        "encoders/dense.py: encodery.encoders.multi_vector.MultiVectorEncoder",
-        "encoders/dense.py: encodery.encoders.sparse.SparseEncoder",
     },
 }
 
