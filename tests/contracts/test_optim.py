@@ -16,7 +16,8 @@ from encodery.base.settings import decode, encode
 from encodery.model.network import Model, build_model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
-from encodery.train.optim import Optimizer, load_state, set_lr, state_tensors
+from encodery.train.optim import Optimizer
+from encodery.train.optimizer_state import load_state, set_lr, state_tensors
 
 V = 64
 NAMES = part_names(Optimizer)

@@ -23,6 +23,7 @@ from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import LoadedModel, load_model
 from encodery.objectives import step_metrics
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.step import forward_backward
 
 CASES: dict[str, dict[str, Any]] = {
@@ -52,7 +53,9 @@ def step(case: str, loaded: LoadedModel, team: DistributedContext) -> tuple[dict
     table |= {"guide": str(loaded.path)} if case == "guided" else {}
     made = getattr(importlib.import_module(module), kind)
     job = made(decode(EmbedTraining, table), loaded, data(case), None, team, torch.device("cpu"))
-    terms = forward_backward(job, job.batches(3, 0.5, 0, None), team, "fp32", 0, 3)
+    terms = forward_backward(
+        Plain().build(job, DistributedContext(), torch.device("cpu")), job.batches(3, 0.5, 0, None), team, "fp32", 0, 3
+    )
     grads = {name: p.grad for name, p in job.module.named_parameters() if p.grad is not None}
     return grads, step_metrics(terms, team.all_reduce if team.world > 1 else None)
 

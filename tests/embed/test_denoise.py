@@ -16,6 +16,7 @@ from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.step import forward_backward
 
@@ -68,7 +69,14 @@ def test_it_is_learned_and_the_decoder_stays_behind(loaded: LoadedModel, pairs: 
     for step in range(60):
         optimizer.zero_grad()
         step_work = work.batches(step, 0.0, 0, None)
-        terms = forward_backward(work, step_work, DistributedContext(), "fp32", 0, step)
+        terms = forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            step_work,
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
         losses.append(sum(float(t["rebuild"].total) for t in terms) / sum(int(t["rebuild"].count) for t in terms))
     assert len(step_work.micro_batches) > 1

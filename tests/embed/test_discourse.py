@@ -18,6 +18,7 @@ from encodery.embed.training import Discourse, EmbedTraining
 from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import LoadedModel, load_model
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.step import forward_backward
 
@@ -105,7 +106,14 @@ def test_all_three_are_learned_and_the_classifiers_stay_behind(loaded: LoadedMod
     course: list[dict[str, float]] = []
     for step in range(160):
         optimizer.zero_grad()
-        found = forward_backward(work, work.batches(step, 0.0, 0, None), DistributedContext(), "fp32", 0, step)
+        found = forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(step, 0.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
         names = found[0]
         course.append({n: sum(float(t[n].total) for t in found) / sum(int(t[n].count) for t in found) for n in names})

@@ -26,6 +26,7 @@ from encodery.encoders.dense import DenseEncoder, first_layers
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, load_model
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.step import forward_backward
 
@@ -51,7 +52,14 @@ def run(work: EmbedJob, steps: int, lr: float = 3e-3) -> list[float]:
     losses = []
     for step in range(steps):
         optimizer.zero_grad()
-        terms = forward_backward(work, work.batches(step, 0.0, 0, None), DistributedContext(), "fp32", 0, step)
+        terms = forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(step, 0.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
         learned = [term for term in terms[0].values() if term.weight]
         losses.append(sum(float(t.total) / float(t.count) * t.weight for t in learned))
@@ -220,7 +228,9 @@ def test_every_window_of_a_long_text_is_learned_from(loaded: LoadedModel, pairs:
         assert work.lengths.tolist() == [9 + 3 * 2 + 4, 3 + 5 + 2 * 2], "as many as go through the model"
         step = work.batches(0, 0.0, 0, None)
         assert step.tokens == sum(micro.batch.tokens for micro in step.micro_batches) == 31
-        forward_backward(work, step, DistributedContext(), "fp32", 0, 0)
+        forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")), step, DistributedContext(), "fp32", 0, 0
+        )
         grads.append([p.grad for p in work.model.encoder.parameters()])
         words = work.model.encoder.token_embeddings.grad
         assert words is not None
@@ -309,7 +319,9 @@ def test_a_large_batch_in_pieces_has_the_gradient_of_one_pass(loaded: LoadedMode
         work = job(loaded, pairs(40, 1), batch=40, train={"micro_batch_tokens": tokens})
         step = work.batches(0, 0.0, 0, None)
         assert len(step.micro_batches) == 1, "examples that are compared stay together"
-        forward_backward(work, step, DistributedContext(), "fp32", 0, 0)
+        forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")), step, DistributedContext(), "fp32", 0, 0
+        )
         grads.append([p.grad for p in work.model.encoder.parameters()])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

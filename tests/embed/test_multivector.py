@@ -28,6 +28,7 @@ from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.precision import autocast
 from encodery.train.step import forward_backward
@@ -82,7 +83,14 @@ def test_they_are_learned_and_come_back(loaded: LoadedModel, pairs: Any, tmp_pat
     optimizer = AdamW(lr=3e-3).build(work.module)
     for step in range(40):
         optimizer.zero_grad()
-        terms = forward_backward(work, work.batches(step, 1.0, 0, None), DistributedContext(), "fp32", 0, step)
+        terms = forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(step, 1.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
         losses.append(float(terms[0]["infonce"].total / terms[0]["infonce"].count))
     after = work.score(100_000)
@@ -115,7 +123,14 @@ def test_pieces_give_the_gradient_of_one_pass(loaded: LoadedModel, pairs: Any) -
     grads = []
     for tokens in (100_000, 50):
         work = job(loaded, pairs(16, 1), None, micro_batch_tokens=tokens)
-        forward_backward(work, work.batches(0, 0.0, 0, None), DistributedContext(), "fp32", 0, 0)
+        forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(0, 0.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            0,
+        )
         grads.append([p.grad for p in work.module.parameters() if p.grad is not None])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

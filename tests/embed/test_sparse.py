@@ -24,6 +24,7 @@ from encodery.model.network import build_model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.step import forward_backward
 
@@ -106,7 +107,14 @@ def test_they_are_learned_become_sparse_and_come_back(loaded: LoadedModel, pairs
     optimizer = AdamW(lr=3e-3).build(work.module)
     for step in range(120):
         optimizer.zero_grad()
-        terms = forward_backward(work, work.batches(step, 1.0, 0, None), DistributedContext(), "fp32", 0, step)
+        terms = forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(step, 1.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
         words.append(float(terms[0]["document_words"].total / terms[0]["document_words"].count))
     after = work.score(100_000)

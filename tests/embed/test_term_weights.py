@@ -32,6 +32,7 @@ from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
 from encodery.train.optim.adamw import AdamW
 from encodery.train.step import forward_backward
 
@@ -150,7 +151,14 @@ def test_they_are_learned_and_come_back(loaded: LoadedModel, tmp_path: Path) -> 
     optimizer = AdamW(lr=3e-3).build(work.module)
     for step in range(100):
         optimizer.zero_grad()
-        forward_backward(work, work.batches(step, 1.0, 0, None), DistributedContext(), "fp32", 0, step)
+        forward_backward(
+            Plain().build(work, DistributedContext(), torch.device("cpu")),
+            work.batches(step, 1.0, 0, None),
+            DistributedContext(),
+            "fp32",
+            0,
+            step,
+        )
         optimizer.step()
     assert abs(before) < 0.3
     assert told_apart(work) > before + 1

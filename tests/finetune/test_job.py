@@ -108,7 +108,7 @@ def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path
 
 def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
     made = planned("classify", layer_decay=0.5)
-    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    job = FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu"))
     assert job.settings.optim is not None
     optimizer = job.settings.optim.build(job.module, job.lr_scale)
     rates = {name: group["peak_lr"] / 5e-3 for group in optimizer.param_groups for name in group["param_names"]}
@@ -134,7 +134,7 @@ def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded
     assert default_embedding_lr_scale(0.084, True) == 1.0
     made = planned("classify", embedding_lr_scale=3.0, layer_decay=0.5)
     assert any("rate 0.005 (words 3 times as fast)" in note for note in made.notes)
-    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    job = FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu"))
     assert job.lr_scale("model.encoder.embeddings.word.weight") == pytest.approx(0.75)
     assert job.lr_scale("model.encoder.embedding_norm.weight") == pytest.approx(0.25)
     assert job.lr_scale("task.head.out.weight") == 1
@@ -160,14 +160,14 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from encodery.train import checkpoint
-from encodery.train.launch import start
+from encodery.train.launch import decode_recipe, start
 write = checkpoint.write
 def once(folder, step, *rest):
     write(folder, step, *rest)
     if step >= 12:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.write = once
-start(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+start(decode_recipe(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
 """
 
 
@@ -176,7 +176,7 @@ start(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 def test_a_killed_run_goes_on_bit_for_bit(task: str, planned: Planned, tmp_path: Path) -> None:
     recipe = planned(task, dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
     start(recipe, tmp_path / "whole")
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "recipe.json"), str(tmp_path / "killed")]
     assert subprocess.run(command, check=False, timeout=120).returncode == -9
     assert checkpoint.list_checkpoints(tmp_path / "killed")
@@ -206,12 +206,12 @@ def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded:
     doubled = {name: values + values for name, values in many.items()}
     write_rows(tmp_path / "rows.jsonl", doubled)
     made = plan_finetuning("classify", tmp_path / "rows.jsonl", loaded.path, {})
-    job = FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu"))
+    job = FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu"))
     assert job.data.dev is not None
     assert not set(job.data.dev["text"]) & set(job.data.train["text"])
     assert len(job.data.dev["text"]) + len(job.data.train["text"]) == 120
     assert any("rows have the text of an earlier row (" in note and "rows.jsonl, line" in note for note in made.notes)
-    assert job.data.fingerprint == FinetuneJob.rebuild(made.recipe, _team(), torch.device("cpu")).data.fingerprint
+    assert job.data.fingerprint == FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu")).data.fingerprint
 
 
 def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded: LoadedModel) -> None:

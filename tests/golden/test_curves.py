@@ -32,7 +32,7 @@ from encodery.tokens.shuffle import hash_under_key, scale_hashes
 from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.launch import start
-from encodery.train.pretrain import recipe_of
+from encodery.train.pretrain import pretrain_recipe
 from encodery.train.pretrain_settings import PretrainSettings
 
 CURVES = Path(__file__).with_name("curves.json")
@@ -116,7 +116,7 @@ def curve(name: str, folder: Path) -> list[float]:
     store = _store(folder / "tokens")
     settings = decode(PretrainSettings, merge_tables(BASE, RUNS[name])).with_vocab_size(VOCAB)
     try:
-        start(recipe_of(settings, store), folder / "run")
+        start(pretrain_recipe(settings, store), folder / "run")
     finally:
         torch.set_num_threads(before)
     return [line["loss"] for line in read_log(folder / "run/log.jsonl") if "loss" in line]

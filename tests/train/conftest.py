@@ -15,11 +15,14 @@ import pytest
 
 from encodery.base.artifact import create_artifact
 from encodery.base.run_log import read_log
-from encodery.base.settings import merge_tables
+from encodery.base.settings import decode, merge_tables
 from encodery.tokens.shards import TokenShardWriter, id_dtype, index_split
 from encodery.tokens.store import SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.loop import Loop
+from encodery.train.pretrain import pretrain_recipe
+from encodery.train.pretrain_settings import PretrainSettings
+from encodery.train.recipe import Recipe
 
 VOCAB, RING = 192, 40
 Run = Callable[..., subprocess.Popen[str]]
@@ -91,16 +94,13 @@ def other_store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table(store: Path) -> Callable[..., dict[str, Any]]:
+def table(store: Path) -> Callable[..., Recipe[PretrainSettings]]:
     """`table(train={...}, ...)`: the whole recipe of a small run, with settings laid over it."""
-    from encodery.base.settings import decode
-    from encodery.train.pretrain import recipe_of
-    from encodery.train.pretrain_settings import PretrainSettings
 
-    def make(**over: Any) -> dict[str, Any]:
+    def make(**over: Any) -> Recipe[PretrainSettings]:
         opened = TokenStore.open(store)
         settings = decode(PretrainSettings, merge_tables(SMALL, over)).with_vocab_size(opened.special_tokens.vocab_size)
-        return recipe_of(settings, opened, "test")
+        return pretrain_recipe(settings, opened, "test")
 
     return make
 

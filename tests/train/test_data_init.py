@@ -18,7 +18,7 @@ from encodery.tokens import bigrams as counting
 from encodery.tokens.bigrams import bigram_counts
 from encodery.tokens.store import TokenStore
 from encodery.train.data_init._pmi import leading_singular_vectors, positive_pmi
-from encodery.train.data_init.bigrams import BigramsInit, _pass_on, _told
+from encodery.train.data_init.bigrams import BigramsInit, _init_values, _neighbour_map
 from encodery.train.data_init.cooccurrence import CooccurrenceInit
 from encodery.train.distributed import DistributedContext
 from encodery.train.launch import resume, start
@@ -93,8 +93,8 @@ def test_the_vectors_are_the_leading_ones_of_the_whole_matrix(store: Path) -> No
 
 def test_words_between_the_same_neighbours_begin_alike_and_are_guessed_by_frequency(table: Table, store: Path) -> None:
     """The store's documents are walks on a ring of forty words, so neighbours on the ring share their neighbours."""
-    drawn = PretrainJob.rebuild(table(), DistributedContext(), CPU)
-    made = PretrainJob.rebuild(table(**COOCCURRENCE), DistributedContext(), CPU)
+    drawn = PretrainJob.from_recipe(table(), DistributedContext(), CPU)
+    made = PretrainJob.from_recipe(table(**COOCCURRENCE), DistributedContext(), CPU)
     words, before = made.model.encoder.token_embeddings.detach(), drawn.model.encoder.token_embeddings.detach()
     seen = torch.from_numpy(bigram_counts(TokenStore.open(store).train, 192, 10**9).token_counts) > 0
     assert torch.equal(words[~seen], before[~seen]), "what was never seen is as it was drawn"
@@ -115,7 +115,7 @@ def test_words_between_the_same_neighbours_begin_alike_and_are_guessed_by_freque
 @pytest.mark.parametrize(("width", "std"), [(16, 0.1), (128, 0.1), (256, 0.05)])
 def test_the_wider_the_table_the_narrower_its_values(table: Table, width: int, std: float) -> None:
     """So that the logits, products of a normalised state with a word, begin alike at all widths."""
-    begun = PretrainJob.rebuild(
+    begun = PretrainJob.from_recipe(
         table(**merge_tables(COOCCURRENCE, {"model": {"width": width}})), DistributedContext(), CPU
     )
     seen = torch.from_numpy(bigram_counts(begun.store.train, 192, 10**9).token_counts) > 0
@@ -124,7 +124,7 @@ def test_the_wider_the_table_the_narrower_its_values(table: Table, width: int, s
 
 def test_the_same_seed_begins_alike_and_another_otherwise(table: Table) -> None:
     first, again, other = (
-        PretrainJob.rebuild(
+        PretrainJob.from_recipe(
             table(**COOCCURRENCE, train={"seed": seed}), DistributedContext(), CPU
         ).model.encoder.token_embeddings.detach()
         for seed in (3, 3, 4)
@@ -150,9 +150,9 @@ def test_a_run_is_resumed_as_it_was_and_older_ones_stay_themselves(
     before = losses(tmp_path / "run")
     resume(tmp_path / "run")
     assert losses(tmp_path / "run") == before
-    assert "data_init" not in PretrainJob.rebuild(table(), DistributedContext(), CPU).identity()
+    assert "data_init" not in PretrainJob.from_recipe(table(), DistributedContext(), CPU).identity()
     assert (
-        PretrainJob.rebuild(table(**COOCCURRENCE), DistributedContext(), CPU).identity()["data_init"]["is"]
+        PretrainJob.from_recipe(table(**COOCCURRENCE), DistributedContext(), CPU).identity()["data_init"]["is"]
         == "cooccurrence"
     )
 
@@ -176,7 +176,7 @@ def test_a_model_that_begins_with_bigrams_names_hidden_words_before_it_learns(
 ) -> None:
     """Steps on the ring are one to three words: both neighbours leave one to three words, one of them 1 to 3 of 40."""
     begun, words = (
-        PretrainJob.rebuild(
+        PretrainJob.from_recipe(
             table(**merge_tables(BIGRAMS, {"data_init": begin, "model": model})), DistributedContext(), CPU
         )
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})
@@ -185,13 +185,13 @@ def test_a_model_that_begins_with_bigrams_names_hidden_words_before_it_learns(
     assert hidden_words(words) < 0.12
 
 
-def test_what_first_heads_pass_on_tells_which_words_stand_beside(store: Path) -> None:
+def test_what_first_heads_init_values_tells_which_words_stand_beside(store: Path) -> None:
     found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
     words = leading_singular_vectors(
         positive_pmi(found), 192, 24, torch.Generator().manual_seed(0)
     ) + 0.01 * torch.randn(192, 24)
     for table, turned in positive_pmi(found):
-        told = _told(table, turned, words)
+        told = _neighbour_map(table, turned, words)
         beside = torch.nn.functional.normalize(words, dim=1) * 24**0.5
         beside[(turned @ torch.eye(192)).sum(1) == 0] = 0
         dense = table @ torch.eye(192)
@@ -200,7 +200,7 @@ def test_what_first_heads_pass_on_tells_which_words_stand_beside(store: Path) ->
         near = torch.nn.functional.cosine_similarity(told.flatten(), torch.from_numpy(exact).flatten(), 0)
         assert near > 0.98
         heads = FullAttention().build(NARROW).head_weights()
-        _pass_on(heads, told)
+        _init_values(heads, told)
         passed = sum(head.out @ head.value for head in heads)
         x = torch.randn(4000, 24)
         assert (x @ passed.T).square().mean() == pytest.approx(1.0, rel=0.1), "as large as what comes in"
@@ -223,7 +223,7 @@ def test_heads_that_cannot_be_aimed_stay_as_they_were_drawn_and_the_run_says_so(
     table: Table, model: dict[str, Any]
 ) -> None:
     begun, words = (
-        PretrainJob.rebuild(
+        PretrainJob.from_recipe(
             table(**merge_tables(BIGRAMS, {"data_init": begin, "model": model})), DistributedContext(), CPU
         )
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})
@@ -242,7 +242,7 @@ def test_heads_that_cannot_be_aimed_stay_as_they_were_drawn_and_the_run_says_so(
 def test_any_number_of_heads_is_shared_between_both_sides(table: Table, heads: int) -> None:
     sizes = {"model": {"heads": heads, "head_size": 32}}
     begun, drawn = (
-        PretrainJob.rebuild(
+        PretrainJob.from_recipe(
             table(**merge_tables(merge_tables(BIGRAMS, sizes), {"data_init": begin})), DistributedContext(), CPU
         ).model
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})

@@ -23,9 +23,9 @@ Table = Callable[..., dict[str, Any]]
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from encodery.train.launch import resume, start
+from encodery.train.launch import decode_recipe, resume, start
 folder = Path({folder!r})
-recipe = json.loads(Path({recipe!r}).read_text())
+recipe = decode_recipe(json.loads(Path({recipe!r}).read_text()))
 result = resume(folder) if (folder / "recipe.json").exists() else start(recipe, folder)
 print("finished" if result.finished else "stopped", flush=True)
 """
@@ -37,7 +37,7 @@ MODEL = {"dropout": 0.1}
 @pytest.mark.slow
 def test_two_processes_learn_as_one(table: Table, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     recipe = table(train=TRAIN, model=MODEL, hooks=[{"is": "ema", "decay": 0.9}])
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "two"
     process = spawn(SCRIPT.format(recipe=str(tmp_path / "recipe.json"), folder=str(folder)), *TORCHRUN)
     out, _ = process.communicate(timeout=180)
@@ -61,7 +61,7 @@ def test_a_signal_to_all_stops_all_and_the_run_goes_on(
     table: Table, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     recipe = table(train={**TRAIN, "budget": "300steps", "checkpoint_every": "1h"})
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "two"
     code = SCRIPT.format(recipe=str(tmp_path / "recipe.json"), folder=str(folder))
     process = spawn(code, *TORCHRUN)
@@ -80,9 +80,9 @@ def test_a_signal_to_all_stops_all_and_the_run_goes_on(
 
 def test_micro_batches_do_not_depend_on_the_number_of_ranks(table: Table) -> None:
     recipe = table(train={"batch_tokens": 512, "micro_batch_tokens": 256})
-    alone = PretrainJob.rebuild(recipe, DistributedContext(), torch.device("cpu")).batches(0, 0.5, 512, None)
+    alone = PretrainJob.from_recipe(recipe, DistributedContext(), torch.device("cpu")).batches(0, 0.5, 512, None)
     ranks = [
-        PretrainJob.rebuild(recipe, DistributedContext(r, 2), torch.device("cpu")).batches(0, 0.5, 512, None)
+        PretrainJob.from_recipe(recipe, DistributedContext(r, 2), torch.device("cpu")).batches(0, 0.5, 512, None)
         for r in range(2)
     ]
     assert [micro.index for work in ranks for micro in work.micro_batches] == [0, 1]

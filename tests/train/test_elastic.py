@@ -16,7 +16,7 @@ SCRIPT = """
 import json, os, signal
 from pathlib import Path
 from encodery.base import machine
-from encodery.train.launch import start
+from encodery.train.launch import decode_recipe, start
 from encodery.train.loop import Loop
 before = Loop._step
 def step(self, elapsed):
@@ -24,7 +24,7 @@ def step(self, elapsed):
         os.kill(os.getpid(), signal.SIGKILL)
     before(self, elapsed)
 Loop._step = step
-start(json.loads(Path({recipe!r}).read_text()), Path({folder!r}))
+start(decode_recipe(json.loads(Path({recipe!r}).read_text())), Path({folder!r}))
 print("restarted", machine.restarts(), flush=True)
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
@@ -38,7 +38,7 @@ def test_a_killed_rank_rejoins_from_the_last_checkpoint(
     spawn: Callable[..., subprocess.Popen[str]],
 ) -> None:
     recipe = table(train={"batch_tokens": 512, "micro_batch_tokens": 256, "evals": 0}, model={"dropout": 0.1})
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "two"
     process = spawn(SCRIPT.format(recipe=str(tmp_path / "recipe.json"), folder=str(folder)), *TORCHRUN)
     out, _ = process.communicate(timeout=600)

@@ -23,6 +23,7 @@ from encodery.train.best_weights import BestWeights
 from encodery.train.display import Display
 from encodery.train.distributed import DistributedContext
 from encodery.train.examples import ExampleJob, settings_for_epochs
+from encodery.train.execution.plain import Plain
 from encodery.train.loop import Loop
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import TrainSettings
@@ -109,7 +110,9 @@ def test_micro_batches_hold_all_examples_and_few_tokens() -> None:
     assert len(works[1].micro_batches) > 1
     grads = []
     for job, work in zip((whole, parted), works, strict=True):
-        forward_backward(job, work, DistributedContext(), "fp32", 0, 0)
+        forward_backward(
+            Plain().build(job, DistributedContext(), torch.device("cpu")), work, DistributedContext(), "fp32", 0, 0
+        )
         grads.append(next(job.module.parameters()).grad)
     torch.testing.assert_close(*grads)
 

@@ -25,7 +25,7 @@ from encodery.train.diagnostics import Diagnostics
 from encodery.train.distributed import DistributedContext
 from encodery.train.expected_loss import LossRange
 from encodery.train.launch import resume, start
-from encodery.train.pretrain import PretrainJob, recipe_of
+from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import read_settings
 
 Table = Callable[..., dict[str, Any]]
@@ -162,7 +162,7 @@ def test_a_resumed_run_does_not_say_it_again(
 
 def test_who_is_compared(table: Table) -> None:
     def usual(**over: Any) -> LossRange | None:
-        job = PretrainJob.rebuild(table(**over), DistributedContext(), torch.device("cpu"))
+        job = PretrainJob.from_recipe(table(**over), DistributedContext(), torch.device("cpu"))
         return job.expected_loss(10**6, 1000)
 
     assert usual() is None, "too small a model"
@@ -200,5 +200,5 @@ def test_on_real_text(tmp_path: Path, rate: float, fine: bool) -> None:
     assert unigram_baseline(store) is not None
     train = {"budget": "400ktok", "evals": 4, "eval_time_fraction": 0.5, "threads": 1, "checkpoint_every": "1h"}
     over = {"model": {"width": 64, "heads": 1, "intermediate_size": 128}, "optim": {"lr": rate}, "train": train}
-    figures = start(recipe_of(read_settings("tiny", over, store), store, "tiny"), tmp_path / "run").metrics
+    figures = start(pretrain_recipe(read_settings("tiny", over, store), store, "tiny"), tmp_path / "run").metrics
     assert ("is usual" in figures["loss_assessment"]) == fine, figures["loss_assessment"]

@@ -10,27 +10,30 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
+from encodery.base import machine
 from encodery.base.errors import SettingsError
 from encodery.base.run_log import read_log
 from encodery.model.checkpoint import read_tensors
 from encodery.train import checkpoint
-from encodery.train.distributed import DistributedContext
-from encodery.train.launch import resume, start
-from encodery.train.sharding import apply_fsdp, gathered, unsharded
+from encodery.train.execution.fsdp import Fsdp
+from encodery.train.job import Job
+from encodery.train.launch import choose_execution, resume, start
+from encodery.train.pretrain import PretrainJob
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
+CPU = torch.device("cpu")
 Spawn = Callable[..., subprocess.Popen[str]]
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from encodery.train.launch import resume, start
+from encodery.train.launch import decode_recipe, resume, start
 from encodery.train.loop import Loop
-folder, recipe, until = Path({folder!r}), json.loads(Path({recipe!r}).read_text()), {until}
-before = Loop._agree
-Loop._agree = lambda self, stop: before(self, stop or self.clock.step >= until)
+folder, recipe, until = Path({folder!r}), decode_recipe(json.loads(Path({recipe!r}).read_text())), {until}
+before = Loop._synchronise
+Loop._synchronise = lambda self, stop: before(self, stop or self.clock.step >= until)
 result = resume(folder) if (folder / "recipe.json").exists() else start(recipe, folder)
 print("finished" if result.finished else "stopped", flush=True)
 """
@@ -68,7 +71,7 @@ def check_alike(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("optim", ["adamw", "stable_adamw", "lamb"])
 def test_two_ranks_with_dealt_weights_learn_as_one(table: Table, tmp_path: Path, spawn: Spawn, optim: str) -> None:
     recipe = table(train=TRAIN, optim={"is": optim, "lr": 0.01}, **EVERYTHING)
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     run(spawn, 2, tmp_path / "two", tmp_path / "recipe.json")
     start(recipe, tmp_path / "one")
     check_alike(tmp_path / "one", tmp_path / "two")
@@ -77,7 +80,7 @@ def test_two_ranks_with_dealt_weights_learn_as_one(table: Table, tmp_path: Path,
 @pytest.mark.slow
 def test_dealt_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, tmp_path: Path, spawn: Spawn) -> None:
     recipe = table(train=TRAIN, **EVERYTHING)
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "moving"
     run(spawn, 2, folder, tmp_path / "recipe.json", until=3)
     two = checkpoint.verify_checkpoint(checkpoint.list_checkpoints(folder)[-1])
@@ -96,7 +99,7 @@ def test_dealt_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, t
 @pytest.mark.slow
 def test_a_whole_checkpoint_is_resumed_with_dealt_weights(table: Table, tmp_path: Path, spawn: Spawn) -> None:
     recipe = table(train={**TRAIN, "budget": "8steps"}, **EVERYTHING)
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "moving"
     run(spawn, 1, folder, tmp_path / "recipe.json", until=3)
     assert not (checkpoint.list_checkpoints(folder)[-1] / "shards").exists()
@@ -112,15 +115,23 @@ def test_one_process_deals_nothing(table: Table, tmp_path: Path) -> None:
     assert [line["loss"] for line in lines(tmp_path / "dealt")] == [line["loss"] for line in lines(tmp_path / "whole")]
 
 
-def test_a_job_that_needs_whole_weights_says_so() -> None:
-    class Job:
-        shards = False
-        sharded = None
-        module = nn.Linear(2, 2)
+@pytest.mark.parametrize(
+    ("job", "settings", "message"),
+    [
+        (Job, {}, "needs whole weights on every process"),
+        (PretrainJob, {"optim": {"is": "muon"}}, "optim.is = 'muon' needs whole matrices"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_in_several_processes(
+    job: type[Job], settings: dict[str, Any], message: str, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = table(train={"fsdp": True}, **settings)
+    assert not Fsdp().incompatibilities(job, recipe.settings, CPU)
+    monkeypatch.setattr(machine, "world_size", lambda: 2)
+    with pytest.raises(SettingsError, match=message):
+        choose_execution(job, recipe.settings, CPU)
 
-    job: Any = Job()
-    apply_fsdp(job, DistributedContext())
-    with unsharded(job), gathered(job):
-        assert job.sharded is None
-    with pytest.raises(SettingsError, match=r"train.fsdp: Job needs whole weights"):
-        apply_fsdp(job, DistributedContext(0, 2, mesh=object()))  # type: ignore[arg-type]
+
+def test_offloaded_optimiser_state_is_refused(table: Table) -> None:
+    with pytest.raises(SettingsError, match=r"train\.optimizer_offload needs whole weights"):
+        choose_execution(PretrainJob, table(train={"fsdp": True, "optimizer_offload": True}).settings, CPU)

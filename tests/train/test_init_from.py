@@ -19,7 +19,7 @@ from encodery.train.data_init.random import RandomInit
 from encodery.train.distributed import DistributedContext
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
-from encodery.train.pretrain import PretrainJob, recipe_of
+from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
 
 Table = Callable[..., dict[str, Any]]
@@ -35,18 +35,18 @@ def given(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["model.width=16", "model.depth=2", "model.heads=2", "model.intermediate_size=32", "model.max_length=32"]
     over = parse_overrides([*small, "feed.max_length=32", "optim.lr=0.01", *QUICK, "train.budget=30steps"])
     opened = TokenStore.open(store)
-    start(recipe_of(read_settings("nano", over, opened), opened, "nano"), folder)
+    start(pretrain_recipe(read_settings("nano", over, opened), opened, "nano"), folder)
     return folder
 
 
 def recipe(store: Path, given: Path, *over: str) -> dict[str, Any]:
     opened = TokenStore.open(store)
     settings = read_settings("nano", parse_overrides([f"init_from={given}", *QUICK, *over]), opened)
-    return recipe_of(settings, opened, "nano")
+    return pretrain_recipe(settings, opened, "nano")
 
 
 def job(table: dict[str, Any]) -> PretrainJob:
-    return PretrainJob.rebuild(table, DistributedContext(), torch.device("cpu"))
+    return PretrainJob.from_recipe(table, DistributedContext(), torch.device("cpu"))
 
 
 def test_before_the_first_step_it_is_the_given_model(store: Path, given: Path) -> None:
@@ -55,9 +55,9 @@ def test_before_the_first_step_it_is_the_given_model(store: Path, given: Path) -
     assert made.settings.feed.max_length == 32, "no longer than the model takes"
     for name, tensor in source.model.state_dict().items():
         assert torch.equal(made.model.state_dict()[name], tensor), name
-    other = PretrainJob.rebuild(recipe(store, given, "train.seed=5"), DistributedContext(), torch.device("cpu"))
+    other = PretrainJob.from_recipe(recipe(store, given, "train.seed=5"), DistributedContext(), torch.device("cpu"))
     nothing = {"init_from": None, "data_init": RandomInit()}
-    fresh = job(recipe_of(made.settings.__class__(**{**vars(made.settings), **nothing}), made.store))
+    fresh = job(pretrain_recipe(made.settings.__class__(**{**vars(made.settings), **nothing}), made.store))
     assert made.score(400)["loss"] == other.score(400)["loss"] < fresh.score(400)["loss"] - 0.1
 
 

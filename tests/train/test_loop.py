@@ -191,9 +191,9 @@ SIGNALLED = """
 import json, sys
 from pathlib import Path
 from encodery.cli.resume import report
-from encodery.train.launch import start
+from encodery.train.launch import decode_recipe, start
 from rich.console import Console
-report(start(json.loads(Path({recipe!r}).read_text()), Path({folder!r})), Console())
+report(start(decode_recipe(json.loads(Path({recipe!r}).read_text())), Path({folder!r})), Console())
 """
 
 
@@ -207,7 +207,7 @@ def test_a_signal_saves_and_leaves_with_the_line_to_resume(
     number: signal.Signals,
 ) -> None:
     recipe = table(train={"budget": "400steps", "checkpoint_every": "1h"})
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "run"
     process = spawn(SIGNALLED.format(recipe=str(tmp_path / "recipe.json"), folder=str(folder)))
     while process.poll() is None and not ((folder / "log.jsonl").exists() and (folder / "log.jsonl").stat().st_size):

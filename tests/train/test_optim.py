@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from encodery.base.errors import ContractError, SettingsError
 from encodery.model.network import build_model
 from encodery.model.settings import ModelSettings
-from encodery.train.optim import Optimizer, state_tensors, trainable
+from encodery.train.optim import Optimizer
+from encodery.train.optim._groups import trainable
 from encodery.train.optim.adamw import AdamW
 from encodery.train.optim.lamb import LAMB
 from encodery.train.optim.muon import Muon
 from encodery.train.optim.stable_adamw import StableAdamW
+from encodery.train.optimizer_state import state_tensors
 
 B1, B2, EPS, DECAY, LR = 0.9, 0.95, 1e-6, 0.1, 0.01
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tensor]]

@@ -19,12 +19,13 @@ from encodery.model.settings import ModelSettings
 from encodery.train import optimizer_offload as way
 from encodery.train.launch import resume, start
 from encodery.train.memory_estimate import MemoryEstimate
-from encodery.train.optim import Optimizer, load_state, state_tensors
+from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.optim.lamb import LAMB
 from encodery.train.optim.muon import Muon
 from encodery.train.optim.stable_adamw import StableAdamW
 from encodery.train.optimizer_offload import offload_optimizer, optimizer_step
+from encodery.train.optimizer_state import load_state, state_tensors
 
 Table = Callable[..., dict[str, Any]]
 PARTS = [AdamW(), StableAdamW(), LAMB(), Muon()]

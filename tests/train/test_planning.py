@@ -19,9 +19,9 @@ TRAIN = {"batch_tokens": 1024, "micro_batch_tokens": 128}
 
 @pytest.mark.parametrize("world", [2, 8])
 def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = PretrainJob.rebuild(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
+    alone = PretrainJob.from_recipe(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
     ranks = [
-        PretrainJob.rebuild(table(train=TRAIN), DistributedContext(rank, world), torch.device("cpu"))
+        PretrainJob.from_recipe(table(train=TRAIN), DistributedContext(rank, world), torch.device("cpu"))
         for rank in range(world)
     ]
     read = list[int]()
@@ -50,7 +50,7 @@ def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkey
 
 
 def test_seats_are_those_of_the_sequences(table: Table) -> None:
-    job = PretrainJob.rebuild(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
+    job = PretrainJob.from_recipe(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
     packed = job.loader.next(1024, 32)
     assert packed.global_tokens == packed.tokens
     assert len(packed.micro_batch_ids) == len(packed.lengths)

@@ -85,7 +85,7 @@ def test_a_vocabulary_too_small_is_refused(opened: TokenStore, table: Table) -> 
 
 
 def test_batches_that_cannot_be_dealt_are_refused(table: Table) -> None:
-    job = PretrainJob.rebuild(
+    job = PretrainJob.from_recipe(
         table(train={"batch_tokens": 64, "micro_batch_tokens": 16}), DistributedContext(), torch.device("cpu")
     )
     with pytest.raises(SettingsError, match="micro_batch_tokens"):
@@ -93,11 +93,11 @@ def test_batches_that_cannot_be_dealt_are_refused(table: Table) -> None:
 
 
 def test_masks_are_a_function_of_step_and_micro_batch(table: Table) -> None:
-    jobs = [PretrainJob.rebuild(table(), DistributedContext(), torch.device("cpu")) for _ in range(2)]
+    jobs = [PretrainJob.from_recipe(table(), DistributedContext(), torch.device("cpu")) for _ in range(2)]
     jobs[0].batches(0, 0.0, 256, None)
     first = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
     assert not torch.equal(first[0].ids, first[1].ids), "the feeds stand elsewhere"
-    jobs[1].load_state(PretrainJob.rebuild(table(), DistributedContext(), torch.device("cpu")).state())
+    jobs[1].load_state(PretrainJob.from_recipe(table(), DistributedContext(), torch.device("cpu")).state())
     jobs[0].load_state(jobs[1].state())
     again = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
     assert torch.equal(again[0].ids, again[1].ids)

@@ -85,12 +85,12 @@ def test_resumed_run_equals_uninterrupted_one(
 KILLED = """
 import json, sys
 from pathlib import Path
-from encodery.train.launch import resume, start
+from encodery.train.launch import decode_recipe, resume, start
 folder = Path({folder!r})
 if (folder / "recipe.json").exists():
     resume(folder)
 else:
-    start(json.loads(Path({recipe!r}).read_text()), folder)
+    start(decode_recipe(json.loads(Path({recipe!r}).read_text())), folder)
 """
 
 
@@ -99,7 +99,7 @@ def test_killed_at_random_points_and_resumed(
     table: Table, losses: Losses, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     recipe = table(**{**EVERYTHING, "train": {**EVERYTHING["train"], "budget": "150steps"}})
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     start(recipe, tmp_path / "whole")
     folder, log = tmp_path / "killed", tmp_path / "killed/log.jsonl"
     code = KILLED.format(folder=str(folder), recipe=str(tmp_path / "recipe.json"))

@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from encodery.base.artifact import atomic_write
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
-from encodery.base.settings import decode, encode
+from encodery.base.settings import encode
 from encodery.embed.data import EmbeddingExamples, prepare_for_loss
 from encodery.embed.gradient_cache import run_in_chunks
 from encodery.embed.heldout_metrics import METRIC_NAMES, EncodedTexts, EncodedVectors, compute_metrics, has_metrics
@@ -48,8 +48,10 @@ from encodery.tokens.windows import batches_by_length
 from encodery.train.distributed import DistributedContext
 from encodery.train.examples import ExampleJob
 from encodery.train.job import StepBatches
+from encodery.train.lengths import attended_length, sample_tokens
 from encodery.train.loop import FINAL_EVAL_FACTOR
 from encodery.train.memory_estimate import MemoryEstimate
+from encodery.train.recipe import Recipe
 from encodery.train.settings import NEUTRAL_SETTINGS
 
 SAMPLE = 20_000  # Texts from which the finish steps learn.
@@ -61,6 +63,8 @@ class EmbedJob(ExampleJob):
     """`train`, `dev` and `test` are read data (`reading.py`), `notes` what was found in them, `decides` whether the
     best weights on dev rows are kept; the loss is given by then."""
 
+    settings_type: ClassVar[type] = EmbedTraining
+
     def __init__(
         self,
         settings: EmbedTraining,
@@ -69,12 +73,13 @@ class EmbedJob(ExampleJob):
         dev: EmbeddingExamples | None,
         team: DistributedContext,
         device: torch.device,
-        recipe: Mapping[str, Any] | None = None,
+        recipe: Recipe[EmbedTraining] | None = None,
         test: EmbeddingExamples | None = None,
         notes: Sequence[str] = (),
         decides: bool = True,
     ) -> None:
-        self.settings, self.loaded, self.device, self.recipe = settings, loaded, device, dict(recipe or {})
+        self.settings, self.loaded, self.device = settings, loaded, device
+        self.recipe = {} if recipe is None else recipe.encode()
         self.notes, self.select_on_dev, self.final = list(notes), decides, dict[str, Any]()
         self.in_batch = self.loss is not None and self.loss.in_batch
         self.model = copy_for_training(loaded.model, settings.dropout)
@@ -117,9 +122,9 @@ class EmbedJob(ExampleJob):
         return () if self.loss is None else self.loss.sample_layers(self.model.settings.depth, seed)
 
     @classmethod
-    def memory_estimate(cls, recipe: Mapping[str, Any]) -> MemoryEstimate:
+    def memory_estimate(cls, recipe: Recipe[EmbedTraining]) -> MemoryEstimate:
         """See `Job`. Texts are taken to be about as long as the recipe's steps say."""
-        settings, model = _settings(recipe), load_model(recipe["model"], verify=False).model.settings
+        settings, model = recipe.settings, load_model(recipe.inputs["model"], verify=False).model.settings
         step = round(settings.train.batch_tokens.maximum)
         length = min(longest_of(settings.encoder, model.max_length) + 2, max(step // (settings.batch or step), 1))
         activations = count.activation_bytes(model, min(settings.train.micro_batch_tokens, step), length, 0.0)
@@ -129,13 +134,15 @@ class EmbedJob(ExampleJob):
         )
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> EmbedJob:
+    def from_recipe(
+        cls, recipe: Recipe[EmbedTraining], distributed: DistributedContext, device: torch.device
+    ) -> EmbedJob:
         """See `Job`. Raises `ArtifactError` where model or data are gone."""
         from encodery.embed.reading import read_data
 
-        settings = _settings(recipe)
-        loaded = load_model(recipe["model"])
-        found = read_data(Path(recipe["data"]), settings, loaded)
+        settings = recipe.settings
+        loaded = load_model(recipe.inputs["model"])
+        found = read_data(Path(recipe.inputs["data"]), settings, loaded)
         told = found.test, found.notes, found.select_on_dev
         return cls(settings, loaded, found.train, found.dev, distributed, device, recipe, *told)
 
@@ -240,8 +247,7 @@ class EmbedJob(ExampleJob):
 
     def flops(self, batch: Batch) -> float:
         """Twice the forward pass more where pieces are run again."""
-        lengths = batch.cu_seqlens.diff().double()
-        mean = round(float((lengths * lengths).sum()) / max(batch.tokens, 1) / 8) * 8
+        mean = attended_length(batch.cu_seqlens.diff().cpu())
         again = 4 / 3 if batch.tokens > self.train.micro_batch_tokens else 1.0
         return batch.tokens * self.flops_of(mean, 0.0) * again
 
@@ -257,11 +263,9 @@ class EmbedJob(ExampleJob):
         """Dev rows that hold about so many tokens; whatever the seed, so that runs of several can be compared."""
         assert self.dev is not None
         data, pool, numbers = self.dev
-        order = np.random.default_rng(derive_seed(0, "dev")).permutation(len(numbers))
-        enough = int(np.searchsorted(np.cumsum(pool.lengths[numbers[order]].sum(1)), tokens)) + 1
-        if enough >= len(order):
+        some = sample_tokens(pool.lengths[numbers].sum(1), tokens, derive_seed(0, "dev"))
+        if len(some) == len(numbers):
             return self.dev
-        some = np.sort(order[:enough])
         return data.take(some), pool, numbers[some]
 
     def _judged(self, data: EmbeddingExamples, pool: TextPool, numbers: Integers) -> dict[str, float]:
@@ -418,11 +422,6 @@ class EmbedJob(ExampleJob):
             raise SettingsError(
                 f"The loss learns from single layers, pooling = '{name_of(self.settings.encoder.pooling)}' joins several."
             )
-
-
-def _settings(recipe: Mapping[str, Any]) -> EmbedTraining:
-    apart = ("job", "recipe", "model", "data", "branched_from")
-    return decode(EmbedTraining, {k: v for k, v in recipe.items() if k not in apart}, "recipe.json")
 
 
 def longest_of(embed: DenseSettings, most: int) -> int:

@@ -28,14 +28,15 @@ from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, load_model
 from encodery.train.examples import settings_for_epochs
 from encodery.train.optim import Optimizer
+from encodery.train.recipe import Recipe
 
 JOBS = {
-    "dense": "encodery.embed.job.EmbedJob",
-    "sparse": "encodery.embed.sparse_job.SparseJob",
-    "tokens": "encodery.embed.multivector_job.MultiVectorJob",
+    "dense": "embed.job",
+    "sparse": "embed.sparse_job",
+    "tokens": "embed.multivector_job",
 }
-DENOISE = "encodery.embed.denoise_job.DenoiseJob"
-DISCOURSE = "encodery.embed.discourse_job.DiscourseJob"
+DENOISE = "embed.denoise_job"
+DISCOURSE = "embed.discourse_job"
 RAW, LABELLED = "simcse", "base"
 LEARNING_SETTINGS = {"loss", "rebuild", "discourse"}
 UNTRAINED = (
@@ -57,9 +58,9 @@ SCORED = 0.5  # Tokens of all scores at most, as a share of those of training; o
 class EmbedPlan:
     """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line each.
     `sentences`: raw ones with which nothing is to be trained: the finish of `settings.embed` is fitted to them
-    (`fitting.fit`), the recipe is empty, and `test` holds the test rows, if there are any (`fitting.judged`)."""
+    (`fitting.fit`), there is no recipe, and `test` holds the test rows, if there are any (`fitting.judged`)."""
 
-    recipe: dict[str, Any]
+    recipe: Recipe[EmbedTraining] | None
     settings: EmbedTraining
     notes: list[str]
     sentences: list[str] = field(default_factory=list)
@@ -104,8 +105,9 @@ def plan_training(data: Path, model: str | Path, name: str | None, over: Mapping
     why = " (chosen by the number of examples)" if chose else ""
     notes.append(f"{_what(settings)}, {batch} examples a step{why}, budget {settings.train.budget}")
     notes += [UNTOLD] if blind else []
-    table = {"job": job_of(settings), "recipe": chosen, "model": str(Path(loaded.path).resolve())}
-    return EmbedPlan({**table, "data": str(data.resolve()), **encode(settings)}, settings, notes)
+    inputs = {"model": str(Path(loaded.path).resolve()), "data": str(data.resolve())}
+    recipe = Recipe(job=job_of(settings), inputs=inputs, settings=settings, name=chosen)
+    return EmbedPlan(recipe, settings, notes)
 
 
 def evaluation_settings(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def _whitening(found: EmbedData, over: Mapping[str, Any], loaded: LoadedModel) -
     settings = recipe_settings(
         LABELLED, merge_tables({"encoder": {"postprocess": ["whiten", "normalise"]}}, over), loaded
     )
-    return EmbedPlan({}, settings, [*found.notes, UNTRAINED], found.train.columns[0], found.test)
+    return EmbedPlan(None, settings, [*found.notes, UNTRAINED], found.train.columns[0], found.test)
 
 
 def _whitened_first(settings: EmbedTraining, over: Mapping[str, Any], loaded: LoadedModel) -> bool:

@@ -112,7 +112,7 @@ def evaluate_mlm(
 def _trained_length(loaded: LoadedModel) -> int:
     """The longest sequence the model's recipe fed it; else what it takes, up to 512."""
     most = loaded.model.settings.max_length
-    feed = loaded.settings.get("recipe", {}).get("feed", {})
+    feed = loaded.settings.get("recipe", {}).get("settings", {}).get("feed", {})
     return min(most, feed.get("max_length") or USUAL_LENGTH)
 
 

@@ -9,6 +9,7 @@ Shapes: R rows, F features that a head reads, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ from encodery.rows.table import Table
 from encodery.tokens.windows import batches_by_length
 from encodery.train.distributed import DistributedContext
 from encodery.train.launch import check_empty, start
-from encodery.train.loop import METRICS, MODEL, RECIPE
+from encodery.train.loop import METRICS, MODEL
 
 NUM_FOLDS = 3
 MAX_ROWS = 2000  # by which the stage is chosen
@@ -190,10 +191,8 @@ class _Linear:
     def finish(self, data: LabelledData, path: str | Path, over: Mapping[str, Any], out: Path) -> dict[str, Any]:
         """Write the run folder of a head fitted to all training rows."""
         settings, _ = complete_plan(self.settings, over, self.loaded, data)
-        recipe = recipe_of(settings, path, self.loaded.path)
-        job = FinetuneJob(
-            settings, self.loaded, data, DistributedContext(), self.device, {**recipe, "stage": LINEAR_STAGE}
-        )
+        recipe = dataclasses.replace(recipe_of(settings, path, self.loaded.path), stage=LINEAR_STAGE)
+        job = FinetuneJob(settings, self.loaded, data, DistributedContext(), self.device, recipe)
         truth = label_indices(label_names(data.train["label"]), job.metadata["labels"])
         assert isinstance(job.head, HeadedModule)
         weight, bias = fit_logistic_regression(self.vectors(job.head, job.metadata, data.train), truth, self.strength)
@@ -203,7 +202,7 @@ class _Linear:
         out.mkdir(parents=True, exist_ok=True)
         job.save(out / MODEL, {"stage": LINEAR_STAGE})
         figures = {"stage": LINEAR_STAGE, "steps": 0, **job.metrics()}
-        atomic_write(out / RECIPE, json.dumps({**recipe, "stage": LINEAR_STAGE}, indent=1, ensure_ascii=False) + "\n")
+        recipe.write(out)
         atomic_write(out / METRICS, json.dumps(figures, indent=1) + "\n")
         return figures
 

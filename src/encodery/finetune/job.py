@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import decode, encode
+from encodery.base.settings import encode
 from encodery.finetune import artifact
 from encodery.finetune.artifact import FineTuned
 from encodery.finetune.data import LabelledData, read_data
@@ -41,6 +41,8 @@ from encodery.tokens.shuffle import Integers
 from encodery.tokens.windows import batches_by_length
 from encodery.train.distributed import DistributedContext
 from encodery.train.examples import ExampleJob
+from encodery.train.lengths import attended_length, sample_tokens
+from encodery.train.recipe import Recipe
 from encodery.train.settings import NEUTRAL_SETTINGS, TrainSettings
 
 DETAILS = "details.json"
@@ -53,17 +55,19 @@ LINEAR_STAGE = "linear"
 class FinetuneJob(ExampleJob):
     """The settings are whole by then (`settings.filled`)."""
 
+    settings_type: ClassVar[type] = FinetuneSettings
+
     def __init__(
         self,
         settings: FinetuneSettings,
         loaded: LoadedModel,
         data: LabelledData,
-        team: DistributedContext,
+        distributed: DistributedContext,
         device: torch.device,
-        recipe: Mapping[str, Any] | None = None,
+        recipe: Recipe[FinetuneSettings] | None = None,
     ) -> None:
         self.settings, self.loaded, self.data, self.device = settings, loaded, data, device
-        self.recipe, self.final_metrics = dict(recipe or {}), dict[str, Any]()
+        self.recipe, self.final_metrics = {} if recipe is None else recipe.encode(), dict[str, Any]()
         self.task, seed = settings.task, settings.train.seed
         self.metadata = self.task.fit_metadata(data.train, loaded.tokenizer)
         self.preprocessor = preprocessor_for(settings, loaded)
@@ -81,19 +85,18 @@ class FinetuneJob(ExampleJob):
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "task": self.head}).to(device)
         self.flops_of = functools.cache(functools.partial(count.flops_per_token, loaded.model.settings))
         batch = min(settings.batch or 1, len(self.examples))
-        self.set_examples(self.examples.lengths, batch, settings.train, team)
+        self.set_examples(self.examples.lengths, batch, settings.train, distributed)
         self.head.fit(lambda: encoded_sample(self.model, self.examples, device, settings.train))
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> FinetuneJob:
+    def from_recipe(
+        cls, recipe: Recipe[FinetuneSettings], distributed: DistributedContext, device: torch.device
+    ) -> FinetuneJob:
         """See `Job`. Raises `ArtifactError` where model or data are gone, and for a head that was fitted at once."""
-        if recipe.get("stage") == LINEAR_STAGE:
+        if recipe.stage == LINEAR_STAGE:
             raise ArtifactError("recipe.json: its linear head was fitted at once; there is nothing to go on with.")
-        table = {key: value for key, value in recipe.items() if key not in ("job", "recipe", "model", "data")}
-        settings = decode(FinetuneSettings, table, "recipe.json")
-        return cls(
-            settings, load_model(recipe["model"]), read_data(recipe["data"], settings), distributed, device, recipe
-        )
+        data = read_data(recipe.inputs["data"], recipe.settings)
+        return cls(recipe.settings, load_model(recipe.inputs["model"]), data, distributed, device, recipe)
 
     # What is learned from
 
@@ -119,9 +122,7 @@ class FinetuneJob(ExampleJob):
 
     def flops(self, batch: Batch) -> float:
         """See `ExampleJob`."""
-        lengths = batch.cu_seqlens.diff().double()
-        mean = round(float((lengths * lengths).sum()) / max(batch.tokens, 1) / 8) * 8
-        return batch.tokens * self.flops_of(mean, 0.0)
+        return batch.tokens * self.flops_of(attended_length(batch.cu_seqlens.diff().cpu()), 0.0)
 
     # Figures
 
@@ -140,7 +141,7 @@ class FinetuneJob(ExampleJob):
         """Dev rows that hold about so many tokens."""
         assert self.dev is not None
         rows, examples = self.dev
-        some = _enough(examples, tokens, derive_seed(self.train.seed, "dev"))
+        some = sample_tokens(_row_lengths(examples), tokens, derive_seed(self.train.seed, "dev"))
         if len(some) == examples.num_rows:
             return rows, examples
         rows = {role: [values[row] for row in some] for role, values in rows.items()}
@@ -235,7 +236,7 @@ def encoded_sample(
     model: Model, examples: Examples, device: torch.device, train: TrainSettings
 ) -> Iterator[tuple[Output, Batch]]:
     """What a model, in evaluation, gives for batches of as many rows as hold `SAMPLED` tokens, drawn once."""
-    rows = _enough(examples, SAMPLE_TOKENS, derive_seed(train.seed, "states"))
+    rows = sample_tokens(_row_lengths(examples), SAMPLE_TOKENS, derive_seed(train.seed, "states"))
     some = np.flatnonzero(np.isin(examples.row, rows))
     training = model.training
     model.eval()
@@ -255,9 +256,6 @@ def blocks_above(name: str, depth: int) -> int:
     return depth - 1 - int(found[1]) if found[1] else depth
 
 
-def _enough(examples: Examples, tokens: int, seed: int) -> np.ndarray:
-    """Numbers of rows, drawn once and in order, that hold about so many tokens."""
-    lengths = np.bincount(examples.row, weights=examples.lengths, minlength=examples.num_rows)
-    order = np.random.default_rng(seed).permutation(examples.num_rows)
-    count = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
-    return np.sort(order[:count])
+def _row_lengths(examples: Examples) -> np.ndarray:
+    """Tokens (R,) of each row, over all its windows."""
+    return np.bincount(examples.row, weights=examples.lengths, minlength=examples.num_rows)

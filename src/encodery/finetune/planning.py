@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodery.base.settings import encode
 from encodery.finetune.data import LabelledData, read_data
 from encodery.finetune.job import FinetuneJob, preprocessor_for
 from encodery.finetune.settings import FinetuneSettings, complete_settings, initial_settings
 from encodery.model.load import LoadedModel, load_model
+from encodery.train.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
 class FinetunePlan:
     """`recipe` for `train.launch.start`; `notes`: what was guessed, found and chosen, in words."""
 
-    recipe: dict[str, Any]
+    recipe: Recipe[FinetuneSettings]
     notes: list[str]
 
 
@@ -62,12 +62,8 @@ def complete_plan(
     return settings, told
 
 
-def recipe_of(settings: FinetuneSettings, data: str | Path, model: str | Path) -> dict[str, Any]:
-    """What a run folder keeps as recipe.json, from which `FinetuneJob.rebuild` makes the job."""
+def recipe_of(settings: FinetuneSettings, data: str | Path, model: str | Path) -> Recipe[FinetuneSettings]:
+    """The recipe of a fine-tuning of `model` on the rows of `data`."""
     place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    return {
-        "job": f"{FinetuneJob.__module__}.{FinetuneJob.__name__}",
-        "model": place,
-        "data": str(Path(data).resolve()),
-        **encode(settings),
-    }
+    inputs = {"model": place, "data": str(Path(data).resolve())}
+    return Recipe(job=FinetuneJob.name(), inputs=inputs, settings=settings)

@@ -16,9 +16,9 @@ import numpy as np
 
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import InputError, SettingsError
-from encodery.base.settings import merge_tables
 from encodery.train.launch import check_empty, resume, start
-from encodery.train.loop import METRICS, RECIPE, RunResult
+from encodery.train.loop import METRICS, RunResult
+from encodery.train.recipe import RECIPE, Recipe, read_recipe_table
 from encodery.train.settings import NEUTRAL_SETTINGS
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def summarise_metrics(metrics: Sequence[Mapping[str, Any]], names: Collection[st
 
 
 def run_seeds(
-    recipe: Mapping[str, Any], out: Path, num_seeds: int, console: Console | None = None, names: Collection[str] = ()
+    recipe: Recipe[Any], out: Path, num_seeds: int, console: Console | None = None, names: Collection[str] = ()
 ) -> dict[str, MetricSummary] | None:
     """Runs of a recipe in `out/seed-N`, from its own seed on; what is finished is not run again, what was interrupted
     goes on. Writes `out/seeds.json` with the spreads of the figures, those of `names`, which bear no split's, besides.
@@ -64,10 +64,10 @@ def run_seeds(
     """
     if num_seeds < 2:
         raise SettingsError(f"seeds = {num_seeds}: a spread wants at least 2 runs, better 3 or more.")
-    first = int(recipe["train"]["seed"])
+    first = recipe.settings.train.seed
     figures = []
     for seed in range(first, first + num_seeds):
-        folder, own = out / f"seed-{seed}", merge_tables(recipe, {"train": {"seed": seed}})
+        folder, own = out / f"seed-{seed}", recipe.with_train(seed=seed)
         _check_same(folder, own)
         if not _finished(folder):
             if console is not None:
@@ -82,19 +82,20 @@ def run_seeds(
     return found
 
 
-def _run(recipe: Mapping[str, Any], folder: Path, console: Console | None) -> RunResult:
+def _run(recipe: Recipe[Any], folder: Path, console: Console | None) -> RunResult:
     if (folder / RECIPE).is_file():
         return resume(folder, console)
     check_empty(folder)
     return start(recipe, folder, console)
 
 
-def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, recipe: Recipe[Any]) -> None:
     """Raises `InputError` where a run of another recipe lies in the folder; where it runs, and how it is watched, may
     differ."""
     if not (folder / RECIPE).is_file():
         return
-    held, wanted = json.loads((folder / RECIPE).read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
+    held, wanted = read_recipe_table(folder), json.loads(json.dumps(recipe.encode()))
+    held, wanted = ({**table, **table.pop("settings")} for table in (held, wanted))
     for table in (held, wanted):
         table["train"] = {name: value for name, value in table["train"].items() if name not in NEUTRAL_SETTINGS}
     other = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]

@@ -142,7 +142,7 @@ def _kind(loaded: LoadedModel, opening: ServeSettings) -> dict[str, Any]:
 def matryoshka_dims(loaded: LoadedModel, width: int) -> tuple[int, ...]:
     """The widths that the model's vectors were trained to be cut to, none where they were not."""
     recipe = loaded.settings.get("recipe")
-    loss = recipe.get("loss") if isinstance(recipe, Mapping) else None
+    loss = recipe.get("settings", {}).get("loss") if isinstance(recipe, Mapping) else None
     while isinstance(loss, Mapping) and loss.get("is") != "matryoshka":
         loss = loss.get("loss")
     if not isinstance(loss, Mapping):

@@ -1,6 +1,6 @@
-"""The best weights so far: what a run keeps where its job says which held-out score is better.
+"""The best weights so far, for jobs that select weights by a held-out metric.
 
-They are held beside the weights in training and stand in every checkpoint, so a resumed run keeps the same ones.
+They are kept beside the weights being trained and stored in every checkpoint, so a resumed run keeps the same ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 @dataclass
 class BestWeights:
-    """`goal`: the highest so far; `step`: when it was reached; `since`: scores seen after it, none of them higher;
-    `last`: the step of the last score."""
+    """`metric`: the highest so far, reached at `step`; `scores_since`: later scores, none of them higher;
+    `last_scored_step`: the step of the last score."""
 
     metric: float | None = None
     step: int = 0
@@ -26,7 +26,7 @@ class BestWeights:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, metric: float, step: int, module: nn.Module) -> None:
-        """Keep a copy of the weights if `goal` is higher than all before; a NaN never is."""
+        """Keep a copy of the weights if `metric` is higher than all before; NaN never is."""
         self.last_scored_step = step
         if not math.isnan(metric) and (self.metric is None or metric > self.metric):
             self.metric, self.step, self.scores_since = metric, step, 0
@@ -35,16 +35,21 @@ class BestWeights:
             self.scores_since += 1
 
     def restore(self, module: nn.Module) -> None:
-        """Give the module the best weights."""
+        """Copy the best weights into the module."""
         with torch.no_grad():
             for name, tensor in module.state_dict().items():
                 tensor.copy_(self.tensors[name])
 
     def state(self) -> dict[str, Any]:
-        """All but the weights, as JSON."""
-        return {"goal": self.metric, "step": self.step, "since": self.scores_since, "last": self.last_scored_step}
+        """Everything but the weights, as JSON."""
+        return {
+            "metric": self.metric,
+            "step": self.step,
+            "scores_since": self.scores_since,
+            "last_scored_step": self.last_scored_step,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BestWeights:
-        """What `state` and `tensors` of a checkpoint hold."""
-        return cls(state["goal"], int(state["step"]), int(state["since"]), int(state["last"]), dict(tensors))
+        """The best weights of a checkpoint: its `state` and its `tensors`."""
+        return cls(**state, tensors=dict(tensors))

@@ -1,9 +1,8 @@
-"""Where a run stands: steps, tokens, seconds, and the progress that every schedule follows.
+"""The clock of a run: steps, tokens, seconds, and the progress that every schedule follows.
 
-A schedule is read at the middle of the coming step, so that the first step of a warm-up is no idle one and neither is
-the last of a descent. Progress by tokens or steps is a function of what was done, the same in every run; by the clock
-it is what the clock says, with the time spent before a resume counted.
-"""
+A schedule is read at the middle of the coming step, so that neither the first step of a warm-up nor the last of a decay
+has a learning rate of zero. Progress by tokens or steps depends on what was done only, so it is the same in every run;
+progress by time includes the time that was spent before a resume."""
 
 from __future__ import annotations
 
@@ -14,12 +13,13 @@ from typing import Any
 from encodery.train.budget import Budget
 from encodery.train.hooks import TrainState
 
-SMOOTH = 0.2
+SMOOTH = 0.2  # weight of the last step in the running mean of seconds per step
 
 
 @dataclass
 class Clock:
-    """`before` and `aside`: seconds of earlier sittings, and of evaluation and saving, which `elapsed` includes."""
+    """`earlier_seconds`: those before the last resume; `overhead_seconds`: those of evaluation and saving, which
+    `elapsed` includes."""
 
     budget: Budget
     step: int = 0
@@ -27,52 +27,52 @@ class Clock:
     earlier_seconds: float = 0.0
     overhead_seconds: float = 0.0
     step_seconds: float = 0.0
-    _since: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed(self) -> float:
-        """Seconds of this run by this process's clock, earlier sittings included."""
-        return self.earlier_seconds + time.monotonic() - self._since
+        """Seconds of this run by the clock of this process, those before a resume included."""
+        return self.earlier_seconds + time.monotonic() - self._started
 
     def train_state(self, elapsed: float) -> TrainState:
-        """What is done so far, at `elapsed`, on which all ranks agree."""
+        """What is done after `elapsed` seconds, a value that is equal on all ranks."""
         progress = self.budget.progress(elapsed, self.tokens, self.step)
         return TrainState(self.step, self.tokens, elapsed, progress)
 
     def next_step_progress(self, elapsed: float, batch_tokens: int) -> float:
-        """Progress at the middle of the coming step, which will take `planned` tokens."""
+        """The progress at the middle of the coming step of `batch_tokens` tokens."""
         half = {"seconds": self.step_seconds, "tokens": batch_tokens, "steps": 1}[self.budget.kind] / 2
         return min((self.budget.used(elapsed, self.tokens, self.step) + half) / self.budget.amount, 1.0)
 
     def done(self, elapsed: float) -> bool:
-        """Whether the budget is spent; by the clock, whether another step would overrun it by more than half."""
-        late = elapsed + self.step_seconds / 2 if self.step else elapsed
-        return self.budget.done(late, self.tokens, self.step)
+        """Whether the budget is spent; for a time, whether another step would exceed it by more than half a step."""
+        end = elapsed + self.step_seconds / 2 if self.step else elapsed
+        return self.budget.done(end, self.tokens, self.step)
 
     def record_step(self, seconds: float, tokens: int) -> None:
         """Count a step."""
         self.step += 1
         self.tokens += tokens
-        # The first step also warms up caches: it says little of the others.
+        # The first step also warms up caches, so it says little about the others.
         self.step_seconds += (seconds - self.step_seconds) * (SMOOTH if self.step > 2 else 1.0)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; floats at full precision."""
+        """The state for a checkpoint; floats at full precision."""
         return {
             "step": self.step,
             "tokens": self.tokens,
             "elapsed": self.elapsed,
-            "aside": self.overhead_seconds,
+            "overhead_seconds": self.overhead_seconds,
             "step_seconds": self.step_seconds,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
-        self.earlier_seconds, self.overhead_seconds = float(state["elapsed"]), float(state["aside"])
+        self.earlier_seconds, self.overhead_seconds = float(state["elapsed"]), float(state["overhead_seconds"])
         self.step_seconds = float(state["step_seconds"])
-        self._since = time.monotonic()
+        self._started = time.monotonic()
 
     def start(self) -> None:
-        """Begin to count now: what came before (preflight, loading) is not part of the run."""
-        self._since = time.monotonic()
+        """Start counting now: preflight and loading are not part of the run."""
+        self._started = time.monotonic()

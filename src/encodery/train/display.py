@@ -1,7 +1,8 @@
-"""What a run shows while it goes: a live panel on a terminal, plain lines now and then elsewhere."""
+"""What a run shows while it trains: a live panel on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import abc
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,28 +11,45 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-PLAIN_EVERY = 10.0  # seconds
-SMOOTH = 0.1
+PLAIN_EVERY = 10.0  # seconds between two lines, where there is no terminal
+SMOOTH = 0.1  # weight of the last step in the running means of loss and speed
 Line = dict[str, Any]
 
 
-class Display:
-    """The display that shows nothing: for tests, libraries and ranks other than 0."""
+class Display(abc.ABC):
+    """Contract of a display."""
 
+    @abc.abstractmethod
     def show(self, line: Line) -> None:
-        """A line of the log."""
+        """Show a line of the log."""
 
+    @abc.abstractmethod
     def info(self, text: str) -> None:
-        """A sentence before the run begins."""
+        """Show a sentence before the run starts."""
 
+    @abc.abstractmethod
     def warn(self, text: str) -> None:
-        """A sentence that must not be overlooked."""
+        """Show a sentence that must not be overlooked."""
 
     def __enter__(self) -> Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the last state standing."""
+        """Stop updating; the last state stays visible."""
+        return
+
+
+class SilentDisplay(Display):
+    """The display that shows nothing: for libraries, tests and ranks other than 0."""
+
+    def show(self, line: Line) -> None:
+        pass
+
+    def info(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
 
 
 class ConsoleDisplay(Display):
@@ -39,11 +57,11 @@ class ConsoleDisplay(Display):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.now: Line = {}
+        self.values: Line = {}
         self.loss = self.speed = 0.0
-        self.began: tuple[float, float] | None = None
+        self.first: tuple[float, float] | None = None  # elapsed and progress of the first line
         self.live: Live | None = None
-        self.told, self.said = 0.0, ""
+        self.printed_at, self.printed = 0.0, ""
 
     def __enter__(self) -> ConsoleDisplay:
         if self.console.is_terminal:
@@ -57,8 +75,8 @@ class ConsoleDisplay(Display):
         if self.live is not None:
             self.live.__exit__(kind, value, at)
             self.live = None
-        elif self.now:
-            self._say()
+        elif self.values:
+            self._print()
 
     def info(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -67,64 +85,62 @@ class ConsoleDisplay(Display):
         self.console.print(text, style="yellow", highlight=False, markup=False)
 
     def show(self, line: Line) -> None:
-        self.now |= line
-        if self.began is None:
-            self.began = (line["elapsed"], line["progress"])
+        self.values |= line
+        if self.first is None:
+            self.first = (line["elapsed"], line["progress"])
         if "loss" in line and line["loss"] == line["loss"]:
             self.loss = self.loss + SMOOTH * (line["loss"] - self.loss) if self.loss else line["loss"]
         if "loss" in line:
             speed = line["tokens_per_s"]
             self.speed = self.speed + SMOOTH * (speed - self.speed) if self.speed else speed
-        if self.live is None and time.monotonic() - self.told >= PLAIN_EVERY:
-            self.told = time.monotonic()
-            self._say()
+        if self.live is None and time.monotonic() - self.printed_at >= PLAIN_EVERY:
+            self.printed_at = time.monotonic()
+            self._print()
 
-    def _say(self) -> None:
-        """A line of how it stands, unless that is what was said last."""
+    def _print(self) -> None:
+        """Print the current state, unless it is what was printed last."""
         text = self.text()
-        if text != self.said:
+        if text != self.printed:
             self.console.print(text, highlight=False, soft_wrap=True)
-        self.said = text
+        self.printed = text
 
     @property
-    def left(self) -> float | None:
-        """Seconds to the end, judged by the progress of this sitting."""
-        if self.began is None or self.now["progress"] <= self.began[1]:
+    def seconds_left(self) -> float | None:
+        """Seconds to the end, estimated from the progress since this display started."""
+        if self.first is None or self.values["progress"] <= self.first[1]:
             return None
-        took = self.now["elapsed"] - self.began[0]
-        left: float = took * (1 - self.now["progress"]) / (self.now["progress"] - self.began[1])
+        seconds = self.values["elapsed"] - self.first[0]
+        left: float = seconds * (1 - self.values["progress"]) / (self.values["progress"] - self.first[1])
         return left
 
-    def values(self) -> list[tuple[str, str]]:
-        """Name and text of what is shown."""
-        now = self.now
-        rows = [("loss", f"{self.loss:.3f}")]
-        if "heldout_loss" in now:
-            held = (
-                f"{now['heldout_loss']:.3f}, {now['heldout_accuracy']:.1%} right, {now['bits_per_byte']:.3f} bits/byte"
-            )
-            rows.append(("held-out", held))
-        dev = [(name.replace("_", " "), f"{value:.3f}") for name, value in now.items() if name.startswith("dev_")]
-        rows += dev[:2]
+    def fields(self) -> list[tuple[str, str]]:
+        """The names and texts of what is shown."""
+        values = self.values
+        fields = [("loss", f"{self.loss:.3f}")]
+        if "heldout_loss" in values:
+            accuracy, bits = values["heldout_accuracy"], values["bits_per_byte"]
+            fields.append(("held-out", f"{values['heldout_loss']:.3f}, accuracy {accuracy:.1%}, {bits:.3f} bits/byte"))
+        dev = [(name.replace("_", " "), f"{value:.3f}") for name, value in values.items() if name.startswith("dev_")]
+        fields += dev[:2]
         speed = f"{self.speed:,.0f} tokens/s"
-        if "mfu" in now:
-            speed += f", {now['mfu']:.0%} of the matrix peak"
-        rows += [("speed", speed), ("rate", f"{now.get('lr', 0):.2e}")]
-        if "mask_rate" in now:
-            rows.append(("masked", f"{now['mask_rate']:.1%}"))
-        if "epoch" in now:
-            rows.append(("epoch", f"{now['epoch']:.2f}"))
-        if now.get("skipped"):
-            rows.append(("skipped steps", str(now["skipped"])))
-        rows.append(("left", "…" if self.left is None else format_duration(self.left)))
-        return rows
+        if "mfu" in values:
+            speed += f", {values['mfu']:.0%} of the matrix peak"
+        fields += [("speed", speed), ("lr", f"{values.get('lr', 0):.2e}")]
+        if "mask_rate" in values:
+            fields.append(("masked", f"{values['mask_rate']:.1%}"))
+        if "epoch" in values:
+            fields.append(("epoch", f"{values['epoch']:.2f}"))
+        if values.get("skipped"):
+            fields.append(("skipped steps", str(values["skipped"])))
+        fields.append(("left", "…" if self.seconds_left is None else format_duration(self.seconds_left)))
+        return fields
 
     def text(self) -> str:
-        """One line."""
-        now = self.now
-        tokens = f"{now['tokens'] / 1e6:,.1f}M tokens"
-        head = f"{now['progress']:4.0%} step {now['step']:,} {tokens} {format_duration(now['elapsed'])}"
-        return " | ".join([head, *(f"{name} {value}" for name, value in self.values())])
+        """The state as one line."""
+        values = self.values
+        tokens = f"{values['tokens'] / 1e6:,.1f}M tokens"
+        head = f"{values['progress']:4.0%} step {values['step']:,} {tokens} {format_duration(values['elapsed'])}"
+        return " | ".join([head, *(f"{name} {value}" for name, value in self.fields())])
 
     def panel(self) -> RenderableType:
         """The live panel."""
@@ -132,13 +148,14 @@ class ConsoleDisplay(Display):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        if not self.now:
+        if not self.values:
             return "starting …"
-        now = self.now
-        head = f"step {now['step']:,}   {now['tokens'] / 1e6:,.1f} M tokens   {format_duration(now['elapsed'])}"
+        values = self.values
+        tokens = f"{values['tokens'] / 1e6:,.1f} M tokens"
+        head = f"step {values['step']:,}   {tokens}   {format_duration(values['elapsed'])}"
         table = Table.grid(padding=(0, 2))
-        table.add_row(f"{now['progress']:.0%}", ProgressBar(total=1.0, completed=now["progress"], width=40))
-        for name, value in self.values():
+        table.add_row(f"{values['progress']:.0%}", ProgressBar(total=1.0, completed=values["progress"], width=40))
+        for name, value in self.fields():
             table.add_row(name, value)
         return Group(head, table)
 

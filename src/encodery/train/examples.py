@@ -1,13 +1,12 @@
-"""Jobs that learn from a fixed set of examples: labelled rows, pairs, triplets; an example is one or more sequences.
+"""Jobs that train on a fixed set of examples: labelled rows, pairs, triplets. An example is one or more sequences.
 
-A step takes `batch` examples. They come from an endless row of epochs, each shuffled by a key of its own; a batch may
-hold the end of one epoch and the beginning of the next, so every step has the same number of examples and every example
-is seen equally often. The place in that row is the whole state of the data.
+A step takes `batch_size` examples from an endless series of epochs, each shuffled under a key of its own. A batch may
+hold the end of one epoch and the start of the next, so every step has the same number of examples and every example is
+seen equally often. The position in that series is the whole state of the data.
 
-A step's examples are dealt to micro-batches of about equal tokens, at most `train.micro_batch_tokens` each, and these to the
-ranks. Where an example's loss depends on the others of its step (`together`: in-batch negatives), each rank takes its
-share as one micro-batch and compares within it. Shapes: E examples.
-"""
+The examples of a step are balanced over micro-batches of about equal tokens, at most `train.micro_batch_tokens` each,
+and these over the ranks. If the loss of an example depends on the others of its step (`in_batch`: in-batch negatives),
+each rank takes its part as one micro-batch and compares within it. Shapes: E examples."""
 
 from __future__ import annotations
 
@@ -29,14 +28,12 @@ from encodery.train.settings import TrainSettings
 
 
 class ExampleJob(Job):
-    """Contract of such a job. A subclass calls `lay_out` once, in its constructor, and says how to collate examples.
+    """Contract of such a job. A subclass calls `set_examples` once, in its constructor, and collates examples.
 
-    `lengths` (E,): tokens of each example, all its sequences and special tokens together.
-    """
+    `lengths` (E,): tokens of each example, all its sequences and special tokens together. `in_batch`: whether the loss
+    of an example depends on the other examples of the step; the subclass sets it for its loss."""
 
     in_batch: bool = False
-    """Whether the loss of an example depends on the other examples of the step."""
-
     lengths: Integers
     train: TrainSettings
     distributed: DistributedContext
@@ -45,63 +42,64 @@ class ExampleJob(Job):
     def set_examples(
         self, lengths: npt.ArrayLike, batch_size: int, train: TrainSettings, distributed: DistributedContext
     ) -> None:
-        """Set the examples' lengths (E,), how many a step takes, and the loop's settings.
+        """Set the lengths (E,) of the examples, the number of examples of a step, and the settings of the loop.
 
-        Raises `EmptyInput` without examples, `SettingsError` for a batch that the ranks cannot share.
+        Raises `EmptyInput` without examples, `SettingsError` for a batch that is smaller than the number of ranks.
         """
         self.lengths = np.asarray(lengths, np.int64)
         self.batch_size, self.train, self.distributed, self.position = batch_size, train, distributed, 0
         if not len(self.lengths):
-            raise EmptyInput("There are no examples to learn from.")
+            raise EmptyInput("There are no examples to train on.")
         if batch_size < distributed.world:
             raise SettingsError(f"batch = {batch_size}: must be at least the number of processes, {distributed.world}.")
 
     @abc.abstractmethod
     def collate(self, indices: Integers, seed: int) -> Batch:
-        """The examples of these numbers as a packed batch on the job's device, with the targets in `extra`.
+        """The examples of these indices as a packed batch on the device of the job, with the labels in `extra`.
 
-        `seed` is for whatever is drawn at random in it; equal arguments give equal batches.
+        `seed` is for whatever is drawn at random; equal arguments give equal batches.
         """
 
     def flops(self, batch: Batch) -> float:
-        """Floating-point operations of forward and backward of a batch; 0 where they are not counted."""
+        """Floating-point operations of the forward and backward pass of a batch; 0 if they are not counted."""
         return 0.0
 
     def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
-        """See `Job`. A step is a number of examples here: `batch_tokens` and `length` are not asked for."""
-        chosen = self._chosen(self.position, self.batch_size)
+        """See `Job`. A step is a number of examples here; `batch_tokens` and `max_length` are not used."""
+        chosen = self._next_examples(self.position, self.batch_size)
         self.position += self.batch_size
-        parts = self._parts(int(self.lengths[chosen].sum()))
+        tokens = int(self.lengths[chosen].sum())
+        number = self._num_micro_batches(tokens)
         ordered = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
-        seats = balance(self.lengths[ordered], parts)
-        micros = []
-        for number in range(self.distributed.rank, parts, self.distributed.world):
-            seed = derive_seed(self.train.seed, "examples", step, number)
-            micros.append(MicroBatch(number, self.collate(ordered[seats == number], seed)))
-        operations = sum(self.flops(micro.batch) for micro in micros) * self.distributed.world
-        return StepBatches(micros, int(self.lengths[chosen].sum()), operations)
+        micro_batch_ids = balance(self.lengths[ordered], number)
+        micro_batches = []
+        for index in range(self.distributed.rank, number, self.distributed.world):
+            seed = derive_seed(self.train.seed, "examples", step, index)
+            micro_batches.append(MicroBatch(index, self.collate(ordered[micro_batch_ids == index], seed)))
+        flops = sum(self.flops(micro.batch) for micro in micro_batches) * self.distributed.world
+        return StepBatches(micro_batches, tokens, flops)
 
-    def _parts(self, tokens: int) -> int:
-        """How many micro-batches a step has over all ranks."""
+    def _num_micro_batches(self, tokens: int) -> int:
+        """The number of micro-batches of a step over all ranks."""
         world = self.distributed.world
         if self.in_batch:
             return world
-        parts = -(-tokens // self.train.micro_batch_tokens)
-        return min(-(-parts // world) * world, self.batch_size // world * world)
+        number = -(-tokens // self.train.micro_batch_tokens)
+        return min(-(-number // world) * world, self.batch_size // world * world)
 
-    def _chosen(self, start: int, count: int) -> Integers:
-        """The examples at `start` … `start + count - 1` of the endless row of epochs."""
-        places = np.arange(start, start + count, dtype=np.int64)
+    def _next_examples(self, start: int, count: int) -> Integers:
+        """The examples at `start` … `start + count - 1` of the endless series of epochs."""
+        positions = np.arange(start, start + count, dtype=np.int64)
         size = len(self.lengths)
-        found = np.empty(count, np.int64)
-        for epoch in np.unique(places // size).tolist():
-            mine = places // size == epoch
-            found[mine] = permute(places[mine] % size, size, derive_seed(self.train.seed, "epoch", epoch))
-        return found
+        examples = np.empty(count, np.int64)
+        for epoch in np.unique(positions // size).tolist():
+            inside = positions // size == epoch
+            examples[inside] = permute(positions[inside] % size, size, derive_seed(self.train.seed, "epoch", epoch))
+        return examples
 
     @property
     def epoch_tokens(self) -> int:
-        """Tokens of all examples."""
+        """Number of tokens in all examples."""
         return int(self.lengths.sum())
 
     def metrics(self) -> dict[str, float]:
@@ -115,18 +113,20 @@ class ExampleJob(Job):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `Job`."""
         if state["examples"] != len(self.lengths):
-            raise CheckpointError(f"The run had {state['examples']} examples, here are {len(self.lengths)}.")
+            raise CheckpointError(
+                f"The run was made with {state['examples']} examples; the data has {len(self.lengths)} now."
+            )
         self.position = int(state["position"])
 
 
 def settings_for_epochs(lengths: npt.ArrayLike, batch_size: int, epochs: float) -> dict[str, Any]:
-    """The `train` settings that stand for so many epochs: a budget in steps, and the tokens a step takes on average.
+    """The `train` settings of a number of epochs: a budget in steps, and the mean number of tokens of a step.
 
-    Raises `SettingsError` for a number of epochs or a batch that is not positive, `EmptyInput` without examples.
+    Raises `SettingsError` for a number of epochs or a batch size that is not positive, `EmptyInput` without examples.
     """
     sizes = np.asarray(lengths, np.int64)
     if not len(sizes):
-        raise EmptyInput("There are no examples to learn from.")
+        raise EmptyInput("There are no examples to train on.")
     if not epochs > 0 or batch_size < 1:
         raise SettingsError(f"epochs = {epochs}, batch = {batch_size}: both must be positive.")
     steps = max(round(len(sizes) * epochs / batch_size), 1)

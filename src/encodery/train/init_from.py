@@ -1,8 +1,8 @@
-"""A run that goes on from a trained model instead of random weights: continued pre-training. arXiv:2004.10964
+"""Continued pre-training: a run that starts from a trained model instead of random weights (arXiv:2004.10964).
 
-The model's shapes are the given model's, its vocabulary must be that of the tokens. A head that it lacks is the
-recipe's, fresh. Everything else (rate, which warms up anew, length, objective) is the recipe's.
-"""
+The sizes are those of the source model, and the vocabulary must be that of the tokens. A head that the source lacks is
+the recipe's, newly initialised. Everything else (learning rate, which warms up again, length, objective) is the
+recipe's."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 
-def build_initialised(loaded: LoadedModel, settings: ModelSettings, seed: int) -> Model:
-    """A model of these settings with the weights of `loaded`; heads it does not have are fresh.
+def build_initialised(source: LoadedModel, settings: ModelSettings, seed: int) -> Model:
+    """A model of these settings with the weights of `source`; heads that `source` lacks are newly initialised.
 
     Raises `SettingsError` naming the first tensor that does not fit.
     """
     model = build_model(settings, seed)
-    own, given = model.state_dict(), loaded.model.state_dict()
-    for name, tensor in given.items():
+    own, loaded = model.state_dict(), source.model.state_dict()
+    for name, tensor in loaded.items():
         if name not in own or own[name].shape != tensor.shape:
-            there = list(own[name].shape) if name in own else "no place"
+            shape = f"has the shape {list(own[name].shape)}" if name in own else "does not exist"
             raise SettingsError(
-                f"init_from = {loaded.path}: its tensor '{name}' of shape {list(tensor.shape)} has {there} under the "
-                "settings of model. Sizes and parts are those of the given model; `encodery model edit` changes its "
-                "vocabulary and its length."
+                f"init_from = {source.path}: its tensor '{name}' of shape {list(tensor.shape)} {shape} under the "
+                "settings of model. Sizes and parts must be those of the source model; `encodery model edit` changes "
+                "its vocabulary and its length."
             )
-    lacking = [name for name in own if name not in given and not name.startswith("heads.")]
-    if lacking:
+    missing = [name for name in own if name not in loaded and not name.startswith("heads.")]
+    if missing:
         raise SettingsError(
-            f"init_from = {loaded.path}: has no tensor '{lacking[0]}', which the settings of model ask."
+            f"init_from = {source.path}: has no tensor '{missing[0]}', which the settings of model require."
         )
-    model.load_state_dict(own | given)
+    model.load_state_dict(own | loaded)
     return model
 
 
-def new_heads(model: Model, loaded: LoadedModel) -> nn.ModuleList:
-    """The heads of `model` that `loaded` does not have: they know nothing yet, so they learn whatever stands still."""
-    return nn.ModuleList(head for name, head in model.heads.items() if name not in loaded.model.heads)
+def new_heads(model: Model, source: LoadedModel) -> nn.ModuleList:
+    """The heads of `model` that `source` does not have. They are newly initialised, so they are trained even if an
+    adaptation freezes the rest."""
+    return nn.ModuleList(head for name, head in model.heads.items() if name not in source.model.heads)
 
 
-def check_same_vocabulary(loaded: LoadedModel, tokenizer: Tokenizer, where: str) -> None:
-    """Raises `SettingsError` where `tokenizer`, that of the tokens in `where`, is not the model's."""
-    if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
+def check_same_vocabulary(source: LoadedModel, tokenizer: Tokenizer, tokens: str) -> None:
+    """Raise `SettingsError` if `tokenizer`, that of the folder `tokens`, is not the tokenizer of the source model."""
+    if source.tokenizer.fingerprint != tokenizer.fingerprint:
         raise SettingsError(
-            f"init_from = {loaded.path}: its vocabulary is not that of {where}. Pack the corpus with the model's "
-            f"tokenizer (encodery tokens encode CORPUS --tokenizer {loaded.tokenizer_path} --out TOKENS), or give "
-            f"the model the "
-            f"other vocabulary first (encodery model edit MODEL --surgery vocabulary tokenizer={where}/tokenizer "
-            f"--out NEW)."
+            f"init_from = {source.path}: its vocabulary is not that of {tokens}. Encode the corpus with the model's "
+            f"tokenizer (encodery tokens encode CORPUS --tokenizer {source.tokenizer_path} --out TOKENS), or give the "
+            "model the other vocabulary first (encodery model edit MODEL --surgery vocabulary "
+            f"tokenizer={tokens}/tokenizer --out NEW)."
         )
 
 
-def fingerprint(loaded: LoadedModel) -> str:
+def fingerprint(source: LoadedModel) -> str:
     """32 hexadecimal digits over the weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(loaded.model.state_dict().items()):
+    for name, tensor in sorted(source.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to finish its step, save and leave; a second one breaks it off at once."""
+"""SIGINT and SIGTERM ask a run to finish its step, save and end; a second signal stops it at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Interrupts:
-    """`asked`: the name of the signal that came, empty while none has."""
+    """`signal_name`: the signal that was received; empty if none was."""
 
     signal_name: str = ""
 
@@ -27,7 +27,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Interrupts]:
-    """Catch both signals within the block. In any thread but the main one, nothing is caught."""
+    """Catch both signals inside the block. In threads other than the main one nothing is caught."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

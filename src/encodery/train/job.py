@@ -1,32 +1,40 @@
-"""A job: everything the loop must know of what is learned. Pre-training is one; the loop knows no model.
+"""The contract of a job: what the training loop must know of what is trained. Pre-training is one job among others.
 
-The loop asks for a step's micro-batches, for the terms of each, and goes backward itself. The loss of a step is
-Σ weight · Σ total / Σ count over all micro-batches and ranks (`encodery.objectives`). A job draws all its randomness
-from `derive_seed(seed, what, step, number of the micro-batch)`, never from a stream: so a resumed run sees the same
-masks, and one process the same as two. The state of a job is where its data stands.
+The loop asks the job for the micro-batches of a step and for the loss terms of each, and runs the backward pass itself.
+The loss of a step is Σ weight · Σ total / Σ count over all micro-batches and ranks (`encodery.objectives`). A job draws
+all random numbers from `derive_seed(seed, what, step, index of the micro-batch)`, never from a stream. So a resumed run
+sees the same masks as an uninterrupted one, and one process sees the same as two. The state of a job is its position in
+the data.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from encodery.objectives import Count, LossTerm
+from encodery.base.errors import InputError
+from encodery.model.network import Model
+from encodery.objectives import Count, LossTerm, ObjectiveModule
 from encodery.train.distributed import DistributedContext
 from encodery.train.expected_loss import LossRange
-from encodery.train.layered import LayerwiseOffload
 from encodery.train.memory_estimate import MemoryEstimate
+from encodery.train.recipe import Recipe
+
+PACKAGE = "encodery"
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A prepared micro-batch on its device. `number` counts over all ranks, so that seeds do not depend on theirs."""
+    """A prepared micro-batch on its device. `index` counts over all ranks, so that seeds do not depend on the rank."""
 
     index: int
     batch: Any
@@ -34,7 +42,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """A step: this rank's micro-batches, the tokens and the floating-point operations of all ranks together."""
+    """The micro-batches of this rank in one step; `tokens` and floating-point operations (`flops`) of all ranks."""
 
     micro_batches: Sequence[MicroBatch]
     tokens: int
@@ -42,109 +50,131 @@ class StepBatches:
 
 
 class Job(abc.ABC):
-    """Contract of what the loop runs. All ranks hold equal jobs and call the same methods in the same order."""
+    """What the loop runs. All ranks hold equal jobs and call the same methods in the same order.
+
+    A job declares what is true of it in class variables; how its micro-batches run is decided by a `train.execution`.
+    """
+
+    settings_type: ClassVar[type]
+    """The class of the settings in its recipes."""
+
+    supports_fsdp: ClassVar[bool] = False
+    """Whether the model runs in `terms` and `score` only, so that its weights may be sharded over the ranks."""
+
+    supports_layerwise: ClassVar[bool] = False
+    """Whether the weights of a layer may be on the device while that layer runs only (`layerwise_parts`)."""
+
+    supports_static_shapes: ClassVar[bool] = False
+    """Whether its micro-batches can have one fixed shape (`train.static_shapes`)."""
 
     module: nn.Module
-    """All that is trained, on its device; the names of its parameters are those in checkpoints."""
+    """Everything that is trained; its parameter names are those in checkpoints. The execution moves it to the
+    device."""
 
-    supports_fsdp: bool = False
-    """Whether the model runs in `terms` and `score` only, so that its weights may be dealt over the ranks."""
+    @classmethod
+    def name(cls) -> str:
+        """The name of the job in a recipe: its module, without the package."""
+        return cls.__module__.removeprefix(f"{PACKAGE}.")
 
-    supports_static_shapes: bool = False
-    """Whether its micro-batches can have a fixed shape (`train.static`)."""
-
-    sharded: nn.Module | None = None
-    """What deals the weights over the ranks; None where each has a copy."""
-
-    around: Callable[[Any], Mapping[str, LossTerm]] | None = None
-    """What runs in place of `terms` in a step: `terms`, with something around it."""
-
-    replays: bool = False
-    """Whether `around` leaves gradients where those of the next micro-batch will be."""
-
-    layered: LayerwiseOffload | None = None
-    """What runs a step's micro-batches together, a layer at a time; None where each goes through the model alone."""
+    @classmethod
+    @abc.abstractmethod
+    def from_recipe(cls, recipe: Recipe[Any], distributed: DistributedContext, device: torch.device) -> Job:
+        """The job of a recipe as it is before its first step, for one rank of a run."""
 
     @abc.abstractmethod
     def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
-        """The next step's work for this rank, prepared for `terms`; moves the feed on.
+        """The micro-batches of the next step for this rank, ready for `terms`; advances in the data.
 
-        `progress` 0..1 is for the objective's schedules; `batch_tokens` of all ranks; `length`: longest sequence.
-        """
+        Args: `progress` in 0..1 for the schedules of the objective; `batch_tokens` of all ranks; `max_length`: tokens
+        of the longest sequence (None: as in the settings)."""
 
     @abc.abstractmethod
     def counts(self, batch: Any) -> Mapping[str, Count]:
-        """The counts of the learned terms of a prepared micro-batch, before the model runs."""
+        """The counts of the loss terms of a prepared micro-batch, before the model runs."""
 
     @abc.abstractmethod
     def terms(self, batch: Any) -> Mapping[str, LossTerm]:
-        """Run the model: the named terms of a micro-batch."""
+        """Run the model on a prepared micro-batch and return its named loss terms."""
 
     @abc.abstractmethod
     def score(self, tokens: int) -> dict[str, float]:
-        """Held-out figures, on about so many tokens; leaves no trace in the training. All ranks call it."""
+        """Held-out metrics over about `tokens` tokens. Does not affect training. All ranks call it."""
 
     @abc.abstractmethod
     def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
-        """Write the finished model (what is to be used, not what is needed to resume) as an artifact. Rank 0 only."""
+        """Write the finished model as an artifact: what users need, not what resuming needs. Rank 0 only."""
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be resumed: settings and fingerprints of the data, as JSON."""
+        """What must be equal for a checkpoint to be resumed: settings and fingerprints of the data, as JSON."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
-        """Where the data stands, as JSON; equal on all ranks."""
+        """The position in the data, as JSON; equal on all ranks."""
 
     @abc.abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises `CheckpointError` if it was made for other data."""
-
-    @classmethod
-    @abc.abstractmethod
-    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> Job:
-        """The job of a run's recipe.json, as at its first step, for a member of a team."""
-
-    def run(self, batch: Any) -> Mapping[str, LossTerm]:
-        """`terms` as a step wants it: by `around` where there is such a thing."""
-        return self.terms(batch) if self.around is None else self.around(batch)
+        """Continue from `state`. Raises `CheckpointError` if the state belongs to other data."""
 
     def selection_metric(self, score: Mapping[str, float]) -> float | None:
-        """What of a `score` is to be as high as possible: the weights that reached most are those that are saved. None
-        where the last weights are."""
+        """The number of a `score` by which the best weights are selected, higher is better; None to keep the last."""
         return None
 
     def lr_scale(self, name: str) -> float:
-        """What the rate of a parameter of `module`, by its name, is multiplied by."""
+        """The factor on the learning rate of the parameter `name` of `module`."""
         return 1.0
 
     @classmethod
-    def memory_estimate(cls, recipe: Mapping[str, Any]) -> MemoryEstimate | None:
-        """Memory and disk of a run of this recipe, before anything is built; None where unknown."""
+    def memory_estimate(cls, recipe: Recipe[Any]) -> MemoryEstimate | None:
+        """Memory and disk that a run of this recipe needs, before anything is built; None if unknown."""
+        return None
+
+    def layerwise_parts(self) -> tuple[Model, ObjectiveModule] | None:
+        """The model and the objective whose step may run one layer at a time; None if something stands between the
+        layers."""
         return None
 
     @property
     def epoch_tokens(self) -> int:
-        """Tokens that can be seen before any is seen twice; 0 where there is no such number."""
+        """Number of tokens in one pass over the data; 0 if there is no such number."""
         return 0
 
     def schedule_values(self, progress: float) -> dict[str, float]:
-        """What the job's schedules say, for the log."""
+        """The values of the job's own schedules at `progress`, for the log."""
         return {}
 
     def metrics(self) -> dict[str, float]:
-        """Further numbers for the log line of a step (epochs)."""
+        """Further numbers for the log line of a step, such as the epoch."""
         return {}
 
     def warnings(self, dtype: torch.dtype) -> list[str]:
-        """What slows the run though a setting could mend it, with its price, in words; products are in `dtype`. Leaves
-        no trace in the training."""
+        """Sentences about what makes this run slower or weaker and which setting helps; matrix products are in `dtype`.
+        Does not affect training."""
         return []
 
     def expected_loss(self, tokens: int, steps: int) -> LossRange | None:
-        """Between which held-out losses runs like this one lie after so many tokens and steps; None where unknown."""
+        """The range of held-out losses that comparable runs had after `tokens` and `steps`; None if unknown."""
         return None
 
     def close(self) -> None:
         """Release threads and files."""
         return
+
+
+def find_job(name: str) -> type[Job]:
+    """The job of this name. Raises `InputError` if no such module exists or it does not define exactly one job."""
+    for module_name in (f"{PACKAGE}.{name}", name):
+        if _exists(module_name):
+            values = vars(importlib.import_module(module_name)).values()
+            jobs = [v for v in values if inspect.isclass(v) and issubclass(v, Job) and v.__module__ == module_name]
+            if len(jobs) == 1:
+                return jobs[0]
+            raise InputError(f"recipe.json: the module {module_name} defines {len(jobs)} jobs; it must define one.")
+    raise InputError(f"recipe.json: there is no job '{name}'.")
+
+
+def _exists(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,12 +1,13 @@
-"""Moments that wait in main memory: the device holds those of a few weights at a time (arXiv 2101.06840).
+"""Optimiser state in main memory: the device holds the state of a few weights at a time (arXiv:2101.06840).
 
-Off by default (`train.optimizer_offload`), since every step moves all moments to the device and back. `offload` marks an
-optimiser, `step` makes its step in parts: the moments of a part come, the optimiser runs on that part alone, and they
-go back. The optimisers of ours treat every tensor by itself, so that nothing changes in what is learnt, to the last
-bit. Differs from ZeRO-Offload: the arithmetic stays on the device, where it costs less than the way back.
+Off by default (`train.optimizer_offload`), since every step moves the whole state to the device and back.
+`offload_optimizer` marks an optimiser, `optimizer_step` makes its step in parts: the state of a part moves to the
+device, the optimiser runs on that part alone, and the state moves back. Our optimisers treat every tensor by itself, so
+the trained weights do not change in any bit. Differs from ZeRO-Offload: the arithmetic stays on the device, where it
+costs less than the transfers.
 
-On a CPU the moments are copied to and fro all the same and nothing is won; it is how this is tested. **The part for
-CUDA (pinned memory, copies that do not wait for the host) was never run.**
+On a CPU the state is copied all the same and nothing is saved; that is how this is tested. **The part for CUDA (pinned
+memory, copies that do not wait for the host) was never run.**
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from encodery.train.optim import OFFLOADED
+from encodery.train.optimizer_state import OFFLOADED
 
-HOME = torch.device("cpu")
-PART_BYTES = 64 << 20  # of the weights whose moments are on the device at once; a larger weight is a part of its own
+HOST = torch.device("cpu")
+PART_BYTES = 64 << 20  # of the weights whose state is on the device at once; a larger weight is a part by itself
 
 
 def offload_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Have the moments of an optimiser of whole weights wait in main memory."""
+    """Keep the state of an optimiser of whole weights in main memory."""
     for group in optimizer.param_groups:
         group[OFFLOADED] = True
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer) -> None:
-    """A step of any optimiser, in parts where it was marked."""
+    """Make a step of any optimiser, in parts if its state is offloaded."""
     groups = optimizer.param_groups
     if not groups[0].get(OFFLOADED):
         optimizer.step()
         return
     whole = [group["params"] for group in groups]
     try:
-        for at, part in _parts(whole):
-            for number, group in enumerate(groups):
-                group["params"] = part if number == at else []
-            homes = {p: _fetch(optimizer, p) for p in part}
+        for number, part in _parts(whole):
+            for i, group in enumerate(groups):
+                group["params"] = part if i == number else []
+            host_state = {p: _fetch(optimizer, p) for p in part}
             optimizer.step()
-            for p, home in homes.items():
-                _put_back(optimizer, p, home)
+            for p, tensors in host_state.items():
+                _put_back(optimizer, p, tensors)
     finally:
         for group, params in zip(groups, whole, strict=True):
             group["params"] = params
@@ -50,41 +51,42 @@ def optimizer_step(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _parts(whole: list[list[nn.Parameter]]) -> Iterator[tuple[int, list[nn.Parameter]]]:
-    """Neighbours within a group that have a gradient, and the group's number."""
+    """The index of a group and consecutive parameters of it that have a gradient."""
     for number, params in enumerate(whole):
-        held: list[nn.Parameter] = []
+        part: list[nn.Parameter] = []
         size = 0
         for p in params:
             if p.grad is None:
                 continue
-            if held and size + p.nbytes > PART_BYTES:
-                yield number, held
-                held, size = [], 0
-            held.append(p)
+            if part and size + p.nbytes > PART_BYTES:
+                yield number, part
+                part, size = [], 0
+            part.append(p)
             size += p.nbytes
-        if held:
-            yield number, held
+        if part:
+            yield number, part
 
 
-def _moments(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, Tensor]:
-    """All of a weight's state that has its size; its count of steps is where the optimiser wants it."""
+def _state_tensors(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, Tensor]:
+    """The state of a weight that has its size; the step count stays where the optimiser needs it."""
     return {key: value for key, value in optimizer.state.get(p, {}).items() if key != "step"}
 
 
 def _fetch(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, Tensor]:
-    """Put copies on the device in the place of a weight's moments, which are returned; none before its first step."""
-    homes = _moments(optimizer, p)
-    for key, home in homes.items():
-        optimizer.state[p][key] = home.to(p.device, non_blocking=True, copy=True)
-    return homes
+    """Replace the state of a weight by copies on the device; returns the tensors in main memory, none before its first
+    step."""
+    host_tensors = _state_tensors(optimizer, p)
+    for key, tensor in host_tensors.items():
+        optimizer.state[p][key] = tensor.to(p.device, non_blocking=True, copy=True)
+    return host_tensors
 
 
-def _put_back(optimizer: torch.optim.Optimizer, p: nn.Parameter, homes: dict[str, Tensor]) -> None:
-    for key, moved in _moments(optimizer, p).items():
-        home = homes.get(key)
-        if home is None:
-            home = torch.empty_like(moved, device=HOME, pin_memory=_pinned(moved.device))
-        optimizer.state[p][key] = home.copy_(moved, non_blocking=True)
+def _put_back(optimizer: torch.optim.Optimizer, p: nn.Parameter, host_tensors: dict[str, Tensor]) -> None:
+    for key, tensor in _state_tensors(optimizer, p).items():
+        host_tensor = host_tensors.get(key)
+        if host_tensor is None:
+            host_tensor = torch.empty_like(tensor, device=HOST, pin_memory=_pinned(tensor.device))
+        optimizer.state[p][key] = host_tensor.copy_(tensor, non_blocking=True)
 
 
 def _pinned(device: torch.device) -> bool:
@@ -92,6 +94,6 @@ def _pinned(device: torch.device) -> bool:
 
 
 def _wait(device: torch.device) -> None:
-    """What is on its way home must have come before a checkpoint reads it."""
+    """Wait until the copies to main memory are complete, before a checkpoint reads them."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

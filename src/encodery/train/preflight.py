@@ -1,9 +1,8 @@
-"""Before a run starts: what it will reach, measured on its own batches.
+"""Before a run starts: the number format, the speed, and what the budget will reach, measured on the run's own batches.
 
-The number format is chosen by the least time of a few passes over one micro-batch. The speed is that of whole steps in
-it, each on a batch of its own, the drawing of which counts: what lies in the caches is then what lies there in the run.
-Weights, data and generators are put back exactly, so the run is the same with and without it.
-"""
+The number format is the fastest in a few passes over one micro-batch. The speed is that of whole steps in this format,
+each on a batch of its own whose preparation counts: the caches then hold what they hold during the run. Weights,
+position in the data and generators are restored exactly, so the run is the same with and without this measurement."""
 
 from __future__ import annotations
 
@@ -15,25 +14,28 @@ from datetime import datetime, timedelta
 
 import torch
 
+from encodery.base.errors import SettingsError
 from encodery.train.budget import Budget
 from encodery.train.distributed import DistributedContext
-from encodery.train.job import Job, StepBatches
+from encodery.train.execution import RunningExecution
+from encodery.train.job import StepBatches
 from encodery.train.memory_estimate import MemoryEstimate, format_bytes
-from encodery.train.optim import Optimizer, set_lr
 from encodery.train.optimizer_offload import offload_optimizer, optimizer_step
+from encodery.train.optimizer_state import set_lr
 from encodery.train.precision import NumberFormat, candidate_formats, fastest_format, set_linear_format
+from encodery.train.recipe import JobSettings
 from encodery.train.settings import TrainSettings
 from encodery.train.step import forward_backward
 
-REPEATS = 3  # of a pass in each format
-STEPS = 20  # in the one that was chosen
-MAX_EVAL_FRACTION = 0.25  # share of the time that scores are expected to take at most
-ENOUGH_SECONDS = 1.0  # seconds of measurement after which no further repeat is made, of passes and of steps
+REPEATS = 3  # passes in each format
+STEPS = 20  # steps in the chosen format
+MAX_EVAL_FRACTION = 0.25  # largest fraction of the time that scores are expected to take
+ENOUGH_SECONDS = 1.0  # seconds of measurement after which no further pass or step is repeated
 
 
 @dataclass(frozen=True)
 class MeasuredSpeed:
-    """Tokens per second over all ranks, in the format that was chosen, and why it was."""
+    """Tokens per second over all ranks in the chosen number format, and the reason for the format."""
 
     number_format: NumberFormat
     reason: str
@@ -42,7 +44,7 @@ class MeasuredSpeed:
 
 @dataclass(frozen=True)
 class RunForecast:
-    """What a run will reach, at the speed that was measured."""
+    """What a run will reach at the measured speed."""
 
     tokens: int
     steps: int
@@ -59,118 +61,120 @@ class RunForecast:
         memory: MemoryEstimate,
         done: tuple[float, int, int],
     ) -> RunForecast:
-        """For what is left of the budget, `done` being seconds, tokens and steps."""
+        """The forecast for the rest of the budget; `speed` in tokens per second; `done`: seconds, tokens and steps."""
         budget = Budget.parse(settings.budget)
         left = budget.remaining(*done)
         mean = statistics.fmean(settings.batch_tokens(i / 100) for i in range(101))
-        # A run that may score as often as it likes does not spend nearly all its time on it.
-        share = 1 - (min(settings.eval_time_fraction, MAX_EVAL_FRACTION) if settings.evals else 0.0)
-        tokens = {"seconds": left * speed * share, "tokens": left, "steps": left * mean}[budget.kind]
-        return cls(int(tokens), round(tokens / mean), tokens / speed / share, tokens / max(epoch_tokens, 1), memory)
+        # A run that may score as often as it likes does not spend nearly all of its time on scores.
+        training = 1 - (min(settings.eval_time_fraction, MAX_EVAL_FRACTION) if settings.evals else 0.0)
+        tokens = {"seconds": left * speed * training, "tokens": left, "steps": left * mean}[budget.kind]
+        seconds = tokens / speed / training
+        return cls(int(tokens), round(tokens / mean), seconds, tokens / max(epoch_tokens, 1), memory)
 
     def describe(self, speed: MeasuredSpeed, parameters: int, memory_free: int, disk_free: int) -> list[str]:
-        """In words."""
+        """The forecast in sentences."""
         end = datetime.now().astimezone() + timedelta(seconds=self.seconds)
-        aside = f", and {format_bytes(self.memory.host_memory)} of main memory" if self.memory.host_memory else ""
+        memory = self.memory
+        host = f", and {format_bytes(memory.host_memory)} of main memory" if memory.host_memory else ""
         reach = f"{self.tokens / 1e6:,.1f} M tokens in {self.steps:,} steps, {self.epochs:.2f} epochs"
         return [
             f"{parameters / 1e6:,.1f} M parameters; {speed.number_format} ({speed.reason})",
-            f"{speed.tokens_per_s:,.0f} tokens/s: about {reach}; ends at {end:%H:%M:%S} ({_span(self.seconds)})",
-            f"memory {format_bytes(self.memory.memory)} of {format_bytes(memory_free)} free, of which activations "
-            f"{format_bytes(self.memory.activations)}{aside}; "
-            f"disk {format_bytes(self.memory.disk)} of {format_bytes(disk_free)} free",
+            f"{speed.tokens_per_s:,.0f} tokens/s: about {reach}; ends at {end:%H:%M:%S} ({_duration(self.seconds)})",
+            f"memory {format_bytes(memory.memory)} of {format_bytes(memory_free)} free, of which activations "
+            f"{format_bytes(memory.activations)}{host}; "
+            f"disk {format_bytes(memory.disk)} of {format_bytes(disk_free)} free",
         ]
 
 
-def measure_speed(
-    job: Job, settings: TrainSettings, optim: Optimizer, distributed: DistributedContext
-) -> MeasuredSpeed:
-    """Run a few micro-batches in each format that may be chosen, and steps in the one that is; everything is then put
-    back."""
+def measure_speed(execution: RunningExecution, settings: JobSettings, distributed: DistributedContext) -> MeasuredSpeed:
+    """Run a few micro-batches in each candidate format and a few steps in the fastest; restores everything."""
+    job, train = execution.job, settings.train
     device = next(job.module.parameters()).device
-    held = {name: p.detach().clone() for name, p in job.module.named_parameters()}
+    parameters = {name: p.detach().clone() for name, p in job.module.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in job.module.named_buffers()}
     state, generator = job.state(), torch.get_rng_state()
     job.module.train()
-    batch = round(settings.batch_tokens.maximum)
-    size = min(batch, settings.micro_batch_tokens * distributed.world)
-    work = job.batches(0, 0.0, size, None)
-    times = _time_formats(job, work, distributed, candidate_formats(settings.precision, device), device)
-    optimizer = optim.build(job.module, job.lr_scale)
+    batch = round(train.batch_tokens.maximum)
+    size = min(batch, train.micro_batch_tokens * distributed.world)
+    batches = job.batches(0, 0.0, size, None)
+    seconds = _time_formats(execution, batches, distributed, candidate_formats(train.precision, device))
+    if settings.optim is None:
+        raise SettingsError("optim: the recipe names no optimiser.")
+    optimizer = settings.optim.build(job.module, job.lr_scale)
     set_lr(optimizer, 0.0)
-    if settings.optimizer_offload:
+    if train.optimizer_offload:
         offload_optimizer(optimizer)
-    agreed, _ = distributed.synchronise(list(times.values()), False)
-    least = dict(zip(times, agreed, strict=True))
-    chosen, reason = fastest_format({kind: work.tokens / spent for kind, spent in least.items()}, settings.precision)
-    speed = _pace(
-        job,
-        size,
-        distributed,
-        chosen,
-        optimizer,
-        size / batch,
-        min(STEPS, max(1, round(ENOUGH_SECONDS / least[chosen]))),
-    )
+    shared, _ = distributed.synchronise(list(seconds.values()), False)
+    shortest = dict(zip(seconds, shared, strict=True))
+    speeds = {name: batches.tokens / spent for name, spent in shortest.items()}
+    number_format, reason = fastest_format(speeds, train.precision)
+    repeats = min(STEPS, max(1, round(ENOUGH_SECONDS / shortest[number_format])))
+    set_linear_format(job.module, number_format)
+    speed = _tokens_per_second(execution, size, distributed, number_format, optimizer, size / batch, repeats)
     with torch.no_grad():
         for name, p in job.module.named_parameters():
-            p.copy_(held[name])
+            p.copy_(parameters[name])
         for name, b in job.module.named_buffers():
             b.copy_(buffers[name])
     job.module.zero_grad(set_to_none=True)
     job.load_state(state)
     torch.set_rng_state(generator)
-    return MeasuredSpeed(chosen, reason, distributed.synchronise([speed], False)[0][0])
+    return MeasuredSpeed(number_format, reason, distributed.synchronise([speed], False)[0][0])
 
 
-def _pace(
-    job: Job,
+def _tokens_per_second(
+    execution: RunningExecution,
     size: int,
-    team: DistributedContext,
-    kind: NumberFormat,
+    distributed: DistributedContext,
+    number_format: NumberFormat,
     optimizer: torch.optim.Optimizer,
     updates: float,
     repeats: int,
 ) -> float:
-    """Tokens per second over batches of `size` tokens, with the time of so much of an update for each."""
+    """Tokens per second over batches of `size` tokens, each with the time of `updates` steps of the optimiser."""
+    job = execution.job
     device = next(job.module.parameters()).device
-    set_linear_format(job.module, kind)
-    seen = 0
+    tokens = 0
 
     def run() -> None:
-        nonlocal seen
+        nonlocal tokens
         job.module.zero_grad(set_to_none=True)
-        work = job.batches(0, 0.0, size, None)
-        forward_backward(job, work, team, kind, 0, 0)
-        seen += work.tokens
+        batches = job.batches(0, 0.0, size, None)
+        forward_backward(execution, batches, distributed, number_format, 0, 0)
+        tokens += batches.tokens
 
-    _timed(lambda: optimizer_step(optimizer), device)  # Its state is made.
+    _seconds(lambda: optimizer_step(optimizer), device)  # creates the optimiser state
     seconds = 0.0
     for _ in range(repeats):
-        seconds += _timed(run, device) + updates * _timed(lambda: optimizer_step(optimizer), device)
-    return seen / seconds
+        seconds += _seconds(run, device) + updates * _seconds(lambda: optimizer_step(optimizer), device)
+    return tokens / seconds
 
 
 def _time_formats(
-    job: Job, work: StepBatches, team: DistributedContext, kinds: tuple[NumberFormat, ...], device: torch.device
+    execution: RunningExecution,
+    batches: StepBatches,
+    distributed: DistributedContext,
+    candidates: tuple[NumberFormat, ...],
 ) -> dict[NumberFormat, float]:
-    """Seconds of forward and backward in each format: the least of a few, taken in turns after a warm-up."""
-    spent: dict[NumberFormat, list[float]] = {kind: [] for kind in kinds}
+    """Seconds of forward and backward in each format: the shortest of a few passes, in turns, after a warm-up."""
+    job = execution.job
+    device = next(job.module.parameters()).device
+    spent: dict[NumberFormat, list[float]] = {name: [] for name in candidates}
 
-    def run(kind: NumberFormat) -> None:
+    def run(name: NumberFormat) -> None:
         job.module.zero_grad(set_to_none=True)
-        set_linear_format(job.module, kind)
-        forward_backward(job, work, team, kind, 0, 0)
+        set_linear_format(job.module, name)
+        forward_backward(execution, batches, distributed, name, 0, 0)
 
-    warm = {kind: _timed(lambda kind=kind: run(kind), device) for kind in kinds}  # type: ignore[misc]
-    repeats = 1 if team.synchronise([sum(warm.values())], False)[0][0] > ENOUGH_SECONDS * 2 else REPEATS
+    warm_up = sum(_seconds(lambda name=name: run(name), device) for name in candidates)  # type: ignore[misc]
+    repeats = 1 if distributed.synchronise([warm_up], False)[0][0] > ENOUGH_SECONDS * 2 else REPEATS
     for _ in range(repeats):
-        for kind in kinds:
-            spent[kind].append(_timed(lambda kind=kind: run(kind), device))  # type: ignore[misc]
-    return {kind: min(times) for kind, times in spent.items()}
+        for name in candidates:
+            spent[name].append(_seconds(lambda name=name: run(name), device))  # type: ignore[misc]
+    return {name: min(times) for name, times in spent.items()}
 
 
-def _timed(function: Callable[[], object], device: torch.device) -> float:
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -178,7 +182,7 @@ def _timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What a pre-training is made of, and how a recipe, the tokens and a model to go on from decide it."""
+"""The settings of a pre-training, and how a recipe, the tokens and a model to continue from decide them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from encodery.train.optim import Optimizer
 from encodery.train.optim.adamw import AdamW
 from encodery.train.settings import DEFAULT_BATCH, TrainSettings
 
-WORKING_BYTES = 8  # of a parameter at work: weight, gradient
+WORKING_BYTES = 8  # of a parameter while its layer runs: weight, gradient
+PREDICTED_FRACTION = 0.3  # of the tokens, assumed for the memory of activations
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """A recipe of `encodery pretrain`. `model.vocab_size` and `feed.batch_tokens` follow the tokens and `train`.
 
-    `init_from`: a model to go on from (a model, run or Hugging Face folder); `model` is then its own, and a longer
-    `feed.max_length` of the recipe becomes the model's. `adapt`: what of it learns (None: everything). `begin`: what a
-    model that goes on from none knows of the text before its first step.
-    """
+    `init_from`: a model to continue from (a model, run or Hugging Face folder); `model` is then that model's, and a
+    longer `feed.max_length` of the recipe is lowered to its length. `adapt`: what of it is trained (None: everything).
+    `data_init`: how the weights of a new model are initialised from the text."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     objective: Objective = field(default_factory=MaskedLM)
@@ -54,75 +54,79 @@ class PretrainSettings:
         object.__setattr__(self, "feed", feed)
         if feed.max_length > self.model.max_length:
             raise SettingsError(
-                f"feed.max_length = {feed.max_length}: the model takes at most model.max_length = "
-                f"{self.model.max_length} tokens."
+                f"feed.max_length = {feed.max_length}: must be at most model.max_length = {self.model.max_length}."
             )
-        if self.train.seq_len_schedule is not None and self.train.seq_len_schedule.maximum > feed.max_length:
+        schedule = self.train.seq_len_schedule
+        if schedule is not None and schedule.maximum > feed.max_length:
             raise SettingsError(
-                f"train.seq_len_schedule = {self.train.seq_len_schedule}: exceeds feed.max_length = {feed.max_length}."
+                f"train.seq_len_schedule = {schedule}: must not exceed feed.max_length = {feed.max_length}."
             )
 
     def with_vocab_size(self, vocab_size: int) -> PretrainSettings:
-        """The same for a tokenizer with so many ids."""
+        """The same settings for a tokenizer with `vocab_size` ids."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, vocab_size=vocab_size))
 
     def memory_estimate(self) -> MemoryEstimate:
         """Memory and disk, from the settings alone."""
-        parameters = count.num_parameters(self.model) + self.objective.num_parameters(self.model)
-        tokens = min(self.train.micro_batch_tokens, round(self.train.batch_tokens.maximum))
-        kept = self.train.activation_checkpointing
-        activations = count.activation_bytes(
-            self.model, tokens, self.feed.max_length, 0.3, activation_checkpointing=kept
-        )
-        if not self.train.layerwise_offload:
-            return MemoryEstimate.of(
-                parameters, activations, len(self.hooks), self.train.keep, self.train.optimizer_offload
+        model, train, length = self.model, self.train, self.feed.max_length
+        parameters = count.num_parameters(model) + self.objective.num_parameters(model)
+        step = round(train.batch_tokens.maximum)
+        tokens = min(train.micro_batch_tokens, step)
+
+        def estimate(activations: int) -> MemoryEstimate:
+            return MemoryEstimate.of(parameters, activations, len(self.hooks), train.keep, train.optimizer_offload)
+
+        if not train.layerwise_offload:
+            kept = train.activation_checkpointing
+            return estimate(
+                count.activation_bytes(model, tokens, length, PREDICTED_FRACTION, activation_checkpointing=kept)
             )
-        # What goes into each layer is kept of the whole step, and the insides of one layer of a micro-batch.
-        model, step = self.model, round(self.train.batch_tokens.maximum)
+        # The inputs of each layer are kept for the whole step, and the inside of one layer for one micro-batch.
         inputs = 4 * step * (model.depth + 1) * model.width
-        inside = count.activation_bytes(dataclasses.replace(model, depth=1), tokens, self.feed.max_length, 0.3)
-        rest = MemoryEstimate.of(
-            parameters, inputs + inside, len(self.hooks), self.train.keep, self.train.optimizer_offload
-        )
+        inside = count.activation_bytes(dataclasses.replace(model, depth=1), tokens, length, PREDICTED_FRACTION)
         layers = count.num_parameters(model) - count.num_parameters(dataclasses.replace(model, depth=0))
-        held = STATE_BYTES + 4 * len(self.hooks) - (OPTIMIZER_STATE_BYTES if self.train.optimizer_offload else 0)
-        return rest.with_host_weights(layers * held, layers // max(model.depth, 1) * WORKING_BYTES)
+        state = STATE_BYTES + 4 * len(self.hooks) - (OPTIMIZER_STATE_BYTES if train.optimizer_offload else 0)
+        on_device = layers // max(model.depth, 1) * WORKING_BYTES
+        return estimate(inputs + inside).with_host_weights(layers * state, on_device)
 
 
 def read_settings(name: str, overrides: Mapping[str, Any], store: TokenStore) -> PretrainSettings:
-    """A recipe by name or path, with settings laid over it, for a store. The model's vocabulary is that of the store
-    unless `over` says another. Raises `SettingsError` and `UnknownName` with the nearest name."""
+    """The settings of a recipe for a token store.
+
+    Args: `name`: a recipe by name or path; `overrides`: a table of settings that replace those of the recipe. The
+    vocabulary size is that of the store unless `overrides` gives another. Raises `SettingsError`, and `UnknownName`
+    with the nearest name."""
     where = f"recipe {name}"
     table = load_recipe("pretrain", name)
     source = overrides.get("init_from", table.get("init_from"))
     if isinstance(source, str) and source != "none":
-        table = _inheriting(table, source)
+        table = _with_source_model(table, source)
         overrides = {**overrides, "init_from": table["init_from"]}
-    base = decode(PretrainSettings, _with_feed(merge_tables(encode(PretrainSettings()), table), table), where)
-    settings = decode(PretrainSettings, _with_feed(merge_tables(encode(base), overrides), overrides), where)
-    if settings.init_from is not None or "vocab" in overrides.get("model", {}):
+    defaults = encode(PretrainSettings())
+    base = decode(PretrainSettings, _with_loader_batch(merge_tables(defaults, table), table), where)
+    merged = merge_tables(encode(base), overrides)
+    settings = decode(PretrainSettings, _with_loader_batch(merged, overrides), where)
+    if settings.init_from is not None or "vocab_size" in overrides.get("model", {}):
         return settings
     return settings.with_vocab_size(store.special_tokens.vocab_size)
 
 
-def _inheriting(table: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The table of a recipe with the model of `source`: sizes, parts, and at most its length."""
-    given = load_model(source)
-    model = encode(given.model.settings)
+def _with_source_model(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The table of a recipe with the model of `source`: its sizes, its parts, and at most its length."""
+    model = encode(load_model(source).model.settings)
     if model["head"] is None:
         model["head"] = table.get("model", {}).get("head", encode(ModelSettings().head))
-    longest = min(table.get("feed", {}).get("max_length", LoaderSettings().max_length), model["max_length"])
-    place = str(Path(source).resolve()) if Path(source).is_dir() else source
-    return {**table, "init_from": place, "model": model, "feed": {**table.get("feed", {}), "max_length": longest}}
+    max_length = min(table.get("feed", {}).get("max_length", LoaderSettings().max_length), model["max_length"])
+    path = str(Path(source).resolve()) if Path(source).is_dir() else source
+    return {**table, "init_from": path, "model": model, "feed": {**table.get("feed", {}), "max_length": max_length}}
 
 
-def _with_feed(table: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The table with the feed's batch that of `train`; one `given` for the feed is refused."""
-    if "batch_tokens" in (table if given is None else given).get("feed", {}):
-        raise SettingsError("feed.batch_tokens: is that of training here; set train.batch_tokens.")
+def _with_loader_batch(table: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the loader's batch equal to that of `train`; `user` must not set the loader's."""
+    if "batch_tokens" in user.get("feed", {}):
+        raise SettingsError("feed.batch_tokens: is train.batch_tokens in pre-training; set that instead.")
     batch = round(Schedule.parse(table.get("train", {}).get("batch_tokens", DEFAULT_BATCH)).maximum)
-    longest = table.get("feed", {}).get("max_length", 0)
-    if isinstance(longest, int) and longest > batch:
-        raise SettingsError(f"train.batch_tokens = {batch}: must be at least feed.max_length = {longest}.")
+    max_length = table.get("feed", {}).get("max_length", 0)
+    if isinstance(max_length, int) and max_length > batch:
+        raise SettingsError(f"train.batch_tokens = {batch}: must be at least feed.max_length = {max_length}.")
     return merge_tables(table, {"feed": {"batch_tokens": batch}})

@@ -1,9 +1,8 @@
-"""The tensors of a checkpoint whose weights are dealt over the ranks: each rank writes its rows, another number of
-ranks reads its own.
+"""The tensors of a checkpoint with sharded weights: each rank writes its shards, and another number of ranks reads its
+own.
 
 By `torch.distributed.checkpoint`, but never in its usual files, whose metadata is a pickle: its safetensors writer
-leaves one file a rank, with the place of every piece in the file's header. Names are `group/name`.
-"""
+leaves one file per rank, with the position of every piece in the header of the file. Names are `group/name`."""
 
 from __future__ import annotations
 
@@ -25,56 +24,56 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from encodery.base.errors import ArtifactError
 
 LayoutLike = Callable[[str, str], Tensor | None]
-"""Group and name -> the tensor of this run that is laid out as the named one shall be."""
+"""Group and name -> the tensor of this run whose sharding the named tensor shall have."""
 TensorGroups = dict[str, dict[str, Tensor]]
 
 
 def write_shards(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write this rank's rows of every tensor; all ranks call it. A tensor that is not dealt is written once."""
+    """Write this rank's shards of every tensor; all ranks call it. A tensor that is not sharded is written once."""
     flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-    with _first_failure(), _quiet():
+    with _first_failure(), _no_warnings():
         save(flat, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_shards(folder: Path) -> TensorGroups:
-    """Every tensor whole, in this process alone. Raises `ArtifactError` naming the folder when it is damaged."""
-    found = {name: torch.empty(size, dtype=kind) for name, (size, kind) in _listed(folder).items()}
-    with _first_failure(), _quiet():
-        load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    return _grouped(found)
+    """Every tensor whole, in this process alone. Raises `ArtifactError` naming the folder if it is damaged."""
+    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in _stored_tensors(folder).items()}
+    with _first_failure(), _no_warnings():
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return _grouped(tensors)
 
 
 def read_own_shards(folder: Path, like: LayoutLike) -> TensorGroups:
-    """This rank's rows of every tensor that is dealt in `like`, the others whole; all ranks call it."""
-    found: dict[str, Tensor] = {}
-    for name, (size, kind) in _listed(folder).items():
-        group, _, rest = name.partition("/")
-        twin = like(group, rest)
-        dealt = isinstance(twin, DTensor) and twin.shape == size
-        found[name] = (
-            torch.empty_like(twin, dtype=kind) if dealt and twin is not None else torch.empty(size, dtype=kind)
+    """This rank's shard of every tensor that is sharded in `like`, the others whole; all ranks call it."""
+    tensors: dict[str, Tensor] = {}
+    for full_name, (size, dtype) in _stored_tensors(folder).items():
+        group, _, name = full_name.partition("/")
+        target = like(group, name)
+        sharded = isinstance(target, DTensor) and target.shape == size
+        tensors[full_name] = (
+            torch.empty_like(target, dtype=dtype) if sharded and target is not None else torch.empty(size, dtype=dtype)
         )
-    with _first_failure(), _quiet():
-        load(found, storage_reader=HuggingFaceStorageReader(str(folder)))
-    return _grouped(found)
+    with _first_failure(), _no_warnings():
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+    return _grouped(tensors)
 
 
 def distribute(groups: Mapping[str, Mapping[str, Tensor]], like: LayoutLike) -> TensorGroups:
-    """`deal_shards` of tensors that every rank holds whole."""
+    """Shard tensors that every rank holds whole, as `read_own_shards` reads them."""
     return {
-        group: {name: _cut(tensor, like(group, name)) for name, tensor in tensors.items()}
+        group: {name: _shard(tensor, like(group, name)) for name, tensor in tensors.items()}
         for group, tensors in groups.items()
     }
 
 
-def _cut(tensor: Tensor, twin: Tensor | None) -> Tensor:
-    if not isinstance(twin, DTensor) or twin.shape != tensor.shape:
+def _shard(tensor: Tensor, target: Tensor | None) -> Tensor:
+    if not isinstance(target, DTensor) or target.shape != tensor.shape:
         return tensor
-    there = tensor.to(twin.device)
-    return distribute_tensor(there, twin.device_mesh, twin.placements, src_data_rank=None)
+    moved = tensor.to(target.device)
+    return distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=None)
 
 
-def _listed(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     try:
         entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -87,16 +86,16 @@ def _listed(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _grouped(flat: Mapping[str, Tensor]) -> TensorGroups:
-    found: TensorGroups = {}
-    for full, tensor in flat.items():
-        group, _, name = full.partition("/")
-        found.setdefault(group, {})[name] = tensor
-    return found
+    groups: TensorGroups = {}
+    for full_name, tensor in flat.items():
+        group, _, name = full_name.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    return groups
 
 
 @contextmanager
 def _first_failure() -> Iterator[None]:
-    """The error of the first rank that failed, in place of a table of all."""
+    """Raise the error of the first rank that failed, in place of a table of all."""
     try:
         yield
     except CheckpointException as error:
@@ -105,8 +104,8 @@ def _first_failure() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """DCP warns of its own calls into the deprecated parts of torch."""
+def _no_warnings() -> Iterator[None]:
+    """torch.distributed.checkpoint warns of its own calls to deprecated parts of torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

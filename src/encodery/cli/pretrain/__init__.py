@@ -52,7 +52,7 @@ def command(
     from encodery.cli.resume import report
     from encodery.tokens.store import TokenStore
     from encodery.train.launch import start
-    from encodery.train.pretrain import recipe_of
+    from encodery.train.pretrain import pretrain_recipe
     from encodery.train.pretrain_settings import read_settings
 
     over = parse_overrides(settings or [])
@@ -62,8 +62,8 @@ def command(
     console = screen(highlight=True)
     if size is not None:
         over = merge_tables(_scaled(size, recipe, over, store, console), over)
-    table = recipe_of(read_settings(recipe, over, store), store, recipe)
-    report(start(table, out, console), console)
+    run = pretrain_recipe(read_settings(recipe, over, store), store, recipe)
+    report(start(run, out, console), console)
 
 
 def _scaled(size: str, recipe: str, over: dict[str, Any], store: TokenStore, console: Console) -> dict[str, Any]:

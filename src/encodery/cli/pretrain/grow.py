@@ -63,12 +63,13 @@ def command(
     if budget is not None:
         over.setdefault("train", {})["budget"] = budget
     store, console = TokenStore.open(tokens), screen(highlight=True)
+    training = stages.StagedTraining(recipe, over, store, out, console)
     if small is not None:
         fraction = SMALL_FRACTION if small_fraction is None else small_fraction
-        staged = stages.grow(recipe, small, over, store, out, fraction, surgery, console)
+        staged = stages.grow(training, small, fraction, surgery)
     else:
         fraction = CYCLE_FRACTION if small_fraction is None else small_fraction
-        staged = stages.cycle(recipe, over, store, out, large_first, fraction, mix, surgery, console)
+        staged = stages.cycle(training, large_first, fraction, mix, surgery)
     if machine.rank():
         return
     if not staged.finished:

@@ -35,6 +35,12 @@ class RunFacts:
     lineage: tuple[Ancestor, ...] = ()
     search: Any = None
 
+    @property
+    def settings(self) -> Line:
+        """The settings of the recipe; those of the artifact if there is none."""
+        settings: Line = self.recipe.get("settings", self.recipe)
+        return settings
+
     def ancestor(self, kind: str) -> Artifact | None:
         """The nearest artifact of a kind among those the run came from, where it can still be read."""
         return next((a.artifact for a in self.lineage if a.kind == kind and a.artifact is not None), None)

@@ -51,7 +51,7 @@ def _trained(facts: RunFacts) -> str:
 
 def _taught(facts: RunFacts) -> bool:
     """Whether the run learnt a task or vectors from rows: what its ancestors were trained on is not what it was."""
-    return any(isinstance(facts.recipe.get(kind), dict) for kind in ("task", "encoder"))
+    return any(isinstance(facts.settings.get(kind), dict) for kind in ("task", "encoder"))
 
 
 def _from_rows(facts: RunFacts) -> list[str]:
@@ -75,9 +75,9 @@ def _from_text(facts: RunFacts, tokens: float | None) -> list[str]:
 def _quality(facts: RunFacts) -> str:
     loss, accuracy, bits = (facts.metric(n) for n in ("heldout_loss", "heldout_accuracy", "bits_per_byte"))
     if loss is None:
-        if isinstance(facts.recipe.get("task"), dict):
-            return f"It was fine-tuned for the task '{facts.recipe['task'].get('is')}'."
-        if isinstance(facts.recipe.get("encoder"), dict):
+        if isinstance(facts.settings.get("task"), dict):
+            return f"It was fine-tuned for the task '{facts.settings['task'].get('is')}'."
+        if isinstance(facts.settings.get("encoder"), dict):
             told = [f"{words} {number(facts.metric(name))}" for name, words in OF_VECTORS if facts.metric(name)]
             return f"It was trained to embed texts{': ' if told else ''}{', '.join(told)}."
         return "Its quality on held-out text was not recorded."
@@ -145,5 +145,5 @@ def _speed(facts: RunFacts) -> str:
 
 def model_table(facts: RunFacts) -> dict[str, Any]:
     """The settings of the model, of the recipe or of the model's manifest."""
-    table = facts.recipe.get("model")
+    table = facts.settings.get("model")
     return table if isinstance(table, dict) else {}

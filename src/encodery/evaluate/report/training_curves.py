@@ -98,7 +98,7 @@ def recipe(facts: RunFacts) -> Html:
     if not facts.recipe:
         return el("p", "Not recorded.", class_="faint")
     whole = json.dumps(facts.recipe, indent=2, ensure_ascii=False)
-    brief = [(name, _brief(value)) for name, value in facts.recipe.items() if value not in ({}, [], None, "")]
+    brief = [(name, _brief(value)) for name, value in facts.settings.items() if value not in ({}, [], None, "")]
     return join((pairs(brief), details("Every setting", el("pre", el("code", whole)))))
 
 

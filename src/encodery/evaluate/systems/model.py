@@ -59,7 +59,7 @@ class _Loaded(OpenSystem):
         super().__init__(settings.label)
         self._loaded, self._truncate = loaded, settings.truncate
         self.task = loaded.settings.get("task", {}).get("is", "")
-        self.training_data = loaded.settings.get("recipe", {}).get("data", "") if self.task else ""
+        self.training_data = loaded.settings.get("recipe", {}).get("inputs", {}).get("data", "") if self.task else ""
 
     def loaded(self) -> LoadedModel:
         if "mlm" not in self._loaded.model.heads:

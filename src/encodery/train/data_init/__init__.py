@@ -1,8 +1,7 @@
-"""How a new model begins: with what text tells before anything is trained.
+"""Data-dependent initialisation: weights of a new model that are computed from the text before training.
 
-A part changes the first weights of a model that was drawn at random, from counts over the training split; the same
-seed gives the same weights. A model that goes on from another (`init_from`) begins with that one's.
-"""
+A part changes the first weights of a randomly initialised model, by counts over the training split; the same seed gives
+the same weights. A model that continues from another one (`init_from`) starts with that model's weights."""
 
 from __future__ import annotations
 
@@ -16,9 +15,11 @@ from encodery.tokens.store import TokenSplit
 
 
 class DataInit(Part):
-    """Contract of a beginning."""
+    """Contract of a data-dependent initialisation."""
 
     @abc.abstractmethod
     def apply(self, model: Model, split: TokenSplit, generator: torch.Generator) -> str:
-        """Change weights of `model`, on the CPU, in place. The name of the beginning that this came to: a lesser one's
-        where the model or the text has no place for this one."""
+        """Change weights of `model`, on the CPU, in place.
+
+        Returns the name of the initialisation that was possible: that of a simpler part if the model or the text lacks
+        what this one needs."""

@@ -1,6 +1,6 @@
-"""What neighbours tell of words: positive pointwise mutual information, as sparse matrices, and its leading vectors.
+"""Positive pointwise mutual information of neighbouring tokens, as sparse matrices, and its leading singular vectors.
 
-Contexts count to the power 0.75 (Levy, Goldberg and Dagan, TACL 2015).
+Frequencies of contexts count to the power 0.75 (Levy, Goldberg and Dagan, TACL 2015).
 Shapes: V vocabulary, E embedding width, K columns.
 """
 
@@ -16,8 +16,8 @@ from encodery.tokens.bigrams import BigramCounts
 from encodery.tokens.shuffle import Integers
 
 Floats = npt.NDArray[np.float64]
-CONTEXT_POWER = 0.75  # power of the contexts' frequencies
-OVERSAMPLING = 32  # vectors beyond those wanted, for exactness (arXiv:0909.4061)
+CONTEXT_POWER = 0.75  # of the frequencies of contexts
+OVERSAMPLING = 32  # vectors beyond those needed, for exactness (arXiv:0909.4061)
 POWER_ITERATIONS = 4
 
 
@@ -39,32 +39,34 @@ class SparseMatrix:
 
 
 SparsePairs = list[tuple[SparseMatrix, SparseMatrix]]
+"""Matrices, each with its transpose."""
 
 
-def leading_singular_vectors(tables: SparsePairs, size: int, width: int, generator: torch.Generator) -> Tensor:
-    """Left singular vectors of both tables side by side, times the root of their singular values, turned at random:
-    (V, E) float32 for V = `size`, E = `width`; zero behind as many columns as there are words."""
-    wanted = min(width, size)
+def leading_singular_vectors(pairs: SparsePairs, size: int, width: int, generator: torch.Generator) -> Tensor:
+    """Left singular vectors of the matrices side by side, times the root of their singular values, rotated at random:
+    (V, E) float32 for V = `size`, E = `width`; columns beyond the vocabulary are zero."""
+    rank = min(width, size)
     basis = torch.linalg.qr(torch.randn(size, min(width + OVERSAMPLING, size), generator=generator))[0]
     for _ in range(POWER_ITERATIONS):
-        basis = torch.linalg.qr(sum((m @ (t @ basis) for m, t in tables), torch.zeros_like(basis)))[0]
-    narrow = torch.cat([t @ basis for _, t in tables])
-    values, turns = torch.linalg.eigh(narrow.T @ narrow)
-    # Eigenvalues of M Mᵀ are squares of singular values, and rise.
-    vectors = basis @ turns[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt().sqrt()
-    turn = torch.linalg.qr(torch.randn(wanted, wanted, generator=generator))[0]
-    return F.pad(vectors @ turn, (0, width - wanted))
+        products = (matrix @ (transpose @ basis) for matrix, transpose in pairs)
+        basis = torch.linalg.qr(sum(products, torch.zeros_like(basis)))[0]
+    narrow = torch.cat([transpose @ basis for _, transpose in pairs])
+    values, rotation = torch.linalg.eigh(narrow.T @ narrow)
+    # Eigenvalues of M Mᵀ are squares of singular values, in rising order.
+    vectors = basis @ rotation[:, -rank:] * values[-rank:].clamp(min=0).sqrt().sqrt()
+    random_rotation = torch.linalg.qr(torch.randn(rank, rank, generator=generator))[0]
+    return F.pad(vectors @ random_rotation, (0, width - rank))
 
 
-def positive_pmi(found: BigramCounts) -> SparsePairs:
-    """Of words (rows) with what follows, and with what precedes: each matrix and its transpose."""
-    made = []
-    for word, context in ((found.left, found.right), (found.right, found.left)):
-        size, count = len(found.token_counts), found.counts.astype(np.float64)
-        rows, columns = (np.bincount(ids, count, size) for ids in (word, context))
-        smooth = columns**CONTEXT_POWER
-        surprise = np.log(count / (rows[word] * (smooth / smooth.sum())[context]))
-        kept = surprise > 0
-        places, values = (word[kept], context[kept]), surprise[kept]
-        made.append((SparseMatrix(*places, values, size), SparseMatrix(*places[::-1], values, size)))
-    return made
+def positive_pmi(bigrams: BigramCounts) -> SparsePairs:
+    """The positive PMI of tokens (rows) with the next, and with the previous token, each matrix with its transpose."""
+    pairs = []
+    for token, context in ((bigrams.left, bigrams.right), (bigrams.right, bigrams.left)):
+        size, counts = len(bigrams.token_counts), bigrams.counts.astype(np.float64)
+        token_totals, context_totals = (np.bincount(ids, counts, size) for ids in (token, context))
+        smoothed = context_totals**CONTEXT_POWER
+        pmi = np.log(counts / (token_totals[token] * (smoothed / smoothed.sum())[context]))
+        positive = pmi > 0
+        rows, columns, values = token[positive], context[positive], pmi[positive]
+        pairs.append((SparseMatrix(rows, columns, values, size), SparseMatrix(columns, rows, values, size)))
+    return pairs

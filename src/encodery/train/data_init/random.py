@@ -1,4 +1,7 @@
-"""The weights as the model's initialisation drew them."""
+"""The weights as the model's own initialisation draws them.
+
+Use it to reproduce papers, or to compare with the other parts: `data_init.is=random`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from encodery.train.data_init import DataInit
 
 @dataclass(frozen=True, kw_only=True)
 class RandomInit(DataInit):
-    """Nothing is known of the text."""
+    """Nothing is computed from the text."""
 
     def apply(self, model: Model, split: TokenSplit, generator: torch.Generator) -> str:
-        """Nothing."""
+        """Changes nothing."""
         return name_of(self)

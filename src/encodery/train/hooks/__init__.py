@@ -1,8 +1,7 @@
-"""What happens beside a step: averaging of weights, a quantity that moves with progress, another log.
+"""Hooks: what happens around a step, such as averaging the weights or changing a quantity with progress.
 
-A part holds settings; `build` gives the hook at work, which has a state, and whose every method does nothing unless
-the part says otherwise. The loop calls the hooks of a run in the order of the recipe.
-"""
+A part holds settings; `build` makes the running hook, which has a state and whose methods do nothing by default. The
+loop calls the hooks of a run in the order of the recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from encodery.base.parts import Part
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands: steps done, tokens seen by all ranks, seconds, and the share 0..1 of the budget."""
+    """How far a run is: steps, tokens of all ranks, seconds, and the fraction 0..1 of the budget."""
 
     step: int
     tokens: int
@@ -31,20 +30,21 @@ class Hook(Part):
 
     @abc.abstractmethod
     def build(self, module: nn.Module) -> RunningHook:
-        """The hook at work on the trained module, which is on its device, with its first weights."""
+        """The running hook of a trained module, which is on its device with its first weights."""
 
 
-class RunningHook:
-    """A hook at work. Equal calls give equal states, or a resumed run would drift from an uninterrupted one."""
+class RunningHook(abc.ABC):  # noqa: B024
+    """A hook of one run. Equal calls must give equal states, otherwise a resumed run differs from an uninterrupted
+    one."""
 
-    def before_step(self, state: TrainState) -> None:
-        """Before the batches of a step are prepared; `moment` counts the steps done so far."""
+    def before_step(self, state: TrainState) -> None:  # noqa: B027
+        """Called before the batches of a step are prepared; `state` counts the steps done so far."""
 
-    def after_step(self, state: TrainState) -> None:
-        """After the optimiser's step, this step counted in `moment`. Not called for a step that was skipped."""
+    def after_step(self, state: TrainState) -> None:  # noqa: B027
+        """Called after the step of the optimiser, which `state` counts; not called for a skipped step."""
 
     def evaluation_weights(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the module has the weights that are to be scored and exported; after it, those being trained."""
+        """Inside, the module has the weights that are scored and exported; outside, those that are trained."""
         return contextlib.nullcontext()
 
     def metrics(self) -> dict[str, float]:
@@ -52,8 +52,8 @@ class RunningHook:
         return {}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All of the state, by names of the hook's own choice; for the checkpoint."""
+        """The whole state for a checkpoint, by names that the hook chooses."""
         return {}
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `state_tensors` gave. Raises `CheckpointError` if it is another hook's or model's."""
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Load what `state_tensors` returned. Raises `CheckpointError` if it belongs to another hook or model."""

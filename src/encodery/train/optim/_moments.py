@@ -1,4 +1,4 @@
-"""Running means of gradient and squared gradient, many tensors at a time: what Adam-like optimisers share."""
+"""Running means of gradient and squared gradient, for many tensors at a time: what Adam-like optimisers share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AdamMoments(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on whatever has a gradient."""
+        """One step for every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -36,9 +36,9 @@ class AdamMoments(torch.optim.Optimizer):
     def advance(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], unbiased: bool
     ) -> tuple[list[Tensor], list[Tensor], list[float]]:
-        """Move the means on; returns them and the number of steps of each parameter, this one counted.
+        """Update the means; returns both and the number of steps of each parameter, this one included.
 
-        `unbiased` moves the decays, β(1 - βⁿ⁻¹)/(1 - βⁿ) for β, so that the means need no correction.
+        `unbiased` changes the decays to β(1 - βⁿ⁻¹)/(1 - βⁿ) for β, so that the means need no correction.
         """
         for p in params:
             if not self.state[p]:
