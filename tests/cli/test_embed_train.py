@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from encodery.base.errors import InputError, SettingsError
+from encodery.base.parts import name_of
 from encodery.base.run_log import read_log
 from encodery.base.settings import decode, load_recipe, recipe_files
 from encodery.cli.__main__ import run
@@ -162,19 +163,19 @@ def test_test_examples_are_scored_before_and_after_whitening(
 
 def test_training_on_raw_sentences_needs_a_recipe_or_dev_examples(raw: Path, model: Path, tmp_path: Path) -> None:
     planned = plan_training(raw, model, "simcse", {})
-    assert planned.recipe["recipe"] == "simcse"
+    assert planned.recipe.name == "simcse"
     assert planned.settings.dropout == 0.1
     assert planned.settings.train.budget == "10steps"
-    assert planned.recipe["batch"] == 64
+    assert planned.recipe.settings.batch == 64
     assert any("no dev rows tell" in note for note in planned.notes)
-    assert plan_training(raw, model, "tsdae", {}).recipe["job"].endswith("DenoiseJob")
-    assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe["recipe"] == "simcse"
+    assert plan_training(raw, model, "tsdae", {}).recipe.job == "embed.denoise_job"
+    assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe.name == "simcse"
 
     shutil.copytree(raw, tmp_path / "watched")
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n / 20} for n in range(20)]
     (tmp_path / "watched" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     watched = plan_training(tmp_path / "watched", model, None, {})
-    assert watched.recipe["recipe"] == "simcse"
+    assert watched.recipe.name == "simcse"
     assert not any("no dev rows tell" in note for note in watched.notes)
 
 
@@ -183,18 +184,18 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
     rows = [{"a": a, "b": b, "score": n % 7} for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:10])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     made = plan_training(path, model, None, {"epochs": 3})
-    assert made.recipe["batch"] == 8
+    assert made.recipe.settings.batch == 8
     assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
-    assert made.recipe["whiten_before_training"], "vectors that were never trained to be compared are whitened first"
-    assert [step["is"] for step in made.recipe["encoder"]["postprocess"]] == ["whiten", "normalise"]
+    assert made.recipe.settings.whiten_before_training, "vectors that were never trained to be compared are whitened first"
+    assert [name_of(step) for step in made.recipe.settings.encoder.postprocess] == ["whiten", "normalise"]
     for message in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
-        assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe["whiten_before_training"]
+        assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe.settings.whiten_before_training
     start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
-    assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe["whiten_before_training"], (
+    assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe.settings.whiten_before_training, (
         "an embedding stays as it is"
     )
     arguments = plan_training(path, model, None, {"epochs": 3, "batch": 64})
-    assert arguments.recipe["batch"] == 64
+    assert arguments.recipe.settings.batch == 64
     assert not any("chosen by" in note for note in arguments.notes)
 
 

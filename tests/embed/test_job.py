@@ -196,7 +196,7 @@ def test_a_long_text_is_trained_as_it_is_used(
     seen: list[tuple[LossInputs, Any]] = []
     told = type(work.loss).terms
     monkeypatch.setattr(type(work.loss), "terms", lambda loss, given: seen.append(given) or told(loss, given))
-    chosen, place = work._chosen(work.position, 16), {}
+    chosen, place = work._next_examples(work.position, 16), {}
     work.module.eval()
     for micro in work.batches(3, 0.0, 0, None).micro_batches:
         work.terms(micro.batch)

@@ -6,9 +6,6 @@ recipe's."""
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 from torch import nn
 
 from encodery.base.errors import SettingsError
@@ -57,12 +54,3 @@ def check_same_vocabulary(source: LoadedModel, tokenizer: Tokenizer, tokens: str
             "model the other vocabulary first (encodery model edit MODEL --surgery vocabulary "
             f"tokenizer={tokens}/tokenizer --out NEW)."
         )
-
-
-def fingerprint(source: LoadedModel) -> str:
-    """32 hexadecimal digits over the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(source.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    return digest.hexdigest()[:32]

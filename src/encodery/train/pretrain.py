@@ -22,11 +22,11 @@ from encodery.base.parts import name_of
 from encodery.base.settings import encode
 from encodery.corrupt import Vocabulary
 from encodery.model import count
+from encodery.model.digest import weights_digest
 from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.network import Model, build_model, without_heads
 from encodery.model.shape import Batch
 from encodery.objectives import Count, LossTerm, ObjectiveModule
-from encodery.objectives.mlm import MaskedLM
 from encodery.tokens.fit import balance
 from encodery.tokens.loader import PackedBatch, PackedLoader
 from encodery.tokens.prefetch import Prefetch
@@ -38,7 +38,7 @@ from encodery.train.diagnostics import padded_attention_warning
 from encodery.train.distributed import DistributedContext
 from encodery.train.expected_loss import LossRange
 from encodery.train.heldout import heldout_batches, score_mlm
-from encodery.train.init_from import build_initialised, check_same_vocabulary, fingerprint, new_heads
+from encodery.train.init_from import build_initialised, check_same_vocabulary, new_heads
 from encodery.train.job import Job, MicroBatch, StepBatches
 from encodery.train.lengths import attended_length
 from encodery.train.memory_estimate import MemoryEstimate
@@ -134,7 +134,7 @@ class PretrainJob(Job):
         table = {**encode(self.settings), "tokens": self.store.fingerprint}
         table["train"] = {k: v for k, v in table["train"].items() if k not in NEUTRAL_SETTINGS}
         if self.source_model is not None:
-            table["init_from"] = fingerprint(self.source_model)
+            table["init_from"] = weights_digest(self.source_model.model.state_dict())
             del table["data_init"]
         if self.static_shape is not None:
             table["train"]["static_shape"] = asdict(self.static_shape)
@@ -217,9 +217,7 @@ class PretrainJob(Job):
 
     def layerwise_parts(self) -> tuple[Model, ObjectiveModule] | None:
         """See `Job`."""
-        objective = type(self.objective)
-        reads_layerwise = objective.encode is ObjectiveModule.encode and objective.forward is ObjectiveModule.forward
-        simple = reads_layerwise and self.model.encoder.sequence_transform.is_identity
+        simple = self.objective.supports_layerwise and self.model.encoder.sequence_transform.is_identity
         return (self.model, self.objective) if simple else None
 
     def score(self, tokens: int) -> dict[str, float]:
@@ -273,7 +271,7 @@ class PretrainJob(Job):
     def expected_loss(self, tokens: int, steps: int) -> LossRange | None:
         """See `Job`. Known for masked language modelling from scratch only."""
         model, optim = self.settings.model, self.settings.optim
-        known = self.source_model is None and type(self.settings.objective) is MaskedLM
+        known = self.source_model is None and self.settings.objective.has_expected_loss
         if not known or self._unigram_loss is None:
             return None
         expected = LossRange.of(
