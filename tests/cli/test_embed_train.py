@@ -186,7 +186,8 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
     made = plan_training(path, model, None, {"epochs": 3})
     assert made.recipe.settings.batch == 8
     assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
-    assert made.recipe.settings.whiten_before_training, "vectors that were never trained to be compared are whitened first"
+    settings = made.recipe.settings
+    assert settings.whiten_before_training, "vectors that were never trained to be compared are whitened first"
     assert [name_of(step) for step in made.recipe.settings.encoder.postprocess] == ["whiten", "normalise"]
     for message in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
         assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe.settings.whiten_before_training
@@ -370,7 +371,7 @@ def test_a_run_stops_early_without_improvement(
     one, other = (load_model(tmp_path / name).model.state_dict() for name in ("rising", "never"))
     assert all((one[name] == other[name]).all() for name in one), "patience that is not spent changes nothing"
     capsys.readouterr()
-    monkeypatch.setattr(EmbedJob, "goal", lambda job, score: -float(job.position))
+    monkeypatch.setattr(EmbedJob, "selection_metric", lambda job, score: -float(job.position))
     train(data, model, tmp_path / "falling", arguments, console=Console(width=200))
     message = capsys.readouterr().out
     figures = json.loads((tmp_path / "falling" / "metrics.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from encodery.model.load import LoadedModel, load_model
 from encodery.objectives import step_metrics
 from encodery.train.distributed import DistributedContext
 from encodery.train.execution.plain import Plain
+from encodery.train.job import find_job
 from encodery.train.step import forward_backward
 
 CASES: dict[str, dict[str, Any]] = {
@@ -48,10 +48,9 @@ def data(case: str) -> EmbeddingExamples:
 
 def step(case: str, loaded: LoadedModel, team: DistributedContext) -> tuple[dict[str, Tensor], Mapping[str, float]]:
     """Gradients by name, and the figures of the step, from one step of the case."""
-    module, _, kind = JOBS[CASES[case].get("kind", "dense")].rpartition(".")
+    made: Any = find_job(JOBS[CASES[case].get("kind", "dense")])
     table = {**CASES[case], "batch": BATCH, "train": {"precision": "fp32", "micro_batch_tokens": 24}}
     table |= {"guide": str(loaded.path)} if case == "guided" else {}
-    made = getattr(importlib.import_module(module), kind)
     job = made(decode(EmbedTraining, table), loaded, data(case), None, team, torch.device("cpu"))
     terms = forward_backward(
         Plain().build(job, DistributedContext(), torch.device("cpu")), job.batches(3, 0.5, 0, None), team, "fp32", 0, 3
