@@ -11,6 +11,7 @@ import pytest
 
 from encodery.base.errors import ContractError, SettingsError, UnknownName
 from encodery.base.parts import Part, find_part, name_of
+from encodery.base.recipes import load_recipe
 from encodery.base.schedule import Schedule
 from encodery.base.settings import (
     check_at_least,
@@ -18,7 +19,6 @@ from encodery.base.settings import (
     decode,
     decode_with_overrides,
     encode,
-    load_recipe,
     merge_tables,
     parse_overrides,
 )

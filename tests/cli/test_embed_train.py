@@ -15,8 +15,9 @@ from scipy.stats import spearmanr
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.parts import name_of
+from encodery.base.recipes import load_recipe, recipe_files
 from encodery.base.run_log import read_log
-from encodery.base.settings import decode, load_recipe, recipe_files
+from encodery.base.settings import decode
 from encodery.cli.__main__ import run
 from encodery.cli.embed.train import train_embeddings
 from encodery.embed.heldout_metrics import EncodedVectors, retrieval_metrics

@@ -11,7 +11,8 @@ import pytest
 from encodery.base.cards import card, cards, cards_using, read_card
 from encodery.base.errors import SettingsError, UnknownName
 from encodery.base.parts import families, parts_of
-from encodery.base.settings import parse_overrides, recipe_files
+from encodery.base.recipes import recipe_files
+from encodery.base.settings import parse_overrides
 from encodery.cli.__main__ import run
 
 GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from encodery.base.errors import SettingsError, UnknownName
-from encodery.base.settings import decode, encode, parse_overrides, recipe_files
+from encodery.base.recipes import recipe_files
+from encodery.base.settings import decode, encode, parse_overrides
 from encodery.cli.__main__ import run
 from encodery.model import count
 from encodery.tokens.store import TokenStore

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.resources
 import inspect
 import re
 import tomllib
@@ -143,42 +142,6 @@ def check_interval(settings: object, interval: str, *names: str) -> None:
         below = high is None or value < float(high) or (high_sign == "<=" and value == float(high))
         if not (above and below):
             raise SettingsError(f"{name} = {value}: must lie in {interval.replace('x', name)}.")
-
-
-def load_recipe(verb: str, name: str | Path) -> Table:
-    """Return the table of a recipe, merged with the recipe that it `extends`.
-
-    Args:
-        name: a path to a TOML file, or a name in `recipes/<verb>/`.
-
-    Raises `UnknownName` with the nearest recipe, and `SettingsError` if the file is not valid TOML.
-    """
-    path = Path(name)
-    if path.suffix != ".toml":
-        known = recipe_files(verb)
-        if str(name) not in known:
-            raise UnknownName(
-                f"There is no {verb} recipe '{name}'.{nearest(str(name), known)} Recipes: {', '.join(known)}."
-            )
-        path = known[str(name)]
-    if not path.is_file():
-        raise UnknownName(f"There is no recipe file '{path}'.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
-    parent = table.pop("extends", None)
-    if parent is None:
-        return table
-    sibling = path.parent / parent
-    is_file = sibling.suffix == ".toml" and sibling.is_file()
-    return merge_tables(load_recipe(verb, sibling if is_file else parent), table)
-
-
-def recipe_files(verb: str) -> dict[str, Path]:
-    """Return the file of each recipe of a verb that is part of the package, by name."""
-    folder = Path(str(importlib.resources.files("encodery"))) / "recipes" / verb
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def _literal(text: str) -> Any:

@@ -59,7 +59,7 @@ def recipe_names() -> dict[str, list[str]]:
     import importlib.resources
     from pathlib import Path
 
-    from encodery.base.settings import recipe_files
+    from encodery.base.recipes import recipe_files
 
     folder = Path(str(importlib.resources.files("encodery"))) / "recipes"
     return {path.name: list(recipe_files(path.name)) for path in sorted(folder.glob("*/")) if recipe_files(path.name)}

@@ -15,7 +15,8 @@ import numpy as np
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.base.settings import decode, encode, load_recipe, merge_tables
+from encodery.base.recipes import load_recipe
+from encodery.base.settings import decode, encode, merge_tables
 from encodery.embed.data import EmbeddingExamples, as_single_texts, default_loss, prepare_for_loss
 from encodery.embed.job import longest_of, prompts_of
 from encodery.embed.reading import EmbedData, read_data

@@ -10,8 +10,9 @@ from typing import Any
 
 from encodery.adapt import Adaptation
 from encodery.base.errors import SettingsError
+from encodery.base.recipes import load_recipe
 from encodery.base.schedule import Schedule
-from encodery.base.settings import decode, encode, load_recipe, merge_tables
+from encodery.base.settings import decode, encode, merge_tables
 from encodery.model import count
 from encodery.model.load import load_model
 from encodery.model.settings import ModelSettings
