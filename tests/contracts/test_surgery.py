@@ -1,69 +1,36 @@
-"""Contract of surgery: whatever parts lie in the folder."""
+"""Contract of surgery: every check of `encodery.checks.surgery` on every part in the folder."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
+from encodery import checks
 from encodery.base.parts import part_names
-from encodery.base.settings import decode, encode
-from encodery.model.load import LoadedModel, load_model, save_model
-from encodery.model.network import build_model
-from encodery.model.settings import ModelSettings
-from encodery.model.shape import Batch
+from encodery.base.settings import decode
+from encodery.checks import surgery
 from encodery.surgery import Surgery
 from encodery.tokens.kind.bpe import Bpe
-from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
-TEXTS = ["the river ran past the old mill and the miller slept", "a miller mills, a river runs, the mill is old"] * 4
-
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("given")
-    tokenizer = Tokenizer(Wordpiece().train(TEXTS, 90))
-    tokenizer.save(folder / "tokenizer")
-    settings = ModelSettings(
-        width=16, depth=1, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=16
-    )
-    save_model(folder / "model", build_model(settings, 1), folder / "tokenizer")
-    return load_model(folder / "model")
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("tables")
-    Tokenizer(Bpe().train(TEXTS, 300)).save(folder / "bpe")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    Tokenizer(Bpe().train(surgery.TEXTS, 300)).save(folder)
     return {
         "lengthen": {"max_length": 40},
-        "vocabulary": {"tokenizer": str(folder / "bpe")},
+        "vocabulary": {"tokenizer": str(folder)},
         "grow": {"width": 32, "depth": 2},
         "tile": {"width": 32, "depth": 2},
-        "coalesce": {},
     }
 
 
+@pytest.mark.parametrize("check", checks.functions(surgery), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Surgery))
-def test_what_every_surgery_promises(
-    name: str, given: LoadedModel, tables: dict[str, dict[str, Any]], tmp_path: Path
+def test_contract(
+    name: str, check: checks.Check, settings: dict[str, dict[str, Any]], run_check: Callable[..., None]
 ) -> None:
-    part = decode(Surgery, {"is": name, **tables[name]})
-    assert decode(Surgery, encode(part)) == part
-    before = {key: tensor.clone() for key, tensor in given.model.state_dict().items()}
-    changed = part.operate(given, torch.Generator().manual_seed(0))
-    assert all(torch.equal(tensor, before[key]) for key, tensor in given.model.state_dict().items())
-    assert changed.model.settings != given.model.settings
-    assert changed.metrics
-    tokenizer = changed.tokenizer or given.tokenizer
-    ids = tokenizer.encode("the river ran past the old mill", add_special_tokens=True).tolist()
-    hidden = changed.model(Batch.from_sequences([ids])).hidden
-    assert hidden.isfinite().all()
-    tokenizer.save(tmp_path / "tokenizer")
-    save_model(tmp_path / "model", changed.model, tmp_path / "tokenizer")
-    again = load_model(tmp_path / "model")
-    assert torch.equal(again.model(Batch.from_sequences([ids])).hidden, hidden)
-    assert again.tokenizer.fingerprint == tokenizer.fingerprint
+    run_check(check, decode(Surgery, {"is": name, **settings.get(name, {})}))

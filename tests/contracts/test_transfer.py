@@ -1,34 +1,25 @@
-"""What every transfer promises, over whatever parts lie in the folder."""
+"""Contract of the transfers: every check of `encodery.checks.transfer` on every part in the folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
+from encodery import checks
 from encodery.base.parts import part_names
-from encodery.base.settings import decode, encode
-from encodery.tokens.kind.bpe import Bpe
-from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.pieces import normalised_pieces
-from encodery.tokens.tokenizer import Tokenizer
+from encodery.base.settings import decode
+from encodery.checks import transfer
 from encodery.tokens.transfer import Transfer
-
-TEXTS = [
-    f"the {a} {b} ran past the old {c}"
-    for a in ("mill", "river", "tree")
-    for b in ("cat", "dog")
-    for c in ("road", "inn")
-]
-WORDS = ["the", "ran", "past", "old", "mill", "river", "tree", "cat", "dog", "road", "inn"]
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("texts")
-    (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    (folder / "pairs.tsv").write_text("".join(f"{word}\t{word}\n" for word in WORDS), encoding="utf-8")
+    words = sorted({word for text in transfer.TEXTS for word in text.split()})
+    (folder / "texts.txt").write_text("\n".join(transfer.TEXTS), encoding="utf-8")
+    (folder / "pairs.tsv").write_text("".join(f"{word}\t{word}\n" for word in words), encoding="utf-8")
     texts, pairs = str(folder / "texts.txt"), str(folder / "pairs.tsv")
     return {
         "similar_pieces": {"texts": texts, "width": 8},
@@ -36,21 +27,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     }
 
 
+@pytest.mark.parametrize("check", checks.functions(transfer), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Transfer))
-def test_new_pieces_are_mixes_of_old_ones(name: str, tables: dict[str, dict[str, Any]]) -> None:
-    part = decode(Transfer, {"is": name, **tables.get(name, {})})
-    assert decode(Transfer, encode(part)) == part
-    old, new = Tokenizer(Wordpiece(min_frequency=1).train(TEXTS, 60)), Tokenizer(Bpe().train(TEXTS, 300))
-    numbers = {piece: number for number, piece in normalised_pieces(old).items()}
-    shared = {number: numbers[piece] for number, piece in normalised_pieces(new).items() if piece in numbers}
-    kept = set(shared) if part.keeps_shared else {n for n in shared if normalised_pieces(new)[n][0] == "special"}
-    wanted = [number for number in normalised_pieces(new) if number not in kept]
-    found = part.mixtures(old, new, shared, wanted)
-    assert set(found) <= set(wanted)
-    for ids, shares in found.values():
-        assert len(ids) == len(shares) > 0
-        assert all(0 <= number < old.used_size for number in ids)
-        assert min(shares) >= 0
-        assert np.isclose(sum(shares), 1.0)
-    again = part.mixtures(old, new, shared, wanted)
-    assert {n: list(ids) for n, (ids, _) in again.items()} == {n: list(ids) for n, (ids, _) in found.items()}
+def test_contract(
+    name: str, check: checks.Check, settings: dict[str, dict[str, Any]], run_check: Callable[..., None]
+) -> None:
+    run_check(check, decode(Transfer, {"is": name, **settings.get(name, {})}))

@@ -1,4 +1,4 @@
-"""A tokenizer of a few words, and models whose answers are known."""
+"""A tokenizer of a few words."""
 
 from __future__ import annotations
 

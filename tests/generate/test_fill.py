@@ -28,7 +28,7 @@ def biased(tokenizer: Tokenizer) -> Model:
     return model
 
 
-def test_the_text_as_it_reads(biased: Model, tokenizer: Tokenizer) -> None:
+def test_the_text_reads_as_written(biased: Model, tokenizer: Tokenizer) -> None:
     filled = FillMask(top_k=2).generate(biased, tokenizer, ["The  [MASK] ran."])[0]
     assert filled.text == "The  dog ran."
     first, second = filled.slots[0]
@@ -37,13 +37,13 @@ def test_the_text_as_it_reads(biased: Model, tokenizer: Tokenizer) -> None:
     assert first.probability == pytest.approx(1, abs=1e-3)
 
 
-def test_several_masks_written_both_ways(biased: Model, tokenizer: Tokenizer) -> None:
+def test_several_masks_in_both_spellings(biased: Model, tokenizer: Tokenizer) -> None:
     filled = FillMask(top_k=3).generate(biased, tokenizer, ["<mask> and [MASK]"])[0]
     assert filled.text == "dog and dog"
     assert [slot[1].text for slot in filled.slots] == ["s and dog", "dog ands"]
 
 
-def test_together_is_one_pass_and_one_by_one_sees_what_was_filled(tokenizer: Tokenizer) -> None:
+def test_one_by_one_predicts_again_after_each_slot(tokenizer: Tokenizer) -> None:
     model = build_model(SETTINGS, seed=1)
     texts = ["[MASK] cat [MASK] on [MASK]"]
     together = FillMask(top_k=1).generate(model, tokenizer, texts)[0]
@@ -55,23 +55,23 @@ def test_together_is_one_pass_and_one_by_one_sees_what_was_filled(tokenizer: Tok
     pieces[first] = together.slots[first][0].token
     halfway = FillMask(top_k=1).generate(model, tokenizer, ["{} cat {} on {}".format(*pieces)])[0]
     second = max(range(2), key=lambda slot: halfway.slots[slot][0].probability)
-    found = in_turn.slots[others[second]][0]
-    assert found.id == halfway.slots[second][0].id
-    assert found.probability == pytest.approx(halfway.slots[second][0].probability, abs=1e-5)
+    proposal = in_turn.slots[others[second]][0]
+    assert proposal.id == halfway.slots[second][0].id
+    assert proposal.probability == pytest.approx(halfway.slots[second][0].probability, abs=1e-5)
 
 
-def test_other_texts_in_the_call_do_not_matter(tokenizer: Tokenizer) -> None:
+def test_results_do_not_depend_on_the_other_texts(tokenizer: Tokenizer) -> None:
     model = build_model(SETTINGS, seed=1)
     texts = ["the [MASK]", "cat [MASK] on the dog", "[MASK]"]
     together = FillMask().generate(model, tokenizer, texts)
-    for text, found in zip(texts, together, strict=True):
-        assert FillMask().generate(model, tokenizer, [text])[0] == found
+    for text, result in zip(texts, together, strict=True):
+        assert FillMask().generate(model, tokenizer, [text])[0] == result
 
 
-def test_what_is_refused(biased: Model, tokenizer: Tokenizer) -> None:
+def test_invalid_texts_are_refused(biased: Model, tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"Text 1 has no mask.*\[MASK\]"):
         FillMask().generate(biased, tokenizer, ["[MASK]", "no mask at all"])
-    with pytest.raises(InputError, match="17 tokens, the model takes 12"):
+    with pytest.raises(InputError, match="17 tokens; the model takes at most 12"):
         FillMask().generate(biased, tokenizer, ["[MASK] " + "cat " * 14])
-    with pytest.raises(SettingsError, match="top = 0"):
+    with pytest.raises(SettingsError, match="top_k = 0"):
         FillMask(top_k=0)

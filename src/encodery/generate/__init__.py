@@ -1,4 +1,4 @@
-"""Generating text with an encoder: what stands where something is hidden or missing.
+"""Generating text with an encoder: what belongs where a token is masked or missing.
 
 Shapes: K proposals of a slot.
 """
@@ -29,19 +29,19 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """`text`: what was generated, the best proposal in every slot. `slots`: the proposals (K) of each slot, best first,
-    in the order in which the slots stand in the text."""
+    """`text` with the best proposal in every slot; `slots`: the proposals (K) of each slot, best first, in the order of
+    the slots in the text."""
 
     text: str
     slots: tuple[tuple[Proposal, ...], ...]
 
 
 class TextGenerator(Part):
-    """A way to generate text with a masked language model."""
+    """Contract of a way to generate text with a masked language model."""
 
     @abc.abstractmethod
     def generate(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], seed: int = 0) -> list[GeneratedText]:
-        """One result a text, in order. The model is set to evaluation; `seed` decides whatever is drawn at random.
+        """Return one result per text, in order. The model is set to evaluation; `seed` decides every random draw.
 
-        Raises `InputError` for a text that cannot be used (it is named), or a model without the head it takes.
+        Raises `InputError` for a text that cannot be used, with its number, or a model without the head it needs.
         """

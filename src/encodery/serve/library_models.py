@@ -43,7 +43,7 @@ class FillMaskModel(ServedModel):
         """`inputs`: texts; `options`: top, one_by_one."""
         part = FillMask(top_k=request.options.get("top", 5), one_by_one=request.options.get("one_by_one", False))
         found = part.encode(self.model, self.tokenizer, request.inputs["texts"])
-        tokens = [len(one.ids) * (len(one.places) if part.one_by_one else 1) for one in found]
+        tokens = [len(one.ids) * (len(one.positions) if part.one_by_one else 1) for one in found]
         return TokenizedRequest([(part, one) for one in found], tokens, [len(one.ids) for one in found])
 
     def run(self, units: Sequence[Any]) -> list[Any]:

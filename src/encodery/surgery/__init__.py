@@ -1,7 +1,7 @@
-"""Surgery: a model becomes another model by a change of its tables, in an instant; training may follow.
+"""Surgery: a model becomes another model by a change of its tensors, without training; training may follow.
 
-Differs from an adaptation (`adapt/`): nothing is learnt here, and the shapes of weights change. The model's origin (the
-checkpoint it was imported from) does not survive, since it could no longer be written back.
+Differs from an adaptation (`adapt/`): nothing is learnt, and shapes of weights change. The origin of the model (the
+checkpoint that it was imported from) is dropped, since the result cannot be written back to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from encodery.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class SurgeryResult:
-    """The new model, the tokenizer that belongs to it (None: the one it had), and figures on what was done."""
+    """The new model, its tokenizer (None: that of the old model), and metrics of the change."""
 
     model: Model
     tokenizer: Tokenizer | None = None
@@ -40,12 +40,16 @@ class SurgeryResult:
         modules: Mapping[str, dict[str, Tensor]] | None = None,
         overwrite: bool = False,
     ) -> Artifact:
-        """Write the new model as an artifact that knows `loaded`, which it came from by `part`; `modules` stand on it,
-        as `save_model` has them."""
-        with tempfile.TemporaryDirectory() as room:
+        """Write the new model as an artifact whose parent is `loaded`.
+
+        Args:
+            part: the surgery, stored in the settings.
+            modules: what is stored with the model, such as heads, as for `save_model`.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
             tokenizer = loaded.tokenizer_path
             if self.tokenizer is not None:
-                tokenizer = Path(room)
+                tokenizer = Path(temporary)
                 self.tokenizer.save(tokenizer, max_length=self.model.settings.max_length)
             return save_model(
                 folder,
@@ -60,8 +64,8 @@ class SurgeryResult:
 
 
 class Surgery(Part):
-    """One such change."""
+    """Contract of a surgery."""
 
     @abc.abstractmethod
     def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
-        """The changed model; `loaded` stays as it is. Raises `SettingsError` where the change cannot be made."""
+        """Return the changed model; `loaded` is not modified. Raises `SettingsError` if the change is impossible."""

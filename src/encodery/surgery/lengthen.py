@@ -1,10 +1,10 @@
-"""Longer sequences: a model takes more tokens than it was trained on; a little training at that length should follow.
+"""Longer sequences: a model reads more tokens than it was trained on; a little training at that length should follow.
 
-Learned positions: `tile` repeats the table, so that all lengths there were compute what they did (arXiv:2004.05150);
-`stretch` draws it out, so that each new position lies between two old ones. Rotary positions: `theta` becomes the one
-given, or grows by (new / old) ** (D / (D - 2)), so that the slowest turn covers the new length as it did the old, while
-the fastest stay (NTK-aware scaling); layers with a window keep theirs. Other positions need nothing.
-Shapes: P positions, E embedding width, D head size.
+Learned positions: `tile` repeats the table, so that outputs at all previous lengths stay the same (arXiv:2004.05150);
+`interpolate` stretches it, so that each new position is between two old ones. Rotary positions: `theta` becomes the one
+given, or grows by (new / old) ** (D / (D - 2)), so that the slowest rotation covers the new length as it did the old
+one, while the fastest stay (NTK-aware scaling); layers with a window keep theirs. Other positions need no change.
+Shapes: P positions, E embedding size, D head size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ TABLE = "encoder.positions.table.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Lengthen(Surgery):
-    """`max_length` is the new longest sequence; `how` is for learned positions, `theta` for rotary ones."""
+    """Use it to read longer texts than a model was trained on. `max_length` is the new longest sequence; `method` is
+    for learned positions, `theta` for rotary ones.
+
+        encodery model edit run --surgery lengthen --out longer max_length=1024
+    """
 
     max_length: int
     method: Literal["tile", "interpolate"] = "tile"
@@ -39,32 +43,30 @@ class Lengthen(Surgery):
     def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         settings = loaded.model.settings
         if self.max_length <= settings.max_length:
-            raise SettingsError(
-                f"max_length = {self.max_length}: the model takes {settings.max_length} already; give more."
-            )
+            raise SettingsError(f"max_length = {self.max_length}: must be more than the model's {settings.max_length}.")
         if self.theta is not None and not isinstance(settings.positions, RotaryPositions):
             raise SettingsError(f"theta = {self.theta}: is for rotary positions, which this model does not have.")
         state = dict(loaded.model.state_dict())
-        wider = dataclasses.replace(settings, max_length=self.max_length)
+        longer = dataclasses.replace(settings, max_length=self.max_length)
         if isinstance(settings.positions, LearnedPositions):
             state[TABLE] = self._table(state[TABLE], settings.positions.offset)
         elif isinstance(settings.positions, RotaryPositions):
-            wider = dataclasses.replace(wider, positions=self._turns(settings.positions, settings))
-        figures = {"max_length": self.max_length, "max_length_before": settings.max_length}
-        return SurgeryResult(model_of_state(wider, state), metrics=figures)
+            longer = dataclasses.replace(longer, positions=self._rotary(settings.positions, settings))
+        metrics = {"max_length": self.max_length, "max_length_before": settings.max_length}
+        return SurgeryResult(model_of_state(longer, state), metrics=metrics)
 
     def _table(self, table: Tensor, offset: int) -> Tensor:
         """(offset + P, E) → (offset + max_length, E)."""
-        kept, old = table[:offset], table[offset:]
+        reserved, old = table[:offset], table[offset:]
         if self.method == "tile":
-            return torch.cat([kept, old.repeat(-(-self.max_length // len(old)), 1)[: self.max_length]])
-        drawn = F.interpolate(old.T[None], size=self.max_length, mode="linear", align_corners=True)
-        return torch.cat([kept, drawn[0].T])
+            return torch.cat([reserved, old.repeat(-(-self.max_length // len(old)), 1)[: self.max_length]])
+        new = F.interpolate(old.T[None], size=self.max_length, mode="linear", align_corners=True)
+        return torch.cat([reserved, new[0].T])
 
-    def _turns(self, positions: RotaryPositions, settings: ModelSettings) -> RotaryPositions:
+    def _rotary(self, positions: RotaryPositions, settings: ModelSettings) -> RotaryPositions:
         size = settings.shape.head_size
-        share = self.max_length / settings.max_length
-        theta = self.theta if self.theta is not None else positions.theta * share ** (size / max(size - 2, 1))
+        factor = self.max_length / settings.max_length
+        theta = self.theta if self.theta is not None else positions.theta * factor ** (size / max(size - 2, 1))
         windows = [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
         local = positions.theta if positions.local_theta is None and set(windows) != {None} else positions.local_theta
         return RotaryPositions(theta=theta, local_theta=local)

@@ -1,10 +1,9 @@
-"""Centre tiling: a larger model filled with the weights of a smaller one, as ModernBERT-large was begun.
-arXiv:2412.13663
+"""Centre tiling: a larger model filled with the weights of a smaller one, as ModernBERT-large was initialised.
 
-Each matrix of the larger model has the smaller one in its middle and repeats it to all sides; layer i comes from the
-layer at the same share of the depth. Differs from `grow`: nothing is divided, so the function is not preserved and
-sums grow; no shares, no choices. Several matrices in one (queries, keys, values; gate and value) are tiled each by
-itself, heads as whole heads.
+arXiv:2412.13663. Each matrix of the larger model has the smaller one in its middle and continues it periodically on all
+sides; layer i comes from the layer at the same relative depth. Differs from `grow`: nothing is divided, so the function
+is not preserved and sums grow; there are no fractions to choose. Several matrices in one (queries, keys, values; gate
+and value) are tiled separately, heads as whole heads.
 """
 
 from __future__ import annotations
@@ -23,8 +22,11 @@ from encodery.surgery._sizes import axes, changed_sizes, check_larger, resized_s
 
 @dataclass(frozen=True, kw_only=True)
 class CentreTile(Surgery):
-    """`width`, `heads`, `inner`, `depth`: the new sizes; without them heads and inner follow the width, and the rest
-    stays. The head size stays."""
+    """Use it to initialise a larger model that will be trained for long. `width`, `heads`, `intermediate_size`,
+    `depth`: the new sizes; heads and intermediate size follow the width unless given; the head size stays.
+
+        encodery model edit run --surgery tile --out tiled width=256 depth=4
+    """
 
     width: int | None = None
     heads: int | None = None
@@ -36,8 +38,8 @@ class CentreTile(Surgery):
         new = resized_settings(loaded, self.width, self.heads, self.intermediate_size, self.depth)
         check_larger(old, new)
         before, after = changed_sizes(old, new)
-        given = loaded.model.state_dict()
-        state = copy_channels(given, axes(old, before), tiled_sources(before, after))
+        state = loaded.model.state_dict()
+        wide = copy_channels(state, axes(old, before), tiled_sources(before, after))
         layers = [min(round(layer * old.depth / new.depth), old.depth - 1) for layer in range(new.depth)]
-        model = model_of_state(new, deepen(state, layers, new))
-        return SurgeryResult(model, metrics=dict(size_metrics(given, model)))
+        model = model_of_state(new, deepen(wide, layers, new))
+        return SurgeryResult(model, metrics=dict(size_metrics(state, model)))
