@@ -2,10 +2,10 @@
 
     import encodery as en
     model = en.load("runs/mine")          # a run, a model folder, a Hugging Face folder
-    model.encode(["one text", "another"])  # (2, width) float32
+    model.encode(["one text", "another"])  # (2, dimension) float32
     model.fill("To be or [MASK] to be.")
 
-Names are loaded when first used: importing the package costs nothing.
+Names are loaded when they are first used, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DenseEmbeddings": "encodery.encoders.dense",
+    "DenseEmbeddings": "encodery.encoders.embeddings",
     "DenseEncoder": "encodery.encoders.dense",
-    "Generated": "encodery.generate",
+    "GeneratedText": "encodery.generate",
     "TextModel": "encodery.library",
     "Searcher": "encodery.search.searcher",
     "Tokenizer": "encodery.tokens.tokenizer",

@@ -25,11 +25,14 @@ def test_a_static_model_is_written_and_embeds(tmp_path: Path, capsys: pytest.Cap
     save_model(tmp_path / "model", build_model(settings, 1), tmp_path / "tokenizer")
     (tmp_path / "texts.txt").write_text(f"{TEXT}\n{TEXT}\n", encoding="utf-8")
     model, out = str(tmp_path / "model"), str(tmp_path / "static")
-    assert run(["embed", "distill-static", model, "--out", out, "width=8", "--texts", str(tmp_path / "texts.txt")]) == 0
+    assert (
+        run(["embed", "distill-static", model, "--out", out, "dimension=8", "--texts", str(tmp_path / "texts.txt")])
+        == 0
+    )
     assert "of the variance of the embeddings kept" in capsys.readouterr().out
     assert run(["embed", "encode", "many words", "--model", out]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 8
-    assert run(["embed", "distill-static", model, "--out", out, "width=8"]) == 2
+    assert run(["embed", "distill-static", model, "--out", out, "dimension=8"]) == 2
     assert "already exists" in capsys.readouterr().err
-    assert run(["embed", "distill-static", model, "--out", out, "widht=8", "--overwrite"]) == 2
-    assert "Did you mean 'width'" in capsys.readouterr().err
+    assert run(["embed", "distill-static", model, "--out", out, "dimensoin=8", "--overwrite"]) == 2
+    assert "Did you mean 'dimension'" in capsys.readouterr().err

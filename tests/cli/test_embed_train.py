@@ -93,7 +93,7 @@ def test_pairs_are_trained_on_reported_and_used(
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"whiten_before_training": True, "embed": {"postprocess": ["whiten", "normalise"]}}],
+    [{}, {"whiten_before_training": True, "encoder": {"postprocess": ["whiten", "normalise"]}}],
     ids=["plain", "whitened first"],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(how: dict[str, Any], data: Path, model: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
     settings = made.recipe.settings
     assert settings.whiten_before_training, "vectors that were never trained to be compared are whitened first"
     assert [name_of(step) for step in made.recipe.settings.encoder.postprocess] == ["whiten", "normalise"]
-    for message in ({"whiten_before_training": False}, {"embed": {"postprocess": ["centre", "normalise"]}}):
+    for message in ({"whiten_before_training": False}, {"encoder": {"postprocess": ["centre", "normalise"]}}):
         assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe.settings.whiten_before_training
     start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
     assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe.settings.whiten_before_training, (

@@ -2,7 +2,7 @@
 
 The first line of a verb's module docstring is its line in `encodery --help`. A module has either `command`, a function
 (a single verb), or `app`, a `typer.Typer` (a group). A group with one file per sub-verb is a package whose `app` comes
-from `group`. A package with a `command` of its own (`pretrain`) has sub-verbs beside it (`pretrain grow`). A trailing
+from `group`. A package with its own `command` (`pretrain`) has sub-verbs beside it (`pretrain grow`). A trailing
 underscore avoids a Python keyword: `import_.py` is the verb `import`.
 """
 
@@ -73,7 +73,7 @@ def load_verb(verb: str, arguments: Sequence[str] = ()) -> tuple[Any, str, list[
 
     Args:
         verb: the first word after `encodery`.
-        arguments: the words after it; the first may name a sub-verb of a verb that has a `command` of its own.
+        arguments: the words after it; the first may name a sub-verb of a verb that has its own `command`.
 
     Raises:
         UnknownName: if there is no such verb; the message names the nearest one.

@@ -57,18 +57,18 @@ def report(result: RunResult, console: Console) -> None:
         return
     if stopped(result, console):
         return
-    figures = result.metrics
-    if "heldout_loss" in figures:
+    metrics = result.metrics
+    if "heldout_loss" in metrics:
         console.print(
-            f"held-out loss {figures['heldout_loss']:.3f}, {figures['heldout_accuracy']:.1%} of masked tokens "
+            f"held-out loss {metrics['heldout_loss']:.3f}, {metrics['heldout_accuracy']:.1%} of masked tokens "
             f"predicted, "
-            f"{figures['bits_per_byte']:.3f} bits per byte",
+            f"{metrics['bits_per_byte']:.3f} bits per byte",
             highlight=False,
             soft_wrap=True,
         )
     console.print(
-        f"[bold]{result.folder}[/]: {figures['tokens'] / 1e6:,.1f} M tokens in {figures['steps']:,} steps, "
-        f"{figures['tokens_per_s']:,.0f} tokens/s",
+        f"[bold]{result.folder}[/]: {metrics['tokens'] / 1e6:,.1f} M tokens in {metrics['steps']:,} steps, "
+        f"{metrics['tokens_per_s']:,.0f} tokens/s",
         highlight=False,
         soft_wrap=True,
     )

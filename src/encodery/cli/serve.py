@@ -6,9 +6,14 @@ import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import socket
+
+    from rich.console import Console
 
 ENGINES = ("local", "ray")
 
@@ -96,6 +101,7 @@ def command(
     folders must have the same path on all machines.
     """
     from encodery.base import machine
+    from encodery.cli._screen import screen
 
     _check(bool(models), index, workers, engine, replicas, gpus)
     keys = keys_of(api_key_file)
@@ -119,44 +125,58 @@ def command(
     options |= {"--body-megabytes": body_megabytes, "--drain-seconds": drain_seconds}
     cluster = {"count": replicas, "cpus": cores, "gpus": gpus, "drain_seconds": drain_seconds}
     arguments = [*(models or ()), *(word for pair in options.items() if pair[1] is not None for word in map(str, pair))]
-    _supervise(arguments, host, port, workers, bool(keys), drain_seconds, opening, {**limits, "cores": cores},
-               cluster if engine == "ray" else None)  # fmt: skip
-
-
-def _supervise(
-    arguments: list[str],
-    host: str,
-    port: int,
-    workers: int,
-    closed: bool,
-    grace: float,
-    opening: dict[str, Any],
-    limits: dict[str, Any],
-    replicas: dict[str, Any] | None,
-) -> None:
-    """Listen and keep the workers running; `replicas` are the arguments of `cluster.Replicas`, None without Ray."""
-    from encodery.cli._screen import screen
-    from encodery.serve.supervisor import Supervisor, listen, worker_command
-
     console = screen(stderr=True, soft_wrap=True)
-    socket = listen(host, port)
+    listener = _listen(host, port, bool(keys), console)
+    replica_settings = cluster if engine == "ray" else None
+    _supervise(
+        listener, arguments, workers, drain_seconds, opening, {**limits, "cores": cores}, replica_settings, console
+    )
+
+
+def _listen(host: str, port: int, has_keys: bool, console: Console) -> socket.socket:
+    """Open the listening socket and print its address, with a warning if anyone may use it."""
+    from encodery.serve.supervisor import listen
+
+    listener = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     console.print(
-        f"http://{shown}:{socket.getsockname()[1]}/  (Ctrl-C stops; /health/ready answers 200 when the models are "
-        f"loaded)"
+        f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C stops; /health/ready answers 200 when the models are "
+        "loaded)"
     )
-    if not closed and host not in ("127.0.0.1", "::1", "localhost"):
+    if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):
         console.print(
             "Anyone who can reach this address can use the server: no API key is required (--api-key-file).",
             style="yellow",
         )
-    with contextlib.ExitStack() as held:
+    return listener
+
+
+def _supervise(
+    listener: socket.socket,
+    arguments: list[str],
+    workers: int,
+    grace: float,
+    opening: dict[str, Any],
+    limits: dict[str, Any],
+    replicas: dict[str, Any] | None,
+    console: Console,
+) -> None:
+    """Keep the workers running until the server stops.
+
+    Args:
+        arguments: the command line of a worker.
+        grace: the time for finishing accepted requests at shutdown, in seconds.
+        replicas: the fields of `serve.cluster.ReplicaSettings`; None without Ray.
+    """
+    from encodery.serve.supervisor import Supervisor, worker_command
+
+    with contextlib.ExitStack() as stack:
         if replicas is not None:
             from encodery.serve.cluster import ReplicaSettings, deploy
 
-            deployment = held.enter_context(deploy(opening, limits, ReplicaSettings(**replicas), console.print))
+            deployment = stack.enter_context(deploy(opening, limits, ReplicaSettings(**replicas), console.print))
             arguments = [*arguments, "--place", deployment.to_argument()]
-        Supervisor(worker_command(arguments), socket, workers, grace, console.print).run()
+        Supervisor(worker_command(arguments), listener, workers, grace, console.print).run()
 
 
 def _check(models: bool, index: Path | None, workers: int, engine: str, replicas: int, gpus: float) -> None:

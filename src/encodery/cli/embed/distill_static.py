@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Write a model that has one embedding per token of the vocabulary; a text is the weighted mean of its tokens.
 
-    Settings: width=256, the dimension of the embeddings; rarity=1e-4, which gives rare tokens more weight (0: equal
+    Settings: dimension=256; sif_coefficient=1e-4, which gives rare tokens more weight (0: equal
     weights). Without --texts, the order of the vocabulary is taken as the order of frequency. `encodery embed encode`,
     `search` and `model export --format sentence_transformers` accept the result like any other model.
     """

@@ -39,7 +39,7 @@ def command(
         task, reason = None, f"Its head is kept, but cannot be run here: {error}"
     task_settings, tensors = ({}, {}) if task is None else artifact.artifact_contents(loaded.model, task)
     modules = loaded.modules() if task is None else {artifact.MODULE: tensors}
-    parents = {"model": loaded.artifact} if loaded.artifact is not None else None
+    parents = {} if loaded.artifact is None else {"model": loaded.artifact}
     metrics = {"parameters": sum(p.numel() for p in loaded.model.parameters())}
     saved = save_model(
         out,

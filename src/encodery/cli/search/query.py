@@ -195,5 +195,7 @@ def _print(console: Console, results: SearchResult) -> None:
 def _score_columns(results: SearchResult) -> tuple[str, ...]:
     """Return the stages whose scores are shown beside the final one; none if there is a single stage."""
     first = results.hits[0]
-    sides = tuple(name for name in ("bm25", "dense", "sparse", "multi_vector", "rerank") if getattr(first, name) is not None)
+    sides = tuple(
+        name for name in ("bm25", "dense", "sparse", "multi_vector", "rerank") if getattr(first, name) is not None
+    )
     return sides if len(sides) > 1 else ()
