@@ -179,7 +179,7 @@ def test_the_card_tells_figures_text_and_licence(loaded: LoadedModel, tokenizer:
     text = (tmp_path / "out" / "README.md").read_text()
     front = ("# Tiny", "license: apache-2.0", "pipeline_tag: fill-mask")
     rows = ("| heldout_loss | 2.5 |", "1,234 documents", "| MIT | 3 | 700 |", "| somewhere | 3 | 700 |")
-    for told in (*front, *rows, corpus.manifest.fingerprint, "stand for nothing", '"budget": "10m"'):
+    for told in (*front, *rows, corpus.manifest.fingerprint, "unused and were never trained", '"budget": "10m"'):
         assert told in text, told
 
 

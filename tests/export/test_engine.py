@@ -15,7 +15,7 @@ import torch
 import encodery
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, InputError, SettingsError
-from encodery.base.parts import find_part
+from encodery.base.parts import part_names
 from encodery.base.settings import decode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import ExportedEncoder, parse_runtime
@@ -68,7 +68,7 @@ def exporter(name: str, **settings: Any) -> Exporter:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_gives_the_models_vectors(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     done = exporter(name).write(loaded, tmp_path / "out")
-    assert done.metrics["cosine_least"] > 0.9999
+    assert done.metrics["cosine_min"] > 0.9999
     embedder = DenseEncoder.from_loaded(loaded, "cpu")
     batch = [*some(30), "", " ".join(WORDS * 4)]
     expected = embedder.encode(batch, truncate="chunk").vectors
@@ -92,10 +92,10 @@ def test_eight_bits_are_near_and_keep_from_their_company(
     name: str, loaded: LoadedModel, texts: Path, tmp_path: Path
 ) -> None:
     done = exporter(name, weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
-    assert 0.993 <= done.metrics["cosine_least"] <= done.metrics["cosine_mean"] < 0.9999999
+    assert 0.993 <= done.metrics["cosine_min"] <= done.metrics["cosine_mean"] < 0.9999999
     assert done.metrics["texts"] == 20
     assert 0 < done.metrics["top_10_overlap"] <= 1
-    assert done.metrics["ms_a_text"] > 0
+    assert done.metrics["ms_per_text"] > 0
     assert done.metrics["megabytes"] > 0
     assert Artifact.open(tmp_path / "out").manifest.metrics == done.metrics
     served = ExportedEncoder(tmp_path / "out", threads=1)
@@ -128,7 +128,7 @@ def test_what_cannot_be_is_refused(name: str, loaded: LoadedModel, tmp_path: Pat
     with pytest.raises(SettingsError, match="needs texts = FILE"):
         exporter(name, weights="int8").write(loaded, tmp_path / "out")
     (tmp_path / "few.txt").write_text("one\ntwo\n")
-    with pytest.raises(InputError, match="has 2 texts, 8-bit weights need at least 40"):
+    with pytest.raises(InputError, match="has 2 texts, but 8-bit weights need at least 40"):
         exporter(name, weights="int8", texts=str(tmp_path / "few.txt")).write(loaded, tmp_path / "out")
     ends = LoadedModel(
         loaded.path, loaded.model, {"dense": {"pooling": "weighted"}}, tokenizer_path=loaded.tokenizer_path
@@ -162,9 +162,8 @@ def test_an_export_is_served_without_pytorch(loaded: LoadedModel, tmp_path: Path
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-5)
 
 
-def test_a_runtime_has_one_name_in_both_families() -> None:
+def test_formats_that_a_runtime_runs_have_an_exporter_of_the_same_name() -> None:
     from encodery.encoders.exported import RUNTIME_LAYOUTS
     from encodery.runtimes.kind import Runtime
 
-    for name in RUNTIME_LAYOUTS:
-        assert find_part(Exporter, name).__name__ == find_part(Runtime, name).__name__
+    assert set(RUNTIME_LAYOUTS) <= set(part_names(Exporter)) & set(part_names(Runtime))

@@ -97,13 +97,13 @@ def test_an_export_that_the_peer_reads_differently_is_refused(
     monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
     model = build_model(MODELS["bert-without-segments"], 5)
     save_model(tmp_path / "model", model)
-    true = folder._door
+    true = folder._choose_format
 
     def bent(*arguments: Any) -> Any:
         door, config, origin = true(*arguments)
         return door, {**config, "layer_norm_eps": 0.01}, origin
 
-    monkeypatch.setattr(folder, "_door", bent)
-    with pytest.raises(ArtifactError, match=r"run by transformers.*off by"):
+    monkeypatch.setattr(folder, "_choose_format", bent)
+    with pytest.raises(ArtifactError, match=r"run by transformers.*differ by"):
         HFExporter().write(load_model(tmp_path / "model"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -166,7 +166,7 @@ def test_a_head_in_its_stock_class(
     assert done.metrics["tokenizer_ids_equal"]
     card = (out / "README.md").read_text()
     assert f"Fine-tuned for the task `{TASKS[task][0]['is']}`" in card
-    assert "not here" not in card
+    assert "has no head for it" not in card
     ours = Predictor.from_model(load_model(tmp_path / "tuned"), "cpu")
     rows = rows_of(name_of(ours.task), texts)
     expected = said(ours, rows)
@@ -224,8 +224,8 @@ def test_spans_of_a_stock_pipeline(
 @pytest.mark.parametrize(
     ("layout", "task", "form", "why"),
     [
-        ("bert", "classify", {"pooling": "mean", "head_dense": True}, r"mean of the states, a dense layer with tanh"),
-        ("bert", "pair", FIRST, r"the first state and a linear map.*BertForSequenceClassification"),
+        ("bert", "classify", {"pooling": "mean", "head_dense": True}, r"mean of the hidden states, a dense layer with tanh"),
+        ("bert", "pair", FIRST, r"the first hidden state and a linear map.*BertForSequenceClassification"),
         (
             "roberta",
             "regress",
@@ -238,7 +238,7 @@ def test_spans_of_a_stock_pipeline(
             {"pooling": "mean", "head_dense": True},
             r"before the linear map.*task\.head_dense=false",
         ),
-        ("modernbert", "multilabel", {"pooling": "max", "head_dense": False}, r"the largest of the states"),
+        ("modernbert", "multilabel", {"pooling": "max", "head_dense": False}, r"the maximum of the hidden states"),
     ],
 )
 def test_a_head_that_no_class_holds_is_refused(
@@ -287,7 +287,7 @@ def test_a_head_that_is_not_known_goes_back_as_it_came(
     came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "out"))
     assert came.keys() == went.keys()
     changed = LoadedModel(loaded.path, build_model(LAYOUTS["modernbert"], 1), origin=loaded.origin)
-    with pytest.raises(SettingsError, match=r"ModernBertForSequenceClassification is not known here.*head=false"):
+    with pytest.raises(SettingsError, match=r"ModernBertForSequenceClassification is not supported.*head=false"):
         HFExporter().write(changed, tmp_path / "changed")
 
 

@@ -177,7 +177,7 @@ def test_a_ranker_is_a_cross_encoder(
     [
         ({"pooling": "layers"}, "'layers' has no counterpart"),
         ({"pooling": {"is": "mean", "include_special_tokens": False}}, "'mean' has no counterpart"),
-        ({"postprocess": ["int8"]}, "finish = 'int8'"),
+        ({"postprocess": ["int8"]}, "postprocess = 'int8'"),
         ({"layers": 1}, "'layers' has no counterpart"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Ways out: a model as others read it, refused when what they would compute drifts from what the model computes."""
+"""Exporters: write a model in another library's format, and refuse if its outputs differ from the model's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encodery.model.load import LoadedModel
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The folder written, what it holds in a few words, and what was measured: drifts, sizes."""
+    """The artifact that was written, the name of its format, and what was measured: drifts, sizes."""
 
     artifact: Artifact
     format: str
@@ -26,8 +26,8 @@ class Exporter(Part):
 
     @abc.abstractmethod
     def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
-        """Write the model into `folder`, an artifact of kind "export" whose parent is the model.
+        """Write the model into `folder`, as an artifact of kind "export" whose parent is the model.
 
-        Raises `SettingsError` naming the settings that the format cannot hold, `ArtifactError` where what was written
-        does not compute what the model does; nothing is left behind then.
+        Raises `SettingsError` naming the settings that the format cannot express, and `ArtifactError` if the written
+        model does not compute what `loaded` computes; then no folder is left behind.
         """

@@ -1,20 +1,22 @@
-"""The model card of an export: what the model is, how to use it, what was measured, from which text it came."""
+"""The model card of an export: what the model is, how to use it, what was measured, what it was trained on."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
 from encodery.finetune.imported import CONFIG_KEY, IDENTITY_ACTIVATION, head_kind
+from encodery.model.formats import CheckpointFormat
 from encodery.model.load import LoadedModel
 from encodery.model.settings import ModelSettings
 
-MOST_SOURCES = 15
+MAX_SOURCES = 15
 PIPELINES = {
     "SequenceClassification": "text-classification",
     "TokenClassification": "token-classification",
@@ -24,29 +26,47 @@ PIPELINES = {
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
-def card(
+@dataclass(frozen=True, kw_only=True)
+class CardTexts:
+    """What the user decides about a card: its title (None: the folder's name) and the licence (None: not stated)."""
+
+    title: str | None = None
+    licence: str | None = None
+
+
+def model_card(
     loaded: LoadedModel,
     folder: Path,
+    checkpoint_format: CheckpointFormat,
     config: Mapping[str, Any],
-    drifts: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     *,
     bare: bool,
-    title: str | None,
-    licence: str | None,
+    texts: CardTexts,
 ) -> str:
-    """The text of README.md, with the hub's front matter. `bare`: what stood on the encoder was left out."""
+    """Return the text of README.md, with the hub's front matter.
+
+    Args:
+        loaded: The exported model.
+        folder: Where the export will be.
+        checkpoint_format: The format of the export.
+        config: Its config.json.
+        metrics: What was measured when it was written.
+        bare: Whether a head of the model was left out.
+        texts: Title and licence.
+    """
     settings = loaded.model.settings
-    came_from = ancestors(loaded.artifact) if loaded.artifact is not None else ()
-    lineage = [ancestor.artifact for ancestor in came_from if ancestor.artifact is not None]
+    origins = ancestors(loaded.artifact) if loaded.artifact is not None else ()
+    lineage = [ancestor.artifact for ancestor in origins if ancestor.artifact is not None]
     sections = [
-        _front_matter(settings, config, licence),
-        f"# {title or folder.name}\n\n{_what(loaded)}{_left_out(loaded) if bare else ''}",
-        _use(settings, loaded, config),
-        _figures(loaded.artifact, lineage),
-        _data(lineage),
+        _front_matter(settings, config, texts.licence),
+        f"# {texts.title or folder.name}\n\n{_description(loaded)}{_missing_head(loaded) if bare else ''}",
+        _usage(loaded, checkpoint_format, config),
+        _metrics(loaded.artifact),
+        _training_data(lineage),
         _recipe(loaded.settings.get("recipe")),
-        _licence(licence),
-        _made(loaded, lineage, drifts),
+        _licence(texts.licence),
+        _provenance(loaded, lineage, metrics),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -54,149 +74,154 @@ def card(
 def _front_matter(settings: ModelSettings, config: Mapping[str, Any], licence: str | None) -> str:
     lines = ["---", "library_name: transformers"]
     kind = head_kind(config)
-    usual = "fill-mask" if settings.head is not None else "feature-extraction"
-    lines.append(f"pipeline_tag: {usual if kind is None else PIPELINES[kind]}")
+    without_task = "fill-mask" if settings.head is not None else "feature-extraction"
+    lines.append(f"pipeline_tag: {without_task if kind is None else PIPELINES[kind]}")
     if licence is not None and SPDX.fullmatch(licence):
         lines.append(f"license: {licence.lower()}")
     return "\n".join([*lines, "tags:", "- encodery", "- encoder", "---"])
 
 
-def _what(loaded: LoadedModel) -> str:
+def _description(loaded: LoadedModel) -> str:
     settings = loaded.model.settings
     shape = settings.shape
     size = sum(p.numel() for p in loaded.model.parameters())
     windows = [settings.mask.window(layer, shape.depth) for layer in range(shape.depth)]
     local = [w for w in windows if w is not None]
-    reach = f", {len(local)} of them local within {local[0]} tokens to either side" if local else ""
+    attention = f", {len(local)} of them with local attention to {local[0]} tokens on each side" if local else ""
     parts = ", ".join(
         f"{field} `{name_of(getattr(settings, field))}`" for field in ("positions", "ffn", "norm", "block")
     )
     return (
-        f"A bidirectional text encoder with {size:,} parameters: {shape.depth} layers{reach}, width {shape.width}, "
-        f"{shape.heads} heads, feed-forward width {shape.intermediate_size}, up to {shape.max_length} tokens "
+        f"A bidirectional text encoder with {size:,} parameters: {shape.depth} layers{attention}, width {shape.width}, "
+        f"{shape.heads} heads, intermediate size {shape.intermediate_size}, up to {shape.max_length} tokens "
         f"({parts}). Made with encodery."
     )
 
 
-def _left_out(loaded: LoadedModel) -> str:
+def _missing_head(loaded: LoadedModel) -> str:
     task = loaded.settings.get("task")
-    was = f" It was fine-tuned for the task `{task['is']}`, whose head is not here." if task else ""
-    return f"{was} This is the encoder alone: it gives hidden states, and whatever is put on it has to be trained."
+    tuned = f" It was fine-tuned for the task `{task['is']}`, but this export has no head for it." if task else ""
+    return f"{tuned} This is the encoder alone: it returns hidden states, and a head for any task must be trained."
 
 
-def _use(settings: ModelSettings, loaded: LoadedModel, config: Mapping[str, Any]) -> str:
-    head = head_kind(config) or ("MaskedLM" if settings.head is not None else None)
-    kind = f"AutoModelFor{head}" if head else "AutoModel"
+def _usage(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Mapping[str, Any]) -> str:
+    settings, kind = loaded.model.settings, head_kind(config)
+    head = kind or ("MaskedLM" if settings.head is not None else None)
+    auto_class = f"AutoModelFor{head}" if head else "AutoModel"
     notes = ["It loads with the library's own classes; no remote code is needed."]
-    pooled = loaded.origin is not None and any("pooler." in name for name in loaded.origin.extra_tensors)
-    if config.get("model_type") != "modernbert" and not pooled and head_kind(config) is None:
-        notes.append("`pooler_output` was not trained here: for sentence vectors take the mean of the hidden states.")
+    imported_pooler = loaded.origin is not None and any("pooler." in name for name in loaded.origin.extra_tensors)
+    if "pooler." in checkpoint_format.unused_tensors and not imported_pooler and kind is None:
+        notes.append("`pooler_output` was not trained: for sentence embeddings use the mean of the hidden states.")
     if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab_size:
         notes.append(
-            f"The vocabulary has {used:,} entries; the tables hold {settings.vocab_size:,} rows, a round number. "
-            f"The ids from {used} up stand for nothing and were never trained."
+            f"The vocabulary has {used:,} entries, and the embeddings have {settings.vocab_size:,} rows, a round "
+            f"number. The ids from {used} on are unused and were never trained."
         )
-    notes += _of_head(config)
-    embed = loaded.settings.get("dense")
-    if embed:
-        notes.append(f"Embedding settings: `{json.dumps(embed, ensure_ascii=False)}`.")
-    lines = ["## Use", "", "```python", f"from transformers import {kind}, AutoTokenizer", ""]
-    lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {kind}.from_pretrained("PATH")', "```", ""]
-    return "\n".join(lines + [f"- {note}" for note in notes])
+    notes += _head_notes(config)
+    dense = loaded.settings.get("dense")
+    if dense:
+        notes.append(f"Embedding settings: `{json.dumps(dense, ensure_ascii=False)}`.")
+    lines = ["## Usage", "", "```python", f"from transformers import {auto_class}, AutoTokenizer", ""]
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {auto_class}.from_pretrained("PATH")']
+    return "\n".join([*lines, "```", "", *(f"- {note}" for note in notes)])
 
 
-def _of_head(config: Mapping[str, Any]) -> list[str]:
-    """What is to be known of a task's head that was put into a stock class."""
-    told, kind = config.get(CONFIG_KEY), head_kind(config)
-    if not isinstance(told, dict) or kind is None:
+def _head_notes(config: Mapping[str, Any]) -> list[str]:
+    """Notes on a task's head in a stock class."""
+    exported, kind = config.get(CONFIG_KEY), head_kind(config)
+    if not isinstance(exported, dict) or kind is None:
         return []
-    task = told["task"]["is"]
-    notes = [f"Fine-tuned for the task `{task}`; `encodery predict ROWS --model PATH` gives the same answers."]
+    task = exported["task"]["is"]
+    notes = [f"Fine-tuned for the task `{task}`; `encodery predict FILE --model PATH` gives the same predictions."]
     if task == "tag":
-        notes.append('A word\'s tag is that of its first piece: `aggregation_strategy="first"` in a pipeline.')
+        notes.append('A word\'s tag is that of its first token: `aggregation_strategy="first"` in a pipeline.')
     if task == "regress":
         notes.append("The output is the score itself.")
-    if "threshold" in told["tuned"]:
-        what = {"multilabel": "A label is given from this probability on", "span": "There is no answer where saying so"}
-        more = " scores higher than the best span by more than this" if task == "span" else ""
-        notes.append(f"{what.get(task, 'Threshold')}{more}: {told['tuned']['threshold']:.4g}.")
+    threshold = exported["tuned"].get("threshold")
+    if threshold is not None and task == "span":
+        notes.append(
+            'There is no answer if the score of "no answer" exceeds that of the best span by more than '
+            f"{threshold:.4g}."
+        )
+    elif threshold is not None:
+        notes.append(f"A label is predicted from this probability on: {threshold:.4g}.")
     if config.get("classifier_activation") == IDENTITY_ACTIVATION:
-        notes.append("The head's first layers let the states through as they come; the classifier alone was trained.")
+        notes.append("The first layers of the head are the identity; only the classifier was trained.")
     return notes
 
 
-def _figures(artifact: Artifact | None, lineage: list[Artifact]) -> str:
+def _metrics(artifact: Artifact | None) -> str:
     own = {} if artifact is None else artifact.manifest.metrics
-    beside = {} if artifact is None else _json(artifact.path.parent / "metrics.json")
-    rows = {k: v for k, v in {**beside, **own}.items() if isinstance(v, str | int | float)}
-    if not rows:
+    of_run = {} if artifact is None else _read_table(artifact.path.parent / "metrics.json")
+    values = {k: v for k, v in {**of_run, **own}.items() if isinstance(v, str | int | float)}
+    if not values:
         return ""
-    return "\n".join(
-        ["## Figures", "", "| figure | value |", "|---|---|", *(f"| {k} | {_plain(v)} |" for k, v in rows.items())]
-    )
+    lines = [f"| {name} | {_format(value)} |" for name, value in values.items()]
+    return "\n".join(["## Metrics", "", "| metric | value |", "|---|---|", *lines])
 
 
-def _data(lineage: list[Artifact]) -> str:
-    found = ["## Training data"]
-    corpora = [a for a in lineage if a.manifest.kind == "corpus"]
+def _training_data(lineage: list[Artifact]) -> str:
+    sections = ["## Training data"]
+    corpora = [artifact for artifact in lineage if artifact.manifest.kind == "corpus"]
     for corpus in corpora:
-        report = _json(corpus.path / "report.json")
-        rows = {k: v for k, v in corpus.manifest.metrics.items() if isinstance(v, str | int | float)}
-        amounts = ", ".join(f"{_plain(value)} {key.replace('_', ' ')}" for key, value in rows.items())
-        found.append(f"A corpus of {amounts}.")
+        report = _read_table(corpus.path / "report.json")
+        values = {k: v for k, v in corpus.manifest.metrics.items() if isinstance(v, str | int | float)}
+        amounts = ", ".join(f"{_format(value)} {name.replace('_', ' ')}" for name, value in values.items())
+        sections.append(f"A corpus of {amounts}.")
         for heading in ("licenses", "sources"):
-            found.append(_shares(heading, report.get(heading) or {}))
+            sections.append(_documents_by(heading, report.get(heading) or {}))
     if not corpora:
-        found.append(
-            "The text it was trained on is not recorded beside the model; ask whoever trained it before relying on it."
+        sections.append(
+            "The text that it was trained on is not recorded with the model; ask those who trained it before you rely "
+            "on it."
         )
-    found.append(
-        "A model of this kind repeats the views and the mistakes of its text, and can reveal pieces of it. "
-        "It was not checked for either."
+    sections.append(
+        "A model of this kind reproduces the views and the errors of its training text, and can reveal parts of it. "
+        "It was not tested for either."
     )
-    return "\n\n".join(part for part in found if part)
+    return "\n\n".join(section for section in sections if section)
 
 
 def _recipe(recipe: Any) -> str:
     if not recipe:
         return ""
     text = json.dumps(recipe, indent=1, ensure_ascii=False, default=str)
-    fold = "<details><summary>All settings it was trained with</summary>"
-    return f"## Recipe\n\n{fold}\n\n```json\n{text}\n```\n\n</details>"
+    summary = "<details><summary>All settings of the training run</summary>"
+    return f"## Recipe\n\n{summary}\n\n```json\n{text}\n```\n\n</details>"
 
 
-def _shares(heading: str, table: Mapping[str, Any]) -> str:
+def _documents_by(heading: str, table: Mapping[str, Any]) -> str:
     if not table:
         return ""
-    rows = [f"| {name} | {entry['documents']:,} | {entry['bytes']:,} |" for name, entry in table.items()]
-    more = [f"| and {len(rows) - MOST_SOURCES} more | | |"] if len(rows) > MOST_SOURCES else []
-    top = f"| {heading} | documents | bytes |"
-    return "\n".join([top, "|---|---|---|", *rows[:MOST_SOURCES], *more])
+    lines = [f"| {name} | {entry['documents']:,} | {entry['bytes']:,} |" for name, entry in table.items()]
+    more = [f"| and {len(lines) - MAX_SOURCES} more | | |"] if len(lines) > MAX_SOURCES else []
+    return "\n".join([f"| {heading} | documents | bytes |", "|---|---|---|", *lines[:MAX_SOURCES], *more])
 
 
 def _licence(licence: str | None) -> str:
-    told = f"`{licence}`." if licence else "Not stated. The licences of the training text above may bind its use."
-    return f"## Licence\n\n{told}"
+    text = f"`{licence}`." if licence else "Not stated. The licences of the training text may restrict its use."
+    return f"## Licence\n\n{text}"
 
 
-def _made(loaded: LoadedModel, lineage: list[Artifact], drifts: Mapping[str, Any]) -> str:
-    lines = ["## How it was made", ""]
+def _provenance(loaded: LoadedModel, lineage: list[Artifact], metrics: Mapping[str, Any]) -> str:
+    lines = ["## Provenance", ""]
     for artifact in ([loaded.artifact] if loaded.artifact is not None else []) + lineage:
         lines.append(f"- {artifact.manifest.kind} `{artifact.manifest.fingerprint}`, {artifact.manifest.created}")
     if loaded.origin is not None:
-        lines.append(f"- imported from the {loaded.origin.format} layout")
-    measured = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in drifts.items())
-    lines.append(f"- checked when it was written: {measured}; `golden.safetensors` holds what it must compute")
+        lines.append(f"- imported from the checkpoint format `{loaded.origin.format}`")
+    measured = ", ".join(f"{name.replace('_', ' ')} {_format(value)}" for name, value in metrics.items())
+    lines.append(f"- verified when it was written: {measured}; `golden.safetensors` has the outputs that it must give")
     return "\n".join(lines)
 
 
-def _plain(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_table(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} if there is none."""
     if not path.is_file():
         return {}
     table = json.loads(path.read_text(encoding="utf-8"))

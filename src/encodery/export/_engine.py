@@ -1,8 +1,8 @@
-"""What the exports for engines other than PyTorch share: what is written beside the graph, and how it is judged.
+"""What the exporters of graphs for other engines than PyTorch share: the files beside the graph, and its verification.
 
-The folder holds the graph, the tokenizer and finish.safetensors (what the finish steps have learnt); the manifest tells
-the limits, the encoder's digest and how texts become vectors, so that nothing of PyTorch is needed to serve it.
-Shapes: N texts, K width of a vector.
+The folder has the graph, the tokenizer and postprocess.safetensors (what the post-processing steps were fitted to); the
+manifest has the limits, the encoder's digest and how texts become embeddings, so that serving needs no PyTorch.
+Shapes: N texts, K dimension of an embedding.
 """
 
 from __future__ import annotations
@@ -40,129 +40,146 @@ from encodery.runtimes.onnx_graph import encoder_digest, require_exportable
 from encodery.runtimes.packed_encoder import original_model
 
 Weights = Literal["float32", "int8"]
-FLOAT_MEAN, FLOAT_LEAST = 0.99999, 0.9999
-"""Cosines to the model's own vectors, mean and least, that an export in float32 must reach."""
+FLOAT32_MIN_MEAN_COSINE, FLOAT32_MIN_COSINE = 0.99999, 0.9999
+"""Mean and minimum of the cosines to the model's own embeddings that an export in float32 must reach."""
 MIN_MEAN_COSINE, MIN_COSINE = 0.997, 0.993
-"""The same for 8-bit weights, unless the user says otherwise."""
-FEWEST, MOST = 40, 400
-"""Texts that 8-bit weights need, and are drawn at most; of four, three are for calibration and one for the check."""
+"""The same for 8-bit weights, unless the user sets others."""
+MIN_TEXTS, MAX_TEXTS = 40, 400
+"""Texts that 8-bit weights need, and the largest sample; three of four are for calibration, one for the test."""
 NEIGHBOURS = 10
-GROUP = 8
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class GraphExport:
-    """What will be written: checked, nothing done yet. `seen`: texts to calibrate with; `held`: others, for the check.
+    """An export that was checked and is not written yet.
 
-    Raises `SettingsError` naming what the format cannot hold, `InputError` for too few texts.
+    `calibration_texts` are for 8-bit weights, `test_texts` for the comparison with the model.
     """
 
     loaded: LoadedModel
-    embedder: DenseEncoder
+    encoder: DenseEncoder
     weights: Weights
-    seen: list[str]
-    held: list[str]
+    calibration_texts: list[str]
+    test_texts: list[str]
 
     @classmethod
-    def of(cls, loaded: LoadedModel, weights: Weights, texts: str | None, door: str) -> GraphExport:
-        """`texts`: a file, needed for 8-bit weights."""
-        require_exportable(loaded.model.settings, f"an export to {door}")
+    def of(cls, loaded: LoadedModel, weights: Weights, texts: str | None, target: str) -> GraphExport:
+        """Check that a model can be exported to `target`.
+
+        `texts` is a file, which 8-bit weights need. Raises `SettingsError` naming what the format cannot express, and
+        `InputError` if there are too few texts.
+        """
+        require_exportable(loaded.model.settings, f"an export to {target}")
         if "task" in loaded.settings or kind_of(loaded.settings) != "dense":
-            raise SettingsError(f"An export to {door} holds a model of embeddings; this head would be left behind.")
-        embedder = DenseEncoder.from_loaded(loaded, "cpu")
-        embedder.model = original_model(embedder.model)  # Whose layers are watched, and whose vectors are the measure.
-        if embedder.settings.pooling not in (Mean(), CLS()) or embedder.settings.layers is not None:
             raise SettingsError(
-                f"pooling = '{name_of(embedder.settings.pooling)}': an export to {door} has mean (with special tokens) "
-                "and cls, over all layers."
+                f"An export to {target} needs a model of dense embeddings; this model's head would be lost."
+            )
+        encoder = DenseEncoder.from_loaded(loaded, "cpu")
+        # The original has the layers that are calibrated, and gives the embeddings that the export must reproduce.
+        encoder.model = original_model(encoder.model)
+        if encoder.settings.pooling not in (Mean(), CLS()) or encoder.settings.layers is not None:
+            raise SettingsError(
+                f"pooling = '{name_of(encoder.settings.pooling)}': an export to {target} supports mean (with special "
+                "tokens) and cls, over all layers."
             )
         if weights == "int8" and texts is None:
             raise SettingsError(
-                "weights = 'int8': needs texts = FILE, a few hundred texts like those that will be encoded, one a line "
-                "or .jsonl: activations are measured on them."
+                "weights = 'int8': needs texts = FILE with a few hundred texts like those that will be encoded, one "
+                "per line or .jsonl, because the ranges of activations are measured on them."
             )
-        drawn = [] if texts is None else _drawn(Path(texts))
-        return cls(loaded, embedder, weights, [t for n, t in enumerate(drawn) if n % 4], drawn[::4] or _some(embedder))
+        sample = [] if texts is None else _sample(Path(texts))
+        calibration = [text for number, text in enumerate(sample) if number % 4]
+        return cls(loaded, encoder, weights, calibration, sample[::4] or _standard_texts(encoder))
 
     @property
     def limits(self) -> Limits:
-        """What the engine takes."""
-        return Limits.of(self.embedder.model.settings)
+        """The batches that the engine accepts."""
+        return Limits.of(self.encoder.model.settings)
 
     def batches(self) -> Iterator[Batch]:
-        """The texts to calibrate with, cut on the right, a few of like length at a time."""
-        embedder = self.embedder
-        ids = [row[: embedder.max_content_tokens] for row in embedder.tokenizer.encode_batch(self.seen)]
-        ids.sort(key=len)
-        for start in range(0, len(ids), GROUP):
-            yield pack_sequences(ids[start : start + GROUP], embedder.tokenizer.cls_id, embedder.tokenizer.sep_id)
+        """Yield the calibration texts, truncated, in small batches of similar length."""
+        encoder = self.encoder
+        sequences = [
+            ids[: encoder.max_content_tokens] for ids in encoder.tokenizer.encode_batch(self.calibration_texts)
+        ]
+        sequences.sort(key=len)
+        for start in range(0, len(sequences), BATCH_SIZE):
+            batch = sequences[start : start + BATCH_SIZE]
+            yield pack_sequences(batch, encoder.tokenizer.cls_id, encoder.tokenizer.sep_id)
 
     @contextlib.contextmanager
     def writing(self, exporter: Exporter, folder: Path, overwrite: bool) -> Iterator[Draft]:
-        """The folder in the making, with all but the graph in it."""
-        embedder, parent = self.embedder, self.loaded.artifact
+        """Yield the draft of the folder, which has everything except the graph."""
+        encoder, parent = self.encoder, self.loaded.artifact
         settings: dict[str, Any] = {"export": encode(exporter), "format": name_of(exporter)}
         settings["limits"] = dataclasses.asdict(self.limits)
-        settings["encoder"] = encoder_digest(embedder.model)
-        settings["dense"] = {**encode(embedder.settings), "max_length": embedder.max_length}
-        with create_artifact(
-            folder, "export", settings, {"model": parent} if parent else None, overwrite=overwrite
-        ) as draft:
+        settings["encoder"] = encoder_digest(encoder.model)
+        settings["dense"] = {**encode(encoder.settings), "max_length": encoder.max_length}
+        parents = {"model": parent} if parent else None
+        with create_artifact(folder, "export", settings, parents, overwrite=overwrite) as draft:
             if self.loaded.tokenizer_path is not None:
                 copy_tokenizer(self.loaded.tokenizer_path, draft.path)
-            embedder.postprocessing.save(draft.path / POSTPROCESS_FILE)
+            encoder.postprocessing.save(draft.path / POSTPROCESS_FILE)
             yield draft
 
-    def judge(self, draft: Draft, engine: InferenceEngine, mean: float, least: float) -> None:
-        """Figures of an engine against the model. Raises `ArtifactError` where its vectors drift beyond the bounds."""
+    def verify(self, draft: Draft, engine: InferenceEngine, min_mean_cosine: float, min_cosine: float) -> None:
+        """Compare the engine's embeddings with the model's, and add the result to the draft's metrics.
+
+        The two limits are those of 8-bit weights. Raises `ArtifactError` if the embeddings differ by more.
+        """
         if self.weights == "float32":
-            mean, least = FLOAT_MEAN, FLOAT_LEAST
-        ran = copy.copy(self.embedder)
-        ran.engine = engine
-        expected = _unit(self.embedder.encode(self.held, truncate="right").vectors)
-        found = _unit(ran.encode(self.held, truncate="right").vectors)  # Also the warm-up.
-        begun = time.perf_counter()
-        ran.encode(self.held, truncate="right")
-        seconds = time.perf_counter() - begun
-        cosines = (expected * found).sum(1)
-        if not (cosines.mean() >= mean and cosines.min() >= least):
+            min_mean_cosine, min_cosine = FLOAT32_MIN_MEAN_COSINE, FLOAT32_MIN_COSINE
+        exported = copy.copy(self.encoder)
+        exported.engine = engine
+        expected = _unit(self.encoder.encode(self.test_texts, truncate="right").vectors)
+        actual = _unit(exported.encode(self.test_texts, truncate="right").vectors)  # Also the warm-up.
+        start = time.perf_counter()
+        exported.encode(self.test_texts, truncate="right")
+        seconds = time.perf_counter() - start
+        cosines = (expected * actual).sum(1)
+        if not (cosines.mean() >= min_mean_cosine and cosines.min() >= min_cosine):
             raise ArtifactError(
-                f"The export's vectors drift from the model's: over {len(self.held)} texts their cosines are "
-                f"{cosines.mean():.5f} in the mean and {cosines.min():.5f} at least; {mean} and {least} are asked. "
-                "Nothing was written."
+                f"The export's vectors drift from the model's: over {len(self.test_texts)} texts the mean of their "
+                f"cosines is {cosines.mean():.5f} and the minimum {cosines.min():.5f}; at least {min_mean_cosine} and "
+                f"{min_cosine} are required. Nothing was written."
             )
-        draft.metrics |= {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
-        if len(self.held) > NEIGHBOURS:
-            draft.metrics["top_10_overlap"] = _overlap(expected, found)
+        draft.metrics |= {"cosine_mean": float(cosines.mean()), "cosine_min": float(cosines.min())}
+        if len(self.test_texts) > NEIGHBOURS:
+            draft.metrics["top_10_overlap"] = _neighbour_overlap(expected, actual)
         size = sum(file.stat().st_size for file in draft.path.rglob("*") if file.is_file())
-        draft.metrics |= {"texts": len(self.held), "ms_a_text": 1e3 * seconds / len(self.held), "megabytes": size / 1e6}
+        draft.metrics |= {
+            "texts": len(self.test_texts),
+            "ms_per_text": 1e3 * seconds / len(self.test_texts),
+            "megabytes": size / 1e6,
+        }
 
 
-def _drawn(path: Path) -> list[str]:
-    """A fixed sample, in random order. Raises `InputError` for too few."""
-    found = [text for text in read_texts(path) if text.strip()]
-    if len(found) < FEWEST:
-        raise InputError(f"{path}: has {len(found)} texts, 8-bit weights need at least {FEWEST}.")
-    return random.Random(0).sample(found, min(MOST, len(found)))
+def _sample(path: Path) -> list[str]:
+    """A fixed sample of the texts in a file, in random order. Raises `InputError` if there are too few."""
+    texts = [text for text in read_texts(path) if text.strip()]
+    if len(texts) < MIN_TEXTS:
+        raise InputError(f"{path}: has {len(texts)} texts, but 8-bit weights need at least {MIN_TEXTS}.")
+    return random.Random(0).sample(texts, min(MAX_TEXTS, len(texts)))
 
 
-def _some(embedder: DenseEncoder) -> list[str]:
-    """Short texts, and one that fills the model."""
-    once = " ".join(SENTENCES)
-    count = len(embedder.tokenizer.encode(once))
-    return [*SENTENCES, " ".join([once] * (embedder.max_content_tokens // max(count, 1) + 1))]
+def _standard_texts(encoder: DenseEncoder) -> list[str]:
+    """Short texts, and one of the model's maximum length."""
+    joined = " ".join(SENTENCES)
+    count = len(encoder.tokenizer.encode(joined))
+    return [*SENTENCES, " ".join([joined] * (encoder.max_content_tokens // max(count, 1) + 1))]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
-def _overlap(expected: np.ndarray, found: np.ndarray) -> float:
-    """How many of a text's ten nearest are so by both, in the mean."""
-    tops = []
-    for vectors in (expected, found):
+def _neighbour_overlap(expected: np.ndarray, actual: np.ndarray) -> float:
+    """The mean fraction of a text's ten nearest neighbours that are so by both embeddings."""
+    nearest = []
+    for vectors in (expected, actual):
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -np.inf)
-        tops.append(np.argsort(-cosines, axis=1)[:, :NEIGHBOURS])
-    return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*tops, strict=True)]))
+        nearest.append(np.argsort(-cosines, axis=1)[:, :NEIGHBOURS])
+    return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*nearest, strict=True)]))

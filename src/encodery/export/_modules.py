@@ -1,6 +1,6 @@
-"""What our models are as modules of sentence-transformers: class, config.json, weights.
+"""Our models as modules of sentence-transformers: class, config.json and weights of each.
 
-Shapes: H width of the model, K of a vector.
+Shapes: H width of the model, K dimension of an embedding.
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ from encodery.encoders.postprocess import PostProcess, State
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.finetune.predict import Predictor
 
-OLD, NEW = "sentence_transformers.models", "sentence_transformers"  # the old names are read by every version
-MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weighted: "weightedmean_tokens"}
-KINDS = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
-ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+OLD, NEW = "sentence_transformers.models", "sentence_transformers"
+"""Packages of the modules; every version reads the old names."""
+POOLING_MODES: dict[type[Pooling], str] = {Mean: "mean_tokens", CLS: "cls_token", Weighted: "weightedmean_tokens"}
+RANKER_POOLING_MODES = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
+ALL_POOLING_MODES = (
+    "cls_token",
+    "mean_tokens",
+    "max_tokens",
+    "mean_sqrt_len_tokens",
+    "weightedmean_tokens",
+    "lasttoken",
+)
 EACH_TOKEN = {"module_input_name": "token_embeddings"}
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
 GELU = "torch.nn.modules.activation.GELU"
 
 
 class Module(NamedTuple):
-    """`type` is the class, `config` None where it has none; `tensors` its weights."""
+    """`type` is the class, `config` its config.json (None: it has none), `tensors` its weights."""
 
     type: str
     config: dict[str, Any] | None = None
@@ -41,7 +49,7 @@ class Module(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The class without its module."""
+        """The name of the class without its package."""
         return self.type.rsplit(".", 1)[-1]
 
 
@@ -49,25 +57,27 @@ TRANSFORMER = Module(f"{OLD}.Transformer")
 TASK_TRANSFORMER = Module(f"{NEW}.base.modules.transformer.Transformer")
 
 
-def embedding(embedder: DenseEncoder) -> list[Module]:
-    """Transformer, pooling and finish. Raises `SettingsError` for what has no counterpart."""
-    pooling = embedder.settings.pooling
-    mode = MODES.get(type(pooling))
-    if mode is None or pooling != type(pooling)() or embedder.settings.layers is not None:
-        what = "layers" if mode is not None and embedder.settings.layers is not None else name_of(pooling)
+def dense(encoder: DenseEncoder) -> list[Module]:
+    """Transformer, pooling and post-processing. Raises `SettingsError` for what has no counterpart."""
+    pooling = encoder.settings.pooling
+    mode = POOLING_MODES.get(type(pooling))
+    if mode is None or pooling != type(pooling)() or encoder.settings.layers is not None:
+        value = "layers" if mode is not None and encoder.settings.layers is not None else name_of(pooling)
         raise SettingsError(
-            f"embed: '{what}' has no counterpart in sentence-transformers; pooling cls, mean (with special tokens) and "
-            "weighted over all layers have."
+            f"dense: '{value}' has no counterpart in sentence-transformers; the poolings cls, mean (including special "
+            "tokens) and weighted over all layers have one."
         )
-    return [TRANSFORMER, _pooling(embedder.model.settings.width, mode), *_finish(embedder)]
+    return [TRANSFORMER, _pooling(encoder.model.settings.width, mode), *_postprocess(encoder)]
 
 
-def static(embedder: DenseEncoder) -> list[Module]:
-    """A table of vectors, and finish."""
-    if embedder.settings.pooling != Mean(include_special_tokens=False):
-        raise SettingsError("A model of depth 0 is exported with pooling = 'mean', specials = false.")
-    table = {"embedding.weight": embedder.model.encoder.token_embeddings}
-    return [Module(f"{OLD}.StaticEmbedding", None, table), *_finish(embedder)]
+def static(encoder: DenseEncoder) -> list[Module]:
+    """A table of token embeddings, and post-processing."""
+    if encoder.settings.pooling != Mean(include_special_tokens=False):
+        raise SettingsError(
+            "A model of depth 0 can be exported only with pooling = 'mean' and include_special_tokens = false."
+        )
+    table = {"embedding.weight": encoder.model.encoder.token_embeddings}
+    return [Module(f"{OLD}.StaticEmbedding", None, table), *_postprocess(encoder)]
 
 
 def sparse() -> list[Module]:
@@ -76,8 +86,8 @@ def sparse() -> list[Module]:
     return [TASK_TRANSFORMER, Module(f"{NEW}.sparse_encoder.modules.splade_pooling.SpladePooling", config)]
 
 
-def multivector(encoder: MultiVectorEncoder) -> list[Module]:
-    """Transformer, projection of each token, the tokens that count, unit length."""
+def multi_vector(encoder: MultiVectorEncoder) -> list[Module]:
+    """Transformer, projection of each token, mask of skipped tokens, normalisation."""
     weight = encoder.projection.linear.weight.detach().cpu().clone()
     dense: dict[str, Any] = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
     dense |= {"activation_function": IDENTITY, **EACH_TOKEN, "module_output_name": "token_embeddings"}
@@ -91,53 +101,56 @@ def multivector(encoder: MultiVectorEncoder) -> list[Module]:
     ]
 
 
-def ranker(predictor: Predictor, pooling: str, rate: float) -> list[Module]:
-    """Transformer, pooling and the head as one or two dense layers; the last one's output is the logit, `rate` folded
-    in."""
+def ranker(predictor: Predictor, pooling: str, lr_scale: float) -> list[Module]:
+    """Transformer, pooling, and the head as one or two dense layers; the last one gives the logit, with `lr_scale`
+    folded into its weights."""
     width = predictor.model.settings.width
     state = predictor.module.state_dict()
-    found = [TASK_TRANSFORMER, _pooling(width, KINDS[pooling])]
+    modules = [TASK_TRANSFORMER, _pooling(width, RANKER_POOLING_MODES[pooling])]
     if "head.dense.weight" in state:
         normed = "head.norm.weight" in state
-        found.append(_dense(state["head.dense.weight"], state["head.dense.bias"], GELU if normed else TANH))
+        modules.append(_dense_layer(state["head.dense.weight"], state["head.dense.bias"], GELU if normed else TANH))
         if normed:
             norm = {f"norm.{end}": state[f"head.norm.{end}"].detach().cpu().clone() for end in ("weight", "bias")}
-            found.append(Module(f"{OLD}.LayerNorm", {"dimension": width}, norm))
-    found.append(_dense(state["head.out.weight"] * rate, state["head.out.bias"] * rate, IDENTITY, "scores"))
-    return found
+            modules.append(Module(f"{OLD}.LayerNorm", {"dimension": width}, norm))
+    modules.append(
+        _dense_layer(state["head.out.weight"] * lr_scale, state["head.out.bias"] * lr_scale, IDENTITY, "scores")
+    )
+    return modules
 
 
 def _pooling(width: int, mode: str) -> Module:
     config: dict[str, Any] = {"word_embedding_dimension": width}
-    return Module(f"{OLD}.Pooling", config | {f"pooling_mode_{name}": name == mode for name in ALL_MODES})
+    return Module(f"{OLD}.Pooling", config | {f"pooling_mode_{name}": name == mode for name in ALL_POOLING_MODES})
 
 
-def _finish(embedder: DenseEncoder) -> list[Module]:
-    found: list[Module] = []
-    width = embedder.model.settings.width
-    for step, state in zip(embedder.postprocessing.steps, embedder.postprocessing.states, strict=True):
-        found.append(Module(f"{OLD}.Normalize", {}) if isinstance(step, Normalise) else _linear(step, state, width))
+def _postprocess(encoder: DenseEncoder) -> list[Module]:
+    modules: list[Module] = []
+    width = encoder.model.settings.width
+    for step, state in zip(encoder.postprocessing.steps, encoder.postprocessing.states, strict=True):
+        modules.append(Module(f"{OLD}.Normalize", {}) if isinstance(step, Normalise) else _linear(step, state, width))
         width = step.output_dim(width)
-    return found
+    return modules
 
 
 def _linear(step: PostProcess, state: State, width: int) -> Module:
     """A linear step as x W^T + b. Raises `SettingsError` for one that is not linear."""
     if not step.is_linear:
         raise SettingsError(
-            f"finish = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, centre and "
-            "whiten have."
+            f"postprocess = '{name_of(step)}': has no counterpart in sentence-transformers; normalise, truncate, "
+            "centre and whiten have one."
         )
     weight, bias = step.as_linear(state, width)
-    turned, moved = (torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight.T, bias))
-    return _dense(turned, moved, IDENTITY)
+    new_weight, new_bias = (torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight.T, bias))
+    return _dense_layer(new_weight, new_bias, IDENTITY)
 
 
-def _dense(weight: Tensor, bias: Tensor, activation: str, into: str | None = None) -> Module:
+def _dense_layer(weight: Tensor, bias: Tensor, activation: str, output_name: str | None = None) -> Module:
+    """A linear map of the sentence embedding; its output replaces the embedding, or is called `output_name`."""
     config: dict[str, Any] = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": True}
     config["activation_function"] = activation
     tensors = {"linear.weight": weight.detach().cpu().clone(), "linear.bias": bias.detach().cpu().clone()}
-    if into is None:
+    if output_name is None:
         return Module(f"{OLD}.Dense", config, tensors)
-    config |= {"module_input_name": "sentence_embedding", "module_output_name": into}
+    config |= {"module_input_name": "sentence_embedding", "module_output_name": output_name}
     return Module(f"{NEW}.base.modules.dense.Dense", config, tensors)

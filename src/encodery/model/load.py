@@ -1,4 +1,5 @@
-"""Models on disk: `save_model` writes an artifact of kind "model", `load_model` reads one, or a folder of another library.
+"""Models on disk: `save_model` writes an artifact of kind "model", `load_model` reads one, or a folder of another
+library.
 
 The artifact has model.safetensors, golden.safetensors (computed again at load), tokenizer/, extra.safetensors (what an
 imported checkpoint has beyond our model), modules/ (weights of what is used with the encoder: a task's head, a trained

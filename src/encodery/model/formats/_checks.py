@@ -99,7 +99,7 @@ def common_incompatibilities(
         reasons.append("embedding_norm = false (needs true)")
     if shape.head_size * shape.heads != shape.width:
         reasons.append(f"head_size = {shape.head_size} (needs width / heads = {shape.width / shape.heads:g})")
-    everywhere = {"embeddings": PlainEmbeddings, "attention": FullAttention, "norm": LayerNorm}
+    everywhere: dict[str, type[Part]] = {"embeddings": PlainEmbeddings, "attention": FullAttention, "norm": LayerNorm}
     for name, part in {**everywhere, **parts}.items():
         value = getattr(settings, name)
         if not isinstance(value, part):

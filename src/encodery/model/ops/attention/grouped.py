@@ -30,9 +30,7 @@ BANDS = 10
 def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     if spec.window is None or layout.max_seqlen <= BANDS * spec.window:
-        # type: ignore[no-untyped-call]
-        mixed: Tensor = _Tiled.apply(qkv, bias, layout, spec.window, 0, layout.lengths)
-        return mixed
+        return _tiled(qkv, bias, layout, spec.window, 0, layout.lengths)
     window, parts, start = max(spec.window, 1), list[Tensor](), 0
     for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):
         lengths = tuple(run)
@@ -42,9 +40,15 @@ def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None
                 start += length
             continue
         piece = qkv[start : start + sum(lengths)]
-        parts.append(_Tiled.apply(piece, bias, layout, spec.window, start, lengths))  # type: ignore[no-untyped-call]
+        parts.append(_tiled(piece, bias, layout, spec.window, start, lengths))
         start += sum(lengths)
     return torch.cat(parts)
+
+
+def _tiled(*arguments: Any) -> Tensor:
+    """`_Tiled.apply`, typed."""
+    mixed: Tensor = _Tiled.apply(*arguments)  # type: ignore[no-untyped-call]
+    return mixed
 
 
 class _Tiled(torch.autograd.Function):
