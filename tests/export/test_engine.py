@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused(name: str, loaded: LoadedModel, tmp_path: Pat
     )
     with pytest.raises(SettingsError, match="pooling = 'weighted'"):
         exporter(name).write(ends, tmp_path / "out")
-    with pytest.raises(SettingsError, match="head would be left behind"):
+    with pytest.raises(SettingsError, match="head would be lost"):
         exporter(name).write(LoadedModel(loaded.path, loaded.model, {"task": {}}), tmp_path / "out")
 
 

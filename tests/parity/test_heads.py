@@ -224,7 +224,12 @@ def test_spans_of_a_stock_pipeline(
 @pytest.mark.parametrize(
     ("layout", "task", "form", "why"),
     [
-        ("bert", "classify", {"pooling": "mean", "head_dense": True}, r"mean of the hidden states, a dense layer with tanh"),
+        (
+            "bert",
+            "classify",
+            {"pooling": "mean", "head_dense": True},
+            r"mean of the hidden states, a dense layer with tanh",
+        ),
         ("bert", "pair", FIRST, r"the first hidden state and a linear map.*BertForSequenceClassification"),
         (
             "roberta",

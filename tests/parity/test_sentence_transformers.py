@@ -198,7 +198,7 @@ def test_drift_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:20])
-    monkeypatch.setitem(modules.MODES, type(DenseSettings().pooling), "cls_token")
+    monkeypatch.setitem(modules.POOLING_MODES, type(DenseSettings().pooling), "cls_token")
     with pytest.raises(ArtifactError, match="outputs drift"):
         SentenceTransformersExporter().write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
