@@ -56,7 +56,7 @@ def measure(heads: int, lengths: list[int], repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         for name, attend in WAYS.items():
             times[name].append(once(attend, layouts[name]))
-    return {name: round(min(found), 2) for name, found in times.items()}
+    return {name: round(min(results), 2) for name, results in times.items()}
 
 
 def documents(seed: int = 0) -> list[int]:
@@ -74,17 +74,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    set_threads(given.threads)
+    inputs = parser.parse_args()
+    set_threads(inputs.threads)
     rows = []
     for heads in (2, 4, 8):
         for kind, lengths in (("equal", [128] * 32), ("documents", documents())):
-            found = measure(heads, lengths, given.repeats)
-            rows.append({"heads": heads, "lengths": kind, "milliseconds": found})
-            print(f"{heads} heads, {kind:9}", "   ".join(f"{name} {ms:6.1f}" for name, ms in found.items()))
-    if given.out:
-        report = {"cpu": cpu_name(), "threads": given.threads, "torch": torch.__version__, "rows": rows}
-        given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            results = measure(heads, lengths, inputs.repeats)
+            rows.append({"heads": heads, "lengths": kind, "milliseconds": results})
+            print(f"{heads} heads, {kind:9}", "   ".join(f"{name} {ms:6.1f}" for name, ms in results.items()))
+    if inputs.out:
+        report = {"cpu": cpu_name(), "threads": inputs.threads, "torch": torch.__version__, "rows": rows}
+        inputs.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

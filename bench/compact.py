@@ -48,9 +48,9 @@ def finished(steps: Sequence[PostProcess], whole: Vectors) -> Vectors:
 def reranked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(Q, P) scores: of the best by the first the second's, of the others nothing."""
     kept = np.argsort(-first, axis=1, kind="stable")[:, :CANDIDATES]
-    found = np.full(first.shape, -np.inf)
-    np.put_along_axis(found, kept, np.take_along_axis(second, kept, axis=1), axis=1)
-    return found
+    results = np.full(first.shape, -np.inf)
+    np.put_along_axis(results, kept, np.take_along_axis(second, kept, axis=1), axis=1)
+    return results
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         work = Path(folder)
         beir(options.data / "ir/squad", work, random.Random(0))
         names, texts = _read(work / "corpus.jsonl")
-        asked, questions = _read(work / "queries.jsonl")
+        queries, questions = _read(work / "queries.jsonl")
         right: dict[str, dict[str, int]] = {}
         for line in (work / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
             query, document, grade = line.split("\t")
@@ -94,7 +94,7 @@ def main() -> None:
 
     each = {}
     for what, table in scores.items():
-        run = {query: dict(zip(names, map(float, row), strict=True)) for query, row in zip(asked, table, strict=True)}
+        run = {query: dict(zip(names, map(float, row), strict=True)) for query, row in zip(queries, table, strict=True)}
         each[what] = NDCG(k=10).per_item(right, run)
     rows: list[dict[str, Any]] = []
     for what, values in each.items():
@@ -104,7 +104,7 @@ def main() -> None:
             row |= {"difference": apart.value, "difference_interval": apart.interval, "p": apart.p}
         rows.append(row)
         print(row, flush=True)
-    settings = {"questions": len(asked), "paragraphs": len(names), "candidates": CANDIDATES, "static width": WIDTH}
+    settings = {"questions": len(queries), "paragraphs": len(names), "candidates": CANDIDATES, "static width": WIDTH}
     report = {"machine": machine.describe(), "settings": settings, "rows": rows}
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -35,7 +35,7 @@ def measure(options: argparse.Namespace, ranks: int) -> dict[str, dict[str, floa
         BREAK_EVEN_WIDTHS * options.width,
     )
     draw = np.random.default_rng(0)
-    found: dict[str, list[tuple[float, float]]] = {"one after the other": [], "by length": []}
+    results: dict[str, list[tuple[float, float]]] = {"one after the other": [], "by length": []}
     for _ in range(options.steps):
         sizes = draw.permutation(feed.next().lengths.astype(np.int64))  # A feed's batch is sorted by length.
         falling = np.sort(sizes)[::-1]
@@ -45,9 +45,10 @@ def measure(options: argparse.Namespace, ranks: int) -> dict[str, dict[str, floa
         }
         for name, (lengths, seats) in ways.items():
             work = lengths * (1 + lengths / even)
-            found[name].append((excess(np.bincount(seats, lengths, ranks)), excess(np.bincount(seats, work, ranks))))
+            results[name].append((excess(np.bincount(seats, lengths, ranks)), excess(np.bincount(seats, work, ranks))))
     return {
-        name: dict(zip(("tokens", "work"), np.mean(each, axis=0).tolist(), strict=True)) for name, each in found.items()
+        name: dict(zip(("tokens", "work"), np.mean(each, axis=0).tolist(), strict=True))
+        for name, each in results.items()
     }
 
 
@@ -62,8 +63,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "dealing.json")
     options = parser.parse_args()
     rows = {str(ranks): measure(options, ranks) for ranks in options.ranks}
-    asked = {key: getattr(options, key) for key in ("ranks", "tokens", "length", "width", "steps")}
-    options.out.write_text(json.dumps({**asked, "rows": rows}, indent=1) + "\n")
+    queries = {key: getattr(options, key) for key in ("ranks", "tokens", "length", "width", "steps")}
+    options.out.write_text(json.dumps({**queries, "rows": rows}, indent=1) + "\n")
     for ranks, ways in rows.items():
         for name, row in ways.items():
             print(f"{ranks:>4s} ranks  {name:20s} {row['tokens']:.2%} of tokens, {row['work']:.2%} of work")

@@ -86,10 +86,10 @@ def _exported(name: str, model: str, texts: list[str], room: Path) -> str:
 
     folder = room / f"export-{name}"
     if not folder.is_dir():
-        given = room / f"calibration-{name}.jsonl"
-        given.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        inputs = room / f"calibration-{name}.jsonl"
+        inputs.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         try:
-            decode(Exporter, {"is": name, "weights": "int8", "texts": str(given)}).write(load_model(model), folder)
+            decode(Exporter, {"is": name, "weights": "int8", "texts": str(inputs)}).write(load_model(model), folder)
         except ArtifactError as error:
             raise Refused(str(error)) from error
     return str(folder)
@@ -105,7 +105,7 @@ def _ours(model: str, threads: int, runtime: str | None) -> Encode:
     embedder = DenseEncoder.from_loaded(load_model(model), "cpu")
     if runtime is not None:
         embedder = embedder.with_runtime(parse_runtime(runtime))
-    return lambda given: embedder.encode(given, truncate="right").vectors
+    return lambda inputs: embedder.encode(inputs, truncate="right").vectors
 
 
 SIDES: dict[str, Callable[[str, list[str], int, Path], Encode]] = {
@@ -131,9 +131,9 @@ def sample(path: Path, count: int, seed: int = 0) -> tuple[list[str], list[str]]
         raise SystemExit(f"{path}: has {len(held)} texts, {count + 100} are needed.")
     chosen = rng.sample(held, min(count + CALIBRATION, len(held)))
     texts = [" ".join(SENTENCE.split(text)[: CUTS[number % len(CUTS)]]) for number, text in enumerate(chosen)]
-    found, others = texts[:count], texts[count:]
-    rng.shuffle(found)
-    return found, others
+    results, others = texts[:count], texts[count:]
+    rng.shuffle(results)
+    return results, others
 
 
 def of_length(texts: list[str], model: str, tokens: int) -> str:
@@ -142,10 +142,10 @@ def of_length(texts: list[str], model: str, tokens: int) -> str:
     for text in texts:
         words = text.split()
         for count in range(1, len(words) + 1):
-            found = len(tokenizer.encode(" ".join(words[:count])).ids)
-            if found == tokens:
+            results = len(tokenizer.encode(" ".join(words[:count])).ids)
+            if results == tokens:
                 return " ".join(words[:count])
-            if found > tokens:
+            if results > tokens:
                 break
     raise SystemExit(f"No text begins with {tokens} tokens.")
 
@@ -155,26 +155,26 @@ def serve(options: argparse.Namespace) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Nobody is told of this over the network.
 
-    def answer(**found: Any) -> None:
-        answers.write(json.dumps(found) + "\n")
+    def answer(**results: Any) -> None:
+        answers.write(json.dumps(results) + "\n")
         answers.flush()
 
-    told = json.loads((options.work / "texts.json").read_text())
+    reported = json.loads((options.work / "texts.json").read_text())
     try:
-        encode = SIDES[options.serve](options.model, told["calibration"], options.threads, options.work)
+        encode = SIDES[options.serve](options.model, reported["calibration"], options.threads, options.work)
     except (ImportError, Refused) as error:
         return answer(missing=str(error))
     answer(ready=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        texts = told[asked["texts"]]
+        queries = json.loads(line)
+        texts = reported[queries["texts"]]
         seconds = []
-        for _ in range(asked["times"]):
+        for _ in range(queries["times"]):
             begun = time.perf_counter()
             vectors = encode(texts)
             seconds.append(time.perf_counter() - begun)
-        if asked.get("keep"):
-            np.save(asked["keep"], vectors)
+        if queries.get("keep"):
+            np.save(queries["keep"], vectors)
         answer(seconds=seconds)
     return None
 
@@ -199,15 +199,15 @@ class Side:
         pipe: IO[str] = self.process.stdin  # type: ignore[assignment]
         pipe.write(json.dumps({"texts": texts, "times": times, "keep": keep and str(keep)}) + "\n")
         pipe.flush()
-        found: list[float] = self._read()["seconds"]
-        return found
+        results: list[float] = self._read()["seconds"]
+        return results
 
     def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             raise SystemExit(f"'{self.name}' ended; what it said is in its log under --work.")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        results: dict[str, Any] = json.loads(line)
+        return results
 
     def end(self) -> None:
         """Lets the process go."""
@@ -252,43 +252,43 @@ def operations(model: str) -> int:
 
 def turns(sides: list[Side], options: argparse.Namespace) -> dict[str, dict[str, list[list[float]]]]:
     """For each side and kind of work, the seconds of each turn; vectors are kept in the first, the warm-up."""
-    found: dict[str, dict[str, list[list[float]]]] = {side.name: {"all": [], "queue": []} for side in sides}
+    results: dict[str, dict[str, list[list[float]]]] = {side.name: {"all": [], "queue": []} for side in sides}
     for side in sides:
         side.ask("all", keep=options.work / f"{side.name}.npy")
         side.ask("queue")
     for _ in range(options.rounds):
         for side in sides:
             for kind, times in (("all", 1), ("queue", 2)):
-                found[side.name][kind].append(side.ask(kind, times))
+                results[side.name][kind].append(side.ask(kind, times))
     for _ in range(2):
         for side in sides:
             for tokens, times in LATENCIES.items():
                 side.ask(str(tokens), 5)
-                found[side.name].setdefault(str(tokens), []).append(
+                results[side.name].setdefault(str(tokens), []).append(
                     side.ask(str(tokens), min(times, 20 * options.rounds))
                 )
-    return found
+    return results
 
 
-def figures(
-    name: str, found: dict[str, dict[str, list[list[float]]]], told: dict[str, Any], work: Path
+def metrics(
+    name: str, results: dict[str, dict[str, list[list[float]]]], reported: dict[str, Any], work: Path
 ) -> dict[str, Any]:
     """What is reported of a side."""
     result: dict[str, Any] = {}
     for kind in ("all", "queue"):
-        seconds = [min(turn) for turn in found[name][kind]]
-        unit = [min(turn) for turn in found[UNIT][kind]]
+        seconds = [min(turn) for turn in results[name][kind]]
+        unit = [min(turn) for turn in results[UNIT][kind]]
         ratios = [theirs / its for theirs, its in zip(unit, seconds, strict=True)]
         middle = statistics.median(seconds)
         result[kind] = {
             "ratio": statistics.median(ratios),
             "ratios": [round(one, 3) for one in ratios],
             "seconds": [round(one, 4) for one in seconds],
-            "texts_per_s": told[kind]["texts"] / middle,
-            "tokens_per_s": told[kind]["tokens"] / middle,
+            "texts_per_s": reported[kind]["texts"] / middle,
+            "tokens_per_s": reported[kind]["tokens"] / middle,
         }
     for tokens in map(str, LATENCIES):
-        calls = [1e3 * second for turn in found[name][tokens] for second in turn]
+        calls = [1e3 * second for turn in results[name][tokens] for second in turn]
         result[f"ms_{tokens}_tokens"] = {"p50": float(np.percentile(calls, 50)), "p99": float(np.percentile(calls, 99))}
     cosines = (_unit(work / f"{UNIT}.npy") * _unit(work / f"{name}.npy")).sum(1)
     result["cosine"] = {"mean": float(cosines.mean()), "least": float(cosines.min())}
@@ -312,22 +312,22 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     from encodery.base import machine
 
     texts, calibration = sample(options.texts, options.count)
-    given: dict[str, list[str]] = {"all": texts, "queue": texts[: options.queue], "calibration": calibration}
-    given |= {str(tokens): [of_length(texts, options.model, tokens)] for tokens in LATENCIES}
-    (options.work / "texts.json").write_text(json.dumps(given))
+    inputs: dict[str, list[str]] = {"all": texts, "queue": texts[: options.queue], "calibration": calibration}
+    inputs |= {str(tokens): [of_length(texts, options.model, tokens)] for tokens in LATENCIES}
+    (options.work / "texts.json").write_text(json.dumps(inputs))
     pythons = dict(one.split("=", 1) for one in options.python)
-    tokens = {kind: lengths(given[kind], options.model) for kind in ("all", "queue")}
-    told = {kind: {"texts": len(one), "tokens": int(one.sum())} for kind, one in tokens.items()}
+    tokens = {kind: lengths(inputs[kind], options.model) for kind in ("all", "queue")}
+    reported = {kind: {"texts": len(one), "tokens": int(one.sum())} for kind, one in tokens.items()}
     before = peak(options.threads)
     started = [
         Side(name, pythons.get(name, sys.executable), options) for name in SIDES if name in {UNIT, *options.sides}
     ]
     sides = [side for side in started if side.missing is None]
-    found = turns(sides, options)
+    results = turns(sides, options)
     for side in sides:
         side.end()
     after = peak(options.threads)
-    result = {side.name: figures(side.name, found, told, options.work) for side in sides}
+    result = {side.name: metrics(side.name, results, reported, options.work) for side in sides}
     versions = {}
     for name in ("sentence-transformers", "torch", "openvino", "nncf", "onnxruntime", "ctranslate2", "optimum-intel"):
         try:
@@ -336,7 +336,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             continue
     some = tokens["all"]
     about = {"source": options.texts.name, "median_length": float(np.median(some)), "longest": int(some.max())}
-    about |= {"mean_length": float(some.mean()), "of_200_or_more": int((some >= 200).sum()), **told}
+    about |= {"mean_length": float(some.mean()), "of_200_or_more": int((some >= 200).sum()), **reported}
     whole: dict[str, Any] = {
         "machine": machine.describe(),
         "threads": options.threads,
@@ -349,10 +349,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for runtime in before[1]:
             reached = max(before[1][runtime], after[1][runtime])
             whole["peak"][runtime] = {"operations_per_s": reached}
-            ran = result.get({"packed_fp32": "encodery"}.get(runtime, f"encodery {runtime}"))
-            if ran is not None:
+            executed = result.get({"packed_fp32": "encodery"}.get(runtime, f"encodery {runtime}"))
+            if executed is not None:
                 each = operations(options.model)
-                shares = {kind: ran[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
+                shares = {kind: executed[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
                 whole["peak"][runtime]["share"] = shares
     return whole
 

@@ -21,12 +21,12 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 def tokenizer_of(model: str) -> Any:
-    """The folder's fast tokenizer, cutting at the length that its sentence-transformers settings tell."""
-    found = importlib.import_module("tokenizers").Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
-    told = Path(model) / "sentence_bert_config.json"
-    found.no_padding()
-    found.enable_truncation(json.loads(told.read_text())["max_seq_length"] if told.is_file() else 512)
-    return found
+    """Return the fast tokenizer of a folder, truncating at the length of its sentence-transformers settings."""
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
+    config = Path(model) / "sentence_bert_config.json"
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(json.loads(config.read_text())["max_seq_length"] if config.is_file() else 512)
+    return tokenizer
 
 
 def padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
@@ -40,8 +40,8 @@ def padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
 
 def mean(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(B, L, H) → (B, H), of unit length."""
-    found: np.ndarray = np.einsum("blh,bl->bh", hidden, mask.astype(np.float32))
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    means: np.ndarray = np.einsum("blh,bl->bh", hidden, mask.astype(np.float32))
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def sorted_batches(model: str, run: Callable[[list[list[int]]], np.ndarray]) -> Encode:
@@ -52,9 +52,9 @@ def sorted_batches(model: str, run: Callable[[list[list[int]]], np.ndarray]) -> 
         rows = [one.ids for one in tokenizer.encode_batch(texts)]
         order = np.argsort([-len(row) for row in rows], kind="stable")
         parts = [run([rows[n] for n in order[i : i + BATCH]]) for i in range(0, len(order), BATCH)]
-        found = np.empty((len(rows), parts[0].shape[1]), np.float32)
-        found[order] = np.concatenate(parts)
-        return found
+        results = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        results[order] = np.concatenate(parts)
+        return results
 
     return encode
 
@@ -76,8 +76,8 @@ def quantised(source: Path, model: str, texts: list[str]) -> Any:
     whole = importlib.import_module("openvino").Core().read_model(source)
     names = {name for one in whole.inputs for name in one.get_names()}
     rows = [padded([one.ids]) for one in tokenizer_of(model).encode_batch(texts)]
-    given = [{name: array for name, array in row.items() if name in names} for row in rows]
-    return nncf.quantize(whole, nncf.Dataset(given), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(given))
+    texts = [{name: array for name, array in row.items() if name in names} for row in rows]
+    return nncf.quantize(whole, nncf.Dataset(texts), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(texts))
 
 
 def saved(whole: Any, file: Path) -> Path:
@@ -88,10 +88,10 @@ def saved(whole: Any, file: Path) -> Path:
 
 def sentence_transformers(model: str, texts: list[str], threads: int, room: Path) -> Encode:
     """The unit of all others: PyTorch in float32."""
-    found = importlib.import_module("sentence_transformers").SentenceTransformer(model, device="cpu")
+    peer_model = importlib.import_module("sentence_transformers").SentenceTransformer(model, device="cpu")
 
-    def encode(given: list[str]) -> np.ndarray:
-        vectors: np.ndarray = found.encode(given, show_progress_bar=False)
+    def encode(texts: list[str]) -> np.ndarray:
+        vectors: np.ndarray = peer_model.encode(texts, show_progress_bar=False)
         return vectors
 
     return encode
@@ -107,11 +107,11 @@ def sentence_transformers_openvino_int8(model: str, texts: list[str], threads: i
     file = target / "openvino" / "openvino_model_qint8_quantized.xml"
     if not file.is_file():
         saved(quantised(target / "openvino" / "openvino_model.xml", model, texts), file)
-    told = {"file_name": f"openvino/{file.name}", "ov_config": {"INFERENCE_NUM_THREADS": threads}}
-    found = peer.SentenceTransformer(str(target), device="cpu", backend="openvino", model_kwargs=told)
+    model_kwargs = {"file_name": f"openvino/{file.name}", "ov_config": {"INFERENCE_NUM_THREADS": threads}}
+    peer_model = peer.SentenceTransformer(str(target), device="cpu", backend="openvino", model_kwargs=model_kwargs)
 
-    def encode(given: list[str]) -> np.ndarray:
-        vectors: np.ndarray = found.encode(given, show_progress_bar=False)
+    def encode(texts: list[str]) -> np.ndarray:
+        vectors: np.ndarray = peer_model.encode(texts, show_progress_bar=False)
         return vectors
 
     return encode

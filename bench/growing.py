@@ -66,9 +66,9 @@ def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[
         points, spent, done = course(run)
         curve += [{**p, "seconds": p["seconds"] + seconds, "flops": p["flops"] + flops} for p in points]
         seconds, flops = seconds + spent, flops + done
-    figures = json.loads((runs[-1] / "metrics.json").read_text())
+    metrics = json.loads((runs[-1] / "metrics.json").read_text())
     kept = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
-    return {**{key: figures[key] for key in kept if key in figures}, "seconds": seconds, "flops": flops, "curve": curve}
+    return {**{key: metrics[key] for key in kept if key in metrics}, "seconds": seconds, "flops": flops, "curve": curve}
 
 
 def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
@@ -85,8 +85,8 @@ def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
         for line in read_log(run / "log.jsonl")
         if "heldout_loss" in line
     ]
-    figures = json.loads((run / "metrics.json").read_text())
-    return points, figures["seconds"], figures["tokens"] * each
+    metrics = json.loads((run / "metrics.json").read_text())
+    return points, metrics["seconds"], metrics["tokens"] * each
 
 
 def reached(run: dict[str, Any], scratch: dict[str, Any], what: str) -> float | None:
@@ -96,19 +96,19 @@ def reached(run: dict[str, Any], scratch: dict[str, Any], what: str) -> float | 
     return None if first is None else round(first[what] / scratch[what], 3)
 
 
-def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Means and spreads over the seeds; each seed against `scratch` of the same seed."""
-    told: dict[str, Any] = {}
-    for name, runs in found.items():
+    reported: dict[str, Any] = {}
+    for name, runs in results.items():
         losses = [run["heldout_loss"] for run in runs]
-        told[name] = {"heldout_loss": statistics.mean(losses), "spread": (max(losses) - min(losses)) / 2}
-        if name == "scratch" or "scratch" not in found:
+        reported[name] = {"heldout_loss": statistics.mean(losses), "spread": (max(losses) - min(losses)) / 2}
+        if name == "scratch" or "scratch" not in results:
             continue
-        pairs = list(zip(runs, found["scratch"], strict=True))
-        told[name]["ahead"] = statistics.mean(s["heldout_loss"] - run["heldout_loss"] for run, s in pairs)
+        pairs = list(zip(runs, results["scratch"], strict=True))
+        reported[name]["ahead"] = statistics.mean(s["heldout_loss"] - run["heldout_loss"] for run, s in pairs)
         for what in ("seconds", "flops"):
-            told[name][f"{what}_to_scratch"] = [reached(run, s, what) for run, s in pairs]
-    return told
+            reported[name][f"{what}_to_scratch"] = [reached(run, s, what) for run, s in pairs]
+    return reported
 
 
 def main() -> None:
@@ -127,19 +127,19 @@ def main() -> None:
 
     from encodery.base import machine
 
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.rows}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.rows}
     for seed in options.seeds:
         for number, name in enumerate(options.rows):
             run = train(options, name, seed, options.work / f"{number}-{seed}")
-            found[name].append(run)
+            results[name].append(run)
             print(f"seed {seed}  {name:22s} loss {run['heldout_loss']:.3f}", flush=True)
     result = {
         "machine": machine.describe(),
         **{key: getattr(options, key) for key in ("large", "small", "seconds", "share", "seeds", "settings")},
         "common": COMMON,
         "rows": {name: list(ROWS[name]) for name in options.rows},
-        "summary": summary(found),
-        "runs": found,
+        "summary": summary(results),
+        "runs": results,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")

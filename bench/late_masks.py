@@ -50,8 +50,8 @@ def pretrain(options: argparse.Namespace, out: Path, seconds: int, *settings: st
     ]
     command += ["--budget", f"{seconds}s", "train.evals=0", *settings, *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    figures: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return figures
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return metrics
 
 
 def flops(run: Path, length: float) -> float:
@@ -71,23 +71,24 @@ def flops(run: Path, length: float) -> float:
 def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Both stages of a row."""
     first, second = options.work / "first", options.work / "second"
-    learnt = pretrain(options, first, options.seconds, *ROWS[name], f"train.seed={seed}")
+    learned = pretrain(options, first, options.seconds, *ROWS[name], f"train.seed={seed}")
     start = (f"init_from={first}", *ROWS["plain"], f"train.seed={seed}")
     settled = pretrain(options, second, options.settle, *start)
-    found = {
+    results = {
         "seed": seed,
-        "tokens_per_s": learnt["tokens_per_s"],
-        "tokens": learnt["tokens"],
+        "tokens_per_s": learned["tokens_per_s"],
+        "tokens": learned["tokens"],
         "flops_of_a_token": flops(first, options.length),
-        "heldout_loss_in_training": learnt["heldout_loss"],
+        "heldout_loss_in_training": learned["heldout_loss"],
         "heldout_loss": settled["heldout_loss"],
         "heldout_accuracy": settled["heldout_accuracy"],
-        "precision": learnt["precision"],
+        "precision": learned["precision"],
     }
     print(
-        f"seed {seed}  {name:22s} loss {found['heldout_loss']:.4f}  {found['tokens_per_s']:,.0f} tokens/s", flush=True
+        f"seed {seed}  {name:22s} loss {results['heldout_loss']:.4f}  {results['tokens_per_s']:,.0f} tokens/s",
+        flush=True,
     )
-    return found
+    return results
 
 
 def main() -> None:
@@ -113,17 +114,17 @@ def main() -> None:
     plain = runs[options.rows[0]]
     summary = {
         name: {
-            "heldout_loss": statistics.mean(run["heldout_loss"] for run in found),
-            "range": [min(run["heldout_loss"] for run in found), max(run["heldout_loss"] for run in found)],
-            "flops_against_first": found[0]["flops_of_a_token"] / plain[0]["flops_of_a_token"],
+            "heldout_loss": statistics.mean(run["heldout_loss"] for run in results),
+            "range": [min(run["heldout_loss"] for run in results), max(run["heldout_loss"] for run in results)],
+            "flops_against_first": results[0]["flops_of_a_token"] / plain[0]["flops_of_a_token"],
             "speed_against_first": statistics.median(
-                run["tokens_per_s"] / other["tokens_per_s"] for run, other in zip(found, plain, strict=True)
+                run["tokens_per_s"] / other["tokens_per_s"] for run, other in zip(results, plain, strict=True)
             ),
         }
-        for name, found in runs.items()
+        for name, results in runs.items()
     }
-    asked = {key: getattr(options, key) for key in ("recipe", "seconds", "settle", "seeds", "length", "settings")}
-    result = {"machine": machine.describe(), **asked, "rows": ROWS, "summary": summary, "runs": runs}
+    queries = {key: getattr(options, key) for key in ("recipe", "seconds", "settle", "seeds", "length", "settings")}
+    result = {"machine": machine.describe(), **queries, "rows": ROWS, "summary": summary, "runs": runs}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, each in sorted(summary.items(), key=lambda item: item[1]["heldout_loss"]):

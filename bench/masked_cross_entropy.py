@@ -46,35 +46,35 @@ def in_chunks(rows: int, vocab: int) -> Way:
 
 def ways(device: str, rows: int, vocab: int) -> dict[str, Way]:
     """All ways of a device, by name."""
-    found: dict[str, Way] = {"whole": whole}
+    results: dict[str, Way] = {"whole": whole}
     sizes = (64, 128, 256, rows) if device == "cpu" else (256, 1024, chunked.LOGITS_ELSEWHERE // vocab, rows)
-    found |= {f"at most {size} rows": in_chunks(size, vocab) for size in dict.fromkeys(min(s, rows) for s in sizes)}
+    results |= {f"at most {size} rows": in_chunks(size, vocab) for size in dict.fromkeys(min(s, rows) for s in sizes)}
     if device == "cuda":
-        found["whole, compiled"] = torch.compile(whole, dynamic=False)
+        results["whole, compiled"] = torch.compile(whole, dynamic=False)
         if importlib.util.find_spec("liger_kernel"):
             from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-            found["liger"] = lambda f, w, b, t: liger_fused_linear_cross_entropy(f, w, t, bias=b, reduction="sum")
+            results["liger"] = lambda f, w, b, t: liger_fused_linear_cross_entropy(f, w, t, bias=b, reduction="sum")
         if importlib.util.find_spec("cut_cross_entropy"):
             from cut_cross_entropy import linear_cross_entropy
 
-            found["cut"] = lambda f, w, b, t: linear_cross_entropy(f, w, t, bias=b, reduction="sum")
-    return found
+            results["cut"] = lambda f, w, b, t: linear_cross_entropy(f, w, t, bias=b, reduction="sum")
+    return results
 
 
-def measure(width: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(width: int, inputs: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Least milliseconds, forward and backward, of each way; most memory above what is held on a GPU; and exactness."""
-    cuda = given.device == "cuda"
-    features = torch.randn(given.rows, width, device=given.device, requires_grad=True)
-    weight = (torch.randn(given.vocab, width, device=given.device) * 0.05).requires_grad_()
-    bias = torch.zeros(given.vocab, device=given.device, requires_grad=True)
-    targets = torch.randint(0, given.vocab, (given.rows,), device=given.device)
+    cuda = inputs.device == "cuda"
+    features = torch.randn(inputs.rows, width, device=inputs.device, requires_grad=True)
+    weight = (torch.randn(inputs.vocab, width, device=inputs.device) * 0.05).requires_grad_()
+    bias = torch.zeros(inputs.vocab, device=inputs.device, requires_grad=True)
+    targets = torch.randint(0, inputs.vocab, (inputs.rows,), device=inputs.device)
     held = (features, weight, bias)
     whole(*held, targets).backward()
     exact = [part.grad.clone() for part in held]
-    all_ways = ways(given.device, given.rows, given.vocab)
-    found: dict[str, dict[str, float]] = {name: {"ms": float("inf")} for name in all_ways}
-    for turn in range(given.repeats + 2 * cuda):  # the first two on a GPU compile and warm up
+    all_ways = ways(inputs.device, inputs.rows, inputs.vocab)
+    results: dict[str, dict[str, float]] = {name: {"ms": float("inf")} for name in all_ways}
+    for turn in range(inputs.repeats + 2 * cuda):  # the first two on a GPU compile and warm up
         for name, loss in all_ways.items():
             for part in held:
                 part.grad = None
@@ -87,13 +87,13 @@ def measure(width: int, given: argparse.Namespace) -> dict[str, dict[str, float]
             loss(*operands, targets).backward()
             if cuda:
                 torch.cuda.synchronize()
-                found[name]["MiB"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+                results[name]["MiB"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
             if turn >= 2 * cuda:
-                found[name]["ms"] = min(found[name]["ms"], round((time.perf_counter() - start) * 1e3, 3))
+                results[name]["ms"] = min(results[name]["ms"], round((time.perf_counter() - start) * 1e3, 3))
             pairs = zip((part.grad for part in held), exact, strict=True)
             apart = [float((grad - right).abs().max() / right.abs().max()) for grad, right in pairs]
-            found[name]["difference"] = round(max(apart), 6)
-    return found
+            results[name]["difference"] = round(max(apart), 6)
+    return results
 
 
 def main() -> None:
@@ -106,19 +106,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    set_threads(given.threads)
+    inputs = parser.parse_args()
+    set_threads(inputs.threads)
     rows = []
-    for width in given.widths:
-        found = measure(width, given)
-        rows.append({"width": width, "ways": found})
+    for width in inputs.widths:
+        results = measure(width, inputs)
+        rows.append({"width": width, "ways": results})
         print(f"width {width}")
-        for name, figures in found.items():
-            print(f"  {name:24}", "   ".join(f"{key} {value:g}" for key, value in figures.items()))
-    if given.out:
-        settings = {"device": given.device, "vocab": given.vocab, "rows": given.rows, "repeats": given.repeats}
+        for name, metrics in results.items():
+            print(f"  {name:24}", "   ".join(f"{key} {value:g}" for key, value in metrics.items()))
+    if inputs.out:
+        settings = {"device": inputs.device, "vocab": inputs.vocab, "rows": inputs.rows, "repeats": inputs.repeats}
         report = {"machine": describe(), "settings": settings, "rows": rows}
-        given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        inputs.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -222,16 +222,16 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
     mined = [json.loads(line) for line in (work / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = list(dict.fromkeys(text for row in mined for text in (row["anchor"], row["positive"], *row["negatives"])))
     vectors = DenseEncoder.from_loaded(load_model(teacher)).encode(texts, truncate="right").vectors
-    of, found = dict(zip(texts, vectors, strict=True)), []
+    of, results = dict(zip(texts, vectors, strict=True)), []
     for row in mined:
         scores = [TEACHER_SCALE * float(of[row["anchor"]] @ of[text]) for text in (row["positive"], *row["negatives"])]
-        found.append({**row, "scores": scores})
-    written(work / "taught.jsonl", iter(found))
+        results.append({**row, "scores": scores})
+    written(work / "taught.jsonl", iter(results))
     written(
         work / "ranked.jsonl",
         (
             {"query": row["anchor"], "text": text, "label": int(text == row["positive"])}
-            for row in found
+            for row in results
             for text in (row["positive"], *row["negatives"])
         ),
     )
@@ -239,7 +239,7 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
         work / "alone.jsonl",
         (
             {"a": row["anchor"], "b": text, "score": score / TEACHER_SCALE}
-            for row in found
+            for row in results
             for text, score in zip((row["positive"], *row["negatives"]), row["scores"], strict=True)
         ),
     )
@@ -249,12 +249,12 @@ def beir(source: Path, out: Path, draw: random.Random) -> None:
     """200 questions, their passages and 1,000 others."""
     lines = (source / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]
     judged = draw.sample([line.split("\t") for line in lines], 200)
-    asked, right = {row[0] for row in judged}, {row[1] for row in judged}
+    queries, right = {row[0] for row in judged}, {row[1] for row in judged}
     corpus = list(read(source / "corpus.jsonl.xz"))
     kept = right | set(draw.sample([row["_id"] for row in corpus], 1000))
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     written(out / "corpus.jsonl", (row for row in corpus if row["_id"] in kept))
-    written(out / "queries.jsonl", (row for row in read(source / "queries.jsonl.xz") if row["_id"] in asked))
+    written(out / "queries.jsonl", (row for row in read(source / "queries.jsonl.xz") if row["_id"] in queries))
     table = ["query-id\tcorpus-id\tscore", *("\t".join(row) for row in judged)]
     (out / "qrels" / "test.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
 
@@ -281,30 +281,32 @@ def trained(group: Group, row: str, seed: int, options: argparse.Namespace) -> f
     """One run of one row."""
     out, model = options.work / "run", getattr(options, group.start)
     shutil.rmtree(out, ignore_errors=True)
-    said = [word.replace("{pretrained}", str(options.pretrained)) for word in group.rows[row]]
-    command = [str(options.work / word) if (options.work / word).exists() else word for word in (*group.command, *said)]
+    message = [word.replace("{pretrained}", str(options.pretrained)) for word in group.rows[row]]
+    command = [
+        str(options.work / word) if (options.work / word).exists() else word for word in (*group.command, *message)
+    ]
     encodery(*command, "--model", model, "--out", out, *group.settings, f"train.seed={seed}")
     return judged(group, out, options.work)
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
     """All rows of a group, seed by seed, in turns."""
-    group, found = GROUPS[name], dict[str, list[float]]()
+    group, results = GROUPS[name], dict[str, list[float]]()
     if group.judge != "test":
-        found["untrained"] = [judged(group, getattr(options, group.start), options.work)]
-        print(f"{name} untrained: {found['untrained'][0]:.4f}", flush=True)
+        results["untrained"] = [judged(group, getattr(options, group.start), options.work)]
+        print(f"{name} untrained: {results['untrained'][0]:.4f}", flush=True)
     turns: list[tuple[int, str]] = [(seed, row) for seed in options.seeds for row in group.rows]
     for seed, row in turns:
         value = trained(group, row, seed, options)
-        found.setdefault(row, []).append(value)
+        results.setdefault(row, []).append(value)
         print(f"{name} {row} seed {seed}: {value:.4f}", flush=True)
-    return found
+    return results
 
 
-def summary(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summary(results: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each row."""
-    spread = {row: statistics.stdev(values) if len(values) > 1 else 0.0 for row, values in found.items()}
-    return {row: {"mean": statistics.mean(values), "sd": spread[row]} for row, values in found.items()}
+    spread = {row: statistics.stdev(values) if len(values) > 1 else 0.0 for row, values in results.items()}
+    return {row: {"mean": statistics.mean(values), "sd": spread[row]} for row, values in results.items()}
 
 
 def main() -> None:
@@ -324,14 +326,14 @@ def main() -> None:
     prepared(options.data, options.work, options.rows, options.pretrained)
     groups = json.loads(options.out.read_text())["groups"] if options.out.is_file() else {}
     for name in options.groups:
-        found = measured(name, options)
+        results = measured(name, options)
         settings = {"rows": options.rows, "seeds": options.seeds, "all": GROUPS[name].settings}
         groups[name] = {
             "figure": GROUPS[name].figure,
             "settings": settings,
             "machine": machine.describe(),
-            "runs": found,
-            "summary": summary(found),
+            "runs": results,
+            "summary": summary(results),
         }
         options.out.write_text(json.dumps({"groups": groups}, indent=1) + "\n")
         print(name, groups[name]["summary"], flush=True)

@@ -45,14 +45,14 @@ def train(options: argparse.Namespace, side: str, rate: float, seed: int) -> dic
     command += ["--budget", f"{options.seconds}s", "train.evals=0", f"train.seed={seed}", f"optim.lr={rate}"]
     command += [*SIDES[side][0], *options.settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    figures = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
     shutil.rmtree(out)
-    found = {"side": side, "rate": rate, "seed": seed, **{key: figures[key] for key in KEPT if key in figures}}
+    results = {"side": side, "rate": rate, "seed": seed, **{key: metrics[key] for key in KEPT if key in metrics}}
     print(
-        f"{side:14s} rate {rate:<7g} seed {seed}  loss {found['heldout_loss']:.4f}  {found['tokens']:,} tokens",
+        f"{side:14s} rate {rate:<7g} seed {seed}  loss {results['heldout_loss']:.4f}  {results['tokens']:,} tokens",
         flush=True,
     )
-    return found
+    return results
 
 
 def tuned(options: argparse.Namespace, side: str) -> dict[str, Any]:
@@ -67,15 +67,15 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Mean and range of each side, and its difference from the first, seed by seed."""
     first = next(iter(runs))
     summary = {}
-    for side, found in runs.items():
-        losses = [run["heldout_loss"] for run in found]
+    for side, results in runs.items():
+        losses = [run["heldout_loss"] for run in results]
         apart = [mine - run["heldout_loss"] for mine, run in zip(losses, runs[first], strict=True)]
         summary[side] = {
             "heldout_loss": statistics.mean(losses),
             "range": [min(losses), max(losses)],
             f"minus_{first}": statistics.mean(apart),
             f"minus_{first}_by_seed": apart,
-            "tokens_per_s": statistics.median(run["tokens_per_s"] for run in found),
+            "tokens_per_s": statistics.median(run["tokens_per_s"] for run in results),
         }
     return summary
 
@@ -101,8 +101,13 @@ def main() -> None:
         for side in options.sides:
             runs[side].append(train(options, side, tuning[side]["best"], seed))
     summary = compared(runs)
-    asked = {"recipe": options.recipe, "seconds": options.seconds, "seeds": options.seeds, "settings": options.settings}
-    result = {"machine": machine.describe(), **asked, "tuning": tuning, "summary": summary, "runs": runs}
+    queries = {
+        "recipe": options.recipe,
+        "seconds": options.seconds,
+        "seeds": options.seeds,
+        "settings": options.settings,
+    }
+    result = {"machine": machine.describe(), **queries, "tuning": tuning, "summary": summary, "runs": runs}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for side, row in summary.items():

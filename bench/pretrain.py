@@ -89,13 +89,13 @@ def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.N
         "pretrain", work / f"tokens_{layout}", "--recipe", "bert", "--out", out, "--budget",
         f"{options.seconds - begun:.1f}s", "data_init.is=bigrams",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
-        f"model.intermediate_size={4 * width}", "model.dropout=0", "model.attention.dropout=0", f"feed.max_length={LENGTH}",
-        "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}", "train.evals=0",
+        f"model.intermediate_size={4 * width}", "model.dropout=0", "model.attention.dropout=0",
+        f"feed.max_length={LENGTH}", "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}", "train.evals=0",
         f"train.seed={seed}", *options.ours,
     )  # fmt: skip
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
-    figures = json.loads((out / "metrics.json").read_text())
-    return {**figures, "beginning_s": begun, **judged(out / "export", work / f"judge_{layout}.npz")}
+    metrics = json.loads((out / "metrics.json").read_text())
+    return {**metrics, "beginning_s": begun, **judged(out / "export", work / f"judge_{layout}.npz")}
 
 
 def run_peer(
@@ -119,20 +119,20 @@ def judged(export: Path, judge: Path) -> dict[str, float]:
     answer = subprocess.run(
         [sys.executable, HERE / "pretrain_judge.py", export, judge], check=True, capture_output=True, text=True
     )
-    found: dict[str, float] = json.loads(answer.stdout)
-    return {"heldout_loss": found["loss"], "heldout_accuracy": found["accuracy"]}
+    results: dict[str, float] = json.loads(answer.stdout)
+    return {"heldout_loss": results["loss"], "heldout_accuracy": results["accuracy"]}
 
 
 def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) -> dict[str, Any]:
     """All pairs of one shape and layout, in turns."""
     sides = {"encodery": run_ours, "trainer": run_peer} | ({"trainer tuned": run_peer} if options.tuned_peer else {})
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for pair in range(options.pairs):
         for name, run in sides.items():
             out = work / "runs" / f"{shape}-{layout}-{name.replace(' ', '_')}-{pair}"
             shutil.rmtree(out, ignore_errors=True)
             extra = () if run is run_ours else (name.endswith("tuned"),)
-            figures = run(work, out, shape, layout, options, pair, *extra)  # type: ignore[operator]
+            metrics = run(work, out, shape, layout, options, pair, *extra)  # type: ignore[operator]
             keep = (
                 "tokens_per_s",
                 "heldout_loss",
@@ -143,22 +143,23 @@ def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) ->
                 "precision",
                 "beginning_s",
             )
-            found[name].append({key: figures[key] for key in keep if key in figures})
-            print(f"{shape} {layout} {name}: {found[name][-1]}", flush=True)
-    return {"shape": shape, "layout": layout, "runs": found, **summary(found)}
+            results[name].append({key: metrics[key] for key in keep if key in metrics})
+            print(f"{shape} {layout} {name}: {results[name][-1]}", flush=True)
+    return {"shape": shape, "layout": layout, "runs": results, **summary(results)}
 
 
-def summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians per side, and the ratio of tokens per second against each peer, pair by pair."""
     medians = {
         name: {key: statistics.median(run[key] for run in runs) for key in ("tokens_per_s", "heldout_loss")}
-        for name, runs in found.items()
+        for name, runs in results.items()
     }
     ratios = {
         name: statistics.median(
-            ours["tokens_per_s"] / theirs["tokens_per_s"] for ours, theirs in zip(found["encodery"], runs, strict=True)
+            ours["tokens_per_s"] / theirs["tokens_per_s"]
+            for ours, theirs in zip(results["encodery"], runs, strict=True)
         )
-        for name, runs in found.items()
+        for name, runs in results.items()
         if name != "encodery"
     }
     return {"medians": medians, "speedup": ratios}

@@ -77,7 +77,8 @@ def settings(size: str, length: int, options: argparse.Namespace, way: str) -> l
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.intermediate_size={inner}",
         f"model.max_length={length}", f"feed.max_length={length}", f"train.static={static}",
         "objective.corruption.fixed_predictions=true", f"train.precision={precision}",
-        f"train.micro_batch_tokens={options.micro}", f"train.batch_tokens={options.batch}", f"train.seed={options.seed}",
+        f"train.micro_batch_tokens={options.micro}", f"train.batch_tokens={options.batch}",
+        f"train.seed={options.seed}",
     ]  # fmt: skip
 
 
@@ -90,8 +91,8 @@ def ours(size: str, length: int, options: argparse.Namespace, pair: int, way: st
         *settings(size, length, options, way), "train.evals=0", *options.ours,
     )  # fmt: skip
     keep = ("tokens_per_s", "mfu", "precision", "tokens", "steps", "heldout_loss", "bottleneck", "data_fraction")
-    figures = json.loads((out / "metrics.json").read_text())
-    return {"way": way, "parameters": figures["parameters"]} | {key: figures[key] for key in keep if key in figures}
+    metrics = json.loads((out / "metrics.json").read_text())
+    return {"way": way, "parameters": metrics["parameters"]} | {key: metrics[key] for key in keep if key in metrics}
 
 
 def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> dict[str, Any]:
@@ -103,28 +104,31 @@ def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> d
         "--variant", variant, "--out", out,
     ]  # fmt: skip
     subprocess.run([str(part) for part in command], check=True)
-    figures: dict[str, Any] = json.loads(out.read_text())
-    return figures
+    metrics: dict[str, Any] = json.loads(out.read_text())
+    return metrics
 
 
 def compare(size: str, length: int, options: argparse.Namespace, peak: float) -> dict[str, Any]:
     """All pairs of one size and length, in turns."""
     depth, width, _, _ = SIZES[size]
-    found: dict[str, Any] = {"size": size, "length": length, "encodery": [], "peer": []}
+    results: dict[str, Any] = {"size": size, "length": length, "encodery": [], "peer": []}
     for pair in range(options.pairs):
         mine = [ours(size, length, options, pair, way) for way in options.ways]
         theirs = [peer(size, length, options, variant) for variant in options.variants]
-        found["parameters"] = mine[0]["parameters"]
-        per_token = 6 * found["parameters"] + 12 * depth * width * length
+        results["parameters"] = mine[0]["parameters"]
+        per_token = 6 * results["parameters"] + 12 * depth * width * length
         for side, all_of in (("encodery", mine), ("peer", theirs)):
             fastest = max(all_of, key=lambda one: one["tokens_per_s"])
-            found[side].append({**fastest, "mfu": per_token * fastest["tokens_per_s"] / peak, "all": all_of})
-    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(found["encodery"], found["peer"], strict=True)]
-    found |= {"speedup": float(np.median(ratios)), "mfu": float(np.median([one["mfu"] for one in found["encodery"]]))}
+            results[side].append({**fastest, "mfu": per_token * fastest["tokens_per_s"] / peak, "all": all_of})
+    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(results["encodery"], results["peer"], strict=True)]
+    results |= {
+        "speedup": float(np.median(ratios)),
+        "mfu": float(np.median([one["mfu"] for one in results["encodery"]])),
+    }
     if size in GOALS:
-        found["goal"] = {"mfu": GOALS[size], "speedup": 3.0}
-    print(f"{size} at {length}: {found['speedup']:.2f} x, {100 * found['mfu']:.1f} % of the ceiling", flush=True)
-    return found
+        results["goal"] = {"mfu": GOALS[size], "speedup": 3.0}
+    print(f"{size} at {length}: {results['speedup']:.2f} x, {100 * results['mfu']:.1f} % of the ceiling", flush=True)
+    return results
 
 
 def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -136,9 +140,9 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
         "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", options.budget, *recipe
     )
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
-    figures = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
     size_mb = sum(p.stat().st_size for p in (out / "export").rglob("*") if p.is_file()) / 1e6
-    return {"size": size, "budget": options.budget, "folder": str(out), "export_mb": round(size_mb, 1), **figures}
+    return {"size": size, "budget": options.budget, "folder": str(out), "export_mb": round(size_mb, 1), **metrics}
 
 
 def parsed() -> argparse.Namespace:

@@ -91,14 +91,14 @@ def main() -> None:
             wait()
     wait()
     spent = time.perf_counter() - start
-    figures = {
+    metrics = {
         "variant": options.variant,
         "steps": steps,
         "seconds": spent,
         "tokens_per_s": steps * count * rows.shape[1] / spent,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    options.out.write_text(json.dumps(figures))
+    options.out.write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def judge(export: Path, rows: Path) -> dict[str, float]:
             ids[row, :size], attention[row, :size] = stored["ids"][span], 1
             labels[row, :size] = np.where(stored["masked"][span], stored["labels"][span], -100)
         logits = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(attention)).logits
-        wanted = torch.from_numpy(labels)
-        at = wanted >= 0
-        loss += torch.nn.functional.cross_entropy(logits[at], wanted[at], reduction="sum").item()
-        right += int((logits[at].argmax(-1) == wanted[at]).sum())
+        expected = torch.from_numpy(labels)
+        at = expected >= 0
+        loss += torch.nn.functional.cross_entropy(logits[at], expected[at], reduction="sum").item()
+        right += int((logits[at].argmax(-1) == expected[at]).sum())
         count += int(at.sum())
     return {"loss": loss / count, "accuracy": right / count, "masked": count}
 

@@ -133,14 +133,14 @@ def main() -> None:
     steps = max(20, int(options.seconds / (calibration.spent / CALIBRATION_STEPS)))
     clock, trainer = train(options, options.seconds, steps)
     trainer.save_model(str(options.out / "export"))
-    figures = {
+    metrics = {
         "tokens": clock.tokens,
         "steps": clock.steps,
         "planned_steps": steps,
         "seconds": clock.spent,
         "tokens_per_s": clock.tokens / clock.spent,
     }
-    (options.out / "metrics.json").write_text(json.dumps(figures, indent=1))
+    (options.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,17 @@ def once(options: argparse.Namespace, side: str, seconds: float, seed: int, rate
     """One run of one side, judged."""
     out = options.work / "runs" / f"reach-{options.shape}-{options.layout}-{side}"
     shutil.rmtree(out, ignore_errors=True)
-    given = argparse.Namespace(**{**vars(options), "seconds": round(seconds), "peer_lr": rate})
+    inputs = argparse.Namespace(**{**vars(options), "seconds": round(seconds), "peer_lr": rate})
     if side == "encodery":
-        found = run_ours(options.work, out, options.shape, options.layout, given, seed)
+        results = run_ours(options.work, out, options.shape, options.layout, inputs, seed)
     else:
-        found = run_peer(options.work, out, options.shape, options.layout, given, seed, not options.stock)
-    row = {"seconds": round(seconds), "seed": seed, "rate": rate, **{key: found[key] for key in KEPT if key in found}}
+        results = run_peer(options.work, out, options.shape, options.layout, inputs, seed, not options.stock)
+    row = {
+        "seconds": round(seconds),
+        "seed": seed,
+        "rate": rate,
+        **{key: results[key] for key in KEPT if key in results},
+    }
     print(side, row, flush=True)
     return row
 
@@ -90,9 +95,9 @@ def main() -> None:
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"peer: {peer['heldout_loss']:.3f} after {options.seconds:.0f} s at rate {peer['rate']:g}")
     for share, rows in ours.items():
-        found = [row["heldout_loss"] for row in rows]
-        spread = f"{min(found):.3f} to {max(found):.3f}"
-        print(f"encodery after {share:.0%} of that: {statistics.mean(found):.3f} ({spread})")
+        results = [row["heldout_loss"] for row in rows]
+        spread = f"{min(results):.3f} to {max(results):.3f}"
+        print(f"encodery after {share:.0%} of that: {statistics.mean(results):.3f} ({spread})")
 
 
 if __name__ == "__main__":

@@ -83,9 +83,9 @@ def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[s
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    figures = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
     keep = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
-    return {**{key: figures[key] for key in keep if key in figures}, "peak_bytes": usage.ru_maxrss * 1024}
+    return {**{key: metrics[key] for key in keep if key in metrics}, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def main() -> None:
@@ -106,14 +106,14 @@ def main() -> None:
 
     from encodery.base import machine
 
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in options.seeds:
         for number, name in enumerate(names):
-            figures = train(options, options.work / f"{options.group}-{number}-{seed}", *rows[name], seed)
-            found[name].append(figures)
-            print(f"seed {seed}  {name:32s} {figures}", flush=True)
+            metrics = train(options, options.work / f"{options.group}-{number}-{seed}", *rows[name], seed)
+            results[name].append(metrics)
+            print(f"seed {seed}  {name:32s} {metrics}", flush=True)
     summary = {}
-    for name, runs in found.items():
+    for name, runs in results.items():
         losses = [run["heldout_loss"] for run in runs]
         summary[name] = {
             "heldout_loss": statistics.mean(losses),
@@ -129,7 +129,7 @@ def main() -> None:
         "common": [*LENGTH, *common, *options.settings],
         "rows": {name: list(rows[name][1]) for name in names},
         "summary": summary,
-        "runs": found,
+        "runs": results,
     }
     out = options.out or Path(__file__).parent / "results" / file
     out.write_text(json.dumps(result, indent=1) + "\n")

@@ -133,8 +133,8 @@ def rows_for_cross(pairs: Sequence[tuple[str, str]], queries: int, out: Path) ->
     engine.index(cut(passages), show_progress=False)
     places, _ = engine.retrieve(cut([query for query, _ in chosen]), k=LAST, show_progress=False)
     with out.open("w", encoding="utf-8") as rows:
-        for (query, positive), found in zip(chosen, places, strict=True):
-            others = [passages[n] for n in found[FIRST:] if passages[n] != positive]
+        for (query, positive), results in zip(chosen, places, strict=True):
+            others = [passages[n] for n in results[FIRST:] if passages[n] != positive]
             for text, label in [(positive, 1), *((text, 0) for text in draw.sample(others, NEGATIVES))]:
                 rows.write(json.dumps({"query": query, "text": text, "label": label}, ensure_ascii=False) + "\n")
 
@@ -155,10 +155,10 @@ def unpacked(collection: Path, out: Path) -> Path:
 
 def trained(options: argparse.Namespace) -> dict[str, Path]:
     """Name -> folder of each reranker; one that is there already is not trained again."""
-    found: dict[str, Path] = {}
+    results: dict[str, Path] = {}
     for kind in options.rerankers if options.train is not None else ():
         out, rows = options.work / f"reranker-{kind}", options.work / f"rerank-{kind}.jsonl"
-        found[RERANKERS[kind]] = out
+        results[RERANKERS[kind]] = out
         if (out / "manifest.json").is_file():
             continue
         pairs = pairs_of(options.train)
@@ -169,7 +169,7 @@ def trained(options: argparse.Namespace) -> dict[str, Path]:
             rows_for_cross(pairs, options.train_queries, rows)
             command = ["finetune", "rank", rows]
         encodery(*command, "--model", options.pretrained, "--out", out, "epochs=1")
-    return found
+    return results
 
 
 def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[str, Path]) -> dict[str, Any]:
@@ -192,17 +192,17 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
             for how, share in shares.items()
         ]
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
-    found = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).to_dict()
+    results = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).to_dict()
     plain = compare(
         [BM25System(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]
     ).to_dict()
-    figures = json.loads((index / "manifest.json").read_text())["metrics"]
+    metrics = json.loads((index / "manifest.json").read_text())["metrics"]
     kept = ("documents", "passages", "bytes", "weight", "seconds")
     return {
         "set": name,
-        "index": {key: figures[key] for key in kept},
+        "index": {key: metrics[key] for key in kept},
         "shares": {label: rerank_weight_of(index, folder) for label, folder in rerankers.items()},
-        "rows": found["rows"],
+        "rows": results["rows"],
         "plain": plain["rows"],
         "stored": stored(name, data, options) if options.stored else [],
     }
@@ -224,10 +224,10 @@ def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str,
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
     rows = compare(systems, [task], say=lambda line: print(line, flush=True)).to_dict()["rows"]
     kept = ("bytes", "exact_recall")
-    found = []
-    for system, figures in zip(systems, indexes, strict=True):
-        found += [row | {key: figures.get(key) for key in kept} for row in rows if row["system"] == system.label]
-    return found
+    results = []
+    for system, metrics in zip(systems, indexes, strict=True):
+        results += [row | {key: metrics.get(key) for key in kept} for row in rows if row["system"] == system.label]
+    return results
 
 
 def main() -> None:

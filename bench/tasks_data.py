@@ -45,14 +45,14 @@ SETS = {
 
 def cut(source: Path, labelled: Labelled, out: Path, sizes: dict[str, int]) -> dict[str, int]:
     """Write the three splits, of at most so many rows each, chosen by hash; the number of rows of each."""
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {split: [] for split in SPLITS}
+    results: dict[str, list[tuple[str, dict[str, Any]]]] = {split: [] for split in SPLITS}
     rows = [(_key(row, labelled), row) for row in _read(source / labelled.file) if row.get(labelled.label) is not None]
     present = {row.get("split", "train") for _, row in rows}
     for key, row in rows:
-        found[_split(key, row.get("split", "train"), present)].append((key, row))
+        results[_split(key, row.get("split", "train"), present)].append((key, row))
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
-    for split, entries in found.items():
+    for split, entries in results.items():
         chosen = [row for _, row in sorted(entries, key=lambda entry: entry[0])[: sizes[split]]]
         keep = (*labelled.texts, labelled.label)
         lines = [json.dumps({name: row[name] for name in keep}, ensure_ascii=False) for row in chosen]
@@ -77,10 +77,10 @@ def _key(row: dict[str, Any], labelled: Labelled) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _split(key: str, given: str, present: set[str]) -> str:
+def _split(key: str, inputs: str, present: set[str]) -> str:
     """The split a row was given, or one made from train by the key where the set has none of that name."""
-    if given != "train":
-        return given
+    if inputs != "train":
+        return inputs
     place, bound = int(key[:8], 16) / 2**32, 0.0
     for split, share in SHARES.items():
         bound += 0.0 if split in present else share

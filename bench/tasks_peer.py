@@ -42,7 +42,7 @@ def encoded(
     rows: list[dict[str, Any]], labelled: Labelled, tokenizer: Any, labels: list[str]
 ) -> tuple[Rows, list[list[int | None]]]:
     """The rows, and for tagging which word each token begins (None elsewhere)."""
-    found, words = [], []
+    results, words = [], []
     for row in rows:
         if labelled.task == "tag":
             one = tokenizer(row[labelled.texts[0]], is_split_into_words=True, truncation=True, max_length=LENGTH)
@@ -57,8 +57,8 @@ def encoded(
             one = tokenizer(*(row[name] for name in labelled.texts), truncation=True, max_length=LENGTH)
             value = row[labelled.label]
             one["labels"] = float(value) if labelled.task == "regress" else labels.index(str(value))
-        found.append(dict(one))
-    return Rows(found), words
+        results.append(dict(one))
+    return Rows(results), words
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def read(file: Path) -> Iterator[Row]:
 
 def entities(data: Path, split: str) -> list[Row]:
     """Rows of WNUT17 as text, `types` (all six) and `spans` in characters."""
-    found = []
+    results = []
     for row in read(data / "tok/wnut17_ner.jsonl.xz"):
         if row["split"] != split:
             continue
@@ -59,8 +59,8 @@ def entities(data: Path, split: str) -> list[Row]:
             elif tag.startswith("I-"):
                 spans[-1]["end"] = at + len(word)
             at += len(word) + 1
-        found.append({"text": " ".join(row["tokens"]), "types": list(NAMES), "spans": spans})
-    return found
+        results.append({"text": " ".join(row["tokens"]), "types": list(NAMES), "spans": spans})
+    return results
 
 
 def without(rows: Sequence[Row], struck: Sequence[str]) -> list[Row]:
@@ -82,7 +82,7 @@ def asked_for(question: str) -> str | None:
 
 def questions(data: Path, draw: random.Random) -> list[Row]:
     """Sentences of SQuAD with an answer in them, asked for under what its question asks for and under other names."""
-    found = []
+    results = []
     for row in read(data / "qa/squad_dev.jsonl.xz"):
         name, answer = asked_for(row["question"]), next(iter(row["answers"]), None)
         if name is None or answer is None:
@@ -93,10 +93,10 @@ def questions(data: Path, draw: random.Random) -> list[Row]:
         text = row["context"][left : right + 1 if right >= 0 else None]
         span = {"start": start - left, "end": end - left, "label": name}
         if text[span["start"] : span["end"]] == answer["text"] and len(text) < 300 and len(answer["text"].split()) < 9:
-            found.append({"text": text, "spans": [span]})
+            results.append({"text": text, "spans": [span]})
     counts, kept = Counter[str](), []
-    pool = sorted({row["spans"][0]["label"] for row in found})
-    for row in draw.sample(found, len(found)):
+    pool = sorted({row["spans"][0]["label"] for row in results})
+    for row in draw.sample(results, len(results)):
         right_one = row["spans"][0]["label"]
         counts[right_one] += 1
         if counts[right_one] <= MOST:
@@ -114,15 +114,15 @@ def written(folder: Path, **splits: Sequence[Row]) -> Path:
     return folder
 
 
-def f1(truth: Sequence[Spans], found: Sequence[Spans]) -> float:
-    right = sum(len(one & other) for one, other in zip(truth, found, strict=True))
-    return 2 * right / max(sum(map(len, truth)) + sum(map(len, found)), 1)
+def f1(truth: Sequence[Spans], results: Sequence[Spans]) -> float:
+    right = sum(len(one & other) for one, other in zip(truth, results, strict=True))
+    return 2 * right / max(sum(map(len, truth)) + sum(map(len, results)), 1)
 
 
-def renamed(found: Sequence[Spans], names: Sequence[str]) -> list[Spans]:
+def renamed(results: Sequence[Spans], names: Sequence[str]) -> list[Spans]:
     """Each name replaced by the next."""
     other = dict(zip(names, [*names[1:], names[0]], strict=True))
-    return [{(start, end, other[name]) for start, end, name in spans} for spans in found]
+    return [{(start, end, other[name]) for start, end, name in spans} for spans in results]
 
 
 def capitals(rows: Sequence[Row], names: Sequence[str], seed: int) -> list[Spans]:
@@ -137,8 +137,8 @@ def answers(run: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Spans]
     from encodery.model.load import load_model
 
     table = {"text": [row["text"] for row in rows], "types": [list(names)] * len(rows)}
-    found = Predictor.from_model(load_model(run)).predict(table).answers
-    return [{(span["start"], span["end"], span["label"]) for span in answer["spans"]} for answer in found]
+    results = Predictor.from_model(load_model(run)).predict(table).answers
+    return [{(span["start"], span["end"], span["label"]) for span in answer["spans"]} for answer in results]
 
 
 def trained(folder: Path, out: Path, seed: int, options: argparse.Namespace) -> Path:
@@ -173,31 +173,31 @@ def main() -> None:
     for pair in PAIRS:
         written(options.work / f"without {' and '.join(pair)}", train=without(some, pair), dev=without(held, pair))
 
-    found: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
 
-    def judge(name: str, asked: Sequence[str], said: list[Spans]) -> None:
-        truth = [{(s["start"], s["end"], s["label"]) for s in row["spans"] if s["label"] in asked} for row in test]
-        found.setdefault(name, []).append(f1(truth, said))
-        print(f"{name}: {found[name][-1]:.4f}", flush=True)
+    def judge(name: str, queries: Sequence[str], message: list[Spans]) -> None:
+        truth = [{(s["start"], s["end"], s["label"]) for s in row["spans"] if s["label"] in queries} for row in test]
+        results.setdefault(name, []).append(f1(truth, message))
+        print(f"{name}: {results[name][-1]:.4f}", flush=True)
 
     for seed in options.seeds:
         for pair in PAIRS:
             what = " and ".join(pair)
             run = trained(options.work / f"without {what}", options.work / "run", seed, options)
-            said = answers(run, test, pair)
-            judge(f"{what}: some types", pair, said)
-            judge(f"{what}: some types, names exchanged", pair, renamed(said, pair))
+            message = answers(run, test, pair)
+            judge(f"{what}: some types", pair, message)
+            judge(f"{what}: some types, names exchanged", pair, renamed(message, pair))
         for kind in ("all types", "many types"):
             run = trained(options.work / kind, options.work / "run", seed, options)
-            for asked in (*PAIRS, NAMES):
-                what = "all six" if asked is NAMES else " and ".join(asked)
-                said = answers(run, test, asked)
-                judge(f"{what}: {kind}", asked, said)
-                judge(f"{what}: {kind}, names exchanged", asked, renamed(said, asked))
-        for asked in (*PAIRS, NAMES):
-            what = "all six" if asked is NAMES else " and ".join(asked)
-            judge(f"{what}: capitals", asked, capitals(test, asked, seed))
-    spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in found.items()}
+            for queries in (*PAIRS, NAMES):
+                what = "all six" if queries is NAMES else " and ".join(queries)
+                message = answers(run, test, queries)
+                judge(f"{what}: {kind}", queries, message)
+                judge(f"{what}: {kind}, names exchanged", queries, renamed(message, queries))
+        for queries in (*PAIRS, NAMES):
+            what = "all six" if queries is NAMES else " and ".join(queries)
+            judge(f"{what}: capitals", queries, capitals(test, queries, seed))
+    spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in results.items()}
     table = {
         "figure": "f1 of exact spans and types",
         "settings": {
@@ -209,8 +209,8 @@ def main() -> None:
             "names of many types": len({name for row in many[150:] for name in row["types"]}),
         },
         "machine": machine.describe(),
-        "runs": found,
-        "summary": {name: {"mean": statistics.mean(values), "sd": spread[name]} for name, values in found.items()},
+        "runs": results,
+        "summary": {name: {"mean": statistics.mean(values), "sd": spread[name]} for name, values in results.items()},
     }
     options.out.write_text(json.dumps(table, indent=1) + "\n")
 
