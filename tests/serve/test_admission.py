@@ -24,7 +24,7 @@ class Request:
     sizes: list[int]
     left: int = 0
     answered: float = 0.0
-    gone: bool = field(default=False)
+    settled: bool = field(default=False)
 
 
 def arrivals(times: float, seconds: float) -> Iterator[Request]:

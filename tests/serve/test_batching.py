@@ -10,7 +10,7 @@ from encodery.serve.batching import FairQueue, WorkUnit
 @dataclass
 class Owner:
     name: str
-    gone: bool = field(default=False)
+    settled: bool = field(default=False)
 
 
 def add(queue: FairQueue, lane: str, name: str, tokens: list[int]) -> Owner:
@@ -96,7 +96,7 @@ def test_units_nobody_waits_for_are_dropped() -> None:
     queue = FairQueue()
     owner = add(queue, "lane", "a", [10, 10])
     add(queue, "lane", "b", [10])
-    owner.gone = True
+    owner.settled = True
     assert names(take(queue, 100)[1]) == "b"
     assert queue.tokens == 0
     assert take(queue, 100) == ("", [])

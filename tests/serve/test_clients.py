@@ -78,11 +78,11 @@ def test_what_is_counted(client: httpx.Client) -> None:
     client.post("/embed", json={"inputs": "w1 " * 60, "truncate": "right"})
     client.post("/embed", json={"inputs": ""})
     said = client.get("/metrics").text
-    dropped = re.search(r'encodery_dropped_tokens_total\{lane="words/embed"\} (\S+)', said)
+    dropped = re.search(r'encodery_dropped_tokens_total\{endpoint="words/embed"\} (\S+)', said)
     assert dropped is not None
     assert float(dropped[1]) >= 30
     assert 'encodery_responses_total{code="empty_input",route="/embed",status="400"}' in said
-    assert 'encodery_stage_seconds_count{lane="words/embed",stage="run"}' in said
+    assert 'encodery_stage_seconds_count{endpoint="words/embed",stage="run"}' in said
     assert "encodery_padding_tokens 0.0" in said
 
 
@@ -115,6 +115,6 @@ def test_the_page_takes_nothing_from_elsewhere(client: httpx.Client) -> None:
 
 def test_info_tells_limits(client: httpx.Client) -> None:
     models = {one["id"]: one for one in client.get("/info").json()["models"]}
-    assert models["words"]["can"]["embed"]["dimensions"] == [8, 16]
-    assert models["words"]["can"]["embed"]["max_length"] == 32
-    assert models["classes"]["can"]["predict"]["labels"] == ["no", "yes"]
+    assert models["words"]["operations"]["embed"]["dimensions"] == [8, 16]
+    assert models["words"]["operations"]["embed"]["max_length"] == 32
+    assert models["classes"]["operations"]["predict"]["labels"] == ["no", "yes"]

@@ -64,7 +64,7 @@ def made() -> Any:
     for engine, lane in engines:
         lane.gate.set()
         engine.close()
-        assert not [thread for thread in engine._threads if thread.is_alive()]
+        assert not engine.is_alive
 
 
 def ask(engine: ServingEngine, *texts: str) -> Any:
@@ -99,10 +99,10 @@ def test_only_the_poison_fails(made: Made) -> None:
     held = ask(engine, "hold")
     assert lane.inside.wait(10)
     ask(engine, "prefetched")
-    until(lambda: engine._to_run.full())
+    until(lambda: engine.scheduler.batch_ready)
     good = [ask(engine, "x" * n) for n in range(1, 8)]
     bad = [ask(engine, word) for word in ("bad", "exit", "nan")]
-    until(lambda: engine._waiting.tokens == 100)
+    until(lambda: engine.scheduler.waiting_tokens == 100)
     lane.gate.set()
     assert [one.future.result(10).arrays["lengths"][0] for one in good] == list(range(1, 8))
     codes = []
@@ -149,7 +149,7 @@ def test_cancelled_requests_are_never_computed(made: Made) -> None:
     held = ask(engine, "hold")
     assert lane.inside.wait(10)
     waiting = [ask(engine, f"gone{n}") for n in range(20)]
-    until(lambda: all(one.reading for one in waiting))
+    until(lambda: all(one.tokenized for one in waiting))
     for one in waiting:
         one.cancel()
     lane.gate.set()
@@ -166,9 +166,9 @@ def test_a_large_request_is_split_and_a_small_one_passes_it(made: Made) -> None:
     held = ask(engine, "hold")
     assert lane.inside.wait(10)
     large = ask(engine, *(f"l{n}" for n in range(600)))
-    until(lambda: engine._waiting.tokens > 0)
+    until(lambda: engine.scheduler.waiting_tokens > 0)
     small = ask(engine, "small")
-    until(lambda: bool(small.reading))
+    until(lambda: bool(small.tokenized))
     order: list[str] = []
     large.future.add_done_callback(lambda _: order.append("large"))
     small.future.add_done_callback(lambda _: order.append("small"))

@@ -183,7 +183,7 @@ def test_classes_tags_and_answers(client: httpx.Client, folders: dict[str, Path]
 def test_masks(client: httpx.Client, base: LoadedModel) -> None:
     text = "w1 [MASK] w3 [MASK]"
     expected = FillMask(top_k=3).generate(base.model, base.tokenizer, [text])[0]
-    found = post(client, "/fill", inputs=text, top=3, model="words")[0]
+    found = post(client, "/fill", inputs=text, top_k=3, model="words")[0]
     assert found["text"] == expected.text
     assert [[p["id"] for p in slot] for slot in found["masks"]] == [[p.id for p in slot] for slot in expected.slots]
 

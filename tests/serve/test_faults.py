@@ -103,7 +103,7 @@ def test_aborted_requests_leave_nothing_behind(poisoned: Any) -> None:
         lane.gate.set()
         assert client.post("/embed", json={"inputs": "w5"}).status_code == 200
         assert lane.ran - before <= 3  # The one being run, the batch made ready (dropped), and the last.
-        assert 'encodery_cancelled_total{lane="words/embed"} 60' in client.get("/metrics").text
+        assert 'encodery_cancelled_total{endpoint="words/embed"} 60' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize("poisoned", [0.5], indirect=True)
@@ -247,7 +247,7 @@ def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pyte
         held = pool.submit(client.post, "/embed", json={"inputs": "w88"})
         until(lambda: running.engine.requests == 1)
         with monkeypatch.context() as patch:
-            patch.setattr("encodery.serve.backend.BEAT", 0.3)
+            patch.setattr("encodery.serve.backend.PROBE_SECONDS", 0.3)
             stuck = client.get("/health/ready")
         assert (stuck.status_code, stuck.json()["error"]["code"]) == (503, "engine_stuck")
         assert client.get("/health/live").status_code == 200

@@ -64,7 +64,7 @@ def test_each_head_gives_what_its_route_gives(client: httpx.Client) -> None:
 
 
 def test_one_pass_serves_them_all(served: Any, client: httpx.Client, running: Any) -> None:
-    trunk = served.lanes["words/heads"]
+    trunk = served.models["words/heads"]
     assert isinstance(trunk, MultiHeadModel)
     assert {"words/embed", "words/states", "classes/predict", "tags/predict", "ranker/predict"} <= set(trunk.heads)
     passes: list[int] = []
@@ -138,14 +138,14 @@ def test_of_8_bits_they_are_equal_to_the_bit(base: LoadedModel, start: Any, monk
     assert isinstance(lane, EncoderHead)
     passes: list[int] = []
     engine: Any = type(lane.encoder)
-    hidden = engine.hidden
+    hidden = engine.hidden_states
 
     def counted(self: Any, batch: Any) -> np.ndarray:
         passes.append(len(batch.ids))
         found: np.ndarray = hidden(self, batch)
         return found
 
-    monkeypatch.setattr(engine, "hidden", counted)
+    monkeypatch.setattr(engine, "hidden_states", counted)
     texts = [" ".join(f"w{(row * 7 + place) % 100}" for place in range(1 + row % 28)) for row in range(64)]
     plain = {"route": "embed", "normalize": False}
     heads: dict[str, Any] = {"vector": {"route": "embed"}, "plain": plain, "all": {"route": "embed_all"}}

@@ -16,8 +16,8 @@ pytest.importorskip("qdrant_edge", reason="the extra `search` is not installed")
 from encodery.search.build import build
 from encodery.search.filters import parse
 from encodery.search.searcher import Searcher, SearchResult
-from encodery.serve.library_models import SearchModel
 from encodery.serve.models import ServeSettings, open_models
+from encodery.serve.search_model import SearchModel
 from encodery.serve.served_model import InferenceRequest
 
 TEXTS = ["The violin was tuned before the concert.", "A storm broke over the harbour.", "Violin and storm together."]

@@ -46,8 +46,8 @@ def passes(several: ModelRegistry) -> Iterator[list[int]]:
 def test_equal_encoders_are_one_and_others_are_not(several: ModelRegistry, base: LoadedModel, tmp_path: Path) -> None:
     lanes: dict[str, Any] = several.models
     heads = [lanes[name] for name in ("words/embed", "words/states", "classes/predict", "tags/predict")]
-    assert len({id(lane.company) for lane in heads}) == len({id(lane.model.encoder) for lane in heads}) == 1
-    assert lanes["sparse/sparse"].company is lanes["words/tokenize"].company is None
+    assert len({id(lane.batch_group) for lane in heads}) == len({id(lane.model.encoder) for lane in heads}) == 1
+    assert lanes["sparse/sparse"].batch_group is lanes["words/tokenize"].batch_group is None
     assert set(several.cost_probes) == {"words/embed", "sparse/sparse"}
     other = save_model(tmp_path / "other", build_model(base.model.settings, seed=1), base.path.parent / "tokenizer")
     apart = open_models(ServeSettings((f"words={base.path}", f"other={other.path}"))).models
@@ -79,10 +79,10 @@ def test_requests_to_several_heads_are_one_pass(
         first = engine.submit(InferenceRequest("words", "embed", {"texts": ["w1"]}))
         assert inside.wait(20)
         engine.submit(InferenceRequest("words", "embed", {"texts": ["w2"]}))  # The batch that is made ready meanwhile.
-        while not engine._to_run.full():
+        while not engine.scheduler.batch_ready:
             time.sleep(0.005)
         tickets = [engine.submit(one) for one in requests]
-        while not all(ticket.tokenized for ticket in tickets) or engine._waiting.tokens < 3 * 16 + 6 + 5:
+        while not all(ticket.tokenized for ticket in tickets) or engine.scheduler.waiting_tokens < 3 * 16 + 6 + 5:
             time.sleep(0.005)
         gate.set()
         answers = [ticket.future.result(20) for ticket in tickets]
@@ -98,7 +98,7 @@ def test_requests_to_several_heads_are_one_pass(
     assert shares == pytest.approx([one["probabilities"]["yes"] for one in alone], abs=1e-6)
     score = Predictor.from_model(load_model(folders["ranker"])).score("w1", ["w2 w3"])
     assert answers[3].body["answers"][0]["logit"] == pytest.approx(score[0], abs=1e-5)
-    assert np.abs(answers[4].arrays["rows"].mean(0) / np.linalg.norm(answers[4].arrays["rows"].mean(0))
+    assert np.abs(answers[4].arrays["vectors"].mean(0) / np.linalg.norm(answers[4].arrays["vectors"].mean(0))
                   - vectors[0]).max() < 1e-5  # fmt: skip
 
 

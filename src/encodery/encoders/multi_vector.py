@@ -185,8 +185,8 @@ class MultiVectorEncoder(ModelEncoder):
 
 
 def max_sim(queries: Tensor, query: Tensor, documents: Tensor, document: Tensor, sizes: tuple[int, int]) -> Tensor:
-    """MaxSim (Q, D) of packed token vectors (T, K) and (T', K); `query` (T,) and `document` (T',) are the numbers of the
-    text that each token belongs to, from 0 to `sizes`."""
+    """MaxSim (Q, D) of packed token vectors (T, K) and (T', K); `query` (T,) and `document` (T',) number the text
+    that each token belongs to, below `sizes`."""
     scores = queries @ documents.T
     best = scores.new_full((len(queries), sizes[1]), -torch.inf)
     best = best.scatter_reduce(1, document[None, :].expand_as(scores), scores, "amax")

@@ -49,8 +49,8 @@ TermWeights = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSettings:
-    """How a model's sparse embeddings are computed; stored with the model as `sparse`. `terms` and `query_encoding`: see
-    above; `max_length` and `prompts` as for dense embeddings; `keep`: the number of terms kept of a text, those of the
+    """How a model's sparse embeddings are computed; stored with it as `sparse`. `terms`, `query_encoding`: see above;
+    `max_length` and `prompts` as for dense embeddings; `keep`: the number of terms kept of a text, those of the
     highest weight; all if not given."""
 
     terms: SparseTerms = "vocabulary"
@@ -61,7 +61,7 @@ class SparseSettings:
 
 
 class TermHead(nn.Module):
-    """Hidden states (T, H) → a weight ≥ 0 for each token (T,) float32. A new head gives every token a weight of about 1,
+    """Hidden states (T, H) → a weight ≥ 0 for each token (T,) float32. A new head gives every token a weight near 1,
     so that a score is the number of query tokens that the text contains."""
 
     def __init__(self, width: int) -> None:

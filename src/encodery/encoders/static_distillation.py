@@ -37,7 +37,7 @@ MAX_LENGTH = 1 << 16  # Without attention the length has no limit of its own; th
 
 @dataclass(frozen=True, kw_only=True)
 class StaticSettings:
-    """`dimension` K, at most the teacher's. `sif_coefficient`: the a of the weight a / (a + p) of a token of probability
+    """`dimension` K, at most the teacher's. `sif_coefficient`: a in the weight a / (a + p) of a token of probability
     p; 0 gives all tokens the same weight."""
 
     dimension: int = 256

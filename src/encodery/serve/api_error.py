@@ -1,7 +1,7 @@
-"""What the server says no with: a status, a stable code, and one envelope for all of them.
+"""Errors of the HTTP interface: a status, a stable code, and one JSON envelope for all of them.
 
-{"error": {"message", "type", "param", "code"}}: the shape OpenAI's clients read. Codes are part of the interface: a
-message may be reworded, a code may not.
+{"error": {"message", "type", "param", "code"}} is the shape that OpenAI's clients read. Codes are part of the
+interface: the wording of a message may change, a code does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 408: "timeout_erro
 
 
 class ApiError(UserError):
-    """`status` of HTTP, `code` for programs, `param`: the field at fault; `retry_after`: seconds, with 429 and 503."""
+    """`status` of HTTP; `code` for programs; `param`: the field at fault; `retry_after`: seconds, with 429 and 503."""
 
     def __init__(
         self, status: int, code: str, message: str, param: str | None = None, retry_after: int | None = None
@@ -25,17 +25,17 @@ class ApiError(UserError):
 
     @property
     def error_type(self) -> str:
-        """The error's type: whose fault it is, coarsely."""
+        """The class of errors that the status belongs to, as OpenAI names them."""
         return TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
 
     def body(self) -> dict[str, Any]:
         """The envelope."""
-        # A message may quote a text of the request; what UTF-8 cannot hold must not break the answer that says so.
+        # A message can quote a text of the request, which can hold surrogates that UTF-8 cannot encode.
         message = self.message.encode("utf-8", "replace").decode("utf-8")
         return {"error": {"message": message, "type": self.error_type, "param": self.param, "code": self.code}}
 
     def fields(self) -> dict[str, Any]:
-        """All of it as JSON, to be sent between processes."""
+        """The arguments of the constructor, to be sent to another process as JSON."""
         return {
             "status": self.status,
             "code": self.code,
@@ -46,7 +46,7 @@ class ApiError(UserError):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any exception as a refusal: users' errors are told, ours are not, beyond their name."""
+    """Any exception as an API error: a user's error with its message, a programming error with its type only."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EmptyInput):

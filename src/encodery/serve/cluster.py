@@ -1,8 +1,8 @@
 """Replicas of the engine on a cluster, by Ray Serve, behind the same application as on one machine.
 
-Ray starts the replicas, watches them, replaces those that die and deals requests to the ones with the least to do. HTTP
-stays with our own processes (`worker.py`), so routes, limits, refusals and health are the very same; a request whose
-replica dies is asked of another one, once, since answers change nothing.
+Ray starts the replicas, checks them, replaces those that die, and sends a request to the replica with the fewest.
+HTTP stays with our own processes (`worker.py`), so routes, limits, errors and health are the same. A request whose
+replica dies is sent to another one, once, which is safe because requests change nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from encodery.base.cluster import connect_ray
 from encodery.base.errors import InputError, UserError
 from encodery.base.extras import require
 from encodery.serve.api_error import ApiError
-from encodery.serve.backend import run_probes
+from encodery.serve.backend import Backend, run_probes
 from encodery.serve.served_model import InferenceRequest, InferenceResult
+from encodery.serve.server_metrics import Record
 
-MAX_TRIES = 2  # Of a request whose replica dies: one that kills replicas shall not kill them all.
-UNBOUNDED = 1 << 20  # Requests at a replica: its engine refuses by tokens.
-STUCK_AFTER = 60.0  # Seconds that a replica may take to answer Ray's question for its health.
-POLL = 0.05
+MAX_TRIES = 2  # Of a request whose replica dies: a request that kills replicas must not kill them all.
+MAX_ONGOING = 1 << 20  # Requests at a replica; its engine refuses by tokens.
+HEALTH_SECONDS = 60.0  # That a replica may take to answer Ray's health check.
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class ReplicaAddress:
         return f"{self.name}@{self.address}"
 
     @classmethod
-    def parse(cls, written: str) -> ReplicaAddress:
-        """Of such a word."""
-        name, _, address = written.partition("@")
+    def parse(cls, argument: str) -> ReplicaAddress:
+        """From such a word."""
+        name, _, address = argument.partition("@")
         return cls(address, name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSettings:
-    """How many there are, and what each of them has: `cpus`, which is its threads, and `gpus`, of which a part will do;
-    `drain_seconds`: for what it has accepted, when it is stopped."""
+    """`count` of replicas; `cpus` of each, which are its threads; `gpus` of each, fractions allowed; `drain_seconds`:
+    for the requests that a replica has accepted when it is stopped."""
 
     count: int = 1
     cpus: int = 1
@@ -62,133 +63,140 @@ class ReplicaSettings:
 
 @contextlib.contextmanager
 def deploy(
-    opening: dict[str, Any], engine: dict[str, Any], wanted: ReplicaSettings, said: Callable[[str], None]
+    serve_settings: dict[str, Any],
+    engine_settings: dict[str, Any],
+    replicas: ReplicaSettings,
+    report: Callable[[str], None],
 ) -> Iterator[ReplicaAddress]:
-    """Replicas, open and answering, until the end. `opening` and `engine`: fields of `Opening` and `EngineSettings`.
+    """Replicas, ready to answer, until the context ends. `serve_settings` and `engine_settings`: the fields of
+    `ServeSettings` and `EngineSettings`.
 
-    Raises `UserError` kinds: for what cannot be served, and where Ray cannot start it.
+    Raises `UserError` for models that cannot be served, and if Ray cannot start the replicas.
     """
-    serve = _serve(wanted.count * wanted.cpus)
+    serve = _ray_serve(replicas.count * replicas.cpus)
     ray = require("ray", "ray")
-    _room(ray, wanted, said)
+    _check_capacity(ray, replicas, report)
     from encodery.serve.replica import Replica
 
-    made = serve.deployment(Replica).options(
+    deployment = serve.deployment(Replica).options(
         name="replica",
-        num_replicas=wanted.count,
-        ray_actor_options={"num_cpus": wanted.cpus, "num_gpus": wanted.gpus},
-        max_ongoing_requests=UNBOUNDED,
-        health_check_timeout_s=STUCK_AFTER,
-        graceful_shutdown_timeout_s=wanted.drain_seconds,
+        num_replicas=replicas.count,
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        max_ongoing_requests=MAX_ONGOING,
+        health_check_timeout_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=replicas.drain_seconds,
         logging_config={"log_level": "WARNING"},
     )
     name = f"encodery-{uuid4().hex[:8]}"
     try:
         try:
-            bound = made.bind(opening, engine, os.getcwd(), machine.ray_address() is None)
+            bound = deployment.bind(serve_settings, engine_settings, os.getcwd(), machine.ray_address() is None)
             handle = serve.run(bound, name=name, route_prefix=None)
         except RuntimeError as error:
             raise UserError(f"Ray could not start the replicas: {error}") from error
-        wrong = handle.about.remote().result()["wrong"]
-        if wrong:
-            raise InputError(wrong)
+        error_message = handle.about.remote().result()["error"]
+        if error_message:
+            raise InputError(error_message)
         yield ReplicaAddress(ray.get_runtime_context().gcs_address, name)
     finally:
         serve.delete(name)
         ray.shutdown()
 
 
-def connect(place: ReplicaAddress, note: Callable[[str, str, float], None]) -> RayBackend:
-    """Of a front's process: the replicas at that place."""
-    handle = _serve(None, place.address).get_app_handle(place.name)
+def connect(address: ReplicaAddress, record: Record) -> RayBackend:
+    """The backend of a frontend process: the replicas at an address."""
+    handle = _ray_serve(None, address.address).get_app_handle(address.name)
     about = handle.about.remote().result()
-    lost = require("ray.exceptions", "ray")
-    deaths = (lost.RayActorError, lost.NodeDiedError, lost.OwnerDiedError, lost.ObjectLostError)
-    return RayBackend(handle, about["facts"], about["beats"], note, deaths)
+    errors = require("ray.exceptions", "ray")
+    death_errors = (errors.RayActorError, errors.NodeDiedError, errors.OwnerDiedError, errors.ObjectLostError)
+    return RayBackend(handle, about["models_info"], about["health_probes"], record, death_errors)
 
 
-class RayBackend:
-    """A `Backend` whose engines are replicas. `handle` is Ray Serve's; `note`: as an engine's, of whole requests;
-    `lost`: the errors that say that a replica died."""
+class RayBackend(Backend):
+    """A backend whose engines are replicas. `handle`: Ray Serve's; `record`: as an engine's, for whole requests;
+    `death_errors`: the errors that say that a replica died."""
 
     def __init__(
         self,
         handle: Any,
-        facts: Sequence[dict[str, Any]],
-        beats: Sequence[InferenceRequest],
-        note: Callable[[str, str, float], None],
-        lost: tuple[type[Exception], ...],
+        models_info: Sequence[dict[str, Any]],
+        health_probes: Sequence[InferenceRequest],
+        record: Record,
+        death_errors: tuple[type[Exception], ...],
     ) -> None:
-        self.handle, self.models_info, self.health_probes, self.record, self._lost = handle, facts, beats, note, lost
-        self._going: dict[object, InferenceRequest] = {}
+        self.handle, self.models_info, self.health_probes = handle, models_info, health_probes
+        self.record, self._death_errors = record, death_errors
+        self._pending: dict[object, InferenceRequest] = {}
 
-    async def infer(self, asked: InferenceRequest, urgent: bool = False) -> InferenceResult:
-        """See `Backend`; `urgent`: before all others of its replica."""
-        ticket = object()
-        self._going[ticket] = asked
-        self.record("accepted", asked.endpoint, 1)
+    async def infer(self, request: InferenceRequest, urgent: bool = False) -> InferenceResult:
+        """See `Backend`; `urgent`: before all other requests of its replica."""
+        key = object()
+        self._pending[key] = request
+        self.record("accepted", request.endpoint, 1)
         try:
-            answer = await self._answer(asked, urgent)
+            result = await self._infer(request, urgent)
         except asyncio.CancelledError:
-            self.record("cancelled", asked.endpoint, 1)
+            self.record("cancelled", request.endpoint, 1)
             raise
-        except ApiError as refusal:
-            self.record("refused" if refusal.status == 429 else "failed", asked.endpoint, 1)
+        except ApiError as error:
+            self.record("refused" if error.status == 429 else "failed", request.endpoint, 1)
             raise
         finally:
-            del self._going[ticket]
-        for stage, seconds in answer.seconds.items():
-            self.record(f"{stage}_seconds", asked.endpoint, seconds)
-        self.record("dropped_tokens", asked.endpoint, sum(answer.dropped))
-        return answer
+            del self._pending[key]
+        for stage, seconds in result.seconds.items():
+            self.record(f"{stage}_seconds", request.endpoint, seconds)
+        self.record("dropped_tokens", request.endpoint, sum(result.dropped))
+        return result
 
-    async def _answer(self, asked: InferenceRequest, urgent: bool) -> InferenceResult:
+    async def _infer(self, request: InferenceRequest, urgent: bool) -> InferenceResult:
         for _ in range(MAX_TRIES):
-            response = self.handle.ask.remote(asked, urgent)
+            response = self.handle.infer.remote(request, urgent)
             try:
-                found: InferenceResult | dict[str, Any] = await response
+                result: InferenceResult | dict[str, Any] = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-            except self._lost:
+            except self._death_errors:
                 continue
-            if isinstance(found, dict):
-                raise ApiError(**found)
-            return found
-        raise ApiError(503, "replica_lost", f"{MAX_TRIES} replicas died at this request, one after another.", None, 5)
+            if isinstance(result, dict):
+                raise ApiError(**result)
+            return result
+        raise ApiError(503, "replica_lost", f"{MAX_TRIES} replicas died during this request.", None, 5)
 
     async def probe(self) -> float:
-        """See `Backend`: of the replica that has the least to do."""
-        return await run_probes((self.infer(asked, urgent=True) for asked in self.health_probes), "No replica answered")
+        """See `Backend`: of the replica with the fewest requests."""
+        results = (self.infer(request, urgent=True) for request in self.health_probes)
+        return await run_probes(results, "No replica answered")
 
     async def drain(self, seconds: float) -> bool:
         """See `Backend`."""
-        until = time.monotonic() + seconds
-        while self._going and time.monotonic() < until:
-            await asyncio.sleep(POLL)
-        return not self._going
+        deadline = time.monotonic() + seconds
+        while self._pending and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+        return not self._pending
 
     def load(self) -> dict[str, int]:
-        """See `Backend`: of this front, tokens estimated from characters."""
-        return {"requests": len(self._going), "tokens": sum(one.estimate_tokens() for one in self._going.values())}
+        """See `Backend`: of this frontend, with tokens estimated from characters."""
+        tokens = sum(request.estimate_tokens() for request in self._pending.values())
+        return {"requests": len(self._pending), "tokens": tokens}
 
 
-def _serve(cpus: int | None, address: str | None = None) -> Any:
-    """Ray Serve, quiet, without its own HTTP."""
+def _ray_serve(cpus: int | None, address: str | None = None) -> Any:
+    """Ray Serve without its own HTTP and with little logging."""
     connect_ray(cpus, address)
     serve = require("ray.serve", "ray")
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # It warns of every answer that takes a moment.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # It warns of every request that takes a moment.
     if address is None:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     return serve
 
 
-def _room(ray: Any, wanted: ReplicaSettings, said: Callable[[str], None]) -> None:
-    """Tell where the cluster has too little for all replicas: they wait until it has more."""
-    has = ray.cluster_resources()
-    for name, each in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
-        if wanted.count * each > has.get(name, 0):
-            said(
-                f"The replicas want {wanted.count * each:g} {name}s, the cluster has {has.get(name, 0):g}: "
-                "nothing is served before there is room for all of them."
+def _check_capacity(ray: Any, replicas: ReplicaSettings, report: Callable[[str], None]) -> None:
+    """Report a cluster that is too small for all replicas: they wait until it grows."""
+    resources = ray.cluster_resources()
+    for name, needed in (("CPU", replicas.cpus), ("GPU", replicas.gpus)):
+        if replicas.count * needed > resources.get(name, 0):
+            report(
+                f"The replicas need {replicas.count * needed:g} {name}s and the cluster has "
+                f"{resources.get(name, 0):g}: nothing is served until there are enough for all replicas."
             )

@@ -1,7 +1,7 @@
-"""What a connection may do before there is a request, and while it is answered: uvicorn bounds neither.
+"""Limits of a connection before there is a request and while it is answered; uvicorn has none.
 
-A head must come within a time and a size, however little by little, and be HTTP; a client that takes nothing of its
-answer for a time is let go. (The body is bounded in `http.py`.)
+The head of a request must arrive within a time and a size, in however many parts, and be HTTP; a client that accepts no
+byte of its response for a time is disconnected. (The body is limited in `http.py`.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from encodery.base.extras import require
 from encodery.serve.api_error import ApiError
 
 HEAD_BYTES = 64 << 10
-NO_HTTP = b"""HTTP/1.1 400 Bad Request\r
+BAD_REQUEST = b"""HTTP/1.1 400 Bad Request\r
 content-type: application/json\r
 content-length: %d\r
 connection: close\r
@@ -24,66 +24,67 @@ connection: close\r
 """
 
 
-def patient(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, with `seconds` for a head to come, and for a client to take something of its answer."""
+def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with a limit of `seconds` for a head to arrive, and for a client to accept any part of its
+    response."""
     base: Any = require("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol
 
-    class Patient(base):  # type: ignore[misc]
-        """Closes what lasts too long."""
+    class TimeoutProtocol(base):  # type: ignore[misc]
+        """Closes connections that exceed a limit."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._head_bytes, self._left = 0, -1
-            self._stalled: asyncio.TimerHandle | None = None
-            self._late: asyncio.TimerHandle | None = self._after(transport.close)
+            self._head_bytes, self._unsent = 0, -1
+            self._write_timer: asyncio.TimerHandle | None = None
+            self._head_timer: asyncio.TimerHandle | None = self._after(transport.close)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:  # A head has come whole.
-                _stop(self._late)
-                self._late, self._head_bytes = None, 0
+            if self.cycle is not None and not self.cycle.response_complete:  # The head is complete.
+                _cancel(self._head_timer)
+                self._head_timer, self._head_bytes = None, 0
                 return
-            self._late = self._late or self._after(self.transport.close)
+            self._head_timer = self._head_timer or self._after(self.transport.close)
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.transport.close()
 
         def send_400_response(self, msg: str) -> None:
-            """What is no HTTP is told in the envelope, too."""
+            """Answer what is not HTTP in the envelope of all errors."""
             content = orjson.dumps(ApiError(400, "malformed_http", msg).body())
-            self.transport.write(NO_HTTP % len(content) + content)
+            self.transport.write(BAD_REQUEST % len(content) + content)
             self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._look()
+            self._check_progress()
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            _stop(self._stalled)
-            self._stalled, self._left = None, -1
+            _cancel(self._write_timer)
+            self._write_timer, self._unsent = None, -1
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            _stop(self._late)
-            _stop(self._stalled)
+            _cancel(self._head_timer)
+            _cancel(self._write_timer)
 
-        def _after(self, then: Callable[[], None]) -> asyncio.TimerHandle:
-            found: asyncio.TimerHandle = self.loop.call_later(seconds, then)
-            return found
+        def _after(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
+            timer: asyncio.TimerHandle = self.loop.call_later(seconds, callback)
+            return timer
 
-        def _look(self) -> None:
-            """Whether the client took something since the last look."""
-            left = self.transport.get_write_buffer_size()
-            if left == self._left:
+        def _check_progress(self) -> None:
+            """Abort unless the client accepted something since the last check."""
+            unsent = self.transport.get_write_buffer_size()
+            if unsent == self._unsent:
                 self.transport.abort()
             else:
-                self._left, self._stalled = left, self._after(self._look)
+                self._unsent, self._write_timer = unsent, self._after(self._check_progress)
 
-    found: type[asyncio.Protocol] = Patient
-    return found
+    protocol: type[asyncio.Protocol] = TimeoutProtocol
+    return protocol
 
 
-def _stop(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

@@ -1,4 +1,4 @@
-"""Between the routes and the engine: which model answers, the request as the engine takes it, the answer's headers."""
+"""Between the routes and the backend: which model answers, the request that the engine gets, the response's headers."""
 
 from __future__ import annotations
 
@@ -19,76 +19,77 @@ STAGE_HEADERS = {"tokenise": "x-tokenization-time", "queue": "x-queue-time", "ru
 
 
 class Dispatcher:
-    """The models behind a backend. `most`: inputs of a request."""
+    """Sends requests to a backend's models. `max_inputs`: of one request."""
 
-    def __init__(self, backend: Backend, most: int) -> None:
-        self.backend, self.max_inputs = backend, most
+    def __init__(self, backend: Backend, max_inputs: int) -> None:
+        self.backend, self.max_inputs = backend, max_inputs
 
-    def select_model(self, name: str | None, what: str, task: Sequence[str] = ()) -> str:
-        """The model of that name, or the first that can do `what` (with one of the tasks). Raises `Refusal` for one
-        that is not there or cannot."""
-        able = [facts["id"] for facts in self.backend.models_info if _can(facts, what, task)]
+    def select_model(self, name: str | None, operation: str, tasks: Sequence[str] = ()) -> str:
+        """The model called `name`, or the first one with the operation (and one of the tasks) if None.
+
+        Raises `ApiError` for a model that does not exist or lacks the operation.
+        """
+        needed = " or ".join(tasks) or operation
+        suitable = [info["id"] for info in self.backend.models_info if _supports(info, operation, tasks)]
         if name is None:
-            if not able:
-                raise ApiError(400, "unsupported_task", f"No model here can do this ({' or '.join(task) or what}).")
-            return str(able[0])
-        known = {facts["id"]: facts for facts in self.backend.models_info}
+            if not suitable:
+                raise ApiError(400, "unsupported_task", f"No model on this server supports '{needed}'.")
+            return str(suitable[0])
+        known = {info["id"]: info for info in self.backend.models_info}
         if name not in known:
-            raise ApiError(
-                404,
-                "model_not_found",
-                f"There is no model '{name[:200]}'.{nearest(name, known)} There are {', '.join(known)}.",
-                "model",
-            )
-        if name not in able:
-            can = ", ".join(_told(known[name]))
-            raise ApiError(
-                400,
-                "unsupported_task",
-                f"'{name}' cannot do this ({' or '.join(task) or what}); it can {can}.",
-                "model",
-            )
+            message = f"There is no model '{name[:200]}'.{nearest(name, known)} Models: {', '.join(known)}."
+            raise ApiError(404, "model_not_found", message, "model")
+        if name not in suitable:
+            supported = ", ".join(_operation_names(known[name]))
+            message = f"'{name}' does not support '{needed}'; it supports {supported}."
+            raise ApiError(400, "unsupported_task", message, "model")
         return name
 
-    def operation_info(self, model: str, what: str) -> dict[str, Any]:
-        """What a model says of what it can do."""
-        found: dict[str, Any] = next(facts["can"][what] for facts in self.backend.models_info if facts["id"] == model)
-        return found
+    def operation_info(self, model: str, operation: str) -> dict[str, Any]:
+        """What a model reports of an operation."""
+        infos = (info["operations"][operation] for info in self.backend.models_info if info["id"] == model)
+        info: dict[str, Any] = next(infos)
+        return info
 
     async def __call__(
-        self, request: Request, model: str, what: str, inputs: dict[str, Any], options: dict[str, Any] | None = None
+        self,
+        request: Request,
+        model: str,
+        operation: str,
+        inputs: dict[str, Any],
+        options: dict[str, Any] | None = None,
     ) -> InferenceResult:
-        """The engine's answer; withdrawn when the client goes away."""
-        found: InferenceResult = await cancel_on_disconnect(
-            request, self.backend.infer(InferenceRequest(model, what, inputs, options or {}))
-        )
-        return found
+        """The backend's result; the request is withdrawn if the client goes away."""
+        work = self.backend.infer(InferenceRequest(model, operation, inputs, options or {}))
+        result: InferenceResult = await cancel_on_disconnect(request, work)
+        return result
 
 
-def json_response(answer: InferenceResult, body: Any, characters: int = 0) -> Response:
-    """A body with what the answer took: milliseconds by stage, tokens, and what truncation dropped."""
-    headers = {name: f"{1000 * answer.seconds.get(stage, 0.0):.3f}" for stage, name in STAGE_HEADERS.items()}
-    headers["x-compute-time"] = f"{1000 * answer.seconds.get('total', 0.0):.3f}"
-    headers["x-compute-tokens"] = str(sum(answer.tokens))
+def json_response(result: InferenceResult, body: Any, characters: int = 0) -> Response:
+    """A response with the times of the stages in milliseconds, the tokens, and the tokens that truncation dropped."""
+    headers = {name: f"{1000 * result.seconds.get(stage, 0.0):.3f}" for stage, name in STAGE_HEADERS.items()}
+    headers["x-compute-time"] = f"{1000 * result.seconds.get('total', 0.0):.3f}"
+    headers["x-compute-tokens"] = str(sum(result.tokens))
     headers["x-compute-characters"] = str(characters)
-    headers["x-dropped-tokens"] = str(sum(answer.dropped))
+    headers["x-dropped-tokens"] = str(sum(result.dropped))
     return Response(body if isinstance(body, bytes) else to_json(body), 200, headers, "application/json")
 
 
 def to_json(body: Any) -> bytes:
-    """JSON of tables, lists and arrays, which are written without a detour over Python's numbers."""
-    return orjson.dumps(body, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    """JSON of tables, lists and arrays; arrays are written without converting their numbers to Python's."""
+    return orjson.dumps(body, default=_convert, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _plain(value: Any) -> Any:
+def _convert(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value) if not value.flags.c_contiguous else value.tolist()
     raise TypeError(type(value).__name__)
 
 
-def _can(facts: dict[str, Any], what: str, task: Sequence[str]) -> bool:
-    return what in facts["can"] and (not task or facts["can"][what].get("task") in task)
+def _supports(info: dict[str, Any], operation: str, tasks: Sequence[str]) -> bool:
+    operations = info["operations"]
+    return operation in operations and (not tasks or operations[operation].get("task") in tasks)
 
 
-def _told(facts: dict[str, Any]) -> list[str]:
-    return [can.get("task", what) for what, can in facts["can"].items()]
+def _operation_names(info: dict[str, Any]) -> list[str]:
+    return [operation.get("task", name) for name, operation in info["operations"].items()]

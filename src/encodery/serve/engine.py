@@ -1,40 +1,40 @@
-"""The engine: requests through tokenise → run → finish, each stage with threads and a queue of its own.
+"""The serving engine: requests pass through tokenise → run → finish, each stage with its own threads and queue.
 
-No stage waits for another's request, and nothing waits for company: an idle engine runs a text at once, a busy one runs
-what has come together meanwhile, up to a budget of tokens, with one further batch made ready. A batch has all cores, or
-one beside others: as the costs measured on this machine say (`costs.py`), else all where nothing else is to be done.
-Admission is by tokens, whole requests at a time, and by how long what stands before a request will take
-(`admission.py`). A batch that fails is halved until the unit at fault stands alone; the others are answered. The heavy
-work of every stage (tokenizers, matrix products) runs outside Python's lock.
+No stage waits for another stage's request, and no request waits for a batch to fill: an idle engine runs a text at
+once; a busy one runs the units that arrived meanwhile, up to a number of tokens (`scheduler.py`, `executor.py`).
+Admission is by tokens, whole requests at a time, and by the time until a request would start (`admission.py`). The
+expensive work of every stage, tokenizers and matrix products, releases Python's global lock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from encodery.base import machine
 from encodery.serve.admission import AdmissionController, Reservation
 from encodery.serve.api_error import ApiError, as_api_error
-from encodery.serve.batching import FairQueue, WorkUnit
+from encodery.serve.batching import WorkUnit
 from encodery.serve.costs import BatchCosts
-from encodery.serve.served_model import InferenceRequest, InferenceResult, ServedModel, TokenizedRequest
+from encodery.serve.executor import Executor
+from encodery.serve.pending_request import PendingRequest
+from encodery.serve.scheduler import Batch, Scheduler
+from encodery.serve.served_model import InferenceRequest, ServedModel, TokenizedRequest
+from encodery.serve.server_metrics import Record
 
-BATCH_TOKENS = 2048  # where neither asked for nor measured
-MIN_BATCH_TOKENS = 512  # of a batch, below which products of matrices lose speed
+UNLIMITED_LENGTH = 1 << 30
+JOIN_SECONDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """`batch_tokens`: computed at once (None: as measured, else 2048); `queue_tokens`: of all requests that were let in
-    and not yet answered; `queue_seconds`: that a new request may have to wait, or as long as it takes itself where
-    that is more; `request_tokens`: of one request, `request_inputs` of one; `readers`, `runners`, `finishers`: threads
+    """`batch_tokens`: computed at once (None: as measured, else 2048); `queue_tokens`: of all requests that were
+    admitted and have no result yet; `queue_seconds`: that a new request may have to wait, or as long as it takes itself
+    if that is more; `request_tokens` and `request_inputs`: of one request; `readers`, `runners`, `finishers`: threads
     of each stage (None: as many runners as `cores` on a CPU, one on a GPU)."""
 
     batch_tokens: int | None = None
@@ -48,73 +48,54 @@ class EngineSettings:
     cores: int | None = None
 
 
-@dataclass(eq=False)
-class PendingRequest:
-    """A request on its way. `future` has its answer; `cancel` drops whatever of it has not been computed. `urgent`: it
-    passes all others, and admission."""
-
-    request: InferenceRequest
-    reservation: Reservation
-    urgent: bool = False
-    future: Future[InferenceResult] = field(default_factory=Future)
-    tokenized: TokenizedRequest | None = None
-    outputs: list[Any] = field(default_factory=list)
-    missing: int = 0
-    submitted_at: float = field(default_factory=time.perf_counter)
-    stages: dict[str, float] = field(default_factory=dict)
-    ready_at: float = 0.0
-    started_at: float = 0.0
-
-    @property
-    def settled(self) -> bool:
-        """Whether nobody waits for it: answered, failed, or its client went away."""
-        return self.future.done()
-
-    def cancel(self) -> None:
-        """Nobody waits any more."""
-        self.future.cancel()
-
-
 class ServingEngine:
-    """Lanes at work. `submit` from any thread; close it, or use it as a context."""
+    """Runs the models of a server. `submit` can be called from any thread; close the engine, or use it as a context."""
 
     def __init__(
         self,
-        lanes: Mapping[str, ServedModel],
+        models: Mapping[str, ServedModel],
         settings: EngineSettings | None = None,
-        note: Callable[[str, str, float], None] | None = None,
+        record: Record | None = None,
         costs: Mapping[str, BatchCosts] | None = None,
     ) -> None:
-        """`note(name, lane, value)` is told what is counted: see `gauges.py`. `costs`: of lanes that were measured."""
-        self.models, self.settings = dict(lanes), settings or EngineSettings()
-        self.record = note or (lambda name, lane, value: None)
-        self._line = _lines(self.models)
-        self.costs = {self._line[name]: known for name, known in (costs or {}).items()}
-        self._facts = {name: lane.info() for name, lane in self.models.items()}
-        self._narrow = {name: lane.single_threaded() for name, lane in self.models.items()}
+        """`models` by endpoint; `record(name, endpoint, value)` gets what `server_metrics.py` counts; `costs`: measured
+        batch costs by endpoint."""
+        self.models, self.settings = dict(models), settings or EngineSettings()
+        self.record = record or (lambda name, endpoint, value: None)
         self.draining = False
-        self._waiting = FairQueue()
+        self._lines = _lines(self.models)
+        costs_by_line = {self._lines[name]: measured for name, measured in (costs or {}).items()}
+        self._info = {name: model.info() for name, model in self.models.items()}
         self._changed = threading.Condition()
-        speeds = dict.fromkeys(self._line.values(), 0.0) | {line: one.speed for line, one in self.costs.items()}
-        self._ledger = AdmissionController(speeds, self.settings.queue_tokens, self.settings.queue_seconds)
-        self._tickets = set[PendingRequest]()
-        self._running, self._wide, self._closed = 0, False, False
-        self._to_read: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
-        self._to_run: queue.Queue[tuple[str, list[WorkUnit], bool | None] | None] = queue.Queue(1)
+        speeds = dict.fromkeys(self._lines.values(), 0.0) | {line: one.speed for line, one in costs_by_line.items()}
+        self._admission = AdmissionController(speeds, self.settings.queue_tokens, self.settings.queue_seconds)
+        self._pending = set[PendingRequest]()
+        self._closed = False
+        self._to_tokenize: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
         self._to_finish: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(1)  # For the one batch that is made ready: a later one knows more.
-        self._apart = {name: threading.Lock() for name, lane in self.models.items() if lane.exclusive}
-        self._cores = self.settings.cores or machine.threads()
-        self.runners = self.settings.runners or (1 if machine.device().type != "cpu" else self._cores)
-        work = [(self._read, self.settings.readers), (self._form, 1), (self._run, self.runners)]
-        work.append((self._finish, self.settings.finishers))
-        self._threads = [
-            threading.Thread(target=function, name=f"encodery{function.__name__}-{number}", daemon=True)
-            for function, count in work
+        cores = self.settings.cores or machine.threads()
+        self.runners = self.settings.runners or (1 if machine.device().type != "cpu" else cores)
+        self.scheduler = Scheduler(
+            self.models, costs_by_line, self.settings.batch_tokens, self.runners, self._changed, self.record
+        )
+        self.executor = Executor(self.models, self.scheduler, cores, self._completed, self._changed, self.record)
+        self._threads = self._start_threads()
+
+    def _start_threads(self) -> list[threading.Thread]:
+        stages = {
+            "tokenize": (self._tokenize, self.settings.readers),
+            "schedule": (self.scheduler.run, 1),
+            "run": (self.executor.run, self.runners),
+            "finish": (self._finish, self.settings.finishers),
+        }
+        threads = [
+            threading.Thread(target=function, name=f"encodery-{stage}-{number}", daemon=True)
+            for stage, (function, count) in stages.items()
             for number in range(count)
         ]
-        for thread in self._threads:
+        for thread in threads:
             thread.start()
+        return threads
 
     def __enter__(self) -> ServingEngine:
         return self
@@ -124,279 +105,185 @@ class ServingEngine:
 
     @property
     def tokens(self) -> int:
-        """Of all requests on their way."""
-        return self._ledger.tokens
+        """Of all pending requests."""
+        return self._admission.tokens
 
     @property
     def requests(self) -> int:
-        """On their way."""
-        return len(self._tickets)
+        """The number of pending requests."""
+        return len(self._pending)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any thread of a stage still runs."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def submit(self, request: InferenceRequest, urgent: bool = False) -> PendingRequest:
-        """Let a request in, as a whole or not at all. Raises `Refusal`: unknown, too large, overloaded, draining."""
+        """Admit a request, as a whole or not at all. Raises `ApiError`: unknown, overloaded, draining."""
         if request.endpoint not in self.models:
-            raise ApiError(404, "model_not_found", f"There is no '{request.endpoint}' here.", "model")
-        estimate = request.estimate_tokens(self._longest(request))
-        ticket = PendingRequest(request, Reservation(self._line[request.endpoint]), urgent)
+            raise ApiError(404, "model_not_found", f"There is no '{request.endpoint}' on this server.", "model")
+        estimate = request.estimate_tokens(self._max_length(request))
+        pending = PendingRequest(request, Reservation(self._lines[request.endpoint]), urgent)
         with self._changed:
             if self.draining or self._closed:
                 raise ApiError(503, "draining", "The server is stopping; ask another one.", None, 5)
-            if not urgent and self._tickets:
+            if not urgent and self._pending:
                 self._admit(request.endpoint, estimate)
-            self._ledger.reserve(ticket.reservation, estimate)
-            self._tickets.add(ticket)
-        ticket.future.add_done_callback(lambda _: self._release(ticket))
+            self._admission.reserve(pending.reservation, estimate)
+            self._pending.add(pending)
+        pending.future.add_done_callback(lambda _: self._release(pending))
         self.record("accepted", request.endpoint, 1)
-        self._to_read.put(ticket)
-        return ticket
+        self._to_tokenize.put(pending)
+        return pending
 
-    def _longest(self, asked: InferenceRequest) -> int:
-        """Tokens that a text may have at most: what is cut off or refused takes no time."""
-        facts = self._facts[asked.endpoint]
-        policy = asked.options.get("truncate") or facts.get("truncate")
-        return int(facts["max_length"]) if "max_length" in facts and policy != "chunk" else 1 << 30
+    def _max_length(self, request: InferenceRequest) -> int:
+        """Tokens of a text that cost time: those that are cut off or refused do not."""
+        info = self._info[request.endpoint]
+        truncate = request.options.get("truncate") or info.get("truncate")
+        return int(info["max_length"]) if "max_length" in info and truncate != "chunk" else UNLIMITED_LENGTH
 
-    def overload_error(self, what: str, most: int) -> ApiError | None:
-        """Why any request for `what` of at most so many tokens would be refused now, whatever its model; None where one
-        may be let in. For refusing early: `submit` has the last word."""
+    def overload_error(self, operation: str, max_tokens: int) -> ApiError | None:
+        """The error that any request for `operation` of at most `max_tokens` would get now, whatever its model; None if
+        one can be admitted. For refusing a request early: `submit` decides."""
         with self._changed:
-            if not self._tickets:
+            if not self._pending:
                 return None
-            lines = dict.fromkeys(line for name, line in self._line.items() if name.rpartition("/")[2] == what)
-            found = [self._ledger.overload_error(line, 1, most) for line in lines]
-        if not found or None in found:
+            lines = dict.fromkeys(line for name, line in self._lines.items() if name.rpartition("/")[2] == operation)
+            errors = [self._admission.overload_error(line, 1, max_tokens) for line in lines]
+        if not errors or None in errors:
             return None
-        self.record("refused", what, 1)
-        return found[0]
+        self.record("refused", operation, 1)
+        return errors[0]
 
-    def _admit(self, lane: str, tokens: int) -> None:
-        """Raises `Refusal` where too much waits already."""
-        refusal = self._ledger.overload_error(self._line[lane], tokens, tokens)
-        if refusal is not None:
-            self.record("refused", lane, 1)
-            raise refusal
+    def _admit(self, endpoint: str, tokens: int) -> None:
+        """Raises `ApiError` if too much waits already."""
+        error = self._admission.overload_error(self._lines[endpoint], tokens, tokens)
+        if error is not None:
+            self.record("refused", endpoint, 1)
+            raise error
 
     def drain(self, seconds: float) -> bool:
-        """Take nothing more, wait until what was taken is answered; whether it was, in that time."""
+        """Admit nothing more and wait for the pending requests; whether all of them were settled in time."""
         with self._changed:
             self.draining = True
-            return self._changed.wait_for(lambda: not self._tickets, seconds)
+            return self._changed.wait_for(lambda: not self._pending, seconds)
 
     def close(self) -> None:
-        """Stop; what is still on its way is refused."""
+        """Stop all threads; requests that are still pending fail."""
         with self._changed:
             self.draining = self._closed = True
-            left = list(self._tickets)
-            self._waiting.clear()
-            self._changed.notify_all()
-        self._room.release()
-        for ticket in left:
-            self._fail(ticket, ApiError(503, "stopped", "The server was stopped before this was answered."))
-        for count, line in ((self.settings.readers, self._to_read), (self.settings.finishers, self._to_finish)):
-            for _ in range(count):
-                line.put(None)
+            unsettled = list(self._pending)
+            self.scheduler.close()
+        for pending in unsettled:
+            self._fail(pending, ApiError(503, "stopped", "The server was stopped before this request was computed."))
+        for _ in range(self.settings.readers):
+            self._to_tokenize.put(None)
+        for _ in range(self.settings.finishers):
+            self._to_finish.put(None)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(JOIN_SECONDS)
 
-    def _release(self, ticket: PendingRequest) -> None:
-        if ticket.future.cancelled():
-            self.record("cancelled", ticket.request.endpoint, 1)
+    def _release(self, pending: PendingRequest) -> None:
+        if pending.future.cancelled():
+            self.record("cancelled", pending.request.endpoint, 1)
         with self._changed:
-            self._tickets.discard(ticket)
-            self._ledger.reserve(ticket.reservation, 0)
+            self._pending.discard(pending)
+            self._admission.reserve(pending.reservation, 0)
             self._changed.notify_all()
 
-    def _fail(self, ticket: PendingRequest, error: Exception) -> None:
-        try:
-            ticket.future.set_exception(as_api_error(error))
-        except InvalidStateError:
-            return  # Cancelled, or failed by another unit.
-        self.record("failed", ticket.request.endpoint, 1)
+    def _fail(self, pending: PendingRequest, error: BaseException) -> None:
+        if pending.fail(as_api_error(error if isinstance(error, Exception) else RuntimeError(repr(error)))):
+            self.record("failed", pending.request.endpoint, 1)
 
-    def _read(self) -> None:
+    def _tokenize(self) -> None:
         """First stage: texts to units."""
-        while (ticket := self._to_read.get()) is not None:
-            if ticket.settled:
+        while (pending := self._to_tokenize.get()) is not None:
+            if pending.settled:
                 continue
-            begun = time.perf_counter()
-            ticket.stages["wait"] = begun - ticket.submitted_at
+            started = time.perf_counter()
+            pending.stages["wait"] = started - pending.submitted_at
             try:
-                reading = self.models[ticket.request.endpoint].tokenize(ticket.request)
-                tokens = sum(reading.tokens)
+                tokenized = self.models[pending.request.endpoint].tokenize(pending.request)
+                tokens = sum(tokenized.tokens)
                 if tokens > self.settings.request_tokens:
                     raise ApiError(
                         400,
                         "too_many_tokens",
-                        f"The request has {tokens} tokens, {self.settings.request_tokens} are allowed.",
+                        f"The request has {tokens} tokens; at most {self.settings.request_tokens} are allowed.",
                     )
-            except BaseException as error:  # A thread of the engine never ends by a request.
-                self._fail(ticket, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            except BaseException as error:  # A thread of the engine must not end because of a request.
+                self._fail(pending, error)
                 continue
-            ticket.tokenized, ticket.ready_at = reading, time.perf_counter()
-            ticket.stages["tokenise"] = ticket.ready_at - begun
-            ticket.outputs, ticket.missing = [None] * len(reading.units), len(reading.units)
-            self._queue(ticket, reading, tokens)
+            pending.tokenized, pending.ready_at = tokenized, time.perf_counter()
+            pending.stages["tokenise"] = pending.ready_at - started
+            pending.outputs, pending.missing = [None] * len(tokenized.units), len(tokenized.units)
+            self._schedule(pending, tokenized, tokens)
 
-    def _queue(self, ticket: PendingRequest, reading: TokenizedRequest, tokens: int) -> None:
+    def _schedule(self, pending: PendingRequest, tokenized: TokenizedRequest, tokens: int) -> None:
         units = [
-            WorkUnit(ticket, number, int(count), work)
-            for number, (work, count) in enumerate(zip(reading.units, reading.tokens, strict=True))
+            WorkUnit(pending, number, int(count), work)
+            for number, (work, count) in enumerate(zip(tokenized.units, tokenized.tokens, strict=True))
         ]
         with self._changed:
-            if ticket.settled:
+            if pending.settled:
                 return
-            self._ledger.reserve(ticket.reservation, tokens)
+            self._admission.reserve(pending.reservation, tokens)
             if units:
-                line = ticket.reservation.line
-                self._waiting.add(line, units, ticket.urgent, self._ledger.grace_tokens(line))
-                self._changed.notify_all()
+                line = pending.reservation.line
+                self.scheduler.add(line, units, pending.urgent, self._admission.grace_tokens(line))
         if not units:
-            ticket.started_at = ticket.ready_at
-            self._to_finish.put(ticket)
+            pending.started_at = pending.ready_at
+            self._to_finish.put(pending)
 
-    def _form(self) -> None:
-        """Makes the next batch while one is run."""
-        while True:
-            self._room.acquire()
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting.tokens > 0 or self._closed)
-                line = self._waiting.next_line()
-                if self._closed or line is None:
-                    break
-                budget, narrow = self._portion(line)
-                units = self._waiting.take(line, budget, self.models[line].max_units)
-                self.record("waiting", "", self._waiting.tokens)
-            if units:
-                self._to_run.put((line, units, narrow))
-            else:
-                self._room.release()
-        for _ in range(self.runners):
-            self._to_run.put(None)
-
-    def _portion(self, line: str) -> tuple[int, bool | None]:
-        """Tokens of the next batch, and whether it is for one core beside others (None: not known beforehand)."""
-        waiting, costs = self._waiting.tokens, self.costs.get(line)
-        most = self.settings.batch_tokens or (costs.batch_tokens if costs else BATCH_TOKENS)
-        if costs is not None:
-            return costs.next_batch(waiting, self._waiting.divisible(line), most)
-        return min(most, max(MIN_BATCH_TOKENS, -(-waiting // self.runners))), None
-
-    def _run(self) -> None:
-        """Second stage: batches to outputs."""
-        threads = 0
-        while (batch := self._to_run.get()) is not None:
-            self._room.release()
-            line, units, narrow = batch
-            units = [unit for unit in units if not unit.owner.gone]
-            if not units:
-                continue
-            with self._apart.get(line, contextlib.nullcontext()):
-                wide = self._begin(narrow)
-                wanted = self._cores if wide else 1
-                if wanted != threads:
-                    machine.set_threads(wanted)
-                    threads = wanted
-                try:
-                    self._compute(line, units, wide)
-                finally:
-                    with self._changed:
-                        self._running -= 1
-                        self._wide = False
-                        self._changed.notify_all()
-
-    def _begin(self, narrow: bool | None) -> bool:
-        """Whether a batch has all cores, none other being run meanwhile; returns when it may begin."""
+    def _completed(self, batch: Batch, outputs: Sequence[Any], seconds: float) -> None:
+        """Second stage's end: the outputs of a batch go to their requests."""
+        tokens = sum(unit.tokens for unit in batch.units)
+        complete = []
         with self._changed:
-            self._changed.wait_for(lambda: not self._wide)
-            self._running += 1
-            if narrow is None:
-                narrow = bool(self._waiting.tokens) or not self._to_run.empty()
-            self._wide = self.runners == 1 or (self._running == 1 and not narrow)
-            return self._wide
-
-    def _compute(self, line: str, units: list[WorkUnit], wide: bool) -> None:
-        begun, tokens = time.perf_counter(), sum(unit.tokens for unit in units)
-        for unit in units:
-            unit.owner.first = unit.owner.first or begun
-        found = self._outputs(line, units, wide)
-        seconds = time.perf_counter() - begun
-        self.record("batch_tokens", line, tokens)
-        self.record("batch_seconds", line, seconds)
-        done = []
-        with self._changed:
-            self._waiting.record_rate(line, tokens, seconds)
-            self._ledger.batch_finished(line, tokens, bool(self._waiting.tokens) or not self._to_run.empty())
-            for unit, output in zip(units, found, strict=True):
-                ticket: PendingRequest = unit.owner
-                self._ledger.set_remaining(ticket.reservation, max(ticket.reservation.left - unit.tokens, 0))
+            self.scheduler.record_rate(batch.line, tokens, seconds)
+            self._admission.batch_finished(batch.line, tokens, self.scheduler.more)
+            for unit, output in zip(batch.units, outputs, strict=True):
+                pending: PendingRequest = unit.owner
+                self._admission.set_remaining(pending.reservation, max(pending.reservation.left - unit.tokens, 0))
                 if isinstance(output, ApiError):
                     continue
-                ticket.outputs[unit.number] = output
-                ticket.missing -= 1
-                if not ticket.missing:
-                    done.append(ticket)
-        for unit, output in zip(units, found, strict=True):
+                pending.outputs[unit.number] = output
+                pending.missing -= 1
+                if not pending.missing:
+                    complete.append(pending)
+        for unit, output in zip(batch.units, outputs, strict=True):
             if isinstance(output, ApiError):
                 self._fail(unit.owner, output)
-        for ticket in done:
-            self._to_finish.put(ticket)
-
-    def _outputs(self, line: str, units: Sequence[WorkUnit], wide: bool) -> list[Any]:
-        """What each unit gives, a `Refusal` for those at fault: a batch that fails is run again in halves."""
-        try:
-            found = self._given(line, units, wide)
-            if len(found) != len(units):
-                raise RuntimeError(f"{line} gave {len(found)} outputs for {len(units)} units")
-            return found
-        except BaseException as error:
-            if len(units) == 1:
-                return [
-                    as_api_error(error) if isinstance(error, Exception) else as_api_error(RuntimeError(repr(error)))
-                ]
-        self.record("halved", line, 1)
-        half = len(units) // 2
-        return self._outputs(line, units[:half], wide) + self._outputs(line, units[half:], wide)
-
-    def _given(self, line: str, units: Sequence[WorkUnit], wide: bool) -> list[Any]:
-        lanes, company = self.models if wide else self._narrow, self.models[line].batch_group
-        if company is None:
-            return list(lanes[line].run([unit.work for unit in units]))
-        places: dict[str, list[int]] = {}
-        for place, unit in enumerate(units):
-            places.setdefault(unit.owner.asked.lane, []).append(place)
-        parts = [(lanes[name], [units[place].work for place in some]) for name, some in places.items()]
-        found: dict[int, Any] = {}
-        for some, outputs in zip(places.values(), company.run(parts), strict=True):
-            found.update(zip(some, outputs, strict=True))
-        return [found[place] for place in range(len(units))]
+        for pending in complete:
+            self._to_finish.put(pending)
 
     def _finish(self) -> None:
-        """Third stage: outputs to answers."""
-        while (ticket := self._to_finish.get()) is not None:
-            if ticket.settled or ticket.tokenized is None:
+        """Third stage: outputs to results."""
+        while (pending := self._to_finish.get()) is not None:
+            if pending.settled or pending.tokenized is None:
                 continue
-            begun, lane = time.perf_counter(), ticket.request.endpoint
+            started, endpoint = time.perf_counter(), pending.request.endpoint
             try:
-                answer = self.models[lane].finish(ticket.tokenized.context, ticket.outputs)
-            except BaseException as error:
-                self._fail(ticket, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                result = self.models[endpoint].finish(pending.tokenized.context, pending.outputs)
+            except BaseException as error:  # A thread of the engine must not end because of a request.
+                self._fail(pending, error)
                 continue
-            now = time.perf_counter()
-            stages = ticket.stages | {"queue": ticket.started_at - ticket.ready_at, "run": begun - ticket.started_at}
-            answer.seconds = stages | {"finish": now - begun, "total": now - ticket.submitted_at}
-            for stage, seconds in answer.seconds.items():
-                self.record(f"{stage}_seconds", lane, seconds)
-            self.record("dropped_tokens", lane, sum(answer.dropped))
-            try:
-                ticket.future.set_result(answer)
-            except InvalidStateError:
-                continue
+            ended = time.perf_counter()
+            stages = pending.stages | {
+                "queue": pending.started_at - pending.ready_at,
+                "run": started - pending.started_at,
+            }
+            result.seconds = stages | {"finish": ended - started, "total": ended - pending.submitted_at}
+            for stage, seconds in result.seconds.items():
+                self.record(f"{stage}_seconds", endpoint, seconds)
+            self.record("dropped_tokens", endpoint, sum(result.dropped))
+            pending.succeed(result)
 
 
-def _lines(lanes: Mapping[str, ServedModel]) -> dict[str, str]:
-    """The line each lane's units wait in: its own, or that of the first lane of its company."""
-    found: dict[str, str] = {}
+def _lines(models: Mapping[str, ServedModel]) -> dict[str, str]:
+    """The line in which the units of each endpoint wait: its own, or that of the first model of its batch group."""
+    lines: dict[str, str] = {}
     first: dict[int, str] = {}
-    for name, lane in lanes.items():
-        found[name] = name if lane.batch_group is None else first.setdefault(id(lane.batch_group), name)
-    return found
+    for name, model in models.items():
+        lines[name] = name if model.batch_group is None else first.setdefault(id(model.batch_group), name)
+    return lines

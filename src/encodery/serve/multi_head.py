@@ -1,8 +1,8 @@
-"""Several heads asked in one request: every sequence is read and encoded once, whoever of them wants it.
+"""Several heads in one request: every sequence is read and encoded once, for all heads that need it.
 
-A unit here is a sequence (or the few of one example) with all who want it, so that it cannot come apart on its way: it
-waits once, counts once, and stands in one batch, with those of other requests. Each head's own lane reads the texts and
-makes the answer; only what lies between is shared.
+A unit here is a sequence, or the few sequences of one example, with all heads that need it: so it waits once, counts
+once, and is in one batch, with units of other requests. Each head's own served model tokenises the texts and makes the
+result; only the encoder's pass between them is shared.
 Shapes: N texts, T tokens.
 """
 
@@ -27,153 +27,155 @@ OPERATION = "heads"
 
 
 @dataclass(frozen=True, eq=False)
-class _Shared:
-    """Sequences of `sizes` tokens, and who wants them: a lane's name and its own unit."""
+class _SharedUnit:
+    """Sequences of `lengths` tokens, and the heads that need them: the endpoint and its own unit."""
 
     ids: torch.Tensor
     segment: torch.Tensor
-    sizes: tuple[int, ...]
-    wants: list[tuple[str, Any]]
+    lengths: tuple[int, ...]
+    users: list[tuple[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """A head of a request. `places`: for each of its lane's units, the shared unit and the place among who want it."""
+class _HeadRequest:
+    """A head of a request. `positions`: for each unit of its model, the shared unit and the place among its users."""
 
     label: str
-    lane: EncoderHead
-    told: Any
-    places: list[tuple[int, int]]
+    head: EncoderHead
+    context: Any
+    positions: list[tuple[int, int]]
 
 
 class MultiHeadModel(EncoderHead):
-    """The lanes (by name) that stand on one encoder, to be asked together."""
+    """The heads, by endpoint, on one encoder, to be requested together."""
 
-    def __init__(self, lanes: Mapping[str, EncoderHead]) -> None:
-        self.heads = dict(lanes)
+    def __init__(self, heads: Mapping[str, EncoderHead]) -> None:
+        self.heads = dict(heads)
         self.first = next(iter(self.heads.values()))
         self.batch_group = self.first.batch_group
-        self.max_units, self.exclusive = (
-            min(lane.max_units for lane in lanes.values()),
-            any(lane.exclusive for lane in lanes.values()),
-        )
-        self.needs_layers = any(lane.needs_layers for lane in lanes.values())
+        self.max_units = min(head.max_units for head in heads.values())
+        self.exclusive = any(head.exclusive for head in heads.values())
+        self.needs_layers = any(head.needs_layers for head in heads.values())
 
     def single_threaded(self) -> ServedModel:
-        """On the lanes' runtime of one thread."""
-        found = copy.copy(self)
-        found.heads = {name: lane.single_threaded() for name, lane in self.heads.items()}  # type: ignore[misc]
-        found.first = next(iter(found.heads.values()))
-        return found
+        """See `ServedModel`."""
+        model = copy.copy(self)
+        model.heads = {name: head.single_threaded() for name, head in self.heads.items()}  # type: ignore[misc]
+        model.first = next(iter(model.heads.values()))
+        return model
 
     @property
     def model(self) -> Model:
-        """The first lane's, whose encoder is that of all."""
+        """The first head's, whose encoder is that of all."""
         return self.first.model
 
     @property
     def device(self) -> torch.device:
-        """Where that is."""
+        """The first head's."""
         return self.first.device
 
     @property
     def encoder(self) -> object | None:
-        """See `Headed`."""
+        """See `EncoderHead`."""
         return self.first.encoder
 
     def tokenize(self, request: InferenceRequest) -> TokenizedRequest:
-        """`inputs`: texts; `options`: heads, by label {"lane", "options"}, and of a tagger {"types"}."""
-        texts, parts, shared = list(request.inputs["texts"]), [], dict[Any, tuple[int, _Shared]]()
-        for label, wanted in request.options["heads"].items():
-            lane, (model, _, what) = self.heads[wanted["lane"]], wanted["lane"].rpartition("/")
+        """`inputs`: texts; `options`: heads, by label {"endpoint", "options"}, and of a tagger {"types"}."""
+        texts, parts, shared = list(request.inputs["texts"]), [], dict[Any, tuple[int, _SharedUnit]]()
+        for label, options in request.options["heads"].items():
+            endpoint = options["endpoint"]
+            head, (model, _, operation) = self.heads[endpoint], endpoint.rpartition("/")
             inputs: dict[str, Any] = {"texts": texts}
-            if what == "predict":
-                types = {"types": [wanted["types"]] * len(texts)} if wanted.get("types") else {}
+            if operation == "predict":
+                types = {"types": [options["types"]] * len(texts)} if options.get("types") else {}
                 inputs = {"rows": {"text": texts, **types}}
             try:
-                reading = lane.tokenize(InferenceRequest(model, what, inputs, wanted["options"]))
+                tokenized = head.tokenize(InferenceRequest(model, operation, inputs, options["options"]))
             except UserError as error:
-                said = as_api_error(error)
-                raise ApiError(said.status, said.code, f"heads.{label}: {said.message}", f"heads.{label}") from error
-            parts.append(_Part(label, lane, reading.context, _placed(wanted["lane"], lane, reading.units, shared)))
+                cause = as_api_error(error)
+                message = f"heads.{label}: {cause.message}"
+                raise ApiError(cause.status, cause.code, message, f"heads.{label}") from error
+            parts.append(_HeadRequest(label, head, tokenized.context, _share(endpoint, head, tokenized.units, shared)))
         units = [unit for _, unit in shared.values()]
-        tokens = [sum(unit.sizes) for unit in units]
+        tokens = [sum(unit.lengths) for unit in units]
         return TokenizedRequest(units, tokens, (parts, tokens))
 
-    def batch(self, units: Sequence[_Shared]) -> Batch:
-        """See `Headed`."""
-        sizes = [size for unit in units for size in unit.sizes]
-        cu_seqlens = torch.tensor([0, *sizes]).cumsum(0).to(torch.int32)
+    def batch(self, units: Sequence[_SharedUnit]) -> Batch:
+        """See `EncoderHead`."""
+        lengths = [length for unit in units for length in unit.lengths]
+        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
         segment = torch.cat([unit.segment for unit in units])
         ids = torch.cat([unit.ids for unit in units])
-        return Batch(ids, cu_seqlens, max(sizes), segment if bool(segment.any()) else None)
+        return Batch(ids, cu_seqlens, max(lengths), segment if bool(segment.any()) else None)
 
-    def run_encoder(self, batch: Batch, layers: bool) -> Output:
-        """See `Headed`."""
-        return self.first.run_encoder(batch, layers)
+    def run_encoder(self, batch: Batch, needs_layers: bool) -> Output:
+        """See `EncoderHead`."""
+        return self.first.run_encoder(batch, needs_layers)
 
-    def run(self, units: Sequence[_Shared]) -> list[list[np.ndarray]]:
-        """What each of those that want a unit makes of it."""
+    def run(self, units: Sequence[_SharedUnit]) -> list[list[np.ndarray]]:
+        """The outputs of each unit for its users."""
         with torch.inference_mode():
             batch = self.batch(units).to(self.device)
             return self.run_head(self.run_encoder(batch, self.needs_layers), batch, units)
 
-    def run_head(self, output: Output, batch: Batch, units: Sequence[_Shared]) -> list[Any]:
-        """See `Headed`."""
-        ends = np.cumsum([sum(unit.sizes) for unit in units])
-        wanted: dict[str, list[tuple[int, int, Any]]] = {}
+    def run_head(self, output: Output, batch: Batch, units: Sequence[_SharedUnit]) -> list[Any]:
+        """See `EncoderHead`."""
+        ends = np.cumsum([sum(unit.lengths) for unit in units])
+        by_head: dict[str, list[tuple[int, int, Any]]] = {}
         for number, unit in enumerate(units):
-            for place, (name, own) in enumerate(unit.wants):
-                wanted.setdefault(name, []).append((number, place, own))
-        found: list[list[Any]] = [[None] * len(unit.wants) for unit in units]
-        for name, some in wanted.items():
-            rows = torch.cat([torch.arange(ends[n] - sum(units[n].sizes), ends[n]) for n, _, _ in some])
-            lane, own = self.heads[name], [one for _, _, one in some]
-            given = lane.run_head(select_tokens(output, rows.to(self.device)), lane.batch(own).to(self.device), own)
-            for (number, place, _), value in zip(some, given, strict=True):
-                found[number][place] = value
-        return found
+            for position, (endpoint, own) in enumerate(unit.users):
+                by_head.setdefault(endpoint, []).append((number, position, own))
+        outputs: list[list[Any]] = [[None] * len(unit.users) for unit in units]
+        for endpoint, users in by_head.items():
+            tokens = torch.cat([torch.arange(ends[n] - sum(units[n].lengths), ends[n]) for n, _, _ in users])
+            head, own_units = self.heads[endpoint], [own for _, _, own in users]
+            own_batch = head.batch(own_units).to(self.device)
+            values = head.run_head(select_tokens(output, tokens.to(self.device)), own_batch, own_units)
+            for (number, position, _), value in zip(users, values, strict=True):
+                outputs[number][position] = value
+        return outputs
 
-    def finish(self, context: tuple[list[_Part], list[int]], outputs: Sequence[Any]) -> InferenceResult:
-        """`heads` by label: the table of its own answer; arrays are called number/name, by the head's number."""
+    def finish(self, context: tuple[list[_HeadRequest], list[int]], outputs: Sequence[Any]) -> InferenceResult:
+        """`heads` by label: the body of its own result; arrays are called number/name, by the head's number."""
         parts, tokens = context
-        tables: dict[str, Any] = {}
+        bodies: dict[str, Any] = {}
         arrays: dict[str, np.ndarray] = {}
         dropped: list[Sequence[int]] = []
         for number, part in enumerate(parts):
-            answer = part.lane.finish(part.told, [outputs[unit][place] for unit, place in part.places])
-            tables[part.label] = answer.body
-            arrays |= {f"{number}/{name}": array for name, array in answer.arrays.items()}
-            dropped.append(answer.dropped)
-        most = [max(some) for some in zip(*dropped, strict=True)]
-        return InferenceResult({"heads": tables}, arrays, tokens, most)
+            own = [outputs[unit][position] for unit, position in part.positions]
+            result = part.head.finish(part.context, own)
+            bodies[part.label] = result.body
+            arrays |= {f"{number}/{name}": array for name, array in result.arrays.items()}
+            dropped.append(result.dropped)
+        max_dropped = [max(counts) for counts in zip(*dropped, strict=True)]
+        return InferenceResult({"heads": bodies}, arrays, tokens, max_dropped)
 
 
-def multi_head_models(lanes: Mapping[str, ServedModel]) -> dict[str, MultiHeadModel]:
-    """Name of a lane that asks several -> that lane: one for each encoder there is, called by its first model."""
+def multi_head_models(models: Mapping[str, ServedModel]) -> dict[str, MultiHeadModel]:
+    """Endpoint -> the model of several heads: one for each encoder, under the name of its first model."""
     groups: dict[int, dict[str, EncoderHead]] = {}
-    for name, lane in lanes.items():
-        if isinstance(lane, EncoderHead) and lane.encoder is not None:
-            groups.setdefault(id(lane.encoder), {})[name] = lane
-    return {f"{next(iter(some)).rpartition('/')[0]}/{OPERATION}": MultiHeadModel(some) for some in groups.values()}
+    for name, model in models.items():
+        if isinstance(model, EncoderHead) and model.encoder is not None:
+            groups.setdefault(id(model.encoder), {})[name] = model
+    return {f"{next(iter(heads)).rpartition('/')[0]}/{OPERATION}": MultiHeadModel(heads) for heads in groups.values()}
 
 
-def _placed(
-    name: str, lane: EncoderHead, units: Sequence[Any], shared: dict[Any, tuple[int, _Shared]]
+def _share(
+    endpoint: str, head: EncoderHead, units: Sequence[Any], shared: dict[Any, tuple[int, _SharedUnit]]
 ) -> list[tuple[int, int]]:
-    """Put a lane's units among those shared; where each stands, see `_Part`."""
+    """Put the units of a head among the shared ones; the positions, see `_HeadRequest`."""
     if not units:
         return []
-    batch = lane.batch(units)
+    batch = head.batch(units)
     segment = torch.zeros_like(batch.ids) if batch.segment is None else batch.segment
-    sizes, places, first, begin = batch.cu_seqlens.diff().tolist(), [], 0, 0
+    lengths, positions, first, begin = batch.cu_seqlens.diff().tolist(), [], 0, 0
     for unit in units:
-        own = tuple(sizes[first : first + lane.num_sequences(unit)])
+        own = tuple(lengths[first : first + head.num_sequences(unit)])
         first, end = first + len(own), begin + sum(own)
-        ids, sides = batch.ids[begin:end], segment[begin:end]
-        key = own, ids.numpy().tobytes(), sides.numpy().tobytes()
-        number, found = shared.setdefault(key, (len(shared), _Shared(ids, sides, own, [])))
-        found.wants.append((name, unit))
-        places.append((number, len(found.wants) - 1))
+        ids, own_segment = batch.ids[begin:end], segment[begin:end]
+        key = own, ids.numpy().tobytes(), own_segment.numpy().tobytes()
+        number, shared_unit = shared.setdefault(key, (len(shared), _SharedUnit(ids, own_segment, own, [])))
+        shared_unit.users.append((endpoint, unit))
+        positions.append((number, len(shared_unit.users) - 1))
         begin = end
-    return places
+    return positions

@@ -1,5 +1,5 @@
 "use strict";
-// Shows what is served, from /info and /openapi.json, and sends what is typed. Answers are untrusted text, never markup.
+// Shows the models of /info and the routes of /openapi.json, and sends the typed body. Answers are untrusted text, never markup.
 const at = (id) => document.getElementById(id);
 const EXAMPLES = {
   "/v1/embeddings": (m) => ({ model: m("embed"), input: ["A first text.", "Another one."] }),
@@ -24,7 +24,7 @@ const headers = () => {
   const key = at("key").value.trim();
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 };
-const able = (what) => (info.models.find((model) => what in model.can) || { id: "" }).id;
+const modelFor = (operation) => (info.models.find((model) => operation in model.operations) || { id: "" }).id;
 
 function row(cells, kind) {
   const line = document.createElement("tr");
@@ -34,20 +34,20 @@ function row(cells, kind) {
 
 function showModels() {
   const table = document.createElement("table");
-  table.append(row(["model", "can", "details"], "th"));
+  table.append(row(["model", "operation", "details"], "th"));
   for (const model of info.models) {
-    for (const [what, facts] of Object.entries(model.can)) {
-      const said = Object.entries(facts).filter(([, value]) => value !== null && `${value}` && JSON.stringify(value) !== "{}");
-      if (said.length) table.append(row([model.id, facts.task || what, said.map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ")], "td"));
+    for (const [operation, details] of Object.entries(model.operations)) {
+      const shown = Object.entries(details).filter(([, value]) => value !== null && `${value}` && JSON.stringify(value) !== "{}");
+      if (shown.length) table.append(row([model.id, details.task || operation, shown.map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ")], "td"));
     }
   }
   at("models").replaceChildren(table);
 }
 
-function chosen() {
+function showRoute() {
   const path = at("route").value;
   at("about").textContent = (routes[path] || {}).description || "";
-  at("body").value = JSON.stringify((EXAMPLES[path] || (() => ({})))(able), null, 2);
+  at("body").value = JSON.stringify((EXAMPLES[path] || (() => ({})))(modelFor), null, 2);
   command();
 }
 
@@ -57,7 +57,7 @@ function command() {
   at("curl").textContent = `curl ${location.origin}${at("route").value} -H 'Content-Type: application/json'${key} -d '${body}'`;
 }
 
-// Long rows of numbers are cut in what is shown, and say so.
+// Long lists of numbers are shortened, with their length.
 const short = (key, value) =>
   Array.isArray(value) && value.length > 12 && value.every((one) => typeof one === "number")
     ? [...value.slice(0, 8), `… ${value.length} numbers`]
@@ -68,12 +68,12 @@ async function send() {
   at("took").className = "";
   try {
     const response = await fetch(at("route").value, { method: "POST", headers: headers(), body: at("body").value });
-    const found = await response.json();
+    const answer = await response.json();
     const head = (name) => response.headers.get(name);
     at("took").textContent = `${response.status} · ${head("x-total-time")} ms` +
       (head("x-compute-tokens") ? ` (tokenised ${head("x-tokenization-time")}, queued ${head("x-queue-time")}, run ${head("x-inference-time")}) · ${head("x-compute-tokens")} tokens, ${head("x-dropped-tokens")} dropped` : "");
     at("took").className = response.ok ? "" : "bad";
-    at("answer").textContent = JSON.stringify(found, short, 1);
+    at("answer").textContent = JSON.stringify(answer, short, 1);
   } catch (error) {
     at("took").className = "bad";
     at("took").textContent = `No answer: ${error.message}`;
@@ -83,24 +83,24 @@ async function send() {
 
 async function open() {
   try {
-    const [told, api] = await Promise.all(["/info", "/openapi.json"].map((path) => fetch(path, { headers: headers() })));
-    if (!told.ok) throw new Error((await told.json()).error.message);
-    info = await told.json();
+    const [response, api] = await Promise.all(["/info", "/openapi.json"].map((path) => fetch(path, { headers: headers() })));
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    info = await response.json();
     const paths = (await api.json()).paths;
     routes = Object.fromEntries(Object.entries(paths).filter(([, of]) => of.post).map(([path, of]) => [path, of.post]));
-    at("state").textContent = `version ${info.version}, ${info.models.length} served`;
+    at("state").textContent = `version ${info.version}, models: ${info.models.length}`;
     at("state").className = "";
     showModels();
     at("served").hidden = at("try").hidden = false;
     at("route").replaceChildren(...Object.keys(routes).map((path) => new Option(path, path)));
-    chosen();
+    showRoute();
   } catch (error) {
     at("state").className = "bad";
     at("state").textContent = error.message;
   }
 }
 
-at("route").addEventListener("change", chosen);
+at("route").addEventListener("change", showRoute);
 at("body").addEventListener("input", command);
 at("key").addEventListener("change", open);
 at("send").addEventListener("click", send);

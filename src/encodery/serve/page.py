@@ -1,6 +1,6 @@
-"""The page for trying what is served, and for reading of every route: three files, nothing from elsewhere.
+"""The page for trying the models and reading about the routes: three files, nothing from elsewhere.
 
-It holds nothing of the models: what it shows it asks for, with the key that was typed in, so it may be open to all.
+It contains nothing of the models: what it shows it requests with the key that the user types, so it is open to all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ FILES = {
 
 
 def page_file(path: str) -> tuple[bytes, str]:
-    """A file of the page by its path, and its content type."""
-    name, kind = FILES[path]
-    return importlib.resources.files(__package__).joinpath(name).read_bytes(), kind
+    """The content and the content type of the file at a path."""
+    name, content_type = FILES[path]
+    return importlib.resources.files(__package__).joinpath(name).read_bytes(), content_type

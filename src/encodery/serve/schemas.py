@@ -1,6 +1,6 @@
-"""Bodies of the requests, as OpenAI, Cohere, Jina and text-embeddings-inference have them, and our own.
+"""Bodies of the requests of OpenAI, Cohere, Jina and text-embeddings-inference (TEI), and our own.
 
-Types are strict (a number is no text) and a field that is not known is refused, so that no wish is silently ignored.
+Types are strict (a number is not accepted as a text), and an unknown field is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 Policy = Literal["error", "right", "left", "chunk"]
 MAX_TOKEN_ID = (1 << 31) - 1
 Token = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-Model = Annotated[str | None, Field(description="Which model; the first that can do it where none is named.")]
+Model = Annotated[str | None, Field(description="The model; if none is named, the first one with the operation.")]
 
 
 class RequestBody(BaseModel):
-    """What all bodies share."""
+    """The settings of all bodies."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class TruncatingBody(RequestBody):
-    """With a policy for texts that are too long."""
+    """A body with a policy for texts that are too long."""
 
     model: Model = None
     truncate: Annotated[
-        bool | Policy | None, Field(description="error, right, left or chunk; true cuts at `truncation_direction`.")
+        bool | Policy | None,
+        Field(description="error, right, left or chunk; true truncates at `truncation_direction`."),
     ] = None
     truncation_direction: Literal["Right", "Left", "right", "left"] = "Right"
 
     def policy(self) -> str | None:
-        """The policy that is asked for; None for the server's."""
+        """The policy of the request; None for the server's."""
         if isinstance(self.truncate, bool):
             return self.truncation_direction.lower() if self.truncate else "error"
         return self.truncate
@@ -66,14 +67,14 @@ class TextsBody(TruncatingBody):
 
 
 class SimilarityInputs(RequestBody):
-    """One text and those it is compared with."""
+    """One text and the texts that it is compared with."""
 
     source_sentence: str
     sentences: list[str]
 
 
 class SimilarityParameters(TruncatingBody):
-    """How the texts are read."""
+    """How the texts are encoded."""
 
     prompt_name: str | None = None
 
@@ -96,7 +97,7 @@ class TeiRerankBody(TruncatingBody):
 
 
 class RerankDocument(RequestBody):
-    """A document of a rerank."""
+    """A document of a rerank request."""
 
     text: str
 
@@ -114,15 +115,15 @@ class RerankBody(RequestBody):
 
 
 def _dialect(body: Any) -> str:
-    given = body if isinstance(body, dict) else {}
-    return COHERE_DIALECT if "documents" in given or isinstance(body, RerankBody) else TEI_DIALECT
+    fields = body if isinstance(body, dict) else {}
+    return COHERE_DIALECT if "documents" in fields or isinstance(body, RerankBody) else TEI_DIALECT
 
 
 TEI_DIALECT, COHERE_DIALECT = "TEI's", "Cohere's"
 AnyRerankBody = Annotated[
     Annotated[TeiRerankBody, Tag(TEI_DIALECT)] | Annotated[RerankBody, Tag(COHERE_DIALECT)], Discriminator(_dialect)
 ]
-"""Of `/rerank`, where both are understood."""
+"""The body of `/rerank`, which accepts both formats."""
 
 
 class PredictBody(TruncatingBody):
@@ -144,27 +145,27 @@ class FillBody(RequestBody):
     """`/fill`: texts with [MASK]."""
 
     inputs: str | list[str]
-    top: Annotated[int, Field(ge=1, le=1000)] = 5
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
     one_by_one: bool = False
     model: Model = None
 
 
 class TagBody(TruncatingBody):
-    """`/tag`: spans in characters; `types`, for models that find spans by labels given as prompts."""
+    """`/tag`: spans in characters; `types`: the labels to find, for models whose labels are prompts."""
 
     inputs: str | list[str]
     types: list[str] | None = None
 
 
 class AnswerBody(TruncatingBody):
-    """`/answer`: one question on one context, or as many of each."""
+    """`/answer`: one question about one context, or equal numbers of both."""
 
     question: str | list[str]
     context: str | list[str]
 
 
 class EmbedHead(RequestBody):
-    """As `/embed`."""
+    """The fields of `/embed`."""
 
     route: Literal["embed"]
     model: Model = None
@@ -174,7 +175,7 @@ class EmbedHead(RequestBody):
 
 
 class StatesHead(RequestBody):
-    """As `/embed_all`."""
+    """The fields of `/embed_all`."""
 
     route: Literal["embed_all"]
     model: Model = None
@@ -182,14 +183,14 @@ class StatesHead(RequestBody):
 
 
 class PredictHead(RequestBody):
-    """As `/predict`, of single texts."""
+    """The fields of `/predict`, for single texts."""
 
     route: Literal["predict"]
     model: Model = None
 
 
 class TagHead(RequestBody):
-    """As `/tag`."""
+    """The fields of `/tag`."""
 
     route: Literal["tag"]
     model: Model = None
@@ -197,7 +198,7 @@ class TagHead(RequestBody):
 
 
 class HeadsBody(RequestBody):
-    """`/v1/heads`: what is wanted of the same texts, each under a name of the client's; `truncate` is of all."""
+    """`/v1/heads`: several heads for the same texts, each under a name of the client; `truncate` is for all."""
 
     input: str | list[str]
     heads: Annotated[
@@ -211,8 +212,8 @@ class HeadsBody(RequestBody):
 
 
 class SearchBody(RequestBody):
-    """`/search`, as `encodery search query`. `weight`: the share of all models beside words; `weights`: by side.
-    `rerank_weight`: the reranker's share beside what found the passages."""
+    """`/search`, as `encodery search query`. `weight`: of all models together, against BM25; `weights`: by mode;
+    `rerank_weight`: of the reranker's score, against the score of the retrievers."""
 
     query: str
     top: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -228,7 +229,7 @@ class SearchBody(RequestBody):
 
 
 class ErrorTable(BaseModel):
-    """What an error holds."""
+    """The fields of an error."""
 
     message: str
     type: str
@@ -237,22 +238,22 @@ class ErrorTable(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every error of every route."""
+    """The body of every error of every route."""
 
     error: ErrorTable
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": told}
-    for status, told in {
-        400: "The request cannot be used; `code` says why",
-        401: "No key, or a wrong one",
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        400: "The request is invalid; `code` says why",
+        401: "No key, or an invalid one",
         404: "No such model or route",
-        408: "The body came too slowly",
+        408: "The body did not arrive in time",
         413: "The body is too large",
-        415: "The body is no JSON",
-        429: "Too much waits; see Retry-After",
+        415: "The body is not JSON",
+        429: "Too many requests are waiting; see Retry-After",
         500: "The model failed at this input",
-        503: "Stopping, or not ready",
+        503: "The server is stopping, or not ready",
     }.items()
 }

@@ -1,7 +1,7 @@
-"""What the engine runs: a lane is one thing that one model does (vectors, a task's answers, words for masks).
+"""What the engine runs: a served model answers one operation (embed, predict, fill, search, ...) of one model.
 
-A request is read (tokenised) to units, each a sequence with its number of tokens; units of any requests stand together
-in a batch; what comes out of each is finished to an answer. So the three stages know nothing of one another's requests.
+A request is tokenised to units, each a sequence with its number of tokens; the units of any requests can be in one
+batch; the outputs of a request's units are finished to its result. So no stage needs to know other requests.
 Shapes: N units of a request, B units of a batch.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from encodery.serve.api_error import ApiError
 
-CHARACTERS_PER_TOKEN = 4  # a token, until the tokens are counted
+CHARACTERS_PER_TOKEN = 4  # Assumed until the tokens are counted.
 
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """A request, as JSON: `model` and `what` name the lane; `inputs` and `options` are the lane's own."""
+    """`model` and `operation` name the endpoint; `inputs` and `options` are JSON, as the served model reads them."""
 
     model: str
     operation: str
@@ -30,17 +30,17 @@ class InferenceRequest:
 
     @property
     def endpoint(self) -> str:
-        """The lane's name."""
+        """The name under which the engine has the served model."""
         return f"{self.model}/{self.operation}"
 
-    def estimate_tokens(self, longest: int = 1 << 30) -> int:
-        """About how many it has, of a text at most `longest`; known before anything is tokenised."""
-        return _tokens(self.inputs, longest)
+    def estimate_tokens(self, max_length: int = 1 << 30) -> int:
+        """About the number of tokens, if a text counts `max_length` at most; known before anything is tokenised."""
+        return _estimate(self.inputs, max_length)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedRequest:
-    """A request that was tokenised: `units` (N) and the `tokens` (N,) of each; `told` is what `finish` must know."""
+    """`units` (N) and the `tokens` (N,) of each; `context`: passed on to `finish`."""
 
     units: Sequence[Any]
     tokens: Sequence[int]
@@ -49,7 +49,7 @@ class TokenizedRequest:
 
 @dataclass(eq=False)
 class InferenceResult:
-    """`table`: JSON; `arrays` by name; `tokens` and `dropped` of each input, in their order; `seconds` by stage."""
+    """`body`: JSON; `arrays` by name; `tokens` and `dropped` of each input, in their order; `seconds` by stage."""
 
     body: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -59,16 +59,16 @@ class InferenceResult:
 
 
 class BatchGroup(abc.ABC):
-    """What several lanes have in common that runs their units in one pass."""
+    """Runs the units of several served models in one pass."""
 
     @abc.abstractmethod
     def run(self, parts: Sequence[tuple[ServedModel, Sequence[Any]]]) -> Sequence[Sequence[Any]]:
-        """What each unit of each lane gives."""
+        """The output of each unit of each model."""
 
 
 class ServedModel(abc.ABC):
-    """`most`: units of a batch; `apart`: whether no two batches may run side by side; `company`: with whom its units
-    stand in one batch, None for its own kind alone."""
+    """`max_units`: of a batch; `exclusive`: no two batches may run at the same time; `batch_group`: runs its units
+    together with those of other models; None if its batches hold only its own."""
 
     max_units: int = 1 << 20
     exclusive: bool = False
@@ -76,39 +76,39 @@ class ServedModel(abc.ABC):
 
     @abc.abstractmethod
     def tokenize(self, request: InferenceRequest) -> TokenizedRequest:
-        """Tokenise. Raises `InputError` or `Refusal` for what cannot be used."""
+        """First stage. Raises `InputError` or `ApiError` for a request that cannot be used."""
 
     @abc.abstractmethod
     def run(self, units: Sequence[Any]) -> Sequence[Any]:
-        """What each unit (B) gives; no unit's depends on another's, beyond rounding."""
+        """Second stage: the output of each unit (B), which does not depend on the other units, beyond rounding."""
 
     @abc.abstractmethod
     def finish(self, context: Any, outputs: Sequence[Any]) -> InferenceResult:
-        """The answer of a request, from what its units gave."""
+        """Third stage: the result of a request from the outputs of its units."""
 
     def info(self) -> dict[str, Any]:
-        """What `/info` says of it."""
+        """What `/info` reports of it."""
         return {}
 
     def single_threaded(self) -> ServedModel:
-        """The same lane on one thread, to run beside others; itself where its threads are those of the caller."""
+        """The same on one thread, to run beside other batches; itself if it runs on the caller's threads."""
         return self
 
 
 def check_finite(*arrays: np.ndarray) -> None:
-    """Raises `Refusal` where a number is none: it would be null in JSON, which is no answer."""
+    """Raises `ApiError` for a number that is not finite: JSON would have null in its place."""
     for array in arrays:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ApiError(500, "non_finite_output", "The model gave a number that is not finite for this input.")
 
 
-def _tokens(value: Any, longest: int) -> int:
+def _estimate(value: Any, max_length: int) -> int:
     if isinstance(value, str):
-        return min(-(-len(value) // CHARACTERS_PER_TOKEN) + 2, longest)
+        return min(-(-len(value) // CHARACTERS_PER_TOKEN) + 2, max_length)
     if isinstance(value, Mapping):
-        return sum(_tokens(part, longest) for part in value.values())
+        return sum(_estimate(part, max_length) for part in value.values())
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], int):
-            return min(len(value) + 2, longest)
-        return sum(_tokens(part, longest) for part in value)
+            return min(len(value) + 2, max_length)
+        return sum(_estimate(part, max_length) for part in value)
     return 1

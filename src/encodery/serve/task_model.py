@@ -1,4 +1,4 @@
-"""The lane of a fine-tuned model: rows to the answers of its task, as `Predictor.predict` gives them.
+"""The served model of a fine-tuned model: rows to the answers of its task, as `Predictor.predict` gives them.
 
 Shapes: R rows of a request, E examples of them, B examples of a batch.
 """
@@ -26,59 +26,64 @@ from encodery.tokens.windows import Truncate, parse_truncate
 
 
 @dataclass(frozen=True, eq=False)
-class _Told:
+class _Context:
     examples: Examples
     rows: Rows
-    dropped: np.ndarray
+    dropped_tokens: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class _Example:
     examples: Examples
-    number: int
+    index: int
 
 
 class TaskModel(EncoderHead):
-    """What the model's task says of rows."""
+    """The answers of a model's task."""
 
     def __init__(self, predictor: Predictor, truncate: str | None = None) -> None:
         self.predictor = predictor
         own = predictor.preprocessor.truncate
-        # A task that reads long texts in windows loses nothing, so that is no truncation.
-        self.truncate: Truncate = (
-            parse_truncate(truncate) if truncate is not None else own if own == "chunk" else "error"
-        )
+        # A task that reads long texts in windows drops nothing, so that this is not a truncation.
+        default: Truncate = own if own == "chunk" else "error"
+        self.truncate: Truncate = default if truncate is None else parse_truncate(truncate)
 
     @property
     def task(self) -> str:
-        """Its name."""
+        """The name of the task."""
         return name_of(self.predictor.task)
 
     def info(self) -> dict[str, Any]:
-        found = self.predictor
+        """See `ServedModel`."""
+        predictor = self.predictor
         return {
             "task": self.task,
-            "reads": [list(inputs) for inputs in dict.fromkeys(form.inputs for form in found.task.schemas)],
-            "labels": list(found.metadata.get("labels", [])),
-            "max_length": found.preprocessor.max_length,
+            "inputs": [list(inputs) for inputs in dict.fromkeys(schema.inputs for schema in predictor.task.schemas)],
+            "labels": list(predictor.metadata.get("labels", [])),
+            "max_length": predictor.preprocessor.max_length,
             "truncate": self.truncate,
         }
 
     def tokenize(self, request: InferenceRequest) -> TokenizedRequest:
-        """`inputs`: rows, columns by role; `options`: truncate, document_tokens (the most of each `text`)."""
-        found, given = self.predictor, dict(request.inputs["rows"])
-        most, cut = request.options.get("document_tokens"), np.zeros(len(next(iter(given.values()))), np.int64)
-        if most is not None:
-            given["text"], cut = self._cut(given["text"], most)
-        form = found.task.schema_for(list(given), False)
-        unread = [role for role in given if role not in form.inputs]
-        if unread:
-            raise InputError(f"{', '.join(unread)}: is not read by the task '{self.task}', which reads {form.inputs}.")
-        rows: Rows = {role: given[role] for role in form.inputs}
-        reader = replace(found.preprocessor, truncate=parse_truncate(request.options.get("truncate") or self.truncate))
-        examples = found.task.prepare(rows, reader, found.metadata, False)
-        units = [_Example(examples, number) for number in range(len(examples))]
-        return TokenizedRequest(units, examples.lengths.tolist(), _Told(examples, rows, examples.dropped_tokens + cut))
+        """`inputs`: rows, as columns by role; `options`: truncate, document_tokens (the most of each `text`)."""
+        predictor, columns = self.predictor, dict(request.inputs["rows"])
+        max_tokens = request.options.get("document_tokens")
+        lost = np.zeros(len(next(iter(columns.values()))), np.int64)
+        if max_tokens is not None:
+            columns["text"], lost = self._truncate_documents(columns["text"], max_tokens)
+        schema = predictor.task.schema_for(list(columns), False)
+        unknown = [role for role in columns if role not in schema.inputs]
+        if unknown:
+            raise InputError(
+                f"{', '.join(unknown)}: is not an input of the task '{self.task}'; its inputs are {schema.inputs}."
+            )
+        rows: Rows = {role: columns[role] for role in schema.inputs}
+        truncate = parse_truncate(request.options.get("truncate") or self.truncate)
+        preprocessor = replace(predictor.preprocessor, truncate=truncate)
+        examples = predictor.task.prepare(rows, preprocessor, predictor.metadata, False)
+        units = [_Example(examples, index) for index in range(len(examples))]
+        context = _Context(examples, rows, examples.dropped_tokens + lost)
+        return TokenizedRequest(units, examples.lengths.tolist(), context)
 
     @property
     def model(self) -> Model:
@@ -92,16 +97,16 @@ class TaskModel(EncoderHead):
 
     @property
     def shareable(self) -> bool:
-        """Not where the model's own head answers."""
+        """Not if the model's masked-language-model head answers."""
         return not self.predictor.task.uses_mlm_head
 
     def num_sequences(self, unit: _Example) -> int:
-        """See `Headed`."""
-        return int(unit.examples.num_sequences[unit.number])
+        """See `EncoderHead`."""
+        return int(unit.examples.num_sequences[unit.index])
 
     def batch(self, units: Sequence[_Example]) -> Batch:
-        """See `Headed`."""
-        return _joined(units)
+        """See `EncoderHead`."""
+        return _join(units)
 
     def run(self, units: Sequence[_Example]) -> list[np.ndarray]:
         """What the task's module gives for each example."""
@@ -110,49 +115,46 @@ class TaskModel(EncoderHead):
             return self.run_head(self.model(batch), batch, units)
 
     def run_head(self, output: Output, batch: Batch, units: Sequence[_Example]) -> list[np.ndarray]:
-        """See `Headed`."""
-        predictor = self.predictor
-        given: np.ndarray = predictor.module(output, batch).float().cpu().numpy()
-        if predictor.module.granularity == "example":
-            return list(given)
+        """See `EncoderHead`."""
+        module = self.predictor.module
+        values: np.ndarray = module(output, batch).float().cpu().numpy()
+        if module.granularity == "example":
+            return list(values)
         sizes = [self._size(unit) for unit in units]
-        return np.split(given, np.cumsum(sizes)[:-1])
+        return np.split(values, np.cumsum(sizes)[:-1])
 
-    def finish(self, context: _Told, outputs: Sequence[np.ndarray]) -> InferenceResult:
+    def finish(self, context: _Context, outputs: Sequence[np.ndarray]) -> InferenceResult:
         """`answers` (R)."""
         check_finite(*outputs)
-        found, examples = self.predictor, context.examples
-        answers = (
-            found.task.decode(outputs, examples, context.rows, found.metadata, found.calibration)
-            if examples.num_rows
-            else []
-        )
+        predictor, examples = self.predictor, context.examples
+        answers: list[Any] = []
+        if examples.num_rows:
+            answers = predictor.task.decode(outputs, examples, context.rows, predictor.metadata, predictor.calibration)
         tokens = np.bincount(examples.row, weights=examples.lengths, minlength=examples.num_rows)
-        return InferenceResult({"answers": answers}, {}, [int(n) for n in tokens], context.dropped.tolist())
+        return InferenceResult({"answers": answers}, {}, [int(n) for n in tokens], context.dropped_tokens.tolist())
 
     def _size(self, unit: _Example) -> int:
-        sizes = (
-            unit.examples.num_sequences if self.predictor.module.granularity == "sequence" else unit.examples.lengths
-        )
-        return int(sizes[unit.number])
+        """The number of values that the module gives for an example."""
+        examples = unit.examples
+        sizes = examples.num_sequences if self.predictor.module.granularity == "sequence" else examples.lengths
+        return int(sizes[unit.index])
 
-    def _cut(self, texts: Sequence[str], most: int) -> tuple[list[str], np.ndarray]:
-        """Texts of at most so many tokens, and how many each lost."""
-        if most < 1:
-            raise InputError(f"max_tokens_per_doc = {most}: must be positive.")
-        found, lost = [], np.zeros(len(texts), np.int64)
-        for number, text in enumerate(texts):
+    def _truncate_documents(self, texts: Sequence[str], max_tokens: int) -> tuple[list[str], np.ndarray]:
+        """Texts of at most `max_tokens`, and the number of tokens that each lost."""
+        if max_tokens < 1:
+            raise InputError(f"max_tokens_per_doc = {max_tokens}: must be at least 1.")
+        truncated, lost = [], np.zeros(len(texts), np.int64)
+        for index, text in enumerate(texts):
             ids, offsets = self.predictor.preprocessor.tokenizer.encode_with_offsets(text)
-            lost[number] = max(len(ids) - most, 0)
-            found.append(text[: int(offsets[most - 1, 1])] if lost[number] else text)
-        return found, lost
+            lost[index] = max(len(ids) - max_tokens, 0)
+            truncated.append(text[: int(offsets[max_tokens - 1, 1])] if lost[index] else text)
+        return truncated, lost
 
 
-def _joined(units: Sequence[_Example]) -> Batch:
+def _join(units: Sequence[_Example]) -> Batch:
     """One batch of examples of several requests, in their order."""
-    groups = itertools.groupby(units, key=lambda unit: id(unit.examples))
-    runs = [list(group) for _, group in groups]
-    parts = [run[0].examples.batch(np.array([unit.number for unit in run])) for run in runs]
+    groups = [list(group) for _, group in itertools.groupby(units, key=lambda unit: id(unit.examples))]
+    parts = [group[0].examples.batch(np.array([unit.index for unit in group])) for group in groups]
     if len(parts) == 1:
         return parts[0]
     lengths = torch.cat([part.cu_seqlens.diff() for part in parts])

@@ -1,8 +1,8 @@
-"""A worker: models, engine and HTTP in one process, on a socket that the supervisor listens at; `front`: HTTP alone.
+"""A worker: models, engine and HTTP in one process, on a socket that the supervisor listens on. `run_frontend`: HTTP
+alone, in front of replicas on a cluster.
 
-It watches itself: where a smallest request does not come through the engine any more, the process ends, and the
-supervisor starts another. On SIGTERM, and where the supervisor is gone, it takes nothing more and answers what it has
-accepted.
+A worker checks itself: if a smallest request does not pass through the engine any more, the process ends, and the
+supervisor starts another. On SIGTERM, and if the supervisor is gone, it accepts nothing more and answers what it has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from encodery.serve.api_error import ApiError
 from encodery.serve.app import make_app
 from encodery.serve.backend import LocalBackend
 from encodery.serve.cluster import ReplicaAddress, connect
-from encodery.serve.connection import patient
+from encodery.serve.connection import timeout_protocol
 from encodery.serve.costs import measured_costs
 from encodery.serve.engine import EngineSettings, ServingEngine
 from encodery.serve.http import HttpSettings
@@ -36,51 +36,49 @@ from encodery.serve.server_metrics import ServerMetrics
 if TYPE_CHECKING:
     import uvicorn
 
-STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor restarts
-WATCH_EVERY, STUCK_AFTER = 10.0, 60.0  # seconds
-ALONE_EVERY = 1.0  # seconds between looks for the supervisor
+STUCK_EXIT = 70  # EX_SOFTWARE of sysexits.h: the supervisor starts another worker.
+WATCH_SECONDS, STUCK_SECONDS = 10.0, 60.0
+PARENT_SECONDS = 1.0  # Between checks that the supervisor is there.
 
 
 def run_worker(
-    opening: ServeSettings, engine: EngineSettings, http: HttpSettings, fd: int, said: Callable[[str], None]
+    settings: ServeSettings, engine: EngineSettings, http: HttpSettings, fd: int, report: Callable[[str], None]
 ) -> None:
-    """Serve on the listening socket `fd` until a signal; `said` tells what is worth knowing. Raises `UserError` kinds
-    for what cannot be served."""
+    """Serve on the listening socket `fd` until a signal. `report` gets notes for the user. Raises `UserError` for
+    models that cannot be served."""
     parent = os.getppid()
-    served, gauges = open_models(opening), ServerMetrics()
-    trials = served.cost_probes if machine.device().type == "cpu" else {}
-    costs = measured_costs(served.models, trials, engine.cores or machine.threads(), said)
-    with ServingEngine(served.models, engine, gauges.record, costs) as running:
-        _warm(running, served.health_probes)
+    registry, metrics = open_models(settings), ServerMetrics()
+    probes = registry.cost_probes if machine.device().type == "cpu" else {}
+    costs = measured_costs(registry.models, probes, engine.cores or machine.threads(), report)
+    with ServingEngine(registry.models, engine, metrics.record, costs) as running:
+        _warm_up(running, registry.health_probes)
         over = threading.Event()
-        threading.Thread(target=_watch, args=(running, served.health_probes, over), name="watch", daemon=True).start()
+        watch = (running, registry.health_probes, over)
+        threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
 
-        def stopping() -> None:
+        def on_stop() -> None:
             running.draining = True
 
-        app = make_app(
-            LocalBackend(running, served.models_info, served.health_probes),
-            http,
-            gauges,
-            engine.request_inputs,
-            running.overload_error,
-        )
-        _answer(app, http, fd, parent, stopping)
+        backend = LocalBackend(running, registry.models_info, registry.health_probes)
+        app = make_app(backend, http, metrics, engine.request_inputs, running.overload_error)
+        _serve(app, http, fd, parent, on_stop)
         over.set()
 
 
-def run_frontend(place: str, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
-    """The same before replicas on a cluster, at a place as `cluster.Place` writes it; models and engines are theirs."""
-    parent, gauges = os.getppid(), ServerMetrics()
-    app = make_app(connect(ReplicaAddress.parse(place), gauges.record), http, gauges, engine.request_inputs)
-    _answer(app, http, fd, parent, lambda: None)
+def run_frontend(address: str, engine: EngineSettings, http: HttpSettings, fd: int) -> None:
+    """Serve on `fd` in front of replicas on a cluster, at an address as `ReplicaAddress.to_argument` writes it; the
+    models and engines are theirs."""
+    parent, metrics = os.getppid(), ServerMetrics()
+    app = make_app(connect(ReplicaAddress.parse(address), metrics.record), http, metrics, engine.request_inputs)
+    _serve(app, http, fd, parent, lambda: None)
 
 
 def uvicorn_config(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
-    """How uvicorn serves: connections are kept longer than clients keep theirs, lest one is closed as it is used."""
-    made: uvicorn.Config = require("uvicorn", "serve").Config(
+    """How uvicorn serves. Connections are kept longer than clients keep theirs, so that none is closed while a client
+    starts to use it."""
+    config: uvicorn.Config = require("uvicorn", "serve").Config(
         app,
-        http=patient(http.body_seconds),
+        http=timeout_protocol(http.body_seconds),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -89,17 +87,17 @@ def uvicorn_config(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(http.drain_seconds),
     )
-    return made
+    return config
 
 
-def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Callable[[], None]) -> None:
-    """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `stopping` is called,
-    and what was accepted is answered."""
+def _serve(app: FastAPI, http: HttpSettings, fd: int, parent: int, on_stop: Callable[[], None]) -> None:
+    """HTTP on the listening socket until a signal, or until the process `parent` is gone; then `on_stop` is called, and
+    accepted requests are answered."""
     server = require("uvicorn", "serve").Server(uvicorn_config(app, http))
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
         app.state.draining = server.should_exit = True
-        stopping()
+        on_stop()
 
     server.handle_exit = handle_exit
     over = threading.Event()
@@ -108,30 +106,27 @@ def _answer(app: FastAPI, http: HttpSettings, fd: int, parent: int, stopping: Ca
     over.set()
 
 
-def _warm(engine: ServingEngine, beats: Sequence[InferenceRequest]) -> None:
-    for asked in beats:
-        engine.submit(asked, urgent=True).future.result()
+def _warm_up(engine: ServingEngine, probes: Sequence[InferenceRequest]) -> None:
+    for request in probes:
+        engine.submit(request, urgent=True).future.result()
 
 
-def _watch(engine: ServingEngine, beats: Sequence[InferenceRequest], over: threading.Event) -> None:
-    """End the process where the engine answers no more."""
-    while not over.wait(WATCH_EVERY):
+def _watch(engine: ServingEngine, probes: Sequence[InferenceRequest], over: threading.Event) -> None:
+    """End the process if the engine does not answer any more."""
+    while not over.wait(WATCH_SECONDS):
         try:
-            found: list[Future[object]] = [
-                engine.submit(asked, urgent=True).future  # type: ignore[misc]
-                for asked in beats
-            ]
-            for one in found:
-                one.result(STUCK_AFTER)
+            futures: list[Future[object]] = [engine.submit(request, urgent=True).future for request in probes]  # type: ignore[misc]
+            for future in futures:
+                future.result(STUCK_SECONDS)
         except ApiError:
-            continue  # Draining is not stuck.
-        except Late:
+            continue  # An engine that drains is not stuck.
+        except FutureTimeout:
             os._exit(STUCK_EXIT)
 
 
 def _follow(parent: int, over: threading.Event) -> None:
-    """End as on SIGTERM where the supervisor was killed: nobody else would end its workers."""
-    while not over.wait(ALONE_EVERY):
+    """End as on SIGTERM if the supervisor was killed: nobody else would end its workers."""
+    while not over.wait(PARENT_SECONDS):
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
             return
