@@ -60,9 +60,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     settings = ModelSettings(
         width=32, depth=2, heads=2, vocab_size=made.vocab_size, max_length=LONGEST, type_vocab_size=2
     )
-    recipe = {"loss": {"is": "matryoshka", "loss": "infonce", "dims": [8, 16]}}
-    told = {"dense": encode(DenseSettings(prompts={"query": "w1 "})), "recipe": recipe}
-    save_model(folder / "words", build_model(settings, seed=0), folder / "tokenizer", settings=told)
+    recipe = {"settings": {"loss": {"is": "matryoshka", "loss": "infonce", "dims": [8, 16]}}}
+    stored = {"dense": encode(DenseSettings(prompts={"query": "w1 "})), "recipe": recipe}
+    save_model(folder / "words", build_model(settings, seed=0), folder / "tokenizer", settings=stored)
     return load_model(folder / "words")
 
 
