@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,8 +26,6 @@ class MergeMethod(Part):
     Integer tensors must be equal in all models and are copied from the base.
     """
 
-    is_random: ClassVar[bool] = False
-    """Whether the result depends on the seed."""
     weights: tuple[float, ...] = ()
 
     @abc.abstractmethod

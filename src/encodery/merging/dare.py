@@ -27,7 +27,7 @@ class Dare(MergeMethod):
         encodery model merge A B --base BASE --method dare drop_rate=0.9 --out MERGED
     """
 
-    is_random: ClassVar[bool] = True
+    unsupported: ClassVar[frozenset[str]] = frozenset({"order_does_not_matter", "weight_zero_excludes_a_model"})
     drop_rate: float = 0.5
     scale: float = 0.4
 

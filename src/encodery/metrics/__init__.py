@@ -7,17 +7,27 @@ tests.
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from encodery.base.parts import Part
 
+InputKind = Literal["classes", "probabilities", "numbers", "scores", "rankings", "tags", "answers", "log_probabilities"]
+
 
 class Metric(Part):
-    """A metric. `higher_is_better` is False for errors and losses."""
+    """A metric.
 
+    Attributes:
+        input_kind: what truth and predictions are.
+        higher_is_better: False for errors and losses.
+        best: the value of a perfect prediction.
+    """
+
+    input_kind: ClassVar[InputKind] = "classes"
     higher_is_better: ClassVar[bool] = True
+    best: ClassVar[float] = 1.0
 
     @abc.abstractmethod
     def score(self, truth: Any, predicted: Any) -> float:

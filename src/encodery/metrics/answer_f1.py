@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._answers import CorrectAnswers, best_scores
 
 
@@ -19,6 +20,8 @@ class AnswerF1(Metric):
     F1 of the words, against the correct answer that gives the highest value. If one side has no words, the value is 1
     if the other has none either, and 0 otherwise.
     """
+
+    input_kind: ClassVar[InputKind] = "answers"
 
     def score(self, truth: CorrectAnswers, predicted: Sequence[str]) -> float:
         return float(self.per_item(truth, predicted).mean())

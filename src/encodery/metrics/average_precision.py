@@ -6,17 +6,20 @@ Differs from `map` in that it is computed over one list of items, without querie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from numpy.typing import ArrayLike
 
 from encodery.base.extras import require
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._items import binary_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecision(Metric):
     """0 or 1 (N,) against scores (N,) on any scale. Raises `InputError` if all items are of one class."""
+
+    input_kind: ClassVar[InputKind] = "scores"
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         classes, scores = binary_scores(truth, predicted, "average_precision")

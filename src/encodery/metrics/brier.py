@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._items import class_probabilities
 
 
@@ -17,7 +17,9 @@ class Brier(Metric):
     """Class numbers (N,) against the probability of each class (N, C): summed over classes, 0 to 2. Or 0 and 1 (N,)
     against the probability of 1 (N,): 0 to 1. Both as in scikit-learn."""
 
+    input_kind: ClassVar[InputKind] = "probabilities"
     higher_is_better: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         return float(self.per_item(truth, predicted).mean())

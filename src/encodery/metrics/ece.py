@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from encodery.base.settings import check_at_least
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._items import class_probabilities
 
 
@@ -21,7 +21,9 @@ class ECE(Metric):
     but not its lower one, and is weighted by its number of items. 0 is perfect.
     """
 
+    input_kind: ClassVar[InputKind] = "probabilities"
     higher_is_better: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
     bins: int = 15
 
     def __post_init__(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._answers import CorrectAnswers, best_scores
 
 
@@ -17,6 +18,8 @@ class ExactMatch(Metric):
 
     Case, ASCII punctuation, English articles and whitespace are ignored.
     """
+
+    input_kind: ClassVar[InputKind] = "answers"
 
     def score(self, truth: CorrectAnswers, predicted: Sequence[str]) -> float:
         return float(self.per_item(truth, predicted).mean())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._ranking import Judgements, Run, ranked
 
 
@@ -14,6 +15,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 class MAP(Metric):
     """The mean over all relevant documents of the precision at each one's rank; 0 for those not in the first `k`."""
 
+    input_kind: ClassVar[InputKind] = "rankings"
     k: int = 1000
 
     def score(self, truth: Judgements, predicted: Run) -> float:

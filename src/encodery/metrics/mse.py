@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._items import numbers
 
 
@@ -16,7 +16,9 @@ from encodery.metrics._items import numbers
 class MSE(Metric):
     """Numbers (N,) against numbers (N,); 0 is perfect."""
 
+    input_kind: ClassVar[InputKind] = "numbers"
     higher_is_better: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         return float(self.per_item(truth, predicted).mean())

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Metric):
     """Truth: the tokens (N,). Prediction: the natural logarithm of the probability of each token (N,)."""
 
+    input_kind: ClassVar[InputKind] = "log_probabilities"
     higher_is_better: ClassVar[bool] = False
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._ranking import Judgements, Run, ranked
 
 
@@ -14,6 +15,7 @@ from encodery.metrics._ranking import Judgements, Run, ranked
 class Recall(Metric):
     """The number of relevant documents among the first `k`, divided by the number of all relevant documents."""
 
+    input_kind: ClassVar[InputKind] = "rankings"
     k: int = 100
 
     def score(self, truth: Judgements, predicted: Run) -> float:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 
 Span = tuple[int, str, int, int]
 
@@ -24,6 +24,7 @@ class SpanF1(Metric):
     `average`: "micro" gives every span the same weight, "macro" every type. The value is 1 if neither side has a span.
     """
 
+    input_kind: ClassVar[InputKind] = "tags"
     average: Literal["micro", "macro"] = "micro"
 
     def score(self, truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:

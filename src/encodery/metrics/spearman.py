@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from numpy.typing import ArrayLike
 
-from encodery.metrics import Metric
+from encodery.metrics import InputKind, Metric
 from encodery.metrics._correlation import correlation, ranks
 from encodery.metrics._items import numbers
 
@@ -14,6 +15,8 @@ from encodery.metrics._items import numbers
 @dataclass(frozen=True, kw_only=True)
 class Spearman(Metric):
     """Numbers (N,) against numbers (N,), −1 to 1; 0 if either side is constant, or N is 1."""
+
+    input_kind: ClassVar[InputKind] = "numbers"
 
     def score(self, truth: ArrayLike, predicted: ArrayLike) -> float:
         left, right = numbers(truth, predicted, "spearman")
