@@ -39,8 +39,6 @@ KNOWN: dict[str, set[str]] = {
         "embed/job.py: EmbedJob.__init__",
         "search/ray_encode.py: encode_on_ray",
         "search/searcher.py: Searcher.search",
-        "train/loop.py: Loop.__init__",
-        "train/stages.py: cycle",
     },
     "contract files of more than 80 lines": {
         "embed/losses/__init__.py",
@@ -48,14 +46,12 @@ KNOWN: dict[str, set[str]] = {
         "evaluate/suites/__init__.py",
         "evaluate/systems/__init__.py",
         "finetune/tasks/__init__.py",
-        "train/optim/__init__.py",
     },
     "classes that are both instantiated and subclassed": {
         "encodery.embed.losses.LossInputs",
         "encodery.model.weights.Linear",
         "encodery.search.search_index.SearchIndex",
         "encodery.serve.dense_model.DenseModel",
-        "encodery.train.display.Display",
     },
     "class names that occur more than once": {
         "Embeddings: encoders.embeddings, model.embeddings",
@@ -63,15 +59,6 @@ KNOWN: dict[str, set[str]] = {
     },
     "attributes of a contract that are set from outside": {
         "serve/shared_encoder.py: share_encoders: lane.batch_group",
-        "train/sharding.py: apply_fsdp: job.around",
-        "train/sharding.py: apply_fsdp: job.sharded",
-    },
-    "dotted class paths in strings": {
-        "embed/planning.py: encodery.embed.denoise_job.DenoiseJob",
-        "embed/planning.py: encodery.embed.discourse_job.DiscourseJob",
-        "embed/planning.py: encodery.embed.job.EmbedJob",
-        "embed/planning.py: encodery.embed.multivector_job.MultiVectorJob",
-        "embed/planning.py: encodery.embed.sparse_job.SparseJob",
     },
 }
 
