@@ -35,7 +35,6 @@ KNOWN: dict[str, set[str]] = {
         "tokens/word_starts.py: encodery.tokens.kind._bytes.BYTE_OF_CHARACTER",
     },
     "functions with more than 8 arguments": {
-        "cli/serve.py: _supervise",
         "embed/job.py: EmbedJob.__init__",
         "search/ray_encode.py: encode_on_ray",
         "search/searcher.py: Searcher.search",
