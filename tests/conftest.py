@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from encodery.finetune.tasks import Task, TaskMetadata
+    from encodery.finetune.task_types import TaskMetadata
+    from encodery.finetune.tasks import Task
     from encodery.tokens.tokenizer import Tokenizer
 
 pytest.register_assert_rewrite("encodery.checks")
@@ -97,7 +98,8 @@ def small_model() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tuned_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
     """`tuned_model(folder, tokenizer, task, known)`: a small model with a task's head, which has learnt nothing."""
-    from encodery.finetune.artifact import FineTuned, save
+    from encodery.finetune.artifact import save
+    from encodery.finetune.fine_tuned import FineTuned
     from encodery.model.load import load_model
 
     def make(folder: Path, tokenizer: Tokenizer, task: Task, known: TaskMetadata, max_length: int = 24) -> Path:

@@ -15,11 +15,13 @@ import torch
 from encodery.base.errors import ArtifactError, InputError
 from encodery.base.parts import find_part, name_of, part_names
 from encodery.finetune import artifact
-from encodery.finetune.artifact import FineTuned
 from encodery.finetune.examples import Examples
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.predict import Predictor
 from encodery.finetune.preprocess import Preprocessor
-from encodery.finetune.tasks import RowSchema, Task, TaskMetadata, TaskModule
+from encodery.finetune.task_module import TaskModule
+from encodery.finetune.task_types import RowSchema, TaskMetadata
+from encodery.finetune.tasks import Task
 from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import build_model
@@ -127,7 +129,7 @@ def predictor(case: Case, loaded: LoadedModel) -> Predictor:
 def test_what_a_task_knows_is_json_and_its_goal_is_among_its_figures(case: Case, loaded: LoadedModel) -> None:
     import json
 
-    assert json.loads(json.dumps(case.known)) == case.known
+    assert TaskMetadata.from_json(json.loads(json.dumps(case.known.to_json())), "known") == case.known
     answers = predictor(case, loaded).predict(case.inputs).answers
     assert len(answers) == 12
     assert all("prediction" in answer for answer in json.loads(json.dumps(answers)))

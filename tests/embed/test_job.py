@@ -141,7 +141,7 @@ def test_rows_of_a_test_are_judged_once_with_the_weights_that_are_saved(
     drawn = json.loads((tmp_path / "details.json").read_text())
     assert drawn["notes"] == ["a note"]
     assert drawn["test"]["rows"] == 50
-    assert drawn["test"]["figures"]["ndcg"] == work.metrics()["test_ndcg"]
+    assert drawn["test"]["metrics"]["ndcg"] == work.metrics()["test_ndcg"]
     assert drawn["dev"]["rows"] == 20
 
 

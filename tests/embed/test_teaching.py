@@ -19,8 +19,9 @@ from encodery.embed.negatives.random import RandomNegatives
 from encodery.embed.negatives.reranked import RerankedNegatives
 from encodery.encoders.dense import DenseEncoder
 from encodery.finetune import artifact
-from encodery.finetune.artifact import FineTuned
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.predict import Predictor
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import LoadedModel, load_model
 
@@ -80,7 +81,7 @@ def test_pairs_are_scored_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ranker(loaded: LoadedModel, tmp_path: Path) -> Path:
     """A cross-encoder with a random head."""
-    task, known = PassageRanking(), {"low": 0.0, "high": 1.0}
+    task, known = PassageRanking(), TaskMetadata()
     torch.manual_seed(0)
     module = task.build(loaded.model.settings.shape, known)
     tuned = FineTuned(task, module, known, {}, 16, "right")

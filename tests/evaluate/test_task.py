@@ -25,7 +25,8 @@ from encodery.evaluate.systems import OpenSystem, Role, UnsupportedEvaluation, V
 from encodery.evaluate.systems.model import ModelSystem
 from encodery.evaluate.systems.tfidf import TFIDFSystem
 from encodery.finetune.predict import Predictions, Predictor
-from encodery.finetune.tasks import Answer, Rows, RowSchema, Task, TaskMetadata
+from encodery.finetune.task_types import Answer, Rows, RowSchema, TaskMetadata
+from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.finetune.tasks.multilabel import MultilabelClassification
 from encodery.finetune.tasks.regress import TextRegression
@@ -155,9 +156,9 @@ def test_a_task_of_ones_own_is_computed_anew_for_each_draw(
 class Fixed(OpenSystem):
     """A run whose answers are agreed on."""
 
-    def __init__(self, name: str, task: Task, answers: Sequence[Any], known: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, task: Task, answers: Sequence[Any], metadata: TaskMetadata) -> None:
         super().__init__(name)
-        self.head, self.answers, self.known = task, answers, known
+        self.head, self.answers, self.metadata = task, answers, metadata
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         raise AssertionError("a head is asked, not vectors")
@@ -168,7 +169,7 @@ class Fixed(OpenSystem):
 
 class _Stub:
     def __init__(self, system: Fixed) -> None:
-        self.task, self.metadata, self.answers = system.head, system.known, list(system.answers)
+        self.task, self.metadata, self.answers = system.head, system.metadata, list(system.answers)
 
     def predict(self, rows: Rows) -> Predictions:
         count = len(next(iter(rows.values())))
@@ -188,7 +189,7 @@ def test_span_f1_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     given = [["B-a", "O", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "B-b"]] * 4
     data = written(tmp_path / "x.jsonl", {"words": [["x", "y", "z"]] * 12, "ner": truth})
     monkeypatch.setattr("encodery.evaluate.suites.task.AT_ONCE", 5)
-    known = {"labels": ["O", "B-a", "I-a", "B-b", "I-b"], "counts": [1] * 5, "kind": "spans"}
+    known = TaskMetadata(labels=("O", "B-a", "I-a", "B-b", "I-b"), counts=(1,) * 5)
     system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in given], known)
     suite = TaskSuite()
     found = measure(suite, suite.read(data), system, "x")
@@ -211,7 +212,7 @@ def classified(name: str, labels: Sequence[str], known: Sequence[str] = COLOURS)
         {"prediction": label, "probability": 0.8, "probabilities": {one: 0.8 if one == label else 0.1 for one in known}}
         for label in labels
     ]
-    return Fixed(name, TextClassification(), answers, {"labels": list(known), "counts": [1] * len(known)})
+    return Fixed(name, TextClassification(), answers, TaskMetadata(labels=tuple(known), counts=(1,) * len(known)))
 
 
 def test_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> N
     ):
         measure(suite, suite.read(data), classified("a", ["ham"] * 9, ["ham", "spam"]), "x")
     tagged = written(tmp_path / "y.jsonl", {"tokens": [["x"]] * 9, "tags": [["B-loc"]] * 9})
-    known = {"labels": ["O", "B-per", "I-per"], "counts": [1] * 3, "kind": "spans"}
+    known = TaskMetadata(labels=("O", "B-per", "I-per"), counts=(1,) * 3)
     system = Fixed("b", SequenceTagging(), [{"prediction": ["O"], "spans": []}] * 9, known)
     with pytest.raises(UnsupportedEvaluation, match="the rows have loc: no label is in both"):
         measure(suite, suite.read(tagged), system, "x")
@@ -337,14 +338,14 @@ def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
     suite = TaskSuite()
     items = suite.read(data)
     measure(suite, items, classified("a", rows["label"]), "x")
-    number = Fixed("b", TextRegression(), [{"prediction": float(n)} for n in range(9)], {"mean": 0.0, "spread": 1.0})
+    number = Fixed("b", TextRegression(), [{"prediction": float(n)} for n in range(9)], TaskMetadata())
     with pytest.raises(
         UnsupportedEvaluation, match=r"b: what it says of score \('regress'\) .* a says of label \('classify'\)"
     ):
         measure(suite, items, number, "x")
     assert measure(suite, suite.read(data), number, "x").metrics["spearman"].value == pytest.approx(1)
     several = Fixed(
-        "c", MultilabelClassification(), [{"prediction": [one]} for one in rows["label"]], {"labels": COLOURS}
+        "c", MultilabelClassification(), [{"prediction": [one]} for one in rows["label"]], TaskMetadata(labels=tuple(COLOURS))
     )
     with pytest.raises(UnsupportedEvaluation, match=r"c: what it says of label \('multilabel'\) has other figures"):
         measure(suite, items, several, "x")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from encodery.base.errors import SettingsError
 from encodery.cli.__main__ import run
 from encodery.export.hf import HFExporter
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.label_spans import ZeroShotSpans
 from encodery.model.load import load_model
 from encodery.tokens.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
 def test_a_head_is_not_left_out_unasked(
     tuned_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, out = tuned_model(tmp_path, tokenizer, ZeroShotSpans(), {"types": ["a"]}), tmp_path / "out"
+    folder, out = tuned_model(tmp_path, tokenizer, ZeroShotSpans(), TaskMetadata(types=("a",))), tmp_path / "out"
     assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "verify_with_peer=false"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "task 'label_spans'" in said

@@ -13,7 +13,7 @@ import pytest
 from encodery.base.errors import SettingsError
 from encodery.finetune import auto as escalation
 from encodery.finetune.auto import auto, fit_logistic_regression, improves
-from encodery.finetune.calibrate import softmax
+from encodery.finetune.calibration import softmax
 from encodery.finetune.predict import Predictor
 from encodery.model.load import LoadedModel, load_model
 
@@ -88,7 +88,7 @@ def test_where_training_pays_it_is_done(
         return found if tried[-1] == "lora" else np.zeros(len(found), bool)
 
     monkeypatch.setattr(escalation, "_trained", judged)
-    monkeypatch.setattr(escalation, "STRENGTHS", (1e-9,))  # a linear head that can tell next to nothing
+    monkeypatch.setattr(escalation, "INVERSE_REGULARISATION", (1e-9,))  # a linear head that can tell next to nothing
     file = write(tmp_path / "rows.jsonl", rows("classify", 120))
     found = auto("classify", file, loaded.path, {**SMALL, "optim": {"lr": 2e-2}}, tmp_path / "run")
     assert tried == ["lora", "full"]

@@ -38,7 +38,7 @@ def test_all_passages_of_a_query_stay_on_one_side(tmp_path: Path) -> None:
     assert 10 < len(asked["dev"]) < 40
     assert len(found.dev["query"]) == 4 * len(asked["dev"]), "a query is judged on all of its passages"
     assert set(found.dev["text"]) & set(found.train["text"]), "passages may stand on both sides"
-    assert any("no query of theirs stays in training" in note for note in found.notes)
+    assert any("no training row has the same query" in note for note in found.notes)
     figures = PassageRanking().metrics([{"logit": float(label)} for label in found.dev["score"]], found.dev, {})
     assert figures["ndcg"] == pytest.approx(1.0)
 
@@ -64,7 +64,7 @@ def test_all_questions_on_a_paragraph_stay_on_one_side(tmp_path: Path) -> None:
     train, dev = ({" ".join(c.lower().split()) for c in side["context"]} for side in (found.train, found.dev))
     assert not train & dev
     assert len(found.dev["question"]) == 4 * len(dev)
-    assert any("no context of theirs stays in training" in note for note in found.notes)
+    assert any("no training row has the same context" in note for note in found.notes)
 
 
 def test_pairs_are_kept_apart_as_pairs(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_pairs_are_kept_apart_as_pairs(tmp_path: Path) -> None:
     )
     assert found.dev is not None
     assert len(set(found.dev["text"])) > len(found.dev["text"]) / 4
-    assert any("no text of theirs stays in training" in note for note in found.notes)
+    assert any("no training row has the same text and text_b" in note for note in found.notes)
 
 
 def classes(file: Path, count: int, splits: tuple[str, ...] = ()) -> Path:
@@ -112,7 +112,7 @@ def test_test_rows_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
 def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> None:
     found = read_data(classes(tmp_path / "rows.jsonl", 60), FinetuneSettings())
     assert found.test is None
-    assert any(note.startswith("no test rows are set apart") for note in found.notes)
+    assert any(note.startswith("no test rows are held out") for note in found.notes)
 
 
 def test_scores_that_are_no_numbers_are_missing(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_run_learns_and_what_it_saved_says_the_same(
     assert result.metrics["samples_per_s"] > 0
     assert result.metrics["rows"] == 96
     told = json.loads((tmp_path / "run" / "details.json").read_text())
-    assert told["test"]["figures"][figure] == result.metrics[f"test_{figure}"]
+    assert told["test"]["metrics"][figure] == result.metrics[f"test_{figure}"]
 
     found = Predictor.from_model(load_model(tmp_path / "run"), "cpu")
     again = rows(task, 40, 2)

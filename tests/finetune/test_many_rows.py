@@ -11,18 +11,18 @@ from pathlib import Path
 ROWS = 100_000
 MEASURE = """
 import resource, sys
-from encodery.finetune.data import read
-from encodery.finetune.planning import whole
-from encodery.finetune.settings import first_read
+from encodery.finetune.data import read_data
+from encodery.finetune.planning import complete_plan
+from encodery.finetune.settings import initial_settings
 from encodery.model.load import load_model
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-early, loaded = first_read("classify", {}), load_model(sys.argv[2])
+early, loaded = initial_settings("classify", {}), load_model(sys.argv[2])
 before = peak()
-data = read(sys.argv[1], early)
-settings, _ = whole(early, {}, loaded, data)
+data = read_data(sys.argv[1], early)
+settings, _ = complete_plan(early, {}, loaded, data)
 print(len(data.train["text"]), peak() - before)
 """
 

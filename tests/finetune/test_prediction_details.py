@@ -11,13 +11,14 @@ import pytest
 
 from encodery.evaluate.report.predictions import prediction_sections
 from encodery.finetune.prediction_details import prediction_details
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.finetune.tasks.multilabel import MultilabelClassification
 from encodery.finetune.tasks.regress import TextRegression
 from encodery.finetune.tasks.tag import SequenceTagging
 
-KNOWN = {"labels": ["a", "b"], "kind": "spans"}
+KNOWN = TaskMetadata(labels=("a", "b"))
 
 
 def drawn(task: Task, answers: list[dict[str, Any]], rows: dict[str, list[Any]], folder: Path) -> tuple[Any, str]:
@@ -31,15 +32,15 @@ def test_labels_of_several(tmp_path: Path) -> None:
     rows = {"text": ["one", "two", "three"], "labels": [["a", "b"], ["a"], ["b"]]}
     answers = [{"prediction": ["a"]}, {"prediction": ["a"]}, {"prediction": ["a", "c"]}]
     found, page = drawn(MultilabelClassification(), answers, rows, tmp_path)
-    assert found["each"] == [
-        {"label": "a", "true": 2, "given": 3, "right": 2},
-        {"label": "b", "true": 2, "given": 0, "right": 0},
-        {"label": "c", "true": 0, "given": 1, "right": 0},
+    assert found["per_label"] == [
+        {"label": "a", "expected": 2, "predicted": 3, "correct": 2},
+        {"label": "b", "expected": 2, "predicted": 0, "correct": 0},
+        {"label": "c", "expected": 0, "predicted": 1, "correct": 0},
     ]
-    assert [(one["row"], one["wrong"]) for one in found["errors"]] == [(2, 3), (0, 1)]
-    assert (found["errors"][0]["truth"], found["errors"][0]["prediction"]) == ("b", "a; c")
+    assert [(one["row"], one["num_wrong"]) for one in found["errors"]] == [(2, 3), (0, 1)]
+    assert (found["errors"][0]["expected"], found["errors"][0]["prediction"]) == ("b", "a; c")
     assert "Labels:" in page
-    assert "missed or too many" in page
+    assert "missing or superfluous" in page
 
 
 @pytest.mark.parametrize("words", [True, False])
@@ -55,11 +56,11 @@ def test_spans_are_shown_with_their_words(tmp_path: Path, words: bool) -> None:
         rows = {"text": ["Ada saw Rome", "so it is"], "spans": [both, []]}
         answers = [{"prediction": both[:1], "spans": both[:1]}, {"prediction": [], "spans": []}]
     found, page = drawn(SequenceTagging(), answers, rows, tmp_path)
-    assert {one["label"]: (one["true"], one["given"], one["right"]) for one in found["each"]} == {
+    assert {one["label"]: (one["expected"], one["predicted"], one["correct"]) for one in found["per_label"]} == {
         "where": (1, 0, 0),
         "who": (1, 1, 1),
     }
-    assert [(one["truth"], one["prediction"], one["wrong"]) for one in found["errors"]] == [
+    assert [(one["expected"], one["prediction"], one["num_wrong"]) for one in found["errors"]] == [
         ("who: Ada; where: Rome", "who: Ada", 1)
     ]
     assert "where: Rome" in page
@@ -70,8 +71,8 @@ def test_numbers_are_shown_by_how_far_they_are_off(tmp_path: Path) -> None:
     found, page = drawn(
         TextRegression(), [{"prediction": 1.5}, {"prediction": 5.0}, {"prediction": 3.0}], rows, tmp_path
     )
-    assert [(one["row"], one["off"]) for one in found["errors"]] == [(1, 3.0), (0, 0.5)]
-    assert "off by" in page
+    assert [(one["row"], one["absolute_error"]) for one in found["errors"]] == [(1, 3.0), (0, 0.5)]
+    assert "error" in page
 
 
 def test_classes_have_their_surest_errors_first(tmp_path: Path) -> None:
@@ -83,4 +84,4 @@ def test_classes_have_their_surest_errors_first(tmp_path: Path) -> None:
     found, page = drawn(TextClassification(), answers, rows, tmp_path)
     assert [(one["row"], one["probability"]) for one in found["errors"]] == [(2, 0.8), (0, 0.6)]
     assert found["confusion"] == [[1, 1], [1, 0]]
-    assert "sure" in page
+    assert "confidence" in page

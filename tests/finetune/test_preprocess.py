@@ -50,7 +50,7 @@ def test_of_a_pair_the_longer_text_is_cut_first(reader: Preprocessor) -> None:
 
 
 def test_windows_of_a_pair_repeat_the_first_text(reader: Preprocessor) -> None:
-    reader = dataclasses.replace(reader, longest=24, truncate="chunk")
+    reader = dataclasses.replace(reader, max_length=24, truncate="chunk")
     [pieces], dropped = reader.encode_pairs(["who"], [LONG])
     assert dropped == [0]
     assert len(pieces) == 2
@@ -62,7 +62,7 @@ def test_windows_of_a_pair_repeat_the_first_text(reader: Preprocessor) -> None:
 
 def test_what_is_too_long_is_refused_when_asked(reader: Preprocessor) -> None:
     reader = dataclasses.replace(reader, truncate="error")
-    with pytest.raises(InputError, match="Row 1 has 30 tokens, the model takes 10"):
+    with pytest.raises(InputError, match="Row 1 has 30 tokens; the model takes 10"):
         reader.encode_texts(["sun", LONG])
     with pytest.raises(InputError, match="max_length = 4"):
-        dataclasses.replace(reader, longest=4)
+        dataclasses.replace(reader, max_length=4)

@@ -72,9 +72,9 @@ def test_a_letter_is_learnt_and_pairs_are_read(lettered: LoadedModel, rows: Call
     assert LETTERS.metrics(made.predict({"text": test["text"]}).answers, test, made.metadata)["accuracy"] > 0.8
 
     pairs = {**test, "text_b": test["text"]}
-    assert LETTERS.fit_metadata(pairs, lettered.tokenizer)["patterns"] == [
-        " A: sun. B: dog. C: cat. Text: {text} Second text: {text_b} Answer: {mask}"
-    ]
+    assert LETTERS.fit_metadata(pairs, lettered.tokenizer).patterns == (
+        " A: sun. B: dog. C: cat. Text: {text} Second text: {text_b} Answer: {mask}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_prompt_is_never_cut(loaded: LoadedModel) -> None:
     assert lost == 0
     assert sum(len(piece.ids) - 6 for piece, _ in found) == 42
     assert all(piece.ids[gap] == loaded.tokenizer.mask_id for piece, gap in found)
-    with pytest.raises(InputError, match=r"Row 0 has 42 tokens, the model takes 18"):
+    with pytest.raises(InputError, match=r"Row 0 has 42 tokens; the model takes 18"):
         prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "error"))
 
 
@@ -117,7 +117,7 @@ def test_of_two_texts_the_longer_is_cut_first(loaded: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("{text} {mask} {txt}", r"\{txt\} is none of \{text\}, \{mask\}\. Did you mean 'text'"),
+        ("{text} {mask} {txt}", r"\{txt\} is not one of \{text\}, \{mask\}\. Did you mean 'text'"),
         ("{text}", r"has \{mask\} 0 times, not once"),
         ("{text} {text} {mask}", r"has \{text\} 2 times"),
         ("{text {mask}", r"brace"),
@@ -139,21 +139,21 @@ def test_words_of_labels(loaded: LoadedModel, rows: Callable[..., Rows]) -> None
     data = {"text": ["one", "two", "six"], "label": ["0", "1", "1"]}
     task = ClozeClassification(patterns=("{text} {mask}",), verbalizer={"0": "red", "1": "green, blues", "2": "sky"})
     known = task.fit_metadata(data, loaded.tokenizer)
-    pieces = [[loaded.tokenizer.piece(i) for i in some] for some in known["words"][0]]
-    assert known["labels"] == ["0", "1", "2"]
+    pieces = [[loaded.tokenizer.piece(i) for i in some] for some in known.verbalizer_ids[0]]
+    assert known.labels == ("0", "1", "2")
     assert pieces == [["red"], ["green", "blue", "##s"], ["sky"]]
-    with pytest.raises(SettingsError, match=r"'0' and '1' are said with the same word"):
+    with pytest.raises(SettingsError, match=r"'0' and '1' have the same word"):
         ClozeClassification(verbalizer={"0": "red", "1": "red"}).fit_metadata(data, loaded.tokenizer)
-    with pytest.raises(SettingsError, match=r"'purple' cannot be said with this vocabulary"):
+    with pytest.raises(SettingsError, match=r"'purple' cannot be written with this vocabulary"):
         ClozeClassification(verbalizer={"0": "red", "1": "purple"}).fit_metadata(data, loaded.tokenizer)
     with pytest.raises(InputError, match=r"all rows have the label 'red'"):
         ClozeClassification().fit_metadata({"text": ["one"], "label": ["red"]}, loaded.tokenizer)
-    with pytest.raises(SettingsError, match=r"described\.gren: no row has this label\. Did you mean 'green'"):
+    with pytest.raises(SettingsError, match=r"label_descriptions\.gren: no row has this label\. Did you mean 'green'"):
         LabelMatching(label_descriptions={"gren": "x"}).fit_labels(rows("classify", 9))
 
 
 def test_letters_that_the_vocabulary_lacks(loaded: LoadedModel) -> None:
-    with pytest.raises(SettingsError, match=r"There are 2 labels, and 0 letters"):
+    with pytest.raises(SettingsError, match=r"There are 2 labels, but only 0 letters"):
         InstructClassification().fit_metadata({"text": ["one", "two"], "label": ["red", "sky"]}, loaded.tokenizer)
 
 

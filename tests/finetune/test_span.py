@@ -9,7 +9,8 @@ import pytest
 
 from encodery.base.errors import InputError
 from encodery.finetune.preprocess import Preprocessor
-from encodery.finetune.tasks.span import ExtractiveQA, _answers, _scored
+from encodery.finetune.task_types import TaskMetadata
+from encodery.finetune.tasks.span import ExtractiveQA, expected_answers, squad_scores
 from encodery.tokens.tokenizer import Tokenizer
 
 CONTEXT = "one two six cat . " * 8 + "red green. " + "sun sky " * 6
@@ -48,12 +49,12 @@ def test_targets_lead_back_to_the_answer_in_the_window_that_holds_it(tokenizer: 
 
 def test_nothing_is_said_only_by_models_that_saw_questions_without_answer(tokenizer: Tokenizer) -> None:
     task, reader, rows = example(tokenizer)
-    examples = task.prepare(rows, reader, {"unanswered": 1}, False)
+    examples = task.prepare(rows, reader, TaskMetadata(unanswered=1), False)
     silent = certain([0] * len(examples), [0] * len(examples), examples)
-    [answer] = task.decode(silent, examples, rows, {"unanswered": 1}, {})
+    [answer] = task.decode(silent, examples, rows, TaskMetadata(unanswered=1), {})
     assert answer["prediction"] == ""
-    assert len(answer["best"]) == 5
-    [answer] = task.decode(silent, examples, rows, {"unanswered": 0}, {})
+    assert len(answer["candidates"]) == 5
+    [answer] = task.decode(silent, examples, rows, TaskMetadata(), {})
     assert answer["prediction"] != ""
 
 
@@ -62,7 +63,7 @@ def test_the_threshold_parts_what_can_be_answered(tokenizer: Tokenizer) -> None:
     rows = {name: values * 4 for name, values in rows.items()}
     rows["answers"] = [rows["answers"][0], [], rows["answers"][0], []]
     known = task.fit_labels(rows)
-    assert known == {"unanswered": 2}
+    assert known == TaskMetadata(unanswered=2)
     examples = task.prepare(rows, reader, known, True)
     outputs = certain(examples.targets["start"].tolist(), examples.targets["end"].tolist(), examples)
     for number, row in enumerate(examples.row.tolist()):
@@ -79,21 +80,21 @@ def test_both_ways_of_writing_answers() -> None:
     rows = {"question": ["q", "q"], "context": ["a cat", "a cat"]}
     squad = {**rows, "answers": [{"text": ["cat"], "answer_start": [2]}, {"text": [], "answer_start": []}]}
     plain = {**rows, "answers": [[{"text": "cat", "answer_start": 2}], []]}
-    assert ExtractiveQA().fit_labels(squad) == ExtractiveQA().fit_labels(plain) == {"unanswered": 1}
-    with pytest.raises(InputError, match="Row 0: its answer 'dog' does not stand at character 2"):
+    assert ExtractiveQA().fit_labels(squad) == ExtractiveQA().fit_labels(plain) == TaskMetadata(unanswered=1)
+    with pytest.raises(InputError, match="Row 0: its answer 'dog' is not at character 2"):
         ExtractiveQA().fit_labels({**rows, "answers": [[{"text": "dog", "start": 2}], []]})
-    assert _answers({**rows, "answers": [[{"text": " cat", "start": 1}], []]}, 0) == [("cat", 2)]
-    assert _answers({"context": ["1 11"], "answers": [[{"text": "1", "start": 3}]]}, 0) == [("1", 3)]
+    assert expected_answers({**rows, "answers": [[{"text": " cat", "start": 1}], []]}, 0) == [("cat", 2)]
+    assert expected_answers({"context": ["1 11"], "answers": [[{"text": "1", "start": 3}]]}, 0) == [("1", 3)]
 
 
 def test_figures_are_those_of_squad() -> None:
-    assert _scored("The cat!", [("cat", 0)]) == (1.0, 1.0)
-    assert _scored("black cat", [("dog", 0), ("cat", 0)]) == (0.0, pytest.approx(2 / 3))
-    assert _scored("", []) == (1.0, 1.0)
-    assert _scored("cat", []) == (0.0, 0.0)
+    assert squad_scores("The cat!", [("cat", 0)]) == (1.0, 1.0)
+    assert squad_scores("black cat", [("dog", 0), ("cat", 0)]) == (0.0, pytest.approx(2 / 3))
+    assert squad_scores("", []) == (1.0, 1.0)
+    assert squad_scores("cat", []) == (0.0, 0.0)
 
 
 def test_a_question_that_fills_the_window_is_refused(tokenizer: Tokenizer) -> None:
     task, reader, rows = example(tokenizer)
     with pytest.raises(InputError, match="Row 0: its first text has 20 tokens"):
-        task.prepare({**rows, "question": ["one " * 20]}, reader, {"unanswered": 0}, False)
+        task.prepare({**rows, "question": ["one " * 20]}, reader, TaskMetadata(), False)

@@ -10,14 +10,14 @@ import torch
 from encodery.base.errors import InputError
 from encodery.finetune.predict import Predictor
 from encodery.finetune.preprocess import Preprocessor
-from encodery.finetune.tasks import TaskMetadata
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.tag import SequenceTagging
 from encodery.model.network import Model, build_model
 from encodery.model.positions.none import NoPositions
 from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
-KNOWN: TaskMetadata = {"labels": ["O", "B-x", "I-x"], "counts": [4, 2, 1], "kind": "spans"}
+KNOWN: TaskMetadata = TaskMetadata(labels=("O", "B-x", "I-x"), counts=(4, 2, 1))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_word_of_a_long_text_is_judged_once(byte_tokenizer: Tokenizer) -> 
     words = TEXT.split()
     rows = {"tokens": [words, []], "tags": [["O"] * len(words), []]}
     examples = task.prepare(rows, reader, KNOWN, True)
-    unit = examples.token_marks["unit"]
+    unit = examples.token_marks["word"]
     assert sorted(unit[unit >= 0].tolist()) == list(range(len(words)))
     assert ((examples.token_marks["label"] >= 0) == (unit >= 0)).all()
     assert examples.lengths.max() <= 24
@@ -90,18 +90,18 @@ def test_every_word_of_a_long_text_is_judged_once(byte_tokenizer: Tokenizer) -> 
 def test_spans_become_the_tags_of_the_words_they_touch(byte_tokenizer: Tokenizer) -> None:
     rows = {"text": ["in New York."], "spans": [[{"start": 3, "end": 11, "label": "x"}]]}
     known = SequenceTagging().fit_labels(rows)
-    assert known == {"labels": ["B-x", "I-x", "O"], "counts": [1, 1, 2], "kind": "spans"}
-    assert SequenceTagging(scheme="io").fit_labels(rows)["labels"] == ["O", "x"]
+    assert known == TaskMetadata(labels=("B-x", "I-x", "O"), counts=(1, 1, 2))
+    assert SequenceTagging(scheme="io").fit_labels(rows).labels == ("O", "x")
     with pytest.raises(InputError, match="Row 0: there is no text at characters 3 to 99"):
         SequenceTagging().fit_labels({"text": ["in New York"], "spans": [[{"start": 3, "end": 99, "label": "x"}]]})
 
 
 def test_inside_tags_come_back_as_spans(byte_tokenizer: Tokenizer) -> None:
     task = SequenceTagging(scheme="io")
-    known = {"labels": ["O", "x"], "counts": [1, 1], "kind": "spans"}
+    known = TaskMetadata(labels=("O", "x"), counts=(1, 1))
     rows = {"tokens": [["a", "b", "c"]], "tags": [["O", "B-x", "I-x"]]}
     examples = task.prepare(rows, Preprocessor(byte_tokenizer, 32, False, "chunk"), known, True)
-    label, unit = examples.token_marks["label"], examples.token_marks["unit"]
+    label, unit = examples.token_marks["label"], examples.token_marks["word"]
     assert label[unit >= 0].tolist() == [0, 1, 1]
     logits = np.where(label[:, None] == np.arange(2), 9.0, 0.0)
     [answer] = task.decode([logits], examples, rows, known, {})
@@ -110,12 +110,12 @@ def test_inside_tags_come_back_as_spans(byte_tokenizer: Tokenizer) -> None:
 
 
 def test_wrong_rows_are_named() -> None:
-    with pytest.raises(InputError, match="Row 1: has 1 words and 2 tags"):
+    with pytest.raises(InputError, match="Row 1 has 1 words and 2 tags"):
         SequenceTagging().fit_labels({"tokens": [["a"], ["b"]], "tags": [["O"], ["O", "B-x"]]})
-    with pytest.raises(InputError, match="nothing to tell apart: the tags are O"):
+    with pytest.raises(InputError, match="nothing to distinguish: the tags are O"):
         SequenceTagging().fit_labels({"tokens": [["a"]], "tags": [["O"]]})
 
 
 def test_plain_tags_are_told_as_they_are() -> None:
     rows = {"tokens": [["a", "b"]], "tags": [["NOUN", "VERB"]]}
-    assert SequenceTagging().fit_labels(rows)["kind"] == "plain"
+    assert SequenceTagging().fit_labels(rows).tag_kind == "plain"

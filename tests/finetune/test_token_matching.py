@@ -78,11 +78,11 @@ def test_features_are_those_of_each_sequence_alone() -> None:
     torch.manual_seed(1)
     module = TokenMatching(WIDTH)
     torch.nn.init.normal_(module.token_weight.weight)
-    module.mean.copy_(torch.randn(WIDTH) + 3)
-    module.white.copy_(torch.randn(WIDTH, WIDTH))
+    module.state_mean.copy_(torch.randn(WIDTH) + 3)
+    module.whitening.copy_(torch.randn(WIDTH, WIDTH))
     with torch.no_grad():
         found = module(hidden, batch)
-        states = (hidden - module.mean) @ module.white
+        states = (hidden - module.state_mean) @ module.whitening
         both = zip(parted(states, batch), parted(batch.ids, batch), strict=True)
         expected = torch.tensor([counted(some, ids, module.token_weight) for some, ids in both])
     assert found.shape == (len(PAIRS), NUM_FEATURES)
@@ -108,13 +108,13 @@ def test_fitted_states_are_white_and_features_standardised() -> None:
     hidden = hidden @ torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(2)) + 5
     module = TokenMatching(WIDTH)
     module.fit([(hidden, batch)])
-    states = ((hidden - module.mean) @ module.white)[batch.extra[TEXT_INDEX] > 0]
+    states = ((hidden - module.state_mean) @ module.whitening)[batch.extra[TEXT_INDEX] > 0]
     assert float(states.mean(0).abs().max()) < 1e-3
     before = torch.cov(hidden[batch.extra[TEXT_INDEX] > 0].T)
     floored = before + 0.01 * before.diagonal().mean() * torch.eye(WIDTH)
     torch.testing.assert_close(torch.cov(states.T), before @ torch.linalg.inv(floored), atol=1e-4, rtol=0)
     assert float(torch.cov(states.T).diagonal().min()) > 0.7
-    assert float(module.white.sub(module.white.T).abs().max()) < 1e-5, "the least change that whitens"
+    assert float(module.whitening.sub(module.whitening.T).abs().max()) < 1e-5, "the least change that whitens"
     with torch.no_grad():
         found = module(hidden, batch)
     torch.testing.assert_close(found.mean(0), torch.zeros(NUM_FEATURES), atol=1e-4, rtol=0)
@@ -139,7 +139,7 @@ def test_gradients_reach_states_and_weights_of_tokens() -> None:
 def test_marks_say_which_text_a_token_is_of(
     tokenizer: Tokenizer, truncate: Any, between: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Preprocessor, "_between", property(lambda _: between))  # RoBERTa's tokenizer has two.
+    monkeypatch.setattr(Preprocessor, "_num_separators", property(lambda _: between))  # RoBERTa's tokenizer has two.
     reader = Preprocessor(tokenizer, 24, True, truncate)
     firsts, seconds = ["red dog", "", "one two", "six"], ["one two six", "sun", "", " ".join(["cat"] * 30)]
     found, _ = reader.encode_pairs(firsts, seconds)
@@ -211,8 +211,10 @@ def test_no_stock_class_has_it(tmp_path: Path, loaded: LoadedModel) -> None:
         start(
             plan_finetuning(task, write(tmp_path / f"{task}.jsonl", given), loaded.path, SMALL).recipe, tmp_path / task
         )
-    with pytest.raises(SettingsError, match=r"'pair' also reads how the words .* task\.matching=false .* head=false"):
+    with pytest.raises(
+        SettingsError, match=r"'pair' also reads how the words .* task\.token_matching=false .* head=false"
+    ):
         HFExporter().write(load_model(tmp_path / "pair"), tmp_path / "out")
-    with pytest.raises(SettingsError, match=r"'rank' also reads how the words .* task\.matching=false"):
+    with pytest.raises(SettingsError, match=r"'rank' also reads how the words .* task\.token_matching=false"):
         SentenceTransformersExporter().write(load_model(tmp_path / "rank"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encodery.finetune.heads.word_spans import first_tokens, join_words, spans_of, strip_offsets, tags_of, word_spans
-from encodery.finetune.preprocess import most_central_window, overlapping_windows
+from encodery.finetune.windows import most_central_window, overlapping_windows
 
 
 @pytest.mark.parametrize(

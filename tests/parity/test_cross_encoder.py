@@ -143,7 +143,7 @@ def test_other_heads_are_no_rankers_and_are_said_so(
     tokenizer: Any, transformers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three = stock_folder(tmp_path / "three", "modernbert-mean", tokenizer, transformers, num_labels=3)
-    with pytest.raises(ArtifactError, match="has no task that is known here"):
+    with pytest.raises(ArtifactError, match="has no task"):
         Predictor.from_model(load_model(three))
     assert run(["model", "import", str(three), "--out", str(tmp_path / "ours")]) == 0
     odd = stock_folder(tmp_path / "odd", "modernbert-cls", tokenizer, transformers, classifier_activation="silu")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,8 +22,10 @@ from encodery.base.parts import name_of
 from encodery.base.settings import decode
 from encodery.cli.__main__ import run
 from encodery.export.hf import HFExporter
-from encodery.finetune.artifact import FineTuned, save
+from encodery.finetune.artifact import save
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.predict import Predictor
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks import Task
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.pre import PreNorm
@@ -59,22 +62,22 @@ LAYOUTS = {
     "modernbert": ModelSettings(**MODERN, norm=LayerNorm(eps=1e-5, bias=False)),
     "modernbert-shifted": ModelSettings(**MODERN, norm=LayerNorm(eps=1e-5, bias=True)),
 }
-THREE = {"labels": ["cold", "mild", "warm"], "counts": [1, 2, 3]}
+THREE = TaskMetadata(labels=("cold", "mild", "warm"), counts=(1, 2, 3))
 CLS = {"pooling": "cls", "head_dense": True}
 FIRST = {"pooling": "cls", "head_dense": False}
 NORMED = {"pooling": "mean", "head_dense": True, "head_norm": True}
-TAGS = {"labels": ["B-PER", "I-PER", "O"], "counts": [1, 1, 1], "kind": "spans"}
-TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = {
+TAGS = TaskMetadata(labels=("B-PER", "I-PER", "O"), counts=(1, 1, 1))
+TASKS: dict[str, tuple[dict[str, Any], TaskMetadata, dict[str, float]]] = {
     "classify": ({"is": "classify"}, THREE, {"temperature": 1.7}),
     "pair": ({"is": "pair"}, THREE, {"temperature": 0.6}),
     "multilabel": ({"is": "multilabel"}, THREE, {"threshold": 0.4}),
-    "regress": ({"is": "regress"}, {"mean": 3.0, "spread": 1.5}, {}),
-    "rank": ({"is": "rank"}, {"low": 0.0, "high": 3.0}, {}),
-    "choice": ({"is": "choice"}, {}, {"temperature": 1.2}),
+    "regress": ({"is": "regress"}, TaskMetadata(mean=3.0, std=1.5), {}),
+    "rank": ({"is": "rank"}, TaskMetadata(low=0.0, high=3.0), {}),
+    "choice": ({"is": "choice"}, TaskMetadata(), {"temperature": 1.2}),
     "tag": ({"is": "tag", "overlap": 8}, TAGS, {}),
-    "tag-io": ({"is": "tag", "scheme": "io"}, {**TAGS, "labels": ["LOC", "O", "PER"]}, {}),
-    "tag-plain": ({"is": "tag"}, {**TAGS, "labels": ["DET", "NOUN", "VERB"], "kind": "plain"}, {}),
-    "span": ({"is": "span", "max_answer_tokens": 5, "overlap": 8}, {"unanswered": 3}, {"threshold": 0.1}),
+    "tag-io": ({"is": "tag", "scheme": "io"}, replace(TAGS, labels=("LOC", "O", "PER")), {}),
+    "tag-plain": ({"is": "tag"}, replace(TAGS, labels=("DET", "NOUN", "VERB"), tag_kind="plain"), {}),
+    "span": ({"is": "span", "max_answer_tokens": 5, "overlap": 8}, TaskMetadata(unanswered=3), {"threshold": 0.1}),
 }
 OF_TEXTS = ("classify", "pair", "multilabel", "regress", "rank", "choice")
 CASES = [
@@ -272,7 +275,7 @@ def test_stock_heads_made_elsewhere(
         ready.save_pretrained(tmp_path / kind)
         predictor = Predictor.from_model(load_model(tmp_path / kind), "cpu")
         assert name_of(predictor.task) == task
-        assert predictor.metadata["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        assert predictor.metadata.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
         examples = predictor.task.prepare(rows, predictor.preprocessor, predictor.metadata, False)
         ours = np.concatenate([np.atleast_2d(found) for found in predictor.outputs(examples)])
         with torch.inference_mode():

@@ -27,9 +27,10 @@ from encodery.encoders.static_distillation import StaticSettings, distill_static
 from encodery.encoders.storage import MODULE, golden_vectors, module_tensors
 from encodery.export import _modules as modules
 from encodery.export.sentence_transformers import SentenceTransformersExporter
-from encodery.finetune.artifact import FineTuned
 from encodery.finetune.artifact import save as save_task
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.predict import Predictor
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model import golden
 from encodery.model.load import LoadedModel, load_model, save_model
@@ -157,7 +158,7 @@ def test_a_ranker_is_a_cross_encoder(
     tmp_path: Path,
 ) -> None:
     base = model_of(tmp_path / "bare", tokenizer, type_vocab_size=segments)
-    task, known = PassageRanking(**settings), {"low": 0.0, "high": 1.0}
+    task, known = PassageRanking(**settings), TaskMetadata()
     torch.manual_seed(0)
     module = task.build(base.model.settings.shape, known)
     tuned = FineTuned(task, module, known, {}, 48, "right")

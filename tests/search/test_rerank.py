@@ -15,6 +15,7 @@ from encodery.base.errors import ContractError, InputError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.cli.search import app
 from encodery.finetune.predict import Predictor
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import load_model
@@ -113,7 +114,7 @@ def saved(word_tokenizer: Callable[..., Tokenizer], tuned_model: Callable[..., P
 
 
 def test_a_model_of_the_task_rank_scores_passages_of_any_length(saved: Callable[..., Path], tmp_path: Path) -> None:
-    folder = saved(tmp_path, PassageRanking(), {"low": 0.0, "high": 1.0})
+    folder = saved(tmp_path, PassageRanking(), TaskMetadata())
     scorer = CrossEncoder(model=str(folder)).open()
     short = ["one red cat", "", "two dog"]
     scores = scorer.score("red", [*short, "sun " * 60 + "red"])
@@ -138,7 +139,7 @@ def test_another_task_or_none_is_refused(saved: Callable[..., Path], tmp_path: P
 
 
 def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
-    model = saved(tmp_path, PassageRanking(), {"low": 0.0, "high": 1.0})
+    model = saved(tmp_path, PassageRanking(), TaskMetadata())
     build([rows], tmp_path / "index", None)
     command = [
         "query",

@@ -16,7 +16,9 @@ import torch
 from encodery.base.settings import encode
 from encodery.encoders.settings import DenseSettings
 from encodery.encoders.sparse import SparseSettings
-from encodery.finetune.artifact import FineTuned, save
+from encodery.finetune.artifact import save
+from encodery.finetune.fine_tuned import FineTuned
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.finetune.tasks.rank import PassageRanking
@@ -38,11 +40,11 @@ if TYPE_CHECKING:
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONGEST = 32
-KNOWN: dict[str, tuple[Task, dict[str, Any]]] = {
-    "ranker": (PassageRanking(), {"low": 0.0, "high": 1.0}),
-    "classes": (TextClassification(), {"labels": ["no", "yes"], "counts": [1, 1]}),
-    "tags": (SequenceTagging(overlap=4), {"labels": ["O", "B-a", "I-a"], "counts": [1, 1, 1], "kind": "spans"}),
-    "spans": (ExtractiveQA(), {"unanswered": 0}),
+KNOWN: dict[str, tuple[Task, TaskMetadata]] = {
+    "ranker": (PassageRanking(), TaskMetadata(low=0.0, high=1.0)),
+    "classes": (TextClassification(), TaskMetadata(labels=("no", "yes"), counts=(1, 1))),
+    "tags": (SequenceTagging(overlap=4), TaskMetadata(labels=("O", "B-a", "I-a"), counts=(1, 1, 1))),
+    "spans": (ExtractiveQA(), TaskMetadata()),
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from encodery.finetune.predict import Predictor
 
 CHUNK_ROWS = 4096
-DETAILS = ("probabilities", "best", "margin")
+DETAILS = ("probabilities", "candidates", "margin")
 
 
 def command(

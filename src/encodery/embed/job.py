@@ -323,9 +323,9 @@ class EmbedJob(ExampleJob):
             ("test", self.test),
         ):
             if held is not None and (found := self._judged(*held)):
-                drawn[name] = {"rows": len(held[0]), "figures": found, "errors": []}
+                drawn[name] = {"rows": len(held[0]), "metrics": found, "errors": []}
         if "test" in drawn:
-            self.final |= {f"test_{name}": value for name, value in drawn["test"]["figures"].items()}
+            self.final |= {f"test_{name}": value for name, value in drawn["test"]["metrics"].items()}
         if metrics.get("tokens") and "tokens_per_s" in metrics:
             self.final["samples_per_s"] = metrics["tokens_per_s"] / metrics["tokens"] * self.position
         text = json.dumps({"notes": self.notes, **drawn}, indent=1, ensure_ascii=False)

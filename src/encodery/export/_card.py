@@ -137,7 +137,7 @@ def _head_notes(config: Mapping[str, Any]) -> list[str]:
         notes.append('A word\'s tag is that of its first token: `aggregation_strategy="first"` in a pipeline.')
     if task == "regress":
         notes.append("The output is the score itself.")
-    threshold = exported["tuned"].get("threshold")
+    threshold = exported["calibration"].get("threshold")
     if threshold is not None and task == "span":
         notes.append(
             'There is no answer if the score of "no answer" exceeds that of the best span by more than '

@@ -19,7 +19,7 @@ from encodery.base.parts import find_part, name_of, part_names
 from encodery.export._card import CardTexts, model_card
 from encodery.export._heads import OUTPUTS, ExportedHead, export_head
 from encodery.export._verify import check_peer, check_read_back, check_tokenizer
-from encodery.finetune.artifact import FineTuned
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.model.checkpoint import WEIGHTS, write_tensors
 from encodery.model.conversion import Origin, exportable_format, to_checkpoint
 from encodery.model.format_types import SpecialTokenIds

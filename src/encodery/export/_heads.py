@@ -19,9 +19,10 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
 from encodery.finetune import imported
-from encodery.finetune.artifact import MODULE, FineTuned, golden_outputs, imported_head, load_head
-from encodery.finetune.heads.pooled import TOKEN_MATCHING
+from encodery.finetune.artifact import MODULE, golden_outputs, imported_head, load_head
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.imported import CONFIG_KEY, KIND_OF_TASK, MULTIPLE_CHOICE, SEQUENCE_CLASSIFICATION
+from encodery.finetune.task_types import TaskMetadata
 from encodery.model.format_types import HeadForm, HeadKind
 from encodery.model.formats import CheckpointFormat
 from encodery.model.load import LoadedModel
@@ -143,9 +144,9 @@ def export_head(
     return ExportedHead(kind, name in imported.PAIR_TASKS, config, tensors, outputs)
 
 
-def require_no_token_matching(task: Any, metadata: Mapping[str, Any], alternative: str) -> None:
+def require_no_token_matching(task: Any, metadata: TaskMetadata, alternative: str) -> None:
     """Raise `SettingsError` for a head that matches the tokens of two texts, which no stock class does."""
-    if metadata.get(TOKEN_MATCHING):
+    if metadata.token_matching:
         raise SettingsError(
             f"The head of the task '{name_of(task)}' also uses how the tokens of the two texts match, which no stock "
             f"class computes. Nothing was written. Fine-tune with task.token_matching=false.{alternative}"
@@ -214,14 +215,14 @@ def _not_expressible(task: Any, layers: Mapping[str, Tensor], theirs: str, setti
 def _scale_and_shift(name: str, head: FineTuned) -> tuple[float, float]:
     """What the outputs are multiplied by and what is then added, so that the class needs to know neither."""
     if name == "regress":
-        return head.metadata["spread"], head.metadata["mean"]
+        return head.metadata.std, head.metadata.mean
     return 1 / head.calibration.get("temperature", 1.0), 0.0
 
 
 def _label_config(name: str, head: FineTuned) -> dict[str, Any]:
     """The keys of config.json for labels and the type of problem."""
-    labels = list(head.metadata.get("labels", ()))
-    if name == "tag" and head.metadata["kind"] == "spans":  # In the scheme io, tags have no prefix; they mean I-.
+    labels = list(head.metadata.labels)
+    if name == "tag" and head.metadata.tag_kind == "spans":  # In the scheme io, tags have no prefix; they mean I-.
         labels = [label if label == "O" or label[:2] in ("B-", "I-") else f"I-{label}" for label in labels]
     if name in ("rank", "regress"):
         labels = ["LABEL_0"]
@@ -232,11 +233,11 @@ def _label_config(name: str, head: FineTuned) -> dict[str, Any]:
 def _task_config(head: FineTuned, name: str) -> dict[str, Any]:
     """What `finetune/imported.py` needs to read the head as this task."""
     task = encode(head.task) | ({"scheme": "bio"} if name == "tag" else {})
-    known = {key: head.metadata[key] for key in ("low", "high", "unanswered") if key in head.metadata}
+    metadata = {k: v for k, v in head.metadata.to_json().items() if k in ("low", "high", "unanswered")}
     calibration = {key: value for key, value in head.calibration.items() if key != "temperature"}
     return {
         "task": task,
-        "known": known,
-        "tuned": calibration,
-        "reads": {"max_length": head.max_length, "truncate": head.truncate},
+        "metadata": metadata,
+        "calibration": calibration,
+        "preprocessing": {"max_length": head.max_length, "truncate": head.truncate},
     }

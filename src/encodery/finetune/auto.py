@@ -35,7 +35,7 @@ from encodery.finetune.job import LINEAR_STAGE, FinetuneJob, encoded_sample, pre
 from encodery.finetune.planning import complete_plan, plan_finetuning, recipe_of
 from encodery.finetune.predict import Predictor
 from encodery.finetune.settings import FinetuneSettings, initial_settings
-from encodery.finetune.tasks import Rows, TaskMetadata
+from encodery.finetune.task_types import Rows, TaskMetadata
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.shape import Batch, Output
 from encodery.rows.split import row_keys
@@ -193,7 +193,7 @@ class _Linear:
         settings, _ = complete_plan(self.settings, over, self.loaded, data)
         recipe = dataclasses.replace(recipe_of(settings, path, self.loaded.path), stage=LINEAR_STAGE)
         job = FinetuneJob(settings, self.loaded, data, DistributedContext(), self.device, recipe)
-        truth = label_indices(label_names(data.train["label"]), job.metadata["labels"])
+        truth = label_indices(label_names(data.train["label"]), job.metadata.labels)
         assert isinstance(job.head, HeadedModule)
         weight, bias = fit_logistic_regression(self.vectors(job.head, job.metadata, data.train), truth, self.strength)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Labelled data by roles: train, dev and test rows of a task, and what was found in them, in words."""
+"""Labelled data of a task by roles: train, dev and test rows, and messages about what was read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from encodery.base.errors import EmptyInput, InputError, nearest
 from encodery.finetune.heads.labels import has_soft_labels
 from encodery.finetune.settings import FinetuneSettings
 from encodery.finetune.task_roles import assign_task_roles
-from encodery.finetune.tasks import Rows, RowSchema, Task
+from encodery.finetune.task_types import Rows
+from encodery.finetune.tasks import Task
 from encodery.rows.check import check, complete_rows
+from encodery.rows.labelled import SPLITS, assign_by_split, has_classes, hold_out
 from encodery.rows.read import read_tables
-from encodery.rows.split import fill_missing_splits
 from encodery.rows.table import Table
 
-SPLITS = ("train", "dev", "test")
 MIN_TEST_ROWS = 20
+"""If fewer test rows than this would be held out, none are."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Columns by role; `notes`: what was guessed and found; `fingerprint` differs where any row does."""
+    """Columns by role. `notes`: messages about what was read. `fingerprint`: a digest of all rows."""
 
     train: Rows
     dev: Rows | None
@@ -37,124 +38,94 @@ class LabelledData:
     def from_splits(
         cls, task: Task, splits: Mapping[str, Mapping[str, Sequence[Any]]], notes: Sequence[str] = ()
     ) -> LabelledData:
-        """Of the splits train, dev and test, of which the first must be there.
+        """Make the data of columns by role for train, dev and test, of which train is required.
 
-        Raises `EmptyInput` without training rows, `InputError` for roles that lack.
+        Raises `EmptyInput` without training rows, `InputError` for missing roles.
         """
-        found: dict[str, Rows] = {}
+        rows: dict[str, Rows] = {}
         for name, columns in splits.items():
-            form = task.schema_for(list(columns), True)
-            found[name] = {role: columns[role] for role in (*form.inputs, *form.targets)}
-        if not num_rows(found.get("train", {})):
-            raise EmptyInput("There are no rows to learn from.")
-        kept = {name: rows if num_rows(rows) else None for name, rows in found.items()}
-        return cls(found["train"], kept.get("dev"), kept.get("test"), _fingerprint(found), list(notes))
+            schema = task.schema_for(list(columns), True)
+            rows[name] = {role: columns[role] for role in (*schema.inputs, *schema.targets)}
+        if not num_rows(rows.get("train", {})):
+            raise EmptyInput("There are no training rows.")
+        kept = {name: own if num_rows(own) else None for name, own in rows.items()}
+        return cls(rows["train"], kept.get("dev"), kept.get("test"), _fingerprint(rows), list(notes))
 
 
 def read_data(path: str | Path, settings: FinetuneSettings) -> LabelledData:
-    """The data at a path, the same at every call: roles of columns, a held-out share where there are no dev rows.
+    """Read the data at a path, assign roles to columns and hold out rows for missing splits; the same at every call.
 
     Raises `InputError` naming file, column and row of what cannot be used, `EmptyInput` without training rows.
     """
-    task, notes = settings.task, list[str]()
-    tables: dict[str, Table] = {}
-    for name, table in read_tables(path).items():
-        if name not in SPLITS:
-            continue
-        try:
-            roles = assign_task_roles(task, table, settings.columns, True)
-        except InputError:
-            if name != "test":
-                raise
-            notes.append("test: has no answers and is not judged")
-            continue
-        notes += [note for note in (*table.warnings, f"columns: {roles}") if note not in notes]
-        form = task.schema_for(list(roles.columns), True)
-        named = table.select(roles.columns)
-        numeric = [role for role in form.targets if role == "score"]
-        tables[name], gone = complete_rows(
-            named, form.targets, "drop" if settings.missing == "drop" else "error", numeric
-        )
-        notes += [f"{name}: {len(gone):,} rows without an answer are left out"] if len(gone) else []
+    task = settings.task
+
+    def assign(table: Table) -> Any:
+        return assign_task_roles(task, table, settings.columns, True)
+
+    read = {name: table for name, table in read_tables(path).items() if name in SPLITS}
+    labelled = assign_by_split(read, assign, optional=("test",))
+    notes, tables = labelled.notes, dict[str, Table]()
+    for name, table in labelled.tables.items():
+        roles = labelled.roles[name].columns
+        targets = task.schema_for(list(roles), True).targets
+        numeric = [role for role in targets if role == "score"]
+        missing = "drop" if settings.missing == "drop" else "error"
+        tables[name], dropped = complete_rows(table.select(roles), targets, missing, numeric)  # type: ignore[arg-type]
+        notes += [f"{name}: {len(dropped):,} rows without an answer are left out"] if len(dropped) else []
     if not len(tables.get("train", ())):
         raise EmptyInput(f"{path}: there are no training rows.")
-    form = task.schema_for(tables["train"].names, True)
-    label = (
-        form.targets[0] if task.chart == "classes" and not has_soft_labels(tables["train"][form.targets[0]]) else None
-    )
-    tables, told = _set_apart(tables, form, label, settings)
-    notes += told
+    schema = task.schema_for(tables["train"].names, True)
+    target = schema.targets[0]
+    label = target if task.chart == "classes" and not has_soft_labels(tables["train"][target]) else None
+    tables, held_out = hold_out(tables, schema.group_by or schema.inputs, _fractions(tables, settings, notes), label)
+    notes += held_out
     tables = {name: tables[name] for name in SPLITS if name in tables}
     notes.append(", ".join(f"{name} {len(table):,}" for name, table in tables.items()) + " rows")
     splits = {name: {role: list(table[role]) for role in table.names} for name, table in tables.items()}
-    return LabelledData.from_splits(task, splits, [*notes, *_findings(tables, form, label, _labels(task, splits))])
+    # A single class is refused by the task itself: `cloze` may know others by their words.
+    classes = label is not None and has_classes(tables["train"], label)
+    findings = check(tables, schema.inputs, target, classes, _item_labels(task, splits))
+    return LabelledData.from_splits(task, splits, [*notes, *findings.messages])
 
 
-def _set_apart(
-    tables: Mapping[str, Table], form: RowSchema, label: str | None, settings: FinetuneSettings
-) -> tuple[dict[str, Table], list[str]]:
-    """The tables with dev and test rows taken out of training where there are none, and that in words."""
-    kept, count = " and ".join(form.group_by) or "text", len(tables["train"])
-    shares, notes = {"dev": settings.heldout, "test": settings.test}, list[str]()
-    if "test" not in tables and settings.test and count * settings.test < MIN_TEST_ROWS:
-        shares["test"] = 0.0
-        notes.append(f"no test rows are set apart: of {count:,} rows they would be fewer than {MIN_TEST_ROWS}")
-    missing = [name for name, share in shares.items() if name not in tables and share]
-    if not missing:
-        return dict(tables), notes
-    whole = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
-    found = fill_missing_splits(tables, form.group_by or form.inputs, label, whole)
-    for name in missing:
-        if len(found.get(name, ())):
-            notes.append(
-                f"{len(found[name]):,} rows are held out as {name} rows, no {kept} of theirs stays in training"
-            )
-        else:
-            found.pop(name, None)
-            notes.append(f"no {name} rows are held out: too few rows differ in {kept}")
-    return found, notes
+def _fractions(tables: Mapping[str, Table], settings: FinetuneSettings, notes: list[str]) -> dict[str, float]:
+    """Return the fractions of the training rows to hold out; a note is added if there are too few for a test split."""
+    rows, fractions = len(tables["train"]), {"dev": settings.heldout, "test": settings.test}
+    if "test" not in tables and settings.test and rows * settings.test < MIN_TEST_ROWS:
+        fractions["test"] = 0.0
+        notes.append(f"no test rows are held out: of {rows:,} rows they would be fewer than {MIN_TEST_ROWS}")
+    return fractions
 
 
 def read_inputs(path: str | Path, task: Task, columns: Mapping[str, str], split: str | None = None) -> Rows:
-    """What a task reads, of the rows of a file, or of its `split`; answers are not asked for. Raises `InputError`."""
+    """Read what a task needs, without answers, of the rows of a file or of one `split`. Raises `InputError`."""
     tables = read_tables(path)
     if split is not None and split not in tables:
         raise InputError(f"{path}: has no split '{split}'.{nearest(split, tables)} It has {', '.join(tables)}.")
     if split is None and len(tables) != 1:
-        raise InputError(f"{path}: has the splits {', '.join(tables)}; give the file of one, or --split.")
+        raise InputError(f"{path}: has the splits {', '.join(tables)}; name the file of one, or --split.")
     table = next(iter(tables.values())) if split is None else tables[split]
+    roles = assign_task_roles(task, table, columns, False)
+    return {role: list(table[column]) for role, column in roles.columns.items()}
+
+
+def num_rows(rows: Mapping[str, Sequence[Any]]) -> int:
+    """Return R of columns by role."""
+    return len(next(iter(rows.values()))) if rows else 0
+
+
+def _item_labels(task: Task, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
+    """Return split → the label of every item in its rows, in order, for a task whose answers are sets."""
+    item_sets = {name: task.answer_items(rows) for name, rows in splits.items()}
     return {
-        role: list(table[column]) for role, column in assign_task_roles(task, table, columns, False).columns.items()
-    }
-
-
-def _findings(
-    tables: Mapping[str, Table], form: RowSchema, label: str | None, members: Mapping[str, list[str]]
-) -> list[str]:
-    """Classes and their imbalance, empty and repeated texts, contradictions, dev and test rows that stand in training
-    too, each with its places."""
-    # A single class is for the task to refuse: `cloze` may know of others by their words.
-    classes = label is not None and len(set(map(str, tables["train"][label]))) > 1
-    return check(tables, form.inputs, form.targets[0], classes, members).messages
-
-
-def _labels(task: Task, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
-    """Split -> every label in its rows, in order, where a row has a set of them."""
-    found = {name: task.answer_items(rows) for name, rows in splits.items()}
-    return {
-        name: sorted(str(member[-1]) for some in sets for member in some)
-        for name, sets in found.items()
+        name: sorted(str(item[-1]) for items in sets for item in items)
+        for name, sets in item_sets.items()
         if sets is not None
     }
 
 
-def num_rows(rows: Mapping[str, Sequence[Any]]) -> int:
-    """R of columns."""
-    return len(next(iter(rows.values()))) if rows else 0
-
-
 def _fingerprint(splits: Mapping[str, Rows]) -> str:
-    """32 hexadecimal digits over all rows."""
+    """Return 32 hexadecimal digits of a digest of all rows."""
     digest = hashlib.sha256()
     for name in SPLITS:
         for role, values in sorted(splits.get(name, {}).items()):

@@ -1,4 +1,4 @@
-"""Training examples in memory: packed ids with their targets, a few arrays for any number of rows.
+"""Training examples in memory: packed ids with their targets, in a few arrays for any number of rows.
 
 An example is what a task judges at once: one sequence, a window of a long text, or all candidates of a choice.
 Shapes: R rows, E examples, S sequences, T tokens of them all, B examples of a batch.
@@ -20,9 +20,10 @@ from encodery.model.shape import Batch
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """`ids` (T,), sequence s ending at `ends[s]`; `segment` (T,) or None; example e ends before sequence `last[e]` and
-    is of row `row[e]`, rows in order. `targets`: name -> (E, ...); `marks`: name -> (T, ...), what a task knows of each
-    token. `dropped` (R,): tokens of each row that were cut off."""
+    """`ids` (T,); sequence s ends at `sequence_ends[s]`. `segment` (T,) or None. Example e ends before sequence
+    `example_ends[e]` and belongs to row `row[e]`; rows are in order. `dropped_tokens` (R,): tokens of each row that
+    were cut off. `targets`: name → (E, ...). `token_marks`: name → (T, ...), what a task stores for each token.
+    """
 
     ids: np.ndarray
     sequence_ends: np.ndarray
@@ -43,25 +44,30 @@ class Examples:
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """(E+1,) where the tokens of each example begin and end."""
+        """(E+1,) where the tokens of each example start and end."""
         return np.concatenate([[0], np.concatenate([[0], self.sequence_ends])[self.example_ends]]).astype(np.int64)
 
     @cached_property
     def num_sequences(self) -> np.ndarray:
-        """(E,) sequences of each example."""
+        """(E,) number of sequences of each example."""
         return np.diff(self.example_ends, prepend=0)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(E,) tokens of each example."""
+        """(E,) number of tokens of each example."""
         return np.diff(self.bounds)
 
+    @cached_property
+    def row_lengths(self) -> np.ndarray:
+        """(R,) number of tokens of all examples of each row."""
+        return np.bincount(self.row, weights=self.lengths, minlength=self.num_rows)
+
     def token_mark(self, name: str, index: int) -> np.ndarray:
-        """What is known of each token of one example."""
+        """Return what is stored under `name` for each token of one example."""
         return self.token_marks[name][self.bounds[index] : self.bounds[index + 1]]
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """These examples (B,), in this order. Extra: targets, marks, and `sizes` (B,) sequences of each."""
+        """Return these examples (B,), in this order. Extra: targets, token marks, `sizes` (B,) sequences of each."""
         tokens = _ranges(self.bounds[indices], self.bounds[indices + 1])
         sequences = _ranges(self.example_ends[indices] - self.num_sequences[indices], self.example_ends[indices])
         lengths = np.diff(self.sequence_ends, prepend=0)[sequences]
@@ -75,55 +81,55 @@ class Examples:
 
 
 class ExampleBuilder:
-    """Examples in the making."""
+    """Collects examples one by one; `uses_segments`: whether they get segment ids."""
 
     def __init__(self, uses_segments: bool) -> None:
         self.uses_segments = uses_segments
         self.sequences: list[InputSequence] = []
-        self.last: list[int] = []
-        self.row: list[int] = []
+        self.example_ends: list[int] = []
+        self.rows: list[int] = []
         self.targets: dict[str, list[Any]] = {}
-        self.marks: dict[str, list[np.ndarray]] = {}
+        self.token_marks: dict[str, list[np.ndarray]] = {}
 
     def add(
         self,
         row: int,
         sequences: Sequence[InputSequence],
         targets: Mapping[str, Any] | None = None,
-        marks: Mapping[str, np.ndarray] | None = None,
+        token_marks: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """An example of some sequences; every example has the same names of targets and marks."""
+        """Add an example of some sequences. Every example must have the same names of targets and token marks."""
         self.sequences += sequences
-        self.last.append(len(self.sequences))
-        self.row.append(row)
+        self.example_ends.append(len(self.sequences))
+        self.rows.append(row)
         for name, value in (targets or {}).items():
             self.targets.setdefault(name, []).append(value)
-        for name, values in (marks or {}).items():
-            self.marks.setdefault(name, []).append(values)
+        for name, values in (token_marks or {}).items():
+            self.token_marks.setdefault(name, []).append(values)
 
     def build(self, dropped_tokens: Sequence[int]) -> Examples:
-        """All of them; `dropped` (R,) tokens of each row."""
-        lengths = [len(piece.ids) for piece in self.sequences]
-        ids = np.concatenate([piece.ids for piece in self.sequences]) if self.sequences else np.zeros(0)
+        """Return all examples; `dropped_tokens` (R,) of each row."""
+        lengths = [len(sequence.ids) for sequence in self.sequences]
+        ids = np.concatenate([sequence.ids for sequence in self.sequences]) if self.sequences else np.zeros(0)
         segment = None
         if self.uses_segments:
-            behind = [np.arange(len(piece.ids)) >= piece.second_start for piece in self.sequences]
-            segment = np.concatenate(behind) if behind else ids
+            second = [np.arange(len(sequence.ids)) >= sequence.second_start for sequence in self.sequences]
+            segment = np.concatenate(second) if second else ids
         return Examples(
             ids.astype(np.uint32),
             np.cumsum(lengths, dtype=np.int64),
             None if segment is None else segment.astype(np.uint8),
-            np.asarray(self.last, np.int64),
-            np.asarray(self.row, np.int64),
+            np.asarray(self.example_ends, np.int64),
+            np.asarray(self.rows, np.int64),
             np.asarray(dropped_tokens, np.int64),
             {name: np.asarray(values) for name, values in self.targets.items()},
-            {name: np.concatenate(values) for name, values in self.marks.items()},
+            {name: np.concatenate(values) for name, values in self.token_marks.items()},
         )
 
 
 def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """start … end - 1 of each pair, one after the other."""
+    """Return start … end - 1 of each pair, one after the other."""
     lengths = ends - starts
-    before = np.cumsum(lengths) - lengths
-    found: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
-    return found
+    offsets = np.cumsum(lengths) - lengths
+    indices: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+    return indices

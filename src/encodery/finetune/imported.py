@@ -1,39 +1,45 @@
-"""Heads as others store them: Hugging Face folders that classify texts or tokens, answer questions, choose.
+"""Heads of Hugging Face folders that classify texts or tokens, answer questions or choose, as fine-tuned heads of ours.
 
-Their heads are ours under other names. Of texts: BERT's pooler and classifier and RoBERTa's head are the first state
-through a dense layer, tanh and a linear map; ModernBERT's has gelu and a norm in place of tanh, over the first state or
-the mean. Of tokens: a linear map, before which ModernBERT has a dense layer and a norm; `straight` makes them say
-nothing. A text classifier with one output is the task `rank`, unless the folder says otherwise: an export of ours tells
-task, threshold and length under `KEY` of config.json. What the file had beyond the encoder stands in `Origin.rest`
-(`model/foreign.py`). Shapes: H width of the model.
+Where a stock class stores its head, and what it computes, is declared by the checkpoint format (`HeadForm`). Heads that
+read one vector per sequence are a dense layer, an activation, perhaps a norm, and a linear map, as in our `PooledHead`.
+Heads of tokens are a linear map; if a dense layer and a norm precede it, they must be the identity that our own export
+writes (`identity_layers`). A text classifier with one output becomes the task `rank`, unless the folder names another
+task: an export of ours stores task, threshold and length under `CONFIG_KEY` of config.json.
+Shapes: H width of the model.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.parts import find_part
 from encodery.base.settings import decode
-from encodery.finetune.heads import word_spans
-from encodery.finetune.tasks import Task, TaskModule
+from encodery.finetune.fine_tuned import FineTuned
+from encodery.finetune.heads.word_spans import tag_kind
+from encodery.finetune.task_types import TaskMetadata
+from encodery.finetune.tasks import Task
+from encodery.model.format_types import HeadForm, HeadKind
+from encodery.model.formats import CheckpointFormat
 from encodery.model.load import LoadedModel
 from encodery.model.network import Model
-from encodery.tokens.windows import Truncate, parse_truncate
+from encodery.tokens.windows import parse_truncate
 
-StockHeadKind = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"]
-SEQUENCE_CLASSIFICATION: StockHeadKind = "SequenceClassification"
-TOKEN_CLASSIFICATION: StockHeadKind = "TokenClassification"
-QUESTION_ANSWERING: StockHeadKind = "QuestionAnswering"
-MULTIPLE_CHOICE: StockHeadKind = "MultipleChoice"
-KIND_OF_TASK: dict[str, StockHeadKind] = {
+SEQUENCE_CLASSIFICATION: HeadKind = "SequenceClassification"
+TOKEN_CLASSIFICATION: HeadKind = "TokenClassification"
+QUESTION_ANSWERING: HeadKind = "QuestionAnswering"
+MULTIPLE_CHOICE: HeadKind = "MultipleChoice"
+POOLED_KINDS = (SEQUENCE_CLASSIFICATION, MULTIPLE_CHOICE)
+"""Kinds whose head reads one vector per sequence."""
+KIND_OF_TASK: dict[str, HeadKind] = {
     "classify": SEQUENCE_CLASSIFICATION,
     "pair": SEQUENCE_CLASSIFICATION,
     "multilabel": SEQUENCE_CLASSIFICATION,
@@ -43,202 +49,182 @@ KIND_OF_TASK: dict[str, StockHeadKind] = {
     "span": QUESTION_ANSWERING,
     "choice": MULTIPLE_CHOICE,
 }
-"""The kind of class that says what a task says."""
+"""Task → the kind of stock class that has its head."""
+TASK_OF_KIND: dict[HeadKind, str] = {
+    SEQUENCE_CLASSIFICATION: "rank",
+    TOKEN_CLASSIFICATION: "tag",
+    QUESTION_ANSWERING: "span",
+    MULTIPLE_CHOICE: "choice",
+}
+"""Kind of a folder that names no task → its task."""
 PAIR_TASKS = ("pair", "rank", "span", "choice")
 """Tasks that read two texts together."""
 CONFIG_KEY = "encodery"
 MULTI_LABEL = "multi_label_classification"
 IDENTITY_ACTIVATION = "linear"
-"""The activation of a head whose first layers say nothing."""
+"""The activation of a head whose dense layer and norm are the identity."""
 DEFAULT_NORM_EPS = 1e-5
-IDENTITY_TOLERANCE = 2e-2  # What half precision may do to `straight`, as a share.
-NO_LENGTH = 1 << 30  # What tokenizers write who have no length of their own is far above.
-
-_POOLED = {"dense": "pooler.dense", "out": "classifier"}
-_NORMED = {"dense": "head.dense", "norm": "head.norm", "out": "classifier"}
-_LINEAR = {TOKEN_CLASSIFICATION: {"out": "classifier"}, QUESTION_ANSWERING: {"out": "qa_outputs"}}
-PLACES: dict[str, dict[StockHeadKind, dict[str, str]]] = {
-    "bert": {SEQUENCE_CLASSIFICATION: _POOLED, MULTIPLE_CHOICE: _POOLED, **_LINEAR},
-    "roberta": {
-        SEQUENCE_CLASSIFICATION: {"dense": "classifier.dense", "out": "classifier.out_proj"},
-        MULTIPLE_CHOICE: _POOLED,
-        **_LINEAR,
-    },
-    "modernbert": {
-        SEQUENCE_CLASSIFICATION: _NORMED,
-        MULTIPLE_CHOICE: _NORMED,
-        TOKEN_CLASSIFICATION: _NORMED,
-        QUESTION_ANSWERING: _NORMED,
-    },
-}
-"""Door, kind -> our layers of a head -> where theirs lie."""
-_MAY_LACK = ("dense.bias", "norm.bias")
+IDENTITY_TOLERANCE = 2e-2
+"""Relative error of identity layers that half precision may cause."""
+NO_LENGTH = 1 << 30
+"""Tokenizers without a maximum length state one far above this."""
+OPTIONAL_TENSORS = ("dense.bias", "norm.bias")
+"""Tensors that a head may lack; they are zeros then."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stock:
-    """The task of such a folder, its module in evaluation mode, what it knows, and how it reads."""
+@dataclass(frozen=True)
+class _StoredTask:
+    """What a folder states about its task under `CONFIG_KEY`; `task` always has its name."""
 
-    task: Task
-    module: TaskModule
-    metadata: dict[str, Any]
-    calibration: dict[str, float]
-    max_length: int
-    truncate: Truncate
+    task: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, float] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
-def head_kind(config: Mapping[str, Any]) -> StockHeadKind | None:
-    """What the class that a config.json names says; None for a class without such a head."""
-    named = [str(name) for name in config.get("architectures") or ()]
-    return next((kind for kind in KIND_OF_TASK.values() if any(name.endswith(f"For{kind}") for name in named)), None)
+def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
+    """Return the kind of head of the class that a config.json names, None for a class without one."""
+    classes = [str(name) for name in config.get("architectures") or ()]
+    return next((kind for kind in TASK_OF_KIND if any(name.endswith(f"For{kind}") for name in classes)), None)
 
 
-def read_head(loaded: LoadedModel) -> Stock | None:
-    """What a foreign folder's head is to us; None where it has none that we compute.
+def read_head(loaded: LoadedModel) -> FineTuned | None:
+    """Return the head of an imported folder; None without a head, and for a head that no task of ours computes.
 
-    Raises `SettingsError` for a ranker's head that we would not compute, `ArtifactError` where tensors are missing or
-    the tokenizer does not tell the two texts of a pair apart as the model does.
+    Raises `SettingsError` if the checkpoint format does not declare where such a head is stored, and for the head of a
+    ranker that we would compute differently; `ArtifactError` for missing tensors, and if the tokenizer does not mark
+    the two texts of a pair as the model distinguishes them.
     """
     origin, where = loaded.origin, str(loaded.path)
     kind = None if origin is None else head_kind(origin.config)
     if origin is None or kind is None:
         return None
-    layers = _layers(origin.extra_tensors, PLACES[origin.format][kind], loaded.model.settings.width, where)
-    told = _told(origin.config, kind)
-    name = told["task"]["is"]
+    form = find_part(CheckpointFormat, origin.format)().head_form(kind, origin.config)
+    layers = _layers(origin.extra_tensors, form.layers, loaded.model.settings.width, where)
+    stored = _stored_task(origin.config, kind)
+    name = stored.task["is"]
     if name == "rank" and layers["out.weight"].shape[0] != 1:
         name = "multilabel" if origin.config.get("problem_type") == MULTI_LABEL else "classify"
-    form: dict[str, Any] = (
-        {"pooling": "cls", "head_dense": True} if kind in (SEQUENCE_CLASSIFICATION, MULTIPLE_CHOICE) else {}
-    )
-    if origin.format == "modernbert":
-        found = _modern(origin.config, name, kind, layers, loaded.model, where)
-        if found is None:
+    settings: dict[str, Any] = {"pooling": "cls", "head_dense": True} if kind in POOLED_KINDS else {}
+    if "norm" in form.layers:
+        if _is_identity(form, kind, layers, loaded.model):
+            settings = {"pooling": "cls", "head_dense": False} if kind in POOLED_KINDS else {}
+            layers = {key: tensor for key, tensor in layers.items() if key.startswith("out.")}
+        elif name == "rank":
+            _check_normed(form, where)
+            settings = {"pooling": form.pooling, "head_dense": True, "head_norm": True}
+        else:
             return None
-        form, layers = found
-    task = decode(Task, {**told["task"], "is": name, **form, "head_lr_scale": 1.0}, f"{where}: {CONFIG_KEY}")
-    known = _known(name, told["known"], origin.config, layers["out.weight"].shape[0])
-    module = task.build(loaded.model.settings.shape, known)
-    before = "head." if kind in (SEQUENCE_CLASSIFICATION, MULTIPLE_CHOICE) else ""
-    module.load_state_dict({f"{before}{place}": tensor for place, tensor in layers.items()})
+    task = decode(Task, {**stored.task, "is": name, **settings, "head_lr_scale": 1.0}, f"{where}: {CONFIG_KEY}")
+    metadata = _metadata(name, stored.metadata, origin.config, layers["out.weight"].shape[0])
+    module = task.build(loaded.model.settings.shape, metadata)
+    prefix = "head." if kind in POOLED_KINDS else ""
+    module.load_state_dict({f"{prefix}{key}": tensor for key, tensor in layers.items()})
     if name in PAIR_TASKS:
         _check_segments(loaded)
-    reads = told["reads"]
-    length, truncate = reads.get("max_length"), reads.get("truncate", task.truncate)
-    longest = _length(loaded) if not isinstance(length, int) else min(length, loaded.model.settings.max_length)
-    return Stock(task, module.eval(), known, told["tuned"], longest, parse_truncate(truncate))
+    length = stored.preprocessing.get("max_length")
+    max_length = min(length, loaded.model.settings.max_length) if isinstance(length, int) else _max_length(loaded)
+    truncate = parse_truncate(stored.preprocessing.get("truncate", task.truncate))
+    return FineTuned(task, module.eval(), metadata, stored.calibration, max_length, truncate)
 
 
 def identity_layers(model: Model) -> dict[str, Tensor]:
-    """A dense layer without activation and a norm through which states that left the model's last norm go as they came.
+    """Return a dense layer without activation and a norm that do not change the output of the model's last norm.
 
-    The dense layer takes that norm's weight and bias back, so that the second norm finds what it would make itself. It
-    adds its eps to a variance of 1, which a little more weight makes up for.
+    The dense layer undoes the weight and bias of that norm, so that the second norm's input is already normalised. The
+    second norm adds its eps to a variance of 1, for which its weight is scaled up.
     """
     norm = model.encoder.final_norm
     assert isinstance(norm, nn.LayerNorm)
     weight = norm.weight.detach().float()
     bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().float()
-    stretched = weight * math.sqrt(1 + norm.eps)
     return {
         "dense.weight": torch.diag(1 / weight),
         "dense.bias": -bias / weight,
-        "norm.weight": stretched,
+        "norm.weight": weight * math.sqrt(1 + norm.eps),
         "norm.bias": bias.clone(),
     }
 
 
-def _told(config: Mapping[str, Any], kind: StockHeadKind) -> dict[str, Any]:
-    """What an export of ours says of its task, as far as it is of this kind; of others what they usually are."""
-    given = config.get(CONFIG_KEY)
-    told = given if isinstance(given, dict) else {}
-    task = told.get("task")
+def _stored_task(config: Mapping[str, Any], kind: HeadKind) -> _StoredTask:
+    """Return what an export of ours states, if it is for this kind of head, else the usual task of the kind."""
+    value = config.get(CONFIG_KEY)
+    table = value if isinstance(value, dict) else {}
+    task = table.get("task")
     if not isinstance(task, dict) or KIND_OF_TASK.get(task.get("is", "")) != kind:
-        usual = {
-            SEQUENCE_CLASSIFICATION: "rank",
-            TOKEN_CLASSIFICATION: "tag",
-            QUESTION_ANSWERING: "span",
-            MULTIPLE_CHOICE: "choice",
-        }[kind]
-        return {"task": {"is": usual}, "known": {}, "tuned": {}, "reads": {}}
-    return {
-        "task": task,
-        "known": told.get("known", {}),
-        "tuned": told.get("tuned", {}),
-        "reads": told.get("reads", {}),
-    }
+        return _StoredTask({"is": TASK_OF_KIND[kind]})
+    return _StoredTask(task, table.get("metadata", {}), table.get("calibration", {}), table.get("preprocessing", {}))
 
 
-def _modern(
-    config: Mapping[str, Any], name: str, kind: StockHeadKind, layers: dict[str, Tensor], model: Model, where: str
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The form of ModernBERT's head and its layers; None where no task of ours has it."""
-    pooling, activation = config.get("classifier_pooling", "cls"), config.get("classifier_activation", "gelu")
-    pooled: dict[str, Any] = {"pooling": pooling} if kind in (SEQUENCE_CLASSIFICATION, MULTIPLE_CHOICE) else {}
-    if activation == IDENTITY_ACTIVATION and (pooling == "cls" or not pooled):
-        through = identity_layers(model)
-        if all(
-            torch.allclose(layers[key], tensor, rtol=IDENTITY_TOLERANCE, atol=1e-6) for key, tensor in through.items()
-        ):
-            flat = {**pooled, "head_dense": False} if pooled else {}
-            return flat, {key: tensor for key, tensor in layers.items() if key.startswith("out.")}
-    if name != "rank":
-        return None
+def _is_identity(form: HeadForm, kind: HeadKind, layers: Mapping[str, Tensor], model: Model) -> bool:
+    """Return whether the layers before the linear map do not change the first state, or the states of tokens."""
+    if form.activation != IDENTITY_ACTIVATION or (kind in POOLED_KINDS and form.pooling != "cls"):
+        return False
+    return all(
+        torch.allclose(layers[key], tensor, rtol=IDENTITY_TOLERANCE, atol=1e-6)
+        for key, tensor in identity_layers(model).items()
+    )
+
+
+def _check_normed(form: HeadForm, where: str) -> None:
+    """Raise `SettingsError` for a head with a norm that `PooledHead` does not compute."""
     for key, value, allowed in (
-        ("classifier_pooling", pooling, ("cls", "mean")),
-        ("classifier_activation", activation, ("gelu",)),
-        ("norm_eps", config.get("norm_eps", DEFAULT_NORM_EPS), (DEFAULT_NORM_EPS,)),
+        ("pooling", form.pooling, ("cls", "mean")),
+        ("activation", form.activation, ("gelu",)),
+        ("norm_eps", form.norm_eps, (DEFAULT_NORM_EPS,)),
     ):
         if value not in allowed:
-            known = " or ".join(map(str, allowed))
-            raise SettingsError(f"{where}: {key} = {value!r} of a cross-encoder is not supported; {known} is.")
-    return {**pooled, "head_dense": True, "head_norm": True}, layers
+            supported = " or ".join(map(str, allowed))
+            raise SettingsError(
+                f"{where}: {key} = {value!r} in the head of a cross-encoder is not supported; {supported} is."
+            )
 
 
-def _layers(rest: Mapping[str, Tensor], places: Mapping[str, str], width: int, where: str) -> dict[str, Tensor]:
-    """The head's layers in fp32; a bias the layout may leave out is zeros."""
-    found: dict[str, Tensor] = {}
-    for layer, place in places.items():
+def _layers(tensors: Mapping[str, Tensor], names: Mapping[str, str], width: int, where: str) -> dict[str, Tensor]:
+    """Return the layers of the head in fp32, by our names."""
+    layers: dict[str, Tensor] = {}
+    for layer, their_layer in names.items():
         for end in ("weight", "bias"):
-            mine, theirs = f"{layer}.{end}", f"{place}.{end}"
-            tensor = next((t for name, t in rest.items() if name == theirs or name.endswith(f".{theirs}")), None)
-            if tensor is None and mine not in _MAY_LACK:
-                raise ArtifactError(f"{where}: has no tensor '{theirs}', which its config.json calls for.")
-            found[mine] = torch.zeros(width) if tensor is None else tensor.detach().float()
-    return found
+            ours, theirs = f"{layer}.{end}", f"{their_layer}.{end}"
+            tensor = next((t for name, t in tensors.items() if name == theirs or name.endswith(f".{theirs}")), None)
+            if tensor is None and ours not in OPTIONAL_TENSORS:
+                raise ArtifactError(f"{where}: has no tensor '{theirs}', which the class in its config.json needs.")
+            layers[ours] = torch.zeros(width) if tensor is None else tensor.detach().float()
+    return layers
 
 
-def _known(name: str, told: Mapping[str, Any], config: Mapping[str, Any], outputs: int) -> dict[str, Any]:
-    """What the task knows of its rows."""
+def _metadata(name: str, stored: Mapping[str, Any], config: Mapping[str, Any], num_outputs: int) -> TaskMetadata:
+    """Return the metadata of a task from what an export of ours stores, or from the labels of config.json."""
     if name == "rank":
-        return {"low": float(told.get("low", 0.0)), "high": float(told.get("high", 1.0))}
-    if name == "regress":
-        return {"mean": 0.0, "spread": 1.0}
+        return TaskMetadata(low=float(stored.get("low", 0.0)), high=float(stored.get("high", 1.0)))
     if name == "span":
-        return {"unanswered": int(told.get("unanswered", 0))}
-    if name == "choice":
-        return {}
-    names = {int(place): str(label) for place, label in (config.get("id2label") or {}).items()}
-    labels = [names.get(place, f"LABEL_{place}") for place in range(outputs)]
-    known: dict[str, Any] = {"labels": labels, "counts": [1] * outputs}
+        return TaskMetadata(unanswered=int(stored.get("unanswered", 0)))
+    if name in ("regress", "choice"):
+        return TaskMetadata()
+    names = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
+    labels = tuple(names.get(index, f"LABEL_{index}") for index in range(num_outputs))
+    counts = (1.0,) * num_outputs
     if name == "tag":
-        known["kind"] = word_spans.tag_kind([labels])
-    return known
+        return TaskMetadata(labels=labels, counts=counts, tag_kind=tag_kind([labels]))
+    return TaskMetadata(labels=labels, counts=counts)
 
 
 def _check_segments(loaded: LoadedModel) -> None:
-    """The model's segments are told by place (`finetune/preprocess.py`), and its tokenizer must mean the same."""
+    """Raise `ArtifactError` if the model has segments and the tokenizer does not mark the second text of a pair.
+
+    Our preprocessor sets segments by position, and the tokenizer must agree with it.
+    """
     if loaded.model.settings.type_vocab_size < 2 or loaded.tokenizer_path is None:
         return
     if max(loaded.tokenizer.backend.encode("a", "b").type_ids) != 1:
         raise ArtifactError(
-            f"{loaded.path}: its model knows segments, but its tokenizer does not mark the second text of a pair."
+            f"{loaded.path}: the model has segments, but the tokenizer does not mark the second text of a pair."
         )
 
 
-def _length(loaded: LoadedModel) -> int:
-    """The longest sequence: the tokenizer's, where it says less than the model."""
+def _max_length(loaded: LoadedModel) -> int:
+    """Return the longest sequence: that of the tokenizer if it states less than the model."""
     path = (loaded.tokenizer_path or Path(loaded.path)) / "tokenizer_config.json"
-    told = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    stated = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
     most = loaded.model.settings.max_length
-    return min(told, most) if isinstance(told, int) and 0 < told < NO_LENGTH else most
+    return min(stated, most) if isinstance(stated, int) and 0 < stated < NO_LENGTH else most

@@ -24,14 +24,15 @@ from encodery.base.errors import ArtifactError
 from encodery.base.machine import derive_seed
 from encodery.base.settings import encode
 from encodery.finetune import artifact
-from encodery.finetune.artifact import FineTuned
 from encodery.finetune.data import LabelledData, read_data
 from encodery.finetune.examples import Examples
+from encodery.finetune.fine_tuned import FineTuned
 from encodery.finetune.predict import Predictor
 from encodery.finetune.prediction_details import prediction_details
 from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.settings import FinetuneSettings
-from encodery.finetune.tasks import Rows, TaskModule
+from encodery.finetune.task_module import TaskModule
+from encodery.finetune.task_types import Rows
 from encodery.model import count
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.network import Model, copy_for_training

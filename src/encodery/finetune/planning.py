@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from encodery.finetune.job import FinetuneJob, preprocessor_for
 from encodery.finetune.settings import FinetuneSettings, complete_settings, initial_settings
 from encodery.model.load import LoadedModel, load_model
 from encodery.train.recipe import Recipe
+
+Reporter = Callable[[str], None]
+"""Called with messages for the user."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""What the report of a fine-tuned model draws: confusions, calibration, labels of sets, the worst errors. Plain JSON.
+"""What the report of a fine-tuned model shows: confusions, calibration, metrics per label, the worst errors; as JSON.
 
-Shapes: R rows, C classes.
+Shapes: R rows, C classes, K bins of confidence.
 """
 
 from __future__ import annotations
@@ -11,132 +11,139 @@ from typing import Any
 
 import numpy as np
 
-from encodery.finetune import calibrate
+from encodery.finetune.calibration import reliability_diagram
 from encodery.finetune.heads.labels import label_names, score_values
-from encodery.finetune.tasks import Answer, AnswerItem, Rows, Task, TaskMetadata
+from encodery.finetune.task_types import Answer, AnswerItem, Rows, TaskMetadata
+from encodery.finetune.tasks import Task
 
 MAX_ERRORS = 20
 MAX_TEXT_CHARACTERS = 400
 
 
 def prediction_details(task: Task, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, Any]:
-    """Of the answers (R) for rows whose truth is known: `figures` always; for classes `labels`, `confusion` (C, C) with
-    a row for each truth, `reliability`; for sets of labels or spans `each`, how often each label is true, given and
-    right. `errors`: the most confident ones first, where answers have a `probability`; else those with most `wrong`
-    members, or farthest `off`."""
-    found: dict[str, Any] = {"rows": len(answers), "figures": task.metrics(answers, rows, metadata)}
+    """Return the details of the answers (R) for rows with known targets.
+
+    `metrics` always. For classes: `labels`, `confusion` (C, C) with a row per expected label, `reliability`. For sets
+    of labels or spans: `per_label`, how often each label is expected, predicted and correct. `errors`: with the highest
+    `probability` first if answers have one, else with the most wrong items (`num_wrong`) or the largest
+    `absolute_error`.
+    """
+    details: dict[str, Any] = {"rows": len(answers), "metrics": task.metrics(answers, rows, metadata)}
     if task.chart == "classes" and answers:
-        found |= _classes(answers, label_names(rows["label"]), metadata)
-    true, given = task.answer_items(rows), task.answer_items(rows, answers)
-    if true is not None and given is not None:
-        return found | {"each": _each(true, given), "errors": _errors_of_sets(task, rows, true, given)}
+        details |= _class_details(answers, label_names(rows["label"]), metadata)
+    expected, predicted = task.answer_items(rows), task.answer_items(rows, answers)
+    if expected is not None and predicted is not None:
+        per_label = _per_label(expected, predicted)
+        return details | {"per_label": per_label, "errors": _set_errors(task, rows, expected, predicted)}
     target = task.schema_for(list(rows), True).targets[0]
-    by, errors = (
-        ("off", _apart(answers, rows)) if target == "score" else ("probability", _unsure(answers, rows[target]))
-    )
-    found["errors"] = [
+    if target == "score":
+        measure, errors = "absolute_error", _score_errors(answers, rows)
+    else:
+        measure, errors = "probability", _confident_errors(answers, rows[target])
+    details["errors"] = [
         {
             "row": row,
-            "text": _shown(task, rows, row),
-            "truth": _cut(rows[target][row]),
-            "prediction": _cut(answers[row]["prediction"]),
-            by: much,
+            "text": _inputs(task, rows, row),
+            "expected": _shorten(rows[target][row]),
+            "prediction": _shorten(answers[row]["prediction"]),
+            measure: value,
         }
-        for much, row in sorted(errors, key=lambda pair: (-pair[0], pair[1]))[:MAX_ERRORS]
+        for value, row in sorted(errors, key=lambda pair: (-pair[0], pair[1]))[:MAX_ERRORS]
     ]
-    return found
+    return details
 
 
-def _unsure(answers: Sequence[Answer], truth: Sequence[Any]) -> list[tuple[float, int]]:
-    """Probability and number of the rows answered wrong, of answers that have a probability."""
+def _confident_errors(answers: Sequence[Answer], expected: Sequence[Any]) -> list[tuple[float, int]]:
+    """Return the probability and index of rows with a wrong answer that has a probability."""
     return [
         (answer["probability"], row)
         for row, answer in enumerate(answers)
-        if isinstance(answer.get("probability"), float) and not _right(answer, truth[row])
+        if isinstance(answer.get("probability"), float) and not _is_right(answer, expected[row])
     ]
 
 
-def _apart(answers: Sequence[Answer], rows: Rows) -> list[tuple[float, int]]:
-    """How far each row's number is from its truth, and its own number."""
-    off = np.abs(np.subtract([answer["prediction"] for answer in answers], score_values(rows["score"])))
-    return [(distance, row) for row, distance in enumerate(off.tolist()) if distance]
+def _score_errors(answers: Sequence[Answer], rows: Rows) -> list[tuple[float, int]]:
+    """Return the absolute error and index of rows whose predicted score is not exact."""
+    errors = np.abs(np.subtract([answer["prediction"] for answer in answers], score_values(rows["score"])))
+    return [(error, row) for row, error in enumerate(errors.tolist()) if error]
 
 
-def _each(true: Sequence[set[AnswerItem]], given: Sequence[set[AnswerItem]]) -> list[dict[str, Any]]:
-    """Of each label, the commonest first: how often it is `true`, `given`, and `right`."""
-    counts = [
-        Counter(str(member[-1]) for some in sets for member in some)
-        for sets in (true, given, [a & b for a, b in zip(true, given, strict=True)])
-    ]
-    labels = sorted({*counts[0], *counts[1]}, key=lambda label: (-counts[0][label], label))
-    names = ("true", "given", "right")
-    return [{"label": label, **{n: c[label] for n, c in zip(names, counts, strict=True)}} for label in labels]
+def _per_label(expected: Sequence[set[AnswerItem]], predicted: Sequence[set[AnswerItem]]) -> list[dict[str, Any]]:
+    """Return how often each label is expected, predicted and correct; the most frequent label first."""
+    correct = [a & b for a, b in zip(expected, predicted, strict=True)]
+    counts = {
+        name: Counter(str(item[-1]) for items in sets for item in items)
+        for name, sets in (("expected", expected), ("predicted", predicted), ("correct", correct))
+    }
+    labels = {*counts["expected"], *counts["predicted"]}
+    ordered = sorted(labels, key=lambda label: (-counts["expected"][label], label))
+    return [{"label": label, **{name: count[label] for name, count in counts.items()}} for label in ordered]
 
 
-def _errors_of_sets(
-    task: Task, rows: Rows, true: Sequence[set[AnswerItem]], given: Sequence[set[AnswerItem]]
+def _set_errors(
+    task: Task, rows: Rows, expected: Sequence[set[AnswerItem]], predicted: Sequence[set[AnswerItem]]
 ) -> list[dict[str, Any]]:
-    """The rows with most members that are missed or should not be there."""
-    wrong = sorted((-len(a ^ b), row) for row, (a, b) in enumerate(zip(true, given, strict=True)) if a != b)
+    """Return the rows with the most items that are missing or superfluous."""
+    wrong = sorted((-len(a ^ b), row) for row, (a, b) in enumerate(zip(expected, predicted, strict=True)) if a != b)
     return [
         {
             "row": row,
-            "text": _shown(task, rows, row),
-            "truth": _said(rows, row, true[row]),
-            "prediction": _said(rows, row, given[row]),
-            "wrong": -count,
+            "text": _inputs(task, rows, row),
+            "expected": _describe(rows, row, expected[row]),
+            "prediction": _describe(rows, row, predicted[row]),
+            "num_wrong": -count,
         }
         for count, row in wrong[:MAX_ERRORS]
     ]
 
 
-def _said(rows: Rows, row: int, members: set[AnswerItem]) -> str:
-    """Labels in order; spans by their place, each with its words."""
+def _describe(rows: Rows, row: int, items: set[AnswerItem]) -> str:
+    """Return labels in order, or spans by position, each with its words."""
     if "tokens" in rows:
         words = [str(word) for word in rows["tokens"][row]]
-        told = [f"{label}: {' '.join(words[start:stop])}" for start, stop, label in sorted(members)]
-    elif all(len(member) == 3 for member in members):
-        told = [f"{label}: {rows['text'][row][start:stop]}" for start, stop, label in sorted(members)]
+        parts = [f"{label}: {' '.join(words[start:stop])}" for start, stop, label in sorted(items)]
+    elif all(len(item) == 3 for item in items):
+        parts = [f"{label}: {rows['text'][row][start:stop]}" for start, stop, label in sorted(items)]
     else:
-        told = sorted(str(member[-1]) for member in members)
-    return _cut("; ".join(told))
+        parts = sorted(str(item[-1]) for item in items)
+    return _shorten("; ".join(parts))
 
 
-def _classes(answers: Sequence[Answer], truth: list[str], known: TaskMetadata) -> dict[str, Any]:
-    labels = [*known["labels"], *sorted(set(truth) - set(known["labels"]))]
-    at = {label: place for place, label in enumerate(labels)}
-    matrix = np.zeros((len(labels), len(labels)), np.int64)
-    given = [answer["prediction"] for answer in answers]
-    np.add.at(matrix, ([at[label] for label in truth], [at[label] for label in given]), 1)
-    correct = np.array([a == b for a, b in zip(truth, given, strict=True)])
-    drawn = calibrate.reliability_diagram(np.array([answer["probability"] for answer in answers]), correct)
+def _class_details(answers: Sequence[Answer], expected: list[str], metadata: TaskMetadata) -> dict[str, Any]:
+    labels = [*metadata.labels, *sorted(set(expected) - set(metadata.labels))]
+    index_of = {label: index for index, label in enumerate(labels)}
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    predicted = [answer["prediction"] for answer in answers]
+    np.add.at(confusion, ([index_of[label] for label in expected], [index_of[label] for label in predicted]), 1)
+    correct = np.array([a == b for a, b in zip(expected, predicted, strict=True)])
+    bins = reliability_diagram(np.array([answer["probability"] for answer in answers]), correct)
     return {
         "labels": labels,
-        "confusion": matrix.tolist(),
+        "confusion": confusion.tolist(),
         "reliability": {
-            "sure": drawn.confidence.tolist(),
-            "right": drawn.accuracy.tolist(),
-            "count": drawn.count.tolist(),
-            "error": drawn.error,
+            "confidence": bins.confidence.tolist(),
+            "accuracy": bins.accuracy.tolist(),
+            "count": bins.count.tolist(),
+            "error": bins.error,
         },
     }
 
 
-def _right(answer: Answer, truth: Any) -> bool:
-    """Whether an answer is the truth: a label, a choice's number, one of a question's answers."""
+def _is_right(answer: Answer, expected: Any) -> bool:
+    """Return whether an answer equals its target: a label, the index of a choice, one of a question's answers."""
     if "choice" in answer:
-        return str(truth) in (str(answer["choice"]), answer["prediction"])
-    if isinstance(truth, Mapping):
-        return answer["prediction"] in (truth.get("text") or [""])
-    if isinstance(truth, list | tuple) and (not truth or isinstance(truth[0], Mapping)):
-        return answer["prediction"] in [one["text"] for one in truth] if truth else not answer["prediction"]
-    return str(answer["prediction"]) == label_names([truth])[0]
+        return str(expected) in (str(answer["choice"]), answer["prediction"])
+    if isinstance(expected, Mapping):
+        return answer["prediction"] in (expected.get("text") or [""])
+    if isinstance(expected, list | tuple) and (not expected or isinstance(expected[0], Mapping)):
+        return answer["prediction"] in [one["text"] for one in expected] if expected else not answer["prediction"]
+    return str(answer["prediction"]) == label_names([expected])[0]
 
 
-def _shown(task: Task, rows: Rows, row: int) -> list[str]:
-    return [_cut(rows[role][row]) for role in task.schema_for(list(rows), False).inputs]
+def _inputs(task: Task, rows: Rows, row: int) -> list[str]:
+    return [_shorten(rows[role][row]) for role in task.schema_for(list(rows), False).inputs]
 
 
-def _cut(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text if len(text) <= MAX_TEXT_CHARACTERS else f"{text[:MAX_TEXT_CHARACTERS]} …"

@@ -17,7 +17,7 @@ from encodery.base.errors import InputError
 from encodery.base.parts import name_of
 from encodery.finetune.examples import Examples
 from encodery.finetune.predict import Predictor
-from encodery.finetune.tasks import Rows
+from encodery.finetune.task_types import Rows
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.serve.served_model import InferenceRequest, InferenceResult, TokenizedRequest, check_finite
@@ -59,7 +59,7 @@ class TaskModel(EncoderHead):
         return {
             "task": self.task,
             "inputs": [list(inputs) for inputs in dict.fromkeys(schema.inputs for schema in predictor.task.schemas)],
-            "labels": list(predictor.metadata.get("labels", [])),
+            "labels": list(predictor.metadata.labels),
             "max_length": predictor.preprocessor.max_length,
             "truncate": self.truncate,
         }

@@ -20,7 +20,7 @@ SPLITS = (("test", "test rows, looked at once"), ("dev", "dev rows, by which wei
 MOST_CLASSES = 24
 CONFUSED = 20
 MOST_LABELS = 60
-MEASURES = (("probability", "sure"), ("wrong", "missed or too many"), ("off", "off by"))
+MEASURES = (("probability", "confidence"), ("num_wrong", "missing or superfluous"), ("absolute_error", "error"))
 
 
 def prediction_sections(run: Path) -> list[tuple[str, Html]]:
@@ -36,8 +36,8 @@ def prediction_sections(run: Path) -> list[tuple[str, Html]]:
     if "confusion" in first:
         made.append(("Confusions", join([_caption(first, said), _confusion(first["labels"], first["confusion"])])))
         made.append(("Calibration", _calibration(first["reliability"], said)))
-    if first.get("each"):
-        made.append(("Labels", join([_caption(first, said), _labels(first["each"])])))
+    if first.get("per_label"):
+        made.append(("Labels", join([_caption(first, said), _labels(first["per_label"])])))
     if first["errors"]:
         made.append(("Errors", join([_caption(first, said), _errors(first["errors"])])))
     return made
@@ -49,7 +49,7 @@ def tiles(run: Path, figures: dict[str, Any]) -> Html:
     split = next((split for split, _ in SPLITS if split in found), "")
     told = [
         (number(value), f"{name}, {split} rows")
-        for name, value in list(found.get(split, {}).get("figures", {}).items())[:3]
+        for name, value in list(found.get(split, {}).get("metrics", {}).items())[:3]
     ]
     told += [
         (number(figures.get(name)), said)
@@ -73,8 +73,8 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 def _figures(splits: list[tuple[str, str, dict[str, Any]]]) -> Html:
-    names = list(splits[0][2]["figures"])
-    rows = [(name, *(number(found["figures"].get(name)) for _, _, found in splits)) for name in names]
+    names = list(splits[0][2]["metrics"])
+    rows = [(name, *(number(found["metrics"].get(name)) for _, _, found in splits)) for name in names]
     head = ("", *(f"{split}, {plural(found['rows'], 'row')}" for split, _, found in splits))
     return table(head, rows, numeric=range(1, len(splits) + 1))
 
@@ -120,7 +120,7 @@ def _calibration(found: dict[str, Any], said: str) -> Html:
         "right against sure",
         [
             Series("perfectly calibrated", ideal, "s3"),
-            Series("this model", list(zip(found["sure"], found["right"], strict=True)), "s1", dots=True),
+            Series("this model", list(zip(found["confidence"], found["accuracy"], strict=True)), "s1", dots=True),
         ],
         "probability given to the answer",
         from_zero=True,
@@ -132,7 +132,7 @@ def _calibration(found: dict[str, Any], said: str) -> Html:
     )
     rows = [
         (share(sure), share(right), count)
-        for sure, right, count in zip(found["sure"], found["right"], found["count"], strict=True)
+        for sure, right, count in zip(found["confidence"], found["accuracy"], found["count"], strict=True)
     ]
     return join(
         [
@@ -148,11 +148,11 @@ def _labels(each: list[dict[str, Any]]) -> Html:
     rows = [
         (
             one["label"],
-            one["true"],
-            one["given"],
-            share(one["right"] / one["given"]) if one["given"] else "",
-            share(one["right"] / one["true"]) if one["true"] else "",
-            share(2 * one["right"] / (one["true"] + one["given"])),
+            one["expected"],
+            one["predicted"],
+            share(one["correct"] / one["predicted"]) if one["predicted"] else "",
+            share(one["correct"] / one["expected"]) if one["expected"] else "",
+            share(2 * one["correct"] / (one["expected"] + one["predicted"])),
         )
         for one in each[:MOST_LABELS]
     ]
@@ -170,7 +170,7 @@ def _errors(errors: list[dict[str, Any]]) -> Html:
     rows = [
         (
             join([el("p", text) for text in one["text"]]),
-            one["truth"],
+            one["expected"],
             one["prediction"] or "(nothing)",
             share(one[name]) if name == "probability" else number(one[name]),
         )

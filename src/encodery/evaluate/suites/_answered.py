@@ -16,10 +16,11 @@ import numpy as np
 from encodery.base.errors import InputError
 from encodery.evaluate.suites import MetricValue
 from encodery.evaluate.suites._pairs import as_ranks
-from encodery.finetune.calibrate import reliability_diagram
+from encodery.finetune.calibration import reliability_diagram
 from encodery.finetune.heads.labels import label_names, score_values
 from encodery.finetune.heads.set_metrics import precision_recall_f1
-from encodery.finetune.tasks import Answer, Rows, Task, TaskMetadata
+from encodery.finetune.task_types import Answer, Rows, TaskMetadata
+from encodery.finetune.tasks import Task
 from encodery.metrics.f1 import F1
 from encodery.metrics.mcc import MCC
 from encodery.metrics.ndcg import NDCG

@@ -24,7 +24,8 @@ from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation
 from encodery.finetune.heads.labels import label_names
 from encodery.finetune.predict import Predictor
 from encodery.finetune.task_roles import assign_task_roles
-from encodery.finetune.tasks import Answer, Rows, Task, TaskMetadata
+from encodery.finetune.task_types import Answer, Rows, TaskMetadata
+from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.rows.check import complete_rows
 from encodery.rows.read import read_tables
@@ -137,7 +138,7 @@ class TaskSuite(Suite):
         fitted = linear.fit(vectors, np.array(label_names(train["label"])))
         labels = [str(label) for label in fitted.classes_]
         system.notes.append(f"{system.name}: logistic regression on the {len(train['text']):,} training rows")
-        return [_answer(labels, row) for row in fitted.predict_proba(asked)], {"labels": labels}
+        return [_answer(labels, row) for row in fitted.predict_proba(asked)], TaskMetadata(labels=tuple(labels))
 
     def _ordered(self, figures: dict[str, MetricValue]) -> dict[str, MetricValue]:
         """The figures, the main one first."""
@@ -172,7 +173,7 @@ def _labels_known(task: Task, rows: Rows, known: TaskMetadata, system: OpenSyste
     truth = labels_of(task, rows)
     if truth is None or "types" in rows:
         return
-    said = [str(label) for label in known.get("labels", known.get("types", ()))]
+    said = [str(label) for label in known.labels or known.types]
     spoken = {*said, *(label[2:] for label in said if label[:2] in ("B-", "I-"))}
     strange = sorted(truth - spoken)
     if truth and len(strange) == len(truth):

@@ -1,1 +1,1 @@
-"""Heads of fine-tuned models: pooling, token matching, labels and prompts, shared by several tasks."""
+"""Heads of fine-tuned models: pooling, token matching, labels, prompts; shared by several tasks."""

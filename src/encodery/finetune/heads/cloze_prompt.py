@@ -1,6 +1,6 @@
-"""A text put into a sentence with one gap: "{text} It is {mask}." to ids, cut by the reader's policy, never the prompt.
+"""Prompts with one gap, such as "{text} It is {mask}.": filled with texts, tokenised, truncated outside the prompt.
 
-Shapes: n tokens of a sequence.
+Shapes: n tokens of a sequence, R rows.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from encodery.finetune.preprocess import MIN_SECOND_TOKENS, InputSequence, Prepr
 from encodery.tokens.tokenizer import Tokenizer
 
 MASK = "mask"
+GAP = "gap"
+"""Token mark: True for the [MASK] token of a filled prompt."""
+FilledPrompt = tuple[InputSequence, int]
+"""A sequence, and the index of its gap."""
 
 
 @dataclass(frozen=True)
 class ClozePrompt:
-    """What stands between the fields, in order: `literals[i]` is before `fields[i]`, the last one behind them all."""
+    """A parsed pattern: `literals[i]` precedes `fields[i]`; the last literal follows all fields."""
 
     literals: tuple[str, ...]
     fields: tuple[str, ...]
 
     @classmethod
     def parse(cls, pattern: str, inputs: Sequence[str]) -> ClozePrompt:
-        """Of a pattern that has {mask} and each of the inputs once. Raises `SettingsError`."""
+        """Parse a pattern that has {mask} and each of the inputs once. Raises `SettingsError`."""
         try:
             parts = [(literal, field) for literal, field, _, _ in string.Formatter().parse(pattern)]
         except ValueError as error:
-            raise SettingsError(f"pattern '{pattern}': {error}; a brace of a text is written twice.") from error
+            raise SettingsError(f"pattern '{pattern}': {error}; write a brace of the text twice.") from error
         fields = [field for _, field in parts if field is not None]
-        wanted = (*inputs, MASK)
+        required = (*inputs, MASK)
         for name in fields:
-            if name not in wanted:
-                named = ", ".join(f"{{{one}}}" for one in wanted)
-                raise SettingsError(f"pattern '{pattern}': {{{name}}} is none of {named}.{nearest(name, wanted)}")
-        for name in wanted:
+            if name not in required:
+                named = ", ".join(f"{{{one}}}" for one in required)
+                raise SettingsError(f"pattern '{pattern}': {{{name}}} is not one of {named}.{nearest(name, required)}")
+        for name in required:
             if fields.count(name) != 1:
                 raise SettingsError(f"pattern '{pattern}': has {{{name}}} {fields.count(name)} times, not once.")
-        # Two literals in a row are one, cut by a doubled brace.
         literals = [""]
-        for literal, field in parts:
+        for literal, field in parts:  # A doubled brace splits a literal, hence the concatenation.
             literals[-1] += literal
             if field is not None:
                 literals.append("")
@@ -51,81 +54,90 @@ class ClozePrompt:
 
     @property
     def space_before_gap(self) -> bool:
-        """Whether the word in the gap has a space before it."""
-        before = self.literals[self.fields.index(MASK)]
-        return before[-1:].isspace()
+        """Whether the word in the gap is preceded by a space."""
+        return self.literals[self.fields.index(MASK)][-1:].isspace()
 
     def fill(
-        self, texts: Mapping[str, Sequence[str]], reader: Preprocessor
-    ) -> tuple[list[list[tuple[InputSequence, int]]], list[int]]:
-        """For each row its sequences and where the gap of each stands, and how many tokens of the row were dropped.
+        self, texts: Mapping[str, Sequence[str]], preprocessor: Preprocessor
+    ) -> tuple[list[list[FilledPrompt]], list[int]]:
+        """Return the filled prompts of each row (R), and how many tokens of the row were dropped (R).
 
-        Under "chunk" the last text is dealt to windows. Raises `InputError` naming a row that is too long under
-        "error", and where the prompt leaves no room for texts.
+        Under "chunk" the last text is split into windows. Raises `InputError` naming a row that is too long under
+        "error", and if the prompt leaves too little room for texts.
         """
-        literals = [
-            ids.astype(np.int64) for ids in reader.tokenizer.encode_batch([one.rstrip() for one in self.literals])
-        ]
-        room = reader.text_budget - sum(map(len, literals)) - 1
-        if room < min(MIN_SECOND_TOKENS, reader.text_budget // 4):
+        encode = preprocessor.tokenizer.encode_batch
+        literals = [ids.astype(np.int64) for ids in encode([literal.rstrip() for literal in self.literals])]
+        budget = preprocessor.text_budget - sum(map(len, literals)) - 1
+        if budget < min(MIN_SECOND_TOKENS, preprocessor.text_budget // 4):
             raise InputError(
-                f"The prompt alone has {reader.text_budget - room} tokens, which leaves {max(room, 0)} of {reader.max_length} "
-                "for a text. Choose a shorter one, or a greater max_length."
+                f"The prompt alone has {preprocessor.text_budget - budget} tokens, which leaves {max(budget, 0)} of "
+                f"{preprocessor.max_length} for a text. Choose a shorter prompt, or a greater max_length."
             )
         names = [field for field in self.fields if field != MASK]
-        encoded = [[ids.astype(np.int64) for ids in reader.tokenizer.encode_batch(list(texts[name]))] for name in names]
-        found, dropped = [], []
-        for row, some in enumerate(zip(*encoded, strict=True)):
-            kept, lost = _fit(row, list(some), room, reader)
-            dropped.append(lost)
-            found.append([self._filled(dict(zip(names, one, strict=True)), literals, reader) for one in kept])
-        return found, dropped
+        encoded = [[ids.astype(np.int64) for ids in encode(list(texts[name]))] for name in names]
+        filled, dropped = [], []
+        for row, own in enumerate(zip(*encoded, strict=True)):
+            kept, excess = _truncate(row, list(own), budget, preprocessor)
+            dropped.append(excess)
+            filled.append([self._sequence(dict(zip(names, one, strict=True)), literals, preprocessor) for one in kept])
+        return filled, dropped
 
-    def _filled(
-        self, texts: Mapping[str, np.ndarray], literals: Sequence[np.ndarray], reader: Preprocessor
-    ) -> tuple[InputSequence, int]:
+    def _sequence(
+        self, texts: Mapping[str, np.ndarray], literals: Sequence[np.ndarray], preprocessor: Preprocessor
+    ) -> FilledPrompt:
         parts, gap = [literals[0]], 0
         for field, literal in zip(self.fields, literals[1:], strict=True):
             if field == MASK:
                 gap = sum(map(len, parts))
-            parts += [np.array([reader.tokenizer.mask_id]) if field == MASK else texts[field], literal]
-        return reader.single(np.concatenate(parts)), gap + 1
+            parts += [np.array([preprocessor.tokenizer.mask_id]) if field == MASK else texts[field], literal]
+        return preprocessor.single(np.concatenate(parts)), gap + 1
+
+
+def gap_marks(filled: Sequence[FilledPrompt]) -> dict[str, np.ndarray]:
+    """Return the token mark `GAP` of an example of some filled prompts."""
+    return {GAP: np.concatenate([np.arange(len(sequence.ids)) == gap for sequence, gap in filled])}
 
 
 def word_ids(words: Sequence[str], space_before: bool, tokenizer: Tokenizer) -> list[int]:
-    """The pieces of some words, each as it stands in the gap. Raises `SettingsError` for one that is not in the
-    vocabulary."""
-    found: list[int] = []
+    """Return the token ids of some words as they are written in the gap.
+
+    Raises `SettingsError` for a word that is not in the vocabulary.
+    """
+    all_ids: list[int] = []
     for word in words:
         ids = tokenizer.encode(f" {word}" if space_before else word).tolist()
         if not ids or tokenizer.unk_id in ids:
-            raise SettingsError(f"'{word}' cannot be said with this vocabulary: choose another word for its label.")
-        found += ids
-    return found
+            raise SettingsError(f"'{word}' cannot be written with this vocabulary: choose another word for its label.")
+        all_ids += ids
+    return all_ids
 
 
 def escape_braces(text: str) -> str:
-    """A text as it is written inside a pattern."""
+    """Return a text as it is written inside a pattern."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _fit(row: int, texts: list[np.ndarray], room: int, reader: Preprocessor) -> tuple[list[list[np.ndarray]], int]:
-    """The texts of a row cut to so many tokens together, several times under "chunk", and how many are gone."""
+def _truncate(
+    row: int, texts: list[np.ndarray], budget: int, preprocessor: Preprocessor
+) -> tuple[list[list[np.ndarray]], int]:
+    """Return the texts of a row shortened to `budget` tokens together, and the number of tokens dropped.
+
+    Under "chunk" there are several such lists, one a window.
+    """
     total = sum(map(len, texts))
-    if total <= room:
+    if total <= budget:
         return [texts], 0
-    if reader.truncate == "chunk":
+    if preprocessor.truncate == "chunk":
         *firsts, last = texts
-        left = room - sum(map(len, firsts))
-        if left < min(MIN_SECOND_TOKENS, room):
+        left = budget - sum(map(len, firsts))
+        if left < min(MIN_SECOND_TOKENS, budget):
             raise InputError(
                 f"Row {row}: its first text has {sum(map(len, firsts))} tokens, which leaves {max(left, 0)} for the "
                 "second. Choose truncate = right or left, or a greater max_length."
             )
         return [[*firsts, part] for part in np.array_split(last, -(-len(last) // left))], 0
-    reader.check_fits(row, total, room)
-    keep = truncated_lengths(len(texts[0]), len(texts[1]), room) if len(texts) == 2 else (room,)
-    cut = [
-        text[len(text) - n :] if reader.truncate == "left" else text[:n] for text, n in zip(texts, keep, strict=True)
-    ]
-    return [cut], total - room
+    preprocessor.check_fits(row, total, budget)
+    keep = truncated_lengths(len(texts[0]), len(texts[1]), budget) if len(texts) == 2 else (budget,)
+    left_end = preprocessor.truncate == "left"
+    kept = [text[len(text) - n :] if left_end else text[:n] for text, n in zip(texts, keep, strict=True)]
+    return [kept], total - budget

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of rows that have sets of answers: labels, spans. Other figures are those of `metrics`."""
+"""Precision, recall and F1 for rows whose answers are sets of labels or spans. Other metrics are in `metrics/`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def micro_f1(expected: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> dict[str, float]:
-    """Precision, recall and F1 over all members of the rows' sets; 0 where nothing is found or true."""
-    hits = sum(len(a & b) for a, b in zip(expected, predicted, strict=True))
-    return precision_recall_f1(hits, sum(map(len, predicted)), sum(map(len, expected)))
+    """Return precision, recall and F1 over the items of all rows' sets; 0 if there are none."""
+    correct = sum(len(a & b) for a, b in zip(expected, predicted, strict=True))
+    return precision_recall_f1(correct, sum(map(len, predicted)), sum(map(len, expected)))
 
 
 def precision_recall_f1(correct: float, predicted: float, expected: float) -> dict[str, float]:
-    """The same from how many members are given and true, are given, are true."""
+    """Return the same from the numbers of correct, predicted and expected items."""
     return {
         "precision": correct / predicted if predicted else 0.0,
         "recall": correct / expected if expected else 0.0,

@@ -1,9 +1,9 @@
-"""A class by answering a question with a letter: the options stand in the prompt. arXiv:2502.03793
+"""A class by answering a question with a letter: the options are part of the prompt. arXiv:2502.03793
 
-"Choose the right answer. A: ham. B: spam. Text: … Answer: {mask}" is answered by the head that pre-training made,
-among the letters offered. Differs from `cloze`: the model reads what the labels are called, so that long names and
-descriptions serve, and any label takes one letter. Differs from the paper: the softmax is over the letters offered
-rather than over the whole vocabulary, and the model has not seen other tasks in this form before.
+"Choose the right answer. A: ham. B: spam. Text: … Answer: {mask}" is answered by the head that pre-training has
+trained, among the letters of the options. Differs from `cloze`: the model reads the names of the labels, so long names
+and descriptions can be used, and each label takes one letter. Differs from the paper: the softmax is over the letters
+of the options rather than over the whole vocabulary, and the model was not trained on other tasks in this form before.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from encodery.base.errors import SettingsError, nearest
+from encodery.base.errors import SettingsError
 from encodery.finetune.heads.cloze_prompt import escape_braces
+from encodery.finetune.heads.labels import check_described
 from encodery.finetune.heads.verbalizer import VerbalizerTask
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -22,37 +23,44 @@ OPTION_LETTERS = (*string.ascii_uppercase, *string.ascii_lowercase, *map(str, ra
 
 @dataclass(frozen=True, kw_only=True)
 class InstructClassification(VerbalizerTask):
-    """`question`: what is asked. `described`: label -> how it is called among the options (absent: its name)."""
+    """Predict a label by the letter of an option.
+
+    `question`: the instruction at the start of the prompt. `label_descriptions`: label → its text among the options
+    (absent: its name). Use it with few labelled rows and labels that need a description:
+
+        encodery finetune instruct tickets.csv --model run --out router "task.question=Which team answers this?"
+        # a row: {"text": "My card was charged twice.", "label": "billing"}
+    """
 
     question: str = "Choose the right answer."
     label_descriptions: dict[str, str] = field(default_factory=dict)
 
     def prompt_patterns(self, labels: Sequence[str], inputs: Sequence[str], tokenizer: Tokenizer) -> Sequence[str]:
-        for label in self.label_descriptions:
-            if label not in labels:
-                raise SettingsError(f"described.{label}: no row has this label.{nearest(label, labels)}")
+        check_described(self.label_descriptions, labels)
         options = " ".join(
-            f"{sign}: {self.label_descriptions.get(label, label.replace('_', ' '))}."
-            for sign, label in zip(_signs(len(labels), tokenizer), labels, strict=True)
+            f"{letter}: {self.label_descriptions.get(label, label.replace('_', ' '))}."
+            for letter, label in zip(_letters(len(labels), tokenizer), labels, strict=True)
         )
         texts = "Text: {text} Second text: {text_b}" if "text_b" in inputs else "Text: {text}"
         return [f"{escape_braces(self.question)} {escape_braces(options)} {texts} Answer: {{mask}}"]
 
     def label_words(self, labels: Sequence[str], tokenizer: Tokenizer) -> Mapping[str, Sequence[str]]:
-        return {label: [sign] for label, sign in zip(labels, _signs(len(labels), tokenizer), strict=True)}
+        return {label: [letter] for label, letter in zip(labels, _letters(len(labels), tokenizer), strict=True)}
 
 
-def _signs(count: int, tokenizer: Tokenizer) -> list[str]:
-    """The first so many letters and numbers that are one piece each, no two alike. Raises `SettingsError` where the
-    vocabulary has too few."""
-    found: dict[int, str] = {}
-    for sign in OPTION_LETTERS:
-        ids = tokenizer.encode(f" {sign}").tolist()
+def _letters(count: int, tokenizer: Tokenizer) -> list[str]:
+    """Return the first `count` letters and numbers that are single, distinct tokens.
+
+    Raises `SettingsError` if the vocabulary has too few.
+    """
+    letter_of: dict[int, str] = {}
+    for letter in OPTION_LETTERS:
+        ids = tokenizer.encode(f" {letter}").tolist()
         if len(ids) == 1 and ids[0] != tokenizer.unk_id:
-            found.setdefault(ids[0], sign)
-    if len(found) < count:
+            letter_of.setdefault(ids[0], letter)
+    if len(letter_of) < count:
         raise SettingsError(
-            f"There are {count} labels, and {len(found)} letters and numbers that are one piece of this vocabulary: "
-            "choose task.is = classify or label_match."
+            f"There are {count} labels, but only {len(letter_of)} letters and numbers are single tokens of this "
+            "vocabulary: choose the task classify or label_match."
         )
-    return list(found.values())[:count]
+    return list(letter_of.values())[:count]

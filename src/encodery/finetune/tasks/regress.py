@@ -1,31 +1,25 @@
 """A number for a text or a pair of texts: similarity, rating, price. Squared error on standardised scores.
 
-Equals `classify` but for the loss and its single output. The mean and spread of the training scores are kept, so that
-answers are on their scale.
+Equals `classify` except for the loss and its single output. The mean and standard deviation of the training scores are
+stored, so that predictions are on their scale. Shapes: R rows, E examples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from encodery.base.errors import InputError
 from encodery.finetune.examples import Examples
-from encodery.finetune.heads.labels import score_values
-from encodery.finetune.heads.pooled import (
-    HeadedModule,
-    HeadedTask,
-    PooledHead,
-    encode_rows,
-    examples_of_rows,
-    mean_over_windows,
-)
+from encodery.finetune.heads.labels import check_scores_differ, score_values
+from encodery.finetune.heads.pooled import HeadedModule, HeadedTask, PooledHead
+from encodery.finetune.heads.windowed_rows import encode_rows, examples_of_rows, mean_over_windows
 from encodery.finetune.preprocess import Preprocessor
-from encodery.finetune.tasks import Answer, Rows, RowSchema, TaskMetadata, TaskModule
+from encodery.finetune.task_module import TaskModule
+from encodery.finetune.task_types import Answer, Rows, RowSchema, TaskMetadata
 from encodery.metrics.pearson import Pearson
 from encodery.metrics.spearman import Spearman
 from encodery.model.shape import Batch, Shape
@@ -34,7 +28,13 @@ from encodery.objectives import Count, LossTerm
 
 @dataclass(frozen=True, kw_only=True)
 class TextRegression(HeadedTask):
-    """`pooling`, `hidden`, `dropout`, `rate` and `matching` are those of the head (`pair`)."""
+    """Predict a number. The settings are those of the head (`pair`).
+
+    Use it when rows have a score on a continuous scale:
+
+        encodery finetune regress sts.csv --model run --out similarity
+        # a row: {"text": "A dog runs.", "text_b": "A dog is running.", "score": 4.8}
+    """
 
     schemas: ClassVar[tuple[RowSchema, ...]] = (
         RowSchema(("text", "text_b"), ("score",)),
@@ -42,21 +42,21 @@ class TextRegression(HeadedTask):
     )
     selection_metric: ClassVar[str] = "spearman"
 
-    def fit_labels(self, rows: Rows) -> dict[str, Any]:
+    def fit_labels(self, rows: Rows) -> TaskMetadata:
         scores = score_values(rows["score"])
-        if not len(scores) or scores.min() == scores.max():
-            raise InputError("There is nothing to tell apart: all rows have the same score, or there are none.")
-        return {"mean": float(scores.mean()), "spread": float(scores.std()), **self.matching_metadata("text_b" in rows)}
+        check_scores_differ(scores)
+        matching = self.token_matching and "text_b" in rows
+        return TaskMetadata(mean=float(scores.mean()), std=float(scores.std()), token_matching=matching)
 
     def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
-        found, dropped = encode_rows(rows, preprocessor)
-        told = {}
+        sequences, dropped = encode_rows(rows, preprocessor)
+        targets = {}
         if with_targets:
-            told["score"] = ((score_values(rows["score"]) - metadata["mean"]) / metadata["spread"]).astype(np.float32)
-        return examples_of_rows(found, dropped, preprocessor, metadata, told)
+            targets["score"] = ((score_values(rows["score"]) - metadata.mean) / metadata.std).astype(np.float32)
+        return examples_of_rows(sequences, dropped, preprocessor, metadata, targets)
 
     def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
-        return _RegressModule(PooledHead(shape.width, 1, self, metadata))
+        return _RegressionModule(PooledHead(shape.width, 1, self, metadata))
 
     def decode(
         self,
@@ -66,21 +66,21 @@ class TextRegression(HeadedTask):
         metadata: TaskMetadata,
         calibration: Mapping[str, float],
     ) -> list[Answer]:
-        found = mean_over_windows(outputs, examples)[:, 0] * metadata["spread"] + metadata["mean"]
-        return [{"prediction": value} for value in found.tolist()]
+        scores = mean_over_windows(outputs, examples)[:, 0] * metadata.std + metadata.mean
+        return [{"prediction": score} for score in scores.tolist()]
 
     def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
-        truth, given = score_values(rows["score"]).tolist(), [answer["prediction"] for answer in answers]
-        apart = np.subtract(truth, given)
+        expected, predicted = score_values(rows["score"]).tolist(), [answer["prediction"] for answer in answers]
+        errors = np.subtract(expected, predicted)
         return {
-            "spearman": Spearman().score(truth, given),
-            "pearson": Pearson().score(truth, given),
-            "rmse": float(np.sqrt((apart**2).mean())),
-            "mae": float(np.abs(apart).mean()),
+            "spearman": Spearman().score(expected, predicted),
+            "pearson": Pearson().score(expected, predicted),
+            "rmse": float(np.sqrt((errors**2).mean())),
+            "mae": float(np.abs(errors).mean()),
         }
 
 
-class _RegressModule(HeadedModule):
+class _RegressionModule(HeadedModule):
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"square": len(batch)}
 

@@ -1,11 +1,11 @@
-"""The answer to a question as a span of a context of any length, or that it has none.
+"""The answer to a question as a span of a context of any length, or that the context has no answer.
 
 The task of arXiv:1606.05250 and arXiv:1806.03822, read as in arXiv:1810.04805.
-Start and end are softmaxes over the tokens of the context and the first token, which stands for "no answer here". Long
-contexts are read in overlapping windows, each behind the whole question; the best span of all windows is the answer,
-unless saying nothing scores higher by more than a threshold that is chosen on rows that were not learnt from.
-`answers` of a row: {"text": [...], "answer_start": [...]}, or a list of {"text", "start"}; empty for none.
-Shapes: E examples (windows), S sequences (as many), T tokens.
+Start and end are softmaxes over the tokens of the context and the first token, which means "no answer here". A long
+context is read in overlapping windows, each after the whole question. The best span of all windows is the answer,
+unless "no answer" scores higher by more than a threshold, which is chosen on held-out rows.
+`answers` of a row: {"text": [...], "answer_start": [...]}, or a list of {"text", "start"}; empty without an answer.
+Shapes: R rows, E examples (windows), S sequences (as many), T tokens.
 """
 
 from __future__ import annotations
@@ -15,33 +15,47 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encodery.base.errors import InputError, SettingsError
-from encodery.finetune import calibrate
+from encodery.base.errors import InputError
+from encodery.base.settings import check_at_least, check_interval
+from encodery.finetune.calibration import softmax
 from encodery.finetune.examples import ExampleBuilder, Examples
-from encodery.finetune.heads.pooled import ScaledLRLinear, check_dropout, check_lr_scale, grouped_log_softmax
+from encodery.finetune.heads.layers import ScaledLRLinear, grouped_log_softmax
 from encodery.finetune.heads.word_spans import strip_offsets
-from encodery.finetune.preprocess import Preprocessor, overlapping_windows
-from encodery.finetune.tasks import Answer, Rows, RowSchema, Task, TaskMetadata, TaskModule
+from encodery.finetune.preprocess import Preprocessor
+from encodery.finetune.task_module import TaskModule
+from encodery.finetune.task_types import Answer, Rows, RowSchema, TaskMetadata
+from encodery.finetune.tasks import Task
+from encodery.finetune.windows import dropped_tokens, text_windows
 from encodery.model.shape import Batch, Output, Shape
 from encodery.objectives import Count, LossTerm
 from encodery.tokens.windows import Truncate
 
-OFFSET_TOLERANCE = (
-    2  # Characters by which an answer may stand elsewhere than it says; its edges often were counted with spaces.
-)
-NUM_CANDIDATES = 20  # Starts, and ends, of a window that are tried with each other.
+OFFSET_TOLERANCE = 2
+"""Characters by which an answer may be displaced from its stated start: data sets count white space differently."""
+NUM_CANDIDATES = 20
+"""Starts, and ends, of a window that are combined with each other."""
+ScoredSpan = tuple[float, int, int]
+"""Score, first character, the character after the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractiveQA(Task):
-    """`overlap`: tokens that neighbouring windows share. `longest`: tokens of an answer. `best`: how many answers are
-    told. `dropout` before the linear map, which learns `rate` times as fast as the model."""
+    """Find the answer to a question in a context.
+
+    `overlap`: tokens that neighbouring windows share; `max_answer_tokens`; `num_answers`: candidates that are returned;
+    `dropout` before the linear map; `head_lr_scale`: its learning rate relative to the model's.
+    Use it for data in the form of SQuAD:
+
+        encodery finetune span squad.json --model run --out reader
+        # a row: {"question": "Who wrote Emma?", "context": "Emma is by Jane Austen.",
+        #         "answers": [{"text": "Jane Austen", "start": 11}]}
+    """
 
     schemas: ClassVar[tuple[RowSchema, ...]] = (
         RowSchema(("question", "context"), ("answers",), group_by=("context",)),
@@ -56,47 +70,36 @@ class ExtractiveQA(Task):
     head_lr_scale: float = 10.0
 
     def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_lr_scale(self.head_lr_scale)
-        if self.max_answer_tokens < 1 or self.num_answers < 1 or self.overlap < 0:
-            raise SettingsError(
-                f"longest = {self.max_answer_tokens}, best = {self.num_answers}, overlap = {self.overlap}: must be at least 1, 1 and 0."
-            )
+        check_interval(self, "0 <= x < 1", "dropout")
+        check_interval(self, "0 < x", "head_lr_scale")
+        check_at_least(self, 1, "max_answer_tokens", "num_answers")
+        check_at_least(self, 0, "overlap")
 
-    def fit_labels(self, rows: Rows) -> dict[str, Any]:
-        found = [_answers(rows, row) for row in range(len(rows["question"]))]
-        if not any(found):
+    def fit_labels(self, rows: Rows) -> TaskMetadata:
+        answers = [expected_answers(rows, row) for row in range(len(rows["question"]))]
+        if not any(answers):
             raise InputError("There is nothing to learn: no question has an answer.")
-        return {"unanswered": sum(not some for some in found)}
+        return TaskMetadata(unanswered=sum(not own for own in answers))
 
     def prepare(self, rows: Rows, preprocessor: Preprocessor, metadata: TaskMetadata, with_targets: bool) -> Examples:
-        collector, dropped = ExampleBuilder(preprocessor.uses_segments), []
+        builder, dropped = ExampleBuilder(preprocessor.uses_segments), []
         questions = preprocessor.tokenizer.encode_batch(list(rows["question"]))
         for row, (question, context) in enumerate(zip(questions, rows["context"], strict=True)):
             ids, offsets = preprocessor.tokenizer.encode_with_offsets(context)
-            where, room = strip_offsets(context, offsets), preprocessor.second_text_budget(row, question)
-            found = [(0, len(ids))]
-            if preprocessor.truncate == "chunk":
-                found = overlapping_windows(len(ids), room, self.overlap)
-            elif len(ids) > room:
-                preprocessor.check_fits(row, len(question) + len(ids), preprocessor.pair_budget)
-                found = [(len(ids) - room, len(ids))] if preprocessor.truncate == "left" else [(0, room)]
-            dropped.append(len(ids) - found[-1][1] + found[0][0])
-            answer = _pieces(_answers(rows, row), where) if with_targets else None
-            for start, stop in found:
-                piece = preprocessor.pair(question.astype(np.int64), ids.astype(np.int64), start, stop)
-                chars = np.full((len(piece.ids), 2), -1, np.int32)
-                chars[piece.text_start : piece.text_start + stop - start] = where[start:stop]
-                goal = {}
-                if with_targets:
-                    inside = answer is not None and start <= answer[0] and answer[1] < stop
-                    move = piece.text_start - start
-                    goal = {
-                        "start": answer[0] + move if inside and answer else 0,
-                        "end": answer[1] + move if inside and answer else 0,
-                    }
-                collector.add(row, [piece], goal, {"chars": chars})
-        return collector.build(dropped)
+            chars, budget = strip_offsets(context, offsets), preprocessor.second_text_budget(row, question)
+            windows = text_windows(row, len(ids), budget, self.overlap, preprocessor)
+            dropped.append(dropped_tokens(len(ids), windows))
+            answer = _token_span(expected_answers(rows, row), chars) if with_targets else None
+            for start, stop in windows:
+                sequence = preprocessor.pair(question.astype(np.int64), ids.astype(np.int64), start, stop)
+                first = sequence.text_start
+                of_tokens = np.full((len(sequence.ids), 2), -1, np.int32)
+                of_tokens[first : first + stop - start] = chars[start:stop]
+                targets = {"start": 0, "end": 0} if with_targets else {}
+                if answer is not None and start <= answer[0] and answer[1] < stop:
+                    targets = {"start": answer[0] + first - start, "end": answer[1] + first - start}
+                builder.add(row, [sequence], targets, {"chars": of_tokens})
+        return builder.build(dropped)
 
     def build(self, shape: Shape, metadata: TaskMetadata) -> TaskModule:
         return _SpanModule(shape.width, self.dropout, self.head_lr_scale)
@@ -109,20 +112,20 @@ class ExtractiveQA(Task):
         metadata: TaskMetadata,
         calibration: Mapping[str, float],
     ) -> list[Answer]:
-        threshold = calibration.get("threshold", 0.0) if metadata["unanswered"] else np.inf
-        found: list[list[tuple[float, int, int]]] = [[] for _ in range(examples.num_rows)]
-        nothing = np.full(examples.num_rows, np.inf)
-        for number, (row, logits) in enumerate(zip(examples.row.tolist(), outputs, strict=True)):
-            found[row] += self._candidates(logits, examples.token_mark("chars", number))
-            nothing[row] = min(nothing[row], float(logits[0].sum()))
+        threshold = calibration.get("threshold", 0.0) if metadata.unanswered else np.inf
+        candidates: list[list[ScoredSpan]] = [[] for _ in range(examples.num_rows)]
+        no_answer = np.full(examples.num_rows, np.inf)
+        for index, (row, logits) in enumerate(zip(examples.row.tolist(), outputs, strict=True)):
+            candidates[row] += self._candidates(logits, examples.token_mark("chars", index))
+            no_answer[row] = min(no_answer[row], float(logits[0].sum()))
         contexts = rows["context"]
         return [
-            self._answer(some, float(null), contexts[row], threshold)
-            for row, (some, null) in enumerate(zip(found, nothing, strict=True))
+            self._answer(own, float(score), contexts[row], threshold)
+            for row, (own, score) in enumerate(zip(candidates, no_answer, strict=True))
         ]
 
-    def _candidates(self, logits: np.ndarray, chars: np.ndarray) -> list[tuple[float, int, int]]:
-        """(score, first character, the one behind the last) of the best spans of a window."""
+    def _candidates(self, logits: np.ndarray, chars: np.ndarray) -> list[ScoredSpan]:
+        """Return the best spans of a window, best first."""
         inside = np.flatnonzero(chars[:, 0] >= 0)
         starts = inside[np.argsort(-logits[inside, 0], kind="stable")[:NUM_CANDIDATES]]
         ends = inside[np.argsort(-logits[inside, 1], kind="stable")[:NUM_CANDIDATES]]
@@ -132,49 +135,56 @@ class ExtractiveQA(Task):
         scored = [(float(logits[s, 0] + logits[e, 1]), int(chars[s, 0]), int(chars[e, 1])) for s, e in pairs]
         return sorted(scored, reverse=True)[: self.num_answers]
 
-    def _answer(self, some: list[tuple[float, int, int]], null: float, context: str, threshold: float) -> Answer:
+    def _answer(self, spans: list[ScoredSpan], no_answer: float, context: str, threshold: float) -> Answer:
+        """Return the answer of a row from the best spans of its windows and the lowest score of "no answer"."""
         merged: dict[tuple[int, int], float] = {}
-        for score, start, end in some:
+        for score, start, end in spans:
             merged[start, end] = max(score, merged.get((start, end), -np.inf))
-        ranked = sorted(((score, at) for at, score in merged.items()), reverse=True)[: self.num_answers]
+        ranked = sorted(((score, span) for span, score in merged.items()), reverse=True)[: self.num_answers]
         if not ranked:
-            return {"prediction": "", "probability": 1.0, "margin": -1e9, "best": []}
-        chances = calibrate.softmax(np.array([[null, *(score for score, _ in ranked)]]))[0]
-        told = [
-            {"text": context[start:end], "start": start, "end": end, "probability": float(chance)}
-            for (_, (start, end)), chance in zip(ranked, chances[1:], strict=True)
+            return {"prediction": "", "probability": 1.0, "margin": -1e9, "candidates": []}
+        probabilities = softmax(np.array([[no_answer, *(score for score, _ in ranked)]]))[0]
+        candidates = [
+            {"text": context[start:end], "start": start, "end": end, "probability": float(probability)}
+            for (_, (start, end)), probability in zip(ranked, probabilities[1:], strict=True)
         ]
-        margin = null - ranked[0][0]
+        margin = no_answer - ranked[0][0]
         if margin > threshold:
-            return {"prediction": "", "probability": float(chances[0]), "margin": -margin, "best": told}
-        first = told[0]
+            return {
+                "prediction": "",
+                "probability": float(probabilities[0]),
+                "margin": -margin,
+                "candidates": candidates,
+            }
+        best = candidates[0]
         return {
-            "prediction": first["text"],
-            "start": first["start"],
-            "end": first["end"],
-            "probability": first["probability"],
+            "prediction": best["text"],
+            "start": best["start"],
+            "end": best["end"],
+            "probability": best["probability"],
             "margin": -margin,
-            "best": told,
+            "candidates": candidates,
         }
 
     def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
-        scored = [_scored(answer["prediction"], _answers(rows, row)) for row, answer in enumerate(answers)]
-        exact, f1 = np.array(scored).mean(0)
+        scores = [squad_scores(answer["prediction"], expected_answers(rows, row)) for row, answer in enumerate(answers)]
+        exact, f1 = np.array(scores).mean(0)
         return {"exact": float(exact), "f1": float(f1)}
 
     def calibrate(
         self, outputs: Sequence[np.ndarray], examples: Examples, rows: Rows, metadata: TaskMetadata
     ) -> dict[str, float]:
-        if not metadata["unanswered"]:
+        """See `Task`. Chooses the threshold of "no answer" with the highest F1."""
+        if not metadata.unanswered:
             return {}
         answers = self.decode(outputs, examples, rows, metadata, {"threshold": np.inf})
         margins = np.array([-answer["margin"] for answer in answers])
-        true = [_answers(rows, row) for row in range(len(answers))]
-        said = np.array([_scored(a["prediction"], some)[1] for a, some in zip(answers, true, strict=True)])
-        silent = np.array([_scored("", some)[1] for some in true])
+        expected = [expected_answers(rows, row) for row in range(len(answers))]
+        answered = np.array([squad_scores(a["prediction"], own)[1] for a, own in zip(answers, expected, strict=True)])
+        unanswered = np.array([squad_scores("", own)[1] for own in expected])
         order = np.argsort(margins, kind="stable")
-        gained = np.concatenate([[silent.sum()], silent.sum() + np.cumsum((said - silent)[order])])
-        best = int(gained.argmax())  # How many of the rows of least margin are answered.
+        total = np.concatenate([[unanswered.sum()], unanswered.sum() + np.cumsum((answered - unanswered)[order])])
+        best = int(total.argmax())  # The number of rows of lowest margin that are answered.
         edges = np.concatenate([[margins[order[0]] - 1], margins[order], [margins[order[-1]] + 1]])
         return {"threshold": float((edges[best] + edges[best + 1]) / 2)}
 
@@ -182,76 +192,77 @@ class ExtractiveQA(Task):
 class _SpanModule(TaskModule):
     granularity = "token"
 
-    def __init__(self, width: int, dropout: float, rate: float) -> None:
+    def __init__(self, width: int, dropout: float, lr_scale: float) -> None:
         super().__init__()
-        self.drop = nn.Dropout(dropout)
-        self.out = ScaledLRLinear(width, 2, rate)
+        self.dropout = nn.Dropout(dropout)
+        self.out = ScaledLRLinear(width, 2, lr_scale)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        y: Tensor = self.out(self.drop(output.hidden)).float()
-        return y
+        outputs: Tensor = self.out(self.dropout(output.hidden)).float()
+        return outputs
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         return {"start": len(batch), "end": len(batch)}
 
     def loss(self, predicted: Tensor, batch: Batch) -> dict[str, LossTerm]:
         allowed = batch.extra["chars"][:, 0] >= 0
-        allowed[batch.cu_seqlens[:-1].long()] = True
+        first = batch.cu_seqlens[:-1].long()
+        allowed[first] = True
         terms = {}
-        for side, name in enumerate(("start", "end")):
-            scores = predicted[:, side].masked_fill(~allowed, -torch.inf)
-            logs = grouped_log_softmax(scores, batch.layout.sequence_ids, len(batch))
-            terms[name] = LossTerm(-logs[batch.cu_seqlens[:-1].long() + batch.extra[name]].sum(), len(batch), 0.5)
+        for column, name in enumerate(("start", "end")):
+            scores = predicted[:, column].masked_fill(~allowed, -torch.inf)
+            log_probabilities = grouped_log_softmax(scores, batch.layout.sequence_ids, len(batch))
+            terms[name] = LossTerm(-log_probabilities[first + batch.extra[name]].sum(), len(batch), 0.5)
         return terms
 
 
-def _answers(rows: Rows, row: int) -> list[tuple[str, int]]:
-    """Text and first character of each true answer of a row.
+def expected_answers(rows: Rows, row: int) -> list[tuple[str, int]]:
+    """Return the text and the first character of each expected answer of a row.
 
-    Raises `InputError` naming a row whose answer does not stand where it says.
+    Raises `InputError` naming a row whose answer is not at its stated start.
     """
-    given, context = rows["answers"][row], rows["context"][row]
-    if isinstance(given, Mapping):
-        starts = given.get("answer_start", given.get("start", []))
-        found = list(zip(given.get("text", []), starts, strict=True))
+    value, context = rows["answers"][row], rows["context"][row]
+    if isinstance(value, Mapping):
+        starts = value.get("answer_start", value.get("start", []))
+        answers = list(zip(value.get("text", []), starts, strict=True))
     else:
-        found = [(one["text"], one["start"] if "start" in one else one["answer_start"]) for one in given or []]
-    placed = []
-    for text, start in found:
-        bare = str(text).strip()
+        answers = [(one["text"], one["start"] if "start" in one else one["answer_start"]) for one in value or []]
+    located = []
+    for text, start in answers:
+        stripped = str(text).strip()
         at = int(start)
-        if context[at : at + len(bare)] != bare:
-            at = context.find(bare, max(at - OFFSET_TOLERANCE, 0), at + len(text) + OFFSET_TOLERANCE)
-        if at < 0 or not bare:
-            raise InputError(f"Row {row}: its answer {text!r} does not stand at character {start} of the context.")
-        placed.append((bare, at))
-    return placed
+        if context[at : at + len(stripped)] != stripped:
+            at = context.find(stripped, max(at - OFFSET_TOLERANCE, 0), at + len(text) + OFFSET_TOLERANCE)
+        if at < 0 or not stripped:
+            raise InputError(f"Row {row}: its answer {text!r} is not at character {start} of the context.")
+        located.append((stripped, at))
+    return located
 
 
-def _pieces(answers: list[tuple[str, int]], where: np.ndarray) -> tuple[int, int] | None:
-    """First and last piece of the first answer, None where there is none."""
+def _token_span(answers: list[tuple[str, int]], chars: np.ndarray) -> tuple[int, int] | None:
+    """Return the first and last token of the first answer, None without one."""
     if not answers:
         return None
     text, start = answers[0]
-    inside = np.flatnonzero((where[:, 1] > start) & (where[:, 0] < start + len(text)))
+    inside = np.flatnonzero((chars[:, 1] > start) & (chars[:, 0] < start + len(text)))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
 
-def _scored(given: str, true: list[tuple[str, int]]) -> tuple[float, float]:
-    """Whether an answer is exactly one of the true ones, and its best overlap with one in words, as SQuAD has it."""
-    words = _words(given)
-    if not true:
+def squad_scores(predicted: str, expected: list[tuple[str, int]]) -> tuple[float, float]:
+    """Return whether a prediction equals an expected answer, and its best F1 over words, both as SQuAD defines them."""
+    words = _normalised_words(predicted)
+    if not expected:
         return float(not words), float(not words)
     exact = f1 = 0.0
-    for text, _ in true:
-        expected = _words(text)
-        shared = sum((Counter(words) & Counter(expected)).values())
-        exact = max(exact, float(words == expected))
-        f1 = max(f1, 2 * shared / (len(words) + len(expected)) if words and expected else float(words == expected))
+    for text, _ in expected:
+        target = _normalised_words(text)
+        common = sum((Counter(words) & Counter(target)).values())
+        exact = max(exact, float(words == target))
+        f1 = max(f1, 2 * common / (len(words) + len(target)) if words and target else float(words == target))
     return exact, f1
 
 
-def _words(text: str) -> list[str]:
-    """Lower case, without punctuation and articles."""
+def _normalised_words(text: str) -> list[str]:
+    """Return the words in lower case, without punctuation and articles."""
     plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
