@@ -169,8 +169,8 @@ def _is_identity(form: HeadForm, kind: HeadKind, layers: Mapping[str, Tensor], m
 def _check_normed(form: HeadForm, where: str) -> None:
     """Raise `SettingsError` for a head with a norm that `PooledHead` does not compute."""
     for key, value, allowed in (
-        ("pooling", form.pooling, ("cls", "mean")),
-        ("activation", form.activation, ("gelu",)),
+        ("classifier_pooling", form.pooling, ("cls", "mean")),
+        ("classifier_activation", form.activation, ("gelu",)),
         ("norm_eps", form.norm_eps, (DEFAULT_NORM_EPS,)),
     ):
         if value not in allowed:
