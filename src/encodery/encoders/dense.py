@@ -32,8 +32,8 @@ from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.encoders.text_windows import TextWindows, check_texts, token_offsets
-from encodery.encoders.weights import weights_digest
 from encodery.model import golden
+from encodery.model.digest import weights_digest
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 from encodery.runtimes.engine import InferenceEngine, PoolingMode
@@ -151,8 +151,8 @@ class DenseEncoder(ModelEncoder):
     @cached_property
     def _model_fingerprint(self) -> str:
         seed = json.dumps([encode(self.settings), self.tokenizer.fingerprint])
-        tensors = {**self.model.encoder.state_dict(), **storage.module_tensors(self.pooling, self.postprocessing)}
-        return weights_digest(tensors, seed.encode())
+        tensors = storage.module_tensors(self.pooling, self.postprocessing)
+        return weights_digest(self.model.encoder.state_dict(), tensors, prefix=seed.encode())
 
     @property
     def dimension(self) -> int:

@@ -28,8 +28,8 @@ from encodery.encoders.embeddings import MultiVectorEmbeddings
 from encodery.encoders.model_encoder import ModelEncoder, StoredEncoder
 from encodery.encoders.packing import pack_sequences
 from encodery.encoders.text_windows import TextWindows
-from encodery.encoders.weights import weights_digest
 from encodery.model import golden
+from encodery.model.digest import weights_digest
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.runtimes.packed_encoder import accelerate
@@ -126,9 +126,8 @@ class MultiVectorEncoder(ModelEncoder):
     @property
     def fingerprint(self) -> str:
         """See `TextEncoder`."""
-        projection = {f"projection.{name}": tensor for name, tensor in self.projection.state_dict().items()}
-        seed = f"{self.settings}{self.tokenizer.fingerprint}"
-        return weights_digest({**self.model.encoder.state_dict(), **projection}, seed.encode())
+        states = self.model.encoder.state_dict(), self.projection.state_dict()
+        return weights_digest(*states, prefix=f"{self.settings}{self.tokenizer.fingerprint}".encode())
 
     @functools.cached_property
     def skipped_ids(self) -> Tensor:

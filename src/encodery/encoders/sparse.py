@@ -27,8 +27,8 @@ from encodery.encoders.embeddings import SparseEmbeddings
 from encodery.encoders.model_encoder import ModelEncoder, StoredEncoder
 from encodery.encoders.packing import pack_sequences
 from encodery.encoders.text_windows import TextWindows
-from encodery.encoders.weights import weights_digest
 from encodery.model import golden
+from encodery.model.digest import weights_digest
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.runtimes.packed_encoder import accelerate
@@ -142,9 +142,8 @@ class SparseEncoder(ModelEncoder):
     @property
     def fingerprint(self) -> str:
         """See `TextEncoder`."""
-        head = {} if self.head is None else {f"head.{name}": t for name, t in self.head.state_dict().items()}
-        seed = f"{self.settings}{self.tokenizer.fingerprint}"
-        return weights_digest({**self.model.state_dict(), **head}, seed.encode())
+        states = [module.state_dict() for module in (self.model, self.head) if module is not None]
+        return weights_digest(*states, prefix=f"{self.settings}{self.tokenizer.fingerprint}".encode())
 
     def encode(
         self,

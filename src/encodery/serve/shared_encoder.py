@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from encodery.base.settings import encode
-from encodery.encoders.weights import weights_digest
+from encodery.model.digest import weights_digest
 from encodery.model.encoder import Encoder
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
@@ -136,7 +136,7 @@ def _encoder_digest(model: Model) -> str:
     weights = model.encoder.state_dict()
     layout = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in sorted(weights.items())]
     seed = json.dumps([settings, layout], sort_keys=True, default=str)
-    return weights_digest(weights, seed.encode())
+    return weights_digest(weights, prefix=seed.encode())
 
 
 def select_tokens(output: Output, positions: torch.Tensor) -> Output:

@@ -1,8 +1,8 @@
 """A model that encodery loads: its own artifact or run, or a folder of Hugging Face or sentence-transformers.
 
-It is measured as what it was trained to give: a vector for a text, weights of words (SPLADE), or a vector for each
-token (ColBERT); where a suite asks for them, the answers of a task's head. Packed batches: it computes no padding.
-Shapes: N texts, K width of a vector.
+It is measured by the embeddings that it was trained for: dense, sparse (SPLADE) or multi-vector (ColBERT); and by the
+answers of its task's head for the suites that need them. Its batches are packed, so that it computes no padding.
+Shapes: N texts, K dimension of a vector.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from encodery.base.errors import InputError, nearest
 from encodery.evaluate.systems import OpenSystem, Role, Run, System, UnsupportedEvaluation, Vectors
 
 if TYPE_CHECKING:
+    from encodery.encoders import TextEncoder
+    from encodery.encoders.embeddings import Embeddings
     from encodery.finetune.predict import Predictor
     from encodery.model.load import LoadedModel
 
 DOCUMENTS_AT_ONCE = 1024
-"""Of which a vector for each token is held."""
+"""Documents whose token vectors are held in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +47,81 @@ class ModelSystem(System):
         return self.name or Path(self.path).name or self.path
 
     def open(self) -> OpenSystem:
-        from encodery.encoders import multi_vector, sparse
+        from encodery.encoders.loading import load_encoder
         from encodery.model.load import load_model
 
         loaded = load_model(self.path)
-        if sparse.KEY in loaded.settings:
-            return _Sparse(self, loaded)
-        return _Late(self, loaded) if multi_vector.KEY in loaded.settings else _Dense(self, loaded)
+        return _OpenModel(self, loaded, load_encoder(loaded))
 
 
-class _Loaded(OpenSystem):
-    def __init__(self, settings: ModelSystem, loaded: LoadedModel) -> None:
+class _OpenModel(OpenSystem):
+    """The text encoder of a model, of any kind, and the head of its task if it has one."""
+
+    def __init__(self, settings: ModelSystem, loaded: LoadedModel, encoder: TextEncoder) -> None:
         super().__init__(settings.label)
-        self._loaded, self._truncate = loaded, settings.truncate
+        self._loaded, self._encoder, self._truncate = loaded, encoder, settings.truncate
+        self.symmetric = encoder.symmetric
         self.task = loaded.settings.get("task", {}).get("is", "")
         self.training_data = loaded.settings.get("recipe", {}).get("inputs", {}).get("data", "") if self.task else ""
+        self._prompts = {role: self._prompt(settings, role) for role in get_args(Role)}
+
+    def _prompt(self, settings: ModelSystem, role: Role) -> str | None:
+        """The name of the stored prompt for a role; None for that of the role itself. Raises `InputError`."""
+        name: str = getattr(settings, role)
+        if name in ("", role) and (not name or not self.symmetric):
+            return None
+        if not self.symmetric:
+            raise InputError(
+                f"{settings.path}: {role} = '{name}': a {self._encoder.kind} model reads a {role} with its own prompt; "
+                f"leave {role} out."
+            )
+        known = self._encoder.prompts
+        if name not in known:
+            raise InputError(
+                f"{settings.path}: stores no prompt '{name}'.{nearest(name, known)} Its prompts: "
+                f"{', '.join(known) or 'none'}."
+            )
+        return name
+
+    def _embed(self, texts: Sequence[str], role: Role | None) -> Embeddings:
+        prompt = None if role is None else self._prompts[role]
+        with self.counters.clock():
+            embeddings = self._encoder.encode(texts, self._truncate, prompt=prompt, role=role)
+        self.counters.add(len(texts), int(embeddings.tokens.sum()), 0, int(embeddings.dropped.sum()))
+        return embeddings
+
+    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
+        from encodery.base.extras import require
+        from encodery.encoders.embeddings import DenseEmbeddings, SparseEmbeddings
+
+        if self._encoder.kind == "multi_vector":
+            raise UnsupportedEvaluation(
+                f"{self.name}: gives one vector per token; only retrieval can be measured with it."
+            )
+        embeddings = self._embed(texts, role)
+        if isinstance(embeddings, SparseEmbeddings):
+            starts = np.concatenate([[0], embeddings.ends])
+            matrix: Vectors = require("scipy.sparse", "evaluate").csr_matrix(
+                (embeddings.weights, embeddings.term_ids, starts), shape=(len(texts), self._encoder.dimension)
+            )
+            return matrix
+        assert isinstance(embeddings, DenseEmbeddings)
+        return embeddings.vectors
+
+    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run | None:
+        if self._encoder.kind != "multi_vector":
+            return None
+        encoded_queries = self._embed(list(queries.values()), "query")
+        run: Run = {query: {} for query in queries}
+        names = list(documents)
+        for start in range(0, len(names), DOCUMENTS_AT_ONCE):
+            part = names[start : start + DOCUMENTS_AT_ONCE]
+            embeddings = self._embed([documents[name] for name in part], "document")
+            scores = self._encoder.similarity(encoded_queries, embeddings)
+            for query, row in zip(queries, scores.tolist(), strict=True):
+                best = sorted({**run[query], **dict(zip(part, row, strict=True))}.items(), key=lambda one: -one[1])
+                run[query] = dict(best[:depth])
+        return run
 
     def loaded(self) -> LoadedModel:
         if "mlm" not in self._loaded.model.heads:
@@ -79,95 +141,3 @@ class _Loaded(OpenSystem):
                 f"{self._loaded.path}` gives it one."
             )
         return Predictor.from_model(self._loaded)
-
-
-class _Dense(_Loaded):
-    def __init__(self, settings: ModelSystem, loaded: LoadedModel) -> None:
-        from encodery.encoders.dense import DenseEncoder
-
-        super().__init__(settings, loaded)
-        self._embedder = DenseEncoder.from_loaded(loaded)
-        known = self._embedder.settings.prompts
-        for name in (settings.query, settings.document):
-            if name and name not in known:
-                raise InputError(
-                    f"{settings.path}: stores no prompt '{name}'.{nearest(name, known)} It has "
-                    f"{', '.join(known) or 'none'}."
-                )
-        self._prompts: dict[str, str | None] = {
-            "query": settings.query or ("query" if "query" in known else None),
-            "document": settings.document or ("document" if "document" in known else None),
-        }
-
-    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        prompt = None if role is None else self._prompts[role]
-        with self.counters.clock():
-            found = self._embedder.encode(texts, self._truncate, prompt=prompt)
-        self.counters.add(len(texts), int(found.tokens.sum()), 0, int(found.dropped.sum()))
-        return found.vectors
-
-
-class _Sided(_Loaded):
-    symmetric = False
-
-    def __init__(self, settings: ModelSystem, loaded: LoadedModel) -> None:
-        super().__init__(settings, loaded)
-        for name, said in (("query", settings.query), ("document", settings.document)):
-            if said not in ("", name):
-                raise InputError(
-                    f"{settings.path}: {name} = '{said}': this model's queries and documents have their own."
-                )
-
-
-class _Sparse(_Sided):
-    """Weights of words, compared by inner product as they were trained to be."""
-
-    def __init__(self, settings: ModelSystem, loaded: LoadedModel) -> None:
-        from encodery.encoders.sparse import SparseEncoder
-
-        super().__init__(settings, loaded)
-        self._encoder = SparseEncoder.from_loaded(loaded)
-
-    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        from encodery.base.extras import require
-
-        with self.counters.clock():
-            found = self._encoder.encode(texts, self._truncate, prompt=role)
-        self.counters.add(len(texts), int(found.tokens.sum()), 0, int(found.dropped.sum()))
-        starts = np.concatenate([[0], found.ends])
-        made: Vectors = require("scipy.sparse", "evaluate").csr_matrix(
-            (found.weights, found.term_ids, starts), shape=(len(texts), self._encoder.dimension)
-        )
-        return made
-
-
-class _Late(_Sided):
-    """A vector for each token, compared by MaxSim; some documents at a time, since they are large."""
-
-    def __init__(self, settings: ModelSystem, loaded: LoadedModel) -> None:
-        from encodery.encoders.multi_vector import MultiVectorEncoder
-
-        super().__init__(settings, loaded)
-        self._encoder = MultiVectorEncoder.from_loaded(loaded)
-
-    def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        raise UnsupportedEvaluation(f"{self.name}: gives a vector for each token; only retrieval can be measured so.")
-
-    def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
-        from encodery.encoders.embeddings import MultiVectorEmbeddings
-
-        def read(texts: Sequence[str], side: Role) -> MultiVectorEmbeddings:
-            with self.counters.clock():
-                found = self._encoder.encode(texts, self._truncate, prompt=side)
-            self.counters.add(len(texts), None, 0, int(found.dropped.sum()))
-            return found
-
-        names, asked = list(documents), read(list(queries.values()), "query")
-        found: Run = {query: {} for query in queries}
-        for start in range(0, len(names), DOCUMENTS_AT_ONCE):
-            some = names[start : start + DOCUMENTS_AT_ONCE]
-            scores = asked.similarity(read([documents[name] for name in some], "document"))
-            for query, row in zip(queries, scores.tolist(), strict=True):
-                best = sorted({**found[query], **dict(zip(some, row, strict=True))}.items(), key=lambda one: -one[1])
-                found[query] = dict(best[:depth])
-        return found
