@@ -1,4 +1,4 @@
-"""Packing: what the store holds, a kill and its continuation, damage found by name, processes alike."""
+"""Encoding a corpus: the content of the store, continuation after a kill, damage that is named, several processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from encodery.tokens.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def store(corpus: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return encode_corpus(corpus, tokenizer_folder, tmp_path_factory.mktemp("pack") / "store")
+    return encode_corpus(corpus, tokenizer_folder, tmp_path_factory.mktemp("encode") / "store")
 
 
 def shard_hashes(folder: Path) -> dict[str, str]:
@@ -34,13 +34,13 @@ def shard_hashes(folder: Path) -> dict[str, str]:
 
 def test_the_store_holds_each_document_as_its_ids(corpus: Path, store: TokenStore, tokenizer: Tokenizer) -> None:
     for name in ("train", "heldout"):
-        split, found = store.split(name), list(read_documents(shard_paths(corpus, name)))
-        assert len(split) == len(found) > 0
-        for number, document in enumerate(found):
+        split, documents = store.split(name), list(read_documents(shard_paths(corpus, name)))
+        assert len(split) == len(documents) > 0
+        for number, document in enumerate(documents):
             assert np.array_equal(split[number], tokenizer.encode(document.text))
         assert split.lengths.tolist() == [len(ids) for ids in split]
         assert split.tokens == split.lengths.sum()
-        assert split.bytes == sum(len(document.text.encode()) for document in found)
+        assert split.bytes == sum(len(document.text.encode()) for document in documents)
         assert np.array_equal(split[-1], split[len(split) - 1])
     with pytest.raises(IndexError):
         store.train[len(store.train)]
@@ -48,7 +48,7 @@ def test_the_store_holds_each_document_as_its_ids(corpus: Path, store: TokenStor
         store.split("test")
 
 
-def test_ids_are_small_files_and_the_tokenizer_comes_along(store: TokenStore, tokenizer: Tokenizer) -> None:
+def test_ids_take_two_bytes_and_the_tokenizer_is_copied(store: TokenStore, tokenizer: Tokenizer) -> None:
     assert store.dtype == "uint16"
     assert store.train[0].dtype == np.uint16
     assert len(store.train.shards) == 4
@@ -57,7 +57,7 @@ def test_ids_are_small_files_and_the_tokenizer_comes_along(store: TokenStore, to
     assert store.tokenizer.fingerprint == tokenizer.fingerprint
     assert store.special_tokens.mask_id == tokenizer.mask_id
     assert set(store.artifact.manifest.parents) == {"corpus", "tokenizer"}
-    assert not list(store.path.rglob("notes"))
+    assert not list(store.path.rglob("records"))
 
 
 def test_a_large_vocabulary_takes_four_bytes(make_store: Callable[..., TokenStore], tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_unknown_tokens_and_empty_documents_are_counted(
     assert len(store.heldout) == 0
 
 
-def test_packing_again_does_nothing_and_something_else_is_refused(
+def test_encoding_again_does_nothing_and_another_corpus_is_refused(
     corpus: Path, store: TokenStore, tokenizer_folder: Path, make_corpus: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     before = (store.path / "manifest.json").stat().st_mtime_ns
@@ -97,21 +97,21 @@ def test_processes_write_the_same_store(
     assert shard_hashes(tmp_path / "s") == shard_hashes(store.path)
 
 
-KILLED = """
+KILLED_RUN = """
 import os, signal, sys
-from encodery.tokens.encode import pack
-def watch(split, done, total):
-    if (split, done) == ("train", 2):
+from encodery.tokens.encode import encode_corpus
+def stop(split, finished, total):
+    if (split, finished) == ("train", 2):
         os.kill(os.getpid(), signal.SIGKILL)
-pack(*sys.argv[1:4], watch=watch)
+encode_corpus(*sys.argv[1:4], on_progress=stop)
 """
 
 
-def test_a_killed_pack_continues_with_what_it_had(
+def test_a_killed_run_continues_with_its_finished_shards(
     corpus: Path, store: TokenStore, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "s"
-    code = subprocess.run([sys.executable, "-c", KILLED, str(corpus), str(tokenizer_folder), str(out)]).returncode
+    code = subprocess.run([sys.executable, "-c", KILLED_RUN, str(corpus), str(tokenizer_folder), str(out)]).returncode
     assert code == -signal.SIGKILL
     assert not out.exists()
     draft = tmp_path / ".s.draft"
@@ -125,13 +125,13 @@ def test_a_killed_pack_continues_with_what_it_had(
     assert shard_hashes(out) == shard_hashes(store.path)
 
 
-def test_another_corpus_or_tokenizer_takes_nothing_from_the_draft(
+def test_another_corpus_uses_nothing_of_the_draft(
     make_corpus: Callable[..., Artifact], corpus: Path, store: TokenStore, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     make_corpus(tmp_path / "other", ["some other words entirely"] * 12, ["held"], shards=6)
 
-    def stop(split: str, done: int, total: int) -> None:
-        if done == 5:
+    def stop(split: str, finished: int, total: int) -> None:
+        if finished == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -153,7 +153,7 @@ def test_a_truncated_shard_is_refused_at_opening(copy: Path) -> None:
         TokenStore.open(copy)
 
 
-def test_an_altered_shard_is_refused_when_verified(copy: Path) -> None:
+def test_a_changed_shard_is_refused_when_verified(copy: Path) -> None:
     shard = copy / "train" / "00001.u16"
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
@@ -163,7 +163,7 @@ def test_an_altered_shard_is_refused_when_verified(copy: Path) -> None:
         TokenStore.open(copy, verify=True)
 
 
-def test_figures_that_do_not_fit_the_files_are_refused(copy: Path) -> None:
+def test_metrics_that_contradict_the_files_are_refused(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["metrics"]["train"]["documents"] += 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
@@ -176,16 +176,16 @@ def test_a_damaged_corpus_shard_is_named_and_nothing_is_lost(
 ) -> None:
     make_corpus(tmp_path / "c", ["some words"] * 6, [], shards=3)
     shard = tmp_path / "c" / "train" / "00001.jsonl"
-    whole = shard.read_bytes()
-    shard.write_bytes(b'{"id": "x", "tex' + whole[16:])
+    content = shard.read_bytes()
+    shard.write_bytes(b'{"id": "x", "tex' + content[16:])
     with pytest.raises(ArtifactError, match=r"00001\.jsonl"):
         encode_corpus(tmp_path / "c", tokenizer_folder, tmp_path / "s")
     assert (tmp_path / ".s.draft" / "train" / "00000.u16").is_file()
-    shard.write_bytes(whole)
+    shard.write_bytes(content)
     assert len(encode_corpus(tmp_path / "c", tokenizer_folder, tmp_path / "s")) == 6
 
 
-def test_a_full_disk_is_said_and_the_pack_continues(
+def test_a_full_disk_is_reported_and_the_next_run_continues(
     corpus: Path, store: TokenStore, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -205,7 +205,7 @@ def test_a_full_disk_is_said_and_the_pack_continues(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_nothing_to_pack_is_said(
+def test_an_empty_corpus_is_refused(
     make_corpus: Callable[..., Artifact], corpus: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     make_corpus(tmp_path / "none", [""], [], shards=1)

@@ -18,40 +18,38 @@ from encodery.tokens.store import TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 
 
-def test_figures_of_bytes_are_known() -> None:
+def test_metrics_of_bytes_are_known() -> None:
     tokenizer = Tokenizer(Byte().train([], 0))
     text = [Document("a", "ab cdé", {"source": "x"}), Document("b", "fg", {"source": "y"})]
-    figures = measure(tokenizer, text, "byte")
-    assert figures.tokens == figures.bytes == 9
-    assert figures.tokens_per_word == 3.0
-    assert figures.bytes_per_token == 1.0
-    assert figures.unknown_rate == 0.0
-    assert figures.single_token_words == 0.0
-    assert figures.vocabulary_used == round(9 / 261, 4)
-    assert {source: f.bytes for source, f in figures.sources.items()} == {"x": 7, "y": 2}
+    metrics = measure(tokenizer, text, "byte")
+    assert metrics.tokens == metrics.bytes == 9
+    assert metrics.tokens_per_word == 3.0
+    assert metrics.bytes_per_token == 1.0
+    assert metrics.unknown_rate == 0.0
+    assert metrics.single_token_words == 0.0
+    assert metrics.vocabulary_used == round(9 / 261, 4)
+    assert {source: f.bytes for source, f in metrics.sources.items()} == {"x": 7, "y": 2}
 
 
-def test_figures_of_words(tokenizer: Tokenizer) -> None:
+def test_metrics_of_words(tokenizer: Tokenizer) -> None:
     text = [Document("a", "the statement 北 is the statement", {})]
-    figures = measure(tokenizer, text, "wordpiece")
+    metrics = measure(tokenizer, text, "wordpiece")
     ids = tokenizer.encode(text[0].text).tolist()
-    assert figures.tokens == len(ids)
-    assert figures.unknown_rate == round(1 / len(ids), 6)
-    assert figures.single_token_words == round(5 / 6, 4)
-    assert figures.sources == {}
-    assert figures.most_frequent_pieces[0] == ("the", round(2 / len(ids), 4))
-    assert figures.longest_pieces[0] == "statement"
+    assert metrics.tokens == len(ids)
+    assert metrics.unknown_rate == round(1 / len(ids), 6)
+    assert metrics.single_token_words == round(5 / 6, 4)
+    assert metrics.sources == {}
+    assert metrics.most_frequent_pieces[0] == ("the", round(2 / len(ids), 4))
+    assert metrics.longest_pieces[0] == "statement"
 
 
-def test_heldout_text_is_measured_within_its_limit(corpus: Path) -> None:
+def test_heldout_text_is_limited(corpus: Path) -> None:
     text = evaluation_documents(corpus)
     assert len(text) == 8
     assert len(evaluation_documents(corpus, max_bytes=len(text[0].text.encode()) + 1)) == 1
 
 
-def test_training_text_stands_in_where_nothing_is_held_out(
-    make_corpus: Callable[..., Artifact], tmp_path: Path
-) -> None:
+def test_training_text_is_used_if_nothing_is_held_out(make_corpus: Callable[..., Artifact], tmp_path: Path) -> None:
     make_corpus(tmp_path / "c", ["one", "two"], [], shards=1)
     assert [document.text for document in evaluation_documents(tmp_path / "c")] == ["one", "two"]
     make_corpus(tmp_path / "e", ["  "], [], shards=1)
@@ -59,7 +57,7 @@ def test_training_text_stands_in_where_nothing_is_held_out(
         evaluation_documents(tmp_path / "e")
 
 
-def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Path) -> None:
+def test_several_tokenizers_are_measured_on_the_same_text(corpus: Path, tokenizer_folder: Path) -> None:
     first, second = compare([tokenizer_folder, tokenizer_folder], corpus)
     assert first == second
     assert first.documents == 8
@@ -67,12 +65,14 @@ def test_several_tokenizers_see_the_same_text(corpus: Path, tokenizer_folder: Pa
     assert 0.3 < first.single_token_words < 1
 
 
-def test_the_verb_from_training_to_checking(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_from_training_to_verification(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wp, store = str(tmp_path / "wp"), str(tmp_path / "store")
     assert run(["tokens", "train", str(corpus), "--out", wp, "kind=bpe", "vocab_size=600"]) == 0
     assert run(["tokens", "measure", wp, "--corpus", str(corpus), "--json", str(tmp_path / "m.json")]) == 0
-    figures = json.loads((tmp_path / "m.json").read_text())[0]
-    assert figures["vocab_size"] == 640
+    metrics = json.loads((tmp_path / "m.json").read_text())[0]
+    assert metrics["vocab_size"] == 640
     assert "tokens per word" in capsys.readouterr().out
     assert run(["tokens", "encode", str(corpus), "--tokenizer", wp, "--out", store]) == 0
     assert run(["tokens", "verify", store]) == 0

@@ -10,11 +10,11 @@ from encodery.tokens.shuffle import hash_under_key, permute, scale_hashes
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000, 4097, 65536, 99991])
 @pytest.mark.parametrize("key", [0, 1, 2**62])
-def test_every_number_comes_once(count: int, key: int) -> None:
+def test_a_permutation_has_every_number_once(count: int, key: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(count), count, key)), np.arange(count))
 
 
-def test_any_part_can_be_asked_for_alone() -> None:
+def test_any_part_can_be_computed_alone() -> None:
     whole = permute(np.arange(100_000), 100_000, 5)
     assert np.array_equal(permute(np.arange(40_000, 40_100), 100_000, 5), whole[40_000:40_100])
     huge = permute(np.arange(1000), 10**12, 5)
@@ -23,7 +23,7 @@ def test_any_part_can_be_asked_for_alone() -> None:
 
 
 @pytest.mark.parametrize("count", [1000, 30_011])
-def test_neighbours_are_scattered_and_keys_are_unlike(count: int) -> None:
+def test_neighbours_are_scattered_and_keys_differ(count: int) -> None:
     orders = np.stack([permute(np.arange(count), count, key) for key in range(20)])
     correlations = np.corrcoef(np.vstack([np.arange(count), orders]))
     np.fill_diagonal(correlations, 0)
@@ -34,12 +34,12 @@ def test_neighbours_are_scattered_and_keys_are_unlike(count: int) -> None:
     assert ends.min() > 50
 
 
-def test_the_order_is_the_one_it_always_was() -> None:
+def test_the_order_does_not_change_between_versions() -> None:
     assert permute(np.arange(8), 100, 7).tolist() == [17, 58, 55, 63, 72, 99, 42, 7]
     assert hash_under_key(np.arange(2), 1).tolist() == [6238072747940578789, 10451216379200822465]
 
 
-def test_below_is_uniform_and_within() -> None:
+def test_scaled_hashes_are_uniform_and_below_the_bound() -> None:
     numbers = scale_hashes(hash_under_key(np.arange(60_000), 3), 6)
     assert np.abs(np.bincount(numbers, minlength=6) - 10_000).max() < 500
     limits = np.array([1, 5, 2**31])

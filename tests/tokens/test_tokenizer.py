@@ -36,7 +36,7 @@ def test_training_twice_writes_the_same_files(corpus: Path, tokenizer_folder: Pa
     assert again.manifest.fingerprint == Artifact.open(tokenizer_folder).manifest.fingerprint
 
 
-def test_training_into_the_same_folder_does_nothing_unless_something_differs(
+def test_training_into_the_same_folder_does_nothing_unless_settings_differ(
     corpus: Path, tokenizer_folder: Path
 ) -> None:
     before = Artifact.open(tokenizer_folder).manifest.created, (tokenizer_folder / "manifest.json").stat().st_mtime_ns
@@ -101,9 +101,9 @@ def test_special_tokens_of_roberta_are_found(tmp_path: Path) -> None:
     inner.save(str(tmp_path / "tokenizer.json"))
     config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "mask_token": "<mask>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    found = Tokenizer.load(tmp_path)
-    assert (found.cls_id, found.pad_id, found.sep_id, found.unk_id, found.mask_id) == (0, 1, 2, 3, 5)
-    assert found.special_ids == {0, 1, 2, 3, 5}
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.cls_id, loaded.pad_id, loaded.sep_id, loaded.unk_id, loaded.mask_id) == (0, 1, 2, 3, 5)
+    assert loaded.special_ids == {0, 1, 2, 3, 5}
 
 
 def test_a_missing_special_token_is_named(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
     assert [tokenizer.piece(i).removeprefix("##") for i in ids[1:-1]] == pieces[1:-1]
 
 
-def test_decode_passes_over_ids_that_pad_the_vocabulary(tokenizer: Tokenizer) -> None:
+def test_decode_skips_ids_that_pad_the_vocabulary(tokenizer: Tokenizer) -> None:
     ids = [*tokenizer.encode("the statement").tolist(), tokenizer.vocab_size - 1]
     assert tokenizer.decode(ids) == "the statement"
     assert tokenizer.piece(tokenizer.vocab_size - 1) == ""
@@ -153,7 +153,7 @@ def test_a_sample_keeps_its_bytes_and_does_not_depend_on_order() -> None:
     assert set(sample) < set(more)
 
 
-def test_a_sample_cuts_long_documents_and_takes_all_when_there_is_room() -> None:
+def test_a_sample_truncates_long_documents_and_takes_all_if_they_fit() -> None:
     cut = DocumentSample([document(1, 5000)], 10_000, 101)
     assert cut.bytes == 101
     assert [len(text) for text in cut] == [6 + 47]

@@ -1,4 +1,4 @@
-"""Rows for a new vocabulary: vectors of company, sparse shares, languages turned onto each other."""
+"""Rows for a new vocabulary: vectors of company, sparse weights, languages turned onto each other."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def text(side: str, seed: int, folder: Path) -> str:
     return str(path)
 
 
-def test_sparsemax_by_its_definition() -> None:
-    """The nearest point of the simplex: shares of what is chosen differ as the scores do, the others lie below."""
+def test_sparsemax_equals_its_definition() -> None:
+    """The nearest point of the simplex: weights of what is chosen differ as the scores do, the others lie below."""
     rng = np.random.default_rng(0)
     scores = rng.uniform(-1, 1, (50, 30))
-    shares = sparsemax(scores)
-    np.testing.assert_allclose(shares.sum(1), 1)
-    assert shares.min() == 0
-    for row, given in zip(shares, scores, strict=True):
+    weights = sparsemax(scores)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    assert weights.min() == 0
+    for row, given in zip(weights, scores, strict=True):
         threshold = (given - row)[row > 0]
         np.testing.assert_allclose(threshold, threshold[0])
         assert (given[row == 0] <= threshold[0] + 1e-12).all()
     np.testing.assert_array_equal(sparsemax(np.array([[3.0, 0.0, 1.0]])), [[1.0, 0.0, 0.0]])
 
 
-def test_pieces_in_like_company_have_like_vectors(tmp_path: Path) -> None:
+def test_pieces_with_similar_neighbours_have_similar_vectors(tmp_path: Path) -> None:
     tokenizer = words("a")
     vectors, seen = static_vectors(tokenizer, Path(text("a", 0, tmp_path)), 20, 5)
     assert len(seen) == TOPICS * 5
@@ -79,25 +79,25 @@ def test_neighbours_are_counted_within_texts_only(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(_vectors, "PIECES_AT_ONCE", 1)
         tokenizer = words("a")
         pairs, counts = _vectors._pairs(tokenizer, tmp_path / "texts.txt", 2, 100)
-        found = {divmod(int(pair), 100): float(count) for pair, count in zip(pairs, counts, strict=True)}
-        assert found == {(5, 6): 2, (6, 5): 2, (6, 7): 1, (7, 6): 1, (5, 7): 0.5, (7, 5): 0.5}
+        mixtures = {divmod(int(pair), 100): float(count) for pair, count in zip(pairs, counts, strict=True)}
+        assert mixtures == {(5, 6): 2, (6, 5): 2, (6, 7): 1, (7, 6): 1, (5, 7): 0.5, (7, 5): 0.5}
 
 
-def test_new_pieces_are_made_of_shared_ones_near_them(tmp_path: Path) -> None:
+def test_new_pieces_are_mixtures_of_similar_shared_ones(tmp_path: Path) -> None:
     """Of a circle of words every third is new: it must be made of those beside it."""
     old, new = words("a"), words("a")
     shared = {n: n for n in range(5, 5 + TOPICS * 5) if n % 3}
-    wanted = [n for n in range(5, 5 + TOPICS * 5) if n % 3 == 0]
-    found = SimilarPieces(texts=text("a", 0, tmp_path), width=20).mixtures(old, new, shared, wanted)
-    assert set(found) == set(wanted)
+    new_ids = [n for n in range(5, 5 + TOPICS * 5) if n % 3 == 0]
+    mixtures = SimilarPieces(texts=text("a", 0, tmp_path), width=20).mixtures(old, new, shared, new_ids)
+    assert set(mixtures) == set(new_ids)
     count = TOPICS * 5
-    for number, (ids, shares) in found.items():
+    for number, (ids, weights) in mixtures.items():
         assert set(ids) <= set(shared.values())
         apart = np.abs(np.array(ids) - number)
-        assert float(np.array(shares) @ np.minimum(apart, count - apart)) < 6, "near, on the whole"
+        assert float(np.array(weights) @ np.minimum(apart, count - apart)) < 6, "near, on the whole"
 
 
-def test_words_find_their_translations(tmp_path: Path) -> None:
+def test_words_are_mapped_to_their_translations(tmp_path: Path) -> None:
     """The same walk in two languages whose words are numbered otherwise; half of them are in the dictionary."""
     old, new = words("a"), words("b")
     order = np.random.default_rng(1).permutation(TOPICS * 5)
@@ -112,26 +112,26 @@ def test_words_find_their_translations(tmp_path: Path) -> None:
     pairs.write_text("".join(f"a{i} b{order[i]}\n\n" for i in known), encoding="utf-8")
     part = Bilingual(source_texts=source, target_texts=str(target), dictionary=str(pairs), width=20, neighbours=3)
     assert not part.keeps_shared
-    found = part.mixtures(old, new, {}, list(range(5, 5 + TOPICS * 5)))
+    mixtures = part.mixtures(old, new, {}, list(range(5, 5 + TOPICS * 5)))
     others = [i for i in range(TOPICS * 5) if i not in known]
     near = []
     for i in others:
-        ids, shares = found[int(order[i]) + 5]
-        best = ids[int(np.argmax(shares))] - 5
+        ids, weights = mixtures[int(order[i]) + 5]
+        best = ids[int(np.argmax(weights))] - 5
         near.append(min(abs(best - i), TOPICS * 5 - abs(best - i)) <= 1)
     assert np.mean(near) > 0.8, "of words that the dictionary lacks"
 
 
-def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_unusable_files_are_refused(tmp_path: Path) -> None:
     old = words("a")
     path = tmp_path / "texts.txt"
     path.write_text("q q q\n", encoding="utf-8")
     source = text("a", 0, tmp_path)
     pairs = tmp_path / "pairs.txt"
-    table: dict[str, Any] = {"source": source, "target": source, "dictionary": str(pairs)}
-    for content, told in (("a1 b1 c1\n", "line 1: holds 3 words"), ("a1\ta1\n", "1 of its 1 pairs")):
+    table: dict[str, Any] = {"source_texts": source, "target_texts": source, "dictionary": str(pairs)}
+    for content, message in (("a1 b1 c1\n", "line 1: holds 3 words"), ("a1\ta1\n", "1 of its 1 pairs")):
         pairs.write_text(content, encoding="utf-8")
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             Bilingual(**table).mixtures(old, old, {}, [5])
     path.write_text("\u3000\n\n", encoding="utf-8")
     with pytest.raises(EmptyInput):

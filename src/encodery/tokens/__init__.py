@@ -1,1 +1,1 @@
-"""Documents to ids to batches: train and measure tokenizers, pack a corpus, feed packed batches."""
+"""Documents to ids to batches: trains and measures tokenizers, encodes a corpus, loads packed batches."""

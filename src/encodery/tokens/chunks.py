@@ -1,14 +1,14 @@
-"""How a split is cut into chunks, and what a chunk's sequence looks like. Chunks are numbered; none are listed.
+"""How a split is divided into chunks, and what the sequence of a chunk is. Chunks are numbered, not listed.
 
-`DocumentChunks`: a document of n tokens makes ceil(n / size) chunks, [CLS] and [SEP] around each. In every epoch the
-first cut falls elsewhere: the first chunk takes what the others leave over, plus a random share of the slack, so the
-number of chunks stays the same and no chunk of a cut document is shorter than `least` tokens.
-`StreamChunks`: all documents, each with its [CLS] and [SEP], run together and cut every `size` tokens, the way the
-usual masked-language-model scripts group texts; the first cut falls elsewhere in every epoch.
+`DocumentChunks`: a document of n tokens makes ceil(n / size) chunks, each between [CLS] and [SEP]. In every epoch the
+boundaries are elsewhere: the first chunk has what the others leave, plus a random part of the slack, so the number of
+chunks stays the same and no chunk of a divided document is shorter than `min_chunk` tokens.
+`StreamChunks`: all documents, each with its [CLS] and [SEP], are joined and divided every `size` tokens, as the usual
+masked-language-model scripts group texts; the first boundary is elsewhere in every epoch.
 
 Memory: 8 bytes for 64 documents (`DocumentChunks`), nothing (`StreamChunks`); the index of documents stays on disk.
 
-Shapes: n chunks asked for at once, D documents.
+Shapes: n chunks located at once, D documents.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ DOCUMENTS_COUNTED_AT_ONCE = 1 << 20
 
 
 class Chunks(Protocol):
-    """`count` chunks; `extra` special tokens are added to each when it becomes a sequence."""
+    """`count` chunks; each gets `num_special_tokens` special tokens when it becomes a sequence."""
 
     count: int
     num_special_tokens: int
 
     def locate(self, indices: Integers, shift_key: int | None) -> tuple[Integers, Integers]:
-        """(starts (n,), lengths (n,)) of chunks; `key` names the epoch's shift, None leaves chunks unshifted."""
+        """Return (starts (n,), lengths (n,)) of chunks; `shift_key` decides the epoch's offsets, None means none."""
 
     def write(self, start: int, length: int, out: npt.NDArray[np.int64]) -> None:
-        """Write the sequence (length + extra,) of a chunk or a part of one into `out`."""
+        """Write the sequence (length + num_special_tokens,) of a chunk, or of a part of one, into `out`."""
 
 
 class DocumentChunks:
-    """Chunks that never cross a document. `size`: longest chunk; `shortest`: shorter documents have no chunk."""
+    """Chunks that never cross a document. `size`: the longest chunk; documents of fewer than `min_document` tokens have
+    none."""
 
     def __init__(
         self, split: TokenSplit, size: int, min_chunk: int, min_document: int, add_special_tokens: bool
     ) -> None:
         self.split, self.size, self.min_chunk, self.min_document = split, size, min_chunk, max(min_document, 1)
         self.num_special_tokens = 2 if add_special_tokens else 0
-        rows = -(-len(split) // DOCUMENTS_PER_ENTRY)
-        self.chunks_before = np.zeros(rows + 1, np.int64)
-        for first in range(0, rows, DOCUMENTS_COUNTED_AT_ONCE // DOCUMENTS_PER_ENTRY):
-            last = min(first + DOCUMENTS_COUNTED_AT_ONCE // DOCUMENTS_PER_ENTRY, rows)
+        entries = -(-len(split) // DOCUMENTS_PER_ENTRY)
+        self.chunks_before = np.zeros(entries + 1, np.int64)
+        for first in range(0, entries, DOCUMENTS_COUNTED_AT_ONCE // DOCUMENTS_PER_ENTRY):
+            last = min(first + DOCUMENTS_COUNTED_AT_ONCE // DOCUMENTS_PER_ENTRY, entries)
             counts = self._counts(np.diff(split.offsets[first * DOCUMENTS_PER_ENTRY : last * DOCUMENTS_PER_ENTRY + 1]))
             self.chunks_before[first + 1 : last + 1] = np.add.reduceat(
                 counts, np.arange(0, len(counts), DOCUMENTS_PER_ENTRY)
@@ -63,19 +64,21 @@ class DocumentChunks:
 
     def locate(self, indices: Integers, shift_key: int | None) -> tuple[Integers, Integers]:
         """See `Chunks.locate`."""
-        row = self.chunks_before.searchsorted(indices, "right") - 1
-        near = np.minimum(row[:, None] * DOCUMENTS_PER_ENTRY + np.arange(DOCUMENTS_PER_ENTRY + 1), len(self.split))
-        edges = self.split.offsets[near]
+        entry = self.chunks_before.searchsorted(indices, "right") - 1
+        documents = np.minimum(
+            entry[:, None] * DOCUMENTS_PER_ENTRY + np.arange(DOCUMENTS_PER_ENTRY + 1), len(self.split)
+        )
+        edges = self.split.offsets[documents]
         lengths = np.diff(edges, axis=1)
         counts = self._counts(lengths)
         ends = np.cumsum(counts, axis=1)
-        local = indices - self.chunks_before[row]
+        local = indices - self.chunks_before[entry]
         column = (ends <= local[:, None]).sum(axis=1)
-        pick = np.arange(len(indices)), column
-        part = local - (ends[pick] - counts[pick])
-        shift = None if shift_key is None else hash_under_key(row * DOCUMENTS_PER_ENTRY + column, shift_key)
-        starts, sizes = chunk_bounds(lengths[pick], part, self.size, self.min_chunk, shift)
-        return edges[pick] + starts, sizes
+        index = np.arange(len(indices)), column
+        part = local - (ends[index] - counts[index])
+        shift = None if shift_key is None else hash_under_key(entry * DOCUMENTS_PER_ENTRY + column, shift_key)
+        starts, sizes = chunk_bounds(lengths[index], part, self.size, self.min_chunk, shift)
+        return edges[index] + starts, sizes
 
     def write(self, start: int, length: int, out: npt.NDArray[np.int64]) -> None:
         """See `Chunks.write`."""
@@ -86,7 +89,7 @@ class DocumentChunks:
 
 
 class StreamChunks:
-    """Chunks of all documents run together; positions count each document's [CLS] and [SEP]."""
+    """Chunks of all documents joined; positions count each document's [CLS] and [SEP]."""
 
     num_special_tokens = 0
 
@@ -104,13 +107,13 @@ class StreamChunks:
     def write(self, start: int, length: int, out: npt.NDArray[np.int64]) -> None:
         """See `Chunks.write`."""
         number = self._document_at(start)
-        done = 0
-        while done < length:
+        written = 0
+        while written < length:
             ids = self._whole(number)
-            begin = start + done - int(self._begin(number))
-            piece = ids[begin : begin + length - done]
-            out[done : done + len(piece)] = piece
-            done += len(piece)
+            begin = start + written - int(self._begin(number))
+            piece = ids[begin : begin + length - written]
+            out[written : written + len(piece)] = piece
+            written += len(piece)
             number += 1
 
     def _begin(self, number: int) -> int:
@@ -131,10 +134,11 @@ class StreamChunks:
 def chunk_bounds(
     lengths: Integers, part: Integers, size: int, min_chunk: int, offset_hashes: npt.NDArray[np.uint64] | None = None
 ) -> tuple[Integers, Integers]:
-    """(starts, lengths) of part number `part` (n,) of runs of `lengths` (n,) tokens cut into ceil(length / size).
+    """Return (starts, lengths) of part number `part` (n,) of runs of `lengths` (n,) tokens, divided into ceil(length /
+    size).
 
-    The first and the last part share what the full ones leave; both keep at least `least` tokens (at most size / 2)
-    where a run is cut at all. Without `shift` (n,) hashes the first part is as long as it can be.
+    The first and the last part share what the full ones leave; both keep at least `min_chunk` tokens (at most size / 2)
+    if a run is divided at all. Without `offset_hashes` (n,) the first part is as long as possible.
     """
     parts = -(-lengths // size)
     rest = lengths - (parts - 1) * size

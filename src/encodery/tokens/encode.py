@@ -1,8 +1,8 @@
-"""A corpus and a tokenizer to a packed store (`store.py`): one shard of ids for one shard of the corpus.
+"""Encodes a corpus with a tokenizer into a token store (`store.py`): one shard of ids for each shard of the corpus.
 
-`tokenizers` encodes a batch on all threads and holds the interpreter for only a few percent of the time, so one
-process serves some eight cores; beyond that, shards go to several processes. The draft folder survives a kill:
-the next pack of the same corpus and tokenizer keeps its finished shards (checked by SHA-256) and makes the others.
+`tokenizers` encodes a batch on all threads and holds the interpreter for only a few percent of the time, so one process
+uses some eight cores; beyond that, shards go to several processes. The draft folder survives a kill: the next run with
+the same corpus and tokenizer keeps its finished shards (checked by SHA-256) and makes the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from encodery.tokens.store import KIND, SPLITS, SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.up_to_date import up_to_date_artifact
 
-ENCODED_AT_ONCE = 1 << 21
+CHARACTERS_AT_ONCE = 1 << 21
 CORES_PER_PROCESS = 8
 
 ProgressCallback = Callable[[str, int, int], None]
@@ -34,7 +34,7 @@ ProgressCallback = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to make: everything a worker process needs."""
+    """One shard to make: all that a worker process needs."""
 
     corpus_shard: Path
     split: Path
@@ -52,39 +52,42 @@ def encode_corpus(
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> TokenStore:
-    """Pack both splits of a corpus; if `out` holds just that already, nothing is done.
+    """Encode both splits of a corpus; if `out` holds exactly that already, nothing is done.
 
-    `watch(split, done, total)` is called after each shard. `workers`: processes; by default one for each eight
-    cores, in this process if one is enough. Raises `EmptyInput` if the corpus has no training text, `ArtifactError`
-    for a damaged corpus shard, `DiskFull`.
+    Args:
+        workers: the number of processes; by default one for each eight cores, this process if one is enough.
+        overwrite: replace what is in `out`.
+        on_progress: called as (split, finished shards, all shards) after each shard.
+
+    Raises `EmptyInput` if the corpus has no training text, `ArtifactError` for a damaged corpus shard, `DiskFull`.
     """
     source = Artifact.open(corpus, "corpus")
-    words = Tokenizer.load(tokenizer)
-    specials = special_tokens_of(words)
-    dtype = id_dtype(words.vocab_size)
-    count = _workers(workers)
+    trained = Tokenizer.load(tokenizer)
+    special_tokens = special_tokens_of(trained)
+    dtype = id_dtype(trained.vocab_size)
+    count = _num_workers(workers)
     if not any(shard_paths(corpus, "train")):
-        raise EmptyInput(f"{corpus}: its training split holds no documents to pack.")
+        raise EmptyInput(f"{corpus}: its training split holds no documents to encode.")
     parents = {"corpus": source, **_tokenizer_parent(tokenizer)}
-    settings = {"dtype": dtype, "special_tokens": asdict(specials), "tokenizer": words.fingerprint}
+    settings = {"dtype": dtype, "special_tokens": asdict(special_tokens), "tokenizer": trained.fingerprint}
     if not overwrite and up_to_date_artifact(out, KIND, settings, parents):
         return TokenStore.open(out)
     with create_artifact(out, KIND, settings, parents, overwrite=overwrite, keep_draft=True) as draft:
-        begun = time.perf_counter()
-        words.save(draft.path / "tokenizer")
+        started = time.perf_counter()
+        trained.save(draft.path / "tokenizer")
         for name in SPLITS:
-            tasks = list(_tasks(source, name, draft.path, words.fingerprint, dtype))
+            tasks = list(_tasks(source, name, draft.path, trained.fingerprint, dtype))
             _clear(draft.path / name, {f"{task.number:05d}" for task in tasks})
-            notes = _run(tasks, count, on_progress or _unwatched)
-            draft.metrics[name] = index_split(draft.path / name, notes)
+            records = _run(tasks, count, on_progress or _no_progress)
+            draft.metrics[name] = index_split(draft.path / name, records)
         if not draft.metrics["train"]["tokens"]:
             raise EmptyInput(f"{corpus}: its training split holds no tokens.")
-        draft.metrics["seconds"] = round(time.perf_counter() - begun, 2)
+        draft.metrics["seconds"] = round(time.perf_counter() - started, 2)
     return TokenStore.open(out)
 
 
 def special_tokens_of(tokenizer: Tokenizer) -> SpecialTokens:
-    """What a store remembers of its tokenizer. Raises `InputError` if it lacks a special token."""
+    """Return the special tokens that a store records. Raises `InputError` if the tokenizer lacks one."""
     return SpecialTokens(
         pad_id=tokenizer.pad_id,
         unk_id=tokenizer.unk_id,
@@ -105,40 +108,40 @@ def _tasks(corpus: Artifact, split: str, draft: Path, fingerprint: str, dtype: s
         yield _Task(path, draft / split, number, draft / "tokenizer", dtype, source)
 
 
-def _clear(split: Path, wanted: set[str]) -> None:
-    """Remove what an earlier pack of another corpus left in the draft."""
+def _clear(split: Path, shard_names: set[str]) -> None:
+    """Remove what an earlier run on another corpus left in the draft."""
     for file in split.rglob("*") if split.is_dir() else ():
-        if file.is_file() and file.name.split(".")[0] not in wanted:
+        if file.is_file() and file.name.split(".")[0] not in shard_names:
             file.unlink()
 
 
-def _unwatched(split: str, done: int, total: int) -> None:
-    """Nobody watches."""
+def _no_progress(split: str, done: int, total: int) -> None:
+    """Reports nothing."""
 
 
-def _run(tasks: list[_Task], workers: int, watch: ProgressCallback) -> list[ShardRecord]:
-    notes: dict[int, ShardRecord] = {}
+def _run(tasks: list[_Task], workers: int, on_progress: ProgressCallback) -> list[ShardRecord]:
+    records: dict[int, ShardRecord] = {}
     for task in tasks:
-        if (note := finished_shard(task.split, task.number, task.dtype, task.source)) is not None:
-            notes[task.number] = note
-            watch(task.split.name, len(notes), len(tasks))
-    rest = [task for task in tasks if task.number not in notes]
-    if min(workers, len(rest)) <= 1:
-        for task in rest:
-            notes[task.number] = _make(task)
-            watch(task.split.name, len(notes), len(tasks))
+        if (record := finished_shard(task.split, task.number, task.dtype, task.source)) is not None:
+            records[task.number] = record
+            on_progress(task.split.name, len(records), len(tasks))
+    missing = [task for task in tasks if task.number not in records]
+    if min(workers, len(missing)) <= 1:
+        for task in missing:
+            records[task.number] = _make(task)
+            on_progress(task.split.name, len(records), len(tasks))
     else:
-        with ProcessPoolExecutor(min(workers, len(rest)), multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(_make, task): task for task in rest}
+        with ProcessPoolExecutor(min(workers, len(missing)), multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(_make, task): task for task in missing}
             try:
                 for future in as_completed(futures):
                     task = futures[future]
-                    notes[task.number] = future.result()
-                    watch(task.split.name, len(notes), len(tasks))
+                    records[task.number] = future.result()
+                    on_progress(task.split.name, len(records), len(tasks))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    return [notes[task.number] for task in tasks]
+    return [records[task.number] for task in tasks]
 
 
 def _make(task: _Task) -> ShardRecord:
@@ -149,16 +152,16 @@ def _make(task: _Task) -> ShardRecord:
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
-    """(ids, UTF-8 bytes) of each text, without special tokens; memory holds some two million characters."""
-    held: list[str] = []
+    """Yield (ids, UTF-8 bytes) of each text, without special tokens; some two million characters are in memory."""
+    texts_held: list[str] = []
     size = 0
     for text in texts:
-        held.append(text)
+        texts_held.append(text)
         size += len(text)
-        if size >= ENCODED_AT_ONCE:
-            yield from _encode(tokenizer, held)
-            held, size = [], 0
-    yield from _encode(tokenizer, held)
+        if size >= CHARACTERS_AT_ONCE:
+            yield from _encode(tokenizer, texts_held)
+            texts_held, size = [], 0
+    yield from _encode(tokenizer, texts_held)
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
@@ -166,14 +169,14 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[tuple[npt.NDArra
         yield ids, len(text.encode("utf-8", errors="replace"))
 
 
-def _workers(given: int | None) -> int:
-    if given is not None and given < 1:
-        raise InputError(f"workers = {given}: must be at least 1.")
-    return given or max(threads() // CORES_PER_PROCESS, 1)
+def _num_workers(workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise InputError(f"workers = {workers}: must be at least 1.")
+    return workers or max(threads() // CORES_PER_PROCESS, 1)
 
 
 def _tokenizer_parent(folder: str | Path) -> dict[str, Artifact]:
-    """The tokenizer as a parent, where it is an artifact and not a bare folder from elsewhere."""
+    """The tokenizer as a parent, if it is an artifact and not a plain folder from elsewhere."""
     try:
         return {"tokenizer": Artifact.open(folder, ("tokenizer", "model", "tokens"))}
     except ArtifactError:

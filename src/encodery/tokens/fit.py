@@ -1,6 +1,6 @@
-"""Filling a budget of tokens with sequences, and dealing a batch to ranks.
+"""Fills a budget of tokens with sequences, and balances a batch over ranks.
 
-Shapes: n pieces, given by their starts and lengths in the ids of a split.
+Shapes: n pieces, each a start and a length in the ids of a split.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ MIN_CHUNK = 16
 
 
 def min_chunk_length(size: int) -> int:
-    """The shortest piece that cutting for pieces of `size` may leave."""
+    """Return the length of the shortest piece that dividing pieces of `size` may leave."""
     return min(MIN_CHUNK, size // 2)
 
 
 def split_long(starts: Integers, lengths: Integers, size: int) -> tuple[Integers, Integers]:
-    """Cut pieces longer than `size` into as many as needed, in place of the long one."""
+    """Divide pieces longer than `size` into as many as needed, in their place."""
     if not len(lengths) or lengths.max() <= size:
         return starts, lengths
     parts = -(-lengths // size)
@@ -31,7 +31,7 @@ def split_long(starts: Integers, lengths: Integers, size: int) -> tuple[Integers
 
 
 def add_best_fitting(sizes: Integers, chosen: npt.NDArray[np.bool_], room: int) -> int:
-    """Mark the best-fitting of `sizes` in `chosen` until none fits; the room that stays."""
+    """Mark the best-fitting of `sizes` in `chosen` until none fits; return the room that is left."""
     while True:
         fitting = np.where((sizes <= room) & ~chosen, sizes, 0)
         best = int(fitting.argmax()) if len(fitting) else 0
@@ -44,7 +44,7 @@ def add_best_fitting(sizes: Integers, chosen: npt.NDArray[np.bool_], room: int) 
 def split_to_fit(
     batch: tuple[Integers, Integers], starts: Integers, lengths: Integers, room: int, min_chunk: int
 ) -> tuple[tuple[Integers, Integers], Integers, Integers]:
-    """Move the beginning of the piece that fills `room` best into the batch; both parts keep `shortest` tokens."""
+    """Move the beginning of the piece that fills `room` best into the batch; both parts keep `min_chunk` tokens."""
     sizes = np.minimum(lengths - min_chunk, room)
     at = int(sizes.argmax())
     size = int(sizes[at])
@@ -58,17 +58,18 @@ def split_to_fit(
 
 
 def balance(sizes: Integers, world: int, break_even_length: float = np.inf) -> Integers:
-    """(n,) which rank takes each of n sequences sorted from long to short, as for MLPerf's unpadded BERT.
+    """Return (n,) the rank of each of n sequences, sorted from long to short, as for MLPerf's unpadded BERT.
 
-    In each round of `world` sequences the longest goes to the rank with the least so far. What is evened out is n
-    tokens' cost n · (1 + n / `even`): `even` is the length at which attention costs as much as all else. Shares of
-    tokens (without `even`) differ by at most the longest less the shortest sequence; numbers of sequences by one.
+    In each round of `world` sequences the longest goes to the rank with the least load so far. The load of n tokens is
+    n · (1 + n / `break_even_length`), the latter being the length at which attention costs as much as everything else.
+    Without it the tokens of ranks differ by at most the longest less the shortest sequence; the numbers of sequences
+    always differ by at most one.
     """
     costs = sizes * (1 + sizes / break_even_length)
-    seats, loads = np.empty(len(sizes), np.int64), np.zeros(world)
+    ranks, loads = np.empty(len(sizes), np.int64), np.zeros(world)
     for start in range(0, len(sizes), world):
-        some = costs[start : start + world]
-        free = np.argsort(loads, kind="stable")[: len(some)]
-        seats[start : start + world] = free
-        loads[free] += some
-    return seats
+        round_costs = costs[start : start + world]
+        least_loaded = np.argsort(loads, kind="stable")[: len(round_costs)]
+        ranks[start : start + world] = least_loaded
+        loads[least_loaded] += round_costs
+    return ranks

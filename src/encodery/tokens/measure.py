@@ -1,8 +1,8 @@
-"""How good a tokenizer is on a text: how many tokens a word takes, what stays unknown, what is never used.
+"""Measures a tokenizer on a text: tokens per word, unknown tokens, entries of the vocabulary that are never used.
 
-A word is a run without whitespace; a token's bytes are those of the text, not of its normalized form, so figures of
-kinds that fold case or accents can be set side by side. Fewer tokens for the same text is not better by itself:
-compare bits per byte of models.
+A word is a run without whitespace; a token's bytes are those of the text, not of its normalised form, so kinds that
+fold case or accents can be compared. Fewer tokens for the same text are not better by themselves: compare the bits per
+byte of models.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from encodery.corpus.shards import read_documents, shard_paths
 from encodery.tokens.tokenizer import Tokenizer
 
 WORD = re.compile(r"\w+")
-SHOWN = 12
+LISTED = 12
 DISTINCT_WORDS = 50_000
-ENCODED_AT_ONCE = 256
+DOCUMENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceMetrics:
-    """The figures of one source of the text."""
+    """Metrics of one source of the text."""
 
     bytes: int
     tokens_per_word: float
@@ -41,7 +41,7 @@ class SourceMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerMetrics:
-    """Figures of one tokenizer on one text. Rates and shares lie in 0..1."""
+    """Metrics of one tokenizer on one text. Rates and fractions are in 0..1."""
 
     name: str
     vocab_size: int
@@ -58,7 +58,7 @@ class TokenizerMetrics:
     sources: dict[str, SourceMetrics] = field(default_factory=dict)
 
     def table(self) -> dict[str, Any]:
-        """The figures as plain values, for JSON."""
+        """Return the metrics as plain values, for JSON."""
         return asdict(self)
 
 
@@ -75,7 +75,7 @@ class _Count:
         self.tokens += len(ids)
         self.unknown += int(np.count_nonzero(ids == unk_id))
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         return {
             "bytes": self.bytes,
             "tokens_per_word": round(self.tokens / max(self.words, 1), 4),
@@ -85,79 +85,79 @@ class _Count:
 
 
 def evaluation_documents(corpus: str | Path, max_bytes: int = 20_000_000) -> list[Document]:
-    """The held-out documents of a corpus, at most `limit` bytes; training documents where none are held out.
+    """Return the held-out documents of a corpus, at most `max_bytes`; training documents if none are held out.
 
-    Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
+    Raises `ArtifactError` if `corpus` is no corpus, `EmptyInput` if it holds no text.
     """
     Artifact.open(corpus, "corpus")
     for split in ("heldout", "train"):
-        if found := _first(read_documents(shard_paths(corpus, split)), max_bytes):
-            return found
+        if documents := _first(read_documents(shard_paths(corpus, split)), max_bytes):
+            return documents
     raise EmptyInput(f"{corpus}: holds no text to measure on.")
 
 
 def _first(text: Iterable[Document], limit: int) -> list[Document]:
-    found: list[Document] = []
+    chosen: list[Document] = []
     size = 0
     for document in text:
         size += len(document.text.encode("utf-8", errors="replace"))
-        if size > limit and found:
+        if size > limit and chosen:
             break
         if document.text.strip():
-            found.append(document)
-    return found
+            chosen.append(document)
+    return chosen
 
 
 def measure(tokenizer: Tokenizer, documents: list[Document], name: str) -> TokenizerMetrics:
-    """The figures of `tokenizer` on documents; sources are told apart by their metadata."""
+    """Return the metrics of `tokenizer` on documents; sources are distinguished by their metadata."""
     total, sources = _Count(), dict[str, _Count]()
     uses = np.zeros(tokenizer.vocab_size, np.int64)
     words: Counter[str] = Counter()
-    for first in range(0, len(documents), ENCODED_AT_ONCE):
-        some = documents[first : first + ENCODED_AT_ONCE]
-        for document, ids in zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True):
+    for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        batch = documents[first : first + DOCUMENTS_AT_ONCE]
+        for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
             source = str(document.metadata.get("source", ""))
             for count in (total, sources.setdefault(source, _Count())):
                 count.add(document.text, ids, tokenizer.unk_id)
             uses += np.bincount(ids, minlength=tokenizer.vocab_size)
             words.update(WORD.findall(document.text))
-    largest = sorted(sources, key=lambda source: -sources[source].bytes)[:SHOWN]
+    largest = sorted(sources, key=lambda source: -sources[source].bytes)[:LISTED]
     return TokenizerMetrics(
         name=name,
         vocab_size=tokenizer.vocab_size,
         documents=len(documents),
         tokens=total.tokens,
-        single_token_words=_whole_words(tokenizer, words),
+        single_token_words=_single_token_words(tokenizer, words),
         vocabulary_used=round(int(np.count_nonzero(uses)) / tokenizer.used_size, 4),
         longest_pieces=_longest(tokenizer, uses),
-        most_frequent_pieces=_commonest(tokenizer, uses),
-        sources={source: SourceMetrics(**sources[source].figures()) for source in largest if source},
-        **total.figures(),
+        most_frequent_pieces=_most_frequent(tokenizer, uses),
+        sources={source: SourceMetrics(**sources[source].metrics()) for source in largest if source},
+        **total.metrics(),
     )
 
 
-def _whole_words(tokenizer: Tokenizer, words: Counter[str]) -> float:
-    """Share of the running words (letters and digits, a space before them) that are one token."""
+def _single_token_words(tokenizer: Tokenizer, words: Counter[str]) -> float:
+    """The fraction of the words in running text (letters and digits after a space) that are one token."""
     known = words.most_common(DISTINCT_WORDS)
     ids = tokenizer.encode_batch([f" {word}" for word, _ in known])
     unk_id = tokenizer.unk_id
-    whole = sum(times for (_, times), i in zip(known, ids, strict=True) if len(i) == 1 and i[0] != unk_id)
-    return round(whole / max(words.total(), 1), 4)
+    single = sum(times for (_, times), i in zip(known, ids, strict=True) if len(i) == 1 and i[0] != unk_id)
+    return round(single / max(words.total(), 1), 4)
 
 
 def _longest(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[str]:
     numbers = set(np.flatnonzero(uses).tolist()) - tokenizer.special_ids
     texts = {tokenizer.decode([number]).strip() for number in numbers}
-    return sorted(texts, key=lambda text: (-len(text), text))[:SHOWN]
+    return sorted(texts, key=lambda text: (-len(text), text))[:LISTED]
 
 
-def _commonest(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
-    order = np.argsort(-uses, kind="stable")[:SHOWN]
+def _most_frequent(tokenizer: Tokenizer, uses: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
+    order = np.argsort(-uses, kind="stable")[:LISTED]
     total = max(int(uses.sum()), 1)
     return [(tokenizer.piece(number), round(int(uses[number]) / total, 4)) for number in order.tolist() if uses[number]]
 
 
 def compare(folders: Iterable[str | Path], corpus: str | Path, max_bytes: int = 20_000_000) -> list[TokenizerMetrics]:
-    """The figures of several tokenizers on the same text of a corpus."""
+    """Return the metrics of several tokenizers on the same text of a corpus."""
     text = evaluation_documents(corpus, max_bytes)
     return [measure(Tokenizer.load(folder), text, Path(folder).name) for folder in folders]

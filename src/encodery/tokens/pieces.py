@@ -1,4 +1,4 @@
-"""Pieces of one vocabulary by the pieces of another: what is the same, and what a new piece was spelt with before.
+"""Pieces of one vocabulary in terms of another: which are equal, and which old pieces spell a new one.
 
 WordPiece, byte-level and Unigram vocabularies write pieces differently; here a piece is its text and whether it begins
 a word, so that vocabularies of different kinds can be compared.
@@ -18,32 +18,32 @@ NormalisedPiece = tuple[str, str]
 
 
 def normalised_pieces(tokenizer: Tokenizer) -> dict[int, NormalisedPiece]:
-    """Each id that stands for something."""
+    """Return the piece of each id that has one."""
     spec = json.loads(tokenizer.backend.to_str())
     roles = {name: role for role, name in tokenizer.roles.items() if name is not None}
     numbers = [number for number, piece in enumerate(tokenizer.pieces) if piece]
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     byte_level = "ByteLevel" in json.dumps(spec.get("decoder"))
     texts = tokenizer.backend.decode_batch([[n] for n in numbers], skip_special_tokens=False) if byte_level else []
-    found: dict[int, NormalisedPiece] = {}
-    for place, number in enumerate(numbers):
+    pieces: dict[int, NormalisedPiece] = {}
+    for index, number in enumerate(numbers):
         piece = tokenizer.pieces[number]
         if number in tokenizer.special_ids:
-            found[number] = ("special", roles.get(piece, piece))
-        elif byte_level and REPLACEMENT_CHARACTER in texts[place]:
-            found[number] = ("bytes", piece)
+            pieces[number] = ("special", roles.get(piece, piece))
+        elif byte_level and REPLACEMENT_CHARACTER in texts[index]:
+            pieces[number] = ("bytes", piece)
         elif byte_level:
-            found[number] = _split(texts[place], " ")
+            pieces[number] = _split(texts[index], " ")
         elif spec["model"].get("type") == "WordPiece":
             inside = bool(prefix) and piece.startswith(prefix) and piece != prefix
-            found[number] = ("inside", piece.removeprefix(prefix)) if inside else ("start", piece)
+            pieces[number] = ("inside", piece.removeprefix(prefix)) if inside else ("start", piece)
         else:
-            found[number] = _split(piece, MARK)
-    return found
+            pieces[number] = _split(piece, MARK)
+    return pieces
 
 
 def spell(old: Tokenizer, piece: NormalisedPiece) -> list[int]:
-    """The ids with which the old tokenizer spells a piece; none where it cannot."""
+    """Return the ids with which the old tokenizer spells a piece; an empty list if it cannot."""
     kind, text = piece
     if kind in ("special", "bytes") or not text:
         return []
@@ -56,7 +56,7 @@ def spell(old: Tokenizer, piece: NormalisedPiece) -> list[int]:
 
 
 def _spellings(old: Tokenizer, text: str, start: bool) -> Iterator[list[int]]:
-    """Ways to spell it, the most fitting first: inside a word it stands behind a letter that is then taken off."""
+    """Ways to spell it, the best one first: inside a word it is written after a letter, which is then removed."""
     if start:
         yield old.encode(" " + text).tolist()
     else:

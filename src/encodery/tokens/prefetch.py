@@ -1,7 +1,7 @@
-"""Batches prepared ahead in a thread, with the feed's order and the feed's state.
+"""Batches prepared ahead in a thread, in the loader's order and with the loader's state.
 
-The state is that of the batch handed out last, never of one prepared. If a call asks for other sizes than were
-prepared, what was prepared is dropped and the feed goes back: the batches are those of the feed alone, always.
+The state is that of the batch returned last, never of one prepared. If a call asks for other sizes than were prepared,
+the prepared batches are discarded and the loader is set back: the batches are always those of the loader alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from encodery.tokens.loader import PackedBatch, PackedLoader
 
 
 class Prefetch:
-    """A `Feed` whose next `depth` batches are made by a thread. Use as a context manager, or `close` it.
+    """A `PackedLoader` whose next `depth` batches are made by a thread. Use it as a context manager, or `close` it.
 
     An exception in the thread is raised by the `next` that would have returned the batch.
     """
@@ -24,20 +24,20 @@ class Prefetch:
         self.loader = loader
         self.depth = depth
         self._ready: deque[tuple[tuple[int, int], Future[tuple[PackedBatch, Any, float]]]] = deque()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._at = loader.snapshot
         self._progress = loader.progress
 
     def next(self, batch_tokens: int | None = None, max_length: int | None = None) -> PackedBatch:
-        """See `Feed.next`."""
+        """See `PackedLoader.next`."""
         sizes = self.loader.resolve_limits(batch_tokens, max_length)
         if self._ready and self._ready[0][0] != sizes:
-            self._go_back()
+            self._rewind()
         self._prepare(sizes)
         try:
             batch, self._at, self._progress = self._ready.popleft()[1].result()
         except BaseException:
-            self._go_back()
+            self._rewind()
             raise
         self._prepare(sizes)
         return batch
@@ -50,7 +50,7 @@ class Prefetch:
         batch = self.loader.next(budget, longest)
         return batch, self.loader.snapshot, self.loader.progress
 
-    def _go_back(self) -> None:
+    def _rewind(self) -> None:
         for _, future in self._ready:
             if not future.cancel():
                 future.exception()
@@ -58,28 +58,28 @@ class Prefetch:
         self.loader.load_state(self.state())
 
     def state(self) -> dict[str, Any]:
-        """State of the feed right behind the batch handed out last."""
+        """Return the state of the loader after the batch returned last."""
         return self.loader.state_of(self._at)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See `Feed.load_state`."""
-        self._go_back()
+        """See `PackedLoader.load_state`."""
+        self._rewind()
         self.loader.load_state(state)
         self._at, self._progress = self.loader.snapshot, self.loader.progress
 
     @property
     def epoch(self) -> int:
-        """Epochs drawn for the batch handed out last."""
+        """The number of epochs drawn for the batch returned last."""
         return int(self._at.epoch)
 
     @property
     def progress(self) -> float:
-        """Epochs drawn for the batch handed out last, with the fraction of the current one."""
+        """The number of epochs drawn for the batch returned last, with the fraction of the current one."""
         return self._progress
 
     def close(self) -> None:
-        """End the thread; the feed stands behind the batch handed out last."""
-        self._go_back()
+        """End the thread; the loader is set to the state after the batch returned last."""
+        self._rewind()
         self._pool.shutdown()
 
     def __enter__(self) -> Prefetch:

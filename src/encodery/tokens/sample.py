@@ -10,10 +10,10 @@ from encodery.corpus.document import Document
 
 
 class DocumentSample:
-    """Texts that may be iterated again and again, kept as UTF-8: `bytes` of them in memory.
+    """Texts that can be iterated repeatedly, kept as UTF-8: `bytes` of them in memory.
 
-    Documents are cut after `longest` bytes. When more than `limit` bytes are offered, those whose hash is smallest
-    stay, so that the sample is a function of the set of documents.
+    Documents are truncated to `max_document_bytes`. If `total_documents` have more than `max_bytes`, those with the
+    smallest hashes stay, so that the sample is a function of the set of documents.
     """
 
     def __init__(self, documents: Iterable[Document], max_bytes: int, max_document_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Writing packed documents: shards of ids, their checksums, and the index of a split."""
+"""Writes encoded documents: shards of ids, their checksums, and the index of a split."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from encodery.base.artifact import atomic_write, sha256, translate_disk_full
 from encodery.tokens.store import OFFSETS, SUFFIX
 
-RECORDS = "notes"
+RECORDS = "records"
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is remembered of a finished shard, in `notes/` of the draft, so that a killed pack continues."""
+    """A finished shard, in `records/` of the draft, so that an interrupted run can continue."""
 
     source: str
     documents: int
@@ -32,12 +32,12 @@ class ShardRecord:
 
 
 def id_dtype(vocab_size: int) -> str:
-    """The type that holds every id: `uint16` below 65,536 ids, else `uint32`."""
+    """Return the smallest type that holds every id: `uint16` below 65,536 ids, else `uint32`."""
     return "uint16" if vocab_size < 65536 else "uint32"
 
 
 class TokenShardWriter:
-    """Writes one shard: ids as they come, the lengths when it ends. The file appears whole or not at all."""
+    """Writes one shard: ids as they come, the lengths at the end. The file appears as a intact or not at all."""
 
     def __init__(self, split: Path, number: int, dtype: str, unk_id: int) -> None:
         self.path = split / f"{number:05d}{SUFFIX[dtype]}"
@@ -67,11 +67,11 @@ class TokenShardWriter:
                 draft.unlink(missing_ok=True)
                 raise
             draft.replace(self.path)
-        return self._remember(source, digest.hexdigest())
+        return self._record(source, digest.hexdigest())
 
-    def _remember(self, source: str, digest: str) -> ShardRecord:
+    def _record(self, source: str, digest: str) -> ShardRecord:
         lengths = np.asarray(self.lengths, dtype=np.int64)
-        note = ShardRecord(
+        record = ShardRecord(
             source=source,
             documents=len(lengths),
             tokens=int(lengths.sum()),
@@ -80,29 +80,29 @@ class TokenShardWriter:
             empty=int(np.count_nonzero(lengths == 0)),
             sha256=digest,
         )
-        notes = self.path.parent / RECORDS
-        with translate_disk_full(notes):
-            np.save(notes / f"{self.path.stem}.npy", lengths)
-        atomic_write(notes / f"{self.path.stem}.json", json.dumps(asdict(note)))
-        return note
+        records = self.path.parent / RECORDS
+        with translate_disk_full(records):
+            np.save(records / f"{self.path.stem}.npy", lengths)
+        atomic_write(records / f"{self.path.stem}.json", json.dumps(asdict(record)))
+        return record
 
 
 def finished_shard(split: Path, number: int, dtype: str, source: str) -> ShardRecord | None:
-    """The note of shard `number` if an earlier pack finished it from the same source and it is still whole."""
+    """Return the record of shard `number` if an earlier run finished it from the same source and it is intact."""
     shard = split / f"{number:05d}{SUFFIX[dtype]}"
     path = split / RECORDS / f"{number:05d}.json"
     try:
-        note = ShardRecord(**json.loads(path.read_text(encoding="utf-8")))
+        record = ShardRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    whole = note.source == source and shard.is_file() and sha256(shard) == note.sha256
-    return note if whole and (split / RECORDS / f"{number:05d}.npy").is_file() else None
+    intact = record.source == source and shard.is_file() and sha256(shard) == record.sha256
+    return record if intact and (split / RECORDS / f"{number:05d}.npy").is_file() else None
 
 
 def index_split(split: Path, records: list[ShardRecord]) -> dict[str, int]:
-    """Join the shards' lengths into `offsets.npy`, remove the notes, and return the split's figures."""
+    """Join the shards' lengths into `offsets.npy`, remove the records, and return the split's metrics."""
     split.mkdir(parents=True, exist_ok=True)
-    documents = sum(note.documents for note in records)
+    documents = sum(record.documents for record in records)
     if documents:
         with translate_disk_full(split / OFFSETS):
             _write_offsets(split, len(records), documents)
@@ -113,18 +113,18 @@ def index_split(split: Path, records: list[ShardRecord]) -> dict[str, int]:
         folder.rmdir()
     return {
         "documents": documents,
-        "tokens": sum(note.tokens for note in records),
-        "bytes": sum(note.bytes for note in records),
-        "unknown": sum(note.unknown for note in records),
-        "empty": sum(note.empty for note in records),
+        "tokens": sum(record.tokens for record in records),
+        "bytes": sum(record.bytes for record in records),
+        "unknown": sum(record.unknown for record in records),
+        "empty": sum(record.empty for record in records),
     }
 
 
 def _write_offsets(split: Path, shards: int, documents: int) -> None:
     offsets = np.lib.format.open_memmap(split / OFFSETS, mode="w+", dtype=np.int64, shape=(documents + 1,))
-    offsets[0] = done = 0
+    offsets[0] = count = 0
     for number in range(shards):
         lengths = np.load(split / RECORDS / f"{number:05d}.npy", allow_pickle=False)
-        offsets[done + 1 : done + 1 + len(lengths)] = np.cumsum(lengths) + offsets[done]
-        done += len(lengths)
+        offsets[count + 1 : count + 1 + len(lengths)] = np.cumsum(lengths) + offsets[count]
+        count += len(lengths)
     offsets.flush()

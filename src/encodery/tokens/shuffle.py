@@ -1,9 +1,9 @@
-"""Counter-based randomness for the feed: a hash of numbers, and a permutation that needs no memory.
+"""Counter-based randomness for the loader: a hash of numbers, and a permutation that needs no memory.
 
-A permutation of 0..count-1 is computed entry by entry by a Feistel network over the pairs (left, right) of an
-a x b grid just larger than count (numbers that fall outside are sent through again: cycle walking). So a shuffled
-epoch of any size costs no array, any position of it can be asked for at once, and its whole state is its key.
-The results do not depend on the version of numpy.
+A permutation of 0..count-1 is computed entry by entry by a Feistel network over the pairs (left, right) of an a x b
+grid just larger than count (numbers outside are sent through again: cycle walking). So a shuffled epoch of any size
+costs no array, any position of it can be computed at once, and its whole state is its key. The results do not depend on
+the version of numpy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDS = 4
 
 
 def hash_under_key(numbers: Integers, key: int) -> npt.NDArray[np.uint64]:
-    """A uniform 64-bit hash of each number under a key (the SplitMix64 finalizer)."""
+    """Return a uniform 64-bit hash of each number under a key (the SplitMix64 finalizer)."""
     z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -28,7 +28,7 @@ def hash_under_key(numbers: Integers, key: int) -> npt.NDArray[np.uint64]:
 
 
 def permute(numbers: Integers, count: int, key: int) -> Integers:
-    """Where each of `numbers` (in 0..count-1) goes in the permutation of 0..count-1 named by `key`."""
+    """Return where each of `numbers` (in 0..count-1) goes in the permutation of 0..count-1 named by `key`."""
     if count <= 1:
         return numbers.copy()
     rows = math.isqrt(count - 1) + 1
@@ -51,6 +51,6 @@ def _walk(numbers: Integers, rows: int, columns: int, keys: list[int]) -> Intege
 
 
 def scale_hashes(hashes: npt.NDArray[np.uint64], bound: int | Integers) -> Integers:
-    """Hashes to numbers in 0..limit-1; `limit` is at most 2**31, one number or one per hash."""
+    """Scale hashes to numbers in 0..bound-1; `bound` is at most 2**31, one number or one per hash."""
     scaled = (hashes >> np.uint64(33)) * np.asarray(bound, dtype=np.uint64)
     return (scaled >> np.uint64(31)).astype(np.int64)

@@ -1,10 +1,10 @@
-"""The packed corpus: memory-mapped token ids with an O(1) index of documents. Artifact kind `tokens`.
+"""A token store: memory-mapped token ids with an O(1) index of documents. Artifact kind `tokens`.
 
-Layout of the folder: for each split `<split>/00000.u16` (or `.u32`), … hold the ids of whole documents one after
-another, little-endian, without special tokens; `<split>/offsets.npy` (D+1,) int64 says where each document begins
-in the ids of the split. `tokenizer/` is a copy of the tokenizer. The manifest's settings hold `dtype` and the ids
-of the special tokens, its figures the documents, tokens, unknown tokens and UTF-8 bytes of each split.
-Opening checks the size of every file; `verify` checks every SHA-256. Both name the file at fault.
+Layout of the folder: for each split, `<split>/00000.u16` (or `.u32`), … hold the ids of whole documents one after
+another, little-endian, without special tokens; `<split>/offsets.npy` (D+1,) int64 says where each document begins in
+the ids of the split. `tokenizer/` is a copy of the tokenizer. The manifest's settings hold `dtype` and the ids of the
+special tokens, its metrics the documents, tokens, unknown tokens and UTF-8 bytes of each split. Opening checks the size
+of every file; `verify` checks every SHA-256. Both name the file at fault.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OFFSETS = "offsets.npy"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens and the (padded) size of the vocabulary a store was packed with."""
+    """Ids of the special tokens, and the (padded) size of the vocabulary that a store was encoded with."""
 
     pad_id: int
     unk_id: int
@@ -43,7 +43,7 @@ class SpecialTokens:
 
 
 class TokenSplit:
-    """The documents of one split. `shards` hold ids; `starts` (S+1,) their first positions in the split's ids."""
+    """The documents of one split. `shards` hold ids; `starts` (S+1,) their first positions in the ids of the split."""
 
     def __init__(
         self, folder: Path, dtype: str, metrics: dict[str, Any], special_tokens: SpecialTokens, identity: str
@@ -71,7 +71,7 @@ class TokenSplit:
         return self.documents
 
     def __getitem__(self, number: int) -> npt.NDArray[np.integer[Any]]:
-        """The ids of a document, a view of the mapped file. Raises `IndexError` outside -D..D-1."""
+        """Return the ids of a document, a view of the mapped file. Raises `IndexError` outside -D..D-1."""
         if not -self.documents <= number < self.documents:
             raise IndexError(f"document {number} of {self.documents}")
         number %= self.documents
@@ -81,7 +81,7 @@ class TokenSplit:
         return (self[number] for number in range(self.documents))
 
     def read(self, start: int, length: int) -> npt.NDArray[np.integer[Any]]:
-        """`length` ids from position `start` of the split; they must lie in one document."""
+        """Return `length` ids from position `start` of the split; they must belong to one document."""
         if not length:
             return np.zeros(0, self.shards[0].dtype if self.shards else np.uint16)
         shard = int(self.starts.searchsorted(start, "right")) - 1
@@ -95,7 +95,7 @@ class TokenSplit:
 
 
 class TokenStore:
-    """A packed corpus on disk."""
+    """An encoded corpus on disk."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -107,9 +107,9 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = False) -> TokenStore:
-        """Open a packed corpus. `verify` reads every file and compares its SHA-256.
+        """Open a token store. `verify` reads every file and compares its SHA-256.
 
-        Raises `ArtifactError` naming the folder or the damaged shard.
+        Raises `ArtifactError` that names the folder or the damaged shard.
         """
         artifact = Artifact.open(folder, KIND)
         if verify:
@@ -120,24 +120,24 @@ class TokenStore:
             raise ArtifactError(f"{folder}: its manifest lacks {error}.") from error
 
     def split(self, name: str) -> TokenSplit:
-        """One split. Raises `InputError` for a name that is neither `train` nor `heldout`."""
+        """Return one split. Raises `InputError` for a name other than `train` and `heldout`."""
         if name not in SPLITS:
             raise InputError(f"There is no split '{name}'. Splits are {' and '.join(SPLITS)}.")
         if name not in self._splits:
-            figures = self.artifact.manifest.metrics[name]
+            metrics = self.artifact.manifest.metrics[name]
             self._splits[name] = TokenSplit(
-                self.path / name, self.dtype, figures, self.special_tokens, self.fingerprint
+                self.path / name, self.dtype, metrics, self.special_tokens, self.fingerprint
             )
         return self._splits[name]
 
     @property
     def train(self) -> TokenSplit:
-        """The split to learn from; `len`, `[i]`, `lengths`, `tokens` and `bytes` of the store mean this one."""
+        """The training split; `len`, `[i]`, `lengths`, `tokens` and `bytes` of the store refer to it."""
         return self.split("train")
 
     @property
     def heldout(self) -> TokenSplit:
-        """The split kept for measurement."""
+        """The split that is kept for evaluation."""
         return self.split("heldout")
 
     def __len__(self) -> int:
@@ -148,22 +148,22 @@ class TokenStore:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(D,) int64: tokens of each training document."""
+        """(D,) int64: the number of tokens of each training document."""
         return self.train.lengths
 
     @property
     def tokens(self) -> int:
-        """Tokens of the training split."""
+        """The number of tokens of the training split."""
         return self.train.tokens
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of the training split's text."""
+        """The UTF-8 bytes of the text of the training split."""
         return self.train.bytes
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the store was packed with."""
+        """The tokenizer that the store was encoded with."""
         from encodery.tokens.tokenizer import Tokenizer
 
         return Tokenizer.load(self.path / "tokenizer")

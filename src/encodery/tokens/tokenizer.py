@@ -1,8 +1,8 @@
-"""A trained tokenizer: text to ids and back, and what the rest of the house must know of its vocabulary.
+"""A trained tokenizer: text to ids and back, and what other rooms need to know of its vocabulary.
 
-Stands on `tokenizers`; its folder (`tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`) is what
-`transformers.AutoTokenizer` loads. The vocabulary is padded to a multiple of 64 in size only: ids from `used_size`
-to `vocab_size` exist in a model's tables and in no text, as stock models have it.
+It wraps `tokenizers`; its folder (`tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`) is what
+`transformers.AutoTokenizer` loads. Only the size of the vocabulary is padded to a multiple of 64: ids from `used_size`
+to `vocab_size` exist in a model's embeddings and in no text, as in stock models.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Ids = npt.NDArray[np.uint32]
 
 
 class Tokenizer:
-    """Text to ids. `Tokenizer.load(folder)` opens one; `inner` is a `tokenizers.Tokenizer`, `config` the settings
-    that `transformers` keeps beside it."""
+    """Text to ids. `Tokenizer.load(folder)` opens one; `backend` is a `tokenizers.Tokenizer`, `config` what
+    `transformers` stores beside it."""
 
     def __init__(
         self, backend: tokenizers.Tokenizer, config: dict[str, Any] | None = None, vocab_size: int | None = None
@@ -60,14 +60,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, vocab_size: int | None = None) -> Tokenizer:
-        """The tokenizer of a folder, or of its `tokenizer/`; `vocab_size` where a model's tables have another size
-        than the next multiple of 64.
+        """Load the tokenizer of a folder, or of its subfolder `tokenizer/`.
 
-        Raises `ArtifactError` naming the file that is missing or damaged.
+        `vocab_size`: the number of rows of the model's embeddings, if it is not the next multiple of 64. Raises
+        `ArtifactError` that names the file which is missing or damaged.
         """
         path = _file(Path(folder))
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
             raise ArtifactError(f"{path}: damaged: {error}") from error
         config: dict[str, Any] = {}
@@ -78,11 +78,15 @@ class Tokenizer:
                     config |= json.loads(file.read_text(encoding="utf-8"))
                 except ValueError as error:
                     raise ArtifactError(f"{file}: damaged: {error}") from error
-        return cls(inner, config, vocab_size)
+        return cls(backend, config, vocab_size)
 
     def save(self, folder: str | Path, max_length: int | None = None, token_type_ids: bool | None = None) -> None:
-        """Write the files into `folder`. `max_length`: what a model behind it takes; `segments`: whether the model
-        wants `token_type_ids`. Raises `DiskFull`."""
+        """Write the files into `folder`. Raises `DiskFull`.
+
+        Args:
+            max_length: the longest sequence that the model accepts.
+            token_type_ids: whether the model expects `token_type_ids`.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         names = {f"{role}_token": name for role, name in self.roles.items() if name is not None}
@@ -100,36 +104,43 @@ class Tokenizer:
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = False, parse_special_tokens: bool = False
     ) -> list[Ids]:
-        """Ids of each text, on all threads. `specials`: with [CLS] and [SEP]; `markup`: a special token written in
-        a text, such as "[MASK]", is that token and not its letters."""
+        """Return the ids of each text, encoded on all threads.
+
+        Args:
+            add_special_tokens: put [CLS] and [SEP] around each text.
+            parse_special_tokens: a special token written in a text, such as "[MASK]", is that token.
+        """
         return [
             ids
             for start in range(0, len(texts), TEXTS_AT_ONCE)
-            for ids in self._some(texts[start : start + TEXTS_AT_ONCE], add_special_tokens, parse_special_tokens)
+            for ids in self._encode_some(texts[start : start + TEXTS_AT_ONCE], add_special_tokens, parse_special_tokens)
         ]
 
-    def _some(self, texts: Sequence[str], specials: bool, markup: bool) -> list[Ids]:
-        """See `encode_batch`, which limits how many texts the library works at: it keeps far more of each than ids."""
-        inner = self.backend if markup else self._plain
+    def _encode_some(self, texts: Sequence[str], specials: bool, markup: bool) -> list[Ids]:
+        """See `encode_batch`, which limits the texts of a call: the library keeps far more of each than its ids."""
+        backend = self.backend if markup else self._plain
         parts = [list(_between_words(text)) for text in texts]
-        flat = [part for some in parts for part in some]
+        flat = [part for text_parts in parts for part in text_parts]
         whole = len(flat) == len(texts)
-        batch = inner.encode_batch_fast(flat, add_special_tokens=specials and whole)
+        batch = backend.encode_batch_fast(flat, add_special_tokens=specials and whole)
         ids = [np.array(encoding.ids, dtype=np.uint32) for encoding in batch]
         if whole:
             return ids
         first, last = ([self.cls_id], [self.sep_id]) if specials else ([], [])
         rest = iter(ids)
-        return [np.concatenate([first, *(next(rest) for _ in some), last]).astype(np.uint32) for some in parts]
+        return [
+            np.concatenate([first, *(next(rest) for _ in text_parts), last]).astype(np.uint32) for text_parts in parts
+        ]
 
     def encode(self, text: str, add_special_tokens: bool = False, parse_special_tokens: bool = False) -> Ids:
-        """Ids of one text; see `encode_batch`."""
+        """Return the ids of one text; see `encode_batch`."""
         return self.encode_batch([text], add_special_tokens, parse_special_tokens)[0]
 
     def encode_with_offsets(
         self, text: str, add_special_tokens: bool = False, parse_special_tokens: bool = False
     ) -> tuple[Ids, npt.NDArray[np.int32]]:
-        """Ids (n,) and the characters [begin, end) of `text` each stands for (n, 2) int32; specials have (0, 0)."""
+        """Return ids (n,) and the characters [begin, end) of `text` of each (n, 2) int32; added special tokens have (0,
+        0)."""
         encoding = (self.backend if parse_special_tokens else self._plain).encode(
             text, add_special_tokens=add_special_tokens
         )
@@ -137,58 +148,58 @@ class Tokenizer:
         return np.array(encoding.ids, dtype=np.uint32), offsets
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids; ids that only pad the vocabulary are passed over."""
+        """Return the text of ids; ids that only pad the vocabulary are skipped."""
         return str(
             self.backend.decode([int(i) for i in ids if i < self.used_size], skip_special_tokens=skip_special_tokens)
         )
 
     def piece(self, number: int) -> str:
-        """The piece an id stands for, as it is written in the vocabulary."""
+        """Return the piece of an id, as it is written in the vocabulary."""
         return self.pieces[number] if number < self.used_size else ""
 
     @cached_property
     def pieces(self) -> list[str]:
-        """(used_size) every piece in order of id; empty where an id has none."""
-        found = [""] * self.used_size
+        """(used_size) all pieces in order of id; an empty string for an id without one."""
+        pieces = [""] * self.used_size
         for piece, number in self.backend.get_vocab(with_added_tokens=True).items():
-            found[number] = piece
-        return found
+            pieces[number] = piece
+        return pieces
 
     def _id(self, role: str) -> int:
         name = self.roles[role]
         number = None if name is None else self.backend.token_to_id(name)
         if number is None:
-            raise InputError(f"This tokenizer has no {role} token, which is needed here.")
+            raise InputError(f"This tokenizer has no {role} token, which is required here.")
         return int(number)
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token."""
+        """The id of the padding token."""
         return self._id("pad")
 
     @property
     def unk_id(self) -> int:
-        """Id of what cannot be spelled; that of padding where a tokenizer can spell everything."""
+        """The id of what cannot be spelled; that of padding for tokenizers that can spell everything."""
         return self._id("unk" if self.roles["unk"] is not None else "pad")
 
     @property
     def cls_id(self) -> int:
-        """Id of the token that begins a sequence."""
+        """The id of the token that begins a sequence."""
         return self._id("cls")
 
     @property
     def sep_id(self) -> int:
-        """Id of the token that ends a sequence."""
+        """The id of the token that ends a sequence."""
         return self._id("sep")
 
     @property
     def mask_id(self) -> int:
-        """Id of the token that hides another."""
+        """The id of the token that masks another."""
         return self._id("mask")
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
+        """The ids of all special tokens."""
         added = {number for number, token in self.backend.get_added_tokens_decoder().items() if token.special}
         named = {self._id(role) for role, name in self.roles.items() if name is not None}
         return frozenset(added | named)
@@ -202,12 +213,12 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that differ when any text could get other ids."""
+        """32 hexadecimal digits that differ if any text could get other ids."""
         spec = json.loads(self.backend.to_str())
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
     def set_template(self) -> None:
-        """Make `specials` put [CLS] … [SEP] around a text, and [CLS] … [SEP] … [SEP] around a pair."""
+        """Make `add_special_tokens` put [CLS] … [SEP] around a text, and [CLS] … [SEP] … [SEP] around a pair."""
         first, last = self.roles["cls"], self.roles["sep"]
         self.backend.post_processor = TemplateProcessing(
             single=f"{first} $A {last}",
@@ -218,10 +229,10 @@ class Tokenizer:
 
 
 def _file(folder: Path) -> Path:
-    for place in (folder, folder / "tokenizer"):
-        if (place / "tokenizer.json").is_file():
-            return place / "tokenizer.json"
-    raise ArtifactError(f"{folder}: has no tokenizer.json; a tokenizer is needed.")
+    for candidate in (folder, folder / "tokenizer"):
+        if (candidate / "tokenizer.json").is_file():
+            return candidate / "tokenizer.json"
+    raise ArtifactError(f"{folder}: has no tokenizer.json; a folder with a tokenizer is needed.")
 
 
 def _role(role: str, config: dict[str, Any], vocabulary: dict[str, int]) -> str | None:
@@ -235,8 +246,11 @@ def _role(role: str, config: dict[str, Any], vocabulary: dict[str, int]) -> str 
 
 
 def _between_words(text: str) -> Iterable[str]:
-    """Cut a long text where every kind of tokenizer begins a new word, so that its ids stay the same; memory stays
-    bounded. A text without such a place is cut anyway."""
+    """Divide a long text where tokenizers of every kind begin a new word, so that its ids stay the same; this bounds
+    memory.
+
+    A text without such a place is divided anyway.
+    """
     begin = 0
     while len(text) - begin > MAX_PART_CHARACTERS:
         place = BETWEEN_WORDS.search(text, begin + MAX_PART_CHARACTERS // 2, begin + MAX_PART_CHARACTERS)

@@ -1,4 +1,4 @@
-"""A corpus to a tokenizer, as an artifact of kind `tokenizer`. Memory is bounded by the sample."""
+"""Trains a tokenizer on a corpus, as an artifact of kind `tokenizer`. Memory is bounded by the sample."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ KIND = "tokenizer"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """`vocab`: how many ids at most; the size of a model's tables is this rounded up to a multiple of 64.
-    `sample_bytes`: how much text is looked at; `document_bytes`: how much of one document."""
+    """`kind`: the kind of tokenizer. `vocab_size`: the largest number of ids; a model's embeddings have this, rounded
+    up to a multiple of 64. `sample_bytes`: the size of the sample of text; `document_bytes`: the part of one document
+    that counts."""
 
     kind: TokenizerKind = field(default_factory=Wordpiece)
     vocab_size: int = 16384
@@ -33,7 +34,7 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         if self.vocab_size < 64:
-            raise SettingsError(f"vocab = {self.vocab_size}: a vocabulary needs at least 64 ids.")
+            raise SettingsError(f"vocab_size = {self.vocab_size}: a vocabulary needs at least 64 ids.")
         for name in ("sample_bytes", "document_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
@@ -42,15 +43,15 @@ class TokenizerSettings:
 def train_tokenizer(
     corpus: str | Path, out: str | Path, settings: TokenizerSettings, overwrite: bool = False
 ) -> Artifact:
-    """Train on the corpus's training split and write the tokenizer to `out`; if it is there, nothing is done.
+    """Train on the corpus's training split and write the tokenizer to `out`; if it is there already, nothing is done.
 
-    Raises `ArtifactError` if `corpus` is none, `EmptyInput` if it holds no text.
+    Raises `ArtifactError` if `corpus` is no corpus, `EmptyInput` if it holds no text.
     """
     source = Artifact.open(corpus, "corpus")
-    if not overwrite and (found := up_to_date_artifact(out, KIND, encode(settings), {"corpus": source})):
-        return found
+    if not overwrite and (existing := up_to_date_artifact(out, KIND, encode(settings), {"corpus": source})):
+        return existing
     with create_artifact(out, KIND, encode(settings), {"corpus": source}, overwrite=overwrite) as draft:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         texts = DocumentSample(_documents(source, settings.kind), settings.sample_bytes, settings.document_bytes)
         if settings.kind.needs_texts and not texts.bytes:
             raise EmptyInput(f"{corpus}: its training split holds no text to train a tokenizer on.")
@@ -64,7 +65,7 @@ def train_tokenizer(
             sample_documents=len(texts),
             sample_bytes=texts.bytes,
             offered_documents=texts.total_documents,
-            seconds=round(time.perf_counter() - begun, 2),
+            seconds=round(time.perf_counter() - started, 2),
         )
     return Artifact.open(out, KIND)
 

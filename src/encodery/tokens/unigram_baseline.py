@@ -1,7 +1,8 @@
-"""Guessing by frequency alone: the loss that a model has to beat before it can be said to have learnt anything.
+"""The unigram baseline: the loss of predictions by frequency alone, which a model must beat before it has learnt
+anything.
 
-Ids are counted in the first tokens of the training split, one added to each; the guess is scored on held-out tokens.
-Shapes: V vocabulary.
+Ids are counted in the first tokens of the training split, one added to each count; the prediction is scored on held-out
+tokens. Shapes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ COUNTED_TOKENS = 20_000_000
 
 @dataclass(frozen=True)
 class UnigramBaseline:
-    """What guessing by frequency alone would reach on the held-out tokens: loss in nats, accuracy."""
+    """Loss in nats and accuracy on the held-out tokens of predictions by frequency alone."""
 
     loss: float
     accuracy: float
 
 
 def unigram_baseline(store: TokenStore) -> UnigramBaseline | None:
-    """Loss and accuracy of a guess by frequency, counted on a bounded part; None where a split is empty."""
+    """Return loss and accuracy, from counts over a bounded part of each split; None if a split is empty."""
     size = store.special_tokens.vocab_size
     train, heldout = (_counts(split, size) for split in (store.train, store.heldout))
     if not heldout.sum() or not train.sum():
         return None
-    chance = (train + 1) / (train.sum() + size)
-    loss = -float((heldout * np.log(chance)).sum() / heldout.sum())
+    probability = (train + 1) / (train.sum() + size)
+    loss = -float((heldout * np.log(probability)).sum() / heldout.sum())
     return UnigramBaseline(loss, float(heldout[train.argmax()] / heldout.sum()))
 
 
 def _counts(split: TokenSplit, size: int) -> Integers:
-    """How often each id stands in the first tokens of a split (V,)."""
+    """(V,) how often each id occurs in the first tokens of a split."""
     counts = np.zeros(size, np.int64)
-    left = COUNTED_TOKENS
+    remaining = COUNTED_TOKENS
     for shard in split.shards:
-        counts += np.bincount(shard[:left], minlength=size)[:size]
-        left -= min(left, len(shard))
+        counts += np.bincount(shard[:remaining], minlength=size)[:size]
+        remaining -= min(remaining, len(shard))
     return counts

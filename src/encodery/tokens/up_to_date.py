@@ -1,4 +1,4 @@
-"""Whether a step's result is there already, so that running a flow again does nothing twice."""
+"""Whether the result of a step exists already, so that running a flow again does nothing twice."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from encodery.base.errors import ArtifactError
 def up_to_date_artifact(
     folder: str | Path, kind: str, settings: Mapping[str, Any], parents: Mapping[str, Artifact]
 ) -> Artifact | None:
-    """The artifact in `folder` if it was made with these settings from these parents and is whole, else None."""
+    """Return the artifact in `folder` if it is complete and made with these settings from these parents, else None."""
     try:
-        found = Artifact.open(folder, kind)
+        artifact = Artifact.open(folder, kind)
     except ArtifactError:
         return None
-    made_from = {name: parent["fingerprint"] for name, parent in found.manifest.parents.items()}
-    wanted = {name: parent.manifest.fingerprint for name, parent in parents.items()}
-    return found if made_from == wanted and found.manifest.settings == settings else None
+    made_from = {name: parent["fingerprint"] for name, parent in artifact.manifest.parents.items()}
+    expected = {name: parent.manifest.fingerprint for name, parent in parents.items()}
+    return artifact if made_from == expected and artifact.manifest.settings == settings else None

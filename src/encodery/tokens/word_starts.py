@@ -1,8 +1,8 @@
-"""Which pieces of a vocabulary begin a word: what whole-word masking must know.
+"""Which pieces of a vocabulary begin a word, as whole-word masking needs it.
 
-WordPiece marks pieces that continue a word, Unigram those that begin one. A byte-level piece begins a word if its
-first byte is a space or ASCII punctuation, which then make words of their own; letters, digits and bytes of longer
-characters continue what stands before them. Special tokens begin a word.
+WordPiece marks pieces that continue a word, Unigram those that begin one. A byte-level piece begins a word if its first
+byte is a space or ASCII punctuation, which are words by themselves; letters, digits and bytes of longer characters
+continue what precedes them. Special tokens begin a word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MARK = "▁"
 
 
 def word_starts(pieces: list[str], special: frozenset[int], spec: dict[str, Any]) -> npt.NDArray[np.bool_]:
-    """(V,) bool for the pieces in order of id; `spec` is the parsed `tokenizer.json`."""
+    """Return (V,) bool for the pieces in order of id; `spec` is the parsed `tokenizer.json`."""
     model = spec["model"]
     if model.get("type") == "WordPiece":
         prefix = model.get("continuing_subword_prefix", "##")
@@ -33,7 +33,7 @@ def word_starts(pieces: list[str], special: frozenset[int], spec: dict[str, Any]
 
 
 def _names(part: dict[str, Any] | None) -> set[str]:
-    """The types of a pre-tokenizer and of those inside it."""
+    """The types of a pre-tokenizer and of those that it contains."""
     if part is None:
         return set()
     return {part["type"]}.union(*(_names(inner) for inner in part.get("pretokenizers", [])))

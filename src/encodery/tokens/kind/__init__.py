@@ -1,4 +1,4 @@
-"""Kinds of tokenizer: how text becomes pieces, and how the pieces are found in a corpus."""
+"""Kinds of tokenizer: how text becomes pieces, and how the pieces are learnt from a corpus."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TokenizerKind(Part):
 
     @property
     def needs_texts(self) -> bool:
-        """Whether `train` looks at the texts."""
+        """Whether `train` reads the texts."""
         return True
 
     @abc.abstractmethod
     def train(self, texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-        """A tokenizer of at most `vocab` ids. `texts` may be iterated more than once."""
+        """Return a tokenizer of at most `vocab_size` ids. `texts` may be iterated more than once."""

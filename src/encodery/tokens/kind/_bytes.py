@@ -1,4 +1,4 @@
-"""The printable character that stands for each byte in byte-level vocabularies, as `tokenizers` has it."""
+"""The printable character of each byte in byte-level vocabularies, as `tokenizers` defines it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The special tokens of every tokenizer trained here."""
+"""The special tokens of every tokenizer that is trained here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 
 
 def add_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Register the special tokens, which the model has as ids 0 to 4; [MASK] takes the space before it, so that
-    "a [MASK]" asks for a piece that brings its own space."""
+    """Register the special tokens, ids 0 to 4 of the model. [MASK] absorbs the space before it, so that "a [MASK]"
+    predicts a piece that brings its own space."""
     tokenizer.add_special_tokens(
         [AddedToken(name, lstrip=name == MASK, normalized=False, special=True) for name in SPECIAL_TOKENS]
     )

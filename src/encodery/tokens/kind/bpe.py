@@ -1,6 +1,7 @@
-"""Byte-level byte-pair encoding: any text has ids, spaces belong to the word behind them (RoBERTa, arXiv 1907.11692).
+"""Byte-level byte-pair encoding: every text has ids, and a space belongs to the word after it (RoBERTa,
+arXiv:1907.11692).
 
-Every byte is a piece, so nothing is unknown; with `normalize` none the text comes back byte for byte.
+Every byte is a piece, so nothing is unknown; with `normalize` none the text is decoded byte for byte.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from encodery.tokens.kind._special import SPECIAL_TOKENS, add_special_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Bpe(TokenizerKind):
-    """`normalize`: unicode form the text is brought to first; `lowercase`: ignore capitals; `prefix_space`: begin a
-    text as if a space stood before it; `min_frequency`: rarer pairs are not joined."""
+    """Use it for text in many scripts, or with emoji and code. `normalize`: the Unicode form that text is brought to
+    first; `lowercase`: ignore case; `add_prefix_space`: begin a text as if a space preceded it; `min_frequency`: pairs
+    that are less frequent are not merged.
+
+        encodery tokens train corpus --out tokenizer kind=bpe vocab_size=16384
+    """
 
     normalize: Literal["nfc", "nfkc", "none"] = "nfc"
     lowercase: bool = False
@@ -27,11 +32,11 @@ class Bpe(TokenizerKind):
     min_frequency: int = 2
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the 256 bytes."""
+        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab_size` has no room for the 256 bytes."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         if vocab_size < len(alphabet) + len(SPECIAL_TOKENS):
             raise SettingsError(
-                f"vocab = {vocab_size}: bytes and special tokens alone are {len(alphabet) + len(SPECIAL_TOKENS)}."
+                f"vocab_size = {vocab_size}: bytes and special tokens alone are {len(alphabet) + len(SPECIAL_TOKENS)}."
             )
         tokenizer = Tokenizer(models.BPE())
         forms: list[normalizers.Normalizer] = []

@@ -1,6 +1,6 @@
-"""Byte level: the 256 bytes are the vocabulary; nothing is trained (CANINE and ByT5, arXiv 2103.06874, 2105.13626).
+"""Byte level: the 256 bytes are the vocabulary; nothing is trained (CANINE and ByT5, arXiv:2103.06874, 2105.13626).
 
-Ids: the special tokens, then byte b as 5 + b. The text comes back byte for byte.
+Ids: the special tokens, then byte b as 5 + b. Text is decoded byte for byte.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from encodery.tokens.kind._special import SPECIAL_TOKENS, add_special_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Byte(TokenizerKind):
-    """Has no settings; `vocab` is ignored, there are 261 ids."""
+    """Use it for models without a vocabulary. It has no settings; `vocab_size` is ignored, there are 261 ids.
+
+    encodery tokens train corpus --out tokenizer kind=byte
+    """
 
     @property
     def needs_texts(self) -> bool:
-        """False: bytes are known."""
+        """False: the bytes are known."""
         return False
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""An existing tokenizer: a folder with `tokenizer.json`, such as a model's from the hub; nothing is trained."""
+"""An existing tokenizer: a folder with `tokenizer.json`, such as that of a model from the hub; nothing is trained."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from encodery.tokens.kind import TokenizerKind
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(TokenizerKind):
-    """`folder`: where `tokenizer.json` lies; `vocab` is ignored."""
+    """Use it to train a model with the tokenizer of another one. `folder`: where `tokenizer.json` is; `vocab_size` is
+    ignored.
+
+        encodery tokens train corpus --out tokenizer kind.is=hub kind.folder=bert-base-uncased
+    """
 
     folder: str
 
     @property
     def needs_texts(self) -> bool:
-        """False: it exists."""
+        """False: the tokenizer exists already."""
         return False
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """The tokenizer as it is. Raises `ArtifactError` naming the folder if there is none."""
+        """Return the tokenizer as it is. Raises `ArtifactError` that names the folder if there is none."""
         path = Path(self.folder) / "tokenizer.json"
         if not path.is_file():
             raise ArtifactError(f"{self.folder}: has no tokenizer.json.")

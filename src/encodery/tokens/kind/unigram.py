@@ -1,8 +1,7 @@
-"""Unigram: the pieces under which the text is most probable (arXiv 1804.10959); unknown characters become bytes.
+"""Unigram: the pieces under which the text is most probable (arXiv:1804.10959); unknown characters become bytes.
 
-The trainer of `tokenizers` orders characters that have no score by a random hash and sums in a random order; here
-scores are rounded, such characters share one score, and pieces are numbered by (score, text), so that training
-repeats.
+The trainer of `tokenizers` orders characters without a score by a random hash and sums in a random order; here scores
+are rounded, such characters have one score, and pieces are numbered by (score, text), so that training is repeatable.
 """
 
 from __future__ import annotations
@@ -17,45 +16,50 @@ from encodery.base.errors import SettingsError
 from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.kind._special import SPECIAL_TOKENS, UNK, add_special_tokens
 
-DIGITS = 6
-NEVER = -1000.0  # of pieces that text must not become: special tokens and spelled bytes, if written out in it
-WRITTEN = sorted(set("".join(SPECIAL_TOKENS) + "<0x123456789ABCDEF>"))
+SCORE_DIGITS = 6
+UNLIKELY = -1000.0  # score of pieces that text must not become: special tokens and spelled bytes, if written in it
+REQUIRED_CHARACTERS = sorted(set("".join(SPECIAL_TOKENS) + "<0x123456789ABCDEF>"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unigram(TokenizerKind):
-    """`lowercase`: ignore capitals; `byte_fallback`: spell unknown characters as bytes (256 of the ids) instead of
-    [UNK]; `longest`: characters of the longest piece."""
+    """Use it for languages without spaces between words. `lowercase`: ignore case; `byte_fallback`: spell unknown
+    characters as bytes (256 of the ids) instead of [UNK]; `max_piece_length`: characters of the longest piece.
+
+        encodery tokens train corpus --out tokenizer kind=unigram vocab_size=16384
+    """
 
     lowercase: bool = False
     byte_fallback: bool = True
     max_piece_length: int = 16
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab` has no room for the bytes."""
+        """See `TokenizerKind.train`. Raises `SettingsError` if `vocab_size` has no room for the bytes."""
         spelled = [f"<0x{byte:02X}>" for byte in range(256)] if self.byte_fallback else []
         room = vocab_size - len(spelled)
         if room < len(SPECIAL_TOKENS) + 32:
             raise SettingsError(
-                f"vocab = {vocab_size}: a unigram vocabulary needs {len(spelled) + len(SPECIAL_TOKENS) + 32} ids."
+                f"vocab_size = {vocab_size}: a unigram vocabulary needs {len(spelled) + len(SPECIAL_TOKENS) + 32} ids."
             )
-        bare = self._around(models.Unigram())
+        bare = self._tokenizer_of(models.Unigram())
         trainer = trainers.UnigramTrainer(
             vocab_size=room,
             special_tokens=list(SPECIAL_TOKENS),
             unk_token=UNK,
-            initial_alphabet=WRITTEN,
+            initial_alphabet=REQUIRED_CHARACTERS,
             max_piece_length=self.max_piece_length,
             show_progress=False,
         )
         bare.train_from_iterator(texts, trainer)
-        pieces = _settled(
+        pieces = _repeatable(
             json.loads(bare.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :], room - len(SPECIAL_TOKENS)
         )
-        table = [(name, NEVER) for name in SPECIAL_TOKENS] + pieces + [(name, NEVER) for name in spelled]
-        return add_special_tokens(self._around(models.Unigram(table, SPECIAL_TOKENS.index(UNK), self.byte_fallback)))
+        table = [(name, UNLIKELY) for name in SPECIAL_TOKENS] + pieces + [(name, UNLIKELY) for name in spelled]
+        return add_special_tokens(
+            self._tokenizer_of(models.Unigram(table, SPECIAL_TOKENS.index(UNK), self.byte_fallback))
+        )
 
-    def _around(self, model: models.Unigram) -> Tokenizer:
+    def _tokenizer_of(self, model: models.Unigram) -> Tokenizer:
         tokenizer = Tokenizer(model)
         forms = [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
         tokenizer.normalizer = normalizers.Sequence(forms + ([normalizers.Lowercase()] if self.lowercase else []))
@@ -66,11 +70,11 @@ class Unigram(TokenizerKind):
         return tokenizer
 
 
-def _settled(pieces: list[tuple[str, float]], room: int) -> list[tuple[str, float]]:
+def _repeatable(pieces: list[tuple[str, float]], room: int) -> list[tuple[str, float]]:
     """The pieces with repeatable scores, from probable to improbable."""
     estimated = min((score for text, score in pieces if len(text) > 1), default=0.0)
-    single = {text: round(score, DIGITS) if score >= estimated - 0.5 else None for text, score in pieces}
+    single = {text: round(score, SCORE_DIGITS) if score >= estimated - 0.5 else None for text, score in pieces}
     scores = [score for score in single.values() if score is not None]
-    floor = round(min(scores, default=0.0) - 1.0, DIGITS)
-    settled = [(text, floor if score is None else score) for text, score in single.items()]
-    return sorted(settled, key=lambda piece: (-piece[1], piece[0]))[:room]
+    floor = round(min(scores, default=0.0) - 1.0, SCORE_DIGITS)
+    scored = [(text, floor if score is None else score) for text, score in single.items()]
+    return sorted(scored, key=lambda piece: (-piece[1], piece[0]))[:room]

@@ -1,7 +1,7 @@
-"""WordPiece: words split at spaces and punctuation, then into the longest known pieces (BERT, arXiv 1810.04805).
+"""WordPiece: words are split at spaces and punctuation, then into the longest known pieces (BERT, arXiv:1810.04805).
 
-The trainer of `tokenizers` numbers continuing characters in the order of a random hash, which changes ties and so
-the pieces; here the alphabet is counted and numbered first, so that training repeats.
+The trainer of `tokenizers` numbers continuing characters in the order of a random hash, which changes ties and so the
+pieces; here the alphabet is counted and numbered first, so that training is repeatable.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from encodery.tokens.kind._special import SPECIAL_TOKENS, UNK, add_special_token
 
 PREFIX = "##"
 CODE_POINTS = 0x110000
-COUNTED_AT_ONCE = 1 << 22
+CHARACTERS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wordpiece(TokenizerKind):
-    """`cased`: keep capitals; `strip_accents`: none follows `cased`, as BERT does; `alphabet`: how many characters
-    may be pieces; `min_frequency`: rarer pairs are not joined."""
+    """Use it for English and similar languages; it is the default. `cased`: keep case; `strip_accents`: None follows
+    `cased`, as BERT does; `limit_alphabet`: how many characters may be pieces; `min_frequency`: pairs that are less
+    frequent are not merged.
+
+        encodery tokens train corpus --out tokenizer kind=wordpiece vocab_size=16384
+    """
 
     cased: bool = False
     strip_accents: bool | None = None
@@ -32,7 +36,7 @@ class Wordpiece(TokenizerKind):
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`."""
-        bare = self._around(models.WordPiece(unk_token=UNK))
+        bare = self._tokenizer_of(models.WordPiece(unk_token=UNK))
         room = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
         alphabet = _alphabet(bare.normalizer, texts)[: min(self.limit_alphabet, room)]
         continuing = [PREFIX + character for character in alphabet]
@@ -47,9 +51,9 @@ class Wordpiece(TokenizerKind):
         )
         bare.train_from_iterator(texts, trainer)
         pieces = models.WordPiece(bare.get_vocab(with_added_tokens=True), unk_token=UNK)
-        return add_special_tokens(self._around(pieces))
+        return add_special_tokens(self._tokenizer_of(pieces))
 
-    def _around(self, model: models.WordPiece) -> Tokenizer:
+    def _tokenizer_of(self, model: models.WordPiece) -> Tokenizer:
         tokenizer = Tokenizer(model)
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True, handle_chinese_chars=True, strip_accents=self.strip_accents, lowercase=not self.cased
@@ -60,17 +64,17 @@ class Wordpiece(TokenizerKind):
 
 
 def _alphabet(normalizer: normalizers.Normalizer, texts: Iterable[str]) -> list[str]:
-    """The characters of the normalized texts but spaces, from common to rare, ties by code point."""
+    """The characters of the normalised texts but spaces, from common to rare, ties by code point."""
     counts = np.zeros(CODE_POINTS, np.int64)
-    held: list[str] = []
+    texts_held: list[str] = []
     size = 0
     for text in texts:
-        held.append(normalizer.normalize_str(text))
-        size += len(held[-1])
-        if size > COUNTED_AT_ONCE:
-            counts += _count("".join(held))
-            held, size = [], 0
-    counts += _count("".join(held))
+        texts_held.append(normalizer.normalize_str(text))
+        size += len(texts_held[-1])
+        if size > CHARACTERS_AT_ONCE:
+            counts += _count("".join(texts_held))
+            texts_held, size = [], 0
+    counts += _count("".join(texts_held))
     order = np.argsort(-counts, kind="stable")
     return [chr(point) for point in order[: int(np.count_nonzero(counts))].tolist() if not chr(point).isspace()]
 

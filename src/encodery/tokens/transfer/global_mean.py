@@ -1,7 +1,4 @@
-"""A new piece begins as the mean of all: nothing is said of it. The plainest start, to measure others against.
-
-Shapes: V pieces.
-"""
+"""A new piece is initialised as the mean of all embeddings: the baseline for other transfers."""
 
 from __future__ import annotations
 
@@ -14,7 +11,10 @@ from encodery.tokens.transfer import EmbeddingMix, Transfer
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalMean(Transfer):
-    """Has no settings."""
+    """Use it as a baseline. It has no settings.
+
+    transfer.is=global_mean
+    """
 
     def mixtures(
         self, old: Tokenizer, new: Tokenizer, shared: Mapping[int, int], new_ids: Sequence[int]

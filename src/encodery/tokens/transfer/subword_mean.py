@@ -1,6 +1,6 @@
-"""A new piece begins as the mean of the pieces it was spelt with before, where a model expects its meaning.
+"""A new piece is initialised as the mean of the old pieces that spell it, which is what the model saw in its place.
 
-arXiv:1905.07213. Needs no text. Shapes: V pieces.
+arXiv:1905.07213. It needs no text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from encodery.tokens.transfer import EmbeddingMix, Transfer
 
 @dataclass(frozen=True, kw_only=True)
 class SubwordMean(Transfer):
-    """Has no settings."""
+    """Use it to add words of a domain; it is the default, and has no settings.
+
+    transfer.is=subword_mean
+    """
 
     def mixtures(
         self, old: Tokenizer, new: Tokenizer, shared: Mapping[int, int], new_ids: Sequence[int]
     ) -> dict[int, EmbeddingMix]:
-        known = normalised_pieces(new)
-        found = {number: spell(old, known[number]) for number in new_ids}
-        return {number: (ids, [1 / len(ids)] * len(ids)) for number, ids in found.items() if ids}
+        pieces = normalised_pieces(new)
+        spellings = {number: spell(old, pieces[number]) for number in new_ids}
+        return {number: (ids, [1 / len(ids)] * len(ids)) for number, ids in spellings.items() if ids}
