@@ -116,20 +116,20 @@ def weighing_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
     """`weighing_model(folder, tokenizer)`: a small model of term weights with a head of chance; it reads 24 tokens."""
     import torch
 
-    from encodery.embed.data import EmbeddingExamples
+    from encodery.embed.examples import EmbeddingExamples
+    from encodery.embed.job import EmbedJob
     from encodery.embed.planning import recipe_settings
-    from encodery.embed.sparse_job import SparseJob
+    from encodery.embed.reading import EmbedData
     from encodery.model.load import load_model
     from encodery.train.distributed import DistributedContext
 
     def make(folder: Path, tokenizer: Tokenizer) -> Path:
         loaded = load_model(small_model(folder, tokenizer, max_length=24, head=None))
         data = EmbeddingExamples((["red cat", "one dog"], ["a red cat", "one dog"]))
-        job = SparseJob(
-            recipe_settings("tilde_v2", {}, loaded), loaded, data, None, DistributedContext(), torch.device("cpu")
-        )
+        settings = recipe_settings("tilde_v2", {}, loaded)
+        job = EmbedJob(settings, loaded, EmbedData(data), DistributedContext(), torch.device("cpu"))
         torch.manual_seed(0)
-        torch.nn.init.normal_(job.pooling.linear.weight, std=1.0)  # type: ignore[union-attr]
+        torch.nn.init.normal_(job.module["term_head"].linear.weight, std=1.0)  # type: ignore[index]
         job.save(folder / "weighing", {})
         return folder / "weighing"
 

@@ -79,7 +79,7 @@ def test_pairs_are_trained_on_reported_and_used(
     message = capsys.readouterr().out
     assert "train: anchor = query (by name), positive = positive (by name)" in message
     assert "150 examples of 2 texts" in message
-    assert "loss infonce, 16 examples a step, budget 38steps" in message
+    assert "objective dense, loss infonce, 16 examples per step, budget 38steps" in message
     assert "held out: nDCG@10" in message
     assert "memory 0 MiB" not in message
     loaded = load_model(tmp_path / "run")
@@ -93,7 +93,7 @@ def test_pairs_are_trained_on_reported_and_used(
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"whiten_before_training": True, "encoder": {"postprocess": ["whiten", "normalise"]}}],
+    [{}, {"objective": {"whiten_before_training": True}, "encoder": {"postprocess": ["whiten", "normalise"]}}],
     ids=["plain", "whitened first"],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(how: dict[str, Any], data: Path, model: Path, tmp_path: Path) -> None:
@@ -130,14 +130,14 @@ def test_raw_sentences_alone_are_whitened(
 ) -> None:
     train(raw, model, tmp_path / "out", console=Console(width=400))
     message = capsys.readouterr().out
-    assert "nothing is trained, the vectors are whitened" in message
+    assert "nothing is trained; the embeddings are whitened" in message
     assert "fitted to 30 sentences; mean cosine of two sentences" in message
     before, after = load_model(model), load_model(tmp_path / "out")
     assert all((before.model.state_dict()[name] == at).all() for name, at in after.model.state_dict().items())
     assert [step["is"] for step in after.settings["dense"]["postprocess"]] == ["whiten", "normalise"]
     assert run(["embed", "encode", "bala", "--model", str(tmp_path / "out")]) == 0
     assert plan_training(raw, model, None, {"train": {"seed": 1}}).sentences == WORDS
-    message = r"batch, epochs, train\.budget: of raw sentences alone nothing is trained unless"
+    message = r"batch, epochs, train\.budget: without effect, since raw sentences alone are not trained on unless"
     with pytest.raises(SettingsError, match=message):
         train(raw, model, tmp_path / "other", ["epochs=1", "batch=8", "train.budget=3steps"])
 
@@ -168,8 +168,9 @@ def test_training_on_raw_sentences_needs_a_recipe_or_dev_examples(raw: Path, mod
     assert planned.settings.dropout == 0.1
     assert planned.settings.train.budget == "10steps"
     assert planned.recipe.settings.batch == 64
-    assert any("no dev rows tell" in note for note in planned.notes)
-    assert plan_training(raw, model, "tsdae", {}).recipe.job == "embed.denoise_job"
+    assert any("there are no dev rows that show" in note for note in planned.notes)
+    assert name_of(plan_training(raw, model, "tsdae", {}).settings.objective) == "denoising"
+    assert plan_training(raw, model, None, {"objective": "denoising"}).recipe.name == "base"
     assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe.name == "simcse"
 
     shutil.copytree(raw, tmp_path / "watched")
@@ -177,7 +178,7 @@ def test_training_on_raw_sentences_needs_a_recipe_or_dev_examples(raw: Path, mod
     (tmp_path / "watched" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     watched = plan_training(tmp_path / "watched", model, None, {})
     assert watched.recipe.name == "simcse"
-    assert not any("no dev rows tell" in note for note in watched.notes)
+    assert not any("there are no dev rows that show" in note for note in watched.notes)
 
 
 def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: Path) -> None:
@@ -186,16 +187,17 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     made = plan_training(path, model, None, {"epochs": 3})
     assert made.recipe.settings.batch == 8
-    assert any("loss cosent, 8 examples a step (chosen by the number of examples)" in note for note in made.notes)
-    settings = made.recipe.settings
-    assert settings.whiten_before_training, "vectors that were never trained to be compared are whitened first"
-    assert [name_of(step) for step in made.recipe.settings.encoder.postprocess] == ["whiten", "normalise"]
-    for message in ({"whiten_before_training": False}, {"encoder": {"postprocess": ["centre", "normalise"]}}):
-        assert not plan_training(path, model, None, {"epochs": 3, **message}).recipe.settings.whiten_before_training
+    assert any("loss cosent, 8 examples per step (chosen by the number of examples)" in note for note in made.notes)
+    assert made.settings.objective.whiten_before_training, "a model without embedding training is whitened"
+    assert [name_of(step) for step in made.settings.encoder.postprocess] == ["whiten", "normalise"]
+    for chosen in (
+        {"objective": {"whiten_before_training": False}},
+        {"encoder": {"postprocess": ["centre", "normalise"]}},
+    ):
+        assert not plan_training(path, model, None, {"epochs": 3, **chosen}).settings.objective.whiten_before_training
     start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
-    assert not plan_training(path, tmp_path / "run", None, {"epochs": 3}).recipe.settings.whiten_before_training, (
-        "an embedding stays as it is"
-    )
+    again = plan_training(path, tmp_path / "run", None, {"epochs": 3})
+    assert not again.settings.objective.whiten_before_training, "an embedding model is not whitened again"
     arguments = plan_training(path, model, None, {"epochs": 3, "batch": 64})
     assert arguments.recipe.settings.batch == 64
     assert not any("chosen by" in note for note in arguments.notes)
@@ -274,8 +276,8 @@ def test_one_policy_for_texts_that_are_too_long(
         return
     train(whole, model, tmp_path / "run", arguments, console=Console(width=200))
     message = capsys.readouterr().out
-    output = {"chunk": "windows whose vectors are averaged (truncate = chunk)"}
-    assert output.get(truncate, f"tokens cut (truncate = {truncate})") in " ".join(message.split())
+    output = {"chunk": "windows whose embeddings are averaged (truncate = chunk)"}
+    assert output.get(truncate, f"tokens are cut off (truncate = {truncate})") in " ".join(message.split())
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = [json.loads(line) for line in (whole / "test.jsonl").read_text().splitlines()]
     texts = list(dict.fromkeys(text for row in rows for text in row.values()))
@@ -384,6 +386,6 @@ def test_a_run_stops_early_without_improvement(
 def test_impossible_settings_are_refused_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"'bach'\. Did you mean 'batch'"):
         train(data, model, tmp_path / "run", ["bach=3"])
-    with pytest.raises(SettingsError, match="learns from a score for each pair"):
+    with pytest.raises(SettingsError, match="needs a score for each pair"):
         train(data, model, tmp_path / "run", ["loss.is=cosent"])
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ import torch
 
 from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
-from encodery.embed.losses import Loss, LossInputs
+from encodery.embed.loss_inputs import VectorInputs
+from encodery.embed.losses import Loss
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.objectives import normalised_loss, step_metrics, sum_counts
 
@@ -29,7 +30,7 @@ def columns(loss: Loss) -> int:
     return min(max(least, 3), most or 3)
 
 
-def given(loss: Loss, seed: int = 0, leaves: bool = True) -> LossInputs:
+def given(loss: Loss, seed: int = 0, leaves: bool = True) -> VectorInputs:
     source = torch.Generator().manual_seed(seed)
 
     def vectors() -> tuple[torch.Tensor, ...]:
@@ -45,9 +46,9 @@ def given(loss: Loss, seed: int = 0, leaves: bool = True) -> LossInputs:
     elif loss.target_kind == "label":
         target = torch.arange(B) % 4
     texts = torch.arange(columns(loss) * B).view(columns(loss), B)
-    guide = LossInputs(tuple(vector.detach() for vector in vectors())) if loss.needs_guide else None
-    layers = tuple(LossInputs(vectors(), target, texts, guide) for _ in loss.sample_layers(4, seed))
-    return LossInputs(vectors(), target, texts, guide, layers)
+    guide = VectorInputs(tuple(vector.detach() for vector in vectors())) if loss.needs_guide else None
+    layers = tuple(VectorInputs(vectors(), target, texts, guide) for _ in loss.sample_layers(4, seed))
+    return VectorInputs(vectors(), target, texts, guide, layers)
 
 
 @pytest.mark.parametrize("name", part_names(Loss))
@@ -89,8 +90,8 @@ def test_the_order_of_examples_does_not_matter(name: str) -> None:
     loss = made(name)
     batch, order = given(loss, leaves=False), torch.randperm(B, generator=torch.Generator().manual_seed(5))
 
-    def turned(one: LossInputs) -> LossInputs:
-        return LossInputs(
+    def turned(one: VectorInputs) -> VectorInputs:
+        return VectorInputs(
             tuple(vector[order] for vector in one.vectors),
             None if one.target is None else one.target[order],
             None if one.texts is None else one.texts[:, order],
@@ -110,9 +111,9 @@ def test_examples_that_stand_alone_may_be_split(name: str) -> None:
         pytest.skip("its examples are compared with each other")
     batch = given(loss, leaves=False)
 
-    def half(rows: slice) -> LossInputs:
+    def half(rows: slice) -> VectorInputs:
         target = None if batch.target is None else batch.target[rows]
-        return LossInputs(tuple(vector[rows] for vector in batch.vectors), target)
+        return VectorInputs(tuple(vector[rows] for vector in batch.vectors), target)
 
     parts = [loss.terms(half(slice(0, 5))), loss.terms(half(slice(5, B)))]
     assert step_metrics(parts) == pytest.approx(step_metrics([loss.terms(batch)]), rel=1e-4)

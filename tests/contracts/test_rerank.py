@@ -12,9 +12,10 @@ import torch
 from encodery.base.errors import UserError
 from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
-from encodery.embed.data import EmbeddingExamples
-from encodery.embed.multivector_job import MultiVectorJob
+from encodery.embed.examples import EmbeddingExamples
+from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
+from encodery.embed.reading import EmbedData
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import load_model
 from encodery.search.rerank import Reranker
@@ -28,15 +29,9 @@ TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "one sun two c
 def matching_model(folder: Path, plain: Path) -> Path:
     """A model of token vectors that has learnt nothing."""
     loaded = load_model(plain)
-    data = EmbeddingExamples((["red"], ["cat"]))
-    MultiVectorJob(
-        recipe_settings("colbert", {"token_width": 16, "query_length": 16}, loaded),
-        loaded,
-        data,
-        None,
-        DistributedContext(),
-        CPU,
-    ).save(folder / "late", {})
+    settings = recipe_settings("colbert", {"objective": {"token_dim": 16, "query_length": 16}}, loaded)
+    data = EmbedData(EmbeddingExamples((["red"], ["cat"])))
+    EmbedJob(settings, loaded, data, DistributedContext(), CPU).save(folder / "late", {})
     return folder / "late"
 
 

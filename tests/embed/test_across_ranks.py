@@ -1,4 +1,4 @@
-"""Examples compared with those of every process: two of them have the loss and the gradients of one."""
+"""Examples compared with those of all processes: two processes have the loss and the gradients of one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from encodery.base.settings import decode
-from encodery.embed.data import EmbeddingExamples
-from encodery.embed.planning import JOBS
+from encodery.embed.examples import EmbeddingExamples
+from encodery.embed.job import EmbedJob
+from encodery.embed.reading import EmbedData
 from encodery.embed.training import EmbedTraining
 from encodery.model.checkpoint import read_tensors, write_tensors
 from encodery.model.load import LoadedModel, load_model
 from encodery.objectives import step_metrics
 from encodery.train.distributed import DistributedContext
 from encodery.train.execution.plain import Plain
-from encodery.train.job import find_job
 from encodery.train.step import forward_backward
 
 CASES: dict[str, dict[str, Any]] = {
@@ -32,38 +32,41 @@ CASES: dict[str, dict[str, Any]] = {
     "layers": {"loss": {"is": "matryoshka_layers", "loss": {"is": "infonce"}}},
     "classes": {"loss": {"is": "supcon"}},
     "guided": {"loss": {"is": "gist"}},
-    "tokens": {"kind": "tokens", "token_width": 8, "query_length": 9, "loss": {"is": "infonce"}},
+    "multi_vector": {
+        "objective": {"is": "multi_vector", "token_dim": 8, "query_length": 9},
+        "loss": {"is": "infonce"},
+    },
 }
-BATCH = 11  # two ranks have unequal shares
+BATCH = 11  # not divisible by two processes
 
 
 def data(case: str) -> EmbeddingExamples:
     rng = np.random.default_rng(0)
     left = [" ".join(f"a{i}" for i in rng.integers(0, 40, rng.integers(1, 6))) for _ in range(BATCH)]
-    if case == "classes":  # a class of two whose texts fall to different ranks must still draw together
+    if case == "classes":  # Both texts of a class attract each other even if they are on different processes.
         return EmbeddingExamples((left,), "label", np.array([0, 1, 0, 2, 3, 4, 5, 6, 1, 7, 2]))
     right = [" ".join(f"b{i}" for i in rng.integers(0, 40, 3)) for _ in range(BATCH)]
     return EmbeddingExamples((left, [*right[:-1], right[0]]))
 
 
-def step(case: str, loaded: LoadedModel, team: DistributedContext) -> tuple[dict[str, Tensor], Mapping[str, float]]:
-    """Gradients by name, and the figures of the step, from one step of the case."""
-    made: Any = find_job(JOBS[CASES[case].get("kind", "dense")])
+def step(
+    case: str, loaded: LoadedModel, distributed: DistributedContext
+) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+    """Gradients by name, and metrics, of one step of a case."""
     table = {**CASES[case], "batch": BATCH, "train": {"precision": "fp32", "micro_batch_tokens": 24}}
     table |= {"guide": str(loaded.path)} if case == "guided" else {}
-    job = made(decode(EmbedTraining, table), loaded, data(case), None, team, torch.device("cpu"))
-    terms = forward_backward(
-        Plain().build(job, DistributedContext(), torch.device("cpu")), job.batches(3, 0.5, 0, None), team, "fp32", 0, 3
-    )
+    job = EmbedJob(decode(EmbedTraining, table), loaded, EmbedData(data(case)), distributed, torch.device("cpu"))
+    running = Plain().build(job, distributed, torch.device("cpu"))
+    terms = forward_backward(running, job.batches(3, 0.5, 0, None), distributed, "fp32", 0, 3)
     grads = {name: p.grad for name, p in job.module.named_parameters() if p.grad is not None}
-    return grads, step_metrics(terms, team.all_reduce if team.world > 1 else None)
+    return grads, step_metrics(terms, distributed.all_reduce if distributed.world > 1 else None)
 
 
 def test_two_processes_have_the_gradients_of_one(loaded: LoadedModel, tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(loaded.path), str(tmp_path)]
     ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    told = [process.communicate(timeout=120)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], told
+    errors = [process.communicate(timeout=120)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors
     for case in CASES:
         expected, one = step(case, loaded, DistributedContext())
         two = json.loads((tmp_path / f"{case}.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.settings import decode
 from encodery.embed.bm25_search import BM25Search
-from encodery.embed.data import EmbeddingExamples
+from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.reading import COLUMN_NAMES, TARGET_ROLES, examples_of, hold_out_dev, read_data
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import LoadedModel
@@ -284,17 +284,17 @@ def test_wrong_answers_are_looked_for_before_training(
     left, right = pairs(60, 1).columns
     rows = [{"query": a, "positive": b} for a, b in zip(left, [b + " a1" for b in right], strict=True)]
     path = write(tmp_path / "train.jsonl", rows)
-    found = read_data(path, settings(mine={"is": miner}, mined=2), loaded)
+    found = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
     assert len(found.train.columns) == 4
     for number, anchor in enumerate(found.train.columns[0]):
         mine = {found.train.columns[2][number], found.train.columns[3][number]}
         own = {p for a, p in zip(found.train.columns[0], found.train.columns[1], strict=True) if a == anchor}
         assert not mine & own
     assert "of the wrong answers found" in found.notes[-1]
-    again = read_data(path, settings(mine={"is": miner}, mined=2), loaded)
+    again = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
     assert again.train.fingerprint == found.train.fingerprint
     with pytest.raises(SettingsError, match="where the data has pairs"):
-        read_data(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(mine={"is": miner}), loaded)
+        read_data(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(miner={"is": miner}), loaded)
 
 
 def test_words_find_by_bm25() -> None:

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.cli.search import app
-from encodery.embed.data import EmbeddingExamples
-from encodery.embed.multivector_job import MultiVectorJob
+from encodery.embed.examples import EmbeddingExamples
+from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
-from encodery.embed.sparse_job import SparseJob
+from encodery.embed.reading import EmbedData
 from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.settings import DenseSettings
 from encodery.encoders.sparse import SparseEncoder
@@ -56,12 +56,14 @@ def folder(
     made = small_model(folder, word_tokenizer([*WORDS.split(), "ask", "text"]), max_length=24)
     made.rename(folder / "dense")
     loaded = load_model(folder / "dense")
-    data = EmbeddingExamples((["violin", "onion"], ["melody", "pan"]))
-    sparse = SparseJob(recipe_settings("splade", {}, loaded), loaded, data, None, DistributedContext(), CPU)
-    sparse.save(folder / "sparse", {})
-    narrow = recipe_settings("colbert", {"token_width": 16, "query_length": 16}, loaded)
-    late = MultiVectorJob(narrow, loaded, data, None, DistributedContext(), CPU)
-    late.save(folder / "multi_vector", {})
+    data = EmbedData(EmbeddingExamples((["violin", "onion"], ["melody", "pan"])))
+    recipes: dict[str, tuple[str, dict[str, Any]]] = {
+        "sparse": ("splade", {}),
+        "multi_vector": ("colbert", {"objective": {"token_dim": 16, "query_length": 16}}),
+    }
+    for name, (recipe, overrides) in recipes.items():
+        settings = recipe_settings(recipe, overrides, loaded)
+        EmbedJob(settings, loaded, data, DistributedContext(), CPU).save(folder / name, {})
     return folder
 
 

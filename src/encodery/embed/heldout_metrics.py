@@ -11,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-from encodery.embed.data import EmbeddingExamples
+from encodery.embed.examples import EmbeddingExamples
 
 DEPTH = 10
-CELLS = 1 << 25  # Similarities that are held at a time.
+SIMILARITIES_AT_ONCE = 1 << 25  # Similarities that are held at a time.
 METRIC_NAMES = ("ndcg", "mrr", "spearman", "neighbour")
 """What figures are called, of whatever data."""
 
@@ -113,7 +113,7 @@ def nearest_neighbour_accuracy(texts: EncodedTexts, numbers: np.ndarray, target:
 
 def _some(rows: int, columns: int) -> Iterator[np.ndarray]:
     """The numbers of `rows`, in order, in pieces whose similarities with so many columns can be held."""
-    at_once = max(CELLS // max(columns, 1), 1)
+    at_once = max(SIMILARITIES_AT_ONCE // max(columns, 1), 1)
     for first in range(0, rows, at_once):
         yield np.arange(first, min(first + at_once, rows))
 

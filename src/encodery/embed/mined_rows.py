@@ -16,7 +16,7 @@ import numpy as np
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.embed.bm25_search import BM25Search
-from encodery.embed.data import EmbeddingExamples
+from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives
 from encodery.embed.negatives import Judge, NegativeMiner
 from encodery.embed.negatives.hard import HardNegatives

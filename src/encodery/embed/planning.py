@@ -1,4 +1,4 @@
-"""From a model, data and what a recipe says to the whole recipe of a run: loss, rate, length, all said.
+"""From a model, data and overrides to the complete recipe of a run.
 
 Shapes: E examples.
 """
@@ -17,12 +17,12 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.recipes import load_recipe
 from encodery.base.settings import decode, encode, merge_tables
-from encodery.embed.data import EmbeddingExamples, as_single_texts, default_loss, prepare_for_loss
-from encodery.embed.job import longest_of, prompts_of
+from encodery.embed.defaults import default_epochs, default_loss, default_optimizer
+from encodery.embed.examples import EmbeddingExamples
+from encodery.embed.objectives.dense import Dense
 from encodery.embed.reading import EmbedData, read_data
-from encodery.embed.sentences import sentence_windows
 from encodery.embed.text_pool import TextPool
-from encodery.embed.training import EmbedTraining, default_epochs, default_optimizer
+from encodery.embed.training import EmbedTraining
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocess.whiten import Whiten
 from encodery.encoders.settings import DenseSettings
@@ -31,35 +31,38 @@ from encodery.train.examples import settings_for_epochs
 from encodery.train.optim import Optimizer
 from encodery.train.recipe import Recipe
 
-JOBS = {
-    "dense": "embed.job",
-    "sparse": "embed.sparse_job",
-    "tokens": "embed.multivector_job",
-}
-DENOISE = "embed.denoise_job"
-DISCOURSE = "embed.discourse_job"
-RAW, LABELLED = "simcse", "base"
-LEARNING_SETTINGS = {"loss", "rebuild", "discourse"}
-UNTRAINED = (
-    "raw sentences alone: nothing is trained, the vectors are whitened. Learning from them (--recipe simcse, mirror, "
-    "tsdae, discsent) took away from small encoders; dev rows with scores beside them would tell"
+RAW_RECIPE, LABELLED_RECIPE = "simcse", "base"
+WHITENING_SETTINGS = {"encoder", "columns", "truncate", "train"}  # that count where nothing is trained
+NOT_TRAINED = (
+    "raw sentences alone: nothing is trained; the embeddings are whitened. Training on raw sentences (--recipe simcse, "
+    "mirror, tsdae, discsent) made small encoders worse; dev rows with scores would show whether it helps"
 )
-WHITENED = "vectors are whitened before training and trained through that (whiten_before_training=false: they are not)"
-UNTOLD = (
-    "warning: no dev rows tell whether learning from raw sentences helps here, and the last weights are kept; it took "
-    "away from small encoders. Put scored pairs beside them as dev rows, or compare by `encodery evaluate sts` with "
-    "the model before"
+WHITENED = (
+    "embeddings are whitened before training and trained through the whitening "
+    "(objective.whiten_before_training=false turns it off)"
 )
-EVALS, MOST_EVALS = 10, 20
-LEAST_TOKENS, MOST_TOKENS = 16_384, 131_072  # Of a score.
-SCORED = 0.5  # Tokens of all scores at most, as a share of those of training; one costs a third of a step's.
+NOT_EVALUATED = (
+    "warning: there are no dev rows that show whether training on raw sentences helps, and the last weights are kept; "
+    "it made small encoders worse. Add scored pairs as dev rows, or compare with the model before training by "
+    "`encodery evaluate sts`"
+)
+MIN_EVALS, MAX_EVALS = 10, 20
+MIN_EVAL_TOKENS, MAX_EVAL_TOKENS = 16_384, 131_072  # Of one evaluation.
+EVAL_FRACTION = 0.5  # Tokens of all evaluations, at most, per token of training; one costs a third of a training token.
 
 
 @dataclass(frozen=True, eq=False)
 class EmbedPlan:
-    """`recipe`: what `encodery.train.launch.start` runs; `settings` it was made of; `notes` for the user, a line each.
-    `sentences`: raw ones with which nothing is to be trained: the finish of `settings.embed` is fitted to them
-    (`fitting.fit`), there is no recipe, and `test` holds the test rows, if there are any (`fitting.judged`)."""
+    """A run of embedding training, complete before it starts.
+
+    Args:
+        recipe: what `train.launch.start` runs; None where nothing is trained.
+        settings: the settings that it was made of.
+        notes: lines for the user.
+        sentences: raw sentences, where nothing is trained: the postprocess steps of `settings.encoder` are fitted to
+            them (`postprocess_fitting.fit_postprocess`).
+        test: the test examples for that case, if there are any.
+    """
 
     recipe: Recipe[EmbedTraining] | None
     settings: EmbedTraining
@@ -68,138 +71,131 @@ class EmbedPlan:
     test: EmbeddingExamples | None = None
 
 
-def plan_training(data: Path, model: str | Path, name: str | None, over: Mapping[str, Any]) -> EmbedPlan:
-    """Read the data once and settle what the recipe leaves open.
+def plan_training(data: Path, model: str | Path, name: str | None, overrides: Mapping[str, Any]) -> EmbedPlan:
+    """Read the data once and choose what the recipe leaves open.
 
-    `name`: a recipe of `recipes/embed` or a TOML file; if not given, `base`, or for raw sentences `simcse` where dev
-    rows tell whether it helps. Where none do, and nothing says how to learn from them, raw sentences are not learnt
-    from but whitened with: training took away from small encoders (bench/LOG.md). `over`: settings laid over it. Raises
-    `SettingsError`, `UnknownName` and what reading raises.
+    Args:
+        data: a file, or a folder of splits.
+        model: the model that training starts from.
+        name: a recipe of `recipes/embed`, or a TOML file. None for `base`, or for raw sentences `simcse` where dev rows
+            show whether it helps. Where none do, and neither a loss nor an objective is given, raw sentences are only
+            used to whiten the embeddings: training on them made small encoders worse (bench/LOG.md).
+        overrides: settings that replace those of the recipe.
+
+    Raises `SettingsError`, `UnknownName` and what reading raises.
     """
     loaded = load_model(model)
-    settings = recipe_settings(name or LABELLED, over, loaded)
-    found = read_data(data, settings, loaded)
-    blind = found.train.raw and (found.dev is None or found.dev.raw)
-    if blind and name is None and not LEARNING_SETTINGS & set(over):
-        return _whitening(found, over, loaded)
-    if name is None and found.train.raw:
-        settings = recipe_settings(RAW, over, loaded)
-    chosen = name or (RAW if found.train.raw else LABELLED)
-    if settings.rebuild is None and settings.discourse is None:
-        settings = dataclasses.replace(settings, loss=settings.loss or default_loss(found.train))
+    settings = recipe_settings(name or LABELLED_RECIPE, overrides, loaded)
+    read = read_data(data, settings, loaded)
+    not_evaluated = read.train.raw and (read.dev is None or read.dev.raw)
+    if not_evaluated and name is None and settings.loss is None and settings.objective.uses_loss:
+        return _plan_whitening(read, overrides, loaded)
+    if name is None:
+        name = RAW_RECIPE if read.train.raw and settings.objective.uses_loss else LABELLED_RECIPE
+        settings = recipe_settings(name, overrides, loaded)
+    if settings.objective.uses_loss:
+        settings = dataclasses.replace(settings, loss=settings.loss or default_loss(read.train))
     settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
-    examples, notes = _examples(found, settings, loaded)
-    if _whitened_first(settings, over, loaded):
-        embed = dataclasses.replace(settings.encoder, postprocess=(Whiten(power=1.0), Normalise()))
-        settings = dataclasses.replace(settings, encoder=embed, whiten_before_training=True)
+    lengths, notes = _example_lengths(read, settings, loaded)
+    if _needs_whitening(settings, overrides, loaded):
+        encoder = dataclasses.replace(settings.encoder, postprocess=(Whiten(power=1.0), Normalise()))
+        settings = dataclasses.replace(settings, encoder=encoder, objective=Dense(whiten_before_training=True))
         notes.append(WHITENED)
-    chose = settings.batch is None
-    settings = dataclasses.replace(settings, batch=(batch := settings.batch_size_for(len(examples))))
-    epochs = settings.epochs or default_epochs(len(examples))
-    said = merge_tables(load_recipe("embed", chosen).get("train", {}), over.get("train", {}))
-    filled = {key: value for key, value in evaluation_settings(examples, epochs).items() if key not in said}
-    if "budget" not in said:
-        filled |= settings_for_epochs(examples, min(batch, len(examples)), epochs)
-        settings = dataclasses.replace(settings, epochs=epochs)
-    train = merge_tables(encode(settings.train), filled)
-    settings = dataclasses.replace(settings, train=decode(type(settings.train), train, "train"))
-    why = " (chosen by the number of examples)" if chose else ""
-    notes.append(f"{_what(settings)}, {batch} examples a step{why}, budget {settings.train.budget}")
-    notes += [UNTOLD] if blind else []
+    settings, note = _with_budget(settings, name, overrides, lengths)
+    notes += [note, NOT_EVALUATED] if not_evaluated else [note]
     inputs = {"model": str(Path(loaded.path).resolve()), "data": str(data.resolve())}
-    recipe = Recipe(job=job_of(settings), inputs=inputs, settings=settings, name=chosen)
-    return EmbedPlan(recipe, settings, notes)
+    return EmbedPlan(Recipe(job="embed.job", inputs=inputs, settings=settings, name=name), settings, notes)
+
+
+def _with_budget(
+    settings: EmbedTraining, name: str, overrides: Mapping[str, Any], lengths: np.ndarray
+) -> tuple[EmbedTraining, str]:
+    """The settings with batch size, budget and evaluations for examples of these lengths (E,), and a note on them."""
+    chosen = "" if settings.batch else " (chosen by the number of examples)"
+    settings = dataclasses.replace(settings, batch=(batch := settings.batch_size_for(len(lengths))))
+    epochs = settings.epochs or default_epochs(len(lengths))
+    given = merge_tables(load_recipe("embed", name).get("train", {}), overrides.get("train", {}))
+    filled = {key: value for key, value in evaluation_settings(lengths, epochs).items() if key not in given}
+    if "budget" not in given:
+        filled |= settings_for_epochs(lengths, min(batch, len(lengths)), epochs)
+        settings = dataclasses.replace(settings, epochs=epochs)
+    train = decode(type(settings.train), merge_tables(encode(settings.train), filled), "train")
+    learns = f"objective {name_of(settings.objective)}"
+    learns = learns if settings.loss is None else f"{learns}, loss {name_of(settings.loss)}"
+    note = f"{learns}, {batch} examples per step{chosen}, budget {train.budget}"
+    return dataclasses.replace(settings, train=train), note
 
 
 def evaluation_settings(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
-    """The `train` settings by which examples of these lengths (E,) are judged on dev rows in so many epochs: every
-    score is taken, so that which weights are the best does not depend on the clock, and a run ends early where half of
-    all its scores have passed without a higher one."""
-    evals = min(max(round(epochs), EVALS), MOST_EVALS)
-    tokens = int(float(lengths.sum()) * epochs * SCORED / evals)
+    """Return the `train` settings of evaluations on dev rows, for examples of these lengths (E,) and so many epochs.
+
+    Every planned evaluation is run, so that the choice of the best weights does not depend on the clock; a run ends
+    early after half of all evaluations without a better one.
+    """
+    evals = min(max(round(epochs), MIN_EVALS), MAX_EVALS)
+    tokens = int(float(lengths.sum()) * epochs * EVAL_FRACTION / evals)
     return {
         "eval_time_fraction": 0.99,
         "evals": evals,
-        "eval_tokens": min(max(tokens, LEAST_TOKENS), MOST_TOKENS),
+        "eval_tokens": min(max(tokens, MIN_EVAL_TOKENS), MAX_EVAL_TOKENS),
         "patience": evals // 2,
     }
 
 
-def _whitening(found: EmbedData, over: Mapping[str, Any], loaded: LoadedModel) -> EmbedPlan:
-    """Raises `SettingsError` for settings of a training that there is none of."""
-    strange = sorted(set(over) - {"encoder", "columns", "truncate", "train"})
-    strange += [f"train.{name}" for name in over.get("train", {}) if name != "seed"]
-    if strange:
-        raise SettingsError(
-            f"{', '.join(strange)}: of raw sentences alone nothing is trained unless it is said how: --recipe "
-            "simcse, mirror, tsdae or discsent, or a loss."
-        )
-    settings = recipe_settings(
-        LABELLED, merge_tables({"encoder": {"postprocess": ["whiten", "normalise"]}}, over), loaded
-    )
-    return EmbedPlan(None, settings, [*found.notes, UNTRAINED], found.train.columns[0], found.test)
-
-
-def _whitened_first(settings: EmbedTraining, over: Mapping[str, Any], loaded: LoadedModel) -> bool:
-    """Whether vectors begin as those of a model that was never trained to have them compared, all much alike, and are
-    to be learned from how alike texts are: then they are whitened first (bench/LOG.md), unless it is said how."""
-    scored = settings.kind == "dense" and settings.loss is not None and settings.loss.target_kind == "score"
-    said = "whiten_before_training" in over or settings.encoder.postprocess != DenseSettings().postprocess
-    return scored and not said and "dense" not in loaded.settings
-
-
-def job_of(settings: EmbedTraining) -> str:
-    """The job that such settings are for. Raises `SettingsError` for sparse or token vectors without a loss."""
-    if settings.loss is None and (settings.rebuild or settings.discourse) is not None:
-        if settings.kind != "dense":
-            raise SettingsError(f"kind = '{settings.kind}': learns from a loss; rebuild and discourse are for 'dense'.")
-        return DENOISE if settings.rebuild is not None else DISCOURSE
-    return JOBS[settings.kind]
-
-
-def _what(settings: EmbedTraining) -> str:
-    if settings.loss is not None:
-        return f"loss {name_of(settings.loss)}"
-    return "rebuilding texts" if settings.rebuild is not None else "telling how sentences belong together"
-
-
-def recipe_settings(name: str, over: Mapping[str, Any], loaded: LoadedModel) -> EmbedTraining:
-    """A recipe over the model's own embedding settings, with `over` laid on it. Raises `SettingsError`."""
+def recipe_settings(name: str, overrides: Mapping[str, Any], loaded: LoadedModel) -> EmbedTraining:
+    """Return a recipe over the model's own encoder settings, with overrides. Raises `SettingsError`."""
     own = merge_tables(encode(EmbedTraining()), {"encoder": loaded.settings.get("dense", {})})
     base = encode(decode(EmbedTraining, merge_tables(own, load_recipe("embed", name)), f"recipe {name}"))
-    return decode(EmbedTraining, merge_tables(base, over), f"recipe {name}")
+    return decode(EmbedTraining, merge_tables(base, overrides), f"recipe {name}")
+
+
+def _plan_whitening(read: EmbedData, overrides: Mapping[str, Any], loaded: LoadedModel) -> EmbedPlan:
+    """Raises `SettingsError` for settings of training."""
+    unused = sorted(set(overrides) - WHITENING_SETTINGS)
+    unused += [f"train.{name}" for name in overrides.get("train", {}) if name != "seed"]
+    if unused:
+        raise SettingsError(
+            f"{', '.join(unused)}: without effect, since raw sentences alone are not trained on unless a recipe "
+            "(--recipe simcse, mirror, tsdae or discsent) or a loss is given."
+        )
+    whitening = {"encoder": {"postprocess": ["whiten", "normalise"]}}
+    settings = recipe_settings(LABELLED_RECIPE, merge_tables(whitening, overrides), loaded)
+    return EmbedPlan(None, settings, [*read.notes, NOT_TRAINED], read.train.columns[0], read.test)
+
+
+def _needs_whitening(settings: EmbedTraining, overrides: Mapping[str, Any], loaded: LoadedModel) -> bool:
+    """Whether to whiten before training: for scored pairs and a model that was never trained for embeddings, whose
+    embeddings are all similar (bench/LOG.md), unless the user has chosen."""
+    dense = isinstance(settings.objective, Dense)
+    scored = dense and settings.loss is not None and settings.loss.target_kind == "score"
+    objective = overrides.get("objective", {})
+    chosen = isinstance(objective, Mapping) and "whiten_before_training" in objective
+    chosen = chosen or settings.encoder.postprocess != DenseSettings().postprocess
+    return scored and not chosen and "dense" not in loaded.settings
 
 
 def _optimizer(settings: EmbedTraining, loaded: LoadedModel) -> Optimizer:
-    light = settings.adapt is not None and settings.adapt.parameter_efficient
-    return default_optimizer(loaded.model.settings.width, light)
+    parameter_efficient = settings.adapt is not None and settings.adapt.parameter_efficient
+    return default_optimizer(loaded.model.settings.width, parameter_efficient)
 
 
-def _examples(found: EmbedData, settings: EmbedTraining, loaded: LoadedModel) -> tuple[np.ndarray, list[str]]:
-    """Tokens of each training example (E,), and notes with what was cut."""
-    notes = list(found.notes)
-    data = found.train
-    if settings.loss is not None:
-        data = prepare_for_loss(data, settings.loss)
-    elif settings.discourse is not None:
-        made = sentence_windows(data, settings.discourse)
-        data = made.data
-        notes.append(made.note)
-    else:
-        data = as_single_texts(data)
-    prompts = prompts_of(settings, len(data.columns))
-    longest = longest_of(settings.encoder, loaded.model.settings.max_length)
-    pool, numbers = TextPool.from_columns(data.columns, prompts, loaded.tokenizer, longest, settings.truncate)
-    notes.append(f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different ones")
+def _example_lengths(read: EmbedData, settings: EmbedTraining, loaded: LoadedModel) -> tuple[np.ndarray, list[str]]:
+    """Tokens of each training example (E,), and notes on the data and on what is cut off."""
+    data, more = settings.objective.arrange(read.train, settings.loss)
+    notes = [*read.notes, *more]
+    prompts = settings.prompts(settings.objective.roles(len(data.columns)))
+    limit = settings.max_tokens(loaded.model.settings.max_length)
+    pool, indices = TextPool.from_columns(data.columns, prompts, loaded.tokenizer, limit, settings.truncate)
+    notes.append(f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different texts")
     if pool.num_truncated:
         notes.append(
-            f"{pool.num_truncated:,} texts are longer than {longest} tokens: {pool.dropped:,} tokens cut (truncate = "
-            f"{settings.truncate})"
+            f"{pool.num_truncated:,} texts are longer than {limit} tokens: {pool.dropped:,} tokens are cut off "
+            f"(truncate = {settings.truncate})"
         )
     if pool.has_windows:
         long = pool.num_windows > 1
         notes.append(
-            f"{long.sum():,} texts are longer than {longest} tokens: they are read in {pool.num_windows[long].sum():,} "
-            "windows whose vectors are averaged (truncate = chunk)"
+            f"{long.sum():,} texts are longer than {limit} tokens: they are read in {pool.num_windows[long].sum():,} "
+            "windows whose embeddings are averaged (truncate = chunk)"
         )
-    return pool.lengths[numbers].sum(1), notes
+    return pool.lengths[indices].sum(1), notes

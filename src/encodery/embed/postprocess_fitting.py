@@ -1,7 +1,7 @@
-"""An embedding finished by raw sentences alone: whitening or centring learnt from their vectors, nothing trained.
+"""Fit postprocess steps of embeddings to raw sentences (whitening, centring); nothing is trained.
 
-arXiv:2103.15316, arXiv:2104.01767 (whitening), arXiv:1702.01417 (all but the top). What is learnt is stored with the
-model, so that all that loads it embeds alike. Shapes: N sentences, H width.
+arXiv:2103.15316, arXiv:2104.01767 (whitening), arXiv:1702.01417 (all but the top). What is fitted is stored with the
+model, so that every use of the model gives the same embeddings. Shapes: N sentences, C columns, H width.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from encodery.base.artifact import Artifact
 from encodery.base.errors import EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import decode, decode_with_overrides, encode
-from encodery.embed.data import EmbeddingExamples
+from encodery.base.settings import decode, decode_with_overrides
+from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.heldout_metrics import EncodedVectors, compute_metrics
 from encodery.encoders import storage
 from encodery.encoders.dense import DenseEncoder
@@ -26,105 +26,118 @@ from encodery.encoders.pooling import Pooling
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
-from encodery.model import golden
 from encodery.model.load import LoadedModel, Provenance, save_model
 
-SAMPLE = 20_000  # Sentences that are encoded, drawn from all.
-PAIRS = 10_000  # of sentences, whose likeness is told.
+SAMPLE_SENTENCES = 20_000  # that are encoded, drawn at random from all.
+SAMPLE_PAIRS = 10_000  # of sentences, whose mean cosine is reported.
 
 
 def fit_postprocess(
     loaded: LoadedModel,
     texts: Iterable[str],
     folder: Path,
-    over: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     prompt: str | None = None,
     truncate: str = "right",
     overwrite: bool = False,
 ) -> Artifact:
-    """Write `loaded` into `folder` with the embedding settings `over` laid on its own, their finish steps fitted to a
-    sample of the texts, which are read with the stored `prompt`.
+    """Write a model to `folder` with postprocess steps that are fitted to a sample of the texts.
 
-    Figures: `sentences` of the sample, `dropped` tokens that were cut off, and the mean cosine of two sentences before
-    and after: `alike_before`, `alike`. Raises `SettingsError` where nothing is to be learnt, or the pooling would have
-    random weights; `EmptyInput` for fewer than two different sentences.
+    Args:
+        loaded: a model with one embedding per text.
+        texts: raw sentences.
+        folder: where the model is written.
+        overrides: encoder settings that replace the model's own.
+        prompt: name of the stored prompt of the sentences.
+        truncate: what happens to sentences that are too long.
+        overwrite: replace what is in the folder.
+
+    Returns the artifact. Its metrics: `sentences` of the sample, `dropped` tokens that were cut off, and the mean
+    cosine of two sentences, `mean_cosine_before` and `mean_cosine`. Raises `SettingsError` if no step is fitted, or if
+    the pooling would have random weights; `EmptyInput` for fewer than two different sentences.
     """
-    if kind_of(loaded.settings) != "dense":
-        raise SettingsError(f"{loaded.path}: has no single vector a text, which finish steps are for.")
-    own = decode(DenseSettings, loaded.settings.get("dense", {}), "dense")
-    settings = decode_with_overrides(DenseSettings, loaded.settings.get("dense", {}), over, "dense")
+    kind = kind_of(loaded.settings)
+    if kind != DenseEncoder.kind:
+        raise SettingsError(f"{loaded.path}: gives {kind} embeddings; postprocess steps are for dense ones.")
+    stored = loaded.settings.get(DenseEncoder.kind, {})
+    settings = decode_with_overrides(DenseSettings, stored, overrides, DenseEncoder.kind)
     if all(type(step).fit is PostProcess.fit for step in settings.postprocess):
-        raise SettingsError("finish: none of its steps learns from sentences; whiten and centre do.")
-    plain = _unfinished(loaded, settings, own.pooling)
+        raise SettingsError("postprocess: none of its steps is fitted to sentences; whiten and centre are.")
+    plain = _without_postprocess(loaded, settings, decode(DenseSettings, stored, DenseEncoder.kind).pooling)
     sample = _sample(texts)
-    found = plain.encode(sample, truncate=truncate, prompt=prompt)
-    finishing = PostProcessing.fitted(settings.postprocess, found.vectors)
+    embeddings = plain.encode(sample, truncate=truncate, prompt=prompt)
+    steps = PostProcessing.fitted(settings.postprocess, embeddings.vectors)
     model = loaded.model.to("cpu")
-    whole = DenseEncoder(model, loaded.tokenizer, settings, finishing, "cpu", plain.pooling)
-    kept = storage.module_tensors(whole.pooling, finishing)
-    kept["golden"] = storage.golden_vectors(whole.pool_batch, golden.golden_outputs(model), whole.device)
-    figures = {
+    fitted = DenseEncoder(model, loaded.tokenizer, settings, steps, "cpu", plain.pooling).stored()
+    metrics = {
         "sentences": len(sample),
-        "dropped": int(found.dropped.sum()),
-        "alike_before": _alike(found.vectors),
-        "alike": _alike(finishing.apply(found.vectors)),
+        "dropped": int(embeddings.dropped.sum()),
+        "mean_cosine_before": _mean_cosine(embeddings.vectors),
+        "mean_cosine": _mean_cosine(steps.apply(embeddings.vectors)),
     }
     return save_model(
         folder,
         model,
         loaded.tokenizer_path,
-        settings={**loaded.settings, "dense": encode(settings)},
-        modules={**loaded.modules(), storage.MODULE: kept},
+        settings={**loaded.settings, **fitted.settings},
+        modules={**loaded.modules(), **fitted.modules},
         provenance=Provenance.of(loaded, keep_origin=True),
-        metrics=figures,
+        metrics=metrics,
         overwrite=overwrite,
     )
 
 
 def evaluate_examples(
-    embedder: DenseEncoder, data: EmbeddingExamples, prompts: Sequence[str | None], truncate: str
+    encoder: DenseEncoder, data: EmbeddingExamples, prompts: Sequence[str | None], truncate: str
 ) -> dict[str, float]:
-    """The figures of examples whose columns (C) are read with these prompts, those that the embedder has, as in use."""
-    prompts = [name if name in embedder.prompts else None for name in prompts]
-    known: dict[tuple[str | None, str], int] = {}
+    """Return the metrics of examples, encoded as in use.
+
+    Args:
+        encoder: encodes the texts.
+        data: the examples.
+        prompts: name of the prompt of each column (C); names that the encoder does not have are ignored.
+        truncate: what happens to texts that are too long.
+    """
+    prompts = [name if name in encoder.prompts else None for name in prompts]
+    texts: dict[tuple[str | None, str], int] = {}
     columns = zip(prompts, data.columns, strict=True)
-    numbers = np.array([[known.setdefault((name, text), len(known)) for text in texts] for name, texts in columns]).T
-    rows = np.zeros((len(known), embedder.dimension), np.float32)
+    indices = np.array([[texts.setdefault((name, text), len(texts)) for text in column] for name, column in columns]).T
+    vectors = np.zeros((len(texts), encoder.dimension), np.float32)
     for name in dict.fromkeys(prompts):
-        some = {text: number for (prompt, text), number in known.items() if prompt == name}
-        rows[list(some.values())] = embedder.encode(list(some), truncate, prompt=name).vectors
-    return compute_metrics(EncodedVectors(rows), numbers, data)
+        some = {text: index for (prompt, text), index in texts.items() if prompt == name}
+        vectors[list(some.values())] = encoder.encode(list(some), truncate, prompt=name).vectors
+    return compute_metrics(EncodedVectors(vectors), indices, data)
 
 
-def _unfinished(loaded: LoadedModel, settings: DenseSettings, own: Pooling) -> DenseEncoder:
-    """The embedder without its finish; the model's own pooling keeps the weights that it has there."""
-    bare = dataclasses.replace(settings, postprocess=())
+def _without_postprocess(loaded: LoadedModel, settings: DenseSettings, own: Pooling) -> DenseEncoder:
+    """The encoder without postprocess steps; the model's own pooling has its stored weights."""
+    settings = dataclasses.replace(settings, postprocess=())
     if storage.is_stored(loaded) and own == settings.pooling:
         pooling = settings.pooling.build(loaded.model.settings.shape)
         pooling.load_state_dict(storage.pooling_state(loaded.module_state(storage.MODULE)))
-        return DenseEncoder(loaded.model, loaded.tokenizer, bare, pooling=pooling)
-    return DenseEncoder(loaded.model, loaded.tokenizer, bare)
+        return DenseEncoder(loaded.model, loaded.tokenizer, settings, pooling=pooling)
+    return DenseEncoder(loaded.model, loaded.tokenizer, settings)
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
-    """At most `SAMPLE` of the texts that are not blank, each once; all are equally likely, and only they are held."""
+    """A random sample of the texts that are not blank, each once (reservoir sampling: only the sample is held)."""
     draw = np.random.default_rng(derive_seed(0, "finish"))
-    kept: list[str] = []
+    sample: list[str] = []
     for number, text in enumerate(text for text in texts if text.strip()):
-        if len(kept) < SAMPLE:
-            kept.append(text)
-        elif (place := int(draw.integers(number + 1))) < SAMPLE:
-            kept[place] = text
-    kept = list(dict.fromkeys(kept))
-    if len(kept) < 2:
-        raise EmptyInput("finish: learns from the vectors of different sentences, and there are fewer than two.")
-    return kept
+        if len(sample) < SAMPLE_SENTENCES:
+            sample.append(text)
+        elif (place := int(draw.integers(number + 1))) < SAMPLE_SENTENCES:
+            sample[place] = text
+    sample = list(dict.fromkeys(sample))
+    if len(sample) < 2:
+        raise EmptyInput("postprocess: steps are fitted to different sentences, and there are fewer than two.")
+    return sample
 
 
-def _alike(vectors: np.ndarray) -> float:
+def _mean_cosine(vectors: np.ndarray) -> float:
     """Mean cosine of two different sentences drawn at random."""
     draw = np.random.default_rng(0)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    one = draw.integers(0, len(unit), PAIRS)
-    other = (one + draw.integers(1, len(unit), PAIRS)) % len(unit)
-    return float((unit[one] * unit[other]).sum(1).mean())
+    first = draw.integers(0, len(unit), SAMPLE_PAIRS)
+    second = (first + draw.integers(1, len(unit), SAMPLE_PAIRS)) % len(unit)
+    return float((unit[first] * unit[second]).sum(1).mean())

@@ -17,7 +17,7 @@ import numpy as np
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.machine import derive_seed
 from encodery.embed.bm25_search import BM25Search
-from encodery.embed.data import EmbeddingExamples, negative_columns, rescale_scores
+from encodery.embed.examples import EmbeddingExamples, column_roles, negative_columns, rescale_scores
 from encodery.embed.heldout_metrics import has_metrics
 from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives
 from encodery.embed.training import EmbedTraining
@@ -30,7 +30,6 @@ from encodery.rows.read import read_tables
 from encodery.rows.split import fill_missing_splits, remove_overlap
 from encodery.rows.table import Table
 
-ROLES = ("query", "document")
 SPLITS = ("train", "dev", "test")
 HELD_OUT, OF_FEW, OF_FEWEST = 0.05, 0.15, 0.2  # Shares of many rows, of few, and where that is too little.
 ENOUGH_HELD_OUT, MOST_HELD_OUT, LEAST_HELD_OUT = 30, 2000, 10
@@ -54,7 +53,7 @@ class EmbedData:
     say which weights are the best, as those that were given do, and those held out where they are many enough."""
 
     train: EmbeddingExamples
-    dev: EmbeddingExamples | None
+    dev: EmbeddingExamples | None = None
     notes: list[str] = field(default_factory=list)
     test: EmbeddingExamples | None = None
     select_on_dev: bool = True
@@ -205,7 +204,7 @@ def add_mined_negatives(
         raise SettingsError("mine: wrong answers are looked for where the data has pairs, without scores or classes.")
     embedder = DenseEncoder.from_loaded(loaded) if "vectors" in settings.miner.requires else None
     search = BM25Search(list(dict.fromkeys(data.columns[1]))) if "search" in settings.miner.requires else None
-    sides = [settings.roles.get(side, side if side in settings.encoder.prompts else None) for side in ROLES]
+    sides = settings.prompt_names(column_roles(2))
     if embedder is not None:
         sides = [side if side in embedder.settings.prompts else None for side in sides]
     whole = "chunk" if settings.truncate == "chunk" else "right"

@@ -36,12 +36,12 @@ def command(
     from encodery.encoders.files import read_texts
     from encodery.model.load import load_model
 
-    over = {"finish": ["whiten", "normalise"], **parse_overrides(settings or [])}
+    over = {"postprocess": ["whiten", "normalise"], **parse_overrides(settings or [])}
     written = fit_postprocess(load_model(model), read_texts(texts, column), out, over, prompt, truncate, overwrite)
     metrics = written.manifest.metrics
     dropped = f", {metrics['dropped']:,} tokens dropped" if metrics["dropped"] else ""
     screen().print(
         f"{out}: fitted to {metrics['sentences']:,} sentences{dropped}; mean cosine of two sentences "
-        f"{metrics['alike_before']:.3f} before, {metrics['alike']:.3f} after.",
+        f"{metrics['mean_cosine_before']:.3f} before, {metrics['mean_cosine']:.3f} after.",
         soft_wrap=True,
     )

@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Train an embedding model; how the columns are read and what was noticed in the data is printed first.
 
-    Settings are written path=value, such as batch=128, loss.is=cosent, embed.pooling.is=cls or
-    embed.prompts.query="search: ". The recipes colbert and splade train multi-vector and sparse embeddings. On raw
+    Settings are written path=value, such as batch=128, loss.is=cosent, encoder.pooling.is=cls or
+    encoder.prompts.query="search: ". The recipes colbert and splade train multi-vector and sparse embeddings. On raw
     sentences without a recipe nothing is trained: whitening is fitted to them (`encodery embed postprocess`). Ctrl-C
     saves a checkpoint and stops; `encodery resume RUN` continues.
     """
@@ -120,7 +120,7 @@ def _label(name: str) -> str:
 def _whiten(planned: EmbedPlan, model: str, out: Path, console: Console) -> None:
     """Write the model with post-processing fitted to raw sentences, and print the effect, on test examples too."""
     from encodery.base.settings import encode
-    from encodery.embed.job import prompt_names
+    from encodery.embed.examples import column_roles
     from encodery.embed.postprocess_fitting import evaluate_examples, fit_postprocess
     from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
@@ -132,12 +132,12 @@ def _whiten(planned: EmbedPlan, model: str, out: Path, console: Console) -> None
     metrics = written.manifest.metrics
     console.print(
         f"[bold]{out}[/]: post-processing fitted to {metrics['sentences']:,} sentences; mean cosine of two sentences "
-        f"{metrics['alike_before']:.3f} before, {metrics['alike']:.3f} after",
+        f"{metrics['mean_cosine_before']:.3f} before, {metrics['mean_cosine']:.3f} after",
         highlight=False,
         soft_wrap=True,
     )
     if planned.test is not None:
-        prompts = prompt_names(settings, len(planned.test.columns))
+        prompts = settings.prompt_names(column_roles(len(planned.test.columns)))
         before, after = (
             evaluate_examples(DenseEncoder.from_loaded(load_model(path)), planned.test, prompts, settings.truncate)
             for path in (model, out)

@@ -1,7 +1,4 @@
-"""Losses by what they read: pairs with a score, a teacher's scores of several texts, or what another loss reads.
-
-Shapes: B examples, C columns.
-"""
+"""Abstract bases of losses, by what they read. Shapes: B examples, C columns."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from encodery.objectives import Count
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreLoss(Loss):
-    """Of pairs, each with its score (B,)."""
+    """Learns from pairs, each with a similarity score (B,)."""
 
     @property
     def target_kind(self) -> TargetKind:
@@ -28,7 +25,7 @@ class ScoreLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLoss(Loss):
-    """Of a teacher's scores (B, C - 1); examples do not depend on each other."""
+    """Learns from a teacher's scores (B, C - 1); examples do not depend on each other."""
 
     @property
     def in_batch(self) -> bool:
@@ -45,7 +42,7 @@ class DistillationLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class WrapperLoss(Loss):
-    """`loss`: what is learned besides, and whose data is read."""
+    """Adds something to another `loss`, and reads the data that this one reads."""
 
     loss: Loss
 
@@ -60,6 +57,10 @@ class WrapperLoss(Loss):
     @property
     def needs_guide(self) -> bool:
         return self.loss.needs_guide
+
+    @property
+    def needs_vectors(self) -> bool:
+        return self.loss.needs_vectors
 
     def sample_layers(self, depth: int, seed: int) -> tuple[int, ...]:
         return self.loss.sample_layers(depth, seed)

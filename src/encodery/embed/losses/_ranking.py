@@ -1,6 +1,6 @@
-"""Scores in the order of their labels: log(1 + Σ exp(score of the lower label - score of the higher)).
+"""The pairwise ranking loss of CoSENT: log(1 + Σ exp(score of the lower label - score of the higher label)).
 
-In n log n instead of n²: sorted by label, a running log-sum over what is labelled higher. Shapes: B pairs.
+In n log n instead of n²: sorted by label, with a running log-sum over what is labelled higher. Shapes: B pairs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def pairwise_ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scalar, from scaled similarities (B,) and labels (B,); pairs of equal label are not compared."""
+    """Return a scalar from scaled similarities (B,) and labels (B,); pairs with equal labels are not compared."""
     ordered, order = labels.sort(stable=True)
     scores = scores[order]
     above = torch.logcumsumexp(-scores.flip(0), dim=0).flip(0)  # log Σ exp(-score) from here up

@@ -1,8 +1,8 @@
-"""AnglE: the order of CoSENT, asked of the angle between vectors read as complex numbers. arXiv:2309.12871
+"""AnglE: the ranking of CoSENT by the angle between embeddings read as complex numbers. arXiv:2309.12871
 
-The cosine is flat where it is near ±1 and teaches little there; the angle of a quotient is not. The first half of a
-vector is the real part, the second the imaginary one; an odd last number gets a zero beside it. With `cosine` > 0 the
-loss of `cosent` is added at that weight, as in the paper. Shapes: B pairs, K width.
+The gradient of the cosine vanishes near ±1; that of the angle of a quotient does not. The first half of an embedding is
+the real part, the second half the imaginary part; an odd number of dimensions is padded with a zero. With
+`cosent_weight` > 0 the loss of `cosent` is added at that weight, as in the paper. Shapes: B pairs, K dimensions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import LossInputs
+from encodery.base.settings import check_at_least, check_interval
+from encodery.embed.loss_inputs import LossInputs
 from encodery.embed.losses._bases import ScoreLoss
 from encodery.embed.losses._ranking import pairwise_ranking_loss
 from encodery.objectives import Count, LossTerm
@@ -22,32 +22,39 @@ from encodery.objectives import Count, LossTerm
 
 @dataclass(frozen=True, kw_only=True)
 class AnglE(ScoreLoss):
-    """`temperature` divides angles and cosines."""
+    """Use it for scored pairs, many of them very similar or very different.
+
+    `temperature` divides angles and cosines.
+
+    loss = {is = "angle", cosent_weight = 1.0}
+    """
 
     temperature: float = 0.05
     cosent_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.cosent_weight < 0:
-            raise SettingsError(
-                f"temperature = {self.temperature}, cosine = {self.cosent_weight}: must be positive, and not negative."
-            )
+        check_interval(self, "0 < x", "temperature")
+        check_at_least(self, 0, "cosent_weight")
+
+    @property
+    def needs_vectors(self) -> bool:
+        return True
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"angle": 1, "cosent": 1} if self.cosent_weight else {"angle": 1}
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
         assert inputs.target is not None
-        left, right = (F.normalize(_even(vector.float()), dim=1) for vector in inputs.vectors)
+        left, right = (F.normalize(_pad_to_even(vector.float()), dim=1) for vector in inputs.vectors)
         (a, b), (c, d) = left.chunk(2, dim=1), right.chunk(2, dim=1)
-        # |Re + Im| of (a + bi) / (c + di), summed over the halves' places; both have length 1.
+        # |Re + Im| of (a + bi) / (c + di), summed over the dimensions; both have length 1.
         angle = ((a * c + b * d) + (b * c - a * d)).sum(1).abs()
-        found = {"angle": LossTerm(pairwise_ranking_loss(angle / self.temperature, inputs.target), 1)}
+        terms = {"angle": LossTerm(pairwise_ranking_loss(angle / self.temperature, inputs.target), 1)}
         if self.cosent_weight:
             scores = inputs.pairs(0, 1) / self.temperature
-            found["cosent"] = LossTerm(pairwise_ranking_loss(scores, inputs.target), 1, self.cosent_weight)
-        return found
+            terms["cosent"] = LossTerm(pairwise_ranking_loss(scores, inputs.target), 1, self.cosent_weight)
+        return terms
 
 
-def _even(vectors: Tensor) -> Tensor:
+def _pad_to_even(vectors: Tensor) -> Tensor:
     return F.pad(vectors, (0, vectors.shape[1] % 2))

@@ -1,6 +1,6 @@
-"""Several losses at once, each with a weight, over the same vectors.
+"""A weighted sum of several losses over the same embeddings.
 
-Such as a ranking of pairs and the similarities of a guide (LEALLA, arXiv:2302.08387). Equals `loss` without `also`.
+Such as a ranking of pairs and the similarities of a guide (LEALLA, arXiv:2302.08387). Equals `loss` without `others`.
 Shapes: B examples, C columns.
 """
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.embed.losses import Loss, LossInputs, TargetKind
+from encodery.embed.loss_inputs import LossInputs
+from encodery.embed.losses import Loss, TargetKind
 from encodery.objectives import Count, LossTerm
 
 T = TypeVar("T")
@@ -22,7 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(Loss):
-    """`loss`: the first; `also`: the others, with `weights` (1 each if not given)."""
+    """Use it where two losses that read the same data are to be learned at once. `loss`: the first, with weight 1;
+    `others`: further ones, with `weights` (1 each by default).
+
+        loss = {is = "combined", loss = "infonce", others = ["similarity_kl"], weights = [0.5]}
+    """
 
     loss: Loss
     others: tuple[Loss, ...] = ()
@@ -30,17 +35,15 @@ class Combined(Loss):
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.others):
-            raise SettingsError(
-                f"weights = {list(self.weights)}: one for each of the {len(self.others)} losses in also."
-            )
+            raise SettingsError(f"weights = {list(self.weights)}: must be as many as others, {len(self.others)}.")
         if any(weight <= 0 for weight in self.weights):
             raise SettingsError(f"weights = {list(self.weights)}: must be positive.")
-        asked = {loss.target_kind for loss in self._all} - {"none"}
-        if len(asked) > 1:
-            raise SettingsError(f"several: the losses learn from different labels: {', '.join(sorted(asked))}.")
+        targets = {loss.target_kind for loss in self._all} - {"none"}
+        if len(targets) > 1:
+            raise SettingsError(f"combined: the losses need different labels: {', '.join(sorted(targets))}.")
         least, most = self.column_range
         if most is not None and least > most:
-            raise SettingsError(f"several: one loss needs {least} texts an example, another takes {most}.")
+            raise SettingsError(f"combined: one loss needs {least} texts per example, another takes at most {most}.")
 
     @property
     def _all(self) -> tuple[Loss, ...]:
@@ -57,38 +60,42 @@ class Combined(Loss):
     @property
     def column_range(self) -> tuple[int, int | None]:
         least = max(loss.column_range[0] for loss in self._all)
-        ends = [most for _, most in (loss.column_range for loss in self._all) if most is not None]
-        return least, min(ends, default=None)
+        limits = [most for _, most in (loss.column_range for loss in self._all) if most is not None]
+        return least, min(limits, default=None)
 
     @property
     def needs_guide(self) -> bool:
         return any(loss.needs_guide for loss in self._all)
 
+    @property
+    def needs_vectors(self) -> bool:
+        return any(loss.needs_vectors for loss in self._all)
+
     def sample_layers(self, depth: int, seed: int) -> tuple[int, ...]:
-        found = [asked for loss in self._all if (asked := loss.sample_layers(depth, seed))]
-        if len(found) > 1:
-            raise SettingsError("several: only one of the losses may learn from earlier layers.")
-        return found[0] if found else ()
+        sampled = [layers for loss in self._all if (layers := loss.sample_layers(depth, seed))]
+        if len(sampled) > 1:
+            raise SettingsError("combined: only one of the losses may learn from earlier layers.")
+        return sampled[0] if sampled else ()
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
-        found: dict[str, Count] = {}
+        counts: dict[str, Count] = {}
         for loss in self._all:
-            found = _joined(found, loss.counts(columns, examples, target), loss)
-        return found
+            counts = _union(counts, loss.counts(columns, examples, target), loss)
+        return counts
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
-        plain = replace(inputs, layers=())
-        found: dict[str, LossTerm] = {}
+        last_layer = replace(inputs, layers=())
+        terms: dict[str, LossTerm] = {}
         for loss, weight in zip(self._all, (1.0, *(self.weights or (1.0,) * len(self.others))), strict=True):
-            seen = inputs if loss.sample_layers(len(inputs.layers) + 2, 0) else plain
-            terms = {name: replace(term, weight=term.weight * weight) for name, term in loss.terms(seen).items()}
-            found = _joined(found, terms, loss)
-        return found
+            seen = inputs if loss.sample_layers(len(inputs.layers) + 2, 0) else last_layer
+            weighted = {name: replace(term, weight=term.weight * weight) for name, term in loss.terms(seen).items()}
+            terms = _union(terms, weighted, loss)
+        return terms
 
 
-def _joined(found: dict[str, T], more: Mapping[str, T], loss: Loss) -> dict[str, T]:
+def _union(table: dict[str, T], more: Mapping[str, T], loss: Loss) -> dict[str, T]:
     """Both tables. Raises `SettingsError` where a name is in both."""
     for name in more:
-        if name in found:
-            raise SettingsError(f"several: another loss before '{name_of(loss)}' has a term '{name}' as well.")
-    return {**found, **more}
+        if name in table:
+            raise SettingsError(f"combined: '{name_of(loss)}' and a loss before it both have a term '{name}'.")
+    return {**table, **more}

@@ -1,6 +1,6 @@
-"""CoSENT: of two pairs, the one labelled more alike shall have the higher cosine. doi:10.1109/TASLP.2024.3402087
+"""CoSENT: of two pairs, the one with the higher label gets the higher similarity. doi:10.1109/TASLP.2024.3402087
 
-Only the order of the labels counts, whatever their scale. Shapes: B pairs.
+Only the order of the labels matters, whatever their scale. Shapes: B pairs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import LossInputs, Similarity
+from encodery.base.settings import check_interval
+from encodery.embed.loss_inputs import LossInputs, Similarity
 from encodery.embed.losses._bases import ScoreLoss
 from encodery.embed.losses._ranking import pairwise_ranking_loss
 from encodery.objectives import Count, LossTerm
@@ -19,14 +19,17 @@ from encodery.objectives import Count, LossTerm
 
 @dataclass(frozen=True, kw_only=True)
 class CoSENT(ScoreLoss):
-    """`temperature` divides the similarities."""
+    """Use it for pairs with a similarity score, such as STS; it is the default for them. `temperature` divides the
+    similarities.
+
+        loss = "cosent"
+    """
 
     temperature: float = 0.05
     similarity: Similarity = "cosine"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise SettingsError(f"temperature = {self.temperature}: must be positive.")
+        check_interval(self, "0 < x", "temperature")
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {"cosent": 1}

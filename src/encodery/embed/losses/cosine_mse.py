@@ -1,6 +1,6 @@
-"""The cosine of a pair is to equal its score: squared error. arXiv:1908.10084
+"""The squared error between the cosine of a pair and its score. arXiv:1908.10084
 
-Unlike `cosent` the scale of the scores matters; they are brought to 0 … 1 when the data is read. Shapes: B pairs.
+Unlike in `cosent` the scale of the scores matters; they are rescaled to 0 … 1 when the data is read. Shapes: B pairs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encodery.embed.losses import LossInputs
+from encodery.embed.loss_inputs import LossInputs
 from encodery.embed.losses._bases import ScoreLoss
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineMSE(ScoreLoss):
-    """Has no settings."""
+    """Use it for pairs whose cosine is to equal a score, such as that of a cross-encoder. It has no settings.
+
+    loss = "cosine_mse"
+    """
 
     @property
     def in_batch(self) -> bool:

@@ -1,7 +1,7 @@
-"""GISTEmbed: InfoNCE whose wrong answers a guide model has looked through. arXiv:2402.16829
+"""GISTEmbed: InfoNCE without the negatives that a guide model finds too similar. arXiv:2402.16829
 
-A candidate that the guide finds nearer to the anchor than its own partner is taken out: it is likely right as well.
-Differs from `infonce` by that, and by always setting anchors against anchors and partners against partners.
+A candidate that the guide finds nearer to the anchor than the anchor's own positive is left out: it is probably a false
+negative. Differs from `infonce` by that, and by always comparing anchors with anchors and positives with positives too.
 Shapes: B examples, C columns.
 """
 
@@ -13,26 +13,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import Loss, LossInputs
+from encodery.base.settings import check_at_least, check_interval
+from encodery.embed.loss_inputs import LossInputs
+from encodery.embed.losses import Loss
 from encodery.embed.losses._masks import diagonal, same_text, shares_text
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class GIST(Loss):
-    """`margin`: how much less than the partner's similarity a candidate's must be for the guide; `relative`: as a share
-    of the partner's, which NV-Retriever (arXiv:2407.15831) found better for mining."""
+    """Use it where a good embedding model is at hand and the batch holds many false negatives.
+
+    `margin`: how far below the positive's similarity a candidate's must be for the guide; with `relative` as a fraction
+    of the positive's, which NV-Retriever (arXiv:2407.15831) found better for mining.
+
+        guide = "all-MiniLM-L6-v2"
+        loss = {is = "gist", margin = 0.05, relative = true}
+    """
 
     temperature: float = 0.05
     margin: float = 0.0
     relative: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.margin < 0:
-            raise SettingsError(
-                f"temperature = {self.temperature}, margin = {self.margin}: must be positive, and not negative."
-            )
+        check_interval(self, "0 < x", "temperature")
+        check_at_least(self, 0, "margin")
 
     @property
     def needs_guide(self) -> bool:
@@ -43,25 +48,23 @@ class GIST(Loss):
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
         assert inputs.guide is not None
-        partner = inputs.guide.pairs(0, 1)[:, None]
-        limit = partner - (partner.abs() * self.margin if self.relative else self.margin)
-        own, size = diagonal(inputs), inputs.batch_size
-        hidden = [(shares_text(inputs) | same_text(inputs, 0, 1) | (inputs.guide.cross(0, 1) > limit)) & ~own]
-        hidden += [shares_text(inputs) | (inputs.guide.cross(side, side) > limit) for side in (0, 1)]
-        places = [(0, 1), (0, 0), (1, 1)]
-        for column in range(2, len(inputs.vectors)):
-            places.append((0, column))
-            hidden.append(
-                same_text(inputs, 0, column) | same_text(inputs, 1, column) | (inputs.guide.cross(0, column) > limit)
-            )
+        guide, size = inputs.guide, inputs.batch_size
+        positive = guide.pairs(0, 1)[:, None]
+        limit = positive - (positive.abs() * self.margin if self.relative else self.margin)
+        related = shares_text(inputs)
+        columns = [(0, 1), (0, 0), (1, 1)]
+        masks = [(related | same_text(inputs, 0, 1) | (guide.cross(0, 1) > limit)) & ~diagonal(inputs)]
+        masks += [related | (guide.cross(column, column) > limit) for column in (0, 1)]
+        for column in range(2, inputs.num_columns):
+            columns.append((0, column))
+            masks.append(same_text(inputs, 0, column) | same_text(inputs, 1, column) | (guide.cross(0, column) > limit))
         scores = torch.cat(
             [
-                (inputs.cross(*place) / self.temperature).masked_fill(mask, -torch.inf)
-                for place, mask in zip(places, hidden, strict=True)
+                (inputs.cross(*pair) / self.temperature).masked_fill(mask, -torch.inf)
+                for pair, mask in zip(columns, masks, strict=True)
             ],
             dim=1,
         )
-        right = scores[:, :size].diagonal()
-        left_out = torch.stack([mask.sum() for mask in hidden]).sum()
-        taken_out = LossTerm(left_out, size * size * len(hidden), 0.0)
-        return {"gist": LossTerm((scores.logsumexp(1) - right).sum(), size), "taken_out": taken_out}
+        positives = scores[:, :size].diagonal()
+        filtered = LossTerm(torch.stack([mask.sum() for mask in masks]).sum(), size * size * len(masks), 0.0)
+        return {"gist": LossTerm((scores.logsumexp(1) - positives).sum(), size), "filtered": filtered}

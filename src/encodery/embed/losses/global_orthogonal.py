@@ -1,7 +1,7 @@
-"""Another loss, and a regulariser that spreads unrelated vectors over the sphere. arXiv:1708.06320 (GOR)
+"""Another loss, and global orthogonal regularisation (GOR), which spreads embeddings over the sphere. arXiv:1708.06320
 
-Vectors of different texts shall be as orthogonal as random ones: mean similarity 0, second moment at most 1 / K. Equals
-the inner loss at `weight` = 0. Shapes: B examples, C columns, K width.
+Embeddings of different texts are to be as orthogonal as random ones: mean similarity 0, second moment at most 1 / K.
+Equals the inner loss at `weight` = 0. Shapes: B examples, C columns, K dimensions.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import LossInputs
+from encodery.base.settings import check_at_least
+from encodery.embed.loss_inputs import LossInputs
 from encodery.embed.losses._bases import WrapperLoss
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalOrthogonal(WrapperLoss):
-    """`loss`: what is learned besides; `weight` of the regulariser."""
+    """Use it around a loss whose embeddings use only a part of the sphere. `weight`: of the regulariser.
+
+    loss = {is = "global_orthogonal", loss = "triplet", weight = 1.0}
+    """
 
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise SettingsError(f"weight = {self.weight}: must not be negative.")
+        check_at_least(self, 0, "weight")
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         return {**self.loss.counts(columns, examples, target), "global_orthogonal": columns}
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
-        found = []
-        for column in range(len(inputs.vectors)):
+        penalties = []
+        for column in range(inputs.num_columns):
             cosines = inputs.cross(column, column)
             size = len(cosines)
             others = cosines * ~torch.eye(size, dtype=torch.bool, device=cosines.device)
             pairs = max(size * (size - 1), 1)
             moment = torch.relu(others.square().sum() / pairs - 1 / inputs.dim)
-            found.append((others.sum() / pairs).square() + moment)
-        return {
-            **self.loss.terms(inputs),
-            "global_orthogonal": LossTerm(torch.stack(found).sum(), len(found), self.weight),
-        }
+            penalties.append((others.sum() / pairs).square() + moment)
+        penalty = LossTerm(torch.stack(penalties).sum(), len(penalties), self.weight)
+        return {**self.loss.terms(inputs), "global_orthogonal": penalty}

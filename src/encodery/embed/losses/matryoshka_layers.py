@@ -1,8 +1,8 @@
-"""Another loss on the last layer and on earlier ones, so that a model may be cut short in use. arXiv:2402.14776 (2DMSE)
+"""Another loss on the last layer and on earlier ones, so that layers can be left out in use. arXiv:2402.14776 (2DMSE)
 
-A few layers are drawn for each step; each learns from the inner loss and is drawn to the last layer's vectors. With
-`matryoshka` inside both directions are trained: fewer layers and shorter vectors. In use: `encoder.layers`.
-Shapes: B examples, C columns, K width.
+A few layers are sampled for each step. Each learns from the inner loss and from its divergence from the last layer's
+embeddings. With `matryoshka` inside both directions are trained: fewer layers and fewer dimensions. In use, the setting
+`encoder.layers` chooses how many layers are run. Shapes: B examples, C columns, K dimensions.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import LossInputs
+from encodery.base.settings import check_at_least, check_interval
+from encodery.embed.loss_inputs import LossInputs, VectorInputs, vector_inputs
 from encodery.embed.losses._bases import WrapperLoss
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatryoshkaLayers(WrapperLoss):
-    """`per_step`: earlier layers drawn for a step; `weight` of their loss together; `align`: weight of the divergence
-    from the last layer's vectors, as distributions over their places; `temperature` of those."""
+    """Use it where users of the model choose between quality and speed.
+
+    `layers_per_step`: earlier layers that are sampled for a step; `weight`: of the loss of all of them together;
+    `align_weight`: of the divergence from the last layer's embeddings, as distributions over their dimensions;
+    `temperature`: of those.
+
+        loss = {is = "matryoshka_layers", loss = "infonce"}
+    """
 
     layers_per_step: int = 1
     weight: float = 1.0
@@ -31,15 +37,17 @@ class MatryoshkaLayers(WrapperLoss):
     temperature: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.layers_per_step < 1 or self.weight < 0 or self.align_weight < 0 or not self.temperature > 0:
-            raise SettingsError(
-                f"per_step = {self.layers_per_step}, weight = {self.weight}, align = {self.align_weight}, temperature = "
-                f"{self.temperature}: at least 1, not negative, not negative, positive."
-            )
+        check_at_least(self, 1, "layers_per_step")
+        check_at_least(self, 0, "weight", "align_weight")
+        check_interval(self, "0 < x", "temperature")
 
     @property
     def in_batch(self) -> bool:
         return self.loss.in_batch
+
+    @property
+    def needs_vectors(self) -> bool:
+        return True
 
     def sample_layers(self, depth: int, seed: int) -> tuple[int, ...]:
         earlier = range(1, depth)
@@ -49,24 +57,24 @@ class MatryoshkaLayers(WrapperLoss):
         return {**self.loss.counts(columns, examples, target), "align": columns * examples}
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
-        found = dict(self.loss.terms(inputs))
-        learned = [name for name, term in found.items() if term.weight]
-        size = len(inputs.vectors) * inputs.batch_size
-        apart = inputs.vectors[0].new_zeros(())
-        share = 1 / max(len(inputs.layers), 1)
-        for layer in inputs.layers:
-            terms = self.loss.terms(layer)
+        last = vector_inputs(inputs)
+        terms = dict(self.loss.terms(last))
+        learned = [name for name, term in terms.items() if term.weight]
+        divergence = last.vectors[0].new_zeros(())
+        fraction = 1 / max(len(last.layers), 1)
+        for layer in last.layers:
+            layer_terms = self.loss.terms(layer)
             for name in learned:
-                whole = found[name]
-                total = whole.total + self.weight * share * terms[name].total
-                found[name] = LossTerm(total, whole.count, whole.weight)
-            apart = apart + share * self._apart(layer, inputs)
-        return {**found, "align": LossTerm(apart, size, self.align_weight)}
+                whole = terms[name]
+                total = whole.total + self.weight * fraction * layer_terms[name].total
+                terms[name] = LossTerm(total, whole.count, whole.weight)
+            divergence = divergence + fraction * self._divergence(layer, last)
+        return {**terms, "align": LossTerm(divergence, last.num_columns * last.batch_size, self.align_weight)}
 
-    def _apart(self, layer: LossInputs, last: LossInputs) -> Tensor:
+    def _divergence(self, layer: VectorInputs, last: VectorInputs) -> Tensor:
         total = layer.vectors[0].new_zeros(())
         for early, late in zip(layer.vectors, last.vectors, strict=True):
-            ours = F.log_softmax(early.float() / self.temperature, dim=1)
-            theirs = F.log_softmax(late.detach().float() / self.temperature, dim=1)
-            total = total + F.kl_div(ours, theirs, reduction="sum", log_target=True)
+            student = F.log_softmax(early.float() / self.temperature, dim=1)
+            teacher = F.log_softmax(late.detach().float() / self.temperature, dim=1)
+            total = total + F.kl_div(student, teacher, reduction="sum", log_target=True)
         return total * self.temperature**2

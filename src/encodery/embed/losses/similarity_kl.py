@@ -1,7 +1,7 @@
-"""A guide model's similarities within the batch, by Kullback-Leibler divergence. arXiv:2302.08387 (LEALLA)
+"""Kullback-Leibler divergence from a guide's similarities within the batch. arXiv:2302.08387 (LEALLA)
 
-Needs texts only, and no vectors of equal width: what is copied is which texts are near which, LEALLA's distillation of
-similarity scores; so a thin student can learn from a wide teacher. Shapes: B examples, C columns.
+LEALLA's distillation of similarity scores. It needs texts only, and no embeddings of equal dimension, since only the
+relative similarities are learned; so a narrow student can learn from a wide teacher. Shapes: B examples, C columns.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import Loss, LossInputs
+from encodery.base.settings import check_interval
+from encodery.embed.loss_inputs import LossInputs
+from encodery.embed.losses import Loss
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityKL(Loss):
-    """`temperature` divides both models' cosines."""
+    """Use it to distil an embedding model into a smaller one from texts alone.
+
+    `temperature` divides the cosines of both models.
+
+    guide = "all-MiniLM-L6-v2"
+    loss = "similarity_kl"
+    """
 
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise SettingsError(f"temperature = {self.temperature}: must be positive.")
+        check_interval(self, "0 < x", "temperature")
 
     @property
     def needs_guide(self) -> bool:
@@ -41,14 +47,14 @@ class SimilarityKL(Loss):
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
         assert inputs.guide is not None
-        ours, theirs = self._log_shares(inputs), self._log_shares(inputs.guide)
-        size = len(ours)
-        return {"similarity_kl": LossTerm(F.kl_div(ours, theirs, reduction="sum", log_target=True), size)}
+        student, teacher = self._log_probabilities(inputs), self._log_probabilities(inputs.guide)
+        divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+        return {"similarity_kl": LossTerm(divergence, len(student))}
 
-    def _log_shares(self, given: LossInputs) -> Tensor:
-        """(CB, CB - 1) each text's log-softmax over the others."""
-        columns = range(len(given.vectors))
-        scores = torch.cat([torch.cat([given.cross(a, b) for b in columns], dim=1) for a in columns])
+    def _log_probabilities(self, inputs: LossInputs) -> Tensor:
+        """(CB, CB - 1) each text's log-softmax over the similarities with the others."""
+        columns = range(inputs.num_columns)
+        scores = torch.cat([torch.cat([inputs.cross(a, b) for b in columns], dim=1) for a in columns])
         size = len(scores)
         others = ~torch.eye(size, dtype=torch.bool, device=scores.device)
         return F.log_softmax(scores[others].view(size, size - 1) / self.temperature, dim=1)

@@ -1,6 +1,6 @@
-"""Supervised contrast: texts of one class draw together against all others of the batch. arXiv:2004.11362
+"""Supervised contrastive loss: texts of one class attract against all others of the batch. arXiv:2004.11362
 
-For single texts with a class label. A text whose class stands alone in the batch has nothing to be drawn to and is not
+For single texts with a class label. A text that is the only one of its class in the batch has no positive and is not
 counted. Shapes: B texts.
 """
 
@@ -12,20 +12,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.embed.losses import Loss, LossInputs, TargetKind
+from encodery.base.settings import check_interval
+from encodery.embed.loss_inputs import LossInputs
+from encodery.embed.losses import Loss, TargetKind
 from encodery.objectives import Count, LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupCon(Loss):
-    """`temperature` divides the cosines."""
+    """Use it for texts with classes; it is the default for them. `temperature` divides the cosines.
+
+    loss = {is = "supcon", temperature = 0.1}
+    """
 
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise SettingsError(f"temperature = {self.temperature}: must be positive.")
+        check_interval(self, "0 < x", "temperature")
 
     @property
     def target_kind(self) -> TargetKind:
@@ -37,20 +40,20 @@ class SupCon(Loss):
 
     def counts(self, columns: int, examples: int, target: Tensor | None) -> dict[str, Count]:
         assert target is not None
-        return {"supcon": (_alike(target).sum(1) > 0).sum()}
+        return {"supcon": (_same_class(target).sum(1) > 0).sum()}
 
     def terms(self, inputs: LossInputs) -> Mapping[str, LossTerm]:
         assert inputs.target is not None
-        alike = _alike(inputs.target)
-        diagonal = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+        positive = _same_class(inputs.target)
+        diagonal = torch.eye(len(positive), dtype=torch.bool, device=positive.device)
         scores = (inputs.cross(0, 0) / self.temperature).masked_fill(diagonal, -torch.inf)
-        partners = alike.sum(1)
-        log_p = (scores - scores.logsumexp(1, keepdim=True)).masked_fill(~alike, 0.0)
-        each = -log_p.sum(1) / partners.clamp(min=1)
-        return {"supcon": LossTerm(each.sum(), (partners > 0).sum())}
+        num_positives = positive.sum(1)
+        log_p = (scores - scores.logsumexp(1, keepdim=True)).masked_fill(~positive, 0.0)
+        loss = -log_p.sum(1) / num_positives.clamp(min=1)
+        return {"supcon": LossTerm(loss.sum(), (num_positives > 0).sum())}
 
 
-def _alike(target: Tensor) -> Tensor:
+def _same_class(target: Tensor) -> Tensor:
     """(B, B) bool: another text of the same class."""
-    alike = target[:, None] == target[None, :]
-    return alike & ~torch.eye(len(target), dtype=torch.bool, device=target.device)
+    same = target[:, None] == target[None, :]
+    return same & ~torch.eye(len(target), dtype=torch.bool, device=target.device)

@@ -1,4 +1,4 @@
-"""Several losses at once: the weighted sum of each, what they ask for together, and what cannot be joined."""
+"""Combined losses: their weighted sum, what they need together, and what cannot be combined."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode
-from encodery.embed.losses import Loss, LossInputs
+from encodery.embed.loss_inputs import VectorInputs
+from encodery.embed.losses import Loss
 from encodery.embed.losses.combined import Combined
 from encodery.embed.losses.contrastive import Contrastive
 from encodery.embed.losses.cosent import CoSENT
@@ -23,36 +24,36 @@ def drawn(seed: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(6, 8, generator=source) for _ in range(2))
 
 
-def test_the_sum_of_each_by_its_weight() -> None:
-    given = LossInputs(drawn(0), guide=LossInputs(drawn(1)))
-    one, other = InfoNCE(margin=0.3), SimilarityKL()
-    both = Combined(loss=one, others=(other,), weights=(0.5,))
+def test_the_loss_is_the_weighted_sum() -> None:
+    inputs = VectorInputs(drawn(0), guide=VectorInputs(drawn(1)))
+    first, second = InfoNCE(margin=0.3), SimilarityKL()
+    both = Combined(loss=first, others=(second,), weights=(0.5,))
     assert both.needs_guide
     assert both.in_batch
     assert both.column_range == (2, None)
-    alone = [normalised_loss(loss.terms(given), loss.counts(2, 6, None)) for loss in (one, other)]
-    torch.testing.assert_close(normalised_loss(both.terms(given), both.counts(2, 6, None)), alone[0] + 0.5 * alone[1])
+    alone = [normalised_loss(loss.terms(inputs), loss.counts(2, 6, None)) for loss in (first, second)]
+    torch.testing.assert_close(normalised_loss(both.terms(inputs), both.counts(2, 6, None)), alone[0] + 0.5 * alone[1])
     table = {"is": "combined", "loss": {"is": "infonce"}, "others": [{"is": "similarity_kl"}]}
     assert decode(Loss, table) == Combined(loss=InfoNCE(), others=(SimilarityKL(),))  # type: ignore[type-abstract]
 
 
-def test_layers_go_to_the_loss_that_asked_for_them() -> None:
-    given = LossInputs(drawn(0), guide=LossInputs(drawn(1)), layers=(LossInputs(drawn(2)),))
+def test_layers_are_given_to_the_loss_that_samples_them() -> None:
+    inputs = VectorInputs(drawn(0), guide=VectorInputs(drawn(1)), layers=(VectorInputs(drawn(2)),))
     deep = MatryoshkaLayers(loss=InfoNCE())
     both = Combined(loss=deep, others=(SimilarityKL(),))
     assert both.sample_layers(4, 3) == deep.sample_layers(4, 3)
-    found = both.terms(given)
-    assert set(found) == set(deep.terms(given)) | {"similarity_kl"}
+    terms = both.terms(inputs)
+    assert set(terms) == set(deep.terms(inputs)) | {"similarity_kl"}
     with pytest.raises(SettingsError, match="earlier layers"):
         Combined(loss=deep, others=(MatryoshkaLayers(loss=SimilarityKL()),)).sample_layers(4, 0)
 
 
-def test_what_cannot_be_joined_is_said() -> None:
+def test_losses_that_cannot_be_combined_are_refused() -> None:
     with pytest.raises(SettingsError, match="different labels: label, score"):
         Combined(loss=CoSENT(), others=(SupCon(),))
     with pytest.raises(SettingsError, match=r"weights = \[1\.0, 2\.0\]"):
         Combined(loss=InfoNCE(), others=(SimilarityKL(),), weights=(1.0, 2.0))
     twice = Combined(loss=InfoNCE(), others=(InfoNCE(temperature=1.0),))
-    with pytest.raises(SettingsError, match="a term 'infonce' as well"):
+    with pytest.raises(SettingsError, match="both have a term 'infonce'"):
         twice.counts(2, 6, None)
     assert Combined(loss=Contrastive(), others=(CoSENT(),)).target_kind == "score"

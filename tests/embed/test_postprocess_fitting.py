@@ -1,4 +1,4 @@
-"""A finish fitted to raw sentences: stored, taken up by all that loads the model, and refused where it has no sense."""
+"""Postprocess steps fitted to raw sentences: stored, loaded, and refused where they make no sense."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def sentences() -> list[str]:
     return [" ".join(f"a{i}" for i in rng.integers(0, 40, 4)) for _ in range(300)]
 
 
-def test_what_was_fitted_is_what_loads(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
+def test_fitted_steps_are_stored_and_loaded(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
     made = fit_postprocess(loaded, [*sentences, "", sentences[0]], tmp_path / "model", WHITEN)
     assert made.manifest.metrics["sentences"] == len(set(sentences))
-    assert abs(made.manifest.metrics["alike"]) < 0.05 < made.manifest.metrics["alike_before"]
+    assert abs(made.manifest.metrics["mean_cosine"]) < 0.05 < made.manifest.metrics["mean_cosine_before"]
     again = load_model(tmp_path / "model")
     plain = DenseEncoder(loaded.model, loaded.tokenizer, DenseSettings(postprocess=()))
     sample = list(dict.fromkeys(sentences))
@@ -41,28 +41,28 @@ def test_what_was_fitted_is_what_loads(loaded: LoadedModel, sentences: list[str]
     assert load_model(twice.path).settings["dense"]["postprocess"] == [{"is": "centre", "directions": 0}]
 
 
-def test_a_sample_is_drawn_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess_fitting, "SAMPLE", 100)
+def test_the_sample_is_drawn_from_all_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postprocess_fitting, "SAMPLE_SENTENCES", 100)
     drawn = [int(text) for text in postprocess_fitting._sample(str(n) for n in range(5000))]
     assert len(set(drawn)) == 100
     assert 1500 < np.mean(drawn) < 3500
 
 
-def test_from_the_command_line(
+def test_steps_are_fitted_from_the_command_line(
     loaded: LoadedModel, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sentences.txt"
     file.write_text("\n".join(sentences), encoding="utf-8")
-    told = ["embed", "postprocess", str(loaded.path), "--texts", str(file), "--out", str(tmp_path / "out")]
-    assert run([*told, 'finish=[{is="whiten",keep=8},"normalise"]', "pooling.is=cls"]) == 0
+    arguments = ["embed", "postprocess", str(loaded.path), "--texts", str(file), "--out", str(tmp_path / "out")]
+    assert run([*arguments, 'postprocess=[{is="whiten",keep=8},"normalise"]', "pooling.is=cls"]) == 0
     assert "mean cosine of two sentences" in capsys.readouterr().out
     assert run(["embed", "encode", "a1 a2", "--model", str(tmp_path / "out")]) == 0
     assert len(capsys.readouterr().out.split(",")) == 8
-    assert run([*told, "--overwrite", 'finish=["normalise"]']) == 2
-    assert "whiten and centre do" in capsys.readouterr().err
+    assert run([*arguments, "--overwrite", 'postprocess=["normalise"]']) == 2
+    assert "whiten and centre are" in capsys.readouterr().err
 
 
-def test_what_cannot_be_fitted_is_said(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
+def test_steps_that_cannot_be_fitted_are_refused(loaded: LoadedModel, sentences: list[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="has weights, and none are stored"):
         fit_postprocess(loaded, sentences, tmp_path / "out", {**WHITEN, "pooling": "scalar_mix"})
     with pytest.raises(EmptyInput, match="fewer than two"):

@@ -1,4 +1,4 @@
-"""Batches in pieces: the gradients of one pass, dropout included, in the memory of one piece."""
+"""Batches in chunks: the gradients of one pass, dropout included, in the memory of one chunk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from encodery.embed.gradient_cache import run_in_chunks, split_batch
-from encodery.embed.losses import LossInputs
+from encodery.embed.loss_inputs import VectorInputs
 from encodery.embed.losses.infonce import InfoNCE
 from encodery.encoders.pooling.mean import Mean
 from encodery.model.network import Model, build_model
@@ -23,37 +23,37 @@ def batch() -> Batch:
     return Batch.from_sequences([torch.randint(5, 64, (n,), generator=source).tolist() for n in LENGTHS])
 
 
-def gradients(model: Model, run_in: int | None, seed: int = 3) -> tuple[float, list[Tensor]]:
-    """Loss and gradients, in pieces of `run_in` tokens; None runs the same pieces with all activations kept."""
+def gradients(model: Model, limit: int | None, seed: int = 3) -> tuple[float, list[Tensor]]:
+    """Loss and gradients, in chunks of `limit` tokens; None runs chunks of 20 with all activations kept."""
     pooling = Mean().build(SETTINGS.shape)
 
-    def run(piece: Batch) -> Tensor:
-        found: Tensor = pooling(model.encoder(piece), piece)
-        return found
+    def encode(chunk: Batch) -> Tensor:
+        vectors: Tensor = pooling(model.encoder(chunk), chunk)
+        return vectors
 
     model.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
-    if run_in is None:
-        vectors = torch.cat([run(piece) for piece in split_batch(batch(), 20)])
+    if limit is None:
+        vectors = torch.cat([encode(chunk) for chunk in split_batch(batch(), 20)])
     else:
-        vectors = run_in_chunks(run, batch(), run_in)
+        vectors = run_in_chunks(encode, batch(), limit)
     left, right = vectors.view(2, 6, -1)
-    term = InfoNCE().terms(LossInputs((left, right)))["infonce"]
+    term = InfoNCE().terms(VectorInputs((left, right)))["infonce"]
     term.total.backward()
     return float(term.total.detach()), [p.grad.clone() for p in model.encoder.parameters() if p.grad is not None]
 
 
-def test_pieces_hold_every_sequence_once_and_keep_the_budget() -> None:
+def test_chunks_hold_every_sequence_once_and_keep_the_budget() -> None:
     whole = batch()
     for tokens in (1, 9, 20, 1000):
-        parts = list(split_batch(whole, tokens))
-        assert torch.equal(torch.cat([part.ids for part in parts]), whole.ids)
-        assert sum(map(len, parts)) == len(whole)
-        assert all(part.tokens <= tokens or len(part) == 1 for part in parts)
-        for part in parts:
-            assert part.cu_seqlens[0] == 0
-            assert part.cu_seqlens[-1] == part.tokens
-            assert part.max_seqlen == int(part.cu_seqlens.diff().max())
+        chunks = list(split_batch(whole, tokens))
+        assert torch.equal(torch.cat([chunk.ids for chunk in chunks]), whole.ids)
+        assert sum(map(len, chunks)) == len(whole)
+        assert all(chunk.tokens <= tokens or len(chunk) == 1 for chunk in chunks)
+        for chunk in chunks:
+            assert chunk.cu_seqlens[0] == 0
+            assert chunk.cu_seqlens[-1] == chunk.tokens
+            assert chunk.max_seqlen == int(chunk.cu_seqlens.diff().max())
     assert len(list(split_batch(whole, 1000))) == 1
 
 
@@ -65,21 +65,21 @@ def test_gradients_are_those_of_one_pass_without_dropout() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_is_played_again() -> None:
+def test_dropout_is_the_same_in_the_second_pass() -> None:
     model = build_model(SETTINGS, seed=0).train()
     kept, cached = gradients(model, None), gradients(model, 20)
     assert cached[0] == kept[0]
     for one, other in zip(kept[1], cached[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-    assert gradients(model, 20, seed=4)[0] != kept[0], "dropout is at work"
+    assert gradients(model, 20, seed=4)[0] != kept[0], "dropout is applied"
 
 
-def test_activations_of_one_piece_at_a_time() -> None:
-    """What autograd holds between forward and backward does not grow with the model's work on the batch."""
+def test_activations_of_one_chunk_are_kept_at_a_time() -> None:
+    """What autograd keeps between forward and backward does not grow with the batch."""
     model = build_model(SETTINGS, seed=0).train()
     pooling = Mean().build(SETTINGS.shape)
 
-    def held(tokens: int) -> int:
+    def kept(tokens: int) -> int:
         size = 0
 
         def pack(tensor: Tensor) -> Tensor:
@@ -88,19 +88,19 @@ def test_activations_of_one_piece_at_a_time() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            run_in_chunks(lambda piece: pooling(model.encoder(piece), piece), batch(), tokens)
+            run_in_chunks(lambda chunk: pooling(model.encoder(chunk), chunk), batch(), tokens)
         return size
 
-    assert held(20) < 0.2 * held(1000)
+    assert kept(20) < 0.2 * kept(1000)
 
 
-def test_one_piece_is_run_once() -> None:
+def test_a_single_chunk_is_run_once() -> None:
     calls = 0
 
-    def run(piece: Batch) -> Tensor:
+    def run(chunk: Batch) -> Tensor:
         nonlocal calls
         calls += 1
-        return torch.ones(len(piece), 2, requires_grad=True).exp()
+        return torch.ones(len(chunk), 2, requires_grad=True).exp()
 
     run_in_chunks(run, batch(), 1000).sum().backward()
     assert calls == 1

@@ -12,7 +12,7 @@ import torch
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.cli.__main__ import run
-from encodery.embed.data import EmbeddingExamples
+from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.mined_rows import MiningSettings, mine_rows
 from encodery.embed.negatives.bm25 import BM25Negatives
 from encodery.embed.negatives.random import RandomNegatives
