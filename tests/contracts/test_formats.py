@@ -1,31 +1,35 @@
-"""Contract of the doors: whatever layouts lie in the folder; and what they refuse, by name."""
+"""Contract of checkpoint formats: every check of `encodery.checks.formats` on every part in the folder; and what they
+refuse, by name."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from encodery import checks
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import find_part, part_names
+from encodery.checks import formats
+from encodery.checks.formats import SPECIAL, random_model, round_trip
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.pre import PreNorm
-from encodery.model.conversion import exportable_format, format_of, from_checkpoint, to_checkpoint
+from encodery.model.conversion import exportable_format, format_of
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.ffn.glu import GLU
 from encodery.model.ffn.mlp import MLP as FeedForward  # noqa: N811
-from encodery.model.format_types import SpecialTokenIds
 from encodery.model.formats import CheckpointFormat
+from encodery.model.formats.bert import BertFormat
+from encodery.model.formats.modernbert import ModernBertFormat
 from encodery.model.heads.mlm import MLMHead
-from encodery.model.init.normal import NormalInit
 from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.masks.document import DocumentMask
 from encodery.model.masks.pattern import PatternMask
 from encodery.model.masks.window import WindowMask
-from encodery.model.network import Model, build_model
+from encodery.model.network import Model
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.norms.rms import RMSNorm
 from encodery.model.positions.alibi import ALiBi
@@ -36,83 +40,43 @@ from encodery.model.positions.sinusoidal import SinusoidalPositions
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
-SIZES: dict[str, Any] = {
-    "width": 16,
-    "depth": 3,
-    "heads": 2,
-    "intermediate_size": 20,
-    "vocab_size": 64,
-    "max_length": 32,
-}
-SPECIAL = SpecialTokenIds(pad=0, cls=2, sep=3, mask=4)
-POST = ModelSettings(**SIZES, type_vocab_size=2)
-PADDED_POST = dataclasses.replace(POST, positions=LearnedPositions(offset=1), type_vocab_size=1)
-PRE = ModelSettings(
-    **SIZES,
-    positions=RotaryPositions(theta=500.0, local_theta=50.0),
-    attention=FullAttention(bias=False, bias_out=False),
-    mask=AlternatingMask(size=4, every=2),
-    ffn=GLU(bias=False, bias_out=False),
-    norm=LayerNorm(eps=1e-5, bias=False),
-    block=PreNorm(first_norm=False),
-    init=NormalInit(cutoff=2.0),
-    head=MLMHead(dense_bias=False),
-)
-FITTING = {"bert": POST, "roberta": PADDED_POST, "modernbert": PRE}
+POST, PRE = BertFormat.example(), ModernBertFormat.example()
 BATCH = Batch.from_sequences([[5, 6, 7], [9], [11 + i for i in range(21)], [8, 5]])
-
-
-def drawn(settings: ModelSettings) -> Model:
-    """A model whose every weight is drawn, norms and biases too."""
-    model = build_model(settings, 0).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())) * 0.1)
-    return model
 
 
 @torch.inference_mode()
 def outputs(model: Model) -> torch.Tensor:
+    """The logits of a model with a head, otherwise its hidden states."""
     hidden: torch.Tensor = model(BATCH).hidden
-    found: torch.Tensor = hidden if model.settings.head is None else model.mlm_head(hidden, model.encoder)
-    return found
+    return hidden if model.settings.head is None else model.mlm_logits(hidden)
 
 
-def through(model: Model, layout: str | None = None) -> tuple[Model, dict[str, Any]]:
-    """Out by a door and in again."""
-    door = exportable_format(model.settings, SPECIAL, layout)
-    config = json.loads(json.dumps(door.write_config(model.settings, SPECIAL)))
-    assert format_of(config) == door
-    return from_checkpoint(door, config, to_checkpoint(door, config, model, None))[0], config
-
-
-@pytest.mark.parametrize("head", ["mlm", "untied", "none"])
+@pytest.mark.parametrize("check", checks.functions(formats), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(CheckpointFormat))
-def test_what_every_door_promises(name: str, head: str) -> None:
-    settings = FITTING[name]
-    if head != "mlm":
-        assert isinstance(settings.head, MLMHead)
-        kept = None if head == "none" else dataclasses.replace(settings.head, tied=False)
-        settings = dataclasses.replace(settings, head=kept)
-    door = find_part(CheckpointFormat, name)()
-    assert door.incompatibilities(settings, SPECIAL) == []
-    model = drawn(settings)
-    again, config = through(model, name)
-    assert [find_part(CheckpointFormat, other)().matches(config) for other in part_names(CheckpointFormat)].count(
-        True
-    ) == 1
-    assert again.settings == settings
-    assert model.state_dict().keys() == again.state_dict().keys()
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[key]), key
-    assert set(door.tensor_names(config, settings)) == set(model.state_dict()), "nothing filled in, nothing left out"
-    for other, wrong in FITTING.items():
-        if other != name:
-            assert door.incompatibilities(wrong, SPECIAL), f"{name} must not take what is made for {other}"
+def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
+    run_check(check, find_part(CheckpointFormat, name)())
+
+
+@dataclasses.dataclass(frozen=True)
+class _HeadlessFormat(BertFormat):
+    heads: ClassVar[dict[Any, Any]] = {}
+
+
+def test_a_format_without_a_declared_head_names_format_and_class() -> None:
+    with pytest.raises(SettingsError, match=r"does not declare where BertForTokenClassification stores"):
+        _HeadlessFormat().head_form("TokenClassification", {})
+    checks.run(formats, _HeadlessFormat())
+
+
+@pytest.mark.parametrize(("name", "others"), [("bert", ["roberta", "modernbert"]), ("roberta", ["bert", "modernbert"])])
+def test_a_format_does_not_take_the_example_of_another(name: str, others: list[str]) -> None:
+    for other in others:
+        example = find_part(CheckpointFormat, other).example()
+        assert find_part(CheckpointFormat, name)().incompatibilities(example, SPECIAL), other
 
 
 @pytest.mark.parametrize("missing", ["segments", "bias", "norm", "head", "positions", "sinusoidal", "scaled"])
-def test_what_the_bert_layout_has_and_a_model_lacks_is_written_as_what_changes_nothing(missing: str) -> None:
+def test_what_the_bert_format_has_and_a_model_lacks_is_written_as_what_changes_nothing(missing: str) -> None:
     changes: dict[str, dict[str, Any]] = {
         "segments": {"type_vocab_size": 0},
         "bias": {
@@ -125,8 +89,8 @@ def test_what_the_bert_layout_has_and_a_model_lacks_is_written_as_what_changes_n
         "sinusoidal": {"positions": SinusoidalPositions()},
         "scaled": {"positions": SinusoidalPositions(scaled=True)},
     }
-    model = drawn(dataclasses.replace(POST, **changes[missing]))
-    again, config = through(model)
+    model = random_model(dataclasses.replace(POST, **changes[missing]))
+    again, config = round_trip(model)
     assert config["model_type"] == "bert"
     torch.testing.assert_close(outputs(again), outputs(model), rtol=0, atol=2e-6)
 
@@ -145,15 +109,15 @@ def test_what_the_bert_layout_has_and_a_model_lacks_is_written_as_what_changes_n
     ],
     ids=str,
 )
-def test_variants_of_the_modernbert_layout_compute_the_same(change: dict[str, Any]) -> None:
-    model = drawn(dataclasses.replace(PRE, **change))
-    again, config = through(model)
+def test_variants_of_the_modernbert_format_compute_the_same(change: dict[str, Any]) -> None:
+    model = random_model(dataclasses.replace(PRE, **change))
+    again, config = round_trip(model)
     assert config["model_type"] == "modernbert"
     torch.testing.assert_close(outputs(again), outputs(model), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "message"),
     [
         (dataclasses.replace(POST, positions=ALiBi()), "positions = 'alibi'"),
         (dataclasses.replace(POST, norm=RMSNorm()), "norm = 'rms'"),
@@ -169,15 +133,17 @@ def test_variants_of_the_modernbert_layout_compute_the_same(change: dict[str, An
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_no_layout_can_hold_is_refused_naming_setting_and_layouts(settings: ModelSettings, named: str) -> None:
+def test_what_no_format_can_express_is_refused_naming_setting_and_formats(
+    settings: ModelSettings, message: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
         exportable_format(settings, SPECIAL)
-    assert named in str(caught.value)
-    assert all(layout in str(caught.value) for layout in part_names(CheckpointFormat))
+    assert message in str(caught.value)
+    assert all(name in str(caught.value) for name in part_names(CheckpointFormat))
 
 
 @pytest.mark.parametrize(
-    ("layout", "change"),
+    ("name", "change"),
     [
         ("bert", {"position_embedding_type": "relative_key"}),
         ("bert", {"is_decoder": True}),
@@ -196,22 +162,22 @@ def test_what_no_layout_can_hold_is_refused_naming_setting_and_layouts(settings:
     ],
     ids=str,
 )
-def test_keys_that_would_change_what_is_computed_are_refused_by_name(layout: str, change: dict[str, Any]) -> None:
-    door = find_part(CheckpointFormat, layout)()
-    config = door.write_config(FITTING[layout], SPECIAL)
-    door.read_config(config, head=True)
+def test_keys_that_would_change_the_outputs_are_refused_by_name(name: str, change: dict[str, Any]) -> None:
+    checkpoint_format = find_part(CheckpointFormat, name)()
+    config = checkpoint_format.write_config(find_part(CheckpointFormat, name).example(), SPECIAL)
+    checkpoint_format.read_config(config, head=True)
     with pytest.raises(SettingsError, match=next(iter(change))):
-        door.read_config({**config, **change}, head=True)
+        checkpoint_format.read_config({**config, **change}, head=True)
 
 
 def test_activations_are_suggested() -> None:
     with pytest.raises(SettingsError, match="Did you mean 'gelu_new'"):
         format_of({"model_type": "bert"}).read_config(
-            {**find_part(CheckpointFormat, "bert")().write_config(POST, SPECIAL), "hidden_act": "gelu_newer"}, head=True
+            {**BertFormat().write_config(POST, SPECIAL), "hidden_act": "gelu_newer"}, head=True
         )
 
 
-def test_an_unknown_layout_is_named() -> None:
+def test_an_unknown_format_is_named() -> None:
     with pytest.raises(ArtifactError, match=r"'t5'.*bert, modernbert, roberta"):
         format_of({"model_type": "t5"})
 
@@ -229,30 +195,34 @@ OLD_KEYS = ("rope_parameters", "layer_types")
     ],
 )
 def test_older_rotary_keys(change: dict[str, Any], theta: float, local: float | None) -> None:
-    door = find_part(CheckpointFormat, "modernbert")()
-    config = {k: v for k, v in door.write_config(PRE, SPECIAL).items() if k not in OLD_KEYS} | change
-    settings = door.read_config(config, head=True)
+    checkpoint_format = ModernBertFormat()
+    config = {k: v for k, v in checkpoint_format.write_config(PRE, SPECIAL).items() if k not in OLD_KEYS} | change
+    settings = checkpoint_format.read_config(config, head=True)
     assert settings.positions == RotaryPositions(theta=theta, local_theta=local)
     assert settings.mask == AlternatingMask(size=4, every=2)
 
 
-def test_keys_that_a_layout_does_not_look_at_are_let_pass() -> None:
-    door = find_part(CheckpointFormat, "modernbert")()
-    config = door.write_config(PRE, SPECIAL)
-    assert door.read_config({**config, "position_embedding_type": "sans_pos"}, head=True) == PRE
+def test_keys_that_a_format_does_not_read_are_ignored() -> None:
+    checkpoint_format = ModernBertFormat()
+    config = checkpoint_format.write_config(PRE, SPECIAL)
+    assert checkpoint_format.read_config({**config, "position_embedding_type": "sans_pos"}, head=True) == PRE
 
 
-def test_defaults_of_absent_keys_are_the_stock_ones() -> None:
-    door = find_part(CheckpointFormat, "modernbert")()
-    config = {k: v for k, v in door.write_config(PRE, SPECIAL).items() if "rope" not in k and k not in OLD_KEYS}
+def test_defaults_of_missing_keys_are_those_of_the_stock_class() -> None:
+    checkpoint_format = ModernBertFormat()
+    config = {
+        k: v for k, v in checkpoint_format.write_config(PRE, SPECIAL).items() if "rope" not in k and k not in OLD_KEYS
+    }
     del config["global_attn_every_n_layers"], config["local_attention"]
-    settings = door.read_config(config, head=True)
+    settings = checkpoint_format.read_config(config, head=True)
     assert settings.positions == RotaryPositions(theta=160_000.0, local_theta=10_000.0)
     assert settings.mask == AlternatingMask(size=64, every=3)
 
 
-@pytest.mark.parametrize("whole", [128, 129])
-def test_the_window_is_half_of_local_attention(whole: int) -> None:
-    door = find_part(CheckpointFormat, "modernbert")()
-    settings = door.read_config({**door.write_config(PRE, SPECIAL), "local_attention": whole}, head=True)
+@pytest.mark.parametrize("local_attention", [128, 129])
+def test_the_window_is_half_of_local_attention(local_attention: int) -> None:
+    checkpoint_format = ModernBertFormat()
+    settings = checkpoint_format.read_config(
+        {**checkpoint_format.write_config(PRE, SPECIAL), "local_attention": local_attention}, head=True
+    )
     assert settings.mask.window(1, 3) == 64

@@ -41,7 +41,6 @@ def both_ways(
     return [mixed.detach(), *torch.autograd.grad(mixed, used, above)]
 
 
-@pytest.mark.usefixtures("_poisoned")
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("window", [None, 0, 2, 40])
 @pytest.mark.parametrize("bias", [False, True])

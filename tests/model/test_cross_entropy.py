@@ -27,7 +27,7 @@ def _limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chunked, "LOGITS_CPU", request.param)
 
 
-@pytest.mark.usefixtures("_limit", "_poisoned")
+@pytest.mark.usefixtures("_limit")
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_agrees_with_naive(z_loss: float, with_bias: bool) -> None:

@@ -159,8 +159,8 @@ def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
 def test_gradient_is_that_of_the_value(block: str) -> None:
     settings = decode(
         ModelSettings,
-        {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6, "block": block, "positions": "rotary",
-         "ffn": "glu", "mask": {"is": "window", "size": 1}, "init": {"is": "normal", "std": 0.7}},
+        {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6, "block": block,
+         "positions": "rotary", "ffn": "glu", "mask": {"is": "window", "size": 1}, "init": {"is": "normal", "std": 0.7}},
     )  # fmt: skip
     model = build_model(settings).double()
     batch = Batch.from_sequences([[1, 2, 3, 4], [1, 5, 3, 0], [2, 0]])
@@ -183,9 +183,9 @@ def test_errors_name_what_is_wrong() -> None:
         ModelSettings(dropout=1.0)
     with pytest.raises(SettingsError, match="even head size, not 3"):
         build_model(dataclasses.replace(TINY, head_size=3, positions=RotaryPositions()))
-    with pytest.raises(SettingsError, match="head.transform = false"):
+    with pytest.raises(SettingsError, match=r"head\.transform = false"):
         build_model(dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=8), head=MLMHead(transform=False)))
-    with pytest.raises(InputError, match="21 tokens is longer than the model.s 20"):
+    with pytest.raises(InputError, match="21 tokens is longer than the model's 20"):
         build_model(dataclasses.replace(TINY, positions=LearnedPositions(offset=2)))(Batch.from_sequences([[1] * 21]))
 
 

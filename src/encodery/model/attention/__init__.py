@@ -58,13 +58,11 @@ class AttentionModule(nn.Module):
     """The attention of one layer, whose sizes are `shape`. Abstract."""
 
     shape: Shape
-    separate_heads: bool = False
-    """Whether `head_weights` gives the weights of single heads."""
 
     @abc.abstractmethod
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         """x (T, H) → (T, H), a new tensor."""
 
     def head_weights(self) -> list[HeadWeights]:
-        """The weights of each head; empty unless `separate_heads`."""
+        """The weights of each head; empty if there are none, then the part names `head_weights` in `unsupported`."""
         return []

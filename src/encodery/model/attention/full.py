@@ -42,8 +42,6 @@ class FullAttention(Attention):
 
 
 class _FullModule(AttentionModule):
-    separate_heads = True
-
     def __init__(self, settings: FullAttention, shape: Shape) -> None:
         super().__init__()
         inner = shape.heads * shape.head_size

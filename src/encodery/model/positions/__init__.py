@@ -31,9 +31,6 @@ class OffsetPattern:
 class PositionsModule(nn.Module):
     """Three places where positions can enter the model. Abstract; each does nothing unless overridden."""
 
-    has_offset_patterns: bool = False
-    """Whether `offset_pattern` gives a pattern for at least the small offsets."""
-
     def add(self, x: Tensor, layout: Layout) -> Tensor:
         """Embeddings (T, E) → (T, E), before the embedding norm."""
         return x
@@ -57,6 +54,6 @@ class PositionsModule(nn.Module):
         """What makes a head of layer `shape.layer` attend to the token `offset` positions away (> 0: to the right).
 
         `sharpness` is about the score of that token, for inputs (T, E) that are normalised sums of token embeddings and
-        positions. None if these positions cannot express it.
+        positions. None if these positions cannot express it; then the part names `offset_patterns` in `unsupported`.
         """
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class ALiBi(Positions):
     [model]
     positions = "alibi"
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"offset_patterns"})
 
     def build(self, shape: Shape) -> PositionsModule:
         return _ALiBiModule(shape.heads)

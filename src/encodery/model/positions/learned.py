@@ -35,8 +35,6 @@ class LearnedPositions(Positions):
 
 
 class _LearnedModule(PositionsModule):
-    has_offset_patterns = True
-
     def __init__(self, shape: Shape, offset: int) -> None:
         super().__init__()
         self.offset = offset

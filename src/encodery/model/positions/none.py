@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from encodery.model.positions import Positions, PositionsModule
 from encodery.model.shape import Shape
@@ -15,6 +16,8 @@ class NoPositions(Positions):
     [model]
     positions = "none"
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"offset_patterns"})
 
     def build(self, shape: Shape) -> PositionsModule:
         return _NoPositionsModule()

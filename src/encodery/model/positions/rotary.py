@@ -41,8 +41,6 @@ class RotaryPositions(Positions):
 
 
 class _RotaryModule(PositionsModule):
-    has_offset_patterns = True
-
     def __init__(self, settings: RotaryPositions) -> None:
         super().__init__()
         self.theta = settings.theta

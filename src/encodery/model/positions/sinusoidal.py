@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class SinusoidalPositions(Positions):
         is = "sinusoidal"
         scaled = true
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"offset_patterns"})
 
     theta: float = 10_000.0
     scaled: bool = False

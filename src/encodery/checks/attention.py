@@ -1,0 +1,110 @@
+"""Checks of attentions, each without a window and with one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from encodery.base.settings import decode, encode
+from encodery.model.attention import Attention, AttentionModule
+from encodery.model.init.normal import NormalInit
+from encodery.model.positions.none import NoPositions
+from encodery.model.shape import Batch, Layout, Shape
+
+SHAPE = Shape(
+    vocab_size=9,
+    width=12,
+    depth=2,
+    heads=3,
+    head_size=4,
+    intermediate_size=8,
+    max_length=40,
+    type_vocab_size=0,
+    embedding_size=12,
+    layer=1,
+)
+LENGTHS = (20, 19, 18, 7, 1)
+WINDOWS = (None, 3)
+POSITIONS = NoPositions().build(SHAPE)
+
+
+def example(part: Attention, window: int | None) -> tuple[AttentionModule, Tensor, Layout]:
+    """Return a module with random weights, hidden states (T, H) that need a gradient, and their layout, in fp64."""
+    module = part.build(SHAPE.for_layer(1, window))
+    NormalInit(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(sum(LENGTHS), 12, dtype=torch.float64, generator=generator).requires_grad_()
+    return module.double(), x, layout(*LENGTHS)
+
+
+def layout(*lengths: int) -> Layout:
+    """Return the layout of sequences of these lengths."""
+    return Batch.from_sequences([[0] * length for length in lengths]).layout
+
+
+def check_settings_round_trip(part: Attention) -> None:
+    """The part is what its settings decode to."""
+    assert decode(Attention, encode(part)) == part
+
+
+def check_input_is_not_modified(part: Attention) -> None:
+    """The output has the shape of the input, which is not written to."""
+    for window in WINDOWS:
+        module, x, batch = example(part, window)
+        before = x.detach().clone()
+        assert module(x, batch, POSITIONS).shape == x.shape
+        assert torch.equal(x.detach(), before), "the input was changed"
+
+
+def check_packed_equals_alone(part: Attention) -> None:
+    """Sequences of a packed batch get the outputs and gradients that they get alone."""
+    for window in WINDOWS:
+        module, x, batch = example(part, window)
+        packed = module(x, batch, POSITIONS)
+        alone = torch.cat([module(one, layout(len(one)), POSITIONS) for one in torch.split(x, list(LENGTHS))])
+        torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-10)
+        grad = torch.randn(packed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        (packed_grad,) = torch.autograd.grad(packed, x, grad)
+        (alone_grad,) = torch.autograd.grad(alone, x, grad)
+        torch.testing.assert_close(packed_grad, alone_grad, rtol=1e-9, atol=1e-10)
+
+
+def check_documents_are_independent(part: Attention) -> None:
+    """No gradient reaches a token of another document."""
+    module, x, batch = example(part, None)
+    (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[25].sum(), x)
+    own = torch.zeros(len(x), dtype=torch.bool)
+    own[20:39] = True
+    assert not grad[~own].any(), "a token attends to another document"
+
+
+def check_window(part: Attention) -> None:
+    """No gradient reaches a token outside the window."""
+    window = 3
+    module, x, batch = example(part, window)
+    (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[29].sum(), x)
+    near = torch.zeros(len(x), dtype=torch.bool)
+    near[29 - window : 29 + window + 1] = True
+    assert not grad[~near].any(), "a token attends to one outside its window"
+
+
+def check_head_weights(part: Attention) -> None:
+    """`head_weights` are views of what each head computes with; the heads' outputs add up to the module's."""
+    module, x, batch = example(part, None)
+    heads = module.head_weights()
+    assert len(heads) == SHAPE.heads, f"head_weights gives {len(heads)} heads, not {SHAPE.heads}"
+    total = torch.zeros_like(x)
+    for index, head in enumerate(heads):
+        assert head.query.shape == head.key.shape == head.value.shape == (4, 12)
+        assert head.out.shape == (12, 4)
+        single, _, _ = example(part, None)
+        for other, weights in enumerate(single.head_weights()):
+            if other != index:
+                weights.out.zero_()
+        output = single(x, batch, POSITIONS)
+        for sequence, states in zip(torch.split(output, list(LENGTHS)), torch.split(x, list(LENGTHS)), strict=True):
+            scores = (states @ head.query.T) @ (states @ head.key.T).T / 2
+            expected = scores.softmax(1) @ states @ head.value.T @ head.out.T
+            torch.testing.assert_close(sequence, expected, rtol=1e-6, atol=1e-8)
+        total = total + output
+    torch.testing.assert_close(total, module(x, batch, POSITIONS), rtol=1e-6, atol=1e-8)

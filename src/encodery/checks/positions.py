@@ -1,0 +1,108 @@
+"""Checks of kinds of position information."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from encodery.base.parts import name_of
+from encodery.base.settings import decode, encode
+from encodery.model.network import build_model
+from encodery.model.positions import Positions, PositionsModule
+from encodery.model.settings import ModelSettings
+from encodery.model.shape import Batch, Shape
+
+SHAPE = Shape(
+    vocab_size=9,
+    width=12,
+    depth=2,
+    heads=3,
+    head_size=4,
+    intermediate_size=8,
+    max_length=40,
+    type_vocab_size=0,
+    embedding_size=12,
+    layer=0,
+)
+LAYOUT = Batch.from_sequences([[0] * 5, [0] * 9, [0] * 5]).layout
+OFFSETS = (1, -1, 2, -2)
+
+
+def example(part: Positions) -> PositionsModule:
+    """Return a module with random weights, in fp64."""
+    module = part.build(SHAPE).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return module
+
+
+def repeated(size: int) -> torch.Tensor:
+    """Return vectors (19, size) of three sequences, of which the first equals the last, in fp64."""
+    generator = torch.Generator().manual_seed(1)
+    first, middle = (torch.randn(n, size, dtype=torch.float64, generator=generator) for n in (5, 9))
+    return torch.cat((first, middle, first))
+
+
+def check_settings_round_trip(part: Positions) -> None:
+    """The part is what its settings decode to."""
+    assert decode(Positions, encode(part)) == part
+
+
+def check_embeddings_depend_on_the_position_in_the_document(part: Positions) -> None:
+    """`add` treats equal documents alike, wherever in the batch they are."""
+    x = repeated(12)
+    added = example(part).add(x.clone(), LAYOUT)
+    assert added.shape == x.shape
+    assert torch.equal(added[:5], added[-5:]), "the position in the batch matters"
+
+
+def check_rotation(part: Positions) -> None:
+    """`rotate` treats equal documents alike, preserves norms, and leaves values unchanged."""
+    qkv = repeated(36)
+    rotated = example(part).rotate(qkv.clone(), LAYOUT, SHAPE)
+    assert rotated.shape == qkv.shape
+    assert torch.equal(rotated[:5], rotated[-5:]), "the position in the batch matters"
+    assert torch.equal(rotated[:, 24:], qkv[:, 24:]), "values were changed"
+    torch.testing.assert_close(*(t.view(19, 3, 3, 4).norm(dim=-1) for t in (rotated, qkv)))
+
+
+def check_bias_shape(part: Positions) -> None:
+    """`bias` is None or (N, 2R - 1), where R is at least the longest sequence."""
+    bias = example(part).bias(LAYOUT, SHAPE)
+    if bias is not None:
+        assert bias.shape[0] == 3
+        assert bias.shape[1] % 2 == 1
+        assert bias.shape[1] >= 2 * 9 - 1
+
+
+def check_order_matters(part: Positions) -> None:
+    """A model gives other hidden states when two tokens change places, unless there are no positions."""
+    table = {"width": 12, "heads": 3, "vocab_size": 9, "init": {"is": "normal", "std": 0.3}}
+    model = build_model(dataclasses.replace(decode(ModelSettings, table), positions=part))
+    first = model(Batch.from_sequences([[1, 2, 3, 4]])).hidden
+    second = model(Batch.from_sequences([[2, 1, 3, 4]])).hidden[[1, 0, 2, 3]]
+    assert torch.allclose(first, second, atol=1e-5) == (name_of(part) == "none")
+
+
+def check_offset_patterns(part: Positions) -> None:
+    """A head with an offset pattern attends to the token at that offset."""
+    shape = dataclasses.replace(SHAPE, width=64, embedding_size=64, heads=1, head_size=64)
+    for offset in OFFSETS:
+        module = part.build(shape)
+        generator = torch.Generator().manual_seed(1)
+        module.init_offset_features(0.1, generator)
+        pattern = module.offset_pattern(offset, 12.0, shape)
+        assert pattern is not None, f"there is no pattern for offset {offset}"
+        layout = Batch.from_sequences([[0] * 38]).layout
+        embeddings = 0.1 * torch.randn(38, 64, generator=generator)
+        x = torch.nn.functional.layer_norm(module.add(embeddings, layout), (64,))
+        both = torch.zeros(2, 38, 64)
+        both = both if pattern.weights is None else both + torch.einsum("th,wdh->wtd", x, pattern.weights)
+        both = both if pattern.biases is None else both + pattern.biases[:, None]
+        qkv = torch.cat([*both, torch.zeros(38, 64)], 1)
+        query, key, _ = module.rotate(qkv, layout, shape).view(38, 3, 64).unbind(1)
+        attended = (query @ key.T / 8).softmax(1).diagonal(offset)
+        assert attended.median() > 0.5, f"offset {offset}: the median of the weights is {attended.median():.2f}"
+        assert attended.min() > 2 / 38, f"offset {offset}: the smallest weight is {attended.min():.2f}"
