@@ -43,9 +43,9 @@ def check_settings_round_trip(part: Transfer) -> None:
 def check_mixtures(part: Transfer) -> None:
     """Mixtures are of old ids, with weights that are not negative and sum to 1, for new ids only."""
     old, _, _ = example()
-    new_ids, found = mixtures(part)
-    assert set(found) <= set(new_ids)
-    for ids, weights in found.values():
+    new_ids, mixed = mixtures(part)
+    assert set(mixed) <= set(new_ids)
+    for ids, weights in mixed.values():
         assert len(ids) == len(weights) > 0
         assert all(0 <= number < old.used_size for number in ids)
         assert min(weights) >= 0

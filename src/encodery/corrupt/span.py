@@ -3,7 +3,7 @@
 Each run of tokens between special tokens is divided into spans whose lengths are drawn from a geometric distribution
 (`p` = 0.2, at most `max_length` = 10 and renormalised: 3.8 on average), and spans are units. SpanBERT draws one span
 after another and rejects overlaps until the budget is met; dividing first and choosing then gives the same lengths,
-needs no loop, and reaches the rate without bias. The end of a run may shorten its last span. Lengths count words or,
+needs no loop, and reaches `rate` without bias. The end of a run may shorten its last span. Lengths count words or,
 with `whole_words` false, tokens. Whether a span becomes [MASK]s, random ids, or stays is drawn once for the span.
 `max_length` = 1 equals `word`, or `token` with `whole_words` false, but for that last point.
 """

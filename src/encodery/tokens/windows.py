@@ -54,7 +54,7 @@ def split_into_windows(
             windows += [TokenWindow(number, part) for part in split_evenly(ids, -(-len(ids) // max_length))]
         elif truncate == "error":
             raise InputError(
-                f"Text {first_index + number} has {len(ids)} tokens, the model takes {max_length} besides special ones. "
+                f"Text {first_index + number} has {len(ids)} tokens, the model takes {max_length} and special ones. "
                 "Choose truncate = right, left or chunk."
             )
         else:

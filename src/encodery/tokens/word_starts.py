@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encodery.tokens.kind._bytes import BYTE_OF_CHARACTER
+from encodery.tokens.byte_characters import BYTE_OF_CHARACTER
 
 MARK = "▁"
 

@@ -90,8 +90,7 @@ class CompiledGraphs:
         self._run = torch.compile(self._hidden, fullgraph=True, dynamic=False, backend=backend, mode=mode)
 
     def __call__(self, batch: CheckedBatch) -> Tensor | None:
-        """Return hidden states (T, H); None for a batch of so many short sequences that its size has no room for
-        them."""
+        """Return hidden states (T, H); None if the batch has more sequences than a graph has room for."""
         real, count = len(batch.ids), len(batch.cu_seqlens) - 1
         size = padded_size(real)
         padding = np.minimum(np.arange(1, size // 2 + 2 - count) * self.max_length + real, size)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from encodery.tokens.byte_characters import BYTE_CHARACTERS
 from encodery.tokens.kind import TokenizerKind
-from encodery.tokens.kind._bytes import BYTE_CHARACTERS
 from encodery.tokens.kind._special import SPECIAL_TOKENS, add_special_tokens
 
 
