@@ -95,7 +95,7 @@ def _check_same(folder: Path, recipe: Recipe[Any]) -> None:
     if not (folder / RECIPE).is_file():
         return
     held, wanted = read_recipe_table(folder), json.loads(json.dumps(recipe.encode()))
-    held, wanted = ({**table, **table.pop("settings")} for table in (held, wanted))
+    held, wanted = ({**table.pop("settings"), **table} for table in (held, wanted))
     for table in (held, wanted):
         table["train"] = {name: value for name, value in table["train"].items() if name not in NEUTRAL_SETTINGS}
     other = [name for name in sorted({*held, *wanted}) if held.get(name) != wanted.get(name)]
