@@ -7,6 +7,7 @@ Shapes: N vectors, H width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Binary(PostProcess):
 
         postprocess = ["normalise", "binary"]
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"linear"})
 
     centred: bool = True
 

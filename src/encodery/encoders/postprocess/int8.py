@@ -8,6 +8,7 @@ Shapes: N vectors, H width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Int8(PostProcess):
 
         postprocess = ["normalise", "int8"]
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"linear"})
 
     clip_fraction: float = 0.0
 

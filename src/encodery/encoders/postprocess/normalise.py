@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class Normalise(PostProcess):
 
         postprocess = ["normalise"]
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"linear"})
 
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
