@@ -45,14 +45,10 @@ KNOWN: dict[str, set[str]] = {
     "classes that are both instantiated and subclassed": {
         "encodery.model.weights.Linear",
         "encodery.search.search_index.SearchIndex",
-        "encodery.serve.dense_model.DenseModel",
     },
     "class names that occur more than once": {
         "Embeddings: encoders.embeddings, model.embeddings",
         "TextEncoder: encoders, search.encoder",
-    },
-    "attributes of a contract that are set from outside": {
-        "serve/shared_encoder.py: share_encoders: lane.batch_group",
     },
 }
 

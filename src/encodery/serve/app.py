@@ -66,7 +66,9 @@ def make_app(
     app.state.draining = False
     app.include_router(router)
     app.include_router(heads_router)
+    _add_model_routes(app, backend)
     _add_state_routes(app, backend, metrics)
+    _add_page(app)
     app.add_middleware(AuthMiddleware, settings=settings, metrics=metrics, overload=overload)
     _add_error_handlers(app)
     return app
@@ -109,8 +111,8 @@ def _http_error(app: FastAPI, request: Request, error: HTTPException) -> ApiErro
     return ApiError(error.status_code, "invalid_request", str(error.detail))
 
 
-def _add_state_routes(app: FastAPI, backend: Backend, metrics: ServerMetrics) -> None:
-    """Models, health, metrics and the page."""
+def _add_model_routes(app: FastAPI, backend: Backend) -> None:
+    """The models, in OpenAI's and TEI's format."""
     started = int(time.time())
 
     def models() -> list[dict[str, Any]]:
@@ -146,6 +148,10 @@ def _add_state_routes(app: FastAPI, backend: Backend, metrics: ServerMetrics) ->
         body = {"version": version("encodery"), "models": list(backend.models_info), "load": backend.load()}
         return _json(body)
 
+
+def _add_state_routes(app: FastAPI, backend: Backend, metrics: ServerMetrics) -> None:
+    """Health and metrics."""
+
     @app.get("/health/live", tags=["state"])
     async def live() -> Response:
         """Whether the process answers at all."""
@@ -163,6 +169,10 @@ def _add_state_routes(app: FastAPI, backend: Backend, metrics: ServerMetrics) ->
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page for trying the models."""
 
     async def page(request: Request) -> Response:
         """The page for trying the models, and its files."""

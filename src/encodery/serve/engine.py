@@ -22,7 +22,7 @@ from encodery.serve.batching import WorkUnit
 from encodery.serve.costs import BatchCosts
 from encodery.serve.executor import Executor
 from encodery.serve.pending_request import PendingRequest
-from encodery.serve.scheduler import Batch, Scheduler
+from encodery.serve.scheduler import UnitBatch, Scheduler
 from encodery.serve.served_model import InferenceRequest, ServedModel, TokenizedRequest
 from encodery.serve.server_metrics import Record
 
@@ -235,7 +235,7 @@ class ServingEngine:
             pending.started_at = pending.ready_at
             self._to_finish.put(pending)
 
-    def _completed(self, batch: Batch, outputs: Sequence[Any], seconds: float) -> None:
+    def _completed(self, batch: UnitBatch, outputs: Sequence[Any], seconds: float) -> None:
         """Second stage's end: the outputs of a batch go to their requests."""
         tokens = sum(unit.tokens for unit in batch.units)
         complete = []

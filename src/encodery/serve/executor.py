@@ -14,11 +14,11 @@ from typing import Any
 from encodery.base import machine
 from encodery.serve.api_error import as_api_error
 from encodery.serve.batching import WorkUnit
-from encodery.serve.scheduler import Batch, Scheduler
+from encodery.serve.scheduler import UnitBatch, Scheduler
 from encodery.serve.served_model import ServedModel
 from encodery.serve.server_metrics import Record
 
-Completed = Callable[[Batch, Sequence[Any], float], None]
+Completed = Callable[[UnitBatch, Sequence[Any], float], None]
 """Called with a batch, the output of each of its units (an `ApiError` for one that failed), and the seconds it took."""
 
 
@@ -48,7 +48,7 @@ class Executor:
             units = [unit for unit in batch.units if not unit.owner.settled]
             if not units:
                 continue
-            batch = Batch(batch.line, units, batch.single_core)
+            batch = UnitBatch(batch.line, units, batch.single_core)
             with self._exclusive.get(batch.line, contextlib.nullcontext()):
                 all_cores = self._start(batch.single_core)
                 needed = self.cores if all_cores else 1
@@ -73,7 +73,7 @@ class Executor:
             self._all_cores = self.scheduler.runners == 1 or (self._running == 1 and not single_core)
             return self._all_cores
 
-    def _compute(self, batch: Batch, all_cores: bool) -> None:
+    def _compute(self, batch: UnitBatch, all_cores: bool) -> None:
         started = time.perf_counter()
         for unit in batch.units:
             unit.owner.started_at = unit.owner.started_at or started

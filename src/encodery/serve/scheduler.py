@@ -20,7 +20,7 @@ MIN_BATCH_TOKENS = 512  # Matrix products of smaller batches are slower per toke
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class UnitBatch:
     """Units of one `line`. `single_core`: to be run on one core beside other batches; None if that is decided when the
     batch starts, since no costs were measured."""
 
@@ -45,7 +45,7 @@ class Scheduler:
         self.models, self.costs, self.batch_tokens, self.runners = models, costs, batch_tokens, runners
         self._changed, self._record = changed, record
         self._waiting = FairQueue()
-        self._ready: queue.Queue[Batch | None] = queue.Queue(1)
+        self._ready: queue.Queue[UnitBatch | None] = queue.Queue(1)
         self._slot = threading.Semaphore(1)
         self._closed = False
 
@@ -80,7 +80,7 @@ class Scheduler:
         self._changed.notify_all()
         self._slot.release()
 
-    def take(self) -> Batch | None:
+    def take(self) -> UnitBatch | None:
         """The next batch, when there is one; None once the scheduler is closed."""
         batch = self._ready.get()
         if batch is not None:
@@ -100,14 +100,14 @@ class Scheduler:
                 units = self._waiting.take(line, budget, self.models[line].max_units)
                 self._record("waiting", "", self._waiting.tokens)
             if units:
-                self._ready.put(Batch(line, units, single_core))
+                self._ready.put(UnitBatch(line, units, single_core))
             else:
                 self._slot.release()
         for _ in range(self.runners):
             self._ready.put(None)
 
     def _next_size(self, line: str) -> tuple[int, bool | None]:
-        """The tokens of the next batch, and `Batch.single_core`."""
+        """The tokens of the next batch, and `UnitBatch.single_core`."""
         waiting, costs = self._waiting.tokens, self.costs.get(line)
         limit = self.batch_tokens or (costs.batch_tokens if costs else BATCH_TOKENS)
         if costs is not None:

@@ -55,6 +55,10 @@ class EncoderHead(ServedModel):
         output: Output = self.model.encoder(batch, needs_layers)
         return output
 
+    def join(self, group: SharedEncoderGroup) -> None:
+        """Use the group's encoder, and run in its batches."""
+        self.model.encoder, self.batch_group = group.encoder, group
+
     def num_sequences(self, unit: Any) -> int:
         """The number of sequences of a unit."""
         return 1
@@ -127,7 +131,7 @@ def share_encoders(models: Mapping[str, ServedModel]) -> None:
         if len(heads) > 1:
             group = SharedEncoderGroup(heads[0].model.encoder, heads[0].device)
             for head in heads:
-                head.model.encoder, head.batch_group = group.encoder, group
+                head.join(group)
 
 
 def _encoder_digest(model: Model) -> str:
