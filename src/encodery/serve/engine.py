@@ -22,7 +22,7 @@ from encodery.serve.batching import WorkUnit
 from encodery.serve.costs import BatchCosts
 from encodery.serve.executor import Executor
 from encodery.serve.pending_request import PendingRequest
-from encodery.serve.scheduler import UnitBatch, Scheduler
+from encodery.serve.scheduler import Scheduler, UnitBatch
 from encodery.serve.served_model import InferenceRequest, ServedModel, TokenizedRequest
 from encodery.serve.server_metrics import Record
 

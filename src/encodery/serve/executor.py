@@ -14,7 +14,7 @@ from typing import Any
 from encodery.base import machine
 from encodery.serve.api_error import as_api_error
 from encodery.serve.batching import WorkUnit
-from encodery.serve.scheduler import UnitBatch, Scheduler
+from encodery.serve.scheduler import Scheduler, UnitBatch
 from encodery.serve.served_model import ServedModel
 from encodery.serve.server_metrics import Record
 
