@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "tile": ("--small", "surgery.is=tile"),
     "cycle": ("--cycle",),
 }
-STAGES = ("lead", "small", "large")
+STAGES = ("first", "small", "large")
 
 
 def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
     from encodery.model import count
     from encodery.model.settings import ModelSettings
 
-    table = json.loads((run / "recipe.json").read_text())
+    table = json.loads((run / "recipe.json").read_text())["settings"]
     each = count.flops_per_token(decode(ModelSettings, table["model"]), LENGTH)
     points = [
         {"stage": run.name, "seconds": line["elapsed"], "flops": line["tokens"] * each, "loss": line["heldout_loss"]}

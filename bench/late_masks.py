@@ -63,9 +63,10 @@ def flops(run: Path, length: float) -> float:
     from encodery.tokens.store import TokenStore
 
     recipe = json.loads((run / "recipe.json").read_text())
-    model = decode(ModelSettings, recipe["model"])
-    words = Vocabulary.of(TokenStore.open(recipe["tokens"]).tokenizer)
-    return decode(Objective, recipe["objective"]).build(model, words).flops(model, length, 0.5)
+    settings = recipe["settings"]
+    model = decode(ModelSettings, settings["model"])
+    words = Vocabulary.of(TokenStore.open(recipe["inputs"]["tokens"]).tokenizer)
+    return decode(Objective, settings["objective"]).build(model, words).flops(model, length, 0.5)
 
 
 def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:

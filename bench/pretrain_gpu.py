@@ -5,7 +5,7 @@
     python bench/pretrain_gpu.py --text FILES --smoke             # everything tiny, on whatever device there is
 
 ModernBERT's architecture at the sizes of Ettin (arXiv 2507.11412), vocabulary 50,368, real text, 30 % masks. Both sides
-learn in bfloat16 from the same tokenizer's ids without padding: encodery keeps documents apart (`train.static`: one
+learn in bfloat16 from the same tokenizer's ids without padding: encodery keeps documents apart (`train.compile`: one
 compiled graph, with its kernels recorded or not, or also in 8 bits; the fastest of `--ways` counts), the peer gets rows
 of full length cut from documents run together. The peer is a bare loop around `ModernBertForMaskedLM`
 (`pretrain_gpu_peer.py`): SDPA, fused AdamW, its rows on the device before the clock starts; of torch.compile and of
@@ -70,12 +70,13 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def settings(size: str, length: int, options: argparse.Namespace, way: str) -> list[str]:
-    """Of encodery, at one size; `way` is train.static and train.precision, as in compiled-bf16."""
+    """The settings of encodery at one size; `way`: a setting of train and a precision, as in compile-bf16."""
     depth, width, heads, inner = SIZES[size]
-    static, precision = way.split("-")
+    execution, precision = way.split("-")
+    fixed = [] if execution == "plain" else [f"train.{execution}=true"]
     return [
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.intermediate_size={inner}",
-        f"model.max_length={length}", f"feed.max_length={length}", f"train.static={static}",
+        f"model.max_length={length}", f"feed.max_length={length}", *fixed,
         "objective.corruption.fixed_predictions=true", f"train.precision={precision}",
         f"train.micro_batch_tokens={options.micro}", f"train.batch_tokens={options.batch}",
         f"train.seed={options.seed}",
@@ -161,7 +162,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--ways",
         nargs="+",
-        default=["compiled-bf16", "replayed-bf16", "replayed-fp8"],
+        default=["compile-bf16", "cuda_graphs-bf16", "cuda_graphs-fp8"],
         help="of encodery; the fastest counts; the first is that of --long",
     )
     parser.add_argument("--long", choices=SIZES, help="one real run of --budget instead of the comparison")
@@ -174,7 +175,7 @@ def parsed() -> argparse.Namespace:
     if options.smoke:
         options.sizes, options.lengths, options.seconds, options.pairs = ["smoke"], [64], 4, 1
         options.vocab, options.micro, options.batch, options.variants = 1024, 512, 1024, ["sparse"]
-        options.ways = ["eager-fp32", "off-fp32"]
+        options.ways = ["static_shapes-fp32", "plain-fp32"]
         options.long, options.budget = options.long and "smoke", "4s"
         options.out = options.work / "smoke.json"
     return options

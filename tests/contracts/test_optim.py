@@ -182,7 +182,7 @@ def test_state_of_something_else_is_refused(name: str) -> None:
     optimizer = find_part(Optimizer, name)().build(net)
     steps(net, optimizer, range(1))
     tensors, record = state_tensors(optimizer)
-    with pytest.raises(CheckpointError, match="the recipe asks for"):
+    with pytest.raises(CheckpointError, match="the recipe uses"):
         load_state(optimizer, tensors, {**record, "optimizer": "Other"})
     with pytest.raises(CheckpointError, match="other parameters"):
         load_state(optimizer, tensors, {**record, "parameters": record["parameters"][1:]})

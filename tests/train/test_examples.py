@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,29 +21,48 @@ from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers
 from encodery.train import checkpoint
 from encodery.train.best_weights import BestWeights
-from encodery.train.display import Display
+from encodery.train.display import SilentDisplay
 from encodery.train.distributed import DistributedContext
 from encodery.train.examples import ExampleJob, settings_for_epochs
 from encodery.train.execution.plain import Plain
+from encodery.train.hooks import Hook
+from encodery.train.lengths import attended_length, sample_tokens
 from encodery.train.loop import Loop
 from encodery.train.optim.adamw import AdamW
+from encodery.train.recipe import Recipe
 from encodery.train.settings import TrainSettings
 from encodery.train.step import forward_backward
 
 SIZES = np.array([3, 9, 4, 30, 7, 5, 12, 6, 8, 11, 2])
+CPU, SINGLE = torch.device("cpu"), DistributedContext()
 
 
-class Walk(ExampleJob):
-    """A toy: one weight, drawn towards 1; `scores` are what its held-out scores say, one after the other."""
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a toy job."""
+
+    train: TrainSettings
+    optim: AdamW = field(default_factory=lambda: AdamW(lr=0.1))
+    hooks: tuple[Hook, ...] = ()
+
+
+class ToyJob(ExampleJob):
+    """One weight that is pulled towards 1; `scores` are its held-out scores, one after the other."""
+
+    settings_type: ClassVar[type] = Settings
 
     def __init__(
-        self, batch: int = 4, team: DistributedContext | None = None, scores: tuple[float, ...] = (), **train: Any
+        self,
+        batch_size: int = 4,
+        distributed: DistributedContext = SINGLE,
+        scores: tuple[float, ...] = (),
+        **train: Any,
     ) -> None:
         self.module: nn.Module = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.module.weight)  # type: ignore[arg-type]
         self.scores, self.weights, self.saved = scores, list[float](), 0.0
         settings = decode(TrainSettings, {"precision": "fp32", "eval_time_fraction": 0.9, **train})
-        self.set_examples(SIZES, batch, settings, team or DistributedContext())
+        self.set_examples(SIZES, batch_size, settings, distributed)
 
     def collate(self, indices: Integers, seed: int) -> Batch:
         ids = torch.from_numpy(np.repeat(indices, SIZES[indices]))
@@ -72,65 +92,64 @@ class Walk(ExampleJob):
         return {}
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> Walk:
+    def from_recipe(cls, recipe: Recipe[Any], distributed: DistributedContext, device: torch.device) -> ToyJob:
         return cls()
 
 
-def seen(job: ExampleJob, steps: int) -> list[int]:
-    """The examples of so many steps of this rank, in order."""
-    found: list[int] = []
+def examples_of(job: ExampleJob, steps: int) -> list[int]:
+    """The examples of this rank in a number of steps, in order."""
+    examples: list[int] = []
     for step in range(steps):
         for micro in job.batches(step, 0.0, 0, None).micro_batches:
-            found += micro.batch.ids[micro.batch.cu_seqlens[:-1].long()].tolist()
-    return found
+            examples += micro.batch.ids[micro.batch.cu_seqlens[:-1].long()].tolist()
+    return examples
 
 
-@pytest.mark.parametrize("batch", [1, 4, 11, 25])
-def test_every_example_is_seen_equally_often(batch: int) -> None:
-    job = Walk(batch)
-    found = seen(job, 11 * 4 // batch if batch != 25 else 11)
-    counts = np.bincount(found, minlength=11)
-    assert len(found) == (44 if batch != 25 else 275)
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 25])
+def test_every_example_is_seen_equally_often(batch_size: int) -> None:
+    job = ToyJob(batch_size)
+    examples = examples_of(job, 11 * 4 // batch_size if batch_size != 25 else 11)
+    counts = np.bincount(examples, minlength=11)
+    assert len(examples) == (44 if batch_size != 25 else 275)
     assert counts.min() == counts.max()
-    assert job.metrics()["epoch"] == len(found) / 11
+    assert job.metrics()["epoch"] == len(examples) / 11
 
 
-def test_epochs_differ_in_order_and_seeds_too() -> None:
-    job = Walk(11)
-    first, second = seen(job, 1), seen(job, 1)
-    assert sorted(first) == sorted(second)
-    assert [Walk(1)._chosen(0, 11).tolist()] != [Walk(1)._chosen(11, 11).tolist()]
-    assert Walk(1)._chosen(0, 11).tolist() != Walk(1, seed=1)._chosen(0, 11).tolist()
+def test_epochs_and_seeds_differ_in_order() -> None:
+    job = ToyJob(11)
+    first, second, other_seed = examples_of(job, 1), examples_of(job, 1), examples_of(ToyJob(1, seed=1), 11)
+    assert sorted(first) == sorted(second) == sorted(other_seed)
+    in_order = examples_of(ToyJob(1), 22)
+    assert in_order[:11] != in_order[11:]
+    assert in_order[:11] != other_seed
 
 
 def test_micro_batches_hold_all_examples_and_few_tokens() -> None:
-    whole, parted = Walk(8), Walk(8, micro_batch_tokens=40)
-    works = whole.batches(0, 0.0, 0, None), parted.batches(0, 0.0, 0, None)
-    assert works[0].tokens == works[1].tokens == sum(micro.batch.tokens for micro in works[1].micro_batches)
-    assert len(works[1].micro_batches) > 1
+    whole, parted = ToyJob(8), ToyJob(8, micro_batch_tokens=40)
+    steps = whole.batches(0, 0.0, 0, None), parted.batches(0, 0.0, 0, None)
+    assert steps[0].tokens == steps[1].tokens == sum(micro.batch.tokens for micro in steps[1].micro_batches)
+    assert len(steps[1].micro_batches) > 1
     grads = []
-    for job, work in zip((whole, parted), works, strict=True):
-        forward_backward(
-            Plain().build(job, DistributedContext(), torch.device("cpu")), work, DistributedContext(), "fp32", 0, 0
-        )
+    for job, batches in zip((whole, parted), steps, strict=True):
+        forward_backward(Plain().build(job, SINGLE, CPU), batches, SINGLE, "fp32", 0, 0)
         grads.append(next(job.module.parameters()).grad)
     torch.testing.assert_close(*grads)
 
 
-def test_ranks_share_the_examples_of_one_process() -> None:
-    ranks = [Walk(6, DistributedContext(rank, 2)) for rank in range(2)]
-    found = [seen(job, 3) for job in ranks]
-    assert sorted(found[0] + found[1]) == sorted(seen(Walk(6), 3))
+def test_ranks_divide_the_examples_of_one_process() -> None:
+    ranks = [ToyJob(6, DistributedContext(rank, 2)) for rank in range(2)]
+    examples = [examples_of(job, 3) for job in ranks]
+    assert sorted(examples[0] + examples[1]) == sorted(examples_of(ToyJob(6), 3))
     ranks[0].in_batch = True
     assert len(ranks[0].batches(0, 0.0, 0, None).micro_batches) == 1
 
 
-def test_state_goes_on_where_it_stood() -> None:
-    job, other = Walk(4), Walk(4)
-    seen(job, 5)
+def test_a_loaded_state_continues_the_series_of_examples() -> None:
+    job, other = ToyJob(4), ToyJob(4)
+    examples_of(job, 5)
     other.load_state(job.state())
-    assert seen(job, 4) == seen(other, 4)
-    with pytest.raises(CheckpointError, match="had 12 examples, here are 11"):
+    assert examples_of(job, 4) == examples_of(other, 4)
+    with pytest.raises(CheckpointError, match="made with 12 examples; the data has 11"):
         other.load_state({"position": 0, "examples": 12})
 
 
@@ -143,59 +162,76 @@ def test_epochs_become_steps() -> None:
         settings_for_epochs([], 4, 1)
 
 
-def test_no_examples_and_too_few_for_the_ranks_are_refused() -> None:
+def test_no_examples_and_fewer_than_ranks_are_refused() -> None:
     with pytest.raises(EmptyInput):
-        Walk().set_examples([], 4, TrainSettings(), DistributedContext())
+        ToyJob().set_examples([], 4, TrainSettings(), SINGLE)
     with pytest.raises(SettingsError, match="batch = 1"):
-        Walk(1, DistributedContext(0, 2))
+        ToyJob(1, DistributedContext(0, 2))
 
 
-def loop(job: Walk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
-    """A loop over the job, whose run is not sealed as an artifact."""
-    monkeypatch.setattr(Loop, "_seal", lambda self, figures: None)
+def make_loop(job: ToyJob, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """A loop over the job, whose run does not become an artifact."""
+    monkeypatch.setattr(Loop, "_seal", lambda self, metrics: None)
     folder.mkdir(exist_ok=True)
-    return Loop(job, folder, job.train, AdamW(lr=0.1), (), DistributedContext(), Display(), "fp32", {})
+    execution = Plain().build(job, SINGLE, CPU)
+    return Loop(execution, folder, Settings(job.train), SINGLE, SilentDisplay(), "fp32", {})
 
 
 def test_the_best_weights_are_saved_and_patience_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Walk(4, scores=(0.1, 0.9, 0.5, 0.6, 0.2, 0.95), budget="500steps", evals=500, patience=3)
-    result = loop(job, tmp_path, monkeypatch).run()
+    job = ToyJob(4, scores=(0.1, 0.9, 0.5, 0.6, 0.2, 0.95), budget="500steps", evals=500, patience=3)
+    result = make_loop(job, tmp_path, monkeypatch).run()
     assert result.finished
     assert result.step < 500
     assert result.metrics["best_metric"] == 0.9
     assert job.weights[1] != job.weights[4]
-    assert job.saved == job.weights[1], "the second score was the best of five, after which patience was at its end"
+    assert job.saved == job.weights[1], "the second score was the best of five, after which patience ended the run"
 
 
-def test_without_patience_the_run_goes_on_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Walk(4, scores=(0.9, 0.5), budget="20steps", evals=20)
-    result = loop(job, tmp_path, monkeypatch).run()
+def test_without_patience_the_run_uses_its_whole_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ToyJob(4, scores=(0.9, 0.5), budget="20steps", evals=20)
+    result = make_loop(job, tmp_path, monkeypatch).run()
     assert result.step == 20
     assert job.saved == job.weights[0]
 
 
-def test_without_a_goal_the_last_weights_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Walk(4, budget="6steps")
-    result = loop(job, tmp_path, monkeypatch).run()
+def test_without_a_selection_metric_the_last_weights_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ToyJob(4, budget="6steps")
+    result = make_loop(job, tmp_path, monkeypatch).run()
     assert "best_step" not in result.metrics
     assert job.saved == next(job.module.parameters()).item() != 0.0
 
 
 def test_checkpoints_hold_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Walk(4, scores=(0.9, 0.5), budget="8steps", evals=8)
-    loop(job, tmp_path, monkeypatch).run()
+    job = ToyJob(4, scores=(0.9, 0.5), budget="8steps", evals=8)
+    make_loop(job, tmp_path, monkeypatch).run()
     snapshot = checkpoint.read(checkpoint.verify_checkpoint(checkpoint.list_checkpoints(tmp_path)[-1]))
     best = BestWeights.from_state(snapshot.state["best"], snapshot.tensors["best"])
     assert best.metric == 0.9
     assert best.tensors["weight"].item() == job.saved
-    again = loop(Walk(4), tmp_path / "other", monkeypatch)
-    with contextlib.closing(again.journal):
-        again.resume(snapshot)
-    assert again.best.state() == best.state()
+    resumed = make_loop(ToyJob(4), tmp_path / "other", monkeypatch)
+    with contextlib.closing(resumed.log):
+        resumed.resume(snapshot)
+    assert resumed.best.state() == best.state()
 
 
-def test_a_score_that_is_no_number_is_never_the_best() -> None:
+def test_a_nan_score_is_never_the_best() -> None:
     best, module = BestWeights(), nn.Linear(1, 1)
     best.update(0.5, 1, module)
     best.update(float("nan"), 2, module)
     assert (best.metric, best.scores_since) == (0.5, 1)
+
+
+def test_the_length_of_attention_is_the_mean_over_tokens() -> None:
+    assert attended_length([16, 16]) == 16
+    assert attended_length([8, 120]) == 112, "(64 + 14,400) / 128 = 113, to a multiple of 8"
+    assert attended_length([]) == 0
+
+
+def test_a_sample_holds_about_as_many_tokens_as_asked_for() -> None:
+    lengths = np.full(100, 10)
+    sample = sample_tokens(lengths, 200, seed=3)
+    assert sample.tolist() == sorted(set(sample.tolist()))
+    assert 20 <= len(sample) <= 21
+    assert np.array_equal(sample, sample_tokens(lengths, 200, seed=3))
+    assert not np.array_equal(sample, sample_tokens(lengths, 200, seed=4))
+    assert len(sample_tokens(lengths, 10**6, seed=3)) == 100

@@ -76,7 +76,7 @@ def test_what_lies_outside_is_told_and_why() -> None:
     assert not band.contains(float("nan"))
     assert f"usual at this size is between {band.low:.1f} and {band.high:.1f}" in band.describe(6.2)
     assert "train.batch_tokens" in band.describe(6.2)
-    assert "also stands in the training text" in band.describe(0.9)
+    assert "also occurs in the training text" in band.describe(0.9)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_run_at_an_absurd_rate_says_so_and_one_at_a_usual_rate_does_not(
     assert "Held-out loss" not in said
     said, figures = ran(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
     assert said.count("usual at this size is between") == 1
-    assert "optim.lr = 30 is 1e+04 times what --size gives to this width (0.003)" in figures["loss_assessment"]
+    assert "optim.lr = 30 is 1e+04 times the rate that --size gives to this width (0.003)" in figures["loss_assessment"]
     assert figures["loss_assessment"] in summary(read_run(tmp_path / "absurd"))
     said, figures = ran(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
     assert "loss_assessment" not in figures, "what another run learnt before is not known"

@@ -89,7 +89,7 @@ class Even:
     tokens, lengths = 18_000, np.full(30, 600)
 
     def __init__(self, specials: SpecialTokens) -> None:
-        self.specials = specials
+        self.special_tokens = specials
 
     def __len__(self) -> int:
         return 30

@@ -68,7 +68,7 @@ def test_it_goes_on_learning_and_remembers_where_it_came_from(store: Path, given
     found = load_model(tmp_path / "run")
     assert found.artifact is not None
     assert found.artifact.manifest.parents["model"]["path"] == str((given / "model").resolve())
-    assert found.settings["recipe"]["init_from"] == str(given.resolve())
+    assert found.settings["recipe"]["settings"]["init_from"] == str(given.resolve())
 
 
 @pytest.mark.parametrize("adapt", [(), ("adapt=lora", "adapt.rank=2"), ("adapt=adapters", "adapt.size=4")])
@@ -125,10 +125,10 @@ def test_another_model_in_its_place_is_not_resumed(
         resume(tmp_path / "run")
 
 
-def test_a_run_without_it_has_no_trace_of_it(table: Table) -> None:
-    identity = job(table()).identity()
-    assert not {"init_from", "adapt"} & set(identity)
-    assert "extensions" not in identity["model"]
+def test_the_source_model_replaces_data_dependent_initialisation(store: Path, given: Path) -> None:
+    identity = job(recipe(store, given)).identity()
+    assert "data_init" not in identity
+    assert len(identity["init_from"]) == 32, "the digest of its weights"
 
 
 def test_other_shapes_and_vocabularies_are_named(store: Path, given: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_other_shapes_and_vocabularies_are_named(store: Path, given: Path, tmp_p
     spec.add_tokens(["another"])
     source.tokenizer.save(tmp_path / "tokenizer")
     save_model(tmp_path / "other", source.model, tmp_path / "tokenizer")
-    with pytest.raises(SettingsError, match="encodery tokens pack"):
+    with pytest.raises(SettingsError, match="encodery tokens encode"):
         job(recipe(store, tmp_path / "other"))
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,29 @@ from encodery.model.load import load_model
 from encodery.objectives import Count, LossTerm
 from encodery.train.budget import Budget
 from encodery.train.clock import Clock
-from encodery.train.display import ConsoleDisplay, Display, format_duration
+from encodery.train.display import ConsoleDisplay, SilentDisplay, format_duration
 from encodery.train.distributed import DistributedContext
+from encodery.train.execution.plain import Plain
+from encodery.train.hooks import Hook
 from encodery.train.interrupts import catch_signals
 from encodery.train.job import Job, MicroBatch, StepBatches
 from encodery.train.launch import resume, start
-from encodery.train.loop import RECIPE, Loop, decay_start
+from encodery.train.loop import Loop, decay_start
 from encodery.train.optim.adamw import AdamW
+from encodery.train.recipe import RECIPE, Recipe
 from encodery.train.settings import TrainSettings
 
 Table = Callable[..., dict[str, Any]]
 Losses = Callable[[Path], dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a toy job."""
+
+    train: TrainSettings
+    optim: AdamW = field(default_factory=lambda: AdamW(lr=0.1))
+    hooks: tuple[Hook, ...] = ()
 
 
 class Regression(Job):
@@ -76,17 +89,18 @@ class Regression(Job):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
     @classmethod
-    def rebuild(cls, recipe: Mapping[str, Any], distributed: DistributedContext, device: torch.device) -> Job:
+    def from_recipe(cls, recipe: Recipe[Any], distributed: DistributedContext, device: torch.device) -> Job:
         return cls()
 
 
 def steps(job: Job, folder: Path, count: int, **train: Any) -> Loop:
     """`count` steps of a toy, without the end of a run."""
     settings = TrainSettings(budget=f"{count}steps", evals=0, **train)
-    loop = Loop(job, folder, settings, AdamW(lr=0.1), (), DistributedContext(), Display(), "fp32", {})
-    with contextlib.closing(loop.journal):
+    execution = Plain().build(job, DistributedContext(), torch.device("cpu"))
+    loop = Loop(execution, folder, Settings(settings), DistributedContext(), SilentDisplay(), "fp32", {})
+    with contextlib.closing(loop.log):
         for _ in range(count):
-            loop._between(0.0)
+            loop._between_steps(0.0)
             loop._step(0.0)
     return loop
 
@@ -157,7 +171,7 @@ def test_a_run_folder_is_an_artifact_with_a_model_and_figures(table: Table, stor
     assert artifact.manifest.parents["tokens"]["path"] == str(store.resolve())
     assert result.metrics == json.loads((tmp_path / "run/metrics.json").read_text())
     assert {"heldout_loss", "heldout_accuracy", "bits_per_byte", "parameters", "mfu"} <= set(result.metrics)
-    assert json.loads((tmp_path / "run" / RECIPE).read_text()) == recipe
+    assert json.loads((tmp_path / "run" / RECIPE).read_text()) == recipe.encode()
     loaded = load_model(tmp_path / "run")
     assert loaded.artifact is not None
     assert loaded.artifact.manifest.metrics["heldout_loss"] == result.metrics["heldout_loss"]
@@ -256,7 +270,7 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         assert "2.500" in text
         assert "1,000 tokens/s" in text
         assert "41%" in text
-        assert "50.0% right" in text
+        assert "accuracy 50.0%" in text
         assert format_duration(80) in text, "10 s for a tenth leave 80 s"
         out.truncate(0)
         with ConsoleDisplay(console) as display:

@@ -166,7 +166,7 @@ def test_no_sound_checkpoint_is_an_error(table: Table, tmp_path: Path, monkeypat
     run = finish_early(table, tmp_path / "run", monkeypatch)
     for folder in checkpoint.list_checkpoints(run):
         (folder / "optimizer.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints is sound"):
+    with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged"):
         resume(run)
 
 
@@ -188,18 +188,18 @@ def test_a_changed_recipe_or_other_data_is_refused_by_name(
     for path, change in (("optim.lr", 0.02), ("train.batch_tokens", "300"), ("model.dropout", 0.1)):
         room, key = path.split(".")
         bad = json.loads(json.dumps(good))
-        bad[room][key] = change
+        bad["settings"][room][key] = change
         (run / "recipe.json").write_text(json.dumps(bad), encoding="utf-8")
         with pytest.raises(CheckpointError, match=path):
             resume(run)
     harmless = json.loads(json.dumps(good))
-    harmless["train"]["keep"] = 5
+    harmless["settings"]["train"]["keep"] = 5
     (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
-    harmless["tokens"] = str(other_store)
+    harmless["inputs"]["tokens"] = str(other_store)
     (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
     with pytest.raises(CheckpointError, match="tokens"):
         resume(run)
-    harmless["tokens"] = good["tokens"]
+    harmless["inputs"]["tokens"] = good["inputs"]["tokens"]
     (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
     assert resume(run).finished
 

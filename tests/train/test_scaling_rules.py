@@ -1,4 +1,4 @@
-"""Sizes by rule: near what was asked, rising, and with settings that a run takes."""
+"""Sizes by rule: close to the number of parameters asked for, and with settings that a run accepts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from encodery.model import count
 from encodery.model.settings import ModelSettings
 from encodery.tokens.store import TokenStore
 from encodery.train.pretrain_settings import read_settings
-from encodery.train.scaling_rules import model_for_size, parse_size, settings_for_size
+from encodery.train.scaling_rules import (
+    _at_width,
+    _batch_tokens,
+    default_lr,
+    model_for_size,
+    parse_size,
+    settings_for_size,
+)
 
 LIKE = ModelSettings(width=128, heads=2, intermediate_size=256, vocab_size=16_384)
 
@@ -27,7 +34,25 @@ def test_a_model_has_the_parameters_asked_for(size: str) -> None:
     assert 12 <= model.width / model.depth <= 64
 
 
-def test_larger_models_learn_slower_from_larger_steps() -> None:
+@pytest.mark.parametrize(("width", "depth"), [(64, 2), (128, 4), (384, 11), (768, 21), (1152, 32)])
+def test_there_is_a_layer_for_every_36_of_width(width: int, depth: int) -> None:
+    assert _at_width(width, LIKE).depth == depth == max(2, round(width / 36))
+    assert _at_width(width, LIKE).intermediate_size == 2 * width
+
+
+@pytest.mark.parametrize(("width", "lr"), [(64, 3e-3), (128, 3e-3), (256, 2e-3), (768, 6.7e-4), (1024, 5e-4)])
+def test_the_learning_rate_falls_with_the_width(width: int, lr: float) -> None:
+    assert default_lr(width) == lr
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tokens"), [(1e5, 2048), (2.6e6, 2048), (5.2e6, 4096), (83.2e6, 65_536), (1e12, 524_288)]
+)
+def test_the_batch_grows_with_the_parameters(parameters: float, tokens: int) -> None:
+    assert _batch_tokens(int(parameters)) == tokens
+
+
+def test_larger_models_have_lower_rates_and_larger_steps() -> None:
     found = [settings_for_size(size, LIKE, "1h", 512) for size in ("2M", "10M", "30M", "100M", "400M")]
     rates = [each["optim"]["lr"] for each in found]
     steps = [Schedule.parse(each["train"]["batch_tokens"]).maximum for each in found]
@@ -40,21 +65,21 @@ def test_larger_models_learn_slower_from_larger_steps() -> None:
     assert settings_for_size("400M", LIKE, "1Mtok", 512)["train"]["batch_tokens"] == 1024
 
 
-def test_the_measured_sizes_follow_the_rule(store: Path) -> None:
+def test_the_recipes_follow_the_rule(store: Path) -> None:
     opened = TokenStore.open(store)
     for name in ("tiny", "mini", "small"):
         settings = read_settings(name, {}, opened)
         assert settings.optim.lr == pytest.approx(min(0.512 / settings.model.width, 3e-3), rel=0.03)
 
 
-def test_sizes_that_cannot_be() -> None:
+def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(SettingsError, match="such as 1M"):
         parse_size("big")
     with pytest.raises(SettingsError, match="smaller vocabulary"):
         model_for_size("100k", LIKE)
 
 
-def test_size_and_budget_are_enough(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_and_a_budget_suffice_to_train(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
     before = torch.get_num_threads()

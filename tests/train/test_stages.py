@@ -18,7 +18,7 @@ from encodery.model.load import load_model
 from encodery.tokens.store import TokenStore
 from encodery.train import stages
 from encodery.train.loop import Loop
-from encodery.train.stages import cycle, grow
+from encodery.train.stages import StagedTraining, cycle, grow
 
 OVER: dict[str, Any] = {
     "model": {"max_length": 32},
@@ -57,21 +57,21 @@ def test_a_grown_run_begins_with_what_the_small_one_learnt(
     opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
 ) -> None:
     large, small = recipes
-    staged = grow(large, small, OVER, opened, tmp_path / "out")
+    staged = grow(StagedTraining(large, OVER, opened, tmp_path / "out"), small)
     assert staged.finished
     assert staged.folder == tmp_path / "out/large"
     told = {name: json.loads((tmp_path / "out" / name / "recipe.json").read_text()) for name in ("small", "large")}
-    assert [told[name]["train"]["budget"] for name in ("small", "large")] == ["3steps", "6steps"]
-    assert [told[name]["optim"]["lr"] for name in ("small", "large")] == [0.01, 0.005]
-    assert told["large"]["init_from"] == str(tmp_path / "out/grown")
+    assert [told[name]["settings"]["train"]["budget"] for name in ("small", "large")] == ["3steps", "6steps"]
+    assert [told[name]["settings"]["optim"]["lr"] for name in ("small", "large")] == [0.01, 0.005]
+    assert told["large"]["settings"]["init_from"] == str(tmp_path / "out/grown")
     grown, model = load_model(tmp_path / "out/grown"), load_model(tmp_path / "out/large").model
     assert model.settings.shape == grown.model.settings.shape
     assert (model.settings.width, model.settings.depth, model.settings.shape.intermediate_size) == (16, 2, 24)
-    assert grown.settings["surgery"]["how"] == "fpi"
+    assert grown.settings["surgery"]["method"] == "fpi"
     words = "encoder.embeddings.word.weight"
     assert torch.equal(weights(tmp_path / "out/grown")[words][:, :8], weights(tmp_path / "out/small")[words])
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
-    again = grow(large, small, OVER, opened, tmp_path / "out")
+    again = grow(StagedTraining(large, OVER, opened, tmp_path / "out"), small)
     assert again.metrics == staged.metrics
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
 
@@ -86,11 +86,11 @@ def test_stages_go_on_where_they_stopped_bit_for_bit(
     large, small = recipes
     over = copy.deepcopy(OVER)
     over["train"] |= {"checkpoint_every": "1steps"}
-    grow(large, small, over, opened, tmp_path / "whole")
+    grow(StagedTraining(large, over, opened, tmp_path / "whole"), small)
     for stop in (1, 3):
         with power_cut(stop):
-            grow(large, small, over, opened, tmp_path / "parted")
-    assert grow(large, small, over, opened, tmp_path / "parted").finished
+            grow(StagedTraining(large, over, opened, tmp_path / "parted"), small)
+    assert grow(StagedTraining(large, over, opened, tmp_path / "parted"), small).finished
     for name in ("small", "large"):
         assert losses(tmp_path / "parted" / name) == losses(tmp_path / "whole" / name)
     ours, theirs = (weights(tmp_path / name / "large") for name in ("parted", "whole"))
@@ -102,20 +102,20 @@ def test_a_cycle_mixes_what_the_small_model_learnt(
 ) -> None:
     over = copy.deepcopy(OVER)
     over["train"]["budget"] = "20steps"
-    staged = cycle(recipes[0], over, opened, tmp_path, large_first=0.2, small_fraction=0.5, mix=0.25)
+    staged = cycle(StagedTraining(recipes[0], over, opened, tmp_path), large_first=0.2, small_fraction=0.5, mix=0.25)
     assert staged.finished
-    tables = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("lead", "small", "large")]
-    assert [table["train"]["budget"] for table in tables] == ["4steps", "10steps", "6steps"]
-    assert [table["train"]["lr_schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
-    lead, small, mixed = (weights(tmp_path / name) for name in ("lead", "small", "grown"))
+    tables = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("first", "small", "large")]
+    assert [table["settings"]["train"]["budget"] for table in tables] == ["4steps", "10steps", "6steps"]
+    assert [table["settings"]["train"]["lr_schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
+    first, small, mixed = (weights(tmp_path / name) for name in ("first", "small", "grown"))
     assert load_model(tmp_path / "small").model.settings.shape.intermediate_size == 12
     words = "encoder.embeddings.word.weight"
-    expected = 0.75 * lead[words] + 0.25 * small[words].repeat(1, 2)
+    expected = 0.75 * first[words] + 0.25 * small[words].repeat(1, 2)
     torch.testing.assert_close(mixed[words], expected)
     qkv = "encoder.blocks.{}.attention.qkv.weight"
     halves = small[qkv.format(0)].view(3, 8, 8).repeat(1, 2, 2).reshape(48, 16) / 2
     for layer in (0, 1):
-        expected = 0.75 * lead[qkv.format(layer)] + 0.25 * halves
+        expected = 0.75 * first[qkv.format(layer)] + 0.25 * halves
         torch.testing.assert_close(mixed[qkv.format(layer)], expected)
 
 
@@ -128,8 +128,8 @@ def test_a_cycle_that_is_killed_in_each_phase_ends_as_one_that_was_not(
 ) -> None:
     over = copy.deepcopy(OVER)
     over["train"] |= {"budget": "20steps", "checkpoint_every": "1steps"}
-    shares = {"lead": 0.2, "share": 0.5, "mix": 0.25}
-    cycle(recipes[0], over, opened, tmp_path / "whole", **shares)
+    fractions = {"large_first": 0.2, "small_fraction": 0.5, "mix": 0.25}
+    cycle(StagedTraining(recipes[0], over, opened, tmp_path / "whole"), **fractions)
     step, finish, once = Loop._step, Loop._finish, stages._once
     parted = tmp_path / "parted"
 
@@ -156,15 +156,15 @@ def test_a_cycle_that_is_killed_in_each_phase_ends_as_one_that_was_not(
             patch.setattr(Loop, "_finish", finishing)
             patch.setattr(stages, "_once", making)
             with pytest.raises(KeyError):
-                cycle(recipes[0], over, opened, parted, **shares)
+                cycle(StagedTraining(recipes[0], over, opened, parted), **fractions)
 
     for phase, at in (
-        *(("lead", 2), ("lead", "end"), ("coalesced", "made"), ("small", 1), ("small", 7), ("small", "end")),
+        *(("first", 2), ("first", "end"), ("coalesced", "made"), ("small", 1), ("small", 7), ("small", "end")),
         *(("grown", "made"), ("large", 3), ("large", "end")),
     ):
         killed(phase, at)
-    assert cycle(recipes[0], over, opened, parted, **shares).finished
-    for name in ("lead", "small", "large"):
+    assert cycle(StagedTraining(recipes[0], over, opened, parted), **fractions).finished
+    for name in ("first", "small", "large"):
         assert losses(parted / name) == losses(tmp_path / "whole" / name), name
     for name in ("coalesced", "grown", "large"):
         ours, theirs = weights(parted / name), weights(tmp_path / "whole" / name)
@@ -177,14 +177,14 @@ def test_what_is_refused(opened: TokenStore, recipes: tuple[str, str], tmp_path:
     other = tmp_path / "other.toml"
     other.write_text(SMALL + '[model.positions]\nis = "rotary"\n', encoding="utf-8")
     with pytest.raises(SettingsError, match=r"model\.positions is"):
-        grow(large, str(other), OVER, opened, tmp_path / "no")
+        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), str(other))
     other.write_text(SMALL.replace("heads = 2", "heads = 1"), encoding="utf-8")
-    with pytest.raises(SettingsError, match="8 wide"):
-        grow(large, str(other), OVER, opened, tmp_path / "no")
-    with pytest.raises(SettingsError, match="share"):
-        grow(large, small, OVER, opened, tmp_path / "no", small_fraction=1.0)
-    with pytest.raises(SettingsError, match="lead"):
-        cycle(large, OVER, opened, tmp_path / "no", large_first=0.6, small_fraction=0.5)
+    with pytest.raises(SettingsError, match="have size"):
+        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), str(other))
+    with pytest.raises(SettingsError, match="small_fraction"):
+        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), small, small_fraction=1.0)
+    with pytest.raises(SettingsError, match="large_first"):
+        cycle(StagedTraining(large, OVER, opened, tmp_path / "no"), large_first=0.6, small_fraction=0.5)
     assert not (tmp_path / "no").exists()
 
 

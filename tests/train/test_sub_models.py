@@ -104,7 +104,7 @@ def test_a_resumed_run_draws_the_same_sub_models(
 
 
 def test_errors() -> None:
-    with pytest.raises(SettingsError, match="layers = 0"):
+    with pytest.raises(SettingsError, match="trained_layers = 0"):
         SubModels(trained_layers=0)
-    with pytest.raises(SettingsError, match=r"share = 1\.5"):
+    with pytest.raises(SettingsError, match=r"budget_fraction = 1\.5"):
         SubModels(budget_fraction=1.5)
