@@ -78,7 +78,7 @@ class _RunningFsdp(RunningExecution):
         finally:
             for part in self.root.parts:
                 part.reshard()
-                part.set_reshard_after_forward(part is not self.root, recurse=False)
+                part.set_reshard_after_forward(not isinstance(part, _ShardedJob), recurse=False)
 
     @contextlib.contextmanager
     def full_parameters(self) -> Iterator[None]:
