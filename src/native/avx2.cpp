@@ -1,7 +1,7 @@
 // AVX2: 32 products of bytes in four instructions.
 //
 // `maddubs` adds two products in 16 bits and would saturate with unsigned activations up to 255. So the activations stay
-// signed and their signs are moved to the weights: 2 · 127 · 127 fits, and nothing is ever cut.
+// signed and their signs are moved to the weights: 2 · 127 · 127 fits, and nothing saturates.
 #include "kernels.hpp"
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
@@ -27,7 +27,7 @@ inline __attribute__((always_inline)) float largest(F v) {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 inline __attribute__((always_inline)) void store_low(uint8_t* to, I v) {
-    const __m256i low = _mm256_shuffle_epi8((__m256i)v, _mm256_set1_epi32(0x0c080400));  // Four bytes of each half, again and again.
+    const __m256i low = _mm256_shuffle_epi8((__m256i)v, _mm256_set1_epi32(0x0c080400));  // The same four bytes of each half, repeated.
     _mm_storel_epi64((__m128i*)to, _mm_unpacklo_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
 #include "kernels.inc"

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI: 64 products of bytes an instruction, unsigned by signed.
+// AVX-512 with VNNI: 64 products of bytes per instruction, unsigned by signed.
 #include "kernels.hpp"
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 """Compiles the packed engine into the package: `python src/native/build.py`. The build hook calls it at install.
 
-Each instruction set is a file of its own with its own flags; which one runs is decided at run time.
+Each instruction set has its own file and flags; which one is used is decided at run time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SETS = {
 
 
 def build(target: Path = TARGET) -> str | None:
-    """Writes the library; returns why there is none where it cannot be made."""
+    """Write the library. Return the reason if it cannot be built, else None."""
     if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform == "win32":
-        return f"the packed engine is written for x86-64 under Linux or macOS, not {platform.machine()}"
+        return f"the packed engine runs on x86-64 under Linux or macOS, not {platform.machine()}"
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         return "no C++ compiler was found (c++, g++, clang++, or $CXX)"
@@ -36,15 +36,15 @@ def build(target: Path = TARGET) -> str | None:
         for name, flags in SETS.items():
             objects.append(f"{folder}/{name}.o")
             command = [compiler, *COMMON, *flags, "-c", str(HERE / f"{name}.cpp"), "-o", objects[-1]]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                return f"{' '.join(command)} failed:\n{done.stderr}"
-        made = target.with_name(f"{target.name}.{os.getpid()}")  # Beside it, so that it takes the place at once.
-        command = [compiler, "-shared", "-pthread", *objects, "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return f"{' '.join(command)} failed:\n{done.stderr}"
-        made.replace(target)
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                return f"{' '.join(command)} failed:\n{result.stderr}"
+        built = target.with_name(f"{target.name}.{os.getpid()}")  # in the same folder, so that it can be replaced atomically
+        command = [compiler, "-shared", "-pthread", *objects, "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            return f"{' '.join(command)} failed:\n{result.stderr}"
+        built.replace(target)
     return None
 
 

@@ -1,7 +1,8 @@
-// Threads that help with a call, and leave the caller nothing to wait for where they do not come.
+// Threads that help with a call; the caller never waits for a thread that does not start.
 //
-// Whoever works on a call walks through the same steps. A step's pieces go to whoever takes them first, and nobody goes
-// on before all are done. A helper that wakes late finds the first steps done; one that never comes is not missed.
+// All threads of a call go through the same steps. The pieces of a step go to whichever thread takes them first, and no
+// thread continues before all are done. A helper that wakes late finds the first steps done; one that never starts is
+// not needed.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -24,7 +25,7 @@
 
 constexpr int SPINS = 4000;  // About a hundred microseconds: more than a piece of a product takes.
 
-// Where a call stands: the step (upper half) and how many of its pieces are taken, and how many of them are done.
+// The progress of a call: the step (upper half) with the number of its pieces that are taken, and the number done.
 struct Progress {
     alignas(64) std::atomic<uint64_t> taken{0};
     alignas(64) std::atomic<int> done{0};
@@ -32,8 +33,8 @@ struct Progress {
     std::mutex lock;
     std::condition_variable wake;
 
-    // Everything between is seen by who finds the step gone by. Either it is found so before falling asleep, or the
-    // sleeper is found here: no order of the two misses both.
+    // A thread that sees the next step sees all that was written before. It either sees the step before it sleeps, or is
+    // counted as asleep here: no order of the two loses the wake-up.
     void advance(uint64_t step) {
         done.store(0, std::memory_order_relaxed);
         taken.store(step << 32);
@@ -42,7 +43,7 @@ struct Progress {
         wake.notify_all();
     }
 
-    // Another's piece takes long only where its thread is not running: then sleep, and leave it the processor.
+    // A piece takes long only if its thread is not running: then sleep, and leave it the processor.
     void await(uint64_t step) {
         for (int spins = 0; spins < SPINS; spins++) {
             if (taken.load(std::memory_order_acquire) >> 32 != step) return;
@@ -57,14 +58,14 @@ struct Progress {
     }
 };
 
-// One that works on a call; without `progress` it does so alone. `size`: how many there may be.
+// A thread that works on a call; without `progress` it works alone. `size`: the largest number of them.
 class Member {
   public:
     Member() = default;
     Member(Progress& progress, int size) : progress_(&progress), size_(size) {}
     int size() const { return size_; }
 
-    // Every member calls it with the same number, in the same order. What the pieces wrote is seen by all afterwards.
+    // All members call it with the same number of pieces, in the same order, and then see what the pieces wrote.
     template <class Piece>
     void share(int pieces, const Piece& piece) {
         if (!progress_) {
@@ -94,7 +95,7 @@ class Crew {
   public:
     Crew() : process_(getpid()) {}
 
-    // Only where `here`.
+    // Call it only if `here`.
     ~Crew() {
         {
             std::lock_guard<std::mutex> hold(lock_);
@@ -104,11 +105,11 @@ class Crew {
         for (auto& thread : threads_) thread.join();
     }
 
-    // The child of a fork has none of its parent's threads, and what they waited on can neither be used nor destroyed.
+    // A forked child has none of its parent's threads, and what they wait on can neither be used nor destroyed.
     bool here() const { return process_ == getpid(); }
 
-    // `work` here and on as many as `helpers` other threads; returns when all have left. It may throw before its first
-    // step, and is then done by the others; what it throws here comes out.
+    // Call `work` here and on up to `helpers` other threads; return when all have finished. It may throw before its first
+    // step, and the others then do the work; an exception of this thread is rethrown.
     void run(int helpers, const std::function<void(Member&)>& work) {
         Member alone;
         if (helpers < 1) return work(alone);
@@ -148,7 +149,7 @@ class Crew {
         Progress progress{};
     };
 
-    // A machine that refuses a thread (a limit on processes or memory) has the caller work with those there are.
+    // If the machine refuses a thread (a limit on processes or memory), the existing ones do the work.
     void hire(int count) {
         try {
             while ((int)threads_.size() < count) threads_.emplace_back([this] { serve(); });
@@ -174,10 +175,10 @@ class Crew {
             try {
                 Member member(job->progress, job->helpers + 1);
                 job->work(member);
-            } catch (const std::bad_alloc&) {  // No room for this one: the others do it.
+            } catch (const std::bad_alloc&) {  // No memory for this thread: the others do the work.
             }
             hold.lock();
-            job->inside.fetch_sub(1);  // Under the lock: from here on the job may be gone.
+            job->inside.fetch_sub(1);  // Under the lock: after this the job may no longer exist.
             left_.notify_all();
         }
     }

@@ -1,8 +1,8 @@
-// The encoder over packed rows and its C interface.
+// The encoder over packed batches, and its C interface.
 //
-// Sequences are dealt to threads in chunks; where there are fewer chunks than threads, all threads share each chunk,
-// a matrix product by columns, attention by heads, the rest by rows. What is computed for a row is the same in both, so
-// vectors depend neither on batch mates nor on the number of threads.
+// Sequences are assigned to threads in chunks; if there are fewer chunks than threads, all threads work on each chunk:
+// they divide a matrix product by columns, attention by heads, the rest by rows. A row is computed in the same way in
+// both cases, so vectors depend neither on the other sequences of the batch nor on the number of threads.
 // The caller has checked ids, segments, bounds and lengths: nothing is checked here.
 #include <algorithm>
 #include <chrono>
@@ -21,12 +21,12 @@
 
 namespace {
 
-constexpr int CHUNK = 512;  // Tokens of a chunk: a thread's activations stay near its second cache.
-constexpr int SHARE = 8;    // Tokens below which a further thread costs more than it brings.
+constexpr int CHUNK = 512;  // Tokens of a chunk: the activations of a thread stay in about its second-level cache.
+constexpr int SHARE = 8;    // Tokens below which a further thread costs more than it saves.
 constexpr int BLOCK = 132;  // Rows that go through the feed-forward layer together.
-constexpr int LEAST = 24;   // Rows of a piece of a product, and how many pieces there are for each thread, if rows are
-constexpr int PIECES = 3;   // enough: few are done by unequal threads at unequal times, many fetch weights anew.
-constexpr int FEW = 8;      // Rows of a piece of what is done row by row.
+constexpr int LEAST = 24;   // Minimum rows of a piece of a product, and pieces per thread if there are enough rows:
+constexpr int PIECES = 3;   // few pieces leave unequal threads idle, many fetch the weights again.
+constexpr int FEW = 8;      // Rows of a piece of an operation on single rows.
 
 int up_to(int n, int size) { return (n + size - 1) / size; }
 
@@ -54,7 +54,7 @@ struct OwnedLinear : Linear {
 
     static size_t bytes(int n, int k, Numbers as) { return (size_t)padded(n) * padded(k) * size_of(as); }
 
-    // w (n, k) row by row; b (n) or nullptr; `place` has room for the weights, and is moved behind them.
+    // w (n, k) row by row; b (n) or nullptr; `place` points to room for the weights, and is moved past them.
     OwnedLinear(const float* w, const float* b, int n, int k, Numbers as, const Kernels& kernels, uint8_t*& place) {
         numbers = as, words = padded(k) * size_of(as) / WORD, out = padded(n);
         next = weights = place, place += bytes(n, k, as);
@@ -101,18 +101,19 @@ struct OwnedNorm : Norm {
 }  // namespace
 
 extern "C" {
-// As in runtimes/_native.py, field by field. A norm is absent where its gain is null.
+// As in runtimes/native.py, field by field. A norm with a null gain is absent.
 struct LayerSpec {
     const float *qkv, *qkv_bias, *out, *out_bias, *up, *up_bias, *down, *down_bias;
     const float *attention_gain, *attention_bias, *ffn_gain, *ffn_bias;
     const float *cosines, *sines;  // Of rotary positions (P, head_size / 2), else null.
     float attention_eps, ffn_eps;
-    int32_t heads, head_size, inner, gated, activation, pre, window;
+    int32_t heads, head_size, intermediate_size, gated, activation, pre_norm, window;
 };
 struct EncoderSpec {
-    const float *words, *positions, *segments, *norm_gain, *norm_bias, *final_gain, *final_bias;  // (V, H), (P, H), (S, H)
+    const float *token_embeddings, *position_embeddings, *segment_embeddings;  // (V, H), (P, H), (S, H)
+    const float *norm_gain, *norm_bias, *final_gain, *final_bias;
     float norm_eps, final_eps;
-    int32_t width, numbers;
+    int32_t width, number_format;
 };
 }
 
@@ -126,26 +127,26 @@ struct Layer {
     static size_t bytes(const LayerSpec& s, int width, Numbers as) {
         const int all = s.heads * s.head_size;
         return OwnedLinear::bytes(3 * all, width, as) + OwnedLinear::bytes(width, all, as) +
-               OwnedLinear::bytes(s.gated ? 2 * s.inner : s.inner, width, as) + OwnedLinear::bytes(width, s.inner, as);
+               OwnedLinear::bytes(s.gated ? 2 * s.intermediate_size : s.intermediate_size, width, as) + OwnedLinear::bytes(width, s.intermediate_size, as);
     }
 
     Layer(const LayerSpec& s, int width, Numbers as, const Kernels& k, uint8_t*& place)
         : spec(s),
           qkv(s.qkv, s.qkv_bias, 3 * s.heads * s.head_size, width, as, k, place),
           out(s.out, s.out_bias, width, s.heads * s.head_size, as, k, place),
-          up(s.up, s.up_bias, s.gated ? 2 * s.inner : s.inner, width, as, k, place),
-          down(s.down, s.down_bias, width, s.inner, as, k, place) {
+          up(s.up, s.up_bias, s.gated ? 2 * s.intermediate_size : s.intermediate_size, width, as, k, place),
+          down(s.down, s.down_bias, width, s.intermediate_size, as, k, place) {
         if (s.attention_gain)
             attention_norm = std::make_unique<OwnedNorm>(s.attention_gain, s.attention_bias, width, s.attention_eps);
         if (s.ffn_gain) ffn_norm = std::make_unique<OwnedNorm>(s.ffn_gain, s.ffn_bias, width, s.ffn_eps);
     }
 
-    // What is applied to x before each half, nullptr for nothing.
-    const OwnedNorm* before_attention() const { return spec.pre ? attention_norm.get() : nullptr; }
-    const OwnedNorm* before_ffn() const { return spec.pre ? ffn_norm.get() : nullptr; }
+    // The norm before each sublayer, nullptr for none.
+    const OwnedNorm* before_attention() const { return spec.pre_norm ? attention_norm.get() : nullptr; }
+    const OwnedNorm* before_ffn() const { return spec.pre_norm ? ffn_norm.get() : nullptr; }
 };
 
-// Room for a chunk of `rows` tokens. What is multiplied lies in q as bytes; floats are multiplied where they lie.
+// Buffers for a chunk of `rows` tokens. In int8 the inputs of products are in q; floats are multiplied in place.
 struct Room {
     size_t rows = 0;
     Held<float> x, normed, qkv, mixed, scale, inner, inner_scale;
@@ -153,7 +154,7 @@ struct Room {
 };
 
 
-// Room of one thread for attention.
+// Attention buffer of one thread.
 struct Corner {
     size_t size = 0;
     Held<float> scratch;
@@ -170,7 +171,7 @@ struct Call {
 class Encoder {
   public:
     Encoder(const EncoderSpec& spec, const LayerSpec* layers, int depth, const Kernels& kernels)
-        : spec_(spec), numbers_((Numbers)spec.numbers), k_(kernels), stride_(padded(spec.width)) {
+        : spec_(spec), numbers_((Numbers)spec.number_format), k_(kernels), stride_(padded(spec.width)) {
         if (spec.norm_gain) norm_ = std::make_unique<OwnedNorm>(spec.norm_gain, spec.norm_bias, spec.width, spec.norm_eps);
         if (spec.final_gain)
             final_ = std::make_unique<OwnedNorm>(spec.final_gain, spec.final_bias, spec.width, spec.final_eps);
@@ -188,7 +189,7 @@ class Encoder {
 
     void run(const Call& call, int sequences, int threads) {
         threads = std::min(threads, std::max(1, call.bounds[sequences] / SHARE));
-        const std::vector<Chunk> chunks = dealt(call.bounds, sequences, threads);
+        const std::vector<Chunk> chunks = chunks_of(call.bounds, sequences, threads);
         size_t most = 0;
         int longest = 0;
         for (const Chunk& chunk : chunks) most = std::max(most, (size_t)chunk.rows);
@@ -228,8 +229,8 @@ class Encoder {
         return *crew_;
     }
 
-    // Of about CHUNK tokens each, about equal, as many for each thread where there is more than one for each.
-    static std::vector<Chunk> dealt(const int32_t* bounds, int sequences, int threads) {
+    // Chunks of about CHUNK tokens, about equal; equally many per thread if there is more than one per thread.
+    static std::vector<Chunk> chunks_of(const int32_t* bounds, int sequences, int threads) {
         const long total = bounds[sequences];
         int count = up_to((int)total, CHUNK);
         if (count > threads) count = up_to(count, threads) * threads;
@@ -242,16 +243,16 @@ class Encoder {
         return chunks;
     }
 
-    // What was used before, wide enough.
+    // Return a buffer that was used before, or a new one, of at least `size`.
     template <class T>
     T take(std::vector<T>& shelf, size_t size) {
-        T found;
+        T buffer;
         {
             std::lock_guard<std::mutex> hold(lock_);
-            if (!shelf.empty()) found = std::move(shelf.back()), shelf.pop_back();
+            if (!shelf.empty()) buffer = std::move(shelf.back()), shelf.pop_back();
         }
-        widen(found, size);
-        return found;
+        widen(buffer, size);
+        return buffer;
     }
 
     template <class T>
@@ -279,7 +280,7 @@ class Encoder {
         if (size > corner.size) corner.size = 0, corner.scratch = zeros<float>(size), corner.size = size;
     }
 
-    // `work(first row, rows)` on all rows, in pieces.
+    // Call `work(first row, rows)` on all rows, in pieces.
     template <class Work>
     static void by_rows(Member& member, int rows, const Work& work) {
         if (member.size() == 1) return work(0, rows);
@@ -303,27 +304,27 @@ class Encoder {
         for (int s = chunk.first; s < chunk.last; s++)
             for (int at = std::max(call.bounds[s], begin + first); at < std::min(call.bounds[s + 1], begin + last); at++) {
                 float* row = x + (size_t)(at - begin) * stride_;
-                std::memcpy(row, spec_.words + (size_t)call.ids[at] * width, sizeof(float) * width);
-                if (spec_.segments) {
-                    const float* more = spec_.segments + (size_t)(call.segment ? call.segment[at] : 0) * width;
+                std::memcpy(row, spec_.token_embeddings + (size_t)call.ids[at] * width, sizeof(float) * width);
+                if (spec_.segment_embeddings) {
+                    const float* more = spec_.segment_embeddings + (size_t)(call.segment ? call.segment[at] : 0) * width;
                     for (int i = 0; i < width; i++) row[i] += more[i];
                 }
-                if (spec_.positions) {
-                    const float* more = spec_.positions + (size_t)(at - call.bounds[s]) * width;
+                if (spec_.position_embeddings) {
+                    const float* more = spec_.position_embeddings + (size_t)(at - call.bounds[s]) * width;
                     for (int i = 0; i < width; i++) row[i] += more[i];
                 }
             }
         if (norm_) k_.norm(x + (size_t)first * stride_, last - first, *norm_, x + (size_t)first * stride_);
     }
 
-    // Queries and keys, which lie next to each other, to their positions.
-    void turn(const Call& call, const Chunk& chunk, const LayerSpec& spec, int first, int last, float* qkv,
+    // Rotate queries and keys, which are next to each other, by the angles of their positions.
+    void rotate(const Call& call, const Chunk& chunk, const LayerSpec& spec, int first, int last, float* qkv,
               int step) const {
         const int half = spec.head_size / 2, begin = chunk.begin;
         for (int s = chunk.first; s < chunk.last; s++)
             for (int at = std::max(call.bounds[s], begin + first); at < std::min(call.bounds[s + 1], begin + last); at++) {
                 const size_t angles = (size_t)(at - call.bounds[s]) * half;
-                k_.turn(qkv + (size_t)(at - begin) * step, 2 * spec.heads, spec.head_size, spec.cosines + angles,
+                k_.rotate(qkv + (size_t)(at - begin) * step, 2 * spec.heads, spec.head_size, spec.cosines + angles,
                         spec.sines + angles);
             }
     }
@@ -343,7 +344,7 @@ class Encoder {
                 feed(layer, room, member, row, std::min(block, chunk.rows - row));
             by_rows(member, chunk.rows, [&](int row, int count) {
                 float* const from = x + (size_t)row * stride_;
-                if (!layer.spec.pre) k_.norm(from, count, *layer.ffn_norm, from);
+                if (!layer.spec.pre_norm) k_.norm(from, count, *layer.ffn_norm, from);
                 if (i + 1 == layers_.size()) return finish(room, row, count);
                 prepare(room, row, count, layers_[i + 1]->before_attention());
             });
@@ -351,7 +352,7 @@ class Encoder {
         deliver(call, chunk, room, member);
     }
 
-    // x, after `norm` where there is one, to what `prepared` gives.
+    // Make of x, after `norm` if there is one, what `prepared` returns.
     void prepare(Room& room, int row, int count, const Norm* norm) const {
         const float* from = room.x.get() + (size_t)row * stride_;
         if (norm) {
@@ -378,7 +379,7 @@ class Encoder {
         if (final_) k_.norm(x, count, *final_, x);
     }
 
-    // x, which is prepared, plus what attention makes of it; the sum is prepared afterwards.
+    // Add the output of attention to x, which is prepared; the sum is prepared afterwards.
     void attend(const Call& call, const Chunk& chunk, const Layer& layer, Room& room, Corner& corner,
                 Member& member) const {
         const LayerSpec& spec = layer.spec;
@@ -387,7 +388,7 @@ class Encoder {
         multiply(member, prepared(room, layer.before_attention()), chunk.rows, layer.qkv, qkv, STORE);
         if (spec.cosines)
             by_rows(member, chunk.rows,
-                    [&](int row, int count) { turn(call, chunk, spec, row, row + count, qkv, step); });
+                    [&](int row, int count) { rotate(call, chunk, spec, row, row + count, qkv, step); });
         const int sequences = chunk.last - chunk.first, heads = spec.heads * sequences;
         const int parts = member.size() == 1 ? 1 : up_to(PIECES * member.size(), heads);
         member.share(heads * parts, [&](int i) {
@@ -408,21 +409,21 @@ class Encoder {
         multiply(member, rows_of(room.mixed, wide, room.q, wide, room.scale), chunk.rows, layer.out, room.x.get(), ADD);
         by_rows(member, chunk.rows, [&](int row, int count) {
             float* const from = room.x.get() + (size_t)row * stride_;
-            if (!spec.pre) k_.norm(from, count, *layer.attention_norm, from);
+            if (!spec.pre_norm) k_.norm(from, count, *layer.attention_norm, from);
             prepare(room, row, count, layer.before_ffn());
         });
     }
 
     void feed(const Layer& layer, Room& room, Member& member, int first, int rows) const {
         const LayerSpec& spec = layer.spec;
-        const int step = layer.up.out, wide = padded(spec.inner);
+        const int step = layer.up.out, wide = padded(spec.intermediate_size);
         float* const inner = room.inner.get();
         const bool fused = !spec.gated && spec.activation == GELU_ERF;
         multiply(member, prepared(room, layer.before_ffn()).from(first), rows, layer.up, inner, fused ? GELU : STORE);
         by_rows(member, rows, [&](int row, int count) {
             for (int i = row; i < row + count; i++) {
                 float* const from = inner + (size_t)i * step;
-                if (!fused) k_.activate(from, 1, step, spec.inner, (Activation)spec.activation, spec.gated != 0);
+                if (!fused) k_.activate(from, 1, step, spec.intermediate_size, (Activation)spec.activation, spec.gated != 0);
                 if (numbers_ == INT8)
                     k_.quantise(from, 1, wide, room.inner_q.get() + (size_t)i * wide, room.inner_scale.get() + i);
             }
@@ -473,8 +474,8 @@ const Kernels* kernels_named(const char* name) {
     const bool vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
-    for (const Kernels* found : {vnni ? avx512_kernels() : nullptr, avx2 ? avx2_kernels() : nullptr, &plain_kernels()})
-        if (found && (!*name || !std::strcmp(name, found->name))) return found;
+    for (const Kernels* candidate : {vnni ? avx512_kernels() : nullptr, avx2 ? avx2_kernels() : nullptr, &plain_kernels()})
+        if (candidate && (!*name || !std::strcmp(name, candidate->name))) return candidate;
     return nullptr;
 }
 
@@ -482,22 +483,22 @@ const Kernels* kernels_named(const char* name) {
 
 extern "C" {
 
-// The name of the kernels that answer to `name` ("" for the best), nullptr where this machine has them not.
+// The name of the kernels called `name` ("" for the best), nullptr if this machine does not have them.
 const char* encodery_kernels(const char* name) {
-    const Kernels* found = kernels_named(name);
-    return found ? found->name : nullptr;
+    const Kernels* kernels = kernels_named(name);
+    return kernels ? kernels->name : nullptr;
 }
 
-int encodery_interface() { return 3; }  // To be raised with every change of the structures or functions here.
+int encodery_interface() { return 3; }  // Raise it with every change of the structures or functions here.
 
-// Multiplications and additions a second of one thread that does nothing else.
+// Multiplications and additions per second of one thread that does nothing else.
 double encodery_peak(const char* name, long rounds, int numbers) {
     const auto begin = std::chrono::steady_clock::now();
     const long done = kernels_named(name)->spin(rounds, (Numbers)numbers);
     return done / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// The tables of words, positions, angles and segments stay the caller's; weights are copied. nullptr where memory lacks.
+// Embeddings and angles stay the caller's; weights are copied. nullptr if memory is short.
 void* encodery_new(const EncoderSpec* spec, const LayerSpec* layers, int depth, const char* name) try {
     return new Encoder(*spec, layers, depth, *kernels_named(name));
 } catch (const std::bad_alloc&) {
@@ -506,7 +507,8 @@ void* encodery_new(const EncoderSpec* spec, const LayerSpec* layers, int depth, 
 
 void encodery_free(void* encoder) { delete static_cast<Encoder*>(encoder); }
 
-// bounds (sequences + 1); segment (T) or nullptr; out (T, H) for how = 0, else (sequences, H). 0, or 1 where memory lacks.
+// bounds (sequences + 1); segment (T) or nullptr; out (T, H) for how = 0, else (sequences, H). 0, or 1 if memory is
+// short.
 int encodery_run(void* encoder, const int32_t* ids, const int32_t* bounds, const int32_t* segment, int sequences, int how,
                  int threads, float* out) try {
     static_cast<Encoder*>(encoder)->run({ids, bounds, segment, out, how}, sequences, threads);

@@ -1,4 +1,4 @@
-// The reference: what every processor has, and nothing clever. The fast ones are tested against it.
+// The reference, which runs on every processor. The fast kernels are tested against it.
 #include "kernels.hpp"
 namespace {
 constexpr int LANES = 4, WIDE = 1, ROWS = 2, FLOAT_ROWS = 2, OFFSET = 0;

@@ -88,7 +88,7 @@ def check_gradients(part: Objective) -> None:
     """The loss has a gradient for the encoder's weights."""
     model, module = example_model(part)
     batch = prepare(module, example_batch())
-    normalised_loss(module(model, batch), module.counts(batch)).backward()
+    torch.autograd.backward(normalised_loss(module(model, batch), module.counts(batch)))
     reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.encoder.parameters()]
     assert sum(reached) > 0.8 * len(reached), (
         f"{len(reached) - sum(reached)} of {len(reached)} weights have no gradient"
@@ -104,7 +104,7 @@ def check_loss_falls(part: Objective) -> None:
     for _ in range(12):
         loss = normalised_loss(module(model, batch), module.counts(batch))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
