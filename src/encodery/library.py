@@ -110,7 +110,7 @@ class TextModel:
         """An index opened for queries with this model. Raises `ArtifactError` if it was made with another."""
         from encodery.search.searcher import Searcher
 
-        return Searcher(index, encoder=self.encoder)
+        return Searcher.open(index, self.encoder)
 
     def __repr__(self) -> str:
         settings = self.model.settings

@@ -15,7 +15,8 @@ from encodery.evaluate.suites.retrieval import RetrievalSuite
 from encodery.evaluate.systems import UnsupportedEvaluation
 from encodery.search.build import build
 from encodery.search.rerank.cross_encoder import CrossEncoder
-from encodery.search.searcher import Searcher, SearchResult
+from encodery.search.results import SearchResult
+from encodery.search.searcher import Searcher
 
 DOCUMENTS = {
     "boats": "A boat crosses the river. The river is wide.",

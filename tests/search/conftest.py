@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from encodery.encoders import TextEncoder
 from encodery.encoders.embeddings import DenseEmbeddings
 
 WIDTH = 32
@@ -29,11 +30,22 @@ def word_vector(word: str) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(WIDTH)
 
 
-class FakeEncoder:
+class FakeTokenizer:
+    """Words and marks."""
+
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        offsets = np.array([m.span() for m in re.finditer(r"\w+|[^\w\s]", text)], np.int64).reshape(-1, 2)
+        return np.arange(len(offsets)), offsets
+
+
+class FakeEncoder(TextEncoder):
     """`wrong` shifts every vector, as another model would."""
 
+    kind = "dense"
     dimension = WIDTH
     max_content_tokens = 64
+    fingerprint = ""
+    tokenizer: Any = FakeTokenizer()
 
     def __init__(self, wrong: bool = False) -> None:
         self.fingerprint = "wrong" * 4 if wrong else "right" * 4
@@ -41,7 +53,7 @@ class FakeEncoder:
 
     prompts: ClassVar[dict[str, str]] = {}
 
-    def encode(self, texts: Sequence[str], truncate: str = "error", *, prompt: str | None = None) -> DenseEmbeddings:
+    def encode(self, texts: Sequence[str], truncate: str = "error", *_: Any, **__: Any) -> DenseEmbeddings:
         self.encoded += len(texts)
         vectors = np.array([self.vector(text) for text in texts], np.float32).reshape(-1, WIDTH)
         tokens = np.array([len(text.split()) for text in texts])
@@ -52,9 +64,6 @@ class FakeEncoder:
         for word in re.findall(r"\w+", text.lower()):
             total += word_vector(word)
         return total
-
-    def token_offsets(self, text: str) -> np.ndarray:
-        return np.array([m.span() for m in re.finditer(r"\w+|[^\w\s]", text)], np.int64).reshape(-1, 2)
 
 
 @pytest.fixture

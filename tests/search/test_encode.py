@@ -15,8 +15,8 @@ from encodery.search import writer
 from encodery.search.build import IndexSettings, build
 from encodery.search.encode import EncodeSettings, encode_documents
 from encodery.search.encoded_source import EncodedSource, build_encoded
+from encodery.search.index import SearchIndex
 from encodery.search.passages import Passages
-from encodery.search.search_index import SearchIndex
 from encodery.search.searcher import Searcher
 
 SETTINGS = EncodeSettings(passages=Passages(size=40))
@@ -24,7 +24,7 @@ SETTINGS = EncodeSettings(passages=Passages(size=40))
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "AT_ONCE", 10)
+    monkeypatch.setattr(writer, "PASSAGES_AT_ONCE", 10)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -44,13 +44,13 @@ from encodery.search.passages import Passages
 class Dying(FakeEncoder):
     # Ends its process at the n-th call, in the middle of a part.
     left = int(sys.argv[4])
-    def encode(self, texts, truncate="error", *, prompt=None):
+    def encode(self, texts, truncate="error", **options):
         self.left -= 1
         if not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().encode(texts, truncate, prompt=prompt)
+        return super().encode(texts, truncate, **options)
 
-writer.AT_ONCE = 10
+writer.PASSAGES_AT_ONCE = 10
 encode_documents([sys.argv[2]], sys.argv[3], Dying(), EncodeSettings(passages=Passages(size=40)), shards=3)
 """
 
@@ -147,9 +147,9 @@ def test_the_index_is_the_one_made_at_once(rows: Path, tmp_path: Path, encoder: 
     assert {place: (p.text, p.payload) for place, p in one.items()} == {
         place: (p.text, p.payload) for place, p in other.items()
     }
-    with Searcher(tmp_path / "index", encoder) as searcher:
-        assert searcher.search("violin", top=1).hits
-        assert searcher.weight == pytest.approx(0.2)
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
+        assert searcher.search("violin", top_k=1).hits
+        assert searcher.index.weight == pytest.approx(0.2)
     calibrated = build_encoded(tmp_path / "encoded", tmp_path / "weighed", encoder)
     assert calibrated.artifact.manifest.metrics["documents"] == 36
     plain = build_encoded(tmp_path / "encoded", tmp_path / "plain", settings=IndexSettings(postprocess=()))

@@ -17,8 +17,8 @@ from encodery.search import build as index_module
 from encodery.search import writer as writer_module
 from encodery.search.build import IndexSettings, build
 from encodery.search.filters import parse
+from encodery.search.index import SearchIndex
 from encodery.search.passages import Passages
-from encodery.search.search_index import SearchIndex
 from encodery.search.searcher import Searcher
 from encodery.search.store import Point
 from encodery.search.update import add, compact, delete
@@ -48,9 +48,9 @@ def test_every_word_is_found_with_its_place(rows: Path, tmp_path: Path, encoder:
     assert figures["passages"] > 36
     assert figures["bytes"] > 0
     texts = {row["id"]: row["text"] for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())}
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         for i in (0, 17, 35):
-            best = searcher.search(f"mark{i}x0", top=1, mode="bm25").hits[0]
+            best = searcher.search(f"mark{i}x0", top_k=1, mode="bm25").hits[0]
             assert best.document == f"doc{i}"
             assert best.text[: best.head].strip() == f"Title number {i}"
             assert texts[f"doc{i}"][best.start : best.end].strip() == best.text[best.head :]
@@ -92,7 +92,7 @@ class Killed(BaseException):
 def test_an_interrupted_build_goes_on(
     rows: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    monkeypatch.setattr(writer_module, "AT_ONCE", 40)
+    monkeypatch.setattr(writer_module, "PASSAGES_AT_ONCE", 40)
     build([rows], tmp_path / "whole", encoder, SMALL)
     marks = 0
 
@@ -120,7 +120,7 @@ def test_a_killed_process_goes_on_to_the_same_index(
     code = (
         "import os, signal, sys; from encodery.search import writer; from encodery.search.build import *\n"
         "from encodery.search.passages import Passages\n"
-        "writer.AT_ONCE = 10; die = len(sys.argv) > 3; took = []\n"
+        "writer.PASSAGES_AT_ONCE = 10; die = len(sys.argv) > 3; took = []\n"
         "def mark(documents, passages):\n"
         "    took.append(documents)\n"
         "    if die and len(took) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -137,7 +137,7 @@ def test_a_killed_process_goes_on_to_the_same_index(
     assert not (tmp_path / "index").exists()
     second = run()
     assert second.returncode == 0, second.stderr
-    monkeypatch.setattr(writer_module, "AT_ONCE", 10)
+    monkeypatch.setattr(writer_module, "PASSAGES_AT_ONCE", 10)
     took: list[int] = []
     build([rows], tmp_path / "whole", None, SMALL, progress=lambda documents, _: took.append(documents))
     one, other = contents(tmp_path / "index"), contents(tmp_path / "whole")
@@ -149,13 +149,13 @@ def test_a_killed_process_goes_on_to_the_same_index(
 
 def test_compacting_gives_back_room(rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "index", None, SMALL)
-    with Searcher(tmp_path / "index") as index:
+    with Searcher.open(tmp_path / "index") as index:
         gone = [f"doc{i}" for i in range(30)]
-        index.store.delete_documents(gone)
-        before, after = compact(index)
+        index.index.store.delete_documents(gone)
+        before, after = compact(index.index)
         assert before > 0
         assert after > 0
-        assert [f.document for f in index.search("mark33x0", top=1).hits] == ["doc33"]
+        assert [f.document for f in index.search("mark33x0", top_k=1).hits] == ["doc33"]
         assert index.search("mark3x0").hits == ()
     with SearchIndex(tmp_path / "index") as again:
         figures = again.artifact.manifest.metrics
@@ -165,7 +165,7 @@ def test_compacting_gives_back_room(rows: Path, tmp_path: Path) -> None:
 def test_work_of_another_plan_is_not_taken_up(
     rows: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "AT_ONCE", 40)
+    monkeypatch.setattr(writer_module, "PASSAGES_AT_ONCE", 40)
 
     def kill(documents: int, passages: int) -> None:
         raise Killed
@@ -198,17 +198,17 @@ def test_add_replaces_and_delete_removes(rows: Path, tmp_path: Path, encoder: An
     more = tmp_path / "more.jsonl"
     fresh = [{"id": "doc0", "text": "rewritten zebra"}, {"id": "new", "text": "okapi grazing", "year": 2050}]
     more.write_text("\n".join(map(json.dumps, fresh)), encoding="utf-8")
-    with Searcher(tmp_path / "index", encoder) as index:
-        counts = add(index, [more])
+    with Searcher.open(tmp_path / "index", encoder) as index:
+        counts = add(index.index, index.retrievers, [more])
         assert (counts["documents"], counts["replaced"]) == (2, 1)
-        assert index.store.documents() == 37
+        assert index.index.store.documents() == 37
         assert [f.document for f in index.search("zebra", mode="bm25").hits] == ["doc0"]
         assert index.search("mark0x0", mode="bm25").hits == ()
-        assert index.search("grazing okapi", top=1).hits[0].document == "new"
-        assert delete(index, ["doc1", "unknown"])["documents"] == 1
-        assert delete(index, conditions=parse(["year>=2000"]))["documents"] == 1
+        assert index.search("grazing okapi", top_k=1).hits[0].document == "new"
+        assert delete(index.index, ["doc1", "unknown"])["documents"] == 1
+        assert delete(index.index, conditions=parse(["year>=2000"]))["documents"] == 1
         with pytest.raises(InputError, match="Nothing to delete"):
-            delete(index)
+            delete(index.index)
     with SearchIndex(tmp_path / "index") as index:
         assert index.artifact.manifest.metrics["documents"] == index.store.documents() == 35
 
@@ -223,7 +223,7 @@ def test_folders_and_corpora(tmp_path: Path) -> None:
     (folder / "marks.txt").write_text("--- !!! ---", encoding="utf-8")
     built = build([folder], tmp_path / "index", None)
     assert built.skipped == {"document without words": 1}
-    with Searcher(tmp_path / "index") as searcher:
+    with Searcher.open(tmp_path / "index") as searcher:
         best = searcher.search("beta").hits[0]
         assert best.metadata["path"] == best.document == "sub/two.txt"
         assert searcher.search("alpha", conditions=parse(["path~one"])).hits[0].document == "one.md"
@@ -245,8 +245,8 @@ def test_what_is_damaged_or_missing_is_named(rows: Path, tmp_path: Path, encoder
     folder = tmp_path / "index"
     build([rows], folder, encoder, SMALL, model_path=tmp_path / "gone")
     with pytest.raises(ArtifactError, match="another model"):
-        SearchIndex(folder, other_encoder)
-    with Searcher(folder) as searcher:
+        Searcher.open(folder, other_encoder)
+    with Searcher.open(folder) as searcher:
         assert searcher.search("violin", mode="bm25").hits
         with pytest.raises(ArtifactError, match=r"gone.*--model"):
             searcher.search("violin")

@@ -24,7 +24,7 @@ from encodery.search.page.form import MAX_QUERY_CHARS, parse_form, parse_query
 from encodery.search.page.responder import PageResponder
 from encodery.search.page.server import LONGEST_TARGET, PageServer
 from encodery.search.passages import Passages
-from encodery.search.searcher import Searcher
+from encodery.search.searcher import Reranking, Searcher
 
 EVIL = "<script>alert(1)</script> \"quoted\" 'single' & <img src=x onerror=alert(2)> violin"
 
@@ -62,13 +62,13 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
     with rows.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(evil) + "\n")
     build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=40, overlap=6)))
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         yield searcher
 
 
 @pytest.fixture
 def answers(searcher: Searcher) -> Iterator[PageResponder]:
-    with PageResponder(searcher, Shortest(), 8, "shortest") as answers:
+    with PageResponder(searcher, Reranking(Shortest(), 8), "shortest") as answers:
         yield answers
 
 
@@ -104,11 +104,11 @@ def test_bars_are_shares_of_the_best(answers: PageResponder, searcher: Searcher)
 
 
 def test_the_reranker_is_asked_unless_told_otherwise(answers: PageResponder) -> None:
-    page = shown(answers, q="violin", top=5)
+    page = shown(answers, q="violin", top_k=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
     assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
     told = [
-        [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top=5&{share}").body)["hits"]]
+        [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top_k=5&{share}").body)["hits"]]
         for share in ("rerank=no", "rerank_weight=0", "rerank_weight=1")
     ]
     assert told[0] == told[1] != told[2]
@@ -152,14 +152,14 @@ def test_sides_may_have_a_share_each(answers: PageResponder, searcher: Searcher)
 def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
     for fields, said in (
         ({"q": "x", "mode": "hybird"}, "Did you mean 'hybrid'?"),
-        ({"q": "x", "top": "many"}, "whole number"),
-        ({"q": "x", "top": "1000"}, "at most 100"),
+        ({"q": "x", "top_k": "many"}, "whole number"),
+        ({"q": "x", "top_k": "1000"}, "at most 100"),
         ({"q": "x", "weight": "2"}, "between 0"),
         ({"q": "x", "weight": "nan"}, "between 0"),
-        ({"q": "x", "weights": "bm25=0.5,dens=0.5"}, "'dens' is no side of the index. Did you mean 'dense'?"),
+        ({"q": "x", "weights": "bm25=0.5,dens=0.5"}, "'dens' is no mode of the index. Did you mean 'dense'?"),
         ({"q": "x", "weights": "bm25=0.5,dense"}, "bm25=0.3,dense=0.7"),
         ({"q": "x", "weights": "bm25=0.5,bm25=0.4"}, "given twice"),
-        ({"q": "x", "weights": "bm25=0,dense=-1"}, "shares are at least 0"),
+        ({"q": "x", "weights": "bm25=0,dense=-1"}, "weights must be at least 0"),
         ({"q": "x", "weights": "bm25=1", "weight": "1"}, "weight, weights"),
         ({"q": "x", "per_document": "0"}, "at least 1"),
         ({"q": "x", "fusion": "sum"}, "scores or ranks"),
@@ -167,13 +167,13 @@ def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
         ({"q": "x" * (MAX_QUERY_CHARS + 1)}, "2,001 characters"),
         ({"q": "x", "rerank": "maybe"}, "yes or no"),
         ({"q": "x", "rerank_weight": "2"}, "0 (as found) and 1 (the reranker's order alone)"),
-        ({"q": "x", "tpo": "3"}, "Did you mean 'top'?"),
+        ({"q": "x", "tpo_k": "3"}, "Did you mean 'top_k'?"),
         ({"q": ["x", "y"]}, "given twice"),
     ):
         page = shown(answers, status=400, **fields)
         assert said in page.said
         assert page.all("p", class_="problem", role="alert")
-        if "q" in fields and "tpo" not in fields and isinstance(fields["q"], str):
+        if "q" in fields and "tpo_k" not in fields and isinstance(fields["q"], str):
             assert page.all("input", name="q")[0]["value"] == fields["q"], "what was written stays to be mended"
     assert answers.reply("/?q=%ff").status == 400
     assert shown(answers, q="   ").all("form"), "an empty query is an empty form"
@@ -181,12 +181,12 @@ def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
 
 
 def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
-    fields = {"q": "violin orchestra", "top": "3", "rerank": "no", "filter": ["topic=music", "year>=1995"]}
+    fields = {"q": "violin orchestra", "top_k": "3", "rerank": "no", "filter": ["topic=music", "year>=1995"]}
     reply = answers.reply(f"/search?{urlencode(fields, doseq=True)}")
     assert (reply.status, reply.kind) == (200, "application/json")
     told = json.loads(reply.body)
     conditions = parse_query(parse_form(urlencode(fields, doseq=True))).conditions
-    hits = searcher.search("violin orchestra", top=3, conditions=conditions).hits
+    hits = searcher.search("violin orchestra", top_k=3, conditions=conditions).hits
     assert [hit["text"] for hit in told["hits"]] == [hit.text for hit in hits]
     assert [hit["score"] for hit in told["hits"]] == pytest.approx([hit.score for hit in hits])
     assert told["seconds"]["bm25"] > 0
@@ -196,8 +196,8 @@ def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
 
 
 def test_a_document_is_put_together_again_around_its_passage(answers: PageResponder, searcher: Searcher) -> None:
-    hit = max(searcher.search("violin mark5x0", top=50).hits, key=lambda found: found.number)
-    points = [p for some in searcher.store.scan() for p in some if p.document == hit.document]
+    hit = max(searcher.search("violin mark5x0", top_k=50).hits, key=lambda found: found.number)
+    points = [p for some in searcher.index.store.scan() for p in some if p.document == hit.document]
     assert len(points) > 3
     page = shown(answers, "/document", id=hit.document, passage=hit.number, q="violin")
     here = page.all("p", id="here")
@@ -216,7 +216,7 @@ def test_a_long_document_is_shown_in_stretches(tmp_path: Path) -> None:
     lines = "\n".join(f"Sentence number {i} is about the thing called w{i}x." for i in range(400))
     (tmp_path / "long.txt").write_text(lines, encoding="utf-8")
     build([tmp_path / "long.txt"], tmp_path / "words", None, IndexSettings(passages=Passages(size=20)))
-    with Searcher(tmp_path / "words") as searcher, PageResponder(searcher) as answers:
+    with Searcher.open(tmp_path / "words") as searcher, PageResponder(searcher) as answers:
         hit = searcher.search("w200x").hits[0]
         seen = set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=hit.number).said))
         number = hit.number

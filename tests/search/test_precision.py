@@ -40,7 +40,7 @@ def test_an_index_of_fewer_bits_answers_and_says_how_near_it_is(
         assert figures["vectors"] == kind
         assert ("exact_recall" in figures) == (kind != "fp32")
         assert figures.get("exact_recall", 1.0) > 0.9
-        with Searcher(tmp_path / kind, encoder) as searcher:
+        with Searcher.open(tmp_path / kind, encoder) as searcher:
             answers[kind] = searcher.search("garlic butter simmer mark0x0", 5)
     best = [hit.document for hit in answers["fp32"].hits]
     for kind in KINDS:

@@ -79,13 +79,13 @@ def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: A
         settings = IndexSettings(passages=Passages(size=40), engine=engine)
         built = build([rows], tmp_path / name, encoder, settings)
         assert built.artifact.manifest.metrics["documents"] == 36
-        with Searcher(tmp_path / name, encoder) as searcher:
+        with Searcher.open(tmp_path / name, encoder) as searcher:
             assert delete(searcher, ["doc5"])["documents"] == 1
             more = tmp_path / "more.jsonl"
             more.write_text(json.dumps({"id": "doc0", "text": "rewritten zebra stripes"}), encoding="utf-8")
-            assert add(searcher, [more])["replaced"] == 1
-        with Searcher(tmp_path / name, encoder) as searcher:
-            asked = [(q, m) for q in ("violin orchestra wind", "zebra", "mark7x0 pan") for m in searcher.modes]
+            assert add(searcher.index, searcher.retrievers, [more])["replaced"] == 1
+        with Searcher.open(tmp_path / name, encoder) as searcher:
+            asked = [(q, m) for q in ("violin orchestra wind", "zebra", "mark7x0 pan") for m in searcher.index.modes]
             answers.append([[(f.document, f.number) for f in searcher.search(q, 5, m).hits] for q, m in asked])
             assert searcher.search("zebra", 1).hits[0].document == "doc0"
     assert answers[0] == answers[1]

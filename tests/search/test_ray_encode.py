@@ -17,9 +17,9 @@ import pytest
 from encodery.base import machine
 from encodery.base.errors import InputError
 from encodery.search.encode import EncodeSettings, encode_documents
+from encodery.search.load_retrievers import load_retriever
 from encodery.search.passages import Passages
-from encodery.search.ray_encode import Worker, encode_on_ray
-from encodery.search.retrievers import load_retriever
+from encodery.search.ray_encode import RayWorkers, Worker, encode_on_ray
 
 SETTINGS = EncodeSettings(passages=Passages(size=40))
 BY_RAY = """
@@ -28,12 +28,12 @@ from pathlib import Path
 from encodery.base.errors import UserError
 from encodery.search.encode import EncodeSettings
 from encodery.search.passages import Passages
-from encodery.search.ray_encode import encode_on_ray
+from encodery.search.ray_encode import RayWorkers, encode_on_ray
 
 settings = EncodeSettings(passages=Passages(size=40))
 try:
-    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]), workers=2)
-    print(*made.ended, "|", *made.open, "|", made.artifact.manifest.figures["documents"] if made.artifact else "")
+    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]), workers=RayWorkers(2))
+    print(*made.finished, "|", *made.open, "|", made.artifact.manifest.metrics["documents"] if made.artifact else "")
 except UserError as error:
     print("error:", error)
 """
@@ -62,7 +62,7 @@ def test_a_worker_ends_a_shard_and_tells_what_is_wrong(rows: Path, tmp_path: Pat
     rest = encode_documents([rows], tmp_path / "out", load_retriever(model), SETTINGS, 2, model_path={"dense": model})
     assert rest.finished == (2,)
     with pytest.raises(InputError, match="workers = 0"):
-        encode_on_ray([rows], tmp_path / "out", [model], SETTINGS, workers=0)
+        encode_on_ray([rows], tmp_path / "out", [model], SETTINGS, workers=RayWorkers(0))
 
 
 def test_options_of_one_engine_are_refused_with_the_other(tmp_path: Path) -> None:

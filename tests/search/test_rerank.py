@@ -23,7 +23,8 @@ from encodery.search.build import IndexSettings, build
 from encodery.search.passages import Passages
 from encodery.search.rerank import Reranker
 from encodery.search.rerank.cross_encoder import CrossEncoder
-from encodery.search.searcher import Searcher, SearchHit
+from encodery.search.results import SearchHit
+from encodery.search.searcher import Reranking, Searcher
 from encodery.tokens.tokenizer import Tokenizer
 
 
@@ -48,15 +49,15 @@ class Bad:
 @pytest.fixture
 def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
     build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=40)))
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         yield searcher
 
 
 @pytest.mark.parametrize("mode", ["bm25", "dense", "hybrid"])
 def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, mode: str) -> None:
-    first = searcher.search("violin melody", top=20, mode=mode)
+    first = searcher.search("violin melody", top_k=20, mode=mode)
     scorer = Shortest()
-    again = searcher.search("violin melody", top=5, mode=mode, reranker=scorer, rerank_top_k=20, rerank_weight=1)
+    again = searcher.search("violin melody", top_k=5, mode=mode, reranking=Reranking(scorer, 20, 1))
     texts = [found.text for found in first.hits]
     assert scorer.asked == texts
     assert [len(found.text) for found in again.hits] == sorted(map(len, texts))[:5]
@@ -75,36 +76,36 @@ def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, m
 @pytest.mark.parametrize("mode", ["bm25", "hybrid"])
 def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
     def asked(**share: float) -> tuple[SearchHit, ...]:
-        return searcher.search("violin melody", 12, mode, reranker=Shortest(), rerank_top_k=12, **share).hits
+        return searcher.search("violin melody", 12, mode, reranking=Reranking(Shortest(), 12, **share)).hits
 
     first = searcher.search("violin melody", 12, mode).hits
     scores, lengths = np.array([hit.score for hit in first]), np.array([len(hit.text) for hit in first])
     by_first, by_other = (scores - scores.min()) / np.ptp(scores), (lengths.max() - lengths) / np.ptp(lengths)
     for share in (0.3, 0.5):
         mixed = dict(zip([hit.text for hit in first], (1 - share) * by_first + share * by_other, strict=True))
-        found = asked(rerank_weight=share)
+        found = asked(weight=share)
         assert [hit.score for hit in found] == pytest.approx(sorted(mixed.values(), reverse=True))
         assert [hit.score for hit in found] == pytest.approx([mixed[hit.text] for hit in found])
     assert asked() == found, "half and half is the default"
-    assert [hit.text for hit in asked(rerank_weight=0)] == [hit.text for hit in first]
-    assert len({tuple(hit.text for hit in asked(rerank_weight=share)) for share in (0, 0.5, 1)}) == 3
+    assert [hit.text for hit in asked(weight=0)] == [hit.text for hit in first]
+    assert len({tuple(hit.text for hit in asked(weight=share)) for share in (0, 0.5, 1)}) == 3
 
 
 def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
     scorer = Shortest()
-    found = searcher.search("violin melody", top=10, per_document=1, reranker=scorer, rerank_top_k=3).hits
+    found = searcher.search("violin melody", top_k=10, per_document=1, reranking=Reranking(scorer, 3)).hits
     assert len(scorer.asked) == len({f.document for f in found}) == 10
 
 
 def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
-    assert searcher.search("zzzz", mode="bm25", reranker=Bad()).hits == ()
+    assert searcher.search("zzzz", mode="bm25", reranking=Reranking(Bad())).hits == ()
     with pytest.raises(ContractError, match="one finite score"):
-        searcher.search("violin", reranker=Bad())
-    with pytest.raises(InputError, match="reranked"):
-        searcher.search("violin", reranker=Shortest(), rerank_top_k=0)
+        searcher.search("violin", reranking=Reranking(Bad()))
+    with pytest.raises(InputError, match="rerank_top_k"):
+        Reranking(Shortest(), top_k=0)
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
-            searcher.search("violin", reranker=Shortest(), rerank_weight=share)
+            Reranking(Shortest(), weight=share)
 
 
 @pytest.fixture

@@ -25,19 +25,15 @@ from encodery.encoders.sparse import SparseEncoder
 from encodery.model.load import load_model
 from encodery.search import searcher as searcher_module
 from encodery.search.build import IndexSettings, build
+from encodery.search.load_retrievers import as_retrievers, load_retriever, mode_of
 from encodery.search.page.responder import PageResponder
 from encodery.search.passages import Passages
 from encodery.search.rerank.late_interaction import LateInteraction
 from encodery.search.reranking import reranker_of
-from encodery.search.retrievers import (
-    DenseRetriever,
-    MultiVectorRetriever,
-    SparseRetriever,
-    as_retrievers,
-    load_retriever,
-    mode_of,
-)
-from encodery.search.searcher import Searcher
+from encodery.search.retrievers.dense import DenseRetriever
+from encodery.search.retrievers.multi_vector import MultiVectorRetriever
+from encodery.search.retrievers.sparse import SparseRetriever
+from encodery.search.searcher import Reranking, Searcher
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext
 
@@ -100,8 +96,8 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
         "sparse": matrix[:-1] @ matrix[-1],
         "multi_vector": tokens.encode([query], prompt="query").similarity(tokens.encode(texts, prompt="document"))[0],
     }
-    with Searcher(tmp_path / "index", sides) as searcher:
-        assert searcher.modes == ("hybrid", "sparse", "multi_vector", "bm25")
+    with Searcher.open(tmp_path / "index", sides) as searcher:
+        assert searcher.index.modes == ("hybrid", "sparse", "multi_vector", "bm25")
         for mode in ("sparse", "multi_vector"):
             found = searcher.search(query, 20, mode).hits
             assert {f.document: f.score for f in found} == pytest.approx(
@@ -133,8 +129,8 @@ def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp
     reranker = reranker_of(folder / "multi_vector")
     assert reranker == LateInteraction(model=str(folder / "multi_vector"))
     scorer, encoder = reranker.open(), MultiVectorEncoder.from_loaded(load_model(folder / "multi_vector"), CPU)
-    with Searcher(tmp_path / "index") as searcher:
-        found = searcher.search("violin melody", 5, "bm25", reranker=scorer, rerank_top_k=12, rerank_weight=1).hits
+    with Searcher.open(tmp_path / "index") as searcher:
+        found = searcher.search("violin melody", 5, "bm25", reranking=Reranking(scorer, 12, 1)).hits
         plain = searcher.search("violin melody", 12, "bm25").hits
     texts = [hit.text for hit in plain]
     truth = encoder.encode(["violin melody"], prompt="query").similarity(
@@ -143,9 +139,9 @@ def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp
     assert [hit.rerank for hit in found] == pytest.approx(sorted(truth.tolist(), reverse=True)[:5], rel=1e-5)
     assert [hit.text for hit in found] != texts[:5]
     assert scorer.score("violin", []).shape == (0,)
-    with pytest.raises(SettingsError, match="remembered"):
+    with pytest.raises(SettingsError, match="cache_size"):
         LateInteraction(model="x", cache_size=0)
-    with pytest.raises(SettingsError, match="was not trained for a vector a token"):
+    with pytest.raises(SettingsError, match="was not trained for multi-vector"):
         LateInteraction(model=str(folder / "dense")).open()
 
 
@@ -177,7 +173,7 @@ def test_vectors_of_tokens_follow_the_others_where_there_are_many(
         IndexSettings(weight=0.5),
         folder / "multi_vector",
     )
-    with Searcher(tmp_path / "index") as searcher:
+    with Searcher.open(tmp_path / "index") as searcher:
         everything = {f.document for f in searcher.search("violin", 20).hits}
         monkeypatch.setattr(searcher_module, "MULTI_VECTOR_EXHAUSTIVE", 5)
         held = {f.document for f in searcher.search("violin", 20).hits}
@@ -196,7 +192,7 @@ def test_prompts_of_the_two_roles_are_used(folder: Path, rows: Path, tmp_path: P
     build([rows], tmp_path / "index", embedder, settings)
     side = DenseRetriever(embedder)
     assert side.max_length == embedder.max_content_tokens - 1
-    with Searcher(tmp_path / "index", embedder) as searcher:
+    with Searcher.open(tmp_path / "index", embedder) as searcher:
         found = searcher.search("onion", 20, "dense").hits
     texts = plain.encode([f"text {text}" for text in TEXTS.values()]).vectors
     expected = texts @ plain.encode(["ask onion"]).vectors[0]
@@ -243,8 +239,8 @@ def test_another_model_of_the_same_kind_is_refused(folder: Path, rows: Path, tmp
     other = load_retriever(folder / "multi_vector")
     other.fingerprint = "0" * 32
     with pytest.raises(ArtifactError, match="another model"):
-        Searcher(tmp_path / "index", other)
-    with Searcher(tmp_path / "index") as searcher, pytest.raises(ArtifactError, match="--model"):
+        Searcher.open(tmp_path / "index", other)
+    with Searcher.open(tmp_path / "index") as searcher, pytest.raises(ArtifactError, match="--model"):
         searcher.search("violin")
-    with Searcher(tmp_path / "index", model=folder / "multi_vector") as searcher:
+    with Searcher.open(tmp_path / "index", model=folder / "multi_vector") as searcher:
         assert searcher.search("violin", 1).hits

@@ -26,8 +26,9 @@ from encodery.runtimes.kind.packed_int8 import PackedInt8
 from encodery.runtimes.kind.torch import TorchRuntime
 from encodery.search.build import IndexSettings, build
 from encodery.search.encode import encode_documents
+from encodery.search.load_retrievers import load_retriever
 from encodery.search.passage_sources import comparable_settings, model_records
-from encodery.search.retrievers import DenseRetriever, load_retriever
+from encodery.search.retrievers.dense import DenseRetriever
 from encodery.search.runtime_provenance import TORCH, RuntimeProvenance, provenance_of
 from encodery.search.searcher import Searcher
 from encodery.search.update import add
@@ -73,11 +74,11 @@ def test_an_index_is_asked_by_the_runtime_that_made_it_unless_told(model: Path, 
     assert same.stderr == ""
     other = cli("query", index, "violin storm", "--json", "--runtime", "torch")
     assert other.stderr.count("\n") == 1
-    assert "made by echo, the query's by torch" in other.stderr
+    assert "made by echo, those of the query by torch" in other.stderr
     assert len(json.loads(other.stdout)["hits"]) == len(json.loads(same.stdout)["hits"]) > 0
     assert "run by echo" in cli("stats", index).output
-    with Searcher(index) as searcher:
-        side = searcher.retriever("dense")
+    with Searcher.open(index) as searcher:
+        side = searcher.retrievers.model("dense")
         assert isinstance(side, DenseRetriever)
         expected = (
             DenseEncoder.from_loaded(load_model(model), "cpu")
@@ -110,10 +111,13 @@ def test_what_is_added_is_made_by_the_same_runtime(model: Path, rows: Path, tmp_
     more = tmp_path / "more.jsonl"
     more.write_text(json.dumps({"id": "new", "text": "garlic garlic oven"}) + "\n")
     build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, {"dense": model})
-    with Searcher(tmp_path / "i", runtime="torch") as searcher, pytest.raises(ArtifactError, match="by one runtime"):
-        add(searcher, [more])
-    with Searcher(tmp_path / "i") as searcher:
-        assert add(searcher, [more])["documents"] == 1
+    with (
+        Searcher.open(tmp_path / "i", runtime="torch") as searcher,
+        pytest.raises(ArtifactError, match="come from one runtime"),
+    ):
+        add(searcher.index, searcher.retrievers, [more])
+    with Searcher.open(tmp_path / "i") as searcher:
+        assert add(searcher.index, searcher.retrievers, [more])["documents"] == 1
         assert searcher.search("garlic garlic oven", 1, "dense").hits[0].document == "new"
 
 
@@ -139,9 +143,9 @@ class _WaveringEngine(InferenceEngine):
 
 def test_a_runtime_whose_vectors_depend_on_their_batch_is_refused(model: Path, rows: Path, tmp_path: Path) -> None:
     wavering = DenseEncoder.from_loaded(load_model(model), "cpu").with_runtime(Wavering())
-    with pytest.raises(SettingsError, match="depends on the texts beside it"):
+    with pytest.raises(SettingsError, match="depends on the other texts"):
         build([rows], tmp_path / "i", wavering, SETTINGS)
-    with pytest.raises(SettingsError, match="depends on the texts beside it"):
+    with pytest.raises(SettingsError, match="depends on the other texts"):
         encode_documents([rows], tmp_path / "e", wavering)
     assert not (tmp_path / "i").exists()
     assert not (tmp_path / "e").exists()
@@ -152,14 +156,17 @@ def test_a_runtime_that_is_gone_is_named_with_a_way_out(
 ) -> None:
     build([rows], tmp_path / "i", load_retriever(model, "echo"), SETTINGS, {"dense": model})
     monkeypatch.setattr(RuntimeProvenance, "runtime_argument", "/nowhere/export")
-    with Searcher(tmp_path / "i") as searcher, pytest.raises(ArtifactError, match=r"cannot run here.*--runtime torch"):
+    with (
+        Searcher.open(tmp_path / "i") as searcher,
+        pytest.raises(ArtifactError, match=r"cannot run here.*--runtime torch"),
+    ):
         searcher.search("violin", mode="dense")
 
 
 def test_runtimes_need_a_model_of_one_vector_a_text(rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "words", None)
-    with pytest.raises(InputError, match="runtime = 'echo': runs models of one vector"):
-        Searcher(tmp_path / "words", runtime="echo")
+    with pytest.raises(InputError, match="runtime = 'echo': applies to dense models"):
+        Searcher.open(tmp_path / "words", runtime="echo")
     with pytest.raises(InputError, match="--runtime echo"):
         cli("index", rows, "--out", tmp_path / "other", "--runtime", "echo")
 
@@ -180,13 +187,12 @@ def test_what_tells_runtimes_apart(model: Path) -> None:
     )
 
 
-def test_an_index_of_an_older_version_is_the_same_index(model: Path) -> None:
-    new = model_records([load_retriever(model)], {"dense": model})
-    old = {mode: {key: value for key, value in held.items() if key != "runtime"} for mode, held in new.items()}
-    assert comparable_settings(new) == comparable_settings(old)
-    assert comparable_settings(model_records([load_retriever(model, "echo")], {"dense": model})) != comparable_settings(
-        old
-    )
+def test_records_differ_by_runtime_and_not_by_path(model: Path) -> None:
+    record = model_records([load_retriever(model)], {"dense": model})
+    moved = {mode: entry | {"path": "/elsewhere"} for mode, entry in record.items()}
+    assert comparable_settings(record) == comparable_settings(moved)
+    other = model_records([load_retriever(model, "echo")], {"dense": model})
+    assert comparable_settings(record) != comparable_settings(other)
 
 
 def test_vectors_by_8_bit_products_rank_as_by_float32(
@@ -202,7 +208,7 @@ def test_vectors_by_8_bit_products_rank_as_by_float32(
     found = {}
     for name, encoder in {"torch": plain, "packed_int8": packed}.items():
         build([rows], tmp_path / name, encoder, SETTINGS, {"dense": model})
-        with Searcher(tmp_path / name, encoder=plain) as searcher:
+        with Searcher.open(tmp_path / name, encoders=plain) as searcher:
             found[name] = [hit.document for hit in searcher.search("violin storm onion", 20, "dense").hits]
             assert bool(searcher.warnings) == (name == "packed_int8")
     assert len(set(found["torch"][:5]) & set(found["packed_int8"][:5])) >= 4

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from encodery.base.errors import EmptyInput, InputError
+from encodery.encoders import TextEncoder
 from encodery.encoders.embeddings import DenseEmbeddings
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.search.build import IndexSettings, build
-from encodery.search.calibrate import _ranks, best_weight, calibrate, combined_weights
+from encodery.search.calibrate import _reciprocal_ranks_of_query, best_weight, calibrate, combined_weights
 from encodery.search.engine.edge import Edge
 from encodery.search.excerpt import excerpt
 from encodery.search.filters import parse
 from encodery.search.fuse import min_max_scaled, reciprocal_rank_fusion, weighted_sum
 from encodery.search.passages import Passages
-from encodery.search.retrievers import DenseRetriever
+from encodery.search.retrievers.dense import DenseRetriever
 from encodery.search.searcher import Searcher
 from encodery.search.store import Point
 
@@ -29,7 +30,7 @@ from encodery.search.store import Point
 @pytest.fixture
 def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
     build([rows], tmp_path / "index", encoder, IndexSettings(passages=Passages(size=40)))
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         yield searcher
 
 
@@ -50,9 +51,9 @@ def test_modes_and_what_each_hit_shows(searcher: Searcher) -> None:
 
 def test_hybrid_scores_are_those_of_each_side(searcher: Searcher) -> None:
     everything = 500
-    words = {f.text: f.bm25 for f in searcher.search("violin wind", top=everything, mode="bm25").hits}
-    vectors = {f.text: f.dense for f in searcher.search("violin wind", top=everything, mode="dense").hits}
-    for found in searcher.search("violin wind", top=50).hits:
+    words = {f.text: f.bm25 for f in searcher.search("violin wind", top_k=everything, mode="bm25").hits}
+    vectors = {f.text: f.dense for f in searcher.search("violin wind", top_k=everything, mode="dense").hits}
+    for found in searcher.search("violin wind", top_k=50).hits:
         assert found.bm25 == pytest.approx(words.get(found.text, 0.0), abs=1e-5)
         assert found.dense == pytest.approx(vectors[found.text], abs=1e-5)
 
@@ -60,15 +61,15 @@ def test_hybrid_scores_are_those_of_each_side(searcher: Searcher) -> None:
 @pytest.mark.parametrize("fusion", ["scores", "ranks"])
 def test_the_ends_of_the_weight_are_the_two_sides(searcher: Searcher, fusion: Any) -> None:
     query = "violin storm mark3x1"
-    texts = {mode: [f.text for f in searcher.search(query, mode=mode, top=5).hits] for mode in ("bm25", "dense")}
-    assert [f.text for f in searcher.search(query, top=5, weight=0.0, fusion=fusion).hits] == texts["bm25"]
-    assert [f.text for f in searcher.search(query, top=5, weight=1.0, fusion=fusion).hits] == texts["dense"]
+    texts = {mode: [f.text for f in searcher.search(query, mode=mode, top_k=5).hits] for mode in ("bm25", "dense")}
+    assert [f.text for f in searcher.search(query, top_k=5, weight=0.0, fusion=fusion).hits] == texts["bm25"]
+    assert [f.text for f in searcher.search(query, top_k=5, weight=1.0, fusion=fusion).hits] == texts["dense"]
 
 
 def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
     for mode in ("bm25", "dense", "hybrid"):
         found = searcher.search(
-            "violin harbour", top=40, mode=mode, conditions=parse(["topic=music", "year>=1995"])
+            "violin harbour", top_k=40, mode=mode, conditions=parse(["topic=music", "year>=1995"])
         ).hits
         assert found
         assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
@@ -77,11 +78,11 @@ def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
 def test_a_field_that_none_has_is_told(searcher: Searcher) -> None:
     assert searcher.unknown_fields(parse(["topic=none such", "document=a", "year>=3000"])) == ""
     assert searcher.unknown_fields(()) == ""
-    assert "has 'topics'. Did you mean 'topic'" in searcher.unknown_fields(parse(["topics=music"]))
+    assert "a field 'topics'. Did you mean 'topic'" in searcher.unknown_fields(parse(["topics=music"]))
 
 
 def test_at_most_so_many_passages_of_a_document(searcher: Searcher) -> None:
-    found = searcher.search("violin melody", top=10, per_document=1).hits
+    found = searcher.search("violin melody", top_k=10, per_document=1).hits
     assert len({f.document for f in found}) == len(found) == 10
 
 
@@ -90,8 +91,8 @@ def test_what_cannot_be_asked(searcher: Searcher) -> None:
         searcher.search("  ")
     with pytest.raises(InputError, match="'hybrid'"):
         searcher.search("x", mode="hybird")
-    with pytest.raises(InputError, match="positive"):
-        searcher.search("x", top=0)
+    with pytest.raises(InputError, match="top_k = 0"):
+        searcher.search("x", top_k=0)
     with pytest.raises(InputError, match="weight"):
         searcher.search("x", weight=2.0)
     with pytest.raises(InputError, match="fusion"):
@@ -105,24 +106,25 @@ def test_words_unknown_to_the_index_leave_the_vectors(searcher: Searcher) -> Non
 
 def test_an_index_of_words_alone(rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "words", None)
-    with Searcher(tmp_path / "words") as searcher:
-        searcher.warm()
+    with Searcher.open(tmp_path / "words") as searcher:
+        searcher.warm_up()
         assert searcher.search("violin").mode == "bm25"
         with pytest.raises(InputError, match="without a model"):
             searcher.search("violin", mode="hybrid")
 
 
-class Knowing:
+class Knowing(TextEncoder):
     """Vectors that tell a passage by its secret number, or nothing at all."""
 
-    dimension, max_content_tokens, fingerprint = 16, 64, "knowing"
+    kind, dimension, fingerprint, max_content_tokens = "dense", 16, "knowing", 64
     prompts: ClassVar[dict[str, str]] = {}
+    tokenizer: Any = None
 
     def __init__(self, knows: bool) -> None:
         self.knows = knows
         self.rng = np.random.default_rng(0)
 
-    def encode(self, texts: list[str], truncate: str = "error", *, prompt: str | None = None) -> DenseEmbeddings:
+    def encode(self, texts: Any, truncate: str = "error", *_: Any, **__: Any) -> DenseEmbeddings:
         numbers = [int(text.split("secret")[1][:3]) for text in texts]
         if not self.knows:
             numbers = self.rng.integers(0, 1 << 30, len(texts)).tolist()
@@ -157,7 +159,9 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
 
 def test_what_scores_all_alike_is_given_no_weight() -> None:
     words = [{str(place): float(place == query) for place in range(30)} for query in range(30)]
-    ranks = np.array([_ranks(found, np.zeros(30), query, True) for query, found in enumerate(words)])
+    ranks = np.array(
+        [_reciprocal_ranks_of_query(found, np.zeros(30), query, True) for query, found in enumerate(words)]
+    )
     assert ranks[:, 0].tolist() == [1.0] * 30
     assert ranks[:, -1].tolist() == [0.0] * 30, "the middle of 30 equals is not the first"
     assert best_weight(ranks) == 0.0
@@ -175,7 +179,7 @@ def test_a_weight_is_as_sure_as_its_queries() -> None:
 
 def test_a_side_without_a_share_is_not_asked(rows: Path, tmp_path: Path, encoder: Any) -> None:
     build([rows], tmp_path / "index", encoder)
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         assert "dense" not in searcher.search("violin", mode="hybrid", weight=0.0).seconds
         assert "bm25" not in searcher.search("violin", mode="hybrid", weight=1.0).seconds
         both = searcher.search("violin", mode="hybrid", weight=0.5)

@@ -154,8 +154,10 @@ def test_from_the_command_line(rows: Path, model: Path, tmp_path: Path) -> None:
     )
     assert told.exit_code == 0
     assert "distinct passages" in told.stdout
-    with Searcher(index) as searcher:
-        assert len(PrecomputedTerms.open(weights)) == len({p.text for some in searcher.store.scan() for p in some})
+    with Searcher.open(index) as searcher:
+        assert len(PrecomputedTerms.open(weights)) == len(
+            {p.text for some in searcher.index.store.scan() for p in some}
+        )
     answers = []
     for folder in (model, weights):
         command = ["query", str(index), "violin melody", "--rerank", str(folder), "--rerank-weight", "1", "--json"]

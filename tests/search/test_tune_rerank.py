@@ -55,9 +55,9 @@ def test_the_share_follows_what_the_reranker_knows(
 ) -> None:
     build([secret], tmp_path / "index", encoder if vectors else None)
     scorer, told = Secrets(knows), list[tuple[int, int]]()
-    with Searcher(tmp_path / "index", encoder) as searcher:
+    with Searcher.open(tmp_path / "index", encoder) as searcher:
         found = tune_rerank(searcher, scorer, 60, lambda *done: told.append(done))
-        assert searcher.store.count() == 80, "the index itself is not touched"
+        assert searcher.index.store.count() == 80, "the index itself is not touched"
         again = tune_rerank(searcher, Secrets(knows), 60)
     assert again == found
     assert found.queries == len(scorer.asked) == 60
@@ -76,7 +76,7 @@ def test_an_index_with_too_little_text_is_told(rows: Path, tmp_path: Path) -> No
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(rows.read_text().splitlines()[:3]))
     build([few], tmp_path / "index", None)
-    with Searcher(tmp_path / "index") as searcher, pytest.raises(EmptyInput, match="30 are needed"):
+    with Searcher.open(tmp_path / "index") as searcher, pytest.raises(EmptyInput, match="30 are needed"):
         tune_rerank(searcher, Secrets(True))
 
 
@@ -119,7 +119,8 @@ def test_the_command_line_finds_notes_and_takes_it(
     assert scores() == scores("--rerank-weight", str(share)) != before
     system: System = IndexSystem(path=str(index), rerank=str(model))
     opened: Any = system.open()
-    assert opened._share == share
+    assert opened._reranking is not None
+    assert opened._reranking.weight == share
     opened.close()
     shown = run("query", str(index), asked, "--rerank", str(model))
     assert "rerank" in shown.splitlines()[0]

@@ -15,7 +15,8 @@ pytest.importorskip("qdrant_edge", reason="the extra `search` is not installed")
 
 from encodery.search.build import build
 from encodery.search.filters import parse
-from encodery.search.searcher import Searcher, SearchResult
+from encodery.search.results import SearchResult
+from encodery.search.searcher import Searcher
 from encodery.serve.models import ServeSettings, open_models
 from encodery.serve.search_model import SearchModel
 from encodery.serve.served_model import InferenceRequest
@@ -45,7 +46,7 @@ def searching(index: Path, start: Any) -> Iterator[httpx.Client]:
 @pytest.fixture
 def expected(index: Path) -> SearchResult:
     """What the library finds; an index is open to one at a time."""
-    with Searcher(index) as searcher:
+    with Searcher.open(index) as searcher:
         return searcher.search("violin storm", conditions=parse(["year>=1991"]))
 
 
@@ -63,7 +64,7 @@ def test_what_cannot_be_searched(searching: httpx.Client) -> None:
         ({"query": "storm", "mode": "dense"}, "invalid_input"),
         ({"query": "storm", "rerank": True}, "invalid_input"),
         ({"query": "storm", "filters": ["(("]}, "invalid_input"),
-        ({"query": "storm", "top": 0}, "invalid_parameter"),
+        ({"query": "storm", "top_k": 0}, "invalid_parameter"),
         ({"query": "storm", "weights": {"bm52": 1.0}}, "invalid_input"),
         ({"query": "storm", "weights": {"bm25": -1.0}}, "invalid_parameter"),
         ({"query": "storm", "weights": {"bm25": 1.0}, "weight": 0.5}, "invalid_input"),

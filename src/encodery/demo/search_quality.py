@@ -74,7 +74,7 @@ def search_quality(index: Path, corpus: Path, log: Callable[[str], None]) -> dic
     log(f"{len(queries)} questions, {origin}")
     truth = {str(number): dict.fromkeys(question.relevant, 1) for number, question in enumerate(queries)}
     values: dict[str, dict[str, np.ndarray]] = {}
-    with Searcher(index) as searcher:
+    with Searcher.open(index) as searcher:
         for mode in MODES:
             run = {str(number): _ranking(searcher, question.text, mode) for number, question in enumerate(queries)}
             values[mode] = {name: np.asarray(metric.per_item(truth, run)) for name, metric in METRICS.items()}
@@ -90,7 +90,7 @@ def search_quality(index: Path, corpus: Path, log: Callable[[str], None]) -> dic
 
 def _ranking(searcher: Searcher, query: str, mode: str) -> dict[str, float]:
     """Return path -> score of the first ten documents, each ranked by its best passage."""
-    answer = searcher.search(query, top=DEPTH, mode=mode, per_document=1)
+    answer = searcher.search(query, top_k=DEPTH, mode=mode, per_document=1)
     return {str(hit.metadata.get("path", hit.document)): -float(hit.rank) for hit in answer.hits}
 
 

@@ -28,9 +28,10 @@ from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.settings import encode as encode_settings
 from encodery.search import writer
 from encodery.search.documents import DocumentInput
+from encodery.search.load_retrievers import as_retrievers
 from encodery.search.passage_sources import DocumentSource, comparable_settings, model_records
 from encodery.search.passages import Passages
-from encodery.search.retrievers import ModelRetriever, as_retrievers
+from encodery.search.retrievers import ModelRetriever
 from encodery.search.writer import DocumentPassages, encode_points, in_groups
 
 KIND, PLAN, SHARDS, LOCKS, DONE = "encoded", "plan.json", "shards", "locks", "done.json"
@@ -101,8 +102,8 @@ class EncodeJob:
         settings = settings or EncodeSettings()
         if not self.retrievers:
             raise InputError("Nothing to encode with: give a model.")
-        for side in self.retrievers:
-            side.check_batch_invariance()
+        for retriever in self.retrievers:
+            retriever.check_batch_invariance()
         if shards < 1:
             raise InputError(f"shards = {shards}: must be positive.")
         given = DocumentInput.open(sources, settings.text, avoid=(self.folder,))
@@ -113,7 +114,7 @@ class EncodeJob:
             "inputs": self.source.fingerprint,
             "sources": list(self.source.sources),
             "shards": shards,
-            "at_once": writer.AT_ONCE,
+            "at_once": writer.PASSAGES_AT_ONCE,
         }
         with translate_disk_full(self.folder):
             (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,7 @@ def _alone(folder: Path, name: str) -> Iterator[bool]:
         yield True
 
 
-def _sealed(folder: Path, plan: dict[str, Any], supply: DocumentSource) -> Artifact | None:
+def _sealed(folder: Path, plan: dict[str, Any], source: DocumentSource) -> Artifact | None:
     if open_shards(folder, plan["shards"]):
         return None
     with _alone(folder, "seal") as free:
@@ -210,7 +211,7 @@ def _sealed(folder: Path, plan: dict[str, Any], supply: DocumentSource) -> Artif
                 raise EmptyInput(f"{', '.join(plan['sources'])}: no document with words in it.")
             # Every worker reads all documents, so each has counted all that were left out.
             figures["skipped"] = marks[0]["skipped"]
-            return seal(folder, KIND, plan, supply.parents, figures, mutable_folders=(LOCKS,))
+            return seal(folder, KIND, plan, source.parents, figures, mutable_folders=(LOCKS,))
     return Artifact.open(folder, KIND) if (folder / MANIFEST).is_file() else None
 
 
@@ -218,18 +219,18 @@ class _Shard:
     """The work on one shard: the documents behind the last finished part, part by part."""
 
     def __init__(
-        self, folder: Path, number: int, shards: int, supply: DocumentSource, sides: Sequence[ModelRetriever]
+        self, folder: Path, number: int, shards: int, source: DocumentSource, retrievers: Sequence[ModelRetriever]
     ) -> None:
         self.folder, self.number, self.shards = shard_folder(folder, number), number, shards
-        self.supply, self.sides = supply, sides
+        self.source, self.retrievers = source, retrievers
 
     def run(self, progress: ShardProgress | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         notes = [read_part_note(file) for file in part_files(self.folder)]
         start = notes[-1]["next"] if notes else 0
-        for group in in_groups(self.supply.documents(start, self.shards, self.number - 1)):
+        for group in in_groups(self.source.documents(start, self.shards, self.number - 1)):
             counts: Counter[str] = Counter()
-            points = encode_points([point for piece in group for point in piece.passages], self.sides, counts)
+            points = encode_points([point for piece in group for point in piece.passages], self.retrievers, counts)
             note = {
                 "documents": len(group),
                 "passages": len(points),
@@ -237,7 +238,11 @@ class _Shard:
                 "dropped_tokens": counts["dropped_tokens"],
                 "next": group[-1].number + 1,
             }
-            data = pack_part(group, [{side.field: getattr(p, side.field) for side in self.sides} for p in points], note)
+            data = pack_part(
+                group,
+                [{retriever.mode: getattr(p, retriever.mode) for retriever in self.retrievers} for p in points],
+                note,
+            )
             atomic_write(self.folder / f"{len(notes):06d}.safetensors", data)
             notes.append(note)
             if progress is not None:
@@ -245,7 +250,7 @@ class _Shard:
         names = ("documents", "passages", "tokens", "dropped_tokens")
         mark: dict[str, Any] = {name: sum(note[name] for note in notes) for name in names}
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in part_files(self.folder)]
-        mark |= {"parts": digests, "skipped": dict(sorted(self.supply.skipped.items()))}
+        mark |= {"parts": digests, "skipped": dict(sorted(self.source.skipped.items()))}
         atomic_write(self.folder / DONE, json.dumps(mark, sort_keys=True))
 
 

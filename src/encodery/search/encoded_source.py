@@ -29,9 +29,9 @@ from encodery.search.encode import (
     read_plan,
     shard_folder,
 )
+from encodery.search.load_retrievers import as_retrievers
 from encodery.search.passage_sources import PassageSource
 from encodery.search.passages import Passages
-from encodery.search.retrievers import as_retrievers
 from encodery.search.sample import sample_passages
 from encodery.search.store import Point, SparseVector
 from encodery.search.writer import DocumentPassages
@@ -57,9 +57,9 @@ class EncodedSource(PassageSource):
         self.shards: int = plan["shards"]
         self.settings = decode(EncodeSettings, plan["encode"], where=str(folder))
         self.retrievers = as_retrievers(encoder)
-        for side in self.retrievers:
-            if self.models.get(side.mode, {}).get("fingerprint") != side.fingerprint:
-                raise ArtifactError(f"{folder}: was not encoded with the given model for {side.mode} search.")
+        for retriever in self.retrievers:
+            if self.models.get(retriever.mode, {}).get("fingerprint") != retriever.fingerprint:
+                raise ArtifactError(f"{folder}: was not encoded with the given model for {retriever.mode} search.")
 
     @property
     def skipped(self) -> Counter[str]:
@@ -123,9 +123,11 @@ def build_encoded(
     Without the model the weight of hybrid ranking is a fallback, unless given. Raises `InputError` where the settings
     ask for other passages.
     """
-    supply = EncodedSource(folder, encoder)
+    source = EncodedSource(folder, encoder)
     settings = settings or IndexSettings()
-    if settings.passages not in (Passages(), supply.settings.passages):
-        raise InputError(f"{folder}: its passages are cut already, with {supply.settings.passages}; leave that out.")
-    settings = dataclasses.replace(settings, passages=supply.settings.passages, text=supply.settings.text)
-    return build_from(supply, out, settings, overwrite, progress)
+    if settings.passages not in (Passages(), source.settings.passages):
+        raise InputError(
+            f"{folder}: its documents are divided already, with {source.settings.passages}; leave the setting out."
+        )
+    settings = dataclasses.replace(settings, passages=source.settings.passages, text=source.settings.text)
+    return build_from(source, out, settings, overwrite, progress)

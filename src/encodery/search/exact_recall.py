@@ -1,8 +1,8 @@
-"""How near a store's search is to one by float32: of a passage's ten nearest, the share that truly are.
+"""How close a store's search is to an exact search with float32 vectors: recall of the ten nearest neighbours.
 
-Asked among the sample that an index is fitted on, whose vectors are at hand before they are stored; so no labels are
-needed, and what is measured is the store itself. A passage as near as the tenth counts as one of the ten.
-Shapes: P passages of the sample, Q of them asked, H width.
+It is measured on the sample that the post-processing was fitted on, whose float32 vectors are in memory before they
+are stored, so no labels are needed. A passage as near as the tenth counts as one of the ten.
+Shapes: P passages of the sample, Q of them as queries, H width.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ import numpy as np
 
 from encodery.search.store import Point, Store
 
-NEAREST = 10
-ASKED = 100
-TIE = 1e-6
+NEIGHBOURS = 10
+QUERIES = 100
+TOLERANCE = 1e-6
 
 
 def exact_recall(store: Store, sample: Sequence[Point]) -> float | None:
-    """`sample` (P): stored points with their vectors (H,) in float32. None where there are too few to tell."""
-    held = {point.id: point.dense for point in sample if point.dense is not None}
-    if len(held) <= NEAREST:
+    """Return the mean fraction of ten neighbours found that are among the ten nearest by float32.
+
+    Args:
+        sample: (P) stored points with their vectors (H,) in float32.
+
+    Returns None if the sample has at most ten points.
+    """
+    vector_of = {point.id: point.dense for point in sample if point.dense is not None}
+    if len(vector_of) <= NEIGHBOURS:
         return None
-    ids, vectors = list(held), np.stack(list(held.values()))
-    right = []
-    for place in range(0, len(ids), max(len(ids) // ASKED, 1)):
-        scores = vectors @ vectors[place]
-        scores[place] = -np.inf
-        least = np.partition(scores, -NEAREST)[-NEAREST] - TIE
-        hits = store.search_dense(vectors[place], NEAREST + 1, among=ids)
-        found = [hit.id for hit in hits if hit.id != ids[place]][:NEAREST]
-        of = dict(zip(ids, scores, strict=True))
-        right.append(sum(bool(of[name] >= least) for name in found) / NEAREST)
-    return round(float(np.mean(right)), 4)
+    ids, vectors = list(vector_of), np.stack(list(vector_of.values()))
+    recalls = []
+    for query in range(0, len(ids), max(len(ids) // QUERIES, 1)):
+        scores = vectors @ vectors[query]
+        scores[query] = -np.inf
+        threshold = np.partition(scores, -NEIGHBOURS)[-NEIGHBOURS] - TOLERANCE
+        hits = store.search_dense(vectors[query], NEIGHBOURS + 1, among=ids)
+        neighbours = [hit.id for hit in hits if hit.id != ids[query]][:NEIGHBOURS]
+        score_of = dict(zip(ids, scores, strict=True))
+        recalls.append(sum(bool(score_of[name] >= threshold) for name in neighbours) / NEIGHBOURS)
+    return round(float(np.mean(recalls)), 4)

@@ -8,10 +8,10 @@ from typing import Any
 
 from encodery.base.errors import ArtifactError, InputError, UserError
 from encodery.search.index import SearchIndex
+from encodery.search.load_retrievers import as_retrievers, load_retriever, mode_of
 from encodery.search.modes import BM25, DENSE, HYBRID
 from encodery.search.retrievers import ModelRetriever, Retriever
 from encodery.search.retrievers.bm25 import BM25Retriever
-from encodery.search.load_retrievers import as_retrievers, load_retriever, mode_of
 from encodery.search.runtime_provenance import RuntimeProvenance
 
 
@@ -58,7 +58,9 @@ class IndexRetrievers:
         """
         if mode not in self.index.models:
             modes = ", ".join(name for name in self.index.modes if name != HYBRID)
-            raise InputError(f"{self.index.path}: was built without a model for '{mode}'; it can be searched by {modes}.")
+            raise InputError(
+                f"{self.index.path}: was built without a model for '{mode}'; it can be searched by {modes}."
+            )
         if mode not in self._loaded:
             folder = self._folders.get(mode, self.index.models[mode]["path"])
             if not str(folder) or not Path(folder).exists():
@@ -116,6 +118,6 @@ class IndexRetrievers:
             )
             by = query_runtime if query_runtime != index_runtime else "another export or other settings of it"
             self._warnings[retriever.mode] = (
-                f"{self.index.path}: the vectors of the index were made by {index_runtime}, those of the query by {by}: "
-                "they are close, not equal."
+                f"{self.index.path}: the vectors of the index were made by {index_runtime}, those of the query by "
+                f"{by}: they are close, not equal."
             )

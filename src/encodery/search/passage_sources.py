@@ -1,4 +1,4 @@
-"""Where an index's passages come from: documents that are read, cut and encoded, or a folder of encoded ones."""
+"""Sources of the passages of an index: documents that are read, divided and encoded, or a folder of encoded ones."""
 
 from __future__ import annotations
 
@@ -14,99 +14,113 @@ from encodery.base.errors import InputError
 from encodery.search.documents import DocumentInput
 from encodery.search.passages import Passages
 from encodery.search.retrievers import ModelRetriever
-from encodery.search.runtime_provenance import TORCH
 from encodery.search.sample import sample_documents
 from encodery.search.store import Point
 from encodery.search.writer import DocumentPassages, encode_points
 
-Models = dict[str, dict[str, Any]]
-"""mode -> fingerprint, width and path of the model, and the runtime that runs it."""
+ModelRecords = dict[str, dict[str, Any]]
+"""Mode -> `fingerprint`, `dim` and `path` of the model, and the `runtime` that runs it."""
 
 
 class PassageSource(abc.ABC):
-    """Passages for an index. `sides`: the models that are there; `encoders`: those that passages still need; `models`:
-    what the index notes of all it is made with. `skipped`: reason -> rows, files or documents left out."""
+    """Passages for an index.
+
+    Attributes:
+        sources: names of the inputs.
+        fingerprint: of the inputs.
+        parents: the artifacts that the passages come from.
+        models: the records of all models the index is built with.
+        retrievers: those of these models that are at hand.
+        pending_retrievers: those that the passages still have to be encoded with.
+    """
 
     sources: Sequence[str]
     fingerprint: str
     parents: dict[str, Artifact]
-    models: Models
+    models: ModelRecords
     retrievers: tuple[ModelRetriever, ...] = ()
     pending_retrievers: tuple[ModelRetriever, ...] = ()
 
     @property
     @abc.abstractmethod
     def skipped(self) -> Counter[str]:
-        """See the class."""
+        """Reason -> number of rows, files or documents that were left out."""
 
     @abc.abstractmethod
     def documents(self, start: int) -> Iterator[DocumentPassages]:
-        """All documents but the first `start`, in the same order every time."""
+        """Yield all documents but the first `start`, in the same order every time."""
 
     @abc.abstractmethod
     def sample(self) -> list[Point]:
-        """Some passages with what each model gives them, raw."""
+        """Return some passages with the embeddings of every model, before post-processing."""
 
 
 class DocumentSource(PassageSource):
-    """Documents read, cut by the first model's tokens, and encoded."""
+    """Documents that are read, divided by the tokens of the first model, and encoded."""
 
     def __init__(
-        self, sources: Sequence[str | Path], given: DocumentInput, passages: Passages, sides: tuple[ModelRetriever, ...]
+        self,
+        sources: Sequence[str | Path],
+        documents: DocumentInput,
+        passages: Passages,
+        retrievers: tuple[ModelRetriever, ...],
     ) -> None:
         self.sources = [str(source) for source in sources]
-        self.input, self.passages = given, passages
-        self.fingerprint = given.fingerprint
-        self.parents = {f"corpus{i or ''}": corpus for i, corpus in enumerate(given.corpora)}
-        self.retrievers = self.pending_retrievers = sides
-        self.models: Models = {}
+        self.input, self.passages = documents, passages
+        self.fingerprint = documents.fingerprint
+        self.parents = {f"corpus{i or ''}": corpus for i, corpus in enumerate(documents.corpora)}
+        self.retrievers = self.pending_retrievers = retrievers
+        self.models: ModelRecords = {}
 
     @property
-    def cutter(self) -> ModelRetriever | None:
-        """Whose tokens measure passages; None: words."""
+    def first_retriever(self) -> ModelRetriever | None:
+        """The model whose tokens measure passages; None: words do."""
         return self.retrievers[0] if self.retrievers else None
 
     @property
     def skipped(self) -> Counter[str]:
         return self.input.skipped
 
-    def documents(self, start: int, step: int = 1, rest: int = 0) -> Iterator[DocumentPassages]:
-        """Of them only those whose number leaves `rest` when divided by `step`: others are read, but not cut."""
+    def documents(self, start: int, step: int = 1, remainder: int = 0) -> Iterator[DocumentPassages]:
+        """Yield the documents from `start` whose number modulo `step` is `remainder`; the others are only read."""
         self.input.skipped.clear()
         for number, document in itertools.islice(enumerate(self.input.documents()), start, None):
-            if number % step == rest:
-                yield DocumentPassages(document.id, self.passages.points(document, self.cutter), number)
+            if number % step == remainder:
+                yield DocumentPassages(document.id, self.passages.points(document, self.first_retriever), number)
 
     def sample(self) -> list[Point]:
-        if self.cutter is None:
+        if self.first_retriever is None:
             return []
-        return encode_points(
-            sample_documents(self.input.documents(), self.passages, self.cutter), self.retrievers, Counter()
-        )
+        points = sample_documents(self.input.documents(), self.passages, self.first_retriever)
+        return encode_points(points, self.retrievers, Counter())
 
 
-def model_records(retrievers: Sequence[ModelRetriever], paths: Any) -> Models:
-    """What is noted of models. `paths`: mode -> where each lies; or the place of the only one, or None."""
+def model_records(retrievers: Sequence[ModelRetriever], paths: Any) -> ModelRecords:
+    """Return what an index records of its models.
+
+    Args:
+        paths: mode -> folder of each model; or the folder of the only one, or None.
+
+    Raises `InputError` if there are several models and the folder of each is not given by mode.
+    """
     if not isinstance(paths, dict):
         if paths is not None and len(retrievers) > 1:
-            raise InputError("Several models: say of each where it lies, {mode: path}.")
-        paths = {side.mode: paths for side in retrievers}
-    where = {mode: "" if path is None else str(Path(path).resolve()) for mode, path in paths.items()}
+            raise InputError("Several models: give the folder of each as {mode: path}.")
+        paths = {retriever.mode: paths for retriever in retrievers}
+    folders = {mode: "" if path is None else str(Path(path).resolve()) for mode, path in paths.items()}
     return {
-        s.mode: {
-            "fingerprint": s.fingerprint,
-            "width": s.dim,
-            "path": where.get(s.mode, ""),
-            "runtime": s.provenance.to_dict(),
+        retriever.mode: {
+            "fingerprint": retriever.fingerprint,
+            "dim": retriever.dim,
+            "path": folders.get(retriever.mode, ""),
+            "runtime": retriever.provenance.to_dict(),
         }
-        for s in retrievers
+        for retriever in retrievers
     }
 
 
 def comparable_settings(value: Any) -> Any:
-    """A plan's value without where models and exports lie, which may change or differ between machines, and without
-    what older versions did not note, having nothing else."""
+    """Return a plan without the paths of models and exports, which may change and differ between machines."""
     if not isinstance(value, dict):
         return value
-    kept = {key: comparable_settings(item) for key, item in value.items() if key != "path" and item != TORCH.to_dict()}
-    return {key: item for key, item in kept.items() if (key, item) != ("vectors", "fp32")}
+    return {key: comparable_settings(item) for key, item in value.items() if key != "path"}

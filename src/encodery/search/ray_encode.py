@@ -1,8 +1,8 @@
-"""Shards of `encode.py` as tasks of Ray Data: on all cores of a machine, or on the machines of a cluster.
+"""Encodes the shards of `encode.py` as tasks of Ray Data, on all cores of a machine or on the machines of a cluster.
 
-The folder, its parts and their bytes are those of the local engine, so either goes on with what the other began, and
-both may work at once. Sources, models and the folder must lie at the same place on all machines. Each worker has models
-of its own; one that dies is replaced, and its shard goes on behind the last part.
+The folder, its parts and their bytes are those of the local engine: each engine continues what the other began, and
+both may work at the same time. Sources, models and the folder must have the same paths on all machines. Each worker has
+its own models; a worker that dies is replaced, and its shard continues after its last part.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,19 @@ from encodery.base.cluster import connect_ray
 from encodery.base.errors import InputError, UserError
 from encodery.base.extras import require
 from encodery.search.encode import EncodeJob, EncodeResult, EncodeSettings, ShardProgress
-from encodery.search.retrievers import load_retrievers
+from encodery.search.load_retrievers import load_retrievers
+
+
+@dataclass(frozen=True)
+class RayWorkers:
+    """`count`: workers at the same time, each on one CPU; None: one per CPU of the cluster. `gpus`: of each worker."""
+
+    count: int | None = None
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise InputError(f"workers = {self.count}: must be at least 1.")
 
 
 def encode_on_ray(
@@ -29,78 +42,80 @@ def encode_on_ray(
     settings: EncodeSettings | None = None,
     shards: int = 1,
     runtime: str | None = None,
-    workers: int | None = None,
-    gpus: float = 0.0,
+    workers: RayWorkers | None = None,
     progress: ShardProgress | None = None,
 ) -> EncodeResult:
-    """Bring all shards to their end that nobody else works on. `models`: where they lie; `runtime`: see `sides.loaded`;
-    `workers` at a time, of a CPU each (None: one for each CPU there is), with `gpus` of a GPU each.
+    """Encode all shards that no other process works on.
 
-    Raises as `encode` does, and `MissingExtra`.
+    Args:
+        models: folders of the models.
+        runtime: see `load_retrievers`.
+
+    Raises as `encode_documents` does, and `MissingExtra`.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"workers = {workers}: must be positive.")
-    ray = connect_ray(workers or machine.threads())
-    paths = [Path(model) for model in models]
-    sides, where = load_retrievers(paths, runtime)
-    job = EncodeJob(sources, out, sides, settings, shards, where)
+    workers = workers or RayWorkers()
+    ray = connect_ray(workers.count or machine.threads())
+    folders = [Path(model) for model in models]
+    retrievers, paths = load_retrievers(folders, runtime)
+    job = EncodeJob(sources, out, retrievers, settings, shards, paths)
     before = job.result(())
     if not before.open:
         return before
-    ended = []
+    finished = []
     with _quiet():
         data = require("ray.data", "ray")
-        count = min(workers or max(1, int(ray.cluster_resources().get("CPU", 1))), len(before.open))
-        given = ([str(source) for source in sources], str(out), paths, settings, shards, runtime)
-        work = data.from_items([{"shard": n} for n in before.open], override_num_blocks=len(before.open)).map(
+        count = min(workers.count or max(1, int(ray.cluster_resources().get("CPU", 1))), len(before.open))
+        arguments = ([str(source) for source in sources], str(out), folders, settings, shards, runtime)
+        tasks = data.from_items([{"shard": n} for n in before.open], override_num_blocks=len(before.open)).map(
             Worker,
-            fn_constructor_args=(os.getcwd(), given),
+            fn_constructor_args=(os.getcwd(), arguments),
             compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
-            num_gpus=gpus or None,
+            num_gpus=workers.gpus or None,
         )
-        for row in work.iter_rows():
-            if row["wrong"]:
-                raise UserError(f"shard {row['shard']} of {shards}: {row['wrong']}")
-            ended += [row["shard"]] if row["state"] == "ended" else []
+        for row in tasks.iter_rows():
+            if row["error"]:
+                raise UserError(f"shard {row['shard']} of {shards}: {row['error']}")
+            finished += [row["shard"]] if row["state"] == "ended" else []
             if progress is not None:
                 progress(row["shard"], row["passages"])
-    return job.result(sorted(ended))
+    return job.result(sorted(finished))
 
 
 class Worker:
-    """Works on one shard after another. A fault of the user's is told in the row: raised, Ray would try it again."""
+    """Encodes one shard after another. A user's error is returned in the row, because Ray would retry a raised one."""
 
-    def __init__(self, folder: str, given: tuple[Any, ...]) -> None:
-        sources, out, models, settings, shards, runtime = given
-        self.wrong = ""
-        with contextlib.suppress(OSError):  # Another machine may not have it; paths may be absolute.
+    def __init__(self, folder: str, arguments: tuple[Any, ...]) -> None:
+        sources, out, models, settings, shards, runtime = arguments
+        self.error = ""
+        with contextlib.suppress(OSError):  # Another machine may not have the folder; paths may be absolute.
             os.chdir(folder)
         try:
-            sides, where = load_retrievers(models, runtime)
-            self.job = EncodeJob(sources, out, sides, settings, shards, where)
+            retrievers, paths = load_retrievers(models, runtime)
+            self.job = EncodeJob(sources, out, retrievers, settings, shards, paths)
         except UserError as error:
-            self.wrong = str(error)
+            self.error = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """`shard` → with its `state` (see `Job.work`), the `passages` it was given now, and what is `wrong`."""
-        told: dict[str, Any] = {"shard": int(row["shard"]), "state": "", "passages": 0, "wrong": self.wrong}
-        if self.wrong:
-            return told
+        """Encode `shard` of a row; return it with the `state` (see `EncodeJob.work`), the number of `passages` encoded
+        now, and the `error`."""
+        result: dict[str, Any] = {"shard": int(row["shard"]), "state": "", "passages": 0, "error": self.error}
+        if self.error:
+            return result
 
-        def counted(shard: int, passages: int) -> None:
-            told["passages"] = passages
+        def count(shard: int, passages: int) -> None:
+            result["passages"] = passages
 
         try:
-            told["state"] = self.job.work(told["shard"], counted)
-            return told
+            result["state"] = self.job.work(result["shard"], count)
+            return result
         except UserError as error:
-            return told | {"wrong": str(error)}
+            return result | {"error": str(error)}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Data without its bars and its log on the console, which are of its own plan and not of ours."""
+    """Turn off Ray Data's progress bars and console log, which show its own plan instead of the shards."""
     context = require("ray.data", "ray").DataContext.get_current()
     log = logging.getLogger("ray.data")
     names = ("enable_progress_bars", "print_on_execution_start")

@@ -1,11 +1,11 @@
-"""Answers queries: by words, by what a model gives (see `sides.py`), or by all of it, mixed (see `fuse.py`); every hit
-shows what it got at each stage.
+"""Searches an index: by BM25, by one of its models, or hybrid, which mixes the scores of all of them.
 
-Hybrid: the best candidates of each side are scored by the others as well, so that the mixture knows all scores of every
-candidate; vectors of tokens only score what others found where there are very many passages. A reranker, if one is
-given, reads the first of them with the query; its scores and those that found them are mixed once more, each brought to
-a scale of 0..1 over those passages. Half and half unless told otherwise: a reranker that was trained on little has
-something to say, and spoils the order where it alone decides (bench/LOG.md, Retrieval).
+In a hybrid search the best candidates of each retriever are also scored by the others, so that the mixture knows every
+score of every candidate. In an index of more than 10,000 passages the multi-vector retriever only scores the candidates
+of the others. A reranker, if one is given, scores the first passages together with the query; its scores and those that
+ranked them are brought to a scale of 0 to 1 over these passages and mixed. Both have the weight 0.5 by default: a
+reranker that was trained on few examples improves the order, and spoils it if it decides alone (bench/LOG.md,
+Retrieval).
 """
 
 from __future__ import annotations
@@ -14,308 +14,299 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from encodery.base.errors import ContractError, EmptyInput, InputError, nearest
 from encodery.search.filters import Condition
-from encodery.search.fuse import FusionMethod, min_max_scaled, reciprocal_rank_fusion, weighted_sum
+from encodery.search.fuse import (
+    FusionMethod,
+    distribute_weight,
+    min_max_scaled,
+    normalised_weights,
+    reciprocal_rank_fusion,
+    weighted_sum,
+)
+from encodery.search.index import SearchIndex
+from encodery.search.index_retrievers import IndexRetrievers
+from encodery.search.modes import ALL_MODES, BM25, HYBRID, MULTI_VECTOR
 from encodery.search.rerank import Scorer
-from encodery.search.retrievers import MultiVectorRetriever, Retriever
-from encodery.search.search_index import BM25, SearchIndex, known_modes
+from encodery.search.results import SearchHit, SearchResult
+from encodery.search.retrievers import Retriever
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Hit, Point
 
-HYBRID = "hybrid"
-DEPTH = 100
+MIN_CANDIDATES = 100
+"""Candidates of each retriever, at least."""
+CANDIDATES_PER_HIT = 4
+"""Candidates of each retriever per passage that is returned or reranked."""
+CANDIDATES_PER_DOCUMENT_LIMIT = 4
+"""By how much more if the passages of one document are limited, since many candidates are then left out."""
 MULTI_VECTOR_EXHAUSTIVE = 10_000
-"""Passages up to which a hybrid search compares the vectors of all tokens; beyond, those of the others' candidates."""
+"""Passages up to which a hybrid search compares all token vectors; beyond, only those of the other candidates."""
 RERANK_TOP_K = 30
 RERANK_WEIGHT = 0.5
-FIRST = 1024  # Passages that are asked for the names of their fields.
+FIELD_SAMPLE = 1024  # Passages whose metadata fields count as known.
+
+Scores = dict[str, float]
+"""Id of a passage -> score."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """A passage found. `score` ranks, from 0 to 1 where a reranker was asked; `words` is its BM25 score, `vector` its
-    inner product, `sparse` that of its learned sparse vector, `late` its MaxSim, `rerank` the reranker's score, None
-    where not computed.
+@dataclass(frozen=True)
+class Reranking:
+    """How the first passages are reranked.
 
-    `start` and `end` are its place in the document's text; `head` characters of `text` are the document's title, put
-    before it; `matches` are the places in `text` of words that match the query's.
+    Args:
+        scorer: an open reranker.
+        top_k: number of passages that it scores, at least as many as are returned.
+        weight: of its scores against the scores that ranked the passages before; 1 ranks by the reranker alone.
     """
 
-    rank: int
-    score: float
-    bm25: float | None
-    dense: float | None
-    rerank: float | None
-    document: str
-    number: int
-    text: str
-    start: int
-    end: int
-    head: int
-    metadata: dict[str, Any]
-    matches: tuple[tuple[int, int], ...]
-    sparse: float | None = None
-    multi_vector: float | None = None
+    scorer: Scorer
+    top_k: int = RERANK_TOP_K
+    weight: float = RERANK_WEIGHT
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"rerank_top_k = {self.top_k}: must be at least 1.")
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"rerank_weight = {self.weight}: must be between 0 and 1 (the reranker's order alone).")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """`seconds`: stage (encode, words, vector, sparse, late, fuse, rerank, show) -> time taken, of those there were."""
+class Searcher:
+    """Searches an index with its retrievers. Use it as a context, or close it.
 
-    query: str
-    mode: str
-    hits: tuple[SearchHit, ...]
-    seconds: dict[str, float]
+    with Searcher.open("index") as searcher:
+        for hit in searcher.search("the captain and the letter", top_k=3).hits:
+            print(hit.score, hit.text)
+    """
 
+    def __init__(self, index: SearchIndex, retrievers: IndexRetrievers) -> None:
+        self.index, self.retrievers = index, retrievers
 
-class Searcher(SearchIndex):
-    """An open index that answers queries. Opens like `Opened`; use it as a context, or close it."""
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        encoders: Any = None,
+        model: str | Path | Sequence[str | Path] | None = None,
+        runtime: str | None = None,
+    ) -> Searcher:
+        """Open an index and its retrievers; the models are loaded when they are first needed.
 
-    def __enter__(self) -> Searcher:
-        return self
+        Args:
+            encoders, model, runtime: see `IndexRetrievers`.
 
-    def warm(self) -> None:
-        """Load the models, so that the first query is as fast as the next."""
-        for side in self.retrievers:
-            side.encode_query("warm up")
+        Raises as `SearchIndex` and `IndexRetrievers`.
+        """
+        index = SearchIndex(folder)
+        try:
+            return cls(index, IndexRetrievers(index, encoders, model, runtime))
+        except BaseException:
+            index.close()
+            raise
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See `IndexRetrievers.warnings`."""
+        return self.retrievers.warnings
+
+    def warm_up(self) -> None:
+        """Load the models, so that the first query is as fast as those after it."""
+        for retriever in self.retrievers.models():
+            retriever.encode_query("warm up")
 
     def search(
         self,
         query: str,
-        top: int = 10,
+        top_k: int = 10,
         mode: str | None = None,
         conditions: Sequence[Condition] = (),
         per_document: int | None = None,
         weight: float | Mapping[str, float] | None = None,
         fusion: str = "scores",
-        reranker: Scorer | None = None,
-        rerank_top_k: int = RERANK_TOP_K,
-        rerank_weight: float = RERANK_WEIGHT,
+        reranking: Reranking | None = None,
     ) -> SearchResult:
-        """The `top` passages for a query, best first.
+        """Return the best passages for a query, best first.
 
-        `mode`: hybrid, dense, sparse, multi_vector or bm25, of those the index has (`modes`), the first if not given.
-        `per_document`: at most so many passages of one document. `weight`: share of the models' sides beside words, or
-        mode -> share, instead of the index's. `fusion`: of scores, or of reciprocal ranks. `reranker` orders the first
-        `reranked` passages (at least `top`) anew, and only those are shown; `mode` says how they are found, and
-        `rerank_weight` how much of the last word is the reranker's: 1 for its order alone. Raises `EmptyInput` for an
-        empty query, `InputError` for what cannot be asked.
+        Args:
+            top_k: number of passages returned, at most.
+            mode: hybrid, dense, sparse, multi_vector or bm25, of those the index has; by default its first.
+            conditions: filters on the metadata, all of which must hold (`filters.parse`).
+            per_document: number of passages of one document, at most.
+            weight: of all models together against BM25 in hybrid search, or mode -> weight; by default the index's.
+            fusion: "scores" mixes scores, "ranks" mixes reciprocal ranks.
+            reranking: rerank the first passages. Only those are returned.
+
+        Raises `EmptyInput` for an empty query, and `InputError` for an argument that is not allowed.
         """
-        chosen = self._mode(mode)
+        mode = self._check_mode(mode)
         if not query.strip():
             raise EmptyInput("The query is empty.")
-        if top < 1 or (per_document is not None and per_document < 1):
-            raise InputError(f"top = {top}, per_document = {per_document}: must be positive.")
-        shares = self._shares(weight)
+        if top_k < 1 or (per_document is not None and per_document < 1):
+            raise InputError(f"top_k = {top_k}, per_document = {per_document}: must be at least 1.")
+        weights = self._weights(weight)
         if fusion not in get_args(FusionMethod):
-            raise InputError(
-                f"fusion = '{fusion}': is {' or '.join(get_args(FusionMethod))}.{nearest(fusion, get_args(FusionMethod))}"
-            )
-        if rerank_top_k < 1:
-            raise InputError(f"reranked = {rerank_top_k}: must be positive.")
-        if not 0 <= rerank_weight <= 1:
-            raise InputError(
-                f"rerank_weight = {rerank_weight}: is a share between 0 and 1 (the reranker's order alone)."
-            )
+            methods = get_args(FusionMethod)
+            raise InputError(f"fusion = '{fusion}': must be {' or '.join(methods)}.{nearest(fusion, methods)}")
         clock = _Clock()
-        shown = top if reranker is None else max(top, rerank_top_k)
-        depth = max(DEPTH, 4 * shown * (1 if per_document is None else 4))
-        sides, scores = self._scored(query, chosen, shares, fusion, depth, conditions, clock)
-        best = self._best(scores, shown, per_document)
-        again: dict[str, float] = {}
-        if reranker is not None:
-            again = _reranked(reranker, query, best)
-            first = {point.id: scores[point.id] for point in best}
-            mixed = weighted_sum(
-                [min_max_scaled(first, False), min_max_scaled(again, False)], [1 - rerank_weight, rerank_weight]
-            )
+        count = top_k if reranking is None else max(top_k, reranking.top_k)
+        limit = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * count)
+        limit *= 1 if per_document is None else CANDIDATES_PER_DOCUMENT_LIMIT
+        retrievers = self._retrievers(mode, weights)
+        by_mode = self._candidates(query, retrievers, limit, conditions, clock)
+        scores = _fused(retrievers, by_mode, weights, fusion)
+        clock.stage("fuse")
+        points = self._best(scores, count, per_document)
+        rerank_scores: Scores = {}
+        if reranking is not None:
+            rerank_scores = _reranked(reranking.scorer, query, points)
+            mixed = _mix(points, scores, rerank_scores, reranking.weight)
             scores = scores | mixed
-            best = sorted(best, key=lambda point: (-mixed[point.id], point.id))[:top]
+            points = sorted(points, key=lambda point: (-mixed[point.id], point.id))[:top_k]
             clock.stage("rerank")
-        found = [self._found(query, point, rank, scores, sides, again) for rank, point in enumerate(best, 1)]
+        hits = []
+        for rank, point in enumerate(points, 1):
+            stages = {name: found.get(point.id) for name, found in (*by_mode.items(), ("rerank", rerank_scores))}
+            matches = tuple(self.index.store.matches(query, point.text))
+            hits.append(SearchHit.of(point, rank, scores[point.id], stages, matches))
         clock.stage("show")
-        return SearchResult(query, chosen, tuple(found), clock.seconds)
+        return SearchResult(query, mode, tuple(hits), clock.seconds)
 
     def first_passages(self, query: str, count: int) -> list[tuple[Point, float]]:
-        """The first passages for a query and what ranks them, by the index's first mode and its own weights."""
-        _, scores = self._scored(query, self.modes[0], self.weights, "scores", max(DEPTH, 4 * count), (), _Clock())
+        """Return the first passages in the index's default mode, with the scores that rank them."""
+        retrievers = self._retrievers(self.index.modes[0], self.index.weights)
+        limit = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * count)
+        by_mode = self._candidates(query, retrievers, limit, (), _Clock())
+        scores = _fused(retrievers, by_mode, self.index.weights, "scores")
         return [(point, scores[point.id]) for point in self._best(scores, count, None)]
 
     def unknown_fields(self, conditions: Sequence[Condition]) -> str:
-        """In words, which fields of these conditions none of the first passages has; empty where each is known."""
-        first = next(self.store.scan(FIRST), [])
-        known = {DOCUMENT, NUMBER, *(name for point in first for name in point.payload[METADATA])}
-        lacking = [one.field for one in conditions if one.field not in known]
-        if not lacking:
+        """Return a message if the first passages have no field that a condition names; empty if all are known."""
+        passages = next(self.index.store.scan(FIELD_SAMPLE), [])
+        known = {DOCUMENT, NUMBER, *(name for point in passages for name in point.payload[METADATA])}
+        unknown = [condition.field for condition in conditions if condition.field not in known]
+        if not unknown:
             return ""
-        near = nearest(lacking[0], known)
-        return f"No passage of the first {len(first):,} has '{lacking[0]}'.{near} They have {', '.join(sorted(known))}."
+        hint = nearest(unknown[0], known)
+        fields = ", ".join(sorted(known))
+        return f"None of the first {len(passages):,} passages has a field '{unknown[0]}'.{hint} Fields: {fields}."
 
-    def _mode(self, mode: str | None) -> str:
-        chosen = self.modes[0] if mode is None else mode
-        if chosen not in known_modes():
-            listed = ", ".join(known_modes())
-            raise InputError(f"mode = '{mode}': is one of {listed}.{nearest(chosen, known_modes())}")
-        if chosen == HYBRID and not self.models:
-            raise InputError(f"{self.path}: was made without a model and can only be searched by words (bm25).")
-        return chosen
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
 
-    def _scored(
-        self,
-        query: str,
-        mode: str,
-        shares: Mapping[str, float],
-        fusion: str,
-        depth: int,
-        conditions: Sequence[Condition],
-        clock: _Clock,
-    ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """key of a side -> id -> score, and what ranks: those of the only side, or all mixed."""
-        finders = self._finders(mode, shares)
-        sides = self._candidates(query, finders, depth, conditions, clock)
-        scores = _mixed(finders, sides, shares, fusion) if len(finders) > 1 else sides[finders[0].key]
-        clock.stage("fuse")
-        return sides, scores
+    def __enter__(self) -> Searcher:
+        return self
 
-    def _finders(self, mode: str, shares: Mapping[str, float]) -> list[Retriever]:
-        """Those of a mode; of a hybrid one those that have a share."""
-        hybrid = [one for one in (BM25.mode, *self.models) if shares[one]]
-        return [self.retriever_of_mode(one) for one in (hybrid if mode == HYBRID else (mode,))]
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def _shares(self, weight: float | Mapping[str, float] | None) -> dict[str, float]:
-        """mode -> share in hybrid ranking."""
+    def _check_mode(self, mode: str | None) -> str:
+        if mode is None:
+            return self.index.modes[0]
+        if mode not in ALL_MODES:
+            raise InputError(f"mode = '{mode}': must be one of {', '.join(ALL_MODES)}.{nearest(mode, ALL_MODES)}")
+        if mode == HYBRID and not self.index.models:
+            raise InputError(f"{self.index.path}: was built without a model; it can be searched by bm25 only.")
+        return mode
+
+    def _weights(self, weight: float | Mapping[str, float] | None) -> dict[str, float]:
+        """Mode -> weight in hybrid ranking."""
+        weights = self.index.weights
         if weight is None:
-            return self.weights
+            return weights
         if isinstance(weight, Mapping):
-            strange = [mode for mode in weight if mode not in self.weights]
-            if strange:
-                known = f"{nearest(strange[0], self.weights)} It has {', '.join(self.weights)}."
-                raise InputError(f"weight: '{strange[0]}' is no side of the index.{known}")
-            given = {mode: float(weight.get(mode, 0.0)) for mode in self.weights}
-            if min(given.values()) < 0 or not 0 < sum(given.values()) < float("inf"):
-                raise InputError(f"weight = {dict(weight)}: shares are at least 0, and not all are.")
-            return {mode: share / sum(given.values()) for mode, share in given.items()}
+            return normalised_weights(weight, tuple(weights))
         if not 0 <= weight <= 1:
-            raise InputError(f"weight = {weight}: is a share between 0 (words) and 1 (vectors).")
-        return distribute_weight(self.models, weight, self.weights)
+            raise InputError(f"weight = {weight}: must be between 0 (BM25 only) and 1 (models only).")
+        return distribute_weight(tuple(self.index.models), weight, weights)
+
+    def _retrievers(self, mode: str, weights: Mapping[str, float]) -> list[Retriever]:
+        """The retriever of a mode; for hybrid search those that have a weight."""
+        modes = [name for name in (BM25, *self.index.models) if weights[name]] if mode == HYBRID else [mode]
+        return [self.retrievers.of_mode(name) for name in modes]
 
     def _candidates(
-        self, query: str, finders: Sequence[Retriever], depth: int, conditions: Sequence[Condition], clock: _Clock
-    ) -> dict[str, dict[str, float]]:
-        """key of a side -> id -> score; where there are several, each candidate has a score on every side (0 without
-        words)."""
-        asked = {finder.key: finder.encode_query(query) for finder in finders}
+        self, query: str, retrievers: Sequence[Retriever], limit: int, conditions: Sequence[Condition], clock: _Clock
+    ) -> dict[str, Scores]:
+        """Mode -> scores. If there are several retrievers, each candidate gets a score from each (0 without terms)."""
+        store, several = self.index.store, len(retrievers) > 1
+        encoded = {retriever.mode: retriever.encode_query(query) for retriever in retrievers}
         clock.stage("encode")
-        sides: dict[str, dict[str, float]] = {}
-        for finder in finders:
-            follows = (
-                len(finders) > 1
-                and isinstance(finder, MultiVectorRetriever)
-                and self.store.count() > MULTI_VECTOR_EXHAUSTIVE
-            )
-            hits = [] if follows else finder.retrieve(self.store, asked[finder.key], depth, conditions)
-            sides[finder.key] = _scores(hits)
-            clock.stage(finder.key)
-        everything = dict.fromkeys(name for side in sides.values() for name in side)
-        for finder in finders if len(finders) > 1 else ():
-            held = sides[finder.key]
-            unseen = [name for name in everything if name not in held]
-            more = _scores(finder.retrieve(self.store, asked[finder.key], len(unseen) or 1, (), unseen))
-            sides[finder.key] = held | (dict.fromkeys(unseen, 0.0) if finder.from_zero else {}) | more
-            clock.stage(finder.key)
-        return sides
+        by_mode: dict[str, Scores] = {}
+        for retriever in retrievers:
+            mode = retriever.mode
+            scores_only = several and mode == MULTI_VECTOR and store.count() > MULTI_VECTOR_EXHAUSTIVE
+            by_mode[mode] = {} if scores_only else _scores(retriever.retrieve(store, encoded[mode], limit, conditions))
+            clock.stage(mode)
+        if not several:
+            return by_mode
+        candidates = dict.fromkeys(name for scores in by_mode.values() for name in scores)
+        for retriever in retrievers:
+            mode, scores = retriever.mode, by_mode[retriever.mode]
+            unscored = [name for name in candidates if name not in scores]
+            more = _scores(retriever.retrieve(store, encoded[mode], len(unscored) or 1, (), unscored))
+            by_mode[mode] = scores | (dict.fromkeys(unscored, 0.0) if retriever.from_zero else {}) | more
+            clock.stage(mode)
+        return by_mode
 
-    def _best(self, scores: dict[str, float], top: int, per_document: int | None) -> list[Point]:
-        """The first `top` points, with at most so many of one document."""
+    def _best(self, scores: Scores, count: int, per_document: int | None) -> list[Point]:
+        """The first `count` points, with at most `per_document` of one document."""
         order = _order(scores)
-        shown: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
         best: list[Point] = []
-        while order and len(best) < top:
-            some, order = order[:top], order[top:]
-            held = self.store.fetch(some)
-            for point in (held[name] for name in some if name in held):
-                shown[point.document] += 1
-                if per_document is None or shown[point.document] <= per_document:
+        while order and len(best) < count:
+            batch, order = order[:count], order[count:]
+            points = self.index.store.fetch(batch)
+            for point in (points[name] for name in batch if name in points):
+                taken[point.document] += 1
+                if per_document is None or taken[point.document] <= per_document:
                     best.append(point)
-        return best[:top]
-
-    def _found(
-        self,
-        query: str,
-        point: Point,
-        rank: int,
-        scores: dict[str, float],
-        sides: dict[str, dict[str, float]],
-        again: dict[str, float],
-    ) -> SearchHit:
-        payload = point.payload
-        of_side = {key: side.get(point.id) for key, side in sides.items()}
-        return SearchHit(
-            rank=rank,
-            score=scores[point.id],
-            bm25=of_side.get("bm25"),
-            dense=of_side.get("dense"),
-            rerank=again.get(point.id),
-            document=point.document,
-            number=point.number,
-            text=point.text,
-            start=payload["start"],
-            end=payload["end"],
-            head=payload["head"],
-            metadata=payload[METADATA],
-            matches=tuple(self.store.matches(query, point.text)),
-            sparse=of_side.get("sparse"),
-            multi_vector=of_side.get("multi_vector"),
-        )
+        return best[:count]
 
 
-def distribute_weight(
-    modes: Sequence[str] | Mapping[str, Any], weight: float, proportions: Mapping[str, float]
-) -> dict[str, float]:
-    """mode -> share: `weight` over the models, in the proportions they have in `like` (evenly where all have none),
-    the rest to words."""
-    held = {mode: proportions.get(mode, 0.0) for mode in modes}
-    if not sum(held.values()):
-        held = dict.fromkeys(modes, 1.0)
-    total = sum(held.values()) or 1.0
-    return {BM25.mode: 1 - weight, **{mode: weight * share / total for mode, share in held.items()}}
-
-
-def _mixed(
-    finders: Sequence[Retriever], sides: Mapping[str, dict[str, float]], shares: Mapping[str, float], fusion: str
-) -> dict[str, float]:
-    weights = [shares[finder.mode] for finder in finders]
+def _fused(
+    retrievers: Sequence[Retriever], by_mode: Mapping[str, Scores], weights: Mapping[str, float], fusion: str
+) -> Scores:
+    """The scores that rank: those of the only retriever, or those of all, mixed."""
+    if len(retrievers) == 1:
+        return by_mode[retrievers[0].mode]
+    own = [weights[retriever.mode] for retriever in retrievers]
     if fusion == "scores":
-        return weighted_sum([min_max_scaled(sides[finder.key], finder.from_zero) for finder in finders], weights)
-    kept = [{n: s for n, s in sides[f.key].items() if s or not f.from_zero} for f in finders]
-    return reciprocal_rank_fusion([_order(side) for side in kept], weights)
+        return weighted_sum([min_max_scaled(by_mode[r.mode], r.from_zero) for r in retrievers], own)
+    found = [{n: s for n, s in by_mode[r.mode].items() if s or not r.from_zero} for r in retrievers]
+    return reciprocal_rank_fusion([_order(scores) for scores in found], own)
 
 
-def _reranked(reranker: Scorer, query: str, points: Sequence[Point]) -> dict[str, float]:
-    """id -> the reranker's score."""
+def _reranked(scorer: Scorer, query: str, points: Sequence[Point]) -> Scores:
+    """The reranker's scores of some passages."""
     if not points:
         return {}
-    scores = np.asarray(reranker.score(query, [point.text for point in points]), np.float64)
+    scores = np.asarray(scorer.score(query, [point.text for point in points]), np.float64)
     if scores.shape != (len(points),) or not np.isfinite(scores).all():
-        raise ContractError(f"A reranker gives one finite score a text: {scores.shape} for {len(points)}.")
+        raise ContractError(f"A reranker returns one finite score per text: {scores.shape} for {len(points)} texts.")
     return {point.id: float(score) for point, score in zip(points, scores, strict=True)}
 
 
-def _order(scores: dict[str, float]) -> list[str]:
+def _mix(points: Sequence[Point], scores: Scores, rerank_scores: Scores, weight: float) -> Scores:
+    """The scores before and those of the reranker, each on a scale of 0 to 1 over these points."""
+    before = {point.id: scores[point.id] for point in points}
+    return weighted_sum([min_max_scaled(before, False), min_max_scaled(rerank_scores, False)], [1 - weight, weight])
+
+
+def _order(scores: Scores) -> list[str]:
     """Ids, best first; equal scores by id, so that the order is always the same."""
     return sorted(scores, key=lambda name: (-scores[name], name))
 
 
-def _scores(hits: list[Hit]) -> dict[str, float]:
+def _scores(hits: Sequence[Hit]) -> Scores:
     return {hit.id: hit.score for hit in hits}
 
 
 class _Clock:
-    """Time since the last stage, added up per stage."""
+    """Seconds since the previous stage, summed per stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Documents added to a finished index and taken out of it. Its weight and what its finish learnt stay as they are."""
+"""Adds documents to an index, deletes them, and compacts it. The index's weights and fitted steps do not change."""
 
 from __future__ import annotations
 
@@ -10,39 +10,44 @@ from encodery.base.errors import ArtifactError, InputError
 from encodery.search.build import Progress, stored_bytes
 from encodery.search.documents import DocumentInput
 from encodery.search.filters import Condition
+from encodery.search.index import SearchIndex
+from encodery.search.index_retrievers import IndexRetrievers
 from encodery.search.passage_sources import DocumentSource
-from encodery.search.search_index import SearchIndex
 from encodery.search.writer import StoreWriter
 
 
-def add(index: SearchIndex, sources: Sequence[str | Path], progress: Progress | None = None) -> dict[str, Any]:
-    """Add all documents of `sources`; one whose id is in the index replaces it.
+def add(
+    index: SearchIndex, retrievers: IndexRetrievers, sources: Sequence[str | Path], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Add all documents of `sources`; a document whose id is in the index replaces the old one.
 
-    Returns what was counted: documents, passages, replaced, dropped_tokens, skipped (reason -> number). Raises
-    `ArtifactError` where the model at hand is run otherwise than when the index was made.
+    Returns the counts documents, passages, replaced, dropped_tokens, and skipped (reason -> number). Raises
+    `ArtifactError` if a model runs in another runtime than when the index was built.
     """
-    given = DocumentInput.open(sources, index.settings.text, avoid=(index.path,))
-    supply = DocumentSource(sources, given, index.settings.passages, index.retrievers)
-    if index.warnings:
-        raise ArtifactError(f"{index.warnings[0]} All that an index stores is made by one runtime; add with that one.")
-    writer = StoreWriter(index.store, supply.pending_retrievers, index.postprocess)
+    documents = DocumentInput.open(sources, index.settings.text, avoid=(index.path,))
+    source = DocumentSource(sources, documents, index.settings.passages, retrievers.models())
+    if retrievers.warnings:
+        raise ArtifactError(
+            f"{retrievers.warnings[0]} All vectors of an index come from one runtime; add with that one."
+        )
+    writer = StoreWriter(index.store, source.pending_retrievers, index.postprocess)
 
-    def mark() -> None:
+    def on_stored() -> None:
         if progress is not None:
             progress(writer.counts["documents"], writer.counts["passages"])
 
     before = index.store.documents()
-    writer.add(supply.documents(0), mark, known=True)
-    _settled(index)
-    fresh = index.store.documents() - before
+    writer.add(source.documents(0), on_stored, may_exist=True)
+    _compacted(index)
+    added = index.store.documents() - before
     counts = {name: writer.counts[name] for name in ("documents", "passages", "dropped_tokens")}
-    return {**counts, "replaced": counts["documents"] - fresh, "skipped": dict(supply.skipped)}
+    return {**counts, "replaced": counts["documents"] - added, "skipped": dict(source.skipped)}
 
 
 def delete(index: SearchIndex, documents: Sequence[str] = (), conditions: Sequence[Condition] = ()) -> dict[str, int]:
-    """Take documents out by id, and passages for which all conditions hold.
+    """Delete documents by id, and the passages for which all conditions hold.
 
-    Returns the numbers of documents and passages that went. Raises `InputError` when neither is given.
+    Returns how many documents and passages were deleted. Raises `InputError` if neither ids nor conditions are given.
     """
     if not documents and not conditions:
         raise InputError("Nothing to delete: give ids of documents, or a filter.")
@@ -50,21 +55,21 @@ def delete(index: SearchIndex, documents: Sequence[str] = (), conditions: Sequen
     index.store.delete_documents(documents)
     if conditions:
         index.store.delete_where(conditions)
-    _settled(index)
+    _compacted(index)
     return {"documents": before[0] - index.store.documents(), "passages": before[1] - index.store.count()}
 
 
 def compact(index: SearchIndex) -> tuple[int, int]:
-    """Drop for good what was deleted or replaced, and merge what additions left in pieces.
+    """Free the space of deleted and replaced passages, and merge the parts that additions created.
 
     Returns the bytes of the store's files before and after.
     """
     before = stored_bytes(index.path)
-    _settled(index)
+    _compacted(index)
     return before, stored_bytes(index.path)
 
 
-def _settled(index: SearchIndex) -> None:
+def _compacted(index: SearchIndex) -> None:
     index.store.compact()
-    figures = {"documents": index.store.documents(), "passages": index.store.count()}
-    index.artifact.add_metrics({**figures, "bytes": stored_bytes(index.path)})
+    counts = {"documents": index.store.documents(), "passages": index.store.count()}
+    index.artifact.add_metrics({**counts, "bytes": stored_bytes(index.path)})

@@ -1,4 +1,4 @@
-"""Puts documents into a store: encoded in batches of many passages, stored, and marked as done."""
+"""Writes documents to a store: their passages are encoded in large batches, stored, and reported as done."""
 
 from __future__ import annotations
 
@@ -13,44 +13,48 @@ from encodery.encoders.postprocessing import PostProcessing
 from encodery.search.retrievers import ModelRetriever
 from encodery.search.store import Point, Store
 
-AT_ONCE = 1024  # Passages encoded and stored together.
+PASSAGES_AT_ONCE = 1024
+"""Passages that are encoded and stored together."""
 
 
 class DocumentPassages(NamedTuple):
-    """A document's id and its passages; `number`: its place among all documents."""
+    """The passages of one document. `number` is the place of the document among all documents."""
 
     document: str
     passages: list[Point]
     number: int
 
 
-def in_groups(pieces: Iterable[DocumentPassages]) -> Iterator[list[DocumentPassages]]:
-    """Documents in groups of so many passages, the last one less."""
-    held: list[DocumentPassages] = []
+def in_groups(documents: Iterable[DocumentPassages]) -> Iterator[list[DocumentPassages]]:
+    """Yield groups of documents with at least `PASSAGES_AT_ONCE` passages; the last group may have fewer."""
+    group: list[DocumentPassages] = []
     size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece.passages)
-        if size >= AT_ONCE:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+    for document in documents:
+        group.append(document)
+        size += len(document.passages)
+        if size >= PASSAGES_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def encode_points(points: Sequence[Point], retrievers: Sequence[ModelRetriever], counts: Counter[str]) -> list[Point]:
-    """The points with what each model gives them, raw; `tokens` and `dropped_tokens` are counted."""
-    found = list(points)
-    for side in retrievers:
-        columns = side.encode_passages([point.text for point in found])
-        found = [dataclasses.replace(p, **{side.field: v}) for p, v in zip(found, columns.values, strict=True)]
-        counts["tokens"] += columns.tokens
-        counts["dropped_tokens"] += columns.dropped
-    return found
+    """Return the points with the embeddings of every model, before post-processing; add to the counts `tokens` and
+    `dropped_tokens`."""
+    encoded = list(points)
+    for retriever in retrievers:
+        values, embeddings = retriever.encode_passages([point.text for point in encoded])
+        encoded = [
+            dataclasses.replace(point, **{retriever.mode: value}) for point, value in zip(encoded, values, strict=True)
+        ]
+        counts["tokens"] += int(embeddings.tokens.sum())
+        counts["dropped_tokens"] += int(embeddings.dropped.sum())
+    return encoded
 
 
 def postprocess_points(points: Sequence[Point], postprocess: PostProcessing | None) -> list[Point]:
-    """The points, their vectors after the index's own steps."""
+    """Return the points with the index's own steps applied to their dense vectors."""
     if postprocess is None or not points:
         return list(points)
     vectors = postprocess.apply(np.stack([point.dense for point in points if point.dense is not None]))
@@ -58,41 +62,46 @@ def postprocess_points(points: Sequence[Point], postprocess: PostProcessing | No
 
 
 class StoreWriter:
-    """`sides` are empty in an index of words alone, and where passages come with what models give them.
+    """Writes the passages of documents to a store.
 
-    `counts`: `documents` and `passages` taken, `replaced` (documents that a later one with their id took the place
-    of), `tokens` and `dropped_tokens` of the models.
+    Args:
+        retrievers: of the models that encode the passages; empty in an index of BM25 alone, and if the passages come
+            encoded.
+        counts: is added to: `documents` and `passages` written, `replaced` (documents that a later one with the same id
+            replaced), and the models' `tokens` and `dropped_tokens`.
     """
 
     def __init__(
         self,
         store: Store,
-        sides: Sequence[ModelRetriever],
-        finishing: PostProcessing | None,
+        retrievers: Sequence[ModelRetriever],
+        postprocess: PostProcessing | None,
         counts: Counter[str] | None = None,
     ) -> None:
-        self.store, self.retrievers, self.postprocess = store, sides, finishing
+        self.store, self.retrievers, self.postprocess = store, retrievers, postprocess
         self.counts: Counter[str] = Counter() if counts is None else counts
-        self._seen: set[str] = set()
+        self._written: set[str] = set()
 
-    def add(self, pieces: Iterable[DocumentPassages], mark: Callable[[], None], known: bool) -> None:
-        """Store all documents; one whose id is there already replaces it, also where it has fewer passages.
+    def add(self, documents: Iterable[DocumentPassages], on_stored: Callable[[], None], may_exist: bool) -> None:
+        """Store all documents; one whose id is stored already replaces it, even if it has fewer passages.
 
-        `mark` is called whenever what was counted is stored; `known` says that documents from before may be stored.
+        Args:
+            on_stored: is called after each group, when everything in `counts` is stored.
+            may_exist: whether the store may hold documents from before, which are then deleted first.
         """
-        for group in in_groups(pieces):
-            held = {piece.document: piece.passages for piece in group}
-            self.counts["replaced"] += len(group) - len(held)
-            self._store(held, len(group), known)
-            mark()
+        for group in in_groups(documents):
+            passages = {document.document: document.passages for document in group}
+            self.counts["replaced"] += len(group) - len(passages)
+            self._store(passages, len(group), may_exist)
+            on_stored()
 
-    def _store(self, held: dict[str, list[Point]], taken: int, known: bool) -> None:
-        points = [point for several in held.values() for point in several]
+    def _store(self, passages: dict[str, list[Point]], documents: int, may_exist: bool) -> None:
+        points = [point for own in passages.values() for point in own]
         points = postprocess_points(encode_points(points, self.retrievers, self.counts), self.postprocess)
-        again = [name for name in held if name in self._seen]
+        again = [name for name in passages if name in self._written]
         self.counts["replaced"] += len(again)
-        self.store.delete_documents(held if known else again)
+        self.store.delete_documents(passages if may_exist else again)
         self.store.upsert(points)
-        self._seen.update(held)
-        self.counts["documents"] += taken
+        self._written.update(passages)
+        self.counts["documents"] += documents
         self.counts["passages"] += len(points)

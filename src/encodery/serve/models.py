@@ -18,7 +18,7 @@ from encodery.finetune import imported
 from encodery.finetune.predict import Predictor
 from encodery.model.load import LoadedModel, load_model
 from encodery.runtimes.kind import Runtime
-from encodery.search.searcher import Searcher
+from encodery.search.searcher import Reranking, Searcher
 from encodery.serve.costs import CostProbe
 from encodery.serve.dense_model import DenseModel, TokenStateModel
 from encodery.serve.encoder_model import EncoderModel
@@ -81,14 +81,14 @@ def open_models(settings: ServeSettings) -> ModelRegistry:
 
 
 def _search_model(index: str, rerank: str | None) -> SearchModel:
-    model = SearchModel(Searcher(index))
+    searcher, reranking = Searcher.open(index), None
     if rerank is not None:
         from encodery.search.reranking import reranker_of
         from encodery.search.tune_rerank import rerank_weight_of
 
-        model.reranker = reranker_of(rerank).open()
-        model.rerank_weight = rerank_weight_of(model.searcher.path, rerank)
-    return model
+        weight = rerank_weight_of(searcher.index.path, rerank)
+        reranking = Reranking(reranker_of(rerank).open(), weight=weight)
+    return SearchModel(searcher, reranking)
 
 
 def _add_multi_head_models(registry: ModelRegistry) -> None:

@@ -15,7 +15,7 @@ const EXAMPLES = {
   "/fill": () => ({ inputs: "A [MASK] text." }),
   "/tag": () => ({ inputs: "Ada Lovelace was born in London." }),
   "/answer": () => ({ question: "Who was born?", context: "Ada Lovelace was born in London." }),
-  "/search": () => ({ query: "a text", top: 5 }),
+  "/search": () => ({ query: "a text", top_k: 5 }),
 };
 let routes = {};
 let info = { models: [] };

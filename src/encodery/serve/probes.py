@@ -21,7 +21,7 @@ def smallest_requests(
         *((operation, {"texts": ["a"]}, {}) for operation in ("embed", "sparse", "multi_vector")),
         *(("predict", {"rows": {role: ["a"] for role in roles}}, {}) for roles in inputs_of_task),
         ("fill", {"texts": [info.get("fill", {}).get("mask")]}, {}),
-        ("search", {"query": "a"}, {"top": 1, "rerank": False}),
+        ("search", {"query": "a"}, {"top_k": 1, "rerank": False}),
     ]
     requests: dict[str, InferenceRequest] = {}
     for operation, inputs, options in candidates:

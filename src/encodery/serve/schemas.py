@@ -216,7 +216,7 @@ class SearchBody(RequestBody):
     `rerank_weight`: of the reranker's score, against the score of the retrievers."""
 
     query: str
-    top: Annotated[int, Field(ge=1, le=1000)] = 10
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     mode: Literal["hybrid", "dense", "sparse", "multi_vector", "bm25"] | None = None
     filters: list[str] = []
     per_document: Annotated[int | None, Field(ge=1, le=1 << 31)] = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from encodery.base.errors import InputError
 from encodery.search.filters import parse
-from encodery.search.rerank import Scorer
-from encodery.search.searcher import RERANK_WEIGHT, Searcher
+from encodery.search.searcher import Reranking, Searcher
 from encodery.serve.served_model import InferenceRequest, InferenceResult, ServedModel, TokenizedRequest
 
 QUERY_TOKENS = 64  # The cost of a search for scheduling, without its reranking.
@@ -20,15 +19,14 @@ class SearchModel(ServedModel):
 
     max_units, exclusive = 1, True
 
-    def __init__(
-        self, searcher: Searcher, reranker: Scorer | None = None, rerank_weight: float = RERANK_WEIGHT
-    ) -> None:
-        self.searcher, self.reranker, self.rerank_weight = searcher, reranker, rerank_weight
+    def __init__(self, searcher: Searcher, reranking: Reranking | None = None) -> None:
+        self.searcher, self.reranking = searcher, reranking
 
     def info(self) -> dict[str, Any]:
         """See `ServedModel`."""
-        store = self.searcher.store
-        return {"documents": store.documents(), "passages": store.count(), "modes": list(self.searcher.modes)}
+        index = self.searcher.index
+        store = index.store
+        return {"documents": store.documents(), "passages": store.count(), "modes": list(index.modes)}
 
     def tokenize(self, request: InferenceRequest) -> TokenizedRequest:
         """`inputs`: query; `options`: those of `Searcher.search`, filters as strings, `weights` by mode."""
@@ -38,11 +36,13 @@ class SearchModel(ServedModel):
             if "weight" in options:
                 raise InputError("weight, weights: give the weight of all models together, or the weights by mode.")
             options["weight"] = options.pop("weights")
-        rerank = options.pop("rerank", self.reranker is not None)
-        if rerank and self.reranker is None:
+        rerank = options.pop("rerank", self.reranking is not None)
+        if rerank and self.reranking is None:
             raise InputError("rerank = true: the server was started without a reranker (--rerank MODEL).")
-        options["reranker"] = self.reranker if rerank else None
-        options.setdefault("rerank_weight", self.rerank_weight)
+        changes = {"top_k": options.pop("rerank_top_k", None), "weight": options.pop("rerank_weight", None)}
+        if rerank and self.reranking is not None:
+            own = {name: value for name, value in changes.items() if value is not None}
+            options["reranking"] = replace(self.reranking, **own)
         return TokenizedRequest([(request.inputs["query"], options)], [QUERY_TOKENS])
 
     def run(self, units: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:

@@ -8,12 +8,13 @@ from encodery.cli.search._shared import Index, Model, Progress, Sources
 def command(folder: Index, sources: Sources, model: Model = None) -> None:
     """Add documents to an index. A document whose id is already in the index replaces the stored one."""
     from encodery.cli._screen import screen
-    from encodery.search.search_index import SearchIndex
+    from encodery.search.index import SearchIndex
+    from encodery.search.index_retrievers import IndexRetrievers
     from encodery.search.update import add
 
     console = screen()
-    with SearchIndex(folder, model=model) as opened, Progress(console) as progress:
-        counts = add(opened, sources, progress)
+    with SearchIndex(folder) as index, Progress(console) as progress:
+        counts = add(index, IndexRetrievers(index, models=model), sources, progress)
     line = f"{counts['documents']:,} documents in {counts['passages']:,} passages, {counts['replaced']:,} replaced"
     console.print(f"{folder}: {line}, {counts['dropped_tokens']:,} tokens dropped.")
     for reason, number in counts["skipped"].items():

@@ -8,7 +8,7 @@ from encodery.cli.search._shared import Index
 def command(folder: Index) -> None:
     """Reclaim the space of deleted and replaced passages, and optimise the index for fast queries."""
     from encodery.cli._screen import screen
-    from encodery.search.search_index import SearchIndex
+    from encodery.search.index import SearchIndex
     from encodery.search.update import compact
 
     with SearchIndex(folder) as opened:

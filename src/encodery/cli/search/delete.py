@@ -17,7 +17,7 @@ def command(
     """Delete documents by id, or all passages that match a filter."""
     from encodery.cli._screen import screen
     from encodery.search.filters import parse
-    from encodery.search.search_index import SearchIndex
+    from encodery.search.index import SearchIndex
     from encodery.search.update import delete
 
     with SearchIndex(folder) as opened:

@@ -53,9 +53,8 @@ def command(
     """
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
-    from encodery.search.encode import EncodeSettings
-    from encodery.search.encode import encode_documents as encode_documents
-    from encodery.search.retrievers import load_retrievers
+    from encodery.search.encode import EncodeSettings, encode_documents
+    from encodery.search.load_retrievers import load_retrievers
 
     if engine not in ("local", "ray"):
         raise InputError(f"--engine {engine}: must be local or ray.")
@@ -71,9 +70,9 @@ def command(
             status.update(f"shard {number} of {shards}: {passages:,} passages")
 
         if engine == "ray":
-            from encodery.search.ray_encode import encode_on_ray
+            from encodery.search.ray_encode import RayWorkers, encode_on_ray
 
-            encoded = encode_on_ray(sources, out, model, settings, shards, runtime, workers, gpus, advance)
+            encoded = encode_on_ray(sources, out, model, settings, shards, runtime, RayWorkers(workers, gpus), advance)
         else:
             sides, paths = load_retrievers(model, runtime)
             encoded = encode_documents(sources, out, sides, settings, shards, shard, paths, advance)

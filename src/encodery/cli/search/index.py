@@ -47,7 +47,7 @@ def command(
     from encodery.cli._screen import screen
     from encodery.search.build import IndexSettings, build
     from encodery.search.encoded_source import build_encoded
-    from encodery.search.retrievers import load_retrievers
+    from encodery.search.load_retrievers import load_retrievers
 
     sources, settings = split_arguments(arguments or [], IndexSettings, "index")
     if encoded is not None and sources:

@@ -38,20 +38,21 @@ def command(
     from encodery.search.page.responder import PageResponder
     from encodery.search.page.server import PageServer
     from encodery.search.reranking import reranker_of
-    from encodery.search.searcher import RERANK_WEIGHT, Searcher
+    from encodery.search.searcher import Reranking, Searcher
     from encodery.search.tune_rerank import rerank_weight_of
 
     console = screen()
     reranker = None if rerank is None else reranker_of(rerank).open()
     name = None if rerank is None else rerank.resolve().name
+    reranking = None
+    if rerank is not None and reranker is not None:
+        reranking = Reranking(reranker, rerank_top_k, rerank_weight_of(folder, rerank))
     with (
-        Searcher(folder, model=model, runtime=runtime) as searcher,
-        PageResponder(
-            searcher, reranker, rerank_top_k, name, rerank_weight_of(folder, rerank) if rerank else RERANK_WEIGHT
-        ) as answers,
+        Searcher.open(folder, model=model, runtime=runtime) as searcher,
+        PageResponder(searcher, reranking, name) as answers,
         PageServer(answers, host, port) as server,
     ):
-        answers.warm()
+        answers.warm_up()
         for note in searcher.warnings:
             console.print(note, style="dim", soft_wrap=True)
         console.print(f"{folder}: {server.url}  (Ctrl-C stops)", soft_wrap=True)

@@ -23,8 +23,8 @@ def command(
     Passages that are added to the index later are encoded by the same model when they are first reranked.
     """
     from encodery.cli._screen import screen
-    from encodery.search.precomputed_terms import precompute_terms as weigh_texts
-    from encodery.search.search_index import SearchIndex
+    from encodery.search.index import SearchIndex
+    from encodery.search.precomputed_terms import precompute_terms
 
     console = screen()
     done = 0
@@ -37,10 +37,10 @@ def command(
             status.update(f"{done:,} of {total:,} passages")
 
         texts = (point.text for points in opened.store.scan() for point in points)
-        written = weigh_texts(texts, model, out, advance)
+        written = precompute_terms(texts, model, out, advance)
     metrics, size = written.manifest.metrics, sum(entry["bytes"] for entry in written.manifest.files.values())
     console.print(
-        f"{out}: {metrics['passages']:,} distinct passages, {metrics['words'] / metrics['passages']:.1f} terms per "
+        f"{out}: {metrics['passages']:,} distinct passages, {metrics['terms'] / metrics['passages']:.1f} terms per "
         f"passage, "
         f"{size / 1e6:,.1f} MB. Rerank with it: encodery search query {folder} QUERY --rerank {out}",
         soft_wrap=True,

@@ -62,7 +62,7 @@ def command(
     from encodery.cli._screen import screen
     from encodery.search.filters import parse
     from encodery.search.reranking import reranker_of
-    from encodery.search.searcher import RERANK_WEIGHT, Searcher
+    from encodery.search.searcher import Reranking, Searcher
     from encodery.search.tune_rerank import rerank_weight_of
 
     query = " ".join(words or [])
@@ -71,15 +71,15 @@ def command(
     conditions, console, weights = parse(filters or []), screen(), _weights(weight)
     reranker = None if rerank is None else reranker_of(rerank).open()
 
-    with Searcher(folder, model=model, runtime=runtime) as searcher:
-        stored = RERANK_WEIGHT if rerank is None else rerank_weight_of(searcher.path, rerank)
-        final = stored if rerank_weight is None else rerank_weight
+    with Searcher.open(folder, model=model, runtime=runtime) as searcher:
+        reranking = None
+        if rerank is not None and reranker is not None:
+            stored = rerank_weight_of(searcher.index.path, rerank)
+            reranking = Reranking(reranker, rerank_top_k, stored if rerank_weight is None else rerank_weight)
         printed: set[str] = set()
 
         def answer(text: str) -> None:
-            results = searcher.search(
-                text, top_k, mode, conditions, per_document, weights, fusion, reranker, rerank_top_k, final
-            )
+            results = searcher.search(text, top_k, mode, conditions, per_document, weights, fusion, reranking)
             for note in searcher.warnings:
                 if note not in printed:
                     printed.add(note)
@@ -116,7 +116,7 @@ def _converse(console: Console, searcher: Searcher, answer: Any) -> None:
     """Read queries from a prompt until an empty line, or from the lines of the input if it is not a terminal."""
     from encodery.base.errors import UserError
 
-    searcher.warm()
+    searcher.warm_up()
     interactive = sys.stdin.isatty()
     if interactive:
         console.print("Type a query; an empty line ends.", style="dim")

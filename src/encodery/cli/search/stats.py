@@ -11,7 +11,7 @@ from encodery.cli.search._shared import Index, print_statistics
 def command(folder: Index, as_json: Json = False) -> None:
     """Print the size of an index, its models, their runtimes and weights, and what was left out."""
     from encodery.cli._screen import screen
-    from encodery.search.search_index import SearchIndex
+    from encodery.search.index import SearchIndex
 
     with SearchIndex(folder) as opened:
         manifest = opened.artifact.manifest

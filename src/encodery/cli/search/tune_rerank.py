@@ -25,16 +25,16 @@ def command(
     The weight is stored in the index, and `encodery search query --rerank` uses it.
     """
     from encodery.cli._screen import screen
-    from encodery.search import tune_rerank as trusting
     from encodery.search.reranking import reranker_of
     from encodery.search.searcher import Searcher
+    from encodery.search.tune_rerank import save_rerank_weight, tune_rerank
 
     console = screen()
-    with Searcher(folder, model=model) as searcher, console.status("querying") as status:
-        tuned = trusting.tune_rerank(
+    with Searcher.open(folder, model=model) as searcher, console.status("querying") as status:
+        tuned = tune_rerank(
             searcher, reranker_of(rerank).open(), queries, lambda done, all_: status.update(f"query {done} of {all_}")
         )
-        trusting.save_rerank_weight(searcher.path, rerank, tuned)
+        save_rerank_weight(searcher.index.path, rerank, tuned)
     curve = ", ".join(f"{weight} {mean:.3f}" for weight, mean in tuned.curve.items())
     console.print(f"{folder}: the weight of {rerank} is {tuned.weight:.2f}.", soft_wrap=True)
     console.print(f"  mean reciprocal rank of {tuned.queries} sentences, by weight: {curve}", soft_wrap=True)

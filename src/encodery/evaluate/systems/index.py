@@ -13,7 +13,7 @@ from pathlib import Path
 from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate.systems import OpenSystem, Role, Run, System, UnsupportedEvaluation, Vectors
 from encodery.search.reranking import reranker_of
-from encodery.search.searcher import RERANK_TOP_K, RERANK_WEIGHT, Searcher
+from encodery.search.searcher import RERANK_TOP_K, Reranking, Searcher
 from encodery.search.tune_rerank import rerank_weight_of
 
 
@@ -56,10 +56,13 @@ class _Opened(OpenSystem):
     def __init__(self, settings: IndexSystem) -> None:
         super().__init__(settings.label)
         self._settings = settings
-        self._reranker = reranker_of(settings.rerank).open() if settings.rerank else None
-        self._searcher = Searcher(settings.path, model=settings.model or None)
-        noted = rerank_weight_of(self._searcher.path, settings.rerank) if settings.rerank else RERANK_WEIGHT
-        self._share = noted if settings.rerank_weight is None else settings.rerank_weight
+        self._searcher = Searcher.open(settings.path, model=settings.model or None)
+        self._reranking: Reranking | None = None
+        if settings.rerank:
+            stored = rerank_weight_of(self._searcher.index.path, settings.rerank)
+            weight = stored if settings.rerank_weight is None else settings.rerank_weight
+            scorer = reranker_of(settings.rerank).open()
+            self._reranking = Reranking(scorer, settings.rerank_top_k, weight)
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
         """The index's own documents for queries; the reranked ones stand before those it did not read."""
@@ -87,13 +90,11 @@ class _Opened(OpenSystem):
                 per_document=1,
                 weight=settings.weight,
                 fusion=settings.fusion,
-                reranker=self._reranker if reranked else None,
-                rerank_top_k=settings.rerank_top_k,
-                rerank_weight=self._share,
+                reranking=self._reranking if reranked else None,
             )
             return [hit.document for hit in answer.hits]
 
-        order = dict.fromkeys((*(ask(True) if self._reranker is not None else ()), *ask(False)))
+        order = dict.fromkeys((*(ask(True) if self._reranking is not None else ()), *ask(False)))
         return {document: 1 / rank for rank, document in enumerate(order, 1)} if order else {}
 
     def close(self) -> None:

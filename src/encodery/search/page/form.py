@@ -14,13 +14,13 @@ from encodery.base.errors import InputError, nearest
 from encodery.search.filters import Condition, parse
 from encodery.search.fuse import parse_weights
 
-NAMES = ("q", "mode", "top", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
+NAMES = ("q", "mode", "top_k", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
 MAX_QUERY_CHARS = 2000
 """Characters of a query, and of a filter."""
-MAX_TOP = 100
+MAX_TOP_K = 100
 """Passages shown at most."""
 MOST_FILTERS = 10
-TOP = 10
+TOP_K = 10
 
 Form = Mapping[str, Sequence[str]]
 """Name -> what was filled in, none of it empty."""
@@ -32,7 +32,7 @@ class PageQuery:
     `rerank_weight` its share then, None for the usual."""
 
     query: str
-    top: int
+    top_k: int
     mode: str | None
     weight: float | Mapping[str, float] | None
     fusion: str
@@ -43,11 +43,9 @@ class PageQuery:
 
     def arguments(self) -> dict[str, Any]:
         """As keywords, the reranker left out."""
-        share = {} if self.rerank_weight is None else {"rerank_weight": self.rerank_weight}
         return {
-            **share,
             "query": self.query,
-            "top": self.top,
+            "top_k": self.top_k,
             "mode": self.mode,
             "conditions": self.conditions,
             "per_document": self.per_document,
@@ -85,12 +83,12 @@ def parse_query(fields: Form) -> PageQuery:
     rerank = first_value(fields, "rerank") or "yes"
     if rerank not in ("yes", "no"):
         raise InputError(f"rerank = '{rerank}': is yes or no.")
-    top = whole_number(fields, "top")
-    if top is not None and top > MAX_TOP:
-        raise InputError(f"top = {top}: at most {MAX_TOP} passages are shown.")
+    top_k = whole_number(fields, "top_k")
+    if top_k is not None and top_k > MAX_TOP_K:
+        raise InputError(f"top_k = {top_k}: at most {MAX_TOP_K} passages are shown.")
     return PageQuery(
         query=first_value(fields, "q"),
-        top=TOP if top is None else top,
+        top_k=TOP_K if top_k is None else top_k,
         mode=first_value(fields, "mode") or None,
         weight=_weight(fields),
         fusion=first_value(fields, "fusion") or "scores",

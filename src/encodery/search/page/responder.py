@@ -21,8 +21,8 @@ from encodery.base.errors import EncoderyError, InputError, UserError
 from encodery.search.page.document import document_page, passages
 from encodery.search.page.form import NAMES, Form, first_value, parse_form, parse_query, whole_number
 from encodery.search.page.view import IndexFacts, problem_page, search_page
-from encodery.search.rerank import Scorer
-from encodery.search.searcher import RERANK_TOP_K, RERANK_WEIGHT, Searcher, SearchResult
+from encodery.search.results import SearchResult
+from encodery.search.searcher import RERANK_WEIGHT, Reranking, Searcher
 
 T = TypeVar("T")
 WAITING = 32
@@ -50,20 +50,13 @@ class PageResponder:
     def __init__(
         self,
         searcher: Searcher,
-        reranker: Scorer | None = None,
-        rerank_top_k: int = RERANK_TOP_K,
-        reranker_name: str | None = None,
-        rerank_weight: float = RERANK_WEIGHT,
+        reranking: Reranking | None = None,
+        reranker_name: str = "yes",
     ) -> None:
-        self.searcher, self.reranker, self.rerank_top_k, self.rerank_weight = (
-            searcher,
-            reranker,
-            rerank_top_k,
-            rerank_weight,
-        )
+        self.searcher, self.reranking = searcher, reranking
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._room = threading.BoundedSemaphore(WAITING)
-        self.facts = self._in_turn(lambda: self._facts(reranker_name or "yes"))
+        self.facts = self._in_turn(lambda: self._facts(reranker_name))
 
     def __enter__(self) -> PageResponder:
         return self
@@ -75,9 +68,9 @@ class PageResponder:
         """Let the search in work end, and take no more; the index stays open."""
         self._worker.shutdown(cancel_futures=True)
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Load the model, so that the first search is as fast as the next. Raises as the searcher does."""
-        self._in_turn(self.searcher.warm)
+        self._in_turn(self.searcher.warm_up)
 
     def reply(self, target: str) -> Reply:
         """To a request's path and query string. Never raises."""
@@ -128,18 +121,19 @@ class PageResponder:
             raise InputError("id: is missing; it names a document.")
 
         def made() -> Reply:
-            found = passages(self.searcher.store, name, number)
+            found = passages(self.searcher.index.store, name, number)
             if not found:
                 return problem_reply(404, f"The index holds no passage {number} of a document '{name[:200]}'.")
-            return Reply(200, document_page(self.facts, fields, number, found, self.searcher.store).encode())
+            return Reply(200, document_page(self.facts, fields, number, found, self.searcher.index.store).encode())
 
         return self._in_turn(made)
 
     def _search(self, fields: Form) -> SearchResult:
-        wanted = parse_query(fields)
-        reranker = self.reranker if wanted.rerank else None
-        given = {"rerank_weight": self.rerank_weight, **wanted.arguments()}
-        return self._in_turn(lambda: self.searcher.search(**given, reranker=reranker, rerank_top_k=self.rerank_top_k))
+        query = parse_query(fields)
+        reranking = self.reranking if query.rerank else None
+        if reranking is not None and query.rerank_weight is not None:
+            reranking = dataclasses.replace(reranking, weight=query.rerank_weight)
+        return self._in_turn(lambda: self.searcher.search(**query.arguments(), reranking=reranking))
 
     def _in_turn(self, work: Callable[[], T]) -> T:
         """What `work` gives, done when those before it are. Raises `Busy`, and what it raises."""
@@ -151,15 +145,15 @@ class PageResponder:
             self._room.release()
 
     def _facts(self, reranker: str) -> IndexFacts:
-        searcher = self.searcher
+        index = self.searcher.index
         return IndexFacts(
-            name=searcher.path.resolve().name,
-            documents=searcher.store.documents(),
-            passages=searcher.store.count(),
-            modes=searcher.modes,
-            weights=searcher.weights,
-            reranker=None if self.reranker is None else reranker,
-            rerank_weight=self.rerank_weight,
+            name=index.path.resolve().name,
+            documents=index.store.documents(),
+            passages=index.store.count(),
+            modes=index.modes,
+            weights=index.weights,
+            reranker=None if self.reranking is None else reranker,
+            rerank_weight=RERANK_WEIGHT if self.reranking is None else self.reranking.weight,
         )
 
 

@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 from encodery.base.markup import Html, details, el, join, pairs
 from encodery.search.excerpt import Span, excerpt
 from encodery.search.fuse import FusionMethod
-from encodery.search.page.form import MAX_QUERY_CHARS, MAX_TOP, NAMES, TOP, Form, first_value
-from encodery.search.search_index import BM25
-from encodery.search.searcher import SearchHit, SearchResult
+from encodery.search.modes import BM25
+from encodery.search.page.form import MAX_QUERY_CHARS, MAX_TOP_K, NAMES, TOP_K, Form, first_value
+from encodery.search.results import SearchHit, SearchResult
 
 WIDTH = 700
 """Characters of a passage shown among others; its document shows it whole."""
@@ -146,7 +146,7 @@ def _options(facts: IndexFacts, fields: Form) -> Html:
         found.append(_shares(facts, fields))
         fusions = [("" if name == "scores" else name, name) for name in get_args(FusionMethod)]
         found.append(_select(fields, "fusion", "Mix", fusions, "scores"))
-    found.append(_input(fields, "top", "Passages", min=1, max=MAX_TOP, placeholder=str(TOP)))
+    found.append(_input(fields, "top_k", "Passages", min=1, max=MAX_TOP_K, placeholder=str(TOP_K)))
     found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
         found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
@@ -167,7 +167,7 @@ def _options(facts: IndexFacts, fields: Form) -> Html:
 def _shares(facts: IndexFacts, fields: Form) -> Html:
     """One number where words stand beside one model, else a share for each side."""
     if len(facts.weights) == 2 and "weights" not in fields:
-        (share,) = [share for side, share in facts.weights.items() if side != BM25.mode]
+        (share,) = [share for side, share in facts.weights.items() if side != BM25]
         return _input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=f"{share:.2f}")
     usual = ",".join(f"{side}={share:.2f}" for side, share in facts.weights.items())
     return _input(fields, "weights", "Shares of the sides", type="text", maxlength=MAX_QUERY_CHARS, placeholder=usual)
@@ -200,8 +200,10 @@ def _results(facts: IndexFacts, fields: Form, answer: SearchResult) -> Html:
     ranges = {side: _range(answer.hits, side) for side in sides}
     hits = [_hit(fields, found, ranges) for found in answer.hits]
     more = []
-    if count >= (int(first_value(fields, "top") or TOP)) and count < MAX_TOP:
-        more = [el("p", el("a", "more passages", href=address("/", fields, top=min(2 * count, MAX_TOP)), rel="next"))]
+    if count >= (int(first_value(fields, "top_k") or TOP_K)) and count < MAX_TOP_K:
+        more = [
+            el("p", el("a", "more passages", href=address("/", fields, top_k=min(2 * count, MAX_TOP_K)), rel="next"))
+        ]
     return el("section", summary, _timing(answer.seconds), el("ol", *hits, class_="hits"), *more, aria_label="Results")
 
 

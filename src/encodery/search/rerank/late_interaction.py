@@ -34,7 +34,7 @@ class LateInteraction(Reranker):
         if not self.model:
             raise SettingsError("model = '': is the folder of a model of token vectors.")
         if self.cache_size < 1:
-            raise SettingsError(f"remembered = {self.cache_size}: must be positive.")
+            raise SettingsError(f"cache_size = {self.cache_size}: must be at least 1.")
 
     def open(self) -> Scorer:
         return _Matching(MultiVectorEncoder.from_loaded(load_model(self.model)), self.cache_size)

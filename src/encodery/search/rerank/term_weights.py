@@ -33,7 +33,7 @@ class TermWeights(Reranker):
         if not self.model:
             raise SettingsError("model = '': is the folder of a model of sparse vectors, or of stored weights.")
         if self.cache_size < 1:
-            raise SettingsError(f"remembered = {self.cache_size}: must be positive.")
+            raise SettingsError(f"cache_size = {self.cache_size}: must be at least 1.")
 
     def open(self) -> Scorer:
         folder = Path(self.model)
