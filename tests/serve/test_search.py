@@ -72,7 +72,7 @@ def test_what_cannot_be_searched(searching: httpx.Client) -> None:
         response = searching.post("/search", json=body)
         assert (response.status_code, response.json()["error"]["code"]) == (400, code)
     told = searching.post("/search", json={"query": "storm", "weights": {"bm52": 1.0}}).json()["error"]["message"]
-    assert "'bm52' is no side of the index. Did you mean 'bm25'?" in told
+    assert "'bm52' is no mode of the index. Did you mean 'bm25'?" in told
 
 
 def test_shares_by_side_reach_the_library() -> None:
