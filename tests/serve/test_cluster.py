@@ -34,15 +34,15 @@ from encodery.serve.cluster import RayBackend, ReplicaAddress
 from encodery.serve.replica import Replica
 from encodery.serve.served_model import InferenceRequest, InferenceResult
 
-ASKED = InferenceRequest("words", "embed", {"texts": ["w1"]})
+REQUEST = InferenceRequest("words", "embed", {"texts": ["w1"]})
 
 
 class Died(Exception):
-    """What Ray says of a replica that is gone."""
+    """The error by which Ray reports a dead replica."""
 
 
 class Response:
-    """As Ray Serve's: awaited or cancelled."""
+    """A response of Ray Serve, which is awaited or cancelled."""
 
     def __init__(self, outcome: Any) -> None:
         self.outcome, self.cancelled = outcome, False
@@ -59,10 +59,10 @@ class Response:
 
 
 class Handle:
-    """As Ray Serve's, with one outcome after another."""
+    """A handle of Ray Serve that gives one outcome after another."""
 
     def __init__(self, *outcomes: Any) -> None:
-        self.outcomes, self.responses, self.ask = list(outcomes), list[Response](), self
+        self.outcomes, self.responses, self.infer = list(outcomes), list[Response](), self
 
     def remote(self, asked: InferenceRequest, urgent: bool) -> Response:
         self.responses.append(Response(self.outcomes.pop(0)))
@@ -72,41 +72,41 @@ class Handle:
 def remote(*outcomes: Any) -> tuple[RayBackend, Handle, Counter[str]]:
     handle, counts = Handle(*outcomes), Counter[str]()
 
-    def note(name: str, lane: str, value: float) -> None:
+    def record(name: str, endpoint: str, value: float) -> None:
         counts[name] += int(value)
 
-    return RayBackend(handle, [], [ASKED], note, (Died,)), handle, counts
+    return RayBackend(handle, [], [REQUEST], record, (Died,)), handle, counts
 
 
-def test_a_request_whose_replica_dies_is_asked_of_another_once() -> None:
+def test_a_request_whose_replica_dies_is_sent_to_another_once() -> None:
     answer = InferenceResult({"found": 1}, dropped=[2])
     front, handle, counts = remote(Died(), answer)
-    assert asyncio.run(front.infer(ASKED)) is answer
+    assert asyncio.run(front.infer(REQUEST)) is answer
     assert len(handle.responses) == 2
     assert counts == {"accepted": 1, "dropped_tokens": 2}
     front, handle, counts = remote(Died(), Died(), answer)
-    with pytest.raises(ApiError, match="2 replicas died") as told:
-        asyncio.run(front.infer(ASKED))
-    assert (told.value.status, told.value.code, counts["failed"]) == (503, "replica_lost", 1)
+    with pytest.raises(ApiError, match="2 replicas died") as raised:
+        asyncio.run(front.infer(REQUEST))
+    assert (raised.value.status, raised.value.code, counts["failed"]) == (503, "replica_lost", 1)
 
 
-def test_a_refusal_comes_as_it_was_made() -> None:
-    made = ApiError(429, "overloaded", "Too much waits.", None, 7)
+def test_an_error_of_a_replica_keeps_its_fields() -> None:
+    made = ApiError(429, "overloaded", "Too many requests are waiting.", None, 7)
     front, _, counts = remote(made.fields())
-    with pytest.raises(ApiError) as told:
-        asyncio.run(front.infer(ASKED))
-    assert told.value.fields() == made.fields()
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(front.infer(REQUEST))
+    assert raised.value.fields() == made.fields()
     assert counts == {"accepted": 1, "refused": 1}
 
 
-def test_who_goes_away_withdraws_and_draining_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encodery.serve.backend.BEAT", 0.05)
+def test_a_cancelled_request_is_withdrawn_and_draining_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encodery.serve.backend.PROBE_SECONDS", 0.05)
 
-    async def all_of_it() -> None:
+    async def scenario() -> None:
         front, handle, counts = remote(None, None)
-        going = asyncio.ensure_future(front.infer(ASKED))
+        going = asyncio.ensure_future(front.infer(REQUEST))
         await asyncio.sleep(0.01)
-        assert front.load() == {"requests": 1, "tokens": ASKED.estimate_tokens()}
+        assert front.load() == {"requests": 1, "tokens": REQUEST.estimate_tokens()}
         assert not await front.drain(0.05)
         going.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -114,14 +114,14 @@ def test_who_goes_away_withdraws_and_draining_waits(monkeypatch: pytest.MonkeyPa
         assert handle.responses[0].cancelled
         assert counts == {"accepted": 1, "cancelled": 1}
         assert await front.drain(1)
-        with pytest.raises(ApiError, match="No replica answered") as told:
+        with pytest.raises(ApiError, match="No replica answered") as raised:
             await front.probe()
-        assert (told.value.status, handle.responses[1].cancelled) == (503, True)
+        assert (raised.value.status, handle.responses[1].cancelled) == (503, True)
 
-    asyncio.run(all_of_it())
+    asyncio.run(scenario())
 
 
-def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: LoadedModel) -> None:
+def test_a_replica_answers_like_a_worker_without_http(folders: dict[str, Path], base: LoadedModel) -> None:
     opening = {"models": (f"words={folders['words'].name}",), "threads": 1}
     before = os.getcwd()
     try:
@@ -129,8 +129,8 @@ def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: Load
     finally:
         os.chdir(before)
     about = asyncio.run(replica.about())
-    assert (about["wrong"], about["facts"][0]["id"]) == ("", "words")
-    answer = asyncio.run(replica.infer(ASKED))
+    assert (about["error"], about["models_info"][0]["id"]) == ("", "words")
+    answer = asyncio.run(replica.infer(REQUEST))
     assert isinstance(answer, InferenceResult)
     assert np.abs(answer.arrays["vectors"] - DenseEncoder.from_loaded(base).encode(["w1"]).vectors).max() < 1e-6
     refused = asyncio.run(replica.infer(InferenceRequest("words", "embed", {"texts": ["w1 " * 99]})))
@@ -140,17 +140,17 @@ def test_a_replica_is_a_worker_without_http(folders: dict[str, Path], base: Load
     replica.backend.engine.close()
     with pytest.raises(ApiError):
         asyncio.run(replica.check_health())
-    wrong = Replica({"models": ("nowhere",)}, {}, before, True)
-    assert "nowhere" in asyncio.run(wrong.about())["wrong"]
-    asyncio.run(wrong.check_health())  # Healthy, or Ray would start it for ever.
+    broken = Replica({"models": ("nowhere",)}, {}, before, True)
+    assert "nowhere" in asyncio.run(broken.about())["error"]
+    asyncio.run(broken.check_health())  # Healthy, or Ray would restart it without end.
 
 
-def test_what_ray_cannot_serve_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_ray_cannot_serve_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="Did you mean 'ray'"):
         serve(models=["m"], engine="rya")
-    with pytest.raises(InputError, match="there are --workers"):
+    with pytest.raises(InputError, match="on one machine use --workers"):
         serve(models=["m"], replicas=2)
-    monkeypatch.setattr("os.environ", dict(os.environ))  # What is told to Ray goes with the test.
+    monkeypatch.setattr("os.environ", dict(os.environ))  # Ray's variables are set for this test only.
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'encodery\[ray\]'"):
         serve(models=["m"], engine="ray")
@@ -159,13 +159,13 @@ def test_what_ray_cannot_serve_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
-def test_a_replica_of_this_machine_listens_to_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Serve opens a port of every replica to all: see `_kept_inside`."""
+def test_a_replica_of_this_machine_listens_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve opens a port of every replica to the network: see `_bind_to_loopback`."""
     theirs = ModuleType("ray.serve._private.replica")
     monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
-    wrong = Replica({"models": ("nowhere",)}, {}, os.getcwd(), True).error
-    assert "cannot be kept" in wrong
-    assert "cannot be kept" not in Replica({"models": ("nowhere",)}, {}, os.getcwd(), False).error
+    broken = Replica({"models": ("nowhere",)}, {}, os.getcwd(), True).error
+    assert "listens on the network" in broken
+    assert "listens on the network" not in Replica({"models": ("nowhere",)}, {}, os.getcwd(), False).error
     bound: list[str] = []
     theirs.add_port_to_grpc_server = lambda server, address: bound.append(address)  # type: ignore[attr-defined]
     Replica({"models": ("nowhere",)}, {}, os.getcwd(), True)
