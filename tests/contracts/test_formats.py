@@ -65,7 +65,7 @@ class _HeadlessFormat(BertFormat):
 def test_a_format_without_a_declared_head_names_format_and_class() -> None:
     with pytest.raises(SettingsError, match=r"does not declare where BertForTokenClassification stores"):
         _HeadlessFormat().head_form("TokenClassification", {})
-    checks.run(formats, _HeadlessFormat())
+    formats.check_heads_are_declared_or_refused(_HeadlessFormat())
 
 
 @pytest.mark.parametrize(("name", "others"), [("bert", ["roberta", "modernbert"]), ("roberta", ["bert", "modernbert"])])

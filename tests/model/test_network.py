@@ -159,8 +159,9 @@ def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
 def test_gradient_is_that_of_the_value(block: str) -> None:
     settings = decode(
         ModelSettings,
-        {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6, "block": block,
-         "positions": "rotary", "ffn": "glu", "mask": {"is": "window", "size": 1}, "init": {"is": "normal", "std": 0.7}},
+        {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6,
+         "block": block, "positions": "rotary", "ffn": "glu", "mask": {"is": "window", "size": 1},
+         "init": {"is": "normal", "std": 0.7}},
     )  # fmt: skip
     model = build_model(settings).double()
     batch = Batch.from_sequences([[1, 2, 3, 4], [1, 5, 3, 0], [2, 0]])

@@ -31,7 +31,8 @@ def part(name: str) -> dict[str, object]:
 def model(positions: str, mask: str, norm: str, block: str, ffn: str, embeddings: str = "plain") -> Model:
     table = {
         "width": 12, "depth": 3, "heads": 3, "intermediate_size": 10, "vocab_size": 40, "max_length": 130,
-        "type_vocab_size": 2, "positions": part(positions), "mask": part(mask), "norm": norm, "block": block, "ffn": ffn,
+        "type_vocab_size": 2, "positions": part(positions), "mask": part(mask), "norm": norm, "block": block,
+        "ffn": ffn,
         "embeddings": part(embeddings), "init": {"is": "normal", "std": 0.4},
     }  # fmt: skip
     return build_model(decode(ModelSettings, table), seed=1).double()
