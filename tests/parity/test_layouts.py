@@ -1,7 +1,9 @@
-"""Hidden states of every layer and masked-language-model logits against transformers; round trips, bit for bit."""
+"""Checkpoint formats against transformers: hidden states of every layer, logits, and round trips, bit for bit."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from encodery.base.parts import find_part, part_names
+from encodery.checks.formats import random_model
 from encodery.export.hf import HFExporter
 from encodery.model.checkpoint import read_json, write_tensors
-from encodery.model.conversion import format_of, to_checkpoint
+from encodery.model.conversion import exportable_format, format_of, to_checkpoint
+from encodery.model.format_types import SpecialTokenIds
+from encodery.model.formats import CheckpointFormat
 from encodery.model.imported_folder import import_folder
 from encodery.model.load import load_model
 from encodery.model.network import Model
@@ -55,7 +61,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def peer_model(transformers: ModuleType, case: str, kind: str = "ForMaskedLM") -> Any:
-    """A stock model with every weight drawn, norms and biases too."""
+    """A stock model whose weights are all random, those of norms and biases too."""
     name, config = CASES[case]
     made = getattr(transformers, f"{name}Config")(**config)
     torch.manual_seed(len(case))
@@ -91,7 +97,7 @@ def packed_and_padded(segments: int) -> tuple[Batch, dict[str, torch.Tensor]]:
 
 @torch.inference_mode()
 def compare(model: Model, theirs: Any) -> float:
-    """The largest difference over all layers and, with a head, logits."""
+    """Return the largest difference over all layers and, with a head, over the logits."""
     batch, padded = packed_and_padded(model.settings.type_vocab_size)
     padded["input_ids"][padded["attention_mask"] == 0] = theirs.config.pad_token_id
     expected = theirs(**padded, output_hidden_states=True)
@@ -101,24 +107,40 @@ def compare(model: Model, theirs: Any) -> float:
     layers = (*ours.layers[:-1], ours.hidden)  # the stock model's last state is that after the final norm
     states = expected.hidden_states
     assert len(layers) == len(states) == model.settings.depth + 1
-    apart = [float((a - b[real]).abs().max()) for a, b in zip(layers, states, strict=True)]
+    differences = [float((a - b[real]).abs().max()) for a, b in zip(layers, states, strict=True)]
     if "mlm" in model.heads:
-        apart.append(float((model.mlm_head(ours.hidden, model.encoder) - expected.logits[real]).abs().max()))
-    return max(apart)
+        differences.append(float((model.mlm_head(ours.hidden, model.encoder) - expected.logits[real]).abs().max()))
+    return max(differences)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_layer_and_the_logits_equal_the_peers(case: str, transformers: ModuleType, tmp_path: Path) -> None:
+def test_layers_and_logits_equal_the_peers(case: str, transformers: ModuleType, tmp_path: Path) -> None:
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path)
-    found = import_folder(tmp_path)
-    apart = compare(found.model, theirs)
-    assert apart <= TOLERANCE, apart
+    difference = compare(import_folder(tmp_path).model, theirs)
+    assert difference <= TOLERANCE, difference
+
+
+@pytest.mark.parametrize("name", part_names(CheckpointFormat))
+def test_the_example_of_every_format_computes_the_same_in_the_stock_class(
+    name: str, transformers: ModuleType, tmp_path: Path
+) -> None:
+    part = find_part(CheckpointFormat, name)()
+    model = random_model(dataclasses.replace(part.example(), vocab_size=V, max_length=48))
+    special = SpecialTokenIds(pad=0, cls=2, sep=3, mask=4)
+    config = part.write_config(model.settings, special)
+    write_tensors(tmp_path / "model.safetensors", to_checkpoint(part, config, model, None))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stock = getattr(transformers, part.stock_classes[1]).from_pretrained(tmp_path).eval()
+    difference = compare(model, stock)
+    assert difference <= TOLERANCE, difference
 
 
 @pytest.mark.parametrize("kind", ["ForMaskedLM", "Model", "ForSequenceClassification"])
 @pytest.mark.parametrize("case", CASES)
-def test_what_comes_in_goes_out_bit_for_bit(case: str, kind: str, transformers: ModuleType, tmp_path: Path) -> None:
+def test_an_imported_checkpoint_is_exported_bit_for_bit(
+    case: str, kind: str, transformers: ModuleType, tmp_path: Path
+) -> None:
     peer_model(transformers, case, kind).save_pretrained(tmp_path / "in")
     first = import_folder(tmp_path / "in")
     config = read_json(tmp_path / "in" / "config.json")
@@ -127,11 +149,14 @@ def test_what_comes_in_goes_out_bit_for_bit(case: str, kind: str, transformers: 
         tmp_path / "out" / "model.safetensors", to_checkpoint(format_of(config), config, first.model, first.origin)
     )
     (tmp_path / "out" / "config.json").write_text((tmp_path / "in" / "config.json").read_text())
-    came, went = load_file(tmp_path / "in" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
-    assert set(came) == set(went)
-    for name, tensor in came.items():
-        assert tensor.dtype == went[name].dtype
-        assert torch.equal(tensor, went[name]), name
+    imported, exported = (
+        load_file(tmp_path / "in" / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
+    assert set(imported) == set(exported)
+    for name, tensor in imported.items():
+        assert tensor.dtype == exported[name].dtype
+        assert torch.equal(tensor, exported[name]), name
     again = import_folder(tmp_path / "out")
     assert again.model.settings == first.model.settings
     assert (first.model.settings.head is not None) == (kind == "ForMaskedLM")
@@ -140,51 +165,52 @@ def test_what_comes_in_goes_out_bit_for_bit(case: str, kind: str, transformers: 
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_we_write_from_settings_is_read_by_the_stock_class(
+def test_a_checkpoint_written_from_settings_loads_in_the_stock_class(
     case: str, transformers: ModuleType, tmp_path: Path
 ) -> None:
-    """Without an origin: config.json and names are ours alone, both generations of keys agree."""
-    from encodery.model.conversion import exportable_format
-    from encodery.model.format_types import SpecialTokenIds
+    """Without an origin: config.json and names come from the settings; both generations of keys agree."""
 
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path / "in")
     model = import_folder(tmp_path / "in").model
     special = SpecialTokenIds(pad=theirs.config.pad_token_id, cls=2, sep=3, mask=4)
-    door = exportable_format(model.settings, special)
-    config = door.write_config(model.settings, special)
-    again = door.read_config(config, head=True, tied=model.settings.head.tied)  # type: ignore[union-attr]
+    part = exportable_format(model.settings, special)
+    config = part.write_config(model.settings, special)
+    again = part.read_config(config, head=True, tied=model.settings.head.tied)  # type: ignore[union-attr]
     assert again == model.settings
     kind = getattr(transformers, config["architectures"][0])
     stock = kind(kind.config_class(**config)).eval()
-    state = to_checkpoint(door, config, model, None)
-    answer = stock.load_state_dict(state, strict=False)
-    assert not answer.unexpected_keys
-    assert {n.rsplit(".", 1)[0] for n in answer.missing_keys} <= {door.decoder_weight.rsplit(".", 1)[0]}  # tied
+    state = to_checkpoint(part, config, model, None)
+    keys = stock.load_state_dict(state, strict=False)
+    assert not keys.unexpected_keys
+    assert {n.rsplit(".", 1)[0] for n in keys.missing_keys} <= {part.decoder_weight.rsplit(".", 1)[0]}  # tied
     stock.tie_weights()
     assert compare(model, stock) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", ["bert", "roberta"])
-def test_a_file_of_the_first_generation_goes_out_as_it_came_and_the_peer_still_reads_it(
+def test_a_checkpoint_of_the_first_generation_is_exported_unchanged_and_the_peer_reads_it(
     case: str, transformers: ModuleType, tmp_path: Path
 ) -> None:
-    """Norms called gamma and beta, the tied decoder written a second time, a pooler, index buffers."""
+    """Norms called gamma and beta, the tied decoder stored a second time, a pooler, index buffers."""
     theirs = peer_model(transformers, case)
     theirs.save_pretrained(tmp_path / "in")
-    door = format_of(read_json(tmp_path / "in" / "config.json"))
+    part = format_of(read_json(tmp_path / "in" / "config.json"))
     file = tmp_path / "in" / "model.safetensors"
     state = load_file(file)
-    state[door.decoder_weight] = state[f"{door.prefix}embeddings.word_embeddings.weight"].clone()
-    state[f"{door.prefix}pooler.dense.weight"] = torch.randn(32, 32)
-    state[f"{door.prefix}embeddings.position_ids"] = torch.arange(theirs.config.max_position_embeddings)[None]
+    state[part.decoder_weight] = state[f"{part.prefix}embeddings.word_embeddings.weight"].clone()
+    state[f"{part.prefix}pooler.dense.weight"] = torch.randn(32, 32)
+    state[f"{part.prefix}embeddings.position_ids"] = torch.arange(theirs.config.max_position_embeddings)[None]
     old = {
         n: n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in state
     }
     write_tensors(file, {old[name]: tensor for name, tensor in state.items()})
     done = HFExporter().write(load_model(tmp_path / "in"), tmp_path / "out")
     assert done.metrics["drift_transformers"] <= TOLERANCE
-    came, went = load_file(file), load_file(tmp_path / "out" / "model.safetensors")
-    assert came.keys() == went.keys()
-    assert all(torch.equal(came[name], went[name]) and came[name].dtype == went[name].dtype for name in came)
+    imported, exported = load_file(file), load_file(tmp_path / "out" / "model.safetensors")
+    assert imported.keys() == exported.keys()
+    assert all(
+        torch.equal(imported[name], exported[name]) and imported[name].dtype == exported[name].dtype
+        for name in imported
+    )
     assert compare(load_model(tmp_path / "out").model, theirs) <= TOLERANCE
