@@ -319,12 +319,12 @@ def test_several_seeds(
     entries = [json.loads((tmp_path / "all" / f"seed-{n}" / "metrics.json").read_text()) for n in (0, 1)]
     assert entries[0]["test_ndcg"] != entries[1]["test_ndcg"]
     table = json.loads((tmp_path / "all" / "seeds.json").read_text())
-    assert set(table["figures"]) == {"ndcg", "mrr", "test_ndcg", "test_mrr"}
-    for name in table["figures"]:
-        assert table["figures"][name]["values"] == [one[name] for one in entries]
-    spread = table["figures"]["test_ndcg"]
-    assert f"test: nDCG@10 {spread['mean']:.4f} ± {spread['sd']:.4f} (2 seeds)" in message
-    assert f"held out: MRR@10 {table['figures']['mrr']['mean']:.4f} ±" in message
+    assert set(table["metrics"]) == {"ndcg", "mrr", "test_ndcg", "test_mrr"}
+    for name in table["metrics"]:
+        assert table["metrics"][name]["values"] == [one[name] for one in entries]
+    spread = table["metrics"]["test_ndcg"]
+    assert f"test: nDCG@10 {spread['mean']:.4f} ± {spread['std']:.4f} (2 seeds)" in message
+    assert f"held out: MRR@10 {table['metrics']['mrr']['mean']:.4f} ±" in message
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: pytest.fail("finished runs are not run again"))
     assert run([*arguments, "--seeds", "2"]) == 0
     assert run([*arguments, "--seeds", "2", "train.evals=4"]) == 0

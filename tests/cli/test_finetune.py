@@ -115,11 +115,11 @@ def test_escalation(model: Path, rows: Path, tmp_path: Path, capsys: pytest.Capt
     assert run([*arguments, "--model", str(model), "--out", str(tmp_path / "run")]) == 0
     output = capsys.readouterr().out
     assert "linear: " in output
-    assert "that does not pay" in output
-    assert "linear it is" in output
+    assert "the gain is too small" in output
+    assert "chosen: linear" in output
     assert run(["predict", str(rows), "--model", str(tmp_path / "run"), "--out", str(tmp_path / "answers.jsonl")]) == 0
     assert run(["resume", str(tmp_path / "run")]) == 2
-    assert "there is nothing to go on with" in " ".join(capsys.readouterr().err.split())
+    assert "there is nothing to resume" in " ".join(capsys.readouterr().err.split())
 
 
 def test_wrong_arguments_are_named(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

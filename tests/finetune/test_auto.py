@@ -61,9 +61,9 @@ def test_where_frozen_states_suffice_nothing_else_is_trained(
 
     def as_good(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
         tried.append(over["adapt"]["is"])
-        return np.ones(sum(len(fold.held["label"]) for fold in folds), bool)
+        return np.ones(sum(len(fold.heldout["label"]) for fold in folds), bool)
 
-    monkeypatch.setattr(escalation, "_trained", as_good)
+    monkeypatch.setattr(escalation, "_cross_validate", as_good)
     file = write(tmp_path / "rows.jsonl", rows("classify", 200))
     found = auto("classify", file, loaded.path, SMALL, tmp_path / "run", said.append)
     assert found.stage == "linear"
@@ -79,7 +79,7 @@ def test_where_training_pays_it_is_done(
     tmp_path: Path, loaded: LoadedModel, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
-    trained = escalation._trained
+    trained = escalation._cross_validate
 
     def judged(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
         """LoRA is as good as it is, the whole model hopeless."""
@@ -87,7 +87,7 @@ def test_where_training_pays_it_is_done(
         found = trained(task, over, given, folds)
         return found if tried[-1] == "lora" else np.zeros(len(found), bool)
 
-    monkeypatch.setattr(escalation, "_trained", judged)
+    monkeypatch.setattr(escalation, "_cross_validate", judged)
     monkeypatch.setattr(escalation, "INVERSE_REGULARISATION", (1e-9,))  # a linear head that can tell next to nothing
     file = write(tmp_path / "rows.jsonl", rows("classify", 120))
     found = auto("classify", file, loaded.path, {**SMALL, "optim": {"lr": 2e-2}}, tmp_path / "run")
@@ -101,9 +101,9 @@ def test_where_training_pays_it_is_done(
 def test_what_auto_cannot_do_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
     file = write(tmp_path / "rows.jsonl", {"text": ["a", "b"], "label": ["x", "y"]})
     for task, over in (("regress", {}), ("classify", {"task": {"head_dense": True}})):
-        with pytest.raises(SettingsError, match="auto: is for classify and pair"):
+        with pytest.raises(SettingsError, match="auto: chooses between stages for classify and pair"):
             auto(task, file, loaded.path, over, tmp_path / "run")
-    with pytest.raises(SettingsError, match="adapt: is what"):
+    with pytest.raises(SettingsError, match="adapt: is chosen by"):
         auto("classify", file, loaded.path, {"adapt": "lora"}, tmp_path / "run")
     with pytest.raises(SettingsError, match="too few rows of each class"):
         auto("classify", file, loaded.path, {}, tmp_path / "run")

@@ -15,6 +15,7 @@ import torch
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError
 from encodery.base.settings import decode
+from encodery.finetune import data as data_module
 from encodery.finetune.job import FinetuneJob
 from encodery.finetune.planning import FinetunePlan, plan_finetuning
 from encodery.finetune.predict import Predictor
@@ -26,6 +27,7 @@ from encodery.finetune.settings import (
     default_lr,
     initial_settings,
 )
+from encodery.finetune.tasks.classify import TextClassification
 from encodery.model.checkpoint import read_tensors
 from encodery.model.load import LoadedModel, load_model
 from encodery.model.settings import ModelSettings
@@ -133,7 +135,7 @@ def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded
     assert [default_embedding_lr_scale(words, False) for words in (0.01, 0.02, 0.084, 3.0)] == [1.0, 1.0, 4.2, 10.0]
     assert default_embedding_lr_scale(0.084, True) == 1.0
     made = planned("classify", embedding_lr_scale=3.0, layer_decay=0.5)
-    assert any("rate 0.005 (words 3 times as fast)" in note for note in made.notes)
+    assert any("learning rate 0.005 (embeddings 3 times that)" in note for note in made.notes)
     job = FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu"))
     assert job.lr_scale("model.encoder.embeddings.word.weight") == pytest.approx(0.75)
     assert job.lr_scale("model.encoder.embedding_norm.weight") == pytest.approx(0.25)
@@ -194,7 +196,7 @@ def test_seeds_differ_and_their_spread_is_told(planned: Planned, tmp_path: Path)
     assert values[0] != values[1]
     assert found["test_rmse"].mean == pytest.approx(sum(values) / 2)
     table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
-    assert table["figures"]["test_rmse"]["values"] == list(values)
+    assert table["metrics"]["test_rmse"]["values"] == list(values)
     assert run_seeds(recipe, tmp_path / "runs", 2) == found, "finished runs are not run again"
     assert summarise([1.0, 3.0]).std == pytest.approx(2**0.5)
     with pytest.raises(SettingsError, match="seeds = 1"):
@@ -251,6 +253,34 @@ def test_what_is_set_wins_over_the_rules() -> None:
     assert default_lr(768, 64, True, False) == 20 * default_lr(768, 16, False, False)
     with pytest.raises(SettingsError, match="max_length = 900"):
         initial_settings("classify", {"max_length": 900}).effective_max_length(512)
+
+
+def test_data_is_read_and_tokenised_once_and_again_only_to_resume(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, prepared = list[object](), list[int]()
+    read, prepare = data_module.read_tables, TextClassification.prepare
+
+    def count_reads(path: Any) -> Any:
+        reads.append(path)
+        return read(path)
+
+    def count_rows(self: TextClassification, rows: Any, *rest: Any) -> Any:
+        prepared.append(len(rows["text"]))
+        return prepare(self, rows, *rest)
+
+    monkeypatch.setattr(data_module, "read_tables", count_reads)
+    monkeypatch.setattr(TextClassification, "prepare", count_rows)
+    plan = planned("classify", epochs=1)
+    assert (len(reads), prepared) == (1, [96])
+    start(plan.recipe, tmp_path / "run", build=plan.build)
+    assert len(reads) == 1, "training reads nothing again"
+    assert sorted(prepared, reverse=True)[:3] == [96, 40, 40], "train, dev and test rows are tokenised once each"
+    run_seeds(plan.recipe, tmp_path / "runs", 2, builder=plan.builder)
+    assert (len(reads), prepared.count(96)) == (1, 1), "further seeds read nothing again"
+    job = FinetuneJob.from_recipe(plan.recipe, _team(), torch.device("cpu"))
+    assert (len(reads), prepared.count(96)) == (2, 2), "a resumed run reads its data itself"
+    assert job.data.fingerprint == plan.prepared.data.fingerprint
 
 
 def _team() -> Any:

@@ -12,7 +12,8 @@ ROWS = 100_000
 MEASURE = """
 import resource, sys
 from encodery.finetune.data import read_data
-from encodery.finetune.planning import complete_plan
+from encodery.finetune.planning import plan_prepared
+from encodery.finetune.prepared import prepare_data
 from encodery.finetune.settings import initial_settings
 from encodery.model.load import load_model
 
@@ -22,7 +23,7 @@ def peak():
 early, loaded = initial_settings("classify", {}), load_model(sys.argv[2])
 before = peak()
 data = read_data(sys.argv[1], early)
-settings, _ = complete_plan(early, {}, loaded, data)
+plan = plan_prepared(early, {}, prepare_data(early, loaded, data), sys.argv[1], sys.argv[2])
 print(len(data.train["text"]), peak() - before)
 """
 

@@ -142,7 +142,7 @@ def _train(
     """Write rows to `folder/rows`, train on them in `folder/run` and return the metrics."""
     write_rows(folder / "rows", splits)
     plan = plan_finetuning(task, folder / "rows", model, overrides)
-    return start(plan.recipe, folder / "run").metrics
+    return start(plan.recipe, folder / "run", build=plan.build).metrics
 
 
 def _heldout(data: LabelledData) -> dict[str, Rows]:

@@ -1,4 +1,4 @@
-"""From a task, a data folder, a model and what a user sets to a whole recipe, before anything is trained."""
+"""From a task, data, a model and the user's settings to a complete recipe, before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodery.finetune.data import LabelledData, read_data
-from encodery.finetune.job import FinetuneJob, preprocessor_for
+import torch
+
+from encodery.finetune.data import read_data
+from encodery.finetune.job import FinetuneJob
+from encodery.finetune.prepared import PreparedData, prepare_data
 from encodery.finetune.settings import FinetuneSettings, complete_settings, initial_settings
-from encodery.model.load import LoadedModel, load_model
+from encodery.model.load import load_model
+from encodery.train.distributed import DistributedContext
+from encodery.train.launch import BuildJob
 from encodery.train.recipe import Recipe
 
 Reporter = Callable[[str], None]
@@ -19,54 +24,76 @@ Reporter = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class FinetunePlan:
-    """`recipe` for `train.launch.start`; `notes`: what was guessed, found and chosen, in words."""
+    """`recipe` for `train.launch.start`; `notes`: messages about the data and the settings that were chosen.
+
+    `prepared` is what planning has read: `start(plan.recipe, out, console, plan.build)` reads nothing again.
+    """
 
     recipe: Recipe[FinetuneSettings]
     notes: list[str]
+    prepared: PreparedData
+
+    def build(self, distributed: DistributedContext, device: torch.device) -> FinetuneJob:
+        """Make the job of the recipe from the prepared data."""
+        return FinetuneJob(self.recipe.settings, self.prepared, distributed, device, self.recipe)
+
+    def builder(self, recipe: Recipe[FinetuneSettings]) -> BuildJob:
+        """Return `build` for a recipe that differs from that of the plan in settings of `train` only."""
+        return lambda distributed, device: FinetuneJob(recipe.settings, self.prepared, distributed, device, recipe)
 
 
 def plan_finetuning(task: str, data: str | Path, model: str | Path, overrides: Mapping[str, Any]) -> FinetunePlan:
-    """Read model and data, and fill in what is not set (`settings.py`).
+    """Read model and data, and choose the settings that `overrides` leaves open (`settings.py`).
 
-    Raises `UnknownName` for a task that is none, `SettingsError`, `InputError` and `EmptyInput` for what cannot be.
+    Raises `UnknownName` for a task that does not exist, and `SettingsError`, `InputError` or `EmptyInput` for settings
+    and data that cannot be used.
     """
-    early = initial_settings(task, overrides)
+    settings = initial_settings(task, overrides)
     loaded = load_model(model)
-    found = read_data(data, early)
-    settings, told = complete_plan(early, overrides, loaded, found)
-    return FinetunePlan(recipe_of(settings, data, model), [*found.notes, *told])
+    prepared = prepare_data(settings, loaded, read_data(data, settings))
+    return plan_prepared(settings, overrides, prepared, data, model)
 
 
-def complete_plan(
-    settings: FinetuneSettings, overrides: Mapping[str, Any], loaded: LoadedModel, data: LabelledData
-) -> tuple[FinetuneSettings, list[str]]:
-    """The settings with what the rules say for these rows and this model, and that in words."""
-    known = settings.task.fit_metadata(data.train, loaded.tokenizer)
-    examples = settings.task.prepare(data.train, preprocessor_for(settings, loaded), known, True)
-    words = float(loaded.model.encoder.token_embeddings.detach().square().mean().sqrt())
-    settings = complete_settings(settings, overrides, examples.lengths, loaded.model.settings, words)
-    told = []
-    cut = int((examples.dropped_tokens > 0).sum())
-    if cut:
-        told.append(
-            f"{cut:,} of {examples.num_rows:,} training rows are too long: {int(examples.dropped_tokens.sum()):,} tokens are cut "
-            f"off (truncate = {settings.effective_truncate}, max_length = {settings.effective_max_length(loaded.model.settings.max_length)})"
-        )
-    if len(examples) != examples.num_rows:
-        told.append(f"{examples.num_rows:,} rows are read in {len(examples):,} windows")
-    assert settings.optim is not None
-    faster = f" (words {settings.embedding_lr_scale:g} times as fast)" if settings.embedding_lr_scale != 1 else ""
-    told.append(
-        f"{settings.epochs:g} epochs in batches of {settings.batch}, rate {settings.optim.lr:g}{faster}: "
-        f"{settings.train.budget.removesuffix('steps')} steps"
-    )
-    if data.dev is None:
-        told.append("there are no dev rows: the last weights are kept, nothing is calibrated")
-    return settings, told
+def plan_prepared(
+    settings: FinetuneSettings,
+    overrides: Mapping[str, Any],
+    prepared: PreparedData,
+    data: str | Path,
+    model: str | Path,
+) -> FinetunePlan:
+    """Make the plan of `initial_settings` for prepared data, which was read from `data` with the model at `model`."""
+    embedding_rms = float(prepared.loaded.model.encoder.token_embeddings.detach().square().mean().sqrt())
+    model_settings = prepared.loaded.model.settings
+    settings = complete_settings(settings, overrides, prepared.examples.lengths, model_settings, embedding_rms)
+    notes = [*prepared.data.notes, *_notes(settings, prepared)]
+    return FinetunePlan(recipe_of(settings, data, model), notes, prepared)
 
 
 def recipe_of(settings: FinetuneSettings, data: str | Path, model: str | Path) -> Recipe[FinetuneSettings]:
-    """The recipe of a fine-tuning of `model` on the rows of `data`."""
-    place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    inputs = {"model": place, "data": str(Path(data).resolve())}
+    """Return the recipe of fine-tuning `model` on the rows of `data`."""
+    source = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    inputs = {"model": source, "data": str(Path(data).resolve())}
     return Recipe(job=FinetuneJob.name(), inputs=inputs, settings=settings)
+
+
+def _notes(settings: FinetuneSettings, prepared: PreparedData) -> list[str]:
+    examples, notes = prepared.examples, list[str]()
+    truncated = int((examples.dropped_tokens > 0).sum())
+    if truncated:
+        notes.append(
+            f"{truncated:,} of {examples.num_rows:,} training rows are too long: "
+            f"{int(examples.dropped_tokens.sum()):,} tokens are cut off (truncate = {settings.effective_truncate}, "
+            f"max_length = {prepared.preprocessor.max_length})"
+        )
+    if len(examples) != examples.num_rows:
+        notes.append(f"{examples.num_rows:,} rows are read in {len(examples):,} windows")
+    assert settings.optim is not None
+    scale = settings.embedding_lr_scale
+    embeddings = f" (embeddings {scale:g} times that)" if scale != 1 else ""
+    notes.append(
+        f"{settings.epochs:g} epochs in batches of {settings.batch}, learning rate {settings.optim.lr:g}{embeddings}: "
+        f"{settings.train.budget.removesuffix('steps')} steps"
+    )
+    if prepared.data.dev is None:
+        notes.append("there are no dev rows: the last weights are kept, and nothing is calibrated")
+    return notes

@@ -131,3 +131,12 @@ def settings_for_epochs(lengths: npt.ArrayLike, batch_size: int, epochs: float) 
         raise SettingsError(f"epochs = {epochs}, batch = {batch_size}: both must be positive.")
     steps = max(round(len(sizes) * epochs / batch_size), 1)
     return {"budget": f"{steps}steps", "batch_tokens": max(round(float(sizes.mean()) * batch_size), 1)}
+
+
+def evaluation_settings(evals: int, eval_tokens: int, patience: int) -> dict[str, Any]:
+    """The `train` settings by which the best weights are chosen on dev rows.
+
+    `eval_tokens`: tokens of an evaluation; `patience`: evaluations in a row without improvement that end a run. No
+    evaluation is skipped to save time, so that the weights chosen do not depend on the clock.
+    """
+    return {"eval_time_fraction": 0.99, "evals": evals, "eval_tokens": eval_tokens, "patience": patience}
