@@ -330,7 +330,7 @@ def test_several_seeds(
     assert run([*arguments, "--seeds", "2", "train.evals=4"]) == 0
     capsys.readouterr()
     assert run([*arguments, "--seeds", "2", "dropout=0.2"]) == 2
-    assert "seed-0: holds a run of other settings (dropout)" in " ".join(capsys.readouterr().err.split())
+    assert "seed-0: holds a run with other settings (dropout)" in " ".join(capsys.readouterr().err.split())
     stopped = RunResult(tmp_path, False, 3, 0, 0.0, {})
     monkeypatch.setattr("encodery.finetune.seeds._run", lambda *_: stopped)
     capsys.readouterr()
