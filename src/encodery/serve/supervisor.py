@@ -26,6 +26,7 @@ GRACE_MARGIN = 5  # Seconds beyond the workers' own grace before they are killed
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises `InputError` for an address that cannot be listened on."""
+    listener: socket.socket | None = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -33,6 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(2048)
     except (OSError, OverflowError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "another program uses the port; --port 0 takes a free one" if in_use else str(error)
         raise InputError(f"{host}:{port}: cannot listen on this address ({reason}).") from error

@@ -1,0 +1,178 @@
+"""Routes and dispatch without models: which model a request goes to, and how results become answers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from fastapi.testclient import TestClient
+
+from encodery.serve.api_error import ApiError
+from encodery.serve.app import make_app
+from encodery.serve.backend import Backend
+from encodery.serve.dispatch import Dispatcher, json_response, to_json
+from encodery.serve.served_model import InferenceRequest, InferenceResult
+
+MODELS: list[dict[str, Any]] = [
+    {"id": "dense", "operations": {"embed": {"dimension": 2}, "states": {}, "tokenize": {}}},
+    {"id": "terms", "operations": {"sparse": {}}},
+    {"id": "labels", "operations": {"predict": {"task": "classify", "inputs": [["text"]]}}},
+    {"id": "ranker", "operations": {"predict": {"task": "rank", "inputs": [["query", "text"]]}}},
+    {"id": "spans", "operations": {"predict": {"task": "span", "inputs": [["question", "context"]]}}},
+]
+
+
+class FixedBackend(Backend):
+    """Gives the result of a function and keeps the requests."""
+
+    def __init__(self, answer: Callable[[InferenceRequest], InferenceResult]) -> None:
+        self.models_info, self.answer, self.requests = MODELS, answer, list[InferenceRequest]()
+
+    async def infer(self, request: InferenceRequest, urgent: bool = False) -> InferenceResult:
+        self.requests.append(request)
+        return self.answer(request)
+
+    async def probe(self) -> float:
+        return 0.25
+
+    async def drain(self, seconds: float) -> bool:
+        return True
+
+    def load(self) -> dict[str, int]:
+        return {"requests": 0, "tokens": 0}
+
+
+def post(
+    path: str, body: dict[str, Any], answer: Callable[[InferenceRequest], InferenceResult]
+) -> tuple[Any, InferenceRequest]:
+    """The JSON of a response, and the request that the backend got."""
+    backend = FixedBackend(answer)
+    response = TestClient(make_app(backend, max_inputs=3)).post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json(), backend.requests[-1]
+
+
+def error_code(path: str, body: dict[str, Any]) -> str:
+    """The code of the error of a request that no model gets."""
+    backend = FixedBackend(lambda request: InferenceResult())
+    response = TestClient(make_app(backend, max_inputs=3)).post(path, json=body)
+    assert not backend.requests
+    return str(response.json()["error"]["code"])
+
+
+def vectors(request: InferenceRequest) -> InferenceResult:
+    texts = request.inputs.get("texts", request.inputs.get("ids"))
+    array = np.array([[3.0, 4.0 * (-1) ** index] for index in range(len(texts))], np.float32)
+    return InferenceResult({}, {"vectors": array}, [5] * len(texts), [0] * len(texts))
+
+
+def test_the_model_of_a_request() -> None:
+    dispatcher = Dispatcher(FixedBackend(vectors), 3)
+    assert dispatcher.select_model(None, "embed") == "dense"
+    assert dispatcher.select_model(None, "predict", ("rank",)) == "ranker"
+    assert dispatcher.select_model("labels", "predict", ("classify", "pair")) == "labels"
+    assert dispatcher.operation_info("ranker", "predict")["task"] == "rank"
+    for name, operation, tasks, code, message in (
+        ("labls", "predict", (), "model_not_found", "Did you mean 'labels'"),
+        ("dense", "predict", ("rank",), "unsupported_task", "'dense' does not support 'rank'; it supports embed"),
+        (None, "search", (), "unsupported_task", "No model on this server supports 'search'"),
+    ):
+        with pytest.raises(ApiError, match=message) as raised:
+            dispatcher.select_model(name, operation, tasks)
+        assert raised.value.code == code
+
+
+def test_headers_have_the_times_of_the_stages() -> None:
+    seconds = {"tokenise": 0.001, "queue": 0.002, "run": 0.25, "total": 0.3}
+    response = json_response(InferenceResult({}, {}, [3, 4], [0, 2], seconds), {"a": np.ones(2, np.float32)}, 9)
+    assert response.body == b'{"a":[1.0,1.0]}'
+    names = ("x-tokenization-time", "x-queue-time", "x-inference-time", "x-compute-time")
+    assert [response.headers[name] for name in names] == ["1.000", "2.000", "250.000", "300.000"]
+    names = ("x-compute-tokens", "x-compute-characters", "x-dropped-tokens")
+    assert [response.headers[name] for name in names] == ["7", "9", "2"]
+    assert to_json({"a": np.arange(4).reshape(2, 2).T}) == b'{"a":[[0,2],[1,3]]}'
+
+
+def test_embeddings_as_numbers_and_as_base64() -> None:
+    answer, request = post("/v1/embeddings", {"model": "dense", "input": ["a", "b"], "prompt_name": "query"}, vectors)
+    assert [row["embedding"] for row in answer["data"]] == [[3.0, 4.0], [3.0, -4.0]]
+    assert answer["usage"] == {"prompt_tokens": 10, "total_tokens": 10}
+    assert request.options == {"truncate": None, "dimensions": None, "prompt": "query"}
+    answer, request = post("/v1/embeddings", {"model": "dense", "input": [7, 8], "encoding_format": "base64"}, vectors)
+    assert request.inputs == {"ids": [[7, 8]]}
+    assert np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4").tolist() == [3.0, 4.0]
+
+
+def test_truncation_in_the_words_of_tei() -> None:
+    for body, policy in (({"truncate": True}, "right"), ({"truncate": True, "truncation_direction": "Left"}, "left"),
+                         ({"truncate": False}, "error"), ({"truncate": "chunk"}, "chunk"), ({}, None)):  # fmt: skip
+        assert post("/embed", {"inputs": "a", **body}, vectors)[1].options["truncate"] == policy
+
+
+def test_terms_of_each_text() -> None:
+    def terms(request: InferenceRequest) -> InferenceResult:
+        arrays = {"term_ids": np.array([4, 9, 7]), "weights": np.array([1.0, 0.5, 2.0]), "ends": np.array([2, 2, 3])}
+        return InferenceResult({}, arrays, [3, 2, 3], [0, 0, 0])
+
+    answer, _ = post("/embed_sparse", {"inputs": ["a b", "x", "c"]}, terms)
+    assert answer == [[{"index": 4, "value": 1.0}, {"index": 9, "value": 0.5}], [], [{"index": 7, "value": 2.0}]]
+
+
+def test_similarity_is_the_cosine() -> None:
+    body = {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}}
+    assert post("/similarity", body, vectors)[0] == pytest.approx([-7 / 25, 1.0])
+
+
+def test_documents_are_ranked_by_their_logit() -> None:
+    def logits(request: InferenceRequest) -> InferenceResult:
+        answers = [{"logit": value} for value in (-1.0, 2.0, 0.0)]
+        return InferenceResult({"answers": answers}, {}, [4, 4, 4], [0, 0, 0])
+
+    body = {"query": "q", "documents": ["a", {"text": "b"}, "c"], "top_n": 2, "return_documents": True}
+    answer, request = post("/v1/rerank", body, logits)
+    assert request.inputs["rows"] == {"query": ["q"] * 3, "text": ["a", "b", "c"]}
+    assert [hit["index"] for hit in answer["results"]] == [1, 2]
+    assert [hit["relevance_score"] for hit in answer["results"]] == pytest.approx([1 / (1 + np.exp(-2)), 0.5])
+    assert answer["results"][0]["document"] == {"text": "b"}
+    assert "document" not in post("/v2/rerank", body, logits)[0]["results"][0]
+    raw = post("/rerank", {"query": "q", "texts": ["a", "b", "c"], "raw_scores": True}, logits)[0]
+    assert [(hit["index"], hit["score"]) for hit in raw] == [(1, 2.0), (2, 0.0), (0, -1.0)]
+
+
+def test_labels_of_one_text_and_of_a_batch() -> None:
+    def classes(request: InferenceRequest) -> InferenceResult:
+        rows = request.inputs["rows"]["text"]
+        answers = [{"probabilities": {"no": 0.25, "yes": 0.75}} for _ in rows]
+        return InferenceResult({"answers": answers}, {}, [3] * len(rows), [0] * len(rows))
+
+    expected = [{"label": "yes", "score": 0.75}, {"label": "no", "score": 0.25}]
+    assert post("/predict", {"inputs": "a"}, classes)[0] == expected
+    assert post("/predict", {"inputs": [["a"], ["b"]]}, classes)[0] == [expected, expected]
+    assert error_code("/predict", {"inputs": ["a", "b"]}) == "invalid_parameter"  # The model reads no pairs.
+    assert error_code("/predict", {"inputs": [["a"], ["b", "c"]]}) == "invalid_parameter"
+
+
+def test_answers_need_as_many_questions_as_contexts() -> None:
+    body = {"question": ["a", "b"], "context": ["c"]}
+    assert error_code("/answer", body) == "invalid_parameter"
+    assert error_code("/embed", {"inputs": ["a"] * 4}) == "too_many_inputs"
+    assert error_code("/embed", {"inputs": ["a", ""]}) == "empty_input"
+    assert error_code("/embed", {"inputs": [[1], []]}) == "empty_input"
+    assert error_code("/tag", {"inputs": "a"}) == "unsupported_task"
+
+
+def test_state_of_the_server() -> None:
+    client = TestClient(make_app(FixedBackend(vectors)))
+    assert client.get("/health").json() == {"status": "ready", "seconds": 0.25}
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [info["id"] for info in MODELS]
+    assert client.get("/v1/models/dense").json()["operations"] == ["embed", "states", "tokenize"]
+    assert client.get("/v1/models/dens").json()["error"]["code"] == "model_not_found"
+    assert client.get("/info").json()["load"] == {"requests": 0, "tokens": 0}
+    assert client.get("/nothing").json()["error"]["code"] == "route_not_found"
+    assert client.get("/embed").json()["error"]["code"] == "method_not_allowed"
