@@ -77,7 +77,7 @@ def test_pairs_are_trained_on_reported_and_used(
     prompts = ['encoder.prompts.query="ba "', "encoder.pooling.is=cls"]
     train(data, model, tmp_path / "run", [*QUICK, *prompts, "epochs=4"], console=Console(width=200))
     message = capsys.readouterr().out
-    assert "train: anchor = query (by name), positive = positive (by name)" in message
+    assert "columns: anchor = query (by name), positive = positive (by name)" in message
     assert "150 examples of 2 texts" in message
     assert "objective dense, loss infonce, 16 examples per step, budget 38steps" in message
     assert "held out: nDCG@10" in message
@@ -244,7 +244,7 @@ def test_test_examples_are_scored_stored_and_reported(
 ) -> None:
     train(whole, model, tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
     message = capsys.readouterr().out
-    assert "test: 40 examples are judged once, at the end" in message
+    assert "test: 40 examples are evaluated once, at the end" in message
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in message
     assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in message
@@ -255,7 +255,7 @@ def test_test_examples_are_scored_stored_and_reported(
     assert run(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "ndcg, test rows" in page
-    assert "test: 40 examples are judged once" in page
+    assert "test: 40 examples are evaluated once" in page
 
 
 @pytest.mark.parametrize("truncate", ["error", "right", "left", "chunk"])
@@ -293,8 +293,8 @@ def test_few_held_out_examples_are_reported_and_select_nothing(
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     train(tmp_path / "few.jsonl", model, tmp_path / "run", [*QUICK, "epochs=3"], console=Console(width=400))
     message = capsys.readouterr().out
-    assert "of 100 examples are held out as dev rows" in message
-    assert "the last are kept" in message
+    assert "of 100 rows are held out as dev rows" in message
+    assert "the last ones are kept" in message
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "best_step" not in figures
     assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in message

@@ -49,16 +49,16 @@ def made(name: str) -> NegativeMiner:
 def test_wrong_answers_are_wrong_differ_and_repeat(name: str) -> None:
     part, stack = made(name), hay()
     found = mine_negatives(part, stack, 5, seed=3)
-    assert found.numbers.shape == (Q, 5)
-    assert found.numbers.dtype == np.int64
-    for row, right in zip(found.numbers, stack.positives, strict=True):
+    assert found.indices.shape == (Q, 5)
+    assert found.indices.dtype == np.int64
+    for row, right in zip(found.indices, stack.positives, strict=True):
         kept = row[row >= 0]
         assert not set(kept) & set(right)
         assert len(set(kept)) == len(kept)
         assert (row[len(kept) :] == -1).all(), "what is lacking stands at the end"
-    assert (found.numbers >= 0).mean() > 0.5
+    assert (found.indices >= 0).mean() > 0.5
     assert 0 <= found.filtered_fraction < 1
-    np.testing.assert_array_equal(mine_negatives(part, stack, 5, seed=3).numbers, found.numbers)
+    np.testing.assert_array_equal(mine_negatives(part, stack, 5, seed=3).indices, found.indices)
 
 
 @pytest.mark.parametrize("name", part_names(NegativeMiner))
@@ -72,7 +72,7 @@ def test_more_are_asked_than_there_are(name: str) -> None:
         few.judge,
         lambda query, count: list(range(4))[:count],
     )
-    found = mine_negatives(made(name), small, 10, seed=0).numbers
+    found = mine_negatives(made(name), small, 10, seed=0).indices
     assert found.shape == (2, 10)
     assert set(found[1]) <= {-1, 0, 3}
 

@@ -1,4 +1,4 @@
-"""Training data out of training data: wrong answers, a judge that leaves right ones out, a teacher, the verb."""
+"""Mined rows: negatives, a judge that filters them, a teacher that scores them; `encodery embed mine-negatives`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     return np.concatenate([judge(query, [text]) for query, text in zip(queries, texts, strict=True)])
 
 
-def test_the_judge_leaves_out_what_is_right_after_all() -> None:
-    """`scarlet` answers q1 nearly as well as `red` does, though nobody labelled it."""
+def test_the_judge_leaves_out_unlabelled_positives() -> None:
+    """`scarlet` answers q1 nearly as well as `red` does, and is not labelled."""
     data = EmbeddingExamples((["q1", "q2", "q3"], ["red", "scarlet", "green"]))
     rows = list(
         mine_rows(
@@ -56,21 +56,21 @@ def test_the_judge_leaves_out_what_is_right_after_all() -> None:
     assert set(plain[0]["negatives"]) == {"green", "scarlet"}
 
 
-def test_a_teacher_scores_what_was_mined() -> None:
+def test_a_teacher_scores_the_mined_rows() -> None:
     settings = MiningSettings(miner=RandomNegatives(), num_negatives=2)
     found = mine_rows(PAIRS, settings, teacher=scores)
     for row in found.rows:
         assert row["scores"] == [TRUTH[row["anchor"]].get(text, -1.0) for text in [row["positive"], *row["negatives"]]]
     short = mine_rows(PAIRS, MiningSettings(miner=RandomNegatives(), num_negatives=3), teacher=scores)
-    assert [row["anchor"] for row in short.rows] == ["q2", "q3"], "q1 has two right answers, two texts are left"
+    assert [row["anchor"] for row in short.rows] == ["q2", "q3"], "q1 has two positives, two texts are left"
     assert "2 examples with fewer than 3" in short.notes[-1]
 
 
-def test_pairs_are_scored_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_scored_without_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encodery.embed.mined_rows.PAIRS_AT_ONCE", 3)
     rows = list(mine_rows(PAIRS, MiningSettings(num_negatives=0), teacher=scores).rows)
     assert [row["score"] for row in rows] == pytest.approx([1 / (1 + np.exp(-s)) for s in (5, 3, 2, 4)], abs=1e-5)
-    with pytest.raises(SettingsError, match="nothing to do but to score"):
+    with pytest.raises(SettingsError, match="pairs are only scored"):
         mine_rows(PAIRS, MiningSettings(num_negatives=0))
     with pytest.raises(InputError, match="one column"):
         mine_rows(EmbeddingExamples((["a"],)), MiningSettings())
@@ -89,7 +89,7 @@ def ranker(loaded: LoadedModel, tmp_path: Path) -> Path:
     return tmp_path / "ranker"
 
 
-def test_mined_scored_and_learned_from_the_command_line(
+def test_rows_are_mined_scored_and_trained_on_from_the_command_line(
     loaded: LoadedModel,
     pairs: Callable[[int, int], EmbeddingExamples],
     ranker: Path,
@@ -126,15 +126,15 @@ def test_mined_scored_and_learned_from_the_command_line(
     assert "loss cosine_mse" in capsys.readouterr().out
 
 
-def test_a_bi_encoder_learns_what_a_cross_encoder_says(
+def test_a_bi_encoder_learns_the_scores_of_a_cross_encoder(
     loaded: LoadedModel, pairs: Callable[[int, int], EmbeddingExamples], ranker: Path, tmp_path: Path
 ) -> None:
-    """DSE: pairs scored by a cross-encoder of chance, whose scores cosines have to follow."""
+    """DSE: cosines are trained to equal the scores of a random cross-encoder."""
     tuned = load_model(ranker)
     teacher = Predictor.from_model(tuned)
     with torch.no_grad():
         for parameter in teacher.module.parameters():
-            parameter.mul_(30)  # A head of chance says nearly the same of all pairs.
+            parameter.mul_(30)  # A random head gives all pairs nearly the same score.
     told = FineTuned(teacher.task, teacher.module, teacher.metadata, {}, 16, "right")
     artifact.save(tmp_path / "teacher", tuned.model, told, tuned, {}, {})
     queries, partners = pairs(60, 0).columns
@@ -174,7 +174,7 @@ def test_a_bi_encoder_learns_what_a_cross_encoder_says(
     assert agreement(tmp_path / "student") > 0.9
 
 
-def test_what_lacks_is_named(loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_options_are_named(loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text('{"query": "a1", "positive": "b1"}\n', encoding="utf-8")
     for more, told in (

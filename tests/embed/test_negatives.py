@@ -1,4 +1,4 @@
-"""Miners one by one: limits, order, blocks; and the estimate of right answers among the wrong."""
+"""Miners one by one: limits, order, blocks; the estimate of the false-negative rate."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from encodery.embed.negatives.reranked import RerankedNegatives
 COSINES = np.array([1.0, 0.97, 0.9, 0.8, 0.5, 0.1], np.float32)
 QUERY = np.array([[1.0, 0.0]], np.float32)
 PASSAGES = np.stack([COSINES, np.sqrt(1 - COSINES**2)], axis=1)
-HAY = NegativePool(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
+POOL = NegativePool(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
 
 
 @pytest.mark.parametrize(
-    ("miner", "expected", "taken_out"),
+    ("miner", "expected", "filtered"),
     [
-        (HardNegatives(margin=0.0), [3, 4, 5], 2),  # nothing above the right answer's 0.9
+        (HardNegatives(margin=0.0), [3, 4, 5], 2),  # nothing above the positive's 0.9
         (HardNegatives(margin=0.12), [4, 5, -1], 3),  # below 0.9 - 0.9 · 0.12 = 0.792
         (HardNegatives(margin=0.05, relative=False), [3, 4, 5], 2),
         (HardNegatives(margin=0.15, relative=False), [4, 5, -1], 3),
@@ -32,14 +32,16 @@ HAY = NegativePool(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
         (HardNegatives(margin=0.0, depth=3), [3, -1, -1], 2),
     ],
 )
-def test_the_nearest_that_are_not_too_near(miner: HardNegatives, expected: list[int], taken_out: int) -> None:
-    found = mine_negatives(miner, HAY, 3, 0)
-    assert found.numbers.tolist() == [expected]
-    assert found.num_filtered == taken_out
-    assert found.filtered_fraction == pytest.approx(taken_out / found.num_candidates)
+def test_hard_negatives_are_the_nearest_below_the_limit(
+    miner: HardNegatives, expected: list[int], filtered: int
+) -> None:
+    found = mine_negatives(miner, POOL, 3, 0)
+    assert found.indices.tolist() == [expected]
+    assert found.num_filtered == filtered
+    assert found.filtered_fraction == pytest.approx(filtered / found.num_candidates)
 
 
-def test_blocks_find_what_one_matrix_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_equal_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     queries, passages = (rng.standard_normal((n, 6)).astype(np.float32) for n in (23, 101))
     queries, passages = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, passages))
@@ -49,43 +51,43 @@ def test_blocks_find_what_one_matrix_finds(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(numbers, expected)
     assert (np.diff(scores, axis=1) <= 0).all()
     right = [np.array([int(row[0])]) for row in expected]
-    hay = NegativePool([str(i) for i in range(23)], [str(i) for i in range(101)], right, (queries, passages))
-    found = mine_negatives(HardNegatives(margin=0.0), hay, 4, 0).numbers
+    pool = NegativePool([str(i) for i in range(23)], [str(i) for i in range(101)], right, (queries, passages))
+    found = mine_negatives(HardNegatives(margin=0.0), pool, 4, 0).indices
     np.testing.assert_array_equal(found, expected[:, 1:5])
 
 
-def test_the_judge_takes_out_what_it_finds_right() -> None:
+def test_the_judge_filters_probable_positives() -> None:
     scores = {"a": 9.0, "b": 4.0, "c": 5.0, "d": 4.9, "e": 0.0, "f": 5.0}
-    hay = NegativePool(
-        ["q"], list("abcdef"), HAY.positives, HAY.vectors, lambda q, texts: np.array([scores[t] for t in texts])
+    pool = NegativePool(
+        ["q"], list("abcdef"), POOL.positives, POOL.vectors, lambda q, texts: np.array([scores[t] for t in texts])
     )
-    found = mine_negatives(RerankedNegatives(miner=HardNegatives(margin=0.0, max_similarity=2.0, depth=9)), hay, 3, 0)
-    assert found.numbers.tolist() == [[3, 4, -1]], "a is filtered by the inner miner's own limit, f by the judge"
-    strict = mine_negatives(RerankedNegatives(miner=RandomNegatives(), margin=0.5), hay, 5, 0)
-    assert set(strict.numbers[0].tolist()) == {1, 4, -1}
+    found = mine_negatives(RerankedNegatives(miner=HardNegatives(margin=0.0, max_similarity=2.0, depth=9)), pool, 3, 0)
+    assert found.indices.tolist() == [[3, 4, -1]], "a is filtered by the inner miner's own limit, f by the judge"
+    strict = mine_negatives(RerankedNegatives(miner=RandomNegatives(), margin=0.5), pool, 5, 0)
+    assert set(strict.indices[0].tolist()) == {1, 4, -1}
     assert strict.num_filtered == 3
 
 
-def test_words_skip_the_likeliest() -> None:
-    hay = NegativePool(["q"], list("abcdef"), HAY.positives, search=lambda query, count: [2, 5, 4, 3, 1, 0][:count])
-    assert mine_negatives(BM25Negatives(skip=1), hay, 2, 0).numbers.tolist() == [[4, 3]]
+def test_bm25_skips_the_best() -> None:
+    pool = NegativePool(["q"], list("abcdef"), POOL.positives, search=lambda query, count: [2, 5, 4, 3, 1, 0][:count])
+    assert mine_negatives(BM25Negatives(skip=1), pool, 2, 0).indices.tolist() == [[4, 3]]
 
 
-def test_what_is_lacking_is_named() -> None:
-    with pytest.raises(SettingsError, match="mine = 'hard': needs vectors"):
+def test_a_missing_requirement_is_named() -> None:
+    with pytest.raises(SettingsError, match="miner = 'hard': requires vectors"):
         mine_negatives(HardNegatives(), NegativePool(["q"], ["p"], [np.array([0])]), 1, 0)
 
 
-def test_a_haystack_joins_examples_of_one_query() -> None:
-    hay, queries = build_pool(["q", "r", "q", "p1"], ["p1", "p2", "p3", "p2"])
-    assert list(hay.queries) == ["q", "r", "p1"]
-    assert list(hay.passages) == ["p1", "p2", "p3"]
-    assert [right.tolist() for right in hay.positives] == [[0, 2], [1], [0, 1]], "a text is no wrong answer to itself"
+def test_a_pool_joins_examples_of_one_query() -> None:
+    pool, queries = build_pool(["q", "r", "q", "p1"], ["p1", "p2", "p3", "p2"])
+    assert list(pool.queries) == ["q", "r", "p1"]
+    assert list(pool.passages) == ["p1", "p2", "p3"]
+    assert [right.tolist() for right in pool.positives] == [[0, 2], [1], [0, 1]], "a text is not a negative of itself"
     assert queries.tolist() == [0, 1, 0, 2]
 
 
-def test_hidden_right_answers_come_back_as_wrong_ones() -> None:
-    """Near twins of the right answer: a filter by similarity keeps them out, none lets them all in."""
+def test_the_false_negative_rate_is_estimated_from_hidden_positives() -> None:
+    """Every positive has a near twin: a filter by similarity leaves them out, no filter mines them."""
     rng = np.random.default_rng(0)
     passages = rng.standard_normal((60, 16))
     passages[30:] = passages[:30] + 0.05 * rng.standard_normal((30, 16))
@@ -95,11 +97,11 @@ def test_hidden_right_answers_come_back_as_wrong_ones() -> None:
     right = [np.array([i, i + 30]) for i in range(30)]
     texts = [str(i) for i in range(60)]
     vectors = queries.astype(np.float32), passages.astype(np.float32)
-    hay = NegativePool(texts[:30], texts, right, vectors)
+    pool = NegativePool(texts[:30], texts, right, vectors)
     loose, strict = (
-        false_negative_rate(HardNegatives(margin=margin, relative=False), hay, 3, 0) for margin in (0.0, 0.3)
+        false_negative_rate(HardNegatives(margin=margin, relative=False), pool, 3, 0) for margin in (0.0, 0.3)
     )
     assert loose is not None
     assert strict is not None
     assert strict < 0.1 < 0.3 < loose
-    assert false_negative_rate(HardNegatives(), HAY, 3, 0) is None
+    assert false_negative_rate(HardNegatives(), POOL, 3, 0) is None

@@ -1,4 +1,4 @@
-"""Training data of every shape: columns by name, wrong answers, held-out examples, mined ones; the word search."""
+"""Data of every shape: roles of columns, negatives, held-out rows, mined negatives; BM25 in memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_roles_are_guessed_by_name_or_because_only_one_fits(table: Any, columns:
     assert roles_of(table([dict.fromkeys(columns.split(), "x")])).columns == expected
 
 
-def test_roles_that_are_told(table: Any) -> None:
+def test_roles_that_are_given(table: Any) -> None:
     some = table([{"left": "x", "right": "y", "score": 1}])
     found = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"})
     assert found.columns == {"anchor": "left", "positive": "right"}
@@ -118,7 +118,7 @@ def test_held_out_examples_share_no_text_with_training() -> None:
     table = Table.of({"query": left, "positive": [f"p{i}" for i in rng.integers(0, 3000, 2000)]})
 
     def apart(table: Table) -> tuple[Table, Table]:
-        found = hold_out_dev({"train": table}, roles_of(table))
+        found, _ = hold_out_dev({"train": table}, roles_of(table))
         return found["train"], found["dev"]
 
     def texts(table: Table, column: str) -> set[str]:
@@ -130,59 +130,61 @@ def test_held_out_examples_share_no_text_with_training() -> None:
         assert not texts(train, column) & texts(dev, column)
     assert list(apart(table)[1]["query"]) == list(dev["query"])
     few = table.take(np.arange(30))
-    assert hold_out_dev({"train": few}, roles_of(few)) == {"train": few}
-    assert 1 <= len(hold_out_dev({"train": few}, roles_of(few), 0.2)["dev"]) < 12, "a share that is told is taken"
-    assert hold_out_dev({"train": table}, roles_of(table), 0.0) == {"train": table}
+    assert hold_out_dev({"train": few}, roles_of(few))[0] == {"train": few}
+    assert 1 <= len(hold_out_dev({"train": few}, roles_of(few), 0.2)[0]["dev"]) < 12, "a given fraction is used"
+    assert hold_out_dev({"train": table}, roles_of(table), 0.0)[0] == {"train": table}
     everywhere = Table.of({"query": left, "positive": ["yes" if i % 2 else "no" for i in range(2000)]})
     kept, away = apart(everywhere)
     assert not texts(kept, "query") & texts(away, "query"), "where a few texts are everywhere, anchors are kept apart"
     classes = Table.of({"text": [f"t{i}" for i in range(2000)], "label": [f"c{i // 2}" for i in range(2000)]})
     kept, _ = apart(classes)
-    assert len(set(kept["label"])) == 1000, "every class is learnt"
+    assert len(set(kept["label"])) == 1000, "no class is missing from training"
 
 
 @pytest.mark.parametrize(
     ("rows", "least", "most"), [(49, 0, 0), (80, 10, 24), (150, 12, 34), (400, 18, 44), (600, 18, 44), (2000, 70, 130)]
 )
-def test_of_few_rows_a_larger_share_is_held_out(rows: int, least: int, most: int) -> None:
+def test_of_few_rows_a_larger_fraction_is_held_out(rows: int, least: int, most: int) -> None:
     table = Table.of({"query": [f"question {i}" for i in range(rows)], "positive": [f"p{i}" for i in range(rows)]})
-    found = hold_out_dev({"train": table}, roles_of(table))
+    found, _ = hold_out_dev({"train": table}, roles_of(table))
     assert least <= len(found.get("dev", ())) <= most
     assert len(found["train"]) + len(found.get("dev", ())) == rows
 
 
-def test_what_is_held_out_is_always_told(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_what_is_held_out_is_always_reported(loaded: LoadedModel, tmp_path: Path) -> None:
     def told(count: int, **over: Any) -> tuple[bool, str]:
         rows = [{"query": f"a{i} b", "positive": f"b{i // 2}"} for i in range(count)]
         found = read_data(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
-        assert found.select_on_dev is ("the last are kept" not in "".join(found.notes))
+        assert found.select_on_dev is ("the last ones are kept" not in "".join(found.notes))
         return found.dev is not None, "\n".join(found.notes)
 
     there, said = told(120)
     assert there
-    assert "of 120 examples are held out as dev rows, no query of theirs stays in training; " in said
-    assert "more that share another text with them are left out" in said
-    assert "They tell how good the vectors are; which weights are the best, " in said
+    assert "of 120 rows are held out as dev rows; no training row has the same query, and " in said
+    assert "rows that share another text with them are left out" in said
+    assert "rows are too few to select the best weights: the last ones are kept" in said
     there, said = told(1500)
     assert there
     assert "kept" not in said, "enough to say which weights are the best"
     there, said = told(30)
     assert not there
-    assert "no examples are held out (fewer than 10 of 30 would be)" in said
-    assert "the last ones are kept" in said
+    assert "no dev rows are held out (fewer than 10 of 30 rows)" in said
+    assert "the last weights are kept" in said
     there, said = told(120, heldout=0.0)
     assert not there
-    assert "no examples are held out (heldout = 0)" in said
+    assert "no dev rows are held out (heldout = 0)" in said
     assert told(30, heldout=0.3)[0]
     with pytest.raises(SettingsError, match=r"heldout = 1\.5"):
         settings(heldout=1.5)
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
     write(tmp_path / "even" / "train.jsonl", rows)
     write(tmp_path / "even" / "dev.jsonl", [{**row, "score": 1} for row in rows])
-    assert "dev: has nothing to be judged by" in "\n".join(read_data(tmp_path / "even", settings(), loaded).notes)
+    assert "dev: has nothing to compute metrics from" in "\n".join(
+        read_data(tmp_path / "even", settings(), loaded).notes
+    )
 
 
-def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_test_split_is_read_by_its_own_columns_and_reported(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
 
     def of(test: Sequence[Mapping[str, Any]]) -> tuple[EmbeddingExamples | None, str]:
@@ -197,24 +199,24 @@ def test_a_test_split_is_read_by_its_own_columns_and_told(loaded: LoadedModel, t
     assert (found.target_kind, len(found)) == ("score", 6)
     assert found.target is not None
     assert found.target.max() == 1.0, "brought to 0 … 1 as those of training"
-    assert "test: 6 examples are judged once, at the end" in said
+    assert "test: 6 examples are evaluated once, at the end" in said
     assert "test: 6 rows are also in train" in said
     found, said = of([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
     assert found is not None
     assert found.target_kind == "none"
-    assert "test: anchor = query" in said
+    assert "columns of test: anchor = query" in said
     for strange, why in (
-        ([{"text": "a1"}], "test: has nothing to be judged by"),
-        ([{**row, "score": 2} for row in rows], "test: has nothing to be judged by"),
-        ([{**rows[0], "score": None}], "test: is not judged: "),
-        ([{"left": "x", "right": "y"}], "test: is left out: "),
+        ([{"text": "a1"}], "test: has nothing to compute metrics from"),
+        ([{**row, "score": 2} for row in rows], "test: has nothing to compute metrics from"),
+        ([{**rows[0], "score": None}], "test: not evaluated: "),
+        ([{"left": "x", "right": "y"}], "test: left out: "),
     ):
         found, said = of(strange)
         assert found is None
         assert why in said
 
 
-def test_rows_are_parted_by_a_column(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_rows_are_split_by_a_column(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "split": "test" if i % 4 == 0 else "train"} for i in range(200)]
     found = read_data(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
     assert found.test is not None
@@ -223,7 +225,7 @@ def test_rows_are_parted_by_a_column(loaded: LoadedModel, tmp_path: Path) -> Non
     assert not set(found.test.columns[0]) & {*found.train.columns[0], *found.dev.columns[0]}
 
 
-def test_what_is_odd_about_the_rows_is_told(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_findings_in_the_rows_are_reported(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
     write(tmp_path / "train.jsonl", [*rows, {"a": "A0", "b": "b0 ", "score": 2}])
     write(tmp_path / "dev.jsonl", rows[3:5])
@@ -252,7 +254,7 @@ def test_splits_are_read_each_by_its_own_columns(loaded: LoadedModel, pairs: Any
         read_data(empty.parent, settings(), loaded)
 
 
-def test_scores_are_brought_to_one(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_scores_are_rescaled_to_one(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
     write(tmp_path / "train.jsonl", rows)
     write(tmp_path / "dev.jsonl", rows[:7])
@@ -264,7 +266,7 @@ def test_scores_are_brought_to_one(loaded: LoadedModel, tmp_path: Path) -> None:
     assert found.dev.target[5] == 1.0
 
 
-def test_a_collection_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_data_set_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> None:
     write(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": f"b{i}"} for i in range(4)])
     write(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"a{i}"} for i in range(3)])
     (tmp_path / "qrels").mkdir()
@@ -278,9 +280,7 @@ def test_a_collection_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("miner", ["hard", "bm25", "random"])
-def test_wrong_answers_are_looked_for_before_training(
-    loaded: LoadedModel, pairs: Any, tmp_path: Path, miner: str
-) -> None:
+def test_negatives_are_mined_before_training(loaded: LoadedModel, pairs: Any, tmp_path: Path, miner: str) -> None:
     left, right = pairs(60, 1).columns
     rows = [{"query": a, "positive": b} for a, b in zip(left, [b + " a1" for b in right], strict=True)]
     path = write(tmp_path / "train.jsonl", rows)
@@ -290,14 +290,14 @@ def test_wrong_answers_are_looked_for_before_training(
         mine = {found.train.columns[2][number], found.train.columns[3][number]}
         own = {p for a, p in zip(found.train.columns[0], found.train.columns[1], strict=True) if a == anchor}
         assert not mine & own
-    assert "of the wrong answers found" in found.notes[-1]
+    assert any("of the negatives found" in note for note in found.notes)
     again = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
     assert again.train.fingerprint == found.train.fingerprint
-    with pytest.raises(SettingsError, match="where the data has pairs"):
+    with pytest.raises(SettingsError, match="mined for pairs"):
         read_data(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(miner={"is": miner}), loaded)
 
 
-def test_words_find_by_bm25() -> None:
+def test_bm25_equals_its_formula() -> None:
     passages = ["the cat sat", "a dog and a cat", "nothing here", "cat cat cat dog", ""]
     search = BM25Search(passages)
     lengths = np.array([3, 5, 2, 4, 0])

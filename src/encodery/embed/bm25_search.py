@@ -1,6 +1,6 @@
-"""BM25 over a few passages in memory, to mine wrong answers with; a search for users is `encodery.search`.
+"""BM25 over a few passages in memory, for mining negatives; a search for users is `encodery.search`.
 
-Robertson's formula as Lucene has it, over words of letters and digits in lower case. Shapes: P passages.
+Lucene's variant of Robertson's formula, over lower-cased runs of letters and digits. Shapes: P passages.
 """
 
 from __future__ import annotations
@@ -11,38 +11,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WORD = re.compile(r"\w+")
+TERM = re.compile(r"\w+")
 K1, B = 1.2, 0.75
 
 
 class BM25Search:
-    """Called with a query and a number, gives the numbers of the passages that match best, best first."""
+    """An index of P passages. A call with a query and a number returns the indices of the best passages, best first."""
 
     def __init__(self, passages: Sequence[str]) -> None:
-        found: dict[str, list[tuple[int, int]]] = {}
+        occurrences: dict[str, list[tuple[int, int]]] = {}
         lengths = np.zeros(len(passages))
-        for number, passage in enumerate(passages):
-            words = Counter(_words(passage))
-            lengths[number] = words.total()
-            for word, count in words.items():
-                found.setdefault(word, []).append((number, count))
-        shortness = K1 * (1 - B + B * lengths / max(lengths.mean() if len(lengths) else 1.0, 1e-9))
+        for index, passage in enumerate(passages):
+            terms = Counter(_terms(passage))
+            lengths[index] = terms.total()
+            for term, count in terms.items():
+                occurrences.setdefault(term, []).append((index, count))
+        saturation = K1 * (1 - B + B * lengths / max(lengths.mean() if len(lengths) else 1.0, 1e-9))
         self.size = len(passages)
         self.postings: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for word, places in found.items():
-            numbers, counts = np.array(places, np.int64).T
-            rarity = np.log(1 + (self.size - len(numbers) + 0.5) / (len(numbers) + 0.5))
-            self.postings[word] = numbers, rarity * counts / (counts + shortness[numbers])
+        for term, pairs in occurrences.items():
+            indices, counts = np.array(pairs, np.int64).T
+            idf = np.log(1 + (self.size - len(indices) + 0.5) / (len(indices) + 0.5))
+            self.postings[term] = indices, idf * counts / (counts + saturation[indices])
 
     def __call__(self, query: str, count: int) -> list[int]:
+        """Return the indices of at most `count` passages that share a term with the query, best first."""
         scores = np.zeros(self.size)
-        for word in _words(query):
-            if word in self.postings:
-                numbers, weights = self.postings[word]
-                scores[numbers] += weights
+        for term in _terms(query):
+            if term in self.postings:
+                indices, weights = self.postings[term]
+                scores[indices] += weights
         order = np.argsort(-scores, kind="stable")[:count]
-        return [int(number) for number in order if scores[number] > 0]
+        return [int(index) for index in order if scores[index] > 0]
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in WORD.findall(text)]
+def _terms(text: str) -> list[str]:
+    return [term.lower() for term in TERM.findall(text)]

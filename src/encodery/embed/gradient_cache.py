@@ -1,9 +1,9 @@
-"""Huge batches in small memory: gradients as from one pass over the batch, activations of one piece at a time.
+"""Large batches in little memory: the gradients of one pass, with the activations of one chunk at a time.
 
-GradCache, arXiv:2101.06983: the vectors of all pieces are computed without their activations, the loss of the whole
-batch gives the gradient of each vector, and every piece is then run again to carry it into the weights. That is
-recomputation with pieces of the batch as the unit, so it stands on torch's own, which also plays dropout's random
-numbers again. Costs a second forward pass; one piece costs nothing. Shapes: T tokens, B sequences, K width.
+GradCache, arXiv:2101.06983. The embeddings of all chunks are computed without their activations, the loss of the whole
+batch gives the gradient of each embedding, and every chunk is then run again to pass it on to the weights. That is
+activation checkpointing with chunks of the batch as the unit, so torch's own is used, which also repeats the random
+numbers of dropout. It costs a second forward pass; a single chunk costs nothing. Shapes: T tokens, B sequences.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from encodery.model.shape import Batch
 
 EncodeBatch = Callable[[Batch], Tensor]
+"""A packed batch to one result per sequence or per token; may draw random numbers."""
 
 
 def split_batch(batch: Batch, tokens: int) -> Iterator[Batch]:
-    """The batch's sequences in order, as batches of at most so many tokens; a longer sequence is a piece of its own.
+    """Yield the sequences of a batch in order, as batches of at most `tokens` tokens; a longer sequence is alone.
 
     `extra` is not carried over.
     """
@@ -28,21 +29,19 @@ def split_batch(batch: Batch, tokens: int) -> Iterator[Batch]:
     first = 0
     for last in range(1, len(ends)):
         if last == len(ends) - 1 or ends[last + 1] - ends[first] > tokens:
-            begin, end = ends[first], ends[last]
-            cu_seqlens = batch.cu_seqlens[first : last + 1] - begin
-            segment = None if batch.segment is None else batch.segment[begin:end]
-            yield Batch(batch.ids[begin:end], cu_seqlens, int(cu_seqlens.diff().max()), segment)
+            start, stop = ends[first], ends[last]
+            cu_seqlens = batch.cu_seqlens[first : last + 1] - start
+            segment = None if batch.segment is None else batch.segment[start:stop]
+            yield Batch(batch.ids[start:stop], cu_seqlens, int(cu_seqlens.diff().max()), segment)
             first = last
 
 
-def run_in_chunks(run: EncodeBatch, batch: Batch, tokens: int) -> Tensor:
-    """`run` over pieces of at most `tokens`, results (B, …) put together; with gradients, each piece runs twice.
-
-    `run` must give one row a sequence and may draw random numbers.
-    """
+def run_in_chunks(encode: EncodeBatch, batch: Batch, tokens: int) -> Tensor:
+    """Run `encode` on chunks of at most `tokens` tokens and concatenate the results; with gradients, each chunk is run
+    twice."""
     if batch.tokens <= tokens or len(batch) == 1:
-        return run(batch)
-    parts = split_batch(batch, tokens)
+        return encode(batch)
+    chunks = split_batch(batch, tokens)
     if not torch.is_grad_enabled():
-        return torch.cat([run(part) for part in parts])
-    return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])
+        return torch.cat([encode(chunk) for chunk in chunks])
+    return torch.cat([checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks])

@@ -1,6 +1,7 @@
-"""Figures of held-out and of test rows: what is found first, how scores agree, who the neighbours are.
+"""Metrics of dev and test examples: retrieval, rank correlation, nearest neighbours.
 
-Of many texts, some anchors at a time are held against the others. Shapes: P texts, E examples, C columns, K width.
+Similarities of many texts are computed for some anchors at a time. Shapes: P texts, E examples, C columns, N and M
+texts that are compared, K dimensions.
 """
 
 from __future__ import annotations
@@ -14,112 +15,115 @@ import numpy as np
 from encodery.embed.examples import EmbeddingExamples
 
 DEPTH = 10
-SIMILARITIES_AT_ONCE = 1 << 25  # Similarities that are held at a time.
+SIMILARITIES_AT_ONCE = 1 << 25
 METRIC_NAMES = ("ndcg", "mrr", "spearman", "neighbour")
-"""What figures are called, of whatever data."""
+"""The metrics of all shapes of data."""
 
 
 class EncodedTexts(Protocol):
-    """P encoded texts, by number."""
+    """P encoded texts, given by index."""
 
-    def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """(N, M) similarity of each of N texts with each of M."""
+    def cross(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the similarities (N, M) of N texts with M texts."""
 
-    def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """(N,) similarity of N texts with N texts, one by one."""
+    def pairs(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the similarities (N,) of N pairs of texts."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedVectors:
-    """Texts with one vector each: `rows` (P, K), compared by their products."""
+    """Texts with one vector each, `vectors` (P, K), compared by dot product."""
 
     vectors: np.ndarray
 
-    def cross(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """See `Compared`."""
-        found: np.ndarray = self.vectors[one] @ self.vectors[other].T
-        return found
+    def cross(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """See `EncodedTexts`."""
+        similarity: np.ndarray = self.vectors[first] @ self.vectors[second].T
+        return similarity
 
-    def pairs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """See `Compared`."""
-        found: np.ndarray = (self.vectors[one] * self.vectors[other]).sum(1)
-        return found
+    def pairs(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """See `EncodedTexts`."""
+        similarity: np.ndarray = (self.vectors[first] * self.vectors[second]).sum(1)
+        return similarity
 
 
-def compute_metrics(texts: EncodedTexts, numbers: np.ndarray, data: EmbeddingExamples) -> dict[str, float]:
-    """Of examples (E, C) as numbers of texts: neighbours for classes, rank correlation for scored pairs, retrieval for
-    others; nothing for raw sentences, and where a figure is not defined."""
+def compute_metrics(texts: EncodedTexts, indices: np.ndarray, data: EmbeddingExamples) -> dict[str, float]:
+    """Return the metrics of examples, given as indices (E, C) of texts.
+
+    Nearest-neighbour accuracy for classes, rank correlation for scored pairs, retrieval metrics otherwise; nothing for
+    raw sentences, and where a metric is not defined.
+    """
     if data.target_kind == "label":
         assert data.target is not None
-        return nearest_neighbour_accuracy(texts, numbers, data.target)
+        return nearest_neighbour_accuracy(texts, indices, data.target)
     if data.target_kind == "score":
         assert data.target is not None
-        return rank_correlation(texts, numbers, data.target)
-    return {} if data.raw else retrieval_metrics(texts, numbers)
+        return rank_correlation(texts, indices, data.target)
+    return {} if data.raw else retrieval_metrics(texts, indices)
 
 
 def has_metrics(data: EmbeddingExamples) -> bool:
-    """Whether such data can have figures at all: not raw sentences, nor pairs of one score, nor a single text."""
+    """Return whether metrics are defined for the data: not for raw sentences, equal scores, or a single text."""
     if data.target_kind == "score":
         return data.target is not None and len(np.unique(data.target)) > 1
     return not data.raw and len(data) > (data.target_kind == "label")
 
 
-def retrieval_metrics(texts: EncodedTexts, numbers: np.ndarray) -> dict[str, float]:
-    """Examples (E, C) as numbers of texts: is each anchor's partner found?
+def retrieval_metrics(texts: EncodedTexts, indices: np.ndarray) -> dict[str, float]:
+    """Return nDCG@10 and MRR@10 of finding the positive of each anchor, for examples (E, C).
 
-    Every text of column 1 and after is searched; an anchor that occurs in several examples has several right answers.
-    `ndcg` and `mrr` look at the first ten. The anchor itself, where it is among the texts, is passed over.
+    All texts of column 1 and after are searched. The positives of equal anchors are all relevant. The anchor itself is
+    left out of its results.
     """
-    anchors, where = np.unique(numbers[:, 0], return_inverse=True)
-    documents = np.unique(numbers[:, 1:])
-    partner = np.searchsorted(documents, numbers[:, 1])
+    anchors, anchor_of = np.unique(indices[:, 0], return_inverse=True)
+    documents = np.unique(indices[:, 1:])
+    positive = np.searchsorted(documents, indices[:, 1])
     depth = min(DEPTH, len(documents))
     discount = 1 / np.log2(np.arange(2, depth + 2))
-    gains, firsts = [], []
-    for some in _some(len(anchors), len(documents)):
-        right = np.zeros((len(some), len(documents)), bool)
-        mine = (where >= some[0]) & (where <= some[-1])
-        right[where[mine] - some[0], partner[mine]] = True
+    gains, reciprocal_ranks = [], []
+    for some in _blocks(len(anchors), len(documents)):
+        relevant = np.zeros((len(some), len(documents)), bool)
+        examples = (anchor_of >= some[0]) & (anchor_of <= some[-1])
+        relevant[anchor_of[examples] - some[0], positive[examples]] = True
         scores = texts.cross(anchors[some], documents)
         scores[anchors[some, None] == documents[None, :]] = -np.inf
         best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-        found = np.take_along_axis(right, best, axis=1)
-        ideal = np.concatenate([[0.0], discount.cumsum()])[np.minimum(right.sum(1), depth)]
-        gains.append((found @ discount) / ideal)
-        firsts.append(np.where(found.any(1), 1 / (found.argmax(1) + 1), 0.0))
-    return {"ndcg": float(np.concatenate(gains).mean()), "mrr": float(np.concatenate(firsts).mean())}
+        hits = np.take_along_axis(relevant, best, axis=1)
+        ideal = np.concatenate([[0.0], discount.cumsum()])[np.minimum(relevant.sum(1), depth)]
+        gains.append((hits @ discount) / ideal)
+        reciprocal_ranks.append(np.where(hits.any(1), 1 / (hits.argmax(1) + 1), 0.0))
+    return {"ndcg": float(np.concatenate(gains).mean()), "mrr": float(np.concatenate(reciprocal_ranks).mean())}
 
 
-def rank_correlation(texts: EncodedTexts, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Rank correlation of the pairs' similarities with their scores (E,); nothing where it is not defined."""
-    similarity = texts.pairs(numbers[:, 0], numbers[:, 1])
+def rank_correlation(texts: EncodedTexts, indices: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return Spearman's correlation of the pairs' similarities with their scores (E,); nothing if it is undefined."""
+    similarity = texts.pairs(indices[:, 0], indices[:, 1])
     if len(np.unique(target)) < 2 or len(np.unique(similarity)) < 2:
         return {}
     return {"spearman": float(np.corrcoef(_ranks(target), _ranks(similarity))[0, 1])}
 
 
-def nearest_neighbour_accuracy(texts: EncodedTexts, numbers: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """How often a text's nearest other text is of its class; nothing for fewer than two texts."""
-    if len(numbers) < 2:
+def nearest_neighbour_accuracy(texts: EncodedTexts, indices: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return the fraction of texts whose nearest other text is of the same class; nothing for fewer than two texts."""
+    if len(indices) < 2:
         return {}
-    same = []
-    for some in _some(len(numbers), len(numbers)):
-        similarity = texts.cross(numbers[some, 0], numbers[:, 0])
+    correct = []
+    for some in _blocks(len(indices), len(indices)):
+        similarity = texts.cross(indices[some, 0], indices[:, 0])
         similarity[np.arange(len(some)), some] = -np.inf
-        same.append(target[similarity.argmax(1)] == target[some])
-    return {"neighbour": float(np.concatenate(same).mean())}
+        correct.append(target[similarity.argmax(1)] == target[some])
+    return {"neighbour": float(np.concatenate(correct).mean())}
 
 
-def _some(rows: int, columns: int) -> Iterator[np.ndarray]:
-    """The numbers of `rows`, in order, in pieces whose similarities with so many columns can be held."""
+def _blocks(rows: int, columns: int) -> Iterator[np.ndarray]:
+    """The indices of the rows, in order, in blocks whose similarities with all columns can be held in memory."""
     at_once = max(SIMILARITIES_AT_ONCE // max(columns, 1), 1)
     for first in range(0, rows, at_once):
         yield np.arange(first, min(first + at_once, rows))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks of values, equal ones sharing the mean of theirs."""
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[where]
+    """The ranks of values; equal values have the mean of their ranks."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[group]
     return ranks

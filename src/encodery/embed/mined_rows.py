@@ -1,8 +1,8 @@
-"""Training data out of training data: wrong answers looked for, looked through by a judge, scored by a teacher.
+"""Training data made from training data: negatives mined, filtered by a judge, scored by a teacher.
 
-The first half of what retrievers are taught in stages: denoised hard negatives (arXiv:2010.08191), and scores of a
-cross-encoder, from which a model that reads each text by itself then learns (arXiv:1908.05161, arXiv:2010.02666). The
-rows go into a file, which is looked at, kept, and trained on as any other. Shapes: E examples, n texts.
+The first stages of training a retriever: denoised hard negatives (arXiv:2010.08191), and a cross-encoder's scores from
+which a bi-encoder then learns (arXiv:1908.05161, arXiv:2010.02666). The rows are written to a file that is trained on
+like any other. Shapes: E examples, n texts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.machine import derive_seed
+from encodery.base.settings import check_at_least
 from encodery.embed.bm25_search import BM25Search
-from encodery.embed.examples import EmbeddingExamples
-from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives
+from encodery.embed.examples import ROLES, EmbeddingExamples
+from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives, mining_notes
 from encodery.embed.negatives import Judge, NegativeMiner
 from encodery.embed.negatives.hard import HardNegatives
 from encodery.encoders.dense import DenseEncoder
@@ -29,9 +30,16 @@ TeacherScores = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
-    """`mine`: who looks for wrong answers, `count` a row (0: none are wanted). `columns`: role -> column of the data,
-    where a guess is wrong. `prompts`: side ("query", "document") -> name of the model's prompt for its texts; prompts
-    of these names are used unasked."""
+    """Settings of `encodery embed mine-negatives`.
+
+    Args:
+        miner: finds the negatives.
+        num_negatives: per row; 0 for none.
+        columns: role -> column of the data, where the guess is wrong.
+        prompts: role of a text ("query", "document") -> name of the model's prompt; prompts that are called query and
+            document are used by default.
+        seed: of what is drawn at random.
+    """
 
     miner: NegativeMiner = field(default_factory=HardNegatives)
     num_negatives: int = 4
@@ -40,16 +48,15 @@ class MiningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 0:
-            raise SettingsError(f"count = {self.num_negatives}: must not be negative.")
-        for side in self.prompts:
-            if side not in ("query", "document"):
-                raise SettingsError(f"prompts: '{side}' is no side of an example; there are query and document.")
+        check_at_least(self, 0, "num_negatives")
+        for role in self.prompts:
+            if role not in ROLES:
+                raise SettingsError(f"prompts: '{role}' is not a role of a text; the roles are {' and '.join(ROLES)}.")
 
 
 @dataclass(frozen=True, eq=False)
 class MinedRows:
-    """`rows` with `anchor`, `positive`, `negatives` and, of a teacher, `scores` or `score`; `notes` for the user."""
+    """`rows` with `anchor`, `positive` and `negatives`, and the teacher's `scores` or `score`; `notes` for the user."""
 
     rows: Iterator[dict[str, Any]]
     notes: list[str]
@@ -58,69 +65,70 @@ class MinedRows:
 def mine_rows(
     data: EmbeddingExamples,
     settings: MiningSettings,
-    embedder: DenseEncoder | None = None,
+    encoder: DenseEncoder | None = None,
     judge: Judge | None = None,
     teacher: TeacherScores | None = None,
 ) -> MinedRows:
-    """The examples of `data` as rows, with wrong answers in place of those they had.
+    """Return the examples as rows, with mined negatives instead of their own.
 
-    `embedder` and `judge` are needed where `settings.mine` wants them. With `scores` each row has the teacher's scores
-    of its positive and its negatives, and rows with fewer than `count` negatives are left out; without negatives a row
-    has one `score` from 0 to 1. Raises `InputError` for data without pairs, `SettingsError` for what is not given.
+    Args:
+        data: pairs, or tuples of which the first two columns are read.
+        settings: with the miner.
+        encoder: gives the vectors, if the miner requires them.
+        judge: a cross-encoder, if the miner requires one.
+        teacher: scores the positive and the negatives of each row; rows with fewer than `num_negatives` negatives are
+            left out. Without negatives a row has one `score` from 0 to 1.
+
+    Raises `InputError` for data without pairs, `SettingsError` for what is not given.
     """
     if len(data.columns) < 2:
-        raise InputError("There is one column of texts; pairs of an anchor and what belongs to it are needed.")
-    anchors, partners = data.columns[:2]
+        raise InputError("The data has one column of texts; pairs of an anchor and a positive are needed.")
+    anchors, positives = data.columns[:2]
     if not settings.num_negatives:
         if teacher is None:
-            raise SettingsError("count = 0: without wrong answers there is nothing to do but to score; give a judge.")
-        return MinedRows(_scored_pairs(anchors, partners, teacher), [f"{len(data):,} pairs are scored"])
-    wants = settings.miner.requires
-    search = BM25Search(list(dict.fromkeys(partners))) if "search" in wants else None
-    reader = embedder if "vectors" in wants else None
-    known = {} if reader is None else reader.settings.prompts
-    query, document = (settings.prompts.get(side, side if side in known else None) for side in ("query", "document"))
-    hay, queries = build_pool(anchors, partners, reader, (query, document), judge, search)
+            raise SettingsError("num_negatives = 0: without negatives, pairs are only scored; give a --judge.")
+        return MinedRows(_scored_pairs(anchors, positives, teacher), [f"{len(data):,} pairs are scored"])
+    requires = settings.miner.requires
+    search = BM25Search(list(dict.fromkeys(positives))) if "search" in requires else None
+    encoder = encoder if "vectors" in requires else None
+    known = {} if encoder is None else encoder.prompts
+    query, document = (settings.prompts.get(role, role if role in known else None) for role in ROLES)
+    pool, queries = build_pool(anchors, positives, encoder, (query, document), judge, search)
     seed = derive_seed(settings.seed, "mine")
-    found = mine_negatives(settings.miner, hay, settings.num_negatives, seed)
+    mined = mine_negatives(settings.miner, pool, settings.num_negatives, seed)
     notes = [
-        f"{len(data):,} examples, {len(hay.queries):,} different anchors, {len(hay.passages):,} texts to look among",
-        f"{(found.numbers >= 0).mean():.0%} of the wrong answers found; {found.filtered_fraction:.1%} of the candidates were "
-        "too likely right and left out",
+        f"{len(data):,} examples, {len(pool.queries):,} different anchors, {len(pool.passages):,} texts as candidates",
+        *mining_notes(mined, false_negative_rate(settings.miner, pool, settings.num_negatives, seed)),
     ]
-    rate = false_negative_rate(settings.miner, hay, settings.num_negatives, seed)
-    if rate is not None:
-        notes.append(f"a right answer that nobody labelled would be mined as wrong with a chance of {rate:.1%}")
     rows: list[dict[str, Any]] = []
-    for anchor, partner, number in zip(anchors, partners, queries, strict=True):
-        wrong = [hay.passages[int(n)] for n in found.numbers[number] if n >= 0]
-        rows.append({"anchor": anchor, "positive": partner, "negatives": wrong})
+    for anchor, positive, row in zip(anchors, positives, queries, strict=True):
+        negatives = [pool.passages[int(index)] for index in mined.indices[row] if index >= 0]
+        rows.append({"anchor": anchor, "positive": positive, "negatives": negatives})
     if teacher is None:
         return MinedRows(iter(rows), notes)
-    whole = [row for row in rows if len(row["negatives"]) == settings.num_negatives]
-    if len(whole) < len(rows):
-        notes.append(
-            f"{len(rows) - len(whole):,} examples with fewer than {settings.num_negatives} wrong answers left out"
-        )
-    return MinedRows(_scored(whole, teacher), notes)
+    complete = [row for row in rows if len(row["negatives"]) == settings.num_negatives]
+    if len(complete) < len(rows):
+        missing = len(rows) - len(complete)
+        notes.append(f"{missing:,} examples with fewer than {settings.num_negatives} negatives are left out")
+    return MinedRows(_scored_rows(complete, teacher), notes)
 
 
-def _scored_pairs(anchors: Sequence[str], partners: Sequence[str], scores: TeacherScores) -> Iterator[dict[str, Any]]:
+def _scored_pairs(anchors: Sequence[str], positives: Sequence[str], teacher: TeacherScores) -> Iterator[dict[str, Any]]:
     for start in range(0, len(anchors), PAIRS_AT_ONCE):
-        some, others = anchors[start : start + PAIRS_AT_ONCE], partners[start : start + PAIRS_AT_ONCE]
-        found = 1 / (1 + np.exp(-np.asarray(scores(some, others), np.float64)))
-        for anchor, partner, score in zip(some, others, found.tolist(), strict=True):
-            yield {"anchor": anchor, "positive": partner, "score": round(score, 6)}
+        left, right = anchors[start : start + PAIRS_AT_ONCE], positives[start : start + PAIRS_AT_ONCE]
+        scores = 1 / (1 + np.exp(-np.asarray(teacher(left, right), np.float64)))
+        for anchor, positive, score in zip(left, right, scores.tolist(), strict=True):
+            yield {"anchor": anchor, "positive": positive, "score": round(score, 6)}
 
 
-def _scored(rows: Sequence[dict[str, Any]], scores: TeacherScores) -> Iterator[dict[str, Any]]:
+def _scored_rows(rows: Sequence[dict[str, Any]], teacher: TeacherScores) -> Iterator[dict[str, Any]]:
     """The rows with the teacher's scores of the positive and of each negative."""
     step = max(PAIRS_AT_ONCE // (len(rows[0]["negatives"]) + 1), 1) if rows else 1
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         texts = [[row["positive"], *row["negatives"]] for row in some]
-        flat = [(row["anchor"], text) for row, own in zip(some, texts, strict=True) for text in own]
-        found = scores([anchor for anchor, _ in flat], [text for _, text in flat])
-        parts = np.asarray(found, np.float64).reshape(len(some), -1)
-        for row, part in zip(some, parts, strict=True):
-            yield {**row, "scores": [round(value, 6) for value in part.tolist()]}
+        pairs = [(row["anchor"], text) for row, own in zip(some, texts, strict=True) for text in own]
+        scores = teacher([anchor for anchor, _ in pairs], [text for _, text in pairs])
+        by_row = np.asarray(scores, np.float64).reshape(len(some), -1)
+        for row, values in zip(some, by_row, strict=True):
+            yield {**row, "scores": [round(value, 6) for value in values.tolist()]}

@@ -1,6 +1,6 @@
-"""Wrong answers for training data: mined with a model, and how many of them are likely right after all.
+"""Mine negatives for training data, and estimate how many of them are false negatives.
 
-Shapes: E examples, Q queries, P passages, K width.
+Shapes: E examples, Q queries, P passages, K dimensions.
 """
 
 from __future__ import annotations
@@ -14,71 +14,90 @@ from encodery.base.parts import name_of
 from encodery.embed.negatives import Judge, MinedNegatives, NegativeMiner, NegativePool, TextSearch
 from encodery.encoders.dense import DenseEncoder
 
-MIN_QUERIES = 20  # Queries below which a rate says nothing.
+MIN_QUERIES = 20  # for an estimate of the false-negative rate
 
 
 def build_pool(
     anchors: Sequence[str],
-    partners: Sequence[str],
-    embedder: DenseEncoder | None = None,
+    positives: Sequence[str],
+    encoder: DenseEncoder | None = None,
     prompts: tuple[str | None, str | None] = (None, None),
     judge: Judge | None = None,
     search: TextSearch | None = None,
     truncate: str = "right",
 ) -> tuple[NegativePool, np.ndarray]:
-    """The distinct anchors against the distinct partners of E examples, and the query (E,) of each example.
+    """Return the pool of the distinct anchors and the distinct positives, and the query (E,) of each example.
 
-    `embedder` gives the vectors, with the prompts of queries and of passages; texts too long for it are cut, or read as
-    `truncate` says.
+    Args:
+        anchors: of E examples.
+        positives: of E examples; those of equal anchors are positives of one query.
+        encoder: gives the vectors; None if no miner requires them.
+        prompts: names of the prompts of queries and of passages.
+        judge: a cross-encoder.
+        search: a term search.
+        truncate: what happens to texts that are too long for the encoder.
     """
-    queries, passages = list(dict.fromkeys(anchors)), list(dict.fromkeys(partners))
-    places = {text: number for number, text in enumerate(queries)}
-    numbers = {text: number for number, text in enumerate(passages)}
-    right: list[set[int]] = [set() for _ in queries]
-    for anchor, partner in zip(anchors, partners, strict=True):
-        right[places[anchor]].add(numbers[partner])
-        if anchor in numbers:
-            right[places[anchor]].add(numbers[anchor])
+    queries, passages = list(dict.fromkeys(anchors)), list(dict.fromkeys(positives))
+    query_of = {text: index for index, text in enumerate(queries)}
+    passage_of = {text: index for index, text in enumerate(passages)}
+    relevant: list[set[int]] = [set() for _ in queries]
+    for anchor, positive in zip(anchors, positives, strict=True):
+        relevant[query_of[anchor]].add(passage_of[positive])
+        if anchor in passage_of:
+            relevant[query_of[anchor]].add(passage_of[anchor])
     vectors = None
-    if embedder is not None:
-        found = (
-            embedder.encode(texts, truncate=truncate, prompt=prompt).vectors
+    if encoder is not None:
+        encoded = (
+            encoder.encode(texts, truncate=truncate, prompt=prompt).vectors
             for texts, prompt in zip((queries, passages), prompts, strict=True)
         )
-        one, other = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in found)
-        vectors = one, other
-    hay = NegativePool(queries, passages, [np.array(sorted(some), np.int64) for some in right], vectors, judge, search)
-    return hay, np.array([places[anchor] for anchor in anchors], np.int64)
+        left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in encoded)
+        vectors = left, right
+    indices = [np.array(sorted(some), np.int64) for some in relevant]
+    pool = NegativePool(queries, passages, indices, vectors, judge, search)
+    return pool, np.array([query_of[anchor] for anchor in anchors], np.int64)
 
 
 def mine_negatives(miner: NegativeMiner, pool: NegativePool, num_negatives: int, seed: int) -> MinedNegatives:
-    """The miner's answers. Raises `SettingsError` naming what the haystack lacks."""
-    for needed in miner.requires:
-        if getattr(pool, needed) is None:
-            how = (
-                " A cross-encoder judges in `encodery embed mine-negatives --judge`, whose file is trained on."
-                if needed == "judge"
-                else ""
-            )
-            raise SettingsError(f"mine = '{name_of(miner)}': needs {needed}, which is not given here.{how}")
+    """Return the negatives that a miner finds. Raises `SettingsError` naming what the pool lacks."""
+    for required in miner.requires:
+        if getattr(pool, required) is None:
+            hint = ""
+            if required == "judge":
+                hint = (
+                    " Give a cross-encoder to `encodery embed mine-negatives --judge`, and train on the file it writes."
+                )
+            raise SettingsError(f"miner = '{name_of(miner)}': requires {required}, and there is none here.{hint}")
     return miner.mine(pool, num_negatives, seed)
 
 
 def false_negative_rate(miner: NegativeMiner, pool: NegativePool, num_negatives: int, seed: int) -> float | None:
-    """Estimate of how often a right answer that nobody labelled is mined as a wrong one.
+    """Estimate how often a relevant passage that is not labelled is mined as a negative.
 
-    Of every query with two right answers or more one is hidden; the share of those that come back as wrong answers is
-    the chance that an unlabelled one does. None where fewer than twenty queries have two.
+    One positive is hidden of every query that has several; the rate is the fraction of them that is mined. None if
+    fewer than twenty queries have several positives.
     """
-    chosen = [query for query, right in enumerate(pool.positives) if len(right) > 1]
+    chosen = [query for query, positives in enumerate(pool.positives) if len(positives) > 1]
     if len(chosen) < MIN_QUERIES:
         return None
     draw = np.random.default_rng(seed)
     hidden = [int(draw.choice(pool.positives[query])) for query in chosen]
-    shown = [
-        pool.positives[query][pool.positives[query] != number] for query, number in zip(chosen, hidden, strict=True)
+    labelled = [
+        pool.positives[query][pool.positives[query] != index] for query, index in zip(chosen, hidden, strict=True)
     ]
     vectors = None if pool.vectors is None else (pool.vectors[0][chosen], pool.vectors[1])
-    part = NegativePool([pool.queries[q] for q in chosen], pool.passages, shown, vectors, pool.judge, pool.search)
-    numbers = mine_negatives(miner, part, num_negatives, seed).numbers
-    return float(np.mean([number in row for number, row in zip(hidden, numbers, strict=True)]))
+    queries = [pool.queries[query] for query in chosen]
+    part = NegativePool(queries, pool.passages, labelled, vectors, pool.judge, pool.search)
+    indices = mine_negatives(miner, part, num_negatives, seed).indices
+    return float(np.mean([index in row for index, row in zip(hidden, indices, strict=True)]))
+
+
+def mining_notes(mined: MinedNegatives, rate: float | None) -> list[str]:
+    """Return lines for the user: how many negatives were found and filtered, and their false-negative `rate`."""
+    notes = [
+        f"{(mined.indices >= 0).mean():.0%} of the negatives found; {mined.filtered_fraction:.1%} of the candidates "
+        "left out as probable false negatives"
+    ]
+    if rate is not None:
+        notes.append(f"a relevant text that is not labelled would be mined as a negative with probability {rate:.1%}")
+    return notes

@@ -1,6 +1,5 @@
-"""Texts made harder: a hidden span (Mirror-BERT, arXiv:2104.08027), tokens left out (TSDAE, arXiv:2104.06979).
-
-Shapes: n tokens of a text, without its special ones.
+"""Noise in the tokens of a text: a masked span (Mirror-BERT, arXiv:2104.08027), deleted tokens (TSDAE,
+arXiv:2104.06979). Shapes: n tokens of a text, without its special ones.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ Ids = np.ndarray
 
 
 def mask_span(ids: Ids, mask_id: int, span: int, draw: np.random.Generator) -> Ids:
-    """A run of `span` tokens becomes one [MASK]; a text of no more than `span` tokens stays as it is."""
+    """Replace a random run of `span` tokens by one [MASK]; a text of at most `span` tokens is returned unchanged."""
     if len(ids) <= span:
         return ids
     start = int(draw.integers(len(ids) - span + 1))
@@ -19,7 +18,7 @@ def mask_span(ids: Ids, mask_id: int, span: int, draw: np.random.Generator) -> I
 
 
 def delete_tokens(ids: Ids, rate: float, draw: np.random.Generator) -> Ids:
-    """Each token goes with probability `rate`; of a text that had any, one stays."""
+    """Delete each token with probability `rate`; at least one token is kept."""
     kept = draw.random(len(ids)) >= rate
     if len(ids) and not kept.any():
         kept[draw.integers(len(ids))] = True

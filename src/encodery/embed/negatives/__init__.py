@@ -1,6 +1,6 @@
-"""Where wrong answers come from: for each query a few texts that look right and are not.
+"""Miners of negatives: for each query, passages that look relevant and are not.
 
-Shapes: Q queries, P passages, K width of a vector, N wrong answers a query.
+Shapes: Q queries, P passages, K dimensions of a vector, N negatives per query.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from encodery.base.parts import Part
 Judge = Callable[[str, Sequence[str]], np.ndarray]
 """A cross-encoder: a query and n texts to n scores, higher is more relevant."""
 TextSearch = Callable[[str, int], Sequence[int]]
-"""A search by words: a query and how many to numbers of passages, best first."""
+"""A term search: a query and a number to the indices of so many passages, best first."""
 
 
 @dataclass(frozen=True, eq=False)
 class NegativePool:
-    """`queries` (Q) and `passages` (P) as texts, and `right`: for each query the numbers of the passages known to be
-    right. `vectors`: of queries (Q, K) and passages (P, K), unit length. `judge` and `search` where they can be had."""
+    """What negatives are mined from.
+
+    Args:
+        queries: Q texts.
+        passages: P texts.
+        positives: for each query, the indices of the passages that are known to be relevant.
+        vectors: of queries (Q, K) and passages (P, K), of unit length, where a miner requires them.
+        judge: a cross-encoder, where a miner requires one.
+        search: a term search over the passages, where a miner requires one.
+    """
 
     queries: Sequence[str]
     passages: Sequence[str]
@@ -34,16 +42,16 @@ class NegativePool:
 
 @dataclass(frozen=True, eq=False)
 class MinedNegatives:
-    """`numbers` (Q, N) int64 of passages, hardest first, -1 where none was left; `looked_at` candidates, of which
-    `taken_out` were likely right."""
+    """`indices` (Q, N) int64 of passages, hardest first, -1 where none was left; of `num_candidates` candidates
+    `num_filtered` were left out as probable false negatives."""
 
-    numbers: np.ndarray
+    indices: np.ndarray
     num_candidates: int
     num_filtered: int
 
     @property
     def filtered_fraction(self) -> float:
-        """Share of the candidates that the filter took for right answers nobody had labelled."""
+        """Fraction of the candidates that were left out as probable false negatives."""
         return self.num_filtered / max(self.num_candidates, 1)
 
 
@@ -52,9 +60,9 @@ class NegativeMiner(Part):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Which of "vectors", "judge" and "search" must be in the haystack; none by default."""
+        """Which of "vectors", "judge" and "search" the pool must have; none by default."""
         return ()
 
     @abc.abstractmethod
     def mine(self, pool: NegativePool, num_negatives: int, seed: int) -> MinedNegatives:
-        """`count` wrong answers a query, never one of its right ones, none twice; equal arguments, equal answers."""
+        """Return negatives of every query, never one of its positives, none twice; equal for equal arguments."""

@@ -1,4 +1,4 @@
-"""The first candidates that may be taken. Shapes: n candidates, N taken."""
+"""Selection of negatives among candidates. Shapes: n candidates, N negatives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import numpy as np
 
 
 def first_negatives(candidates: np.ndarray, positives: np.ndarray, num_negatives: int) -> np.ndarray:
-    """(N,) of the candidates (n,), in their order, those not among `right`; -1 where there are too few."""
+    """Return the first N of the candidates (n,) that are no positives, in their order; -1 where there are too few."""
     kept = candidates[~np.isin(candidates, positives)][:num_negatives]
     return np.concatenate([kept, np.full(num_negatives - len(kept), -1, np.int64)]).astype(np.int64)
