@@ -274,7 +274,7 @@ def judged(group: Group, run: Path, work: Path) -> float:
         return float(json.loads((run / "metrics.json").read_text())[group.figure])
     data = work / ("judged.jsonl" if group.judge == "sts" else "beir")
     table = json.loads(encodery("evaluate", group.judge, data, "--model", run, "--json"))
-    return float(table["rows"][0]["figures"][group.figure])
+    return float(table["rows"][0]["metrics"][group.figure])
 
 
 def trained(group: Group, row: str, seed: int, options: argparse.Namespace) -> float:

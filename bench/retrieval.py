@@ -192,7 +192,7 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
             for how, share in shares.items()
         ]
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
-    results = compare([*ours, BM25S()], [task], say=lambda line: print(line, flush=True)).to_dict()
+    results = compare([*ours, BM25S()], [task], log=lambda line: print(line, flush=True)).to_dict()
     plain = compare(
         [BM25System(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]
     ).to_dict()
@@ -222,7 +222,7 @@ def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str,
         systems.append(IndexSystem(path=str(index), name=f"{kind} by {runtime}", mode="dense"))
         indexes.append(json.loads((index / "manifest.json").read_text())["metrics"])
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
-    rows = compare(systems, [task], say=lambda line: print(line, flush=True)).to_dict()["rows"]
+    rows = compare(systems, [task], log=lambda line: print(line, flush=True)).to_dict()["rows"]
     kept = ("bytes", "exact_recall")
     results = []
     for system, metrics in zip(systems, indexes, strict=True):

@@ -115,10 +115,10 @@ def test_sentences_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> No
     file = tmp_path / "x.jsonl"
     rows = [{"tokens": ["the"] * n, "tags": ["a"] * n} for n in (3, 60)] * 5
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="has 60 tokens, the model takes 30"):
+    with pytest.raises(InputError, match="has 60 tokens; the model accepts 30"):
         TagProbe().measure(file, loaded)
     file.write_text('{"tokens": ["a", "b"], "tags": ["x"]}\n' * 10)
-    with pytest.raises(InputError, match="as many tags as words"):
+    with pytest.raises(InputError, match="a list of as many tags"):
         TagProbe().measure(file, loaded)
 
 
@@ -131,7 +131,7 @@ def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str])
     )
     shown = capsys.readouterr().out
     assert "layer 2" in shown
-    assert "to the tag of the word" in shown
+    assert "vs the tag of the word" in shown
     assert "best layers" not in shown
     assert "selectivity" in shown
     other = tiny.parent / "other"
@@ -140,7 +140,7 @@ def test_the_command(tiny: Path, data: Path, capsys: pytest.CaptureFixture[str])
     assert encodery(["evaluate", "probe", "tags", str(data), "control=false", *twice]) == 0
     shown = capsys.readouterr().out
     assert "best layers" in shown
-    assert "to the first" in shown
+    assert "other, layer 2" in shown
     assert "1.000" in shown
     assert encodery(["evaluate", "probe", "tags", str(data), "control=false", *twice, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)

@@ -135,10 +135,10 @@ def test_moved_and_changed_ancestors_are_named(run: Path, tmp_path: Path) -> Non
     manifest = json.loads((home / "manifest.json").read_text())
     manifest["parents"]["tokens"]["fingerprint"] = "0" * 32
     (home / "manifest.json").write_text(json.dumps(manifest))
-    assert [a.problem for a in read_run(home).lineage] == ["the folder holds another artifact now"]
+    assert [a.problem for a in read_run(home).lineage] == ["the folder now contains another artifact"]
     manifest["parents"]["tokens"]["path"] = str(tmp_path / "gone")
     (home / "manifest.json").write_text(json.dumps(manifest))
-    assert [a.problem for a in read_run(home).lineage] == ["not where it was"]
+    assert [a.problem for a in read_run(home).lineage] == ["no longer at its path"]
 
 
 def test_search_figures_are_shown_where_they_are(run: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_bootstrap_of_a_mean_agrees_with_scipy() -> None:
 def test_memory_stays_bounded_without_changing_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     apart = np.random.default_rng(4).normal(0.1, 1, 77)
     whole = mean_interval(apart), sign_flip(apart)
-    monkeypatch.setattr("encodery.evaluate.significance.AT_ONCE", 1000)
+    monkeypatch.setattr("encodery.evaluate.significance.BLOCK_NUMBERS", 1000)
     assert mean_interval(apart) == whole[0]
     assert sign_flip(apart) == pytest.approx(whole[1], abs=0.02)
 
@@ -112,5 +112,5 @@ def test_what_cannot_be_compared_is_refused() -> None:
         mean_interval(np.ones(0))
     with pytest.raises(InputError, match="1 of 9 items have no value"):
         mean_interval(np.array([*range(8), np.nan]))
-    with pytest.raises(InputError, match="4 items and 3 predictions"):
+    with pytest.raises(InputError, match="4 items but 3 predictions"):
         metric_interval(spearman, np.ones(4), np.ones(3))

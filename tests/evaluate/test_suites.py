@@ -124,7 +124,7 @@ def test_search_in_pieces_finds_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     suite = RetrievalSuite(k=5, depth=7)
     whole = suite.ranked(suite.read(data), Fixed(vectors))
     assert all(len(row) == 7 for row in whole.values())
-    monkeypatch.setattr("encodery.evaluate.suites.retrieval.SCORES_AT_ONCE", 100)
+    monkeypatch.setattr("encodery.evaluate.suites.retrieval.MAX_SCORES", 100)
     pieces = suite.ranked(suite.read(data), Fixed(vectors))
     assert {q: sorted(row) for q, row in pieces.items()} == {q: sorted(row) for q, row in whole.items()}
 
@@ -133,7 +133,7 @@ def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
     data = collection(tmp_path, {"d": "x"}, {"q": "x"}, "q\td\t0\n")
     with pytest.raises(EmptyInput, match="no query of 'test' has a relevant document"):
         RetrievalSuite().read(data)
-    with pytest.raises(InputError, match=r"no judgements 'tset'\. Did you mean 'test'"):
+    with pytest.raises(InputError, match=r"no judgements for 'tset'\. Did you mean 'test'"):
         RetrievalSuite(split="tset").read(data)
 
 
@@ -217,7 +217,7 @@ def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: LoadedModel, whole: b
 
 
 def test_too_long_a_sentence_is_refused_not_cut(loaded: LoadedModel) -> None:
-    with pytest.raises(InputError, match=r"Text 1 has \d+ tokens, the model takes 64"):
+    with pytest.raises(InputError, match=r"Text 1 has \d+ tokens; the model accepts 64"):
         pseudo_log_likelihoods(loaded, ["short", "river " * 100])
 
 

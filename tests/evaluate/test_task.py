@@ -115,7 +115,7 @@ def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
     said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, answers, rows, known = said
-    monkeypatch.setattr(_answered, "_anew", None)  # what is slow is for tasks that are not ours
+    monkeypatch.setattr(_answered, "_recomputed", None)  # Only tasks from outside the package need the slow way.
     found = task_metrics(task, answers, rows, known)
     told = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "goal"}
     assert set(told) <= set(found)
@@ -147,7 +147,7 @@ def test_a_task_of_ones_own_is_computed_anew_for_each_draw(
     if task.selection_metric == "goal":
         pytest.skip("its queries are drawn whole")
     quick = task_metrics(task, answers, rows, known)[task.selection_metric]
-    slow = _answered._anew(task, answers, rows, known, task.selection_metric)
+    slow = _answered._recomputed(task, answers, rows, known, task.selection_metric)
     assert slow.value == pytest.approx(quick.value)
     if quick.statistic is not None:
         assert slow.interval() == pytest.approx(quick.interval())
@@ -188,7 +188,7 @@ def test_span_f1_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     truth = [["B-a", "I-a", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "O"]] * 4
     given = [["B-a", "O", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "B-b"]] * 4
     data = written(tmp_path / "x.jsonl", {"words": [["x", "y", "z"]] * 12, "ner": truth})
-    monkeypatch.setattr("encodery.evaluate.suites.task.AT_ONCE", 5)
+    monkeypatch.setattr("encodery.evaluate.suites.task.BATCH_ROWS", 5)
     known = TaskMetadata(labels=("O", "B-a", "I-a", "B-b", "I-b"), counts=(1,) * 5)
     system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in given], known)
     suite = TaskSuite()
@@ -269,7 +269,7 @@ def test_the_test_split_is_judged_and_columns_are_guessed(tmp_path: Path) -> Non
         assert f"{count} {name} rows" in said
         assert "text = utterance (by name), label = intent (by name)" in said
     told = TaskSuite(columns={"label": "utterance"})
-    with pytest.raises(UnsupportedEvaluation, match="no label is in both"):
+    with pytest.raises(UnsupportedEvaluation, match="no label in common"):
         measure(told, told.read(tmp_path / "set"), classified("a", truth), "x")
     alone = measure(TaskSuite(), TaskSuite().read(tmp_path / "set" / "train.jsonl"), classified("a", truth), "x")
     assert "9 train rows" in alone.notes[0]
@@ -288,7 +288,7 @@ def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> No
         return list(measure(TaskSuite(), TaskSuite().read(data), system, "x").notes)
 
     for data in (tmp_path / "set" / "train.jsonl", tmp_path / "set"):
-        assert "a: learnt from rows of" in notes(tmp_path / "set" / "train.jsonl", data)[-1]
+        assert "a: was trained on" in notes(tmp_path / "set" / "train.jsonl", data)[-1]
     assert len(notes(tmp_path / "set", tmp_path / "set")) == 1
     assert len(notes(tmp_path / "set" / "test.jsonl", tmp_path / "set")) == 1
 
@@ -299,7 +299,7 @@ def test_the_figure_that_counts_can_be_told(tmp_path: Path) -> None:
     suite = TaskSuite(metric="mcc")
     found = measure(suite, suite.read(data), classified("a", truth), "x")
     assert found.main_metric == next(iter(found.metrics)) == "mcc"
-    with pytest.raises(SettingsError, match=r"figure = acuracy.* Did you mean 'accuracy'"):
+    with pytest.raises(SettingsError, match=r"metric = acuracy.* Did you mean 'accuracy'"):
         measure(TaskSuite(metric="acuracy"), suite.read(data), classified("a", truth), "x")
 
 
@@ -312,7 +312,7 @@ def test_rows_without_an_answer_are_an_error_or_dropped_and_told(tmp_path: Path)
     found = measure(suite, suite.read(data), classified("a", truth), "x")
     assert found.items == 11
     assert found.metrics["accuracy"].value == 1
-    assert "1 without an answer left out" in found.notes[0]
+    assert "1 without a label left out" in found.notes[0]
 
 
 def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> None:
@@ -320,15 +320,15 @@ def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> N
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
     suite = TaskSuite()
     found = measure(suite, suite.read(data), classified("a", ["red"] * 9, ["red", "violet"]), "x")
-    assert any("a: does not know blue, green of the rows' 3 labels" in said for said in found.notes)
+    assert any("a: does not know blue, green of the 3 labels" in said for said in found.notes)
     with pytest.raises(
-        UnsupportedEvaluation, match=r"a: its task 'classify' says ham, spam; the rows have blue, green, red: no"
+        UnsupportedEvaluation, match=r"a: its task 'classify' predicts ham, spam, but the examples have blue, green, red: they have no"
     ):
         measure(suite, suite.read(data), classified("a", ["ham"] * 9, ["ham", "spam"]), "x")
     tagged = written(tmp_path / "y.jsonl", {"tokens": [["x"]] * 9, "tags": [["B-loc"]] * 9})
     known = TaskMetadata(labels=("O", "B-per", "I-per"), counts=(1,) * 3)
     system = Fixed("b", SequenceTagging(), [{"prediction": ["O"], "spans": []}] * 9, known)
-    with pytest.raises(UnsupportedEvaluation, match="the rows have loc: no label is in both"):
+    with pytest.raises(UnsupportedEvaluation, match="the examples have loc: they have no label in common"):
         measure(suite, suite.read(tagged), system, "x")
 
 
@@ -340,14 +340,14 @@ def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
     measure(suite, items, classified("a", rows["label"]), "x")
     number = Fixed("b", TextRegression(), [{"prediction": float(n)} for n in range(9)], TaskMetadata())
     with pytest.raises(
-        UnsupportedEvaluation, match=r"b: what it says of score \('regress'\) .* a says of label \('classify'\)"
+        UnsupportedEvaluation, match=r"b: predicts score \('regress'\), but a predicts label \('classify'\)"
     ):
         measure(suite, items, number, "x")
     assert measure(suite, suite.read(data), number, "x").metrics["spearman"].value == pytest.approx(1)
     several = Fixed(
         "c", MultilabelClassification(), [{"prediction": [one]} for one in rows["label"]], TaskMetadata(labels=tuple(COLOURS))
     )
-    with pytest.raises(UnsupportedEvaluation, match=r"c: what it says of label \('multilabel'\) has other figures"):
+    with pytest.raises(UnsupportedEvaluation, match=r"c: predicts label \('multilabel'\), but a predicts .* has other metrics"):
         measure(suite, items, several, "x")
 
 
@@ -396,7 +396,7 @@ def test_the_command_from_rows_to_tables(
     assert int(lines["head"]["tokens"]) == told.tokens.sum()
     assert "<td>mcc</td>" in out[1].read_text()
     assert "| mcc | TF-IDF |" in out[2].read_text()
-    assert json.loads(out[3].read_text())["rows"][2]["judged"]["mcc"]["p"] == float(lines["TF-IDF"]["mcc_p"])
+    assert json.loads(out[3].read_text())["rows"][2]["compared"]["mcc"]["p"] == float(lines["TF-IDF"]["mcc_p"])
 
 
 def test_no_head_and_the_wrong_rows_are_refused(
@@ -408,9 +408,9 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert encodery(["evaluate", "task", str(pairs), "--model", f"{classes},name=mine"]) == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "mine: its task is 'classify'" in shown
-    assert "no column matches" in shown
+    assert "no column was found for" in shown
     assert encodery(["evaluate", "task", str(folder / "test.jsonl"), "--model", "tfidf"]) == 2
-    assert "learns from training rows" in capsys.readouterr().err
+    assert "needs a train split" in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(pairs), "--model", "tfidf"]) == 2
     assert "TF-IDF: learns classes of texts. " in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(folder), "--model", "bm25"]) == 2
@@ -422,10 +422,10 @@ def test_a_head_that_is_passed_over_is_told(classes: Path, folder: Path, run: Pa
     rows = compare(systems, [Asked(suite=ClassificationSuite(), data=folder)]).rows
     assert rows[0].result is not None
     [said] = rows[0].result.notes
-    assert "mine: its vectors are probed, its head of the task 'classify' is not asked" in said
+    assert "mine: its embeddings are probed; its head for the task 'classify' is not used" in said
     assert "`encodery evaluate task`" in said
     assert all(row.result is not None and not row.result.notes for row in rows[1:])
     scored = {"a": [f"cat {n}" for n in range(9)], "b": ["dog"] * 9, "score": list(range(9))}
     [row] = compare(systems[:1], [Asked(suite=STSSuite(), data=written(tmp_path / "s.jsonl", scored))]).rows
     assert row.result is not None
-    assert "its vectors are compared" in row.result.notes[0]
+    assert "its embeddings are compared" in row.result.notes[0]

@@ -223,7 +223,7 @@ def _compare(plan: ComparisonPlan, out: list[Path], as_json: bool) -> None:
             raise InputError(f"{path}: a table can be written to {', '.join(tables.FORMATS)}, not '{path.suffix}'.")
     errors = screen(stderr=True)
     comparison = compare.compare(
-        plan.systems, plan.tasks, say=lambda line: errors.print(line, style="dim", markup=False)
+        plan.systems, plan.tasks, log=lambda line: errors.print(line, style="dim", markup=False)
     )
     if as_json:
         print(tables.as_json(comparison), end="")

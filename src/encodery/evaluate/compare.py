@@ -1,7 +1,7 @@
-"""Systems by suites in one table: quality with intervals, the difference to the first system, and what it cost.
+"""Compare systems on suites: metrics with intervals, the difference to the first system, and the cost.
 
-Every system answers the same items. Speed is that of encoding alone, tokenisation included; memory is the peak above
-what was held before the system was loaded. Shapes: N items.
+Every system is evaluated on the same items. Speed is that of encoding, including tokenisation; memory is the peak above
+the memory in use before the system was loaded. Shapes: N items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from encodery.evaluate.systems import Counters, OpenSystem, System, UnsupportedE
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteTask:
-    """A suite and its data; `name` in tables."""
+    """A suite and its data; `name` is its name in tables."""
 
     suite: Suite
     data: Path
@@ -30,7 +30,7 @@ class SuiteTask:
 
     @property
     def label(self) -> str:
-        """The name given, else that of the suite and the data."""
+        """Its name, or else the names of the suite and the data."""
         from encodery.base.parts import name_of
 
         return self.name or f"{name_of(self.suite)} {self.data.name.split('.')[0]}"
@@ -38,10 +38,14 @@ class SuiteTask:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One system on one task. `figures` by name, `main` the one that counts; `counters` and `memory` what it cost.
+    """The result of one system on one task.
 
-    `seconds` are of the whole: encoding, and what the suite does with the vectors. `notes`: what a reader of the
-    figures has to know.
+    Attributes:
+        main_metric: the metric that decides, a key of `metrics`.
+        counters: texts, tokens and seconds of encoding.
+        seconds: the time of the whole evaluation: encoding, and what the suite computes from the embeddings.
+        memory: the peak memory in bytes.
+        notes: what a reader of the metrics needs to know.
     """
 
     task: str
@@ -56,14 +60,16 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The main figure."""
+        """The value of the main metric."""
         return self.metrics[self.main_metric].value
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A line of the table: a result; by figure the interval and the difference to the first system, where there is
-    one; or why there is no result. `main`: the figure that counts."""
+    """A row of the table: a result, or the reason why there is none.
+
+    `intervals` and `differences` (to the first system) are by metric; None where they are not defined.
+    """
 
     task: str
     system: str
@@ -75,97 +81,104 @@ class Row:
 
     @property
     def interval(self) -> Interval | None:
-        """That of the main figure."""
+        """The interval of the main metric."""
         return self.intervals.get(self.main_metric)
 
     @property
     def difference(self) -> Difference | None:
-        """The main figure's difference to the first system's."""
+        """The difference of the main metric to that of the first system."""
         return self.differences.get(self.main_metric)
 
     def to_dict(self) -> dict[str, Any]:
-        """The line as plain values."""
-        line: dict[str, Any] = {"task": self.task, "system": self.system, "figure": self.main_metric}
+        """Return the row as plain values."""
+        line: dict[str, Any] = {"task": self.task, "system": self.system, "metric": self.main_metric}
         if self.result is None:
-            return {**line, "why": self.reason}
+            return {**line, "reason": self.reason}
         counters = self.result.counters
         line |= {**self.compared_value(self.main_metric), "items": self.result.items}
         line |= {f"{key}_per_s": value for key, value in speeds(counters).items()}
         line |= {"texts": counters.texts, "tokens": counters.tokens, "padding": counters.padding}
         line |= {"dropped": counters.dropped, "encode_seconds": counters.seconds, "seconds": self.result.seconds}
         line |= {"memory": self.result.memory}
-        line["figures"] = {name: figure.value for name, figure in self.result.metrics.items()}
-        line["judged"] = {name: self.compared_value(name) for name in self.result.metrics}
+        line["metrics"] = {name: metric.value for name, metric in self.result.metrics.items()}
+        line["compared"] = {name: self.compared_value(name) for name in self.result.metrics}
         line["notes"] = list(self.result.notes)
         return line
 
     def compared_value(self, name: str) -> dict[str, float | None]:
-        """A figure with its interval and, beside the first system, its difference: value, low, high, difference,
-        difference_low, difference_high, p; the latter are absent where nothing is compared. Needs a result."""
+        """Return a metric with its interval and its difference to the first system. The row must have a result.
+
+        The keys are value, low, high and, if there is a difference, difference, difference_low, difference_high, p.
+        """
         assert self.result is not None
         low, high = self.intervals.get(name) or (None, None)
-        found = {"value": self.result.metrics[name].value, "low": low, "high": high}
-        apart = self.differences.get(name)
-        if apart is None:
-            return found
-        low, high = apart.interval or (None, None)
-        return {**found, "difference": apart.value, "difference_low": low, "difference_high": high, "p": apart.p}
+        line = {"value": self.result.metrics[name].value, "low": low, "high": high}
+        difference = self.differences.get(name)
+        if difference is None:
+            return line
+        low, high = difference.interval or (None, None)
+        compared = {"difference": difference.value, "difference_low": low, "difference_high": high, "p": difference.p}
+        return {**line, **compared}
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The lines, task by task, the first system of each the one compared with; and the machine."""
+    """The rows, task by task, and the machine. In each task the first system is the one compared with."""
 
     rows: list[Row]
     machine: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return the comparison as plain values."""
         return {"machine": self.machine, "rows": [row.to_dict() for row in self.rows]}
 
 
 def measure(suite: Suite, items: Any, system: OpenSystem, label: str, peak: PeakMemory | None = None) -> Result:
-    """One opened system on the items of one suite. Raises `Incapable`."""
-    before, said, begun = system.counters.copy(), len(system.notes), time.perf_counter()
+    """Evaluate an open system on the items of a suite. Raises `UnsupportedEvaluation`."""
+    before, num_notes, start = system.counters.copy(), len(system.notes), time.perf_counter()
     if peak is not None:
         peak.mark()
-    figures = suite.measure(items, system)
-    seconds = time.perf_counter() - begun
+    metrics = suite.measure(items, system)
+    seconds = time.perf_counter() - start
     memory = None if peak is None else peak.since_start()
-    main, counters = suite.main_metric or next(iter(figures)), system.counters.since(before)
-    notes = tuple(system.notes[said:])
-    return Result(label, system.name, main, len(items), figures, counters, seconds, memory, notes)
+    main, counters = suite.main_metric or next(iter(metrics)), system.counters.since(before)
+    notes = tuple(system.notes[num_notes:])
+    return Result(label, system.name, main, len(items), metrics, counters, seconds, memory, notes)
 
 
 def compare(
-    systems: Sequence[System], tasks: Sequence[SuiteTask], seed: int = 0, say: Callable[[str], None] | None = None
+    systems: Sequence[System], tasks: Sequence[SuiteTask], seed: int = 0, log: Callable[[str], None] | None = None
 ) -> Comparison:
-    """Every system on every task; each system is loaded once, one at a time.
+    """Evaluate every system on every task; each system is loaded once, one at a time.
 
-    A system that cannot do a task has a line that says so. Raises `InputError` where none can do any, and for two
-    systems or tasks of one name.
+    Args:
+        seed: the seed of intervals and tests.
+        log: called with a line of text before each evaluation.
+
+    A system that does not support a task gets a row with the reason. Raises `InputError` if no system supports any
+    task, and for two systems or tasks with the same name.
     """
-    _named_apart("systems", [system.label for system in systems])
-    _named_apart("tasks", [task.label for task in tasks])
-    read = [task.suite.read(task.data) for task in tasks]
-    found: dict[tuple[str, str], Row] = {}
+    _check_labels("systems", [system.label for system in systems])
+    _check_labels("tasks", [task.label for task in tasks])
+    data = [task.suite.read(task.data) for task in tasks]
+    by_name: dict[tuple[str, str], Row] = {}
     for system in systems:
         peak = PeakMemory()
         opened = system.open()
-        for task, items in zip(tasks, read, strict=True):
-            if say is not None:
-                say(f"{system.label}: {task.label}, {len(items):,} items")
+        for task, items in zip(tasks, data, strict=True):
+            if log is not None:
+                log(f"{system.label}: {task.label}, {len(items):,} items")
             try:
                 result = measure(task.suite, items, opened, task.label, peak)
-                intervals = {name: figure.interval(seed) for name, figure in result.metrics.items()}
+                intervals = {name: metric.interval(seed) for name, metric in result.metrics.items()}
                 row = Row(task.label, system.label, result.main_metric, result, intervals)
             except UnsupportedEvaluation as error:
                 row = Row(task.label, system.label, task.suite.main_metric, reason=str(error))
-            found[task.label, system.label] = row
+            by_name[task.label, system.label] = row
         opened.close()
-        del opened  # before the next is loaded, so that its memory is its own
+        del opened  # Its memory is free before the next one is loaded.
     rows = [
-        _against(found[task.label, systems[0].label], found[task.label, s.label], seed)
+        _compared_to(by_name[task.label, systems[0].label], by_name[task.label, s.label], seed)
         for task in tasks
         for s in systems
     ]
@@ -175,26 +188,28 @@ def compare(
 
 
 def speeds(counters: Counters) -> dict[str, float]:
-    """Texts and tokens a second of encoding, where there was any."""
+    """Return texts and tokens per second of encoding; an empty dict if nothing was encoded."""
     if not counters.texts or not counters.seconds:
         return {}
-    found = {"texts": counters.texts / counters.seconds}
-    return found if counters.tokens is None else {**found, "tokens": counters.tokens / counters.seconds}
+    speed = {"texts": counters.texts / counters.seconds}
+    return speed if counters.tokens is None else {**speed, "tokens": counters.tokens / counters.seconds}
 
 
-def _against(first: Row, row: Row, seed: int) -> Row:
+def _compared_to(first: Row, row: Row, seed: int) -> Row:
     if row is first or row.result is None or first.result is None:
         return row
-    theirs = first.result.metrics
-    apart = {
-        name: figure.difference_to(theirs[name], seed) for name, figure in row.result.metrics.items() if name in theirs
+    reference = first.result.metrics
+    differences = {
+        name: metric.difference_to(reference[name], seed)
+        for name, metric in row.result.metrics.items()
+        if name in reference
     }
-    return replace(row, differences=apart)
+    return replace(row, differences=differences)
 
 
-def _named_apart(what: str, labels: Sequence[str]) -> None:
+def _check_labels(noun: str, labels: Sequence[str]) -> None:
     if not labels:
-        raise InputError(f"No {what} were given.")
+        raise InputError(f"No {noun} were given.")
     twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if twice:
-        raise InputError(f"Two {what} are called '{twice[0]}': give one another name.")
+        raise InputError(f"Two {noun} have the name '{twice[0]}'. Give one of them another name.")

@@ -1,4 +1,4 @@
-"""The most memory a piece of work held: of the process, or of the accelerator where one computes."""
+"""Measure the peak memory of the process, or of the GPU if there is one."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ RESET_PEAK = "5"
 
 
 class PeakMemory:
-    """`since_start()` is the highest mark since `mark()`, above what was held when this was made, in bytes.
+    """Measure the peak since `mark()`, in bytes above the memory in use when this object was made.
 
-    None where the kernel keeps no mark that can be reset. Memory an earlier piece of work gave back is handed to the
-    system first, as far as the allocator can, so that it is not mistaken for free room.
+    It is None if the kernel has no peak that can be reset. Memory that was freed before is first returned to the
+    operating system as far as possible, so that its reuse is not overlooked.
     """
 
     def __init__(self) -> None:
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        with contextlib.suppress(OSError, AttributeError):  # Only glibc has it.
             ctypes.CDLL(None).malloc_trim(0)
-        self._base = self._held()
+        self._base = self._in_use()
         self.mark()
 
     def mark(self) -> None:
-        """Begin a new highest mark."""
+        """Reset the peak."""
         import torch
 
         self._reset = False
@@ -39,22 +39,22 @@ class PeakMemory:
             self._reset = True
 
     def since_start(self) -> int | None:
-        """The highest mark since the last `mark()`, above what was held at the start."""
+        """Return the peak since the last `mark()`, above the memory in use at the start."""
         import torch
 
         if torch.cuda.is_available():
             return max(0, int(torch.cuda.max_memory_allocated()) - (self._base or 0))
-        highest = _status("VmHWM")
-        return max(0, highest - self._base) if self._reset and highest and self._base is not None else None
+        peak = _status("VmHWM")
+        return max(0, peak - self._base) if self._reset and peak and self._base is not None else None
 
-    def _held(self) -> int | None:
+    def _in_use(self) -> int | None:
         import torch
 
         return int(torch.cuda.memory_allocated()) if torch.cuda.is_available() else _status("VmRSS")
 
 
 def _status(name: str) -> int | None:
-    """A line of the process's status, in bytes."""
+    """Return a line of the status of the process, in bytes."""
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,13 +1,13 @@
-"""An encodery model under the stock `mteb` package, as one of its encoders. arXiv:2210.07316
+"""Use an encodery model as an encoder of the `mteb` package. arXiv:2210.07316
 
     import mteb
     from encodery.evaluate.mteb import MTEBEncoder
 
     mteb.evaluate(MTEBEncoder("runs/mine"), mteb.get_tasks(tasks=["STSBenchmark"]))
 
-Prompts stored with the model are used as mteb looks for them: those of a task and side first, then of a task, of a kind
-of task and side, of a kind of task, and of a side ("query", "document"). Tokens that truncation left out are counted in
-`dropped`. Shapes: N texts, M other texts, K width of a vector.
+Prompts that are stored with the model are looked up as mteb does: by task and role first, then by task, by type of task
+and role, by type of task, and by role ("query", "document"). Truncated tokens are counted in `dropped`. Shapes: N
+texts, M other texts, K dimensions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from encodery.model.load import load_model
 if TYPE_CHECKING:
     import torch
 
-NAMESPACE = "local"  # mteb's names have the form organisation/model
+NAMESPACE = "local"  # Names in mteb have the form organisation/model.
 
 
 class MTEBEncoder:
-    """What mteb calls an encoder. `revision` is only written into its results; `truncate` is for texts longer than the
-    model takes."""
+    """An encoder for mteb.
+
+    Args:
+        revision: written to the results.
+        truncate: how texts longer than the maximum length are truncated.
+    """
 
     def __init__(
         self,
@@ -57,35 +61,35 @@ class MTEBEncoder:
         prompt_type: Any = None,
         **_: Any,
     ) -> np.ndarray:
-        """Vectors (N, K) of batches with "text" lists; the batches' own size has no effect."""
+        """Return embeddings (N, K) of batches with lists of "text"; the batch size has no effect."""
         texts = [text for batch in inputs for text in batch["text"]]
-        found = self.embedder.encode(texts, self.truncate, prompt=self.prompt(task_metadata, prompt_type))
-        self.dropped += int(found.dropped.sum())
-        return found.vectors
+        embedded = self.embedder.encode(texts, self.truncate, prompt=self.prompt(task_metadata, prompt_type))
+        self.dropped += int(embedded.dropped.sum())
+        return embedded.vectors
 
     def prompt(self, task_metadata: Any, prompt_type: Any = None) -> str | None:
-        """The name of the stored prompt for a task and a side; None where none is stored."""
-        side = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
-        asked = []
+        """Return the name of the stored prompt for a task and a role; None if there is none."""
+        role = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
+        candidates = []
         for name in (getattr(task_metadata, "name", None), getattr(task_metadata, "type", None)):
             if name:
-                asked += [*((f"{name}-{side}",) if side else ()), str(name)]
+                candidates += [*((f"{name}-{role}",) if role else ()), str(name)]
         known = self.embedder.settings.prompts
-        return next((name for name in (*asked, side) if name in known), None)
+        return next((name for name in (*candidates, role) if name in known), None)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-        """Cosines (N, M) of vectors (N, K) or (K,) and (M, K) or (K,)."""
-        found: np.ndarray = _unit(embeddings1) @ _unit(embeddings2).T
-        return found
+        """Return cosines (N, M) of embeddings (N, K) or (K,) and (M, K) or (K,)."""
+        cosines: np.ndarray = _unit(embeddings1) @ _unit(embeddings2).T
+        return cosines
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-        """Cosines (N,) of vectors (N, K) with their partners (N, K)."""
-        found: np.ndarray = (_unit(embeddings1) * _unit(embeddings2)).sum(1)
-        return found
+        """Return cosines (N,) of embeddings (N, K) and their partners (N, K)."""
+        cosines: np.ndarray = (_unit(embeddings1) * _unit(embeddings2)).sum(1)
+        return cosines
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """What mteb writes above its results; what is not known of a local model is left open."""
+        """The metadata that mteb writes to its results; fields unknown for a local model are empty."""
         meta = require("mteb.models", "mteb").ModelMeta.create_empty()
         encoder = self.embedder.model.encoder
         known = {
@@ -103,7 +107,7 @@ class MTEBEncoder:
 
 
 def _unit(vectors: Any) -> np.ndarray:
-    """Rows (N, K) at unit length, from an array or tensor of one or two dimensions."""
+    """Return rows (N, K) at unit length, from an array or tensor of one or two dimensions."""
     rows = np.atleast_2d(np.asarray(vectors, np.float32))
-    found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return found
+    normalised: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return normalised

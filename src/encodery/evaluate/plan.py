@@ -1,6 +1,6 @@
-"""What is to be compared, from texts of the command line or from a TOML file.
+"""Read what is to be compared from the command line or from a TOML file.
 
-A system is written `PATH`, `KIND:PATH`, `KIND` or a server's address, then fields as `,field=value`:
+A system is written as `PATH`, `KIND:PATH`, `KIND` or the URL of a server, followed by fields as `,field=value`:
 `runs/first`, `sentence_transformers:folder`, `bm25,k1=0.9`, `http://localhost:8080/v1/embeddings,model=mini`.
 """
 
@@ -18,49 +18,52 @@ from encodery.evaluate.compare import SuiteTask
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems import System
 
-USUAL, SERVER = "model", "endpoint"
-PLACES = ("path", "url")  # what stands before the first comma
+DEFAULT, SERVER = "model", "endpoint"
+LOCATIONS = ("path", "url")  # The fields that are written before the first comma.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonPlan:
-    """`systems`, the first of which the others are compared with, and `tasks`: a `suite`, its `data`, and a `name`."""
+    """The systems, the first of which the others are compared with, and the tasks."""
 
     systems: tuple[System, ...]
     tasks: tuple[SuiteTask, ...]
 
 
 def read_plan(path: Path) -> ComparisonPlan:
-    """A plan from a TOML file; its paths count from the working directory. Raises `InputError`, `SettingsError`."""
+    """Read a plan from a TOML file; its paths are relative to the working directory.
+
+    Raises `InputError` and `SettingsError`.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; a plan is a TOML file with [[systems]] and [[tasks]].")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
     return decode(ComparisonPlan, table, str(path))
 
 
 def parse_system(text: str) -> System:
-    """The system that a text names. Raises `SettingsError`, `UnknownName`."""
+    """Return the system that a text describes. Raises `SettingsError` and `UnknownName`."""
     head, *rest = text.split(",")
     fields = parse_overrides(rest)
-    kind, place = _kind(head)
+    kind, location = _kind(head)
     part = find_part(System, kind)
-    wanted = next(
-        (name for name, _, default in describe_settings(part) if name in PLACES and default == "required"), None
+    field = next(
+        (name for name, _, default in describe_settings(part) if name in LOCATIONS and default == "required"), None
     )
-    if place and wanted is None:
-        raise SettingsError(f"'{text}': '{kind}' stands by itself, nothing follows its colon.")
-    if wanted is not None:
-        if not place:
-            raise SettingsError(f"'{text}': write {kind}:{wanted.upper()}.")
-        fields[wanted] = place
+    if location and field is None:
+        raise SettingsError(f"'{text}': '{kind}' takes nothing after a colon.")
+    if field is not None:
+        if not location:
+            raise SettingsError(f"'{text}': write {kind}:{field.upper()}.")
+        fields[field] = location
     return decode(System, {PART_KEY: kind, **fields}, f"'{text}'")
 
 
 def parse_task(suite: str, data: Path, settings: Sequence[str] = ()) -> SuiteTask:
-    """One suite with settings as `path=value`. Raises `SettingsError`, `UnknownName`."""
+    """Return a suite with settings as `path=value`. Raises `SettingsError` and `UnknownName`."""
     return SuiteTask(suite=decode(Suite, {PART_KEY: suite, **parse_overrides(settings)}, suite), data=data)
 
 
@@ -71,4 +74,4 @@ def _kind(head: str) -> tuple[str, str]:
     first, colon, rest = head.partition(":")
     if colon and first.replace("-", "_") in known:
         return first.replace("-", "_"), rest
-    return (head.replace("-", "_"), "") if head.replace("-", "_") in known else (USUAL, head)
+    return (head.replace("-", "_"), "") if head.replace("-", "_") in known else (DEFAULT, head)

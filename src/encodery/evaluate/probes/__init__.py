@@ -1,6 +1,6 @@
-"""Probes: what the layers of a frozen encoder know, by how well something simple reads it off them.
+"""Probes: what a simple classifier can predict from each layer of a frozen encoder.
 
-Shapes: N items, L layers (the embeddings' output and each block's), H width.
+Shapes: N items, L layers (the embeddings and each block), H hidden.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """`layers`: the figure of each layer, lowest first; `baselines`: what can be had without the model, by name.
+    """The result of a probe.
 
-    `control`: for each layer, how well the same probe learns a task that no encoder can know (empty if not asked): a
-    probe that is good at both learns by heart. `items` were judged.
+    Attributes:
+        items: the number of evaluated items.
+        layers: the metric of each layer, lowest first.
+        baselines: the metric of baselines that do not use the model, by name.
+        control: for each layer, the metric of the same probe on a random task, or empty. A probe that is good at both
+            memorises.
     """
 
     main_metric: str
@@ -34,52 +38,56 @@ class ProbeResult:
 
     @property
     def best(self) -> int:
-        """The layer with the highest figure."""
+        """The layer with the highest metric."""
         return max(range(len(self.layers)), key=lambda layer: self.layers[layer].value)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """A line for each baseline and layer, as plain values: layers with their difference to the first baseline, its
-        interval and `p`; `selectivity` is the figure minus the control's."""
-        lines = [{"layer": name, **_plain(figure, self.main_metric)} for name, figure in self.baselines.items()]
-        without = next(iter(self.baselines.values()), None)
-        for layer, figure in enumerate(self.layers):
-            line = {"layer": str(layer), **_plain(figure, self.main_metric), **_apart(figure, without)}
+        """Return a line for each baseline and layer, as plain values.
+
+        Layers have their difference to the first baseline with interval and `p`. `selectivity` is the metric minus that
+        of the control task.
+        """
+        lines = [{"layer": name, **_plain(metric, self.main_metric)} for name, metric in self.baselines.items()]
+        baseline = next(iter(self.baselines.values()), None)
+        for layer, metric in enumerate(self.layers):
+            line = {"layer": str(layer), **_plain(metric, self.main_metric), **_difference(metric, baseline)}
             if self.control:
-                line["selectivity"] = figure.value - self.control[layer].value
+                line["selectivity"] = metric.value - self.control[layer].value
             lines.append(line)
         return lines
 
 
 class Probe(Part):
-    """Reads one kind of knowledge off each layer."""
+    """Predict one kind of annotation from each layer."""
 
     @abc.abstractmethod
     def measure(self, data: Path, loaded: LoadedModel) -> ProbeResult:
-        """On labelled data of one's own. Raises `InputError` naming file and line for what it cannot be made of."""
+        """Train and evaluate the probe on labelled data. Raises `InputError` naming file and line of invalid data."""
 
 
-def compare_models(found: Mapping[str, ProbeResult]) -> list[dict[str, Any]]:
-    """The best layer of each model on the same items, as plain values: all but the first with the difference to the
-    first one's, its interval and `p`."""
-    first = next(iter(found.values()))
+def compare_models(results: Mapping[str, ProbeResult]) -> list[dict[str, Any]]:
+    """Return the best layer of each model on the same items, as plain values.
+
+    Models after the first have the difference to its best layer, with interval and `p`.
+    """
+    first = next(iter(results.values()))
     lines = []
-    for name, probed in found.items():
-        figure = probed.layers[probed.best]
-        other = None if probed is first else first.layers[first.best]
-        lines.append(
-            {"model": name, "layer": str(probed.best), **_plain(figure, probed.main_metric), **_apart(figure, other)}
-        )
+    for name, result in results.items():
+        metric = result.layers[result.best]
+        other = None if result is first else first.layers[first.best]
+        line = {"model": name, "layer": str(result.best), **_plain(metric, result.main_metric)}
+        lines.append({**line, **_difference(metric, other)})
     return lines
 
 
-def _apart(figure: MetricValue, other: MetricValue | None) -> dict[str, Any]:
-    found = None if other is None else figure.difference_to(other)
-    if found is None:
+def _difference(metric: MetricValue, other: MetricValue | None) -> dict[str, Any]:
+    difference = None if other is None else metric.difference_to(other)
+    if difference is None:
         return {}
-    low, high = found.interval or (None, None)
-    return {"difference": found.value, "difference_low": low, "difference_high": high, "p": found.p}
+    low, high = difference.interval or (None, None)
+    return {"difference": difference.value, "difference_low": low, "difference_high": high, "p": difference.p}
 
 
-def _plain(figure: MetricValue, main: str) -> dict[str, Any]:
-    low, high = figure.interval() or (None, None)
-    return {main: figure.value, "low": low, "high": high}
+def _plain(metric: MetricValue, main: str) -> dict[str, Any]:
+    low, high = metric.interval() or (None, None)
+    return {main: metric.value, "low": low, "high": high}

@@ -1,7 +1,7 @@
-"""Suites: what is measured, on data from a folder or file of one's own; nothing is fetched.
+"""Suites: evaluations on data in a folder or file; nothing is downloaded.
 
-A suite reads its items once and measures any system on them. A figure keeps what it was computed from, item by item, so
-that it has an interval and can be compared in pairs. Shapes: N items.
+A suite reads its items once and evaluates any system on them. A metric keeps the values of the items that it was
+computed from, so that it has an interval and can be compared in pairs. Shapes: N items.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from encodery.evaluate.systems import OpenSystem
 
 @dataclass(frozen=True, eq=False)
 class MetricValue:
-    """A number and what it is made of: the mean of `each` (N,), or `statistic` of `truth` and `predicted` (N, ...).
+    """A metric and its origin: the mean of `per_item` (N,), or `statistic` of `truth` and `predicted` (N, ...).
 
-    `swappable`: predictions of two systems have one scale (see `figure_difference`). With neither it is just a number.
+    With neither it is a number without an interval. `exchangeable`: the predictions of two systems have one scale (see
+    `metric_difference`).
     """
 
     value: float
@@ -41,18 +42,20 @@ class MetricValue:
     exchangeable: bool = True
 
     @classmethod
-    def mean(cls, each: np.ndarray) -> MetricValue:
-        """A mean over items (N,)."""
-        values = np.asarray(each, np.float64)
+    def mean(cls, per_item: np.ndarray) -> MetricValue:
+        """Return the mean over items (N,)."""
+        values = np.asarray(per_item, np.float64)
         return cls(float(values.mean()), values)
 
     @classmethod
-    def of(cls, statistic: Statistic, truth: np.ndarray, predicted: np.ndarray, swappable: bool = True) -> MetricValue:
-        """A figure over all items that is no mean over them."""
-        return cls(float(statistic(truth, predicted)), None, statistic, truth, predicted, swappable)
+    def of(
+        cls, statistic: Statistic, truth: np.ndarray, predicted: np.ndarray, exchangeable: bool = True
+    ) -> MetricValue:
+        """Return a metric over all items that is not a mean over them."""
+        return cls(float(statistic(truth, predicted)), None, statistic, truth, predicted, exchangeable)
 
     def interval(self, seed: int = 0) -> Interval | None:
-        """Its 95 % interval; None where there are too few items, or it is just a number."""
+        """Return the 95 % interval; None for too few items, or for a number without items."""
         if self.per_item is not None:
             return mean_interval(self.per_item, seed)
         if self.statistic is None or self.truth is None or self.predicted is None:
@@ -60,7 +63,7 @@ class MetricValue:
         return metric_interval(self.statistic, self.truth, self.predicted, seed)
 
     def difference_to(self, first: MetricValue, seed: int = 0) -> Difference | None:
-        """This figure minus the first system's, over the same items; None where either is just a number."""
+        """Return this metric minus that of the first system on the same items; None if either is without items."""
         if self.per_item is not None and first.per_item is not None:
             return mean_difference(first.per_item, self.per_item, seed)
         if self.statistic is None or self.truth is None or self.predicted is None or first.predicted is None:
@@ -71,18 +74,17 @@ class MetricValue:
 
 
 class Suite(Part):
-    """Reads items and measures systems on them."""
+    """Read items and evaluate systems on them."""
 
     @property
     @abc.abstractmethod
     def main_metric(self) -> str:
-        """The name of the figure by which systems are compared; empty where it depends on what is measured, whose
-        first figure it then is."""
+        """The name of the metric by which systems are compared; empty for the first metric that `measure` returns."""
 
     @abc.abstractmethod
     def read(self, data: Path) -> Any:
-        """The items, with a length. Raises `InputError` naming file and line for what they cannot be made of."""
+        """Return the items, which have a length. Raises `InputError` naming file and line of invalid data."""
 
     @abc.abstractmethod
     def measure(self, items: Any, system: OpenSystem) -> dict[str, MetricValue]:
-        """Figures by name, `main` first. Raises `Incapable` where the system cannot do what is asked."""
+        """Return metrics by name, the main one first. Raises `UnsupportedEvaluation`."""

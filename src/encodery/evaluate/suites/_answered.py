@@ -1,7 +1,7 @@
-"""Answers beside the truth of their rows, as the figures of a task that keep what they are made of.
+"""The metrics of a fine-tuned task on labelled examples, with the values of the items they were computed from.
 
-Names and values are those of the task's own `figures`. Rows are what is drawn: a text's spans are not independent of
-each other, nor are its tags; the texts of one query are drawn together. Shapes: N rows, Q queries, T tags of a row.
+Names and values are those of `Task.metrics`. The bootstrap draws examples: the spans or tags of a text are not
+independent of each other, and the texts of a query are drawn together. Shapes: N examples, Q queries, T tags.
 """
 
 from __future__ import annotations
@@ -27,45 +27,47 @@ from encodery.metrics.ndcg import NDCG
 from encodery.metrics.pearson import Pearson
 from encodery.metrics.spearman import Spearman
 
-GOAL, GOALS = "goal", ("ndcg", "spearman")  # a task may call one of several its goal
-ALONE = {"answers": ("exact", "f1"), "choices": ("accuracy", "nll")}
-"""Role -> figures that are means over the rows of what they are of each row by itself."""
-FEW = 20  # Labels, up to which each has a figure of its own.
+GOAL, GOALS = "goal", ("ndcg", "spearman")  # A task may name one of several as its goal.
+PER_EXAMPLE = {"answers": ("exact", "f1"), "choices": ("accuracy", "nll")}
+"""Role -> metrics that are means over the metric of each example."""
+MAX_LABELS = 20  # Up to this number of labels, each has its own metric.
 
 
 def task_metrics(task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata) -> dict[str, MetricValue]:
-    """The task's figures of the answers (N) for rows whose truth is known, its goal first; where answers are sets of
-    few labels, then also the F1 of each. Raises `InputError` naming a row whose truth cannot be used."""
-    told = task.metrics(answers, rows, known)
-    names = [name for name in told if name != GOAL]
+    """Return the metrics of the answers (N) to labelled examples, the main one first.
+
+    If answers are sets of few labels, the F1 of each label is included. Raises `InputError` naming an invalid example.
+    """
+    values = task.metrics(answers, rows, known)
+    names = [name for name in values if name != GOAL]
     main = (
         task.selection_metric
         if task.selection_metric in names
         else next((name for name in GOALS if name in names), names[0])
     )
-    made = _made(task, answers, rows, known, tuple(told))
-    found = {}
+    fast = _fast_metrics(task, answers, rows, known, tuple(values))
+    metrics = {}
     for name in dict.fromkeys((main, *names)):
-        found[name] = made[name] if name in made else _anew(task, answers, rows, known, name)
-    return {**found, **{name: figure for name, figure in made.items() if "," in name}}
+        metrics[name] = fast[name] if name in fast else _recomputed(task, answers, rows, known, name)
+    return {**metrics, **{name: metric for name, metric in fast.items() if "," in name}}
 
 
 def labels_of(task: Task, rows: Rows) -> set[str] | None:
-    """Those that the rows' truth has; None for a task whose answers are no labels. Raises `InputError`."""
+    """Return the labels of the examples; None for a task whose answers are not labels. Raises `InputError`."""
     if task.chart == "classes":
         return set(label_names(rows["label"]))
     truth = task.answer_items(rows)
-    return None if truth is None else {str(member[-1]) for some in truth for member in some}
+    return None if truth is None else {str(member[-1]) for members in truth for member in members}
 
 
-def _made(
-    task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata, told: tuple[str, ...]
+def _fast_metrics(
+    task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata, names: tuple[str, ...]
 ) -> dict[str, MetricValue]:
-    """Those figures that need not be computed by the task itself for every draw."""
+    """Return the metrics that need not be computed by the task for every draw."""
     if task.chart == "classes":
         return _classes(answers, label_names(rows["label"]))
     truth = task.answer_items(rows)
-    if truth is not None and "precision" in told:
+    if truth is not None and "precision" in names:
         return _sets(truth, task.answer_items(rows, answers) or [])
     if "tags" in rows:
         return _tags([list(map(str, tags)) for tags in rows["tags"]], [answer["prediction"] for answer in answers])
@@ -73,106 +75,120 @@ def _made(
         return _ranked(answers, rows)
     if "score" in rows:
         return _numbers(answers, score_values(rows["score"]))
-    return {name: figure for role in ALONE if role in rows for name, figure in _alone(task, answers, rows, known, role)}
+    return {
+        name: metric
+        for role in PER_EXAMPLE
+        if role in rows
+        for name, metric in _per_example(task, answers, rows, known, role)
+    }
 
 
 def _classes(answers: Sequence[Answer], truth: list[str]) -> dict[str, MetricValue]:
-    given = [answer["prediction"] for answer in answers]
-    right = np.array([a == b for a, b in zip(truth, given, strict=True)], np.float64)
-    chances = np.array([a["probabilities"].get(label, 0.0) for a, label in zip(answers, truth, strict=True)])
-    sure = np.array([answer["probability"] for answer in answers], np.float64)
-    codes = _codes(truth), _codes(given)
+    predicted = [answer["prediction"] for answer in answers]
+    correct = np.array([a == b for a, b in zip(truth, predicted, strict=True)], np.float64)
+    true_probabilities = np.array([a["probabilities"].get(label, 0.0) for a, label in zip(answers, truth, strict=True)])
+    confidence = np.array([answer["probability"] for answer in answers], np.float64)
+    codes = _codes(truth), _codes(predicted)
     return {
-        "accuracy": MetricValue.mean(right),
+        "accuracy": MetricValue.mean(correct),
         "f1": MetricValue.of(F1().score, *codes),
         "mcc": MetricValue.of(MCC().score, *codes),
-        "nll": MetricValue.mean(-np.log(np.maximum(chances, 1e-12))),
+        "nll": MetricValue.mean(-np.log(np.maximum(true_probabilities, 1e-12))),
         "ece": MetricValue.of(
-            lambda _, said: reliability_diagram(said[:, 0], said[:, 1]).error, right, np.stack([sure, right], 1)
+            lambda _, drawn: reliability_diagram(drawn[:, 0], drawn[:, 1]).error,
+            correct,
+            np.stack([confidence, correct], 1),
         ),
     }
 
 
-def _sets(truth: Sequence[set[Any]], given: Sequence[set[Any]]) -> dict[str, MetricValue]:
-    """Of sets, over all their members; of (label,), whether the sets are the same."""
+def _sets(truth: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> dict[str, MetricValue]:
+    """Return precision, recall and F1 over all members of sets, and the fraction of sets that are equal."""
 
     def over(name: str, label: str | None = None) -> MetricValue:
-        counts = np.array([_counted(a, b, label) for a, b in zip(truth, given, strict=True)], np.float64)
+        counts = np.array([_counted(a, b, label) for a, b in zip(truth, predicted, strict=True)], np.float64)
         return MetricValue.of(lambda _, drawn: float(precision_recall_f1(*drawn.sum(0))[name]), counts[:, 2], counts)
 
-    found = {name: over(name) for name in ("precision", "recall", "f1")}
-    found["exact"] = MetricValue.mean(np.array([a == b for a, b in zip(truth, given, strict=True)]))
-    labels = Counter(str(member[-1]) for some in truth for member in some)
-    if 1 < len(labels) <= FEW:
-        found |= {f"f1, {label}": over("f1", label) for label, _ in labels.most_common()}
-    return found
+    metrics = {name: over(name) for name in ("precision", "recall", "f1")}
+    metrics["exact"] = MetricValue.mean(np.array([a == b for a, b in zip(truth, predicted, strict=True)]))
+    labels = Counter(str(member[-1]) for members in truth for member in members)
+    if 1 < len(labels) <= MAX_LABELS:
+        metrics |= {f"f1, {label}": over("f1", label) for label, _ in labels.most_common()}
+    return metrics
 
 
-def _counted(truth: set[Any], given: set[Any], label: str | None) -> tuple[int, int, int]:
-    """Members that are said and true, that are said, that are true; of one label alone where it is told."""
+def _counted(truth: set[Any], predicted: set[Any], label: str | None) -> tuple[int, int, int]:
+    """Return the numbers of correct, predicted and true members, of one label if it is given."""
     if label is not None:
-        truth, given = ({member for member in some if str(member[-1]) == label} for some in (truth, given))
-    return len(truth & given), len(given), len(truth)
+        truth, predicted = (
+            {member for member in members if str(member[-1]) == label} for members in (truth, predicted)
+        )
+    return len(truth & predicted), len(predicted), len(truth)
 
 
-def _tags(truth: list[list[str]], given: list[list[str]]) -> dict[str, MetricValue]:
-    """Of tags that mark no spans, each by itself."""
-    hits = [sum(a == b for a, b in zip(one, other, strict=True)) for one, other in zip(truth, given, strict=True)]
+def _tags(truth: list[list[str]], predicted: list[list[str]]) -> dict[str, MetricValue]:
+    """Return the metrics of tags that do not mark spans."""
+    hits = [sum(a == b for a, b in zip(one, other, strict=True)) for one, other in zip(truth, predicted, strict=True)]
     counts = np.array([hits, [len(tags) for tags in truth]], np.float64).T
 
-    def right(_: np.ndarray, drawn: np.ndarray) -> float:
+    def accuracy(_: np.ndarray, drawn: np.ndarray) -> float:
         hits, tags = drawn.sum(0)
         return float(hits / tags) if tags else 0.0
 
-    codes = _objects([_codes(tags) for tags in truth]), _objects([_codes(tags) for tags in given])
+    codes = _objects([_codes(tags) for tags in truth]), _objects([_codes(tags) for tags in predicted])
     return {
-        "accuracy": MetricValue.of(right, counts[:, 1], counts),
+        "accuracy": MetricValue.of(accuracy, counts[:, 1], counts),
         "f1": MetricValue.of(lambda a, b: F1().score(np.concatenate(list(a)), np.concatenate(list(b))), *codes),
     }
 
 
 def _numbers(answers: Sequence[Answer], truth: np.ndarray) -> dict[str, MetricValue]:
-    given = np.array([answer["prediction"] for answer in answers], np.float64)
+    predicted = np.array([answer["prediction"] for answer in answers], np.float64)
     return {
-        "spearman": MetricValue.of(Spearman().score, truth, given),
-        "pearson": MetricValue.of(Pearson().score, truth, given),
-        "rmse": MetricValue.of(lambda a, b: float(np.sqrt(((a - b) ** 2).mean())), truth, given),
-        "mae": MetricValue.mean(np.abs(truth - given)),
+        "spearman": MetricValue.of(Spearman().score, truth, predicted),
+        "pearson": MetricValue.of(Pearson().score, truth, predicted),
+        "rmse": MetricValue.of(lambda a, b: float(np.sqrt(((a - b) ** 2).mean())), truth, predicted),
+        "mae": MetricValue.mean(np.abs(truth - predicted)),
     }
 
 
 def _ranked(answers: Sequence[Answer], rows: Rows) -> dict[str, MetricValue]:
-    """nDCG@10 is over the queries of which several texts are judged, one of them above the lowest score; what two
-    models call a score has no common scale, its ranks have."""
+    """Return rank correlation and nDCG@10 of scored texts by query.
+
+    nDCG@10 is over the queries with several texts, one of them above the lowest score. Scores of two models have no
+    common scale, so ranks are correlated.
+    """
     truth = score_values(rows["score" if "score" in rows else "label"])
-    given = np.array([answer["logit"] for answer in answers], np.float64)
+    logits = np.array([answer["logit"] for answer in answers], np.float64)
     grades: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for row, (query, level) in enumerate(zip(rows["query"], np.searchsorted(np.unique(truth), truth), strict=True)):
         grades.setdefault(query, {})[str(row)] = int(level)
-        run.setdefault(query, {})[str(row)] = float(given[row])
-    several = {query: some for query, some in grades.items() if len(some) > 1 and max(some.values()) > 0}
-    found = {"spearman": MetricValue.of(Spearman().score, truth, as_ranks(given))}
-    return {**found, "ndcg": MetricValue.mean(NDCG(k=10).per_item(several, run))} if several else found
+        run.setdefault(query, {})[str(row)] = float(logits[row])
+    judged = {query: levels for query, levels in grades.items() if len(levels) > 1 and max(levels.values()) > 0}
+    metrics = {"spearman": MetricValue.of(Spearman().score, truth, as_ranks(logits))}
+    return {**metrics, "ndcg": MetricValue.mean(NDCG(k=10).per_item(judged, run))} if judged else metrics
 
 
-def _alone(
+def _per_example(
     task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata, role: str
 ) -> Iterable[tuple[str, MetricValue]]:
-    each = [
+    per_example = [
         task.metrics([answer], {name: column[row : row + 1] for name, column in rows.items()}, known)
         for row, answer in enumerate(answers)
     ]
-    return [(name, MetricValue.mean(np.array([one[name] for one in each]))) for name in ALONE[role]]
+    return [
+        (name, MetricValue.mean(np.array([metrics[name] for metrics in per_example]))) for name in PER_EXAMPLE[role]
+    ]
 
 
-def _anew(task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata, name: str) -> MetricValue:
-    """A figure of which no more is known than its name: the task computes it for every draw, which is slow."""
+def _recomputed(task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata, name: str) -> MetricValue:
+    """Return a metric that the task computes again for every draw, which is slow."""
 
     def statistic(numbers: np.ndarray, drawn: np.ndarray) -> float:
-        some = {role: [column[number] for number in numbers] for role, column in rows.items()}
+        sample = {role: [column[number] for number in numbers] for role, column in rows.items()}
         try:
-            return task.metrics(list(drawn), some, known).get(name, float("nan"))
+            return task.metrics(list(drawn), sample, known).get(name, float("nan"))
         except InputError:
             return float("nan")
 
@@ -180,8 +196,7 @@ def _anew(task: Task, answers: Sequence[Answer], rows: Rows, known: TaskMetadata
 
 
 def _codes(labels: Sequence[str]) -> np.ndarray:
-    """(N,) int64 a number for each label, the same whatever other labels there are: two systems may know different
-    ones."""
+    """Return a number for each label (N,) int64 that does not depend on other labels, which differ between systems."""
     known = {
         label: int.from_bytes(hashlib.sha256(label.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
         for label in set(labels)
@@ -190,7 +205,7 @@ def _codes(labels: Sequence[str]) -> np.ndarray:
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:
-    """(N,) of things that numpy would make an array of their own of."""
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
+    """Return an array (N,) of objects that numpy would otherwise turn into an array of more dimensions."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

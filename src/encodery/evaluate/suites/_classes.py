@@ -1,4 +1,4 @@
-"""Texts with one label each, by split. Shapes: N rows."""
+"""Texts with one label each. Shapes: N examples."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class LabelledTexts:
         return len(self.texts)
 
     def take(self, numbers: np.ndarray) -> LabelledTexts:
-        """The rows of these numbers."""
+        """Return the examples with the given numbers."""
         return LabelledTexts([self.texts[int(number)] for number in numbers], self.labels[numbers])
 
 
-def labelled_texts(rows: Table, given: Mapping[str, str]) -> LabelledTexts:
-    """Rows as texts and labels; columns are guessed where not given."""
-    found = read_columns(rows, ("text", "label"), given)
-    return LabelledTexts(found["text"], np.array([str(value) for value in found["label"]]))
+def labelled_texts(rows: Table, columns: Mapping[str, str]) -> LabelledTexts:
+    """Return the texts and labels of a table; columns that are not given are assigned by name."""
+    values = read_columns(rows, ("text", "label"), columns)
+    return LabelledTexts(values["text"], np.array([str(value) for value in values["label"]]))

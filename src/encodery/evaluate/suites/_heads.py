@@ -1,14 +1,14 @@
-"""What is said of a fine-tuned model where only its vectors are looked at."""
+"""A note about fine-tuned models of which only the embeddings are evaluated."""
 
 from __future__ import annotations
 
 from encodery.evaluate.systems import OpenSystem
 
 
-def note_unused_head(system: OpenSystem, done: str) -> None:
-    """Remark that a head is not asked, where there is one; `done`: what happens to the vectors instead."""
+def note_unused_head(system: OpenSystem, use: str) -> None:
+    """Note that the head of a fine-tuned model is not used; `use`: what is done with the embeddings instead."""
     if system.task:
         system.notes.append(
-            f"{system.name}: its vectors are {done}, its head of the task '{system.task}' is not asked; "
-            "`encodery evaluate task` measures the head."
+            f"{system.name}: its embeddings are {use}; its head for the task '{system.task}' is not used. "
+            "`encodery evaluate task` evaluates the head."
         )

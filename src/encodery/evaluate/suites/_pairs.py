@@ -1,4 +1,4 @@
-"""Cosines of pairs of texts, each distinct text encoded once. Shapes: N pairs."""
+"""Cosine similarities of pairs of texts; each distinct text is encoded once. Shapes: N pairs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_le
 
 
 def cosines(system: OpenSystem, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
-    """(N,) float64. Raises `Incapable` where the system compares only queries with documents."""
+    """Return the cosines (N,) float64. Raises `UnsupportedEvaluation` if the system only retrieves documents."""
     if not system.symmetric:
-        raise UnsupportedEvaluation(f"{system.name}: finds documents for queries; it does not compare two texts.")
+        raise UnsupportedEvaluation(f"{system.name}: retrieves documents for queries and cannot compare two texts.")
     texts = list(dict.fromkeys([*left, *right]))
-    place = {text: number for number, text in enumerate(texts)}
+    number_of = {text: number for number, text in enumerate(texts)}
     system.fit(texts)
     vectors = unit_length(system.encode(texts))
-    one = vectors[[place[text] for text in left]]
-    other = vectors[[place[text] for text in right]]
+    one = vectors[[number_of[text] for text in left]]
+    other = vectors[[number_of[text] for text in right]]
     if isinstance(vectors, np.ndarray):
-        found: np.ndarray = np.einsum("nk,nk->n", one, other, dtype=np.float64)
-        return found
+        products: np.ndarray = np.einsum("nk,nk->n", one, other, dtype=np.float64)
+        return products
     return np.asarray(one.multiply(other).sum(1), np.float64).ravel()
 
 
 def as_ranks(values: np.ndarray) -> np.ndarray:
-    """Values (N,) as their ranks, equal ones with their mean: what makes the scores of two systems swappable."""
+    """Return the ranks of values (N,), the mean rank for equal ones, so that scores of two systems are exchangeable."""
     from encodery.base.extras import require
 
     ranks: np.ndarray = require("scipy.stats", "evaluate").rankdata(values)

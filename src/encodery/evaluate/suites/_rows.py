@@ -1,4 +1,4 @@
-"""The columns a suite wants, of one split of a labelled file or folder, checked cell by cell."""
+"""Read the columns that a suite needs from one split of a labelled file or folder, and check every cell."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from encodery.rows.columns import NAMES, assign_roles
 from encodery.rows.read import read_tables
 from encodery.rows.table import Table
 
-# What else a role is called where something is measured, as against trained.
-USUAL: Mapping[str, Sequence[str]] = {
+# Additional names of columns in evaluation data.
+COLUMN_NAMES: Mapping[str, Sequence[str]] = {
     **NAMES,
     "text_a": (*NAMES["text_a"], "word1", "question1"),
     "text_b": (*NAMES["text_b"], "word2", "question2"),
@@ -26,28 +26,28 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {"score": float, "label": (str, i
 
 
 def read_split(data: Path, split: str) -> Table:
-    """The rows of one split; of the test, else dev, else what there is where `split` is empty.
+    """Return the rows of a split; if `split` is empty, of test, else dev, else the first one.
 
-    Raises `InputError` naming file and line, `EmptyInput`.
+    Raises `InputError` naming file and line, and `EmptyInput`.
     """
-    held = read_tables(data)
-    return held[split_name(data, held, split)]
+    tables = read_tables(data)
+    return tables[split_name(data, tables, split)]
 
 
-def split_name(data: Path, held: Mapping[str, Table], split: str) -> str:
-    """The name of that split. Raises `InputError`."""
+def split_name(data: Path, tables: Mapping[str, Table], split: str) -> str:
+    """Return the name of the split that is evaluated. Raises `InputError`."""
     if not split:
-        return next(name for name in ("test", "dev", *held) if name in held)
-    if split not in held:
-        raise InputError(f"{data}: has no split '{split}'.{nearest(split, held)} It has {', '.join(held)}.")
+        return next(name for name in ("test", "dev", *tables) if name in tables)
+    if split not in tables:
+        raise InputError(f"{data}: has no split '{split}'.{nearest(split, tables)} Splits: {', '.join(tables)}.")
     return split
 
 
 def read_columns(
-    table: Table, wanted: Sequence[str], given: Mapping[str, str], optional: Sequence[str] = ()
+    table: Table, required: Sequence[str], columns: Mapping[str, str], optional: Sequence[str] = ()
 ) -> dict[str, list[Any]]:
-    """Role -> cells, of the roles wanted and those optional ones that are there. Raises `InputError` naming the row."""
-    roles = assign_roles(table, wanted, given, optional, USUAL)
+    """Return role -> cells of the required and the existing optional roles. Raises `InputError` naming the row."""
+    roles = assign_roles(table, required, columns, optional, COLUMN_NAMES)
     return {role: _checked(table, name, KINDS.get(role, str)) for role, name in roles.columns.items()}
 
 
@@ -58,12 +58,12 @@ def _checked(table: Table, name: str, kind: type | tuple[type, ...]) -> list[Any
 def _typed(cell: Any, kind: type | tuple[type, ...], table: Table, number: int, name: str) -> Any:
     if kind is float:
         try:
-            found = float(cell)
+            value = float(cell)
         except (TypeError, ValueError):
-            found = float("nan")
-        if found != found:
+            value = float("nan")
+        if value != value:
             raise InputError(f"{table.location(number)}: '{name}' is {cell!r}, a number is needed.")
-        return found
+        return value
     if not isinstance(cell, kind) or (cell == "" and kind is not str):
-        raise InputError(f"{table.location(number)}: '{name}' is {cell!r}, which cannot be used here.")
+        raise InputError(f"{table.location(number)}: '{name}' is {cell!r}, which is not allowed here.")
     return cell

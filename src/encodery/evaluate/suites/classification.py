@@ -1,7 +1,7 @@
-"""Classification by a probe: logistic regression on frozen vectors, trained on the training rows, judged on the test.
+"""Classification with logistic regression on frozen embeddings, trained on the train split and evaluated on test.
 
-With `shots`, on so many rows of each class, drawn `repeats` times, as the massive text embedding benchmark does
-(arXiv:2210.07316). A head the model may have is not asked: that is the suite `task`. Shapes: N test rows, R repeats.
+With `shots`, it is trained on that many examples of each class, drawn `repeats` times, as in MTEB (arXiv:2210.07316). A
+head of the model is not used; the suite `task` evaluates heads. Shapes: N test examples, R repeats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encodery.base.errors import InputError, SettingsError
+from encodery.base.errors import InputError
+from encodery.base.settings import check_at_least
 from encodery.evaluate import linear
 from encodery.evaluate.suites import MetricValue, Suite
 from encodery.evaluate.suites._classes import LabelledTexts, labelled_texts
@@ -22,12 +23,12 @@ from encodery.rows.columns import assign_roles
 from encodery.rows.read import read_tables
 from encodery.rows.split import fill_missing_splits
 
-SHARES = {"train": 0.8, "test": 0.2}
+FRACTIONS = {"train": 0.8, "test": 0.2}
 
 
 @dataclass(frozen=True, eq=False)
 class TrainTestTexts:
-    """Rows to learn from and rows to be judged on; its length is that of the latter."""
+    """Examples to train on and to evaluate on; the length is that of the latter."""
 
     train: LabelledTexts
     test: LabelledTexts
@@ -38,9 +39,15 @@ class TrainTestTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationSuite(Suite):
-    """`columns`: those of text and label, guessed where not told. `most`: rows of either part, drawn by `seed`.
+    """Use it to compare embeddings by how well classes can be predicted from them.
 
-    Where the data has no test or dev split, a fifth of it is the test: rows of equal text always fall on one side.
+    If the data has no test or dev split, a fifth of it is used; examples with equal texts are in one split.
+
+    Attributes:
+        columns: role -> column, for text and label; others are assigned by name.
+        shots: the training examples of each class; None for all.
+        repeats: how often they are drawn.
+        max_rows: the maximum number of examples of each split, drawn with `seed`.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -50,26 +57,25 @@ class ClassificationSuite(Suite):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("shots", "repeats", "max_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} = {value}: must be at least 1.")
+        check_at_least(self, 1, "shots", "repeats", "max_rows")
 
     @property
     def main_metric(self) -> str:
         return "accuracy"
 
     def read(self, data: Path) -> TrainTestTexts:
-        held = read_tables(data)
-        if "train" not in held:
-            raise InputError(f"{data}: has no rows to learn from, only {', '.join(held)}.")
-        tested = next((name for name in ("test", "dev") if name in held), None)
-        if tested is None:
-            roles = assign_roles(held["train"], ("text", "label"), self.columns).columns
-            held = fill_missing_splits(held, (roles["text"],), roles["label"], SHARES, self.seed)
-        train, test = (labelled_texts(held[name], self.columns) for name in ("train", tested or "test"))
+        tables = read_tables(data)
+        if "train" not in tables:
+            raise InputError(f"{data}: has no train split, only {', '.join(tables)}.")
+        heldout = next((name for name in ("test", "dev") if name in tables), None)
+        if heldout is None:
+            roles = assign_roles(tables["train"], ("text", "label"), self.columns).columns
+            tables = fill_missing_splits(tables, (roles["text"],), roles["label"], FRACTIONS, self.seed)
+        train, test = (labelled_texts(tables[name], self.columns) for name in ("train", heldout or "test"))
         if len(np.unique(train.labels)) < 2 or not len(test):
-            raise InputError(f"{data}: rows of two classes to learn from, and rows to be judged on, are needed.")
+            raise InputError(
+                f"{data}: training examples of at least two classes, and examples to evaluate on, are needed."
+            )
         return TrainTestTexts(self._drawn(train), self._drawn(test))
 
     def _drawn(self, rows: LabelledTexts) -> LabelledTexts:
@@ -80,18 +86,21 @@ class ClassificationSuite(Suite):
     def measure(self, items: TrainTestTexts, system: OpenSystem) -> dict[str, MetricValue]:
         note_unused_head(system, "probed")
         system.fit(items.train.texts)
-        vectors, asked = system.encode(items.train.texts), system.encode(items.test.texts)
+        train, test = system.encode(items.train.texts), system.encode(items.test.texts)
         _, labels = np.unique(np.concatenate([items.train.labels, items.test.labels]), return_inverse=True)
-        taught, truth = labels[: len(items.train)], labels[len(items.train) :]
-        guesses = []
-        for rows in self._draws(taught):
-            guesses.append(linear.fit(vectors[rows], taught[rows], self.seed).predict(asked))
-        predicted = np.stack(guesses, 1)
+        train_labels, truth = labels[: len(items.train)], labels[len(items.train) :]
+        predicted = np.stack(
+            [
+                linear.fit(train[rows], train_labels[rows], self.seed).predict(test)
+                for rows in self._draws(train_labels)
+            ],
+            1,
+        )
         accuracy = MetricValue.mean((predicted == truth[:, None]).mean(1))
         return {"accuracy": accuracy, "macro f1": MetricValue.of(macro_f1, truth, predicted)}
 
     def _draws(self, labels: np.ndarray) -> list[np.ndarray]:
-        """The training rows of each repeat."""
+        """Return the training examples of each repeat."""
         if self.shots is None:
             return [np.arange(len(labels))]
         classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -102,5 +111,5 @@ class ClassificationSuite(Suite):
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean F1 of all classes that are true or predicted, over the repeats: truth (N,), predicted (N, R)."""
+    """Return the macro F1, averaged over the repeats, of truth (N,) and predictions (N, R)."""
     return float(np.mean([F1().score(truth, column) for column in predicted.T]))

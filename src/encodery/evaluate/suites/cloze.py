@@ -1,9 +1,9 @@
-"""Cloze questions of facts: "The capital of Chile is [MASK]." put to a masked-language model. arXiv:1909.01066
+"""Cloze questions about facts ("The capital of Chile is [MASK].") for masked language models. arXiv:1909.01066
 
-`choice` = vocabulary: the rank of the answer among all tokens; one that is no single token of this model's counts as
-not found, and the share of those that are stands beside. `choice` = statements: the full sentence with the answer
-against sentences with other answers of the same relation, by pseudo-log-likelihood, which compares models of any
-tokenizer (arXiv:2404.04113). Nothing is trained. Shapes: N questions.
+`choice=vocabulary`: the rank of the answer among all tokens. An answer that is not a single token counts as wrong, and
+the fraction of single-token answers is reported. `choice=statements`: the sentence with the answer is compared with
+sentences with other answers of the same relation by pseudo-log-likelihood, which allows models with different
+tokenizers (arXiv:2404.04113). Nothing is trained. Shapes: N questions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from encodery.base.errors import EmptyInput, InputError, SettingsError
+from encodery.base.errors import EmptyInput, InputError
+from encodery.base.settings import check_at_least
 from encodery.evaluate.pseudo_likelihood import mask_ranks, pseudo_log_likelihoods
 from encodery.evaluate.suites import MetricValue, Suite
 from encodery.evaluate.suites._rows import read_columns, read_split
@@ -29,7 +30,7 @@ MASK = "[MASK]"
 
 @dataclass(frozen=True, eq=False)
 class ClozeQuestions:
-    """N questions with one [MASK] each, what may stand there, and wrong answers of the same relation."""
+    """N questions with one [MASK] each, their correct answers, and wrong answers of the same relation."""
 
     prompts: list[str]
     answers: list[list[str]]
@@ -41,9 +42,14 @@ class ClozeQuestions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClozeSuite(Suite):
-    """`columns`: those of prompt, answers and, if there is one, relation, guessed where not told. `options`: answers
-    to choose from with `choice` = statements, drawn by `seed`. `most`: questions at most of each relation, the first
-    ones."""
+    """Use it to evaluate the factual knowledge of a masked language model.
+
+    Attributes:
+        columns: role -> column, for prompt, answers and relation; others are assigned by name.
+        choice: "vocabulary" ranks all tokens, "statements" compares sentences with `num_options` answers.
+        num_options: the number of answers of a question, drawn with `seed`.
+        max_per_relation: the maximum number of questions of a relation; the first ones are used.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     choice: Literal["vocabulary", "statements"] = "vocabulary"
@@ -53,10 +59,8 @@ class ClozeSuite(Suite):
     split: str = ""
 
     def __post_init__(self) -> None:
-        if self.num_options < 2 or (self.max_per_relation is not None and self.max_per_relation < 1):
-            raise SettingsError(
-                f"options = {self.num_options}, most = {self.max_per_relation}: at least 2, and at least 1."
-            )
+        check_at_least(self, 2, "num_options")
+        check_at_least(self, 1, "max_per_relation")
 
     @property
     def main_metric(self) -> str:
@@ -64,13 +68,13 @@ class ClozeSuite(Suite):
 
     def read(self, data: Path) -> ClozeQuestions:
         rows = read_split(data, self.split)
-        held = read_columns(rows, ("prompt", "answers"), self.columns, ("relation",))
-        prompts: list[str] = held["prompt"]
-        answers = [_answers(rows.location(number), cell) for number, cell in enumerate(held["answers"])]
+        columns = read_columns(rows, ("prompt", "answers"), self.columns, ("relation",))
+        prompts: list[str] = columns["prompt"]
+        answers = [_answers(rows.location(number), cell) for number, cell in enumerate(columns["answers"])]
         for number, prompt in enumerate(prompts):
             if prompt.count(MASK) != 1:
                 raise InputError(f"{rows.location(number)}: one {MASK} is needed in '{prompt}'.")
-        relations = held.get("relation", [""] * len(prompts))
+        relations = columns.get("relation", [""] * len(prompts))
         others = self._others(relations, answers) if self.choice == "statements" else [[] for _ in prompts]
         seen: Counter[str] = Counter()
         kept = []
@@ -85,84 +89,86 @@ class ClozeSuite(Suite):
         return ClozeQuestions([prompts[n] for n in kept], [answers[n] for n in kept], [others[n] for n in kept])
 
     def _others(self, relations: list[str], answers: list[list[str]]) -> list[list[str]]:
-        """Wrong answers of each question, drawn from the right ones of its relation's other questions."""
+        """Return wrong answers of each question, drawn from the correct answers of other questions of its relation."""
         pools: dict[str, dict[str, None]] = {}
-        for relation, right in zip(relations, answers, strict=True):
-            pools.setdefault(relation, {}).update(dict.fromkeys(right))
+        for relation, correct in zip(relations, answers, strict=True):
+            pools.setdefault(relation, {}).update(dict.fromkeys(correct))
         known = {relation: list(pool) for relation, pool in pools.items()}
-        found = []
-        for number, (relation, right) in enumerate(zip(relations, answers, strict=True)):
+        others = []
+        for number, (relation, correct) in enumerate(zip(relations, answers, strict=True)):
             pool = known[relation]
             order = np.random.default_rng((self.seed, number)).permutation(len(pool))[
-                : self.num_options - 1 + len(right)
+                : self.num_options - 1 + len(correct)
             ]
-            found.append([pool[place] for place in order if pool[place] not in right][: self.num_options - 1])
-        return found
+            others.append([pool[index] for index in order if pool[index] not in correct][: self.num_options - 1])
+        return others
 
     def measure(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         return self._ranked(items, system) if self.choice == "vocabulary" else self._chosen(items, system)
 
     def _ranked(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         loaded = system.loaded()
-        asked, answers = _single(loaded.tokenizer, items)
-        open_ones = [number for number, ids in enumerate(answers) if ids]
+        questions, answers = _single_tokens(loaded.tokenizer, items)
+        single = [number for number, ids in enumerate(answers) if ids]
         rank = np.full(len(items), np.inf)
         with system.counters.clock():
-            if open_ones:
-                rank[open_ones] = mask_ranks(loaded, [asked[n] for n in open_ones], [answers[n] for n in open_ones])
-        system.counters.add(len(open_ones), sum(len(asked[n]) + 2 for n in open_ones), 0, 0)
-        askable = np.isin(np.arange(len(items)), open_ones).astype(np.float64)
+            if single:
+                rank[single] = mask_ranks(loaded, [questions[n] for n in single], [answers[n] for n in single])
+        system.counters.add(len(single), sum(len(questions[n]) + 2 for n in single), 0, 0)
+        is_single = np.isin(np.arange(len(items)), single).astype(np.float64)
         return {
             "p@1": MetricValue.mean(rank <= 1),
             "p@10": MetricValue.mean(rank <= 10),
             "mrr": MetricValue.mean(1 / rank),
-            "answer is one token": MetricValue(float(askable.mean())),
+            "answer is one token": MetricValue(float(is_single.mean())),
         }
 
     def _chosen(self, items: ClozeQuestions, system: OpenSystem) -> dict[str, MetricValue]:
         loaded = system.loaded()
         texts, owners = [], []
-        for number, (prompt, right, wrong) in enumerate(zip(items.prompts, items.answers, items.others, strict=True)):
-            texts += [prompt.replace(MASK, answer) for answer in (right[0], *wrong)]
+        for number, (prompt, correct, wrong) in enumerate(zip(items.prompts, items.answers, items.others, strict=True)):
+            texts += [prompt.replace(MASK, answer) for answer in (correct[0], *wrong)]
             owners += [number] * (1 + len(wrong))
         with system.counters.clock():
-            found = pseudo_log_likelihoods(loaded, texts)
-        system.counters.add(len(texts), found.computed, 0, 0)
-        each, chance = [], []
-        for scores in np.split(found.sums, np.flatnonzero(np.diff(owners)) + 1):
+            scored = pseudo_log_likelihoods(loaded, texts)
+        system.counters.add(len(texts), scored.computed, 0, 0)
+        accuracy, chance = [], []
+        for scores in np.split(scored.sums, np.flatnonzero(np.diff(owners)) + 1):
             best = scores == scores.max()
-            each.append(float(best[0]) / best.sum())
+            accuracy.append(float(best[0]) / best.sum())
             chance.append(1 / len(scores))
-        return {"accuracy": MetricValue.mean(np.array(each)), "chance": MetricValue(float(np.mean(chance)))}
+        return {"accuracy": MetricValue.mean(np.array(accuracy)), "chance": MetricValue(float(np.mean(chance)))}
 
 
-def _answers(where: str, cell: str | list[object]) -> list[str]:
-    found = [cell] if isinstance(cell, str) else cell
-    texts = [answer for answer in found if isinstance(answer, str) and answer.strip()]
-    if not texts or len(texts) < len(found):
-        raise InputError(f"{where}: a text or a list of texts is needed as answer, not {cell!r}.")
+def _answers(location: str, cell: str | list[object]) -> list[str]:
+    answers = [cell] if isinstance(cell, str) else cell
+    texts = [answer for answer in answers if isinstance(answer, str) and answer.strip()]
+    if not texts or len(texts) < len(answers):
+        raise InputError(f"{location}: the answer must be a text or a list of texts, not {cell!r}.")
     return texts
 
 
-def _single(tokenizer: Tokenizer, items: ClozeQuestions) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Ids of each question, and those of its answers that are one token where the mask stands."""
+def _single_tokens(tokenizer: Tokenizer, items: ClozeQuestions) -> tuple[list[np.ndarray], list[list[int]]]:
+    """Return the ids of each question, and the ids of its answers that are a single token at the mask."""
     mask = tokenizer.roles["mask"]
     if mask is None:
         raise InputError("This tokenizer has no mask token.")
-    asked = tokenizer.encode_batch([prompt.replace(MASK, mask) for prompt in items.prompts], parse_special_tokens=True)
+    questions = tokenizer.encode_batch(
+        [prompt.replace(MASK, mask) for prompt in items.prompts], parse_special_tokens=True
+    )
     filled = [
         (number, prompt.replace(MASK, answer))
         for number, (prompt, answers) in enumerate(zip(items.prompts, items.answers, strict=True))
         for answer in answers
     ]
-    found: list[list[int]] = [[] for _ in asked]
-    for (number, _), whole in zip(filled, tokenizer.encode_batch([text for _, text in filled]), strict=True):
-        ids = asked[number]
-        places = np.flatnonzero(ids == tokenizer.mask_id)
-        if len(places) != 1 or len(whole) != len(ids):
+    singles: list[list[int]] = [[] for _ in questions]
+    for (number, _), complete in zip(filled, tokenizer.encode_batch([text for _, text in filled]), strict=True):
+        ids = questions[number]
+        positions = np.flatnonzero(ids == tokenizer.mask_id)
+        if len(positions) != 1 or len(complete) != len(ids):
             continue
-        place = int(places[0])
-        same = np.array_equal(np.delete(ids, place), np.delete(whole, place))
-        if same and int(whole[place]) not in tokenizer.special_ids:
-            found[number].append(int(whole[place]))
-    return list(asked), found
+        position = int(positions[0])
+        same = np.array_equal(np.delete(ids, position), np.delete(complete, position))
+        if same and int(complete[position]) not in tokenizer.special_ids:
+            singles[number].append(int(complete[position]))
+    return list(questions), singles

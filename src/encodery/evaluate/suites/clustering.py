@@ -1,6 +1,6 @@
-"""Clustering: k-means on the vectors with as many clusters as there are labels, by how well the two partitions agree.
+"""Clustering: the V-measure of k-means on embeddings, with as many clusters as labels.
 
-The V-measure is the harmonic mean of homogeneity and completeness. Shapes: N rows, R repeats.
+The V-measure is the harmonic mean of homogeneity and completeness. Shapes: N examples, R repeats.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from encodery.base.errors import InputError, SettingsError
+from encodery.base.errors import InputError
 from encodery.base.extras import require
+from encodery.base.settings import check_at_least
 from encodery.evaluate.suites import MetricValue, Suite
 from encodery.evaluate.suites._classes import LabelledTexts, labelled_texts
 from encodery.evaluate.suites._rows import read_split
 from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_length
 
-STARTS = 4  # of which k-means keeps the best
+STARTS = 4  # Starts of k-means, of which it keeps the best.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringSuite(Suite):
-    """`columns`: those of text and label, guessed where not told. `repeats`: runs of k-means, averaged; `most`:
-    rows at most, drawn by `seed`."""
+    """Use it to compare embeddings by how well clusters of them agree with labels.
+
+    Attributes:
+        columns: role -> column, for text and label; others are assigned by name.
+        repeats: the number of runs of k-means, which are averaged.
+        max_rows: the maximum number of examples, drawn with `seed`.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
@@ -32,8 +38,7 @@ class ClusteringSuite(Suite):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or (self.max_rows is not None and self.max_rows < 1):
-            raise SettingsError(f"repeats = {self.repeats}, most = {self.max_rows}: must be at least 1.")
+        check_at_least(self, 1, "repeats", "max_rows")
 
     @property
     def main_metric(self) -> str:
@@ -44,12 +49,12 @@ class ClusteringSuite(Suite):
         if self.max_rows is not None and self.max_rows < len(rows):
             rows = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[: self.max_rows]))
         if len(np.unique(rows.labels)) < 2:
-            raise InputError(f"{data}: rows of two classes are needed at least.")
+            raise InputError(f"{data}: examples of at least two classes are needed.")
         return rows
 
     def measure(self, items: LabelledTexts, system: OpenSystem) -> dict[str, MetricValue]:
         if not system.symmetric:
-            raise UnsupportedEvaluation(f"{system.name}: finds documents for queries; it does not compare two texts.")
+            raise UnsupportedEvaluation(f"{system.name}: retrieves documents for queries and cannot compare two texts.")
         cluster = require("sklearn.cluster", "evaluate")
         system.fit(items.texts)
         vectors = unit_length(system.encode(items.texts))
@@ -58,11 +63,11 @@ class ClusteringSuite(Suite):
             cluster.KMeans(int(truth.max()) + 1, n_init=STARTS, random_state=self.seed + repeat).fit(vectors).labels_
             for repeat in range(self.repeats)
         ]
-        return {"v-measure": MetricValue.of(v_measure, truth, np.stack(runs, 1), swappable=False)}
+        return {"v-measure": MetricValue.of(v_measure, truth, np.stack(runs, 1), exchangeable=False)}
 
 
 def v_measure(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over the repeats of 2 I(truth, cluster) / (H(truth) + H(cluster)): truth (N,), predicted (N, R)."""
+    """Return 2 I(truth, cluster) / (H(truth) + H(cluster)), averaged over repeats: truth (N,), predicted (N, R)."""
     return float(np.mean([_v_measure(truth, column) for column in predicted.T]))
 
 
@@ -74,5 +79,5 @@ def _v_measure(truth: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def _entropy(counts: np.ndarray) -> float:
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    fractions = counts[counts > 0] / counts.sum()
+    return float(-(fractions * np.log(fractions)).sum())

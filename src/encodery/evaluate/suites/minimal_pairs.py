@@ -1,7 +1,7 @@
-"""Minimal pairs: does a masked-language model find the grammatical one of two sentences likelier? arXiv:1912.00582
+"""Minimal pairs: whether a masked language model prefers the grammatical one of two sentences. arXiv:1912.00582
 
-Sentences are compared by their pseudo-log-likelihoods (arXiv:1910.14659), by default with the pieces of a word hidden
-together with those that follow (arXiv:2305.10588). Nothing is trained. Shapes: N pairs.
+Sentences are compared by pseudo-log-likelihood (arXiv:1910.14659); by default the following pieces of a word are masked
+together with each piece (arXiv:2305.10588). Nothing is trained. Shapes: N pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.evaluate.pseudo_likelihood import pseudo_log_likelihoods
 from encodery.evaluate.suites import MetricValue, Suite
 from encodery.evaluate.suites._rows import read_columns, read_split
@@ -20,7 +20,7 @@ from encodery.evaluate.systems import OpenSystem
 
 @dataclass(frozen=True, eq=False)
 class MinimalPairTexts:
-    """N pairs, and what each is about."""
+    """N pairs and the grammatical phenomenon of each."""
 
     good: list[str]
     bad: list[str]
@@ -32,8 +32,13 @@ class MinimalPairTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class MinimalPairsSuite(Suite):
-    """`columns`: those of good, bad and, if there is one, kind, guessed where not told. `whole`: hide the rest of a
-    word with each of its pieces. `most`: pairs at most of each kind, the first ones."""
+    """Use it to evaluate the grammatical knowledge of a masked language model.
+
+    Attributes:
+        columns: role -> column, for good, bad and kind; others are assigned by name.
+        mask_word_rest: mask the rest of a word together with each of its pieces.
+        max_per_kind: the maximum number of pairs of a kind; the first ones are used.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     mask_word_rest: bool = True
@@ -41,17 +46,16 @@ class MinimalPairsSuite(Suite):
     split: str = ""
 
     def __post_init__(self) -> None:
-        if self.max_per_kind is not None and self.max_per_kind < 1:
-            raise SettingsError(f"most = {self.max_per_kind}: must be at least 1.")
+        check_at_least(self, 1, "max_per_kind")
 
     @property
     def main_metric(self) -> str:
         return "accuracy"
 
     def read(self, data: Path) -> MinimalPairTexts:
-        found = read_columns(read_split(data, self.split), ("good", "bad"), self.columns, ("kind",))
-        good, bad = found["good"], found["bad"]
-        kinds = np.array(found.get("kind", [""] * len(good)))
+        columns = read_columns(read_split(data, self.split), ("good", "bad"), self.columns, ("kind",))
+        good, bad = columns["good"], columns["bad"]
+        kinds = np.array(columns.get("kind", [""] * len(good)))
         kept = np.sort(
             np.concatenate([np.flatnonzero(kinds == kind)[: self.max_per_kind] for kind in np.unique(kinds)])
         )
@@ -61,11 +65,11 @@ class MinimalPairsSuite(Suite):
         loaded = system.loaded()
         texts = [*items.good, *items.bad]
         with system.counters.clock():
-            found = pseudo_log_likelihoods(loaded, texts, self.mask_word_rest)
-        system.counters.add(len(texts), found.computed, 0, 0)
-        good, bad = np.split(found.sums, 2)
-        # A pair that cannot be told apart, as when the tokenizer drops what differs, is a guess.
-        each = np.where(good == bad, 0.5, good > bad)
-        named = [str(kind) for kind in np.unique(items.kinds) if kind]
-        by_kind = {f"accuracy, {kind}": MetricValue.mean(each[items.kinds == kind]) for kind in named}
-        return {"accuracy": MetricValue.mean(each), **by_kind}
+            scored = pseudo_log_likelihoods(loaded, texts, self.mask_word_rest)
+        system.counters.add(len(texts), scored.computed, 0, 0)
+        good, bad = np.split(scored.sums, 2)
+        # A pair with equal scores counts half, for example if the tokenizer drops what differs.
+        correct = np.where(good == bad, 0.5, good > bad)
+        kinds = [str(kind) for kind in np.unique(items.kinds) if kind]
+        by_kind = {f"accuracy, {kind}": MetricValue.mean(correct[items.kinds == kind]) for kind in kinds}
+        return {"accuracy": MetricValue.mean(correct), **by_kind}

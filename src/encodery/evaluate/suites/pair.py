@@ -1,4 +1,4 @@
-"""Pair tasks: do two texts mean the same? Average precision of the cosine, and F1 at the best threshold."""
+"""Pair classification: average precision of the cosine of two texts, and F1 at the best threshold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encodery.evaluate.systems import OpenSystem
 
 @dataclass(frozen=True, eq=False)
 class LabelledPairs:
-    """N pairs, and whether each belongs together (N,) bool."""
+    """N pairs, and whether each is positive (N,) bool."""
 
     left: list[str]
     right: list[str]
@@ -29,8 +29,12 @@ class LabelledPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSuite(Suite):
-    """`columns`: those of text_a, text_b and label, guessed where not told. `positive`: the label of pairs that
-    belong together; by default 1, with 0 for the others."""
+    """Use it for paraphrases, duplicates and other pairs of texts with two labels.
+
+    Attributes:
+        columns: role -> column, for text_a, text_b and label; others are assigned by name.
+        positive: the label of positive pairs.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     positive: str = "1"
@@ -41,13 +45,15 @@ class PairSuite(Suite):
         return "ap"
 
     def read(self, data: Path) -> LabelledPairs:
-        found = read_columns(read_split(data, self.split), ("text_a", "text_b", "label"), self.columns)
-        labels = [str(value) for value in found["label"]]
+        columns = read_columns(read_split(data, self.split), ("text_a", "text_b", "label"), self.columns)
+        labels = [str(value) for value in columns["label"]]
         same = np.array(labels) == self.positive
         if same.all() or not same.any():
             known = ", ".join(sorted(set(labels))[:8])
-            raise InputError(f"{data}: pairs of both kinds are needed, '{self.positive}' and others; it has {known}.")
-        return LabelledPairs(found["text_a"], found["text_b"], same)
+            raise InputError(
+                f"{data}: pairs with the label '{self.positive}' and with others are needed; the labels are {known}."
+            )
+        return LabelledPairs(columns["text_a"], columns["text_b"], same)
 
     def measure(self, items: LabelledPairs, system: OpenSystem) -> dict[str, MetricValue]:
         note_unused_head(system, "compared")
@@ -59,24 +65,24 @@ class PairSuite(Suite):
 
 
 def average_precision(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Σ precision · gain in recall over all thresholds, of truth (N,) bool and scores (N,); NaN without positives."""
-    right, found = _thresholds(truth, predicted)
+    """Return Σ precision · gain in recall over all thresholds: truth (N,) bool, scores (N,); NaN without positives."""
+    hits, retrieved = _thresholds(truth, predicted)
     if not truth.any():
         return float("nan")
-    gained = np.diff(right, prepend=0) / right[-1]
-    return float((gained * right / found).sum())
+    gains = np.diff(hits, prepend=0) / hits[-1]
+    return float((gains * hits / retrieved).sum())
 
 
 def best_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The highest F1 over all thresholds, of truth (N,) bool and scores (N,)."""
+    """Return the highest F1 over all thresholds, of truth (N,) bool and scores (N,)."""
     if not len(truth):
         raise EmptyInput("There are no pairs.")
-    right, found = _thresholds(truth, predicted)
-    return float((2 * right / (found + truth.sum())).max())
+    hits, retrieved = _thresholds(truth, predicted)
+    return float((2 * hits / (retrieved + truth.sum())).max())
 
 
 def _thresholds(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right ones and all found at each distinct threshold, from the highest."""
+    """Return the numbers of hits and of retrieved pairs at each distinct threshold, from the highest."""
     order = np.argsort(-predicted, kind="stable")
     last = np.append(np.flatnonzero(np.diff(predicted[order])), len(truth) - 1)
     return np.cumsum(truth[order])[last], last + 1

@@ -1,7 +1,6 @@
-"""Retrieval: documents found for queries, on a folder in BEIR's layout, by exact search over all vectors or by the
-system's own.
+"""Retrieval on a folder in the layout of BEIR, by exact search over all embeddings or by the search of the system.
 
-Figures as trec_eval defines them. arXiv:2104.08663 Shapes: Q queries, D documents, K width.
+Metrics are those of trec_eval. arXiv:2104.08663 Shapes: Q queries, D documents, K dimensions.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
+from encodery.base.settings import check_at_least
 from encodery.evaluate.suites import MetricValue, Suite
 from encodery.evaluate.systems import OpenSystem, Run, Vectors, unit_length
 from encodery.metrics import Metric
@@ -22,13 +22,16 @@ from encodery.metrics.ndcg import NDCG
 from encodery.metrics.recall import Recall
 from encodery.rows import beir
 
-SCORES_AT_ONCE = 1 << 24
+MAX_SCORES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class JudgedQueries:
-    """`documents` and `queries` by id, of the queries that have a relevant document; `grades`: query -> document ->
-    grade. `missing`: relevant documents that the corpus lacks, which no system can find and for which all pay alike."""
+    """Documents and queries by id, and the judgements (query -> document -> grade).
+
+    Queries without a relevant document are left out. `missing` is the number of relevant documents that are not in the
+    corpus; they count as not retrieved for every system.
+    """
 
     documents: dict[str, str]
     queries: dict[str, str]
@@ -41,10 +44,14 @@ class JudgedQueries:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSuite(Suite):
-    """`k`: ranks that nDCG and MRR look at; `depth`: documents found for each query, which recall and MAP look at.
+    """Use it to compare retrieval by embeddings, BM25 or an index.
 
-    `similarity`: inner product of vectors at unit length, or as they are. `most`: queries at most, the first ones.
-    `runs`: a folder that gets a TREC run file of each system.
+    Attributes:
+        k: the ranks that nDCG and MRR consider.
+        depth: the number of documents retrieved per query, which recall and MAP consider.
+        similarity: the inner product of embeddings at unit length ("cosine"), or as they are ("dot").
+        max_queries: the maximum number of queries; the first ones are used.
+        runs: a folder to which a TREC run file of each system is written.
     """
 
     split: str = "test"
@@ -57,29 +64,28 @@ class RetrievalSuite(Suite):
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.depth:
             raise SettingsError(f"k = {self.k}, depth = {self.depth}: 1 <= k <= depth is needed.")
-        if self.max_queries is not None and self.max_queries < 1:
-            raise SettingsError(f"most = {self.max_queries}: must be at least 1.")
+        check_at_least(self, 1, "max_queries")
 
     @property
     def main_metric(self) -> str:
         return f"ndcg@{self.k}"
 
     def read(self, data: Path) -> JudgedQueries:
-        found = beir.read_beir(data, missing="keep")
-        if self.split not in found.qrels:
-            known = ", ".join(found.qrels)
-            hint = nearest(self.split, found.qrels)
-            raise InputError(f"{data}: has no judgements '{self.split}'.{hint} It has {known}.")
-        judged = found.qrels[self.split]
-        kept = [query for query in found.queries if max(judged.get(query, {}).values(), default=0) > 0][
+        dataset = beir.read_beir(data, missing="keep")
+        if self.split not in dataset.qrels:
+            known = ", ".join(dataset.qrels)
+            hint = nearest(self.split, dataset.qrels)
+            raise InputError(f"{data}: has no judgements for '{self.split}'.{hint} Splits: {known}.")
+        judged = dataset.qrels[self.split]
+        kept = [query for query in dataset.queries if max(judged.get(query, {}).values(), default=0) > 0][
             : self.max_queries
         ]
         if not kept:
             raise EmptyInput(f"{data}: no query of '{self.split}' has a relevant document.")
-        missing = sum(query in kept for query, _ in found.missing_documents(self.split))
+        missing = sum(query in kept for query, _ in dataset.missing_documents(self.split))
         return JudgedQueries(
-            found.documents,
-            {query: found.queries[query] for query in kept},
+            dataset.documents,
+            {query: dataset.queries[query] for query in kept},
             {query: judged[query] for query in kept},
             missing,
         )
@@ -95,17 +101,17 @@ class RetrievalSuite(Suite):
             f"recall@{self.depth}": Recall(k=self.depth),
             f"map@{self.depth}": MAP(k=self.depth),
         }
-        found: dict[str, MetricValue] = {}
+        values: dict[str, MetricValue] = {}
         for name, metric in metrics.items():
-            each = metric.per_item(items.grades, run)
-            assert each is not None
-            found[name] = MetricValue.mean(each)
+            per_query = metric.per_item(items.grades, run)
+            assert per_query is not None
+            values[name] = MetricValue.mean(per_query)
         if items.missing:
-            found["relevant, not in the corpus"] = MetricValue(items.missing)
-        return found
+            values["relevant, not in the corpus"] = MetricValue(items.missing)
+        return values
 
     def ranked(self, items: JudgedQueries, system: OpenSystem) -> Run:
-        """Query -> document -> score of the first `depth` documents."""
+        """Return query -> document -> score of the first `depth` documents."""
         own = system.rank(items.queries, items.documents, self.depth)
         if own is not None:
             return own
@@ -119,18 +125,20 @@ class RetrievalSuite(Suite):
 
 
 def _nearest(queries: Vectors, documents: Vectors, query_ids: list[str], document_ids: list[str], depth: int) -> Run:
-    """The best documents of each query (Q, K) against all (D, K), some queries at a time; of sparse vectors only those
-    that share an entry with the query."""
+    """Return the best documents (D, K) of each query (Q, K), in blocks of queries.
+
+    Sparse documents without a term of the query are not returned.
+    """
     dense = isinstance(documents, np.ndarray)
-    some = max(1, SCORES_AT_ONCE // len(document_ids))
-    across = documents.T if dense else documents.T.tocsr()
-    found: Run = {}
-    for start in range(0, len(query_ids), some):
-        scores = queries[start : start + some] @ across
-        for query, row in zip(query_ids[start : start + some], scores if dense else scores.toarray(), strict=True):
+    size = max(1, MAX_SCORES // len(document_ids))
+    transposed = documents.T if dense else documents.T.tocsr()
+    run: Run = {}
+    for start in range(0, len(query_ids), size):
+        scores = queries[start : start + size] @ transposed
+        for query, row in zip(query_ids[start : start + size], scores if dense else scores.toarray(), strict=True):
             best = np.argpartition(-row, depth - 1)[:depth] if depth < len(row) else np.arange(len(row))
-            found[query] = {document_ids[n]: float(row[n]) for n in best if dense or row[n] != 0}
-    return found
+            run[query] = {document_ids[n]: float(row[n]) for n in best if dense or row[n] != 0}
+    return run
 
 
 def _file_name(system: str) -> str:

@@ -1,4 +1,4 @@
-"""Semantic similarity: pairs of texts or words that people rated, by the rank correlation of cosines and ratings."""
+"""Semantic textual similarity: the rank correlation of cosines with human ratings of pairs of texts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ class RatedPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class STSSuite(Suite):
-    """`columns`: those of text_a, text_b and score, guessed where not told; `split`: by default test, else dev, else
-    what there is."""
+    """Use it to compare embeddings by how well their cosines agree with ratings.
+
+    Attributes:
+        columns: role -> column, for text_a, text_b and score; others are assigned by name.
+        split: empty for test, else dev, else the first split.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
@@ -41,24 +45,24 @@ class STSSuite(Suite):
         return "spearman"
 
     def read(self, data: Path) -> RatedPairs:
-        found = read_columns(read_split(data, self.split), ("text_a", "text_b", "score"), self.columns)
-        scores = np.array(found["score"])
+        columns = read_columns(read_split(data, self.split), ("text_a", "text_b", "score"), self.columns)
+        scores = np.array(columns["score"])
         if len(np.unique(scores)) < 2:
-            raise EmptyInput(f"{data}: all pairs have the same rating; nothing can be correlated with it.")
-        return RatedPairs(found["text_a"], found["text_b"], scores)
+            raise EmptyInput(f"{data}: all pairs have the same rating, so a correlation is not defined.")
+        return RatedPairs(columns["text_a"], columns["text_b"], scores)
 
     def measure(self, items: RatedPairs, system: OpenSystem) -> dict[str, MetricValue]:
         note_unused_head(system, "compared")
-        found = cosines(system, items.left, items.right)
-        ranks = as_ranks(found)
+        similarities = cosines(system, items.left, items.right)
+        ranks = as_ranks(similarities)
         return {
             "spearman": MetricValue.of(spearman, items.scores, ranks),
-            "pearson": MetricValue.of(_correlation, items.scores, found, swappable=False),
+            "pearson": MetricValue.of(_correlation, items.scores, similarities, exchangeable=False),
         }
 
 
 def spearman(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Rank correlation of (N,) with (N,), equal values sharing their mean rank; NaN where either is constant."""
+    """Return the rank correlation of (N,) with (N,); equal values get their mean rank; NaN if either is constant."""
     rank = require("scipy.stats", "evaluate").rankdata
     return _correlation(rank(truth), rank(predicted))
 

@@ -1,8 +1,8 @@
-"""The answers of fine-tuned models (`encodery finetune`) on labelled rows, by the figures of their task.
+"""Evaluate fine-tuned models (`encodery finetune`) on labelled examples with the metrics of their task.
 
-Classes, several labels, tags, spans, numbers, choices: whatever the task of a run says of rows. Systems are compared
-where they answer the same: the first one that is measured says what that is. Word counts (TF-IDF) learn classes of
-texts from the training rows, as the baseline. Shapes: N rows.
+Tasks predict classes, several labels, tags, spans, numbers or choices. Systems are comparable if they predict the same
+columns; the first system decides which. TF-IDF learns classes of texts from the train split, as the baseline. Shapes: N
+examples.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from encodery.rows.check import complete_rows
 from encodery.rows.read import read_tables
 from encodery.rows.table import Table
 
-AT_ONCE = 4096  # rows whose outputs are held
-SHOWN = 5  # labels named in a sentence
+BATCH_ROWS = 4096  # Examples whose outputs are in memory.
+MAX_SHOWN = 5  # Labels named in a message.
 TRAIN = "train"
 
 
 @dataclass(eq=False)
 class TaskRows:
-    """Rows by split, `split` those that are judged; `columns` of the answer and `figures` as the system `first`
-    measured has them, whose task is `task`."""
+    """Examples by split, of which `split` is evaluated.
+
+    `first` is the first system that was evaluated; `task`, `columns` and `metrics` are its task, the columns that it
+    predicts and the names of its metrics.
+    """
 
     data: Path
     tables: Mapping[str, Table]
@@ -48,7 +51,7 @@ class TaskRows:
     first: str = ""
     task: str = ""
     columns: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.rows
@@ -56,9 +59,14 @@ class TaskRows:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSuite(Suite):
-    """`columns`: role -> column, guessed where not told, as `encodery finetune` does. `split`: by default test, else
-    dev, else what there is. `missing`: rows without an answer are an error, or dropped. `figure`: the one by which
-    systems are compared; by default the goal of their task."""
+    """Use it to compare fine-tuned models of one task.
+
+    Attributes:
+        columns: role -> column; others are assigned as by `encodery finetune`.
+        split: empty for test, else dev, else the first split.
+        missing: whether examples without a label are an error or dropped.
+        metric: the metric by which systems are compared; empty for the selection metric of their task.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     split: str = ""
@@ -81,120 +89,126 @@ class TaskSuite(Suite):
             task = predictor.task
         try:
             rows, columns = self._rows(items, items.split, task, system)
-            self._same(items, system, task, columns, ())
+            self._check_same(items, system, task, columns, ())
             if predictor is None:
-                answers, known = self._learnt(items, task, rows, system)
+                answers, known = self._train_baseline(items, task, rows, system)
             else:
-                answers, known = _told(predictor, rows, system), predictor.metadata
-                _labels_known(task, rows, known, system)
-            figures = task_metrics(task, answers, rows, known)
+                answers, known = _predict(predictor, rows, system), predictor.metadata
+                _check_labels(task, rows, known, system)
+            metrics = task_metrics(task, answers, rows, known)
         except UnsupportedEvaluation:
             raise
         except InputError as error:
-            does = "learns classes of texts" if system.trains_classifier else f"its task is '{name_of(task)}'"
-            raise UnsupportedEvaluation(f"{system.name}: {does}. {error}") from error
-        self._same(items, system, task, columns, tuple(figures))
-        return self._ordered(figures)
+            reason = "it learns classes of texts" if system.trains_classifier else f"its task is '{name_of(task)}'"
+            raise UnsupportedEvaluation(f"{system.name}: {reason}. {error}") from error
+        self._check_same(items, system, task, columns, tuple(metrics))
+        return self._ordered(metrics)
 
     def _rows(self, items: TaskRows, split: str, task: Task, system: OpenSystem) -> tuple[Rows, tuple[str, ...]]:
-        """What the task reads and what is true, by role, and the columns of the latter. Raises `InputError`."""
+        """Return the inputs and labels of a task by role, and the columns of the labels. Raises `InputError`."""
         table = items.tables[split]
         roles = assign_task_roles(task, table, self.columns, True)
-        form = task.schema_for(list(roles.columns), True)
-        kept, gone = complete_rows(table.select(roles.columns), form.targets, self.missing)
+        schema = task.schema_for(list(roles.columns), True)
+        kept, dropped = complete_rows(table.select(roles.columns), schema.targets, self.missing)
         if split == items.split:
             items.rows = len(kept)
-            left = f", {len(gone):,} without an answer left out" if len(gone) else ""
-            system.notes.append(f"{items.data}: {len(kept):,} {split} rows{left}; {roles}")
-            if split == TRAIN and system.training_data and Path(system.training_data).resolve() in _places(items.data):
+            note = f", {len(dropped):,} without a label left out" if len(dropped) else ""
+            system.notes.append(f"{items.data}: {len(kept):,} {split} rows{note}; {roles}")
+            if (
+                split == TRAIN
+                and system.training_data
+                and Path(system.training_data).resolve() in _locations(items.data)
+            ):
                 system.notes.append(
-                    f"{system.name}: learnt from rows of {system.training_data}, by which it is judged here"
+                    f"{system.name}: was trained on {system.training_data}, on which it is evaluated here"
                 )
-        wanted = (*form.inputs, *form.targets)
-        return {role: list(kept[role]) for role in wanted}, tuple(roles.columns[role] for role in form.targets)
+        needed = (*schema.inputs, *schema.targets)
+        return {role: list(kept[role]) for role in needed}, tuple(roles.columns[role] for role in schema.targets)
 
-    def _same(
-        self, items: TaskRows, system: OpenSystem, task: Task, columns: tuple[str, ...], figures: tuple[str, ...]
+    def _check_same(
+        self, items: TaskRows, system: OpenSystem, task: Task, columns: tuple[str, ...], metrics: tuple[str, ...]
     ) -> None:
-        """Whether a system answers what the first one did. Raises `Incapable`."""
-        if items.first and (columns != items.columns or (figures and figures != items.figures)):
+        """Raise `UnsupportedEvaluation` if a system predicts something else than the first one."""
+        if items.first and (columns != items.columns or (metrics and metrics != items.metrics)):
             raise UnsupportedEvaluation(
-                f"{system.name}: what it says of {' and '.join(columns)} ('{name_of(task)}') has other figures than "
-                f"what {items.first} says of {' and '.join(items.columns)} ('{items.task}'); measure it by itself."
+                f"{system.name}: predicts {' and '.join(columns)} ('{name_of(task)}'), but {items.first} predicts "
+                f"{' and '.join(items.columns)} ('{items.task}'), which has other metrics. Evaluate it separately."
             )
-        if figures:
+        if metrics:
             items.first, items.task = items.first or system.name, items.task or name_of(task)
-            items.columns, items.figures = columns, figures
+            items.columns, items.metrics = columns, metrics
 
-    def _learnt(self, items: TaskRows, task: Task, rows: Rows, system: OpenSystem) -> tuple[list[Answer], TaskMetadata]:
-        """Classes by logistic regression on vectors of the training rows."""
+    def _train_baseline(
+        self, items: TaskRows, task: Task, rows: Rows, system: OpenSystem
+    ) -> tuple[list[Answer], TaskMetadata]:
+        """Predict classes by logistic regression on the train split."""
         if TRAIN not in items.tables or items.split == TRAIN:
             raise UnsupportedEvaluation(
-                f"{system.name}: learns from training rows, and {items.data} has none beside those judged."
+                f"{system.name}: needs a train split, and {items.data} has none besides the evaluated rows."
             )
         train, _ = self._rows(items, TRAIN, task, system)
         system.fit(train["text"])
-        vectors, asked = system.encode(train["text"]), system.encode(rows["text"])
-        fitted = linear.fit(vectors, np.array(label_names(train["label"])))
+        train_vectors, vectors = system.encode(train["text"]), system.encode(rows["text"])
+        fitted = linear.fit(train_vectors, np.array(label_names(train["label"])))
         labels = [str(label) for label in fitted.classes_]
         system.notes.append(f"{system.name}: logistic regression on the {len(train['text']):,} training rows")
-        return [_answer(labels, row) for row in fitted.predict_proba(asked)], TaskMetadata(labels=tuple(labels))
+        return [_answer(labels, row) for row in fitted.predict_proba(vectors)], TaskMetadata(labels=tuple(labels))
 
-    def _ordered(self, figures: dict[str, MetricValue]) -> dict[str, MetricValue]:
-        """The figures, the main one first."""
+    def _ordered(self, metrics: dict[str, MetricValue]) -> dict[str, MetricValue]:
+        """Return the metrics, the main one first."""
         if not self.metric:
-            return figures
-        if self.metric not in figures:
+            return metrics
+        if self.metric not in metrics:
             raise SettingsError(
-                f"figure = {self.metric}: is none of {', '.join(figures)}.{nearest(self.metric, figures)}"
+                f"metric = {self.metric}: must be one of {', '.join(metrics)}.{nearest(self.metric, metrics)}"
             )
-        return {self.metric: figures[self.metric], **figures}
+        return {self.metric: metrics[self.metric], **metrics}
 
 
-def _places(data: Path) -> tuple[Path, Path]:
-    """Where rows lie: the file or folder, and the folder it is in."""
+def _locations(data: Path) -> tuple[Path, Path]:
+    """Return the file or folder of the data, and the folder that contains it."""
     return data.resolve(), data.resolve().parent
 
 
-def _told(predictor: Predictor, rows: Rows, system: OpenSystem) -> list[Answer]:
-    """What a model says of rows, some at a time."""
+def _predict(predictor: Predictor, rows: Rows, system: OpenSystem) -> list[Answer]:
+    """Return the predictions of a model, in blocks of examples."""
     inputs = predictor.task.schema_for(list(rows), True).inputs
-    found: list[Answer] = []
-    for start in range(0, len(rows[inputs[0]]), AT_ONCE):
+    answers: list[Answer] = []
+    for start in range(0, len(rows[inputs[0]]), BATCH_ROWS):
         with system.counters.clock():
-            said = predictor.predict({role: rows[role][start : start + AT_ONCE] for role in inputs})
-        system.counters.add(len(said.answers), int(said.tokens.sum()), 0, int(said.dropped_tokens.sum()))
-        found += said.answers
-    return found
+            output = predictor.predict({role: rows[role][start : start + BATCH_ROWS] for role in inputs})
+        system.counters.add(len(output.answers), int(output.tokens.sum()), 0, int(output.dropped_tokens.sum()))
+        answers += output.answers
+    return answers
 
 
-def _labels_known(task: Task, rows: Rows, known: TaskMetadata, system: OpenSystem) -> None:
-    """Remarks on labels a model cannot say. Raises `Incapable` where it can say none of those the rows have."""
+def _check_labels(task: Task, rows: Rows, known: TaskMetadata, system: OpenSystem) -> None:
+    """Note labels that a model does not know. Raises `UnsupportedEvaluation` if it knows none of the labels."""
     truth = labels_of(task, rows)
     if truth is None or "types" in rows:
         return
-    said = [str(label) for label in known.labels or known.types]
-    spoken = {*said, *(label[2:] for label in said if label[:2] in ("B-", "I-"))}
-    strange = sorted(truth - spoken)
-    if truth and len(strange) == len(truth):
+    labels = [str(label) for label in known.labels or known.types]
+    predictable = {*labels, *(label[2:] for label in labels if label[:2] in ("B-", "I-"))}
+    unknown = sorted(truth - predictable)
+    if truth and len(unknown) == len(truth):
         raise UnsupportedEvaluation(
-            f"{system.name}: its task '{name_of(task)}' says {_some(said)}; the rows have {_some(strange)}: no label "
-            "is in both."
+            f"{system.name}: its task '{name_of(task)}' predicts {_listed(labels)}, but the examples have "
+            f"{_listed(unknown)}: they have no label in common."
         )
-    if strange:
-        system.notes.append(f"{system.name}: does not know {_some(strange)} of the rows' {len(truth)} labels")
+    if unknown:
+        system.notes.append(f"{system.name}: does not know {_listed(unknown)} of the {len(truth)} labels")
 
 
-def _answer(labels: Sequence[str], chances: np.ndarray) -> dict[str, Any]:
-    """As `classify` has it."""
-    best = int(chances.argmax())
+def _answer(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
+    """Return a prediction in the format of the task `classify`."""
+    best = int(probabilities.argmax())
     return {
         "prediction": labels[best],
-        "probability": float(chances[best]),
-        "probabilities": dict(zip(labels, chances.tolist(), strict=True)),
+        "probability": float(probabilities[best]),
+        "probabilities": dict(zip(labels, probabilities.tolist(), strict=True)),
     }
 
 
-def _some(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
-    return ", ".join(labels[:SHOWN]) + more
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MAX_SHOWN:,} more" if len(labels) > MAX_SHOWN else ""
+    return ", ".join(labels[:MAX_SHOWN]) + more
