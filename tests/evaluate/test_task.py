@@ -322,7 +322,8 @@ def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> N
     found = measure(suite, suite.read(data), classified("a", ["red"] * 9, ["red", "violet"]), "x")
     assert any("a: does not know blue, green of the 3 labels" in said for said in found.notes)
     with pytest.raises(
-        UnsupportedEvaluation, match=r"a: its task 'classify' predicts ham, spam, but the examples have blue, green, red: they have no"
+        UnsupportedEvaluation,
+        match=r"a: its task 'classify' predicts ham, spam, but the examples have blue, green, red: they have no",
     ):
         measure(suite, suite.read(data), classified("a", ["ham"] * 9, ["ham", "spam"]), "x")
     tagged = written(tmp_path / "y.jsonl", {"tokens": [["x"]] * 9, "tags": [["B-loc"]] * 9})
@@ -345,9 +346,14 @@ def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
         measure(suite, items, number, "x")
     assert measure(suite, suite.read(data), number, "x").metrics["spearman"].value == pytest.approx(1)
     several = Fixed(
-        "c", MultilabelClassification(), [{"prediction": [one]} for one in rows["label"]], TaskMetadata(labels=tuple(COLOURS))
+        "c",
+        MultilabelClassification(),
+        [{"prediction": [one]} for one in rows["label"]],
+        TaskMetadata(labels=tuple(COLOURS)),
     )
-    with pytest.raises(UnsupportedEvaluation, match=r"c: predicts label \('multilabel'\), but a predicts .* has other metrics"):
+    with pytest.raises(
+        UnsupportedEvaluation, match=r"c: predicts label \('multilabel'\), but a predicts .* has other metrics"
+    ):
         measure(suite, items, several, "x")
 
 
@@ -408,7 +414,7 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert encodery(["evaluate", "task", str(pairs), "--model", f"{classes},name=mine"]) == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "mine: its task is 'classify'" in shown
-    assert "no column was found for" in shown
+    assert "no column matches" in shown
     assert encodery(["evaluate", "task", str(folder / "test.jsonl"), "--model", "tfidf"]) == 2
     assert "needs a train split" in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(pairs), "--model", "tfidf"]) == 2
