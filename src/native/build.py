@@ -39,7 +39,8 @@ def build(target: Path = TARGET) -> str | None:
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode:
                 return f"{' '.join(command)} failed:\n{result.stderr}"
-        built = target.with_name(f"{target.name}.{os.getpid()}")  # in the same folder, so that it can be replaced atomically
+        # in the same folder, so that it can be replaced atomically
+        built = target.with_name(f"{target.name}.{os.getpid()}")
         command = [compiler, "-shared", "-pthread", *objects, "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:

@@ -32,9 +32,9 @@ from encodery.search.ray_encode import RayWorkers, encode_on_ray
 
 settings = EncodeSettings(passages=Passages(size=40))
 try:
-    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]), workers=RayWorkers(2))
-    print(*made.finished, "|", *made.open, "|", made.artifact.manifest.metrics["documents"] if made.artifact else "")
-except UserError as error:
+    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]),
+    workers=RayWorkers(2)) print(*made.finished, "|", *made.open, "|", made.artifact.manifest.metrics["documents"] if
+made.artifact else "") except UserError as error:
     print("error:", error)
 """
 

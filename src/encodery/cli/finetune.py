@@ -79,7 +79,8 @@ def _train(task: str, data: Path, model: str, out: Path, over: Mapping[str, Any]
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if seeds > 1:
-        print_spreads(run_seeds(planned.recipe, out, seeds, console, builder=planned.builder), _label, seeds, out, console)
+        spreads = run_seeds(planned.recipe, out, seeds, console, builder=planned.builder)
+        print_spreads(spreads, _label, seeds, out, console)
         return
     result = start(planned.recipe, out, console, planned.build)
     if not stopped(result, console):

@@ -98,7 +98,9 @@ class CorpusReport:
         reasons = Counter(self.problems)
         for entries in self.dropped.values():
             reasons.update({reason: entry["documents"] for reason, entry in entries.items()})
-        return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(6)) or "the files contain no text."
+        return (
+            ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(6)) or "the files contain no text."
+        )
 
 
 def _stats(work: Path, name: str) -> list[list[dict[str, Any]]]:

@@ -74,11 +74,11 @@ def train_embeddings(
     if seeds == 1:
         check_empty(out)
     planned = plan_training(data, model, recipe, parse_overrides(settings))
-    if planned.sentences and seeds > 1:
+    if planned.recipe is None and seeds > 1:
         raise SettingsError("--seeds: raw sentences are only whitened, not trained on, so that a seed changes nothing.")
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    if planned.sentences:
+    if planned.recipe is None:
         _whiten(planned, model, out, console)
     elif seeds > 1:
         spreads = run_seeds(planned.recipe, out, seeds, console, tuple(METRICS))

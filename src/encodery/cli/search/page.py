@@ -43,7 +43,7 @@ def command(
 
     console = screen()
     reranker = None if rerank is None else reranker_of(rerank).open()
-    name = None if rerank is None else rerank.resolve().name
+    name = "" if rerank is None else rerank.resolve().name
     reranking = None
     if rerank is not None and reranker is not None:
         reranking = Reranking(reranker, rerank_top_k, rerank_weight_of(folder, rerank))

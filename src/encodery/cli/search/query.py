@@ -14,7 +14,8 @@ from encodery.cli.search._shared import Filters, Index, Model, QueryRuntime, Rer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encodery.search.searcher import Searcher, SearchResult
+    from encodery.search.results import SearchResult
+    from encodery.search.searcher import Searcher
 
 
 def command(

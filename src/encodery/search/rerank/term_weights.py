@@ -1,9 +1,9 @@
 """Reranking by weights of terms: Σ over the query's tokens of the passage's weight of each. arXiv:2108.08513 (TILDEv2)
 
 A passage's weights do not depend on the query, so each passage is encoded once, here or beforehand (`search weigh`,
-`search/precomputed_terms.py`); with `queries = "bow"` a query is only tokenised, and once all weights are stored no model is
-run, nor loaded. Differs from `cross_encoder` by that, and by seeing each text alone. Any model of sparse vectors
-serves; for one that encodes queries (`encoders/sparse.py`) the score is the inner product of the two.
+`search/precomputed_terms.py`); with `queries = "bow"` a query is only tokenised, and once all weights are stored no
+model is run, nor loaded. Differs from `cross_encoder` by that, and by seeing each text alone. Any model of sparse
+vectors serves; for one that encodes queries (`encoders/sparse.py`) the score is the inner product of the two.
 Shapes: N texts, V vocabulary.
 """
 
