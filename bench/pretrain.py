@@ -90,7 +90,8 @@ def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.N
         f"{options.seconds - begun:.1f}s", "data_init.is=bigrams",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
         f"model.intermediate_size={4 * width}", "model.dropout=0", "model.attention.dropout=0",
-        f"feed.max_length={LENGTH}", "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)", f"train.batch_tokens={STEPS[shape]}",
+        f"feed.max_length={LENGTH}", "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)",
+        f"train.batch_tokens={STEPS[shape]}",
         "train.evals=0", f"train.seed={seed}", *options.ours,
     )  # fmt: skip
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
