@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encodery.adapt import Adaptation
 from encodery.adapt._linear import AdaptedLinear, LinearSite, Target, find_sites, merge_adapted, replace_linears
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_interval
 from encodery.model.network import Model
 
 
@@ -38,10 +38,8 @@ class BinaryMasks(Adaptation):
     first_layer: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise SettingsError(f"sparsity = {self.sparsity}: is a fraction, 0 <= sparsity < 1.")
-        if not self.init_range > 0:
-            raise SettingsError(f"init_range = {self.init_range}: must be more than 0.")
+        check_interval(self, "0 <= x < 1", "sparsity")
+        check_interval(self, "0 < x", "init_range")
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
         sites = list(find_sites(model, self.targets, self.first_layer))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least, check_interval
 from encodery.corrupt import Corruption, Vocabulary
 from encodery.corrupt._select import uniform
 
@@ -33,10 +33,8 @@ class SpanMasking(Corruption):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.p <= 1:
-            raise SettingsError(f"p = {self.p}: the geometric distribution needs 0 < p <= 1.")
-        if self.max_length < 1:
-            raise SettingsError(f"max_length = {self.max_length}: a span has at least one word.")
+        check_interval(self, "0 < x <= 1", "p")
+        check_at_least(self, 1, "max_length")
 
     @property
     def per_unit_replacement(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.model.extensions import Sublayer, SublayerAdapter
 from encodery.model.weights import ActivationName, Linear, activation
 
@@ -29,8 +30,7 @@ class BottleneckSettings:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise SettingsError(f"size = {self.size}: must be at least 1.")
+        check_at_least(self, 1, "size")
         if not self.sublayers or len(set(self.sublayers)) < len(self.sublayers):
             raise SettingsError(f"sublayers = {self.sublayers}: must name attention, ffn or both, each once.")
 

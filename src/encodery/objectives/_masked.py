@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.corrupt import CorruptedBatch, Corruption, Vocabulary
 from encodery.corrupt.token import TokenMasking
 from encodery.model.network import Model
@@ -32,8 +33,7 @@ class MaskedObjective(Objective):
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.z_loss < 0:
-            raise SettingsError(f"z_loss = {self.z_loss}: must be at least 0 (1e-4 is usual, 0 turns it off).")
+        check_at_least(self, 0, "z_loss")
 
     def mask_token_rate(self, progress: float) -> float:
         """Return the fraction of the maskable tokens that become [MASK]."""

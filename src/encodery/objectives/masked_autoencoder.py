@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.blocks import BlockModule
@@ -42,8 +42,7 @@ class MaskedAutoencoder(MaskedObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.depth < 1:
-            raise SettingsError(f"objective.depth = {self.depth}: the decoder needs at least one layer.")
+        check_at_least(self, 1, "depth")
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
         return _MaskedAutoencoderModule(self, model, vocabulary)

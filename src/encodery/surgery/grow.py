@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
+from encodery.base.settings import check_interval
 from encodery.model import golden
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
@@ -63,10 +64,7 @@ class Grow(Surgery):
     layers: Literal["stack", "repeat", "identity"] = "stack"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.symmetry_breaking < 1:
-            raise SettingsError(
-                f"symmetry_breaking = {self.symmetry_breaking}: must satisfy 0 <= symmetry_breaking < 1."
-            )
+        check_interval(self, "0 <= x < 1", "symmetry_breaking")
 
     def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
         settings = loaded.model.settings

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
+from encodery.base.settings import check_at_least
 from encodery.tokens.chunks import Chunks, DocumentChunks, StreamChunks
 from encodery.tokens.fit import add_best_fitting, balance, min_chunk_length, split_long, split_to_fit
 from encodery.tokens.shuffle import Integers, permute
@@ -58,8 +59,7 @@ class LoaderSettings:
                 f"batch_tokens = {self.batch_tokens}: must be at least max_length ({self.max_length}), "
                 "or a sequence would fit no batch."
             )
-        if self.lookahead < 1:
-            raise SettingsError(f"lookahead = {self.lookahead}: must be at least 1.")
+        check_at_least(self, 1, "lookahead")
 
 
 Balancer = Callable[[Integers, int, int], Integers]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from encodery.base.artifact import Artifact, create_artifact
 from encodery.base.errors import EmptyInput, SettingsError
-from encodery.base.settings import encode
+from encodery.base.settings import check_at_least, encode
 from encodery.corpus.document import Document
 from encodery.corpus.shards import read_documents, shard_paths
 from encodery.tokens.kind import TokenizerKind
@@ -35,9 +35,7 @@ class TokenizerSettings:
     def __post_init__(self) -> None:
         if self.vocab_size < 64:
             raise SettingsError(f"vocab_size = {self.vocab_size}: a vocabulary needs at least 64 ids.")
-        for name in ("sample_bytes", "document_bytes"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
+        check_at_least(self, 1, "sample_bytes", "document_bytes")
 
 
 def train_tokenizer(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from encodery.base import machine
-from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
+from encodery.base.settings import check_interval
 from encodery.model.network import Model
 from encodery.runtimes.kind import Runtime
 from encodery.runtimes.packed import PackedEngine, build_packed_engine
@@ -23,8 +23,7 @@ class PackedRuntime(Runtime):
     kernels: Literal["avx512_vnni", "avx2", "plain"] | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise SettingsError(f"threads = {self.threads}: must be in 1 … 1024.")
+        check_interval(self, "1 <= x <= 1024", "threads")
 
     @property
     @abc.abstractmethod

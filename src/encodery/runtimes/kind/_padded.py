@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from encodery.base import machine
 from encodery.base.artifact import Artifact
-from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.errors import ArtifactError
 from encodery.base.parts import name_of
+from encodery.base.settings import check_at_least, check_interval
 from encodery.runtimes.batch import Limits
 from encodery.runtimes.engine import InferenceEngine
 from encodery.runtimes.kind import Runtime
@@ -35,10 +36,8 @@ class PaddedRuntime(Runtime):
     """The name of the graph's file in an export."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise SettingsError(f"threads = {self.threads}: must be in 1 … 1024.")
-        if self.batch_tokens < 1:
-            raise SettingsError(f"batch_tokens = {self.batch_tokens}: must be positive.")
+        check_interval(self, "1 <= x <= 1024", "threads")
+        check_at_least(self, 1, "batch_tokens")
 
     @abc.abstractmethod
     def build_engine(self, file: Path, limits: Limits) -> InferenceEngine:

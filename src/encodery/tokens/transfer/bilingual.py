@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encodery.base.errors import InputError, SettingsError
+from encodery.base.errors import InputError
+from encodery.base.settings import check_at_least, check_interval
 from encodery.rows.text_files import open_text
 from encodery.tokens.pieces import normalised_pieces, spell
 from encodery.tokens.tokenizer import Tokenizer
@@ -45,14 +46,10 @@ class Bilingual(Transfer):
     window: int = 5
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1 or not self.temperature > 0:
-            raise SettingsError(
-                f"neighbours = {self.neighbours}, temperature = {self.temperature}: must be at least 1, and positive."
-            )
-        if self.width < 1 or not 1 <= self.window <= TEXT_GAP:
-            raise SettingsError(
-                f"width = {self.width}, window = {self.window}: must be at least 1, and window at most {TEXT_GAP}."
-            )
+        check_at_least(self, 1, "neighbours")
+        check_interval(self, "0 < x", "temperature")
+        check_at_least(self, 1, "width")
+        check_interval(self, f"1 <= x <= {TEXT_GAP}", "window")
 
     @property
     def keeps_shared(self) -> bool:

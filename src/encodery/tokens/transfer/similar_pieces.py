@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least, check_interval
 from encodery.tokens.pieces import normalised_pieces, spell
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.transfer import EmbeddingMix, Transfer
@@ -35,10 +35,8 @@ class SimilarPieces(Transfer):
     window: int = 5
 
     def __post_init__(self) -> None:
-        if self.width < 1 or not 1 <= self.window <= TEXT_GAP:
-            raise SettingsError(
-                f"width = {self.width}, window = {self.window}: must be at least 1, and window at most {TEXT_GAP}."
-            )
+        check_at_least(self, 1, "width")
+        check_interval(self, f"1 <= x <= {TEXT_GAP}", "window")
 
     def mixtures(
         self, old: Tokenizer, new: Tokenizer, shared: Mapping[int, int], new_ids: Sequence[int]
