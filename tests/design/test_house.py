@@ -33,8 +33,6 @@ TORCH_ATTRIBUTES = {"data", "grad"}
 KNOWN: dict[str, set[str]] = {
     "private imports across folders": set(),
     "functions with more than 8 arguments": {
-        "search/ray_encode.py: encode_on_ray",
-        "search/searcher.py: Searcher.search",
     },
     "contract files of more than 80 lines": {
         "evaluate/probes/__init__.py",
@@ -44,11 +42,9 @@ KNOWN: dict[str, set[str]] = {
     },
     "classes that are both instantiated and subclassed": {
         "encodery.model.weights.Linear",
-        "encodery.search.search_index.SearchIndex",
     },
     "class names that occur more than once": {
         "Embeddings: encoders.embeddings, model.embeddings",
-        "TextEncoder: encoders, search.encoder",
     },
 }
 

@@ -104,7 +104,7 @@ def test_a_shard_in_work_is_left_to_its_worker(rows: Path, tmp_path: Path, encod
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ArtifactError, match="shard 1 of 2 is in work"):
+        with pytest.raises(ArtifactError, match="works on shard 1 of 2"):
             encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2, shard=1)
         assert encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2).open == (1,)
         other.communicate()

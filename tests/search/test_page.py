@@ -177,7 +177,7 @@ def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
             assert page.all("input", name="q")[0]["value"] == fields["q"], "what was written stays to be mended"
     assert answers.reply("/?q=%ff").status == 400
     assert shown(answers, q="   ").all("form"), "an empty query is an empty form"
-    assert shown(answers, q="zzzz", mode="bm25").said.count("Nothing found") == 1
+    assert shown(answers, q="zzzz", mode="bm25").said.count("No passages") == 1
 
 
 def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
@@ -349,7 +349,7 @@ def test_many_at_once_get_their_own_answers(server: PageServer) -> None:
 def test_a_place_that_is_taken_or_none(server: PageServer) -> None:
     with pytest.raises(InputError, match="another program"):
         PageServer(server.answers, port=server.server_port)
-    with pytest.raises(InputError, match="cannot be listened at"):
+    with pytest.raises(InputError, match="cannot listen there"):
         PageServer(server.answers, host="256.1.1.1", port=0)
     assert server.url == f"http://127.0.0.1:{server.server_port}/"
 

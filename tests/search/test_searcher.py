@@ -225,3 +225,24 @@ def test_an_excerpt_shows_where_the_matches_are() -> None:
     assert "\n" not in short
     assert excerpt("short", [(0, 5)], 80) == ("short", [(0, 5)])
     assert excerpt("x" * 300, [], 80)[0] == "x" * 80 + "…"
+
+
+def test_reciprocal_rank_fusion_adds_60_to_every_rank() -> None:
+    scores = reciprocal_rank_fusion([["a", "b"], ["b"]], (0.25, 0.75))
+    assert scores == pytest.approx({"a": 0.25 / 61, "b": 0.25 / 62 + 0.75 / 61})
+
+
+@pytest.mark.parametrize(("top_k", "per_document", "limit"), [(10, None, 100), (30, None, 120), (10, 1, 400)])
+def test_every_retriever_gives_four_candidates_per_hit_and_at_least_100(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch, top_k: int, per_document: int | None, limit: int
+) -> None:
+    limits = []
+    search_bm25 = searcher.index.store.search_bm25
+
+    def recorded(text: str, limit: int, *rest: Any) -> Any:
+        limits.append(limit)
+        return search_bm25(text, limit, *rest)
+
+    monkeypatch.setattr(searcher.index.store, "search_bm25", recorded)
+    searcher.search("violin", top_k=top_k, mode="bm25", per_document=per_document)
+    assert limits == [limit]

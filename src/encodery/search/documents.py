@@ -1,8 +1,7 @@
-"""What is to be indexed: a corpus, or files read as the corpus would read them, each document with a lasting id.
+"""The documents to be indexed: those of a corpus, or of files read as the corpus would read them. Each has a stable id.
 
-Ids: a corpus's own; of a row its `id` or `_id`; of any other file its path as given. Indexing a source again
-therefore replaces what it held before instead of doubling it.
-"""
+The id is that of the corpus, the `id` or `_id` of a row, or the path of any other file as it was given. Indexing a
+source again therefore replaces its documents instead of duplicating them."""
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ IDS = ("id", "_id")
 
 @dataclass
 class DocumentInput:
-    """Sources opened for indexing. `skipped`: reason -> number of rows or files that could not be read, filled while
-    the documents are read."""
+    """Sources opened for indexing. `skipped`: reason -> number of rows or files that could not be read; it is filled
+    while the documents are read."""
 
     corpora: tuple[Artifact, ...]
     files: FileListing | None
@@ -39,9 +38,13 @@ class DocumentInput:
 
     @classmethod
     def open(cls, sources: Sequence[str | Path], text: str = "auto", avoid: Sequence[Path] = ()) -> DocumentInput:
-        """Corpus artifacts, folders, globs and files. `text`: the column of rows that holds the text.
+        """Open corpora, folders, globs and files.
 
-        Raises `InputError` for a source that is not there, `EmptyInput` where no file can be read, `MissingExtra`.
+        Args:
+            text: the column of tables that holds the text.
+            avoid: paths that are left out, such as the output.
+
+        Raises `InputError` for a source that does not exist, `EmptyInput` if no file can be read, and `MissingExtra`.
         """
         if not sources:
             raise InputError("Nothing to index: give a corpus, a folder or files.")
@@ -56,13 +59,14 @@ class DocumentInput:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a corpus or a file does."""
+        """Changes when a corpus or a file changes."""
         parts = [corpus.manifest.fingerprint for corpus in self.corpora]
         parts += [self.files.fingerprint(), self.settings.text] if self.files else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def documents(self) -> Iterator[Document]:
-        """All documents, in the same order every time; those without any letter or digit are counted and left out."""
+        """Yield all documents, in the same order every time. Documents without a letter or digit are counted and left
+        out."""
         for document in self._all():
             if any(map(str.isalnum, document.text)):
                 yield document
@@ -84,10 +88,10 @@ class DocumentInput:
         rows = self.settings.read[source.format].read(source, skip=skip, context=context)
         number = 0
         try:
-            for text, said in rows:
-                given = next((str(said[key]) for key in IDS if said.get(key) not in (None, "")), "")
-                name = given or (source.name if number == 0 else f"{source.name}:{number}")
-                metadata = {"source": source.origin, "path": source.name, **said}
+            for text, metadata in rows:
+                own_id = next((str(metadata[key]) for key in IDS if metadata.get(key) not in (None, "")), "")
+                name = own_id or (source.name if number == 0 else f"{source.name}:{number}")
+                metadata = {"source": source.origin, "path": source.name, **metadata}
                 yield Document(name, text, metadata)
                 number += 1
         except UnusableFile as error:

@@ -1,11 +1,11 @@
-"""Encodes documents without indexing them: by several processes or machines, resumable, each passage once.
+"""Encodes documents without indexing them: with several processes or machines, resumable, each passage once.
 
-The folder holds `plan.json` (settings, the models' and the inputs' fingerprints, which all workers must share) and, of
-each shard, parts of about a thousand passages with what the models give them, raw. A part is one file that appears
-whole or not at all, so a process killed at any time loses the part in work, and the bytes are those of a run that was
-never interrupted. Document i belongs to shard i mod N + 1. The worker that ends the last shard seals the folder: an
-artifact of kind "encoded", of which `search index --encoded` makes an index (`encoded.py`).
-"""
+The folder holds `plan.json` (the settings and the fingerprints of the models and inputs, which all workers must share)
+and, for each shard, parts of about a thousand passages with their embeddings before post-processing. A part is a file
+that is written completely or not at all: a process that is killed loses only the part it was working on, and the bytes
+equal those of a run without interruption. Document i belongs to shard i mod N + 1. The worker that finishes the last
+shard seals the folder: it becomes an artifact of kind "encoded", from which `search index --encoded` builds an index
+(`encoded_source.py`)."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ KIND, PLAN, SHARDS, LOCKS, DONE = "encoded", "plan.json", "shards", "locks", "do
 NOTE = "note"
 
 ShardProgress = Callable[[int, int], None]
-"""Called with the shard in work and the passages of it that are done."""
+"""Called with the number of the current shard and the number of its passages done so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """`text`: the column of rows that holds the text. `passages`: how documents are cut."""
+    """`text`: the column of tables that holds the text. `passages`: how documents are divided."""
 
     passages: Passages = field(default_factory=Passages)
     text: str = "auto"
@@ -51,7 +51,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """After a worker: the shards it ended, those still open, and the artifact once there are none."""
+    """After a worker has ended: the shards it finished, those still open, and the artifact if none is open."""
 
     finished: tuple[int, ...]
     open: tuple[int, ...]
@@ -68,26 +68,29 @@ def encode_documents(
     model_path: Any = None,
     progress: ShardProgress | None = None,
 ) -> EncodeResult:
-    """Work on shard `shard` of `shards`, or, if not given, on one after another that nobody else works on.
+    """Encode shard `shard` of `shards`, or, if it is None, one after another that no other process works on.
 
-    `encoder`, `model_path`: as for `build`. The same call goes on with what is there. Raises `ArtifactError` where the
-    folder was begun with other inputs, models or settings, naming which, or the shard is in work; `InputError`,
-    `EmptyInput`, `DiskFull`.
+    Args:
+        encoder, model_path: as for `build`.
+
+    The same call continues earlier work. Raises `ArtifactError` if the folder was begun with other inputs, models or
+    settings, naming which, or if another process works on the shard; `InputError`, `EmptyInput` and `DiskFull`.
     """
     job = EncodeJob(sources, out, encoder, settings, shards, model_path)
     if shard is not None and not 1 <= shard <= shards:
-        raise InputError(f"shard = {shard} of {shards}: shards are counted from 1 to their number.")
+        raise InputError(f"shard = {shard}: must be between 1 and the number of shards, {shards}.")
     ended = []
     for number in range(1, shards + 1) if shard is None else (shard,):
         state = job.work(number, progress)
         if state == "taken" and shard is not None:
-            raise ArtifactError(f"{job.folder}: shard {number} of {shards} is in work by another process.")
+            raise ArtifactError(f"{job.folder}: another process works on shard {number} of {shards}.")
         ended += [number] if state == "ended" else []
     return job.result(ended)
 
 
 class EncodeJob:
-    """The folder `out`, begun or gone on with, to work on shards of. Arguments and errors: see `encode`."""
+    """The folder `out`, created or continued, whose shards can be encoded. Arguments and errors: see
+    `encode_documents`."""
 
     def __init__(
         self,
@@ -101,13 +104,13 @@ class EncodeJob:
         self.folder, self.retrievers, self.shards = Path(out), as_retrievers(encoder), shards
         settings = settings or EncodeSettings()
         if not self.retrievers:
-            raise InputError("Nothing to encode with: give a model.")
+            raise InputError("There is no model to encode with: give one with --model.")
         for retriever in self.retrievers:
             retriever.check_batch_invariance()
         if shards < 1:
-            raise InputError(f"shards = {shards}: must be positive.")
-        given = DocumentInput.open(sources, settings.text, avoid=(self.folder,))
-        self.source = DocumentSource(sources, given, settings.passages, self.retrievers)
+            raise InputError(f"shards = {shards}: must be at least 1.")
+        documents = DocumentInput.open(sources, settings.text, avoid=(self.folder,))
+        self.source = DocumentSource(sources, documents, settings.passages, self.retrievers)
         self.plan = {
             "encode": encode_settings(settings),
             "models": model_records(self.retrievers, model_path),
@@ -121,7 +124,8 @@ class EncodeJob:
             _agree(self.folder, self.plan)
 
     def work(self, number: int, progress: ShardProgress | None = None) -> Literal["done", "ended", "taken"]:
-        """Whether the shard was done before, was brought to its end now, or another process works on it."""
+        """Encode a shard. Return "done" if it was finished before, "ended" if it was finished now, and "taken" if
+        another process works on it."""
         with translate_disk_full(self.folder):
             if _is_done(self.folder, number):
                 return "done"
@@ -134,24 +138,27 @@ class EncodeJob:
                 return "ended"
 
     def result(self, ended: Sequence[int]) -> EncodeResult:
-        """What there is now; sealed where all shards are done. `ended`: those that were ended meanwhile."""
+        """Return the current state, and seal the folder if all shards are done. `ended`: the shards that the caller has
+        finished."""
         with translate_disk_full(self.folder):
             left = open_shards(self.folder, self.shards)
             return EncodeResult(tuple(ended), left, _sealed(self.folder, self.plan, self.source))
 
 
 def open_shards(folder: Path, shards: int) -> tuple[int, ...]:
-    """The shards that are not done."""
+    """Return the shards that are not done."""
     return tuple(number for number in range(1, shards + 1) if not _is_done(folder, number))
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """The plan of a folder of encoded documents. Raises `ArtifactError`."""
+    """Read the plan of a folder of encoded documents. Raises `ArtifactError`."""
     try:
-        found: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / PLAN}: missing or damaged; is this a folder of `search encode`?") from error
-    return found
+        raise ArtifactError(
+            f"{folder / PLAN}: missing or damaged. Give a folder that `encodery search encode` wrote."
+        ) from error
+    return plan
 
 
 def _is_done(folder: Path, number: int) -> bool:
@@ -159,17 +166,17 @@ def _is_done(folder: Path, number: int) -> bool:
 
 
 def shard_folder(folder: Path, number: int) -> Path:
-    """Where a shard's parts lie."""
+    """Return the folder of a shard's parts."""
     return folder / SHARDS / f"{number:05d}"
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The finished parts of a shard's folder, in order."""
+    """Return the finished parts of a shard's folder, in order."""
     return sorted(folder.glob("*.safetensors"))
 
 
 def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Write the plan, or make sure that the one there is the same. Of several beginners one writes it."""
+    """Write the plan, or check that the existing one is equal. Of several processes that begin one writes it."""
     draft = folder / LOCKS / f"plan.{os.getpid()}"
     atomic_write(draft, json.dumps(plan, indent=1, sort_keys=True))
     with contextlib.suppress(FileExistsError):
@@ -182,14 +189,14 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
     ]
     if names:
         raise ArtifactError(
-            f"{folder}: was begun with other {' and '.join(dict.fromkeys(names))}. Go on with those, or encode into "
-            "another folder."
+            f"{folder}: was begun with other {' and '.join(dict.fromkeys(names))}. Continue with the former ones, or "
+            "encode into another folder."
         )
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, name: str) -> Iterator[bool]:
-    """Whether no other process holds that lock; this one does, meanwhile. It goes with the process."""
+    """Whether no other process has this lock; this process has it meanwhile. The lock ends with the process."""
     with (folder / LOCKS / name).open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,17 +213,17 @@ def _sealed(folder: Path, plan: dict[str, Any], source: DocumentSource) -> Artif
         if free and not (folder / MANIFEST).is_file():
             marks = [json.loads((shard_folder(folder, n) / DONE).read_bytes()) for n in range(1, plan["shards"] + 1)]
             names = ("documents", "passages", "tokens", "dropped_tokens")
-            figures = {name: sum(mark[name] for mark in marks) for name in names}
-            if not figures["passages"]:
-                raise EmptyInput(f"{', '.join(plan['sources'])}: no document with words in it.")
-            # Every worker reads all documents, so each has counted all that were left out.
-            figures["skipped"] = marks[0]["skipped"]
-            return seal(folder, KIND, plan, source.parents, figures, mutable_folders=(LOCKS,))
+            metrics = {name: sum(mark[name] for mark in marks) for name in names}
+            if not metrics["passages"]:
+                raise EmptyInput(f"{', '.join(plan['sources'])}: no document contains a word.")
+            # Every worker reads all documents, so each one has counted all that were left out.
+            metrics["skipped"] = marks[0]["skipped"]
+            return seal(folder, KIND, plan, source.parents, metrics, mutable_folders=(LOCKS,))
     return Artifact.open(folder, KIND) if (folder / MANIFEST).is_file() else None
 
 
 class _Shard:
-    """The work on one shard: the documents behind the last finished part, part by part."""
+    """The work on one shard: the documents after its last finished part, part by part."""
 
     def __init__(
         self, folder: Path, number: int, shards: int, source: DocumentSource, retrievers: Sequence[ModelRetriever]
@@ -255,7 +262,11 @@ class _Shard:
 
 
 def pack_part(group: Sequence[DocumentPassages], columns: Sequence[dict[str, Any]], note: dict[str, int]) -> bytes:
-    """A part: the documents as lines of JSON, and the columns of all their passages."""
+    """Return the bytes of a part: the documents as lines of JSON, and the embeddings of all their passages.
+
+    Args:
+        columns: for each passage, mode -> embedding.
+    """
     lines = [
         json.dumps([p.number, p.document, [[q.number, q.text, q.payload] for q in p.passages]], default=str)
         for p in group
@@ -272,15 +283,15 @@ def pack_part(group: Sequence[DocumentPassages], columns: Sequence[dict[str, Any
     if "multi_vector" in fields:
         tensors["multi_vector.ends"] = np.cumsum([len(row["multi_vector"]) for row in columns], dtype=np.int64)
         tensors["multi_vector.rows"] = np.concatenate([row["multi_vector"] for row in columns])
-    # One entry: the order of several would differ from run to run.
+    # One metadata entry only: the order of several would differ between runs.
     return safetensors.numpy.save(tensors, {NOTE: json.dumps(note)})
 
 
 def read_part_note(file: Path) -> dict[str, int]:
-    """What a part says of itself. Raises `ArtifactError`."""
+    """Return the counts of a part. Raises `ArtifactError`."""
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
-            found: dict[str, int] = json.loads(opened.metadata()[NOTE])
+            note: dict[str, int] = json.loads(opened.metadata()[NOTE])
     except Exception as error:
         raise ArtifactError(f"{file}: damaged: {error}") from error
-    return found
+    return note

@@ -1,7 +1,6 @@
-"""A folder of encoded documents (`encode.py`) as what an index is made of: no model is run, nor needed.
+"""A folder of encoded documents (`encode.py`) as the source of an index: no model is run or needed.
 
-Shapes: H width of a vector, n tokens of a passage, K width of a token's vector.
-"""
+Shapes: H dimension of a dense vector, n tokens of a passage, K dimension of a token's vector."""
 
 from __future__ import annotations
 
@@ -38,9 +37,14 @@ from encodery.search.writer import DocumentPassages
 
 
 class EncodedSource(PassageSource):
-    """All documents of the folder, in their first order. `encoder`: the model (or several) it was made with, where they
-    are at hand: then the weights of hybrid ranking can be measured. Raises `ArtifactError` for an unfinished folder and
-    for another model."""
+    """All documents of a folder, in their original order.
+
+    Args:
+        encoder: the model, or several, that encoded the documents, if at hand: then the weights of hybrid ranking can
+            be measured.
+
+    Raises `ArtifactError` for an unfinished folder and for a different model.
+    """
 
     def __init__(self, folder: str | Path, encoder: Any = None) -> None:
         self.folder = Path(folder)
@@ -79,7 +83,7 @@ class EncodedSource(PassageSource):
 
 
 def unpack_part(file: Path) -> list[DocumentPassages]:
-    """The documents of a part, with their passages' columns. Raises `ArtifactError`."""
+    """Return the documents of a part, with the embeddings of their passages. Raises `ArtifactError`."""
     try:
         tensors = safetensors.numpy.load_file(file)
         lines = [json.loads(line) for line in tensors["documents"].tobytes().decode().split("\n")]
@@ -98,7 +102,7 @@ def unpack_part(file: Path) -> list[DocumentPassages]:
 
 
 def _column(name: str, tensors: dict[str, np.ndarray]) -> Sequence[Any] | None:
-    """Per passage a vector (H,), `Terms` or vectors of tokens (n, K); None where the part has none."""
+    """For each passage the vector (H,), the `SparseVector` or the token vectors (n, K); None if the part has none."""
     if name == "dense":
         return list(tensors[name]) if name in tensors else None
     if f"{name}.ends" not in tensors:
@@ -118,11 +122,10 @@ def build_encoded(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BuiltIndex:
-    """Make an index of a folder of encoded documents. See `build`; passages are those of the folder.
+    """Build an index from a folder of encoded documents; see `build`. Its passages are those of the folder.
 
-    Without the model the weight of hybrid ranking is a fallback, unless given. Raises `InputError` where the settings
-    ask for other passages.
-    """
+    Without the model, the weight of hybrid ranking is a default unless it is given. Raises `InputError` if the settings
+    ask for other passages."""
     source = EncodedSource(folder, encoder)
     settings = settings or IndexSettings()
     if settings.passages not in (Passages(), source.settings.passages):

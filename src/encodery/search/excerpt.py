@@ -1,4 +1,4 @@
-"""The stretch of a passage that shows best why it was found, and where its matching words stand."""
+"""The part of a passage that best shows why it was found, and where its matching words are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ELLIPSIS = "…"
 
 
 def excerpt(text: str, spans: Sequence[Span], width: int) -> tuple[str, list[Span]]:
-    """At most about `width` characters of `text` in which most of the `spans` lie, on one line, and the spans in it.
+    """Return at most about `width` characters of `text`, on one line, that contain as many of the `spans` as possible,
+    and the spans within it.
 
-    Cuts fall between words and are shown by an ellipsis.
-    """
+    The text is cut between words, and an ellipsis marks each cut."""
     if len(text) <= width:
         return _flat(text), list(spans)
     begin = _begin(len(text), spans, width)
@@ -32,16 +32,16 @@ def excerpt(text: str, spans: Sequence[Span], width: int) -> tuple[str, list[Spa
 
 
 def _begin(length: int, spans: Sequence[Span], width: int) -> int:
-    """Where a stretch with the most spans begins, a little before the first of them; spans are in order."""
+    """Where a part with the most spans begins, a little before the first of them. The spans must be in order."""
     begins, ends = [a for a, _ in spans], [b for _, b in spans]
-    best, most = 0, -1
+    best, best_count = 0, -1
     for place, start in enumerate(begins):
         count = bisect.bisect_right(ends, start + width * 3 // 4) - place
-        if count > most:
-            best, most = start, count
+        if count > best_count:
+            best, best_count = start, count
     return max(0, min(best - width // 8, length - width))
 
 
 def _flat(text: str) -> str:
-    """The text with every line break and tab as a space, of the same length."""
+    """The text with every line break and tab replaced by a space; its length does not change."""
     return BREAK.sub(" ", text)

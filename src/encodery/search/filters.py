@@ -23,7 +23,7 @@ WRITTEN = re.compile(r"\s*([^\s=!~<>][^=!~<>]*?)\s*(!=|>=|<=|=|~|>|<)(.*)", re.D
 
 @dataclass(frozen=True)
 class Condition:
-    """`values` are alternatives for `=`, `!=` and `~`; the orderings have one number."""
+    """A condition on one field. `values` are alternatives for `=`, `!=` and `~`; the comparisons have one number."""
 
     field: str
     operator: Operator
@@ -31,7 +31,7 @@ class Condition:
 
 
 def parse(written: Iterable[str]) -> tuple[Condition, ...]:
-    """Conditions from what a user writes. Raises `InputError` showing the grammar."""
+    """Return the conditions of texts in this grammar. Raises `InputError`, which shows the grammar."""
     return tuple(_condition(text) for text in written)
 
 
@@ -52,7 +52,7 @@ def _condition(text: str) -> Condition:
 
 
 def alternatives(value: Value) -> tuple[Value, ...]:
-    """What a written value may mean: `2000` is the text and the number."""
+    """Return the values that a text may mean: `2000` is the text and the number."""
     if not isinstance(value, str):
         return (value,)
     number = _number(value)

@@ -35,19 +35,19 @@ def parse_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def normalised_weights(given: Mapping[str, float], modes: Sequence[str]) -> dict[str, float]:
+def normalised_weights(requested: Mapping[str, float], modes: Sequence[str]) -> dict[str, float]:
     """Return mode -> weight with a sum of 1; modes that are not given get 0.
 
     Raises `InputError` for an unknown mode, a negative weight, and weights that are all 0.
     """
-    unknown = [mode for mode in given if mode not in modes]
+    unknown = [mode for mode in requested if mode not in modes]
     if unknown:
         hint = nearest(unknown[0], modes)
         raise InputError(f"weight: '{unknown[0]}' is no mode of the index.{hint} It has {', '.join(modes)}.")
-    weights = {mode: float(given.get(mode, 0.0)) for mode in modes}
+    weights = {mode: float(requested.get(mode, 0.0)) for mode in modes}
     total = sum(weights.values())
     if min(weights.values()) < 0 or not 0 < total < float("inf"):
-        raise InputError(f"weight = {dict(given)}: weights must be at least 0, and one of them must be positive.")
+        raise InputError(f"weight = {dict(requested)}: weights must be at least 0, and one of them must be positive.")
     return {mode: value / total for mode, value in weights.items()}
 
 

@@ -1,9 +1,8 @@
-"""Weights of the words of passages, by a model or stored once for a whole index; queries for both.
+"""Term weights of passages, computed by a model, or once for a whole index and stored; and the terms of queries.
 
-Stored: an artifact of kind "weights", found by a passage's text, with the tokenizer, so that where queries are counted
-(`encoders/sparse.py`) nothing else is needed; a passage that is not there is encoded by the model it was made with.
-Shapes: P passages stored, W words of them all.
-"""
+Stored weights are an artifact of kind "weights" and are looked up by the text of a passage. The artifact contains the
+tokenizer, so that nothing else is needed if queries are bags of words (`encoders/sparse.py`); a passage that is not
+stored is encoded by the model that made the others. Shapes: P passages stored, W terms of all of them."""
 
 from __future__ import annotations
 
@@ -27,71 +26,71 @@ from encodery.tokens.tokenizer import Tokenizer
 
 KIND, FILE = "weights", "weights.safetensors"
 DIGEST = 16
-"""Bytes by which a text is known."""
+"""Bytes of the digest that identifies a text."""
 AT_ONCE = 1024
 
 TermRow = tuple[np.ndarray, np.ndarray]
-"""Words of a text, rising, and their weights."""
+"""Term ids of a text, rising, and their weights."""
 
 
 class TermSource(Protocol):
-    """What gives words and weights."""
+    """Anything that returns terms and weights of texts."""
 
     def query(self, text: str) -> TermRow:
-        """Of a query."""
+        """Return the terms of a query."""
 
     def passages(self, texts: Sequence[str]) -> dict[str, TermRow]:
-        """Of passages, by their text."""
+        """Return the terms of passages, by their text."""
 
 
 class ModelTerms:
-    """By a model of sparse vectors."""
+    """Terms by a sparse embedding model."""
 
     def __init__(self, encoder: SparseEncoder) -> None:
         self.encoder = encoder
 
     def query(self, text: str) -> TermRow:
-        """See `Weights`. A query longer than the model takes is read in windows."""
+        """See `TermSource`. A query that is longer than the model allows is encoded in windows."""
         return self.encoder.encode([text], truncate="chunk", prompt=QUERY).at(0)
 
     def passages(self, texts: Sequence[str]) -> dict[str, TermRow]:
-        """See `Weights`."""
-        found = self.encode(texts)
-        return {text: found.at(number) for number, text in enumerate(texts)}
+        """See `TermSource`."""
+        embeddings = self.encode(texts)
+        return {text: embeddings.at(number) for number, text in enumerate(texts)}
 
     def encode(self, texts: Sequence[str]) -> SparseEmbeddings:
-        """Passages, each read whole."""
+        """Return the embeddings of passages; a long one is encoded completely, in windows."""
         return self.encoder.encode(texts, truncate="chunk", prompt="document")
 
 
 class PrecomputedTerms:
-    """An artifact of weights."""
+    """Terms from an artifact of weights."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.artifact, told = artifact, artifact.manifest.settings
-        self.settings = decode(SparseSettings, told[KEY], where=f"{artifact.path}: {KEY}")
+        self.artifact, stored = artifact, artifact.manifest.settings
+        self.settings = decode(SparseSettings, stored[KEY], where=f"{artifact.path}: {KEY}")
         try:
-            held = safetensors.numpy.load_file(artifact.path / FILE)
+            tensors = safetensors.numpy.load_file(artifact.path / FILE)
         except (safetensors.SafetensorError, OSError) as error:
             raise ArtifactError(f"{artifact.path / FILE}: damaged or incomplete: {error}") from error
-        self._keys = held["keys"].view(f"S{DIGEST}")[:, 0] if len(held["keys"]) else np.zeros(0, f"S{DIGEST}")
-        self._ends, self._words, self._weights = held["ends"], held["words"], held["weights"]
+        self._keys = tensors["keys"].view(f"S{DIGEST}")[:, 0] if len(tensors["keys"]) else np.zeros(0, f"S{DIGEST}")
+        self._ends, self._words, self._weights = tensors["ends"], tensors["words"], tensors["weights"]
 
     @staticmethod
     def is_at(folder: Path) -> bool:
-        """Whether a folder is such an artifact."""
+        """Return whether a folder is such an artifact."""
         return (folder / MANIFEST).is_file() and Artifact.open(folder).manifest.kind == KIND
 
     @classmethod
     def open(cls, folder: Path) -> PrecomputedTerms:
-        """From the disk. Raises `ArtifactError` for what is damaged or something else."""
+        """Open an artifact. Raises `ArtifactError` if it is damaged or of another kind."""
         return cls(Artifact.open(folder, KIND))
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def query(self, text: str) -> TermRow:
-        """See `Weights`."""
+        """See `TermSource`."""
         return (
             bag_of_words(self._tokenizer, [text]).at(0)
             if self.settings.query_encoding == "bow"
@@ -99,10 +98,11 @@ class PrecomputedTerms:
         )
 
     def passages(self, texts: Sequence[str]) -> dict[str, TermRow]:
-        """See `Weights`. Raises `ArtifactError` where one is not stored, and the model is gone or another one."""
-        found = {text: row for text in texts if (row := self._row(text)) is not None}
-        missing = [text for text in texts if text not in found]
-        return found | (self._model.passages(missing) if missing else {})
+        """See `TermSource`. Raises `ArtifactError` if a passage is not stored and the model is missing or has
+        changed."""
+        known = {text: row for text in texts if (row := self._row(text)) is not None}
+        missing = [text for text in texts if text not in known]
+        return known | (self._model.passages(missing) if missing else {})
 
     def _row(self, text: str) -> TermRow | None:
         key = np.frombuffer(_digest(text), f"S{DIGEST}")[0]
@@ -118,37 +118,43 @@ class PrecomputedTerms:
 
     @cached_property
     def _model(self) -> ModelTerms:
-        told = self.artifact.manifest.settings["model"]
-        where = f"{self.artifact.path}: was made with the model at '{told['path']}'"
-        if not Path(told["path"]).exists():
-            raise ArtifactError(f"{where}, which is not there, and is needed for what was not stored.")
-        found = model_terms_of(told["path"])
-        if found.encoder.fingerprint != told["fingerprint"]:
-            raise ArtifactError(f"{where}, which is another one now: its weights cannot be mixed with those stored.")
-        return found
+        record = self.artifact.manifest.settings["model"]
+        where = f"{self.artifact.path}: was made with the model at '{record['path']}'"
+        if not Path(record["path"]).exists():
+            raise ArtifactError(
+                f"{where}, which does not exist. It is needed for passages whose weights are not stored."
+            )
+        terms = model_terms_of(record["path"])
+        if terms.encoder.fingerprint != record["fingerprint"]:
+            raise ArtifactError(f"{where}, which has changed: its weights cannot be mixed with those that are stored.")
+        return terms
 
 
 def model_terms_of(folder: str | Path) -> ModelTerms:
-    """A model of sparse vectors, ready. Raises `SettingsError` for a model that is none."""
+    """Load a sparse embedding model. Raises `SettingsError` for a model of another kind."""
     return ModelTerms(SparseEncoder.from_loaded(load_model(folder)))
 
 
 def precompute_terms(
     texts: Iterable[str], model: str | Path, out: str | Path, progress: Callable[[int], None] | None = None
 ) -> Artifact:
-    """Store the weights of passages, each text once, as the artifact `out`; `progress` is called with how many were
-    encoded. Raises `EmptyInput` for no passage, `SettingsError` for a model of another kind, `DiskFull`.
+    """Store the term weights of passages, each distinct text once, as the artifact `out`.
+
+    Args:
+        progress: is called with the number of texts that were just encoded.
+
+    Raises `EmptyInput` if there is no passage, `SettingsError` for a model of another kind, and `DiskFull`.
     """
     loaded = load_model(model)
     source = ModelTerms(SparseEncoder.from_loaded(loaded))
     rows: dict[bytes, TermRow] = {}
     for some in _new(texts, rows):
-        found = source.encode(some)
-        rows |= {_digest(text): found.at(number) for number, text in enumerate(some)}
+        embeddings = source.encode(some)
+        rows |= {_digest(text): embeddings.at(number) for number, text in enumerate(some)}
         if progress is not None:
             progress(len(some))
     if not rows:
-        raise EmptyInput("There is no passage to weigh.")
+        raise EmptyInput("The index has no passages.")
     assert loaded.tokenizer_path is not None  # the encoder has read it
     order = sorted(rows)
     tensors: dict[str, np.ndarray] = {
@@ -157,8 +163,8 @@ def precompute_terms(
         "words": np.concatenate([rows[key][0] for key in order]),
         "weights": np.concatenate([rows[key][1] for key in order]),
     }
-    told = {"path": str(Path(model).resolve()), "fingerprint": source.encoder.fingerprint}
-    settings = {"model": told, KEY: encode(source.encoder.settings)}
+    record = {"path": str(Path(model).resolve()), "fingerprint": source.encoder.fingerprint}
+    settings = {"model": record, KEY: encode(source.encoder.settings)}
     parents = {} if loaded.artifact is None else {"model": loaded.artifact}
     with create_artifact(out, KIND, settings, parents) as draft:
         safetensors.numpy.save_file(tensors, draft.path / FILE)
@@ -168,7 +174,7 @@ def precompute_terms(
 
 
 def _new(texts: Iterable[str], known: dict[bytes, TermRow]) -> Iterator[list[str]]:
-    """Lists of texts that are not `known` yet, which grows between them."""
+    """Lists of texts that are not in `known` yet, which grows between them."""
     some: dict[str, None] = {}
     for text in texts:
         if _digest(text) not in known:

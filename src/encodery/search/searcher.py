@@ -168,7 +168,9 @@ class Searcher:
             clock.stage("rerank")
         hits = []
         for rank, point in enumerate(points, 1):
-            stages = {name: found.get(point.id) for name, found in (*by_mode.items(), ("rerank", rerank_scores))}
+            stages = {
+                name: stage_scores.get(point.id) for name, stage_scores in (*by_mode.items(), ("rerank", rerank_scores))
+            }
             matches = tuple(self.index.store.matches(query, point.text))
             hits.append(SearchHit.of(point, rank, scores[point.id], stages, matches))
         clock.stage("show")
@@ -276,8 +278,8 @@ def _fused(
     own = [weights[retriever.mode] for retriever in retrievers]
     if fusion == "scores":
         return weighted_sum([min_max_scaled(by_mode[r.mode], r.from_zero) for r in retrievers], own)
-    found = [{n: s for n, s in by_mode[r.mode].items() if s or not r.from_zero} for r in retrievers]
-    return reciprocal_rank_fusion([_order(scores) for scores in found], own)
+    retrieved = [{n: s for n, s in by_mode[r.mode].items() if s or not r.from_zero} for r in retrievers]
+    return reciprocal_rank_fusion([_order(scores) for scores in retrieved], own)
 
 
 def _reranked(scorer: Scorer, query: str, points: Sequence[Point]) -> Scores:

@@ -1,7 +1,6 @@
-"""What an engine keeps and gives back: points (a passage's words, vectors and payload) and hits.
+"""What a search engine stores and returns: points (the text, embeddings and payload of a passage) and hits.
 
-Shapes: H width of a vector, n tokens of a passage, K width of a token's vector.
-"""
+Shapes: H dimension of a dense vector, n tokens of a passage, K dimension of a token's vector."""
 
 from __future__ import annotations
 
@@ -21,13 +20,14 @@ NUMBER = "number"
 TEXT = "text"
 METADATA = "metadata"
 Precision = Literal["fp32", "fp16", "int8", "binary"]
-"""How vectors are stored. int8: turned at random, then a byte a number, and nothing else of them is kept. binary: so
-turned, a bit a number, by which candidates are found, whose scores are then those of 16-bit vectors kept beside."""
+"""How vectors are stored. int8: randomly rotated, then one byte per dimension; the original vectors are not kept.
+binary: randomly rotated, then one bit per dimension, which finds the candidates; their scores come from 16-bit vectors
+that are also stored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
-    """A learned sparse vector: `words` (n,) int64, rising, none twice, and their `weights` (n,) float32."""
+    """A learned sparse vector: `term_ids` (n,) int64, rising and distinct, and their `weights` (n,) float32."""
 
     term_ids: np.ndarray
     weights: np.ndarray
@@ -35,11 +35,16 @@ class SparseVector:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One passage. `text`: what is searched by words; `vector` (H,) float32, None in an index of words only; `terms`:
-    its learned sparse vector; `tokens` (n, K) float32: a vector for each of its tokens.
+    """One passage.
 
-    `document`: the id of the document it belongs to, of which it is passage `number`, from 0 without gaps;
-    `payload`: anything JSON can hold, its `metadata` is what conditions look at.
+    Attributes:
+        document, number: the id of its document, and which passage of the document it is; numbers start at 0 without
+            gaps.
+        text: is searched by BM25.
+        dense: (H,) float32; None in an index for BM25 only.
+        sparse: the learned sparse vector.
+        multi_vector: (n, K) float32, one vector per token.
+        payload: anything JSON can hold; conditions apply to its `metadata`.
     """
 
     document: str
@@ -52,15 +57,15 @@ class Point:
 
     @property
     def id(self) -> str:
-        """The same passage of the same document always has the same id, so that storing it again replaces it."""
+        """The id: the same for the same passage of the same document, so that storing it again replaces it."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.number}\0{self.document}"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """What a store keeps of each passage beside its words: a vector of `width` H, learned sparse `terms`, a vector of
-    width K = `tokens` for each token. None and False: not kept. `precision` of vectors; those of tokens are found by
-    no bits, so that binary keeps them with 16."""
+    """What a store keeps of each passage besides its text: a dense vector of `dense_dim` H, a learned `sparse` vector,
+    and token vectors of `multi_vector_dim` K; None and False mean not stored. `precision`: of the vectors. Token
+    vectors are never searched by bits, so binary stores them with 16 bits."""
 
     dense_dim: int | None = None
     sparse: bool = False
@@ -68,95 +73,96 @@ class Fields:
     precision: Precision = "fp32"
 
     def check(self, point: Point) -> None:
-        """Raises `InputError` naming the document whose passage lacks a field, or has one of another shape."""
+        """Raise `InputError` that names the document if its passage lacks a field, or has one of another shape."""
         if self.dense_dim is not None:
             self._check(point, "vector", point.dense, (self.dense_dim,))
         if self.multi_vector_dim is not None:
             count = 1 if point.multi_vector is None else max(len(point.multi_vector), 1)
-            self._check(point, "vector a token", point.multi_vector, (count, self.multi_vector_dim))
+            self._check(point, "matrix of token vectors", point.multi_vector, (count, self.multi_vector_dim))
         if self.sparse:
-            found = None if point.sparse is None else point.sparse.weights
-            self._check(point, "sparse vector", found, (0 if point.sparse is None else len(point.sparse.term_ids),))
+            weights = None if point.sparse is None else point.sparse.weights
+            self._check(point, "sparse vector", weights, (0 if point.sparse is None else len(point.sparse.term_ids),))
 
-    def _check(self, point: Point, what: str, found: np.ndarray | None, shape: tuple[int, ...]) -> None:
-        if found is None or found.shape != shape:
-            held = "none" if found is None else str(found.shape)
+    def _check(self, point: Point, what: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
+        if value is None or value.shape != shape:
+            held = "none" if value is None else str(value.shape)
             raise InputError(f"Document '{point.document}': a {what} of shape {shape} is needed, not {held}.")
-        if not np.isfinite(found).all():
+        if not np.isfinite(value).all():
             raise InputError(f"Document '{point.document}': its {what} is not finite.")
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The id of a stored point and the score by which it was found."""
+    """The id of a stored point and its score."""
 
     id: str
     score: float
 
 
 class Store(abc.ABC):
-    """An open engine. One process at a time may hold it; use it as a context, or close it.
+    """An open store. One process at a time may have it open; use it as a context, or close it.
 
-    Every change is durable when the call returns. Conditions are joined by "and".
-    """
+    Every change is durable when the call returns. All of several conditions must hold. If `among` is given, a search
+    returns only points with one of these ids."""
 
     @abc.abstractmethod
     def upsert(self, points: Sequence[Point]) -> None:
-        """Store points; one with a known id replaces the old one."""
+        """Store points; a point with a known id replaces the old one."""
 
     @abc.abstractmethod
     def delete_documents(self, documents: Iterable[str]) -> None:
-        """Remove every passage of these documents; unknown ids are passed over."""
+        """Delete every passage of these documents; unknown ids are ignored."""
 
     @abc.abstractmethod
     def delete_where(self, conditions: Sequence[Condition]) -> int:
-        """Remove the passages for which all conditions hold; the number removed."""
+        """Delete the passages for which all conditions hold, and return their number."""
 
     @abc.abstractmethod
     def search_dense(
         self, vector: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """The points of largest inner product with `vector` (H,); only those with an id in `among`, if given."""
+        """Return the points with the largest inner product with `vector` (H,)."""
 
     @abc.abstractmethod
     def search_sparse(
         self, terms: SparseVector, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """The points of largest inner product with a learned sparse vector; points that share no word with it are
-        never among them."""
+        """Return the points with the largest inner product with a learned sparse vector; points without a common term
+        are never returned."""
 
     @abc.abstractmethod
     def search_multi_vector(
         self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """The points of largest MaxSim: Σ over the query's vectors (n, K) of the largest inner product with one of the
-        passage's."""
+        """Return the points with the largest MaxSim: the sum over the query's token vectors (n, K) of the largest inner
+        product with a token vector of the passage."""
 
     @abc.abstractmethod
     def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """The points of largest BM25 score; points without any of the words are never among them."""
+        """Return the points with the largest BM25 score; points without any term of the query are never returned."""
 
     @abc.abstractmethod
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
-        """The points of these ids, without vectors; unknown ids are missing."""
+        """Return the points of these ids, without embeddings; unknown ids are missing."""
 
     @abc.abstractmethod
     def scan(self, batch: int = 1024, vectors: bool = False) -> Iterator[list[Point]]:
-        """Every point, in an order that does not depend on how they came in."""
+        """Yield every point in batches, in an order that does not depend on the order of insertion."""
 
     @abc.abstractmethod
     def documents(self) -> int:
-        """How many documents are stored."""
+        """Return the number of documents."""
 
     @abc.abstractmethod
     def count(self, conditions: Sequence[Condition] = ()) -> int:
-        """How many passages are stored for which all conditions hold."""
+        """Return the number of passages for which all conditions hold."""
 
     @abc.abstractmethod
     def matches(self, query: str, text: str) -> list[tuple[int, int]]:
-        """The characters [begin, end) of each word of `text` that the engine holds equal to a word of the query."""
+        """Return the characters [begin, end) of each word of `text` that the engine treats as equal to a word of the
+        query."""
 
     @abc.abstractmethod
     def compact(self) -> None:
@@ -164,7 +170,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
 
     def __enter__(self) -> Store:
         return self

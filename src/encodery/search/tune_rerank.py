@@ -107,9 +107,9 @@ def _ranks(
     return np.array(ranks)
 
 
-def save_rerank_weight(index: Path, reranker: str | Path, found: RerankWeight) -> None:
+def save_rerank_weight(index: Path, reranker: str | Path, rerank_weight: RerankWeight) -> None:
     """Store the weight of the reranker in a folder; those of other rerankers stay."""
-    entry = {**asdict(found), "fingerprint": _fingerprint(reranker)}
+    entry = {**asdict(rerank_weight), "fingerprint": _fingerprint(reranker)}
     atomic_write(index / RERANK_WEIGHTS, json.dumps(_read(index) | {_key(reranker): entry}, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Engines: where passages are stored and found: by words (BM25), by vector, by learned words, by vectors of tokens."""
+"""Search engines: store passages and find them by BM25, dense, learned sparse and multi-vector embeddings."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from encodery.search.store import Fields, Store
 
 
 class SearchEngine(Part):
-    """Makes and opens stores."""
+    """Creates and opens stores."""
 
     @abc.abstractmethod
     def create(self, folder: Path, fields: Fields) -> Store:
-        """A new, empty store whose files lie in `folder`, for passages of these fields.
+        """Create an empty store for passages with these fields, whose files are in `folder`.
 
-        Raises `InputError` if there is one already, `MissingExtra` where the engine's package is not installed.
-        """
+        Raises `InputError` if there is one already, and `MissingExtra` if the engine's package is not installed."""
 
     @abc.abstractmethod
     def open(self, folder: Path) -> Store:
-        """The store that `create` made there. Raises `ArtifactError` if there is none, it is damaged or in use."""
+        """Open the store that `create` made. Raises `ArtifactError` if there is none, or if it is damaged or in use."""
 
     def remote_cleanup(self, folder: Path) -> Callable[[], None]:
-        """What removes all that the store of `folder` keeps elsewhere, also once the folder is gone. Nothing here."""
+        """Return a function that removes all that the store of `folder` keeps elsewhere, even if the folder is gone by
+        then. By default there is nothing to remove."""
         return lambda: None
 
     def scratch_engine(self) -> SearchEngine:
-        """The engine for a small store that is thrown away at once: this one, where it needs nobody else's room."""
+        """Return the engine for a small temporary store: this one, unless it stores passages on a server."""
         return self

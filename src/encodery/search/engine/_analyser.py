@@ -1,4 +1,4 @@
-"""The analyser that all engines share: text to words of any script, and BM25's numbers over them."""
+"""The analyser that all engines share: text to the terms of BM25, in any script, and their counts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from encodery.base.errors import SettingsError, nearest
 
 WORD = re.compile(r"\w+")
 KNOWN_PIECES, KNOWN_QUERIES = 1 << 17, 8
-"""Of how many pieces of text, and of how many queries, the words are remembered."""
+"""Number of pieces of text, and of queries, whose terms are kept in memory."""
 MUCH = 1e6
-"""A saturation so high that the engine's weight of a word is, rounded, how often it occurs."""
+"""A saturation so high that the engine's weight of a term, rounded, is its count."""
 
 
 def check_bm25_parameters(k: float, b: float) -> None:
-    """Raises `SettingsError` for what is no parameter of BM25."""
+    """Raise `SettingsError` for values that are no parameters of BM25."""
     if not (k >= 0 and 0 <= b <= 1):
-        raise SettingsError(f"k = {k}, b = {b}: k is at least 0, b between 0 and 1.")
+        raise SettingsError(f"k = {k}, b = {b}: k must be at least 0, b between 0 and 1.")
 
 
 def analyser_settings(edge: Any, language: str) -> dict[str, Any]:
-    """Words of any script, accents folded, lower case; stop words and stems of the language. `edge`: the package."""
+    """Return the settings of the package's analyser: words of any script in lower case without accents, with the stop
+    words and the stemmer of a language."""
     shared = {"tokenizer": edge.TokenizerType.Multilingual, "lowercase": True, "ascii_folding": True}
     if language == "none":
         return {**shared, "stemmer": edge.DisabledStemmer(), "stopwords": edge.StopwordsSet()}
@@ -40,7 +41,7 @@ def analyser_settings(edge: Any, language: str) -> dict[str, Any]:
 
 
 class Analyser:
-    """Words as numbers. `language`: see `analyser`."""
+    """Texts to term ids. `language`: see `analyser_settings`."""
 
     def __init__(self, edge: Any, language: str) -> None:
         settings = analyser_settings(edge, language)
@@ -49,16 +50,16 @@ class Analyser:
         self._marker = MatchMarker(self.term_ids)
 
     def term_ids(self, text: str) -> tuple[int, ...]:
-        """The words of a text, each once."""
+        """Return the terms of a text, each once."""
         return tuple(self._words.embed_query(text).indices)
 
     def term_counts(self, text: str) -> dict[int, int]:
-        """How often each word of a text occurs."""
-        found = self._counts.embed_document(text)
-        return {word: round(value) for word, value in zip(found.indices, found.values, strict=True)}
+        """Return the count of each term of a text."""
+        vector = self._counts.embed_document(text)
+        return {word: round(value) for word, value in zip(vector.indices, vector.values, strict=True)}
 
     def repeated_terms(self, text: str) -> list[str]:
-        """The words of a query that stand in it at least twice, those at least thrice, and so on."""
+        """Return the words that are in a query at least twice, those at least three times, and so on, one text each."""
         written: dict[tuple[int, ...], str] = {}
         counts: Counter[tuple[int, ...]] = Counter()
         for match in WORD.finditer(text):
@@ -66,8 +67,8 @@ class Analyser:
             if key:
                 written.setdefault(key, match[0])
                 counts[key] += 1
-        most = max(counts.values(), default=0)
-        return [" ".join(written[key] for key in counts if counts[key] >= times) for times in range(2, most + 1)]
+        max_count = max(counts.values(), default=0)
+        return [" ".join(written[key] for key in counts if counts[key] >= times) for times in range(2, max_count + 1)]
 
     def matches(self, query: str, text: str) -> list[tuple[int, int]]:
         """See `Store`."""
@@ -75,8 +76,8 @@ class Analyser:
 
 
 class MatchMarker:
-    """Finds the words of texts that equal those of a query. The package takes a microsecond a word, and in what is
-    shown all words are looked at: so of each piece between spaces its words are found once, and kept by number."""
+    """Finds the words of texts that are equal to words of a query. The package takes a microsecond per word, and all
+    words of the results are looked at; so the terms of each piece between spaces are computed once and kept."""
 
     def __init__(self, words: Callable[[str], tuple[int, ...]]) -> None:
         self._words = words
@@ -86,14 +87,14 @@ class MatchMarker:
         self._asked: tuple[str, dict[str, set[str]]] | None = None  # the last query, piece -> its words that match
 
     def spans(self, query: str, text: str) -> list[tuple[int, int]]:
-        """The characters [begin, end) of each, in order."""
+        """Return the characters [begin, end) of each match, in order."""
         pieces = text.split()
         if not self._known.issuperset(pieces):
             self._learn(set(pieces))
-        asked = self._asked
-        if asked is None or asked[0] != query:
-            asked = self._asked = query, self._matching(query)
-        held = filter(None, map(asked[1].get, pieces))
+        current = self._asked
+        if current is None or current[0] != query:
+            current = self._asked = query, self._matching(query)
+        held = filter(None, map(current[1].get, pieces))
         return _places({word for words in held for word in words}, text)
 
     def _learn(self, pieces: set[str]) -> None:
@@ -107,22 +108,22 @@ class MatchMarker:
         self._asked = None
 
     def _matching(self, query: str) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
+        matching: dict[str, set[str]] = {}
         for number in self._wanted(query):
             for piece, words in self._holding.get(number, {}).items():
-                found.setdefault(piece, set()).update(words)
-        return found
+                matching.setdefault(piece, set()).update(words)
+        return matching
 
 
 def _places(words: Iterable[str], text: str) -> list[tuple[int, int]]:
-    """Where words stand alone, as `WORD` finds them: between characters that are not of words."""
-    found = []
+    """Where words occur on their own, as `WORD` finds them: not next to letters, digits or underscores."""
+    spans = []
     for word in words:
         begin = text.find(word)
         while begin >= 0:
             end = begin + len(word)
             before, after = text[begin - 1 : begin], text[end : end + 1]
             if not (before.isalnum() or after.isalnum() or before == "_" or after == "_"):
-                found.append((begin, end))
+                spans.append((begin, end))
             begin = text.find(word, end)
-    return sorted(found)
+    return sorted(spans)

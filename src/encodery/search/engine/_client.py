@@ -1,4 +1,4 @@
-"""Requests to a Qdrant server: tried again while the server is to blame, and errors that name it."""
+"""Requests to a Qdrant server: repeated while the server is at fault, with errors that name it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ BUSY = (408, 429, 500, 502, 503, 504)
 
 
 class RetryingClient:
-    """Calls with a client. `name`: of the server, or of the folder of a stand-in."""
+    """Calls of a client. `name`: of the server, or of the folder of an in-memory store."""
 
     def __init__(self, client: Any, name: str, retries: int) -> None:
         self.client, self.name, self.retries = client, name, retries
 
     def __call__(self, request: Callable[[Any], T]) -> T:
-        """What the request gives. Every request here may be sent twice: points have ids. Raises `ArtifactError`."""
+        """Return the result of a request. Every request here may be sent twice, because points have ids. Raises
+        `ArtifactError`."""
         for attempt in range(self.retries + 1):
             try:
                 return request(self.client)
@@ -36,7 +37,7 @@ class RetryingClient:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.client.close()
 
 

@@ -1,4 +1,4 @@
-"""The open store of Qdrant Edge, and what its errors mean."""
+"""The open store of Qdrant Edge, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEEPER = 4
 
 
 class EdgeStore(PointStore):
-    """`shard`, `scoring` (BM25's parameters): the engine's own objects; `analyse`: text to words."""
+    """A store over an engine's `shard`. `scoring`: BM25's parameters; `analyse`: text to terms."""
 
     def __init__(
         self, shard: Any, folder: Path, scoring: Any, analyse: Analyser, graph_from: int, fields: Fields
@@ -48,12 +48,15 @@ class EdgeStore(PointStore):
     def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """See `Store`. The engine counts each word of a query once; BM25 as often as it stands there, which decides
-        about long questions. So the words that stand there twice are asked again, and those that stand there thrice."""
+        """See `Store`. The engine counts each term of a query once, BM25 as often as it occurs in the query, which
+        matters for long questions. So the terms that occur at least twice are searched again, then those that occur
+        at least three times."""
         repeated = self._analyse.repeated_terms(text)
         if not repeated:
             return self._by_distinct(text, limit, conditions, among)
-        most = sum(hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among)))
+        max_repeated = sum(
+            hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among))
+        )
         depth = limit
         while True:
             scores = {hit.id: hit.score for hit in self._by_distinct(text, depth, conditions, among)}
@@ -63,8 +66,8 @@ class EdgeStore(PointStore):
                 for hit in self._by_distinct(words, len(ids), (), ids):
                     scores[hit.id] += hit.score
             best = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
-            # No passage beyond those looked at can score more than the last of them and all its repeated words.
-            if len(scores) < depth or best[-1][1] >= min(last + most, last * (len(repeated) + 1)):
+            # No other passage can score more than the last of these plus all its repeated terms.
+            if len(scores) < depth or best[-1][1] >= min(last + max_repeated, last * (len(repeated) + 1)):
                 return [Hit(name, score) for name, score in best]
             depth *= DEEPER
 
@@ -82,8 +85,8 @@ class EdgeStore(PointStore):
     def _query(self, query: Any, limit: int, chosen: Any, params: Any) -> list[Hit]:
         request = self._kit.QueryRequest(limit=limit, query=query, filter=chosen, with_payload=False, params=params)
         with translated_errors(self._folder):
-            found = self._shard.query(request)
-        return [Hit(str(point.id), float(point.score)) for point in found]
+            points = self._shard.query(request)
+        return [Hit(str(point.id), float(point.score)) for point in points]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         with translated_errors(self._folder):
@@ -129,15 +132,15 @@ class EdgeStore(PointStore):
 
 @contextlib.contextmanager
 def translated_errors(folder: Path) -> Iterator[None]:
-    """The engine raises bare exceptions: those a user can meet become ours, naming the folder."""
+    """Turn the engine's bare exceptions into errors of this package that name the folder."""
     try:
         yield
     except EncoderyError:
         raise
     except Exception as error:
-        said = str(error)
-        if "WouldBlock" in said:
+        message = str(error)
+        if "WouldBlock" in message:
             raise ArtifactError(f"{folder}: is in use by another process; close it first.") from error
-        if "No space left" in said or "OutOfDisk" in said or "disk" in said.lower():
+        if "No space left" in message or "OutOfDisk" in message or "disk" in message.lower():
             raise DiskFull(f"{folder}: no space left on the device. What was stored before is intact.") from error
-        raise ArtifactError(f"{folder}: the search engine failed: {said}") from error
+        raise ArtifactError(f"{folder}: the search engine failed: {message}") from error

@@ -1,7 +1,6 @@
-"""What keeps the passages of a Qdrant stand-in: a file of changes, one a line, which is played again when opened.
+"""Keeps the passages of an in-memory Qdrant: a file of changes, one per line, which is replayed when it is opened.
 
-Each line is whole or it is not there: a process that is killed loses at most the change it was writing.
-"""
+A line is complete or missing: a process that is killed loses at most the change it was writing."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ FILE, LOCK = "journal.jsonl", "lock"
 
 
 class PointJournal:
-    """The file in a store's folder, which one process may hold. Raises `ArtifactError` where another does."""
+    """The file in a store's folder, which one process may have open. Raises `ArtifactError` if another has."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -35,12 +34,12 @@ class PointJournal:
             raise ArtifactError(f"{folder}: is in use by another process; close it first.") from error
 
     def changes(self) -> Iterator[tuple[list[Point], list[str]]]:
-        """Points stored, or ids removed, change by change."""
+        """Yield the points stored, or the ids removed, change by change."""
         if not self.path.is_file():
             return
         lines = self.path.read_bytes().split(b"\n")
         if lines.pop():
-            self.path.write_bytes(b"\n".join([*lines, b""]))  # What a killed process left unfinished.
+            self.path.write_bytes(b"\n".join([*lines, b""]))  # Drop the line that a killed process did not finish.
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
@@ -49,7 +48,7 @@ class PointJournal:
                 raise ArtifactError(f"{self.path}: line {number} is damaged: {error}") from error
 
     def add(self, points: Sequence[Point] = (), removed: Sequence[str] = ()) -> None:
-        """Note a change; it is on the disk when this returns."""
+        """Write a change; it is on the disk when this returns."""
         line = json.dumps({"points": [_row(point) for point in points]} if points else {"removed": list(removed)})
         with translate_disk_full(self.path), self.path.open("ab") as file:
             file.write(line.encode() + b"\n")
@@ -57,24 +56,24 @@ class PointJournal:
             os.fsync(file.fileno())
 
     def rewrite(self, batches: Iterable[Sequence[Point]]) -> None:
-        """Only what is left."""
+        """Replace the file by these points."""
         lines = [json.dumps({"points": [_row(point) for point in points]}) for points in batches]
         atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
     def close(self) -> None:
-        """Let others have it."""
+        """Let other processes open it."""
         self._lock.close()
 
 
 def _row(point: Point) -> dict[str, Any]:
-    found: dict[str, Any] = {"payload": payload_of(point)}
+    row: dict[str, Any] = {"payload": payload_of(point)}
     if point.dense is not None:
-        found["dense"] = point.dense.tolist()
+        row["dense"] = point.dense.tolist()
     if point.sparse is not None:
-        found["sparse"] = [point.sparse.term_ids.tolist(), point.sparse.weights.tolist()]
+        row["sparse"] = [point.sparse.term_ids.tolist(), point.sparse.weights.tolist()]
     if point.multi_vector is not None:
-        found["multi_vector"] = point.multi_vector.tolist()
-    return found
+        row["multi_vector"] = point.multi_vector.tolist()
+    return row
 
 
 def _point(row: dict[str, Any]) -> Point:

@@ -1,7 +1,6 @@
-"""The open store of Qdrant's kind: its two packages have the same objects by the same names and send them differently.
+"""The store of both Qdrant packages, which have the same objects under the same names and send them differently.
 
-Shapes: H width of a vector, n tokens, K width of a token's vector.
-"""
+Shapes: H dimension of a dense vector, n tokens, K dimension of a token's vector."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ DELETE_AT_ONCE = 256
 SEARCH_EFFORT = 128  # Candidates an HNSW search keeps; with a graph only.
 BY_BITS = 4  # Candidates by bits for each passage asked for, at least SEARCH_EFFORT in all.
 DATATYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16", "int8": "turbo8", "binary": "float16"}
-"""Precision -> how both packages call what is stored. `turbo8` is TurboQuant: turned at random, so that no dimension
-stands out, then rounded; the ten nearest come out nearer to those of float32 than by rounding as they are."""
+"""Precision -> the name of the stored type in both packages. `turbo8` is TurboQuant: vectors are randomly rotated, so
+that no dimension dominates, then rounded; the ten nearest are closer to those of float32 than by rounding alone."""
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1, "binary": 2}
 BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
 Among = tuple[Sequence[Condition], Sequence[str] | None]
@@ -32,13 +31,14 @@ Among = tuple[Sequence[Condition], Sequence[str] | None]
 
 
 def graph_threshold_kb(fields: Fields, graph_from: int) -> int:
-    """From which both packages build a graph, counting vectors as they are stored, for one from that many vectors."""
+    """Return the size in kB from which both packages build a graph, which they count over vectors as they are stored,
+    for a graph from `graph_from` vectors."""
     return max(graph_from * (fields.dense_dim or 1) * BYTES[fields.precision] // 1024, 1)
 
 
 class PointStore(Store):
-    """`kit`: the module of the package's objects; `analyse`: text to words; `graph_from`: vectors from which there is a
-    graph."""
+    """A store over `kit`, the module of a package's objects. `analyse`: text to terms; `graph_from`: number of vectors
+    from which there is a graph."""
 
     def __init__(self, kit: Any, folder: Path, analyse: Analyser, graph_from: int) -> None:
         self._kit = kit
@@ -51,20 +51,20 @@ class PointStore(Store):
     @property
     @abc.abstractmethod
     def _fields(self) -> Fields:
-        """What is kept of each passage."""
+        """What is stored of each passage."""
 
     @abc.abstractmethod
     def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
-        """The points that a filter, or None, lets through and that are nearest to `query` in one field; `params` of the
-        search, None for the engine's own."""
+        """The points that pass a filter, or None, and are nearest to `query` in one field. `params`: of the search,
+        None for the engine's defaults."""
 
     @abc.abstractmethod
     def _delete(self, chosen: Any) -> None:
-        """Remove the points that a filter lets through."""
+        """Delete the points that pass a filter."""
 
     @abc.abstractmethod
     def _count(self, chosen: Any) -> int:
-        """How many points a filter, or None, lets through."""
+        """The number of points that pass a filter, or None."""
 
     @abc.abstractmethod
     def _with_ids(self, ids: Sequence[str]) -> Any:
@@ -114,7 +114,7 @@ class PointStore(Store):
     def search_multi_vector(
         self, tokens: np.ndarray, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        check_query(self._folder, self._fields.multi_vector_dim, tokens.shape[-1], "vectors of tokens")
+        check_query(self._folder, self._fields.multi_vector_dim, tokens.shape[-1], "multi-vector embeddings")
         return self._near(tokens.tolist(), TOKENS, limit, (conditions, among), self._kit.SearchParams(exact=True))
 
     def _near(self, query: Any, using: str, limit: int, among: Among, params: Any) -> list[Hit]:
@@ -134,15 +134,15 @@ class PointStore(Store):
         return self._analyse.matches(query, text)
 
     def _vectors(self, point: Point) -> dict[str, Any]:
-        """A point's own fields, as the package takes them."""
-        found: dict[str, Any] = {}
+        """The fields of a point, as the package takes them."""
+        fields: dict[str, Any] = {}
         if self._fields.dense_dim is not None and point.dense is not None:
-            found[DENSE] = point.dense.tolist()
+            fields[DENSE] = point.dense.tolist()
         if self._fields.sparse and point.sparse is not None:
-            found[TERMS] = self._sparse(point.sparse)
+            fields[TERMS] = self._sparse(point.sparse)
         if self._fields.multi_vector_dim is not None and point.multi_vector is not None:
-            found[TOKENS] = point.multi_vector.tolist()
-        return found
+            fields[TOKENS] = point.multi_vector.tolist()
+        return fields
 
     def _sparse(self, terms: SparseVector) -> Any:
         return self._kit.SparseVector(indices=terms.term_ids.tolist(), values=terms.weights.tolist())
@@ -155,7 +155,7 @@ class PointStore(Store):
         return self._kit.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
     def _condition(self, condition: Condition) -> Any:
-        """The package's form of one condition; of `!=` its positive form, to be put under must_not."""
+        """The package's form of one condition; for `!=` its positive form, which goes under must_not."""
         key = condition.field if condition.field in (DOCUMENT, NUMBER) else f'{METADATA}."{condition.field}"'
         if condition.operator in BOUNDS:
             limits = self._range(**{BOUNDS[condition.operator]: condition.values[0]})
@@ -174,7 +174,8 @@ class PointStore(Store):
 
 
 def point_from(payload: Mapping[str, Any], stored: Mapping[str, Any] | None) -> Point:
-    """The point of a payload and of the fields that the package gives with it, None where they were not asked for."""
+    """Return the point of a payload and of the fields that the package returns with it, None if they were not
+    requested."""
     held = stored or {}
     vector = None if DENSE not in held else np.asarray(held[DENSE], np.float32)
     tokens = None if TOKENS not in held else np.asarray(held[TOKENS], np.float32)

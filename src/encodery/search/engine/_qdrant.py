@@ -1,10 +1,9 @@
 """The open store of a Qdrant collection.
 
-BM25's weight of a word in a passage depends on the mean length of all passages, which changes as they come and go.
-The first batch's mean serves until `settle`, which asks the server for the true one (a count of passages by length)
-and makes all weights anew where it is off by more than `drift`. Each word's rarity is the server's own count, at
-query time.
-"""
+BM25's weight of a term in a passage depends on the mean length of all passages, which changes as they come and go. The
+mean of the first batch is used until `compact`, which asks the server for the true mean (a count of passages by length)
+and computes all weights again if it is off by more than `drift`. The rarity of each term is the server's own count at
+query time."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ DIFFERENT_LENGTHS = 100_000
 
 @dataclass(frozen=True)
 class Note:
-    """What the folder knows of its collection; `mean`: the length that BM25's weights are made for."""
+    """What the folder knows of its collection. `mean`: the length that BM25's weights were computed for."""
 
     name: str
     url: str
@@ -40,12 +39,12 @@ class Note:
     mean: float | None
 
     def text(self) -> str:
-        """As it is stored."""
+        """Return the note as it is stored."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def read(cls, file: Path) -> Note:
-        """Raises `ArtifactError`."""
+        """Read a stored note. Raises `ArtifactError`."""
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
             return cls(held["name"], held["url"], Fields(**held["fields"]), held["mean"])
@@ -54,8 +53,8 @@ class Note:
 
 
 class QdrantStore(PointStore):
-    """`formula`: k, b and drift; `sizes`: points of a request, and vectors from which there is a graph; `keep` stores
-    the note when it changes; `journal` where the collection is a stand-in in memory."""
+    """A store over a collection. `formula`: k, b and drift; `sizes`: points per request, and number of vectors from
+    which there is a graph; `keep` stores the note when it changes; `journal`: of an in-memory collection."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class QdrantStore(PointStore):
         return self._kit.PointStruct(id=point.id, vector=vectors, payload=payload)
 
     def _weights(self, counts: dict[int, int]) -> Any:
-        """BM25's weights without the words' rarity: f (k + 1) / (f + k (1 - b + b L / L̄))."""
+        """BM25's weights without the rarity of terms: f (k + 1) / (f + k (1 - b + b L / L̄))."""
         mean = self._note.mean or 1.0
         room = self._k * (1 - self._b + self._b * sum(counts.values()) / mean)
         values = [count * (self._k + 1) / (count + room) for count in counts.values()]
@@ -122,7 +121,7 @@ class QdrantStore(PointStore):
         self._ask(lambda client: client.delete(self._note.name, selector, wait=True))
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Remove points by id, as a journal has them."""
+        """Delete points by id, as a journal stores them."""
         if ids:
             selector = self._kit.PointIdsList(points=list(ids))
             self._ask(lambda client: client.delete(self._note.name, selector, wait=True))
@@ -130,17 +129,17 @@ class QdrantStore(PointStore):
     def search_bm25(
         self, text: str, limit: int, conditions: Sequence[Condition] = (), among: Sequence[str] | None = None
     ) -> list[Hit]:
-        """See `Store`; each word as often as it stands in the query."""
+        """See `Store`. Each term counts as often as it occurs in the query."""
         counts: Counter[int] = Counter(dict.fromkeys(self._analyse.term_ids(text), 1))
         for again in self._analyse.repeated_terms(text):
             counts.update(self._analyse.term_ids(again))
         if not counts:
             return []
-        asked = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
-        return self._near(asked, WORDS, limit, (conditions, among), None)
+        vector = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
+        return self._near(vector, WORDS, limit, (conditions, among), None)
 
     def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
-        found = self._ask(
+        answer = self._ask(
             lambda client: client.query_points(
                 self._note.name,
                 query=query,
@@ -151,7 +150,7 @@ class QdrantStore(PointStore):
                 search_params=params if self._note.url else None,  # The stand-in looks at everything.
             )
         )
-        return [Hit(str(point.id), float(point.score)) for point in found.points]
+        return [Hit(str(point.id), float(point.score)) for point in answer.points]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         records = self._ask(
@@ -165,28 +164,28 @@ class QdrantStore(PointStore):
 
     def _scrolled(self, chosen: Any, vectors: bool, batch: int) -> Iterator[list[Any]]:
         names = {DENSE: self._fields.dense_dim, TERMS: self._fields.sparse, TOKENS: self._fields.multi_vector_dim}
-        wanted: Any = [name for name, held in names.items() if held] if vectors else False
+        fields: Any = [name for name, held in names.items() if held] if vectors else False
         after = None
         while True:
-            records, after = self._page(chosen, wanted, batch, after)
+            records, after = self._page(chosen, fields, batch, after)
             if records:
                 yield records
             if after is None:
                 return
 
-    def _page(self, chosen: Any, wanted: Any, batch: int, after: Any) -> tuple[list[Any], Any]:
-        found: tuple[list[Any], Any] = self._ask(
+    def _page(self, chosen: Any, fields: Any, batch: int, after: Any) -> tuple[list[Any], Any]:
+        page: tuple[list[Any], Any] = self._ask(
             lambda client: client.scroll(
-                self._note.name, chosen, limit=batch, offset=after, with_payload=True, with_vectors=wanted
+                self._note.name, chosen, limit=batch, offset=after, with_payload=True, with_vectors=fields
             )
         )
-        return found
+        return page
 
     def _count(self, chosen: Any) -> int:
         return int(self._ask(lambda client: client.count(self._note.name, chosen, exact=True)).count)
 
     def compact(self) -> None:
-        """See `Store`; the server merges by itself, here BM25's weights follow the mean length."""
+        """See `Store`. The server merges by itself; here BM25's weights follow the mean length."""
         total = self._ask(lambda client: client.facet(self._note.name, LENGTH, limit=DIFFERENT_LENGTHS, exact=True))
         counts = {int(hit.value): int(hit.count) for hit in total.hits}
         if sum(counts) and self._note.mean is not None:
@@ -198,7 +197,7 @@ class QdrantStore(PointStore):
             self.journal.rewrite(self.scan(vectors=True))
 
     def _weigh(self) -> None:
-        """Weights of all passages for the mean length noted."""
+        """Compute the weights of all passages for the current mean length."""
         for records in self._scrolled(None, False, self._batch):
             rows = [
                 self._kit.PointVectors(

@@ -1,7 +1,6 @@
-"""How a point looks inside an engine: its payload, its fields, and what a query must fit.
+"""How a point is stored in an engine: its payload and its fields, and what a query must match.
 
-Shapes: H width of a vector, n tokens, K width of a token's vector.
-"""
+Shapes: H dimension of a dense vector, n tokens, K dimension of a token's vector."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Point, Spars
 
 
 def payload_of(point: Point) -> dict[str, Any]:
-    """A point's payload with its place and its text, as an engine keeps it."""
+    """Return a point's payload with its document, number and text, as an engine stores it."""
     metadata = {key: storable(value) for key, value in point.payload.get(METADATA, {}).items()}
     own = {DOCUMENT: point.document, NUMBER: point.number, TEXT: point.text, METADATA: metadata}
     return {**point.payload, **own}
@@ -26,21 +25,22 @@ def payload_of(point: Point) -> dict[str, Any]:
 def point_of(
     payload: Mapping[str, Any], vector: np.ndarray | None, terms: SparseVector | None, tokens: np.ndarray | None
 ) -> Point:
-    """The point of a payload that `payload_of` made."""
+    """Return the point of a payload that `payload_of` made."""
     rest = dict(payload)
     document, number, text = rest.pop(DOCUMENT), rest.pop(NUMBER), rest.pop(TEXT)
     return Point(document, number, text, vector, rest, terms, tokens)
 
 
 def terms_of(sparse: Any) -> SparseVector:
-    """An engine's sparse vector as ours, its words rising."""
+    """Return an engine's sparse vector as ours, with rising term ids."""
     words, weights = np.asarray(sparse.indices, np.int64), np.asarray(sparse.values, np.float32)
     order = np.argsort(words, kind="stable")
     return SparseVector(words[order], weights[order])
 
 
 def storable(value: Any) -> Any:
-    """The engine's Python binding compares truth values as numbers and refuses NaN: both are stored as text."""
+    """Return a value that the engine can store: its Python binding compares booleans as numbers and rejects NaN, so
+    both become text."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
@@ -48,9 +48,9 @@ def storable(value: Any) -> Any:
     return value
 
 
-def check_query(folder: Path, held: int | None, asked: int, what: str) -> None:
-    """Raises `InputError` where a store holds no such field, None, or one of another width."""
-    if held is None:
-        raise InputError(f"{folder}: was made without {what}; search it by words (bm25), or by what it was made with.")
-    if held != asked:
-        raise InputError(f"{folder}: holds {what} of width {held}, the query's have width {asked}.")
+def check_query(folder: Path, dim: int | None, query_dim: int, what: str) -> None:
+    """Raise `InputError` if a store has no such field (`dim` None), or one of another dimension."""
+    if dim is None:
+        raise InputError(f"{folder}: was built without {what}; search it by BM25, or by what it was built with.")
+    if dim != query_dim:
+        raise InputError(f"{folder}: holds {what} of dimension {dim}; those of the query have {query_dim}.")

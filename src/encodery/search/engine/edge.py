@@ -1,13 +1,14 @@
-"""Qdrant Edge: the embedded engine. Words, vectors and metadata in one folder, a write-ahead log, no server.
+"""Qdrant Edge, the embedded engine: text, embeddings and metadata in one folder with a write-ahead log, without a
+server.
 
-BM25 is the engine's own, over a text index that keeps true document lengths and frequencies:
-    sum over query words t, as often as they stand there, of
+BM25 is the engine's own, over a text index with exact document lengths and frequencies:
+    sum over query terms t, as often as they occur in the query, of
         ln(1 + (N - n_t + 1/2) / (n_t + 1/2)) · f (k + 1) / (f + k (1 - b + b L / L̄))
-with f the word's count in the passage, L its length, L̄ the mean, n_t the passages that hold t. Statistics are those
-of the whole index, whatever the filter; deleted passages leave them when the store settles. Words are cut by the
-engine's multilingual analyser: Chinese, Japanese and Thai by dictionary (a Japanese query without any kana is cut as
-Chinese), Korean and all others at spaces and marks.
-"""
+
+with f the count of the term in the passage, L its length, L̄ the mean length, n_t the passages that contain t.
+Statistics are those of the whole index, whatever the filter; deleted passages leave them when the store is compacted.
+Texts are divided by the engine's multilingual analyser: Chinese, Japanese and Thai by dictionary (a Japanese query
+without any kana is divided as Chinese), Korean and all others at spaces and marks."""
 
 from __future__ import annotations
 
@@ -29,9 +30,16 @@ CONFIG = "edge_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Edge(SearchEngine):
-    """`language`: stop words and stemmer of BM25, `none` for neither; words are found in every script.
-    `k`, `b`: BM25's saturation and length normalisation. `graph_from`: number of vectors from which an HNSW graph
-    is built; below it every query looks at every vector. `keywords`: metadata fields made fast to filter on."""
+    """Use it for an index on one machine: it needs no server.
+
+    Args:
+        language: of the stop words and the stemmer of BM25, `none` for neither. Words are found in every script.
+        k, b: saturation and length normalisation of BM25.
+        graph_from: number of vectors from which an HNSW graph is built; below it every query compares all vectors.
+        keywords: metadata fields that are indexed, so that filters on them are fast.
+
+    Example: `encodery search index corpus --model run --out index engine.language=german`
+    """
 
     language: str = "english"
     k: float = 1.2
@@ -98,7 +106,7 @@ def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str
             size=fields.dense_dim, distance=edge.Distance.Dot, datatype=kind, quantization_config=bits
         )
     if fields.multi_vector_dim is not None:
-        # No graph over tokens: it would cost more than all else, and the passages they rank are few or all.
+        # No graph over token vectors: it would cost more than all the rest, and they rank few passages or all.
         dense[TOKENS] = edge.EdgeVectorParams(
             size=fields.multi_vector_dim,
             distance=edge.Distance.Dot,
@@ -108,7 +116,9 @@ def _vectors(edge: Any, fields: Fields) -> tuple[dict[str, Any] | None, dict[str
         )
     sparse = {TERMS: edge.EdgeSparseVectorParams()} if fields.sparse else {}
     if not dense and not sparse:
-        sparse = {"unused": edge.EdgeSparseVectorParams()}  # One of some kind is wanted where only words are stored.
+        sparse = {
+            "unused": edge.EdgeSparseVectorParams()
+        }  # The engine needs one field of some kind, even for BM25 only.
     return dense or None, sparse or None
 
 
@@ -125,7 +135,8 @@ def _stored_fields(folder: Path) -> Fields:
 
 
 def _precision(entry: dict[str, Any]) -> Precision:
-    """How the engine's own settings say that vectors are stored. Raises `ValueError` for a way that is none of ours."""
+    """How the engine's settings say that vectors are stored. Raises `ValueError` for a way that this package does not
+    use."""
     if entry.get("quantization_config") is not None:
         return "binary"
     named: dict[str, Precision] = {DATATYPES[one]: one for one in ("fp32", "fp16", "int8")}

@@ -1,14 +1,15 @@
-"""Qdrant as a cluster, through `qdrant-client`: the index's folder holds its settings, a server the passages.
+"""Qdrant as a server or cluster, through `qdrant-client`: the folder of the index holds its settings, the server the
+passages.
 
-Differs from `edge`: many processes may search and change one index, which may outgrow this machine. BM25 is a sparse
-vector of word weights; the server supplies each word's rarity (`modifier: idf`, the same formula as `edge`),
-the weights are ours, over the same analyser, so both engines rank alike (`_qdrant.py` says how they are kept right as
-passages come and go). Equals `edge` in all results on small collections.
-`url` empty: no server. The client's in-memory stand-in is used, filled anew from a journal in the folder each time it
-is opened: for trials of a few thousand passages. (The client's own files are pickles, which we neither write nor read.)
-The stand-in holds all vectors in float32, whatever precision is asked for.
-`deploy/qdrant/compose.yaml` starts a real server.
-"""
+Differs from `edge`: many processes may search and change one index, which may be larger than this machine. BM25 is a
+sparse vector of term weights: the server supplies the rarity of each term (`modifier: idf`, the same formula as
+`edge`), the weights come from this package, over the same analyser, so both engines rank alike (`_qdrant.py` says how
+the weights stay right as passages come and go). On small collections all results equal those of `edge`.
+
+If `url` is empty there is no server: the client's in-memory store is used, filled from a journal in the folder whenever
+it is opened, for trials with a few thousand passages. (The client's own files are pickles, which this package neither
+writes nor reads.) The in-memory store holds all vectors in float32, whatever the precision.
+`deploy/qdrant/compose.yaml` starts a server."""
 
 from __future__ import annotations
 
@@ -35,11 +36,22 @@ NOTE = "collection.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Qdrant(SearchEngine):
-    """`url`: of the server; `key_from`: the environment variable that holds its API key, which is stored nowhere.
-    `collection`: how its name begins, a random end is added. `grpc`: the faster protocol, on `grpc_port`. `timeout`:
-    seconds of one request; `retries` of those that fail for the server's reasons; `batch`: points of one request.
-    `shards` and `replicas` of the collection. `language`, `k`, `b`, `graph_from`, `keywords`: as `edge`. `drift`: how
-    far, in relation, the mean length that BM25's weights were made for may be off before `settle` makes them anew."""
+    """Use it if several machines search one index, or if the index is larger than one machine.
+
+    Args:
+        url: of the server; empty for the in-memory store.
+        key_from: the environment variable with the API key, which is stored nowhere.
+        collection: prefix of the collection's name; a random suffix is added.
+        grpc, grpc_port: use the faster protocol, on this port.
+        timeout: seconds per request.
+        retries: of requests that fail because of the server.
+        batch: points per request.
+        shards, replicas: of the collection.
+        language, k, b, graph_from, keywords: as for `edge`.
+        drift: relative change of the mean length after which `compact` computes BM25's weights again.
+
+    Example: `encodery search index corpus --model run --out index engine.is=qdrant engine.url=http://localhost:6333`
+    """
 
     url: str = ""
     key_from: str = "QDRANT_API_KEY"
@@ -77,7 +89,7 @@ class Qdrant(SearchEngine):
         folder.mkdir(parents=True, exist_ok=True)
         note = Note(f"{self.collection}-{uuid.uuid4().hex[:12]}", self.url, fields, None)
         journal = None if self.url else PointJournal(folder)
-        # Noted before it is made: what is interrupted in between can still be found and removed.
+        # Stored before the collection is created, so that an interrupted creation can be found and removed.
         atomic_write(folder / NOTE, note.text())
         try:
             self._make(asking, note)
@@ -117,7 +129,7 @@ class Qdrant(SearchEngine):
         return replace(self, url="")
 
     def _packages(self) -> Any:
-        """The package of the analyser, after a look at whether both are there."""
+        """The package of the analyser, after checking that both packages are installed."""
         require("qdrant_client", extra="qdrant")
         return require("qdrant_edge", extra="qdrant")
 
@@ -173,7 +185,7 @@ class Qdrant(SearchEngine):
             )
         )
         if not self.url:
-            return  # The stand-in has no use for indexes of metadata.
+            return  # The in-memory store does not index metadata.
         kinds = {DOCUMENT: "keyword", NUMBER: "integer", LENGTH: "integer"}
 
         def index(name: str, kind: str) -> None:

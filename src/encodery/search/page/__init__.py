@@ -1,1 +1,2 @@
-"""A small page to search an index with, served on this machine; `server.py` answers, the others say what it shows."""
+"""A small page to search an index with, served on this machine. `server.py` answers requests; the others make the
+content."""

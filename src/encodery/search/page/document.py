@@ -1,8 +1,7 @@
-"""A document as the index holds it: the passage that was found, and those before and after it, put together again.
+"""A document as the index holds it: the passage that was found, with those before and after it.
 
-The index keeps passages, not documents: what lies between two of them (a line's end, a space) is not known any more,
-so each stands in a paragraph of its own. Where passages overlap, the text is shown once.
-"""
+The index stores passages, not documents: what lies between two of them (a line break, a space) is not stored, so each
+passage is shown as a paragraph. The text of overlapping passages is shown once."""
 
 from __future__ import annotations
 
@@ -14,34 +13,34 @@ from encodery.search.page.view import IndexFacts, address, frame, marked, metada
 from encodery.search.store import METADATA, Point, Store
 
 AROUND = 12
-"""Passages shown before and after."""
+"""Number of passages shown before and after."""
 
 
 def passages(store: Store, document: str, number: int) -> dict[int, Point]:
-    """Number -> passage, from `AROUND` + 1 before to as many after; empty where there is no such passage."""
-    wanted = range(max(0, number - AROUND - 1), number + AROUND + 2)
-    names = {Point(document, place, "", None).id: place for place in wanted}
-    held = store.fetch(list(names))
-    found = {names[name]: point for name, point in held.items()}
-    return found if number in found else {}
+    """Return number -> passage, from `AROUND` + 1 before to as many after; empty if there is no such passage."""
+    numbers = range(max(0, number - AROUND - 1), number + AROUND + 2)
+    names = {Point(document, place, "", None).id: place for place in numbers}
+    points = store.fetch(list(names))
+    by_number = {names[name]: point for name, point in points.items()}
+    return by_number if number in by_number else {}
 
 
-def document_page(facts: IndexFacts, fields: Form, number: int, found: Mapping[int, Point], store: Store) -> str:
-    """The passages around one of a document. `fields` are those of the search it was found by."""
-    here = found[number]
+def document_page(facts: IndexFacts, fields: Form, number: int, points: Mapping[int, Point], store: Store) -> str:
+    """Return the page with the passages around one of a document. `fields`: of the search that found it."""
+    here = points[number]
     payload = here.payload
     title = str(payload.get("title") or here.document)
     search = {name: values for name, values in fields.items() if name not in ("id", "passage")}
     back = el("p", el("a", "back to what was found", href=address("/", search)), class_="small") if search else Html("")
-    shown = [place for place in sorted(found) if abs(place - number) <= AROUND]
+    shown = [place for place in sorted(points) if abs(place - number) <= AROUND]
     query = first_value(fields, "q")
     body = [
-        _piece(found, place, number, [] if not query.strip() else store.matches(query, found[place].text))
+        _piece(points, place, number, [] if not query.strip() else store.matches(query, points[place].text))
         for place in shown
     ]
-    earlier = [_leap(fields, shown[0] - 1, "earlier passages")] if shown[0] - 1 in found else []
-    later = [_leap(fields, shown[-1] + 1, "later passages")] if shown[-1] + 1 in found else []
-    told = [details("about the document", metadata(payload[METADATA]))] if payload.get(METADATA) else []
+    earlier = [_leap(fields, shown[0] - 1, "earlier passages")] if shown[0] - 1 in points else []
+    later = [_leap(fields, shown[-1] + 1, "later passages")] if shown[-1] + 1 in points else []
+    about = [details("about the document", metadata(payload[METADATA]))] if payload.get(METADATA) else []
     place = f"passage {number + 1} · characters {payload['start']:,} to {payload['end']:,}"
     return frame(
         f"{title} · {facts.name}",
@@ -50,7 +49,7 @@ def document_page(facts: IndexFacts, fields: Form, number: int, found: Mapping[i
             "main",
             el("h2", title, dir="auto"),
             el("p", f"{here.document} · {place}", class_="faint small"),
-            *told,
+            *about,
             *earlier,
             el("article", *body),
             *later,
@@ -58,20 +57,21 @@ def document_page(facts: IndexFacts, fields: Form, number: int, found: Mapping[i
     )
 
 
-def _leap(fields: Form, number: int, said: str) -> Html:
-    return el("p", el("a", said, href=f"{address('/document', fields, passage=number)}#here"))
+def _leap(fields: Form, number: int, label: str) -> Html:
+    return el("p", el("a", label, href=f"{address('/document', fields, passage=number)}#here"))
 
 
-def _piece(found: Mapping[int, Point], place: int, here: int, spans: list[tuple[int, int]]) -> Html:
-    """A passage without its head, and without what a neighbour nearer to the one that was found shows as well."""
-    point = found[place]
+def _piece(points: Mapping[int, Point], place: int, here: int, spans: list[tuple[int, int]]) -> Html:
+    """A passage without its title, and without text that it shares with a neighbour closer to the passage that was
+    found."""
+    point = points[place]
     head, start, end = (point.payload[name] for name in ("head", "start", "end"))
     text = point.text[head:]
     first = 0
-    if place > here and place - 1 in found:
-        first = max(0, found[place - 1].payload["end"] - start)
-    if place < here and place + 1 in found:
-        text = text[: len(text) - max(0, end - found[place + 1].payload["start"])]
+    if place > here and place - 1 in points:
+        first = max(0, points[place - 1].payload["end"] - start)
+    if place < here and place + 1 in points:
+        text = text[: len(text) - max(0, end - points[place + 1].payload["start"])]
     moved = [(a - head - first, b - head - first) for a, b in spans if a >= head + first]
     attributes = {"id": "here", "class_": "piece here"} if place == here else {"class_": "piece"}
     return el("p", marked(text[first:], moved), dir="auto", **attributes)

@@ -1,7 +1,6 @@
-"""What the page's form asks: the parameters of an address, checked, as the arguments of a search.
+"""The search that the page's form asks for: the parameters of an address, checked, as arguments of `Searcher.search`.
 
-An empty field is one not given. Limits are those of a page for people; the library has none.
-"""
+An empty field counts as not given. The limits are those of a page for people; the library has none."""
 
 from __future__ import annotations
 
@@ -16,20 +15,20 @@ from encodery.search.fuse import parse_weights
 
 NAMES = ("q", "mode", "top_k", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
 MAX_QUERY_CHARS = 2000
-"""Characters of a query, and of a filter."""
+"""Limit for a query, and for a filter."""
 MAX_TOP_K = 100
 """Passages shown at most."""
-MOST_FILTERS = 10
+MAX_FILTERS = 10
 TOP_K = 10
 
 Form = Mapping[str, Sequence[str]]
-"""Name -> what was filled in, none of it empty."""
+"""Name -> the values that were filled in, none of them empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageQuery:
-    """The arguments of `Searcher.search`; `rerank` is whether the page's reranker, if it has one, is to be asked, and
-    `rerank_weight` its share then, None for the usual."""
+    """The arguments of `Searcher.search`. `rerank`: whether to use the page's reranker, if it has one; `rerank_weight`:
+    its weight, None for the default."""
 
     query: str
     top_k: int
@@ -42,7 +41,7 @@ class PageQuery:
     rerank_weight: float | None
 
     def arguments(self) -> dict[str, Any]:
-        """As keywords, the reranker left out."""
+        """Return the arguments as keywords, without the reranker."""
         return {
             "query": self.query,
             "top_k": self.top_k,
@@ -55,34 +54,35 @@ class PageQuery:
 
 
 def parse_form(query: str, names: Sequence[str] = NAMES) -> dict[str, list[str]]:
-    """The fields of an address's query string. Raises `InputError` for one that is unknown or given twice (filters may
-    be), and for text that is no UTF-8."""
+    """Return the fields of an address's query string.
+
+    Raises `InputError` for a field that is unknown or given twice (filters may be), and for text that is not UTF-8."""
     try:
-        given = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
+        values = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError as error:
         raise InputError(f"The address cannot be read: {error}.") from error
-    found: dict[str, list[str]] = {}
-    for name, value in given:
+    fields: dict[str, list[str]] = {}
+    for name, value in values:
         if name not in names:
-            raise InputError(f"'{name}' is no field.{nearest(name, names)} There are {', '.join(names)}.")
-        if name in found and name != "filter":
+            raise InputError(f"'{name}' is no field.{nearest(name, names)} Fields: {', '.join(names)}.")
+        if name in fields and name != "filter":
             raise InputError(f"{name}: is given twice.")
         if value.strip():
-            found.setdefault(name, []).append(value)
-    return found
+            fields.setdefault(name, []).append(value)
+    return fields
 
 
 def parse_query(fields: Form) -> PageQuery:
-    """The search that the fields ask for. Raises `InputError` naming the field that cannot be used."""
+    """Return the search that the fields ask for. Raises `InputError` that names the field that is not allowed."""
     filters = fields.get("filter", ())
     for name, value in (("q", first_value(fields, "q")), *(("filter", text) for text in filters)):
         if len(value) > MAX_QUERY_CHARS:
-            raise InputError(f"{name}: has {len(value):,} characters; at most {MAX_QUERY_CHARS:,} are taken.")
-    if len(filters) > MOST_FILTERS:
-        raise InputError(f"filter: {len(filters)} are given; at most {MOST_FILTERS} are taken.")
+            raise InputError(f"{name}: has {len(value):,} characters; at most {MAX_QUERY_CHARS:,} are allowed.")
+    if len(filters) > MAX_FILTERS:
+        raise InputError(f"filter: {len(filters)} are given; at most {MAX_FILTERS} are allowed.")
     rerank = first_value(fields, "rerank") or "yes"
     if rerank not in ("yes", "no"):
-        raise InputError(f"rerank = '{rerank}': is yes or no.")
+        raise InputError(f"rerank = '{rerank}': must be yes or no.")
     top_k = whole_number(fields, "top_k")
     if top_k is not None and top_k > MAX_TOP_K:
         raise InputError(f"top_k = {top_k}: at most {MAX_TOP_K} passages are shown.")
@@ -100,12 +100,12 @@ def parse_query(fields: Form) -> PageQuery:
 
 
 def first_value(fields: Form, name: str) -> str:
-    """What a field holds, empty where it is not given."""
+    """Return the first value of a field, empty if it is not given."""
     return next(iter(fields.get(name, ())), "")
 
 
 def whole_number(fields: Form, name: str, minimum: int = 1) -> int | None:
-    """A whole number, None where it is not given. Raises `InputError`."""
+    """Return a whole number, None if the field is not given. Raises `InputError`."""
     value = first_value(fields, name).strip()
     if not value:
         return None
@@ -115,10 +115,10 @@ def whole_number(fields: Form, name: str, minimum: int = 1) -> int | None:
 
 
 def _weight(fields: Form) -> float | Mapping[str, float] | None:
-    """The share of all models in `weight`, or those by side in `weights`, as bm25=0.3,dense=0.7."""
+    """The weight of all models in `weight`, or weights by mode in `weights`, such as bm25=0.3,dense=0.7."""
     shares = first_value(fields, "weights").strip()
     if shares and "weight" in fields:
-        raise InputError("weight, weights: give the share of all models together, or those by side.")
+        raise InputError("weight, weights: give the weight of all models together, or the weights by mode.")
     return parse_weights(shares) if shares else _share(fields, "weight", "0 (words) and 1 (vectors)")
 
 

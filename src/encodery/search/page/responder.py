@@ -1,8 +1,7 @@
-"""What the page answers to an address: a page, its style, JSON, or what is wrong, each with its status.
+"""What the page answers to an address: a page, its style, JSON, or an error, each with its status.
 
-Searches run one after another in a thread of their own: an index and a model are not made for several at once, and
-torch keeps a pool of threads for every thread that calls it. Only so many may wait.
-"""
+Searches run one after another in a thread reserved for them, because an index and a model are not made for concurrent
+use and torch keeps a thread pool for every thread that calls it. A limited number of searches may wait."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ PATHS = ("/", "/search", "/document", *FILES)
 
 @dataclass(frozen=True)
 class Reply:
-    """`kind` is the content type."""
+    """A response; `kind` is its content type."""
 
     status: int
     body: bytes
@@ -41,11 +40,16 @@ class Reply:
 
 
 class Busy(EncoderyError):
-    """Too many searches wait already."""
+    """Too many searches are waiting."""
 
 
 class PageResponder:
-    """An open index, and a reranker if one is named, answering addresses. Use it as a context, or close it."""
+    """Answers addresses from an open index. Use it as a context, or close it.
+
+    Args:
+        reranking: a reranker, if the page has one.
+        reranker_name: as the page shows it.
+    """
 
     def __init__(
         self,
@@ -65,15 +69,15 @@ class PageResponder:
         self.close()
 
     def close(self) -> None:
-        """Let the search in work end, and take no more; the index stays open."""
+        """Let the current search end and accept no more; the index stays open."""
         self._worker.shutdown(cancel_futures=True)
 
     def warm_up(self) -> None:
-        """Load the model, so that the first search is as fast as the next. Raises as the searcher does."""
+        """Load the models, so that the first search is as fast as those after it. Raises as the searcher does."""
         self._in_turn(self.searcher.warm_up)
 
     def reply(self, target: str) -> Reply:
-        """To a request's path and query string. Never raises."""
+        """Return the reply to a request's path and query string. Never raises."""
         parts = urlsplit(target if target.startswith("/") and not target.startswith("//") else "/?")
         plain = parts.path == "/search"
         try:
@@ -82,11 +86,11 @@ class PageResponder:
             return problem_reply(400, str(error), plain)
         except Busy as error:
             return problem_reply(503, str(error), plain)
-        except UserError as error:  # The model is gone, an extra is missing: the page's state, not the question.
+        except UserError as error:  # The model or an extra is missing: the fault is the page's, not the query's.
             return problem_reply(500, str(error), plain)
         except Exception:
             traceback.print_exc()
-            return problem_reply(500, "The search failed; the window in which the page was started says why.", plain)
+            return problem_reply(500, "The search failed; see the terminal in which the page was started.", plain)
 
     def _routed(self, path: str, query: str) -> Reply:
         if path in FILES:
@@ -98,10 +102,10 @@ class PageResponder:
             return self._json(query)
         if path == "/document":
             return self._document(query)
-        return problem_reply(404, f"There is nothing at '{unquote(path)[:100]}'; there are {', '.join(PATHS)}.")
+        return problem_reply(404, f"There is nothing at '{unquote(path)[:100]}'. Paths: {', '.join(PATHS)}.")
 
     def _page(self, query: str) -> Reply:
-        """The form, with what was found or what is wrong with it, so that it can be mended in place."""
+        """The form, with the results or an error above it, so that the input can be corrected in place."""
         fields: Form = {}
         try:
             fields = parse_form(query)
@@ -111,8 +115,8 @@ class PageResponder:
         return Reply(200, search_page(self.facts, fields, answer).encode())
 
     def _json(self, query: str) -> Reply:
-        found = self._search(parse_form(query))
-        return Reply(200, json.dumps(dataclasses.asdict(found), ensure_ascii=False, default=str).encode(), JSON)
+        result = self._search(parse_form(query))
+        return Reply(200, json.dumps(dataclasses.asdict(result), ensure_ascii=False, default=str).encode(), JSON)
 
     def _document(self, query: str) -> Reply:
         fields = parse_form(query, (*NAMES, "id", "passage"))
@@ -121,10 +125,10 @@ class PageResponder:
             raise InputError("id: is missing; it names a document.")
 
         def made() -> Reply:
-            found = passages(self.searcher.index.store, name, number)
-            if not found:
+            points = passages(self.searcher.index.store, name, number)
+            if not points:
                 return problem_reply(404, f"The index holds no passage {number} of a document '{name[:200]}'.")
-            return Reply(200, document_page(self.facts, fields, number, found, self.searcher.index.store).encode())
+            return Reply(200, document_page(self.facts, fields, number, points, self.searcher.index.store).encode())
 
         return self._in_turn(made)
 
@@ -136,7 +140,7 @@ class PageResponder:
         return self._in_turn(lambda: self.searcher.search(**query.arguments(), reranking=reranking))
 
     def _in_turn(self, work: Callable[[], T]) -> T:
-        """What `work` gives, done when those before it are. Raises `Busy`, and what it raises."""
+        """The result of `work`, run after those before it. Raises `Busy`, and what `work` raises."""
         if not self._room.acquire(blocking=False):
             raise Busy(f"{WAITING} searches are waiting; ask again in a moment.")
         try:
@@ -158,9 +162,9 @@ class PageResponder:
 
 
 def problem_reply(status: int, message: str, plain: bool = False) -> Reply:
-    """What is wrong, as a page or, `plain`, as JSON."""
+    """Return an error as a page or, if `plain`, as JSON."""
     if plain:
         table: dict[str, Any] = {"error": {"message": message, "status": status}}
         return Reply(status, json.dumps(table, ensure_ascii=False).encode(), JSON)
-    titles = {400: "This cannot be asked", 403: "Not here", 404: "Not found", 503: "Too much at once"}
+    titles = {400: "This cannot be asked", 403: "Not here", 404: "Not points", 503: "Too much at once"}
     return Reply(status, problem_page(titles.get(status, "This went wrong"), message).encode())

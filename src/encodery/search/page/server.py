@@ -1,9 +1,8 @@
-"""The page's server: the standard library's, on this machine alone unless told otherwise.
+"""The server of the page: that of the standard library, on this machine only by default.
 
-It reads and never changes anything, so only GET and HEAD are answered. A request must name a host that is ours: a web
-page elsewhere whose name was made to point here (DNS rebinding) comes with that name, and is refused. Addresses in
-numbers, which cannot be made to point anywhere, are ours.
-"""
+It reads and never changes anything, so only GET and HEAD are answered. A request must name a host of this server: a web
+page elsewhere whose name was made to point here (DNS rebinding) sends its own name, and is refused. Numeric addresses,
+which cannot be made to point elsewhere, are accepted."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from encodery.search.page.responder import PageResponder, Reply, problem_reply
 
 HOST, PORT = "127.0.0.1", 8765
 LONGEST_TARGET = 16_384
-"""Bytes of a request's path and query string: a query, ten filters, escaped."""
+"""Limit in bytes for a request's path and query string: a query and ten filters, escaped."""
 SECONDS = 20
-"""That a client may take for a request."""
+"""Longest time that a client may take for a request."""
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
@@ -39,35 +38,34 @@ HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Listens from when it is made; `serve_forever` answers until `shutdown`. Use it as a context, or close it.
+    """Listens as soon as it is created; `serve_forever` answers until `shutdown`. Use it as a context, or close it.
 
-    Port 0 takes a free one. Raises `InputError` for a place that cannot be listened at.
-    """
+    Port 0 takes a free one. Raises `InputError` for an address that cannot be used."""
 
     daemon_threads = True
 
     def __init__(self, answers: PageResponder, host: str = HOST, port: int = PORT) -> None:
         self.answers, self.host = answers, host
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            self.address_family = found[0][0]
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            self.address_family = addresses[0][0]
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError, UnicodeError) as error:
-            raise InputError(f"{host}:{port}: cannot be listened at ({_reason(error)}).") from error
+            raise InputError(f"{host}:{port}: cannot listen there ({_reason(error)}).") from error
 
     def server_bind(self) -> None:
-        """Without the name server, which the standard library asks here and which may take long to say nothing."""
+        """Bind without asking the name server, as the standard library does, which may take long."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.host, int(self.server_address[1])
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         shown = {"0.0.0.0": HOST, "::": "::1", "": HOST}.get(self.host, self.host)
         return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.server_port}/"
 
     def ours(self, header: str | None) -> bool:
-        """Whether a request's Host header names this server."""
+        """Return whether a request's Host header names this server."""
         name = (header or "").strip().lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]
@@ -76,7 +74,7 @@ class PageServer(ThreadingHTTPServer):
         return name in ("localhost", self.host.lower(), socket.gethostname().lower()) or _numeric(name)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no event; what the page itself gets wrong it says itself (`Answers.reply`)."""
+        """Ignore clients that disconnect; the page reports its own errors (`PageResponder.reply`)."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -101,9 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.server.answers.reply(self.path))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the standard library refuses before it comes to us, in our words' frame."""
-        said = {501: "Only GET and HEAD are answered."}.get(code, message or "The request cannot be read.")
-        self._send(problem_reply(405 if code == 501 else code, said))
+        """Send an error that the standard library raises before the page is asked, in the page's form."""
+        text = {501: "Only GET and HEAD are answered."}.get(code, message or "The request cannot be read.")
+        self._send(problem_reply(405 if code == 501 else code, text))
 
     def _send(self, reply: Reply) -> None:
         self.close_connection = True
@@ -121,11 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body)
 
     def version_string(self) -> str:
-        """Nothing that tells versions."""
+        """Return a name without versions."""
         return "encodery"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Queries are nobody's but the one's who asks."""
+        """Log nothing: queries are private."""
 
 
 def _numeric(name: str) -> bool:

@@ -1,8 +1,7 @@
-"""The page itself: the form, the passages found with the score of each stage as a bar, the time that each stage took.
+"""The page itself: the form, the passages with the score of each stage as a bar, and the time that each stage took.
 
-Everything is markup by construction (`base/markup.py`), and whole without script; `page.js` adds keys. Bars are
-drawings because the page's policy allows no style but the one file.
-"""
+Everything is escaped by construction (`base/markup.py`) and complete without script; `page.js` adds keys. Bars are SVG
+because the page's policy allows no style but that of the one file."""
 
 from __future__ import annotations
 
@@ -21,23 +20,23 @@ from encodery.search.page.form import MAX_QUERY_CHARS, MAX_TOP_K, NAMES, TOP_K, 
 from encodery.search.results import SearchHit, SearchResult
 
 WIDTH = 700
-"""Characters of a passage shown among others; its document shows it whole."""
-SIDES = tuple(field.name for field in dataclasses.fields(SearchHit) if field.type == "float | None")
-"""The scores that a passage has of single stages."""
+"""Characters of a passage that are shown among the results; the page of its document shows all of it."""
+STAGES = tuple(field.name for field in dataclasses.fields(SearchHit) if field.type == "float | None")
+"""The stages whose scores a hit has."""
 EXPLAINED = {
-    "score": "what ranks: the stages mixed",
-    "bm25": "BM25: words of the query in the passage, rare ones more",
+    "score": "ranks the passages: the scores of the stages, mixed",
+    "bm25": "BM25: terms of the query in the passage, rare ones count more",
     "dense": "inner product of the query's and the passage's vectors",
-    "sparse": "inner product of learned weights of words",
-    "multi_vector": "each token of the query with the best one of the passage",
-    "rerank": "the reranker's, which reads query and passage together",
+    "sparse": "inner product of learned sparse term weights",
+    "multi_vector": "MaxSim: each token of the query with its best match in the passage",
+    "rerank": "the score of the reranker",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFacts:
-    """What the page says of its index; `modes` begins with the one taken unasked; `weights`: side -> its share in
-    hybrid ranking; `reranker` is its name, if any, and `rerank_weight` its share."""
+    """What the page shows of its index. `modes` begins with the default; `weights`: mode -> weight in hybrid ranking;
+    `reranker`: its name, if any, and `rerank_weight` its weight."""
 
     name: str
     documents: int
@@ -49,7 +48,7 @@ class IndexFacts:
 
 
 def frame(title: str, *body: Html) -> str:
-    """A whole page."""
+    """Return a whole page."""
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -63,7 +62,7 @@ def frame(title: str, *body: Html) -> str:
 
 
 def search_page(facts: IndexFacts, fields: Form, answer: SearchResult | None, problem: str | None = None) -> str:
-    """The form as it was filled in and, below it, what was found or what is wrong."""
+    """Return the form as it was filled in and, below it, the results or an error."""
     query = first_value(fields, "q")
     title = f"{query[:60]} · {facts.name}" if query else f"Search {facts.name}"
     below = [el("p", problem, class_="problem", role="alert")] if problem else []
@@ -73,13 +72,14 @@ def search_page(facts: IndexFacts, fields: Form, answer: SearchResult | None, pr
 
 
 def problem_page(title: str, message: str) -> str:
-    """A page that says only what is wrong."""
+    """Return a page that shows only an error."""
     back = el("p", el("a", "to the search", href="/"))
     return frame(title, el("main", el("h1", title), el("p", message, class_="problem", role="alert"), back))
 
 
 def marked(text: str, spans: Iterable[Span]) -> Html:
-    """The text with these stretches marked; spans are in order, those that overlap an earlier one are passed over."""
+    """Return the text with these spans marked. The spans must be in order; those that overlap an earlier one are
+    skipped."""
     pieces: list[object] = []
     at = 0
     for begin, end in spans:
@@ -90,7 +90,7 @@ def marked(text: str, spans: Iterable[Span]) -> Html:
 
 
 def metadata(table: dict[str, Any]) -> Html:
-    """What is known of a document."""
+    """Return the metadata of a document."""
     return pairs(
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in table.items()
@@ -98,7 +98,7 @@ def metadata(table: dict[str, Any]) -> Html:
 
 
 def address(path: str, fields: Form, **over: object) -> str:
-    """A path with these fields, some of them replaced; None leaves one out."""
+    """Return a path with these fields, some of them replaced; None removes one."""
     kept: dict[str, Sequence[str]] = {name: values for name, values in fields.items() if name not in over}
     kept |= {name: [str(value)] for name, value in over.items() if value is not None}
     return f"{path}?{urlencode(kept, doseq=True)}"
@@ -141,18 +141,20 @@ def _form(facts: IndexFacts, fields: Form) -> Html:
 
 def _options(facts: IndexFacts, fields: Form) -> Html:
     first, *others = facts.modes
-    found = [_select(fields, "mode", "Find by", [("", first), *((mode, mode) for mode in others)], first)]
+    inputs = [_select(fields, "mode", "Find by", [("", first), *((mode, mode) for mode in others)], first)]
     if others:
-        found.append(_shares(facts, fields))
+        inputs.append(_weights(facts, fields))
         fusions = [("" if name == "scores" else name, name) for name in get_args(FusionMethod)]
-        found.append(_select(fields, "fusion", "Mix", fusions, "scores"))
-    found.append(_input(fields, "top_k", "Passages", min=1, max=MAX_TOP_K, placeholder=str(TOP_K)))
-    found.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
+        inputs.append(_select(fields, "fusion", "Mix", fusions, "scores"))
+    inputs.append(_input(fields, "top_k", "Passages", min=1, max=MAX_TOP_K, placeholder=str(TOP_K)))
+    inputs.append(_input(fields, "per_document", "Per document", min=1, placeholder="any"))
     if facts.reranker is not None:
-        found.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
-        usual = f"{facts.rerank_weight:.2f}"
-        found.append(
-            _input(fields, "rerank_weight", "Share of the reranker", step="any", min=0, max=1, placeholder=usual)
+        inputs.append(_select(fields, "rerank", "Rerank", [("", "yes"), ("no", "no")], "yes"))
+        default_weight = f"{facts.rerank_weight:.2f}"
+        inputs.append(
+            _input(
+                fields, "rerank_weight", "Weight of the reranker", step="any", min=0, max=1, placeholder=default_weight
+            )
         )
     filters = [*fields.get("filter", ()), ""]
     hint = "source=manual,mail or year>=2000 or path~docs"
@@ -160,45 +162,45 @@ def _options(facts: IndexFacts, fields: Form) -> Html:
         el("input", name="filter", value=text, maxlength=MAX_QUERY_CHARS, placeholder=hint, aria_label="Filter")
         for text in filters
     ]
-    found.append(el("div", el("span", "Only where", class_="label"), *boxes, class_="field wide"))
-    return el("div", *found, class_="fields")
+    inputs.append(el("div", el("span", "Only where", class_="label"), *boxes, class_="field wide"))
+    return el("div", *inputs, class_="fields")
 
 
-def _shares(facts: IndexFacts, fields: Form) -> Html:
-    """One number where words stand beside one model, else a share for each side."""
+def _weights(facts: IndexFacts, fields: Form) -> Html:
+    """One number if there is one model besides BM25, else a weight per mode."""
     if len(facts.weights) == 2 and "weights" not in fields:
-        (share,) = [share for side, share in facts.weights.items() if side != BM25]
-        return _input(fields, "weight", "Share of the vectors", step="any", min=0, max=1, placeholder=f"{share:.2f}")
-    usual = ",".join(f"{side}={share:.2f}" for side, share in facts.weights.items())
-    return _input(fields, "weights", "Shares of the sides", type="text", maxlength=MAX_QUERY_CHARS, placeholder=usual)
+        (weight,) = [weight for mode, weight in facts.weights.items() if mode != BM25]
+        return _input(fields, "weight", "Weight of the model", step="any", min=0, max=1, placeholder=f"{weight:.2f}")
+    usual = ",".join(f"{mode}={weight:.2f}" for mode, weight in facts.weights.items())
+    return _input(fields, "weights", "Weights of the modes", type="text", maxlength=MAX_QUERY_CHARS, placeholder=usual)
 
 
-def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, str]], usual: str) -> Html:
-    """`usual`: the value that is taken where none is given, which may also be given by name."""
+def _select(fields: Form, name: str, label: str, options: Sequence[tuple[str, str]], default: str) -> Html:
+    """A list of values. `default`: the value if none is given, which may also be given by name."""
     held = first_value(fields, name)
-    held = "" if held == usual else held
-    made = [el("option", said, value=value, selected="" if value == held else None) for value, said in options]
+    held = "" if held == default else held
+    made = [el("option", text, value=value, selected="" if value == held else None) for value, text in options]
     chosen = el("select", *made, name=name, id=name)
     return el("div", el("label", label, for_=name), chosen, class_="field")
 
 
 def _input(fields: Form, name: str, label: str, **attributes: Any) -> Html:
-    told = {"type": "number", **attributes}
-    box = el("input", name=name, id=name, value=first_value(fields, name), **told)
+    attributes_shown = {"type": "number", **attributes}
+    box = el("input", name=name, id=name, value=first_value(fields, name), **attributes_shown)
     return el("div", el("label", label, for_=name), box, class_="field")
 
 
 def _results(facts: IndexFacts, fields: Form, answer: SearchResult) -> Html:
     total = sum(answer.seconds.values())
     count = len(answer.hits)
-    said = "Nothing found" if not count else f"{count} passage{'s' if count > 1 else ''}"
-    summary = el("p", f"{said} · {answer.mode} · {1000 * total:.1f} ms", class_="faint", role="status")
+    summary_text = "No passages" if not count else f"{count} passage{'s' if count > 1 else ''}"
+    summary = el("p", f"{summary_text} · {answer.mode} · {1000 * total:.1f} ms", class_="faint", role="status")
     if not count:
-        advice = "Try other words, another way to find, or fewer filters."
+        advice = "Try other words, another mode, or fewer filters."
         return el("section", summary, _timing(answer.seconds), el("p", advice), aria_label="Results")
-    sides = _sides(answer.hits)
-    ranges = {side: _range(answer.hits, side) for side in sides}
-    hits = [_hit(fields, found, ranges) for found in answer.hits]
+    stages = _stages(answer.hits)
+    ranges = {stage: _range(answer.hits, stage) for stage in stages}
+    hits = [_hit(fields, hit, ranges) for hit in answer.hits]
     more = []
     if count >= (int(first_value(fields, "top_k") or TOP_K)) and count < MAX_TOP_K:
         more = [
@@ -208,7 +210,7 @@ def _results(facts: IndexFacts, fields: Form, answer: SearchResult) -> Html:
 
 
 def _timing(seconds: dict[str, float]) -> Html:
-    """One bar of all stages, and what each took."""
+    """One bar for all stages, and the time of each."""
     total = sum(seconds.values()) or 1.0
     at, drawn = 0.0, []
     for stage, value in seconds.items():
@@ -220,45 +222,47 @@ def _timing(seconds: dict[str, float]) -> Html:
     return el("div", bar, el("p", *keys, class_="small"), class_="timing")
 
 
-def _sides(found: Sequence[SearchHit]) -> tuple[str, ...]:
-    """The stages that scored, and what they were mixed to, where it is none of theirs."""
-    sides = tuple(side for side in SIDES if any(getattr(hit, side) is not None for hit in found))
-    alone = any(all(getattr(hit, side) == hit.score for hit in found) for side in sides)
-    return sides if alone else ("score", *sides)
+def _stages(hits: Sequence[SearchHit]) -> tuple[str, ...]:
+    """The stages that have scores, and first the final score unless it equals the only one of them."""
+    stages = tuple(stage for stage in STAGES if any(getattr(hit, stage) is not None for hit in hits))
+    alone = any(all(getattr(hit, stage) == hit.score for hit in hits) for stage in stages)
+    return stages if alone else ("score", *stages)
 
 
-def _range(found: Sequence[SearchHit], side: str) -> tuple[float, float]:
-    """What a bar of no length and a whole one stand for: 0, or the lowest score if below it, and the highest."""
-    values = [value for hit in found if (value := getattr(hit, side)) is not None]
+def _range(hits: Sequence[SearchHit], stage: str) -> tuple[float, float]:
+    """The values at the two ends of a bar: 0, or the lowest score if it is negative, and the highest score."""
+    values = [value for hit in hits if (value := getattr(hit, stage)) is not None]
     return min(0.0, *values), max(values)
 
 
-def _hit(fields: Form, found: SearchHit, ranges: dict[str, tuple[float, float]]) -> Html:
-    spans = [(a - found.head, b - found.head) for a, b in found.matches if a >= found.head]
-    shown, marks = excerpt(found.text[found.head :], spans, WIDTH)
-    title = found.text[: found.head].strip() or str(found.metadata.get("title") or found.document)
-    target = address("/document", fields, id=found.document, passage=found.number)
-    where = str(found.metadata.get("path") or found.document)
-    where = f"{where} · characters {found.start:,} to {found.end:,}"
-    told = [details("about the document", metadata(found.metadata))] if found.metadata else []
+def _hit(fields: Form, hit: SearchHit, ranges: dict[str, tuple[float, float]]) -> Html:
+    spans = [(a - hit.head, b - hit.head) for a, b in hit.matches if a >= hit.head]
+    shown, marks = excerpt(hit.text[hit.head :], spans, WIDTH)
+    title = hit.text[: hit.head].strip() or str(hit.metadata.get("title") or hit.document)
+    target = address("/document", fields, id=hit.document, passage=hit.number)
+    where = str(hit.metadata.get("path") or hit.document)
+    where = f"{where} · characters {hit.start:,} to {hit.end:,}"
+    about = [details("about the document", metadata(hit.metadata))] if hit.metadata else []
     what = el(
         "div",
         el("h2", el("a", title, href=f"{target}#here", class_="open", dir="auto")),
         el("p", marked(shown, marks), class_="passage", dir="auto"),
         el("p", where, class_="faint small"),
-        *told,
+        *about,
         class_="what",
     )
-    bars = [_score(side, value, *ranges[side]) for side in ranges if (value := getattr(found, side)) is not None]
-    return el("li", what, el("div", *bars, class_="scores"), class_="hit", value=found.rank)
+    bars = [_score(stage, value, *ranges[stage]) for stage in ranges if (value := getattr(hit, stage)) is not None]
+    return el("li", what, el("div", *bars, class_="scores"), class_="hit", value=hit.rank)
 
 
-def _score(side: str, value: float, low: float, high: float) -> Html:
+def _score(stage: str, value: float, low: float, high: float) -> Html:
     wide = 100.0 if high <= low else 100 * (value - low) / (high - low)
     drawn = (
         el("rect", x=0, y=0, width=100, height=4, class_="ground"),
         el("rect", x=0, y=0, width=f"{wide:.1f}", height=4),
     )
-    bar = el("svg", *drawn, viewBox="0 0 100 4", preserveAspectRatio="none", class_=f"bar s-{side}", aria_hidden="true")
-    name = el("span", side, title=EXPLAINED.get(side))
+    bar = el(
+        "svg", *drawn, viewBox="0 0 100 4", preserveAspectRatio="none", class_=f"bar s-{stage}", aria_hidden="true"
+    )
+    name = el("span", stage, title=EXPLAINED.get(stage))
     return el("div", name, el("b", f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"), bar, class_="score")

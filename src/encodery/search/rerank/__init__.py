@@ -1,4 +1,4 @@
-"""Rerankers: read the query with each of the first passages found and order those anew."""
+"""Rerankers: score the first passages of a search together with the query, to rank them again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from encodery.base.parts import Part
 
 
 class Scorer(Protocol):
-    """What an opened reranker does; anything of this shape can stand for one."""
+    """An open reranker; any object with this method can be used as one."""
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
-        """(N,) one finite number a text, higher where it answers the query better; only their order counts."""
+        """Return one finite score per text, (N,), higher if the text answers the query better. Only their order
+        matters."""
 
 
 class Reranker(Part):
@@ -23,4 +24,4 @@ class Reranker(Part):
 
     @abc.abstractmethod
     def open(self) -> Scorer:
-        """Ready to score. Raises `UserError` kinds for what cannot be loaded."""
+        """Return the scorer, ready for use. Raises a `UserError` if it cannot be loaded."""

@@ -1,4 +1,4 @@
-"""What was made of the passages that were asked for last, so that each is encoded once."""
+"""Keeps what was computed for the passages requested last, so that each passage is encoded once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ Made = TypeVar("Made")
 
 
 class PassageCache(Generic[Made]):
-    """`make` gives of texts, each told once, what is wanted of each; of `most` texts at most it is kept."""
+    """The results of `make` for texts. `make` gets distinct texts and returns text -> result; the results of up to
+    `capacity` texts are kept."""
 
-    def __init__(self, make: Callable[[Sequence[str]], Mapping[str, Made]], most: int) -> None:
-        self.make, self.capacity = make, most
+    def __init__(self, make: Callable[[Sequence[str]], Mapping[str, Made]], capacity: int) -> None:
+        self.make, self.capacity = make, capacity
         self._held: OrderedDict[str, Made] = OrderedDict()
 
     def of(self, texts: Sequence[str]) -> dict[str, Made]:
-        """Text -> what was made of it; new ones are made all at once."""
+        """Return text -> result; the results of all new texts are computed together."""
         new = [text for text in dict.fromkeys(texts) if text not in self._held]
         if new:
             self._held |= self.make(new)
-        found = {text: self._held[text] for text in texts}
-        for text in found:
+        results = {text: self._held[text] for text in texts}
+        for text in results:
             self._held.move_to_end(text)
         while len(self._held) > self.capacity:
             self._held.popitem(last=False)
-        return found
+        return results

@@ -1,8 +1,8 @@
-"""A model that reads query and passage together and gives one score: a cross-encoder. arXiv:1901.04085
+"""Reranking by a cross-encoder: a model that reads query and passage together and returns one score. arXiv:1901.04085
 
-The model is what `encodery finetune rank` writes, or a stock cross-encoder's folder of Hugging Face. A passage too long
-for it is read in windows, of which the best counts, whatever the model does with long texts elsewhere. Shapes: N texts.
-"""
+The model is one that `encodery finetune rank` wrote, or the folder of a stock cross-encoder of Hugging Face. A passage
+that is too long is read in windows, of which the best counts, whatever the model does with long texts elsewhere.
+Shapes: N texts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from encodery.search.rerank import Reranker, Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEncoder(Reranker):
-    """`model`: the folder of a model fine-tuned by the task `rank`, or of a stock cross-encoder with one output."""
+    """Use it for the best quality, at one run of the model per passage and query.
+
+    Args:
+        model: the folder of a model fine-tuned for the task `rank`, or of a stock cross-encoder with one output.
+
+    Example: `encodery search query index "storm at sea" --rerank runs/ranker`
+    """
 
     model: str
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise SettingsError("model = '': is the folder of a model fine-tuned by the task 'rank'.")
+            raise SettingsError("model = '': give the folder of a model fine-tuned for the task 'rank'.")
 
     def open(self) -> Scorer:
         predictor = Predictor.from_model(load_model(self.model))

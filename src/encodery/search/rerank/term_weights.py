@@ -1,11 +1,10 @@
-"""Reranking by weights of terms: Σ over the query's tokens of the passage's weight of each. arXiv:2108.08513 (TILDEv2)
+"""Reranking by term weights: the sum over the query's terms of the passage's weight of each. arXiv:2108.08513 (TILDEv2)
 
-A passage's weights do not depend on the query, so each passage is encoded once, here or beforehand (`search weigh`,
-`search/precomputed_terms.py`); with `queries = "bow"` a query is only tokenised, and once all weights are stored no
-model is run, nor loaded. Differs from `cross_encoder` by that, and by seeing each text alone. Any model of sparse
-vectors serves; for one that encodes queries (`encoders/sparse.py`) the score is the inner product of the two.
-Shapes: N texts, V vocabulary.
-"""
+The weights of a passage do not depend on the query, so each passage is encoded once, at query time or beforehand
+(`search precompute-terms`, `precomputed_terms.py`). With `query_encoding = "bow"` a query is only tokenised; if all
+weights are stored, no model is loaded or run. Unlike `cross_encoder` it encodes each text alone. Any sparse embedding
+model can be used; for one that encodes queries (`encoders/sparse.py`) the score is the inner product of the two.
+Shapes: N texts, V vocabulary."""
 
 from __future__ import annotations
 
@@ -23,15 +22,24 @@ from encodery.search.rerank._cache import PassageCache
 
 @dataclass(frozen=True, kw_only=True)
 class TermWeights(Reranker):
-    """`model`: the folder of a model of sparse vectors (recipe tilde_v2), or of weights that `search weigh` stored.
-    `remembered`: passages not stored there whose weights are kept in memory, the last ones asked for."""
+    """Use it to rerank without running a model at query time.
+
+    Args:
+        model: the folder of a sparse embedding model (recipe tilde_v2), or of weights that `search precompute-terms`
+            stored.
+        cache_size: number of passages that are not stored whose weights are kept in memory, the last ones requested.
+
+    Example: `encodery search query index "storm at sea" --rerank weights`
+    """
 
     model: str
     cache_size: int = 50_000
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise SettingsError("model = '': is the folder of a model of sparse vectors, or of stored weights.")
+            raise SettingsError(
+                "model = '': give the folder of a sparse embedding model, or of precomputed term weights."
+            )
         if self.cache_size < 1:
             raise SettingsError(f"cache_size = {self.cache_size}: must be at least 1.")
 
@@ -43,20 +51,20 @@ class TermWeights(Reranker):
 
 
 class _Weighing:
-    """Scores, with the weights of the passages seen so far."""
+    """Scores with the weights of the passages requested so far."""
 
     def __init__(self, source: TermSource, remembered: int) -> None:
         self.source, self.rows = source, PassageCache(source.passages, remembered)
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
-        """(N,) float64. Windows of a long text count by the highest weight of each word."""
+        """Return (N,) float64. Of the windows of a long text the highest weight of each term counts."""
         words, counts = self.source.query(query)
         rows = self.rows.of(texts)
         return np.array([_product(words, counts, *rows[text]) for text in texts], np.float64)
 
 
 def _product(words: np.ndarray, counts: np.ndarray, held: np.ndarray, weights: np.ndarray) -> float:
-    """Inner product of two sparse vectors whose words rise."""
+    """Inner product of two sparse vectors with rising term ids."""
     if not len(words) or not len(held):
         return 0.0
     place = np.searchsorted(held, words).clip(max=len(held) - 1)
