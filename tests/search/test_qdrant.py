@@ -80,7 +80,7 @@ def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: A
         built = build([rows], tmp_path / name, encoder, settings)
         assert built.artifact.manifest.metrics["documents"] == 36
         with Searcher.open(tmp_path / name, encoder) as searcher:
-            assert delete(searcher, ["doc5"])["documents"] == 1
+            assert delete(searcher.index, ["doc5"])["documents"] == 1
             more = tmp_path / "more.jsonl"
             more.write_text(json.dumps({"id": "doc0", "text": "rewritten zebra stripes"}), encoding="utf-8")
             assert add(searcher.index, searcher.retrievers, [more])["replaced"] == 1
