@@ -1,4 +1,4 @@
-"""The encoder: order, batches, long texts by every policy, prompts, streams."""
+"""Dense embeddings: order, batches, long texts by every policy, prompts, streams."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def test_order_and_batches_do_not_matter(encoder: DenseEncoder) -> None:
     assert encoder.encode([]).vectors.shape == (0, encoder.dimension)
 
 
-def test_mean_over_all_tokens_with_the_special_ones(encoder: DenseEncoder) -> None:
+def test_mean_includes_special_tokens(encoder: DenseEncoder) -> None:
     ids = [encoder.tokenizer.cls_id, *encoder.tokenizer.encode("abc").tolist(), encoder.tokenizer.sep_id]
     with torch.inference_mode():
         hidden = encoder.model.encoder(Batch.from_sequences([ids])).hidden.numpy()
     expected = hidden.mean(axis=0) / np.linalg.norm(hidden.mean(axis=0))
-    found = encoder.encode(["abc"])
-    np.testing.assert_allclose(found.vectors[0], expected, atol=1e-6)
-    assert found.tokens.tolist() == [5]
+    result = encoder.encode(["abc"])
+    np.testing.assert_allclose(result.vectors[0], expected, atol=1e-6)
+    assert result.tokens.tolist() == [5]
 
 
-def test_mean_without_the_special_ones() -> None:
+def test_mean_without_special_tokens() -> None:
     hidden = torch.arange(12.0).view(6, 2)
     batch = Batch.from_sequences([[1, 1, 1, 1], [1, 1]])
     module_ = Mean(include_special_tokens=False).build(None)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_prompts(encoder: DenseEncoder) -> None:
         encoder.encode(["abc"], prompt="asks")
 
 
-def test_a_stream_is_read_in_pieces(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_is_read_in_parts(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 16)
     read = 0
 
@@ -94,13 +94,13 @@ def test_a_stream_is_read_in_pieces(encoder: DenseEncoder, monkeypatch: pytest.M
     pieces = encoder.stream(texts())
     first = next(pieces)
     assert (len(first), read) == (16, 16)
-    found = np.concatenate([first.vectors, *(piece.vectors for piece in pieces)])
-    np.testing.assert_allclose(found, encoder.encode(TEXTS).vectors, atol=2e-6)
+    result = np.concatenate([first.vectors, *(piece.vectors for piece in pieces)])
+    np.testing.assert_allclose(result, encoder.encode(TEXTS).vectors, atol=2e-6)
     with pytest.raises(InputError, match="Text 20 has"):
         list(encoder.stream(["a"] * 20 + ["a" * 30]))
 
 
-def test_what_is_no_list_of_texts(encoder: DenseEncoder) -> None:
+def test_inputs_that_are_not_a_list_of_texts(encoder: DenseEncoder) -> None:
     with pytest.raises(InputError, match="a list of texts"):
         encoder.encode("one text")
     with pytest.raises(InputError, match="Text 1 is of type int"):
@@ -111,7 +111,7 @@ def test_what_is_no_list_of_texts(encoder: DenseEncoder) -> None:
         DenseEncoder(encoder.model, encoder.tokenizer, DenseSettings(max_length=2))
 
 
-def test_packing_equals_the_plain_way() -> None:
+def test_packing_equals_a_loop_over_sequences() -> None:
     sequences = [np.array(s, np.uint32) for s in ([7, 8], [], [9])]
     fast, plain = pack_sequences(sequences, 2, 3), Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 3]])
     assert fast.ids.tolist() == plain.ids.tolist()
@@ -121,15 +121,15 @@ def test_packing_equals_the_plain_way() -> None:
 
 def test_batches_keep_the_budget_and_lose_nothing() -> None:
     lengths = RNG.integers(2, 50, 200)
-    found = list(batches_by_length(lengths, 128))
-    assert sorted(np.concatenate(found).tolist()) == list(range(200))
-    assert all(lengths[some].sum() <= 128 for some in found)
-    assert sum(lengths[some].sum() for some in found) / len(found) > 100
+    result = list(batches_by_length(lengths, 128))
+    assert sorted(np.concatenate(result).tolist()) == list(range(200))
+    assert all(lengths[some].sum() <= 128 for some in result)
+    assert sum(lengths[some].sum() for some in result) / len(result) > 100
     assert [some.tolist() for some in batches_by_length(np.array([500]), 128)] == [[0]]
     assert list(batches_by_length(np.array([], np.int64), 128)) == []
 
 
-def test_offsets_point_into_the_text(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_offsets_cover_the_text(encoder: DenseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "ab cd  ef " * 5
     whole = encoder.token_offsets(text)
     assert "".join(text[a:b] for a, b in whole) == text.replace(" ", "")
@@ -144,7 +144,7 @@ def test_fingerprints_follow_weights_and_settings(encoder: DenseEncoder) -> None
     assert same.fingerprint == encoder.fingerprint != other.fingerprint
 
 
-def test_centring_and_whitening_do_what_they_say() -> None:
+def test_centring_and_whitening() -> None:
     sample = RNG.standard_normal((4000, 6)).astype(np.float32) @ np.diag([9, 3, 2, 1, 1, 0.5]).astype(np.float32) + 4
     centred = Centre(directions=1)
     rest = centred.apply(sample, centred.fit(sample))
@@ -156,10 +156,10 @@ def test_centring_and_whitening_do_what_they_say() -> None:
     assert Whiten(keep=3).apply(sample, Whiten(keep=3).fit(sample)).shape == (4000, 3)
     few = Whiten()
     spread = few.apply(sample, few.fit(sample[:2])).std(axis=0)
-    assert spread.max() / spread.min() > 5  # so small a sample evens nothing out
+    assert spread.max() / spread.min() > 5  # so small a sample equalises nothing
 
 
-def test_postprocessing_is_stored_and_read_back(tmp_path: Path) -> None:
+def test_postprocessing_is_saved_and_loaded(tmp_path: Path) -> None:
     vectors = RNG.standard_normal((100, 8)).astype(np.float32) + 3
     steps = (Normalise(), Whiten(keep=4), Normalise())
     postprocessing = PostProcessing.fitted(steps, vectors)
@@ -174,7 +174,7 @@ def test_postprocessing_is_stored_and_read_back(tmp_path: Path) -> None:
         PostProcessing.load(steps, tmp_path / "postprocess.safetensors")
 
 
-def test_texts_of_files(tmp_path: Path) -> None:
+def test_reading_texts_from_files(tmp_path: Path) -> None:
     plain = tmp_path / "a.txt"
     plain.write_bytes("one\n\nthrée\r\nfour".encode())
     assert list(read_texts(plain)) == ["one", "", "thrée", "four"]
@@ -192,7 +192,7 @@ def test_texts_of_files(tmp_path: Path) -> None:
         list(read_texts(tmp_path / "absent"))
 
 
-def test_vector_files_appear_whole(tmp_path: Path) -> None:
+def test_embedding_files_appear_complete_or_not_at_all(tmp_path: Path) -> None:
     vectors = RNG.standard_normal((7, 3)).astype(np.float32)
     with EmbeddingFile(tmp_path / "x.npy", 3) as file:
         file.write(vectors[:4])

@@ -1,4 +1,4 @@
-"""Weights of words and vectors of tokens as JSON lines, from Python and from `encodery embed`."""
+"""Sparse and multi-vector embeddings as JSON lines, from Python and from `encodery embed encode`."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def tokens(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Loa
     return load_model(folder)
 
 
-def test_words_with_their_weights(sparse: LoadedModel) -> None:
+def test_terms_with_their_weights(sparse: LoadedModel) -> None:
     assert kind_of(sparse.settings) == "sparse"
     expected = SparseEncoder.from_loaded(sparse, "cpu").encode(TEXTS)
     rows = [json.loads(line)["terms"] for line, _ in json_lines(load_encoder(sparse), TEXTS, "error")]
     for number, row in enumerate(rows):
         words, weights = expected.at(number)
         ids = {piece: sparse.tokenizer.backend.token_to_id(piece) for piece in row}
-        found = {int(piece.strip("[]")) if ids[piece] is None else ids[piece]: w for piece, w in row.items()}
-        assert found == pytest.approx(dict(zip(words.tolist(), weights.tolist(), strict=True)), abs=1e-5)
+        result = {int(piece.strip("[]")) if ids[piece] is None else ids[piece]: w for piece, w in row.items()}
+        assert result == pytest.approx(dict(zip(words.tolist(), weights.tolist(), strict=True)), abs=1e-5)
         assert list(row.values()) == sorted(row.values(), reverse=True)
         assert len(row) <= 5
 
 
-def test_a_vector_a_token(tokens: LoadedModel) -> None:
+def test_one_vector_per_token(tokens: LoadedModel) -> None:
     assert kind_of(tokens.settings) == "multi_vector"
     expected = MultiVectorEncoder.from_loaded(tokens, "cpu").encode(TEXTS)
     for number, (line, dropped) in enumerate(json_lines(load_encoder(tokens), TEXTS, "error")):
@@ -68,7 +68,7 @@ def test_a_vector_a_token(tokens: LoadedModel) -> None:
     assert [dropped for _, dropped in json_lines(load_encoder(tokens), [long], "right")] == [6]
 
 
-def test_the_verb_writes_what_the_model_makes(
+def test_the_command_writes_embeddings_of_any_kind(
     sparse: LoadedModel, tokens: LoadedModel, loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kind_of(loaded.settings) == "dense"

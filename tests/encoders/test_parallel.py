@@ -1,4 +1,4 @@
-"""Batches side by side: the same vectors, the threads put back, faults not swallowed."""
+"""Batches in parallel: equal vectors, the number of threads restored, errors raised."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_vectors_do_not_depend_on_the_cores(
     alone = np.stack([encoder.encode([text]).vectors[0] for text in texts])
     monkeypatch.setattr(parallel, "MIN_BATCH_TOKENS", 16)
     done: list[int] = []
-    found = encoder.encode(texts, batch_tokens=64, progress=done.append)
-    assert np.abs(found.vectors - alone).max() < 1e-5
+    result = encoder.encode(texts, batch_tokens=64, progress=done.append)
+    assert np.abs(result.vectors - alone).max() < 1e-5
     assert sum(done) == 200
     assert len(done) > 10
     assert torch.get_num_threads() == threads
 
 
-def test_faults_come_out_and_threads_are_put_back(threads: int) -> None:
+def test_errors_are_raised_and_threads_restored(threads: int) -> None:
     def compute(piece: int) -> int:
         assert torch.is_inference_mode_enabled()
         if piece == 5:
@@ -51,7 +51,7 @@ def test_faults_come_out_and_threads_are_put_back(threads: int) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-def test_tokens_at_once_are_shared_out(threads: int) -> None:
+def test_the_budget_is_divided_among_threads(threads: int) -> None:
     assert parallel.batch_budget(6000, CPU) == 6000 // threads
     assert parallel.batch_budget(600, CPU) == (600 if threads == 1 else 512)
     assert parallel.batch_budget(64, CPU) == 64

@@ -1,4 +1,4 @@
-"""Cutting, bytes and bits; poolings that were added beside the mean."""
+"""Truncation, int8 and binary post-processing; the formulas of poolings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = build_model(ModelSettings(width=16, depth=3, heads=2, vocab_size=64, max
 BATCH = Batch.from_sequences([[2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 3]])
 
 
-def test_cutting_keeps_the_beginning() -> None:
+def test_truncation_keeps_the_first_dimensions() -> None:
     assert Truncate(keep=5).apply(SAMPLE, {}).tolist() == SAMPLE[:, :5].tolist()
     assert Truncate(keep=50).output_dim(12) == 12
     assert Truncate(keep=50).apply(SAMPLE, {}).shape == SAMPLE.shape
@@ -34,7 +34,7 @@ def test_cutting_keeps_the_beginning() -> None:
         Truncate(keep=0)
 
 
-def test_bytes_are_within_half_a_step_and_clip_beyond() -> None:
+def test_int8_is_within_half_a_step_and_clips_beyond() -> None:
     part = Int8()
     state = part.fit(SAMPLE)
     codes = part.codes(SAMPLE, state)
@@ -52,20 +52,20 @@ def test_bytes_are_within_half_a_step_and_clip_beyond() -> None:
     assert np.isfinite(part.apply(np.ones((3, 2), np.float32), constant)).all()
 
 
-def test_bits_agree_as_their_packed_codes_do() -> None:
+def test_binary_inner_products_equal_the_agreement_of_codes() -> None:
     part = Binary()
     state = part.fit(SAMPLE)
     vectors, codes = part.apply(SAMPLE, state), part.codes(SAMPLE, state)
     assert codes.shape == (2000, 2)
     assert codes.dtype == np.uint8
-    assert np.abs((vectors > 0).mean(axis=0) - 0.5).max() < 0.01, "every bit tells as much as it can"
+    assert np.abs((vectors > 0).mean(axis=0) - 0.5).max() < 0.01, "every bit is balanced"
     differing = np.unpackbits(codes[:1] ^ codes[1:50], axis=1)[:, :12].sum(axis=1)
     np.testing.assert_allclose(vectors[1:50] @ vectors[0], 1 - 2 * differing / 12, atol=1e-6)
     plain = Binary(centred=False)
     assert (plain.apply(SAMPLE, plain.fit(SAMPLE)) > 0).mean() > 0.5
 
 
-def test_steps_follow_each_other() -> None:
+def test_steps_are_applied_in_order() -> None:
     postprocessing = PostProcessing.fitted((Truncate(keep=8), Int8(), Binary()), SAMPLE)
     assert postprocessing.output_dim(12) == 8
     assert set(np.unique(np.abs(postprocessing.apply(SAMPLE)))) == {np.float32(1 / np.sqrt(8))}
@@ -87,11 +87,11 @@ def test_poolings_by_their_formulas() -> None:
         ((1, -1), (output.layers[1] + output.hidden) / 2),
         ((0, 2), (output.layers[0] + output.layers[2]) / 2),
     ):
-        found = Layers(layers=layers).build(shape)(output, BATCH)
-        torch.testing.assert_close(found, Mean().build(shape)(Output(hidden), BATCH))
+        result = Layers(layers=layers).build(shape)(output, BATCH)
+        torch.testing.assert_close(result, Mean().build(shape)(Output(hidden), BATCH))
     for part in (AttentionPooling(), LatentAttention()):
         module = part.build(shape)
-        torch.testing.assert_close(module(output, BATCH), mean, msg="begins as the mean")
+        torch.testing.assert_close(module(output, BATCH), mean, msg="equals the mean before training")
     module = AttentionPooling().build(shape)
     torch.nn.init.normal_(module.get_parameter("score.weight"))
     score = torch.split(output.hidden @ module.get_parameter("score.weight")[0], [5, 2, 4])
@@ -99,7 +99,7 @@ def test_poolings_by_their_formulas() -> None:
     torch.testing.assert_close(module(output, BATCH), torch.stack(by_hand))
 
 
-def test_layers_that_are_not_there() -> None:
+def test_unknown_layers_are_refused() -> None:
     with pytest.raises(SettingsError, match="there is no layer 4; the model has 0 to 3"):
         Layers(layers=(4,)).build(MODEL.settings.shape)
     with pytest.raises(SettingsError, match="none twice"):

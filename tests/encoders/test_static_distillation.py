@@ -1,4 +1,4 @@
-"""A model without attention: what its vectors are, how rare tokens weigh, that it is a model as any other."""
+"""Static models: their vectors, the weights of rare tokens, and that they load like any other model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def test_a_text_is_the_mean_of_its_tokens(loaded: LoadedModel, tmp_path: Path) -
     table = static.model.encoder.token_embeddings.detach().numpy()
     ids = static.tokenizer.encode("a1 b2 b2").astype(int)
     expected = table[ids].mean(axis=0)
-    found = encoder.encode(["a1 b2 b2", "b2 a1 b2", "", "a1"]).vectors
-    np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-6)
-    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
-    assert (found[2] == 0).all(), "an empty text"
+    result = encoder.encode(["a1 b2 b2", "b2 a1 b2", "", "a1"]).vectors
+    np.testing.assert_allclose(result[0], expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_allclose(result[1], result[0], atol=1e-6)
+    assert (result[2] == 0).all(), "an empty text"
     assert 0 < artifact.manifest.metrics["variance_kept"] <= 1
-    assert encoder.encode(["a1 " * 9000]).dropped.sum() == 0, "no length is too long"
+    assert encoder.encode(["a1 " * 9000]).dropped.sum() == 0, "no text is too long"
 
 
-def test_neighbours_are_the_teachers(loaded: LoadedModel, tmp_path: Path) -> None:
-    """At full width and without weights, the static vectors of single tokens are the teacher's, turned and centred."""
+def test_static_vectors_keep_the_teachers_similarities(loaded: LoadedModel, tmp_path: Path) -> None:
+    """At full dimension and without weights, the static vectors are the teacher's vectors of single tokens, rotated and
+    centred."""
     distill_static(loaded, tmp_path / "static", StaticSettings(dimension=32, sif_coefficient=0.0))
     table = load_model(tmp_path / "static").model.encoder.token_embeddings.detach().numpy()
     texts = [f"a{i}" for i in range(40)] + [f"b{i}" for i in range(40)] + ["a", "b", "c"]
@@ -41,7 +42,7 @@ def test_neighbours_are_the_teachers(loaded: LoadedModel, tmp_path: Path) -> Non
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 
-def test_rare_tokens_weigh_more(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_rare_tokens_have_higher_weights(loaded: LoadedModel, tmp_path: Path) -> None:
     texts = ["a1 a1 a1 a1 a2"] * 50
     plain = StaticSettings(dimension=32, sif_coefficient=0.0)
     distill_static(loaded, tmp_path / "plain", plain, texts)
@@ -60,7 +61,7 @@ def test_rare_tokens_weigh_more(loaded: LoadedModel, tmp_path: Path) -> None:
         assert weight[word] == pytest.approx(0.01 / (0.01 + count / total), rel=1e-3)
 
 
-def test_components_keep_what_varies() -> None:
+def test_principal_components_keep_the_variance() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((200, 6)) * np.array([5, 3, 1, 0.1, 0.1, 0.1])
     reduced, kept = principal_components(vectors, 2)

@@ -1,4 +1,4 @@
-"""Small random models with a head of each kind, and a server on loopback that has them all."""
+"""Small random models with a head of each kind, and a server on loopback with all of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ KNOWN: dict[str, tuple[Task, TaskMetadata]] = {
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """One token a word, w0 … w99; reads 30 words."""
+    """A model with one token per word, w0 … w99; it reads 30 words."""
     pieces = [*SPECIALS, *(f"w{i}" for i in range(100))]
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -72,28 +72,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def folders(base: LoadedModel) -> dict[str, Path]:
     """Name -> model folder."""
     root = base.path.parent
-    found = {"words": base.path, "sparse": root / "sparse"}
-    save_model(found["sparse"], base.model, root / "tokenizer", settings={"sparse": encode(SparseSettings())})
+    result = {"words": base.path, "sparse": root / "sparse"}
+    save_model(result["sparse"], base.model, root / "tokenizer", settings={"sparse": encode(SparseSettings())})
     for seed, (name, (task, known)) in enumerate(KNOWN.items()):
         torch.manual_seed(seed)
         module = task.build(base.model.settings.shape, known).eval()
         tuned = FineTuned(task, module, known, {}, LONGEST, task.truncate)
         save(root / name, base.model, tuned, base, {}, {})
-        found[name] = root / name
-    return found
+        result[name] = root / name
+    return result
 
 
 @pytest.fixture(scope="session")
 def served(folders: dict[str, Path]) -> ModelRegistry:
-    """All of them, opened."""
+    """All models, opened."""
     return open_models(ServeSettings(tuple(f"{name}={path}" for name, path in folders.items())))
 
 
 class Running:
-    """A server in a thread of its own."""
+    """A server in its own thread."""
 
     def __init__(
-        self, served: ModelRegistry, engine: EngineSettings, http: HttpSettings | None, lanes: dict[str, Any]
+        self, served: ModelRegistry, engine: EngineSettings, http: HttpSettings | None, served_models: dict[str, Any]
     ) -> None:
         import uvicorn
 
@@ -102,7 +102,7 @@ class Running:
         from encodery.serve.worker import uvicorn_config
 
         self.gauges = ServerMetrics()
-        self.engine = ServingEngine({**served.models, **lanes}, engine, self.gauges.record)
+        self.engine = ServingEngine({**served.models, **served_models}, engine, self.gauges.record)
         local = LocalBackend(self.engine, served.models_info, served.health_probes)
         self.app = make_app(local, http, self.gauges, engine.request_inputs, self.engine.overload_error)
         self.server = uvicorn.Server(uvicorn_config(self.app, http or HttpSettings()))
@@ -126,28 +126,28 @@ class Running:
 
 
 def run(
-    served: ModelRegistry, engine: EngineSettings | None = None, http: HttpSettings | None = None, **lanes: Any
+    served: ModelRegistry, engine: EngineSettings | None = None, http: HttpSettings | None = None, **served_models: Any
 ) -> Running:
-    """`lanes` by name, "/" written as "__". Where a test says nothing of it, none is refused for waiting: how long that
-    is, is this machine's affair."""
-    others = {name.replace("__", "/"): lane for name, lane in lanes.items()}
+    """`served_models` by endpoint, with "__" for "/". No request is refused for waiting unless the test sets a limit,
+    since the wait depends on the machine."""
+    others = {name.replace("__", "/"): served_model for name, served_model in served_models.items()}
     return Running(served, engine or EngineSettings(queue_seconds=600.0), http, others)
 
 
 @pytest.fixture(scope="session")
 def start() -> Any:
-    """`run`, for a server of a test's own."""
+    """`run`, for a test that needs its own server."""
     return run
 
 
 @pytest.fixture(scope="session")
 def running(served: ModelRegistry) -> Iterator[Running]:
-    found = run(served)
-    yield found
-    found.stop()
+    result = run(served)
+    yield result
+    result.stop()
 
 
 @pytest.fixture
 def client(running: Running) -> Iterator[httpx.Client]:
-    with running.client() as found:
-        yield found
+    with running.client() as result:
+        yield result

@@ -1,4 +1,4 @@
-"""The fair queue: who is served, in which order, and what is dropped."""
+"""The fair queue: the order of requests, the size of batches, and dropped units."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Owner:
     settled: bool = field(default=False)
 
 
-def add(queue: FairQueue, lane: str, name: str, tokens: list[int]) -> Owner:
+def add(queue: FairQueue, model: str, name: str, tokens: list[int]) -> Owner:
     owner = Owner(name)
-    queue.add(lane, [WorkUnit(owner, number, count, None) for number, count in enumerate(tokens)])
+    queue.add(model, [WorkUnit(owner, number, count, None) for number, count in enumerate(tokens)])
     return owner
 
 
 def take(queue: FairQueue, budget: int, most: int = 1 << 20) -> tuple[str, list[WorkUnit]]:
-    """Whose turn it was, and the batch."""
+    """The line that is served, and the batch."""
     while (line := queue.next_line()) is not None:
         if batch := queue.take(line, budget, most):
             return line, batch
@@ -49,8 +49,8 @@ def test_a_large_request_does_not_starve() -> None:
     assert taken.count("L") == 20
 
 
-def test_what_is_overdue_passes_short_ones_that_come_without_end() -> None:
-    """Without a due time a large request would never be served here: who comes now is always before its next unit."""
+def test_overdue_units_pass_an_endless_stream_of_short_requests() -> None:
+    """Without due times the large request would never be served: a new request is always before its next unit."""
     queue, large = FairQueue(), Owner("L")
     add(queue, "lane", "s", [10] * 2)
     queue.add("lane", [WorkUnit(large, number, 10, None) for number in range(5)], grace=100)
@@ -65,7 +65,7 @@ def test_what_is_overdue_passes_short_ones_that_come_without_end() -> None:
     assert [place for place, name in enumerate(order) if name == "L"] == [1, 18, 26, 34, 42]
 
 
-def test_batches_keep_to_the_budget_and_a_longer_unit_goes_alone() -> None:
+def test_batches_keep_the_budget_and_a_longer_unit_is_alone() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [30, 30, 30, 500, 1])
     sizes = []
@@ -75,24 +75,24 @@ def test_batches_keep_to_the_budget_and_a_longer_unit_goes_alone() -> None:
     assert queue.tokens == 0
 
 
-def test_a_batch_is_of_one_lane_and_lanes_share_time_by_what_they_cost() -> None:
+def test_a_batch_is_of_one_line_and_lines_share_time() -> None:
     queue = FairQueue()
     add(queue, "cheap", "c", [10] * 1000)
     add(queue, "dear", "d", [10] * 1000)
     for _ in range(50):
         queue.record_rate("cheap", 100, 0.01)
         queue.record_rate("dear", 100, 0.03)
-    lanes = [take(queue, 100)[0] for _ in range(80)]
-    assert 55 <= lanes.count("cheap") <= 65
+    models = [take(queue, 100)[0] for _ in range(80)]
+    assert 55 <= models.count("cheap") <= 65
 
 
-def test_at_most_so_many_units_of_a_lane() -> None:
+def test_a_batch_has_at_most_max_units() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [1, 1, 1])
     assert len(take(queue, 100, 2)[1]) == 2
 
 
-def test_units_nobody_waits_for_are_dropped() -> None:
+def test_units_of_settled_requests_are_dropped() -> None:
     queue = FairQueue()
     owner = add(queue, "lane", "a", [10, 10])
     add(queue, "lane", "b", [10])
@@ -102,7 +102,7 @@ def test_units_nobody_waits_for_are_dropped() -> None:
     assert take(queue, 100) == ("", [])
 
 
-def test_what_comes_first_passes_all_others() -> None:
+def test_an_urgent_request_passes_all_others() -> None:
     queue = FairQueue()
     add(queue, "lane", "a", [10] * 5)
     take(queue, 20)

@@ -64,7 +64,7 @@ class Handle:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes, self.responses, self.infer = list(outcomes), list[Response](), self
 
-    def remote(self, asked: InferenceRequest, urgent: bool) -> Response:
+    def remote(self, request: InferenceRequest, urgent: bool) -> Response:
         self.responses.append(Response(self.outcomes.pop(0)))
         return self.responses[-1]
 
@@ -133,9 +133,9 @@ def test_a_replica_answers_like_a_worker_without_http(folders: dict[str, Path], 
     answer = asyncio.run(replica.infer(REQUEST))
     assert isinstance(answer, InferenceResult)
     assert np.abs(answer.arrays["vectors"] - DenseEncoder.from_loaded(base).encode(["w1"]).vectors).max() < 1e-6
-    refused = asyncio.run(replica.infer(InferenceRequest("words", "embed", {"texts": ["w1 " * 99]})))
-    assert isinstance(refused, dict)
-    assert (refused["status"], refused["code"]) == (400, "input_too_long")
+    rejected = asyncio.run(replica.infer(InferenceRequest("words", "embed", {"texts": ["w1 " * 99]})))
+    assert isinstance(rejected, dict)
+    assert (rejected["status"], rejected["code"]) == (400, "input_too_long")
     asyncio.run(replica.check_health())
     replica.backend.engine.close()
     with pytest.raises(ApiError):
@@ -182,28 +182,28 @@ def listens_elsewhere(pids: list[int]) -> list[str]:
                 held.add(os.readlink(file))
             except OSError:
                 continue
-    found = []
+    results = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             parts = line.split()
             host, state, inode = parts[1].rpartition(":")[0], parts[3], parts[9]
             loopback = host.endswith("0100007F") or host == "0" * 24 + "01000000"
             if state == "0A" and f"socket:[{inode}]" in held and not loopback:
-                found.append(parts[1])
-    return found
+                results.append(parts[1])
+    return results
 
 
 @pytest.fixture
 def serving(folders: dict[str, Path], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, Path]]:
     """A server of two replicas."""
     runtime = "packed_int8" if LIBRARY.is_file() else "torch"
-    given = [f"{name}={folders[name].name}" for name in ("words", "classes")]
-    given += ["--runtime", runtime, "--engine", "ray", "--replicas", "2", "--port", "0"]
+    inputs = [f"{name}={folders[name].name}" for name in ("words", "classes")]
+    inputs += ["--runtime", runtime, "--engine", "ray", "--replicas", "2", "--port", "0"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     room = {**kept, "ENCODERY_CACHE": str(tmp_path / "cache"), "RAY_USAGE_STATS_ENABLED": "1"}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "encodery", "serve", *given], stderr=log, env=room, cwd=folders["words"].parent
+            [sys.executable, "-m", "encodery", "serve", *inputs], stderr=log, env=room, cwd=folders["words"].parent
         )
     try:
         wait(lambda: "http://" in (tmp_path / "log").read_text(), process)
@@ -242,19 +242,21 @@ def test_replicas_by_ray(
     def equal(place: int) -> bool:
         response = client.post("/embed", json={"inputs": texts[place]})
         assert response.status_code == 200, response.text
-        found = np.array(response.json()[0], np.float32)
+        results = np.array(response.json()[0], np.float32)
         if LIBRARY.is_file():
-            return np.array_equal(found, expected[place])
-        return bool(np.abs(found - expected[place]).max() < 1e-6)
+            return np.array_equal(results, expected[place])
+        return bool(np.abs(results - expected[place]).max() < 1e-6)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(equal, range(len(texts))))
     alone = Predictor.from_model(load_model(folders["classes"])).predict(texts[:2]).answers
     answers = client.post("/predict", json={"inputs": [[text] for text in texts[:2]]}).json()
-    for given, wanted in zip(answers, alone, strict=True):
-        assert {one["label"]: one["score"] for one in given} == pytest.approx(wanted["probabilities"], abs=1e-6)
-    refused = client.post("/embed", json={"inputs": "w1 " * 99})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input_too_long")
+    for inputs, expected_value in zip(answers, alone, strict=True):
+        assert {one["label"]: one["score"] for one in inputs} == pytest.approx(
+            expected_value["probabilities"], abs=1e-6
+        )
+    rejected = client.post("/embed", json={"inputs": "w1 " * 99})
+    assert (rejected.status_code, rejected.json()["error"]["code"]) == (400, "input_too_long")
     assert client.get("/nothing").json()["error"]["code"] == "route_not_found"
     assert "encodery_accepted_total" in client.get("/metrics").text
     assert listens_elsewhere([process.pid, *descendants(process.pid)]) == []
@@ -264,9 +266,9 @@ def test_replicas_by_ray(
     first = named()
     assert len(first) == 2
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(equal, place % len(texts)) for place in range(80)]
+        request = [pool.submit(equal, place % len(texts)) for place in range(80)]
         os.kill(first[0], signal.SIGKILL)
-        assert all(one.result() for one in asked)  # None is lost, none is wrong.
+        assert all(one.result() for one in request)  # None is lost, none is wrong.
     wait(lambda: len(set(named()) - {first[0]}) == 2, process)
     assert client.get("/health/ready").status_code == 200
 

@@ -10,7 +10,7 @@ import pytest
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
-from encodery.serve.connection import HEAD_BYTES, timeout_protocol
+from encodery.serve.connection import HEAD_BYTES, timeout_protocol  # noqa: E402
 
 SECONDS = 0.2
 

@@ -86,9 +86,9 @@ def test_impossible_numbers_are_refused(columns: tuple[Any, Any]) -> None:
 
 def test_measuring_uses_all_cores_and_one_core_each() -> None:
     model = SleepingModel()
-    found = measure(model, PROBE, 2)
-    assert found.tokens == (14, 60, 240, 1020, 2040)
-    assert len(found.all_cores) == len(found.per_core) == 5
+    results = measure(model, PROBE, 2)
+    assert results.tokens == (14, 60, 240, 1020, 2040)
+    assert len(results.all_cores) == len(results.per_core) == 5
     assert {threads for _, threads in model.batches} == {1, 2}
     assert len(measure(SleepingModel(0.02), PROBE, 2, max_seconds=0.1).tokens) < 5
     assert measure(SleepingModel(), PROBE, 1).per_core == ()
@@ -138,8 +138,8 @@ def test_a_full_disk_is_reported_once(
     monkeypatch.setattr(os, "fsync", full)
     reports: list[str] = []
     models = {"a": SleepingModel(), "b": SleepingModel()}
-    found = measured_costs(models, {"a": PROBE, "b": CostProbe(request_of, {"model": "b"})}, 2, reports.append)
-    assert found == {"a": COSTS, "b": COSTS}
+    results = measured_costs(models, {"a": PROBE, "b": CostProbe(request_of, {"model": "b"})}, 2, reports.append)
+    assert results == {"a": COSTS, "b": COSTS}
     assert [line for line in reports if "no space left" in line] == reports[1:2]
     assert len(reports) == 2
     assert not list(cache.iterdir())

@@ -1,4 +1,4 @@
-"""The engine: admission, poison, cancelling, draining; with a lane that does as its units say."""
+"""The engine: admission, failing units, cancelling, draining; with a model that does what its units say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encodery.serve.served_model import InferenceRequest, InferenceResult, Serve
 
 
 class Words(ServedModel):
-    """A unit a text; gives its length. "bad" fails, "nan" gives no number, "exit" ends what it can, "hold" waits."""
+    """One unit per text; gives its length. "bad" fails, "nan" gives NaN, "exit" exits the thread, "hold" waits."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -42,9 +42,9 @@ class Words(ServedModel):
         return [float("nan") if unit == "nan" else float(len(unit)) for unit in units]
 
     def finish(self, context: int, outputs: Sequence[float]) -> InferenceResult:
-        found = np.array(outputs)
-        check_finite(found)
-        return InferenceResult({}, {"lengths": found}, [10] * context, [0] * context)
+        results = np.array(outputs)
+        check_finite(results)
+        return InferenceResult({}, {"lengths": results}, [10] * context, [0] * context)
 
 
 Made = Callable[..., tuple[ServingEngine, Words]]
@@ -55,14 +55,14 @@ def made() -> Any:
     engines = []
 
     def make(**settings: Any) -> tuple[ServingEngine, Words]:
-        lane = Words()
-        engine = ServingEngine({"m/words": lane}, EngineSettings(runners=1, **settings))
-        engines.append((engine, lane))
-        return engine, lane
+        model = Words()
+        engine = ServingEngine({"m/words": model}, EngineSettings(runners=1, **settings))
+        engines.append((engine, model))
+        return engine, model
 
     yield make
-    for engine, lane in engines:
-        lane.gate.set()
+    for engine, model in engines:
+        model.gate.set()
         engine.close()
         assert not engine.is_alive
 
@@ -84,7 +84,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_an_answer_and_its_times(made: Made) -> None:
+def test_a_result_has_the_seconds_of_each_stage(made: Made) -> None:
     engine, _ = made()
     answer = ask(engine, "a", "bcd").future.result(10)
     assert answer.arrays["lengths"].tolist() == [1, 3]
@@ -93,17 +93,17 @@ def test_an_answer_and_its_times(made: Made) -> None:
     until(lambda: engine.tokens == 0 and engine.requests == 0)
 
 
-def test_only_the_poison_fails(made: Made) -> None:
-    """Several requests come to stand in one batch with a bad one, since the runner is held meanwhile."""
-    engine, lane = made()
+def test_only_the_failing_units_fail(made: Made) -> None:
+    """Several requests are in one batch with a failing one, since the runner is held meanwhile."""
+    engine, model = made()
     held = ask(engine, "hold")
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     ask(engine, "prefetched")
     until(lambda: engine.scheduler.batch_ready)
     good = [ask(engine, "x" * n) for n in range(1, 8)]
     bad = [ask(engine, word) for word in ("bad", "exit", "nan")]
     until(lambda: engine.scheduler.waiting_tokens == 100)
-    lane.gate.set()
+    model.gate.set()
     assert [one.future.result(10).arrays["lengths"][0] for one in good] == list(range(1, 8))
     codes = []
     for one in bad:
@@ -112,27 +112,27 @@ def test_only_the_poison_fails(made: Made) -> None:
         codes.append(caught.value.code)
     assert codes == ["internal_error", "internal_error", "non_finite_output"]
     assert held.future.result(10)
-    assert any(len(batch) == 10 for batch in lane.batches)
+    assert any(len(batch) == 10 for batch in model.batches)
     assert ask(engine, "still", "there").future.result(10)
 
 
-def test_what_cannot_be_read_fails_alone(made: Made) -> None:
+def test_a_request_that_cannot_be_tokenised_fails_alone(made: Made) -> None:
     engine, _ = made()
     assert code(engine, "unreadable") == "internal_error"
     assert ask(engine, "a").future.result(10)
 
 
-def test_admission_is_whole_or_not_at_all(made: Made) -> None:
-    engine, lane = made(queue_tokens=100)
+def test_a_request_is_admitted_as_a_whole_or_not_at_all(made: Made) -> None:
+    engine, model = made(queue_tokens=100)
     held = ask(engine, "hold", *["a"] * 8)
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     with pytest.raises(ApiError) as caught:
         ask(engine, *["a" * 40] * 10)
     assert (caught.value.status, caught.value.code) == (429, "overloaded")
     assert caught.value.retry_after is not None
     assert caught.value.retry_after >= 1
     assert engine.tokens == 90
-    lane.gate.set()
+    model.gate.set()
     assert held.future.result(10)
     until(lambda: not engine.requests)
     assert ask(engine, *["a" * 40] * 10).future.result(10)
@@ -145,26 +145,26 @@ def test_too_many_tokens(made: Made) -> None:
 
 
 def test_cancelled_requests_are_never_computed(made: Made) -> None:
-    engine, lane = made()
+    engine, model = made()
     held = ask(engine, "hold")
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     waiting = [ask(engine, f"gone{n}") for n in range(20)]
     until(lambda: all(one.tokenized for one in waiting))
     for one in waiting:
         one.cancel()
-    lane.gate.set()
+    model.gate.set()
     assert held.future.result(10)
     assert ask(engine, "last").future.result(10)
-    assert not [text for batch in lane.batches for text in batch if text.startswith("gone")]
+    assert not [text for batch in model.batches for text in batch if text.startswith("gone")]
     until(lambda: engine.tokens == 0)
     with pytest.raises(CancelledError):
         waiting[0].future.result(0)
 
 
-def test_a_large_request_is_split_and_a_small_one_passes_it(made: Made) -> None:
-    engine, lane = made(batch_tokens=40)
+def test_a_small_request_passes_a_large_one(made: Made) -> None:
+    engine, model = made(batch_tokens=40)
     held = ask(engine, "hold")
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     large = ask(engine, *(f"l{n}" for n in range(600)))
     until(lambda: engine.scheduler.waiting_tokens > 0)
     small = ask(engine, "small")
@@ -172,17 +172,17 @@ def test_a_large_request_is_split_and_a_small_one_passes_it(made: Made) -> None:
     order: list[str] = []
     large.future.add_done_callback(lambda _: order.append("large"))
     small.future.add_done_callback(lambda _: order.append("small"))
-    lane.gate.set()
+    model.gate.set()
     large.future.result(10)
     small.future.result(10)
     assert held.future.result(10)
     assert order == ["small", "large"]
 
 
-def test_draining_answers_what_was_accepted_and_takes_nothing_more(made: Made) -> None:
-    engine, lane = made()
+def test_draining_answers_accepted_requests_and_refuses_new_ones(made: Made) -> None:
+    engine, model = made()
     held = ask(engine, "hold")
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(engine.drain(10)))
     thread.start()
@@ -191,18 +191,18 @@ def test_draining_answers_what_was_accepted_and_takes_nothing_more(made: Made) -
         ask(engine, "late")
     assert (caught.value.status, caught.value.code) == (503, "draining")
     assert not done
-    lane.gate.set()
+    model.gate.set()
     thread.join(10)
     assert done == [True]
     assert held.future.result(0)
 
 
-def test_closing_refuses_what_waits(made: Made) -> None:
-    engine, lane = made()
+def test_closing_fails_waiting_requests(made: Made) -> None:
+    engine, model = made()
     ask(engine, "hold")
-    assert lane.inside.wait(10)
+    assert model.inside.wait(10)
     waiting = [ask(engine, "a") for _ in range(5)]
-    threading.Timer(0.1, lane.gate.set).start()
+    threading.Timer(0.1, model.gate.set).start()
     engine.close()
     for one in waiting:
         with pytest.raises(ApiError) as caught:
@@ -210,7 +210,7 @@ def test_closing_refuses_what_waits(made: Made) -> None:
         assert caught.value.code == "stopped"
 
 
-def test_an_unknown_lane(made: Made) -> None:
+def test_an_unknown_endpoint(made: Made) -> None:
     engine, _ = made()
     with pytest.raises(ApiError) as caught:
         engine.submit(InferenceRequest("m", "other", {}))

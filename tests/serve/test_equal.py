@@ -27,8 +27,8 @@ TEXTS = [" ".join(f"w{n}" for n in DRAW.integers(0, 100, size)) for size in DRAW
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return found
+    result: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return result
 
 
 def post(client: httpx.Client, path: str, **body: Any) -> Any:
@@ -42,8 +42,8 @@ def test_vectors_at_any_concurrency(client: httpx.Client, base: LoadedModel, thr
     expected = DenseEncoder.from_loaded(base).encode(TEXTS).vectors
 
     def ask(first: int) -> list[list[float]]:
-        found: list[list[float]] = post(client, "/embed", inputs=TEXTS[first : first + 1 + first % 5])
-        return found
+        result: list[list[float]] = post(client, "/embed", inputs=TEXTS[first : first + 1 + first % 5])
+        return result
 
     firsts = list(range(len(TEXTS) - 5))
     with ThreadPoolExecutor(threads) as pool:
@@ -52,7 +52,7 @@ def test_vectors_at_any_concurrency(client: httpx.Client, base: LoadedModel, thr
 
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
-def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: LoadedModel, start: Any) -> None:
+def test_8_bit_vectors_equal_the_librarys_bit_for_bit(base: LoadedModel, start: Any) -> None:
     """At any concurrency, in any company, as numbers and in base64, cut to windows too."""
     small = DenseEncoder.from_loaded(base).with_runtime(PackedInt8())
     texts = [*TEXTS, " ".join(TEXTS[:6])]
@@ -68,8 +68,10 @@ def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: LoadedModel, start
                 form = {"model": "words", "truncate": policy, "encoding_format": "base64"}
                 data = post(client, "/v1/embeddings", input=some, **form)["data"]
                 coded = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data]
-                wanted = expected[policy][places]
-                return np.array_equal(np.array(plain, np.float32), wanted) and np.array_equal(np.stack(coded), wanted)
+                expected_value = expected[policy][places]
+                return np.array_equal(np.array(plain, np.float32), expected_value) and np.array_equal(
+                    np.stack(coded), expected_value
+                )
 
             for threads in (1, 8, 64):
                 with ThreadPoolExecutor(threads) as pool:
@@ -78,7 +80,7 @@ def test_vectors_of_8_bits_are_the_librarys_bit_for_bit(base: LoadedModel, start
         running.stop()
 
 
-def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: LoadedModel) -> None:
+def test_all_formats_of_openai_give_the_same_vectors(client: httpx.Client, base: LoadedModel) -> None:
     expected = DenseEncoder.from_loaded(base).encode(TEXTS[:3]).vectors
     plain = post(client, "/v1/embeddings", model="words", input=TEXTS[:3])
     assert [one["index"] for one in plain["data"]] == [0, 1, 2]
@@ -88,8 +90,8 @@ def test_openai_forms_are_the_same_vectors(client: httpx.Client, base: LoadedMod
     by_ids = post(client, "/v1/embeddings", model="words", input=ids)
     one = post(client, "/v1/embeddings", model="words", input=ids[0])
     assert cosines(np.array([row["embedding"] for row in plain["data"]]), expected).min() >= 0.99999
-    found = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in coded["data"]])
-    assert cosines(found, expected).min() >= 0.99999
+    result = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in coded["data"]])
+    assert cosines(result, expected).min() >= 0.99999
     assert cosines(np.array([row["embedding"] for row in by_ids["data"]]), expected).min() >= 0.99999
     assert cosines(np.array([one["data"][0]["embedding"]]), expected[:1]).min() >= 0.99999
 
@@ -101,8 +103,8 @@ def test_dimensions_prompts_windows_and_lengths(client: httpx.Client, base: Load
     assert short.shape == (4, 8)
     assert np.allclose(np.linalg.norm(short, axis=1), 1, atol=1e-5)
     assert cosines(short, whole[:, :8]).min() >= 0.99999
-    asked = np.array(post(client, "/embed", inputs=TEXTS[:4], prompt_name="query"))
-    assert cosines(asked, embedder.encode(TEXTS[:4], prompt="query").vectors).min() >= 0.99999
+    request = np.array(post(client, "/embed", inputs=TEXTS[:4], prompt_name="query"))
+    assert cosines(request, embedder.encode(TEXTS[:4], prompt="query").vectors).min() >= 0.99999
     long = " ".join(f"w{n}" for n in range(90))
     for policy in ("chunk", "left", "right"):
         response = client.post("/embed", json={"inputs": [long, "w1"], "truncate": policy})
@@ -116,8 +118,8 @@ def test_dimensions_prompts_windows_and_lengths(client: httpx.Client, base: Load
 
 def test_similarity_and_tokens(client: httpx.Client, base: LoadedModel) -> None:
     vectors = DenseEncoder.from_loaded(base).encode(TEXTS[:4]).vectors
-    found = post(client, "/similarity", inputs={"source_sentence": TEXTS[0], "sentences": TEXTS[1:4]})
-    assert found == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=1e-5)
+    result = post(client, "/similarity", inputs={"source_sentence": TEXTS[0], "sentences": TEXTS[1:4]})
+    assert result == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=1e-5)
     states = post(client, "/embed_all", inputs=TEXTS[:2], model="words")
     assert [len(rows) for rows in states] == [len(text.split()) + 2 for text in TEXTS[:2]]
     assert cosines(np.array([np.mean(rows, 0) for rows in states]), vectors[:2]).min() >= 0.99999
@@ -130,7 +132,7 @@ def test_similarity_and_tokens(client: httpx.Client, base: LoadedModel) -> None:
     ]
 
 
-def test_sparse_words(client: httpx.Client, folders: dict[str, Path]) -> None:
+def test_sparse_embeddings(client: httpx.Client, folders: dict[str, Path]) -> None:
     expected = SparseEncoder.from_loaded(load_model(folders["sparse"])).encode(TEXTS[:5])
     for number, row in enumerate(post(client, "/embed_sparse", inputs=TEXTS[:5])):
         words, weights = expected.at(number)
@@ -140,10 +142,10 @@ def test_sparse_words(client: httpx.Client, folders: dict[str, Path]) -> None:
 
 def test_reranking(client: httpx.Client, folders: dict[str, Path]) -> None:
     scores = Predictor.from_model(load_model(folders["ranker"])).score("w1 w2", TEXTS[:9])
-    found = post(client, "/rerank", query="w1 w2", texts=TEXTS[:9], raw_scores=True, return_text=True)
-    assert [one["index"] for one in found] == np.argsort(-scores).tolist()
-    assert [one["score"] for one in found] == pytest.approx(np.sort(scores)[::-1].tolist(), abs=1e-5)
-    assert [one["text"] for one in found] == [TEXTS[one["index"]] for one in found]
+    result = post(client, "/rerank", query="w1 w2", texts=TEXTS[:9], raw_scores=True, return_text=True)
+    assert [one["index"] for one in result] == np.argsort(-scores).tolist()
+    assert [one["score"] for one in result] == pytest.approx(np.sort(scores)[::-1].tolist(), abs=1e-5)
+    assert [one["text"] for one in result] == [TEXTS[one["index"]] for one in result]
     documents: list[Any] = [{"text": TEXTS[0]}, *TEXTS[1:9]]
     first = post(client, "/v1/rerank", query="w1 w2", documents=documents, top_n=3, return_documents=True)
     shares = 1 / (1 + np.exp(-scores))
@@ -160,40 +162,40 @@ def test_reranking(client: httpx.Client, folders: dict[str, Path]) -> None:
 
 def test_classes_tags_and_answers(client: httpx.Client, folders: dict[str, Path]) -> None:
     expected = Predictor.from_model(load_model(folders["classes"])).predict(TEXTS[:6]).answers
-    found = post(client, "/predict", inputs=[[text] for text in TEXTS[:6]])
-    for row, answer in zip(found, expected, strict=True):
+    result = post(client, "/predict", inputs=[[text] for text in TEXTS[:6]])
+    for row, answer in zip(result, expected, strict=True):
         assert row[0]["label"] == answer["prediction"]
         assert {one["label"]: one["score"] for one in row} == pytest.approx(answer["probabilities"], abs=1e-5)
     alone = post(client, "/predict", inputs=TEXTS[0])
-    assert [one["label"] for one in alone] == [one["label"] for one in found[0]]
+    assert [one["label"] for one in alone] == [one["label"] for one in result[0]]
     long = " ".join(TEXTS[:8])
     spans = Predictor.from_model(load_model(folders["tags"])).predict([long]).answers[0]["spans"]
-    told = post(client, "/tag", inputs=long)[0]
+    stored = post(client, "/tag", inputs=long)[0]
     assert spans
-    assert [(one["start"], one["end"], one["label"]) for one in told] == [
+    assert [(one["start"], one["end"], one["label"]) for one in stored] == [
         (one["start"], one["end"], one["label"]) for one in spans
     ]
-    assert all(one["text"] == long[one["start"] : one["end"]] for one in told)
+    assert all(one["text"] == long[one["start"] : one["end"]] for one in stored)
     rows = {"question": ["w1 w2"], "context": [long]}
     answer = Predictor.from_model(load_model(folders["spans"])).predict(rows).answers[0]
-    given = post(client, "/answer", question="w1 w2", context=long)
-    assert (given["prediction"], given["start"]) == (answer["prediction"], answer["start"])
+    arguments = post(client, "/answer", question="w1 w2", context=long)
+    assert (arguments["prediction"], arguments["start"]) == (answer["prediction"], answer["start"])
 
 
 def test_masks(client: httpx.Client, base: LoadedModel) -> None:
     text = "w1 [MASK] w3 [MASK]"
     expected = FillMask(top_k=3).generate(base.model, base.tokenizer, [text])[0]
-    found = post(client, "/fill", inputs=text, top_k=3, model="words")[0]
-    assert found["text"] == expected.text
-    assert [[p["id"] for p in slot] for slot in found["masks"]] == [[p.id for p in slot] for slot in expected.slots]
+    result = post(client, "/fill", inputs=text, top_k=3, model="words")[0]
+    assert result["text"] == expected.text
+    assert [[p["id"] for p in slot] for slot in result["masks"]] == [[p.id for p in slot] for slot in expected.slots]
 
 
-def test_requests_of_tasks_stand_together_in_batches(client: httpx.Client, folders: dict[str, Path]) -> None:
-    """Examples of different requests in one batch are told apart again."""
+def test_requests_of_tasks_are_computed_in_one_batch(client: httpx.Client, folders: dict[str, Path]) -> None:
+    """Examples of different requests in one batch are separated again."""
     expected = Predictor.from_model(load_model(folders["tags"])).predict(TEXTS[:40]).answers
     with ThreadPoolExecutor(20) as pool:
-        found = list(pool.map(lambda text: post(client, "/tag", inputs=text)[0], TEXTS[:40]))
-    for spans, answer in zip(found, expected, strict=True):
+        result = list(pool.map(lambda text: post(client, "/tag", inputs=text)[0], TEXTS[:40]))
+    for spans, answer in zip(result, expected, strict=True):
         assert [(s["start"], s["end"], s["label"]) for s in spans] == [
             (s["start"], s["end"], s["label"]) for s in answer["spans"]
         ]

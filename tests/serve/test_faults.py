@@ -1,4 +1,4 @@
-"""What goes wrong in use: clients that leave or dawdle, lanes that fail, give no numbers or hang, too much at once."""
+"""Faults in use: clients that leave or are slow; models that fail, give NaN or hang; and overload."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nCo
 
 
 class Poisoned(DenseModel):
-    """Fails at w66, gives NaN at w77, waits at w88."""
+    """Fails at w66, gives NaN at w77, and waits at w88."""
 
     def __init__(self, inner: DenseModel) -> None:
         super().__init__(inner.encoder_model, inner.dims)
@@ -41,17 +41,16 @@ class Poisoned(DenseModel):
         if 66 in seen:
             raise RuntimeError("poison")
         self.ran += len(units)
-        found = super().run(units)
-        return [row * np.nan if 77 + 5 in ids else row for row, ids in zip(found, units, strict=True)]
+        results = super().run(units)
+        return [row * np.nan if 77 + 5 in ids else row for row, ids in zip(results, units, strict=True)]
 
 
 @pytest.fixture
 def poisoned(served: ModelRegistry, start: Any, request: pytest.FixtureRequest) -> Any:
-    """A server with the lane above. Only who asks for it waits half a second for a body: how long a busy machine takes
-    over one that is on its way is its own affair."""
-    lane = served.models["words/embed"]
-    assert isinstance(lane, DenseModel)
-    mine = Poisoned(lane)
+    """A server with the model above and a limit of half a second for a body."""
+    served_model = served.models["words/embed"]
+    assert isinstance(served_model, DenseModel)
+    mine = Poisoned(served_model)
     http = HttpSettings(body_seconds=getattr(request, "param", 30.0))
     running = start(served, EngineSettings(runners=1), http, words__embed=mine)
     yield running, mine
@@ -66,13 +65,13 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def test_poison_fails_alone_and_is_never_null(poisoned: Any) -> None:
-    running, lane = poisoned
-    lane.gate.set()
+def test_only_the_failing_input_fails_and_nan_is_an_error(poisoned: Any) -> None:
+    running, served_model = poisoned
+    served_model.gate.set()
     with running.client() as client, ThreadPoolExecutor(16) as pool:
         texts = [f"w{n % 100}" for n in range(160)]
-        found = list(pool.map(lambda text: client.post("/embed", json={"inputs": text}), texts))
-        for text, response in zip(texts, found, strict=True):
+        results = list(pool.map(lambda text: client.post("/embed", json={"inputs": text}), texts))
+        for text, response in zip(texts, results, strict=True):
             if text == "w66":
                 assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
                 assert "poison" not in response.text
@@ -84,7 +83,7 @@ def test_poison_fails_alone_and_is_never_null(poisoned: Any) -> None:
 
 
 def test_aborted_requests_leave_nothing_behind(poisoned: Any) -> None:
-    running, lane = poisoned
+    running, served_model = poisoned
     body = b'{"inputs": "%s"}'
     with running.client() as client:
         sockets = []
@@ -93,21 +92,21 @@ def test_aborted_requests_leave_nothing_behind(poisoned: Any) -> None:
             content = body % (b"w88" if not number else b"w1 w2")
             place.sendall(HEAD % len(content) + content)
             sockets.append(place)
-            assert lane.inside.wait(10)
+            assert served_model.inside.wait(10)
         until(lambda: running.engine.requests == 60)
         for place in sockets:
             place.close()
         until(lambda: running.engine.requests == 0)
         assert running.engine.tokens == 0
-        before = lane.ran
-        lane.gate.set()
+        before = served_model.ran
+        served_model.gate.set()
         assert client.post("/embed", json={"inputs": "w5"}).status_code == 200
-        assert lane.ran - before <= 3  # The one being run, the batch made ready (dropped), and the last.
+        assert served_model.ran - before <= 3  # The running one, the formed batch (dropped), and the last one.
         assert 'encodery_cancelled_total{endpoint="words/embed"} 60' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize("poisoned", [0.5], indirect=True)
-def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
+def test_slow_and_half_closed_clients_are_disconnected(poisoned: Any) -> None:
     running, _ = poisoned
     port = int(running.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as place:
@@ -122,7 +121,7 @@ def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
         )
         place.shutdown(socket.SHUT_WR)
         place.settimeout(10)
-        place.recv(4096)  # An answer or none, but it ends.
+        place.recv(4096)  # With or without an answer, the connection ends.
     content = b'{"inputs": "w1 w2"}'
     with socket.create_connection(("127.0.0.1", port)) as place:  # Half closed with a whole request: it ends, too.
         place.sendall(HEAD % len(content) + content)
@@ -134,7 +133,7 @@ def test_slow_and_half_closed_clients_are_let_go(poisoned: Any) -> None:
 
 
 def closed(place: socket.socket) -> bool:
-    """Whether the other side ends the connection, in ten seconds."""
+    """Whether the other side ends the connection within ten seconds."""
     place.settimeout(10)
     try:
         while place.recv(1 << 20):
@@ -145,7 +144,7 @@ def closed(place: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("poisoned", [0.5], indirect=True)
-def test_heads_that_do_not_end_and_answers_that_are_not_taken(poisoned: Any) -> None:
+def test_endless_heads_and_unread_responses_are_disconnected(poisoned: Any) -> None:
     running, _ = poisoned
     port = int(running.url.rsplit(":", 1)[1])
 
@@ -178,12 +177,12 @@ def test_heads_that_do_not_end_and_answers_that_are_not_taken(poisoned: Any) -> 
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """The resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def abort(port: int, count: int) -> None:
-    """Requests whose clients leave: in the head, in the body, after it, or by a reset."""
+    """Requests whose clients leave: during the head, during the body, after it, or by a reset."""
     content = b'{"inputs": ["w1 w2 w3", "w4"]}'
     whole = HEAD % len(content) + content
     for number in range(count):
@@ -201,7 +200,7 @@ def test_many_aborted_requests(served: ModelRegistry, start: Any, count: int) ->
         abort(port, 200)
         before = resident()
         abort(port, count)
-        # A busy machine is behind with what was sent to it; nothing may be left for good.
+        # A busy machine lags behind what was sent to it; nothing may remain for ever.
         until(lambda: not running.engine.requests and not running.server.server_state.connections, 120.0)
         assert running.engine.tokens == 0
         assert threading.active_count() <= threads
@@ -212,21 +211,21 @@ def test_many_aborted_requests(served: ModelRegistry, start: Any, count: int) ->
         running.stop()
 
 
-def test_overload_is_refused_and_recovers_at_once(served: ModelRegistry, start: Any) -> None:
-    lane = served.models["words/embed"]
-    assert isinstance(lane, DenseModel)
-    mine = Poisoned(lane)
+def test_overload_is_refused_and_the_server_recovers_at_once(served: ModelRegistry, start: Any) -> None:
+    served_model = served.models["words/embed"]
+    assert isinstance(served_model, DenseModel)
+    mine = Poisoned(served_model)
     running = start(served, EngineSettings(runners=1, queue_tokens=200), words__embed=mine)
     try:
         with running.client() as client, ThreadPoolExecutor(40) as pool:
             jobs = [pool.submit(client.post, "/embed", json={"inputs": "w88 " + "w1 " * 20}) for _ in range(40)]
             until(lambda: sum(job.done() for job in jobs) >= 20)
             mine.gate.set()
-            found = [job.result() for job in jobs]
-            refused = [one for one in found if one.status_code == 429]
-            assert {one.status_code for one in found} == {200, 429}
-            assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
-            assert refused[0].json()["error"]["code"] == "overloaded"
+            results = [job.result() for job in jobs]
+            rejected = [one for one in results if one.status_code == 429]
+            assert {one.status_code for one in results} == {200, 429}
+            assert all(int(one.headers["retry-after"]) >= 1 for one in rejected)
+            assert rejected[0].json()["error"]["code"] == "overloaded"
             assert client.post("/embed", json={"inputs": "w1"}).status_code == 200
             until(lambda: running.engine.tokens == 0)
     finally:
@@ -234,14 +233,14 @@ def test_overload_is_refused_and_recovers_at_once(served: ModelRegistry, start: 
         running.stop()
 
 
-def test_every_model_has_a_beat_that_it_runs(served: ModelRegistry) -> None:
-    assert [asked.model for asked in served.health_probes] == [facts["id"] for facts in served.models_info]
-    for asked in served.health_probes:
-        assert served.models[asked.endpoint].tokenize(asked).units, asked
+def test_every_model_has_a_health_probe_that_it_runs(served: ModelRegistry) -> None:
+    assert [sent.model for sent in served.health_probes] == [facts["id"] for facts in served.models_info]
+    for sent in served.health_probes:
+        assert served.models[sent.endpoint].tokenize(sent).units, sent
 
 
-def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    running, lane = poisoned
+def test_health_is_a_probe_through_the_engine(poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, served_model = poisoned
     with running.client() as client, ThreadPoolExecutor(2) as pool:
         assert client.get("/health/ready").json()["status"] == "ready"
         held = pool.submit(client.post, "/embed", json={"inputs": "w88"})
@@ -251,7 +250,7 @@ def test_health_is_by_a_beat_through_the_engine(poisoned: Any, monkeypatch: pyte
             stuck = client.get("/health/ready")
         assert (stuck.status_code, stuck.json()["error"]["code"]) == (503, "engine_stuck")
         assert client.get("/health/live").status_code == 200
-        lane.gate.set()
+        served_model.gate.set()
         assert held.result().status_code == 200
         assert client.get("/health/ready").status_code == 200
         running.app.state.draining = running.engine.draining = True

@@ -79,9 +79,9 @@ def everything(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     (room / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     build([room / "rows.jsonl"], room / "index", None)
     served = open_models(ServeSettings(tuple(f"{name}={path}" for name, path in folders.items()), str(room / "index")))
-    found = start(served)
-    yield found
-    found.stop()
+    result = start(served)
+    yield result
+    result.stop()
     served.models["index/search"].searcher.close()
 
 
@@ -134,8 +134,8 @@ def fuzz(running: Any, count: int) -> Counter[tuple[str, int]]:
 
     for document, modes in DOCUMENTS:
         whole = document(json.loads(json.dumps(plain)))
-        for found in schemathesis.openapi.from_dict(whole).get_all_operations():
-            operation = found.ok()
+        for result in schemathesis.openapi.from_dict(whole).get_all_operations():
+            operation = result.ok()
             for mode, share in modes.items():
                 quiet = settings(
                     max_examples=max(1, round(count * share)),
@@ -149,7 +149,7 @@ def fuzz(running: Any, count: int) -> Counter[tuple[str, int]]:
     return seen
 
 
-def told(seen: Counter[tuple[str, int]]) -> None:
+def stored(seen: Counter[tuple[str, int]]) -> None:
     """A line an operation, for pytest's -s."""
     for name in dict.fromkeys(name for name, _ in seen):
         print(name, {status: count for (one, status), count in sorted(seen.items()) if one == name})
@@ -163,6 +163,6 @@ def test_some_requests_of_every_route(everything: Any) -> None:
 @pytest.mark.slow
 def test_many_requests_of_every_route(everything: Any) -> None:
     seen = fuzz(everything, MANY)
-    told(seen)
+    stored(seen)
     assert seen.total() >= 20_000
     assert everything.engine.requests == 0

@@ -37,10 +37,10 @@ def serving(folders: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
     keys = tmp_path / "keys"
     keys.write_text("# ours\na-key\n")
     port = free_port()
-    given = [f"words={folders['words']}", "--port", str(port), "--api-key-file", str(keys)]
+    inputs = [f"words={folders['words']}", "--port", str(port), "--api-key-file", str(keys)]
     with (tmp_path / "log").open("wb") as log:
         room = {**os.environ, "ENCODERY_CACHE": str(tmp_path / "cache")}
-        process = subprocess.Popen(command(*given), stderr=log, env=room)
+        process = subprocess.Popen(command(*inputs), stderr=log, env=room)
         client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer a-key"}, timeout=180, trust_env=False
         )
@@ -76,10 +76,10 @@ def test_a_killed_worker_is_replaced_and_sigterm_ends_all(serving: Any) -> None:
     (worker,) = children(process.pid)
     with ThreadPoolExecutor(8) as pool:
         many = {"inputs": ["w1 w2 w3"] * 2000}
-        asked = [pool.submit(client.post, "/embed", json=many) for _ in range(8)]
+        request = [pool.submit(client.post, "/embed", json=many) for _ in range(8)]
         time.sleep(0.05)
         os.kill(worker, signal.SIGKILL)
-        for one in asked:  # Answered, or told at once by a connection that ends: none hangs.
+        for one in request:  # Answered, or the connection ends: none hangs.
             error = one.exception(120)
             assert isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) or one.result().status_code == 200
     # The socket outlives the worker: who connects now waits for the next one.
@@ -119,7 +119,7 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pyte
         keys_of(None)
 
 
-def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_reported(tmp_path: Path) -> None:
     nothing = subprocess.run(command(), capture_output=True, text=True, timeout=240, check=False)
     assert nothing.returncode == 2
     assert "nothing to serve" in nothing.stderr

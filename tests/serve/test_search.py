@@ -50,15 +50,15 @@ def expected(index: Path) -> SearchResult:
         return searcher.search("violin storm", conditions=parse(["year>=1991"]))
 
 
-def test_passages_are_those_of_the_library(expected: SearchResult, searching: httpx.Client) -> None:
-    found = searching.post("/search", json={"query": "violin storm", "filters": ["year>=1991"]}).json()["hits"]
-    assert [one["document"] for one in found] == ["d2", "d1"]
-    assert [one["text"] for one in found] == [one.text for one in expected.hits]
-    assert [one["score"] for one in found] == pytest.approx([one.score for one in expected.hits])
+def test_hits_equal_those_of_the_library(expected: SearchResult, searching: httpx.Client) -> None:
+    result = searching.post("/search", json={"query": "violin storm", "filters": ["year>=1991"]}).json()["hits"]
+    assert [one["document"] for one in result] == ["d2", "d1"]
+    assert [one["text"] for one in result] == [one.text for one in expected.hits]
+    assert [one["score"] for one in result] == pytest.approx([one.score for one in expected.hits])
     assert searching.get("/health/ready").status_code == 200
 
 
-def test_what_cannot_be_searched(searching: httpx.Client) -> None:
+def test_invalid_searches_are_refused(searching: httpx.Client) -> None:
     for body, code in (
         ({"query": ""}, "empty_input"),
         ({"query": "storm", "mode": "dense"}, "invalid_input"),
@@ -71,17 +71,17 @@ def test_what_cannot_be_searched(searching: httpx.Client) -> None:
     ):
         response = searching.post("/search", json=body)
         assert (response.status_code, response.json()["error"]["code"]) == (400, code)
-    told = searching.post("/search", json={"query": "storm", "weights": {"bm52": 1.0}}).json()["error"]["message"]
-    assert "'bm52' is no mode of the index. Did you mean 'bm25'?" in told
+    stored = searching.post("/search", json={"query": "storm", "weights": {"bm52": 1.0}}).json()["error"]["message"]
+    assert "'bm52' is no mode of the index. Did you mean 'bm25'?" in stored
 
 
-def test_shares_by_side_reach_the_library() -> None:
+def test_weights_by_mode_reach_the_searcher() -> None:
     class Noting:
         def search(self, query: str, **options: Any) -> dict[str, Any]:
             return options
 
-    lane = SearchModel(Noting())  # type: ignore[arg-type]
+    model = SearchModel(Noting())  # type: ignore[arg-type]
     shares = {"bm25": 0.25, "dense": 0.75}
     for options, weight in (({"weights": shares, "weight": None}, shares), ({"weight": 0.5, "weights": None}, 0.5)):
-        reading = lane.tokenize(InferenceRequest("index", "search", {"query": "storm"}, options))
-        assert lane.run(reading.units)[0]["weight"] == weight
+        reading = model.tokenize(InferenceRequest("index", "search", {"query": "storm"}, options))
+        assert model.run(reading.units)[0]["weight"] == weight

@@ -1,4 +1,4 @@
-"""Several heads on one pass of the encoder they share: how many passes there are, and that each head says the same."""
+"""Several heads on one pass of a shared encoder: the number of passes, and that each head gives what it gives alone."""
 
 from __future__ import annotations
 
@@ -36,29 +36,31 @@ def several(folders: dict[str, Path]) -> ModelRegistry:
 @pytest.fixture
 def passes(several: ModelRegistry) -> Iterator[list[int]]:
     """Tokens of each pass of the encoder."""
-    stem = several.models["words/embed"].batch_group
-    assert isinstance(stem, SharedEncoderGroup)
+    group = several.models["words/embed"].batch_group
+    assert isinstance(group, SharedEncoderGroup)
     seen: list[int] = []
-    with stem.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].tokens)):
+    with group.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tokens)):
         yield seen
 
 
-def test_equal_encoders_are_one_and_others_are_not(several: ModelRegistry, base: LoadedModel, tmp_path: Path) -> None:
-    lanes: dict[str, Any] = several.models
-    heads = [lanes[name] for name in ("words/embed", "words/states", "classes/predict", "tags/predict")]
+def test_equal_encoders_are_shared_and_others_are_not(
+    several: ModelRegistry, base: LoadedModel, tmp_path: Path
+) -> None:
+    served_models: dict[str, Any] = several.models
+    heads = [served_models[name] for name in ("words/embed", "words/states", "classes/predict", "tags/predict")]
     assert len({id(lane.batch_group) for lane in heads}) == len({id(lane.model.encoder) for lane in heads}) == 1
-    assert lanes["sparse/sparse"].batch_group is lanes["words/tokenize"].batch_group is None
+    assert served_models["sparse/sparse"].batch_group is served_models["words/tokenize"].batch_group is None
     assert set(several.cost_probes) == {"words/embed", "sparse/sparse"}
     other = save_model(tmp_path / "other", build_model(base.model.settings, seed=1), base.path.parent / "tokenizer")
     apart = open_models(ServeSettings((f"words={base.path}", f"other={other.path}"))).models
     assert apart["words/embed"].batch_group is not apart["other/embed"].batch_group
 
 
-def test_requests_to_several_heads_are_one_pass(
+def test_requests_to_several_heads_take_one_pass(
     several: ModelRegistry, passes: list[int], folders: dict[str, Path], base: LoadedModel
 ) -> None:
-    stem = several.models["words/embed"].batch_group
-    assert isinstance(stem, SharedEncoderGroup)
+    group = several.models["words/embed"].batch_group
+    assert isinstance(group, SharedEncoderGroup)
     inside, gate = threading.Event(), threading.Event()
 
     def hold(*_: Any) -> None:
@@ -74,11 +76,11 @@ def test_requests_to_several_heads_are_one_pass(
     ]
     with (
         ServingEngine(several.models, EngineSettings(runners=1)) as engine,
-        stem.encoder.register_forward_pre_hook(hold),
+        group.encoder.register_forward_pre_hook(hold),
     ):
         first = engine.submit(InferenceRequest("words", "embed", {"texts": ["w1"]}))
         assert inside.wait(20)
-        engine.submit(InferenceRequest("words", "embed", {"texts": ["w2"]}))  # The batch that is made ready meanwhile.
+        engine.submit(InferenceRequest("words", "embed", {"texts": ["w2"]}))  # The batch that is formed meanwhile.
         while not engine.scheduler.batch_ready:
             time.sleep(0.005)
         tickets = [engine.submit(one) for one in requests]
@@ -102,7 +104,7 @@ def test_requests_to_several_heads_are_one_pass(
                   - vectors[0]).max() < 1e-5  # fmt: skip
 
 
-def test_sequences_of_other_segments_are_not_the_same() -> None:
+def test_sequences_with_other_segments_are_computed_separately() -> None:
     plain = Batch.from_sequences([[1, 2, 3], [4, 5], [1, 2, 3]])
     paired = Batch.from_sequences([[1, 2, 3], [4, 5]], [[0, 0, 1], [0, 0]])
     whole, rows = merge_batches([plain, paired])

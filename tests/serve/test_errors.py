@@ -1,4 +1,4 @@
-"""What is refused, how, and that one envelope holds it all."""
+"""Errors: which requests are refused, with which status and code, in one envelope."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def checked(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "body", "status", "code"), BODIES, ids=[str(n) for n in range(len(BODIES))])
-def test_bodies(client: httpx.Client, path: str, body: Any, status: int, code: str) -> None:
+def test_invalid_bodies(client: httpx.Client, path: str, body: Any, status: int, code: str) -> None:
     checked(client.post(path, json=body), status, code)
 
 
 @pytest.mark.parametrize(("body", "status", "code"), RAW, ids=[str(n) for n in range(len(RAW))])
-def test_bytes(client: httpx.Client, body: bytes, status: int, code: str) -> None:
+def test_bodies_that_are_not_json(client: httpx.Client, body: bytes, status: int, code: str) -> None:
     checked(client.post("/embed", content=body, headers={"content-type": "application/json"}), status, code)
 
 
@@ -97,7 +97,7 @@ HEADS = [
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_what_is_no_http_is_told_in_the_envelope(running: Any, head: bytes) -> None:
+def test_bytes_that_are_not_http_get_the_envelope(running: Any, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1]))) as place:
         place.sendall(head)
         place.settimeout(20)
@@ -107,7 +107,7 @@ def test_what_is_no_http_is_told_in_the_envelope(running: Any, head: bytes) -> N
     assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "malformed_http"
 
 
-def test_strange_but_legal_text_is_answered(client: httpx.Client) -> None:
+def test_unusual_but_valid_text_is_answered(client: httpx.Client) -> None:
     for text in ("w1\x00w2", "\u202e\u0301", "w1\r\n", "🜚" * 9, '{"a":1}'):
         assert client.post("/embed", json={"inputs": text}).status_code == 200
     twice = b'{"inputs": "w1", "inputs": "w2"}'
@@ -115,21 +115,21 @@ def test_strange_but_legal_text_is_answered(client: httpx.Client) -> None:
     assert response.json() == client.post("/embed", json={"inputs": "w2"}).json()
 
 
-def test_messages_name_what_helps(client: httpx.Client) -> None:
-    said = checked(client.post("/embed", json={"inputs": LONG}), 400, "input_too_long")["message"]
-    assert "100 tokens" in said
-    assert str(32 - 2) in said
+def test_messages_name_the_numbers_and_alternatives(client: httpx.Client) -> None:
+    message = checked(client.post("/embed", json={"inputs": LONG}), 400, "input_too_long")["message"]
+    assert "100 tokens" in message
+    assert str(32 - 2) in message
     assert "'words'" in checked(client.post("/embed", json={"inputs": "w1", "model": "wrods"}), 404, "")["message"]
     assert "8, 16, 32" in checked(client.post("/embed", json={"inputs": "w1", "dimensions": 7}), 400, "")["message"]
     assert "'/embed'" in checked(client.post("/embedd", json={"inputs": "w1"}), 404, "")["message"]
     assert checked(client.post("/embed", json={"inputs": "w1", "x": 1}), 400, "")["param"] == "x"
-    said = checked(client.post("/embed", json={"inputs": ["w1", 7]}), 400, "invalid_parameter")["message"]
-    assert said.startswith("inputs: ")
-    said = checked(client.post("/rerank", json={"query": "w1", "documents": [{"text": 7}]}), 400, "")["message"]
-    assert said.startswith("documents.0: ")
+    message = checked(client.post("/embed", json={"inputs": ["w1", 7]}), 400, "invalid_parameter")["message"]
+    assert message.startswith("inputs: ")
+    message = checked(client.post("/rerank", json={"query": "w1", "documents": [{"text": 7}]}), 400, "")["message"]
+    assert message.startswith("documents.0: ")
 
 
-def test_other_content_is_refused(client: httpx.Client) -> None:
+def test_other_content_types_are_refused(client: httpx.Client) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         response = client.post("/embed", content=b'{"inputs": "w1"}', headers={"content-type": kind})
         checked(response, 415, "unsupported_media_type")
@@ -142,7 +142,7 @@ def test_large_bodies_are_refused_before_they_are_read(served: ModelRegistry, st
             body = json.dumps({"inputs": "w1 " * 1000}).encode()
             headers = {"content-type": "application/json"}
             checked(client.post("/embed", content=body, headers=headers), 413, "body_too_large")
-            # In pieces, without a length that could be read beforehand.
+            # In chunks, without a declared length.
             pieces = (body[n : n + 100] for n in range(0, len(body), 100))
             checked(client.post("/embed", content=pieces, headers=headers), 413, "body_too_large")
             assert client.post("/embed", json={"inputs": "w1"}).status_code == 200

@@ -1,4 +1,4 @@
-"""Several heads by one request: what each gives is what its own route gives, after one pass of the encoder."""
+"""Several heads in one request: each gives what its own route gives, after one pass of the encoder."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def post(client: httpx.Client, path: str, **body: Any) -> Any:
 
 
 def alone(client: httpx.Client, head: dict[str, Any], texts: list[str], **more: Any) -> Any:
-    """What the head's own route gives."""
-    given = {name: value for name, value in head.items() if name != "route"}
+    """The answer of the head's own route."""
+    arguments = {name: value for name, value in head.items() if name != "route"}
     inputs: Any = [[text] for text in texts] if head["route"] == "predict" else texts
-    return post(client, f"/{head['route']}", inputs=inputs, **given, **more)
+    return post(client, f"/{head['route']}", inputs=inputs, **arguments, **more)
 
 
 def near(one: Any, other: Any) -> bool:
-    """Equal but for numbers, which may differ by 1e-6."""
+    """Equal, except that numbers may differ by 1e-6."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(near(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -52,26 +52,28 @@ def near(one: Any, other: Any) -> bool:
 
 
 def test_each_head_gives_what_its_route_gives(client: httpx.Client) -> None:
-    found = post(client, "/v1/heads", input=TEXTS, heads=HEADS)
-    assert list(found["heads"]) == list(HEADS)
-    assert found["models"] == {"vector": "words", "short": "words", "states": "words", "class": "classes",
+    result = post(client, "/v1/heads", input=TEXTS, heads=HEADS)
+    assert list(result["heads"]) == list(HEADS)
+    assert result["models"] == {"vector": "words", "short": "words", "states": "words", "class": "classes",
                                "names": "tags"}  # fmt: skip
     for name, head in HEADS.items():
-        assert near(found["heads"][name], alone(client, head, TEXTS)), name
-    assert len(found["heads"]["short"][0]) == 8
+        assert near(result["heads"][name], alone(client, head, TEXTS)), name
+    assert len(result["heads"]["short"][0]) == 8
     single = post(client, "/v1/heads", input=TEXTS[0], heads={"class": HEADS["class"]})
-    assert near(single["heads"]["class"], found["heads"]["class"][:1])
+    assert near(single["heads"]["class"], result["heads"]["class"][:1])
 
 
-def test_one_pass_serves_them_all(served: Any, client: httpx.Client, running: Any) -> None:
-    trunk = served.models["words/heads"]
-    assert isinstance(trunk, MultiHeadModel)
-    assert {"words/embed", "words/states", "classes/predict", "tags/predict", "ranker/predict"} <= set(trunk.heads)
+def test_one_pass_serves_all_heads(served: Any, client: httpx.Client, running: Any) -> None:
+    heads_model = served.models["words/heads"]
+    assert isinstance(heads_model, MultiHeadModel)
+    assert {"words/embed", "words/states", "classes/predict", "tags/predict", "ranker/predict"} <= set(
+        heads_model.heads
+    )
     passes: list[int] = []
-    with trunk.model.encoder.register_forward_pre_hook(lambda _, given: passes.append(given[0].tokens)):
-        found = post(client, "/v1/heads", input=TEXTS, heads=HEADS)
-        assert passes == [5 + 4 + 7]  # Each text once, though five heads want it, and one comes twice.
-        assert (found["encoders"], found["usage"]["total_tokens"]) == (1, 16)
+    with heads_model.model.encoder.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].tokens)):
+        result = post(client, "/v1/heads", input=TEXTS, heads=HEADS)
+        assert passes == [5 + 4 + 7]  # Each text once, although five heads need it and one text occurs twice.
+        assert (result["encoders"], result["usage"]["total_tokens"]) == (1, 16)
         passes.clear()
         for head in HEADS.values():
             alone(client, head, TEXTS)
@@ -81,18 +83,18 @@ def test_one_pass_serves_them_all(served: Any, client: httpx.Client, running: An
     assert facts["tags"] == {"predict": "words"}
 
 
-def test_long_texts_are_cut_by_each_head_as_alone(client: httpx.Client) -> None:
+def test_each_head_truncates_long_texts_as_its_route_does(client: httpx.Client) -> None:
     long = " ".join(f"w{number}" for number in range(70))
     for truncate in ("chunk", "right"):
-        found = post(client, "/v1/heads", input=[long, "w1"], heads=HEADS, truncate=truncate)
+        result = post(client, "/v1/heads", input=[long, "w1"], heads=HEADS, truncate=truncate)
         for name, head in HEADS.items():
-            assert near(found["heads"][name], alone(client, head, [long, "w1"], truncate=truncate)), name
-    refused = client.post("/v1/heads", json={"input": [long], "heads": HEADS})
-    error = refused.json()["error"]
-    assert (refused.status_code, error["code"], error["param"]) == (400, "input_too_long", "heads.vector")
+            assert near(result["heads"][name], alone(client, head, [long, "w1"], truncate=truncate)), name
+    rejected = client.post("/v1/heads", json={"input": [long], "heads": HEADS})
+    error = rejected.json()["error"]
+    assert (rejected.status_code, error["code"], error["param"]) == (400, "input_too_long", "heads.vector")
 
 
-def test_what_cannot_be_asked_together_is_told(client: httpx.Client) -> None:
+def test_invalid_heads_are_refused(client: httpx.Client) -> None:
     for heads, status, code in (
         ({}, 400, "invalid_parameter"),
         ({"a": {"route": "fill"}}, 400, "invalid_parameter"),
@@ -111,7 +113,7 @@ def test_what_cannot_be_asked_together_is_told(client: httpx.Client) -> None:
 
 @pytest.fixture
 def apart(base: LoadedModel, folders: dict[str, Path], tmp_path: Path, start: Any) -> Iterator[httpx.Client]:
-    """Two encoders that are not equal."""
+    """A server of two models with different encoders."""
     other = save_model(tmp_path / "other", build_model(base.model.settings, seed=1), base.path.parent / "tokenizer")
     running = start(open_models(ServeSettings((f"other={other.path}", f"classes={folders['classes']}"))))
     with running.client() as client:
@@ -119,31 +121,31 @@ def apart(base: LoadedModel, folders: dict[str, Path], tmp_path: Path, start: An
     running.stop()
 
 
-def test_heads_on_other_encoders_are_asked_beside(apart: httpx.Client) -> None:
+def test_heads_on_other_encoders_are_computed_too(apart: httpx.Client) -> None:
     heads: dict[str, dict[str, Any]] = {"class": {"route": "predict"}, "vector": {"route": "embed"}}
-    found = post(apart, "/v1/heads", input=TEXTS, heads=heads)
-    assert (found["encoders"], found["usage"]["total_tokens"]) == (2, 32)
+    result = post(apart, "/v1/heads", input=TEXTS, heads=heads)
+    assert (result["encoders"], result["usage"]["total_tokens"]) == (2, 32)
     for name, head in heads.items():
-        assert near(found["heads"][name], alone(apart, head, TEXTS)), name
+        assert near(result["heads"][name], alone(apart, head, TEXTS)), name
     heads["vector"]["dimensions"] = 3
     response = apart.post("/v1/heads", json={"input": ["w1"], "heads": heads})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "heads.vector")
 
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
-def test_of_8_bits_they_are_equal_to_the_bit(base: LoadedModel, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_8_bits_they_are_equal_to_the_bit(base: LoadedModel, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     served = open_models(ServeSettings((f"words={base.path}",), runtime="packed_int8", threads=2))
     running = start(served)
-    lane = served.models["words/heads"]
-    assert isinstance(lane, EncoderHead)
+    served_model = served.models["words/heads"]
+    assert isinstance(served_model, EncoderHead)
     passes: list[int] = []
-    engine: Any = type(lane.encoder)
+    engine: Any = type(served_model.encoder)
     hidden = engine.hidden_states
 
     def counted(self: Any, batch: Any) -> np.ndarray:
         passes.append(len(batch.ids))
-        found: np.ndarray = hidden(self, batch)
-        return found
+        result: np.ndarray = hidden(self, batch)
+        return result
 
     monkeypatch.setattr(engine, "hidden_states", counted)
     texts = [" ".join(f"w{(row * 7 + place) % 100}" for place in range(1 + row % 28)) for row in range(64)]
@@ -151,10 +153,10 @@ def test_of_8_bits_they_are_equal_to_the_bit(base: LoadedModel, start: Any, monk
     heads: dict[str, Any] = {"vector": {"route": "embed"}, "plain": plain, "all": {"route": "embed_all"}}
     try:
         with running.client() as client:
-            found = post(client, "/v1/heads", input=texts[:8], heads=heads)
+            result = post(client, "/v1/heads", input=texts[:8], heads=heads)
             assert len(passes) == 1
-            found = post(client, "/v1/heads", input=texts, heads=heads)
+            result = post(client, "/v1/heads", input=texts, heads=heads)
             for name, head in heads.items():
-                assert found["heads"][name] == alone(client, head, texts), name
+                assert result["heads"][name] == alone(client, head, texts), name
     finally:
         running.stop()
