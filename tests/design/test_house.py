@@ -38,7 +38,6 @@ KNOWN: dict[str, set[str]] = {
         "evaluate/probes/__init__.py",
         "evaluate/suites/__init__.py",
         "evaluate/systems/__init__.py",
-        "finetune/tasks/__init__.py",
     },
     "classes that are both instantiated and subclassed": {
         "encodery.model.weights.Linear",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from encodery.base.errors import InputError
 from encodery.base.settings import decode, encode
 
 Rows = Mapping[str, Sequence[Any]]
@@ -63,3 +64,13 @@ class TaskMetadata:
     def from_json(cls, table: Mapping[str, Any], where: str) -> TaskMetadata:
         """The inverse of `to_json`. Raises `SettingsError` naming `where` and the field that is wrong."""
         return decode(cls, table, where)
+
+
+def first_schema(task: str, schemas: Sequence[RowSchema], roles: Sequence[str], with_targets: bool) -> RowSchema:
+    """Return the first schema that the roles satisfy. Raises `InputError` naming the task and the missing roles."""
+    required = [(*schema.inputs, *(schema.targets if with_targets else ())) for schema in schemas]
+    for schema, own in zip(schemas, required, strict=True):
+        if {*own} <= {*roles}:
+            return schema
+    needs = " or ".join(" + ".join(own) for own in required)
+    raise InputError(f"task '{task}' needs {needs}; the data has {', '.join(roles) or 'none of them'}.")

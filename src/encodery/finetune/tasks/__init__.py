@@ -12,12 +12,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from encodery.base.errors import InputError
 from encodery.base.parts import Part, name_of
 from encodery.finetune.examples import Examples
 from encodery.finetune.preprocess import Preprocessor
 from encodery.finetune.task_module import TaskModule
-from encodery.finetune.task_types import Answer, AnswerItem, Rows, RowSchema, TaskMetadata
+from encodery.finetune.task_types import Answer, AnswerItem, Rows, RowSchema, TaskMetadata, first_schema
 from encodery.model.shape import Shape
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import Truncate
@@ -75,8 +74,4 @@ class Task(Part):
 
     def schema_for(self, roles: Sequence[str], with_targets: bool) -> RowSchema:
         """Return the first schema that the roles satisfy. Raises `InputError` naming the roles that are missing."""
-        for schema in self.schemas:
-            if {*schema.inputs, *(schema.targets if with_targets else ())} <= {*roles}:
-                return schema
-        wanted = " or ".join(" + ".join((*s.inputs, *(s.targets if with_targets else ()))) for s in self.schemas)
-        raise InputError(f"task '{name_of(self)}' needs {wanted}; the data has {', '.join(roles) or 'none of them'}.")
+        return first_schema(name_of(self), self.schemas, roles, with_targets)
