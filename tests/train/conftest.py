@@ -1,4 +1,4 @@
-"""Runs small enough for a test: a store of ids with something to learn in them, a recipe of a few thousand weights."""
+"""Small runs for tests: a token store with learnable structure, and recipes of a few thousand parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _tokenizer() -> Tokenizer:
 
 
 def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
-    """Walks on a ring of words: each word tells much of its neighbours."""
+    """Random walks on a ring of tokens: each token predicts its neighbours well."""
     rng = np.random.default_rng(seed)
     found = []
     for length in rng.integers(6, 90, count):
@@ -51,7 +51,7 @@ def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
 
 
 def make_store(folder: Path, documents: int = 120) -> Path:
-    """A store of `documents` documents; 24 more are held out."""
+    """A store of `documents` training documents and 24 held-out ones."""
     tokenizer = _tokenizer()
     specials = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
     dtype = id_dtype(VOCAB)
@@ -95,7 +95,7 @@ def other_store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(store: Path) -> Callable[..., Recipe[PretrainSettings]]:
-    """`table(train={...}, ...)`: the whole recipe of a small run, with settings laid over it."""
+    """`table(train={...}, ...)`: the recipe of a small run with some settings replaced."""
 
     def make(**over: Any) -> Recipe[PretrainSettings]:
         opened = TokenStore.open(store)
@@ -107,7 +107,7 @@ def table(store: Path) -> Callable[..., Recipe[PretrainSettings]]:
 
 @pytest.fixture
 def losses() -> Callable[[Path], dict[int, float]]:
-    """`losses(run)`: the loss of every step in a run's log; a step logged twice is an error."""
+    """`losses(run)`: the loss of every step in the log of a run; fails if a step was logged twice."""
 
     def read(run: Path) -> dict[int, float]:
         lines = [line for line in read_log(run / "log.jsonl") if "loss" in line]
@@ -119,7 +119,7 @@ def losses() -> Callable[[Path], dict[int, float]]:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Run:
-    """`spawn(code)`: another Python process that runs `code`, whose output is kept."""
+    """`spawn(code)`: start another Python process that runs `code`, with its output captured."""
 
     def run(code: str, *prefix: str) -> subprocess.Popen[str]:
         script = tmp_path / "script.py"
@@ -132,7 +132,7 @@ def spawn(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """`with power_cut(7): start(...)`: the run fails when it has made seven steps."""
+    """`with power_cut(7): start(...)`: the run fails after seven steps."""
 
     @contextmanager
     def cut(at: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Branching a decay off a run with a constant rate."""
+"""Branching: a decay that starts at a checkpoint of a run with a constant learning rate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from encodery.base.run_log import read_log
 from encodery.train import checkpoint
 from encodery.train.branch import branch
 from encodery.train.launch import start
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 
 
@@ -29,7 +30,7 @@ def run(table: Table, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_branch_from_the_decays_own_start_repeats_the_run(run: Path, losses: Losses, tmp_path: Path) -> None:
+def test_a_branch_from_the_start_of_the_decay_repeats_the_run(run: Path, losses: Losses, tmp_path: Path) -> None:
     assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(run)] == [10, 20, 30, 32, 40]
     result = branch(run, tmp_path / "new", decay="20%")
     assert result.finished
@@ -38,24 +39,24 @@ def test_a_branch_from_the_decays_own_start_repeats_the_run(run: Path, losses: L
     assert losses(tmp_path / "new") == pytest.approx(losses(run), rel=1e-4)
 
 
-def test_an_earlier_checkpoint_gives_a_shorter_run(run: Path, losses: Losses, tmp_path: Path) -> None:
+def test_a_branch_from_an_earlier_checkpoint_is_a_shorter_run(run: Path, losses: Losses, tmp_path: Path) -> None:
     result = branch(run, tmp_path / "new", decay="5steps", checkpoint_name="step-00000020")
     assert result.step == 25
-    found = losses(tmp_path / "new")
-    assert {step: found[step] for step in range(1, 21)} == {step: losses(run)[step] for step in range(1, 21)}
+    results = losses(tmp_path / "new")
+    assert {step: results[step] for step in range(1, 21)} == {step: losses(run)[step] for step in range(1, 21)}
     falling = [rates(tmp_path / "new")[step] for step in range(20, 26)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] == pytest.approx(0.01)
     assert falling[-1] < 0.002
 
 
-def test_a_longer_budget_goes_on(run: Path, tmp_path: Path) -> None:
+def test_a_longer_budget_continues_the_run(run: Path, tmp_path: Path) -> None:
     result = branch(run, tmp_path / "new", budget="50steps", checkpoint_name="step-00000030")
     assert result.step == 50
     assert rates(tmp_path / "new")[39] == pytest.approx(0.01)
 
 
-def test_what_cannot_be_branched_is_named(run: Path, table: Table, tmp_path: Path) -> None:
+def test_impossible_branches_are_refused_by_name(run: Path, table: Table, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not at its peak"):
         branch(run, tmp_path / "new", decay="20%", checkpoint_name="step-00000040")
     with pytest.raises(CheckpointError, match="step-00000032"):

@@ -1,4 +1,4 @@
-"""Budgets: read, printed, spent."""
+"""Budgets: parsing, printing, spending."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from encodery.train.budget import Budget
         ("2ksteps", "steps", 2000, "2000steps"),
     ],
 )
-def test_reads_and_prints(text: str, kind: str, amount: float, printed: str) -> None:
+def test_parses_and_prints(text: str, kind: str, amount: float, printed: str) -> None:
     budget = Budget.parse(text)
     assert (budget.kind, budget.amount) == (kind, amount)
     assert str(budget) == printed
@@ -39,13 +39,13 @@ def test_reads_and_prints(text: str, kind: str, amount: float, printed: str) -> 
 @pytest.mark.parametrize(
     "text", ["", "10", "ten minutes", "3B", "-5m", "0s", "0steps", "10x", "1h30m", "5 5m", "3e9tok", 7]
 )
-def test_refuses_with_examples(text: object) -> None:
+def test_unreadable_budgets_are_refused_with_examples(text: object) -> None:
     with pytest.raises(SettingsError, match=r"10m, 2h.*3Btok.*500steps") as caught:
         Budget.parse(text)  # type: ignore[arg-type]
     assert str(text) in str(caught.value)
 
 
-def test_spends_only_its_own_kind() -> None:
+def test_only_its_kind_is_spent() -> None:
     clock, tokens, steps = Budget.parse("100s"), Budget.parse("1ktok"), Budget.parse("10steps")
     spent = (25.0, 500, 9)
     assert [b.progress(*spent) for b in (clock, tokens, steps)] == [0.25, 0.5, 0.9]

@@ -1,4 +1,4 @@
-"""Two gloo processes learn as one process does, write once, and stop together."""
+"""Two gloo processes train as one process does, write files once, and stop together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from encodery.model.checkpoint import read_tensors
 from encodery.train.distributed import DistributedContext, _buckets
 from encodery.train.launch import start
 from encodery.train.pretrain import PretrainJob
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 
 SCRIPT = """
 import json, sys
@@ -35,7 +36,7 @@ MODEL = {"dropout": 0.1}
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(table: Table, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+def test_two_processes_train_as_one(table: Table, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
     recipe = table(train=TRAIN, model=MODEL, hooks=[{"is": "ema", "decay": 0.9}])
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "two"
@@ -57,7 +58,7 @@ def test_two_processes_learn_as_one(table: Table, tmp_path: Path, spawn: Callabl
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_stops_all_and_the_run_goes_on(
+def test_a_signal_stops_all_processes_and_the_run_can_be_resumed(
     table: Table, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     recipe = table(train={**TRAIN, "budget": "300steps", "checkpoint_every": "1h"})
@@ -97,6 +98,6 @@ def test_micro_batches_do_not_depend_on_the_number_of_ranks(table: Table) -> Non
     assert abs(sizes[0] - sizes[1]) < 32, "balanced to less than a sequence"
 
 
-def test_buckets_hold_neighbours_of_one_kind() -> None:
+def test_buckets_hold_consecutive_gradients_of_one_dtype() -> None:
     grads = [torch.zeros(3), torch.zeros(4), torch.zeros(2, dtype=torch.float64), torch.zeros(10_000_000)]
     assert [len(bucket) for bucket in _buckets(grads)] == [2, 1, 1]

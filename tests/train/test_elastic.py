@@ -1,4 +1,4 @@
-"""A process that is killed: torchrun starts all again, and the run goes on from its last checkpoint."""
+"""A killed process: torchrun restarts all processes, and the run continues from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from encodery.train.launch import start
+from encodery.train.recipe import Recipe
 
 SCRIPT = """
 import json, os, signal
@@ -31,8 +32,8 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.mark.slow
-def test_a_killed_rank_rejoins_from_the_last_checkpoint(
-    table: Callable[..., dict[str, Any]],
+def test_a_killed_rank_continues_from_the_last_checkpoint(
+    table: Callable[..., Recipe[Any]],
     losses: Callable[[Path], dict[int, float]],
     tmp_path: Path,
     spawn: Callable[..., subprocess.Popen[str]],

@@ -1,4 +1,4 @@
-"""The usual held-out loss: fitted to runs of ours, silent where none was, told once where a run lies outside."""
+"""Expected losses: fitted to our own runs, unknown outside their ranges, with one warning for a loss outside."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from encodery.train.expected_loss import LossRange
 from encodery.train.launch import resume, start
 from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import read_settings
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 HEALTHY = [  # how it began, guess by frequency, parameters, vocabulary, tokens, steps, held-out loss: of runs of ours
     ("random", 6.212, 1_401_600, 8192, 12_502_436, 6115, 3.081),
     ("random", 6.212, 1_401_600, 8192, 1_762_000, 860, 4.027),
@@ -49,16 +50,16 @@ HEALTHY = [  # how it began, guess by frequency, parameters, vocabulary, tokens,
 ]
 
 
-@pytest.mark.parametrize("given", HEALTHY)
-def test_runs_of_ours_lie_inside(given: tuple[str, float, int, int, int, int, float]) -> None:
-    begin, *place, loss = given
+@pytest.mark.parametrize("arguments", HEALTHY)
+def test_our_own_runs_are_inside_the_range(arguments: tuple[str, float, int, int, int, int, float]) -> None:
+    begin, *place, loss = arguments
     band = LossRange.of(*place, data_init=begin)
     assert band is not None
     assert band.contains(loss)
     assert "is usual" in band.describe(loss)
 
 
-def test_how_a_run_began_counts() -> None:
+def test_the_range_depends_on_the_initialisation() -> None:
     place = (6.2, 1_400_000, 8192, 2_000_000, 1000)
     bands = [LossRange.of(*place, data_init=begin) for begin in ("random", "cooccurrence", "bigrams")]
     for more, less in itertools.pairwise(bands):
@@ -69,10 +70,10 @@ def test_how_a_run_began_counts() -> None:
     assert LossRange.of(*place, data_init="mine.of_my_own") is None
 
 
-def test_what_lies_outside_is_told_and_why() -> None:
+def test_a_loss_outside_is_described_with_its_cause() -> None:
     band = LossRange.of(6.2, 1_400_000, 8192, 2_000_000, 1000)
     assert band is not None
-    assert not band.contains(6.2), "a guess by frequency is not enough after two million tokens"
+    assert not band.contains(6.2), "the unigram baseline is not usual after two million tokens"
     assert not band.contains(float("nan"))
     assert f"usual at this size is between {band.low:.1f} and {band.high:.1f}" in band.describe(6.2)
     assert "train.batch_tokens" in band.describe(6.2)
@@ -86,11 +87,11 @@ def test_what_lies_outside_is_told_and_why() -> None:
         *((10**6, 300, 10**6, 500), (10**6, 60_000, 10**6, 500), (10**6, 8192, 10**6, 20)),
     ],
 )
-def test_where_no_run_was_nothing_is_said(place: tuple[int, int, int, int]) -> None:
+def test_nothing_is_known_outside_the_ranges(place: tuple[int, int, int, int]) -> None:
     assert LossRange.of(6.2, *place) is None
 
 
-def test_more_tokens_and_more_weights_let_it_expect_less() -> None:
+def test_more_tokens_and_parameters_lower_the_range() -> None:
     def high(parameters: int, tokens: int) -> float:
         band = LossRange.of(6.2, parameters, 8192, tokens, 500)
         assert band is not None
@@ -99,52 +100,53 @@ def test_more_tokens_and_more_weights_let_it_expect_less() -> None:
     assert high(10**6, 10**6) > high(10**6, 4 * 10**6) > high(4 * 10**6, 4 * 10**6)
 
 
-def test_the_doctor_says_it_once() -> None:
+def test_a_loss_outside_is_warned_about_once() -> None:
     doctor, band = Diagnostics("cpu"), LossRange(4.0, 5.0, 10**6)
     assert doctor.check_loss(4.5, band) is None
     assert "is usual" in doctor.loss_assessment
     assert "6.00 after 1.0 M" in (doctor.check_loss(6.0, band) or "")
     assert doctor.check_loss(7.0, band) is None
-    assert "7.00" in doctor.loss_assessment, "the report has the last"
+    assert "7.00" in doctor.loss_assessment, "the report has the last loss"
     again = Diagnostics("cpu")
     again.load_state(json.loads(json.dumps(doctor.state())))
-    assert again.check_loss(7.0, band) is None, "also after a resume"
+    assert again.check_loss(7.0, band) is None, "a resumed run must not warn again"
     assert doctor.check_loss(7.0, None) is None
     assert doctor.loss_assessment == ""
 
 
 def ran(recipe: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
-    """What a run said, and its figures."""
-    said = io.StringIO()
-    result = start(recipe, folder, Console(file=said, width=400))
-    return said.getvalue(), result.metrics
+    """The output of a run and its metrics."""
+    message = io.StringIO()
+    result = start(recipe, folder, Console(file=message, width=400))
+    return message.getvalue(), result.metrics
 
 
 def open_up(patch: pytest.MonkeyPatch) -> None:
-    """Let the rule speak of models and runs far too small for it; what is tested is who is told what, and how often."""
+    """Extend the ranges to models and runs that are far too small; the tests check who is warned, about what, and how
+    often."""
     patch.setattr(rule, "RANGES", dict.fromkeys(rule.RANGES, (0.0, 1e12)))
     patch.setattr(rule, "CURVES", {name: curve._replace(below=2.0) for name, curve in rule.CURVES.items()})
 
 
-def test_a_run_at_an_absurd_rate_says_so_and_one_at_a_usual_rate_does_not(
+def test_a_run_warns_of_an_absurd_learning_rate_only(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = {"budget": "30steps", "evals": 6, "eval_time_fraction": 0.9}
-    said, figures = ran(table(train=train), tmp_path / "silent")
+    message, figures = ran(table(train=train), tmp_path / "silent")
     assert "loss_assessment" not in figures
     open_up(monkeypatch)
-    said, figures = ran(table(train=train), tmp_path / "healthy")
+    message, figures = ran(table(train=train), tmp_path / "healthy")
     assert "is usual for this size" in figures["loss_assessment"]
-    assert "Held-out loss" not in said
-    said, figures = ran(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
-    assert said.count("usual at this size is between") == 1
-    assert "optim.lr = 30 is 1e+04 times the rate that --size gives to this width (0.003)" in figures["loss_assessment"]
+    assert "Held-out loss" not in message
+    message, figures = ran(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
+    assert message.count("usual at this size is between") == 1
+    assert "optim.lr = 30 is 1e+04 times what --size gives to this width (0.003)" in figures["loss_assessment"]
     assert figures["loss_assessment"] in summary(read_run(tmp_path / "absurd"))
-    said, figures = ran(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
-    assert "loss_assessment" not in figures, "what another run learnt before is not known"
+    message, figures = ran(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
+    assert "loss_assessment" not in figures, "no range is known for a run that continues another one"
 
 
-def test_a_resumed_run_does_not_say_it_again(
+def test_a_resumed_run_does_not_warn_again(
     table: Table,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -152,33 +154,33 @@ def test_a_resumed_run_does_not_say_it_again(
 ) -> None:
     open_up(monkeypatch)
     train = {"budget": "30steps", "evals": 6, "eval_time_fraction": 0.9, "checkpoint_every": "5steps"}
-    said = io.StringIO()
+    message = io.StringIO()
     with power_cut(20):
-        start(table(train=train, optim={"lr": 30.0}), tmp_path / "run", Console(file=said, width=400))
-    figures = resume(tmp_path / "run", Console(file=said, width=400)).metrics
-    assert said.getvalue().count("usual at this size is between") == 1
+        start(table(train=train, optim={"lr": 30.0}), tmp_path / "run", Console(file=message, width=400))
+    figures = resume(tmp_path / "run", Console(file=message, width=400)).metrics
+    assert message.getvalue().count("usual at this size is between") == 1
     assert "usual at this size is between" in figures["loss_assessment"]
 
 
-def test_who_is_compared(table: Table) -> None:
+def test_only_runs_like_the_fitted_ones_are_compared(table: Table) -> None:
     def usual(**over: Any) -> LossRange | None:
         job = PretrainJob.from_recipe(table(**over), DistributedContext(), torch.device("cpu"))
         return job.expected_loss(10**6, 1000)
 
-    assert usual() is None, "too small a model"
+    assert usual() is None, "the model is too small"
     with pytest.MonkeyPatch.context() as patch:
         open_up(patch)
         usually = usual(optim={"lr": 0.003})
         assert usually is not None
         assert usually.hint == LossRange.hint
-        assert "1/30 of" in (found.hint if (found := usual(optim={"lr": 1e-4})) else "")
+        assert "1/30 of" in (results.hint if (results := usual(optim={"lr": 1e-4})) else "")
         assert usual(objective={"is": "masked_autoencoder", "depth": 1}) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "fine"), [(0.003, True), (3.0, False)])
-def test_on_real_text(tmp_path: Path, rate: float, fine: bool) -> None:
-    """Python's own sources, a model and a length within the ranges."""
+def test_real_text_is_inside_at_a_usual_rate_only(tmp_path: Path, rate: float, fine: bool) -> None:
+    """The sources of Python as text, with a model and a length inside the ranges."""
     (tmp_path / "text").mkdir()
     for path in sorted(Path(os.__file__).parent.glob("*.py")):
         (tmp_path / "text" / f"{path.stem}.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")

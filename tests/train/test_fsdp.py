@@ -1,4 +1,4 @@
-"""Weights dealt over gloo processes: the losses of one process; checkpoints for any number of processes."""
+"""Weights sharded over gloo processes: the losses of one process; checkpoints for any number of processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_alike(one: Path, other: Path) -> None:
-    """Losses, norms, held-out figures and the model itself, up to the order of additions."""
+    """Compare losses, norms, held-out metrics and the model, up to the order of additions."""
     for a, b in zip(lines(one), lines(other), strict=True):
         assert a["tokens"] == b["tokens"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), a["step"]
@@ -69,7 +69,7 @@ def check_alike(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optim", ["adamw", "stable_adamw", "lamb"])
-def test_two_ranks_with_dealt_weights_learn_as_one(table: Table, tmp_path: Path, spawn: Spawn, optim: str) -> None:
+def test_two_ranks_with_sharded_weights_train_as_one(table: Table, tmp_path: Path, spawn: Spawn, optim: str) -> None:
     recipe = table(train=TRAIN, optim={"is": optim, "lr": 0.01}, **EVERYTHING)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     run(spawn, 2, tmp_path / "two", tmp_path / "recipe.json")
@@ -78,7 +78,7 @@ def test_two_ranks_with_dealt_weights_learn_as_one(table: Table, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_dealt_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, tmp_path: Path, spawn: Spawn) -> None:
+def test_sharded_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, tmp_path: Path, spawn: Spawn) -> None:
     recipe = table(train=TRAIN, **EVERYTHING)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "moving"
@@ -89,7 +89,7 @@ def test_dealt_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, t
     four = checkpoint.verify_checkpoint(checkpoint.list_checkpoints(folder)[-1])
     assert sorted(path.suffix for path in (four / "shards").iterdir()) == [".safetensors"] * 4
     kinds = {path.suffix for path in four.rglob("*") if path.is_file()}
-    assert kinds == {".safetensors", ".json"}, "no pickle"
+    assert kinds == {".safetensors", ".json"}, "a pickle was written"
     resume(folder)
     start(recipe, tmp_path / "one")
     assert len(lines(folder)) == 12
@@ -97,7 +97,7 @@ def test_dealt_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, t
 
 
 @pytest.mark.slow
-def test_a_whole_checkpoint_is_resumed_with_dealt_weights(table: Table, tmp_path: Path, spawn: Spawn) -> None:
+def test_a_whole_checkpoint_is_resumed_with_sharded_weights(table: Table, tmp_path: Path, spawn: Spawn) -> None:
     recipe = table(train={**TRAIN, "budget": "8steps"}, **EVERYTHING)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
     folder = tmp_path / "moving"
@@ -108,11 +108,13 @@ def test_a_whole_checkpoint_is_resumed_with_dealt_weights(table: Table, tmp_path
     check_alike(tmp_path / "one", folder)
 
 
-def test_one_process_deals_nothing(table: Table, tmp_path: Path) -> None:
+def test_one_process_shards_nothing(table: Table, tmp_path: Path) -> None:
     recipe = table(train={"fsdp": True})
-    start(recipe, tmp_path / "dealt")
+    start(recipe, tmp_path / "sharded")
     start(table(), tmp_path / "whole")
-    assert [line["loss"] for line in lines(tmp_path / "dealt")] == [line["loss"] for line in lines(tmp_path / "whole")]
+    assert [line["loss"] for line in lines(tmp_path / "sharded")] == [
+        line["loss"] for line in lines(tmp_path / "whole")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Held-out figures: the same questions whatever the model, the length or the order; the definition of each figure."""
+"""Held-out metrics: the same masked tokens for any model, length or order; the definition of each metric."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def vocabulary(opened: TokenStore) -> Vocabulary:
     return Vocabulary.of(opened.tokenizer)
 
 
-def asked(batches: list[Batch], mask_id: int) -> list[tuple[int, int, int]]:
-    """(token before, target, token after) of every question, in a fixed order."""
-    found = []
+def requests(batches: list[Batch], mask_id: int) -> list[tuple[int, int, int]]:
+    """(token before, label, token after) of every masked token, in a fixed order."""
+    result = []
     for batch in batches:
         assert (batch.ids[batch.extra["masked_positions"]] == mask_id).all()
         assert int((batch.ids == mask_id).sum()) == batch.extra["masked_positions"].numel()
-        found += batch.extra["labels"].tolist()
-    return sorted(found)
+        result += batch.extra["labels"].tolist()
+    return sorted(result)
 
 
 def rows(batch: Batch) -> list[np.ndarray]:
@@ -45,23 +45,23 @@ def rows(batch: Batch) -> list[np.ndarray]:
     return np.split(batch.ids.numpy(), batch.cu_seqlens[1:-1].tolist())
 
 
-def test_questions_are_the_same_for_every_length_and_batch(opened: TokenStore, vocabulary: Vocabulary) -> None:
+def test_masked_tokens_are_the_same_for_every_length_and_batch(opened: TokenStore, vocabulary: Vocabulary) -> None:
     split = opened.heldout
     made = [
         list(heldout_batches(split, vocabulary, length, batch_tokens=size))
         for length, size in ((32, 8192), (16, 100), (512, 300))
     ]
-    first, *others = (asked(batches, vocabulary.mask_id) for batches in made)
+    first, *others = (requests(batches, vocabulary.mask_id) for batches in made)
     assert all(other == first for other in others)
     assert max(int(batch.cu_seqlens.diff().max()) for batch in made[1]) <= 16
     tokens = sum(batch.tokens for batch in made[2]) - 2 * sum(len(batch) for batch in made[2])
     assert tokens == split.tokens
     assert len(first) / tokens == pytest.approx(0.15, abs=0.03)
-    again = asked(list(heldout_batches(split, vocabulary, 32, seed=1)), vocabulary.mask_id)
+    again = requests(list(heldout_batches(split, vocabulary, 32, seed=1)), vocabulary.mask_id)
     assert again != first
 
 
-def test_masks_follow_the_document_and_spare_special_tokens(vocabulary: Vocabulary) -> None:
+def test_masks_depend_on_the_document_and_never_cover_special_tokens(vocabulary: Vocabulary) -> None:
     ids = np.arange(5, 185).repeat(20)
     special = vocabulary.special.numpy()
     assert heldout_mask(ids, special).mean() == pytest.approx(0.15, abs=0.02)
@@ -71,7 +71,7 @@ def test_masks_follow_the_document_and_spare_special_tokens(vocabulary: Vocabula
     assert (heldout_mask(ids, special) != heldout_mask(other, special)).any()
 
 
-def test_so_many_tokens_are_looked_at(opened: TokenStore, vocabulary: Vocabulary) -> None:
+def test_about_as_many_tokens_as_asked_for_are_used(opened: TokenStore, vocabulary: Vocabulary) -> None:
     whole = list(heldout_batches(opened.heldout, vocabulary, 32))
     every = sum(batch.tokens for batch in whole)
     assert every > 300
@@ -80,11 +80,11 @@ def test_so_many_tokens_are_looked_at(opened: TokenStore, vocabulary: Vocabulary
         assert abs(sum(batch.tokens for batch in part) - min(tokens, every)) <= 32
         left = Counter(row.tobytes() for batch in whole for row in rows(batch))
         left.subtract(row.tobytes() for batch in part for row in rows(batch))
-        assert min(left.values()) == 0, "a part asks what the whole asks"
+        assert min(left.values()) == 0, "the masked tokens of a part are masked in the whole"
 
 
 class Even:
-    """A split of 30 documents of 600 tokens, each of one word of its own."""
+    """A split of 30 documents of 600 tokens, each of which repeats another token."""
 
     tokens, lengths = 18_000, np.full(30, 600)
 
@@ -98,7 +98,7 @@ class Even:
         return np.full(600, 100 + number)
 
 
-def test_a_part_is_from_all_over_the_split(opened: TokenStore, vocabulary: Vocabulary) -> None:
+def test_a_part_comes_from_all_over_the_split(opened: TokenStore, vocabulary: Vocabulary) -> None:
     split: Any = Even(opened.heldout.special_tokens)
     for tokens, documents in ((30 * 62, 30), (10 * 62, 10)):
         part = list(heldout_batches(split, vocabulary, 62, tokens=tokens))
@@ -106,22 +106,22 @@ def test_a_part_is_from_all_over_the_split(opened: TokenStore, vocabulary: Vocab
         assert len(words) == documents
 
 
-def test_figures_of_a_model_that_knows_nothing(opened: TokenStore, vocabulary: Vocabulary) -> None:
+def test_metrics_of_an_untrained_model(opened: TokenStore, vocabulary: Vocabulary) -> None:
     model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32, dropout=0.5))
     with torch.no_grad():
         for p in model.heads.parameters():
             p.zero_()
     model.train()
     split = opened.heldout
-    found = score_mlm(model, heldout_batches(split, vocabulary, 32), split.tokens / split.bytes)
-    assert found["loss"] == pytest.approx(math.log(192), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(192, rel=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(math.log2(192) / 4), "a made-up token stands for four bytes"
-    assert found["accuracy"] == 1.0, "no other token scores higher"
+    result = score_mlm(model, heldout_batches(split, vocabulary, 32), split.tokens / split.bytes)
+    assert result["loss"] == pytest.approx(math.log(192), rel=1e-6)
+    assert result["perplexity"] == pytest.approx(192, rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(math.log2(192) / 4), "a made-up token covers four bytes"
+    assert result["accuracy"] == 1.0, "no other token has a higher score"
     assert model.training
     batches = list(heldout_batches(split, vocabulary, 32))
-    assert found["predicted"] == sum(batch.extra["masked_positions"].numel() for batch in batches)
-    assert found["tokens"] == sum(batch.tokens for batch in batches)
+    assert result["predicted"] == sum(batch.extra["masked_positions"].numel() for batch in batches)
+    assert result["tokens"] == sum(batch.tokens for batch in batches)
 
 
 def test_scores_do_not_depend_on_the_batches(opened: TokenStore, vocabulary: Vocabulary) -> None:
@@ -134,7 +134,7 @@ def test_scores_do_not_depend_on_the_batches(opened: TokenStore, vocabulary: Voc
     assert one["accuracy"] == two["accuracy"]
 
 
-def test_ranks_add_up(opened: TokenStore, vocabulary: Vocabulary) -> None:
+def test_ranks_add_up_to_the_whole(opened: TokenStore, vocabulary: Vocabulary) -> None:
     model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32), seed=3)
     batches = list(heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=64))
     whole = score_mlm(model, batches, 0.25)
@@ -144,7 +144,7 @@ def test_ranks_add_up(opened: TokenStore, vocabulary: Vocabulary) -> None:
     assert parts == pytest.approx(whole)
 
 
-def test_nothing_to_ask_is_an_error() -> None:
+def test_no_masked_token_is_an_error() -> None:
     model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192))
     with pytest.raises(EmptyInput, match="nothing to score"):
         score_mlm(model, [], 0.25)

@@ -1,4 +1,4 @@
-"""Continued pre-training: a run begins where a model stands, can be resumed, and trains what it is asked to."""
+"""Continued pre-training: a run starts from a trained model, can be resumed, and trains the parts it should."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
 from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 QUICK = ["train.budget=12steps", "train.batch_tokens=256", "train.micro_batch_tokens=256", "train.precision=fp32"]
 QUICK += ["train.threads=1", "train.eval_tokens=200", "train.evals=3", "train.checkpoint_every=4steps"]
 
 
 @pytest.fixture(scope="module")
-def given(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a few steps."""
-    folder = tmp_path_factory.mktemp("given") / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
     small = ["model.width=16", "model.depth=2", "model.heads=2", "model.intermediate_size=32", "model.max_length=32"]
     over = parse_overrides([*small, "feed.max_length=32", "optim.lr=0.01", *QUICK, "train.budget=30steps"])
     opened = TokenStore.open(store)
@@ -39,9 +40,9 @@ def given(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(store: Path, given: Path, *over: str) -> dict[str, Any]:
+def recipe(store: Path, trained: Path, *over: str) -> dict[str, Any]:
     opened = TokenStore.open(store)
-    settings = read_settings("nano", parse_overrides([f"init_from={given}", *QUICK, *over]), opened)
+    settings = read_settings("nano", parse_overrides([f"init_from={trained}", *QUICK, *over]), opened)
     return pretrain_recipe(settings, opened, "nano")
 
 
@@ -49,33 +50,33 @@ def job(table: dict[str, Any]) -> PretrainJob:
     return PretrainJob.from_recipe(table, DistributedContext(), torch.device("cpu"))
 
 
-def test_before_the_first_step_it_is_the_given_model(store: Path, given: Path) -> None:
-    made, source = job(recipe(store, given)), load_model(given)
+def test_before_the_first_step_the_weights_are_those_of_the_source(store: Path, trained: Path) -> None:
+    made, source = job(recipe(store, trained)), load_model(trained)
     assert made.settings.model == source.model.settings
-    assert made.settings.feed.max_length == 32, "no longer than the model takes"
+    assert made.settings.feed.max_length == 32, "must be at most the length of the model"
     for name, tensor in source.model.state_dict().items():
         assert torch.equal(made.model.state_dict()[name], tensor), name
-    other = PretrainJob.from_recipe(recipe(store, given, "train.seed=5"), DistributedContext(), torch.device("cpu"))
+    other = PretrainJob.from_recipe(recipe(store, trained, "train.seed=5"), DistributedContext(), torch.device("cpu"))
     nothing = {"init_from": None, "data_init": RandomInit()}
     fresh = job(pretrain_recipe(made.settings.__class__(**{**vars(made.settings), **nothing}), made.store))
     assert made.score(400)["loss"] == other.score(400)["loss"] < fresh.score(400)["loss"] - 0.1
 
 
-def test_it_goes_on_learning_and_remembers_where_it_came_from(store: Path, given: Path, tmp_path: Path) -> None:
-    before = job(recipe(store, given)).score(800)["loss"]
-    result = start(recipe(store, given, "train.budget=40steps", "optim.lr=0.01"), tmp_path / "run")
+def test_training_continues_and_the_source_is_recorded(store: Path, trained: Path, tmp_path: Path) -> None:
+    before = job(recipe(store, trained)).score(800)["loss"]
+    result = start(recipe(store, trained, "train.budget=40steps", "optim.lr=0.01"), tmp_path / "run")
     assert result.metrics["heldout_loss"] < before
-    found = load_model(tmp_path / "run")
-    assert found.artifact is not None
-    assert found.artifact.manifest.parents["model"]["path"] == str((given / "model").resolve())
-    assert found.settings["recipe"]["settings"]["init_from"] == str(given.resolve())
+    results = load_model(tmp_path / "run")
+    assert results.artifact is not None
+    assert results.artifact.manifest.parents["model"]["path"] == str((trained / "model").resolve())
+    assert results.settings["recipe"]["settings"]["init_from"] == str(trained.resolve())
 
 
 @pytest.mark.parametrize("adapt", [(), ("adapt=lora", "adapt.rank=2"), ("adapt=adapters", "adapt.size=4")])
 def test_resumed_equals_uninterrupted(
-    adapt: tuple[str, ...], store: Path, given: Path, tmp_path: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch
+    adapt: tuple[str, ...], store: Path, trained: Path, tmp_path: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = recipe(store, given, *adapt)
+    table = recipe(store, trained, *adapt)
     start(table, tmp_path / "whole")
     before = Loop._step
 
@@ -94,23 +95,25 @@ def test_resumed_equals_uninterrupted(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_only_what_adapts_learns_and_what_is_saved_is_merged(store: Path, given: Path, tmp_path: Path) -> None:
-    source = load_model(given).model
-    result = start(recipe(store, given, "adapt=lora", "adapt.rank=2", "optim.lr=0.03"), tmp_path / "lora")
-    found = load_model(tmp_path / "lora").model
-    assert found.settings == source.settings
-    changed = {name for name, p in found.state_dict().items() if not torch.equal(p, source.state_dict()[name])}
+def test_only_the_adaptation_is_trained_and_the_saved_model_is_merged(
+    store: Path, trained: Path, tmp_path: Path
+) -> None:
+    source = load_model(trained).model
+    result = start(recipe(store, trained, "adapt=lora", "adapt.rank=2", "optim.lr=0.03"), tmp_path / "lora")
+    results = load_model(tmp_path / "lora").model
+    assert results.settings == source.settings
+    changed = {name for name, p in results.state_dict().items() if not torch.equal(p, source.state_dict()[name])}
     assert changed == {f"encoder.blocks.{layer}.attention.qkv.weight" for layer in (0, 1)}
     again = job(recipe(store, tmp_path / "lora")).score(800)["loss"]
     assert again == pytest.approx(result.metrics["heldout_loss"], abs=1e-5)
-    start(recipe(store, given, "adapt=prompt", "adapt.num_tokens=3"), tmp_path / "prompt")
+    start(recipe(store, trained, "adapt=prompt", "adapt.num_tokens=3"), tmp_path / "prompt")
     assert [type(i).__name__ for i in load_model(tmp_path / "prompt").model.settings.extensions] == ["SoftPrompt"]
 
 
-def test_another_model_in_its_place_is_not_resumed(
-    store: Path, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_not_resumed_if_the_source_model_changed(
+    store: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = load_model(given)
+    source = load_model(trained)
     save_model(tmp_path / "source", source.model, source.tokenizer_path)
 
     def stop(self: Loop, figures: dict[str, Any]) -> None:
@@ -125,18 +128,18 @@ def test_another_model_in_its_place_is_not_resumed(
         resume(tmp_path / "run")
 
 
-def test_the_source_model_replaces_data_dependent_initialisation(store: Path, given: Path) -> None:
-    identity = job(recipe(store, given)).identity()
+def test_the_source_model_replaces_data_dependent_initialisation(store: Path, trained: Path) -> None:
+    identity = job(recipe(store, trained)).identity()
     assert "data_init" not in identity
     assert len(identity["init_from"]) == 32, "the digest of its weights"
 
 
-def test_other_shapes_and_vocabularies_are_named(store: Path, given: Path, tmp_path: Path) -> None:
+def test_other_shapes_and_vocabularies_are_refused_by_name(store: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"encoder\.embeddings\.word.weight.*\[192, 16\].*\[192, 32\]"):
-        job(recipe(store, given, "model.width=32"))
+        job(recipe(store, trained, "model.width=32"))
     with pytest.raises(SettingsError, match=r"has no tensor 'encoder\.blocks\.2"):
-        job(recipe(store, given, "model.depth=3"))
-    source = load_model(given)
+        job(recipe(store, trained, "model.depth=3"))
+    source = load_model(trained)
     spec = source.tokenizer.backend
     spec.add_tokens(["another"])
     source.tokenizer.save(tmp_path / "tokenizer")
@@ -145,8 +148,8 @@ def test_other_shapes_and_vocabularies_are_named(store: Path, given: Path, tmp_p
         job(recipe(store, tmp_path / "other"))
 
 
-def test_a_head_that_lacks_is_fresh(store: Path, given: Path, tmp_path: Path) -> None:
-    source = load_model(given)
+def test_a_missing_head_is_newly_initialised(store: Path, trained: Path, tmp_path: Path) -> None:
+    source = load_model(trained)
     settings = {**vars(source.model.settings), "head": None}
     bare = build_model(type(source.model.settings)(**settings))
     bare.load_state_dict({k: v for k, v in source.model.state_dict().items() if not k.startswith("heads.")})
@@ -155,16 +158,16 @@ def test_a_head_that_lacks_is_fresh(store: Path, given: Path, tmp_path: Path) ->
     assert torch.equal(made.model.encoder.token_embeddings, source.model.encoder.token_embeddings)
     assert "mlm" in made.model.heads
     part = job(recipe(store, tmp_path / "bare", "adapt=lora")).model
-    assert all(p.requires_grad for p in part.heads.parameters()), "what is fresh learns"
+    assert all(p.requires_grad for p in part.heads.parameters()), "a new head must be trained"
     assert not part.encoder.token_embeddings.requires_grad
-    whole = job(recipe(store, given, "adapt=lora")).model
+    whole = job(recipe(store, trained, "adapt=lora")).model
     assert not any(p.requires_grad for p in whole.heads.parameters())
 
 
-def test_settings_come_back_and_the_verb_runs(
-    store: Path, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_settings_survive_the_recipe_and_the_command_runs(
+    store: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = read_settings("nano", parse_overrides([f"init_from={given}", "adapt=bitfit"]), TokenStore.open(store))
+    settings = read_settings("nano", parse_overrides([f"init_from={trained}", "adapt=bitfit"]), TokenStore.open(store))
     from encodery.base.settings import decode, encode
 
     assert decode(PretrainSettings, encode(settings)) == settings
@@ -173,7 +176,7 @@ def test_settings_come_back_and_the_verb_runs(
         str(store),
         "--recipe",
         "nano",
-        f"init_from={given}",
+        f"init_from={trained}",
         "adapt.is=lora",
         "adapt.rank=2",
         *QUICK,

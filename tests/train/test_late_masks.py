@@ -1,4 +1,4 @@
-"""Runs whose objective sets [MASK]s aside leave an ordinary encoder behind."""
+"""Runs whose objective keeps [MASK] tokens out of layers save an ordinary encoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from encodery.export.hf import HFExporter
 from encodery.model.load import load_model
 from encodery.model.shape import Batch
 from encodery.train.launch import resume, start
+from encodery.train.recipe import Recipe
 
 
 @pytest.mark.parametrize("objective", ["mask_late", "masked_autoencoder"])
-def test_a_run_saves_an_ordinary_encoder(objective: str, table: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_saves_an_ordinary_encoder(objective: str, table: Callable[..., Recipe[Any]], tmp_path: Path) -> None:
     stock = {"depth": 2, "positions": "rotary", "block": {"is": "pre", "first_norm": False}, "mask": "document"}
     bare = {"attention": {"is": "full", "bias": False, "bias_out": False}, "norm": {"is": "layer", "bias": False}}
     gated = {"ffn": {"is": "glu", "bias": False, "bias_out": False}}
     recipe = table(model={**stock, **bare, **gated}, objective={"is": objective}, train={"budget": "40steps"})
     result = start(recipe, tmp_path / "run")
-    assert result.metrics["heldout_loss"] < 5.0, "the ring of words is learnt, and held-out text is read as in training"
+    assert result.metrics["heldout_loss"] < 5.0, (
+        "the ring of tokens must be learned, and held-out text encoded as in training"
+    )
     loaded = load_model(tmp_path / "run")
     assert not loaded.model.heads
     trained = {name for name, _ in loaded.model.named_parameters()}
@@ -37,8 +40,8 @@ def test_a_run_saves_an_ordinary_encoder(objective: str, table: Callable[..., di
     torch.testing.assert_close(theirs, hidden, atol=1e-5, rtol=1e-4)
 
 
-def test_the_decoder_goes_on_where_it_was(
-    table: Callable[..., dict[str, Any]],
+def test_the_decoder_is_resumed_with_its_weights(
+    table: Callable[..., Recipe[Any]],
     tmp_path: Path,
     power_cut: Callable[[int], AbstractContextManager[None]],
     losses: Callable[[Path], dict[int, float]],

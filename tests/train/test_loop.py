@@ -1,4 +1,4 @@
-"""The loop: the rule of the loss over micro-batches, skipped steps, signals, schedules, scores within their time."""
+"""The loop: the loss over micro-batches, skipped steps, signals, schedules, the time spent on scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from encodery.train.optim.adamw import AdamW
 from encodery.train.recipe import RECIPE, Recipe
 from encodery.train.settings import TrainSettings
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 
 
@@ -52,7 +52,8 @@ class Settings:
 
 
 class Regression(Job):
-    """A toy: fit a line to the points 0..7, in micro-batches of uneven size. `poison`: steps whose target is NaN."""
+    """A toy job: fits a line to the points 0..7, in micro-batches of uneven size. `poison`: steps whose label is
+    NaN."""
 
     def __init__(self, cuts: tuple[int, ...] = (8,), poison: tuple[int, ...] = ()) -> None:
         torch.manual_seed(0)
@@ -78,7 +79,7 @@ class Regression(Job):
         return {}
 
     def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
-        raise ContractError("not asked for here")
+        raise ContractError("must not be called here")
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -94,7 +95,7 @@ class Regression(Job):
 
 
 def steps(job: Job, folder: Path, count: int, **train: Any) -> Loop:
-    """`count` steps of a toy, without the end of a run."""
+    """Make `count` steps of a toy job, without the end of a run."""
     settings = TrainSettings(budget=f"{count}steps", evals=0, **train)
     execution = Plain().build(job, DistributedContext(), torch.device("cpu"))
     loop = Loop(execution, folder, Settings(settings), DistributedContext(), SilentDisplay(), "fp32", {})
@@ -105,7 +106,7 @@ def steps(job: Job, folder: Path, count: int, **train: Any) -> Loop:
     return loop
 
 
-def test_uneven_micro_batches_make_the_step_of_the_whole(tmp_path: Path) -> None:
+def test_uneven_micro_batches_give_the_step_of_the_whole_batch(tmp_path: Path) -> None:
     weights = []
     for name, cuts in (("whole", (8,)), ("parts", (1, 3, 8))):
         (tmp_path / name).mkdir()
@@ -131,7 +132,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> Non
         steps(Regression(poison=tuple(range(40))), tmp_path, 40)
 
 
-def test_schedules_are_read_in_the_middle_of_each_step(tmp_path: Path) -> None:
+def test_schedules_are_evaluated_in_the_middle_of_each_step(tmp_path: Path) -> None:
     job = Regression()
     settings = {
         "batch_tokens": Schedule.parse("100 -> 200 linear"),
@@ -141,12 +142,12 @@ def test_schedules_are_read_in_the_middle_of_each_step(tmp_path: Path) -> None:
     lines = read_log(tmp_path / "log.jsonl")
     assert [line["lr"] for line in lines[:3]] == pytest.approx([0.1 * 0.25, 0.1 * 0.75, 0.1 * 0.9375])
     assert lines[-1]["lr"] == pytest.approx(0.1 * 0.0625)
-    assert [asked[1] for asked in job.asked] == pytest.approx([(i + 0.5) / 10 for i in range(10)])
-    assert [asked[2] for asked in job.asked] == [100 + 10 * i for i in range(10)]
-    assert [asked[3] for asked in job.asked] == [round(8 + 8 * (i + 0.5) / 10) for i in range(10)]
+    assert [requests[1] for requests in job.asked] == pytest.approx([(i + 0.5) / 10 for i in range(10)])
+    assert [requests[2] for requests in job.asked] == [100 + 10 * i for i in range(10)]
+    assert [requests[3] for requests in job.asked] == [round(8 + 8 * (i + 0.5) / 10) for i in range(10)]
 
 
-def test_a_clock_by_seconds_ends_within_half_a_step() -> None:
+def test_a_time_budget_ends_within_half_a_step() -> None:
     clock = Clock(Budget.parse("100s"))
     for _ in range(5):
         clock.record_step(10.0, 50)
@@ -157,13 +158,13 @@ def test_a_clock_by_seconds_ends_within_half_a_step() -> None:
     assert tokens.next_step_progress(0.0, 100) == pytest.approx(0.55)
 
 
-def test_branch_points() -> None:
+def test_the_start_of_the_decay() -> None:
     assert decay_start(Schedule.parse("wsd(warmup=5%, decay=20%)")) == pytest.approx(0.8)
     assert decay_start(Schedule.parse("linear(warmup=5%)")) is None
     assert decay_start(Schedule.parse("constant")) is None
 
 
-def test_a_run_folder_is_an_artifact_with_a_model_and_figures(table: Table, store: Path, tmp_path: Path) -> None:
+def test_a_run_folder_is_an_artifact_with_a_model_and_metrics(table: Table, store: Path, tmp_path: Path) -> None:
     recipe = table(hooks=[{"is": "ema"}])
     result = start(recipe, tmp_path / "run")
     artifact = Artifact.open(tmp_path / "run", "run")
@@ -180,7 +181,9 @@ def test_a_run_folder_is_an_artifact_with_a_model_and_figures(table: Table, stor
     assert {"step", "tokens", "loss", "lr", "grad_norm", "mask_rate", "tokens_per_s", "elapsed"} <= set(lines[0])
 
 
-def test_scores_keep_to_their_share_of_the_time(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_keep_to_their_fraction_of_the_time(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from encodery.train.pretrain import PretrainJob
 
     def slow(self: PretrainJob, tokens: int) -> dict[str, float]:
@@ -191,14 +194,14 @@ def test_scores_keep_to_their_share_of_the_time(table: Table, tmp_path: Path, mo
     train = {"budget": "1s", "evals": 1000, "eval_time_fraction": 0.2, "checkpoint_every": "1h"}
     result = start(table(train=train), tmp_path / "run")
     scores = sum("heldout_loss" in line for line in read_log(tmp_path / "run/log.jsonl"))
-    assert 2 <= scores <= 7, "0.2 s of 1 s, the last score apart"
+    assert 2 <= scores <= 7, "0.2 s of 1 s, besides the last score"
     assert result.metrics["seconds"] < 3
 
 
-def test_learning_works(table: Table, losses: Losses, tmp_path: Path) -> None:
+def test_the_loss_falls(table: Table, losses: Losses, tmp_path: Path) -> None:
     start(table(train={"budget": "60steps", "batch_tokens": 512, "micro_batch_tokens": 512}), tmp_path / "run")
-    found = losses(tmp_path / "run")
-    assert sum(list(found.values())[-5:]) / 5 < found[1] - 0.6
+    results = losses(tmp_path / "run")
+    assert sum(list(results.values())[-5:]) / 5 < results[1] - 0.6
 
 
 SIGNALLED = """
@@ -213,7 +216,7 @@ report(start(decode_recipe(json.loads(Path({recipe!r}).read_text())), Path({fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves_with_the_line_to_resume(
+def test_a_signal_saves_and_prints_the_command_to_resume(
     table: Table,
     losses: Losses,
     tmp_path: Path,
@@ -237,7 +240,7 @@ def test_a_signal_saves_and_leaves_with_the_line_to_resume(
     assert losses(folder) == losses(tmp_path / "whole")
 
 
-def test_the_second_signal_breaks_off() -> None:
+def test_the_second_signal_stops_at_once() -> None:
     with catch_signals() as interrupts:
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.signal_name == "SIGTERM"
@@ -271,16 +274,16 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         assert "1,000 tokens/s" in text
         assert "41%" in text
         assert "accuracy 50.0%" in text
-        assert format_duration(80) in text, "10 s for a tenth leave 80 s"
+        assert format_duration(80) in text, "10 s for a tenth of the budget leave 80 s"
         out.truncate(0)
         with ConsoleDisplay(console) as display:
             display.show(line)
-        assert terminal or out.getvalue().count("step 3") == 1, "the last line is not said twice"
+        assert terminal or out.getvalue().count("step 3") == 1, "the last line must not be printed twice"
     assert format_duration(3723) == "1:02:03"
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"budget": "10"}, "unit"),
         ({"checkpoint_every": "often"}, "checkpoint_every"),
@@ -290,6 +293,6 @@ def test_display_on_a_terminal_and_elsewhere() -> None:
         ({"threads": 0}, "threads"),
     ],
 )
-def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         TrainSettings(**settings)

@@ -1,4 +1,4 @@
-"""Each optimiser against its formula written out in double precision, and what sets it apart."""
+"""Each optimiser against its formula in double precision, and its special properties."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_equals_the_formula(part: type[Optimizer], rule: Rule) -> None:
             assert (p - own[name][0]).abs().max() < 1e-12, (name, t)
 
 
-def test_stable_adamw_is_adamw_while_gradients_are_as_usual_and_shrinks_a_spike() -> None:
+def test_stable_adamw_equals_adamw_for_usual_gradients_and_shrinks_the_step_of_a_spike() -> None:
     def run(part: type[Optimizer], scales: list[float]) -> Tensor:
         net = nn.Linear(40, 40, bias=False)
         nn.init.zeros_(net.weight)
@@ -81,7 +81,7 @@ def test_stable_adamw_is_adamw_while_gradients_are_as_usual_and_shrinks_a_spike(
     assert run(StableAdamW, spike) < 0.5 * run(AdamW, spike)
 
 
-def test_lamb_steps_are_relative_to_the_weights() -> None:
+def test_steps_of_lamb_are_relative_to_the_weights() -> None:
     for size in (0.01, 1.0, 100.0):
         net = nn.Linear(30, 30, bias=False)
         nn.init.normal_(net.weight, std=size, generator=torch.Generator().manual_seed(0))
@@ -91,7 +91,7 @@ def test_lamb_steps_are_relative_to_the_weights() -> None:
         assert (net.weight.detach() - before).norm() / before.norm() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+def test_muon_updates_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     net = build_model(ModelSettings(width=32, depth=2, heads=2, vocab_size=64, max_length=32))
     optimizer = Muon(lr=0.01, weight_decay=0.0).build(net)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -107,20 +107,20 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
         change = (p - before[name]).detach()
         if name in with_momentum:
             spectrum = torch.linalg.svdvals(change / (0.2 * 0.01 * max(change.shape) ** 0.5))
-            assert spectrum.min() > 0.3, "nearly orthogonal"
+            assert spectrum.min() > 0.3, "the update must be nearly orthogonal"
             assert spectrum.max() < 1.6
         else:
-            assert change.abs().max() < 0.0101, "an Adam step"
+            assert change.abs().max() < 0.0101, "the update must be a step of Adam"
 
 
-def test_muon_with_the_original_scale_has_a_rate_of_its_own_for_the_rest() -> None:
+def test_muon_with_the_original_scale_has_a_separate_rate_for_the_rest() -> None:
     net = build_model(ModelSettings(width=32, depth=1, heads=2, vocab_size=64, max_length=32))
     optimizer = Muon(lr=0.02, adamw_lr=0.001, adjust_lr="original").build(net)
     assert [group["peak_lr"] for group in optimizer.param_groups] == [0.02, 0.001, 0.001]
     assert Muon().build(nn.Linear(3, 3)).param_groups[0]["params"][0].shape == (3, 3)
 
 
-def test_a_joined_optimiser_survives_torchs_own_state_dict() -> None:
+def test_a_joined_optimiser_supports_the_state_dict_of_torch() -> None:
     net = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=64, max_length=32))
     optimizer, other = Muon().build(net), Muon().build(net)
     for p in net.parameters():
@@ -137,7 +137,7 @@ def test_adamw_is_fused_on_the_cpu() -> None:
     assert AdamW().build(nn.Linear(3, 3)).param_groups[0]["fused"]
 
 
-def test_settings_and_modules_that_cannot_be_are_refused() -> None:
+def test_impossible_settings_and_modules_are_refused() -> None:
     with pytest.raises(SettingsError, match="lr"):
         AdamW(lr=0.0)
     with pytest.raises(SettingsError, match="betas"):
@@ -150,7 +150,7 @@ def test_settings_and_modules_that_cannot_be_are_refused() -> None:
         trainable(nn.Linear(2, 2).requires_grad_(False))
 
 
-def test_state_that_is_no_tensor_is_the_programmers_fault() -> None:
+def test_state_that_is_not_a_tensor_is_a_contract_error() -> None:
     net = nn.Linear(2, 2)
     optimizer = AdamW().build(net)
     optimizer.state[net.weight]["count"] = 3

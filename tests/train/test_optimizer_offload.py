@@ -1,4 +1,5 @@
-"""Moments in main memory: what is learnt is the same to the last bit, and few of them are on the device at a time."""
+"""Optimiser state in main memory: the trained weights stay equal bit for bit, and little of it is on the device at a
+time."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ from encodery.train.optim.muon import Muon
 from encodery.train.optim.stable_adamw import StableAdamW
 from encodery.train.optimizer_offload import offload_optimizer, optimizer_step
 from encodery.train.optimizer_state import load_state, state_tensors
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 PARTS = [AdamW(), StableAdamW(), LAMB(), Muon()]
 MODEL = ModelSettings(width=16, depth=2, heads=2, intermediate_size=24, vocab_size=64, max_length=16)
 
@@ -48,19 +50,19 @@ def train(part: Optimizer, away: bool, steps: int = 4) -> tuple[nn.Module, torch
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 @pytest.mark.parametrize("size", [1, 3000, 1 << 30])
-def test_equal_to_the_last_bit(part: Optimizer, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_state_are_equal_bit_for_bit(part: Optimizer, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "PART_BYTES", size)
-    (model, optimizer), (plain, wanted) = train(part, True), train(part, False)
+    (model, optimizer), (plain, expected) = train(part, True), train(part, False)
     for (name, mine), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
-    (mine_state, record), (their_state, their_record) = state_tensors(optimizer), state_tensors(wanted)
+    (mine_state, record), (their_state, their_record) = state_tensors(optimizer), state_tensors(expected)
     assert record == their_record
     assert mine_state.keys() == their_state.keys()
     assert all(torch.equal(mine_state[name], their_state[name]) for name in mine_state)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
-def test_only_the_moments_of_a_part_are_fetched(part: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_state_of_a_part_is_on_the_device(part: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "PART_BYTES", 3000)
     model, optimizer = train(part, True, steps=1)
     largest = max(p.nbytes for p in model.parameters())
@@ -81,12 +83,12 @@ def test_only_the_moments_of_a_part_are_fetched(part: Optimizer, monkeypatch: py
     optimizer_step(optimizer)
     moments = sum(tensor.nbytes for name, tensor in state_tensors(optimizer)[0].items() if not name.endswith(":step"))
     assert 0 < most <= 2 * max(largest, 3000) < moments / 3
-    assert not [one for one in alive if one() is not None], "copies go when their part is done"
+    assert not [one for one in alive if one() is not None], "copies must be freed after their part"
 
 
-def test_moments_live_on_one_device_and_are_used_on_another() -> None:
-    """There is no second device here. Fake tensors say that they are on one, and refuse to be mixed with the CPU's; but
-    they have no values, so that only an optimiser which reads none on the host can run on them."""
+def test_state_is_kept_on_one_device_and_used_on_another() -> None:
+    """There is no second device here. Fake tensors claim to be on one, and cannot be mixed with tensors of the CPU; but
+    they have no values, so only an optimiser that reads none on the host can run on them."""
     with FakeTensorMode():
         weights = [nn.Parameter(torch.empty(8, 4, device="meta")) for _ in range(3)]
         optimizer = torch.optim.Muon(weights, lr=0.1)
@@ -100,7 +102,7 @@ def test_moments_live_on_one_device_and_are_used_on_another() -> None:
             optimizer.step()
 
 
-def test_a_state_that_is_read_back_waits_in_main_memory() -> None:
+def test_a_loaded_state_stays_in_main_memory() -> None:
     model, optimizer = train(AdamW(), True)
     tensors, record = state_tensors(optimizer)
     other = AdamW().build(model)
@@ -109,7 +111,7 @@ def test_a_state_that_is_read_back_waits_in_main_memory() -> None:
     assert all(torch.equal(tensors[name], value) for name, value in state_tensors(other)[0].items())
 
 
-def test_a_run_with_it_equals_one_without_and_resumes_as_it_was(
+def test_a_run_with_offload_equals_one_without_and_can_be_resumed(
     table: Table,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +126,7 @@ def test_a_run_with_it_equals_one_without_and_resumes_as_it_was(
     assert losses(tmp_path / "away") == losses(tmp_path / "plain")
 
 
-def test_the_preflight_plans_with_it(table: Table) -> None:
+def test_the_memory_estimate_accounts_for_it(table: Table) -> None:
     plain, away = MemoryEstimate.of(1000, 500, 0, 2), MemoryEstimate.of(1000, 500, 0, 2, offload=True)
     assert (plain.memory - away.memory, away.host_memory, plain.host_memory) == (8000, 8000, 0)
     away.check(10**6, 10**6, device_free=10_000)

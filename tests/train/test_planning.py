@@ -1,4 +1,4 @@
-"""All ranks plan the same step, and each reads no more than its own share of it."""
+"""All ranks plan the same step, and each reads its own part only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from encodery.tokens import loader
 from encodery.train.distributed import DistributedContext
 from encodery.train.pretrain import PretrainJob
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 TRAIN = {"batch_tokens": 1024, "micro_batch_tokens": 128}
 
 
@@ -40,16 +41,16 @@ def test_each_rank_reads_its_own_sequences_only(table: Table, world: int, monkey
         assert sum(read) == whole.tokens
         assert max(read) < 1.5 * whole.tokens / world
         assert {share.tokens for share in shares} == {whole.tokens}
-        found = {micro.index: micro.batch for share in shares for micro in share.micro_batches}
-        assert sorted(found) == [micro.index for micro in whole.micro_batches]
+        result = {micro.index: micro.batch for share in shares for micro in share.micro_batches}
+        assert sorted(result) == [micro.index for micro in whole.micro_batches]
         for micro in whole.micro_batches:
-            assert torch.equal(found[micro.index].ids, micro.batch.ids)
-            assert torch.equal(found[micro.index].cu_seqlens, micro.batch.cu_seqlens)
+            assert torch.equal(result[micro.index].ids, micro.batch.ids)
+            assert torch.equal(result[micro.index].cu_seqlens, micro.batch.cu_seqlens)
         read.clear()
     assert all(rank.state() == alone.state() for rank in ranks)
 
 
-def test_seats_are_those_of_the_sequences(table: Table) -> None:
+def test_micro_batch_ids_belong_to_the_sequences(table: Table) -> None:
     job = PretrainJob.from_recipe(table(train=TRAIN), DistributedContext(), torch.device("cpu"))
     packed = job.loader.next(1024, 32)
     assert packed.global_tokens == packed.tokens

@@ -1,4 +1,4 @@
-"""Preflight: the measurement leaves no trace, numbers add up, a run that cannot fit is refused; number formats."""
+"""Preflight: the measurement changes nothing, numbers add up, a run that does not fit is refused; number formats."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from encodery.train.optim import Optimizer
 from encodery.train.optim.muon import Muon
 from encodery.train.preflight import MeasuredSpeed, RunForecast, measure_speed
 from encodery.train.pretrain import PretrainJob
+from encodery.train.recipe import Recipe
 from encodery.train.settings import TrainSettings
 from encodery.train.step import forward_backward
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 CPU, SINGLE = torch.device("cpu"), DistributedContext()
 
@@ -36,7 +37,7 @@ def plain(job: Job) -> RunningExecution:
 
 
 @pytest.mark.parametrize("optim", [None, Muon(lr=0.02)])
-def test_measuring_leaves_no_trace(table: Table, optim: Optimizer | None) -> None:
+def test_measuring_changes_nothing(table: Table, optim: Optimizer | None) -> None:
     job = PretrainJob.from_recipe(table(model={"dropout": 0.1}), SINGLE, CPU)
     settings = job.settings
     weights = {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
@@ -51,7 +52,7 @@ def test_measuring_leaves_no_trace(table: Table, optim: Optimizer | None) -> Non
 
 
 @pytest.mark.parametrize(("spent", "repeats"), [(0.001, 20), (0.1, 10), (30.0, 1)])
-def test_the_speed_is_of_steps_on_new_batches(
+def test_the_speed_is_that_of_steps_on_new_batches(
     spent: float, repeats: int, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = PretrainJob.from_recipe(table(train={"batch_tokens": 1024, "micro_batch_tokens": 256}), SINGLE, CPU)
@@ -64,7 +65,7 @@ def test_the_speed_is_of_steps_on_new_batches(
 
     monkeypatch.setattr(preflight, "_seconds", timed)
     speed = measure_speed(plain(job), job.settings, SINGLE)
-    steps = drawn[1:]  # The first is for choosing a format.
+    steps = drawn[1:]  # The first one is for choosing a format.
     assert len({work.micro_batches[0].batch.ids.numpy().tobytes() for work in steps}) == len(steps) == repeats
     assert speed.tokens_per_s == pytest.approx(sum(work.tokens for work in steps) / (repeats * spent * 1.25))
 
@@ -78,9 +79,9 @@ def test_a_forecast_adds_up() -> None:
     settings = TrainSettings(budget="1Mtok", evals=0, batch_tokens=forecast_schedule("500 -> 1500 linear"))
     made = RunForecast.make(settings, 500.0, 0, needs, (10.0, 250_000, 3))
     assert (made.tokens, made.steps, made.seconds) == (750_000, 750, 1500.0)
-    said = " ".join(made.describe(MeasuredSpeed("fp32", "given", 500.0), 1_200_000, 2**30, 2**31))
+    message = " ".join(made.describe(MeasuredSpeed("fp32", "given", 500.0), 1_200_000, 2**30, 2**31))
     for part in ("1.2 M parameters", "750 steps", "25 min", "1.0 GiB free", "2.0 GiB free"):
-        assert part in said
+        assert part in message
 
 
 def forecast_schedule(text: str) -> Any:
@@ -102,7 +103,7 @@ def test_a_run_that_does_not_fit_is_refused_with_numbers(
     assert not (tmp_path / "run").exists()
 
 
-def test_needs_grow_with_averages_and_kept_checkpoints() -> None:
+def test_the_memory_estimate_grows_with_averages_and_kept_checkpoints() -> None:
     plain = MemoryEstimate.of(1000, 500, averages=0, keep=2)
     assert plain == MemoryEstimate(16_500, 12_000 * 4 + 4000, 500)
     more = MemoryEstimate.of(1000, 500, averages=1, keep=3)
@@ -110,10 +111,10 @@ def test_needs_grow_with_averages_and_kept_checkpoints() -> None:
     assert format_bytes(3 * 2**30) == "3.0 GiB"
 
 
-def test_formats_by_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_follow_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "native_bf16", lambda: False)
     assert precision.candidate_formats("auto", CPU) == ("fp32",)
-    assert precision.candidate_formats("bf16", CPU) == ("bf16",), "a user may insist"
+    assert precision.candidate_formats("bf16", CPU) == ("bf16",), "a format that is set is used"
     monkeypatch.setattr(machine, "native_bf16", lambda: True)
     assert precision.candidate_formats("auto", CPU) == ("fp32", "bf16")
     assert precision.candidate_formats("fp32", CPU) == ("fp32",)
@@ -141,11 +142,11 @@ def test_a_cuda_device_without_bf16_is_offered_fp16(
             precision.candidate_formats("bf16", torch.device("cuda"))
 
 
-def test_fp8_needs_its_hardware_and_is_taken_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_needs_its_hardware_and_is_used_only_if_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"8\.9"):
         precision.candidate_formats("fp8", CPU)
     for capability, has in (((8, 0), False), ((8, 9), True), ((9, 0), True)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, results=capability: results)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: True)
         assert "fp8" not in precision.candidate_formats("auto", torch.device("cuda"))
         if has:
@@ -155,14 +156,14 @@ def test_fp8_needs_its_hardware_and_is_taken_only_when_asked_for(monkeypatch: py
                 precision.candidate_formats("fp8", torch.device("cuda"))
 
 
-def test_fp8_is_for_the_layers_of_blocks_and_near_bf16(table: Table) -> None:
+def test_fp8_is_used_in_the_layers_of_blocks_and_close_to_bf16(table: Table) -> None:
     from encodery.model.weights import Linear
 
     job = PretrainJob.from_recipe(
         table(model={"width": 32, "heads": 2, "intermediate_size": 64}), DistributedContext(), CPU
     )
     work = job.batches(0, 0.0, 512, None)
-    found = {}
+    results = {}
     for chosen in ("fp32", "bf16", "fp8"):
         job.module.zero_grad()
         precision.set_linear_format(job.module, chosen)
@@ -171,31 +172,31 @@ def test_fp8_is_for_the_layers_of_blocks_and_near_bf16(table: Table) -> None:
         assert all(".blocks." in name for name in narrow)
         terms = [one["mlm"] for one in forward_backward(plain(job), work, SINGLE, chosen, 0, 0)]
         grads = {n: p.grad.clone() for n, p in job.module.named_parameters() if p.grad is not None}
-        found[chosen] = (float(sum(t.total for t in terms) / sum(t.count for t in terms)), grads)
-    loss, grads = found["fp8"]
-    assert loss != found["bf16"][0]
-    assert loss == pytest.approx(found["bf16"][0], rel=0.01)
-    for name, wanted in found["fp32"][1].items():
-        cosine = torch.nn.functional.cosine_similarity(grads[name].flatten(), wanted.flatten(), 0)
+        results[chosen] = (float(sum(t.total for t in terms) / sum(t.count for t in terms)), grads)
+    loss, grads = results["fp8"]
+    assert loss != results["bf16"][0]
+    assert loss == pytest.approx(results["bf16"][0], rel=0.01)
+    for name, expected in results["fp32"][1].items():
+        cosine = torch.nn.functional.cosine_similarity(grads[name].flatten(), expected.flatten(), 0)
         assert cosine > 0.97, name
 
 
-def test_the_scale_of_a_loss_changes_nothing_but_what_vanishes(table: Table) -> None:
+def test_the_loss_scale_does_not_change_gradients(table: Table) -> None:
     from encodery.train.clip import clip_gradients
 
     job = PretrainJob.from_recipe(table(), SINGLE, CPU)
     work = job.batches(0, 0.0, 256, None)
-    found = []
+    results = []
     for scale in (1.0, 2.0**16):
         job.module.zero_grad()
         forward_backward(plain(job), work, SINGLE, "fp32", 0, 0, scale)
         norm = clip_gradients(job.module.parameters(), 0.25, scale)
-        found.append((norm, [p.grad.clone() for p in job.module.parameters() if p.grad is not None]))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    torch.testing.assert_close(found[0][1], found[1][1])
+        results.append((norm, [p.grad.clone() for p in job.module.parameters() if p.grad is not None]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1])
 
 
-def test_auto_takes_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "native_bf16", lambda: True)
     for spent, chosen in (({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")):
         monkeypatch.setattr(preflight, "_time_formats", lambda *_, spent=spent: spent)
@@ -203,7 +204,7 @@ def test_auto_takes_the_faster_format(table: Table, monkeypatch: pytest.MonkeyPa
         assert measure_speed(plain(job), job.settings, SINGLE).number_format == chosen
 
 
-def test_shorter_formats_learn_as_fp32_does(table: Table, losses: Losses, tmp_path: Path) -> None:
+def test_shorter_formats_train_as_fp32_does(table: Table, losses: Losses, tmp_path: Path) -> None:
     train = {"budget": "60steps", "batch_tokens": 512, "micro_batch_tokens": 512}
     curves = []
     for kind in ("fp32", "bf16", "fp16"):
@@ -217,7 +218,7 @@ def test_shorter_formats_learn_as_fp32_does(table: Table, losses: Losses, tmp_pa
         assert sum(curve[-10:]) / 10 == pytest.approx(sum(fp32[-10:]) / 10, abs=0.1)
 
 
-def test_unknown_devices_are_named() -> None:
+def test_unknown_devices_are_refused_by_name() -> None:
     for name in ("gpu", "cuda:9"):
         with pytest.raises(SettingsError, match=name):
             launch._device(TrainSettings(device=name))

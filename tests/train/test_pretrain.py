@@ -1,4 +1,4 @@
-"""Recipes become settings, with errors that name what is wrong; the verbs start, stop and resume runs."""
+"""Recipes become settings, with errors that name the fault; the commands start, stop and resume runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from encodery.tokens.store import TokenStore
 from encodery.train.distributed import DistributedContext
 from encodery.train.pretrain import PretrainJob
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 RECIPES = list(recipe_files("pretrain"))
 
 
@@ -29,7 +30,7 @@ def opened(store: Path) -> TokenStore:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_decodes_and_comes_back_from_json(name: str, opened: TokenStore) -> None:
+def test_every_recipe_decodes_and_survives_json(name: str, opened: TokenStore) -> None:
     settings = read_settings(name, {}, opened)
     assert decode(PretrainSettings, encode(settings)) == settings
     assert settings.model.vocab_size == opened.special_tokens.vocab_size
@@ -37,7 +38,7 @@ def test_every_recipe_decodes_and_comes_back_from_json(name: str, opened: TokenS
     assert settings.memory_estimate().memory > count.num_parameters(settings.model) * 16
 
 
-def test_the_ladder_rises(opened: TokenStore) -> None:
+def test_the_sizes_of_our_recipes_rise(opened: TokenStore) -> None:
     sizes = [
         count.num_parameters(read_settings(name, {}, opened).model, embeddings=False)
         for name in ("nano", "tiny", "mini", "small", "base", "large")
@@ -46,17 +47,17 @@ def test_the_ladder_rises(opened: TokenStore) -> None:
 
 
 def test_one_field_of_a_default_part_can_be_set(opened: TokenStore) -> None:
-    given = parse_overrides(["model.depth=3", "objective.corruption.rate=0.2", "train.batch_tokens=1024"])
-    settings = read_settings("nano", given, opened)
+    arguments = parse_overrides(["model.depth=3", "objective.corruption.rate=0.2", "train.batch_tokens=1024"])
+    settings = read_settings("nano", arguments, opened)
     assert settings.model.depth == 3
     assert settings.feed.batch_tokens == 1024
     assert settings.objective.corruption.rate(0.5) == 0.2  # type: ignore[attr-defined]
-    given = parse_overrides(["feed.max_length=8000", "model.max_length=8000", "train.batch_tokens=8192"])
-    assert read_settings("nano", given, opened).feed.max_length == 8000
+    arguments = parse_overrides(["feed.max_length=8000", "model.max_length=8000", "train.batch_tokens=8192"])
+    assert read_settings("nano", arguments, opened).feed.max_length == 8000
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "message"),
     [
         (["feed.batch_tokens=100"], "train.batch_tokens"),
         (["model.dpeth=3"], "Did you mean 'depth'"),
@@ -67,9 +68,9 @@ def test_one_field_of_a_default_part_can_be_set(opened: TokenStore) -> None:
         (["train.budget=7x"], "unit"),
     ],
 )
-def test_wrong_settings_are_named(given: list[str], said: str, opened: TokenStore) -> None:
-    with pytest.raises(SettingsError, match=said):
-        read_settings("tiny", parse_overrides(given), opened)
+def test_wrong_settings_are_refused_by_name(arguments: list[str], message: str, opened: TokenStore) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_settings("tiny", parse_overrides(arguments), opened)
 
 
 def test_unknown_recipes_and_parts_name_the_nearest(opened: TokenStore) -> None:
@@ -85,7 +86,7 @@ def test_a_vocabulary_too_small_is_refused(opened: TokenStore, table: Table) -> 
         PretrainJob(settings, opened, DistributedContext(), torch.device("cpu"))
 
 
-def test_batches_that_cannot_be_dealt_are_refused(table: Table) -> None:
+def test_batches_that_cannot_be_divided_are_refused(table: Table) -> None:
     job = PretrainJob.from_recipe(
         table(train={"batch_tokens": 64, "micro_batch_tokens": 16}), DistributedContext(), torch.device("cpu")
     )
@@ -93,18 +94,18 @@ def test_batches_that_cannot_be_dealt_are_refused(table: Table) -> None:
         job.batches(0, 0.0, 64, None)
 
 
-def test_masks_are_a_function_of_step_and_micro_batch(table: Table) -> None:
+def test_masks_depend_on_step_and_micro_batch_only(table: Table) -> None:
     jobs = [PretrainJob.from_recipe(table(), DistributedContext(), torch.device("cpu")) for _ in range(2)]
     jobs[0].batches(0, 0.0, 256, None)
     first = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
-    assert not torch.equal(first[0].ids, first[1].ids), "the feeds stand elsewhere"
+    assert not torch.equal(first[0].ids, first[1].ids), "the loaders are at different positions"
     jobs[1].load_state(PretrainJob.from_recipe(table(), DistributedContext(), torch.device("cpu")).state())
     jobs[0].load_state(jobs[1].state())
     again = [job.batches(5, 0.0, 256, None).micro_batches[0].batch for job in jobs]
     assert torch.equal(again[0].ids, again[1].ids)
 
 
-def test_the_verbs_from_start_to_finish(
+def test_the_commands_from_start_to_finish(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = [
@@ -134,10 +135,10 @@ def test_the_verbs_from_start_to_finish(
                 *wsd,
             ]
         )
-        said = capsys.readouterr().out
-        assert code == 0, said
+        message = capsys.readouterr().out
+        assert code == 0, message
         for part in ("M parameters", "tokens/s", "bits per byte", "in 10 steps"):
-            assert part in said
+            assert part in message
         assert run(["pretrain", str(store), "--recipe", "nano", "--out", str(out), *small]) == 2
         assert "encodery resume" in capsys.readouterr().err
         assert run(["resume", str(out)]) == 2

@@ -1,4 +1,5 @@
-"""Resume equals the uninterrupted run, bit for bit; damaged checkpoints, changed recipes and full disks are named."""
+"""A resumed run equals an uninterrupted one bit for bit; damaged checkpoints, changed recipes and full disks are
+named."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ from encodery.train import checkpoint
 from encodery.train.display import Display
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 
 EVERYTHING: dict[str, Any] = {
@@ -44,7 +46,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 class Stopped(Exception):
-    """What a test raises in the middle of a run."""
+    """Raised by a test in the middle of a run."""
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -95,7 +97,7 @@ else:
 
 
 @pytest.mark.slow
-def test_killed_at_random_points_and_resumed(
+def test_a_run_killed_at_random_points_can_be_resumed(
     table: Table, losses: Losses, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     recipe = table(**{**EVERYTHING, "train": {**EVERYTHING["train"], "budget": "150steps"}})
@@ -127,16 +129,22 @@ def finish_early(table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch, st
     return folder
 
 
-class Notes(Display):
+class RecordedWarnings(Display):
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def show(self, line: dict[str, Any]) -> None:
+        pass
+
+    def info(self, text: str) -> None:
+        pass
 
     def warn(self, text: str) -> None:
-        self.notes.append(text)
+        self.warnings.append(text)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     start(table(), tmp_path / "whole")
@@ -154,15 +162,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         file.unlink()
     else:
         (last / "manifest.json").write_text("{", encoding="utf-8")
-    notes = Notes()
-    monkeypatch.setattr("encodery.train.launch._display", lambda console, crew: notes)
+    display = RecordedWarnings()
+    monkeypatch.setattr("encodery.train.launch._display", lambda console, distributed: display)
     resume(run)
-    assert len(notes.notes) == 1
-    assert "step-00000008" in notes.notes[0]
+    assert len(display.warnings) == 1
+    assert "step-00000008" in display.warnings[0]
     assert losses(run) == losses(tmp_path / "whole")
 
 
-def test_no_sound_checkpoint_is_an_error(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_damaged_checkpoints_are_an_error(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finish_early(table, tmp_path / "run", monkeypatch)
     for folder in checkpoint.list_checkpoints(run):
         (folder / "optimizer.safetensors").write_bytes(b"")
@@ -170,7 +178,7 @@ def test_no_sound_checkpoint_is_an_error(table: Table, tmp_path: Path, monkeypat
         resume(run)
 
 
-def test_killed_before_the_first_checkpoint_starts_again(
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
     table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(table(), tmp_path / "whole")
@@ -186,21 +194,21 @@ def test_a_changed_recipe_or_other_data_is_refused_by_name(
     run = finish_early(table, tmp_path / "run", monkeypatch)
     good = json.loads((run / "recipe.json").read_text())
     for path, change in (("optim.lr", 0.02), ("train.batch_tokens", "300"), ("model.dropout", 0.1)):
-        room, key = path.split(".")
+        table_name, key = path.split(".")
         bad = json.loads(json.dumps(good))
-        bad["settings"][room][key] = change
+        bad["settings"][table_name][key] = change
         (run / "recipe.json").write_text(json.dumps(bad), encoding="utf-8")
         with pytest.raises(CheckpointError, match=path):
             resume(run)
-    harmless = json.loads(json.dumps(good))
-    harmless["settings"]["train"]["keep"] = 5
-    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
-    harmless["inputs"]["tokens"] = str(other_store)
-    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
+    compatible = json.loads(json.dumps(good))
+    compatible["settings"]["train"]["keep"] = 5
+    (run / "recipe.json").write_text(json.dumps(compatible), encoding="utf-8")
+    compatible["inputs"]["tokens"] = str(other_store)
+    (run / "recipe.json").write_text(json.dumps(compatible), encoding="utf-8")
     with pytest.raises(CheckpointError, match="tokens"):
         resume(run)
-    harmless["inputs"]["tokens"] = good["inputs"]["tokens"]
-    (run / "recipe.json").write_text(json.dumps(harmless), encoding="utf-8")
+    compatible["inputs"]["tokens"] = good["inputs"]["tokens"]
+    (run / "recipe.json").write_text(json.dumps(compatible), encoding="utf-8")
     assert resume(run).finished
 
 
@@ -226,7 +234,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_the_run_can_be_resumed(
     assert losses(run) == losses(tmp_path / "whole")
 
 
-def test_old_checkpoints_go_and_pinned_ones_stay(table: Table, tmp_path: Path) -> None:
+def test_old_checkpoints_are_removed_and_pinned_ones_kept(table: Table, tmp_path: Path) -> None:
     recipe = table(
         train={"budget": "30steps", "checkpoint_every": "4steps", "lr_schedule": "wsd(warmup=10%, decay=20%)"}
     )

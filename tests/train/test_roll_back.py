@@ -1,4 +1,5 @@
-"""A run that diverges goes back to its last checkpoint and on with the data that follow; not without end."""
+"""A diverged run goes back to its last checkpoint and continues with the data that follow, a limited number of
+times."""
 
 from __future__ import annotations
 
@@ -16,12 +17,13 @@ from encodery.base.errors import UserError
 from encodery.base.run_log import read_log
 from encodery.train.launch import resume, start
 from encodery.train.loop import MAX_ROLLBACKS, Loop
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
-    """Before each of `steps` a weight turns into no number."""
+    """Set a weight to NaN before each of `steps`."""
     step = Loop._step
 
     def torn(loop: Loop, elapsed: float) -> None:
@@ -34,7 +36,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     monkeypatch.setattr(Loop, "_step", torn)
 
 
-def test_weights_go_back_and_the_run_goes_on(
+def test_weights_go_back_and_training_continues(
     table: Table,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -45,15 +47,15 @@ def test_weights_go_back_and_the_run_goes_on(
     result = start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "whole")
     assert (result.step, result.metrics["skipped"], result.metrics["rollbacks"]) == (14, 2, 1)
     assert math.isfinite(result.metrics["heldout_loss"])
-    found = losses(tmp_path / "whole")
-    assert [step for step, loss in found.items() if not math.isfinite(loss)] == [8, 9]
+    results = losses(tmp_path / "whole")
+    assert [step for step, loss in results.items() if not math.isfinite(loss)] == [8, 9]
     kept = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
     assert kept[0].endswith("04")
-    assert kept[1].endswith("09"), "what may be at fault is not kept"
+    assert kept[1].endswith("09"), "a checkpoint with faulty weights was kept"
     with power_cut(11):
         start(table(train={"budget": "14steps", "evals": 0, "keep": 9}), tmp_path / "torn")
     assert resume(tmp_path / "torn").metrics["rollbacks"] == 1
-    assert json.dumps(losses(tmp_path / "torn")) == json.dumps(found)
+    assert json.dumps(losses(tmp_path / "torn")) == json.dumps(results)
 
 
 def test_a_run_that_always_diverges_ends(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

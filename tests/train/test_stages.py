@@ -1,4 +1,4 @@
-"""Runs in stages: what each begins with, that they go on where they stopped, and what is refused."""
+"""Training in stages: what each stage starts from, how an interrupted one is continued, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from encodery.train import stages
 from encodery.train.loop import Loop
 from encodery.train.stages import StagedTraining, cycle, grow
 
-OVER: dict[str, Any] = {
+OVERRIDES: dict[str, Any] = {
     "model": {"max_length": 32},
     "feed": {"max_length": 32},
     "train": {
@@ -33,8 +33,8 @@ OVER: dict[str, Any] = {
         "lr_schedule": "1",
     },
 }
-SMALL = "[model]\nwidth = 8\ndepth = 1\nheads = 2\ninner = 8\n[optim]\nlr = 0.01\n"
-LARGE = "[model]\nwidth = 16\ndepth = 2\nheads = 4\ninner = 24\n[optim]\nlr = 0.005\n"
+SMALL = "[model]\nwidth = 8\ndepth = 1\nheads = 2\nintermediate_size = 8\n[optim]\nlr = 0.01\n"
+LARGE = "[model]\nwidth = 16\ndepth = 2\nheads = 4\nintermediate_size = 24\n[optim]\nlr = 0.005\n"
 
 
 @pytest.fixture
@@ -53,30 +53,30 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_model(folder).model.state_dict())
 
 
-def test_a_grown_run_begins_with_what_the_small_one_learnt(
+def test_a_grown_run_starts_from_the_weights_of_the_small_model(
     opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
 ) -> None:
     large, small = recipes
-    staged = grow(StagedTraining(large, OVER, opened, tmp_path / "out"), small)
+    staged = grow(StagedTraining(large, OVERRIDES, opened, tmp_path / "out"), small)
     assert staged.finished
     assert staged.folder == tmp_path / "out/large"
-    told = {name: json.loads((tmp_path / "out" / name / "recipe.json").read_text()) for name in ("small", "large")}
-    assert [told[name]["settings"]["train"]["budget"] for name in ("small", "large")] == ["3steps", "6steps"]
-    assert [told[name]["settings"]["optim"]["lr"] for name in ("small", "large")] == [0.01, 0.005]
-    assert told["large"]["settings"]["init_from"] == str(tmp_path / "out/grown")
+    tables = {name: json.loads((tmp_path / "out" / name / "recipe.json").read_text()) for name in ("small", "large")}
+    assert [tables[name]["settings"]["train"]["budget"] for name in ("small", "large")] == ["3steps", "6steps"]
+    assert [tables[name]["settings"]["optim"]["lr"] for name in ("small", "large")] == [0.01, 0.005]
+    assert tables["large"]["settings"]["init_from"] == str(tmp_path / "out/grown")
     grown, model = load_model(tmp_path / "out/grown"), load_model(tmp_path / "out/large").model
     assert model.settings.shape == grown.model.settings.shape
     assert (model.settings.width, model.settings.depth, model.settings.shape.intermediate_size) == (16, 2, 24)
     assert grown.settings["surgery"]["method"] == "fpi"
-    words = "encoder.embeddings.word.weight"
-    assert torch.equal(weights(tmp_path / "out/grown")[words][:, :8], weights(tmp_path / "out/small")[words])
+    embeddings = "encoder.embeddings.word.weight"
+    assert torch.equal(weights(tmp_path / "out/grown")[embeddings][:, :8], weights(tmp_path / "out/small")[embeddings])
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
-    again = grow(StagedTraining(large, OVER, opened, tmp_path / "out"), small)
+    again = grow(StagedTraining(large, OVERRIDES, opened, tmp_path / "out"), small)
     assert again.metrics == staged.metrics
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
 
 
-def test_stages_go_on_where_they_stopped_bit_for_bit(
+def test_interrupted_stages_are_resumed_bit_for_bit(
     opened: TokenStore,
     recipes: tuple[str, str],
     tmp_path: Path,
@@ -84,34 +84,36 @@ def test_stages_go_on_where_they_stopped_bit_for_bit(
     losses: Callable[[Path], dict[int, float]],
 ) -> None:
     large, small = recipes
-    over = copy.deepcopy(OVER)
-    over["train"] |= {"checkpoint_every": "1steps"}
-    grow(StagedTraining(large, over, opened, tmp_path / "whole"), small)
+    overrides = copy.deepcopy(OVERRIDES)
+    overrides["train"] |= {"checkpoint_every": "1steps"}
+    grow(StagedTraining(large, overrides, opened, tmp_path / "whole"), small)
     for stop in (1, 3):
         with power_cut(stop):
-            grow(StagedTraining(large, over, opened, tmp_path / "parted"), small)
-    assert grow(StagedTraining(large, over, opened, tmp_path / "parted"), small).finished
+            grow(StagedTraining(large, overrides, opened, tmp_path / "interrupted"), small)
+    assert grow(StagedTraining(large, overrides, opened, tmp_path / "interrupted"), small).finished
     for name in ("small", "large"):
-        assert losses(tmp_path / "parted" / name) == losses(tmp_path / "whole" / name)
-    ours, theirs = (weights(tmp_path / name / "large") for name in ("parted", "whole"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert losses(tmp_path / "interrupted" / name) == losses(tmp_path / "whole" / name)
+    ours, expected = (weights(tmp_path / name / "large") for name in ("interrupted", "whole"))
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_a_cycle_mixes_what_the_small_model_learnt(
+def test_a_cycle_mixes_the_weights_of_the_small_model_into_the_large_one(
     opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
 ) -> None:
-    over = copy.deepcopy(OVER)
-    over["train"]["budget"] = "20steps"
-    staged = cycle(StagedTraining(recipes[0], over, opened, tmp_path), large_first=0.2, small_fraction=0.5, mix=0.25)
+    overrides = copy.deepcopy(OVERRIDES)
+    overrides["train"]["budget"] = "20steps"
+    staged = cycle(
+        StagedTraining(recipes[0], overrides, opened, tmp_path), large_first=0.2, small_fraction=0.5, mix=0.25
+    )
     assert staged.finished
     tables = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("first", "small", "large")]
     assert [table["settings"]["train"]["budget"] for table in tables] == ["4steps", "10steps", "6steps"]
     assert [table["settings"]["train"]["lr_schedule"] for table in tables] == ["0 -> 1 linear", "1", "1"]
     first, small, mixed = (weights(tmp_path / name) for name in ("first", "small", "grown"))
     assert load_model(tmp_path / "small").model.settings.shape.intermediate_size == 12
-    words = "encoder.embeddings.word.weight"
-    expected = 0.75 * first[words] + 0.25 * small[words].repeat(1, 2)
-    torch.testing.assert_close(mixed[words], expected)
+    embeddings = "encoder.embeddings.word.weight"
+    expected = 0.75 * first[embeddings] + 0.25 * small[embeddings].repeat(1, 2)
+    torch.testing.assert_close(mixed[embeddings], expected)
     qkv = "encoder.blocks.{}.attention.qkv.weight"
     halves = small[qkv.format(0)].view(3, 8, 8).repeat(1, 2, 2).reshape(48, 16) / 2
     for layer in (0, 1):
@@ -119,22 +121,22 @@ def test_a_cycle_mixes_what_the_small_model_learnt(
         torch.testing.assert_close(mixed[qkv.format(layer)], expected)
 
 
-def test_a_cycle_that_is_killed_in_each_phase_ends_as_one_that_was_not(
+def test_a_cycle_interrupted_in_each_phase_ends_as_an_uninterrupted_one(
     opened: TokenStore,
     recipes: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     losses: Callable[[Path], dict[int, float]],
 ) -> None:
-    over = copy.deepcopy(OVER)
-    over["train"] |= {"budget": "20steps", "checkpoint_every": "1steps"}
+    overrides = copy.deepcopy(OVERRIDES)
+    overrides["train"] |= {"budget": "20steps", "checkpoint_every": "1steps"}
     fractions = {"large_first": 0.2, "small_fraction": 0.5, "mix": 0.25}
-    cycle(StagedTraining(recipes[0], over, opened, tmp_path / "whole"), **fractions)
+    cycle(StagedTraining(recipes[0], overrides, opened, tmp_path / "whole"), **fractions)
     step, finish, once = Loop._step, Loop._finish, stages._once
-    parted = tmp_path / "parted"
+    interrupted = tmp_path / "interrupted"
 
     def killed(phase: str, at: int | str) -> None:
-        """Begin or go on, up to a step of a phase, the end of its last step, or the making of a model."""
+        """Start or continue, up to a step of a phase, the end of its last step, or the making of a model."""
 
         def stepping(self: Loop, elapsed: float) -> None:
             if (self.folder.name, self.clock.step) == (phase, at):
@@ -156,45 +158,47 @@ def test_a_cycle_that_is_killed_in_each_phase_ends_as_one_that_was_not(
             patch.setattr(Loop, "_finish", finishing)
             patch.setattr(stages, "_once", making)
             with pytest.raises(KeyError):
-                cycle(StagedTraining(recipes[0], over, opened, parted), **fractions)
+                cycle(StagedTraining(recipes[0], overrides, opened, interrupted), **fractions)
 
     for phase, at in (
         *(("first", 2), ("first", "end"), ("coalesced", "made"), ("small", 1), ("small", 7), ("small", "end")),
         *(("grown", "made"), ("large", 3), ("large", "end")),
     ):
         killed(phase, at)
-    assert cycle(StagedTraining(recipes[0], over, opened, parted), **fractions).finished
+    assert cycle(StagedTraining(recipes[0], overrides, opened, interrupted), **fractions).finished
     for name in ("first", "small", "large"):
-        assert losses(parted / name) == losses(tmp_path / "whole" / name), name
+        assert losses(interrupted / name) == losses(tmp_path / "whole" / name), name
     for name in ("coalesced", "grown", "large"):
-        ours, theirs = weights(parted / name), weights(tmp_path / "whole" / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+        ours, expected = weights(interrupted / name), weights(tmp_path / "whole" / name)
+        assert ours.keys() == expected.keys()
+        assert all(torch.equal(ours[key], expected[key]) for key in expected), name
 
 
-def test_what_is_refused(opened: TokenStore, recipes: tuple[str, str], tmp_path: Path) -> None:
+def test_models_that_differ_in_more_than_sizes_and_wrong_fractions_are_refused(
+    opened: TokenStore, recipes: tuple[str, str], tmp_path: Path
+) -> None:
     large, small = recipes
     other = tmp_path / "other.toml"
     other.write_text(SMALL + '[model.positions]\nis = "rotary"\n', encoding="utf-8")
     with pytest.raises(SettingsError, match=r"model\.positions is"):
-        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), str(other))
+        grow(StagedTraining(large, OVERRIDES, opened, tmp_path / "no"), str(other))
     other.write_text(SMALL.replace("heads = 2", "heads = 1"), encoding="utf-8")
     with pytest.raises(SettingsError, match="have size"):
-        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), str(other))
+        grow(StagedTraining(large, OVERRIDES, opened, tmp_path / "no"), str(other))
     with pytest.raises(SettingsError, match="small_fraction"):
-        grow(StagedTraining(large, OVER, opened, tmp_path / "no"), small, small_fraction=1.0)
+        grow(StagedTraining(large, OVERRIDES, opened, tmp_path / "no"), small, small_fraction=1.0)
     with pytest.raises(SettingsError, match="large_first"):
-        cycle(StagedTraining(large, OVER, opened, tmp_path / "no"), large_first=0.6, small_fraction=0.5)
+        cycle(StagedTraining(large, OVERRIDES, opened, tmp_path / "no"), large_first=0.6, small_fraction=0.5)
     assert not (tmp_path / "no").exists()
 
 
-def test_the_verb(store: Path, recipes: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(store: Path, recipes: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     large, small = recipes
-    quick = [f"train.{key}={value}" for key, value in OVER["train"].items() if key != "budget"]
-    quick += ["model.max_length=32", "feed.max_length=32", "--budget", "6steps"]
+    settings = [f"train.{key}={value}" for key, value in OVERRIDES["train"].items() if key != "budget"]
+    settings += ["model.max_length=32", "feed.max_length=32", "--budget", "6steps"]
     before = torch.get_num_threads()
     try:
-        given = [
+        arguments = [
             "pretrain",
             "grow",
             str(store),
@@ -202,17 +206,27 @@ def test_the_verb(store: Path, recipes: tuple[str, str], tmp_path: Path, capsys:
             large,
             "--small",
             small,
-            "surgery.how=aki",
+            "surgery.method=aki",
             "surgery.layers=repeat",
         ]
-        assert run([*given, *quick, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+        assert run([*arguments, *settings, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
         assert "grown, held-out loss" in capsys.readouterr().out
         assert load_model(tmp_path / "out/grown").settings["surgery"]["layers"] == "repeat"
-        assert run([*given, *quick, "train.seed=1", "--out", str(tmp_path / "out")]) == 2
+        assert run([*arguments, *settings, "train.seed=1", "--out", str(tmp_path / "out")]) == 2
         assert "other settings of 'train'" in capsys.readouterr().err.replace("\n", " ")
         assert (
             run(
-                ["pretrain", "grow", str(store), "--recipe", large, "--cycle", *quick, "--out", str(tmp_path / "cycle")]
+                [
+                    "pretrain",
+                    "grow",
+                    str(store),
+                    "--recipe",
+                    large,
+                    "--cycle",
+                    *settings,
+                    "--out",
+                    str(tmp_path / "cycle"),
+                ]
             )
             == 0
         )

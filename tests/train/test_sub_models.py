@@ -1,4 +1,4 @@
-"""Sub-models: which layers run and learn in a step, that scores are of the whole, and that runs resume."""
+"""Sub-models: which layers run and are trained in a step, scores of the whole model, and resumed runs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from encodery.train.hooks import TrainState
 from encodery.train.hooks.sub_models import SubModels
 from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
+from encodery.train.recipe import Recipe
 
 SETTINGS = ModelSettings(width=8, depth=5, heads=2, intermediate_size=8, vocab_size=20, max_length=8, block=PreNorm())
 BATCH = Batch.from_sequences([[5, 6, 7, 8], [9, 10]])
@@ -39,12 +40,12 @@ def truncated(model: Model, depth: int) -> torch.Tensor:
 
 
 def gradients(model: Model) -> set[str]:
-    """The parameters that would be changed."""
+    """The parameters that a step would change."""
     assert all(p.requires_grad == (p.grad is not None) for p in model.parameters())
     return {name for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_step_runs_and_trains_a_part() -> None:
+def test_a_step_runs_and_trains_a_part_of_the_layers() -> None:
     model = build_model(SETTINGS, 0).eval()
     hook = SubModels(trained_layers=2, budget_fraction=0.5).build(model)
     whole, names = scores(model).detach(), list(model.state_dict())
@@ -54,9 +55,9 @@ def test_a_step_runs_and_trains_a_part() -> None:
         depth = int(hook.metrics()["layers"])
         seen.add(depth)
         model.zero_grad(set_to_none=True)
-        found = scores(model)
-        assert torch.equal(found, truncated(model, depth))
-        found.logsumexp(-1).sum().backward()
+        result = scores(model)
+        assert torch.equal(result, truncated(model, depth))
+        result.logsumexp(-1).sum().backward()
         learning = {int(name.split(".")[2]) for name in gradients(model) if ".blocks." in name}
         assert learning == set(range(depth - 2, depth))
         outside = {name for name in gradients(model) if ".blocks." not in name}
@@ -64,7 +65,7 @@ def test_a_step_runs_and_trains_a_part() -> None:
         assert outside == {name for name in names if ".blocks." not in name} - (tables if depth > 2 else set())
         with hook.evaluation_weights():
             assert torch.equal(scores(model), whole)
-        assert torch.equal(scores(model), found)
+        assert torch.equal(scores(model), result)
         assert list(model.state_dict()) == names
     assert seen == {2, 4, 5}
     hook.before_step(TrainState(15, 0, 0.0, 0.5))
@@ -74,7 +75,7 @@ def test_a_step_runs_and_trains_a_part() -> None:
 
 
 def test_a_resumed_run_draws_the_same_sub_models(
-    table: Callable[..., dict[str, Any]],
+    table: Callable[..., Recipe[Any]],
     losses: Callable[[Path], dict[int, float]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +104,7 @@ def test_a_resumed_run_draws_the_same_sub_models(
     assert drawn[4:] == [None] * 4
 
 
-def test_errors() -> None:
+def test_wrong_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="trained_layers = 0"):
         SubModels(trained_layers=0)
     with pytest.raises(SettingsError, match=r"budget_fraction = 1\.5"):

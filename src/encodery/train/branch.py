@@ -94,7 +94,7 @@ def _horizon(
                 f"decay {decay}: must be in {whole.kind}, as the run's budget {train.budget}, or a percentage."
             )
         total = used + amount.amount
-    # Tokens and steps are whole numbers; the rate is at its peak up to the checkpoint and falls from there.
+    # Tokens and steps are whole numbers; the learning rate is at its peak up to the checkpoint and falls from there.
     total = total if whole.kind == "seconds" else float(round(total))
     peak, last = train.lr_schedule.maximum, min(train.lr_schedule.phases[-1].end, train.lr_schedule.maximum)
     floor = last if last < peak else 0.0

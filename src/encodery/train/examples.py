@@ -1,6 +1,6 @@
 """Jobs that train on a fixed set of examples: labelled rows, pairs, triplets. An example is one or more sequences.
 
-A step takes `batch_size` examples from an endless series of epochs, each shuffled under a key of its own. A batch may
+A step takes `batch_size` examples from an endless series of epochs, each shuffled under another key. A batch may
 hold the end of one epoch and the start of the next, so every step has the same number of examples and every example is
 seen equally often. The position in that series is the whole state of the data.
 

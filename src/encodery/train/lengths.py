@@ -1,5 +1,4 @@
-"""What the lengths of sequences say: the length that attention costs are computed from, and samples of so many
-tokens."""
+"""The length that attention costs are computed from, and random samples that hold a number of tokens."""
 
 from __future__ import annotations
 

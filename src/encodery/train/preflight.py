@@ -1,7 +1,7 @@
 """Before a run starts: the number format, the speed, and what the budget will reach, measured on the run's own batches.
 
 The number format is the fastest in a few passes over one micro-batch. The speed is that of whole steps in this format,
-each on a batch of its own whose preparation counts: the caches then hold what they hold during the run. Weights,
+each on a new batch whose preparation counts: the caches then hold what they hold during the run. Weights,
 position in the data and generators are restored exactly, so the run is the same with and without this measurement."""
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ from encodery.train.static_shapes import StaticShape
 
 UNUSUAL_LR_RATIO = 3.0  # a rate this many times above or below the rule's is named if the loss is unusual
 DATA_INIT_FELL_BACK = (
-    "data_init.is={wanted} fell back to {used}. Attention heads can be initialised with learned positions, or with "
+    "data_init.is={requested} fell back to {used}. Attention heads can be initialised with learned positions, or with "
     "rotary ones and model.attention.bias=true, if the token embeddings are as wide as the model; token embeddings "
     "need a text in which tokens have neighbours."
 )
@@ -258,8 +258,8 @@ class PretrainJob(Job):
         sequences = max(1, min(self.settings.train.micro_batch_tokens, feed.batch_tokens) // feed.max_length)
         layout = Batch.from_sequences([[0] * feed.max_length] * sequences, device=self.device).layout
         slow = padded_attention_warning(self.settings.model, layout, self.device, dtype)
-        wanted, used = name_of(self.settings.data_init), self.data_init_name
-        fell_back = None if used == wanted else DATA_INIT_FELL_BACK.format(wanted=wanted, used=used)
+        requested, used = name_of(self.settings.data_init), self.data_init_name
+        fell_back = None if used == requested else DATA_INIT_FELL_BACK.format(requested=requested, used=used)
         return [warning for warning in (slow, fell_back) if warning is not None]
 
     @cached_property
@@ -282,14 +282,14 @@ class PretrainJob(Job):
         if expected is None or not optim.follows_lr_rule or usual:
             return expected
         ratio = f"{optim.lr / rule:.3g} times" if optim.lr > rule else f"1/{rule / optim.lr:.0f} of"
-        hint = f"optim.lr = {optim.lr:g} is {ratio} the rate that --size gives to this width ({rule:.2g}): try that."
+        hint = f"optim.lr = {optim.lr:g} is {ratio} what --size gives to this width ({rule:.2g}): try that."
         return dataclasses.replace(expected, hint=hint)
 
     # What is saved
 
     def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """The model with its tokenizer, and with its head if that was trained to answer without the objective. The way
-        to embed texts is that of the source model, unless it has trained weights of its own beside the encoder."""
+        to embed texts is that of the source model, unless it has trained weights for it beside the encoder."""
         source = self.source_model
         pools = source is not None and "embed" in source.settings and "embed" not in source.modules()
         embed = {"embed": source.settings["embed"]} if source is not None and pools else {}

@@ -105,7 +105,7 @@ def _first_failure() -> Iterator[None]:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """torch.distributed.checkpoint warns of its own calls to deprecated parts of torch."""
+    """torch.distributed.checkpoint calls deprecated parts of torch, which warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

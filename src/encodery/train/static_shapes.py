@@ -1,7 +1,7 @@
 """Micro-batches of one fixed shape, so that a step is compiled once and never waits for the device.
 
 A micro-batch has `tokens` tokens, `sequences` sequence ends and `predictions` predicted positions. Sequences are packed
-into it until more than 99 % of it is text; the rest is [PAD] in sequences of their own, which no text attends to, which
+into it until more than 99 % of it is text; the rest is [PAD] in separate sequences, which no text attends to, which
 are never masked and which no loss counts. Predictions that a low mask rate leaves unused get the label that is ignored.
 So the loss and the gradient of a step are those of its text alone, and every rank has the same number of tokens.
 Corruption runs on the device, before the compiled graph. Not run on a GPU yet. Shapes: T tokens, B sequences, M

@@ -1,8 +1,8 @@
 """Execution strategies: how the micro-batches of a step run on the devices.
 
 The launcher chooses a strategy by the settings of `train` (`launch.choose_execution`), builds it on the job and gives
-it to the loop. Losses and gradients are those of `plain`, up to the order of additions. A part holds no settings of its
-own: the settings of `train` select it."""
+it to the loop. Losses and gradients are those of `plain`, up to the order of additions. A part holds no settings: the
+settings of `train` select it."""
 
 from __future__ import annotations
 
