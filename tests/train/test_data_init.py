@@ -1,4 +1,5 @@
-"""What a new model knows before its first step: neighbours are counted within documents, words alike begin alike."""
+"""Data-dependent initialisation: counts within documents, similar embeddings of similar tokens, heads for
+neighbours."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import torch
 from encodery.base.errors import SettingsError
 from encodery.base.settings import merge_tables
 from encodery.model.attention.full import FullAttention
+from encodery.model.network import build_model
+from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Shape
 from encodery.tokens import bigrams as counting
 from encodery.tokens.bigrams import bigram_counts
@@ -23,8 +26,9 @@ from encodery.train.data_init.cooccurrence import CooccurrenceInit
 from encodery.train.distributed import DistributedContext
 from encodery.train.launch import resume, start
 from encodery.train.pretrain import PretrainJob
+from encodery.train.recipe import Recipe
 
-Table = Callable[..., dict[str, Any]]
+Table = Callable[..., Recipe[Any]]
 CPU = torch.device("cpu")
 COOCCURRENCE = {"data_init": {"is": "cooccurrence"}}
 BIGRAMS = {"data_init": {"is": "bigrams"}, "model": {"width": 64, "heads": 2, "depth": 3}}
@@ -40,34 +44,37 @@ NARROW = Shape(
     embedding_size=24,
     layer=0,
 )
+NOISE = ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32)
 ROTARY = {"positions": {"is": "rotary"}, "block": {"is": "pre", "first_norm": False}}
 
 
-def by_hand(store: Path, most: int) -> tuple[dict[tuple[int, int], int], dict[int, int]]:
+def counted_by_hand(store: Path, max_tokens: int) -> tuple[dict[tuple[int, int], int], dict[int, int]]:
+    """Counts of pairs and of tokens in the first `max_tokens` tokens of the training split."""
     pairs: dict[tuple[int, int], int] = {}
-    seen: dict[int, int] = {}
-    left = most
+    tokens: dict[int, int] = {}
+    left = max_tokens
     for document in TokenStore.open(store).train:
         ids = document.tolist()
-        for place, token in enumerate(ids[:left]):
-            seen[token] = seen.get(token, 0) + 1
-            if place + 1 < len(ids):
-                pair = (token, ids[place + 1])
+        for position, token in enumerate(ids[:left]):
+            tokens[token] = tokens.get(token, 0) + 1
+            if position + 1 < len(ids):
+                pair = (token, ids[position + 1])
                 pairs[pair] = pairs.get(pair, 0) + 1
         left -= len(ids[:left])
-    return pairs, seen
+    return pairs, tokens
 
 
 @pytest.mark.parametrize("part", [7, 1000, 10**6])
-@pytest.mark.parametrize("most", [10**9, 999])
-def test_pairs_are_counted_within_documents(store: Path, part: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "PART", part)
-    split = TokenStore.open(store).train
-    found = bigram_counts(split, 192, most)
-    pairs, seen = by_hand(store, most)
-    told = dict(zip(zip(found.left.tolist(), found.right.tolist(), strict=True), found.counts.tolist(), strict=True))
-    assert told == pairs
-    assert {n: count for n, count in enumerate(found.token_counts.tolist()) if count} == seen
+@pytest.mark.parametrize("max_tokens", [10**9, 999])
+def test_pairs_are_counted_within_documents(
+    store: Path, part: int, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "TOKENS_AT_ONCE", part)
+    bigrams = bigram_counts(TokenStore.open(store).train, 192, max_tokens)
+    pairs, tokens = counted_by_hand(store, max_tokens)
+    keys = zip(bigrams.left.tolist(), bigrams.right.tolist(), strict=True)
+    assert dict(zip(keys, bigrams.counts.tolist(), strict=True)) == pairs
+    assert {n: count for n, count in enumerate(bigrams.token_counts.tolist()) if count} == tokens
 
 
 def test_the_vectors_are_the_leading_ones_of_the_whole_matrix(store: Path) -> None:
@@ -86,18 +93,20 @@ def test_the_vectors_are_the_leading_ones_of_the_whole_matrix(store: Path) -> No
         np.testing.assert_allclose((turned @ torch.eye(192)).numpy(), wanted.T, rtol=1e-5, atol=1e-6)
     u, s, _ = np.linalg.svd(whole)
     vectors = leading_singular_vectors(positive_pmi(found), 192, 16, torch.Generator().manual_seed(0)).numpy()
-    # Inner products do not see how the vectors are turned.
+    # Inner products do not depend on the rotation of the vectors.
     np.testing.assert_allclose(vectors @ vectors.T, (u[:, :16] * s[:16]) @ u[:, :16].T, atol=0.02 * s[0] / 16)
-    assert np.abs(vectors).std(0).min() > 0.2 * np.abs(vectors).std(0).max(), "no dimension stands out"
+    assert np.abs(vectors).std(0).min() > 0.2 * np.abs(vectors).std(0).max(), "a dimension stands out"
 
 
-def test_words_between_the_same_neighbours_begin_alike_and_are_guessed_by_frequency(table: Table, store: Path) -> None:
-    """The store's documents are walks on a ring of forty words, so neighbours on the ring share their neighbours."""
+def test_tokens_with_the_same_neighbours_start_similar_and_the_bias_is_their_frequency(
+    table: Table, store: Path
+) -> None:
+    """The documents are walks on a ring of forty tokens, so neighbours on the ring have the same neighbours."""
     drawn = PretrainJob.from_recipe(table(), DistributedContext(), CPU)
     made = PretrainJob.from_recipe(table(**COOCCURRENCE), DistributedContext(), CPU)
     words, before = made.model.encoder.token_embeddings.detach(), drawn.model.encoder.token_embeddings.detach()
     seen = torch.from_numpy(bigram_counts(TokenStore.open(store).train, 192, 10**9).token_counts) > 0
-    assert torch.equal(words[~seen], before[~seen]), "what was never seen is as it was drawn"
+    assert torch.equal(words[~seen], before[~seen]), "a token that never occurs changed"
     assert words[seen].std() == pytest.approx(0.1, rel=0.05)
     ring = torch.nn.functional.normalize(words[5:45], dim=1)
     alike = ring @ ring.T
@@ -113,8 +122,8 @@ def test_words_between_the_same_neighbours_begin_alike_and_are_guessed_by_freque
 
 
 @pytest.mark.parametrize(("width", "std"), [(16, 0.1), (128, 0.1), (256, 0.05)])
-def test_the_wider_the_table_the_narrower_its_values(table: Table, width: int, std: float) -> None:
-    """So that the logits, products of a normalised state with a word, begin alike at all widths."""
+def test_the_spread_of_embeddings_falls_with_their_width(table: Table, width: int, std: float) -> None:
+    """So the logits, products of a normalised state and an embedding, have the same size at all widths."""
     begun = PretrainJob.from_recipe(
         table(**merge_tables(COOCCURRENCE, {"model": {"width": width}})), DistributedContext(), CPU
     )
@@ -122,7 +131,7 @@ def test_the_wider_the_table_the_narrower_its_values(table: Table, width: int, s
     assert begun.model.encoder.token_embeddings.detach()[seen].std() == pytest.approx(std, rel=0.07)
 
 
-def test_the_same_seed_begins_alike_and_another_otherwise(table: Table) -> None:
+def test_equal_seeds_give_equal_embeddings_and_other_seeds_rotated_ones(table: Table) -> None:
     first, again, other = (
         PretrainJob.from_recipe(
             table(**COOCCURRENCE, train={"seed": seed}), DistributedContext(), CPU
@@ -134,7 +143,7 @@ def test_the_same_seed_begins_alike_and_another_otherwise(table: Table) -> None:
     torch.testing.assert_close(first[5:45] @ first[5:45].T, other[5:45] @ other[5:45].T, rtol=0.2, atol=0.02)
 
 
-def test_a_table_wider_than_there_are_words_ends_in_zeros(store: Path) -> None:
+def test_columns_beyond_the_vocabulary_are_zero(store: Path) -> None:
     found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
     wide = leading_singular_vectors(positive_pmi(found), 192, 200, torch.Generator().manual_seed(0))
     assert wide.shape == (192, 200)
@@ -142,7 +151,7 @@ def test_a_table_wider_than_there_are_words_ends_in_zeros(store: Path) -> None:
     assert not wide[:, 192:].any()
 
 
-def test_a_run_is_resumed_as_it_was_and_older_ones_stay_themselves(
+def test_a_run_is_resumed_and_its_identity_names_the_initialisation(
     table: Table, tmp_path: Path, losses: Callable[[Path], Any]
 ) -> None:
     start(table(**COOCCURRENCE, train={"budget": "6steps"}), tmp_path / "run")
@@ -156,8 +165,8 @@ def test_a_run_is_resumed_as_it_was_and_older_ones_stay_themselves(
     )
 
 
-def hidden_words(job: PretrainJob) -> float:
-    """The share of hidden words that a model names before it has learned, one hidden in each held-out document."""
+def masked_accuracy(job: PretrainJob) -> float:
+    """The fraction of masked tokens that a model predicts before training, with one token masked at a time."""
     right = []
     for document in job.store.heldout:
         ids = [2, *document[:30].astype(int).tolist(), 3]
@@ -169,22 +178,20 @@ def hidden_words(job: PretrainJob) -> float:
     return float(np.mean(right))
 
 
-@pytest.mark.parametrize("model", [{}, ROTARY], ids=["learned, norms behind", "rotary, norms first"])
-def test_a_model_that_begins_with_bigrams_names_hidden_words_before_it_learns(
-    table: Table, model: dict[str, Any]
-) -> None:
-    """Steps on the ring are one to three words: both neighbours leave one to three words, one of them 1 to 3 of 40."""
-    begun, words = (
+@pytest.mark.parametrize("model", [{}, ROTARY], ids=["learned, post-norm", "rotary, pre-norm"])
+def test_bigrams_predict_masked_tokens_before_training(table: Table, model: dict[str, Any]) -> None:
+    """Steps on the ring are one to three tokens long: both neighbours together leave one to three candidates of 40."""
+    bigrams, cooccurrence = (
         PretrainJob.from_recipe(
             table(**merge_tables(BIGRAMS, {"data_init": begin, "model": model})), DistributedContext(), CPU
         )
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})
     )
-    assert hidden_words(begun) > 0.25
-    assert hidden_words(words) < 0.12
+    assert masked_accuracy(bigrams) > 0.25
+    assert masked_accuracy(cooccurrence) < 0.12
 
 
-def test_what_first_heads_init_values_tells_which_words_stand_beside(store: Path) -> None:
+def test_the_values_of_the_first_heads_predict_the_neighbours(store: Path) -> None:
     found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
     words = leading_singular_vectors(
         positive_pmi(found), 192, 24, torch.Generator().manual_seed(0)
@@ -202,7 +209,7 @@ def test_what_first_heads_init_values_tells_which_words_stand_beside(store: Path
         _init_values(heads, told)
         passed = sum(head.out @ head.value for head in heads)
         x = torch.randn(4000, 24)
-        assert (x @ passed.T).square().mean() == pytest.approx(1.0, rel=0.1), "as large as what comes in"
+        assert (x @ passed.T).square().mean() == pytest.approx(1.0, rel=0.1), "the output must be as large as the input"
         u, s, v = torch.linalg.svd(told)
         best = (u[:, :16] * s[:16]) @ v[:16]
         torch.testing.assert_close(passed / passed.norm(), best / best.norm(), atol=1e-4, rtol=1e-3)
@@ -216,47 +223,61 @@ def test_what_first_heads_init_values_tells_which_words_stand_beside(store: Path
         {**ROTARY, "attention": {"is": "full", "bias": False}},
         {"embeddings": {"is": "factorized", "width": 24}},
     ],
-    ids=["alibi", "no positions", "no biases", "narrow table"],
+    ids=["alibi", "no positions", "no biases", "narrow embeddings"],
 )
-def test_heads_that_cannot_be_aimed_stay_as_they_were_drawn_and_the_run_says_so(
-    table: Table, model: dict[str, Any]
-) -> None:
-    begun, words = (
+def test_heads_without_an_offset_pattern_stay_random_and_the_run_warns(table: Table, model: dict[str, Any]) -> None:
+    bigrams, cooccurrence = (
         PretrainJob.from_recipe(
             table(**merge_tables(BIGRAMS, {"data_init": begin, "model": model})), DistributedContext(), CPU
         )
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})
     )
-    theirs = dict(words.model.named_parameters())
-    for name, weight in begun.model.named_parameters():
-        assert torch.equal(weight, theirs[name]), name
-    assert begun.data_init_name == words.data_init_name == "cooccurrence", (
-        "and its losses are judged as those of such runs"
+    expected = dict(cooccurrence.model.named_parameters())
+    for name, weight in bigrams.model.named_parameters():
+        assert torch.equal(weight, expected[name]), name
+    assert bigrams.data_init_name == cooccurrence.data_init_name == "cooccurrence", (
+        "its losses must be compared with those of such runs"
     )
-    assert any("fell back to cooccurrence" in said for said in begun.warnings(torch.float32))
-    assert not any("fell back" in said for said in words.warnings(torch.float32))
+    assert any("fell back to cooccurrence" in warning for warning in bigrams.warnings(torch.float32))
+    assert not any("fell back" in warning for warning in cooccurrence.warnings(torch.float32))
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_any_number_of_heads_is_shared_between_both_sides(table: Table, heads: int) -> None:
+def test_any_number_of_heads_is_divided_between_both_directions(table: Table, heads: int) -> None:
     sizes = {"model": {"heads": heads, "head_size": 32}}
-    begun, drawn = (
+    initialised, random = (
         PretrainJob.from_recipe(
             table(**merge_tables(merge_tables(BIGRAMS, sizes), {"data_init": begin})), DistributedContext(), CPU
         ).model
         for begin in ({"is": "bigrams"}, {"is": "cooccurrence"})
     )
     for layer in range(3):
-        mine, theirs = (model.encoder.blocks[layer].attention.head_weights() for model in (begun, drawn))
+        mine, theirs = (model.encoder.blocks[layer].attention.head_weights() for model in (initialised, random))
         for one, other in zip(mine, theirs, strict=True):
-            assert torch.equal(one.query, other.query) == (layer == 2), "the first two layers look at neighbours"
-            assert torch.equal(one.value, other.value) == (layer != 0), "the first passes on what they tell"
-    assert torch.isfinite(begun(Batch.from_sequences([[2, 7, 8, 3]])).hidden).all()
+            assert torch.equal(one.query, other.query) == (layer == 2), "the first two layers must attend to neighbours"
+            assert torch.equal(one.value, other.value) == (layer != 0), (
+                "the first layer must map neighbours to predictions"
+            )
+    assert torch.isfinite(initialised(Batch.from_sequences([[2, 7, 8, 3]])).hidden).all()
 
 
-def test_settings_are_checked() -> None:
+def test_wrong_settings_are_refused() -> None:
     for bad in ({"std": 0.0}, {"max_tokens": 0}, {"sharpness": 0.0}):
         with pytest.raises(SettingsError, match=next(iter(bad))):
             BigramsInit(**bad)
     with pytest.raises(SettingsError, match="std"):
         CooccurrenceInit(std=-1.0)
+
+
+def test_a_tenth_of_the_random_embeddings_is_kept(table: Table, store: Path) -> None:
+    """Without them tokens with equal statistics would have equal embeddings."""
+    model, random = build_model(NOISE, seed=3), build_model(NOISE, seed=3)
+    part = CooccurrenceInit()
+    split = TokenStore.open(store).train
+    pmi = part.init_token_embeddings(model, split, torch.Generator().manual_seed(1))
+    assert pmi is not None
+    occurs = torch.from_numpy(bigram_counts(split, 192, 10**9).token_counts > 0)
+    vectors = leading_singular_vectors(pmi, 192, 16, torch.Generator().manual_seed(1))[occurs]
+    vectors = vectors - vectors.mean(0)
+    kept = model.encoder.token_embeddings.detach()[occurs] - vectors * (part.embedding_std(16) / vectors.std())
+    torch.testing.assert_close(kept, 0.1 * random.encoder.token_embeddings.detach()[occurs], rtol=1e-3, atol=1e-6)
