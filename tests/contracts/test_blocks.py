@@ -1,4 +1,4 @@
-"""Contract of blocks: whatever parts lie in the folder."""
+"""Contract of blocks, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def build(name: str, std: float, dropout: float = 0.0) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", part_names(Block))
-def test_what_every_block_promises(name: str) -> None:
+def test_what_every_block_does(name: str) -> None:
     part = find_part(Block, name)()
     assert decode(Block, encode(part)) == part
     module = build(name, 0.5)
     assert {"attention", "attention_norm", "ffn", "ffn_norm"} <= dict(module.named_children()).keys()
     x = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
-    given = x.detach().clone()
+    before = x.detach().clone()
     y = module(x, LAYOUT, POSITIONS)
     assert y.shape == x.shape
-    assert torch.equal(x.detach(), given), "what is given is not written to"
+    assert torch.equal(x.detach(), before), "the input is not modified"
     torch.autograd.gradcheck(lambda z: module(z, LAYOUT, POSITIONS), (x,), fast_mode=True)
     final = part.final(SHAPE, LayerNorm()).double()
     assert final(y).shape == y.shape
 
 
-def test_pre_and_post_place_the_residual_where_they_say() -> None:
+def test_pre_and_post_place_the_residual() -> None:
     x = torch.randn(7, 12, dtype=torch.float64)
     norm = LayerNorm().build(12).double()
     torch.testing.assert_close(build("pre", 0.0)(x, LAYOUT, POSITIONS), x)

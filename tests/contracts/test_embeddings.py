@@ -1,4 +1,4 @@
-"""Contract of embeddings: whatever parts lie in the folder."""
+"""Contract of embeddings, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPE = Shape(
 
 @pytest.mark.parametrize("segments", [0, 2])
 @pytest.mark.parametrize("name", part_names(Embeddings))
-def test_what_every_embedding_promises(name: str, segments: int) -> None:
+def test_what_every_embedding_does(name: str, segments: int) -> None:
     part = find_part(Embeddings, name)()
     assert decode(Embeddings, encode(part)) == part
     shape = replace(SHAPE, embedding_size=part.size(12), type_vocab_size=segments)

@@ -1,4 +1,4 @@
-"""Contract of the exporters: whatever formats lie in the folder; the Hugging Face one more closely."""
+"""Contract of the exporters, for all parts in the folder; the Hugging Face one in more detail."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
 SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab_size=192, max_length=40)
-TEXT = "a masked language model predicts words that were hidden from it in a text of many words"
-OWN = HFExporter(verify_with_peer=False)  # the peer is asked in tests/parity
+TEXT = "a masked language model predicts words that were masked in a text of many words"
+UNVERIFIED = HFExporter(verify_with_peer=False)  # tests/parity compares with the peer
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 BATCH = Batch.from_sequences([[5, 6, 7], [9, 1], list(range(20, 38))])
 
@@ -50,12 +50,12 @@ def loaded(tokenizer: Path, tmp_path: Path) -> LoadedModel:
 
 def logits(loaded: LoadedModel) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = loaded.model.mlm_head(loaded.model(BATCH).hidden, loaded.model.encoder)
-    return found
+        values: torch.Tensor = loaded.model.mlm_head(loaded.model(BATCH).hidden, loaded.model.encoder)
+    return values
 
 
 @pytest.mark.parametrize("name", part_names(Exporter))
-def test_what_every_exporter_promises(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
+def test_what_every_exporter_does(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     part = find_part(Exporter, name)()
     assert decode(Exporter, encode(part)) == part
     for package in PACKAGES.get(name, ()):
@@ -76,7 +76,7 @@ def test_what_every_exporter_promises(name: str, loaded: LoadedModel, tmp_path: 
 
 
 @pytest.mark.parametrize("name", part_names(Exporter))
-def test_a_model_it_cannot_hold_is_refused_and_nothing_is_left(name: str, tmp_path: Path) -> None:
+def test_a_model_that_it_cannot_express_is_refused_and_nothing_is_left(name: str, tmp_path: Path) -> None:
     settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=64, positions=ALiBi())
     loaded = LoadedModel(tmp_path, build_model(settings, 0))
     with pytest.raises(SettingsError, match="positions = 'alibi'"):
@@ -85,7 +85,7 @@ def test_a_model_it_cannot_hold_is_refused_and_nothing_is_left(name: str, tmp_pa
 
 
 def test_the_folder_reads_back_as_the_same_model(loaded: LoadedModel, tmp_path: Path) -> None:
-    done = OWN.write(loaded, tmp_path / "out")
+    done = UNVERIFIED.write(loaded, tmp_path / "out")
     again = load_model(tmp_path / "out")
     torch.testing.assert_close(logits(again), logits(loaded), rtol=0, atol=1e-6)
     assert done.format == "bert"
@@ -112,52 +112,52 @@ def test_drift_is_refused_and_nothing_is_left(
 
     monkeypatch.setattr(files, "to_checkpoint", bent)
     with pytest.raises(ArtifactError, match="outputs drift"):
-        OWN.write(loaded, tmp_path / "out")
+        UNVERIFIED.write(loaded, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_comes_and_goes_bit_for_bit(dtype: Any, loaded: LoadedModel, tmp_path: Path) -> None:
+def test_half_precision_is_imported_and_exported_bit_for_bit(dtype: Any, loaded: LoadedModel, tmp_path: Path) -> None:
     HFExporter(verify_with_peer=False, dtype=dtype).write(loaded, tmp_path / "half")
     half = load_model(tmp_path / "half")
     assert half.origin is not None
     assert half.origin.dtype == dtype
-    OWN.write(half, tmp_path / "again")
-    came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
-    assert came.keys() == went.keys()
-    assert all(came[key].dtype == went[key].dtype == getattr(torch, dtype) for key in came)
-    assert all(torch.equal(came[key], went[key]) for key in came)
+    UNVERIFIED.write(half, tmp_path / "again")
+    original, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
+    assert original.keys() == exported.keys()
+    assert all(original[key].dtype == exported[key].dtype == getattr(torch, dtype) for key in original)
+    assert all(torch.equal(original[key], exported[key]) for key in original)
     assert (tmp_path / "half" / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
 
 
-def test_an_imported_model_that_was_changed_goes_out_by_its_settings(loaded: LoadedModel, tmp_path: Path) -> None:
-    OWN.write(loaded, tmp_path / "out")
+def test_an_imported_model_that_was_changed_is_exported_by_its_settings(loaded: LoadedModel, tmp_path: Path) -> None:
+    UNVERIFIED.write(loaded, tmp_path / "out")
     imported = load_model(tmp_path / "out")
     assert imported.origin is not None
     imported.origin.extra_tensors["bert.pooler.dense.bias"] = torch.zeros(16)
-    OWN.write(imported, tmp_path / "same")
+    UNVERIFIED.write(imported, tmp_path / "same")
     assert "bert.pooler.dense.bias" in load_file(tmp_path / "same" / "model.safetensors")
     shorter = ModelSettings(**{**vars(imported.model.settings), "max_length": 16})
     state = imported.model.state_dict()
     state["encoder.positions.table.weight"] = state["encoder.positions.table.weight"][:16].clone()
     model = build_model(shorter, 0)
     model.load_state_dict(state)
-    OWN.write(LoadedModel(tmp_path, model, origin=imported.origin), tmp_path / "short")
+    UNVERIFIED.write(LoadedModel(tmp_path, model, origin=imported.origin), tmp_path / "short")
     assert "bert.pooler.dense.bias" not in load_file(tmp_path / "short" / "model.safetensors")
     assert json.loads((tmp_path / "short" / "config.json").read_text())["max_position_embeddings"] == 16
 
 
-def test_an_unknown_layout_is_suggested(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_the_nearest_checkpoint_format_is_suggested(loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Did you mean 'roberta'"):
         HFExporter(checkpoint_format="robert").write(loaded, tmp_path / "out")
 
 
-def test_a_named_layout_that_does_not_fit_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_checkpoint_format_that_cannot_express_the_model_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="block = 'post'"):
         HFExporter(checkpoint_format="modernbert").write(loaded, tmp_path / "out")
 
 
-def test_the_card_tells_figures_text_and_licence(loaded: LoadedModel, tokenizer: Path, tmp_path: Path) -> None:
+def test_the_card_lists_metrics_training_data_and_licence(loaded: LoadedModel, tokenizer: Path, tmp_path: Path) -> None:
     report = {
         "licenses": {"MIT": {"documents": 3, "bytes": 700}},
         "sources": {"somewhere": {"documents": 3, "bytes": 700}},
@@ -169,9 +169,9 @@ def test_the_card_tells_figures_text_and_licence(loaded: LoadedModel, tokenizer:
     with create_artifact(tmp_path / "tokens", "tokens", {}, {"corpus": corpus}) as draft:
         (draft.path / "x").write_text("x")
     parents = {"tokens": Artifact.open(tmp_path / "tokens")}
-    figures, recipe = {"heldout_loss": 2.5}, {"recipe": {"budget": "10m"}}
+    metrics, recipe = {"heldout_loss": 2.5}, {"recipe": {"budget": "10m"}}
     save_model(
-        tmp_path / "kept", loaded.model, tokenizer, provenance=Provenance(parents), metrics=figures, settings=recipe
+        tmp_path / "kept", loaded.model, tokenizer, provenance=Provenance(parents), metrics=metrics, settings=recipe
     )
     HFExporter(verify_with_peer=False, title="Tiny", license="Apache-2.0").write(
         load_model(tmp_path / "kept"), tmp_path / "out"
@@ -179,12 +179,12 @@ def test_the_card_tells_figures_text_and_licence(loaded: LoadedModel, tokenizer:
     text = (tmp_path / "out" / "README.md").read_text()
     front = ("# Tiny", "license: apache-2.0", "pipeline_tag: fill-mask")
     rows = ("| heldout_loss | 2.5 |", "1,234 documents", "| MIT | 3 | 700 |", "| somewhere | 3 | 700 |")
-    for told in (*front, *rows, corpus.manifest.fingerprint, "unused and were never trained", '"budget": "10m"'):
-        assert told in text, told
+    for expected in (*front, *rows, corpus.manifest.fingerprint, "unused and were never trained", '"budget": "10m"'):
+        assert expected in text, expected
 
 
-def test_windows_and_golden_vectors_reach_beyond_the_window(tmp_path: Path) -> None:
-    """The golden sequences must be long enough to tell a local layer from a global one."""
+def test_a_golden_sequence_is_longer_than_the_window(tmp_path: Path) -> None:
+    """The golden sequences must be long enough to distinguish a local layer from a global one."""
     from encodery.model import golden
     from encodery.model.masks.window import WindowMask
 

@@ -1,4 +1,4 @@
-"""Contract of feed-forward layers: whatever parts lie in the folder."""
+"""Contract of feed-forward layers, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPE = Shape(
 
 @pytest.mark.parametrize("activation", get_args(ActivationName))
 @pytest.mark.parametrize("name", part_names(FFN))
-def test_what_every_ffn_promises(name: str, activation: str) -> None:
+def test_what_every_ffn_does(name: str, activation: str) -> None:
     part = find_part(FFN, name)(activation=activation)
     assert decode(FFN, encode(part)) == part
     module = part.build(SHAPE)
@@ -41,8 +41,8 @@ def test_what_every_ffn_promises(name: str, activation: str) -> None:
     assert y.shape == x.shape
     assert y.is_contiguous()
     torch.testing.assert_close(module(x[2:3]), y[2:3])
-    (reach,) = torch.autograd.grad(y[1].sum(), x)
-    assert not reach[[0, 2, 3, 4]].any(), "rows do not mix"
+    (grad,) = torch.autograd.grad(y[1].sum(), x)
+    assert not grad[[0, 2, 3, 4]].any(), "tokens are independent"
     if activation not in ("relu", "relu_squared"):
         torch.autograd.gradcheck(module, (x,))
 
@@ -53,10 +53,10 @@ def test_bias_switches(name: str) -> None:
     assert not [key for key, _ in module.named_parameters() if key.endswith("bias")]
 
 
-def test_first_half_of_a_glu_is_the_gate() -> None:
+def test_the_first_half_of_a_glu_is_the_gate() -> None:
     module = decode(FFN, {"is": "glu", "activation": "gelu_tanh"}).build(SHAPE)
     NormalInit(std=1.0).apply(module, SHAPE, torch.Generator().manual_seed(0))
     x = torch.randn(3, 6)
     gate, value = (x @ module.up.weight.t()).split(10, dim=1)
-    wanted = (F.gelu(gate, approximate="tanh") * value) @ module.down.weight.t()
-    torch.testing.assert_close(module(x), wanted)
+    expected = (F.gelu(gate, approximate="tanh") * value) @ module.down.weight.t()
+    torch.testing.assert_close(module(x), expected)

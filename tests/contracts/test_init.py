@@ -1,4 +1,4 @@
-"""Contract of initialisations: whatever parts lie in the folder."""
+"""Contract of initialisations, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = ModelSettings(width=64, depth=8, heads=4, vocab_size=500, max_length=
 
 
 @pytest.mark.parametrize("name", part_names(Init))
-def test_what_every_init_promises(name: str) -> None:
+def test_what_every_init_does(name: str) -> None:
     part = find_part(Init, name)()
     assert decode(Init, encode(part)) == part
     first, second = (build_model(replace(SETTINGS, init=part), seed=5) for _ in range(2))

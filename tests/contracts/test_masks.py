@@ -1,4 +1,4 @@
-"""Contract of masks: whatever parts lie in the folder."""
+"""Contract of masks, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from encodery.model.masks import Mask
 
 
 @pytest.mark.parametrize("name", part_names(Mask))
-def test_what_every_mask_promises(name: str) -> None:
+def test_what_every_mask_does(name: str) -> None:
     part = find_part(Mask, name)()
     assert decode(Mask, encode(part)) == part
     for window in (part.window(layer, 12) for layer in range(12)):

@@ -1,4 +1,4 @@
-"""Contract of norms: whatever parts lie in the folder."""
+"""Contract of norms, for all parts in the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encodery.model.norms import Norm
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", part_names(Norm))
-def test_what_every_norm_promises(name: str, bias: bool) -> None:
+def test_what_every_norm_does(name: str, bias: bool) -> None:
     part = find_part(Norm, name)(bias=bias)
     assert decode(Norm, encode(part)) == part
     module = part.build(16).double()

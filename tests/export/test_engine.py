@@ -1,4 +1,4 @@
-"""Exports that are engines: vectors equal the model's, 8-bit ones are near, drift is refused, PyTorch is not needed."""
+"""Exports to other engines: equal embeddings, similar ones in 8 bits; drift is refused; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 
 NAMES = ("onnx", "openvino")
-TEXT = "a masked language model predicts words that were hidden from it in a text of many other words"
+TEXT = "a masked language model predicts words that were masked in a text of many other words"
 WORDS = TEXT.split()
 SETTINGS = ModelSettings(width=32, depth=2, heads=2, vocab_size=192, max_length=40, type_vocab_size=2)
 EMBED: dict[str, Any] = {"pooling": "mean", "postprocess": ["normalise"], "prompts": {"query": "query: "}}
 
 
-def some(count: int) -> list[str]:
+def random_texts(count: int) -> list[str]:
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(WORDS, rng.integers(1, 14))) for _ in range(count)]
 
@@ -55,7 +55,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    (tmp_path / "texts.txt").write_text("\n".join(some(80)))
+    (tmp_path / "texts.txt").write_text("\n".join(random_texts(80)))
     return tmp_path / "texts.txt"
 
 
@@ -66,20 +66,20 @@ def exporter(name: str, **settings: Any) -> Exporter:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_gives_the_models_vectors(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
+def test_an_export_gives_the_embeddings_of_the_model(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     done = exporter(name).write(loaded, tmp_path / "out")
     assert done.metrics["cosine_min"] > 0.9999
     embedder = DenseEncoder.from_loaded(loaded, "cpu")
-    batch = [*some(30), "", " ".join(WORDS * 4)]
+    batch = [*random_texts(30), "", " ".join(WORDS * 4)]
     expected = embedder.encode(batch, truncate="chunk").vectors
     served = ExportedEncoder(tmp_path / "out", threads=2)
     np.testing.assert_allclose(served.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
-    ran = embedder.with_runtime(parse_runtime(str(tmp_path / "out")))
-    np.testing.assert_allclose(ran.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
+    with_engine = embedder.with_runtime(parse_runtime(str(tmp_path / "out")))
+    np.testing.assert_allclose(with_engine.encode(batch, truncate="chunk").vectors, expected, rtol=0, atol=1e-5)
     one = encodery.load(loaded.path, runtime=str(tmp_path / "out")).encode(batch[:3])
     np.testing.assert_allclose(one, expected[:3], rtol=0, atol=1e-5)
-    asked = embedder.encode(["words"], prompt="query").vectors
-    np.testing.assert_allclose(served.encode(["words"], prompt="query").vectors, asked, rtol=0, atol=1e-5)
+    expected_query = embedder.encode(["words"], prompt="query").vectors
+    np.testing.assert_allclose(served.encode(["words"], prompt="query").vectors, expected_query, rtol=0, atol=1e-5)
     assert (served.dimension, served.max_content_tokens) == (embedder.dimension, embedder.max_content_tokens)
     with pytest.raises(InputError, match="the model takes 38"):
         served.encode(batch)
@@ -88,7 +88,7 @@ def test_an_export_gives_the_models_vectors(name: str, loaded: LoadedModel, tmp_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_bits_are_near_and_keep_from_their_company(
+def test_8_bit_embeddings_are_similar_and_independent_of_the_batch(
     name: str, loaded: LoadedModel, texts: Path, tmp_path: Path
 ) -> None:
     done = exporter(name, weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
@@ -99,13 +99,13 @@ def test_eight_bits_are_near_and_keep_from_their_company(
     assert done.metrics["megabytes"] > 0
     assert Artifact.open(tmp_path / "out").manifest.metrics == done.metrics
     served = ExportedEncoder(tmp_path / "out", threads=1)
-    batch = some(40)
+    batch = random_texts(40)
     together = served.encode(batch).vectors
     alone = np.concatenate([served.encode([text]).vectors for text in batch])
     assert (together * alone).sum(1).min() > 0.9995
 
 
-def test_weights_of_eight_bits_have_a_scale_for_each_channel(loaded: LoadedModel, texts: Path, tmp_path: Path) -> None:
+def test_8_bit_weights_have_one_scale_per_channel(loaded: LoadedModel, texts: Path, tmp_path: Path) -> None:
     exporter("onnx", weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
     onnx = pytest.importorskip("onnx")
     held = {one.name: one for one in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer}
@@ -124,7 +124,7 @@ def test_drift_is_refused_and_nothing_is_left(name: str, loaded: LoadedModel, te
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_cannot_be_is_refused(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="needs texts = FILE"):
         exporter(name, weights="int8").write(loaded, tmp_path / "out")
     (tmp_path / "few.txt").write_text("one\ntwo\n")

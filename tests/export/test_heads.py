@@ -1,4 +1,4 @@
-"""Heads of fine-tuned models in a folder of transformers: held by a stock class, or refused; never left out unasked."""
+"""Heads of fine-tuned models in a folder of transformers: in a stock class, or refused; never left out silently."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def tokenizer(word_tokenizer: Callable[..., Tokenizer]) -> Tokenizer:
     return word_tokenizer(["red", "green", "one", "two", "cat", "dog", "sun", "##s", "."])
 
 
-def test_a_head_is_not_left_out_unasked(
+def test_a_head_is_not_left_out_silently(
     tuned_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tuned_model(tmp_path, tokenizer, ZeroShotSpans(), TaskMetadata(types=("a",))), tmp_path / "out"
     assert run(["model", "export", str(folder), "--format", "hf", "--out", str(out), "verify_with_peer=false"]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "task 'label_spans'" in said
-    assert "head=false" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "task 'label_spans'" in message
+    assert "head=false" in message
     assert not out.exists()
     assert (
         run(
@@ -50,12 +50,12 @@ def test_a_head_is_not_left_out_unasked(
     )
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
     assert not any("cls.predictions" in name for name in load_file(out / "model.safetensors"))
-    told = (out / "README.md").read_text()
-    assert "fine-tuned for the task `label_spans`, but this export has no head for it" in told
-    assert "pipeline_tag: feature-extraction" in told
+    card = (out / "README.md").read_text()
+    assert "fine-tuned for the task `label_spans`, but this export has no head for it" in card
+    assert "pipeline_tag: feature-extraction" in card
 
 
-def test_other_trained_modules_are_not_left_out_either(
+def test_other_trained_modules_are_not_left_out_silently(
     weighing_model: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     loaded = load_model(weighing_model(tmp_path, tokenizer))

@@ -27,12 +27,12 @@ def model() -> Model:
 
 
 @pytest.fixture
-def foreign(model: Model, tmp_path: Path) -> Path:
+def folder(model: Model, tmp_path: Path) -> Path:
     """The same model as a Hugging Face folder."""
-    folder = tmp_path / "foreign"
-    folder.mkdir()
+    path = tmp_path / "checkpoint"
+    path.mkdir()
     checkpoint_format = exportable_format(model.settings, SpecialTokenIds(pad=0))
     config = checkpoint_format.write_config(model.settings, SpecialTokenIds(pad=0))
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(to_checkpoint(checkpoint_format, config, model, None), folder / "model.safetensors")
-    return folder
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(to_checkpoint(checkpoint_format, config, model, None), path / "model.safetensors")
+    return path

@@ -1,4 +1,4 @@
-"""Every attention agrees with `naive`, forward and backward, on awkward sizes."""
+"""Every implementation of attention agrees with `naive`, forward and backward, on awkward sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def layout(lengths: tuple[int, ...]) -> Layout:
     return Layout(cu, max(lengths), sum(lengths))
 
 
-def given(lengths: tuple[int, ...], size: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(lengths: tuple[int, ...], size: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -33,11 +33,11 @@ def given(lengths: tuple[int, ...], size: int, dtype: torch.dtype = torch.float6
 
 
 def both_ways(
-    attend: AttentionKernel, qkv: Tensor, above: Tensor, lay: Layout, needs: AttentionSpec, bias: Tensor
+    attend: AttentionKernel, qkv: Tensor, above: Tensor, batch_layout: Layout, spec: AttentionSpec, bias: Tensor
 ) -> list[Tensor]:
     leaves = [qkv.clone().requires_grad_(), bias.clone().requires_grad_()]
-    used = leaves if needs.bias else leaves[:1]
-    mixed = attend(leaves[0], lay, needs, leaves[1] if needs.bias else None)
+    used = leaves if spec.bias else leaves[:1]
+    mixed = attend(leaves[0], batch_layout, spec, leaves[1] if spec.bias else None)
     return [mixed.detach(), *torch.autograd.grad(mixed, used, above)]
 
 
@@ -49,23 +49,23 @@ def both_ways(
 def test_agrees_with_naive(
     lengths: tuple[int, ...], window: int | None, bias: bool, attend: AttentionKernel, size: int
 ) -> None:
-    qkv, above, table = given(lengths, size)
-    needs = AttentionSpec(window, bias)
-    wanted = both_ways(naive.attend, qkv, above, layout(lengths), needs, table)
-    found = both_ways(attend, qkv, above, layout(lengths), needs, table)
-    for mine, theirs in zip(found, wanted, strict=True):
+    qkv, above, table = inputs(lengths, size)
+    spec = AttentionSpec(window, bias)
+    expected = both_ways(naive.attend, qkv, above, layout(lengths), spec, table)
+    actual = both_ways(attend, qkv, above, layout(lengths), spec, table)
+    for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("window", [None, 40])
-def test_a_fixed_bias_over_long_sequences(window: int | None) -> None:
-    qkv, above, table = given(BATCHES["long"], 8)
-    found = []
+def test_a_bias_without_gradient_over_long_sequences(window: int | None) -> None:
+    qkv, above, table = inputs(BATCHES["long"], 8)
+    actual = []
     for attend in (naive.attend, grouped.attend):
         leaf = qkv.clone().requires_grad_()
         mixed = attend(leaf, layout(BATCHES["long"]), AttentionSpec(window, True), table)
-        found.append((mixed.detach(), *torch.autograd.grad(mixed, leaf, above)))
-    for mine, theirs in zip(*found, strict=True):
+        actual.append((mixed.detach(), *torch.autograd.grad(mixed, leaf, above)))
+    for mine, theirs in zip(*actual, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
 
@@ -75,28 +75,28 @@ def test_a_fixed_bias_over_long_sequences(window: int | None) -> None:
 def test_flex_agrees_with_naive(window: int | None, bias: bool) -> None:
     """Forward only: there is no backward pass of FlexAttention on the CPU."""
     lengths = BATCHES["awkward"]
-    qkv, _, table = given(lengths, 16)
+    qkv, _, table = inputs(lengths, 16)
     used = table if bias else None
-    found = flex.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
-    wanted = naive.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+    actual = flex.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
+    expected = naive.attend(qkv, layout(lengths), AttentionSpec(window, bias), used)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("lengths", [BATCHES["sorted"], BATCHES["long"]])
-def test_low_precision_sums_in_full(lengths: tuple[int, ...]) -> None:
-    qkv, above, table = given(lengths, 16, torch.bfloat16)
-    wanted = both_ways(
+def test_low_precision_is_summed_in_fp32(lengths: tuple[int, ...]) -> None:
+    qkv, above, table = inputs(lengths, 16, torch.bfloat16)
+    expected = both_ways(
         naive.attend, qkv.float(), above.float(), layout(lengths), AttentionSpec(None, True), table.float()
     )
-    found = both_ways(grouped.attend, qkv, above, layout(lengths), AttentionSpec(None, True), table)
-    assert found[0].dtype == found[1].dtype == torch.bfloat16
-    for mine, theirs in zip(found, wanted, strict=True):
+    actual = both_ways(grouped.attend, qkv, above, layout(lengths), AttentionSpec(None, True), table)
+    assert actual[0].dtype == actual[1].dtype == torch.bfloat16
+    for mine, theirs in zip(actual, expected, strict=True):
         assert (mine - theirs).norm() < 0.01 * theirs.norm()
 
 
-def test_a_bias_of_one_layer_is_not_taken_for_anothers() -> None:
+def test_the_bias_of_one_layer_is_not_used_for_another() -> None:
     lengths = BATCHES["sorted"]
-    qkv, _, table = given(lengths, 8)
+    qkv, _, table = inputs(lengths, 8)
     shared = layout(lengths)
     for factor in (1.0, -2.0, 0.5):
         fresh = table * factor
@@ -104,9 +104,9 @@ def test_a_bias_of_one_layer_is_not_taken_for_anothers() -> None:
         torch.testing.assert_close(mixed, naive.attend(qkv, layout(lengths), AttentionSpec(None, True), fresh))
 
 
-def test_dropout_is_seeded_and_fair() -> None:
+def test_dropout_is_seeded_and_unbiased() -> None:
     lengths = (6,) * 400
-    qkv, _, _ = given(lengths, 4)
+    qkv, _, _ = inputs(lengths, 4)
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -117,7 +117,7 @@ def test_dropout_is_seeded_and_fair() -> None:
     assert abs(((runs[0] - whole) * whole).mean() / whole.square().mean()) < 0.1
 
 
-def test_choice_by_device_and_needs() -> None:
+def test_choice_by_device_and_spec() -> None:
     names = {
         ("cpu", torch.float32, AttentionSpec(bias=True)): "grouped",
         ("cpu", torch.float32, AttentionSpec(dropout=0.1)): "padded",

@@ -10,19 +10,19 @@ from encodery.base.errors import ProgrammerError
 from encodery.model.ops.masked_cross_entropy import chunked, naive
 
 
-def given(
-    rows: int = 37, size: int = 12, vocab: int = 101, dtype: torch.dtype = torch.float64
+def inputs(
+    positions: int = 37, size: int = 12, vocab: int = 101, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
-    features = torch.randn(rows, size, generator=source, dtype=torch.float64).to(dtype).requires_grad_()
+    features = torch.randn(positions, size, generator=source, dtype=torch.float64).to(dtype).requires_grad_()
     weight = torch.randn(vocab, size, generator=source, dtype=torch.float64).to(dtype).requires_grad_()
     bias = torch.randn(vocab, generator=source, dtype=torch.float64).to(dtype).requires_grad_()
-    targets = torch.randint(0, vocab, (rows,), generator=source)
+    targets = torch.randint(0, vocab, (positions,), generator=source)
     targets[1::5] = -1
     return features, weight, bias, targets
 
 
-@pytest.fixture(params=[101, 505, 10**9], ids=["row by row", "few rows", "all rows"])
+@pytest.fixture(params=[101, 505, 10**9], ids=["one by one", "few at a time", "all at once"])
 def _limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "LOGITS_CPU", request.param)
 
@@ -31,23 +31,25 @@ def _limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_agrees_with_naive(z_loss: float, with_bias: bool) -> None:
-    features, weight, bias, targets = given()
+    features, weight, bias, targets = inputs()
     used = bias if with_bias else None
     leaves = [features, weight, *([bias] if with_bias else [])]
-    wanted = naive.masked_cross_entropy(features, weight, used, targets, z_loss)
-    found = chunked.masked_cross_entropy(features, weight, used, targets, z_loss)
-    for mine, theirs in zip(found, wanted, strict=True):
+    expected = naive.masked_cross_entropy(features, weight, used, targets, z_loss)
+    actual = chunked.masked_cross_entropy(features, weight, used, targets, z_loss)
+    for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
     above = torch.tensor(0.37, dtype=torch.float64)
     for mine, theirs in zip(
-        torch.autograd.grad(found.total, leaves, above), torch.autograd.grad(wanted.total, leaves, above), strict=True
+        torch.autograd.grad(actual.total, leaves, above),
+        torch.autograd.grad(expected.total, leaves, above),
+        strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.usefixtures("_limit")
-def test_gradient_is_that_of_the_value() -> None:
-    features, weight, bias, targets = given(5, 4, 7)
+def test_gradients_are_those_of_the_value() -> None:
+    features, weight, bias, targets = inputs(5, 4, 7)
 
     leaves = (features, weight, bias)
     chunked.masked_cross_entropy(*leaves, targets, 0.01).total.backward()
@@ -62,16 +64,16 @@ def test_gradient_is_that_of_the_value() -> None:
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-def test_makes_no_gradient_nobody_asks_for(frozen: int) -> None:
-    leaves = list(given())
+def test_no_gradient_is_computed_that_is_not_needed(frozen: int) -> None:
+    leaves = list(inputs())
     targets = leaves.pop()
     leaves[frozen].requires_grad_(False)
     chunked.masked_cross_entropy(*leaves, targets).total.backward()
     assert [leaf.grad is None for leaf in leaves] == [i == frozen for i in range(3)]
 
 
-def test_without_gradients_and_without_rows() -> None:
-    features, weight, bias, targets = given()
+def test_without_gradients_and_without_positions() -> None:
+    features, weight, bias, targets = inputs()
     with torch.no_grad():
         loss = chunked.masked_cross_entropy(features, weight, bias, targets)
     assert not loss.total.requires_grad
@@ -82,7 +84,7 @@ def test_without_gradients_and_without_rows() -> None:
     assert not bias.grad.any()
 
 
-def test_correct_rows_and_spare_rows() -> None:
+def test_correct_and_ignored_positions() -> None:
     weight = torch.eye(4)
     features = torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0], [0, 0, 9.0, 0]])
     loss = chunked.masked_cross_entropy(features, weight, None, torch.tensor([0, 3, -1]))
@@ -92,12 +94,12 @@ def test_correct_rows_and_spare_rows() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    features, weight, bias, targets = given(dtype=torch.float32)
+    features, weight, bias, targets = inputs(dtype=torch.float32)
     scaled = (features * 300).detach().requires_grad_()
     loss = chunked.masked_cross_entropy(scaled, weight, bias, targets)
     loss.total.backward()
-    wanted = naive.masked_cross_entropy(scaled, weight, bias, targets).total
-    torch.testing.assert_close(loss.total, wanted, rtol=1e-5, atol=1e-3)
+    expected = naive.masked_cross_entropy(scaled, weight, bias, targets).total
+    torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-3)
     assert torch.isfinite(scaled.grad).all()
 
 
@@ -105,20 +107,20 @@ def test_large_logits_do_not_overflow() -> None:
 def test_low_precision_stays_near(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "LOGITS_CPU", 10 * 101)
     dtype = torch.float32 if autocast else torch.bfloat16
-    features, weight, bias, targets = given(rows=200, dtype=dtype)
+    features, weight, bias, targets = inputs(positions=200, dtype=dtype)
     leaves = (features, weight, bias)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    wanted = torch.autograd.grad(naive.masked_cross_entropy(*exact, targets).total, exact)
+    expected = torch.autograd.grad(naive.masked_cross_entropy(*exact, targets).total, exact)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         loss = chunked.masked_cross_entropy(*leaves, targets)
     assert loss.total.dtype == torch.float32
-    for mine, theirs in zip(torch.autograd.grad(loss.total, leaves), wanted, strict=True):
+    for mine, theirs in zip(torch.autograd.grad(loss.total, leaves), expected, strict=True):
         assert mine.dtype == dtype
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_a_second_backward_pass_is_refused() -> None:
-    features, weight, bias, targets = given()
+    features, weight, bias, targets = inputs()
     loss = chunked.masked_cross_entropy(features, weight, bias, targets)
     loss.total.backward(retain_graph=True)
     with pytest.raises(ProgrammerError, match="once"):

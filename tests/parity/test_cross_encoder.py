@@ -1,4 +1,4 @@
-"""Stock cross-encoders, made by transformers at random: the same scores here, imported or not, and back out again."""
+"""Stock cross-encoders with random weights: the same scores here, imported or not, and exported again."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def stock_folder(folder: Path, case: str, tokenizer: Any, transformers: ModuleTy
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_scores_equal_the_peers_read_in_place_or_imported(
+def test_scores_equal_the_peers_read_directly_or_imported(
     case: str, tokenizer: Any, texts: list[str], transformers: ModuleType, tmp_path: Path
 ) -> None:
     folder = stock_folder(tmp_path / "stock", case, tokenizer, transformers)
@@ -91,7 +91,7 @@ def test_scores_equal_the_peers_read_in_place_or_imported(
 
 
 @pytest.mark.parametrize("case", ["bert", "modernbert-mean"])
-def test_an_imported_one_goes_back_to_both_stock_forms(
+def test_an_imported_one_is_exported_to_both_libraries(
     case: str,
     tokenizer: Any,
     texts: list[str],
@@ -102,9 +102,9 @@ def test_an_imported_one_goes_back_to_both_stock_forms(
     folder = stock_folder(tmp_path / "stock", case, tokenizer, transformers)
     assert run(["model", "import", str(folder), "--out", str(tmp_path / "ours")]) == 0
     assert run(["model", "export", str(tmp_path / "ours"), "--format", "hf", "--out", str(tmp_path / "hf")]) == 0
-    came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "hf"))
-    assert came.keys() == went.keys()
-    assert all(torch.equal(came[name], went[name]) for name in came)
+    original, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "hf"))
+    assert original.keys() == exported.keys()
+    assert all(torch.equal(original[name], exported[name]) for name in original)
     assert (
         run(
             [
@@ -139,7 +139,7 @@ def test_a_folder_that_sentence_transformers_saved(
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_other_heads_are_no_rankers_and_are_said_so(
+def test_other_heads_are_reported_not_to_be_rankers(
     tokenizer: Any, transformers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three = stock_folder(tmp_path / "three", "modernbert-mean", tokenizer, transformers, num_labels=3)
@@ -153,7 +153,7 @@ def test_other_heads_are_no_rankers_and_are_said_so(
     assert "classifier_activation = 'silu'" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_lost_tensor_is_named(tokenizer: Any, transformers: ModuleType, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_named(tokenizer: Any, transformers: ModuleType, tmp_path: Path) -> None:
     folder = stock_folder(tmp_path / "stock", "roberta", tokenizer, transformers)
     weights = folder / "model.safetensors"
     save_file({name: t for name, t in load_file(weights).items() if "out_proj.weight" not in name}, weights)

@@ -1,4 +1,4 @@
-"""What we train, exported, in stock transformers: equal logits from AutoModelForMaskedLM, equal ids, no remote code."""
+"""Our models in stock transformers: equal logits from AutoModelForMaskedLM, equal ids, no remote code."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_a_model_of_ours_in_stock_classes(
-    case: str, transformers: ModuleType, texts: list[str], tmp_path: Path
-) -> None:
+def test_our_model_in_stock_classes(case: str, transformers: ModuleType, texts: list[str], tmp_path: Path) -> None:
     made = Tokenizer(Wordpiece().train(texts, 300))
     made.set_template()
     made.save(tmp_path / "tokenizer")
@@ -67,23 +65,23 @@ def test_a_model_of_ours_in_stock_classes(
     kind = transformers.AutoModel if headless else transformers.AutoModelForMaskedLM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stock, told = kind.from_pretrained(tmp_path / "out", trust_remote_code=False, output_loading_info=True)
+        stock, info = kind.from_pretrained(tmp_path / "out", trust_remote_code=False, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
-    assert not told["missing_keys"], "nothing is random there, the pooler neither"
-    assert not told["unexpected_keys"]
+    assert not info["missing_keys"], "no weight is random there, not even the pooler's"
+    assert not info["unexpected_keys"]
     assert stock.eval().dtype == torch.float32
-    given = tokenizer(texts[:40], padding=True, truncation=True, return_tensors="pt")
-    assert given["input_ids"].shape[1] == SIZES["max_length"], "the tokenizer knows how long inputs may be"
-    real = given["attention_mask"].bool()
-    rows = [ids[mask].tolist() for ids, mask in zip(given["input_ids"], real, strict=True)]
+    inputs = tokenizer(texts[:40], padding=True, truncation=True, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == SIZES["max_length"], "the tokenizer knows the maximum length"
+    real = inputs["attention_mask"].bool()
+    sequences = [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], real, strict=True)]
     longest, ours_rows = SIZES["max_length"], loaded.tokenizer.encode_batch(texts[:40], add_special_tokens=True)
-    cut = [[*ids[: longest - 1], ids[-1]] if len(ids) > longest else list(ids) for ids in ours_rows]
-    assert rows == cut
+    truncated = [[*ids[: longest - 1], ids[-1]] if len(ids) > longest else list(ids) for ids in ours_rows]
+    assert sequences == truncated
     with torch.inference_mode():
-        hidden = loaded.model(Batch.from_sequences(rows)).hidden
-        answer = stock(**given)
+        hidden = loaded.model(Batch.from_sequences(sequences)).hidden
+        output = stock(**inputs)
         ours = hidden if headless else loaded.model.mlm_head(hidden, loaded.model.encoder)
-        theirs = (answer.last_hidden_state if headless else answer.logits)[real]
+        theirs = (output.last_hidden_state if headless else output.logits)[real]
     assert (ours - theirs).abs().max() <= 2e-5
     assert tokenizer.mask_token_id == loaded.tokenizer.mask_id
 
@@ -91,7 +89,7 @@ def test_a_model_of_ours_in_stock_classes(
 def test_an_export_that_the_peer_reads_differently_is_refused(
     transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong epsilon in config.json, which our own reading would follow too, if it came from there."""
+    """A wrong epsilon in config.json; reading the folder back would use it too."""
     import encodery.export._folder as folder
 
     monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
@@ -100,8 +98,8 @@ def test_an_export_that_the_peer_reads_differently_is_refused(
     true = folder._choose_format
 
     def bent(*arguments: Any) -> Any:
-        door, config, origin = true(*arguments)
-        return door, {**config, "layer_norm_eps": 0.01}, origin
+        checkpoint_format, config, origin = true(*arguments)
+        return checkpoint_format, {**config, "layer_norm_eps": 0.01}, origin
 
     monkeypatch.setattr(folder, "_choose_format", bent)
     with pytest.raises(ArtifactError, match=r"run by transformers.*differ by"):

@@ -1,6 +1,8 @@
-"""Heads of fine-tuned models in stock classes: the same outputs and answers there, and here when they are read back.
+"""Heads of fine-tuned models in stock classes: the same outputs there, and the same predictions when they are read
+back.
 
-The heads are random, with a rate, a temperature, a threshold, a spread, which have to be folded in or told.
+The heads are random; their learning rate scale, temperature and spread must be folded into the weights, and their
+threshold must be stored.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ Tune = Callable[..., LoadedModel]
 
 @pytest.fixture
 def tuned(tokenizer: Path, tmp_path: Path) -> Tune:
-    """`tuned(layout, task, **form)`: a model with a random head that says different things of different texts."""
+    """`tuned(layout, task, **form)`: a model with a random head whose outputs depend on the text."""
 
     def make(layout: str, task: str, form: dict[str, Any], max_length: int = 60) -> LoadedModel:
         model = build_model(LAYOUTS[layout], 3)
@@ -112,21 +114,21 @@ def tuned(tokenizer: Path, tmp_path: Path) -> Tune:
                 weight.add_(torch.randn(weight.shape, generator=draw) * 0.15)
         save_model(tmp_path / "model", model, tokenizer, overwrite=True)
         loaded = load_model(tmp_path / "model")
-        table, known, told = TASKS[task]
+        table, known, calibration = TASKS[task]
         part = decode(Task, {**table, **form})
         module = part.build(loaded.model.settings.shape, known)
         with torch.no_grad():
             for weight in module.parameters():
                 weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
-        found = FineTuned(part, module.eval(), known, told, max_length, part.truncate)
-        save(tmp_path / "tuned", loaded.model, found, loaded, {}, {})
+        head = FineTuned(part, module.eval(), known, calibration, max_length, part.truncate)
+        save(tmp_path / "tuned", loaded.model, head, loaded, {}, {})
         return load_model(tmp_path / "tuned")
 
     return make
 
 
 def rows_of(task: str, texts: list[str]) -> dict[str, list[Any]]:
-    """Rows a task reads; of tags and spans some are longer than the model."""
+    """Rows of a task; some of those for tags and spans are longer than the model's maximum."""
     short = [" ".join(text.split()[:9]) for text in texts[:12]]
     if task == "tag":
         return {"text": [*short, *texts[12:16]]}
@@ -139,8 +141,8 @@ def rows_of(task: str, texts: list[str]) -> dict[str, list[Any]]:
     return {"text": short[:6], "text_b": short[6:]} if task == "pair" else {"text": short}
 
 
-def said(predictor: Predictor, rows: dict[str, list[Any]]) -> str:
-    """All answers, numbers rounded, as text."""
+def predictions(predictor: Predictor, rows: dict[str, list[Any]]) -> str:
+    """All predictions as text, with rounded numbers."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -172,15 +174,15 @@ def test_a_head_in_its_stock_class(
     assert "has no head for it" not in card
     ours = Predictor.from_model(load_model(tmp_path / "tuned"), "cpu")
     rows = rows_of(name_of(ours.task), texts)
-    expected = said(ours, rows)
+    expected = predictions(ours, rows)
     assert len(set(expected)) > 10
     again = Predictor.from_model(load_model(out), "cpu")
     assert name_of(again.task) == name_of(ours.task)
     assert again.preprocessor.max_length == 60
-    assert said(again, rows) == expected
+    assert predictions(again, rows) == expected
     assert run(["model", "import", str(out), "--out", str(tmp_path / "ours")]) == 0
     imported = load_model(tmp_path / "ours")
-    assert said(Predictor.from_model(imported, "cpu"), rows) == expected
+    assert predictions(Predictor.from_model(imported, "cpu"), rows) == expected
     HFExporter().write(imported, tmp_path / "twice")
     assert (tmp_path / "twice/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert "encodery" in json.loads((tmp_path / "twice/config.json").read_text())
@@ -201,11 +203,11 @@ def test_probabilities_of_a_stock_pipeline(
         HFExporter().write(loaded, tmp_path / task)
         answers = Predictor.from_model(loaded, "cpu").predict(rows).answers
         pipeline = piped(transformers, "text-classification", tmp_path / task, top_k=None)
-        for answer, given in zip(answers, pipeline(rows["text"]), strict=True):
+        for answer, output in zip(answers, pipeline(rows["text"]), strict=True):
             if task == "regress":
-                assert given[0]["score"] == pytest.approx(answer[key], abs=1e-4)
+                assert output[0]["score"] == pytest.approx(answer[key], abs=1e-4)
             else:
-                assert {one["label"]: one["score"] for one in given} == pytest.approx(answer[key], abs=1e-5)
+                assert {one["label"]: one["score"] for one in output} == pytest.approx(answer[key], abs=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["bert", "roberta", "modernbert"])
@@ -217,7 +219,7 @@ def test_spans_of_a_stock_pipeline(
     words = [" ".join(word for word in text.split() if word.isalpha()) for text in texts[:40]]
     words = [" ".join(text.split()[:8]) for text in words if len(text.split()) > 3]
     pipeline = piped(transformers, "token-classification", tmp_path / "out", aggregation_strategy="first")
-    theirs = [[(one["start"], one["end"], one["entity_group"]) for one in given] for given in pipeline(words)]
+    theirs = [[(one["start"], one["end"], one["entity_group"]) for one in output] for output in pipeline(words)]
     answers = Predictor.from_model(loaded, "cpu").predict({"text": words}).answers
     ours = [[(span["start"], span["end"], span["label"]) for span in answer["spans"]] for answer in answers]
     assert theirs == ours
@@ -249,7 +251,7 @@ def test_spans_of_a_stock_pipeline(
         ("modernbert", "multilabel", {"pooling": "max", "head_dense": False}, r"the maximum of the hidden states"),
     ],
 )
-def test_a_head_that_no_class_holds_is_refused(
+def test_a_head_that_no_class_computes_is_refused(
     layout: str, task: str, form: dict[str, Any], why: str, tuned: Tune, tmp_path: Path
 ) -> None:
     loaded = tuned(layout, task, form)
@@ -262,13 +264,13 @@ def test_a_head_that_no_class_holds_is_refused(
 def test_stock_heads_made_elsewhere(
     tokenizer: Path, texts: list[str], transformers: ModuleType, tmp_path: Path
 ) -> None:
-    """They tell nothing of a task but their labels; without names those are numbered."""
+    """They contain nothing about the task but the labels, which are numbered if they have no names."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     torch.manual_seed(1)
     config = transformers.BertConfig(**sizes, vocab_size=320, num_labels=3, initializer_range=0.3, pad_token_id=0)
     ready = transformers.AutoTokenizer.from_pretrained(str(tokenizer))
     rows = {"text": [" ".join(text.split()[:9]) for text in texts[:6]]}
-    given = ready(rows["text"], padding=True, return_tensors="pt")
+    inputs = ready(rows["text"], padding=True, return_tensors="pt")
     for kind, task in (("SequenceClassification", "classify"), ("TokenClassification", "tag")):
         model = getattr(transformers, f"BertFor{kind}")(config).eval()
         model.save_pretrained(tmp_path / kind)
@@ -277,29 +279,27 @@ def test_stock_heads_made_elsewhere(
         assert name_of(predictor.task) == task
         assert predictor.metadata.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
         examples = predictor.task.prepare(rows, predictor.preprocessor, predictor.metadata, False)
-        ours = np.concatenate([np.atleast_2d(found) for found in predictor.outputs(examples)])
+        ours = np.concatenate([np.atleast_2d(head) for head in predictor.outputs(examples)])
         with torch.inference_mode():
-            theirs = model(**given).logits
-        theirs = theirs[given["attention_mask"].bool()] if task == "tag" else theirs
+            theirs = model(**inputs).logits
+        theirs = theirs[inputs["attention_mask"].bool()] if task == "tag" else theirs
         np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
 
 
-def test_a_head_that_is_not_known_goes_back_as_it_came(
-    tokenizer: Path, transformers: ModuleType, tmp_path: Path
-) -> None:
+def test_an_unsupported_head_is_exported_unchanged(tokenizer: Path, transformers: ModuleType, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     config = transformers.ModernBertConfig(**sizes, vocab_size=320, num_labels=3, pad_token_id=0)
     transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path / "stock")
     loaded = load_model(tmp_path / "stock")
     HFExporter().write(loaded, tmp_path / "out")
-    came, went = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "out"))
-    assert came.keys() == went.keys()
+    original, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "out"))
+    assert original.keys() == exported.keys()
     changed = LoadedModel(loaded.path, build_model(LAYOUTS["modernbert"], 1), origin=loaded.origin)
     with pytest.raises(SettingsError, match=r"ModernBertForSequenceClassification is not supported.*head=false"):
         HFExporter().write(changed, tmp_path / "changed")
 
 
-def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_with_a_missing_weight_is_refused(tuned: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import encodery.export._folder as folder
 
     monkeypatch.setattr(folder, "check_read_back", lambda *_: 0.0)
@@ -310,7 +310,7 @@ def test_a_head_with_a_lost_weight_is_refused(tuned: Tune, tmp_path: Path, monke
         HFExporter().write(loaded, tmp_path / "out")
 
 
-def test_half_precision_holds_a_head_too(tuned: Tune, tmp_path: Path) -> None:
+def test_a_head_in_half_precision(tuned: Tune, tmp_path: Path) -> None:
     for layout, task, form in (("bert", "classify", CLS), ("modernbert", "tag", {})):
         for dtype in ("float16", "bfloat16"):
             out = tmp_path / f"{layout}-{dtype}"

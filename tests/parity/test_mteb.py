@@ -1,4 +1,4 @@
-"""A model of ours under stock mteb: tasks of a few texts, made here, give the figures our own suites give."""
+"""Our models in stock mteb: small tasks that are made here give the same metrics as our own suites."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def test_retrieval_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> N
     (tmp_path / "qrels").mkdir()
     lines = [f"{query}\t{document}\t{grade}" for query, held in grades.items() for document, grade in held.items()]
     (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
-    found = (
+    result = (
         compare([ModelSystem(path=str(minilm))], [SuiteTask(suite=RetrievalSuite(k=3, depth=10), data=tmp_path)])
         .rows[0]
         .result
     )
-    assert found is not None
-    ours = {name: figure.value for name, figure in found.metrics.items()}
+    assert result is not None
+    ours = {name: figure.value for name, figure in result.metrics.items()}
     assert theirs["ndcg_at_3"] == pytest.approx(ours["ndcg@3"], abs=1e-4)
     assert theirs["map_at_10"] == pytest.approx(ours["map@10"], abs=1e-4)
     assert theirs["recall_at_10"] == pytest.approx(ours["recall@10"], abs=1e-4)

@@ -1,4 +1,4 @@
-"""Embedding models of ours in stock sentence-transformers: equal vectors, prompts and lengths."""
+"""Our embedding models in stock sentence-transformers: equal embeddings, prompts and lengths."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def test_vectors_are_equal(
     ours = DenseEncoder.from_loaded(loaded)
     for prompt in (None, "query"):
         expected = ours.encode(texts[:40], truncate="right", prompt=prompt).vectors
-        found = stock.encode(texts[:40], prompt_name=prompt)
-        np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+        theirs = stock.encode(texts[:40], prompt_name=prompt)
+        np.testing.assert_allclose(theirs, expected, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
 
 
-def test_our_own_reader_takes_the_folder(tokenizer: Path, texts: list[str], tmp_path: Path) -> None:
+def test_the_exported_folder_is_read_here(tokenizer: Path, texts: list[str], tmp_path: Path) -> None:
     for name in ("mean", "weighted"):
         loaded = embedding(tmp_path / name, tokenizer, texts[:20], **CASES[name])
         SentenceTransformersExporter(verify_with_peer=False).write(loaded, tmp_path / f"{name}-out")
@@ -115,7 +115,7 @@ def test_a_static_model_is_a_static_embedding(
     )
 
 
-def test_real_weights_come_and_go(minilm: Path, texts: list[str], tmp_path: Path) -> None:
+def test_real_weights_are_imported_and_exported(minilm: Path, texts: list[str], tmp_path: Path) -> None:
     done = SentenceTransformersExporter().write(load_model(minilm), tmp_path / "out")
     assert done.metrics["drift_sentence_transformers"] <= 1e-5
     one, other = (DenseEncoder.from_loaded(load_model(path)) for path in (minilm, tmp_path / "out"))
@@ -128,7 +128,7 @@ def model_of(folder: Path, tokenizer: Path, **over: Any) -> LoadedModel:
     return load_model(folder)
 
 
-def test_weights_of_words_are_a_sparse_encoder(
+def test_sparse_term_weights_are_a_sparse_encoder(
     tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
     model = model_of(tmp_path / "bare", tokenizer).model
@@ -174,7 +174,7 @@ def test_a_ranker_is_a_cross_encoder(
 
 
 @pytest.mark.parametrize(
-    ("embed", "told"),
+    ("embed", "message"),
     [
         ({"pooling": "layers"}, "'layers' has no counterpart"),
         ({"pooling": {"is": "mean", "include_special_tokens": False}}, "'mean' has no counterpart"),
@@ -182,11 +182,11 @@ def test_a_ranker_is_a_cross_encoder(
         ({"layers": 1}, "'layers' has no counterpart"),
     ],
 )
-def test_what_it_cannot_hold(
-    embed: dict[str, Any], told: str, tokenizer: Path, texts: list[str], tmp_path: Path
+def test_what_it_cannot_express(
+    embed: dict[str, Any], message: str, tokenizer: Path, texts: list[str], tmp_path: Path
 ) -> None:
     loaded = embedding(tmp_path / "model", tokenizer, texts[:20], **embed)
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         SentenceTransformersExporter(verify_with_peer=False).write(loaded, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -205,11 +205,13 @@ def test_drift_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("told", [{}, {"query_length": 32, "skip_punctuation": True}], ids=["plain", "as in the paper"])
-def test_a_vector_a_token_is_a_multi_vector_encoder(
-    told: dict[str, Any], tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
+@pytest.mark.parametrize(
+    "settings_table", [{}, {"query_length": 32, "skip_punctuation": True}], ids=["plain", "as in the paper"]
+)
+def test_multi_vector_embeddings_are_a_multi_vector_encoder(
+    settings_table: dict[str, Any], tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
-    settings = MultiVectorSettings(dimension=12, max_length=40, prompts=PROMPTS, **told)
+    settings = MultiVectorSettings(dimension=12, max_length=40, prompts=PROMPTS, **settings_table)
     model = build_model(ModelSettings(width=32, depth=2, heads=2, vocab_size=320, max_length=64), seed=1).eval()
     encoder = MultiVectorEncoder(model, Tokenizer.load(tokenizer), TokenProjection(32, 12), settings, "cpu")
     kept = {**encoder.projection.state_dict(), "golden": golden_token_vectors(encoder)}
@@ -219,10 +221,11 @@ def test_a_vector_a_token_is_a_multi_vector_encoder(
     stock = sentence_transformers.MultiVectorEncoder(str(tmp_path / "out"), device="cpu")
     assert stock.prompts["query"] == "find: "
     some = ["who, me?", *texts[:12]]
-    asked, told_of = stock.encode_query(some, convert_to_numpy=True), stock.encode_document(some, convert_to_numpy=True)
+    queries = stock.encode_query(some, convert_to_numpy=True)
+    documents = stock.encode_document(some, convert_to_numpy=True)
     ours = [encoder.encode(some, truncate="right", prompt=side) for side in ("query", "document")]
-    for theirs, mine in ((asked, ours[0]), (told_of, ours[1])):
+    for theirs, mine in ((queries, ours[0]), (documents, ours[1])):
         assert [len(rows) for rows in theirs] == np.diff(mine.ends, prepend=0).tolist()
         np.testing.assert_allclose(np.concatenate(theirs), mine.vectors, atol=1e-5)
-    assert (min(len(rows) for rows in asked) == 32) == bool(told)
-    np.testing.assert_allclose(stock.similarity(asked, told_of).numpy(), ours[0].similarity(ours[1]), atol=1e-4)
+    assert (min(len(rows) for rows in queries) == 32) == bool(settings_table)
+    np.testing.assert_allclose(stock.similarity(queries, documents).numpy(), ours[0].similarity(ours[1]), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Tokenizers made of older files against transformers: vocab.txt, and vocab.json with merges.txt."""
+"""Tokenizers made from older files against transformers: vocab.txt, and vocab.json with merges.txt."""
 
 from __future__ import annotations
 
