@@ -32,8 +32,7 @@ TORCH_ATTRIBUTES = {"data", "grad"}
 
 KNOWN: dict[str, set[str]] = {
     "private imports across folders": set(),
-    "functions with more than 8 arguments": {
-    },
+    "functions with more than 8 arguments": {},
     "contract files of more than 80 lines": {
         "evaluate/probes/__init__.py",
         "evaluate/suites/__init__.py",
@@ -41,9 +40,6 @@ KNOWN: dict[str, set[str]] = {
     },
     "classes that are both instantiated and subclassed": {
         "encodery.model.weights.Linear",
-    },
-    "class names that occur more than once": {
-        "Embeddings: encoders.embeddings, model.embeddings",
     },
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 from encodery.encoders.prompts import find_prompt
 
 if TYPE_CHECKING:
-    from encodery.encoders.embeddings import Embeddings
+    from encodery.encoders.embeddings import TextEmbeddings
     from encodery.tokens.tokenizer import Tokenizer
 
 Role = Literal["query", "document"]
@@ -64,14 +64,14 @@ class TextEncoder(abc.ABC):
         progress: Callable[[int], None] | None = None,
         *,
         role: Role | None = None,
-    ) -> Embeddings:
+    ) -> TextEmbeddings:
         """The embeddings (N) of texts in their order; empty texts are allowed. `truncate`: error, right, left or chunk
         (`tokens/windows.py`); `batch_tokens`: computed at once; `prompt`: the name of a stored prompt; `role`: puts the
         prompt of that name before the texts if one is stored; `progress`: gets the number of windows of each batch.
 
         Raises `InputError` for a text that is too long under "error", an unknown prompt, and what is no list."""
 
-    def similarity(self, queries: Embeddings, documents: Embeddings) -> np.ndarray:
+    def similarity(self, queries: TextEmbeddings, documents: TextEmbeddings) -> np.ndarray:
         """The scores (Q, D) of every query with every document, as the model was trained to be compared."""
         return queries.similarity(documents)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 
-class Embeddings(abc.ABC):
+class TextEmbeddings(abc.ABC):
     """Embeddings of N texts, in the order of the texts. `tokens` (N,) were read of each text, special tokens included;
     `dropped` (N,) were left out by the truncation."""
 
@@ -30,7 +30,7 @@ class Embeddings(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_values(cls, values: Sequence[Any]) -> Embeddings:
+    def from_values(cls, values: Sequence[Any]) -> TextEmbeddings:
         """The embeddings of several texts from what `at` gives for each; `tokens` and `dropped` are zero."""
 
     @abc.abstractmethod
@@ -43,7 +43,7 @@ class Embeddings(abc.ABC):
 
 
 @dataclass(frozen=True)
-class DenseEmbeddings(Embeddings):
+class DenseEmbeddings(TextEmbeddings):
     """`vectors` (N, K) float32, compared by inner product."""
 
     vectors: np.ndarray
@@ -60,7 +60,7 @@ class DenseEmbeddings(Embeddings):
 
     @classmethod
     def from_values(cls, values: Sequence[np.ndarray]) -> DenseEmbeddings:
-        """See `Embeddings`."""
+        """See `TextEmbeddings`."""
         return cls(np.stack(values), *_zeros(len(values)))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -74,7 +74,7 @@ class DenseEmbeddings(Embeddings):
 
 
 @dataclass(frozen=True, eq=False)
-class SparseEmbeddings(Embeddings):
+class SparseEmbeddings(TextEmbeddings):
     """The terms of text i are `term_ids[ends[i-1]:ends[i]]`, int32 and rising, with their `weights`; compared by inner
     product."""
 
@@ -94,7 +94,7 @@ class SparseEmbeddings(Embeddings):
 
     @classmethod
     def from_values(cls, values: Sequence[tuple[np.ndarray, np.ndarray]]) -> SparseEmbeddings:
-        """See `Embeddings`."""
+        """See `TextEmbeddings`."""
         ends = np.cumsum([len(term_ids) for term_ids, _ in values], dtype=np.int64)
         term_ids = np.concatenate([np.zeros(0, np.int32), *(some for some, _ in values)])
         weights = np.concatenate([np.zeros(0, np.float32), *(some for _, some in values)])
@@ -119,7 +119,7 @@ class SparseEmbeddings(Embeddings):
 
 
 @dataclass(frozen=True, eq=False)
-class MultiVectorEmbeddings(Embeddings):
+class MultiVectorEmbeddings(TextEmbeddings):
     """The vectors of text i are `vectors[ends[i-1]:ends[i]]` (n, K) float32 of unit length; compared by MaxSim."""
 
     vectors: np.ndarray
@@ -136,7 +136,7 @@ class MultiVectorEmbeddings(Embeddings):
 
     @classmethod
     def from_values(cls, values: Sequence[np.ndarray]) -> MultiVectorEmbeddings:
-        """See `Embeddings`."""
+        """See `TextEmbeddings`."""
         ends = np.cumsum([len(vectors) for vectors in values], dtype=np.int64)
         return cls(np.concatenate(values), ends, *_zeros(len(values)))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from encodery.encoders import BATCH_TOKENS, TextEncoder
-from encodery.encoders.embeddings import Embeddings, MultiVectorEmbeddings, SparseEmbeddings
+from encodery.encoders.embeddings import MultiVectorEmbeddings, SparseEmbeddings, TextEmbeddings
 from encodery.tokens.tokenizer import Tokenizer
 
 TEXTS_AT_ONCE = 4096
@@ -36,7 +36,7 @@ def json_lines(
             yield json.dumps(table, ensure_ascii=False), int(embeddings.dropped[index])
 
 
-def json_table(embeddings: Embeddings, index: int, tokenizer: Tokenizer) -> dict[str, object]:
+def json_table(embeddings: TextEmbeddings, index: int, tokenizer: Tokenizer) -> dict[str, object]:
     """The embedding of one text as a JSON object."""
     if isinstance(embeddings, SparseEmbeddings):
         term_ids, weights = embeddings.at(index)

@@ -26,7 +26,7 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import encode
 from encodery.encoders import DOCUMENT, QUERY
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.loading import kind_of
+from encodery.encoders.loading import load_encoder
 from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.sparse import SparseEncoder
@@ -107,12 +107,14 @@ def _content(loaded: LoadedModel) -> _Content:
     """What is written for a model. Raises `SettingsError` for a task or an encoding that the library does not have."""
     if "task" in loaded.settings:
         return _ranker(Predictor.from_model(loaded, "cpu"))
-    kind = kind_of(loaded.settings)
-    if kind == "multi_vector":
-        return _multi_vector(MultiVectorEncoder.from_loaded(loaded, "cpu"))
-    if kind == "sparse":
-        return _sparse(SparseEncoder.from_loaded(loaded, "cpu"))
-    return _dense(DenseEncoder.from_loaded(loaded, "cpu"))
+    encoder = load_encoder(loaded, "cpu")
+    if isinstance(encoder, DenseEncoder):
+        return _dense(encoder)
+    if isinstance(encoder, SparseEncoder):
+        return _sparse(encoder)
+    if isinstance(encoder, MultiVectorEncoder):
+        return _multi_vector(encoder)
+    raise SettingsError(f"{encoder.kind} embeddings have no counterpart in sentence-transformers.")
 
 
 def _dense(encoder: DenseEncoder) -> _Content:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encodery.encoders import TextEncoder
-from encodery.encoders.embeddings import Embeddings
+from encodery.encoders.embeddings import TextEmbeddings
 from encodery.encoders.text_windows import TextWindows
 from encodery.serve.served_model import (
     InferenceRequest,
@@ -55,7 +55,7 @@ class EncoderModel(ServedModel):
         return TokenizedRequest(units, tokens, (tokens, windows.dropped.tolist()))
 
     def run(self, units: Sequence[_Text]) -> list[Any]:
-        """What `Embeddings.at` gives for each text, with the class of the embeddings."""
+        """What `TextEmbeddings.at` gives for each text, with the class of the embeddings."""
         groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
         for index, unit in enumerate(units):
             groups[unit.truncate, unit.prompt].append(index)
@@ -67,7 +67,7 @@ class EncoderModel(ServedModel):
         return outputs
 
     def finish(
-        self, context: tuple[list[int], list[int]], outputs: Sequence[tuple[type[Embeddings], Any]]
+        self, context: tuple[list[int], list[int]], outputs: Sequence[tuple[type[TextEmbeddings], Any]]
     ) -> InferenceResult:
         """The arrays of the embeddings: `vectors`, or `term_ids` and `weights`; those of text i end at `ends[i]`."""
         embeddings = outputs[0][0].from_values([value for _, value in outputs])

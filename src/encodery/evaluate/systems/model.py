@@ -19,7 +19,7 @@ from encodery.evaluate.systems import OpenSystem, Role, Run, System, Unsupported
 
 if TYPE_CHECKING:
     from encodery.encoders import TextEncoder
-    from encodery.encoders.embeddings import Embeddings
+    from encodery.encoders.embeddings import TextEmbeddings
     from encodery.finetune.predict import Predictor
     from encodery.model.load import LoadedModel
 
@@ -83,7 +83,7 @@ class _OpenModel(OpenSystem):
             )
         return name
 
-    def _embed(self, texts: Sequence[str], role: Role | None) -> Embeddings:
+    def _embed(self, texts: Sequence[str], role: Role | None) -> TextEmbeddings:
         prompt = None if role is None else self._prompts[role]
         with self.counters.clock():
             embeddings = self._encoder.encode(texts, self._truncate, prompt=prompt, role=role)

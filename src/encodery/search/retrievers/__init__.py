@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from encodery.encoders import DOCUMENT, QUERY, TextEncoder
-from encodery.encoders.embeddings import Embeddings
+from encodery.encoders.embeddings import TextEmbeddings
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.text_windows import token_offsets
 from encodery.search.filters import Condition
@@ -43,7 +43,7 @@ class ModelRetriever(Retriever):
     """A retriever by the embeddings of one encoder. `mode` is also the encoder's kind and the field of a `Point` that
     holds the embedding; `embeddings` is the class of the encoder's embeddings."""
 
-    embeddings: ClassVar[type[Embeddings]]
+    embeddings: ClassVar[type[TextEmbeddings]]
 
     def __init__(self, encoder: TextEncoder, postprocess: PostProcessing | None = None) -> None:
         self.encoder, self.postprocess = encoder, postprocess
@@ -56,7 +56,7 @@ class ModelRetriever(Retriever):
         """Return the characters [begin, end) of each token, (n, 2)."""
         return token_offsets(self.encoder.tokenizer, text)
 
-    def encode_passages(self, texts: Sequence[str]) -> tuple[list[Any], Embeddings]:
+    def encode_passages(self, texts: Sequence[str]) -> tuple[list[Any], TextEmbeddings]:
         """Return one value per passage for the field `mode` of its point, before the index's post-processing, and the
         embeddings they come from. The end of a passage that is too long is dropped."""
         embeddings = self.encoder.encode(texts, truncate="right", role=DOCUMENT)
