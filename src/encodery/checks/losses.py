@@ -73,7 +73,7 @@ def leaves(inputs: VectorInputs) -> list[Tensor]:
 
 def check_settings_round_trip(loss: Loss) -> None:
     """The loss is what its settings decode to."""
-    assert decode(Loss, encode(loss)) == loss  # type: ignore[type-abstract]
+    assert decode(Loss, encode(loss)) == loss
 
 
 def check_terms_agree_with_counts(loss: Loss) -> None:
@@ -92,7 +92,7 @@ def check_every_embedding_gets_a_gradient(loss: Loss) -> None:
     inputs = example(loss)
     tensors = leaves(inputs)
     counts = loss.counts(num_columns(loss), B, inputs.target)
-    normalised_loss(loss.terms(inputs), counts).backward()
+    normalised_loss(loss.terms(inputs), counts).backward()  # type: ignore[no-untyped-call]
     for number, tensor in enumerate(tensors):
         assert tensor.grad is not None, f"embedding {number} has no gradient"
         assert torch.isfinite(tensor.grad).all(), f"the gradient of embedding {number} is not finite"
@@ -108,7 +108,7 @@ def check_descent_lowers_it(loss: Loss) -> None:
     for _ in range(STEPS):
         value = normalised_loss(loss.terms(inputs), counts)
         optimizer.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         values.append(float(value.detach()))
     assert values[-1] < 0.8 * values[0], (values[0], values[-1])

@@ -87,6 +87,6 @@ def encode_pool(
         whole = average_windows_torch(vectors[place], lengths, pool.window_owner(texts[some]), len(some))
         parts.append((some, whole.numpy()))
     encoded = np.zeros((len(texts), parts[0][1].shape[1]), np.float32)
-    for some, vectors in parts:
-        encoded[some] = vectors
+    for some, part in parts:
+        encoded[some] = part
     return encoded

@@ -174,7 +174,7 @@ class _SparseModule(EmbeddingObjectiveModule):
         if self.head is not None:
             head = TermHead(model.settings.width)
             head.load_state_dict({name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()})
-        roles = {QUERY: "", DOCUMENT: ""} if self.settings.query_encoding == "bow" else {}
+        roles: dict[str, str] = {QUERY: "", DOCUMENT: ""} if self.settings.query_encoding == "bow" else {}
         settings = SparseSettings(
             terms=self.settings.terms,
             query_encoding=self.settings.query_encoding,
