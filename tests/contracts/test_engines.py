@@ -231,7 +231,7 @@ def test_every_field_comes_back_and_is_checked(whole: Store) -> None:
         whole.upsert([dataclasses.replace(point(1), multi_vector=TOKENS[1])])
     with pytest.raises(InputError, match="token vectors"):
         whole.upsert([dataclasses.replace(point(1), sparse=TERMS[1], multi_vector=np.zeros((2, 5), np.float32))])
-    with pytest.raises(InputError, match="width 4"):
+    with pytest.raises(InputError, match="dimension 4"):
         whole.search_multi_vector(np.zeros((2, 5), np.float32), 1)
 
 

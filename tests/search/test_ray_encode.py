@@ -30,11 +30,13 @@ from encodery.search.encode import EncodeSettings
 from encodery.search.passages import Passages
 from encodery.search.ray_encode import RayWorkers, encode_on_ray
 
+source, out, model, shards = sys.argv[1:]
 settings = EncodeSettings(passages=Passages(size=40))
 try:
-    made = encode_on_ray([sys.argv[1]], sys.argv[2], [Path(sys.argv[3])], settings, shards=int(sys.argv[4]),
-    workers=RayWorkers(2)) print(*made.finished, "|", *made.open, "|", made.artifact.manifest.metrics["documents"] if
-made.artifact else "") except UserError as error:
+    made = encode_on_ray([source], out, [Path(model)], settings, shards=int(shards), workers=RayWorkers(2))
+    documents = made.artifact.manifest.metrics["documents"] if made.artifact else ""
+    print(*made.finished, "|", *made.open, "|", documents)
+except UserError as error:
     print("error:", error)
 """
 
@@ -55,10 +57,10 @@ def test_a_worker_ends_a_shard_and_tells_what_is_wrong(rows: Path, tmp_path: Pat
     given = ([str(rows)], str(tmp_path / "out"), [model], SETTINGS, 2, None)
     worker = Worker(os.getcwd(), given)
     first = worker({"shard": 1})
-    assert (first["state"], first["wrong"], first["passages"] > 0) == ("ended", "", True)
-    assert worker({"shard": 1}) == {"shard": 1, "state": "done", "passages": 0, "wrong": ""}
+    assert (first["state"], first["error"], first["passages"] > 0) == ("ended", "", True)
+    assert worker({"shard": 1}) == {"shard": 1, "state": "done", "passages": 0, "error": ""}
     other = Worker(os.getcwd(), (*given[:4], 3, None))({"shard": 1})
-    assert "other shards" in other["wrong"]
+    assert "other shards" in other["error"]
     rest = encode_documents([rows], tmp_path / "out", load_retriever(model), SETTINGS, 2, model_path={"dense": model})
     assert rest.finished == (2,)
     with pytest.raises(InputError, match="workers = 0"):
