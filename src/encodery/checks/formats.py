@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -89,5 +90,5 @@ def check_heads_are_declared_or_refused(part: CheckpointFormat) -> None:
         if kind in part.heads:
             assert "out" in part.head_form(kind, config).layers, f"{kind}: the last layer has no place"
         else:
-            message = raised_message(SettingsError, lambda kind=kind: part.head_form(kind, config))
+            message = raised_message(SettingsError, functools.partial(part.head_form, kind, config))
             assert kind in message

@@ -10,7 +10,7 @@ from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.embeddings.plain import PlainEmbeddings
-from encodery.model.heads import LMHead
+from encodery.model.heads import LMHead, LMHeadModule
 from encodery.model.network import Model, build_model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
@@ -26,6 +26,13 @@ def examples(part: LMHead) -> Iterator[tuple[Model, torch.Tensor]]:
         yield model, model(Batch.from_sequences([[3, 1, 2], [4, 5]])).hidden
 
 
+def head_of(model: Model, part: LMHead) -> LMHeadModule:
+    """Return the module of the head in a model."""
+    module = model.heads[name_of(part)]
+    assert isinstance(module, LMHeadModule)
+    return module
+
+
 def check_settings_round_trip(part: LMHead) -> None:
     """The part is what its settings decode to."""
     assert decode(LMHead, encode(part)) == part
@@ -34,7 +41,7 @@ def check_settings_round_trip(part: LMHead) -> None:
 def check_logits(part: LMHead) -> None:
     """The logits are the decoder applied to the features, for each position separately, even for none."""
     for model, hidden in examples(part):
-        head = model.heads[name_of(part)]
+        head = head_of(model, part)
         features, (weight, bias) = head.features(hidden[[1, 4]]), head.decoder(model.encoder)
         assert features.shape == (2, weight.shape[1])
         assert weight.shape[0] == 40
@@ -47,7 +54,7 @@ def check_logits(part: LMHead) -> None:
 def check_all_weights_are_trained(part: LMHead) -> None:
     """Every parameter gets a gradient from the logits."""
     for model, hidden in examples(part):
-        head = model.heads[name_of(part)]
+        head = head_of(model, part)
         head(hidden[[1, 4]], model.encoder).logsumexp(1).sum().backward()
         missing = [name for name, parameter in head.named_parameters() if parameter.grad is None]
         assert not missing, f"without a gradient: {', '.join(missing)}"

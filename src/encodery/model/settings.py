@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least, check_interval
 from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks import Block
@@ -58,14 +59,9 @@ class ModelSettings:
     extensions: tuple[ModelExtension, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "vocab_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} = {getattr(self, name)}: must be at least 1.")
-        for name in ("depth", "type_vocab_size"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name} = {getattr(self, name)}: must not be negative.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout = {self.dropout}: must lie in 0 <= dropout < 1.")
+        check_at_least(self, 1, "width", "heads", "vocab_size", "max_length")
+        check_at_least(self, 0, "depth", "type_vocab_size")
+        check_interval(self, "0 <= x < 1", "dropout")
         if self.head_size is None and self.width % self.heads:
             raise SettingsError(
                 f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."

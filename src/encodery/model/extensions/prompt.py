@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.model.extensions import ExtensionModules, ModelExtension, SequenceTransform
 from encodery.model.shape import Layout, Shape
 
@@ -35,8 +35,7 @@ class SoftPrompt(ModelExtension):
     deep: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_tokens < 1:
-            raise SettingsError(f"num_tokens = {self.num_tokens}: must be at least 1.")
+        check_at_least(self, 1, "num_tokens")
 
     def build(self, shape: Shape) -> ExtensionModules:
         layers = max(shape.depth, 1) if self.deep else 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.model.masks import Mask
 
 
@@ -27,8 +27,8 @@ class AlternatingMask(Mask):
     first: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.every < 1:
-            raise SettingsError(f"size = {self.size}, every = {self.every}: need size >= 0 and every >= 1.")
+        check_at_least(self, 0, "size")
+        check_at_least(self, 1, "every")
 
     def window(self, layer: int, depth: int) -> int | None:
         return None if (layer - self.first) % self.every == 0 else self.size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.model.masks import Mask
 
 
@@ -26,8 +26,7 @@ class PatternMask(Mask):
     global_layers: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        if self.size < 0:
-            raise SettingsError(f"size = {self.size}: the half-width of a window must not be negative.")
+        check_at_least(self, 0, "size")
 
     def window(self, layer: int, depth: int) -> int | None:
         return None if layer in self.global_layers else self.size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.model.masks import Mask
 
 
@@ -25,8 +25,7 @@ class WindowMask(Mask):
     size: int = 64
 
     def __post_init__(self) -> None:
-        if self.size < 0:
-            raise SettingsError(f"size = {self.size}: the half-width of a window must not be negative.")
+        check_at_least(self, 0, "size")
 
     def window(self, layer: int, depth: int) -> int | None:
         return self.size
