@@ -99,15 +99,15 @@ def auto(
     for name, adapt in (("lora", encode(Lora())), ("full", None)):
         count = len(correct[stage])
         report(f"{stage}: {correct[stage].mean():.1%} of {count:,} held-out rows right; now trying {name}")
-        own = merge_tables(overrides, {} if adapt is None else {"adapt": adapt})
-        correct[name] = _cross_validate(task, own, loaded, folds)
+        stage_overrides = merge_tables(overrides, {} if adapt is None else {"adapt": adapt})
+        correct[name] = _cross_validate(task, stage_overrides, loaded, folds)
         if not improves(correct[stage], correct[name]):
             report(f"{name}: {correct[name].mean():.1%}; the gain is too small")
             break
         stage = name
     accuracy = {name: float(values.mean()) for name, values in correct.items()}
     report(f"chosen: {stage}, {accuracy[stage]:.1%} of held-out rows right")
-    own = merge_tables(overrides, {"adapt": encode(Lora())}) if stage == "lora" else overrides
+    own: Mapping[str, Any] = merge_tables(overrides, {"adapt": encode(Lora())}) if stage == "lora" else overrides
     plan = _plan(task, own, loaded, labelled, data, model)
     if stage == LINEAR_STAGE:
         return StageSelection(stage, accuracy, linear.finish(plan, out))

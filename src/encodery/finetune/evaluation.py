@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from encodery.finetune.examples import Examples
 from encodery.finetune.predict import Predictor
@@ -62,7 +63,7 @@ def evaluate_splits(
 
 def evaluation_outputs(predictor: Predictor, examples: Examples, batch_tokens: int) -> list[np.ndarray]:
     """Return the outputs (E) in evaluation mode; model and module are in their former mode afterwards."""
-    modules = (predictor.model, predictor.module)
+    modules: tuple[nn.Module, ...] = (predictor.model, predictor.module)
     training = [module.training for module in modules]
     for module in modules:
         module.eval()

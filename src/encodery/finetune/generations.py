@@ -165,8 +165,8 @@ def _label_texts(
     With these rows there are `GROWTH_FACTOR` ** generation times as many.
     """
     counts = Counter(label_names(rows["label"]))
-    wanted = [counts[label] * (GROWTH_FACTOR**generation - 1) for label in labels]
-    drawn = draw_texts(probabilities, wanted, seed).tolist()
+    targets = [counts[label] * (GROWTH_FACTOR**generation - 1) for label in labels]
+    drawn = draw_texts(probabilities, targets, seed).tolist()
     best = probabilities.argmax(1)
     chosen: dict[str, list[Any]] = {role: [values[row] for row in drawn] for role, values in texts.items()}
     return {**chosen, "label": [labels[best[row]] for row in drawn]}

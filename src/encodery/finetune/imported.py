@@ -226,5 +226,5 @@ def _max_length(loaded: LoadedModel) -> int:
     """Return the longest sequence: that of the tokenizer if it states less than the model."""
     path = (loaded.tokenizer_path or Path(loaded.path)) / "tokenizer_config.json"
     stated = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
-    most = loaded.model.settings.max_length
-    return min(stated, most) if isinstance(stated, int) and 0 < stated < NO_LENGTH else most
+    model_max = loaded.model.settings.max_length
+    return min(stated, model_max) if isinstance(stated, int) and 0 < stated < NO_LENGTH else model_max

@@ -170,7 +170,10 @@ class FinetuneJob(ExampleJob):
 
     def _data_metrics(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Return numbers of training rows and dropped tokens, and the rows per second if tokens were timed."""
-        data = {"rows": self.examples.num_rows, "dropped_tokens": int(self.examples.dropped_tokens.sum())}
+        data: dict[str, float] = {
+            "rows": self.examples.num_rows,
+            "dropped_tokens": int(self.examples.dropped_tokens.sum()),
+        }
         if not metrics.get("tokens") or "tokens_per_s" not in metrics:
             return data
         rows_seen = self.position * self.examples.num_rows / len(self.examples)

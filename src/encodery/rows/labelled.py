@@ -74,7 +74,7 @@ def hold_out(
         rows = split.pop(name, None)
         if rows is None or len(rows) < min_rows:
             if rows is not None and len(rows):
-                split["train"] = tables["train"] if len(missing) == 1 else split["train"].joined(rows)
+                split["train"] = tables["train"] if len(missing) == 1 else split["train"].concat(rows)
             notes.append(f"no {name} rows are held out: too few rows differ in {kept}")
             continue
         split[name] = rows

@@ -66,10 +66,10 @@ class SpanTypeScorer(TaskModule):
         sequence = batch.layout.sequence_ids[token]
         counts = torch.bincount(sequence, minlength=len(batch))
         index = torch.arange(len(token), device=token.device) - (counts.cumsum(0) - counts)[sequence]
-        most = int(counts.max())
+        max_types = int(counts.max())
         vectors = self.type_projection(hidden[token])
-        padded = vectors.new_zeros(len(batch), most, vectors.shape[-1]).index_put((sequence, index), vectors)
-        return padded, torch.arange(most, device=token.device) < counts[:, None]
+        padded = vectors.new_zeros(len(batch), max_types, vectors.shape[-1]).index_put((sequence, index), vectors)
+        return padded, torch.arange(max_types, device=token.device) < counts[:, None]
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         types = batch.extra["types"][batch.layout.sequence_ids]

@@ -98,8 +98,8 @@ class _VerbalizerModule(TaskModule):
 
     def __init__(self, verbalizer_ids: Sequence[Sequence[Sequence[int]]]) -> None:
         super().__init__()
-        most = max(len(own) for of_pattern in verbalizer_ids for own in of_pattern)
-        ids = torch.zeros(len(verbalizer_ids), len(verbalizer_ids[0]), most, dtype=torch.int64)
+        max_tokens = max(len(own) for of_pattern in verbalizer_ids for own in of_pattern)
+        ids = torch.zeros(len(verbalizer_ids), len(verbalizer_ids[0]), max_tokens, dtype=torch.int64)
         weights = torch.zeros(ids.shape)
         for pattern, of_pattern in enumerate(verbalizer_ids):
             for label, own in enumerate(of_pattern):

@@ -195,14 +195,14 @@ class ZeroShotSpans(Task):
             if name not in type_ids:
                 type_ids[name] = preprocessor.tokenizer.encode(name.replace("_", " ")).astype(np.int64)
         own: list[NumberedType] = []
-        size, most = 0, preprocessor.pair_budget // 2
+        size, max_size = 0, preprocessor.pair_budget // 2
         for one in types:
             length = len(type_ids[one[1]]) + 1
-            if length > preprocessor.pair_budget - min(MIN_SECOND_TOKENS, most):
+            if length > preprocessor.pair_budget - min(MIN_SECOND_TOKENS, max_size):
                 raise InputError(
                     f"Type '{one[1]}' has {length - 1} tokens: the model reads {preprocessor.max_length} in all."
                 )
-            if own and (size + length > most or len(own) == self.types_per_prompt):
+            if own and (size + length > max_size or len(own) == self.types_per_prompt):
                 yield own, preprocessor.pair_budget - size
                 own, size = [], 0
             own, size = [*own, one], size + length
