@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
-from encodery.base.settings import decode, encode
+from encodery.base.settings import check_at_least, decode, encode
 from encodery.encoders import BATCH_TOKENS, DOCUMENT, QUERY, Role, storage
 from encodery.encoders.embeddings import MultiVectorEmbeddings
 from encodery.encoders.model_encoder import ModelEncoder, StoredEncoder
@@ -56,10 +56,7 @@ class MultiVectorSettings:
     skip_punctuation: bool = False
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise SettingsError(f"dimension = {self.dimension}: must be at least 1.")
-        if self.query_length is not None and self.query_length < 1:
-            raise SettingsError(f"query_length = {self.query_length}: must be at least 1.")
+        check_at_least(self, 1, "dimension", "query_length")
 
 
 class TokenProjection(nn.Module):

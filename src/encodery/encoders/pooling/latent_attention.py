@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.encoders.pooling import Pooling, PoolingModule
 from encodery.encoders.pooling._sums import weighted_mean
 from encodery.model.shape import Batch, Output, Shape
@@ -32,10 +32,7 @@ class LatentAttention(Pooling):
     intermediate_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.latents < 1 or (self.intermediate_size is not None and self.intermediate_size < 1):
-            raise SettingsError(
-                f"latents = {self.latents}, intermediate_size = {self.intermediate_size}: must be at least 1."
-            )
+        check_at_least(self, 1, "latents", "intermediate_size")
 
     def build(self, shape: Shape) -> PoolingModule:
         return _LatentModule(shape.width, shape.heads, self.latents, self.intermediate_size or 2 * shape.width)

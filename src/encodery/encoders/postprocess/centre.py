@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.encoders.postprocess import PostProcess, State
 
 
@@ -28,8 +28,7 @@ class Centre(PostProcess):
     directions: int = 0
 
     def __post_init__(self) -> None:
-        if self.directions < 0:
-            raise SettingsError(f"directions = {self.directions}: must be at least 0.")
+        check_at_least(self, 0, "directions")
 
     def fit(self, vectors: np.ndarray) -> State:
         mean = vectors.mean(axis=0, dtype=np.float64)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from encodery.base.errors import SettingsError
+from encodery.base.settings import check_at_least
 from encodery.encoders.postprocess import PostProcess, State
 
 
@@ -27,8 +27,7 @@ class Truncate(PostProcess):
     keep: int = 64
 
     def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise SettingsError(f"keep = {self.keep}: must be at least 1.")
+        check_at_least(self, 1, "keep")
 
     def apply(self, vectors: np.ndarray, state: State) -> np.ndarray:
         return vectors[:, : self.keep]
