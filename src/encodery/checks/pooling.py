@@ -33,7 +33,7 @@ def check_each_sequence_is_pooled_by_itself(part: Pooling) -> None:
     hidden = example_states()
     together = pool(part, LENGTHS, hidden)
     assert together.shape == (len(LENGTHS), WIDTH), f"the shape is {tuple(together.shape)}"
-    alone = [pool(part, (len(states),), states)[0] for states in torch.split(hidden, LENGTHS)]
+    alone = [pool(part, (len(states),), states)[0] for states in torch.split(hidden, list(LENGTHS))]
     torch.testing.assert_close(together, torch.stack(alone))
 
 
