@@ -58,8 +58,8 @@ def test_the_judge_leaves_out_unlabelled_positives() -> None:
 
 def test_a_teacher_scores_the_mined_rows() -> None:
     settings = MiningSettings(miner=RandomNegatives(), num_negatives=2)
-    found = mine_rows(PAIRS, settings, teacher=scores)
-    for row in found.rows:
+    mined = mine_rows(PAIRS, settings, teacher=scores)
+    for row in mined.rows:
         assert row["scores"] == [TRUTH[row["anchor"]].get(text, -1.0) for text in [row["positive"], *row["negatives"]]]
     short = mine_rows(PAIRS, MiningSettings(miner=RandomNegatives(), num_negatives=3), teacher=scores)
     assert [row["anchor"] for row in short.rows] == ["q2", "q3"], "q1 has two positives, two texts are left"
@@ -104,15 +104,15 @@ def test_rows_are_mined_scored_and_trained_on_from_the_command_line(
     )
     model = str(loaded.path)
     out = tmp_path / "mined.jsonl"
-    asked = ["embed", "mine-negatives", str(source), "--model", model, "--out", str(out)]
-    assert run([*asked, "num_negatives=2", "miner.margin=0.0", "miner.depth=30"]) == 0
+    arguments = ["embed", "mine-negatives", str(source), "--model", model, "--out", str(out)]
+    assert run([*arguments, "num_negatives=2", "miner.margin=0.0", "miner.depth=30"]) == 0
     assert "40 different anchors" in capsys.readouterr().out
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 40
-    assert run([*asked, "--judge", str(ranker), "--scores", "num_negatives=2", "miner.is=random"]) == 0
-    told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert run([*arguments, "--judge", str(ranker), "--scores", "num_negatives=2", "miner.is=random"]) == 0
+    scored_rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     predictor = Predictor.from_model(load_model(ranker))
-    for row in told[:5]:
+    for row in scored_rows[:5]:
         expected = predictor.score(row["anchor"], [row["positive"], *row["negatives"]])
         np.testing.assert_allclose(row["scores"], expected, atol=1e-4)
     quick = ["train.budget=2steps", "train.precision=fp32", "train.threads=1", "batch=8"]
@@ -135,8 +135,8 @@ def test_a_bi_encoder_learns_the_scores_of_a_cross_encoder(
     with torch.no_grad():
         for parameter in teacher.module.parameters():
             parameter.mul_(30)  # A random head gives all pairs nearly the same score.
-    told = FineTuned(teacher.task, teacher.module, teacher.metadata, {}, 16, "right")
-    artifact.save(tmp_path / "teacher", tuned.model, told, tuned, {}, {})
+    random_teacher = FineTuned(teacher.task, teacher.module, teacher.metadata, {}, 16, "right")
+    artifact.save(tmp_path / "teacher", tuned.model, random_teacher, tuned, {}, {})
     queries, partners = pairs(60, 0).columns
     rows = [{"query": query, "positive": partners[7 * i % 60]} for i, query in enumerate(queries)]
     source, scored = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
@@ -156,15 +156,15 @@ def test_a_bi_encoder_learns_the_scores_of_a_cross_encoder(
         )
         == 0
     )
-    found = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
-    target = np.array([row["score"] for row in found])
+    scored_pairs = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
+    target = np.array([row["score"] for row in scored_pairs])
     logits = np.concatenate([teacher.score(row["query"], [row["positive"]]) for row in rows])
     np.testing.assert_allclose(target, 1 / (1 + np.exp(-logits)), atol=1e-4)
     assert target.std() > 0.1
 
     def agreement(model: Path) -> float:
         embedder = DenseEncoder.from_loaded(load_model(model))
-        one, other = (embedder.encode([row[side] for row in found]).vectors for side in ("anchor", "positive"))
+        one, other = (embedder.encode([row[side] for row in scored_pairs]).vectors for side in ("anchor", "positive"))
         return float(np.corrcoef((one * other).sum(axis=1), target)[0, 1])
 
     assert agreement(Path(str(loaded.path))) < 0.5
@@ -177,12 +177,12 @@ def test_a_bi_encoder_learns_the_scores_of_a_cross_encoder(
 def test_missing_options_are_named(loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text('{"query": "a1", "positive": "b1"}\n', encoding="utf-8")
-    for more, told in (
+    for options, message in (
         (["--out", str(tmp_path / "x.csv")], "written to .jsonl"),
         (["--out", str(tmp_path / "x.jsonl"), "--scores"], "name it with --judge"),
         (["--out", str(tmp_path / "x.jsonl")], "name a model with --model"),
         (["--out", str(tmp_path / "x.jsonl"), "--judge", str(loaded.path), "miner.is=random"], "task"),
         (["--out", str(tmp_path / "x.jsonl"), "--split", "test"], "no split 'test'"),
     ):
-        assert run(["embed", "mine-negatives", str(source), *more]) == 2
-        assert told in capsys.readouterr().err.replace("\n", " ")
+        assert run(["embed", "mine-negatives", str(source), *options]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")

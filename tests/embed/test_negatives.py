@@ -35,10 +35,10 @@ POOL = NegativePool(["q"], list("abcdef"), [np.array([2])], (QUERY, PASSAGES))
 def test_hard_negatives_are_the_nearest_below_the_limit(
     miner: HardNegatives, expected: list[int], filtered: int
 ) -> None:
-    found = mine_negatives(miner, POOL, 3, 0)
-    assert found.indices.tolist() == [expected]
-    assert found.num_filtered == filtered
-    assert found.filtered_fraction == pytest.approx(filtered / found.num_candidates)
+    mined = mine_negatives(miner, POOL, 3, 0)
+    assert mined.indices.tolist() == [expected]
+    assert mined.num_filtered == filtered
+    assert mined.filtered_fraction == pytest.approx(filtered / mined.num_candidates)
 
 
 def test_blocks_equal_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,8 +52,8 @@ def test_blocks_equal_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (np.diff(scores, axis=1) <= 0).all()
     right = [np.array([int(row[0])]) for row in expected]
     pool = NegativePool([str(i) for i in range(23)], [str(i) for i in range(101)], right, (queries, passages))
-    found = mine_negatives(HardNegatives(margin=0.0), pool, 4, 0).indices
-    np.testing.assert_array_equal(found, expected[:, 1:5])
+    mined = mine_negatives(HardNegatives(margin=0.0), pool, 4, 0).indices
+    np.testing.assert_array_equal(mined, expected[:, 1:5])
 
 
 def test_the_judge_filters_probable_positives() -> None:
@@ -61,8 +61,8 @@ def test_the_judge_filters_probable_positives() -> None:
     pool = NegativePool(
         ["q"], list("abcdef"), POOL.positives, POOL.vectors, lambda q, texts: np.array([scores[t] for t in texts])
     )
-    found = mine_negatives(RerankedNegatives(miner=HardNegatives(margin=0.0, max_similarity=2.0, depth=9)), pool, 3, 0)
-    assert found.indices.tolist() == [[3, 4, -1]], "a is filtered by the inner miner's own limit, f by the judge"
+    mined = mine_negatives(RerankedNegatives(miner=HardNegatives(margin=0.0, max_similarity=2.0, depth=9)), pool, 3, 0)
+    assert mined.indices.tolist() == [[3, 4, -1]], "a is filtered by the inner miner's own limit, f by the judge"
     strict = mine_negatives(RerankedNegatives(miner=RandomNegatives(), margin=0.5), pool, 5, 0)
     assert set(strict.indices[0].tolist()) == {1, 4, -1}
     assert strict.num_filtered == 3

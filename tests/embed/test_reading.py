@@ -43,8 +43,8 @@ def table(tmp_path: Path) -> Any:
     return make
 
 
-def roles_of(table: Table, told: Mapping[str, str] | None = None) -> Roles:
-    return assign_roles(table, ("anchor",), told, TARGET_ROLES, COLUMN_NAMES)
+def roles_of(table: Table, columns: Mapping[str, str] | None = None) -> Roles:
+    return assign_roles(table, ("anchor",), columns, TARGET_ROLES, COLUMN_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_roles_are_guessed_by_name_or_because_only_one_fits(table: Any, columns:
 
 def test_roles_that_are_given(table: Any) -> None:
     some = table([{"left": "x", "right": "y", "score": 1}])
-    found = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"})
-    assert found.columns == {"anchor": "left", "positive": "right"}
+    data = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"})
+    assert data.columns == {"anchor": "left", "positive": "right"}
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'left'"):
         roles_of(some, {"anchor": "lft"})
     with pytest.raises(InputError, match=r"columns\.achor: there is no such role\. Did you mean 'anchor'"):
@@ -76,9 +76,11 @@ def test_roles_that_are_given(table: Any) -> None:
         roles_of(some)
 
 
-def made(table: Any, rows: Sequence[Mapping[str, Any]], wrong: int | None = None, **told: str) -> EmbeddingExamples:
+def made(
+    table: Any, rows: Sequence[Mapping[str, Any]], num_negatives: int | None = None, **chosen: str
+) -> EmbeddingExamples:
     some = table(rows)
-    return examples_of(some, roles_of(some, told), wrong)
+    return examples_of(some, roles_of(some, chosen), num_negatives)
 
 
 def test_rows_become_examples(table: Any) -> None:
@@ -89,16 +91,16 @@ def test_rows_become_examples(table: Any) -> None:
         {"query": "r", "positive": "s", "negatives": ["c"]},
     ]
     assert made(table, lists).columns[2:] == (["a", "c"],)
-    assert len(made(table, lists, wrong=2).columns) == 4
+    assert len(made(table, lists, num_negatives=2).columns) == 4
     plain = [{"query": "q", "positive": "p", "negative_1": "a", "negative_2": "b"}]
-    assert made(table, plain, wrong=2).columns == (["q"], ["p"], ["a"], ["b"])
-    assert made(table, plain, wrong=2, negative="none").columns == (["q"], ["p"])
+    assert made(table, plain, num_negatives=2).columns == (["q"], ["p"], ["a"], ["b"])
+    assert made(table, plain, num_negatives=2, negative="none").columns == (["q"], ["p"])
     assert made(table, plain, negative="negative_2").columns == (["q"], ["p"], ["b"])
     taught = [{"query": "q", "positive": "p", "negative": ["a", "b"], "scores": [2.5, 1.0, -1.0]}]
-    found = made(table, taught, wrong=2)
-    assert found.target_kind == "scores"
-    assert found.target is not None
-    assert found.target.tolist() == [[2.5, 1.0, -1.0]]
+    data = made(table, taught, num_negatives=2)
+    assert data.target_kind == "scores"
+    assert data.target is not None
+    assert data.target.tolist() == [[2.5, 1.0, -1.0]]
     classes = made(table, [{"text": "x", "label": "no"}, {"text": "y", "label": "ja"}, {"text": "z", "label": "no"}])
     assert (classes.target_kind, classes.target.tolist()) == ("label", [1, 0, 1])  # type: ignore[union-attr]
     scored = made(table, [{"sentence1": "x", "sentence2": "y", "score": 3.5}])
@@ -118,8 +120,8 @@ def test_held_out_examples_share_no_text_with_training() -> None:
     table = Table.of({"query": left, "positive": [f"p{i}" for i in rng.integers(0, 3000, 2000)]})
 
     def apart(table: Table) -> tuple[Table, Table]:
-        found, _ = hold_out_dev({"train": table}, roles_of(table))
-        return found["train"], found["dev"]
+        data, _ = hold_out_dev({"train": table}, roles_of(table))
+        return data["train"], data["dev"]
 
     def texts(table: Table, column: str) -> set[str]:
         return {normalise_text(text) for text in table[column]}
@@ -146,34 +148,34 @@ def test_held_out_examples_share_no_text_with_training() -> None:
 )
 def test_of_few_rows_a_larger_fraction_is_held_out(rows: int, least: int, most: int) -> None:
     table = Table.of({"query": [f"question {i}" for i in range(rows)], "positive": [f"p{i}" for i in range(rows)]})
-    found, _ = hold_out_dev({"train": table}, roles_of(table))
-    assert least <= len(found.get("dev", ())) <= most
-    assert len(found["train"]) + len(found.get("dev", ())) == rows
+    data, _ = hold_out_dev({"train": table}, roles_of(table))
+    assert least <= len(data.get("dev", ())) <= most
+    assert len(data["train"]) + len(data.get("dev", ())) == rows
 
 
 def test_what_is_held_out_is_always_reported(loaded: LoadedModel, tmp_path: Path) -> None:
-    def told(count: int, **over: Any) -> tuple[bool, str]:
+    def summary(count: int, **over: Any) -> tuple[bool, str]:
         rows = [{"query": f"a{i} b", "positive": f"b{i // 2}"} for i in range(count)]
-        found = read_data(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
-        assert found.select_on_dev is ("the last ones are kept" not in "".join(found.notes))
-        return found.dev is not None, "\n".join(found.notes)
+        data = read_data(write(tmp_path / f"{count}.jsonl", rows), settings(**over), loaded)
+        assert data.select_on_dev is ("the last ones are kept" not in "".join(data.notes))
+        return data.dev is not None, "\n".join(data.notes)
 
-    there, said = told(120)
-    assert there
-    assert "of 120 rows are held out as dev rows; no training row has the same query, and " in said
-    assert "rows that share another text with them are left out" in said
-    assert "rows are too few to select the best weights: the last ones are kept" in said
-    there, said = told(1500)
-    assert there
-    assert "kept" not in said, "enough to say which weights are the best"
-    there, said = told(30)
-    assert not there
-    assert "no dev rows are held out (fewer than 10 of 30 rows)" in said
-    assert "the last weights are kept" in said
-    there, said = told(120, heldout=0.0)
-    assert not there
-    assert "no dev rows are held out (heldout = 0)" in said
-    assert told(30, heldout=0.3)[0]
+    has_dev, notes = summary(120)
+    assert has_dev
+    assert "of 120 rows are held out as dev rows; no training row has the same query, and " in notes
+    assert "rows that share another text with them are left out" in notes
+    assert "rows are too few to select the best weights: the last ones are kept" in notes
+    has_dev, notes = summary(1500)
+    assert has_dev
+    assert "kept" not in notes, "enough to say which weights are the best"
+    has_dev, notes = summary(30)
+    assert not has_dev
+    assert "no dev rows are held out (fewer than 10 of 30 rows)" in notes
+    assert "the last weights are kept" in notes
+    has_dev, notes = summary(120, heldout=0.0)
+    assert not has_dev
+    assert "no dev rows are held out (heldout = 0)" in notes
+    assert summary(30, heldout=0.3)[0]
     with pytest.raises(SettingsError, match=r"heldout = 1\.5"):
         settings(heldout=1.5)
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
@@ -187,53 +189,53 @@ def test_what_is_held_out_is_always_reported(loaded: LoadedModel, tmp_path: Path
 def test_a_test_split_is_read_by_its_own_columns_and_reported(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
 
-    def of(test: Sequence[Mapping[str, Any]]) -> tuple[EmbeddingExamples | None, str]:
+    def test_split(test: Sequence[Mapping[str, Any]]) -> tuple[EmbeddingExamples | None, str]:
         write(tmp_path / "train.jsonl", rows)
         write(tmp_path / "dev.jsonl", [{**row, "a": f"{row['a']} c"} for row in rows])
         write(tmp_path / "test.jsonl", test)
-        found = read_data(tmp_path, settings(), loaded)
-        return found.test, "\n".join(found.notes)
+        data = read_data(tmp_path, settings(), loaded)
+        return data.test, "\n".join(data.notes)
 
-    found, said = of(rows[3:9])
-    assert found is not None
-    assert (found.target_kind, len(found)) == ("score", 6)
-    assert found.target is not None
-    assert found.target.max() == 1.0, "brought to 0 … 1 as those of training"
-    assert "test: 6 examples are evaluated once, at the end" in said
-    assert "test: 6 rows are also in train" in said
-    found, said = of([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
-    assert found is not None
-    assert found.target_kind == "none"
-    assert "columns of test: anchor = query" in said
-    for strange, why in (
+    data, notes = test_split(rows[3:9])
+    assert data is not None
+    assert (data.target_kind, len(data)) == ("score", 6)
+    assert data.target is not None
+    assert data.target.max() == 1.0, "brought to 0 … 1 as those of training"
+    assert "test: 6 examples are evaluated once, at the end" in notes
+    assert "test: 6 rows are also in train" in notes
+    data, notes = test_split([{"query": "a1", "answer": "b1"}, {"query": "a2", "answer": "b2"}])
+    assert data is not None
+    assert data.target_kind == "none"
+    assert "columns of test: anchor = query" in notes
+    for rows_of_test, message in (
         ([{"text": "a1"}], "test: has nothing to compute metrics from"),
         ([{**row, "score": 2} for row in rows], "test: has nothing to compute metrics from"),
         ([{**rows[0], "score": None}], "test: not evaluated: "),
         ([{"left": "x", "right": "y"}], "test: left out: "),
     ):
-        found, said = of(strange)
-        assert found is None
-        assert why in said
+        data, notes = test_split(rows_of_test)
+        assert data is None
+        assert message in notes
 
 
 def test_rows_are_split_by_a_column(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "split": "test" if i % 4 == 0 else "train"} for i in range(200)]
-    found = read_data(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
-    assert found.test is not None
-    assert found.dev is not None
-    assert len(found.test) == 50
-    assert not set(found.test.columns[0]) & {*found.train.columns[0], *found.dev.columns[0]}
+    data = read_data(write(tmp_path / "rows.jsonl", rows), settings(), loaded)
+    assert data.test is not None
+    assert data.dev is not None
+    assert len(data.test) == 50
+    assert not set(data.test.columns[0]) & {*data.train.columns[0], *data.dev.columns[0]}
 
 
 def test_findings_in_the_rows_are_reported(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 3} for i in range(12)]
     write(tmp_path / "train.jsonl", [*rows, {"a": "A0", "b": "b0 ", "score": 2}])
     write(tmp_path / "dev.jsonl", rows[3:5])
-    said = "\n".join(read_data(tmp_path, settings(), loaded).notes)
-    assert "train: 1 rows have the text of an earlier row" in said
-    assert "train: 2 rows have the text of another row but a different label" in said
+    notes = "\n".join(read_data(tmp_path, settings(), loaded).notes)
+    assert "train: 1 rows have the text of an earlier row" in notes
+    assert "train: 2 rows have the text of another row but a different label" in notes
     assert (
-        f"dev: 2 rows are also in train: metrics on them are too optimistic ({tmp_path / 'dev.jsonl'}, line 1" in said
+        f"dev: 2 rows are also in train: metrics on them are too optimistic ({tmp_path / 'dev.jsonl'}, line 1" in notes
     )
 
 
@@ -244,11 +246,11 @@ def test_splits_are_read_each_by_its_own_columns(loaded: LoadedModel, pairs: Any
         tmp_path / "dev.jsonl",
         [{"a": a, "b": b, "score": i % 5} for i, (a, b) in enumerate(zip(left, right, strict=True))],
     )
-    found = read_data(tmp_path, settings(), loaded)
-    assert found.train.raw
-    assert found.dev is not None
-    assert found.dev.target_kind == "score"
-    assert any("anchor = a (by name)" in note for note in found.notes)
+    data = read_data(tmp_path, settings(), loaded)
+    assert data.train.raw
+    assert data.dev is not None
+    assert data.dev.target_kind == "score"
+    assert any("anchor = a (by name)" in note for note in data.notes)
     empty = write(tmp_path / "other" / "dev.jsonl", [{"text": "x"}])
     with pytest.raises(EmptyInput):
         read_data(empty.parent, settings(), loaded)
@@ -258,12 +260,12 @@ def test_scores_are_rescaled_to_one(loaded: LoadedModel, tmp_path: Path) -> None
     rows = [{"a": f"a{i}", "b": f"b{i}", "score": i % 6} for i in range(30)]
     write(tmp_path / "train.jsonl", rows)
     write(tmp_path / "dev.jsonl", rows[:7])
-    found = read_data(tmp_path, settings(), loaded)
-    assert found.train.target is not None
-    assert np.unique(found.train.target).tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert found.dev is not None
-    assert found.dev.target is not None
-    assert found.dev.target[5] == 1.0
+    data = read_data(tmp_path, settings(), loaded)
+    assert data.train.target is not None
+    assert np.unique(data.train.target).tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert data.dev is not None
+    assert data.dev.target is not None
+    assert data.dev.target[5] == 1.0
 
 
 def test_a_data_set_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -273,10 +275,10 @@ def test_a_data_set_in_beir_layout(loaded: LoadedModel, tmp_path: Path) -> None:
     head = "query-id\tcorpus-id\tscore\n"
     (tmp_path / "qrels" / "train.tsv").write_text(head + "q0\td1\t1\nq0\td2\t2\nq1\td0\t0\n")
     (tmp_path / "qrels" / "dev.tsv").write_text(head + "q2\td3\t1\n")
-    found = read_data(tmp_path, settings(), loaded)
-    assert found.train.columns == (["a0", "a0"], ["b1", "b2"])
-    assert found.dev is not None
-    assert found.dev.columns == (["a2"], ["b3"])
+    data = read_data(tmp_path, settings(), loaded)
+    assert data.train.columns == (["a0", "a0"], ["b1", "b2"])
+    assert data.dev is not None
+    assert data.dev.columns == (["a2"], ["b3"])
 
 
 @pytest.mark.parametrize("miner", ["hard", "bm25", "random"])
@@ -284,15 +286,15 @@ def test_negatives_are_mined_before_training(loaded: LoadedModel, pairs: Any, tm
     left, right = pairs(60, 1).columns
     rows = [{"query": a, "positive": b} for a, b in zip(left, [b + " a1" for b in right], strict=True)]
     path = write(tmp_path / "train.jsonl", rows)
-    found = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
-    assert len(found.train.columns) == 4
-    for number, anchor in enumerate(found.train.columns[0]):
-        mine = {found.train.columns[2][number], found.train.columns[3][number]}
-        own = {p for a, p in zip(found.train.columns[0], found.train.columns[1], strict=True) if a == anchor}
+    data = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
+    assert len(data.train.columns) == 4
+    for number, anchor in enumerate(data.train.columns[0]):
+        mine = {data.train.columns[2][number], data.train.columns[3][number]}
+        own = {p for a, p in zip(data.train.columns[0], data.train.columns[1], strict=True) if a == anchor}
         assert not mine & own
-    assert any("of the negatives found" in note for note in found.notes)
+    assert any("of the negatives found" in note for note in data.notes)
     again = read_data(path, settings(miner={"is": miner}, num_mined_negatives=2), loaded)
-    assert again.train.fingerprint == found.train.fingerprint
+    assert again.train.fingerprint == data.train.fingerprint
     with pytest.raises(SettingsError, match="mined for pairs"):
         read_data(write(tmp_path / "raw.jsonl", [{"text": "a1"}]), settings(miner={"is": miner}), loaded)
 
@@ -301,10 +303,10 @@ def test_bm25_equals_its_formula() -> None:
     passages = ["the cat sat", "a dog and a cat", "nothing here", "cat cat cat dog", ""]
     search = BM25Search(passages)
     lengths = np.array([3, 5, 2, 4, 0])
-    found = {}
+    data = {}
     for number, counts in {0: 1, 1: 1, 3: 3}.items():
         rarity = np.log(1 + (5 - 3 + 0.5) / (3 + 0.5))
-        found[number] = rarity * counts / (counts + 1.2 * (0.25 + 0.75 * lengths[number] / lengths.mean()))
-    assert search("Cat!", 10) == sorted(found, key=lambda number: -found[number])
+        data[number] = rarity * counts / (counts + 1.2 * (0.25 + 0.75 * lengths[number] / lengths.mean()))
+    assert search("Cat!", 10) == sorted(data, key=lambda number: -data[number])
     assert search("unknown", 10) == []
     assert search("dog cat", 1) == [3]

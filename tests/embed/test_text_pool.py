@@ -1,4 +1,4 @@
-"""Texts tokenised once, kept once; noise."""
+"""Pools of tokenised texts, windows of long texts, noise."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_each_text_is_kept_once_and_known_again_behind_a_prompt(tokenizer: Token
 
 def test_batches_hold_the_texts_longest_first_and_say_where(tokenizer: Tokenizer) -> None:
     pool, numbers = TextPool.from_columns([LEFT, RIGHT], ["", ""], tokenizer, 10, "error")
-    asked = numbers.T.reshape(-1)
-    batch, place = pool.batch(asked)
+    indices_of_batch = numbers.T.reshape(-1)
+    batch, place = pool.batch(indices_of_batch)
     ends = batch.cu_seqlens.tolist()
     assert (np.diff(batch.cu_seqlens.diff().numpy()) <= 0).all()
-    for number, at in zip(asked, place.tolist(), strict=True):
+    for number, at in zip(indices_of_batch, place.tolist(), strict=True):
         ids = batch.ids[ends[at] : ends[at + 1]].tolist()
         assert ids == [tokenizer.cls_id, *pool.sequence(int(number)).tolist(), tokenizer.sep_id]
 
@@ -58,14 +58,14 @@ def test_long_texts_are_read_in_the_windows_of_use(tokenizer: Tokenizer) -> None
     np.testing.assert_array_equal(pool.ends, whole.ends)
     assert pool.num_windows[numbers].tolist() == [[2, 1], [2, 1], [2, 2], [1, 1]]
     assert pool.lengths[numbers].tolist() == [[8, 4], [8, 5], [10, 9], [3, 4]]
-    asked = np.array([numbers[2, 1], numbers[3, 0], numbers[0, 0]])
-    batch, place = pool.batch(asked)
-    owner = pool.window_owner(asked).tolist()
+    indices_of_batch = np.array([numbers[2, 1], numbers[3, 0], numbers[0, 0]])
+    batch, place = pool.batch(indices_of_batch)
+    owner = pool.window_owner(indices_of_batch).tolist()
     assert owner == [0, 0, 1, 2, 2]
-    assert batch.tokens == pool.lengths[asked].sum()
+    assert batch.tokens == pool.lengths[indices_of_batch].sum()
     assert int(batch.cu_seqlens.diff().max()) <= 5
     ends = batch.cu_seqlens.tolist()
-    expected, _ = split_into_windows([pool.sequence(int(number)) for number in asked], 3, "chunk")
+    expected, _ = split_into_windows([pool.sequence(int(number)) for number in indices_of_batch], 3, "chunk")
     for window, at, text in zip(expected, place.tolist(), owner, strict=True):
         ids = batch.ids[ends[at] : ends[at + 1]].tolist()
         assert ids == [tokenizer.cls_id, *window.ids.tolist(), tokenizer.sep_id]
@@ -74,30 +74,30 @@ def test_long_texts_are_read_in_the_windows_of_use(tokenizer: Tokenizer) -> None
 
 def test_vectors_of_windows_make_those_of_texts_as_in_use() -> None:
     rng = np.random.default_rng(0)
-    found = rng.normal(size=(7, 5)).astype(np.float32)
+    vectors = rng.normal(size=(7, 5)).astype(np.float32)
     owner, lengths = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([5, 4, 3, 9, 9, 8, 2])
-    tensor = torch.from_numpy(found).requires_grad_()
-    told = average_windows_torch(tensor, torch.from_numpy(lengths), torch.from_numpy(owner), 4)
+    tensor = torch.from_numpy(vectors).requires_grad_()
+    averaged = average_windows_torch(tensor, torch.from_numpy(lengths), torch.from_numpy(owner), 4)
     np.testing.assert_allclose(
-        told.detach().numpy(), TextWindows([], owner, lengths, np.zeros(4)).average(found), atol=1e-6
+        averaged.detach().numpy(), TextWindows([], owner, lengths, np.zeros(4)).average(vectors), atol=1e-6
     )
-    told[2].sum().backward()
+    averaged[2].sum().backward()
     assert tensor.grad is not None
     np.testing.assert_allclose(tensor.grad[:, 0].numpy(), [0, 0, 0, 9 / 26, 9 / 26, 8 / 26, 0], atol=1e-6)
     layers = average_windows_torch(
         tensor.view(7, 1, 5).expand(7, 2, 5), torch.from_numpy(lengths), torch.from_numpy(owner), 4
     )
-    torch.testing.assert_close(layers[:, 1], told)
+    torch.testing.assert_close(layers[:, 1], averaged)
 
 
 def test_noise() -> None:
     ids = np.arange(10, dtype=np.uint32)
     draw = np.random.default_rng(0)
     for _ in range(20):
-        hidden = mask_span(ids, 99, 4, draw)
-        assert len(hidden) == 7
-        at = int(np.flatnonzero(hidden == 99)[0])
-        assert hidden.tolist() == [*range(at), 99, *range(at + 4, 10)]
+        masked = mask_span(ids, 99, 4, draw)
+        assert len(masked) == 7
+        at = int(np.flatnonzero(masked == 99)[0])
+        assert masked.tolist() == [*range(at), 99, *range(at + 4, 10)]
     assert mask_span(ids[:4], 99, 4, draw).tolist() == [0, 1, 2, 3]
     lengths = [len(delete_tokens(ids, 0.6, draw)) for _ in range(500)]
     assert np.mean(lengths) == pytest.approx(4, abs=0.4)
