@@ -418,7 +418,7 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert encodery(["evaluate", "task", str(folder / "test.jsonl"), "--model", "tfidf"]) == 2
     assert "needs a train split" in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(pairs), "--model", "tfidf"]) == 2
-    assert "TF-IDF: learns classes of texts. " in capsys.readouterr().err
+    assert "TF-IDF: it learns classes of texts. " in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(folder), "--model", "bm25"]) == 2
     assert "BM25: has no head of a task" in capsys.readouterr().err
 
