@@ -16,7 +16,8 @@ from encodery.base.errors import InputError
 from encodery.base.parts import part_names
 from encodery.base.settings import decode, encode
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.probes import Probe, compare_models
+from encodery.evaluate.probe_result import compare_models
+from encodery.evaluate.probes import Probe
 from encodery.evaluate.probes.tags import TagProbe, _first_pieces, _states
 from encodery.model.init.normal import NormalInit
 from encodery.model.load import LoadedModel, load_model

@@ -16,6 +16,7 @@ from encodery.base.settings import decode, encode
 from encodery.evaluate.compare import measure
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems.model import ModelSystem
+from encodery.finetune.tasks import TaskMetadata
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -90,7 +91,7 @@ def models(
     tokenizer = word_tokenizer([*WORDS, "the", "a", "about", "is", "here", "runs"])
     folder = tmp_path_factory.mktemp("suites")
     plain = small_model(folder, tokenizer, depth=1, vocab_size=64, max_length=24)
-    known = {"labels": ["long", "short"], "counts": [1, 1]}
+    known = TaskMetadata(labels=("long", "short"), counts=(1, 1))
     return ModelSystem(path=str(plain)), ModelSystem(
         path=str(tuned_model(folder / "x", tokenizer, TextClassification(), known))
     )

@@ -14,7 +14,8 @@ import pytest
 
 from encodery.base.parts import find_part, name_of, part_names
 from encodery.base.settings import decode, encode
-from encodery.evaluate.systems import System, UnsupportedEvaluation, unit_length
+from encodery.evaluate.systems import System, UnsupportedEvaluation
+from encodery.evaluate.unit_length import unit_length
 from encodery.search.build import build
 from encodery.tokens.tokenizer import Tokenizer
 
@@ -144,7 +145,7 @@ def test_what_it_cannot_do_it_says(opened: System) -> None:
     if name_of(opened) == "model":
         assert "mlm" in system.loaded().model.heads
         return
-    with pytest.raises(UnsupportedEvaluation, match="guesses"):
+    with pytest.raises(UnsupportedEvaluation, match="not a masked language model"):
         system.loaded()
     system.close()
 

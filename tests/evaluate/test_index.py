@@ -62,7 +62,7 @@ def test_an_index_is_measured_by_what_it_finds(data: Path, index: Path) -> None:
     assert suite.measure(suite.read(data), opened)["ndcg@2"].per_item == pytest.approx([1.0, 1.0, 0.0])
     assert opened.counters.texts == 6
     assert opened.counters.seconds > 0
-    with pytest.raises(UnsupportedEvaluation, match="gives no vectors"):
+    with pytest.raises(UnsupportedEvaluation, match="returns no vectors"):
         opened.encode(["text"])
     opened.close()
     parse_system(f"index:{index}").open().close()

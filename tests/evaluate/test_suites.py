@@ -14,6 +14,7 @@ import torch
 
 from encodery.base.errors import EmptyInput, InputError, UnknownName
 from encodery.evaluate.compare import measure
+from encodery.evaluate.counters import Counters
 from encodery.evaluate.plan import parse_system, parse_task
 from encodery.evaluate.pseudo_likelihood import pseudo_log_likelihoods
 from encodery.evaluate.suites._rows import read_split
@@ -24,7 +25,7 @@ from encodery.evaluate.suites.minimal_pairs import MinimalPairsSuite
 from encodery.evaluate.suites.pair import average_precision, best_f1
 from encodery.evaluate.suites.retrieval import RetrievalSuite
 from encodery.evaluate.suites.sts import STSSuite
-from encodery.evaluate.systems import Counters, OpenSystem, Role, Vectors
+from encodery.evaluate.systems import OpenSystem, Role, Vectors
 from encodery.evaluate.systems.bm25 import BM25System
 from encodery.evaluate.systems.model import ModelSystem
 from encodery.model.load import LoadedModel, load_model

@@ -14,10 +14,12 @@ from typing import Any
 
 from encodery.base import machine
 from encodery.base.errors import InputError
+from encodery.evaluate.counters import Counters
 from encodery.evaluate.memory import PeakMemory
+from encodery.evaluate.metric_value import MetricValue
 from encodery.evaluate.significance import Difference, Interval
-from encodery.evaluate.suites import MetricValue, Suite
-from encodery.evaluate.systems import Counters, OpenSystem, System, UnsupportedEvaluation
+from encodery.evaluate.suites import Suite
+from encodery.evaluate.systems import OpenSystem, System, UnsupportedEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,9 @@ from encodery.base.machine import device
 from encodery.base.settings import check_at_least
 from encodery.encoders.packing import pack_sequences
 from encodery.evaluate import linear
-from encodery.evaluate.probes import Probe, ProbeResult
-from encodery.evaluate.suites import MetricValue
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.probe_result import ProbeResult
+from encodery.evaluate.probes import Probe
 from encodery.rows.columns import assign_roles
 from encodery.rows.read import read_tables
 from encodery.rows.split import fill_missing_splits

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.evaluate.suites import MetricValue
+from encodery.evaluate.metric_value import MetricValue
 from encodery.evaluate.suites._pairs import as_ranks
 from encodery.finetune.calibration import reliability_diagram
 from encodery.finetune.heads.labels import label_names, score_values

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_length
+from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation
+from encodery.evaluate.unit_length import unit_length
 
 
 def cosines(system: OpenSystem, left: Sequence[str], right: Sequence[str]) -> np.ndarray:

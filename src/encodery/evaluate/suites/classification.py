@@ -14,7 +14,8 @@ import numpy as np
 from encodery.base.errors import InputError
 from encodery.base.settings import check_at_least
 from encodery.evaluate import linear
-from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.suites import Suite
 from encodery.evaluate.suites._classes import LabelledTexts, labelled_texts
 from encodery.evaluate.suites._heads import note_unused_head
 from encodery.evaluate.systems import OpenSystem

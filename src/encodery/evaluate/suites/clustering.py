@@ -13,10 +13,12 @@ import numpy as np
 from encodery.base.errors import InputError
 from encodery.base.extras import require
 from encodery.base.settings import check_at_least
-from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.suites import Suite
 from encodery.evaluate.suites._classes import LabelledTexts, labelled_texts
 from encodery.evaluate.suites._rows import read_split
-from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation, unit_length
+from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation
+from encodery.evaluate.unit_length import unit_length
 
 STARTS = 4  # Starts of k-means, of which it keeps the best.
 

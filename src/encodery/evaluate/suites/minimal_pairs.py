@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from encodery.base.settings import check_at_least
+from encodery.evaluate.metric_value import MetricValue
 from encodery.evaluate.pseudo_likelihood import pseudo_log_likelihoods
-from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.suites import Suite
 from encodery.evaluate.suites._rows import read_columns, read_split
 from encodery.evaluate.systems import OpenSystem
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput, InputError, SettingsError, nearest
 from encodery.base.settings import check_at_least
-from encodery.evaluate.suites import MetricValue, Suite
-from encodery.evaluate.systems import OpenSystem, Run, Vectors, unit_length
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.suites import Suite
+from encodery.evaluate.systems import OpenSystem, Run, Vectors
+from encodery.evaluate.unit_length import unit_length
 from encodery.metrics import Metric
 from encodery.metrics.map import MAP
 from encodery.metrics.mrr import MRR

@@ -9,7 +9,8 @@ import numpy as np
 
 from encodery.base.errors import EmptyInput
 from encodery.base.extras import require
-from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.suites import Suite
 from encodery.evaluate.suites._heads import note_unused_head
 from encodery.evaluate.suites._pairs import as_ranks, cosines
 from encodery.evaluate.suites._rows import read_columns, read_split

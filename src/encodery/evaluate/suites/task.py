@@ -17,7 +17,8 @@ import numpy as np
 from encodery.base.errors import InputError, SettingsError, nearest
 from encodery.base.parts import name_of
 from encodery.evaluate import linear
-from encodery.evaluate.suites import MetricValue, Suite
+from encodery.evaluate.metric_value import MetricValue
+from encodery.evaluate.suites import Suite
 from encodery.evaluate.suites._answered import labels_of, task_metrics
 from encodery.evaluate.suites._rows import split_name
 from encodery.evaluate.systems import OpenSystem, UnsupportedEvaluation

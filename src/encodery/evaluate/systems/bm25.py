@@ -1,8 +1,8 @@
-"""BM25 in Lucene's form: words of the query in the document, rare ones more, with diminishing returns.
+"""BM25 in the form of Lucene, for retrieval.
 
-As vectors: a document's hold idf · tf / (tf + k1 · (1 - b + b · length / mean length)), a query's its counts of words;
-their inner product is the score, up to the constant factor k1 + 1 that Lucene leaves out too. Only retrieval can be
-measured so. Shapes: N texts, K words known.
+A document's vector contains idf · tf / (tf + k1 · (1 - b + b · length / mean length)), a query's the counts of its
+terms; their inner product is the score, except for the constant factor k1 + 1, which Lucene omits too. Shapes: N texts,
+K terms.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from encodery.evaluate.systems import OpenSystem, Role, System, UnsupportedEvalu
 
 @dataclass(frozen=True, kw_only=True)
 class BM25System(System):
-    """`k1`: how soon more of a word stops to count; `b`: how much long documents pay. `stop_words` leaves out the
-    most frequent English words."""
+    """BM25. `k1`: saturation of the term frequency; `b`: normalisation by document length; `stop_words`: whether the
+    most frequent English words are left out."""
 
     name: str = "BM25"
     k1: float = 1.2
@@ -31,7 +31,7 @@ class BM25System(System):
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:
-            raise SettingsError(f"k1 = {self.k1}, b = {self.b}: k1 cannot be negative, b lies in 0 <= b <= 1.")
+            raise SettingsError(f"k1 = {self.k1}, b = {self.b}: k1 must not be negative, and 0 <= b <= 1 is needed.")
 
     @property
     def label(self) -> str:
@@ -41,7 +41,7 @@ class BM25System(System):
         return _Opened(self)
 
 
-# Lucene's own list.
+# The list of Lucene.
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -76,16 +76,16 @@ class _Opened(OpenSystem):
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         if self._idf is None:
-            raise InputError(f"{self.name}: has seen no documents yet to take the words' frequencies from.")
+            raise InputError(f"{self.name}: has no document frequencies yet; call fit first.")
         if role is None:
-            raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it does not compare two texts.")
+            raise UnsupportedEvaluation(f"{self.name}: retrieves documents for queries and cannot compare two texts.")
         with self.counters.clock():
             vectors = self._counts.transform(texts).tocsr().astype(np.float64)
             if role == "document":
                 k1, b = self._settings.k1, self._settings.b
                 lengths = np.asarray(vectors.sum(1)).ravel()
-                pays = k1 * (1 - b + b * lengths / self._mean)
-                pays = np.repeat(pays, np.diff(vectors.indptr))
-                vectors.data = self._idf[vectors.indices] * vectors.data / (vectors.data + pays)
+                penalty = k1 * (1 - b + b * lengths / self._mean)
+                penalty = np.repeat(penalty, np.diff(vectors.indptr))
+                vectors.data = self._idf[vectors.indices] * vectors.data / (vectors.data + penalty)
         self.counters.add(len(texts), sum(len(self._words(text)) for text in texts), 0, 0)
         return vectors

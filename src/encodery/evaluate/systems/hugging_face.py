@@ -1,6 +1,6 @@
-"""A folder of Hugging Face, run by `transformers` as its documentation shows: padded batches, mean over real tokens.
+"""A Hugging Face folder run by `transformers` as in its documentation: padded batches, mean over real tokens.
 
-Shapes: N texts, B texts of a batch, L tokens of its longest, K width of a vector.
+Shapes: N texts, B texts of a batch of length L, K dimensions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from encodery.evaluate.systems._padded import PaddingCounter, count_untruncated
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceSystem(System):
-    """`path`: its folder. `pooling`: mean over the tokens, or the first one. `batch`: texts computed at once, in the
-    order given."""
+    """A model run by transformers. `pooling`: the mean over tokens, or the first token; `batch`: texts per batch."""
 
     path: str
     name: str = ""
@@ -46,7 +45,7 @@ class _Opened(OpenSystem):
         self._settings = settings
         self._tally = PaddingCounter()
         longest = getattr(self._model.config, "max_position_embeddings", None) or 512
-        self._longest = min(self._tokenizer.model_max_length, longest)
+        self._max_length = min(self._tokenizer.model_max_length, longest)
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         size = self._settings.batch
@@ -60,7 +59,7 @@ class _Opened(OpenSystem):
         import torch
 
         batch = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
+            list(texts), padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
         ).to(self._model.device)
         self._tally.add_batch(batch["attention_mask"])
         with torch.inference_mode():
@@ -70,5 +69,5 @@ class _Opened(OpenSystem):
         else:
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        found: np.ndarray = pooled.float().cpu().numpy()
-        return found
+        vectors: np.ndarray = pooled.float().cpu().numpy()
+        return vectors

@@ -1,7 +1,6 @@
-"""An index of `encodery search`, asked as its users ask it: by words, by vectors, by both, with or without a reranker.
+"""An index of `encodery search` in any mode, with or without a reranker, for retrieval.
 
-Its documents are those it was built of; they must be the suite's, by id. Only retrieval can be measured so. A document
-is found by the best of its passages. Shapes: N texts.
+The index must contain the documents of the suite, by id. A document is ranked by its best passage. Shapes: N texts.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encodery.base.errors import InputError, SettingsError
+from encodery.base.errors import InputError
+from encodery.base.settings import check_at_least, check_interval
 from encodery.evaluate.systems import OpenSystem, Role, Run, System, UnsupportedEvaluation, Vectors
 from encodery.search.reranking import reranker_of
 from encodery.search.searcher import RERANK_TOP_K, Reranking, Searcher
@@ -19,11 +19,15 @@ from encodery.search.tune_rerank import rerank_weight_of
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSystem(System):
-    """`path`: the index. `mode`, `weight`, `fusion` and `reranked` as for `encodery search query`: the share of all
-    models beside words (weight=0.4), or of each side (weight.bm25=0.5, weight.dense=0.5); `rerank`: a cross-encoder,
-    token vectors or term weights that order the first `reranked` passages anew, "" for none, with a share of
-    `rerank_weight` in that order (not given: as `search trust` found it); `model`: the encoder,
-    where it is not where it was."""
+    """An index, searched as by `encodery search query`.
+
+    Attributes:
+        mode, fusion: as for `encodery search query`.
+        weight: the weight of all models against BM25 (weight=0.4), or of each retriever (weight.bm25=0.5).
+        rerank: a model that reranks the first `rerank_top_k` passages, or empty.
+        rerank_weight: the weight of the reranker; None for the value of `encodery search tune-rerank`.
+        model: the encoder, if it is no longer at its path.
+    """
 
     path: str
     name: str = ""
@@ -36,10 +40,8 @@ class IndexSystem(System):
     model: str = ""
 
     def __post_init__(self) -> None:
-        if self.rerank_top_k < 1:
-            raise SettingsError(f"reranked = {self.rerank_top_k}: must be positive.")
-        if self.rerank_weight is not None and not 0 <= self.rerank_weight <= 1:
-            raise SettingsError(f"rerank_weight = {self.rerank_weight}: must lie in 0 … 1.")
+        check_at_least(self, 1, "rerank_top_k")
+        check_interval(self, "0 <= x <= 1", "rerank_weight")
 
     @property
     def label(self) -> str:
@@ -65,24 +67,24 @@ class _Opened(OpenSystem):
             self._reranking = Reranking(scorer, settings.rerank_top_k, weight)
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
-        """The index's own documents for queries; the reranked ones stand before those it did not read."""
-        found: Run = {}
+        """Return the documents of the index; reranked ones come before the others."""
+        run: Run = {}
         with self.counters.clock():
             for key, query in queries.items():
-                found[key] = self._ranked(query, depth)
-        strange = {document for scores in found.values() for document in scores} - set(documents)
-        if strange:
+                run[key] = self._ranked(query, depth)
+        unknown = {document for scores in run.values() for document in scores} - set(documents)
+        if unknown:
             raise InputError(
-                f"{self._settings.path}: finds documents that the suite does not have, such as '{min(strange)}'. "
-                "Index the suite's own corpus.jsonl."
+                f"{self._settings.path}: contains documents that the suite does not have, such as '{min(unknown)}'. "
+                "Index the corpus.jsonl of the suite."
             )
         self.counters.add(len(queries), None, 0, 0)
-        return found
+        return run
 
     def _ranked(self, query: str, depth: int) -> dict[str, float]:
         settings = self._settings
 
-        def ask(reranked: bool) -> list[str]:
+        def search(reranked: bool) -> list[str]:
             answer = self._searcher.search(
                 query,
                 settings.rerank_top_k if reranked else depth,
@@ -94,11 +96,11 @@ class _Opened(OpenSystem):
             )
             return [hit.document for hit in answer.hits]
 
-        order = dict.fromkeys((*(ask(True) if self._reranking is not None else ()), *ask(False)))
+        order = dict.fromkeys((*(search(True) if self._reranking is not None else ()), *search(False)))
         return {document: 1 / rank for rank, document in enumerate(order, 1)} if order else {}
 
     def close(self) -> None:
         self._searcher.close()
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it gives no vectors.")
+        raise UnsupportedEvaluation(f"{self.name}: retrieves documents for queries and returns no vectors.")
