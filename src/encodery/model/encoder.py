@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         Args:
             batch: The packed sequences.
             keep_layers: Whether to return the output of the embeddings and of each block too.
-            sequence_transform: One for this pass only. Raises `SettingsError` if the model has one of its own.
+            sequence_transform: One for this pass only. Raises `SettingsError` if the model has one already.
         """
         transform = self.sequence_transform if sequence_transform is None else self._transform_for(sequence_transform)
         layout = batch.layout

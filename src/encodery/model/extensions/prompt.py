@@ -1,10 +1,10 @@
 """Soft prompts: trained vectors before every sequence, which all its tokens attend to. arXiv:2104.08691
 
 They are inserted after the embeddings and removed again after the last layer, so real tokens keep their positions, and
-a model with learned positions takes as many tokens as before. With `deep` each layer has vectors of its own, which
+a model with learned positions takes as many tokens as before. With `deep` each layer has its own vectors, which
 replace the layer below's outputs at those positions (arXiv:2110.07602, where keys and values themselves are trained;
 here the vectors pass through the layer's projections). In layers with a window only tokens within reach attend to them.
-Shapes: T tokens, B sequences, H width, K vectors, L layers that have vectors of their own.
+Shapes: T tokens, B sequences, H width, K vectors, L layers that have their own vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STD = 0.02
 class SoftPrompt(ModelExtension):
     """Use it through `adapt=prompt`, which adds it to a trained model and trains it alone.
 
-    `num_tokens` is K; with `deep` every layer has vectors of its own.
+    `num_tokens` is K; with `deep` every layer has its own vectors.
 
         [model]
         extensions = [{is = "prompt", num_tokens = 20}]

@@ -1,6 +1,6 @@
 """Initialisation by fan-in: a standard deviation of 1/sqrt(inputs) preserves the scale of activations.
 
-Differs from `normal`: narrow models get larger weights. Tables have a standard deviation of their own; residual
+Differs from `normal`: narrow models get larger weights. Tables have their own standard deviation; residual
 outputs may start at zero, so that every block starts as the identity (arXiv:2203.03466, appendix D.2).
 """
 

@@ -1,7 +1,7 @@
 """Rotary positions: queries and keys are rotated by angles proportional to the position. arXiv:2104.09864
 
 Differs from `learned`: relative, and nothing is learned. Channel i is rotated with channel i + D/2 (not with its
-neighbour). Local layers may have a theta of their own (`local_theta`, arXiv:2412.13663).
+neighbour). Local layers may have their own theta (`local_theta`, arXiv:2412.13663).
 Shapes: T tokens, N heads, D head size.
 """
 
