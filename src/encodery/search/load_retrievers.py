@@ -57,8 +57,9 @@ def as_retriever(encoder: ModelRetriever | TextEncoder) -> ModelRetriever:
     if isinstance(encoder, ModelRetriever):
         return encoder
     module = importlib.import_module(f"encodery.search.retrievers.{encoder.kind}")
-    classes = (cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__)
-    retriever: ModelRetriever = next(classes)(encoder)
+    members = inspect.getmembers(module, inspect.isclass)
+    own: list[type[ModelRetriever]] = [cls for _, cls in members if cls.__module__ == module.__name__]
+    retriever = own[0](encoder)
     return retriever
 
 
