@@ -39,6 +39,7 @@ class VerbalizerTask(SingleLabelTask, abc.ABC):
         RowSchema(("text",), ("label",)),
     )
     uses_mlm_head: ClassVar[bool] = True
+    unsupported: ClassVar[frozenset[str]] = frozenset({"altered_weights_are_refused"})  # It has none of its own.
 
     @abc.abstractmethod
     def prompt_patterns(self, labels: Sequence[str], inputs: Sequence[str], tokenizer: Tokenizer) -> Sequence[str]:

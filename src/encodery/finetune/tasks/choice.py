@@ -45,6 +45,7 @@ class MultipleChoice(HeadedTask):
         RowSchema(("text", "choices"), ("label",)),
     )
     selection_metric: ClassVar[str] = "accuracy"
+    unsupported: ClassVar[frozenset[str]] = frozenset({"windows_drop_nothing"})  # A choice is read as one sequence.
 
     def fit_labels(self, rows: Rows) -> TaskMetadata:
         if not len(rows["choices"]):
