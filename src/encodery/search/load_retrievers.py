@@ -58,8 +58,8 @@ def as_retriever(encoder: ModelRetriever | TextEncoder) -> ModelRetriever:
         return encoder
     module = importlib.import_module(f"encodery.search.retrievers.{encoder.kind}")
     members = inspect.getmembers(module, inspect.isclass)
-    own: list[type[ModelRetriever]] = [cls for _, cls in members if cls.__module__ == module.__name__]
-    retriever = own[0](encoder)
+    own: list[Any] = [cls for _, cls in members if cls.__module__ == module.__name__]
+    retriever: ModelRetriever = own[0](encoder)
     return retriever
 
 
