@@ -30,23 +30,11 @@ class UnsupportedEvaluation(InputError):
 
 
 class OpenSystem(abc.ABC):
-    """A loaded system.
+    """A loaded system: its name in tables, counters of what it has done, and notes for readers of the table."""
 
-    Attributes:
-        name: its name in tables.
-        counters: what it has done.
-        notes: what a reader of the table needs to know.
-        task: the task of its head, or empty.
-        training_data: the data that the head was trained on, or empty.
-    """
-
-    name: str
-    task = ""
-    training_data = ""
-    symmetric = True
-    """Whether two texts can be compared; otherwise only queries with documents."""
-    trains_classifier = False
-    """Whether a linear classifier on its vectors is a baseline for classification, as with TF-IDF."""
+    task, training_data = "", ""  # The task of its head and the data it was trained on.
+    symmetric = True  # Whether two texts can be compared; otherwise only queries with documents.
+    trains_classifier = False  # Whether a linear classifier on its vectors is a baseline, as with TF-IDF.
 
     def __init__(self, name: str) -> None:
         self.name = name
