@@ -31,9 +31,6 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONTRACT_LINES, MAX_ARGUMENTS = 500, 60,
 TORCH_ATTRIBUTES = {"data", "grad"}
 
 KNOWN: dict[str, set[str]] = {
-    "contract files of more than 80 lines": {
-        "evaluate/systems/__init__.py",
-    },
     "classes that are both instantiated and subclassed": {
         "encodery.model.weights.Linear",
     },
