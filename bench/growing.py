@@ -1,15 +1,16 @@
-"""Growing against training from scratch, at equal wall time: a small model first, then the large one it becomes.
+"""Compare growing a small model into a large one with training the large one from scratch, at equal wall time.
 
-    python bench/growing.py TOKENS [--large mini] [--small tiny] [--seconds 1200] [--share 0.33] [--seeds 0 1 2]
-                            [--rows scratch fpi ...] [path=value ...]
+    python bench/growing.py TOKENS [--large mini] [--small tiny] [--seconds 1200] [--small-fraction 0.33]
+                            [--seeds 0 1 2] [--rows scratch fpi ...] [path=value ...]
 
-Every row is given the same seconds for the same large model: `scratch` spends all of them on it (`encodery pretrain`),
-the others spend `--share` on a small one and the rest on what it grows to (`encodery pretrain grow`); in `cycle` the
-small one is made of the large one. TOKENS is a token store, such as `tokens_chunks` of `bench/pretrain.py`. Seeds take
-turns over the rows. Reported are held-out losses at the end (fixed masks at 15 %) as means with half the range, the
-curve of held-out loss against seconds and against floating-point operations over all stages, and for each row the
-share of the seconds and of the operations of `scratch` after which its curve is below where `scratch` ended. Rates
-fall to zero within each stage, so only the ends compare; points between them are of unfinished schedules.
+Every row has the same number of seconds for the same large model: `scratch` trains it for all of them (`encodery
+pretrain`), the others train a small model for `--small-fraction` of them and the grown model for the rest (`encodery
+pretrain grow`); in `cycle` the small model is made from the large one. TOKENS is a token folder, such as
+`tokens_chunks` of `bench/pretrain.py`. The rows alternate, seed by seed. The results are the final held-out losses
+(fixed masks at 15 %) as means with half the range, the curve of the held-out loss over seconds and over floating-point
+operations of all stages, and for each row the fraction of the seconds and of the operations of `scratch` after which
+its curve is below the final loss of `scratch`. The learning rate decays to zero within each stage, so only the final
+losses compare; the other points of a curve belong to unfinished schedules.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ STAGES = ("first", "small", "large")
 
 
 def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[str, Any]:
-    """One row once: its curve, and the figures of its end."""
+    """Run one row once and return its curve and its final metrics."""
     shutil.rmtree(out, ignore_errors=True)
     verb = ["pretrain"] if name == "scratch" else ["pretrain", "grow"]
     command = [
@@ -57,13 +58,13 @@ def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[
     if name != "scratch":
         kind, *settings = ROWS[name]
         command += [kind, *([options.small] if kind == "--small" else []), *settings]
-        command += ["--share", str(options.share)]
+        command += ["--small-fraction", str(options.small_fraction)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     runs = [out] if name == "scratch" else [out / stage for stage in STAGES if (out / stage).is_dir()]
     curve: list[dict[str, Any]] = []
     seconds = flops = 0.0
     for run in runs:
-        points, spent, done = course(run)
+        points, spent, done = loss_curve(run)
         curve += [{**p, "seconds": p["seconds"] + seconds, "flops": p["flops"] + flops} for p in points]
         seconds, flops = seconds + spent, flops + done
     metrics = json.loads((runs[-1] / "metrics.json").read_text())
@@ -71,8 +72,8 @@ def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[
     return {**{key: metrics[key] for key in kept if key in metrics}, "seconds": seconds, "flops": flops, "curve": curve}
 
 
-def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
-    """Held-out losses of a run by seconds and operations since its start, and how many of both it took."""
+def loss_curve(run: Path) -> tuple[list[dict[str, Any]], float, float]:
+    """Return the held-out losses of a run by seconds and operations since its start, and the totals of both."""
     from encodery.base.run_log import read_log
     from encodery.base.settings import decode
     from encodery.model import count
@@ -89,15 +90,18 @@ def course(run: Path) -> tuple[list[dict[str, Any]], float, float]:
     return points, metrics["seconds"], metrics["tokens"] * each
 
 
-def reached(run: dict[str, Any], scratch: dict[str, Any], what: str) -> float | None:
-    """The share of the seconds or operations of `scratch` after which the large model of `run` is below its end."""
+def fraction_to_scratch(run: dict[str, Any], scratch: dict[str, Any], unit: str) -> float | None:
+    """Return the fraction of the seconds or operations of `scratch` that `run` needs for its final loss.
+
+    None if it never reaches that loss.
+    """
     end = scratch["curve"][-1]["loss"]
     first = next((p for p in run["curve"] if p["stage"] != "small" and p["loss"] <= end), None)
-    return None if first is None else round(first[what] / scratch[what], 3)
+    return None if first is None else round(first[unit] / scratch[unit], 3)
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Means and spreads over the seeds; each seed against `scratch` of the same seed."""
+    """Return means and half ranges over the seeds; each seed is compared with `scratch` of the same seed."""
     reported: dict[str, Any] = {}
     for name, runs in results.items():
         losses = [run["heldout_loss"] for run in runs]
@@ -106,23 +110,29 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             continue
         pairs = list(zip(runs, results["scratch"], strict=True))
         reported[name]["ahead"] = statistics.mean(s["heldout_loss"] - run["heldout_loss"] for run, s in pairs)
-        for what in ("seconds", "flops"):
-            reported[name][f"{what}_to_scratch"] = [reached(run, s, what) for run, s in pairs]
+        for unit in ("seconds", "flops"):
+            reported[name][f"{unit}_to_scratch"] = [fraction_to_scratch(run, s, unit) for run, s in pairs]
     return reported
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokens", type=Path)
-    parser.add_argument("settings", nargs="*", help="path=value for every run")
-    parser.add_argument("--large", default="mini")
-    parser.add_argument("--small", default="tiny")
-    parser.add_argument("--seconds", type=int, default=1200)
-    parser.add_argument("--share", type=float, default=0.33)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_growing"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "growing.json")
+    parser.add_argument("tokens", type=Path, help="A token folder.")
+    parser.add_argument("settings", nargs="*", help="Settings of every run, each written path=value.")
+    parser.add_argument("--large", default="mini", help="The recipe of the large model.")
+    parser.add_argument("--small", default="tiny", help="The recipe of the small model.")
+    parser.add_argument("--seconds", type=int, default=1200, help="The training time of a row, all stages together.")
+    parser.add_argument(
+        "--small-fraction", type=float, default=0.33, help="The fraction of the seconds spent on the small model."
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="The seeds; each row runs once per seed."
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="The rows to run.")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_growing"), help="The folder of the runs.")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "growing.json", help="The JSON file to write."
+    )
     options = parser.parse_intermixed_args()
 
     from encodery.base import machine
@@ -135,7 +145,8 @@ def main() -> None:
             print(f"seed {seed}  {name:22s} loss {run['heldout_loss']:.3f}", flush=True)
     result = {
         "machine": machine.describe(),
-        **{key: getattr(options, key) for key in ("large", "small", "seconds", "share", "seeds", "settings")},
+        **{key: getattr(options, key) for key in ("large", "small", "seconds", "seeds", "settings")},
+        "share": options.small_fraction,
         "common": COMMON,
         "rows": {name: list(ROWS[name]) for name in options.rows},
         "summary": summary(results),

@@ -1,12 +1,12 @@
-"""[MASK]s that join late or never (3ML, MAE-LM) against plain masking at equal wall time, judged alike.
+"""Compare [MASK] tokens that enter a late layer or only a decoder (3ML, MAE-LM) with plain masking at equal wall time.
 
     python bench/late_masks.py TOKENS [--recipe mini] [--seconds 300] [--settle 60] [--seeds 0 1 2] [--rows plain ...]
 
-Models whose [MASK]s come by another way have no head of their own, and their losses in training do not compare. So
-every row is trained for --seconds with its objective and then for --settle more, from its encoder with a fresh head,
-with plain masking at 15 %; the held-out loss after that, of fixed masks, is what is compared, and the plain row goes
-through the same. Reported beside it: text tokens per second of the first stage and the arithmetic of a text token, as
-counted from the settings. Rows take turns over the seeds.
+The training losses of these objectives do not compare, and their models have no plain head. So every row is trained for
+`--seconds` with its objective and then for `--settle` seconds from its encoder, with a new head and plain masking at
+15 %; the plain row does the same. The held-out loss after the second stage, with fixed masks, is compared. The results
+also have the text tokens per second of the first stage and the operations per text token, which are computed from the
+settings. The rows alternate, seed by seed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HALF = ("objective.corruption.is=token", "objective.corruption.rate=0.5")
-SIXTH = ("objective.corruption.is=token", "objective.corruption.rate=0.15")
-FEW = "objective.corruption.predict_rate=0.15"  # the head costs as much as what it predicts
+RATE_50 = ("objective.corruption.is=token", "objective.corruption.rate=0.5")
+RATE_15 = ("objective.corruption.is=token", "objective.corruption.rate=0.15")
+PREDICT_15 = "objective.corruption.predict_rate=0.15"  # The cost of the head is proportional to the predicted tokens.
 ROWS: dict[str, tuple[str, ...]] = {
-    "plain": ("objective.is=mlm", *SIXTH),
-    "plain, half hidden": ("objective.is=mlm", *HALF),
-    "late, half hidden": ("objective.is=mask_late", *HALF),
-    "late, half hidden, a sixth predicted": ("objective.is=mask_late", *HALF, FEW),
-    "decoder": ("objective.is=masked_autoencoder", "objective.depth=1", *SIXTH),
-    "decoder, half hidden": ("objective.is=masked_autoencoder", "objective.depth=1", *HALF),
-    "decoder, half hidden, a sixth predicted": ("objective.is=masked_autoencoder", "objective.depth=1", *HALF, FEW),
+    "plain": ("objective.is=mlm", *RATE_15),
+    "plain, half hidden": ("objective.is=mlm", *RATE_50),
+    "late, half hidden": ("objective.is=mask_late", *RATE_50),
+    "late, half hidden, a sixth predicted": ("objective.is=mask_late", *RATE_50, PREDICT_15),
+    "decoder": ("objective.is=masked_autoencoder", "objective.depth=1", *RATE_15),
+    "decoder, half hidden": ("objective.is=masked_autoencoder", "objective.depth=1", *RATE_50),
+    "decoder, half hidden, a sixth predicted": (
+        "objective.is=masked_autoencoder",
+        "objective.depth=1",
+        *RATE_50,
+        PREDICT_15,
+    ),
 }
 
 
 def pretrain(options: argparse.Namespace, out: Path, seconds: int, *settings: str) -> dict[str, Any]:
-    """One run and its figures."""
+    """Run `encodery pretrain` once and return its metrics."""
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable,
@@ -55,7 +60,7 @@ def pretrain(options: argparse.Namespace, out: Path, seconds: int, *settings: st
 
 
 def flops(run: Path, length: float) -> float:
-    """Operations of a text token in the middle of a run, forward and backward."""
+    """Return the operations per text token in the middle of a run, forward and backward."""
     from encodery.base.settings import decode
     from encodery.corrupt import Vocabulary
     from encodery.model.settings import ModelSettings
@@ -65,25 +70,25 @@ def flops(run: Path, length: float) -> float:
     recipe = json.loads((run / "recipe.json").read_text())
     settings = recipe["settings"]
     model = decode(ModelSettings, settings["model"])
-    words = Vocabulary.of(TokenStore.open(recipe["inputs"]["tokens"]).tokenizer)
-    return decode(Objective, settings["objective"]).build(model, words).flops(model, length, 0.5)
+    vocabulary = Vocabulary.of(TokenStore.open(recipe["inputs"]["tokens"]).tokenizer)
+    return decode(Objective, settings["objective"]).build(model, vocabulary).flops(model, length, 0.5)
 
 
-def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Both stages of a row."""
+def run_row(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Run both stages of a row and return its metrics."""
     first, second = options.work / "first", options.work / "second"
-    learned = pretrain(options, first, options.seconds, *ROWS[name], f"train.seed={seed}")
+    first_metrics = pretrain(options, first, options.seconds, *ROWS[name], f"train.seed={seed}")
     start = (f"init_from={first}", *ROWS["plain"], f"train.seed={seed}")
-    settled = pretrain(options, second, options.settle, *start)
+    second_metrics = pretrain(options, second, options.settle, *start)
     results = {
         "seed": seed,
-        "tokens_per_s": learned["tokens_per_s"],
-        "tokens": learned["tokens"],
+        "tokens_per_s": first_metrics["tokens_per_s"],
+        "tokens": first_metrics["tokens"],
         "flops_of_a_token": flops(first, options.length),
-        "heldout_loss_in_training": learned["heldout_loss"],
-        "heldout_loss": settled["heldout_loss"],
-        "heldout_accuracy": settled["heldout_accuracy"],
-        "precision": learned["precision"],
+        "heldout_loss_in_training": first_metrics["heldout_loss"],
+        "heldout_loss": second_metrics["heldout_loss"],
+        "heldout_accuracy": second_metrics["heldout_accuracy"],
+        "precision": first_metrics["precision"],
     }
     print(
         f"seed {seed}  {name:22s} loss {results['heldout_loss']:.4f}  {results['tokens_per_s']:,.0f} tokens/s",
@@ -94,16 +99,27 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokens", type=Path)
-    parser.add_argument("--recipe", default="mini")
-    parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--settle", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--length", type=float, default=256, help="of the sequences whose arithmetic is counted")
-    parser.add_argument("--settings", nargs="*", default=[], help="path=value, for every run")
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_late_masks"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "late_masks.json")
+    parser.add_argument("tokens", type=Path, help="A token folder.")
+    parser.add_argument("--recipe", default="mini", help="The recipe of every run.")
+    parser.add_argument("--seconds", type=int, default=300, help="The seconds of the first stage.")
+    parser.add_argument("--settle", type=int, default=60, help="The seconds of the second stage.")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="The seeds; each row runs once per seed."
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="The rows to run; the first is the baseline."
+    )
+    parser.add_argument(
+        "--length", type=float, default=256, help="The sequence length in tokens at which operations are counted."
+    )
+    parser.add_argument("--settings", nargs="*", default=[], help="Settings of every run, each written path=value.")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_late_masks"), help="The folder of the runs.")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results" / "late_masks.json",
+        help="The JSON file to write.",
+    )
     options = parser.parse_args()
 
     from encodery.base import machine
@@ -111,7 +127,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.rows}
     for seed in options.seeds:
         for name in options.rows:
-            runs[name].append(row(options, name, seed))
+            runs[name].append(run_row(options, name, seed))
     plain = runs[options.rows[0]]
     summary = {
         name: {
@@ -124,14 +140,14 @@ def main() -> None:
         }
         for name, results in runs.items()
     }
-    queries = {key: getattr(options, key) for key in ("recipe", "seconds", "settle", "seeds", "length", "settings")}
-    result = {"machine": machine.describe(), **queries, "rows": ROWS, "summary": summary, "runs": runs}
+    inputs = {key: getattr(options, key) for key in ("recipe", "seconds", "settle", "seeds", "length", "settings")}
+    result = {"machine": machine.describe(), **inputs, "rows": ROWS, "summary": summary, "runs": runs}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, each in sorted(summary.items(), key=lambda item: item[1]["heldout_loss"]):
         print(
             f"{name:40s} loss {each['heldout_loss']:.4f} ({each['range'][0]:.4f} to {each['range'][1]:.4f}), "
-            f"{each['flops_against_first']:.2f} of the arithmetic, {each['speed_against_first']:.2f} times the speed"
+            f"{each['flops_against_first']:.2f} of the operations, {each['speed_against_first']:.2f} times the speed"
         )
 
 

@@ -1,13 +1,14 @@
-"""Cross entropy over the vocabulary, forward and backward: chunked (ours) against whole logits and fused kernels.
+"""Time the cross entropy over the vocabulary, forward and backward: our chunks against all logits and fused kernels.
 
     python bench/masked_cross_entropy.py [--device cpu] [--threads 2] [--repeats 10] [--out FILE.json]
     python bench/masked_cross_entropy.py --device cuda --vocab 50368 --rows 4915 --widths 256 384 512 768
 
-On a CPU: fp32, whole logits by the library and chunks of several sizes. On a GPU: bfloat16 products and, beside
-chunks, whole logits through `torch.compile` and, where they are installed, `liger-kernel` and `cut-cross-entropy`
-(neither is a requirement of the package). 600 or 4,915 rows are what 15 % of a step hide. The least time of all repeats
-counts; the ways take turns. `difference` is the largest of a gradient's from that of whole logits in fp32, as a share
-of its largest. The GPU's part was not run on one yet.
+On a CPU: fp32, all logits by torch, and chunks of several sizes. On a GPU: bfloat16 products; besides chunks also all
+logits with `torch.compile` and, if they are installed, `liger-kernel` and `cut-cross-entropy` (the package requires
+neither). `--rows` is the number of masked positions: 600 and 4,915 are 15 % of a step. The reported time is the minimum
+over all repeats; the implementations alternate. `difference` is the largest absolute difference of a gradient from that
+of all logits in fp32, relative to the largest absolute value of that gradient. The part for GPUs has not been run on
+one yet.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from torch import Tensor
 from encodery.base.machine import describe, set_threads
 from encodery.model.ops.masked_cross_entropy import chunked
 
-Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def whole(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """The plain way: all logits, then the library's cross entropy."""
+    """Compute all logits, then the cross entropy of torch."""
     return F.cross_entropy(F.linear(features, weight, bias).float(), targets, reduction="sum")
 
 
-def in_chunks(rows: int, vocab: int) -> Way:
-    """Ours, with at most so many rows at once."""
+def in_chunks(rows: int, vocab: int) -> LossFunction:
+    """Return our loss, computed in chunks of at most `rows` positions."""
 
-    def cut(f: Tensor, w: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    def loss(f: Tensor, w: Tensor, b: Tensor, t: Tensor) -> Tensor:
         chunked.LOGITS_CPU = chunked.LOGITS_ELSEWHERE = rows * vocab
         return chunked.masked_cross_entropy(f, w, b, t).total
 
-    return cut
+    return loss
 
 
-def ways(device: str, rows: int, vocab: int) -> dict[str, Way]:
-    """All ways of a device, by name."""
-    results: dict[str, Way] = {"whole": whole}
+def implementations(device: str, rows: int, vocab: int) -> dict[str, LossFunction]:
+    """Return the implementations that run on a device, by name."""
+    results: dict[str, LossFunction] = {"whole": whole}
     sizes = (64, 128, 256, rows) if device == "cpu" else (256, 1024, chunked.LOGITS_ELSEWHERE // vocab, rows)
     results |= {f"at most {size} rows": in_chunks(size, vocab) for size in dict.fromkeys(min(s, rows) for s in sizes)}
     if device == "cuda":
@@ -63,49 +64,53 @@ def ways(device: str, rows: int, vocab: int) -> dict[str, Way]:
 
 
 def measure(width: int, inputs: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Least milliseconds, forward and backward, of each way; most memory above what is held on a GPU; and exactness."""
+    """Return, for each implementation, the minimum milliseconds (forward and backward), the largest difference of a
+    gradient, and on a GPU the peak of the memory that it allocates in MiB.
+    """
     cuda = inputs.device == "cuda"
     features = torch.randn(inputs.rows, width, device=inputs.device, requires_grad=True)
     weight = (torch.randn(inputs.vocab, width, device=inputs.device) * 0.05).requires_grad_()
     bias = torch.zeros(inputs.vocab, device=inputs.device, requires_grad=True)
     targets = torch.randint(0, inputs.vocab, (inputs.rows,), device=inputs.device)
-    held = (features, weight, bias)
-    whole(*held, targets).backward()
-    exact = [part.grad.clone() for part in held]
-    all_ways = ways(inputs.device, inputs.rows, inputs.vocab)
-    results: dict[str, dict[str, float]] = {name: {"ms": float("inf")} for name in all_ways}
-    for turn in range(inputs.repeats + 2 * cuda):  # the first two on a GPU compile and warm up
-        for name, loss in all_ways.items():
-            for part in held:
+    params = (features, weight, bias)
+    whole(*params, targets).backward()
+    exact = [part.grad.clone() for part in params]
+    losses = implementations(inputs.device, inputs.rows, inputs.vocab)
+    results: dict[str, dict[str, float]] = {name: {"ms": float("inf")} for name in losses}
+    for repeat in range(inputs.repeats + 2 * cuda):  # On a GPU the first two compile and warm up.
+        for name, loss in losses.items():
+            for part in params:
                 part.grad = None
             if cuda:
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            operands = tuple(part.to(torch.bfloat16) for part in held) if cuda else held
+            operands = tuple(part.to(torch.bfloat16) for part in params) if cuda else params
             loss(*operands, targets).backward()
             if cuda:
                 torch.cuda.synchronize()
                 results[name]["MiB"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-            if turn >= 2 * cuda:
+            if repeat >= 2 * cuda:
                 results[name]["ms"] = min(results[name]["ms"], round((time.perf_counter() - start) * 1e3, 3))
-            pairs = zip((part.grad for part in held), exact, strict=True)
-            apart = [float((grad - right).abs().max() / right.abs().max()) for grad, right in pairs]
-            results[name]["difference"] = round(max(apart), 6)
+            pairs = zip((part.grad for part in params), exact, strict=True)
+            differences = [float((grad - reference).abs().max() / reference.abs().max()) for grad, reference in pairs]
+            results[name]["difference"] = round(max(differences), 6)
     return results
 
 
 def main() -> None:
-    """Measure and print; write JSON where asked."""
+    """Measure, print, and write JSON if `--out` is set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--vocab", type=int, default=16_384)
-    parser.add_argument("--rows", type=int, default=600)
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="The device to measure on.")
+    parser.add_argument("--vocab", type=int, default=16_384, help="The size of the vocabulary.")
+    parser.add_argument("--rows", type=int, default=600, help="The number of masked positions.")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[128, 256, 512], help="The widths of the hidden states."
+    )
+    parser.add_argument("--threads", type=int, default=2, help="The number of CPU threads.")
+    parser.add_argument("--repeats", type=int, default=10, help="The number of timed calls per implementation.")
+    parser.add_argument("--out", type=Path, help="The JSON file to write [default: none is written].")
     inputs = parser.parse_args()
     set_threads(inputs.threads)
     rows = []

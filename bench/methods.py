@@ -1,11 +1,11 @@
-"""Methods of fine-tuning and embedding against the default at equal epochs: every row of a group is one change.
+"""Compare methods of fine-tuning and embedding with the default at equal epochs, one change per row of a group.
 
     python bench/methods.py --data DIR --own RUN --pretrained FOLDER [--groups scores ...] [--seeds 0 1 2]
 
-Each row is an encodery command as a user would type it, on the same rows of the same set, for the same number of
-epochs, judged on the same test rows by `encodery evaluate` (or, for classifiers, by the test figures of the run).
-Means with the standard deviation over the seeds. At this size a row shows whether a mechanism helps small models on
-few rows; it says nothing of the scale the papers speak of. Groups measured before stay in the results file.
+Each row is an encodery command as a user would type it, on the same examples of the same data set, for the same number
+of epochs, evaluated on the same test examples by `encodery evaluate` (for classifiers by the test metrics of the run).
+The results are means and standard deviations over the seeds. At this size a row shows whether a mechanism helps small
+models on few examples; it says nothing about the scale of the papers. Earlier groups stay in the results file.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks_data import SETS, cut, read_split
+from tasks_data import SETS, read_split, write_splits
 
 HERE = Path(__file__).resolve().parent
-FEW = 70  # rows of the group `few`, ten for each class
+FEW_EXAMPLES = 70  # Training examples of the group `few`: ten per class.
 CLASSIFY = ("finetune", "classify", "movies")
 EMBED = ("embed", "train")
 
 
 @dataclass(frozen=True)
 class Group:
-    """`rows`: name -> settings and options beside those of all rows. `start`: "own" or "pretrained" model; `judge`: the
-    suite that judges, or "test" for the run's own test figure `figure`."""
+    """One command and its variants.
+
+    `command`: the arguments of every row. `start`: the model that training starts from, "own" or "pretrained".
+    `settings`: of every row. `judge`: the suite of `encodery evaluate`, or "test" for the run's own test metric.
+    `metric`: the name of the metric. `rows`: name -> arguments besides those of every row.
+    """
 
     command: tuple[str, ...]
     start: str
     settings: tuple[str, ...]
     judge: str
-    figure: str
+    metric: str
     rows: dict[str, tuple[str, ...]]
 
 
 INFONCE = ("loss.is=infonce",)
 PARALLEL = ("adapt.parallel=true", 'adapt.sublayers=["ffn"]', "adapt.scale=4.0")
 DISTILL_KL = ("loss.is=distill_kl", "loss.similarity=cosine", "loss.temperature=0.05")
-TEACHER_SCALE = 20.0  # of a teacher's cosines, as recipe `distil` has it for the student's
+TEACHER_SCALE = 20.0  # Factor of the teacher's cosines; the recipe `distil` has the same for the student's.
 GROUPS = {
     "adapt": Group(
         CLASSIFY,
@@ -166,9 +170,9 @@ GROUPS = {
         "ndcg@10",
         {
             "infonce (default)": ("mined.jsonl", *INFONCE),
-            "margin_mse": ("taught.jsonl", "--recipe", "distil"),
-            "distill_kl": ("taught.jsonl", *DISTILL_KL),
-            "cosine_mse, each text alone (DSE)": ("alone.jsonl", "--recipe", "dse"),
+            "margin_mse": ("teacher_scores.jsonl", "--recipe", "distil"),
+            "distill_kl": ("teacher_scores.jsonl", *DISTILL_KL),
+            "cosine_mse, each text alone (DSE)": ("single_texts.jsonl", "--recipe", "dse"),
             "infonce, no wrong answers": ("few_pairs.jsonl", *INFONCE),
             "the same, imitating a guide (LEALLA)": ("few_pairs.jsonl", "--recipe", "lealla", "guide={pretrained}"),
         },
@@ -177,34 +181,34 @@ GROUPS = {
 
 
 def encodery(*arguments: str | Path) -> str:
-    """Run one encodery command as a user would; what it prints."""
+    """Run one encodery command as a user would and return its standard output."""
     command = [sys.executable, "-m", "encodery", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def prepared(data: Path, work: Path, rows: int, teacher: Path) -> None:
-    """The sets, in the layouts that encodery reads; `teacher`, an embedding model, says how well texts fit."""
-    cut(data, SETS["movies"], work / "movies", {"train": rows, "dev": 300, "test": 1000})
-    cut(data, SETS["stsb_embed"], work / "sts", {"train": 3 * rows, "dev": 300, "test": 1000})
-    for split, file in (("train", "scored.jsonl"), ("test", "judged.jsonl")):
+def prepare(data: Path, work: Path, rows: int, teacher: Path) -> None:
+    """Write the data sets in the layouts that encodery reads; `teacher` is an embedding model that scores pairs."""
+    write_splits(data, SETS["movies"], work / "movies", {"train": rows, "dev": 300, "test": 1000})
+    write_splits(data, SETS["stsb_embed"], work / "sts", {"train": 3 * rows, "dev": 300, "test": 1000})
+    for split, file in (("train", "scored.jsonl"), ("test", "scored_test.jsonl")):
         scored = ({"a": row["a"], "b": row["b"], "score": row["score"]} for row in read_split(work / "sts", split))
-        written(work / file, scored)
+        write_rows(work / file, scored)
     sentences = list(dict.fromkeys(row[side] for row in read_split(work / "sts", "train") for side in ("a", "b")))
     (work / "lines.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    draw = random.Random(0)
+    rng = random.Random(0)
     pairs = list(read(data / "ir/squad/train.jsonl.xz"))
-    chosen = draw.sample(pairs, 3 * rows)
-    written(work / "pairs.jsonl", ({"anchor": row["query"], "positive": row["positive"]} for row in chosen))
+    chosen = rng.sample(pairs, 3 * rows)
+    write_rows(work / "pairs.jsonl", ({"anchor": row["query"], "positive": row["positive"]} for row in chosen))
     documents = list(dict.fromkeys(row["positive"] for row in pairs))
-    written(work / "documents.jsonl", ({"text": text} for text in draw.sample(documents, 2 * rows)))
-    beir(data / "ir/squad", work / "beir", draw)
-    cut(data, SETS["snips"], work / "snips", {"train": FEW, "dev": FEW, "test": 400})
-    cut(data, SETS["stsb"], work / "two", {"train": rows, "dev": 300, "test": 1000})
-    taught(work, rows, teacher)
+    write_rows(work / "documents.jsonl", ({"text": text} for text in rng.sample(documents, 2 * rows)))
+    beir(data / "ir/squad", work / "beir", rng)
+    write_splits(data, SETS["snips"], work / "snips", {"train": FEW_EXAMPLES, "dev": FEW_EXAMPLES, "test": 400})
+    write_splits(data, SETS["stsb"], work / "two", {"train": rows, "dev": 300, "test": 1000})
+    write_teacher_data(work, rows, teacher)
 
 
-def taught(work: Path, rows: int, teacher: Path) -> None:
-    """Of the first pairs, with wrong answers that BM25 finds: alone, with the teacher's cosines, and text by text."""
+def write_teacher_data(work: Path, rows: int, teacher: Path) -> None:
+    """Write the data of the group `teacher`: the first pairs with BM25 negatives, scored by the teacher's cosines."""
     from encodery.encoders.dense import DenseEncoder
     from encodery.model.load import load_model
 
@@ -222,12 +226,15 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
     mined = [json.loads(line) for line in (work / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = list(dict.fromkeys(text for row in mined for text in (row["anchor"], row["positive"], *row["negatives"])))
     vectors = DenseEncoder.from_loaded(load_model(teacher)).encode(texts, truncate="right").vectors
-    of, results = dict(zip(texts, vectors, strict=True)), []
+    vector_of, results = dict(zip(texts, vectors, strict=True)), []
     for row in mined:
-        scores = [TEACHER_SCALE * float(of[row["anchor"]] @ of[text]) for text in (row["positive"], *row["negatives"])]
+        scores = [
+            TEACHER_SCALE * float(vector_of[row["anchor"]] @ vector_of[text])
+            for text in (row["positive"], *row["negatives"])
+        ]
         results.append({**row, "scores": scores})
-    written(work / "taught.jsonl", iter(results))
-    written(
+    write_rows(work / "teacher_scores.jsonl", iter(results))
+    write_rows(
         work / "ranked.jsonl",
         (
             {"query": row["anchor"], "text": text, "label": int(text == row["positive"])}
@@ -235,8 +242,8 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
             for text in (row["positive"], *row["negatives"])
         ),
     )
-    written(
-        work / "alone.jsonl",
+    write_rows(
+        work / "single_texts.jsonl",
         (
             {"a": row["anchor"], "b": text, "score": score / TEACHER_SCALE}
             for row in results
@@ -245,16 +252,16 @@ def taught(work: Path, rows: int, teacher: Path) -> None:
     )
 
 
-def beir(source: Path, out: Path, draw: random.Random) -> None:
-    """200 questions, their passages and 1,000 others."""
+def beir(source: Path, out: Path, rng: random.Random) -> None:
+    """Write a BEIR folder of 200 questions, their passages and 1,000 other passages."""
     lines = (source / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    judged = draw.sample([line.split("\t") for line in lines], 200)
-    queries, right = {row[0] for row in judged}, {row[1] for row in judged}
+    judged = rng.sample([line.split("\t") for line in lines], 200)
+    queries, relevant = {row[0] for row in judged}, {row[1] for row in judged}
     corpus = list(read(source / "corpus.jsonl.xz"))
-    kept = right | set(draw.sample([row["_id"] for row in corpus], 1000))
+    kept = relevant | set(rng.sample([row["_id"] for row in corpus], 1000))
     (out / "qrels").mkdir(parents=True, exist_ok=True)
-    written(out / "corpus.jsonl", (row for row in corpus if row["_id"] in kept))
-    written(out / "queries.jsonl", (row for row in read(source / "queries.jsonl.xz") if row["_id"] in queries))
+    write_rows(out / "corpus.jsonl", (row for row in corpus if row["_id"] in kept))
+    write_rows(out / "queries.jsonl", (row for row in read(source / "queries.jsonl.xz") if row["_id"] in queries))
     table = ["query-id\tcorpus-id\tscore", *("\t".join(row) for row in judged)]
     (out / "qrels" / "test.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
 
@@ -264,72 +271,79 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def written(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+def write_rows(file: Path, rows: Iterator[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def judged(group: Group, run: Path, work: Path) -> float:
-    """The figure of a run, or of a model that was not trained."""
+def evaluate(group: Group, run: Path, work: Path) -> float:
+    """Return the metric of a run, or of a model that was not trained."""
     if group.judge == "test":
-        return float(json.loads((run / "metrics.json").read_text())[group.figure])
-    data = work / ("judged.jsonl" if group.judge == "sts" else "beir")
+        return float(json.loads((run / "metrics.json").read_text())[group.metric])
+    data = work / ("scored_test.jsonl" if group.judge == "sts" else "beir")
     table = json.loads(encodery("evaluate", group.judge, data, "--model", run, "--json"))
-    return float(table["rows"][0]["metrics"][group.figure])
+    return float(table["rows"][0]["metrics"][group.metric])
 
 
-def trained(group: Group, row: str, seed: int, options: argparse.Namespace) -> float:
-    """One run of one row."""
+def train_and_evaluate(group: Group, row: str, seed: int, options: argparse.Namespace) -> float:
+    """Train one row with one seed and return its metric."""
     out, model = options.work / "run", getattr(options, group.start)
     shutil.rmtree(out, ignore_errors=True)
-    message = [word.replace("{pretrained}", str(options.pretrained)) for word in group.rows[row]]
+    row_arguments = [argument.replace("{pretrained}", str(options.pretrained)) for argument in group.rows[row]]
     command = [
-        str(options.work / word) if (options.work / word).exists() else word for word in (*group.command, *message)
+        str(options.work / argument) if (options.work / argument).exists() else argument
+        for argument in (*group.command, *row_arguments)
     ]
     encodery(*command, "--model", model, "--out", out, *group.settings, f"train.seed={seed}")
-    return judged(group, out, options.work)
+    return evaluate(group, out, options.work)
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
-    """All rows of a group, seed by seed, in turns."""
+def run_group(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Run all rows of a group, seed by seed, and return their metrics."""
     group, results = GROUPS[name], dict[str, list[float]]()
     if group.judge != "test":
-        results["untrained"] = [judged(group, getattr(options, group.start), options.work)]
+        results["untrained"] = [evaluate(group, getattr(options, group.start), options.work)]
         print(f"{name} untrained: {results['untrained'][0]:.4f}", flush=True)
-    turns: list[tuple[int, str]] = [(seed, row) for seed in options.seeds for row in group.rows]
-    for seed, row in turns:
-        value = trained(group, row, seed, options)
+    runs: list[tuple[int, str]] = [(seed, row) for seed in options.seeds for row in group.rows]
+    for seed, row in runs:
+        value = train_and_evaluate(group, row, seed, options)
         results.setdefault(row, []).append(value)
         print(f"{name} {row} seed {seed}: {value:.4f}", flush=True)
     return results
 
 
 def summary(results: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of each row."""
-    spread = {row: statistics.stdev(values) if len(values) > 1 else 0.0 for row, values in results.items()}
-    return {row: {"mean": statistics.mean(values), "sd": spread[row]} for row, values in results.items()}
+    """Return the mean and standard deviation of each row."""
+    sd = {row: statistics.stdev(values) if len(values) > 1 else 0.0 for row, values in results.items()}
+    return {row: {"mean": statistics.mean(values), "sd": sd[row]} for row, values in results.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--own", type=Path, required=True)
-    parser.add_argument("--pretrained", type=Path, required=True)
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument("--rows", type=int, default=400, help="labelled rows; pairs are three times as many")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_methods"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "methods.json")
+    parser.add_argument("--data", type=Path, required=True, help="The folder of the data sets.")
+    parser.add_argument("--own", type=Path, required=True, help="A run of `encodery pretrain`.")
+    parser.add_argument("--pretrained", type=Path, required=True, help="The folder of a pre-trained embedding model.")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="The groups to run.")
+    parser.add_argument(
+        "--rows", type=int, default=400, help="The number of labelled rows; three times as many pairs are used."
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="The seeds; each row runs once per seed."
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench_methods"), help="The folder of the data and the runs."
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "methods.json", help="The JSON file to update.")
     options = parser.parse_args()
 
     from encodery.base import machine
 
-    prepared(options.data, options.work, options.rows, options.pretrained)
+    prepare(options.data, options.work, options.rows, options.pretrained)
     groups = json.loads(options.out.read_text())["groups"] if options.out.is_file() else {}
     for name in options.groups:
-        results = measured(name, options)
+        results = run_group(name, options)
         settings = {"rows": options.rows, "seeds": options.seeds, "all": GROUPS[name].settings}
         groups[name] = {
-            "figure": GROUPS[name].figure,
+            "figure": GROUPS[name].metric,
             "settings": settings,
             "machine": machine.describe(),
             "runs": results,

@@ -1,15 +1,16 @@
-"""Pre-training speed and quality: encodery against `transformers.Trainer` (the run_mlm recipe), paired in one run.
+"""Compare pre-training with encodery and with `transformers.Trainer` (the run_mlm recipe): speed and quality, in pairs.
 
     python bench/pretrain.py --text DIR [--shapes tiny mini small] [--layouts chunks lines] [--seconds 120] [--pairs 3]
 
-Same BERT architecture, tokenizer, text and machine. The two take turns (A B A B ...), each trains for the same
-number of wall-clock seconds, and stock `transformers` judges both exports on the same held-out rows and masks.
-Reported: real (non-padding) tokens per second as medians with their ratio, held-out loss at equal wall time, and
-the share of the machine's measured fp32 and bf16 matmul peak that encodery's steps reach.
+Both have the same BERT architecture, tokenizer, text and machine. They alternate (A B A B ...), each trains for the
+same number of seconds of wall time, and stock `transformers` evaluates both exports on the same held-out sequences and
+masks. The results are real (non-padding) tokens per second as medians with their ratio, the held-out loss at equal wall
+time, and the fraction of the measured fp32 and bf16 matmul peak of the machine that encodery's steps reach.
 
-Rows: `encodery` (precision=auto, dropout 0, steps of 2,048 tokens, 4,096 at mini, rate 1e-3, weights that begin as
-bigrams of the text, whose time is taken off), `trainer` (the recipe's defaults: fp32, dropout 0.1, steps of 32 rows)
-and, with `--tuned-peer`, `trainer tuned` (bf16 where the CPU has it, dropout 0).
+Sides: `encodery` (precision=auto, dropout 0, steps of 2,048 tokens, 4,096 at mini, learning rate 1e-3, weights
+initialised from the bigrams of the text; the time of the initialisation is deducted from the budget), `trainer` (the
+defaults of the recipe: fp32, dropout 0.1, steps of 32 sequences) and, with `--tuned-peer`, `trainer tuned` (bf16 if the
+CPU supports it, dropout 0).
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain_data import LAYOUTS, judge_rows, lines_corpus, rows
+from pretrain_data import LAYOUTS, judge_sequences, lines_corpus, peer_sequences
 
 HERE = Path(__file__).resolve().parent
 SHAPES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8)}
-STEPS = {"tiny": 2048, "mini": 4096, "small": 2048}  # tokens of encodery's steps; the peer's are 32 x 128
+# Tokens per step of encodery; the peer's steps have 32 x 128.
+STEP_TOKENS = {"tiny": 2048, "mini": 4096, "small": 2048}
 LENGTH = 128
 
 
@@ -42,7 +44,7 @@ def encodery(*arguments: str | Path) -> None:
 
 
 def prepare(text: list[Path], work: Path, vocab: int) -> None:
-    """Corpus, tokenizer, both token stores, the peer's rows and the judge's rows; what exists is kept."""
+    """Write the corpus, the tokenizer, both token folders, and the sequences of the peer and the judge."""
     from encodery.tokens.tokenizer import Tokenizer
 
     if not (work / "corpus").exists():
@@ -60,14 +62,14 @@ def prepare(text: list[Path], work: Path, vocab: int) -> None:
                 "tokens", "encode", work / corpus, "--tokenizer", work / "tokenizer", "--out", work / f"tokens_{layout}"
             )
         if not (work / f"{layout}.npz").exists():
-            ids, offsets = rows(work / "corpus", "train", tokenizer, layout, LENGTH)
+            ids, offsets = peer_sequences(work / "corpus", "train", tokenizer, layout, LENGTH)
             np.savez(work / f"{layout}.npz", ids=ids, offsets=offsets)
-            ids, offsets = rows(work / "corpus", "heldout", tokenizer, layout, LENGTH)
-            np.savez(work / f"judge_{layout}.npz", **judge_rows(ids, offsets, tokenizer))
+            ids, offsets = peer_sequences(work / "corpus", "heldout", tokenizer, layout, LENGTH)
+            np.savez(work / f"judge_{layout}.npz", **judge_sequences(ids, offsets, tokenizer))
 
 
-def beginning(store: Path, depth: int, width: int, heads: int) -> float:
-    """The seconds that the first weights of such a model take before its first step."""
+def init_seconds(store: Path, depth: int, width: int, heads: int) -> float:
+    """Return the seconds that the data-dependent initialisation of such a model takes."""
     from encodery.model.network import build_model
     from encodery.model.settings import ModelSettings
     from encodery.tokens.store import TokenStore
@@ -76,33 +78,35 @@ def beginning(store: Path, depth: int, width: int, heads: int) -> float:
     split = TokenStore.open(store)
     sizes = {"depth": depth, "width": width, "heads": heads, "max_length": LENGTH}
     model = build_model(ModelSettings(vocab_size=split.special_tokens.vocab_size, **sizes))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     BigramsInit().apply(model, split.train, torch.Generator().manual_seed(0))
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def run_ours(work: Path, out: Path, shape: str, layout: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One encodery run of so many seconds; its figures and the judge's."""
+def run_encodery(
+    work: Path, out: Path, shape: str, layout: str, options: argparse.Namespace, seed: int
+) -> dict[str, Any]:
+    """Run encodery for the given seconds and return its metrics and those of the judge."""
     depth, width, heads = SHAPES[shape]
-    begun = beginning(work / f"tokens_{layout}", depth, width, heads)
+    init_s = init_seconds(work / f"tokens_{layout}", depth, width, heads)
     encodery(
         "pretrain", work / f"tokens_{layout}", "--recipe", "bert", "--out", out, "--budget",
-        f"{options.seconds - begun:.1f}s", "data_init.is=bigrams",
+        f"{options.seconds - init_s:.1f}s", "data_init.is=bigrams",
         f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.max_length={LENGTH}",
         f"model.intermediate_size={4 * width}", "model.dropout=0", "model.attention.dropout=0",
         f"feed.max_length={LENGTH}", "optim.lr=1e-3", "train.lr_schedule=linear(warmup=6%)",
-        f"train.batch_tokens={STEPS[shape]}",
+        f"train.batch_tokens={STEP_TOKENS[shape]}",
         "train.evals=0", f"train.seed={seed}", *options.ours,
     )  # fmt: skip
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
     metrics = json.loads((out / "metrics.json").read_text())
-    return {**metrics, "beginning_s": begun, **judged(out / "export", work / f"judge_{layout}.npz")}
+    return {**metrics, "beginning_s": init_s, **judge_export(out / "export", work / f"judge_{layout}.npz")}
 
 
 def run_peer(
     work: Path, out: Path, shape: str, layout: str, options: argparse.Namespace, seed: int, tuned: bool
 ) -> dict[str, Any]:
-    """One `transformers.Trainer` run of so many seconds; its figures and the judge's."""
+    """Run `transformers.Trainer` for the given seconds and return its metrics and those of the judge."""
     out.mkdir(parents=True)
     command = [
         sys.executable, HERE / "pretrain_peer.py", "--data", work, "--out", out, "--shape", shape, "--layout", layout,
@@ -112,11 +116,14 @@ def run_peer(
     if tuned:
         command += ["--bf16", "--dropout", "0"]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    return {**json.loads((out / "metrics.json").read_text()), **judged(out / "export", work / f"judge_{layout}.npz")}
+    return {
+        **json.loads((out / "metrics.json").read_text()),
+        **judge_export(out / "export", work / f"judge_{layout}.npz"),
+    }
 
 
-def judged(export: Path, judge: Path) -> dict[str, float]:
-    """Held-out loss and accuracy by stock transformers."""
+def judge_export(export: Path, judge: Path) -> dict[str, float]:
+    """Return the held-out loss and accuracy, computed by stock `transformers`."""
     answer = subprocess.run(
         [sys.executable, HERE / "pretrain_judge.py", export, judge], check=True, capture_output=True, text=True
     )
@@ -125,14 +132,16 @@ def judged(export: Path, judge: Path) -> dict[str, float]:
 
 
 def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All pairs of one shape and layout, in turns."""
-    sides = {"encodery": run_ours, "trainer": run_peer} | ({"trainer tuned": run_peer} if options.tuned_peer else {})
+    """Run all pairs of one shape and layout, alternately."""
+    sides = {"encodery": run_encodery, "trainer": run_peer} | (
+        {"trainer tuned": run_peer} if options.tuned_peer else {}
+    )
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for pair in range(options.pairs):
         for name, run in sides.items():
             out = work / "runs" / f"{shape}-{layout}-{name.replace(' ', '_')}-{pair}"
             shutil.rmtree(out, ignore_errors=True)
-            extra = () if run is run_ours else (name.endswith("tuned"),)
+            extra = () if run is run_encodery else (name.endswith("tuned"),)
             metrics = run(work, out, shape, layout, options, pair, *extra)  # type: ignore[operator]
             keep = (
                 "tokens_per_s",
@@ -150,7 +159,7 @@ def compare(work: Path, shape: str, layout: str, options: argparse.Namespace) ->
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians per side, and the ratio of tokens per second against each peer, pair by pair."""
+    """Return medians per side, and the median over the pairs of the ratio of tokens per second to each peer."""
     medians = {
         name: {key: statistics.median(run[key] for run in runs) for key in ("tokens_per_s", "heldout_loss")}
         for name, runs in results.items()
@@ -168,18 +177,20 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_pretrain"))
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--vocab", type=int, default=16384)
-    parser.add_argument("--peer-lr", type=float, default=5e-4)
-    parser.add_argument("--peer-batch", type=int, default=32)
-    parser.add_argument("--tuned-peer", action="store_true")
-    parser.add_argument("--ours", nargs="*", default=[], help="settings for encodery, path=value")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "pretrain.json")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="Files or folders of text.")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench_pretrain"), help="The folder of the data and the runs."
+    )
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="The model shapes.")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="The layouts of the text.")
+    parser.add_argument("--seconds", type=int, default=120, help="The training time of a run.")
+    parser.add_argument("--pairs", type=int, default=3, help="The number of paired runs.")
+    parser.add_argument("--vocab", type=int, default=16384, help="The size of the vocabulary.")
+    parser.add_argument("--peer-lr", type=float, default=5e-4, help="The peak learning rate of the peer.")
+    parser.add_argument("--peer-batch", type=int, default=32, help="The sequences per step of the peer.")
+    parser.add_argument("--tuned-peer", action="store_true", help="Also run the peer with bf16 and without dropout.")
+    parser.add_argument("--ours", nargs="*", default=[], help="Settings of encodery, each written path=value.")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "pretrain.json", help="The JSON file to write.")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     prepare(options.text, options.work, options.vocab)

@@ -1,8 +1,8 @@
-"""Data of `bench/pretrain.py`: one text, one tokenizer, seen by both sides; and the judge's fixed masked rows.
+"""Prepare the data of `bench/pretrain.py`: one text and one tokenizer for both, and fixed masked sequences to judge.
 
-`chunks` is the run_mlm recipe's grouping: documents with their special tokens joined and cut every 128 tokens.
-`lines` is its line-by-line mode: every non-empty line a document of its own, cut at 128 tokens.
-encodery reads the same documents (or lines) from its token store.
+`chunks` is the grouping of the run_mlm recipe: documents with their special tokens are joined and divided every 128
+tokens. `lines` is its line-by-line mode: every non-empty line is a document, truncated at 128 tokens. encodery reads
+the same documents (or lines) from its token folder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from encodery.tokens.tokenizer import Tokenizer
 
 LAYOUTS = ("chunks", "lines")
 JUDGE_RATE = 0.15
-JUDGE_ROWS = 600
+JUDGE_SEQUENCES = 600
 
 
 def lines_corpus(corpus: Path, out: Path) -> None:
-    """A corpus artifact whose documents are the non-empty lines of `corpus`."""
+    """Write a corpus artifact whose documents are the non-empty lines of `corpus`."""
     with create_artifact(out, "corpus", {"made": "lines"}, {"corpus": Artifact.open(corpus, "corpus")}) as draft:
         for split in ("train", "heldout"):
             folder = draft.path / split
@@ -41,8 +41,10 @@ def _lines(corpus: Path, split: str) -> Iterator[str]:
         yield from (line for line in document.text.splitlines() if line.strip())
 
 
-def rows(corpus: Path, split: str, tokenizer: Tokenizer, layout: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, offsets) of the peer's rows, with special tokens, none longer than `length`."""
+def peer_sequences(
+    corpus: Path, split: str, tokenizer: Tokenizer, layout: str, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ids, offsets) of the peer's sequences, with special tokens, none longer than `length`."""
     texts = _lines(corpus, split) if layout == "lines" else (d.text for d in read_documents(shard_paths(corpus, split)))
     pieces: list[np.ndarray] = []
     for batch in itertools.batched(texts, 512) if hasattr(itertools, "batched") else _batched(texts, 512):
@@ -61,13 +63,13 @@ def _batched(items: Iterator[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def judge_rows(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, seed: int = 0) -> dict[str, np.ndarray]:
-    """Held-out rows with fixed masks at 15 % (all replaced by the mask token), the same for every model."""
+def judge_sequences(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return held-out sequences with fixed masks at 15 % (all replaced by [MASK]), the same for every model."""
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(offsets) - 1)[:JUDGE_ROWS])
-    kept = [ids[offsets[i] : offsets[i + 1]] for i in chosen]
-    stream = np.concatenate(kept)
+    drawn = np.sort(rng.permutation(len(offsets) - 1)[:JUDGE_SEQUENCES])
+    parts = [ids[offsets[i] : offsets[i + 1]] for i in drawn]
+    stream = np.concatenate(parts)
     special = np.isin(stream, list(tokenizer.special_ids))
     masked = (rng.random(len(stream)) < JUDGE_RATE) & ~special
-    bounds = np.concatenate(([0], np.cumsum([len(piece) for piece in kept])))
+    bounds = np.concatenate(([0], np.cumsum([len(piece) for piece in parts])))
     return {"ids": np.where(masked, tokenizer.mask_id, stream), "labels": stream, "masked": masked, "offsets": bounds}

@@ -1,20 +1,21 @@
-"""Pre-training on one GPU: tokens per second and model-FLOP utilisation, encodery against `transformers`, in one run.
+"""Compare pre-training on one GPU with encodery and `transformers`: tokens per second and model-FLOP utilisation.
 
     python bench/pretrain_gpu.py --text FILES [--sizes 17M 32M 68M 150M] [--lengths 512 1024] [--seconds 90]
-    python bench/pretrain_gpu.py --text FILES --long 32M          # one real run of 20 minutes, with its report
-    python bench/pretrain_gpu.py --text FILES --smoke             # everything tiny, on whatever device there is
+    python bench/pretrain_gpu.py --text FILES --long 32M          # one run of 20 minutes, with its report
+    python bench/pretrain_gpu.py --text FILES --smoke             # a tiny comparison on any device
 
-ModernBERT's architecture at the sizes of Ettin (arXiv 2507.11412), vocabulary 50,368, real text, 30 % masks. Both sides
-learn in bfloat16 from the same tokenizer's ids without padding: encodery keeps documents apart (`train.compile`: one
-compiled graph, with its kernels recorded or not, or also in 8 bits; the fastest of `--ways` counts), the peer gets rows
-of full length cut from documents run together. The peer is a bare loop around `ModernBertForMaskedLM`
-(`pretrain_gpu_peer.py`): SDPA, fused AdamW, its rows on the device before the clock starts; of torch.compile and of
-logits at masked tokens only, the faster counts.
+ModernBERT's architecture at the sizes of Ettin (arXiv 2507.11412), vocabulary 50,368, real text, 30 % masks. Both train
+in bfloat16 on ids of the same tokenizer without padding. encodery keeps documents apart; its modes are one compiled
+graph (`train.compile`), the same with recorded kernels (`train.cuda_graphs`), and that in 8 bits; the fastest of
+`--ways` counts. The peer gets sequences of full length, divided from joined documents. It is a bare loop around
+`ModernBertForMaskedLM` (`pretrain_gpu_peer.py`): SDPA, fused AdamW, its data on the device before the clock starts; the
+faster of torch.compile and of logits at masked tokens only counts.
 
-Utilisation is (6 N + 12 layers x width x length) x tokens/s over the measured matmul ceiling of the device in bf16, N
-being all parameters, for both sides alike. `mfu` is encodery's own count, of matrix products alone.
+Utilisation is (6 N + 12 layers x width x length) x tokens/s divided by the measured bf16 matmul peak of the device,
+where N is the number of all parameters, for both alike. The `mfu` of a run is encodery's own count, of matrix products
+alone.
 
-Not run on a GPU yet: where a figure of it stands nowhere, there is none.
+This has not been run on a GPU yet, so there is no results file.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from pretrain_data import rows
+from pretrain_data import peer_sequences
 
 HERE = Path(__file__).resolve().parent
-# layers, width, heads, inner
+# Layers, width, heads, intermediate size.
 SIZES = {
     "17M": (7, 256, 4, 384),
     "32M": (10, 384, 6, 576),
@@ -41,7 +42,7 @@ SIZES = {
     "150M": (22, 768, 12, 1152),
     "smoke": (2, 64, 1, 96),
 }
-GOALS = {"150M": 0.45, "32M": 0.30}  # share of the ceiling; and three times the peer's tokens per second
+TARGETS = {"150M": 0.45, "32M": 0.30}  # Target utilisation; the target speed is 3 times the peer's.
 
 
 def encodery(*arguments: str | Path) -> None:
@@ -50,7 +51,7 @@ def encodery(*arguments: str | Path) -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Corpus, tokenizer, tokens, and the peer's rows of each length; what exists is kept."""
+    """Write the corpus, the tokenizer, the tokens, and the peer's sequences of each length, where missing."""
     from encodery.tokens.tokenizer import Tokenizer
 
     work = options.work
@@ -65,17 +66,18 @@ def prepare(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(work / "tokenizer")
     for length in options.lengths:
         if not (work / f"rows_{length}.npy").exists():
-            ids, _ = rows(work / "corpus", "train", tokenizer, "chunks", length)
+            ids, _ = peer_sequences(work / "corpus", "train", tokenizer, "chunks", length)
             np.save(work / f"rows_{length}.npy", ids.reshape(-1, length))
 
 
-def settings(size: str, length: int, options: argparse.Namespace, way: str) -> list[str]:
-    """The settings of encodery at one size; `way`: a setting of train and a precision, as in compile-bf16."""
-    depth, width, heads, inner = SIZES[size]
-    execution, precision = way.split("-")
+def settings(size: str, length: int, options: argparse.Namespace, mode: str) -> list[str]:
+    """Return the settings of encodery. `mode`: a setting of `train` and a precision, such as compile-bf16."""
+    depth, width, heads, intermediate_size = SIZES[size]
+    execution, precision = mode.split("-")
     fixed = [] if execution == "plain" else [f"train.{execution}=true"]
     return [
-        f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.intermediate_size={inner}",
+        f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}",
+        f"model.intermediate_size={intermediate_size}",
         f"model.max_length={length}", f"feed.max_length={length}", *fixed,
         "objective.corruption.fixed_predictions=true", f"train.precision={precision}",
         f"train.micro_batch_tokens={options.micro}", f"train.batch_tokens={options.batch}",
@@ -83,21 +85,21 @@ def settings(size: str, length: int, options: argparse.Namespace, way: str) -> l
     ]  # fmt: skip
 
 
-def ours(size: str, length: int, options: argparse.Namespace, pair: int, way: str) -> dict[str, Any]:
-    """One encodery run of so many seconds."""
-    out = options.work / "runs" / f"{size}-{length}-{pair}-{way}"
+def ours(size: str, length: int, options: argparse.Namespace, pair: int, mode: str) -> dict[str, Any]:
+    """Run encodery once for `--seconds` and return its metrics."""
+    out = options.work / "runs" / f"{size}-{length}-{pair}-{mode}"
     shutil.rmtree(out, ignore_errors=True)
     encodery(
         "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", f"{options.seconds}s",
-        *settings(size, length, options, way), "train.evals=0", *options.ours,
+        *settings(size, length, options, mode), "train.evals=0", *options.ours,
     )  # fmt: skip
     keep = ("tokens_per_s", "mfu", "precision", "tokens", "steps", "heldout_loss", "bottleneck", "data_fraction")
     metrics = json.loads((out / "metrics.json").read_text())
-    return {"way": way, "parameters": metrics["parameters"]} | {key: metrics[key] for key in keep if key in metrics}
+    return {"way": mode, "parameters": metrics["parameters"]} | {key: metrics[key] for key in keep if key in metrics}
 
 
 def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> dict[str, Any]:
-    """One run of the peer of so many seconds."""
+    """Run the peer once for `--seconds` and return its metrics."""
     out = options.work / "peer.json"
     command = [
         sys.executable, HERE / "pretrain_gpu_peer.py", "--rows", options.work / f"rows_{length}.npy", "--tokenizer",
@@ -110,15 +112,15 @@ def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> d
 
 
 def compare(size: str, length: int, options: argparse.Namespace, peak: float) -> dict[str, Any]:
-    """All pairs of one size and length, in turns."""
+    """Run all pairs of one size and length, alternately."""
     depth, width, _, _ = SIZES[size]
     results: dict[str, Any] = {"size": size, "length": length, "encodery": [], "peer": []}
     for pair in range(options.pairs):
-        mine = [ours(size, length, options, pair, way) for way in options.ways]
-        theirs = [peer(size, length, options, variant) for variant in options.variants]
-        results["parameters"] = mine[0]["parameters"]
+        ours_runs = [ours(size, length, options, pair, mode) for mode in options.ways]
+        peer_runs = [peer(size, length, options, variant) for variant in options.variants]
+        results["parameters"] = ours_runs[0]["parameters"]
         per_token = 6 * results["parameters"] + 12 * depth * width * length
-        for side, all_of in (("encodery", mine), ("peer", theirs)):
+        for side, all_of in (("encodery", ours_runs), ("peer", peer_runs)):
             fastest = max(all_of, key=lambda one: one["tokens_per_s"])
             results[side].append({**fastest, "mfu": per_token * fastest["tokens_per_s"] / peak, "all": all_of})
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(results["encodery"], results["peer"], strict=True)]
@@ -126,19 +128,29 @@ def compare(size: str, length: int, options: argparse.Namespace, peak: float) ->
         "speedup": float(np.median(ratios)),
         "mfu": float(np.median([one["mfu"] for one in results["encodery"]])),
     }
-    if size in GOALS:
-        results["goal"] = {"mfu": GOALS[size], "speedup": 3.0}
-    print(f"{size} at {length}: {results['speedup']:.2f} x, {100 * results['mfu']:.1f} % of the ceiling", flush=True)
+    if size in TARGETS:
+        results["goal"] = {"mfu": TARGETS[size], "speedup": 3.0}
+    print(
+        f"{size} at {length}: {results['speedup']:.2f} x, {100 * results['mfu']:.1f} % of the matmul peak", flush=True
+    )
     return results
 
 
 def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Twenty minutes of one size: trained, exported, scored; the folder holds its report."""
+    """Train one size for `--budget`, evaluate and export it; the run folder contains the report."""
     out = options.work / f"long-{size}"
     shutil.rmtree(out, ignore_errors=True)
-    recipe = [*settings(size, max(options.lengths), options, options.ways[0]), *options.ours]
+    run_settings = [*settings(size, max(options.lengths), options, options.ways[0]), *options.ours]
     encodery(
-        "pretrain", options.work / "tokens", "--recipe", "modernbert", "--out", out, "--budget", options.budget, *recipe
+        "pretrain",
+        options.work / "tokens",
+        "--recipe",
+        "modernbert",
+        "--out",
+        out,
+        "--budget",
+        options.budget,
+        *run_settings,
     )
     encodery("model", "export", out, "--format", "hf", "--out", out / "export")
     metrics = json.loads((out / "metrics.json").read_text())
@@ -146,31 +158,41 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"size": size, "budget": options.budget, "folder": str(out), "export_mb": round(size_mb, 1), **metrics}
 
 
-def parsed() -> argparse.Namespace:
-    """The options; `--smoke` makes everything tiny."""
+def parse_options() -> argparse.Namespace:
+    """Parse the options; `--smoke` replaces sizes and budgets by tiny ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_pretrain_gpu"))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["17M", "32M", "68M", "150M"])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024])
-    parser.add_argument("--seconds", type=int, default=90)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--vocab", type=int, default=50_368)
-    parser.add_argument("--micro", type=int, default=65_536, help="tokens at once through either model")
-    parser.add_argument("--batch", type=int, default=131_072, help="tokens of a step of encodery")
-    parser.add_argument("--variants", nargs="+", default=["compiled", "sparse"], help="of the peer; the faster counts")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="Files or folders of text.")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench_pretrain_gpu"), help="The folder of the data and the runs."
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=["17M", "32M", "68M", "150M"], help="The model sizes."
+    )
+    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024], help="The sequence lengths.")
+    parser.add_argument("--seconds", type=int, default=90, help="The training time of a run.")
+    parser.add_argument("--pairs", type=int, default=3, help="The number of paired runs.")
+    parser.add_argument("--vocab", type=int, default=50_368, help="The size of the vocabulary.")
+    parser.add_argument("--micro", type=int, default=65_536, help="The tokens of a micro-batch, for both.")
+    parser.add_argument("--batch", type=int, default=131_072, help="The tokens per step of encodery.")
+    parser.add_argument(
+        "--variants", nargs="+", default=["compiled", "sparse"], help="The variants of the peer; the fastest counts."
+    )
     parser.add_argument(
         "--ways",
         nargs="+",
         default=["compile-bf16", "cuda_graphs-bf16", "cuda_graphs-fp8"],
-        help="of encodery; the fastest counts; the first is that of --long",
+        help="The modes of encodery; the fastest counts; --long uses the first.",
     )
-    parser.add_argument("--long", choices=SIZES, help="one real run of --budget instead of the comparison")
-    parser.add_argument("--budget", default="20m")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ours", nargs="*", default=[], help="settings for encodery, path=value")
-    parser.add_argument("--smoke", action="store_true", help="tiny and short, on any device: only shows that it works")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "pretrain_gpu.json")
+    parser.add_argument("--long", choices=SIZES, help="Train this size once for --budget instead of comparing.")
+    parser.add_argument("--budget", default="20m", help="The budget of --long.")
+    parser.add_argument("--seed", type=int, default=0, help="The seed of encodery.")
+    parser.add_argument("--ours", nargs="*", default=[], help="Settings of encodery, each written path=value.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Run a tiny comparison on any device, to check the script."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results" / "pretrain_gpu.json", help="The JSON file to write."
+    )
     options = parser.parse_args()
     if options.smoke:
         options.sizes, options.lengths, options.seconds, options.pairs = ["smoke"], [64], 4, 1
@@ -187,9 +209,9 @@ def main() -> None:
 
     from encodery.base import machine
 
-    options = parsed()
+    options = parse_options()
     if not torch.cuda.is_available() and not options.smoke:
-        raise SystemExit("No CUDA device is there. --smoke runs everything tiny without one.")
+        raise SystemExit("There is no CUDA device. --smoke runs a tiny comparison without one.")
     options.work.mkdir(parents=True, exist_ok=True)
     prepare(options)
     peak = machine.matmul_peak(torch.float32 if options.smoke else torch.bfloat16)

@@ -1,8 +1,8 @@
-"""The peer of `bench/pretrain_gpu.py`: `transformers.ModernBertForMaskedLM` in a bare loop with its best settings.
+"""Run the peer of `bench/pretrain_gpu.py`: `transformers.ModernBertForMaskedLM` in a bare loop with its best settings.
 
-bf16 autocast, SDPA, fused AdamW, TF32 products where something stays in fp32. Rows of one length without padding lie on
-the device before the clock starts, and so do the draws for masks: no data loader slows it. `compiled`: the whole model
-by torch.compile, logits at every token. `sparse`: logits at masked tokens only (`sparse_prediction`), not compiled,
+bf16 autocast, SDPA, fused AdamW, TF32 products for what stays in fp32. Sequences of one length without padding are on
+the device before the clock starts, and masks are drawn there: no data loader slows it down. `compiled`: the whole model
+with torch.compile, logits at every token. `sparse`: logits at masked tokens only (`sparse_prediction`), not compiled,
 since their number changes.
 """
 
@@ -18,19 +18,19 @@ import numpy as np
 import torch
 import transformers
 
-WARM = 10  # steps before the clock starts
-RATE = 0.3
+WARMUP_STEPS = 10  # Before the clock starts.
+MASK_RATE = 0.3
 
 
 def model_for(shape: list[int], length: int, tokenizer: Any, sparse: bool) -> torch.nn.Module:
-    """ModernBERT with random weights."""
-    depth, width, heads, inner = shape
+    """Return ModernBERT with random weights."""
+    depth, width, heads, intermediate_size = shape
     config = transformers.ModernBertConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
-        intermediate_size=inner,
+        intermediate_size=intermediate_size,
         max_position_embeddings=length,
         pad_token_id=tokenizer.pad_token_id,
         cls_token_id=tokenizer.cls_token_id,
@@ -58,19 +58,19 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.tokenizer)
     stored = np.load(options.rows)
-    rows = torch.from_numpy(stored[: 2**28 // stored.shape[1]].astype(np.int64)).to(device)
-    count = max(1, options.micro // rows.shape[1])
-    model = model_for(options.shape, rows.shape[1], tokenizer, options.variant == "sparse").to(device)
+    sequences = torch.from_numpy(stored[: 2**28 // stored.shape[1]].astype(np.int64)).to(device)
+    count = max(1, options.micro // sequences.shape[1])
+    model = model_for(options.shape, sequences.shape[1], tokenizer, options.variant == "sparse").to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
     run = torch.compile(model) if options.variant == "compiled" else model
     model.train()
 
     def step() -> None:
-        ids = rows[torch.randint(len(rows), (count,), device=device)]
-        hidden = torch.rand(ids.shape, device=device) < RATE
-        labels = ids.masked_fill(~hidden, -100)
+        ids = sequences[torch.randint(len(sequences), (count,), device=device)]
+        masked = torch.rand(ids.shape, device=device) < MASK_RATE
+        labels = ids.masked_fill(~masked, -100)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = run(input_ids=ids.masked_fill(hidden, tokenizer.mask_token_id), labels=labels).loss
+            loss = run(input_ids=ids.masked_fill(masked, tokenizer.mask_token_id), labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -80,7 +80,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    for _ in range(WARM if device.type == "cuda" else 1):
+    for _ in range(WARMUP_STEPS if device.type == "cuda" else 1):
         step()
     wait()
     start, steps = time.perf_counter(), 0
@@ -90,12 +90,12 @@ def main() -> None:
         if steps % 10 == 0:
             wait()
     wait()
-    spent = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     metrics = {
         "variant": options.variant,
         "steps": steps,
-        "seconds": spent,
-        "tokens_per_s": steps * count * rows.shape[1] / spent,
+        "seconds": seconds,
+        "tokens_per_s": steps * count * sequences.shape[1] / seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     options.out.write_text(json.dumps(metrics))

@@ -1,4 +1,4 @@
-"""The judge of `bench/pretrain.py`: held-out masked loss of an exported folder, computed by stock transformers."""
+"""Compute the held-out masked-LM loss of an exported folder with stock transformers, for `bench/pretrain.py`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BATCH = 64
 
 
 @torch.no_grad()
-def judge(export: Path, rows: Path) -> dict[str, float]:
-    """Mean loss and accuracy over the fixed masked positions of `rows` (see `judge_rows`)."""
+def judge(export: Path, sequences: Path) -> dict[str, float]:
+    """Return the mean loss and accuracy over the fixed masked positions of the file `sequences` (`judge_sequences`)."""
     model = transformers.AutoModelForMaskedLM.from_pretrained(export, dtype=torch.float32).eval()
-    stored = np.load(rows)
+    stored = np.load(sequences)
     offsets = stored["offsets"]
     order = np.argsort(np.diff(offsets), kind="stable")
-    loss, right, count = 0.0, 0, 0
+    loss, correct, count = 0.0, 0, 0
     for start in range(0, len(order), BATCH):
         members = order[start : start + BATCH]
         width = int(np.diff(offsets)[members].max())
@@ -35,18 +35,18 @@ def judge(export: Path, rows: Path) -> dict[str, float]:
         expected = torch.from_numpy(labels)
         at = expected >= 0
         loss += torch.nn.functional.cross_entropy(logits[at], expected[at], reduction="sum").item()
-        right += int((logits[at].argmax(-1) == expected[at]).sum())
+        correct += int((logits[at].argmax(-1) == expected[at]).sum())
         count += int(at.sum())
-    return {"loss": loss / count, "accuracy": right / count, "masked": count}
+    return {"loss": loss / count, "accuracy": correct / count, "masked": count}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("export", type=Path)
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("export", type=Path, help="A folder that transformers loads.")
+    parser.add_argument("sequences", type=Path, help="The file of `judge_sequences`.")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    print(json.dumps(judge(options.export, options.rows)))
+    print(json.dumps(judge(options.export, options.sequences)))
 
 
 if __name__ == "__main__":

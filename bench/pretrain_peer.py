@@ -1,8 +1,8 @@
-"""The peer of `bench/pretrain.py`: `transformers.Trainer` on the run_mlm recipe, for a number of seconds.
+"""Run the peer of `bench/pretrain.py`: `transformers.Trainer` on the run_mlm recipe, for a number of seconds.
 
-Prepared data is read from a folder: `tokenizer/`, `<layout>.npz` (ids and offsets). Padding, collation, masking and
-loss are all stock: `DataCollatorForLanguageModeling(mlm_probability=0.15)`, `BertForMaskedLM`, AdamW, linear decay.
-A short calibration run finds the step rate, so that the schedule ends when the seconds do.
+It reads prepared data from a folder: `tokenizer/` and `<layout>.npz` (ids and offsets). Padding, collation, masking and
+loss are stock: `DataCollatorForLanguageModeling(mlm_probability=0.15)`, `BertForMaskedLM`, AdamW, linear decay. A short
+calibration run measures the steps per second, so that the schedule ends with the seconds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SHAPES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8)}
 CALIBRATION_STEPS = 6
 
 
-class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Each row is one chunk or one line, as token ids with [CLS] and [SEP]."""
+class TokenSequences(torch.utils.data.Dataset[dict[str, Any]]):
+    """Each item is one chunk or one line, as token ids with [CLS] and [SEP]."""
 
     def __init__(self, path: Path) -> None:
         stored = np.load(path)
@@ -35,8 +35,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return {"input_ids": self._ids[self._offsets[index] : self._offsets[index + 1]].tolist()}
 
 
-class Clock(transformers.TrainerCallback):
-    """Counts real tokens and stops the run when its seconds are over."""
+class StopAfterSeconds(transformers.TrainerCallback):
+    """Counts tokens other than padding, and stops the run after its seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.tokens, self.steps = seconds, 0, 0
@@ -53,10 +53,10 @@ class Clock(transformers.TrainerCallback):
             control.should_training_stop = True
 
 
-class Counting:
-    """The stock collator, with the real tokens of every batch counted."""
+class CountingCollator:
+    """The stock collator, which also counts the tokens of every batch before padding."""
 
-    def __init__(self, collator: Any, clock: Clock) -> None:
+    def __init__(self, collator: Any, clock: StopAfterSeconds) -> None:
         self._collator, self._clock = collator, clock
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
@@ -80,11 +80,11 @@ def model_for(options: argparse.Namespace, pad: int) -> transformers.BertForMask
     return transformers.BertForMaskedLM(config)
 
 
-def train(options: argparse.Namespace, seconds: float, max_steps: int) -> tuple[Clock, Any]:
+def train(options: argparse.Namespace, seconds: float, max_steps: int) -> tuple[StopAfterSeconds, Any]:
     transformers.set_seed(options.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.data / "tokenizer")
     model = model_for(options, tokenizer.pad_token_id)
-    clock = Clock(seconds)
+    clock = StopAfterSeconds(seconds)
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
     arguments = transformers.TrainingArguments(
         output_dir=str(options.out / "trainer"),
@@ -105,8 +105,8 @@ def train(options: argparse.Namespace, seconds: float, max_steps: int) -> tuple[
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
-        train_dataset=Rows(options.data / f"{options.layout}.npz"),
-        data_collator=Counting(collator, clock),
+        train_dataset=TokenSequences(options.data / f"{options.layout}.npz"),
+        data_collator=CountingCollator(collator, clock),
         callbacks=[clock],
     )
     trainer.train()

@@ -1,11 +1,12 @@
-"""Papers, schedules and the like against the default at equal wall-clock budget: one change a row, same size and text.
+"""Compare recipes of papers, schedules and execution settings with the default at equal wall time, one change per row.
 
     python bench/recipes.py TOKENS [path=value ...] [--group papers] [--seconds 60] [--seeds 0 1] [--rows bert ...]
 
-Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row is about the shape; `layered` and `recompute`
-4 × 256), the held-out loss is that of fixed masks at 15 %, so rows with other mask rates compare. Runs take turns over
-the seeds; means with the spread (half the range) are reported, and the largest memory of the process. At this budget a
-row shows whether a mechanism helps early, on small models; it says nothing of the scale the papers speak of.
+Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row changes the shape; the groups `layered` and
+`recompute`: 4 × 256). The held-out loss uses fixed masks at 15 %, so that rows with other mask rates compare. The rows
+alternate, seed by seed. The results are the means, the spread (half the range) and the peak memory of the process. At
+this budget a row shows whether a mechanism helps small models early in training; it says nothing about the scale of the
+papers.
 """
 
 from __future__ import annotations
@@ -44,36 +45,41 @@ SCHEDULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask rate 0.30": ("tiny", ("objective.corruption.rate=0.30",)),
     "mask rate 0.30 -> 0.15": ("tiny", ("objective.corruption.rate=0.30 -> 0.15 linear",)),
 }
-LEARNED = ("model.positions.is=learned",)
-BEGINNINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+LEARNED_POSITIONS = ("model.positions.is=learned",)
+DATA_INITS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bigrams (default)": ("tiny", ("data_init.is=bigrams",)),
     "cooccurrence": ("tiny", ("data_init.is=cooccurrence",)),
     "random": ("tiny", ("data_init.is=random",)),
-    "bigrams, learned positions": ("tiny", ("data_init.is=bigrams", *LEARNED)),
-    "cooccurrence, learned positions": ("tiny", ("data_init.is=cooccurrence", *LEARNED)),
-    "random, learned positions": ("tiny", ("data_init.is=random", *LEARNED)),
+    "bigrams, learned positions": ("tiny", ("data_init.is=bigrams", *LEARNED_POSITIONS)),
+    "cooccurrence, learned positions": ("tiny", ("data_init.is=cooccurrence", *LEARNED_POSITIONS)),
+    "random, learned positions": ("tiny", ("data_init.is=random", *LEARNED_POSITIONS)),
 }
-LAYERED: dict[str, tuple[str, tuple[str, ...]]] = {
+LAYERWISE: dict[str, tuple[str, tuple[str, ...]]] = {
     "one micro-batch after the other": ("mini", ()),
     "all through a layer together": ("mini", ("train.layerwise_offload=true",)),
 }
-RECOMPUTE: dict[str, tuple[str, tuple[str, ...]]] = {
+CHECKPOINTING: dict[str, tuple[str, tuple[str, ...]]] = {
     name: ("mini", (f"train.activation_checkpointing={name}",)) for name in ("nothing", "attention", "ffn", "block")
 }
-DEEPER = ("model.depth=4", "model.width=256", "model.heads=4")
-WHOLE = ("model.max_length=512", "feed.max_length=512", "train.batch_tokens=16384", "train.micro_batch_tokens=16384")
-# Rows, what all of them have beside shape and length, and the results file.
+MINI_SHAPE = ("model.depth=4", "model.width=256", "model.heads=4")
+LONG_SEQUENCES = (
+    "model.max_length=512",
+    "feed.max_length=512",
+    "train.batch_tokens=16384",
+    "train.micro_batch_tokens=16384",
+)
+# The rows of a group, the settings of all rows besides shape and length, and the results file.
 GROUPS = {
     "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "data_init.is=random"), "recipes.json"),
     "schedules": (SCHEDULES, ("model.intermediate_size=256",), "schedules.json"),
-    "beginnings": (BEGINNINGS, ("model.intermediate_size=256",), "beginnings.json"),
-    "layered": (LAYERED, (*DEEPER, "train.micro_batch_tokens=512"), "layered.json"),
-    "recompute": (RECOMPUTE, (*DEEPER, *WHOLE), "recompute.json"),
+    "beginnings": (DATA_INITS, ("model.intermediate_size=256",), "beginnings.json"),
+    "layered": (LAYERWISE, (*MINI_SHAPE, "train.micro_batch_tokens=512"), "layered.json"),
+    "recompute": (CHECKPOINTING, (*MINI_SHAPE, *LONG_SEQUENCES), "recompute.json"),
 }
 
 
 def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """One run and its figures."""
+    """Run `encodery pretrain` once and return its metrics."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "encodery", "pretrain", str(options.tokens), "--recipe", recipe, "--out", str(out)]
     command += ["--budget", f"{options.seconds}s", *SHAPE, *LENGTH, *GROUPS[options.group][1], f"train.seed={seed}"]
@@ -90,19 +96,19 @@ def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokens", type=Path)
-    parser.add_argument("settings", nargs="*", help="of all rows, path=value")
-    parser.add_argument("--group", choices=GROUPS, default="papers")
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--rows", nargs="+", help="of the group [default: all]")
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_recipes"))
-    parser.add_argument("--out", type=Path, help="[default: the group's file in results]")
+    parser.add_argument("tokens", type=Path, help="A token folder.")
+    parser.add_argument("settings", nargs="*", help="Settings of all rows, each written path=value.")
+    parser.add_argument("--group", choices=GROUPS, default="papers", help="The group of rows to run.")
+    parser.add_argument("--seconds", type=int, default=60, help="The training time of a run.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="The seeds; each row runs once per seed.")
+    parser.add_argument("--rows", nargs="+", help="The rows of the group to run [default: all].")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_recipes"), help="The folder of the runs.")
+    parser.add_argument("--out", type=Path, help="The JSON file to write [default: the group's file in results].")
     options = parser.parse_intermixed_args()
     rows, common, file = GROUPS[options.group]
     names = options.rows or list(rows)
     if unknown := set(names) - set(rows):
-        parser.error(f"no row {', '.join(unknown)} in {options.group}: {', '.join(rows)}")
+        parser.error(f"--rows: group {options.group} has no row {', '.join(unknown)}; it has {', '.join(rows)}")
 
     from encodery.base import machine
 

@@ -1,17 +1,19 @@
-"""Retrieval: words, vectors, both and reranked, on collections in BEIR's layout, against bm25s on the same queries.
+"""Compare BM25, dense, hybrid and reranked search on collections in BEIR's layout, against bm25s on the same queries.
 
     python bench/retrieval.py COLLECTION ... --pretrained FOLDER [--train FILE] [--queries 300]
 
-Systems: `bm25s` (its English stop words and stemmer, Lucene's formula at our k1 and b), and an index of `encodery
-search` asked several ways: bm25, dense, hybrid (the weight it found by itself, without labels), and hybrid with the
-first 30 passages ordered anew by each of --rerankers, which has the share in the last word that `search trust` finds
-for it without labels, or half of it, or all: `late`, token vectors (ColBERT) by `encodery embed train --recipe
-colbert` on the pairs of --train (rows with query and positive, of other texts than the collections'), `tilde`, term
-weights (TILDEv2) by `--recipe tilde_v2` on the same, and `cross`, a cross-encoder by `encodery finetune rank` on some
-of them, with negatives found by bm25s. Also `plain`, both programs' BM25 without stop words and stems, where the
-formula is all there is. And `stored`: dense alone, where vectors are stored or made in fewer bits, with the bytes of
-the index; differences there are to float32. Figures are nDCG@10 with 95 % intervals, differences to the index's bm25
-with the probability of a randomisation test; all by `encodery.evaluate`.
+Systems: `bm25s` (with its English stop words and stemmer, Lucene's formula with our k1 and b), and an index of
+`encodery search` in several modes: bm25, dense, hybrid (with the fusion weight that the index chose without labels),
+and hybrid with the first 30 passages reranked by each of `--rerankers`. A reranker has the weight that `encodery
+search tune-rerank` chooses without labels, or a weight of 0.5 (`half`) or 1 (`alone`). `late`: a multi-vector model (ColBERT), trained by
+`encodery embed train --recipe colbert` on the pairs of `--train` (rows with query and positive, of other texts than
+those of the collections). `tilde`: term weights (TILDEv2), trained by `--recipe tilde_v2` on the same pairs. `cross`: a
+cross-encoder, trained by `encodery finetune rank` on some of the pairs, with negatives from bm25s.
+
+Group `plain`: BM25 of both programs without stop words and stemming, so that only the formula differs. Group `stored`:
+dense search with vectors that are stored, or computed, with fewer bits, and the bytes of the index; its differences are
+to float32. The metric is nDCG@10 with 95 % intervals, and the difference to bm25 of the index with the p-value of a
+randomisation test, all computed by `encodery.evaluate`.
 """
 
 from __future__ import annotations
@@ -42,13 +44,15 @@ K1, B = 1.2, 0.75
 NEGATIVES = 3
 RERANKERS = {"late": "token vectors", "tilde": "term weights", "cross": "cross-encoder"}
 RECIPES = {"late": "colbert", "tilde": "tilde_v2"}
-FIRST, LAST = 2, 20  # Ranks, from 0, of the passages that negatives are drawn from.
+FIRST_RANK, END_RANK = 2, 20  # The ranks, from 0, that negatives are drawn from; the end is excluded.
 
 
 @dataclass(frozen=True, kw_only=True)
 class BM25S(System):
-    """The library bm25s. `stemmed`: with its English stop words and stemmer, as its documentation shows; else words as
-    they are."""
+    """The library bm25s.
+
+    `stemmed`: with its English stop words and stemmer, as in its documentation; otherwise with the plain words.
+    """
 
     stemmed: bool = True
 
@@ -57,50 +61,50 @@ class BM25S(System):
         return "bm25s" if self.stemmed else "bm25s plain"
 
     def open(self) -> OpenSystem:
-        return _Opened(self)
+        return _OpenBM25S(self)
 
 
-class _Opened(OpenSystem):
+class _OpenBM25S(OpenSystem):
     symmetric = False
 
     def __init__(self, settings: BM25S) -> None:
         super().__init__(settings.label)
-        self._cut = cutter(settings.stemmed)
+        self._tokenize = tokenizer_of(settings.stemmed)
 
     def rank(self, queries: Mapping[str, str], documents: Mapping[str, str], depth: int) -> Run:
-        """See `Opened`."""
+        """See `OpenSystem`."""
         import bm25s
 
         names = list(documents)
         engine = bm25s.BM25(k1=K1, b=B, method="lucene")
-        engine.index(self._cut(documents.values()), show_progress=False)
+        engine.index(self._tokenize(documents.values()), show_progress=False)
         with self.counters.clock():
-            places, scores = engine.retrieve(
-                self._cut(queries.values()), k=min(depth, len(names)), show_progress=False, n_threads=1
+            indices, scores = engine.retrieve(
+                self._tokenize(queries.values()), k=min(depth, len(names)), show_progress=False, n_threads=1
             )
         self.counters.add(len(queries), None, 0, 0)
         return {
             query: {names[n]: float(score) for n, score in zip(row, values, strict=True) if score > 0}
-            for query, row, values in zip(queries, places, scores, strict=True)
+            for query, row, values in zip(queries, indices, scores, strict=True)
         }
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        raise UnsupportedEvaluation(f"{self.name}: finds documents for queries; it gives no vectors.")
+        raise UnsupportedEvaluation(f"{self.name}: ranks documents for queries; it has no vectors.")
 
 
-def cutter(stemmed: bool) -> Callable[[Iterable[str]], Any]:
-    """Texts to the words that bm25s counts."""
+def tokenizer_of(stemmed: bool) -> Callable[[Iterable[str]], Any]:
+    """Return a function from texts to the terms of bm25s."""
     import bm25s
     import Stemmer
 
-    stemmer, stop = (Stemmer.Stemmer("english"), "en") if stemmed else (None, [])
+    stemmer, stop_words = (Stemmer.Stemmer("english"), "en") if stemmed else (None, [])
 
-    def cut(texts: Iterable[str]) -> Any:
-        # Plain words are those of our own BM25: of one letter too.
+    def tokenize(texts: Iterable[str]) -> Any:
+        # Plain words as in our own BM25, which include words of one letter.
         extra = {} if stemmed else {"token_pattern": r"(?u)\b\w+\b"}
-        return bm25s.tokenize(list(texts), stopwords=stop, stemmer=stemmer, show_progress=False, **extra)
+        return bm25s.tokenize(list(texts), stopwords=stop_words, stemmer=stemmer, show_progress=False, **extra)
 
-    return cut
+    return tokenize
 
 
 def encodery(*arguments: str | Path | int) -> None:
@@ -109,38 +113,38 @@ def encodery(*arguments: str | Path | int) -> None:
 
 
 def pairs_of(file: Path) -> list[tuple[str, str]]:
-    """Query and positive of every row."""
+    """Return the query and the positive of every row."""
     with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
         return [(row["query"], row["positive"]) for row in map(json.loads, lines)]
 
 
-def rows_for_late(pairs: Sequence[tuple[str, str]], most: int, out: Path) -> None:
-    """Pairs as they are, drawn at random."""
+def write_pairs(pairs: Sequence[tuple[str, str]], max_pairs: int, out: Path) -> None:
+    """Write pairs that are drawn at random."""
     with out.open("w", encoding="utf-8") as rows:
-        for query, positive in random.Random(0).sample(pairs, min(most, len(pairs))):
+        for query, positive in random.Random(0).sample(pairs, min(max_pairs, len(pairs))):
             rows.write(json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n")
 
 
-def rows_for_cross(pairs: Sequence[tuple[str, str]], queries: int, out: Path) -> None:
-    """Pairs of query and passage with label 1 or 0: each query's own passage, and some that bm25s finds for it."""
+def write_labelled_pairs(pairs: Sequence[tuple[str, str]], queries: int, out: Path) -> None:
+    """Write pairs of query and passage with label 1 (the positive) or 0 (negatives that bm25s finds)."""
     import bm25s
 
     passages = list(dict.fromkeys(passage for _, passage in pairs))
-    draw = random.Random(0)
-    chosen = draw.sample(pairs, min(queries, len(pairs)))
-    cut = cutter(True)
+    rng = random.Random(0)
+    sampled = rng.sample(pairs, min(queries, len(pairs)))
+    tokenize = tokenizer_of(True)
     engine = bm25s.BM25(k1=K1, b=B, method="lucene")
-    engine.index(cut(passages), show_progress=False)
-    places, _ = engine.retrieve(cut([query for query, _ in chosen]), k=LAST, show_progress=False)
+    engine.index(tokenize(passages), show_progress=False)
+    indices, _ = engine.retrieve(tokenize([query for query, _ in sampled]), k=END_RANK, show_progress=False)
     with out.open("w", encoding="utf-8") as rows:
-        for (query, positive), results in zip(chosen, places, strict=True):
-            others = [passages[n] for n in results[FIRST:] if passages[n] != positive]
-            for text, label in [(positive, 1), *((text, 0) for text in draw.sample(others, NEGATIVES))]:
+        for (query, positive), results in zip(sampled, indices, strict=True):
+            others = [passages[n] for n in results[FIRST_RANK:] if passages[n] != positive]
+            for text, label in [(positive, 1), *((text, 0) for text in rng.sample(others, NEGATIVES))]:
                 rows.write(json.dumps({"query": query, "text": text, "label": label}, ensure_ascii=False) + "\n")
 
 
-def unpacked(collection: Path, out: Path) -> Path:
-    """The collection with plain files."""
+def unpack(collection: Path, out: Path) -> Path:
+    """Copy a collection, with its .xz files decompressed."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for file in (file for file in collection.rglob("*") if file.is_file()):
@@ -153,8 +157,8 @@ def unpacked(collection: Path, out: Path) -> Path:
     return out
 
 
-def trained(options: argparse.Namespace) -> dict[str, Path]:
-    """Name -> folder of each reranker; one that is there already is not trained again."""
+def train_rerankers(options: argparse.Namespace) -> dict[str, Path]:
+    """Train the rerankers that do not exist yet and return name -> folder."""
     results: dict[str, Path] = {}
     for kind in options.rerankers if options.train is not None else ():
         out, rows = options.work / f"reranker-{kind}", options.work / f"rerank-{kind}.jsonl"
@@ -163,33 +167,37 @@ def trained(options: argparse.Namespace) -> dict[str, Path]:
             continue
         pairs = pairs_of(options.train)
         if kind in RECIPES:
-            rows_for_late(pairs, options.train_pairs, rows)
+            write_pairs(pairs, options.train_pairs, rows)
             command = ["embed", "train", rows, "--recipe", RECIPES[kind]]
         else:
-            rows_for_cross(pairs, options.train_queries, rows)
+            write_labelled_pairs(pairs, options.train_queries, rows)
             command = ["finetune", "rank", rows]
         encodery(*command, "--model", options.pretrained, "--out", out, "epochs=1")
     return results
 
 
-def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[str, Path]) -> dict[str, Any]:
-    """One collection: the index, its systems, and both plain formulas."""
+def run_collection(collection: Path, options: argparse.Namespace, rerankers: Mapping[str, Path]) -> dict[str, Any]:
+    """Index one collection and evaluate all systems on it."""
     name = collection.name
-    data, index = unpacked(collection, options.work / name), options.work / f"{name}-index"
+    data, index = unpack(collection, options.work / name), options.work / f"{name}-index"
     encodery("search", "index", data / "corpus.jsonl", "--model", options.pretrained, "--out", index)
     ours = [IndexSystem(path=str(index), name=mode, mode=mode) for mode in ("bm25", "dense", "hybrid")]
     for label, folder in rerankers.items():
         encodery("search", "tune-rerank", index, "--rerank", folder)
-        again = folder
+        reranker = folder
         if label == RERANKERS["tilde"]:
-            again = options.work / f"{name}-weights"
-            encodery("search", "precompute-terms", index, "--model", folder, "--out", again)
-        shares = {"": rerank_weight_of(index, folder), " alone": 1.0, " half": 0.5}
+            reranker = options.work / f"{name}-weights"
+            encodery("search", "precompute-terms", index, "--model", folder, "--out", reranker)
+        weights = {"": rerank_weight_of(index, folder), " alone": 1.0, " half": 0.5}
         ours += [
             IndexSystem(
-                path=str(index), name=f"hybrid, {label}{how}", mode="hybrid", rerank=str(again), rerank_weight=share
+                path=str(index),
+                name=f"hybrid, {label}{suffix}",
+                mode="hybrid",
+                rerank=str(reranker),
+                rerank_weight=weight,
             )
-            for how, share in shares.items()
+            for suffix, weight in weights.items()
         ]
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
     results = compare([*ours, BM25S()], [task], log=lambda line: print(line, flush=True)).to_dict()
@@ -197,19 +205,19 @@ def measured(collection: Path, options: argparse.Namespace, rerankers: Mapping[s
         [BM25System(name="encodery plain", k1=K1, b=B, stop_words=False), BM25S(stemmed=False)], [task]
     ).to_dict()
     metrics = json.loads((index / "manifest.json").read_text())["metrics"]
-    kept = ("documents", "passages", "bytes", "weight", "seconds")
+    keys = ("documents", "passages", "bytes", "weight", "seconds")
     return {
         "set": name,
-        "index": {key: metrics[key] for key in kept},
+        "index": {key: metrics[key] for key in keys},
         "shares": {label: rerank_weight_of(index, folder) for label, folder in rerankers.items()},
         "rows": results["rows"],
         "plain": plain["rows"],
-        "stored": stored(name, data, options) if options.stored else [],
+        "stored": run_stored(name, data, options) if options.stored else [],
     }
 
 
-def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Dense search alone, by vectors stored in fewer bits, or made by 8-bit products."""
+def run_stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Evaluate dense search with vectors that are stored in fewer bits, or computed by the int8 runtime."""
     variants = [("torch", kind) for kind in STORED] + [("packed_int8", kind) for kind in ("fp32", "int8")]
     systems, indexes = [], []
     for runtime, kind in variants:
@@ -223,40 +231,46 @@ def stored(name: str, data: Path, options: argparse.Namespace) -> list[dict[str,
         indexes.append(json.loads((index / "manifest.json").read_text())["metrics"])
     task = SuiteTask(suite=RetrievalSuite(max_queries=options.queries), data=data, name=name)
     rows = compare(systems, [task], log=lambda line: print(line, flush=True)).to_dict()["rows"]
-    kept = ("bytes", "exact_recall")
+    keys = ("bytes", "exact_recall")
     results = []
     for system, metrics in zip(systems, indexes, strict=True):
-        results += [row | {key: metrics.get(key) for key in kept} for row in rows if row["system"] == system.label]
+        results += [row | {key: metrics.get(key) for key in keys} for row in rows if row["system"] == system.label]
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collections", nargs="+", type=Path)
-    parser.add_argument("--pretrained", type=Path, required=True, help="the encoder")
-    parser.add_argument("--train", type=Path, help="pairs for the rerankers")
-    parser.add_argument("--rerankers", nargs="+", choices=RERANKERS, default=["late"])
-    parser.add_argument("--train-pairs", type=int, default=8000, help="of them for the token vectors")
-    parser.add_argument("--train-queries", type=int, default=1500, help="of them for the cross-encoder")
-    parser.add_argument("--stored", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--queries", type=int, default=300, help="of each collection at most")
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_retrieval"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval.json")
+    parser.add_argument("collections", nargs="+", type=Path, help="Folders in BEIR's layout, plain or .xz.")
+    parser.add_argument("--pretrained", type=Path, required=True, help="The folder of the encoder.")
+    parser.add_argument("--train", type=Path, help="Training pairs of the rerankers: rows with query and positive.")
+    parser.add_argument("--rerankers", nargs="+", choices=RERANKERS, default=["late"], help="The rerankers to train.")
+    parser.add_argument(
+        "--train-pairs", type=int, default=8000, help="The maximum number of pairs for `late` and `tilde`."
+    )
+    parser.add_argument("--train-queries", type=int, default=1500, help="The maximum number of queries for `cross`.")
+    parser.add_argument(
+        "--stored", action=argparse.BooleanOptionalAction, default=True, help="Whether to run the group `stored`."
+    )
+    parser.add_argument("--queries", type=int, default=300, help="The maximum number of queries per collection.")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench_retrieval"), help="The folder of the indexes and models."
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval.json", help="The JSON file to write.")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    rerankers = trained(options)
+    rerankers = train_rerankers(options)
     settings = {"queries": options.queries}
     if rerankers:
         settings |= {"train_pairs": options.train_pairs, "train_queries": options.train_queries}
     result: dict[str, Any] = {"machine": machine.describe(), "settings": settings, "sets": []}
     for collection in options.collections:
-        result["sets"].append(measured(collection, options, rerankers))
+        result["sets"].append(run_collection(collection, options, rerankers))
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         for row in [row for part in ("rows", "plain", "stored") for row in result["sets"][-1][part]]:
-            apart = f"{row['difference']:+.4f} p {row['p']:.3f}" if "difference" in row else ""
+            difference = f"{row['difference']:+.4f} p {row['p']:.3f}" if "difference" in row else ""
             interval = f"[{row['low']:.3f} {row['high']:.3f}]"
             size = f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else ""
-            print(f"{collection.name:10} {row['system']:18} {row['value']:.4f} {interval} {apart} {size}")
+            print(f"{collection.name:10} {row['system']:18} {row['value']:.4f} {interval} {difference} {size}")
 
 
 if __name__ == "__main__":

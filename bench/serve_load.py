@@ -1,7 +1,7 @@
-"""Load on a server of /v1/embeddings, from one process that takes little of the processor itself.
+"""Generate load on a server of /v1/embeddings from one process that uses little CPU time itself.
 
-HTTP is written by hand over asyncio's streams, since the generator shares the machine with the server it measures.
-Bodies are made before the clock runs.
+The generator shares the machine with the server that it measures, so it writes HTTP directly to the streams of asyncio.
+Request bodies are prepared before the clock starts.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ import orjson
 SIZES, WEIGHTS = (1, 8, 32), (0.8, 0.15, 0.05)
 MEAN = sum(size * weight for size, weight in zip(SIZES, WEIGHTS, strict=True))
 HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
-PATIENCE = 180.0  # seconds for one answer
-KINDS = 4  # of ways to leave
+TIMEOUT = 180.0  # Seconds until a request without a reply fails.
+NUM_ABORT_KINDS = 4  # The ways in which a client disconnects.
 
 
 @dataclass(frozen=True)
 class Request:
-    """`texts`: their numbers; `body`: the whole request as it is sent."""
+    """A prepared HTTP request. `texts`: the indices of its texts; `body`: the bytes that are sent."""
 
     texts: tuple[int, ...]
     body: bytes
 
 
 @dataclass(frozen=True)
-class Reply:
-    """`status` 0 where the connection broke."""
+class HttpReply:
+    """An HTTP reply. `status` is 0 if the connection failed."""
 
     status: int
     headers: dict[str, str]
     content: bytes
 
 
-def written(path: str, table: object) -> bytes:
-    """A POST as bytes."""
+def post_request(path: str, table: object) -> bytes:
+    """Return a POST request with a JSON body as bytes."""
     content = orjson.dumps(table)
     return HEAD.format(path=path, size=len(content)).encode() + content
 
 
 def requests(texts: list[str], count: int, seed: int, path: str = "/v1/embeddings") -> list[Request]:
-    """So many requests of 1, 8 or 32 texts."""
+    """Return `count` random requests of 1, 8 or 32 texts."""
     rng = random.Random(seed)
     results = []
     for _ in range(count):
-        some = tuple(rng.choices(range(len(texts)), k=rng.choices(SIZES, WEIGHTS)[0]))
-        results.append(Request(some, written(path, {"input": [texts[n] for n in some], "model": "m"})))
+        indices = tuple(rng.choices(range(len(texts)), k=rng.choices(SIZES, WEIGHTS)[0]))
+        results.append(Request(indices, post_request(path, {"input": [texts[n] for n in indices], "model": "m"})))
     return results
 
 
 class Connections:
-    """Kept alive between requests."""
+    """A pool of connections that are kept alive between requests."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -71,44 +71,47 @@ class Connections:
         for _reader, writer in self._free:
             writer.close()
 
-    async def send(self, body: bytes) -> Reply:
-        """The reply; of status 0 where there is none."""
+    async def send(self, body: bytes) -> HttpReply:
+        """Send a request and return the reply, with status 0 if there is none."""
         while self._free:
             pair = self._free.pop()
             if not pair[0].at_eof():
                 results = await self._over(pair, body)
                 if results.status:
                     return results
-            pair[1].close()  # The server ended it while it stood idle.
+            pair[1].close()  # The server closed it while it was idle.
         try:
             pair = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
         except OSError:
-            return Reply(0, {}, b"")
+            return HttpReply(0, {}, b"")
         return await self._over(pair, body)
 
-    async def _over(self, pair: tuple[asyncio.StreamReader, asyncio.StreamWriter], body: bytes) -> Reply:
+    async def _over(self, pair: tuple[asyncio.StreamReader, asyncio.StreamWriter], body: bytes) -> HttpReply:
         reader, writer = pair
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 writer.write(body)
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
                 content = await reader.readexactly(int(headers["content-length"]))
         except (OSError, EOFError, TimeoutError, KeyError, asyncio.IncompleteReadError):
             writer.close()
-            return Reply(0, {}, b"")
+            return HttpReply(0, {}, b"")
         if headers.get("connection", "").lower() == "close":
             writer.close()
         else:
             self._free.append(pair)
-        return Reply(int(head[0].split()[1]), headers, content)
+        return HttpReply(int(head[0].split()[1]), headers, content)
 
 
-async def saturation(port: int, queries: list[Request], warm: float, seconds: float, clients: int) -> float:
-    """Texts a second of clients that ask again as soon as they are answered, `warm` seconds before the clock runs. A
-    client that is told to come later does, in a second. Raises `SystemExit` at any other refusal."""
-    done, begin = 0, time.monotonic() + warm
-    end = begin + seconds
+async def saturation(port: int, queries: list[Request], warmup: float, seconds: float, clients: int) -> float:
+    """Return the texts per second of clients that send the next request as soon as they have a reply.
+
+    The clock starts after `warmup` seconds. A client that gets status 429 retries after a second. Raises `SystemExit`
+    at any other error status.
+    """
+    done, start = 0, time.monotonic() + warmup
+    end = start + seconds
 
     async def client(wire: Connections, first: int) -> None:
         nonlocal done
@@ -121,7 +124,7 @@ async def saturation(port: int, queries: list[Request], warm: float, seconds: fl
                 continue
             if reply.status != 200:
                 raise SystemExit(f"port {port}: {reply.status} {reply.content[:200]!r} while saturated")
-            if begin <= time.monotonic() <= end:
+            if start <= time.monotonic() <= end:
                 done += len(one.texts)
             number += clients
 
@@ -131,8 +134,8 @@ async def saturation(port: int, queries: list[Request], warm: float, seconds: fl
 
 
 @dataclass
-class Taken:
-    """What came of an open loop: latencies of requests of one text in milliseconds, and statuses of all."""
+class LoadResult:
+    """The result of an open loop: latencies in ms, of requests of one text and of all, and status -> count."""
 
     single_ms: list[float] = field(default_factory=list)
     all_ms: list[float] = field(default_factory=list)
@@ -140,7 +143,7 @@ class Taken:
 
 
 def arrivals(rate: float, seconds: float, rng: random.Random) -> Iterator[float]:
-    """Times of a Poisson process of `rate` texts a second."""
+    """Yield the times of a Poisson process of `rate` texts per second."""
     at = rng.expovariate(rate / MEAN)
     while at < seconds:
         yield at
@@ -153,10 +156,10 @@ async def open_loop(
     rate: float,
     seconds: float,
     seed: int,
-    saw: Callable[[Request, Reply], None] | None = None,
-) -> Taken:
-    """Requests at times of their own; a latency counts from when the request was due."""
-    results, rng = Taken(), random.Random(seed)
+    on_reply: Callable[[Request, HttpReply], None] | None = None,
+) -> LoadResult:
+    """Send requests at the times of a Poisson process; a latency counts from the time a request was due."""
+    results, rng = LoadResult(), random.Random(seed)
 
     async def one(wire: Connections, due: float, request: Request) -> None:
         reply = await wire.send(request.body)
@@ -165,28 +168,30 @@ async def open_loop(
             results.all_ms.append(1000 * (time.monotonic() - due))
             if len(request.texts) == 1:
                 results.single_ms.append(results.all_ms[-1])
-        if saw is not None:
-            saw(request, reply)
+        if on_reply is not None:
+            on_reply(request, reply)
 
     async with Connections(port) as wire, asyncio.TaskGroup() as group:
-        begun = time.monotonic()
+        start = time.monotonic()
         for number, at in enumerate(arrivals(rate, seconds, rng)):
-            await asyncio.sleep(max(begun + at - time.monotonic(), 0))
-            group.create_task(one(wire, begun + at, queries[number % len(queries)]))
+            await asyncio.sleep(max(start + at - time.monotonic(), 0))
+            group.create_task(one(wire, start + at, queries[number % len(queries)]))
     return results
 
 
 async def probe(port: int, body: bytes) -> tuple[int, float]:
-    """Status and milliseconds of one request on a connection of its own."""
-    begun = time.monotonic()
+    """Return the status and the milliseconds of one request on a new connection."""
+    start = time.monotonic()
     async with Connections(port) as wire:
         reply = await wire.send(body)
-    return reply.status, 1000 * (time.monotonic() - begun)
+    return reply.status, 1000 * (time.monotonic() - start)
 
 
 async def aborts(port: int, queries: list[Request], count: int, seed: int, at_once: int = 32) -> int:
-    """So many requests whose clients leave: before the body is there, at once, a little later, or by a reset; how many
-    found no place to connect to."""
+    """Send `count` requests whose clients disconnect, and return how many could not connect.
+
+    A client disconnects before it has sent the body, immediately after it, a little later, or with a reset.
+    """
     rng, failed, left = random.Random(seed), 0, iter(range(count))
 
     async def client() -> None:
@@ -198,32 +203,32 @@ async def aborts(port: int, queries: list[Request], count: int, seed: int, at_on
             except OSError:
                 failed += 1
                 continue
-            kind = rng.randrange(KINDS)
+            kind = rng.randrange(NUM_ABORT_KINDS)
             writer.write(body[: len(body) // 2] if kind == 0 else body)
             await asyncio.sleep(0 if kind == 1 else 0.02 * rng.random())
-            if kind == KINDS - 1:
-                place = writer.get_extra_info("socket")
-                place.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if kind == NUM_ABORT_KINDS - 1:
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.close()
 
     await asyncio.gather(*(client() for _ in range(at_once)))
     return failed
 
 
-def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
+def process_tree(pid: int) -> list[int]:
+    """Return the ids of a process and all its descendants."""
     try:
         listed = Path(f"/proc/{pid}/task").iterdir()
         children = [int(one) for task in listed for one in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [pid, *(one for child in children for one in family(child))]
+    return [pid, *(one for child in children for one in process_tree(child))]
 
 
 def resident(pid: int) -> float:
-    """Megabytes in memory of a process and its descendants."""
+    """Return the resident memory of a process and its descendants in megabytes."""
     pages = 0
-    for one in family(pid):
+    for one in process_tree(pid):
         try:
             pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):

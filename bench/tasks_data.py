@@ -1,7 +1,7 @@
-"""The labelled sets of `bench/tasks.py`: a JSON-lines file each, cut to a size that every system can be trained on.
+"""Read the labelled data sets of `bench/tasks.py`, one JSON-lines file each, and write splits of limited size.
 
-A row has `split` (train, dev or test; where a split lacks, it is made from train by a hash of the text, so that equal
-texts fall on one side). Written as a folder of train.jsonl, dev.jsonl, test.jsonl that any trainer can read.
+A row has `split` (train, dev or test). A missing split is made from train by a hash of the text, so that equal texts
+are in one split. The output is a folder of train.jsonl, dev.jsonl and test.jsonl that any trainer can read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 SPLITS = ("train", "dev", "test")
-SHARES = {"dev": 0.15, "test": 0.15}
+SPLIT_FRACTIONS = {"dev": 0.15, "test": 0.15}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A set: its `file` under the data folder, the `task` (`embed`: an embedding model from scored pairs, judged by its
-    cosines), the figure by which it is judged, its texts' columns, and the column of its `label`."""
+    """A labelled data set.
+
+    `file`: its path in the data folder. `task`: the task of `encodery finetune`, or `embed` for an embedding model that
+    is trained on scored pairs and evaluated by its cosines. `metric`: the metric of the evaluation. `texts`: the
+    columns of the texts. `label`: the column of the label.
+    """
 
     file: str
     task: str
@@ -43,8 +47,8 @@ SETS = {
 }
 
 
-def cut(source: Path, labelled: Labelled, out: Path, sizes: dict[str, int]) -> dict[str, int]:
-    """Write the three splits, of at most so many rows each, chosen by hash; the number of rows of each."""
+def write_splits(source: Path, labelled: Labelled, out: Path, sizes: dict[str, int]) -> dict[str, int]:
+    """Write three splits of at most `sizes` rows, chosen by hash; return the number of rows of each."""
     results: dict[str, list[tuple[str, dict[str, Any]]]] = {split: [] for split in SPLITS}
     rows = [(_key(row, labelled), row) for row in _read(source / labelled.file) if row.get(labelled.label) is not None]
     present = {row.get("split", "train") for _, row in rows}
@@ -53,16 +57,16 @@ def cut(source: Path, labelled: Labelled, out: Path, sizes: dict[str, int]) -> d
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
     for split, entries in results.items():
-        chosen = [row for _, row in sorted(entries, key=lambda entry: entry[0])[: sizes[split]]]
+        kept = [row for _, row in sorted(entries, key=lambda entry: entry[0])[: sizes[split]]]
         keep = (*labelled.texts, labelled.label)
-        lines = [json.dumps({name: row[name] for name in keep}, ensure_ascii=False) for row in chosen]
+        lines = [json.dumps({name: row[name] for name in keep}, ensure_ascii=False) for row in kept]
         (out / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         counts[split] = len(lines)
     return counts
 
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a split that `cut` wrote."""
+    """Return the rows of a split that `write_splits` wrote."""
     lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -77,13 +81,13 @@ def _key(row: dict[str, Any], labelled: Labelled) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _split(key: str, inputs: str, present: set[str]) -> str:
-    """The split a row was given, or one made from train by the key where the set has none of that name."""
-    if inputs != "train":
-        return inputs
-    place, bound = int(key[:8], 16) / 2**32, 0.0
-    for split, share in SHARES.items():
-        bound += 0.0 if split in present else share
-        if place < bound:
+def _split(key: str, own_split: str, present: set[str]) -> str:
+    """Return the split that a row has, or one that the hash chooses if the data set has no dev or test split."""
+    if own_split != "train":
+        return own_split
+    position, bound = int(key[:8], 16) / 2**32, 0.0
+    for split, fraction in SPLIT_FRACTIONS.items():
+        bound += 0.0 if split in present else fraction
+        if position < bound:
             return split
     return "train"

@@ -1,4 +1,4 @@
-"""The judge of `bench/tasks.py`: one figure per set, the same for every system, by scikit-learn, scipy and seqeval."""
+"""Compute the metrics of `bench/tasks.py`, the same for every system, with scikit-learn, scipy and seqeval."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from tasks_data import Labelled
 
 
-def judged(labelled: Labelled, rows: list[dict[str, Any]], predicted: list[Any]) -> float:
-    """The set's figure for predictions in the order of `rows`: labels, numbers, or a tag for each word.
+def score(labelled: Labelled, rows: list[dict[str, Any]], predicted: list[Any]) -> float:
+    """Return the metric of a data set for predictions in the order of `rows`: labels, numbers, or a tag for each word.
 
-    A tagged sentence that was cut short counts as "O" beyond its end. Raises `ValueError` where the numbers differ.
+    Missing tags at the end of a truncated sentence count as "O". Raises `ValueError` if the numbers of rows differ.
     """
     if len(rows) != len(predicted):
         raise ValueError(f"{len(predicted)} predictions for {len(rows)} rows.")
@@ -34,7 +34,7 @@ def judged(labelled: Labelled, rows: list[dict[str, Any]], predicted: list[Any])
     return float(sklearn.metrics.accuracy_score(truth, predicted))
 
 
-def cosines(one: np.ndarray, other: np.ndarray) -> list[float]:
-    """The cosine of each row of (N, K) with its partner."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return [float(value) for value in (one * other).sum(1) / np.maximum(lengths, 1e-12)]
+def cosines(left: np.ndarray, right: np.ndarray) -> list[float]:
+    """Return the cosines of pairs of vectors, both (N, K)."""
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return [float(value) for value in (left * right).sum(1) / np.maximum(norms, 1e-12)]

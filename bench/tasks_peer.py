@@ -1,9 +1,9 @@
-"""The peer of `bench/tasks.py`: the stock trainer with its defaults on one set; figures as JSON on the last line.
+"""Run the peer of `bench/tasks.py`, the stock trainer with its defaults; the last line has the metrics as JSON.
 
     python bench/tasks_peer.py --data FOLDER --set NAME --model DIR --seed N --epochs E
 
-Defaults of the stock recipe: AdamW at 5e-5 falling linearly, batches of 8, dropout as the model has it, padding to the
-longest of a batch; the weights after the last epoch are judged. Samples per second are those of training.
+The defaults of the stock recipe: AdamW at 5e-5 with linear decay, batches of 8, the dropout of the model, padding to
+the longest of a batch; the weights after the last epoch are evaluated. Samples per second are those of training.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 import transformers
 
 from tasks_data import SETS, Labelled, read_split
-from tasks_judge import cosines, judged
+from tasks_judge import cosines, score
 
 LENGTH = 256
 
 
-class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Encoded rows, as the stock collators take them."""
+class EncodedExamples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Encoded rows in the form that the stock collators need."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -38,27 +38,27 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return self.rows[number]
 
 
-def encoded(
+def encode_rows(
     rows: list[dict[str, Any]], labelled: Labelled, tokenizer: Any, labels: list[str]
-) -> tuple[Rows, list[list[int | None]]]:
-    """The rows, and for tagging which word each token begins (None elsewhere)."""
-    results, words = [], []
+) -> tuple[EncodedExamples, list[list[int | None]]]:
+    """Return the encoded rows, and for tagging the index of the word that each token begins (None for other tokens)."""
+    results, word_ids = [], []
     for row in rows:
         if labelled.task == "tag":
             one = tokenizer(row[labelled.texts[0]], is_split_into_words=True, truncation=True, max_length=LENGTH)
             first: list[int | None] = []
-            before = None
+            previous = None
             for word in one.word_ids():
-                first.append(word if word is not None and word != before else None)
-                before = word
+                first.append(word if word is not None and word != previous else None)
+                previous = word
             one["labels"] = [-100 if w is None else labels.index(row[labelled.label][w]) for w in first]
-            words.append(first)
+            word_ids.append(first)
         else:
             one = tokenizer(*(row[name] for name in labelled.texts), truncation=True, max_length=LENGTH)
             value = row[labelled.label]
             one["labels"] = float(value) if labelled.task == "regress" else labels.index(str(value))
         results.append(dict(one))
-    return Rows(results), words
+    return EncodedExamples(results), word_ids
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
         kind = transformers.AutoModelForSequenceClassification
         collate = transformers.DataCollatorWithPadding(tokenizer)
     model = kind.from_pretrained(options.model, num_labels=max(len(labels), 1), dtype=torch.float32)
-    (rows, _), (held, words) = (encoded(split, labelled, tokenizer, labels) for split in (train, test))
+    (rows, _), (test_set, word_ids) = (encode_rows(split, labelled, tokenizer, labels) for split in (train, test))
     with tempfile.TemporaryDirectory() as scratch:
         settings = transformers.TrainingArguments(
             scratch, num_train_epochs=options.epochs, seed=options.seed, report_to=[], save_strategy="no",
@@ -97,10 +97,10 @@ def main() -> None:
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-        logits = trainer.predict(held).predictions
-    predicted = _predictions(logits, labelled, labels, words)
+        logits = trainer.predict(test_set).predictions
+    predicted = _predictions(logits, labelled, labels, word_ids)
     print(json.dumps({
-        "quality": judged(labelled, test, predicted),
+        "quality": score(labelled, test, predicted),
         "samples_per_s": len(train) * options.epochs / seconds,
         "seconds": seconds,
     }))  # fmt: skip
@@ -109,7 +109,7 @@ def main() -> None:
 def embedding_model(
     labelled: Labelled, train: list[dict[str, Any]], test: list[dict[str, Any]], options: argparse.Namespace
 ) -> dict[str, float]:
-    """By sentence-transformers' trainer with its defaults and its loss for scored pairs, CoSENT."""
+    """Train with the trainer of sentence-transformers, its defaults and its loss for scored pairs (CoSENT)."""
     import datasets
     import sentence_transformers as st
     from sentence_transformers.sentence_transformer.losses import CoSENTLoss
@@ -130,21 +130,23 @@ def embedding_model(
         seconds = time.perf_counter() - start
     one, other = (model.encode([row[name] for row in test], show_progress_bar=False) for name in labelled.texts)
     return {
-        "quality": judged(labelled, test, cosines(one, other)),
+        "quality": score(labelled, test, cosines(one, other)),
         "samples_per_s": len(train) * options.epochs / seconds,
         "seconds": seconds,
     }
 
 
-def _predictions(logits: np.ndarray, labelled: Labelled, labels: list[str], words: list[list[int | None]]) -> list[Any]:
+def _predictions(
+    logits: np.ndarray, labelled: Labelled, labels: list[str], word_ids: list[list[int | None]]
+) -> list[Any]:
     if labelled.task == "regress":
         return [float(row[0]) for row in logits]
     best = logits.argmax(-1)
     if labelled.task != "tag":
         return [labels[int(index)] for index in best]
     return [
-        [labels[int(best[row, place])] for place, word in enumerate(first) if word is not None]
-        for row, first in enumerate(words)
+        [labels[int(best[row, position])] for position, word in enumerate(first) if word is not None]
+        for row, first in enumerate(word_ids)
     ]
 
 

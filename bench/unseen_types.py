@@ -1,13 +1,15 @@
-"""Spans of types that training did not have, asked for by name (task `label_spans`), against the names exchanged.
+"""Measure span labelling (task `label_spans`) of types that are not in the training data, against exchanged type names.
 
     python bench/unseen_types.py --data DIR --pretrained FOLDER [--seeds 0 1]
 
-Entities of WNUT17 in six types. `some types`: two of the six are struck from the training rows, then asked for on test
-rows, for each pair of PAIRS; `all types`: the same rows with nothing struck. `many types`: no entity of WNUT17 at all,
-but answers of SQuAD's questions under what the question asks for ("Which river …": river), some hundred names; none of
-the six is among them. Thresholds are those that training chose on held-out rows of the types it had. The references:
-the same answers with names exchanged within what is asked, which finds as many spans and knows nothing of names; and
-every run of capitalised words, under a name drawn at random. Figures are F1 over exact spans and types.
+The data are the entities of WNUT17, of six types. `some types`: two of the six are removed from the training rows and
+then predicted on test rows, for each pair of `PAIRS`. `all types`: the same rows with all types. `many types`: no
+entities of WNUT17, but answers of SQuAD, with the noun of the question as type ("Which river …": river), some hundred
+types; none of the six is among them. Thresholds are those that training chose on dev rows with its own types.
+
+The baselines are the same predictions with type names exchanged among the predicted types, which have as many spans but
+no knowledge of the names, and every run of capitalised words with a random type. The metric is F1 over exact spans and
+types.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 NAMES = ("location", "creative work", "person", "product", "group", "corporation")
 PAIRS = (NAMES[:2], NAMES[2:4])
-LEARN = ("optim.lr=3e-4", "task.positive_weight=3", "task.max_span_words=8")
-ASKS = re.compile(r"\b(?:what|which) ((?:[a-z]+ )?[a-z]+?) (?:is|are|was|were|did|does|do|has|have|had|can|would|of)\b")
-BARE = ("who", "where", "when")
-NO_NAME = re.compile(r"\b(?:is|are|was|were|did|does|do|has|have|had|can|would|a|an|the|of|in|to|he|she|it|they)\b")
-MOST = 30  # rows of one name in the set of many types
-OTHERS = 5  # names asked beside the right one there
+SETTINGS = ("optim.lr=3e-4", "task.positive_weight=3", "task.max_span_words=8")
+QUESTION_NOUN = re.compile(
+    r"\b(?:what|which) ((?:[a-z]+ )?[a-z]+?) (?:is|are|was|were|did|does|do|has|have|had|can|would|of)\b"
+)
+QUESTION_WORDS = ("who", "where", "when")
+NOT_A_NAME = re.compile(r"\b(?:is|are|was|were|did|does|do|has|have|had|can|would|a|an|the|of|in|to|he|she|it|they)\b")
+MAX_ROWS = 30  # The maximum number of rows of one type, in the data of many types.
+NUM_NEGATIVE_TYPES = 5  # The types of a row besides its own, in the data of many types.
 Row = dict[str, Any]
 Spans = set[tuple[int, int, str]]
 
@@ -45,7 +49,7 @@ def read(file: Path) -> Iterator[Row]:
 
 
 def entities(data: Path, split: str) -> list[Row]:
-    """Rows of WNUT17 as text, `types` (all six) and `spans` in characters."""
+    """Return rows of WNUT17 as text, `types` (all six) and `spans` with character offsets."""
     results = []
     for row in read(data / "tok/wnut17_ner.jsonl.xz"):
         if row["split"] != split:
@@ -63,28 +67,28 @@ def entities(data: Path, split: str) -> list[Row]:
     return results
 
 
-def without(rows: Sequence[Row], struck: Sequence[str]) -> list[Row]:
-    """The rows as if nobody had heard of some types."""
-    kept = [name for name in NAMES if name not in struck]
-    return [{**row, "types": kept, "spans": [s for s in row["spans"] if s["label"] in kept]} for row in rows]
+def remove_types(rows: Sequence[Row], removed: Sequence[str]) -> list[Row]:
+    """Return the rows without some types and their spans."""
+    selected = [name for name in NAMES if name not in removed]
+    return [{**row, "types": selected, "spans": [s for s in row["spans"] if s["label"] in selected]} for row in rows]
 
 
-def asked_for(question: str) -> str | None:
-    """What a question asks for: the noun behind what or which, or the bare word; None for neither."""
-    words = question.lower()
-    if match := ASKS.search(words):
+def expected_type(question: str) -> str | None:
+    """Return the type that a question asks for: the noun after "what" or "which", or the question word; else None."""
+    lowered = question.lower()
+    if match := QUESTION_NOUN.search(lowered):
         name = match[1]
-        known = {word for one in NAMES for word in one.split()}
-        return None if NO_NAME.search(name) or known & set(name.split()) else name
-    first = words.split(" ", 1)[0]
-    return first if first in BARE else None
+        type_words = {word for one in NAMES for word in one.split()}
+        return None if NOT_A_NAME.search(name) or type_words & set(name.split()) else name
+    first = lowered.split(" ", 1)[0]
+    return first if first in QUESTION_WORDS else None
 
 
-def questions(data: Path, draw: random.Random) -> list[Row]:
-    """Sentences of SQuAD with an answer in them, asked for under what its question asks for and under other names."""
+def questions(data: Path, rng: random.Random) -> list[Row]:
+    """Return sentences of SQuAD with one answer span each; the types are that of its question and random others."""
     results = []
     for row in read(data / "qa/squad_dev.jsonl.xz"):
-        name, answer = asked_for(row["question"]), next(iter(row["answers"]), None)
+        name, answer = expected_type(row["question"]), next(iter(row["answers"]), None)
         if name is None or answer is None:
             continue
         start, end = answer["start"], answer["start"] + len(answer["text"])
@@ -94,19 +98,19 @@ def questions(data: Path, draw: random.Random) -> list[Row]:
         span = {"start": start - left, "end": end - left, "label": name}
         if text[span["start"] : span["end"]] == answer["text"] and len(text) < 300 and len(answer["text"].split()) < 9:
             results.append({"text": text, "spans": [span]})
-    counts, kept = Counter[str](), []
-    pool = sorted({row["spans"][0]["label"] for row in results})
-    for row in draw.sample(results, len(results)):
-        right_one = row["spans"][0]["label"]
-        counts[right_one] += 1
-        if counts[right_one] <= MOST:
-            names = [right_one, *draw.sample([name for name in pool if name != right_one], OTHERS)]
-            kept.append({**row, "types": draw.sample(names, len(names))})
-    return kept
+    type_counts, selected = Counter[str](), []
+    all_types = sorted({row["spans"][0]["label"] for row in results})
+    for row in rng.sample(results, len(results)):
+        own_type = row["spans"][0]["label"]
+        type_counts[own_type] += 1
+        if type_counts[own_type] <= MAX_ROWS:
+            names = [own_type, *rng.sample([name for name in all_types if name != own_type], NUM_NEGATIVE_TYPES)]
+            selected.append({**row, "types": rng.sample(names, len(names))})
+    return selected
 
 
-def written(folder: Path, **splits: Sequence[Row]) -> Path:
-    """A folder of training data."""
+def write_splits(folder: Path, **splits: Sequence[Row]) -> Path:
+    """Write a folder of training data."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -119,20 +123,20 @@ def f1(truth: Sequence[Spans], results: Sequence[Spans]) -> float:
     return 2 * right / max(sum(map(len, truth)) + sum(map(len, results)), 1)
 
 
-def renamed(results: Sequence[Spans], names: Sequence[str]) -> list[Spans]:
-    """Each name replaced by the next."""
+def exchange_names(results: Sequence[Spans], names: Sequence[str]) -> list[Spans]:
+    """Replace each name by the next one."""
     other = dict(zip(names, [*names[1:], names[0]], strict=True))
     return [{(start, end, other[name]) for start, end, name in spans} for spans in results]
 
 
-def capitals(rows: Sequence[Row], names: Sequence[str], seed: int) -> list[Spans]:
-    """Runs of capitalised words, each under a name drawn at random."""
-    draw, run = random.Random(seed), re.compile(r"\b[A-Z]\w*(?: [A-Z]\w*)*")
-    return [{(m.start(), m.end(), draw.choice(names)) for m in run.finditer(row["text"])} for row in rows]
+def capitalised_runs(rows: Sequence[Row], names: Sequence[str], seed: int) -> list[Spans]:
+    """Return runs of capitalised words, each with a random type."""
+    rng, run = random.Random(seed), re.compile(r"\b[A-Z]\w*(?: [A-Z]\w*)*")
+    return [{(m.start(), m.end(), rng.choice(names)) for m in run.finditer(row["text"])} for row in rows]
 
 
-def answers(run: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Spans]:
-    """What a trained model says when asked for `names`."""
+def predict(run: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Spans]:
+    """Return the spans that a trained model predicts for the types `names`."""
     from encodery.finetune.predict import Predictor
     from encodery.model.load import load_model
 
@@ -141,9 +145,9 @@ def answers(run: Path, rows: Sequence[Row], names: Sequence[str]) -> list[Spans]
     return [{(span["start"], span["end"], span["label"]) for span in answer["spans"]} for answer in results]
 
 
-def trained(folder: Path, out: Path, seed: int, options: argparse.Namespace) -> Path:
+def finetune(folder: Path, out: Path, seed: int, options: argparse.Namespace) -> Path:
     shutil.rmtree(out, ignore_errors=True)
-    command = ["finetune", "label_spans", folder, "--model", options.pretrained, "--out", out, *LEARN]
+    command = ["finetune", "label_spans", folder, "--model", options.pretrained, "--out", out, *SETTINGS]
     command += [f"epochs={options.epochs}", f"train.seed={seed}"]
     subprocess.run([sys.executable, "-m", "encodery", *map(str, command)], check=True, stdout=subprocess.PIPE)
     return out
@@ -151,52 +155,62 @@ def trained(folder: Path, out: Path, seed: int, options: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--pretrained", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=600, help="rows to learn from, with at least one entity each")
-    parser.add_argument("--test", type=int, default=400)
-    parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--work", type=Path, default=Path("runs/bench_unseen_types"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "unseen_types.json")
+    parser.add_argument("--data", type=Path, required=True, help="The folder of the data sets.")
+    parser.add_argument("--pretrained", type=Path, required=True, help="The folder of the encoder.")
+    parser.add_argument(
+        "--rows", type=int, default=600, help="The number of training rows, each with at least one entity."
+    )
+    parser.add_argument("--test", type=int, default=400, help="The number of test rows.")
+    parser.add_argument("--epochs", type=float, default=5, help="The number of epochs.")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help="The seeds; each data set is trained once per seed."
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench_unseen_types"), help="The folder of the data and the runs."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results" / "unseen_types.json", help="The JSON file to write."
+    )
     options = parser.parse_args()
 
     from encodery.base import machine
 
-    draw = random.Random(0)
-    some = [row for row in entities(options.data, "train") if row["spans"]]
-    some = draw.sample(some, min(options.rows, len(some)))
-    held, test = (draw.sample(entities(options.data, split), n) for split, n in (("dev", 150), ("test", options.test)))
-    many = questions(options.data, draw)[: options.rows + 150]
-    written(options.work / "many types", train=many[150:], dev=many[:150])
-    written(options.work / "all types", train=some, dev=held)
+    rng = random.Random(0)
+    train = [row for row in entities(options.data, "train") if row["spans"]]
+    train = rng.sample(train, min(options.rows, len(train)))
+    dev, test = (rng.sample(entities(options.data, split), n) for split, n in (("dev", 150), ("test", options.test)))
+    many = questions(options.data, rng)[: options.rows + 150]
+    write_splits(options.work / "many types", train=many[150:], dev=many[:150])
+    write_splits(options.work / "all types", train=train, dev=dev)
     for pair in PAIRS:
-        written(options.work / f"without {' and '.join(pair)}", train=without(some, pair), dev=without(held, pair))
+        write_splits(
+            options.work / f"without {' and '.join(pair)}", train=remove_types(train, pair), dev=remove_types(dev, pair)
+        )
 
     results: dict[str, list[float]] = {}
 
-    def judge(name: str, queries: Sequence[str], message: list[Spans]) -> None:
-        truth = [{(s["start"], s["end"], s["label"]) for s in row["spans"] if s["label"] in queries} for row in test]
-        results.setdefault(name, []).append(f1(truth, message))
+    def record(name: str, types: Sequence[str], spans: list[Spans]) -> None:
+        truth = [{(s["start"], s["end"], s["label"]) for s in row["spans"] if s["label"] in types} for row in test]
+        results.setdefault(name, []).append(f1(truth, spans))
         print(f"{name}: {results[name][-1]:.4f}", flush=True)
 
     for seed in options.seeds:
         for pair in PAIRS:
-            what = " and ".join(pair)
-            run = trained(options.work / f"without {what}", options.work / "run", seed, options)
-            message = answers(run, test, pair)
-            judge(f"{what}: some types", pair, message)
-            judge(f"{what}: some types, names exchanged", pair, renamed(message, pair))
+            label = " and ".join(pair)
+            run = finetune(options.work / f"without {label}", options.work / "run", seed, options)
+            spans = predict(run, test, pair)
+            record(f"{label}: some types", pair, spans)
+            record(f"{label}: some types, names exchanged", pair, exchange_names(spans, pair))
         for kind in ("all types", "many types"):
-            run = trained(options.work / kind, options.work / "run", seed, options)
-            for queries in (*PAIRS, NAMES):
-                what = "all six" if queries is NAMES else " and ".join(queries)
-                message = answers(run, test, queries)
-                judge(f"{what}: {kind}", queries, message)
-                judge(f"{what}: {kind}, names exchanged", queries, renamed(message, queries))
-        for queries in (*PAIRS, NAMES):
-            what = "all six" if queries is NAMES else " and ".join(queries)
-            judge(f"{what}: capitals", queries, capitals(test, queries, seed))
+            run = finetune(options.work / kind, options.work / "run", seed, options)
+            for types in (*PAIRS, NAMES):
+                label = "all six" if types is NAMES else " and ".join(types)
+                spans = predict(run, test, types)
+                record(f"{label}: {kind}", types, spans)
+                record(f"{label}: {kind}, names exchanged", types, exchange_names(spans, types))
+        for types in (*PAIRS, NAMES):
+            label = "all six" if types is NAMES else " and ".join(types)
+            record(f"{label}: capitals", types, capitalised_runs(test, types, seed))
     spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in results.items()}
     table = {
         "figure": "f1 of exact spans and types",
@@ -205,7 +219,7 @@ def main() -> None:
             "test": options.test,
             "epochs": options.epochs,
             "seeds": options.seeds,
-            "all": LEARN,
+            "all": SETTINGS,
             "names of many types": len({name for row in many[150:] for name in row["types"]}),
         },
         "machine": machine.describe(),
