@@ -26,7 +26,7 @@ from encodery.model.ops.attention import AttentionSpec, grouped, naive, padded
 from encodery.model.shape import Batch, Layout
 
 
-def sdpa_by_runs(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
+def sdpa_by_length(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """Call SDPA once for each group of sequences of equal length, on views."""
     parts = []
     for group, part in zip(
@@ -39,7 +39,7 @@ def sdpa_by_runs(qkv: Tensor, layout: Layout, needs: AttentionSpec, bias: Tensor
 
 IMPLEMENTATIONS = {
     "grouped (ours)": grouped.attend,
-    "sdpa by runs": sdpa_by_runs,
+    "sdpa by runs": sdpa_by_length,
     "sdpa padded": padded.attend,
     "naive": naive.attend,
 }

@@ -41,10 +41,10 @@ Vectors = tuple[np.ndarray, np.ndarray]
 """The embeddings of the questions (Q, H) and of the paragraphs (P, H)."""
 
 
-def postprocess(steps: Sequence[PostProcess], whole: Vectors) -> Vectors:
+def postprocess(steps: Sequence[PostProcess], full: Vectors) -> Vectors:
     """Fit post-processing steps to the paragraphs and apply them to both."""
-    fitted = PostProcessing.fitted(steps, whole[1])
-    return fitted.apply(whole[0]), fitted.apply(whole[1])
+    fitted = PostProcessing.fitted(steps, full[1])
+    return fitted.apply(full[0]), fitted.apply(full[1])
 
 
 def rerank(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -77,16 +77,16 @@ def main() -> None:
             of_questions, of_texts = (embedder.encode(some, truncate="right").vectors for some in (questions, texts))
             return of_questions, of_texts
 
-        whole = encode_both(options.pretrained)
-        bits, plain = postprocess([Binary()], whole), postprocess([Binary(centred=False)], whole)
-        byte = postprocess([Int8()], whole)
+        full = encode_both(options.pretrained)
+        bits, plain = postprocess([Binary()], full), postprocess([Binary(centred=False)], full)
+        byte = postprocess([Int8()], full)
         scores = {
-            "whole": whole[0] @ whole[1].T,
+            "whole": full[0] @ full[1].T,
             "int8": byte[0] @ byte[1].T,
             "binary": bits[0] @ bits[1].T,
             "binary, cut at zero": plain[0] @ plain[1].T,
-            "binary, reranked by real-valued queries": rerank(bits[0] @ bits[1].T, whole[0] @ bits[1].T),
-            "binary, reranked by whole vectors": rerank(bits[0] @ bits[1].T, whole[0] @ whole[1].T),
+            "binary, reranked by real-valued queries": rerank(bits[0] @ bits[1].T, full[0] @ bits[1].T),
+            "binary, reranked by whole vectors": rerank(bits[0] @ bits[1].T, full[0] @ full[1].T),
         }
         for name, counted_texts in (("static, counted", texts), ("static, by rank", None)):
             loaded = load_model(options.pretrained)

@@ -4,7 +4,7 @@
                            [--sides NAME ...] [--python "NAME=/another/bin/python" ...]
 
 TEXTS is a file of real texts, one per line, or .jsonl with "text" (also .xz). A fixed sample is shortened to mixed
-lengths: most texts to their first sentence, some to two sentences, a fifth is kept whole; further texts are for
+lengths: most texts to their first sentence, some to two sentences, a fifth is kept unchanged; further texts are for
 calibration. Each system has a process of its own, tokenises, truncates at the maximum length of the model, and returns
 vectors of unit length. The systems alternate (A B C, A B C, ...), so that other load on the machine affects all of them
 equally; a ratio is the median over the turns of the seconds of the reference (sentence-transformers) divided by those
@@ -349,40 +349,40 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     some = tokens["all"]
     about = {"source": options.texts.name, "median_length": float(np.median(some)), "longest": int(some.max())}
     about |= {"mean_length": float(some.mean()), "of_200_or_more": int((some >= 200).sum()), **reported}
-    whole: dict[str, Any] = {
+    report: dict[str, Any] = {
         "machine": machine.describe(),
         "threads": options.threads,
         "versions": versions,
         "texts": about,
     }
-    whole |= {"sides": result, "left_out": {side.name: side.missing for side in started if side.missing is not None}}
+    report |= {"sides": result, "left_out": {side.name: side.missing for side in started if side.missing is not None}}
     if before and after:
-        whole["peak"] = {"kernels": before[0]}
+        report["peak"] = {"kernels": before[0]}
         for runtime in before[1]:
             reached = max(before[1][runtime], after[1][runtime])
-            whole["peak"][runtime] = {"operations_per_s": reached}
+            report["peak"][runtime] = {"operations_per_s": reached}
             executed = result.get({"packed_fp32": "encodery"}.get(runtime, f"encodery {runtime}"))
             if executed is not None:
                 each = operations(options.model)
                 fractions = {kind: executed[kind]["tokens_per_s"] * each / reached for kind in ("all", "queue")}
-                whole["peak"][runtime]["share"] = fractions
-    return whole
+                report["peak"][runtime]["share"] = fractions
+    return report
 
 
-def table(whole: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """Format the report as a table of text."""
     lines = [f"{'':38}{'texts/s':>9}{'tokens/s':>10}{'ratio':>7}{'queue':>7}{'20':>8}{'128':>8}  cosine mean, least"]
-    for name, one in whole["sides"].items():
+    for name, one in report["sides"].items():
         lines.append(
             f"{name:38}{one['all']['texts_per_s']:9.1f}{one['all']['tokens_per_s']:10.0f}{one['all']['ratio']:7.2f}"
             f"{one['queue']['ratio']:7.2f}{one['ms_20_tokens']['p50']:8.2f}{one['ms_128_tokens']['p50']:8.2f}"
             f"  {one['cosine']['mean']:.4f}, {one['cosine']['least']:.4f}"
         )
-    lines += [f"left out: {name}: {why}" for name, why in whole["left_out"].items()]
-    peaks = {name: one for name, one in whole.get("peak", {}).items() if name != "kernels" and "share" in one}
+    lines += [f"left out: {name}: {why}" for name, why in report["left_out"].items()]
+    peaks = {name: one for name, one in report.get("peak", {}).items() if name != "kernels" and "share" in one}
     for name, one in peaks.items():
         fractions = ", ".join(f"{kind} {fraction:.0%}" for kind, fraction in one["share"].items())
-        lines.append(f"{name}, linear layers relative to the measured peak of {whole['peak']['kernels']}: {fractions}")
+        lines.append(f"{name}, linear layers relative to the measured peak of {report['peak']['kernels']}: {fractions}")
     return "\n".join(lines)
 
 
@@ -413,11 +413,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.work = options.work or Path(folder)
         options.work.mkdir(parents=True, exist_ok=True)
-        whole = compare(options)
+        report = compare(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(whole, indent=1) + "\n")
-    print(table(whole))
-    ours = whole["sides"].get("encodery")
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+    ours = report["sides"].get("encodery")
     if ours is not None and ours["cosine"]["least"] < MIN_COSINE:
         raise SystemExit(
             f"The float32 vectors differ from the reference: the smallest cosine is {ours['cosine']['least']:.6f}; "

@@ -74,16 +74,16 @@ def graph_of(model: str, work_dir: Path) -> Path:
 def quantised(source: Path, model: str, texts: list[str]) -> Any:
     """Return the graph with 8-bit weights and activations: quantised after training by NNCF, calibrated on `texts`."""
     nncf = importlib.import_module("nncf")
-    whole = importlib.import_module("openvino").Core().read_model(source)
-    names = {name for one in whole.inputs for name in one.get_names()}
+    graph = importlib.import_module("openvino").Core().read_model(source)
+    names = {name for one in graph.inputs for name in one.get_names()}
     sequences = [padded([one.ids]) for one in tokenizer_of(model).encode_batch(texts)]
     samples = [{name: array for name, array in one.items() if name in names} for one in sequences]
-    return nncf.quantize(whole, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
+    return nncf.quantize(graph, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
 
 
-def saved(whole: Any, file: Path) -> Path:
+def saved(graph: Any, file: Path) -> Path:
     """Save a quantised graph for the next run."""
-    importlib.import_module("openvino").save_model(whole, file, compress_to_fp16=False)
+    importlib.import_module("openvino").save_model(graph, file, compress_to_fp16=False)
     return file
 
 

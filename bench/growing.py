@@ -68,8 +68,8 @@ def train(options: argparse.Namespace, name: str, seed: int, out: Path) -> dict[
         curve += [{**p, "seconds": p["seconds"] + seconds, "flops": p["flops"] + flops} for p in points]
         seconds, flops = seconds + spent, flops + done
     metrics = json.loads((runs[-1] / "metrics.json").read_text())
-    kept = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
-    return {**{key: metrics[key] for key in kept if key in metrics}, "seconds": seconds, "flops": flops, "curve": curve}
+    keys = ("heldout_loss", "heldout_accuracy", "bits_per_byte", "tokens", "tokens_per_s", "parameters", "precision")
+    return {**{key: metrics[key] for key in keys if key in metrics}, "seconds": seconds, "flops": flops, "curve": curve}
 
 
 def loss_curve(run: Path) -> tuple[list[dict[str, Any]], float, float]:

@@ -30,7 +30,7 @@ from encodery.model.ops.masked_cross_entropy import chunked
 LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def whole(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+def full_logits(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Compute all logits, then the cross entropy of torch."""
     return F.cross_entropy(F.linear(features, weight, bias).float(), targets, reduction="sum")
 
@@ -47,11 +47,11 @@ def in_chunks(rows: int, vocab: int) -> LossFunction:
 
 def implementations(device: str, rows: int, vocab: int) -> dict[str, LossFunction]:
     """Return the implementations that run on a device, by name."""
-    results: dict[str, LossFunction] = {"whole": whole}
+    results: dict[str, LossFunction] = {"whole": full_logits}
     sizes = (64, 128, 256, rows) if device == "cpu" else (256, 1024, chunked.LOGITS_ELSEWHERE // vocab, rows)
     results |= {f"at most {size} rows": in_chunks(size, vocab) for size in dict.fromkeys(min(s, rows) for s in sizes)}
     if device == "cuda":
-        results["whole, compiled"] = torch.compile(whole, dynamic=False)
+        results["whole, compiled"] = torch.compile(full_logits, dynamic=False)
         if importlib.util.find_spec("liger_kernel"):
             from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -73,7 +73,7 @@ def measure(width: int, inputs: argparse.Namespace) -> dict[str, dict[str, float
     bias = torch.zeros(inputs.vocab, device=inputs.device, requires_grad=True)
     targets = torch.randint(0, inputs.vocab, (inputs.rows,), device=inputs.device)
     params = (features, weight, bias)
-    whole(*params, targets).backward()
+    full_logits(*params, targets).backward()
     exact = [part.grad.clone() for part in params]
     losses = implementations(inputs.device, inputs.rows, inputs.vocab)
     results: dict[str, dict[str, float]] = {name: {"ms": float("inf")} for name in losses}

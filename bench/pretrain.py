@@ -44,7 +44,7 @@ def encodery(*arguments: str | Path) -> None:
 
 
 def prepare(text: list[Path], work: Path, vocab: int) -> None:
-    """Write the corpus, the tokenizer, both token folders, and the sequences of the peer and the judge."""
+    """Write the corpus, the tokenizer, the token folders and the sequences of peer and judge, unless they exist."""
     from encodery.tokens.tokenizer import Tokenizer
 
     if not (work / "corpus").exists():

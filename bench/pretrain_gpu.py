@@ -7,7 +7,7 @@
 ModernBERT's architecture at the sizes of Ettin (arXiv 2507.11412), vocabulary 50,368, real text, 30 % masks. Both train
 in bfloat16 on ids of the same tokenizer without padding. encodery keeps documents apart; its modes are one compiled
 graph (`train.compile`), the same with recorded kernels (`train.cuda_graphs`), and that in 8 bits; the fastest of
-`--ways` counts. The peer gets sequences of full length, divided from joined documents. It is a bare loop around
+`--modes` counts. The peer gets sequences of full length, divided from joined documents. It is a bare loop around
 `ModernBertForMaskedLM` (`pretrain_gpu_peer.py`): SDPA, fused AdamW, its data on the device before the clock starts; the
 faster of torch.compile and of logits at masked tokens only counts.
 
@@ -51,7 +51,7 @@ def encodery(*arguments: str | Path) -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Write the corpus, the tokenizer, the tokens, and the peer's sequences of each length, where missing."""
+    """Write the corpus, the tokenizer, the tokens, and the peer's sequences of each length, unless they exist."""
     from encodery.tokens.tokenizer import Tokenizer
 
     work = options.work
@@ -95,7 +95,7 @@ def ours(size: str, length: int, options: argparse.Namespace, pair: int, mode: s
     )  # fmt: skip
     keep = ("tokens_per_s", "mfu", "precision", "tokens", "steps", "heldout_loss", "bottleneck", "data_fraction")
     metrics = json.loads((out / "metrics.json").read_text())
-    return {"way": mode, "parameters": metrics["parameters"]} | {key: metrics[key] for key in keep if key in metrics}
+    return {"mode": mode, "parameters": metrics["parameters"]} | {key: metrics[key] for key in keep if key in metrics}
 
 
 def peer(size: str, length: int, options: argparse.Namespace, variant: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def compare(size: str, length: int, options: argparse.Namespace, peak: float) ->
     depth, width, _, _ = SIZES[size]
     results: dict[str, Any] = {"size": size, "length": length, "encodery": [], "peer": []}
     for pair in range(options.pairs):
-        ours_runs = [ours(size, length, options, pair, mode) for mode in options.ways]
+        ours_runs = [ours(size, length, options, pair, mode) for mode in options.modes]
         peer_runs = [peer(size, length, options, variant) for variant in options.variants]
         results["parameters"] = ours_runs[0]["parameters"]
         per_token = 6 * results["parameters"] + 12 * depth * width * length
@@ -140,7 +140,7 @@ def long_run(size: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one size for `--budget`, evaluate and export it; the run folder contains the report."""
     out = options.work / f"long-{size}"
     shutil.rmtree(out, ignore_errors=True)
-    run_settings = [*settings(size, max(options.lengths), options, options.ways[0]), *options.ours]
+    run_settings = [*settings(size, max(options.lengths), options, options.modes[0]), *options.ours]
     encodery(
         "pretrain",
         options.work / "tokens",
@@ -178,7 +178,7 @@ def parse_options() -> argparse.Namespace:
         "--variants", nargs="+", default=["compiled", "sparse"], help="The variants of the peer; the fastest counts."
     )
     parser.add_argument(
-        "--ways",
+        "--modes",
         nargs="+",
         default=["compile-bf16", "cuda_graphs-bf16", "cuda_graphs-fp8"],
         help="The modes of encodery; the fastest counts; --long uses the first.",
@@ -197,7 +197,7 @@ def parse_options() -> argparse.Namespace:
     if options.smoke:
         options.sizes, options.lengths, options.seconds, options.pairs = ["smoke"], [64], 4, 1
         options.vocab, options.micro, options.batch, options.variants = 1024, 512, 1024, ["sparse"]
-        options.ways = ["static_shapes-fp32", "plain-fp32"]
+        options.modes = ["static_shapes-fp32", "plain-fp32"]
         options.long, options.budget = options.long and "smoke", "4s"
         options.out = options.work / "smoke.json"
     return options

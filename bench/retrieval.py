@@ -5,10 +5,11 @@
 Systems: `bm25s` (with its English stop words and stemmer, Lucene's formula with our k1 and b), and an index of
 `encodery search` in several modes: bm25, dense, hybrid (with the fusion weight that the index chose without labels),
 and hybrid with the first 30 passages reranked by each of `--rerankers`. A reranker has the weight that `encodery
-search tune-rerank` chooses without labels, or a weight of 0.5 (`half`) or 1 (`alone`). `late`: a multi-vector model (ColBERT), trained by
-`encodery embed train --recipe colbert` on the pairs of `--train` (rows with query and positive, of other texts than
-those of the collections). `tilde`: term weights (TILDEv2), trained by `--recipe tilde_v2` on the same pairs. `cross`: a
-cross-encoder, trained by `encodery finetune rank` on some of the pairs, with negatives from bm25s.
+search tune-rerank` chooses without labels, or a weight of 0.5 (`half`) or 1 (`alone`). `late`: a multi-vector model
+(ColBERT), trained by `encodery embed train --recipe colbert` on the pairs of `--train` (rows with query and positive,
+of other texts than those of the collections). `tilde`: term weights (TILDEv2), trained by `--recipe tilde_v2` on the
+same pairs. `cross`: a cross-encoder, trained by `encodery finetune rank` on some of the pairs, with negatives from
+bm25s.
 
 Group `plain`: BM25 of both programs without stop words and stemming, so that only the formula differs. Group `stored`:
 dense search with vectors that are stored, or computed, with fewer bits, and the bytes of the index; its differences are

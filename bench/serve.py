@@ -167,21 +167,19 @@ def run_load(servers: list[Server], texts: list[str], rate: float, seconds: floa
     for number in range(rounds):
         queries = load.requests(texts, 2000, 100 + number)
         for server in servers:
-            taken, total = (
-                asyncio.run(load.open_loop(server.port, queries, rate, seconds, number)),
-                results[server.name],
-            )
-            total.single_ms += taken.single_ms
-            total.all_ms += taken.all_ms
-            for status, count in taken.statuses.items():
+            result = asyncio.run(load.open_loop(server.port, queries, rate, seconds, number))
+            total = results[server.name]
+            total.single_ms += result.single_ms
+            total.all_ms += result.all_ms
+            for status, count in result.statuses.items():
                 total.statuses[status] = total.statuses.get(status, 0) + count
     reported: dict[str, dict[str, Any]] = {}
-    for name, taken in results.items():
-        p50, p99 = np.percentile(taken.single_ms, [50, 99])
-        every = np.percentile(taken.all_ms, [50, 99])
+    for name, result in results.items():
+        p50, p99 = np.percentile(result.single_ms, [50, 99])
+        every = np.percentile(result.all_ms, [50, 99])
         reported[name] = {"p50_ms": float(p50), "p99_ms": float(p99), "all_p50_ms": float(every[0])}
-        reported[name] |= {"all_p99_ms": float(every[1]), "requests": taken.statuses}
-        print(f"{rate:.0f} texts/s: {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {taken.statuses}", flush=True)
+        reported[name] |= {"all_p99_ms": float(every[1]), "requests": result.statuses}
+        print(f"{rate:.0f} texts/s: {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {result.statuses}", flush=True)
     return reported
 
 
@@ -229,20 +227,20 @@ async def overload(
         ended = time.monotonic()
         calm = 0
         while calm < 3 and time.monotonic() - ended < 120:
-            status, taken = await load.probe(server.port, lone)
+            status, milliseconds = await load.probe(server.port, lone)
             first_status = first_status or status
-            calm = calm + 1 if status == 200 and taken <= 2 * before + 5 else 0
+            calm = calm + 1 if status == 200 and milliseconds <= 2 * before + 5 else 0
             recovered = time.monotonic() - ended
             await asyncio.sleep(0.05)
 
-    taken, _ = await asyncio.gather(load.open_loop(server.port, queries, rate, seconds, 7, checker), after())
+    result, _ = await asyncio.gather(load.open_loop(server.port, queries, rate, seconds, 7, checker), after())
     await asyncio.sleep(2)
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
-    p50, p99 = np.percentile(taken.all_ms, [50, 99]) if taken.all_ms else (0.0, 0.0)
+    p50, p99 = np.percentile(result.all_ms, [50, 99]) if result.all_ms else (0.0, 0.0)
     return {
-        "texts_per_s": rate, "seconds": seconds, "statuses": taken.statuses, "right": checker.right,
+        "texts_per_s": rate, "seconds": seconds, "statuses": result.statuses, "right": checker.right,
         "wrong": checker.wrong, "429_without_retry_after": checker.without_retry_after,
         "accepted_p50_ms": float(p50), "accepted_p99_ms": float(p99), "lone_ms_before": before,
         "first_status_after": first_status, "seconds_until_as_before": recovered, "resident_mb_by_second": curve,
