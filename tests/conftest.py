@@ -109,15 +109,15 @@ def small_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tuned_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
-    """`tuned_model(folder, tokenizer, task, known)`: a small model with a task's head, which has learnt nothing."""
+    """`tuned_model(folder, tokenizer, task, metadata)`: a small model with a task's head, which is not trained."""
     from encodery.finetune.artifact import save
     from encodery.finetune.fine_tuned import FineTuned
     from encodery.model.load import load_model
 
-    def make(folder: Path, tokenizer: Tokenizer, task: Task, known: TaskMetadata, max_length: int = 24) -> Path:
+    def make(folder: Path, tokenizer: Tokenizer, task: Task, metadata: TaskMetadata, max_length: int = 24) -> Path:
         loaded = load_model(small_model(folder, tokenizer, max_length=max_length))
-        module = task.build(loaded.model.settings.shape, known)
-        save(folder / "tuned", loaded.model, FineTuned(task, module, known, {}, max_length, "error"), loaded, {}, {})
+        module = task.build(loaded.model.settings.shape, metadata)
+        save(folder / "tuned", loaded.model, FineTuned(task, module, metadata, {}, max_length, "error"), loaded, {}, {})
         return folder / "tuned"
 
     return make

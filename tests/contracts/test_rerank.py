@@ -16,6 +16,7 @@ from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
 from encodery.embed.reading import EmbedData
+from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.rank import PassageRanking
 from encodery.model.load import load_model
 from encodery.search.rerank import Reranker
@@ -47,7 +48,7 @@ def part(
     folder = tmp_path_factory.mktemp("rerank")
     tokenizer = word_tokenizer(["red", "one", "cat", "two", "dog", "sun"], lower=True)
     made = {
-        "cross_encoder": lambda: tuned_model(folder, tokenizer, PassageRanking(), {"low": 0.0, "high": 1.0}),
+        "cross_encoder": lambda: tuned_model(folder, tokenizer, PassageRanking(), TaskMetadata(low=0.0, high=1.0)),
         "late_interaction": lambda: matching_model(folder, small_model(folder, tokenizer, max_length=24)),
         "term_weights": lambda: weighing_model(folder, tokenizer),
     }[request.param]()

@@ -212,9 +212,9 @@ def test_no_stock_class_has_it(tmp_path: Path, loaded: LoadedModel) -> None:
             plan_finetuning(task, write(tmp_path / f"{task}.jsonl", given), loaded.path, SMALL).recipe, tmp_path / task
         )
     with pytest.raises(
-        SettingsError, match=r"'pair' also reads how the words .* task\.token_matching=false .* head=false"
+        SettingsError, match=r"'pair' also uses how the tokens .* task\.token_matching=false\. head=false"
     ):
         HFExporter().write(load_model(tmp_path / "pair"), tmp_path / "out")
-    with pytest.raises(SettingsError, match=r"'rank' also reads how the words .* task\.token_matching=false"):
+    with pytest.raises(SettingsError, match=r"'rank' also uses how the tokens .* task\.token_matching=false"):
         SentenceTransformersExporter().write(load_model(tmp_path / "rank"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

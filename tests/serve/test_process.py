@@ -111,11 +111,11 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("ENCODERY_API_KEYS", "b-key, c-key,")
     assert keys_of(file) == ("a-key", "b-key", "c-key")
     monkeypatch.setenv("ENCODERY_API_KEYS", "two words")
-    with pytest.raises(InputError, match="without blanks"):
+    with pytest.raises(InputError, match="without spaces"):
         keys_of(None)
     # Set but empty is a mistake: it must not open the server to all.
     monkeypatch.setenv("ENCODERY_API_KEYS", " ")
-    with pytest.raises(InputError, match="holds no key"):
+    with pytest.raises(InputError, match="contains no key"):
         keys_of(None)
 
 

@@ -22,7 +22,7 @@ def run(hook: RunningHook, net: nn.Module, steps: range) -> None:
         hook.before_step(TrainState(step, step, step, step / 20))
         with torch.no_grad():
             for p in net.parameters():
-                p += torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
         hook.after_step(TrainState(step + 1, step + 1, step + 1, (step + 1) / 20))
         assert all(isinstance(value, float) for value in hook.metrics().values()), "metrics must be floats"
 

@@ -161,8 +161,8 @@ def probe(
     is the difference from the same probe on randomly assigned tags (a control task).
     """
     from encodery.base.settings import PART_KEY, decode, parse_overrides
-    from encodery.evaluate.probes import Probe
     from encodery.evaluate.probe_result import compare_models
+    from encodery.evaluate.probes import Probe
     from encodery.model.load import load_model
 
     probe = decode(Probe, {PART_KEY: kind, **parse_overrides(settings or ())}, kind)

@@ -169,7 +169,7 @@ def precompute_terms(
     with create_artifact(out, KIND, settings, parents) as draft:
         safetensors.numpy.save_file(tensors, draft.path / FILE)
         copy_tokenizer(loaded.tokenizer_path, draft.path / TOKENIZER)
-        draft.metrics.update(passages=len(order), words=len(tensors["words"]))
+        draft.metrics.update(passages=len(order), terms=len(tensors["words"]))
     return Artifact.open(out, KIND)
 
 

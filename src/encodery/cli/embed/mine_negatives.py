@@ -40,9 +40,9 @@ def command(
 ) -> None:
     """Write examples with `anchor`, `positive` and `negatives`, for `encodery embed train OUT`.
 
-    Settings: count=4 negatives per example; mine.is=hard (the nearest embeddings, the default), bm25 or random, each
-    with its own settings, such as mine.margin=0.1. With --judge, a negative that scores nearly as high as the positive
-    is removed (mine.is=reranked wraps the miner). --scores also writes the score of every text, for --recipe distil;
+    Settings: num_negatives=4 per example; miner.is=hard (the nearest embeddings, the default), bm25 or random, each
+    with its own settings, such as miner.margin=0.1. With --judge, a negative that scores nearly as high as the positive
+    is removed (miner.is=reranked wraps the miner). --scores also writes the score of every text, for --recipe distil;
     with count=0 the pairs are scored as they are, for loss.is=cosine_mse.
     """
     from encodery.base.errors import InputError, SettingsError
@@ -68,7 +68,7 @@ def command(
     if chosen.num_negatives and "vectors" in chosen.miner.requires:
         if model is None:
             raise SettingsError(
-                "mine: this miner searches embeddings; name a model with --model, or choose mine.is=bm25."
+                "miner: this miner searches embeddings; name a model with --model, or choose miner.is=bm25."
             )
         embedder = DenseEncoder.from_loaded(load_model(model))
     predictor = None if judge is None else _judge(judge)

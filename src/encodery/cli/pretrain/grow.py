@@ -41,7 +41,7 @@ def command(
 
     encodery pretrain grow TOKENS --recipe mini --small tiny --out DIR trains the model of the recipe tiny, grows it to
     the sizes of mini and continues training. Settings apply to both stages, except the model's sizes and optim.lr,
-    which are the large model's. surgery.how=aki and surgery.layers=repeat choose how to grow (`encodery show surgery
+    which are the large model's. surgery.method=aki and surgery.layers=repeat choose how to grow (`encodery show surgery
     grow`); surgery.is=tile is another method.
 
     encodery pretrain grow TOKENS --recipe mini --cycle --out DIR starts with the large model, coalesces it into a small
