@@ -43,7 +43,7 @@ def command(
     Settings: num_negatives=4 per example; miner.is=hard (the nearest embeddings, the default), bm25 or random, each
     with its own settings, such as miner.margin=0.1. With --judge, a negative that scores nearly as high as the positive
     is removed (miner.is=reranked wraps the miner). --scores also writes the score of every text, for --recipe distil;
-    with count=0 the pairs are scored as they are, for loss.is=cosine_mse.
+    with num_negatives=0 the pairs are scored as they are, for loss.is=cosine_mse.
     """
     from encodery.base.errors import InputError, SettingsError
     from encodery.base.settings import decode_with_overrides, parse_overrides

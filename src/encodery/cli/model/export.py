@@ -22,7 +22,7 @@ def command(
 
     hf: loads in stock transformers (AutoModelForMaskedLM, AutoModel, AutoTokenizer) without remote code; a fine-tuned
     model is exported with its head if a stock class computes it (AutoModelForTokenClassification and others). Settings:
-    layout=bert, dtype=float16, license=apache-2.0, title="My encoder", head=false (the encoder alone),
+    checkpoint_format=bert, dtype=float16, license=apache-2.0, title="My encoder", head=false (the encoder alone),
     verify_with_peer=false (do not compare with transformers).
 
     sentence_transformers: loads as a SentenceTransformer, SparseEncoder or CrossEncoder.
