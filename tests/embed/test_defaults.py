@@ -42,7 +42,7 @@ def test_the_batch_size_leaves_steps_for_scored_pairs() -> None:
         ({"num_negatives": -1}, "num_negatives = -1"),
         ({"num_mined_negatives": 0}, "num_mined_negatives = 0"),
         ({"roles": {"answer": "other"}}, "'answer' is not a role"),
-        ({"objective": "denoising", "loss": "infonce"}, "objective = 'denoising' has a loss of its own"),
+        ({"objective": "denoising", "loss": "infonce"}, "objective = 'denoising' brings its own loss"),
         ({"objective": {"is": "denoising", "deletion_rate": 1.0}}, "deletion_rate = 1"),
         ({"objective": {"is": "discourse", "context": 7}}, "context = 7"),
         ({"objective": {"is": "multi_vector", "token_dim": 0}}, "token_dim = 0"),

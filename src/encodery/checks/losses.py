@@ -29,8 +29,8 @@ def example_part(kind: type[Loss]) -> Loss:
 
 def num_columns(loss: Loss) -> int:
     """Return C of the examples: three, as far as the loss allows."""
-    least, most = loss.column_range
-    return min(max(least, 3), most or 3)
+    minimum, maximum = loss.column_range
+    return min(max(minimum, 3), maximum or 3)
 
 
 def example(loss: Loss, seed: int = 0) -> VectorInputs:
@@ -139,5 +139,5 @@ def check_needs_vectors_is_true(loss: Loss) -> None:
     owners = (torch.arange(B),) * len(vectors)
     tokens = TokenInputs(vectors, single.target, single.texts, single.guide, owners=owners, num_examples=B)
     expected = step_metrics([loss.terms(single)])["loss"]
-    found = step_metrics([loss.terms(single if loss.needs_vectors else tokens)])["loss"]
-    assert abs(found - expected) <= TOLERANCE * max(abs(expected), 1), (expected, found)
+    actual = step_metrics([loss.terms(single if loss.needs_vectors else tokens)])["loss"]
+    assert abs(actual - expected) <= TOLERANCE * max(abs(expected), 1), (expected, actual)

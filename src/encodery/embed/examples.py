@@ -86,14 +86,14 @@ def prepare_for_loss(data: EmbeddingExamples, loss: Loss) -> EmbeddingExamples:
             f"loss = '{name}': needs {TARGET_NAMES[loss.target_kind]}, the data has {TARGET_NAMES[data.target_kind]}. "
             f"Name the columns with columns.score, columns.scores or columns.label, or choose another loss."
         )
-    least, most = loss.column_range
-    if len(data.columns) == 1 < least <= 2:
+    minimum, maximum = loss.column_range
+    if len(data.columns) == 1 < minimum <= 2:
         data = replace(data, columns=data.columns * 2)
-    if len(data.columns) < least:
-        missing = "a negative" if least == 3 else "a positive"
-        raise SettingsError(f"loss = '{name}': needs {least} texts per example; {missing} is missing from the data.")
-    if most is not None and len(data.columns) > most:
-        data = replace(data, columns=data.columns[:most])
+    if len(data.columns) < minimum:
+        missing = "a negative" if minimum == 3 else "a positive"
+        raise SettingsError(f"loss = '{name}': needs {minimum} texts per example; {missing} is missing from the data.")
+    if maximum is not None and len(data.columns) > maximum:
+        data = replace(data, columns=data.columns[:maximum])
     return data
 
 

@@ -192,8 +192,8 @@ class EmbedJob(ExampleJob):
         details: dict[str, Any] = {"notes": self.data.notes}
         dev = None if self.dev is None else self.dev.subset(self.train.eval_tokens * FINAL_EVAL_FACTOR)
         for name, heldout in (("dev", dev), ("test", self.test)):
-            if heldout is not None and (found := heldout.metrics(self.objective.compare)):
-                details[name] = {"rows": len(heldout), "metrics": found, "errors": []}
+            if heldout is not None and (heldout_metrics := heldout.metrics(self.objective.compare)):
+                details[name] = {"rows": len(heldout), "metrics": heldout_metrics, "errors": []}
         if "test" in details:
             self.test_metrics |= {f"test_{name}": value for name, value in details["test"]["metrics"].items()}
         if metrics.get("tokens") and "tokens_per_s" in metrics:

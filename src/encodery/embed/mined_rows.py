@@ -69,7 +69,7 @@ def mine_rows(
     judge: Judge | None = None,
     teacher: TeacherScores | None = None,
 ) -> MinedRows:
-    """Return the examples as rows, with mined negatives instead of their own.
+    """Return the examples as rows, with mined negatives instead of the labelled ones.
 
     Args:
         data: pairs, or tuples of which the first two columns are read.

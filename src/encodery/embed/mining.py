@@ -74,7 +74,7 @@ def mine_negatives(miner: NegativeMiner, pool: NegativePool, num_negatives: int,
 def false_negative_rate(miner: NegativeMiner, pool: NegativePool, num_negatives: int, seed: int) -> float | None:
     """Estimate how often a relevant passage that is not labelled is mined as a negative.
 
-    One positive is hidden of every query that has several; the rate is the fraction of them that is mined. None if
+    One positive of every query that has several is withheld; returns the fraction of these that is mined. None if
     fewer than twenty queries have several positives.
     """
     chosen = [query for query, positives in enumerate(pool.positives) if len(positives) > 1]

@@ -32,7 +32,7 @@ class ObjectiveContext:
         loaded: the model that training starts from, with its tokenizer and stored settings.
         model: its copy that is trained, on `device`.
         encoder: how texts become embeddings, in training and in use.
-        loss: what is learned from the embeddings; None where the objective has a loss of its own.
+        loss: what is learned from the embeddings; None if the objective brings its own loss.
         batch_size: examples of a step, of all processes.
         micro_batch_tokens: tokens that go through the model at once.
         seed: of the run.

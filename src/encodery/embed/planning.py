@@ -78,8 +78,8 @@ def plan_training(data: Path, model: str | Path, name: str | None, overrides: Ma
         data: a file, or a folder of splits.
         model: the model that training starts from.
         name: a recipe of `recipes/embed`, or a TOML file. None for `base`, or for raw sentences `simcse` where dev rows
-            show whether it helps. Where none do, and neither a loss nor an objective is given, raw sentences are only
-            used to whiten the embeddings: training on them made small encoders worse (bench/LOG.md).
+            show whether it helps. Where none do, and neither a loss nor an objective is train_settings, raw sentences
+            are only used to whiten the embeddings: training on them made small encoders worse (bench/LOG.md).
         overrides: settings that replace those of the recipe.
 
     Raises `SettingsError`, `UnknownName` and what reading raises.
@@ -114,9 +114,9 @@ def _with_budget(
     chosen = "" if settings.batch else " (chosen by the number of examples)"
     settings = dataclasses.replace(settings, batch=(batch := settings.batch_size_for(len(lengths))))
     epochs = settings.epochs or default_epochs(len(lengths))
-    given = merge_tables(load_recipe("embed", name).get("train", {}), overrides.get("train", {}))
-    filled = {key: value for key, value in evaluation_settings(lengths, epochs).items() if key not in given}
-    if "budget" not in given:
+    train_settings = merge_tables(load_recipe("embed", name).get("train", {}), overrides.get("train", {}))
+    filled = {key: value for key, value in evaluation_settings(lengths, epochs).items() if key not in train_settings}
+    if "budget" not in train_settings:
         filled |= settings_for_epochs(lengths, min(batch, len(lengths)), epochs)
         settings = dataclasses.replace(settings, epochs=epochs)
     train = decode(type(settings.train), merge_tables(encode(settings.train), filled), "train")
@@ -127,7 +127,8 @@ def _with_budget(
 
 
 def evaluation_settings(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
-    """Return the `train` settings of evaluations on dev rows, for examples of these lengths (E,) and so many epochs.
+    """Return the `train` settings of evaluations on dev rows, for examples of these lengths (E,) and a number of
+    epochs.
 
     Every planned evaluation is run, so that the choice of the best weights does not depend on the clock; a run ends
     early after half of all evaluations without a better one.
@@ -156,7 +157,7 @@ def _plan_whitening(read: EmbedData, overrides: Mapping[str, Any], loaded: Loade
     if unused:
         raise SettingsError(
             f"{', '.join(unused)}: without effect, since raw sentences alone are not trained on unless a recipe "
-            "(--recipe simcse, mirror, tsdae or discsent) or a loss is given."
+            "(--recipe simcse, mirror, tsdae or discsent) or a loss is train_settings."
         )
     whitening = {"encoder": {"postprocess": ["whiten", "normalise"]}}
     settings = recipe_settings(LABELLED_RECIPE, merge_tables(whitening, overrides), loaded)

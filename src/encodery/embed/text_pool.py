@@ -1,7 +1,7 @@
 """The texts of a data set, tokenised once, each kept once; examples are rows of indices into them.
 
 A text that is longer than the model takes can be kept whole (`truncate` = "chunk"): it is read in windows that are
-sequences of their own, and whose embeddings are averaged, as in use (`encoders.text_windows`).
+separate sequences and whose embeddings are averaged, as in use (`encoders.text_windows`).
 Shapes: P texts, E examples, C columns, B texts of a batch, W windows of these.
 """
 

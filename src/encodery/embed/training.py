@@ -37,7 +37,7 @@ class EmbedTraining:
         adapt: what of the model is trained (absent: everything).
         dropout: of hidden states in training (absent: the model's own); attention weights have none.
         gather_across_devices: compare examples with those of all processes, so that a step is the same on any number
-            of them; otherwise with those of their own process.
+            of them; otherwise only with those of the same process.
 
     The data:
         columns: role -> column of the data, where the guess is wrong.
@@ -85,7 +85,7 @@ class EmbedTraining:
         check_at_least(self, 0, "num_negatives", "random_span_mask")
         if self.loss is not None and not self.objective.uses_loss:
             raise SettingsError(
-                f"loss = '{name_of(self.loss)}': objective = '{name_of(self.objective)}' has a loss of its own; leave "
+                f"loss = '{name_of(self.loss)}': objective = '{name_of(self.objective)}' brings its own loss; leave "
                 "one of the two out."
             )
         reason = self.objective.single_window

@@ -1,7 +1,7 @@
 """Sparse embeddings: a weight for each term of the vocabulary, most of them zero. arXiv:2107.05720 (SPLADE)
 
 `terms` says which terms get a weight. "vocabulary": the masked-language-model head scores, for each token, the terms
-that could stand in its place; a term's weight is the highest log(1 + relu(score)) over the tokens of the text. So a
+that could take its place; a term's weight is the highest log(1 + relu(score)) over the tokens of the text. So a
 text gets terms that it does not contain, and a term search finds it by them. "tokens": only the text's own tokens get a
 weight, relu(w · state + b), and the highest one if a token occurs several times (arXiv:2106.14807, uniCOIL).
 `query_encoding` says how queries are encoded. "encoder": like texts. "bow": a bag of words, each token with its count,

@@ -32,7 +32,7 @@ from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.windows import batches_by_length
 
 AT_ONCE = 4096  # Tokens of the vocabulary, or texts, that are processed together.
-MAX_LENGTH = 1 << 16  # Without attention the length has no limit of its own; this many tokens are read at once.
+MAX_LENGTH = 1 << 16  # Without attention nothing limits the length; this many tokens are read at once.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,8 +171,10 @@ def html_page(comparison: Comparison) -> str:
     pieces: list[Html] = []
     for task, rows in _by_task(comparison).items():
         body = table(HEAD, [_cells(row) for row in rows], numeric=range(2, len(HEAD)))
-        remarks = [el("p", line, class_="faint small") for line in _notes(rows)]
-        pieces.append(el("section", el("h2", task), el("p", plural(_items(rows), "item")), body, *remarks, _all(rows)))
+        footnotes = [el("p", line, class_="faint small") for line in _notes(rows)]
+        pieces.append(
+            el("section", el("h2", task), el("p", plural(_items(rows), "item")), body, *footnotes, _all(rows))
+        )
     notes = el("p", NOTE, class_="faint small")
     about = el("section", el("h2", "Machine"), pairs((name, value) for name, value in comparison.machine.items()))
     return page("Systems compared", *pieces, notes, about)

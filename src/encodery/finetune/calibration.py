@@ -59,8 +59,8 @@ def fit_temperature(logits: np.ndarray, expected: np.ndarray) -> float:
 class Reliability:
     """Answers in bins of their confidence, empty bins left out.
 
-    `confidence` (K,): mean probability; `accuracy` (K,): fraction of right answers; `count` (K,). `error`: the expected
-    calibration error, Σ count · |confidence - accuracy| / R.
+    `confidence` (K,): mean probability; `accuracy` (K,): fraction of correct answers; `count` (K,). `error`: the
+    expected calibration error, Σ count · |confidence - accuracy| / R.
     """
 
     confidence: np.ndarray

@@ -54,7 +54,7 @@ def prediction_details(task: Task, answers: Sequence[Answer], rows: Rows, metada
 
 
 def _confident_errors(answers: Sequence[Answer], expected: Sequence[Any]) -> list[tuple[float, int]]:
-    """Return the probability and index of rows with a wrong answer that has a probability."""
+    """Return the probability and index of rows with an incorrect answer that has a probability."""
     return [
         (answer["probability"], row)
         for row, answer in enumerate(answers)

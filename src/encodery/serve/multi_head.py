@@ -136,7 +136,7 @@ class MultiHeadModel(EncoderHead):
         return outputs
 
     def finish(self, context: tuple[list[_HeadRequest], list[int]], outputs: Sequence[Any]) -> InferenceResult:
-        """`heads` by label: the body of its own result; arrays are called number/name, by the head's number."""
+        """`heads` by label: the body of that head's result; arrays are called number/name, by the head's number."""
         parts, tokens = context
         bodies: dict[str, Any] = {}
         arrays: dict[str, np.ndarray] = {}

@@ -41,9 +41,11 @@ class Combined(Loss):
         targets = {loss.target_kind for loss in self._all} - {"none"}
         if len(targets) > 1:
             raise SettingsError(f"combined: the losses need different labels: {', '.join(sorted(targets))}.")
-        least, most = self.column_range
-        if most is not None and least > most:
-            raise SettingsError(f"combined: one loss needs {least} texts per example, another takes at most {most}.")
+        minimum, maximum = self.column_range
+        if maximum is not None and minimum > maximum:
+            raise SettingsError(
+                f"combined: one loss needs {minimum} texts per example, another takes at most {maximum}."
+            )
 
     @property
     def _all(self) -> tuple[Loss, ...]:
@@ -59,9 +61,9 @@ class Combined(Loss):
 
     @property
     def column_range(self) -> tuple[int, int | None]:
-        least = max(loss.column_range[0] for loss in self._all)
-        limits = [most for _, most in (loss.column_range for loss in self._all) if most is not None]
-        return least, min(limits, default=None)
+        ranges = [loss.column_range for loss in self._all]
+        maxima = [maximum for _, maximum in ranges if maximum is not None]
+        return max(minimum for minimum, _ in ranges), min(maxima, default=None)
 
     @property
     def needs_guide(self) -> bool:

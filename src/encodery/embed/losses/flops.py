@@ -1,8 +1,8 @@
 """Another loss, and FLOPS regularisation, which makes embeddings sparse. arXiv:2004.05665, arXiv:2107.05720
 
 The regulariser is Σ over the vocabulary of the squared mean weight. The work of a search grows with it, and it is
-lowest when the non-zero terms are spread over the vocabulary. Queries and documents have weights of their own, which
-rise over the run as in SPLADE. Equals the inner loss at weight 0. Shapes: B examples, C columns, V vocabulary.
+lowest when the non-zero terms are spread over the vocabulary. Queries and documents have separate weights, which rise
+over the run as in SPLADE. Equals the inner loss at weight 0. Shapes: B examples, C columns, V vocabulary.
 """
 
 from __future__ import annotations

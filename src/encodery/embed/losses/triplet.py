@@ -21,7 +21,7 @@ from encodery.objectives import Count, LossTerm
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet(Loss):
-    """Use it for examples with good negatives of their own. `distance`: 1 - cosine, or euclidean, for which the usual
+    """Use it for examples that contain good negatives. `distance`: 1 - cosine, or euclidean, for which the usual
     margin is 5.
 
         loss = {is = "triplet", margin = 0.2}

@@ -16,7 +16,7 @@ from encodery.base.parts import Part
 Judge = Callable[[str, Sequence[str]], np.ndarray]
 """A cross-encoder: a query and n texts to n scores, higher is more relevant."""
 TextSearch = Callable[[str, int], Sequence[int]]
-"""A term search: a query and a number to the indices of so many passages, best first."""
+"""A term search: a query and a number n to the indices of n passages, best first."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ STD = 0.02  # of initial weights
 
 class DenoisingDecoder(nn.Module):
     """Token embeddings so far and a vector → features (T, E), whose products with the token embeddings are logits of
-    the next token. It has few layers of its own and no access to the encoder's states, which leaves more to the vector.
+    the next token. It has its own few layers and no access to the encoder's states, which leaves more to the vector.
     """
 
     def __init__(self, shape: Shape, depth: int) -> None:

@@ -46,11 +46,11 @@ class DenseHead:
     def vectors(self, batch: Batch, layers: Sequence[int] = ()) -> Tensor:
         """Return (S, 1 + L, H): the sequences' vectors of the last layer, then of earlier ones, not postprocessed."""
         output = self.model.encoder(batch, keep_layers=self.pooling.keep_layers or bool(layers))
-        found = [self.pooling(output, batch)]
+        pooled = [self.pooling(output, batch)]
         for layer in layers:
             hidden = self.model.encoder.final_norm(output.layers[layer])
-            found.append(self.pooling(Output(hidden), batch))
-        return torch.stack(found, dim=1)
+            pooled.append(self.pooling(Output(hidden), batch))
+        return torch.stack(pooled, dim=1)
 
     def last_vectors(self, batch: Batch) -> Tensor:
         """Return (S, H), the sequences' vectors of the last layer."""

@@ -1,7 +1,7 @@
 """A denoising autoencoder with one vector as bottleneck: delete tokens, write the whole text again. arXiv:2104.06979
 
 TSDAE. A decoder sees the tokens before and the pooled vector, nothing else, so what it needs must be in the vector.
-Differs from the paper: the decoder has few layers of its own instead of the encoder's weights; it shares the encoder's
+Differs from the paper: the decoder has its own few layers instead of the encoder's weights; it shares the encoder's
 token embeddings. The decoder is dropped at the end.
 Shapes: B texts, T tokens, H width, V vocabulary.
 """

@@ -81,7 +81,7 @@ class Sparse(EmbeddingObjective):
         return "it averages one vector per window, and objective = 'sparse' has none to average"
 
     def build(self, context: ObjectiveContext) -> EmbeddingObjectiveModule:
-        """See `EmbeddingObjective`. Raises `SettingsError` where the model has no head of its own."""
+        """See `EmbeddingObjective`. Raises `SettingsError` if the model lacks the head that computes the weights."""
         return _SparseModule(self, context)
 
 

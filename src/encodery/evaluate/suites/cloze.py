@@ -31,7 +31,7 @@ MASK = "[MASK]"
 
 @dataclass(frozen=True, eq=False)
 class ClozeQuestions:
-    """N questions with one [MASK] each, their correct answers, and wrong answers of the same relation."""
+    """N questions with one [MASK] each, their correct answers, and incorrect answers of the same relation."""
 
     prompts: list[str]
     answers: list[list[str]]
@@ -90,7 +90,8 @@ class ClozeSuite(Suite):
         return ClozeQuestions([prompts[n] for n in kept], [answers[n] for n in kept], [others[n] for n in kept])
 
     def _others(self, relations: list[str], answers: list[list[str]]) -> list[list[str]]:
-        """Return wrong answers of each question, drawn from the correct answers of other questions of its relation."""
+        """Return incorrect answers of each question, drawn from the correct answers of other questions of its
+        relation."""
         pools: dict[str, dict[str, None]] = {}
         for relation, correct in zip(relations, answers, strict=True):
             pools.setdefault(relation, {}).update(dict.fromkeys(correct))

@@ -43,11 +43,11 @@ class _Opened(OpenSystem):
         self._model: Any = library.SentenceTransformer(settings.path, device=str(device()))
         self._batch = settings.batch
         self._tally = PaddingCounter()
-        self._model[0].register_forward_pre_hook(self._see)
+        self._model[0].register_forward_pre_hook(self._count_padding)
 
-    def _see(self, module: Any, given: tuple[Any, ...]) -> None:
-        if given and "attention_mask" in given[0]:
-            self._tally.add_batch(given[0]["attention_mask"])
+    def _count_padding(self, module: Any, args: tuple[Any, ...]) -> None:
+        if args and "attention_mask" in args[0]:
+            self._tally.add_batch(args[0]["attention_mask"])
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         prompts = self._model.prompts or {}

@@ -21,7 +21,7 @@ class ScaledLRLinear(nn.Linear):
     """A linear map whose learning rate is `lr_scale` times that of the optimizer.
 
     Weights are stored divided by `lr_scale` and multiplied by it in `forward`. Under Adam and similar optimizers, whose
-    step sizes do not depend on the scale of the gradients, this equals a learning rate of its own. Use it for a map
+    step sizes do not depend on the scale of the gradients, this equals a separate learning rate. Use it for a map
     that is initialised at random on a pre-trained model, since it has farther to go. The effective weights are drawn
     with a standard deviation of 0.02.
     """

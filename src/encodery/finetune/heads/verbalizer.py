@@ -39,7 +39,7 @@ class VerbalizerTask(SingleLabelTask, abc.ABC):
         RowSchema(("text",), ("label",)),
     )
     uses_mlm_head: ClassVar[bool] = True
-    unsupported: ClassVar[frozenset[str]] = frozenset({"altered_weights_are_refused"})  # It has none of its own.
+    unsupported: ClassVar[frozenset[str]] = frozenset({"altered_weights_are_refused"})  # It adds no weights.
 
     @abc.abstractmethod
     def prompt_patterns(self, labels: Sequence[str], inputs: Sequence[str], tokenizer: Tokenizer) -> Sequence[str]:
@@ -92,7 +92,7 @@ class VerbalizerTask(SingleLabelTask, abc.ABC):
 
 
 class _VerbalizerModule(TaskModule):
-    """Reads the logits of the labels' words from the model's head; has no weights of its own."""
+    """Reads the logits of the labels' words from the model's head; adds no weights."""
 
     word_ids: Tensor
     word_weights: Tensor

@@ -32,8 +32,8 @@ from encodery.objectives import Count, LossTerm
 class MultipleChoice(HeadedTask):
     """Choose one of a row's own `choices`.
 
-    `label` of a row is the index of the right choice, from 0, or its text; a `context` is read before the question. The
-    settings are those of the head (`pair`). Use it when every row offers answers of its own:
+    `label` of a row is the index of the correct choice, from 0, or its text; a `context` is read before the question.
+    The settings are those of the head (`pair`). Use it when every row has its own answers to choose from:
 
         encodery finetune choice swag.jsonl --model run --out chooser
         # a row: {"question": "She opens the umbrella because", "choices": ["it rains.", "it sings."], "label": 0}
@@ -139,7 +139,8 @@ def _choices(rows: Rows) -> list[list[str]]:
 
 
 def _right_choices(rows: Rows) -> list[int]:
-    """Return the index of each row's right choice. Raises `InputError` naming a row whose label is not one of them."""
+    """Return the index of each row's correct choice. Raises `InputError` naming a row whose label is not one of
+    them."""
     indices = []
     for row, (own, label) in enumerate(zip(_choices(rows), rows["label"], strict=True)):
         if str(label) in own:

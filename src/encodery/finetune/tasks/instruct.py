@@ -1,7 +1,7 @@
 """A class by answering a question with a letter: the options are part of the prompt. arXiv:2502.03793
 
-"Choose the right answer. A: ham. B: spam. Text: … Answer: {mask}" is answered by the head that pre-training has
-trained, among the letters of the options. Differs from `cloze`: the model reads the names of the labels, so long names
+The prompt "<question> A: ham. B: spam. Text: … Answer: {mask}" is answered by the masked-language-model head, among
+the letters of the options. Differs from `cloze`: the model reads the names of the labels, so long names
 and descriptions can be used, and each label takes one letter. Differs from the paper: the softmax is over the letters
 of the options rather than over the whole vocabulary, and the model was not trained on other tasks in this form before.
 """

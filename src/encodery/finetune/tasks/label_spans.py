@@ -53,8 +53,8 @@ ProbableSpan = tuple[float, int, int, str]
 class ZeroShotSpans(Task):
     """Find spans of the types that each row names.
 
-    `max_span_words`: most words of a span. `overlap`: tokens that neighbouring windows share; no window edge cuts spans
-    of up to half as many. `types_per_prompt`: at most so many types share a prompt. `type_dropout`: fraction of the
+    `max_span_words`: maximum words of a span. `overlap`: tokens that neighbouring windows share; no window edge cuts
+    spans of up to half as many. `types_per_prompt`: maximum types that share a prompt. `type_dropout`: fraction of the
     types without a span in a row that are left out of its prompt in training, so that the model learns to read them.
     `positive_weight`: weight in the loss of spans that have a type. `dropout` before the maps.
     Use it for entities of types that are chosen when the model is used:

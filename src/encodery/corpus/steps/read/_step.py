@@ -20,7 +20,7 @@ RESERVED = ("path", "format", "source", "license")  # Keys of the metadata that 
 
 
 class ReadStep(PipelineStep):  # type: ignore[misc]
-    """Yield the documents of earlier readers, then those of the task's files of its own format.
+    """Yield the documents of earlier readers, then those of the task's files in this reader's format.
 
     Problems are written to `problems/<format>-<task>.json` as rows of reason, path, count and detail.
     """
