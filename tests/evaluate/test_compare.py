@@ -202,10 +202,10 @@ def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
     assert opened.encode(["a", "b", "c"]).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert opened.counters.tokens is None
     for said, match in (
-        (b"not json", "no JSON"),
-        (b"[[1.0, 2.0]]", "1 vectors came back for 2 texts"),
-        (b'{"error": "busy"}', "a list of vectors was expected"),
-        (b"[[1.0, 2.0], [3.0]]", "no vectors of one width"),
+        (b"not json", "is not JSON"),
+        (b"[[1.0, 2.0]]", "returned 1 vectors for 2 texts"),
+        (b'{"error": "busy"}', "must be a list of vectors"),
+        (b"[[1.0, 2.0], [3.0]]", "must be vectors of one dimension"),
         (urllib.error.URLError("refused"), "no answer: refused"),
         (urllib.error.HTTPError("u", 413, "Too Large", Message(), io.BytesIO(b"less")), "answered 413 Too Large: less"),
     ):
@@ -213,9 +213,9 @@ def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
         with pytest.raises(InputError, match=match):
             opened.encode(["a", "b"])
     answers.append(b'{"object": "list"}')
-    with pytest.raises(InputError, match="is not OpenAI's answer"):
+    with pytest.raises(InputError, match="must have the form of OpenAI's"):
         EndpointSystem(url="http://localhost:1/v1/embeddings").open().encode(["a"])
-    with pytest.raises(SettingsError, match="must begin with http"):
+    with pytest.raises(SettingsError, match="must start with http"):
         EndpointSystem(url="localhost:1")
 
 

@@ -409,7 +409,9 @@ def test_no_head_and_the_wrong_rows_are_refused(
     run: Path, classes: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert encodery(["evaluate", "task", str(folder), "--model", str(run)]) == 2
-    assert "has no head of a task; `encodery finetune TASK DATA --model" in " ".join(capsys.readouterr().err.split())
+    assert "has no task head; train one with `encodery finetune TASK DATA --model" in " ".join(
+        capsys.readouterr().err.split()
+    )
     pairs = written(tmp_path / "p.jsonl", {"sentence1": ["a"] * 9, "sentence2": ["b"] * 9, "score": list(range(9))})
     assert encodery(["evaluate", "task", str(pairs), "--model", f"{classes},name=mine"]) == 2
     shown = " ".join(capsys.readouterr().err.split())
@@ -420,7 +422,7 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert encodery(["evaluate", "task", str(pairs), "--model", "tfidf"]) == 2
     assert "TF-IDF: it learns classes of texts. " in capsys.readouterr().err
     assert encodery(["evaluate", "task", str(folder), "--model", "bm25"]) == 2
-    assert "BM25: has no head of a task" in capsys.readouterr().err
+    assert "BM25: has no task head" in capsys.readouterr().err
 
 
 def test_a_head_that_is_passed_over_is_told(classes: Path, folder: Path, run: Path, tmp_path: Path) -> None:

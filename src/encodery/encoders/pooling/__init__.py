@@ -1,4 +1,4 @@
-"""Pooling: the hidden states of a sequence to one vector. The contract, and nothing of its parts.
+"""Pooling: the hidden states of a sequence to one vector.
 
 Shapes: T tokens of a packed batch, B sequences, H width.
 """

@@ -1,4 +1,4 @@
-"""Post-processing: a step between pooling and comparison. The contract, and nothing of its parts.
+"""Post-processing: a step between pooling and comparison.
 
 A step can be fitted to a sample of vectors once; its state is plain arrays, stored with the model or the index.
 Shapes: N vectors, H width before, K dimension after.

@@ -61,9 +61,7 @@ class OpenSystem(abc.ABC):
 
     def predictor(self) -> Predictor:
         """Return its fine-tuned model. Raises `UnsupportedEvaluation` if it has none."""
-        raise UnsupportedEvaluation(
-            f"{self.name}: has no head of a task; a run of `encodery finetune TASK DATA` has one."
-        )
+        raise UnsupportedEvaluation(f"{self.name}: has no task head; a run of `encodery finetune TASK DATA` has one.")
 
 
 class System(Part):

@@ -1,6 +1,7 @@
 """A server that embeds over HTTP: the request of OpenAI's `/v1/embeddings`, or of text-embeddings-inference's `/embed`.
 
-Only the standard library is used. Which tokens a server cuts off it does not tell. Shapes: N texts, K width.
+It uses only the standard library. Servers do not report truncation, so dropped tokens are unknown. Shapes: N texts, K
+dimension of a vector.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import numpy as np
 from encodery.base.errors import InputError, SettingsError
 from encodery.evaluate.systems import OpenSystem, Role, System, Vectors
 
-SHOWN = 300  # Characters of a server's complaint.
+MAX_SHOWN = 300  # Characters of a server's answer that an error message quotes.
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSystem(System):
-    """`url`: the whole address; one that ends in `/embed` is asked as text-embeddings-inference is, any other as
-    OpenAI's. `model`: its name there. `headers`: sent along, such as Authorization. `batch`: texts a request."""
+    """Measure a server by its HTTP interface. Use it for a model that is deployed or that only a provider runs.
+
+    `url`: the full address; if it ends in `/embed`, requests have the form of text-embeddings-inference, otherwise that
+    of OpenAI. `model`: the model's name at the server. `headers`: sent with each request, such as Authorization.
+    `batch`: texts per request. `timeout`: seconds until a request fails.
+    """
 
     url: str
     name: str = ""
@@ -35,7 +40,7 @@ class EndpointSystem(System):
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in ("http", "https"):
-            raise SettingsError(f"url = '{self.url}': must begin with http:// or https://.")
+            raise SettingsError(f"url = '{self.url}': must start with http:// or https://.")
         if self.batch < 1:
             raise SettingsError(f"batch = {self.batch}: must be at least 1.")
 
@@ -51,42 +56,47 @@ class _Opened(OpenSystem):
     def __init__(self, settings: EndpointSystem) -> None:
         super().__init__(settings.label)
         self._settings = settings
-        self._plain = urlsplit(settings.url).path.rstrip("/").endswith("/embed")
+        self._tei = urlsplit(settings.url).path.rstrip("/").endswith("/embed")
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         size = self._settings.batch
-        rows: list[Any] = []
+        embeddings: list[Any] = []
         tokens: int | None = 0
         with self.counters.clock():
             for start in range(0, len(texts), size):
-                some = list(texts[start : start + size])
-                found, read = self._asked(some)
-                if len(found) != len(some):
-                    raise InputError(f"{self._settings.url}: {len(found)} vectors came back for {len(some)} texts.")
-                rows += found
-                tokens = None if tokens is None or read is None else tokens + read
+                batch = list(texts[start : start + size])
+                embedded, used = self._request(batch)
+                if len(embedded) != len(batch):
+                    raise InputError(f"{self._settings.url}: returned {len(embedded)} vectors for {len(batch)} texts.")
+                embeddings += embedded
+                tokens = None if tokens is None or used is None else tokens + used
         self.counters.add(len(texts), tokens, None, None)
         try:
-            vectors = np.array(rows, np.float32)
+            vectors = np.array(embeddings, np.float32)
         except (ValueError, TypeError) as error:
-            raise InputError(f"{self._settings.url}: what came back are no vectors of one width: {error}") from error
-        return vectors if rows else np.zeros((0, 0), np.float32)
+            raise InputError(f"{self._settings.url}: the answer must be vectors of one dimension: {error}") from error
+        return vectors if embeddings else np.zeros((0, 0), np.float32)
 
-    def _asked(self, texts: list[str]) -> tuple[list[Any], int | None]:
-        """The vectors of some texts, and how many tokens the server says it read."""
-        if self._plain:
+    def _request(self, texts: list[str]) -> tuple[list[Any], int | None]:
+        """Return the vectors of a batch of texts, and the number of tokens that the server reports, if it does."""
+        if self._tei:
             answer = self._post({"inputs": texts})
             if not isinstance(answer, list):
-                raise InputError(f"{self._settings.url}: a list of vectors was expected, not {str(answer)[:SHOWN]}")
+                raise InputError(
+                    f"{self._settings.url}: the answer must be a list of vectors, not {str(answer)[:MAX_SHOWN]}"
+                )
             return answer, None
         named = {"model": self._settings.model} if self._settings.model else {}
         answer = self._post({"input": texts, "encoding_format": "float", **named})
         try:
             rows = sorted(answer["data"], key=lambda row: row["index"])
-            read = (answer.get("usage") or {}).get("prompt_tokens")
-            return [row["embedding"] for row in rows], read
+            used = (answer.get("usage") or {}).get("prompt_tokens")
+            return [row["embedding"] for row in rows], used
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self._settings.url}: is not OpenAI's answer: {str(answer)[:SHOWN]}") from error
+            raise InputError(
+                f"{self._settings.url}: the answer must have the form of OpenAI's `/v1/embeddings`, not "
+                f"{str(answer)[:MAX_SHOWN]}"
+            ) from error
 
     def _post(self, body: dict[str, Any]) -> Any:
         settings = self._settings
@@ -99,9 +109,9 @@ class _Opened(OpenSystem):
             with urllib.request.urlopen(request, timeout=settings.timeout) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            said = error.read(SHOWN).decode("utf-8", "replace")
-            raise InputError(f"{settings.url}: answered {error.code} {error.reason}: {said}") from error
+            message = error.read(MAX_SHOWN).decode("utf-8", "replace")
+            raise InputError(f"{settings.url}: answered {error.code} {error.reason}: {message}") from error
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise InputError(f"{settings.url}: no answer: {getattr(error, 'reason', error)}") from error
         except ValueError as error:
-            raise InputError(f"{settings.url}: what came back is no JSON: {error}") from error
+            raise InputError(f"{settings.url}: the answer is not JSON: {error}") from error

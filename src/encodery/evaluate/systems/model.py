@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from encodery.model.load import LoadedModel
 
 DOCUMENTS_AT_ONCE = 1024
-"""Documents whose token vectors are held in memory at a time."""
+"""Documents whose multi-vector embeddings are held in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSystem(System):
-    """`path`: a model, a run, a folder or a name on the hub. `truncate` is for texts longer than the model takes where
-    vectors are made of them; a task's head reads them as in training.
+    """Measure a model that encodery loads. Use it for own models and for folders of other libraries.
 
-    `query` and `document` name the stored prompts put before either; by default prompts of those very names, if any,
-    and always where a model reads the two sides each in its own way, as sparse and token vectors do.
+    `path`: a model, a run, a folder or a name on the hub. `truncate`: how texts longer than the model's maximum are
+    embedded; a task's head truncates them as in training. `query`, `document`: the names of the stored prompts of
+    these roles; by default the prompts that are called so, if there are any. A model that encodes the two roles
+    differently, such as a sparse or multi-vector one, always uses the default.
     """
 
     path: str
@@ -55,7 +56,7 @@ class ModelSystem(System):
 
 
 class _OpenModel(OpenSystem):
-    """The text encoder of a model, of any kind, and the head of its task if it has one."""
+    """The text encoder of a model, of any kind, and its task head if it has one."""
 
     def __init__(self, settings: ModelSystem, loaded: LoadedModel, encoder: TextEncoder) -> None:
         super().__init__(settings.label)
@@ -66,7 +67,8 @@ class _OpenModel(OpenSystem):
         self._prompts = {role: self._prompt(settings, role) for role in get_args(Role)}
 
     def _prompt(self, settings: ModelSystem, role: Role) -> str | None:
-        """The name of the stored prompt for a role; None for that of the role itself. Raises `InputError`."""
+        """Return the name of the stored prompt of a role; None means the default. Raises `InputError` if it is
+        unknown."""
         name: str = getattr(settings, role)
         if name in ("", role) and (not name or not self.symmetric):
             return None
@@ -96,7 +98,7 @@ class _OpenModel(OpenSystem):
 
         if self._encoder.kind == "multi_vector":
             raise UnsupportedEvaluation(
-                f"{self.name}: gives one vector per token; only retrieval can be measured with it."
+                f"{self.name}: computes multi-vector embeddings, which only retrieval can measure."
             )
         embeddings = self._embed(texts, role)
         if isinstance(embeddings, SparseEmbeddings):
@@ -126,8 +128,8 @@ class _OpenModel(OpenSystem):
     def loaded(self) -> LoadedModel:
         if "mlm" not in self._loaded.model.heads:
             raise UnsupportedEvaluation(
-                f"{self._loaded.path}: has no masked-language-model head, so it cannot be asked for its guesses; "
-                "embedding models often lost theirs."
+                f"{self._loaded.path}: has no masked-language-model head, so it cannot predict masked tokens; "
+                "many embedding models are stored without it."
             )
         return self._loaded
 
@@ -137,7 +139,7 @@ class _OpenModel(OpenSystem):
 
         if not self.task and imported_head(self._loaded) is None:
             raise UnsupportedEvaluation(
-                f"{self.name}: {self._loaded.path} has no head of a task; `encodery finetune TASK DATA --model "
-                f"{self._loaded.path}` gives it one."
+                f"{self.name}: {self._loaded.path} has no task head; train one with `encodery finetune TASK DATA "
+                f"--model {self._loaded.path}`."
             )
         return Predictor.from_model(self._loaded)

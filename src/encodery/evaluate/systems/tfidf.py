@@ -1,6 +1,6 @@
-"""TF-IDF: words weighted by how rare they are in the suite's own texts; what every model has to beat.
+"""TF-IDF: word n-grams, weighted by their rarity in the suite's texts; the baseline of every model.
 
-Words and pairs of words, logarithmic counts; over scikit-learn. Shapes: N texts, K words known.
+Term frequencies are logarithmic; computed by scikit-learn. Shapes: N texts, K n-grams.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from encodery.evaluate.systems import OpenSystem, Role, System, Vectors
 
 @dataclass(frozen=True, kw_only=True)
 class TFIDFSystem(System):
-    """`words`: the longest run of words that counts as one feature; `rarest`: texts a feature must be in to count."""
+    """Measure TF-IDF vectors. Use it as the baseline that a trained model must beat.
+
+    `max_ngram`: maximum words of an n-gram. `min_texts`: minimum texts that an n-gram must occur in.
+    """
 
     name: str = "TF-IDF"
     max_ngram: int = 2
@@ -24,7 +27,7 @@ class TFIDFSystem(System):
 
     def __post_init__(self) -> None:
         if self.max_ngram < 1 or self.min_texts < 1:
-            raise SettingsError(f"words = {self.max_ngram}, rarest = {self.min_texts}: both must be at least 1.")
+            raise SettingsError(f"max_ngram = {self.max_ngram}, min_texts = {self.min_texts}: both must be at least 1.")
 
     @property
     def label(self) -> str:
@@ -40,27 +43,27 @@ class _Opened(OpenSystem):
     def __init__(self, settings: TFIDFSystem) -> None:
         super().__init__(settings.label)
         text = require("sklearn.feature_extraction.text", "evaluate")
-        # Single letters count, unlike scikit-learn's default: there are words and whole languages of them.
-        self._counts: Any = text.TfidfVectorizer(
+        # Words of one character count, unlike in scikit-learn's default: some languages have many.
+        self._vectorizer: Any = text.TfidfVectorizer(
             sublinear_tf=True,
             ngram_range=(1, settings.max_ngram),
             min_df=settings.min_texts,
             token_pattern=r"(?u)\b\w+\b",
         )
-        self._words = self._counts.build_tokenizer()
+        self._tokenize = self._vectorizer.build_tokenizer()
         self._fitted = False
 
     def fit(self, texts: Sequence[str]) -> None:
         try:
-            self._counts.fit(texts)
+            self._vectorizer.fit(texts)
         except ValueError as error:
             raise InputError(f"{self.name}: {error}") from error
         self._fitted = True
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         if not self._fitted:
-            raise InputError(f"{self.name}: has seen no texts yet to take the words' frequencies from.")
+            raise InputError(f"{self.name}: is not fitted yet; `fit` takes the texts whose word frequencies it uses.")
         with self.counters.clock():
-            vectors = self._counts.transform(texts)
-        self.counters.add(len(texts), sum(len(self._words(text)) for text in texts), 0, 0)
+            vectors = self._vectorizer.transform(texts)
+        self.counters.add(len(texts), sum(len(self._tokenize(text)) for text in texts), 0, 0)
         return vectors.tocsr().astype("float32")

@@ -1,5 +1,4 @@
-"""Qdrant Edge, the embedded engine: text, embeddings and metadata in one folder with a write-ahead log, without a
-server.
+"""Qdrant Edge, an embedded engine without a server: text, embeddings, metadata and a write-ahead log in one folder.
 
 BM25 is the engine's own, over a text index with exact document lengths and frequencies:
     sum over query terms t, as often as they occur in the query, of

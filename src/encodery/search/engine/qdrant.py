@@ -1,6 +1,6 @@
-"""Qdrant as a server or cluster, through `qdrant-client`: the folder of the index holds its settings, the server the
-passages.
+"""Qdrant as a server or cluster, through `qdrant-client`.
 
+The folder of the index holds its settings, the server the passages.
 Differs from `edge`: many processes may search and change one index, which may be larger than this machine. BM25 is a
 sparse vector of term weights: the server supplies the rarity of each term (`modifier: idf`, the same formula as
 `edge`), the weights come from this package, over the same analyser, so both engines rank alike (`_qdrant.py` says how

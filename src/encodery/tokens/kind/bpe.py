@@ -1,5 +1,4 @@
-"""Byte-level byte-pair encoding: every text has ids, and a space belongs to the word after it (RoBERTa,
-arXiv:1907.11692).
+"""Byte-level byte-pair encoding: a space belongs to the word after it. arXiv:1907.11692 (RoBERTa)
 
 Every byte is a piece, so nothing is unknown; with `normalize` none the text is decoded byte for byte.
 """

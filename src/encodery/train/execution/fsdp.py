@@ -1,11 +1,11 @@
-"""Fully sharded data parallelism: each process holds a shard of every weight, gradient and optimiser state (ZeRO,
-arXiv:1910.02054; PyTorch FSDP, arXiv:2304.11277).
+"""Fully sharded data parallelism: each process holds a shard of the weights, gradients and optimiser state.
 
-Use it (`train.fsdp=true`) if the model and its optimiser state do not fit on one device; otherwise a whole copy on
-every device is faster. `torch.distributed.fsdp` gathers the weights of a layer while that layer runs and adds the
-gradients up, each rank keeping its shard of the sum. Optimisers, averages and checkpoints see `DTensor`s under the same
-names. Layers are sharded one by one, everything else (embeddings, heads, the objective) together. Losses are those of
-whole weights up to the order of additions. In a single process nothing is sharded."""
+Sources: ZeRO, arXiv:1910.02054; PyTorch FSDP, arXiv:2304.11277. Use it (`train.fsdp=true`) if the model and its
+optimiser state do not fit on one device; otherwise a whole copy on every device is faster. `torch.distributed.fsdp`
+gathers the weights of a layer while that layer runs and adds the gradients up, each rank keeping its shard of the sum.
+Optimisers, averages and checkpoints see `DTensor`s under the same names. Layers are sharded one by one, everything
+else (embeddings, heads, the objective) together. Losses are those of whole weights up to the order of additions. In a
+single process nothing is sharded."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Layer-by-layer gradient accumulation (arXiv:2106.02679, section 2): all micro-batches of a step go through a layer
-before any goes through the next, and the weights of that layer alone are on the device.
+"""Layer-by-layer gradient accumulation: only the weights of one layer are on the device. arXiv:2106.02679
 
-Use it (`train.layerwise_offload=true`) if the model exceeds the device. The weights of a layer move to the device once
-for the forward and once for the backward pass of a step, however many micro-batches it has, and move back with their
+All micro-batches of a step go through a layer before any goes through the next (section 2 of the paper). Use it
+(`train.layerwise_offload=true`) if the model exceeds the device. The weights of a layer move to the device once for
+the forward and once for the backward pass of a step, however many micro-batches it has, and move back with their
 gradient, which stays in main memory with the optimiser state; the optimiser runs there. Embeddings, final norm, head
 and objective stay on the device. Of a micro-batch only the inputs of the layers are kept; a layer is computed again in
 the backward pass with the same dropout. Losses are those of `plain`, gradients up to the order of additions. Differs

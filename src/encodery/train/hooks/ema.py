@@ -1,5 +1,4 @@
-"""An exponential moving average of the weights, for scores and export (Polyak averaging; mean teacher,
-arXiv:1703.01780).
+"""An exponential moving average of the weights, for evaluation and export. arXiv:1703.01780 (mean teacher)
 
 After each step average += (1 - decay) · (weights - average). In the first steps the decay is at most (1 + n) / (10 +
 n), where n is the number of averages taken, so that the random start is soon forgotten. Costs one more copy of the

@@ -1,6 +1,6 @@
-"""Sub-model training: for a while each step trains the top of a shallower model, made of the bottom layers
-(arXiv:2110.07143, the two-stage training of bert2BERT).
+"""Sub-model training: part of the run trains shallower models, made of the bottom layers. arXiv:2110.07143
 
+This is the two-stage training of bert2BERT.
 For `budget_fraction` of the budget each step draws how many layers are used: a multiple of `trained_layers`, or all of
 them. The output head reads the highest of these, and only the top `trained_layers` of them, the final norm and the head
 (with tied token embeddings) are trained. So a step costs less: the layers above are left out of the forward pass, those
