@@ -80,7 +80,7 @@ def test_pieces_of_punctuation(tokenizer: Tokenizer, words: Tokenizer) -> None:
     assert punctuation_ids(Tokenizer(inner)) == [5, 6, 7, 9, 10, 12]
 
 
-def test_sides_differ_by_what_was_told(loaded: LoadedModel) -> None:
+def test_roles_differ_by_their_settings(loaded: LoadedModel) -> None:
     projection = TokenProjection(32, 16)
     settings = MultiVectorSettings(dimension=16, query_length=8, prompts={"query": "a b "})
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, CPU)

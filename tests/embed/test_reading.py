@@ -64,7 +64,7 @@ def test_roles_are_guessed_by_name_or_because_only_one_fits(table: Any, columns:
     assert roles_of(table([dict.fromkeys(columns.split(), "x")])).columns == expected
 
 
-def test_roles_that_are_given(table: Any) -> None:
+def test_explicit_roles(table: Any) -> None:
     some = table([{"left": "x", "right": "y", "score": 1}])
     data = roles_of(some, {"anchor": "left", "positive": "right", "score": "none"})
     assert data.columns == {"anchor": "left", "positive": "right"}

@@ -35,7 +35,7 @@ def test_weights_are_the_highest_of_the_heads_scores(loaded: LoadedModel) -> Non
         torch.testing.assert_close(row, torch.log1p(torch.relu(part)).amax(0))
 
 
-def test_texts_become_words_with_weights(loaded: LoadedModel) -> None:
+def test_texts_become_sparse_term_weights(loaded: LoadedModel) -> None:
     encoder = SparseEncoder(loaded.model, loaded.tokenizer, device=CPU)
     found = encoder.encode(TEXTS, batch_tokens=9)
     assert len(found) == 4

@@ -39,7 +39,7 @@ def test_batches_hold_the_texts_longest_first_and_say_where(tokenizer: Tokenizer
         assert ids == [tokenizer.cls_id, *pool.sequence(int(number)).tolist(), tokenizer.sep_id]
 
 
-def test_long_texts_are_refused_or_cut_and_counted(tokenizer: Tokenizer) -> None:
+def test_long_texts_are_refused_or_truncated_and_counted(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="has 5 tokens, the model takes 3"):
         TextPool.from_columns([LEFT], [""], tokenizer, 3, "error")
     for policy, kept in (("right", "hel"), ("left", "llo")):

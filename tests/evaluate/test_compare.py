@@ -119,7 +119,7 @@ def test_every_figure_of_retrieval_has_its_interval_and_its_difference(
     assert float(first["value"]) == float(first["ndcg@10"])
 
 
-def test_what_makes_no_table_is_refused(run: Path, pairs: Path) -> None:
+def test_invalid_plans_are_refused(run: Path, pairs: Path) -> None:
     with pytest.raises(InputError, match="cannot compare two texts"):
         compare([BM25System()], [SuiteTask(suite=STSSuite(), data=pairs)])
     with pytest.raises(InputError, match="Two systems have the name 'TF-IDF'"):
@@ -196,7 +196,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     assert not waiting
 
 
-def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
+def test_invalid_answers_of_a_server_are_named(answers: list[Any]) -> None:
     opened = EndpointSystem(url="http://localhost:1/embed", batch=2).open()
     answers += [b"[[1.0, 2.0], [3.0, 4.0]]", b"[[5.0, 6.0]]"]
     assert opened.encode(["a", "b", "c"]).tolist() == [[1, 2], [3, 4], [5, 6]]
@@ -219,7 +219,7 @@ def test_what_a_server_answers_wrongly_is_named(answers: list[Any]) -> None:
         EndpointSystem(url="localhost:1")
 
 
-def test_memory_is_that_of_the_work_at_hand() -> None:
+def test_memory_is_the_peak_since_the_mark() -> None:
     peak = PeakMemory()
     if peak.since_start() is None:
         pytest.skip("this kernel keeps no mark that can be reset")

@@ -110,7 +110,7 @@ def test_sides_may_have_a_share_each(data: Path, index: Path, monkeypatch: pytes
     assert given == [{"bm25": 0.25, "dense": 0.75}, 0.4, None]
 
 
-def test_a_share_of_no_side_of_the_index_is_refused(index: Path) -> None:
+def test_a_weight_of_an_unknown_retriever_is_refused(index: Path) -> None:
     opened = parse_system(f"index:{index},weight.bm52=1").open()
     with pytest.raises(InputError, match=r"'bm52' is no mode of the index\. Did you mean 'bm25'"):
         opened.rank({"q1": "boat"}, DOCUMENTS, 3)

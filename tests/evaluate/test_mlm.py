@@ -83,7 +83,7 @@ def test_models_with_different_tokenizers_meet_on_the_text(run: Path, sharper: P
         evaluate_mlm([tmp_path / "other"], moved)
 
 
-def test_what_cannot_be_measured_is_refused(run: Path, tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="tokens or corpus"):
         evaluate_mlm([run], run.parent / "tokenizer")
     with pytest.raises(InputError, match="length = 4096"):

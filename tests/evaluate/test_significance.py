@@ -105,7 +105,7 @@ def test_swaps_of_a_mean_are_its_sign_flips() -> None:
     assert swapped.interval == pytest.approx(flipped.interval, abs=0.02)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(InputError, match="4 and 3 items"):
         mean_difference(np.ones(4), np.ones(3))
     with pytest.raises(EmptyInput):

@@ -138,7 +138,7 @@ def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
         RetrievalSuite(split="tset").read(data)
 
 
-def test_columns_are_guessed_told_and_checked(tmp_path: Path) -> None:
+def test_columns_are_assigned_reported_and_checked(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("word1\tword2\trating\ncat\thé 👋\t1\n\tdog\t2.5\n")
     found = STSSuite().read(tmp_path / "a.tsv")
     assert (found.left, found.right) == (["cat", ""], ["hé 👋", "dog"])
@@ -217,7 +217,7 @@ def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: LoadedModel, whole: b
     assert several > 3 or not whole
 
 
-def test_too_long_a_sentence_is_refused_not_cut(loaded: LoadedModel) -> None:
+def test_a_too_long_sentence_is_refused_not_truncated(loaded: LoadedModel) -> None:
     with pytest.raises(InputError, match=r"Text 1 has \d+ tokens; the model accepts 64"):
         pseudo_log_likelihoods(loaded, ["short", "river " * 100])
 

@@ -140,7 +140,7 @@ def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
             assert value == pytest.approx(again[name]), name
 
 
-def test_a_task_of_ones_own_is_computed_anew_for_each_draw(
+def test_metrics_of_a_custom_task_are_recomputed_for_each_draw(
     said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata],
 ) -> None:
     task, answers, rows, known = said
@@ -255,7 +255,7 @@ def test_labels_only_one_of_two_runs_knows_stay_themselves(tmp_path: Path) -> No
     assert behind.value == pytest.approx((10 / 11 + 1) / 3 - 1)
 
 
-def test_the_test_split_is_judged_and_columns_are_guessed(tmp_path: Path) -> None:
+def test_the_test_split_is_evaluated_and_columns_are_assigned(tmp_path: Path) -> None:
     for split, count in (("train", 9), ("dev", 10), ("test", 12)):
         rows = {"utterance": [f"{split} {n}" for n in range(count)], "intent": [COLOURS[n % 3] for n in range(count)]}
         written(tmp_path / "set" / f"{split}.jsonl", rows)
@@ -277,7 +277,7 @@ def test_the_test_split_is_judged_and_columns_are_guessed(tmp_path: Path) -> Non
         TaskSuite(split="tset").read(tmp_path / "set")
 
 
-def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> None:
+def test_evaluation_on_training_data_is_noted(tmp_path: Path) -> None:
     rows = {"text": [f"t{n}" for n in range(9)], "label": [COLOURS[n % 3] for n in range(9)]}
     for split in ("train", "test"):
         written(tmp_path / "set" / f"{split}.jsonl", rows)
@@ -293,7 +293,7 @@ def test_a_run_that_is_judged_by_what_it_learnt_is_told_of(tmp_path: Path) -> No
     assert len(notes(tmp_path / "set" / "test.jsonl", tmp_path / "set")) == 1
 
 
-def test_the_figure_that_counts_can_be_told(tmp_path: Path) -> None:
+def test_the_main_metric_can_be_set(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
     suite = TaskSuite(metric="mcc")
@@ -303,7 +303,7 @@ def test_the_figure_that_counts_can_be_told(tmp_path: Path) -> None:
         measure(TaskSuite(metric="acuracy"), suite.read(data), classified("a", truth), "x")
 
 
-def test_rows_without_an_answer_are_an_error_or_dropped_and_told(tmp_path: Path) -> None:
+def test_rows_without_a_label_are_an_error_or_dropped_with_a_note(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(11)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(12)], "label": ["", *truth]})
     with pytest.raises(UnsupportedEvaluation, match=r"a: its task is 'classify'.* missing=drop"):
@@ -315,7 +315,7 @@ def test_rows_without_an_answer_are_an_error_or_dropped_and_told(tmp_path: Path)
     assert "1 without a label left out" in found.notes[0]
 
 
-def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> None:
+def test_labels_that_a_model_does_not_know_are_noted_or_refused(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
     suite = TaskSuite()
@@ -333,7 +333,7 @@ def test_labels_that_a_model_cannot_say_are_told_or_refused(tmp_path: Path) -> N
         measure(suite, suite.read(tagged), system, "x")
 
 
-def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
+def test_systems_that_cannot_be_compared_have_an_empty_row(tmp_path: Path) -> None:
     rows = {"text": [f"t{n}" for n in range(9)], "label": [COLOURS[n % 3] for n in range(9)]}
     data = written(tmp_path / "x.jsonl", {**rows, "score": list(range(9))})
     suite = TaskSuite()
@@ -405,7 +405,7 @@ def test_the_command_from_rows_to_tables(
     assert json.loads(out[3].read_text())["rows"][2]["compared"]["mcc"]["p"] == float(lines["TF-IDF"]["mcc_p"])
 
 
-def test_no_head_and_the_wrong_rows_are_refused(
+def test_models_without_a_head_and_unsuitable_rows_are_refused(
     run: Path, classes: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert encodery(["evaluate", "task", str(folder), "--model", str(run)]) == 2
@@ -425,7 +425,7 @@ def test_no_head_and_the_wrong_rows_are_refused(
     assert "BM25: has no task head" in capsys.readouterr().err
 
 
-def test_a_head_that_is_passed_over_is_told(classes: Path, folder: Path, run: Path, tmp_path: Path) -> None:
+def test_a_head_that_is_not_used_is_noted(classes: Path, folder: Path, run: Path, tmp_path: Path) -> None:
     systems = [ModelSystem(path=str(classes), name="mine"), TFIDFSystem(), ModelSystem(path=str(run))]
     rows = compare(systems, [Asked(suite=ClassificationSuite(), data=folder)]).rows
     assert rows[0].result is not None

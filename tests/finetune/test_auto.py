@@ -98,7 +98,7 @@ def test_where_training_pays_it_is_done(
     assert Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one red"]).answers
 
 
-def test_what_auto_cannot_do_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_unsupported_tasks_are_refused(tmp_path: Path, loaded: LoadedModel) -> None:
     file = write(tmp_path / "rows.jsonl", {"text": ["a", "b"], "label": ["x", "y"]})
     for task, over in (("regress", {}), ("classify", {"task": {"head_dense": True}})):
         with pytest.raises(SettingsError, match="auto: chooses between stages for classify and pair"):

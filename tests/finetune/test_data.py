@@ -109,7 +109,7 @@ def test_test_rows_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
     assert len(found.train["text"]) + len(found.dev["text"]) == 200
 
 
-def test_too_few_rows_are_all_learnt_from_and_that_is_told(tmp_path: Path) -> None:
+def test_too_few_rows_are_all_used_for_training_with_a_note(tmp_path: Path) -> None:
     found = read_data(classes(tmp_path / "rows.jsonl", 60), FinetuneSettings())
     assert found.test is None
     assert any(note.startswith("no test rows are held out") for note in found.notes)

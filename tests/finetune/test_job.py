@@ -108,7 +108,7 @@ def test_part_of_the_model_learns_under_an_adaptation(planned: Planned, tmp_path
     assert result.metrics["test_accuracy"] > 0.4
 
 
-def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
+def test_the_learning_rate_decreases_from_block_to_block(planned: Planned) -> None:
     made = planned("classify", layer_decay=0.5)
     job = FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu"))
     assert job.settings.optim is not None
@@ -131,7 +131,7 @@ def test_the_rate_falls_from_block_to_block(planned: Planned) -> None:
         initial_settings("classify", {"layer_decay": 1.5})
 
 
-def test_words_learn_faster_where_their_table_has_grown(planned: Planned, loaded: LoadedModel) -> None:
+def test_token_embeddings_with_large_values_have_a_higher_learning_rate(planned: Planned, loaded: LoadedModel) -> None:
     assert [default_embedding_lr_scale(words, False) for words in (0.01, 0.02, 0.084, 3.0)] == [1.0, 1.0, 4.2, 10.0]
     assert default_embedding_lr_scale(0.084, True) == 1.0
     made = planned("classify", embedding_lr_scale=3.0, layer_decay=0.5)
@@ -175,7 +175,7 @@ start(decode_recipe(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify", "pair"])
-def test_a_killed_run_goes_on_bit_for_bit(task: str, planned: Planned, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(task: str, planned: Planned, tmp_path: Path) -> None:
     recipe = planned(task, dropout=0.1, train={"checkpoint_every": "6steps"}).recipe
     start(recipe, tmp_path / "whole")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_bit_for_bit(task: str, planned: Planned, tmp_path:
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
-def test_seeds_differ_and_their_spread_is_told(planned: Planned, tmp_path: Path) -> None:
+def test_seeds_differ_and_their_standard_deviation_is_reported(planned: Planned, tmp_path: Path) -> None:
     recipe = planned("regress", epochs=1).recipe
     found = run_seeds(recipe, tmp_path / "runs", 2)
     values = found["test_rmse"].values
@@ -216,7 +216,7 @@ def test_rows_without_a_split_are_held_out_by_their_text(tmp_path: Path, loaded:
     assert job.data.fingerprint == FinetuneJob.from_recipe(made.recipe, _team(), torch.device("cpu")).data.fingerprint
 
 
-def test_leaks_missing_answers_and_wrong_columns_are_told(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_leaks_missing_labels_and_wrong_columns_are_reported(tmp_path: Path, loaded: LoadedModel) -> None:
     rows: dict[str, list[Any]] = {"review": ["one cat", "two dog", "six sun"], "class": ["a", "b", None]}
     folder = tmp_path / "rows"
     folder.mkdir()

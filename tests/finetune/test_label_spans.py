@@ -74,7 +74,7 @@ def trained(task: ZeroShotSpans, loaded: LoadedModel, rows: dict[str, list[Any]]
     return made
 
 
-def test_a_few_steps_learn_spans_and_only_what_is_asked_is_said(loaded: LoadedModel) -> None:
+def test_a_few_steps_learn_spans_and_only_requested_types_are_predicted(loaded: LoadedModel) -> None:
     rows, test = mixed(120, 0), mixed(40, 1)
     made = trained(TASK, loaded, rows, 150, 16)
     known = made.metadata
@@ -110,7 +110,7 @@ def herds(count: int, seed: int, here: Sequence[str], asked: Sequence[str]) -> d
     return rows
 
 
-def test_types_are_found_that_training_never_had(
+def test_types_that_are_not_in_training_are_predicted(
     word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Every word of the types was read in training, no such pair of words was, in the texts or in the prompts."""
@@ -199,7 +199,7 @@ def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded
     assert set(asked.targets["types"].tolist()) == {2}
 
 
-def test_what_cannot_be_asked_is_refused(loaded: LoadedModel) -> None:
+def test_invalid_types_are_refused(loaded: LoadedModel) -> None:
     reader, known = Preprocessor(loaded.tokenizer, 24, True, "chunk"), TaskMetadata(types=("sun",))
     with pytest.raises(InputError, match=r"Row 1: its types are \['sun', 'sun'\]"):
         TASK.prepare({"text": ["one", "two"], "types": [["sun"], ["sun", "sun"]]}, reader, known, False)

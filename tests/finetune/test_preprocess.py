@@ -60,7 +60,7 @@ def test_windows_of_a_pair_repeat_the_first_text(reader: Preprocessor) -> None:
         reader.encode_pairs([LONG], [LONG])
 
 
-def test_what_is_too_long_is_refused_when_asked(reader: Preprocessor) -> None:
+def test_too_long_texts_are_refused_if_set(reader: Preprocessor) -> None:
     reader = dataclasses.replace(reader, truncate="error")
     with pytest.raises(InputError, match="Row 1 has 30 tokens; the model takes 10"):
         reader.encode_texts(["sun", LONG])

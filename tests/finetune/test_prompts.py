@@ -66,7 +66,7 @@ def test_a_few_steps_learn_to_say_the_label(task: Task, loaded: LoadedModel, row
     assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
 
 
-def test_a_letter_is_learnt_and_pairs_are_read(lettered: LoadedModel, rows: Callable[..., Rows]) -> None:
+def test_letters_are_learned_and_pairs_are_read(lettered: LoadedModel, rows: Callable[..., Rows]) -> None:
     made = trained(LETTERS, rows("classify", 60), lettered, steps=80)
     test = rows("classify", 60, seed=1)
     assert LETTERS.metrics(made.predict({"text": test["text"]}).answers, test, made.metadata)["accuracy"] > 0.8
@@ -123,12 +123,12 @@ def test_of_two_texts_the_longer_is_cut_first(loaded: LoadedModel) -> None:
         ("{text {mask}", r"brace"),
     ],
 )
-def test_patterns_that_cannot_be_are_refused(pattern: str, message: str) -> None:
+def test_invalid_patterns_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ClozePrompt.parse(pattern, ["text"])
 
 
-def test_braces_of_a_prompt_are_doubled_and_spaces_told() -> None:
+def test_braces_of_a_prompt_are_escaped_and_spaces_are_detected() -> None:
     prompt = ClozePrompt.parse("{{a}} {text}: {mask}", ["text"])
     assert prompt.literals == ("{a} ", ": ", "")
     assert prompt.space_before_gap

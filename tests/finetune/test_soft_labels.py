@@ -16,7 +16,7 @@ from encodery.model.load import LoadedModel
 from encodery.objectives import normalised_loss, sum_counts
 
 
-def test_shares_of_labels_are_learnt(loaded: LoadedModel) -> None:
+def test_soft_labels_are_learned(loaded: LoadedModel) -> None:
     task, reader = (
         TextClassification(dropout=0.0, label_smoothing=0.0),
         Preprocessor(loaded.tokenizer, 24, True, "right"),

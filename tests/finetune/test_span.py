@@ -47,7 +47,7 @@ def test_targets_lead_back_to_the_answer_in_the_window_that_holds_it(tokenizer: 
     assert task.metrics([answer], rows, known) == {"exact": 1.0, "f1": 1.0}
 
 
-def test_nothing_is_said_only_by_models_that_saw_questions_without_answer(tokenizer: Tokenizer) -> None:
+def test_only_models_trained_on_unanswerable_questions_predict_no_answer(tokenizer: Tokenizer) -> None:
     task, reader, rows = example(tokenizer)
     examples = task.prepare(rows, reader, TaskMetadata(unanswered=1), False)
     silent = certain([0] * len(examples), [0] * len(examples), examples)

@@ -75,7 +75,7 @@ def test_words_and_texts_are_tagged_alike(byte_tokenizer: Tokenizer) -> None:
     assert text["spans"] == tags["spans"]
 
 
-def test_every_word_of_a_long_text_is_judged_once(byte_tokenizer: Tokenizer) -> None:
+def test_every_word_of_a_long_text_is_tagged_once(byte_tokenizer: Tokenizer) -> None:
     task, reader = SequenceTagging(overlap=8), Preprocessor(byte_tokenizer, 24, False, "chunk")
     words = TEXT.split()
     rows = {"tokens": [words, []], "tags": [["O"] * len(words), []]}
@@ -116,6 +116,6 @@ def test_wrong_rows_are_named() -> None:
         SequenceTagging().fit_labels({"tokens": [["a"]], "tags": [["O"]]})
 
 
-def test_plain_tags_are_told_as_they_are() -> None:
+def test_plain_tags_are_returned_unchanged() -> None:
     rows = {"tokens": [["a", "b"]], "tags": [["NOUN", "VERB"]]}
     assert SequenceTagging().fit_labels(rows).tag_kind == "plain"

@@ -42,7 +42,7 @@ def test_words_are_in_order_and_leave_out_nothing_but_spaces_and_controls(text: 
     assert not any(letter.isalnum() for letter in left)
 
 
-def test_words_joined_stand_where_they_say() -> None:
+def test_joined_words_are_at_their_offsets() -> None:
     text, where = join_words(["New", "", "York"])
     assert [text[a:b] for a, b in where] == ["New", "", "York"]
     assert join_words([])[1].shape == (0, 2)
@@ -68,7 +68,7 @@ def test_spans_are_those_of_seqeval() -> None:
 
 
 @given(st.integers(0, 200), st.integers(4, 40), st.integers(0, 60))
-def test_windows_cover_everything_and_share_what_is_asked(tokens: int, room: int, overlap: int) -> None:
+def test_windows_cover_everything_with_the_requested_overlap(tokens: int, room: int, overlap: int) -> None:
     found = overlapping_windows(tokens, room, overlap)
     assert found[0][0] == 0
     assert found[-1][1] == tokens
@@ -83,7 +83,7 @@ def test_windows_cover_everything_and_share_what_is_asked(tokens: int, room: int
         assert start <= token < stop
 
 
-def test_a_token_is_judged_where_it_stands_farthest_from_an_edge() -> None:
+def test_a_token_is_predicted_in_the_window_where_it_is_farthest_from_an_edge() -> None:
     at = most_central_window(20, [(0, 10), (5, 15), (10, 20)])
     assert at.tolist() == [0] * 8 + [1] * 5 + [2] * 7 or at.tolist() == [0] * 7 + [1] * 6 + [2] * 7
     assert (np.diff(at) >= 0).all()

@@ -39,7 +39,7 @@ def test_marks_are_those_of_each_word_by_itself(language: str) -> None:
                 assert analyser.matches(query, text) == by_itself(analyser, query, text), (query, text)
 
 
-def test_a_piece_is_looked_at_once_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_is_analysed_once_for_all_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     plain: Callable[[Analyser, str], tuple[int, ...]] = Analyser.term_ids
 
@@ -65,7 +65,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(analyser._marker._known) <= 26
 
 
-def test_an_excerpt_is_of_one_line_and_lies_where_most_words_match() -> None:
+def test_an_excerpt_is_a_single_line_with_most_matching_words() -> None:
     text = "far violin " + "x " * 100 + "violin\u2028and\u00a0violin\tand\nviolin " + "y " * 100
     spans = [match.span() for match in WORD.finditer(text) if match[0] == "violin"]
     short, moved = excerpt(text, spans, 80)

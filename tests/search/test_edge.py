@@ -61,7 +61,7 @@ def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: fl
             assert found(store, query, len(left)) == pytest.approx(truth, rel=1e-5)
 
 
-def test_the_best_by_repeated_words_are_found_however_few_are_asked_for(tmp_path: Path) -> None:
+def test_repeated_query_terms_rank_correctly_at_any_limit(tmp_path: Path) -> None:
     texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
     with Edge(language="none").create(tmp_path / "s", Fields()) as store:
         store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
@@ -97,7 +97,7 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
         assert store.search_bm25("word3", 1) == []
 
 
-def test_a_second_opener_is_told(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with Edge().create(tmp_path / "s", Fields()), pytest.raises(ArtifactError, match="in use"):
         Edge().open(tmp_path / "s")
 

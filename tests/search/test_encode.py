@@ -55,7 +55,7 @@ encode_documents([sys.argv[2]], sys.argv[3], Dying(), EncodeSettings(passages=Pa
 """
 
 
-def test_killed_at_any_time_it_goes_on_to_the_same_bytes(rows: Path, tmp_path: Path, encoder: Any) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(rows: Path, tmp_path: Path, encoder: Any) -> None:
     whole = encode_documents([rows], tmp_path / "whole", encoder, SETTINGS, shards=3)
     assert whole.finished == (1, 2, 3)
     assert whole.artifact is not None
@@ -111,7 +111,7 @@ def test_a_shard_in_work_is_left_to_its_worker(rows: Path, tmp_path: Path, encod
     assert encode_documents([rows], tmp_path / "out", encoder, SETTINGS, shards=2).artifact is not None
 
 
-def test_what_changed_is_refused_by_name(rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any) -> None:
+def test_changed_inputs_are_named_and_refused(rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any) -> None:
     out = tmp_path / "out"
     encode_documents([rows], out, encoder, SETTINGS, shards=2, shard=1)
     with pytest.raises(ArtifactError, match="other model"):

@@ -19,7 +19,7 @@ def test_the_grammar() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "=x", "a=", "n>=abc", "n<nan", "n<inf", "a=,"])
-def test_what_is_no_filter_is_refused_with_the_grammar(text: str) -> None:
+def test_an_invalid_filter_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(InputError, match=r"field|number|value"):
         parse([text])
 

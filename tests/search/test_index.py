@@ -40,7 +40,7 @@ def assert_same(left: Path, right: Path) -> None:
         np.testing.assert_allclose(point.dense, other[place].dense, atol=1e-5)
 
 
-def test_every_word_is_found_with_its_place(rows: Path, tmp_path: Path, encoder: Any) -> None:
+def test_every_word_has_its_offsets(rows: Path, tmp_path: Path, encoder: Any) -> None:
     built = build([rows], tmp_path / "index", encoder, SMALL)
     figures = built.artifact.manifest.metrics
     assert built.is_new
@@ -70,7 +70,7 @@ def test_passages_cover_the_documents_without_overlap(rows: Path, tmp_path: Path
         assert joined.replace(" ", "") == row["text"].replace(" ", "")
 
 
-def test_the_same_again_does_nothing_and_another_is_refused(
+def test_a_repeated_build_does_nothing_and_a_different_one_is_refused(
     rows: Path, tmp_path: Path, encoder: Any, other_encoder: Any
 ) -> None:
     build([rows], tmp_path / "index", encoder, SMALL, model_path=tmp_path / "here")
@@ -89,7 +89,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 4])
-def test_an_interrupted_build_goes_on(
+def test_an_interrupted_build_resumes(
     rows: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     monkeypatch.setattr(writer_module, "PASSAGES_AT_ONCE", 40)
@@ -113,7 +113,7 @@ def test_an_interrupted_build_goes_on(
     assert not (tmp_path / "index" / "progress.json").exists()
 
 
-def test_a_killed_process_goes_on_to_the_same_index(
+def test_a_killed_process_resumes_to_the_same_index(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL between two batches: the same command goes on behind what is stored and ends at the same index."""

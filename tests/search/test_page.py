@@ -103,7 +103,7 @@ def test_bars_are_shares_of_the_best(answers: PageResponder, searcher: Searcher)
     assert widths == pytest.approx([100 * (hit.bm25 or 0) / (hits[0].bm25 or 1) for hit in hits], abs=0.06)
 
 
-def test_the_reranker_is_asked_unless_told_otherwise(answers: PageResponder) -> None:
+def test_the_reranker_is_used_by_default(answers: PageResponder) -> None:
     page = shown(answers, q="violin", top_k=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
     assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
@@ -149,7 +149,7 @@ def test_sides_may_have_a_share_each(answers: PageResponder, searcher: Searcher)
     assert [held["value"] for held in page.all("input", name="weights", type="text")] == ["bm25=1, dense=3"]
 
 
-def test_what_cannot_be_asked_is_said_in_place(answers: PageResponder) -> None:
+def test_invalid_queries_are_reported_on_the_page(answers: PageResponder) -> None:
     for fields, said in (
         ({"q": "x", "mode": "hybird"}, "Did you mean 'hybrid'?"),
         ({"q": "x", "top_k": "many"}, "whole number"),
@@ -238,7 +238,7 @@ def urlpairs(address: str | None) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(address or "").query)
 
 
-def test_only_so_many_wait(answers: PageResponder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_waiting_requests_is_limited(answers: PageResponder, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def slow(*_: object, **__: object) -> None:
@@ -310,7 +310,7 @@ def test_over_a_socket(server: PageServer) -> None:
     assert int(reply.headers["Content-Length"]) > 0
 
 
-def test_strangers_and_other_methods_are_refused(server: PageServer) -> None:
+def test_other_hosts_and_methods_are_refused(server: PageServer) -> None:
     for host, status in (
         ("localhost", 200),
         (f"127.0.0.1:{server.server_port}", 200),

@@ -67,7 +67,7 @@ def test_overlap_repeats_the_end_of_the_passage_before() -> None:
     assert max(sizes(SENTENCES, ranges)) <= 50
 
 
-def test_the_title_stands_before_every_passage_and_counts() -> None:
+def test_the_title_precedes_every_passage_and_counts() -> None:
     document = Document("d", SENTENCES, {"title": "A  fine\ntitle"})
     points = Passages(size=50).points(document, None)
     assert all(point.text.startswith("A fine title\n") for point in points)

@@ -108,7 +108,7 @@ class Recorder:
         return type("Found", (), {"points": []})
 
 
-def test_a_server_is_told_the_precision(tmp_path: Path) -> None:
+def test_the_precision_is_sent_to_a_server(tmp_path: Path) -> None:
     import qdrant_edge
 
     from encodery.search.engine._analyser import Analyser

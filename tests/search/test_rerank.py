@@ -54,7 +54,7 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 
 
 @pytest.mark.parametrize("mode", ["bm25", "dense", "hybrid"])
-def test_the_first_passages_are_ordered_anew_and_no_others(searcher: Searcher, mode: str) -> None:
+def test_only_the_first_passages_are_reranked(searcher: Searcher, mode: str) -> None:
     first = searcher.search("violin melody", top_k=20, mode=mode)
     scorer = Shortest()
     again = searcher.search("violin melody", top_k=5, mode=mode, reranking=Reranking(scorer, 20, 1))
@@ -97,7 +97,7 @@ def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
     assert len(scorer.asked) == len({f.document for f in found}) == 10
 
 
-def test_nothing_found_is_nothing_to_rerank(searcher: Searcher) -> None:
+def test_no_hits_are_not_reranked(searcher: Searcher) -> None:
     assert searcher.search("zzzz", mode="bm25", reranking=Reranking(Bad())).hits == ()
     with pytest.raises(ContractError, match="one finite score"):
         searcher.search("violin", reranking=Reranking(Bad()))

@@ -124,7 +124,7 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
             assert 'placeholder="bm25=0.50,sparse=0.25,multi_vector=0.25"' in page
 
 
-def test_token_vectors_order_anew_what_words_found(folder: Path, rows: Path, tmp_path: Path) -> None:
+def test_multi_vector_embeddings_rerank_the_hits_of_bm25(folder: Path, rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "index", None)
     reranker = reranker_of(folder / "multi_vector")
     assert reranker == LateInteraction(model=str(folder / "multi_vector"))

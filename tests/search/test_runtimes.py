@@ -65,7 +65,7 @@ def noted(folder: Path) -> Any:
     return Artifact.open(folder).manifest.settings["models"]["dense"]["runtime"]
 
 
-def test_an_index_is_asked_by_the_runtime_that_made_it_unless_told(model: Path, rows: Path, tmp_path: Path) -> None:
+def test_an_index_is_queried_with_its_own_runtime_by_default(model: Path, rows: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     cli("index", rows, "--model", model, "--out", index, "--runtime", "echo", "weight=0.5")
     assert noted(index)["name"] == "echo"

@@ -75,18 +75,18 @@ def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
         assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
 
 
-def test_a_field_that_none_has_is_told(searcher: Searcher) -> None:
+def test_a_field_that_no_document_has_is_reported(searcher: Searcher) -> None:
     assert searcher.unknown_fields(parse(["topic=none such", "document=a", "year>=3000"])) == ""
     assert searcher.unknown_fields(()) == ""
     assert "a field 'topics'. Did you mean 'topic'" in searcher.unknown_fields(parse(["topics=music"]))
 
 
-def test_at_most_so_many_passages_of_a_document(searcher: Searcher) -> None:
+def test_the_passages_per_document_are_limited(searcher: Searcher) -> None:
     found = searcher.search("violin melody", top_k=10, per_document=1).hits
     assert len({f.document for f in found}) == len(found) == 10
 
 
-def test_what_cannot_be_asked(searcher: Searcher) -> None:
+def test_invalid_queries_are_refused(searcher: Searcher) -> None:
     with pytest.raises(EmptyInput, match="empty"):
         searcher.search("  ")
     with pytest.raises(InputError, match="'hybrid'"):
@@ -99,12 +99,12 @@ def test_what_cannot_be_asked(searcher: Searcher) -> None:
         searcher.search("x", fusion="mean")
 
 
-def test_words_unknown_to_the_index_leave_the_vectors(searcher: Searcher) -> None:
+def test_unknown_terms_leave_only_the_embeddings(searcher: Searcher) -> None:
     assert searcher.search("zzzz", mode="bm25").hits == ()
     assert len(searcher.search("zzzz").hits) == 10
 
 
-def test_an_index_of_words_alone(rows: Path, tmp_path: Path) -> None:
+def test_an_index_without_a_model(rows: Path, tmp_path: Path) -> None:
     build([rows], tmp_path / "words", None)
     with Searcher.open(tmp_path / "words") as searcher:
         searcher.warm_up()
@@ -157,7 +157,7 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
     assert least <= found.weight <= most
 
 
-def test_what_scores_all_alike_is_given_no_weight() -> None:
+def test_a_retriever_with_equal_scores_has_no_weight() -> None:
     words = [{str(place): float(place == query) for place in range(30)} for query in range(30)]
     ranks = np.array(
         [_reciprocal_ranks_of_query(found, np.zeros(30), query, True) for query, found in enumerate(words)]
@@ -177,7 +177,7 @@ def test_a_weight_is_as_sure_as_its_queries() -> None:
     assert best_weight(np.ones((40, 11))) == 0.0
 
 
-def test_a_side_without_a_share_is_not_asked(rows: Path, tmp_path: Path, encoder: Any) -> None:
+def test_a_retriever_without_weight_is_not_queried(rows: Path, tmp_path: Path, encoder: Any) -> None:
     build([rows], tmp_path / "index", encoder)
     with Searcher.open(tmp_path / "index", encoder) as searcher:
         assert "dense" not in searcher.search("violin", mode="hybrid", weight=0.0).seconds

@@ -72,7 +72,7 @@ def test_the_share_follows_what_the_reranker_knows(
     assert {text.replace(". ", " ").rstrip(".") for text in left} <= {text.replace(".", "") for text in short}
 
 
-def test_an_index_with_too_little_text_is_told(rows: Path, tmp_path: Path) -> None:
+def test_an_index_with_too_little_text_is_refused(rows: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(rows.read_text().splitlines()[:3]))
     build([few], tmp_path / "index", None)
