@@ -97,9 +97,9 @@ def test_from_a_file_to_predictions(
 
     assert run(["report", str(out)]) == 0
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Confusions" in page
+    assert "Confusion matrix" in page
     assert "Calibration" in page
-    assert "not recorded" not in page.split("Recipe")[0]
+    assert "not recorded" not in page.split('id="recipe"')[0]
 
 
 def test_several_seeds(model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,19 +77,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if step % 20 == 0:
                 line |= {"heldout_loss": 6 - step / 60, "heldout_accuracy": step / 500, "bits_per_byte": 2.5}
             log.write(**line)
-    figures = {
+    metrics = {
         "heldout_loss": math.log(40),
         "heldout_accuracy": 0.2,
         "bits_per_byte": 2.25,
         "parameters": 30_000,
         "machine": {"device": f"A processor {HOSTILE}", "threads": 2, "memory": 8 * 2**30},
     }
-    (folder / "metrics.json").write_text(json.dumps(figures))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     save_model(
         folder / "model",
         build_model(settings, 0),
         home / "tokens" / "tokenizer",
         provenance=Provenance({"tokens": store.artifact}),
     )
-    seal(folder, "run", recipe, {"tokens": store.artifact}, figures)
+    seal(folder, "run", recipe, {"tokens": store.artifact}, metrics)
     return folder

@@ -13,7 +13,7 @@ from encodery.base.artifact import atomic_write
 from encodery.base.errors import InputError
 from encodery.base.markup import Html, details, el, pairs, table
 from encodery.evaluate.compare import Comparison, Row, speeds
-from encodery.evaluate.report.number_format import number, plural, share, size
+from encodery.evaluate.report.number_format import number, percentage, plural, size
 from encodery.evaluate.report.page import page
 from encodery.evaluate.significance import Difference
 
@@ -235,7 +235,7 @@ def _cost(row: Row) -> tuple[str, ...]:
     return (
         number(speed.get("texts")) if speed else "",
         (number(speed["tokens"]) if "tokens" in speed else UNKNOWN) if speed else "",
-        UNKNOWN if padded is None else share((counters.padding or 0) / max(padded, 1)),
+        UNKNOWN if padded is None else percentage((counters.padding or 0) / max(padded, 1)),
         UNKNOWN if counters.dropped is None else f"{counters.dropped:,}",
         "" if row.result.memory is None else size(row.result.memory),
     )

@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained HTML file, with its figures and curves beside it."""
+"""The report of a run: one self-contained HTML page, with its metrics (JSON) and training curves (CSV) next to it."""

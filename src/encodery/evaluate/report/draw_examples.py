@@ -1,4 +1,4 @@
-"""What the model does with held-out text: fills words in, finds words and passages alike. Chosen by hash, not by eye.
+"""Draws examples of what a model predicts on held-out text. They are selected by a hash, not by their quality.
 
 Shapes: T tokens, V vocabulary, N passages, H width.
 """
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from encodery.evaluate.report.run_facts import RunFacts
     from encodery.model.load import LoadedModel
 
-FILLS, WORDS, QUERIES, PASSAGES = 8, 10, 4, 300
-DOCUMENTS = 2000
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n\s*\n")
+MAX_DOCUMENTS = 2000
+NUM_FILLS, NUM_WORDS, NUM_QUERIES = 8, 10, 4
+MAX_PASSAGES, MIN_PASSAGES = 300, 8
+MIN_WORD_COUNT = 20
+SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n\s*\n")
 WORD = re.compile(r"[^\W\d_]{4,}")
-PROSE = 0.8
+MIN_LETTERS = 0.8
+"""Fraction of letters and spaces from which a text is prose."""
 
 
 @dataclass(frozen=True)
 class FillExample:
-    """A sentence with one word hidden; `guesses` are (word, probability), best first."""
+    """A sentence with one masked word. `predictions` are (word, probability), best first."""
 
     before: str
     word: str
@@ -42,7 +45,7 @@ class FillExample:
 
 @dataclass(frozen=True)
 class NeighbourExample:
-    """A text and what lies nearest to it: (text, cosine)."""
+    """A text and its nearest neighbours, (text, cosine similarity), best first."""
 
     text: str
     nearest: list[tuple[str, float]]
@@ -50,122 +53,132 @@ class NeighbourExample:
 
 @dataclass(frozen=True)
 class ModelExamples:
-    """What the page shows of the model at work; lists are empty where there was no text."""
+    """The examples of one model, with the number of passages that were compared. A list is empty if it had no text."""
 
     fills: list[FillExample] = field(default_factory=list)
     words: list[NeighbourExample] = field(default_factory=list)
     passages: list[NeighbourExample] = field(default_factory=list)
-    compared: int = 0
+    num_passages: int = 0
 
 
 def draw_examples(loaded: LoadedModel, facts: RunFacts) -> ModelExamples:
-    """Samples of a model from the held-out text of the corpus it came from."""
+    """Return examples of a model on the held-out text of the corpus that it was trained on."""
     corpus, store = facts.ancestor("corpus"), facts.ancestor("tokens")
-    documents = list(itertools.islice(_heldout(corpus.path), DOCUMENTS)) if corpus is not None else []
-    each = max(2, -(-PASSAGES // max(1, len(documents))))
-    passages = [passage for document in documents for passage in _passages(document, each)][:PASSAGES]
+    documents = list(itertools.islice(_heldout(corpus.path), MAX_DOCUMENTS)) if corpus is not None else []
+    per_document = max(2, -(-MAX_PASSAGES // max(1, len(documents))))
+    passages = [passage for document in documents for passage in _passages(document, per_document)][:MAX_PASSAGES]
     return ModelExamples(
-        fills=fills(loaded, [sentence for document in documents for sentence in _sentence(document)]),
-        words=_words(loaded, store.path) if store is not None else [],
-        passages=_alike(loaded, passages),
-        compared=len(passages),
+        fills=fill_examples(loaded, [sentence for document in documents for sentence in _sentence(document)]),
+        words=_similar_words(loaded, store.path) if store is not None else [],
+        passages=_similar_passages(loaded, passages),
+        num_passages=len(passages),
     )
 
 
-def fills(loaded: LoadedModel, sentences: list[str], count: int = FILLS) -> list[FillExample]:
-    """One hidden word in each of `count` sentences, with the model's five best guesses."""
+def fill_examples(loaded: LoadedModel, sentences: list[str], count: int = NUM_FILLS) -> list[FillExample]:
+    """Return up to `count` sentences with one masked word each and the five best predictions of the model."""
     if "mlm" not in loaded.model.heads or not sentences:
         return []
-    tokenizer, longest = loaded.tokenizer, loaded.model.settings.max_length
-    found: list[FillExample] = []
+    tokenizer, max_length = loaded.tokenizer, loaded.model.settings.max_length
+    examples: list[FillExample] = []
     for sentence in sorted(sentences, key=lambda s: derive_seed("fill", s)):
         ids, offsets = tokenizer.encode_with_offsets(sentence, add_special_tokens=True)
-        places = _hideable(sentence, offsets) if len(ids) <= longest else []
-        if not places:
+        positions = _whole_word_positions(sentence, offsets) if len(ids) <= max_length else []
+        if not positions:
             continue
-        place = places[derive_seed("place", sentence) % len(places)]
-        begin, end = map(int, offsets[place])
+        position = positions[derive_seed("place", sentence) % len(positions)]
+        begin, end = map(int, offsets[position])
         begin += len(sentence[begin:end]) - len(sentence[begin:end].lstrip())
-        guesses = _guesses(loaded, ids.astype(np.int64), place)
-        found.append(FillExample(sentence[:begin], sentence[begin:end], sentence[end:], guesses))
-        if len(found) == count:
+        predictions = _predictions(loaded, ids.astype(np.int64), position)
+        examples.append(FillExample(sentence[:begin], sentence[begin:end], sentence[end:], predictions))
+        if len(examples) == count:
             break
-    return found
+    return examples
 
 
-def _hideable(sentence: str, offsets: np.ndarray) -> list[int]:
-    """Tokens that are a whole word of at least four letters."""
+def _whole_word_positions(sentence: str, offsets: np.ndarray) -> list[int]:
+    """Return the positions of tokens that are a whole word of at least four letters; `offsets` (T, 2)."""
     words = {match.span() for match in WORD.finditer(sentence)}
-    found = []
-    for place, (begin, end) in enumerate(offsets.tolist()):
+    positions = []
+    for position, (begin, end) in enumerate(offsets.tolist()):
         piece = sentence[begin:end]
         if (begin + len(piece) - len(piece.lstrip()), end) in words:
-            found.append(place)
-    return found
+            positions.append(position)
+    return positions
 
 
-def _guesses(loaded: LoadedModel, ids: np.ndarray, place: int) -> list[tuple[str, float]]:
+def _predictions(loaded: LoadedModel, ids: np.ndarray, position: int) -> list[tuple[str, float]]:
+    """Return the five most probable tokens at a position of `ids` (T) after masking it, with their probabilities."""
     tokenizer, model = loaded.tokenizer, loaded.model
     ids = ids.copy()
-    ids[place] = tokenizer.mask_id
+    ids[position] = tokenizer.mask_id
     with torch.inference_mode():
         hidden = model.encoder(Batch.from_sequences([ids.tolist()])).hidden
-        logits = model.mlm_head(hidden[place : place + 1], model.encoder)[0, : tokenizer.used_size].float()
+        logits = model.mlm_head(hidden[position : position + 1], model.encoder)[0, : tokenizer.used_size].float()
         best = logits.softmax(0).topk(5)
     return [
-        (tokenizer.decode([number], skip_special_tokens=False).strip() or repr(tokenizer.piece(number)), float(chance))
-        for number, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        (
+            tokenizer.decode([token], skip_special_tokens=False).strip() or repr(tokenizer.piece(token)),
+            float(probability),
+        )
+        for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
-def _words(loaded: LoadedModel, store: Path) -> list[NeighbourExample]:
-    """Nearest words by the model's word table, for words of the text spread over its range of frequencies."""
+def _similar_words(loaded: LoadedModel, store: Path) -> list[NeighbourExample]:
+    """Return words from the whole range of frequencies with their nearest neighbours by the token embeddings."""
     from encodery.tokens.store import TokenStore
 
     tokenizer = loaded.tokenizer
-    opened = TokenStore.open(store)
+    token_store = TokenStore.open(store)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for shard in opened.split("train").shards[:8]:
+    for shard in token_store.split("train").shards[:8]:
         counts += np.bincount(shard[:2_000_000], minlength=tokenizer.vocab_size)[: tokenizer.vocab_size]
-    names = {n: tokenizer.decode([n]).strip() for n in np.flatnonzero(counts >= 20).tolist() if tokenizer.word_start[n]}
-    known = [n for n, name in names.items() if WORD.fullmatch(name) and name.islower()]
-    if len(known) < 2 * WORDS:
+    frequent = np.flatnonzero(counts >= MIN_WORD_COUNT).tolist()
+    names = {token: tokenizer.decode([token]).strip() for token in frequent if tokenizer.word_start[token]}
+    tokens = [token for token, name in names.items() if WORD.fullmatch(name) and name.islower()]
+    if len(tokens) < 2 * NUM_WORDS:
         return []
-    known.sort(key=lambda n: -int(counts[n]))
-    vectors = loaded.model.encoder.token_embeddings.detach()[torch.tensor(known)].float().cpu().numpy()
-    near = _cosines(vectors)
-    first = min(100, len(known) // 4)
-    places = np.unique(np.geomspace(first, min(len(known) - 1, 3000), WORDS).astype(int))
+    tokens.sort(key=lambda token: -int(counts[token]))
+    embeddings = loaded.model.encoder.token_embeddings.detach()[torch.tensor(tokens)].float().cpu().numpy()
+    cosines = _cosines(embeddings)
+    first = min(100, len(tokens) // 4)
+    ranks = np.unique(np.geomspace(first, min(len(tokens) - 1, 3000), NUM_WORDS).astype(int))
     return [
-        NeighbourExample(names[known[p]], [(names[known[q]], float(near[p, q])) for q in np.argsort(-near[p])[1:6]])
-        for p in places.tolist()
+        NeighbourExample(
+            names[tokens[p]], [(names[tokens[q]], float(cosines[p, q])) for q in np.argsort(-cosines[p])[1:6]]
+        )
+        for p in ranks.tolist()
     ]
 
 
-def _alike(loaded: LoadedModel, passages: list[str]) -> list[NeighbourExample]:
-    """Nearest passages by the pooled hidden states, the mean of all passages taken away."""
+def _similar_passages(loaded: LoadedModel, passages: list[str]) -> list[NeighbourExample]:
+    """Return a few passages with their nearest neighbours by the pooled hidden states."""
     from encodery.encoders.dense import DenseEncoder
     from encodery.encoders.settings import DenseSettings
 
-    if len(passages) < 8:
+    if len(passages) < MIN_PASSAGES:
         return []
     settings = decode(DenseSettings, loaded.settings.get("dense", {}), where=f"{loaded.path}: dense")
-    embedder = DenseEncoder(loaded.model, loaded.tokenizer, settings, device="cpu")
-    near = _cosines(embedder.encode(passages, truncate="right").vectors)
-    places = np.linspace(0, len(passages) - 1, QUERIES + 2).astype(int)[1:-1]
+    encoder = DenseEncoder(loaded.model, loaded.tokenizer, settings, device="cpu")
+    cosines = _cosines(encoder.encode(passages, truncate="right").vectors)
+    queries = np.linspace(0, len(passages) - 1, NUM_QUERIES + 2).astype(int)[1:-1]
     return [
-        NeighbourExample(passages[p], [(passages[q], float(near[p, q])) for q in np.argsort(-near[p])[1:3]])
-        for p in places.tolist()
+        NeighbourExample(passages[p], [(passages[q], float(cosines[p, q])) for q in np.argsort(-cosines[p])[1:3]])
+        for p in queries.tolist()
     ]
 
 
-def _cosines(vectors: np.ndarray) -> np.ndarray:
-    """(N, N) cosines of centred vectors (N, H), each with itself above all others."""
-    centred = vectors - vectors.mean(0)
+def _cosines(embeddings: np.ndarray) -> np.ndarray:
+    """Return the (N, N) cosine similarities of embeddings (N, H) after centring.
+
+    The diagonal is 2, so that each embedding is its own nearest neighbour.
+    """
+    centred = embeddings - embeddings.mean(0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True) + 1e-9
-    near: np.ndarray = centred @ centred.T
-    np.fill_diagonal(near, 2.0)
-    return near
+    cosines: np.ndarray = centred @ centred.T
+    np.fill_diagonal(cosines, 2.0)
+    return cosines
 
 
 def _heldout(corpus: Path) -> Iterator[str]:
@@ -175,18 +188,19 @@ def _heldout(corpus: Path) -> Iterator[str]:
 
 
 def _sentence(document: str) -> list[str]:
-    """At most one sentence of a document, so that no document speaks for all."""
-    good = [s.strip() for s in SENTENCE.split(document[:20_000]) if _is_prose(s.strip(), 50, 220)]
-    return [min(good, key=lambda s: derive_seed("sentence", s))] if good else []
+    """Return up to one sentence of a document, so that no document dominates the examples."""
+    sentences = [s.strip() for s in SENTENCE_BREAK.split(document[:20_000]) if _is_prose(s.strip(), 50, 220)]
+    return [min(sentences, key=lambda s: derive_seed("sentence", s))] if sentences else []
 
 
-def _passages(document: str, most: int) -> list[str]:
-    """At most `most` passages of a document."""
-    good = [p.strip() for p in document[:20_000].split("\n\n") if _is_prose(p.strip(), 120, 500)]
-    return sorted(good, key=lambda p: derive_seed("passage", p))[:most]
+def _passages(document: str, max_passages: int) -> list[str]:
+    """Return up to `max_passages` paragraphs of a document."""
+    paragraphs = [p.strip() for p in document[:20_000].split("\n\n") if _is_prose(p.strip(), 120, 500)]
+    return sorted(paragraphs, key=lambda p: derive_seed("passage", p))[:max_passages]
 
 
-def _is_prose(piece: str, shortest: int, longest: int) -> bool:
-    if not shortest <= len(piece) <= longest:
+def _is_prose(text: str, min_length: int, max_length: int) -> bool:
+    """Return whether a text has a suitable length, consists largely of letters and ends like a sentence."""
+    if not min_length <= len(text) <= max_length:
         return False
-    return sum(c.isalpha() or c == " " for c in piece) >= PROSE * len(piece) and piece[-1] in ".!?:;"
+    return sum(c.isalpha() or c == " " for c in text) >= MIN_LETTERS * len(text) and text[-1] in ".!?:;"

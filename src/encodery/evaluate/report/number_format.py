@@ -1,4 +1,4 @@
-"""Numbers as people read them: amounts, bytes, durations, shares; None is "not recorded"."""
+"""Formats numbers for readers: counts, bytes, durations and percentages. None is shown as "not recorded"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """1,234 · 12.3 M · 0.0123 · 3.4e-05: `digits` significant ones for what is no whole number below a million."""
+    """Return a number as text: 1,234 · 12.3 M · 0.0123 · 3.40e-05.
+
+    Fractions and numbers from a million have `digits` significant digits; other whole numbers have all of theirs.
+    """
     if value is None or not math.isfinite(value):
         return MISSING if value is None else "not a number" if math.isnan(value) else "infinite"
     for size, name in LARGE:
@@ -23,7 +26,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes: 512 B · 3.4 kB · 12.3 MB."""
+    """Return a number of bytes with its unit: 512 B · 3.4 kB · 12.3 MB."""
     if value is None:
         return MISSING
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -33,7 +36,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """8.1 s · 5 min 12 s · 3 h 4 min."""
+    """Return a duration in its two largest units: 8.1 s · 5 min 12 s · 3 h 4 min."""
     if seconds is None:
         return MISSING
     if seconds < 60:
@@ -45,11 +48,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min"
 
 
-def share(value: float | None) -> str:
-    """A part of one as a percentage."""
-    return MISSING if value is None else f"{100 * value:.1f} %"
+def percentage(fraction: float | None) -> str:
+    """Return a fraction (0..1) as a percentage with one decimal: 12.5 %."""
+    return MISSING if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def plural(count: int | None, noun: str) -> str:
-    """1 document · 8,123 documents."""
+    """Return a count with its noun: 1 document · 8,123 documents."""
     return MISSING if count is None else f"{count:,} {noun}{'' if count == 1 else 's'}"

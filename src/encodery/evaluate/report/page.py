@@ -1,4 +1,4 @@
-"""The frame of a page: one HTML file without script or external request."""
+"""The skeleton of an HTML page: one file with the style sheet inside, without scripts or requests to the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(title: str, *body: Html, heading: str | None = None) -> str:
-    """A whole page around `body`, under `heading` (the title where none is given)."""
+    """Return a complete HTML page.
+
+    Args:
+        title: the title of the document.
+        body: the elements below the heading.
+        heading: the heading of the page; by default the title.
+    """
     style = Html(importlib.resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
     head = el(
         "head",

@@ -1,166 +1,176 @@
-"""Sections on a fine-tuned model: its figures, confusions, calibration, labels, the worst errors.
+"""Shows the predictions of a fine-tuned model: metrics, confusion matrix, calibration, labels and the worst errors.
 
-Drawn from `details.json`, which the run writes at its end; a run without one has none of these sections.
+They come from `details.json`, which a fine-tuning or embedding run writes at its end; other runs have no such sections.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import ArtifactError
 from encodery.base.markup import Html, details, el, join, table
 from encodery.evaluate.report.charts import Series, chart
-from encodery.evaluate.report.number_format import number, plural, share
+from encodery.evaluate.report.number_format import number, percentage, plural
+from encodery.evaluate.report.tiles import tiles
 
 FILE = "details.json"
-OF_PRETRAINING = ("Figures", "Fills", "Neighbours", "Search", "Text", "Tokenizer")
-SPLITS = (("test", "test rows, looked at once"), ("dev", "dev rows, by which weights and temperature were chosen"))
-MOST_CLASSES = 24
-CONFUSED = 20
-MOST_LABELS = 60
+SPLITS = (
+    ("test", "test rows, evaluated once"),
+    ("dev", "dev rows, which also selected the weights and the temperature"),
+)
+MAX_CLASSES = 24
+MAX_CONFUSIONS = 20
+MAX_LABELS = 60
+MAX_TILES = 3
 MEASURES = (("probability", "confidence"), ("num_wrong", "missing or superfluous"), ("absolute_error", "error"))
 
 
 def prediction_sections(run: Path) -> list[tuple[str, Html]]:
-    """Name and body of each section. Raises `ArtifactError` for a damaged file."""
-    found = _read(run)
-    if not found:
+    """Return the heading and the content of each section; none if the run has no details.
+
+    Raises `ArtifactError` for a damaged file.
+    """
+    content = _read(run)
+    if not content:
         return []
-    splits = [(split, said, found[split]) for split, said in SPLITS if split in found]
+    splits = [(split, description, content[split]) for split, description in SPLITS if split in content]
     if not splits:
-        return [("Data", _notes(found["notes"]))]
-    made = [("Answers", join([_figures(splits), _notes(found["notes"])]))]
-    _, said, first = splits[0]
+        return [("Data set", _notes(content["notes"]))]
+    sections = [("Metrics", join([_metrics(splits), _notes(content["notes"])]))]
+    _, description, first = splits[0]
+    caption = el("p", f"{plural(first['rows'], 'row')}: {description}.", class_="faint small")
     if "confusion" in first:
-        made.append(("Confusions", join([_caption(first, said), _confusion(first["labels"], first["confusion"])])))
-        made.append(("Calibration", _calibration(first["reliability"], said)))
+        matrix = _confusion_matrix(first["labels"], first["confusion"])
+        sections.append(("Confusion matrix", join([caption, matrix])))
+        sections.append(("Calibration", _calibration(first["reliability"], description)))
     if first.get("per_label"):
-        made.append(("Labels", join([_caption(first, said), _labels(first["per_label"])])))
+        sections.append(("Labels", join([caption, _labels(first["per_label"])])))
     if first["errors"]:
-        made.append(("Errors", join([_caption(first, said), _errors(first["errors"])])))
-    return made
+        sections.append(("Worst errors", join([caption, _errors(first["errors"])])))
+    return sections
 
 
-def tiles(run: Path, figures: dict[str, Any]) -> Html:
-    """The figures one asks for first."""
-    found = _read(run)
-    split = next((split for split, _ in SPLITS if split in found), "")
-    told = [
-        (number(value), f"{name}, {split} rows")
-        for name, value in list(found.get(split, {}).get("metrics", {}).items())[:3]
-    ]
-    told += [
-        (number(figures.get(name)), said)
-        for name, said in (("samples_per_s", "rows a second"), ("parameters", "parameters"))
-    ]
-    return el(
-        "div", *(el("div", el("b", value), el("span", said), class_="tile") for value, said in told), class_="tiles"
+def prediction_tiles(run: Path, metrics: Mapping[str, Any]) -> Html:
+    """Return the tiles of a fine-tuned model: its first metrics, its speed and its size.
+
+    Raises `ArtifactError` for a damaged file.
+    """
+    content = _read(run)
+    split = next((split for split, _ in SPLITS if split in content), "")
+    values = list(content.get(split, {}).get("metrics", {}).items())[:MAX_TILES]
+    return tiles(
+        [
+            *((number(value), f"{name}, {split} rows") for name, value in values),
+            (number(metrics.get("samples_per_s")), "rows per second"),
+            (number(metrics.get("parameters")), "parameters"),
+        ]
     )
 
 
 def _read(run: Path) -> dict[str, Any]:
-    """What the run wrote, nothing where it wrote nothing."""
+    """Return the details of a run; empty if there are none."""
     file = run / FILE
     if not file.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{file}: damaged: {error}") from error
-    return found
+    return content
 
 
-def _figures(splits: list[tuple[str, str, dict[str, Any]]]) -> Html:
+def _metrics(splits: list[tuple[str, str, dict[str, Any]]]) -> Html:
+    """Return a table with a row per metric and a column per split."""
     names = list(splits[0][2]["metrics"])
-    rows = [(name, *(number(found["metrics"].get(name)) for _, _, found in splits)) for name in names]
-    head = ("", *(f"{split}, {plural(found['rows'], 'row')}" for split, _, found in splits))
+    rows = [(name, *(number(content["metrics"].get(name)) for _, _, content in splits)) for name in names]
+    head = ("", *(f"{split}, {plural(content['rows'], 'row')}" for split, _, content in splits))
     return table(head, rows, numeric=range(1, len(splits) + 1))
 
 
 def _notes(notes: list[str]) -> Html:
-    return details("What was found in the data", el("ul", *(el("li", note) for note in notes)))
+    return details("Notes on the data set", el("ul", *(el("li", note) for note in notes)))
 
 
-def _caption(found: dict[str, Any], said: str) -> Html:
-    return el("p", f"{plural(found['rows'], 'row')}: {said}.", class_="faint small")
-
-
-def _confusion(labels: list[str], matrix: list[list[int]]) -> Html:
-    """The whole matrix where it fits, shaded by the share of its row; else the commonest confusions."""
-    if len(labels) <= MOST_CLASSES:
+def _confusion_matrix(labels: list[str], matrix: list[list[int]]) -> Html:
+    """Return the matrix, shaded by the fraction of its row; if there are many classes, the most frequent confusions."""
+    if len(labels) <= MAX_CLASSES:
         rows = [
-            (label, *(_cell(count, sum(counts), place == at) for at, count in enumerate(counts)), sum(counts))
-            for place, (label, counts) in enumerate(zip(labels, matrix, strict=True))
+            (
+                label,
+                *(_cell(count, sum(counts), true == predicted) for predicted, count in enumerate(counts)),
+                sum(counts),
+            )
+            for true, (label, counts) in enumerate(zip(labels, matrix, strict=True))
         ]
-        return table(("true \\ given", *labels, "rows"), rows, numeric=range(1, len(labels) + 2))
-    pairs = [
-        (count, labels[true], labels[given], sum(counts))
+        return table(("true \\ predicted", *labels, "rows"), rows, numeric=range(1, len(labels) + 2))
+    confusions = [
+        (count, labels[true], labels[predicted], sum(counts))
         for true, counts in enumerate(matrix)
-        for given, count in enumerate(counts)
-        if count and true != given
+        for predicted, count in enumerate(counts)
+        if count and true != predicted
     ]
-    worst = sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:CONFUSED]
+    largest = sorted(confusions, key=lambda entry: (-entry[0], entry[1], entry[2]))[:MAX_CONFUSIONS]
     return table(
-        ("true", "given", "rows", "of"), [(true, given, count, of) for count, true, given, of in worst], numeric=(2, 3)
+        ("true", "predicted", "rows", "of"),
+        [(true, predicted, count, total) for count, true, predicted, total in largest],
+        numeric=(2, 3),
     )
 
 
-def _cell(count: int, total: int, right: bool) -> Html:
-    part = round(100 * count / total) if total else 0
-    colour = "var(--s1)" if right else "var(--s2)"
-    shade = f"background: color-mix(in srgb, {colour} {part // 2}%, transparent); padding: 0 .35em" if count else None
-    return el("span", count, style=shade, title=f"{part} % of the row")
+def _cell(count: int, total: int, correct: bool) -> Html:
+    percent = round(100 * count / total) if total else 0
+    colour = "var(--s1)" if correct else "var(--s2)"
+    shade = f"background: color-mix(in srgb, {colour} {percent // 2}%, transparent); padding: 0 .35em"
+    return el("span", count, style=shade if count else None, title=f"{percent} % of the row")
 
 
-def _calibration(found: dict[str, Any], said: str) -> Html:
-    ideal = [(0.0, 0.0), (1.0, 1.0)]
-    drawn = chart(
-        "right against sure",
+def _calibration(reliability: dict[str, Any], description: str) -> Html:
+    """Return the reliability diagram and its table."""
+    model = list(zip(reliability["confidence"], reliability["accuracy"], strict=True))
+    diagram = chart(
+        "accuracy by confidence",
         [
-            Series("perfectly calibrated", ideal, "s3"),
-            Series("this model", list(zip(found["confidence"], found["accuracy"], strict=True)), "s1", dots=True),
+            Series("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], "s3"),
+            Series("this model", model, "s1", dots=True),
         ],
-        "probability given to the answer",
+        "confidence (probability of the prediction)",
         from_zero=True,
     )
-    told = el(
+    explanation = el(
         "p",
-        f"On {said}. Of the answers given with about the same probability, so many were right. The mean distance from "
-        f"the diagonal (expected calibration error) is {share(found['error'])}.",
+        f"On {description}. Each point is a group of predictions with similar confidence; its height is the fraction "
+        "of them that is correct. The mean distance from the diagonal (expected calibration error) is "
+        f"{percentage(reliability['error'])}.",
     )
     rows = [
-        (share(sure), share(right), count)
-        for sure, right, count in zip(found["confidence"], found["accuracy"], found["count"], strict=True)
+        (percentage(confidence), percentage(accuracy), count)
+        for (confidence, accuracy), count in zip(model, reliability["count"], strict=True)
     ]
-    return join(
-        [
-            told,
-            el("div", drawn, class_="charts"),
-            details("as a table", table(("sure", "right", "rows"), rows, numeric=(0, 1, 2))),
-        ]
-    )
+    as_table = details("As a table", table(("confidence", "accuracy", "rows"), rows, numeric=(0, 1, 2)))
+    return join([explanation, el("div", diagram, class_="charts"), as_table])
 
 
-def _labels(each: list[dict[str, Any]]) -> Html:
-    """Precision, recall and F1 of each label; those of the commonest where there are very many."""
+def _labels(labels: list[dict[str, Any]]) -> Html:
+    """Return precision, recall and F1 of the most frequent labels."""
     rows = [
         (
-            one["label"],
-            one["expected"],
-            one["predicted"],
-            share(one["correct"] / one["predicted"]) if one["predicted"] else "",
-            share(one["correct"] / one["expected"]) if one["expected"] else "",
-            share(2 * one["correct"] / (one["expected"] + one["predicted"])),
+            entry["label"],
+            entry["expected"],
+            entry["predicted"],
+            percentage(entry["correct"] / entry["predicted"]) if entry["predicted"] else "",
+            percentage(entry["correct"] / entry["expected"]) if entry["expected"] else "",
+            percentage(2 * entry["correct"] / (entry["expected"] + entry["predicted"])),
         )
-        for one in each[:MOST_LABELS]
+        for entry in labels[:MAX_LABELS]
     ]
-    left = len(each) - len(rows)
+    rest = len(labels) - len(rows)
     return join(
         [
-            table(("label", "true", "given", "precision", "recall", "F1"), rows, numeric=range(1, 6)),
-            el("p", f"and {plural(left, 'rarer label')}", class_="faint small") if left else "",
+            table(("label", "true", "predicted", "precision", "recall", "F1"), rows, numeric=range(1, 6)),
+            el("p", f"and {plural(rest, 'rarer label')}", class_="faint small") if rest else "",
         ]
     )
 
@@ -169,11 +179,11 @@ def _errors(errors: list[dict[str, Any]]) -> Html:
     name, heading = next((name, heading) for name, heading in MEASURES if name in errors[0])
     rows = [
         (
-            join([el("p", text) for text in one["text"]]),
-            one["expected"],
-            one["prediction"] or "(nothing)",
-            share(one[name]) if name == "probability" else number(one[name]),
+            join([el("p", text) for text in error["text"]]),
+            error["expected"],
+            error["prediction"] or "(none)",
+            percentage(error[name]) if name == "probability" else number(error[name]),
         )
-        for one in errors
+        for error in errors
     ]
-    return table(("text", "true", "given", heading), rows, numeric=(3,))
+    return table(("text", "true", "predicted", heading), rows, numeric=(3,))

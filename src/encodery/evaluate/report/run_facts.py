@@ -1,5 +1,7 @@
-"""What is known of a run, read from its folder and from the artifacts it came from. Nothing is required but a log
-or figures: what is missing is None or empty, and the page says "not recorded"."""
+"""Reads what is recorded about a run, from its folder and from the artifacts that it was made from.
+
+Only a log or a metrics file is required. What is missing is None or empty, and the report shows it as "not recorded".
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from encodery.base.errors import ArtifactError, InputError
 from encodery.base.run_log import read_log
 
 MEASURED_BYTES = 2_000_000
+"""Bytes of held-out text on which the tokenizer is measured."""
 Line = dict[str, Any]
 
 if TYPE_CHECKING:
@@ -24,32 +27,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run. `steps` are the log's lines with a loss, `scores` those with a held-out loss, in order."""
+    """The records of a run.
+
+    `steps` are the lines of the log that have a training loss, `evaluations` those that have a held-out loss, both in
+    order of steps. `search` is the content of `search.json`, None if there is none.
+    """
 
     run: Path
     artifact: Artifact | None
     recipe: Line
     steps: list[Line]
-    scores: list[Line]
+    evaluations: list[Line]
     metrics: Line
     lineage: tuple[Ancestor, ...] = ()
     search: Any = None
 
     @property
     def settings(self) -> Line:
-        """The settings of the recipe; those of the artifact if there is none."""
+        """The settings of the recipe, or those of the artifact if there is no recipe."""
         settings: Line = self.recipe.get("settings", self.recipe)
         return settings
 
     def ancestor(self, kind: str) -> Artifact | None:
-        """The nearest artifact of a kind among those the run came from, where it can still be read."""
+        """Return the nearest ancestor of a kind that can still be read, or None."""
         return next((a.artifact for a in self.lineage if a.kind == kind and a.artifact is not None), None)
 
     def metric(self, *names: str) -> float | None:
-        """The first finite number of any of these names: of the figures, else of the last line that has it."""
+        """Return the first finite number with one of the names, from the metrics or the last lines of the log."""
         for name in names:
             values = [self.metrics.get(name)]
-            values += [line.get(name) for line in reversed(self.scores[-1:] + self.steps[-1:])]
+            values += [line.get(name) for line in reversed(self.evaluations[-1:] + self.steps[-1:])]
             for value in values:
                 if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                     return float(value)
@@ -57,13 +64,13 @@ class RunFacts:
 
     @cached_property
     def corpus_report(self) -> Line:
-        """`report.json` of the corpus, or nothing."""
+        """The `report.json` of the corpus; empty if there is none."""
         corpus = self.ancestor("corpus")
-        return _json(corpus.path / "report.json") if corpus is not None else {}
+        return _read_json(corpus.path / "report.json") if corpus is not None else {}
 
     @cached_property
     def unigram(self) -> UnigramBaseline | None:
-        """The figures of guessing by frequency, from the token store; None without one or without held-out text."""
+        """The unigram baseline on the token store; None without a store or without held-out text."""
         from encodery.tokens.store import TokenStore
         from encodery.tokens.unigram_baseline import unigram_baseline
 
@@ -72,7 +79,7 @@ class RunFacts:
 
     @cached_property
     def tokenizer_metrics(self) -> TokenizerMetrics | None:
-        """How well the store's tokenizer fits the corpus's held-out text; None where either is gone."""
+        """The metrics of the tokenizer on held-out text of the corpus; None if the store or the corpus is missing."""
         from encodery.tokens.measure import evaluation_documents, measure
         from encodery.tokens.tokenizer import Tokenizer
 
@@ -83,40 +90,42 @@ class RunFacts:
 
 
 def read_run(run: str | Path) -> RunFacts:
-    """Everything there is to say of a run folder.
+    """Return the records of a run folder.
 
-    Raises `InputError` if the folder holds neither a log nor figures of a run.
+    Raises `InputError` if the folder is missing or has neither a log nor metrics, and `ArtifactError` for a damaged
+    file.
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a run is needed, as `encodery pretrain` writes it.")
-    log, figures = folder / "log.jsonl", folder / "metrics.json"
-    if not log.is_file() and not figures.is_file():
+        raise InputError(f"{folder}: no such folder. Name a run folder, such as the --out of `encodery pretrain`.")
+    log, metrics_file = folder / "log.jsonl", folder / "metrics.json"
+    if not log.is_file() and not metrics_file.is_file():
         seeds = sorted(path.parent.name for path in folder.glob("seed-*/metrics.json"))
-        said = f" It holds runs of several seeds; give one: {', '.join(seeds)}." if seeds else ""
-        raise InputError(f"{folder}: has neither log.jsonl nor metrics.json, so it is no run.{said}")
+        hint = f" It contains runs with several seeds; name one of them: {', '.join(seeds)}." if seeds else ""
+        raise InputError(f"{folder}: has neither log.jsonl nor metrics.json, so it is not a run folder.{hint}")
     lines = read_log(log) if log.is_file() else []
     artifact = Artifact.open(folder) if (folder / MANIFEST).is_file() else None
     model = folder / "model" / MANIFEST
     top = artifact or (Artifact.open(folder / "model") if model.is_file() else None)
-    known = dict(top.manifest.metrics) if top is not None else {}
+    manifest_metrics = dict(top.manifest.metrics) if top is not None else {}
     return RunFacts(
         run=folder,
         artifact=artifact,
-        recipe=_json(folder / "recipe.json") or (dict(artifact.manifest.settings) if artifact else {}),
+        recipe=_read_json(folder / "recipe.json") or (dict(artifact.manifest.settings) if artifact else {}),
         steps=[line for line in lines if "loss" in line],
-        scores=[line for line in lines if "heldout_loss" in line],
-        metrics=known | _json(figures),
+        evaluations=[line for line in lines if "heldout_loss" in line],
+        metrics=manifest_metrics | _read_json(metrics_file),
         lineage=tuple(ancestors(top)) if top is not None else (),
-        search=_json(folder / "search.json") or None,
+        search=_read_json(folder / "search.json") or None,
     )
 
 
-def _json(path: Path) -> Line:
+def _read_json(path: Path) -> Line:
+    """Return the object in a JSON file, other values under `values`; empty if there is no file."""
     if not path.is_file():
         return {}
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{path}: damaged: {error}") from error
-    return table if isinstance(table, dict) else {"values": table}
+    return content if isinstance(content, dict) else {"values": content}

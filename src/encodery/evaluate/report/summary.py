@@ -1,18 +1,22 @@
-"""The run in words: what was trained, on what, for how long, how good it is, how fast it went."""
+"""Summarises a run in sentences: what was trained, on which data, for how long, how good it is and how fast it was."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from encodery.evaluate.report.number_format import duration, number, plural, share, size
+from encodery.evaluate.report.number_format import duration, number, percentage, plural, size
 from encodery.evaluate.report.run_facts import RunFacts
-from encodery.evaluate.report.run_metrics import late_loss
+from encodery.evaluate.report.run_metrics import final_train_loss
 
-FLAT = 0.005  # A fall of the held-out loss, over the last fifth of the run, below which it counts as flat.
-LITTLE = 0.3  # Nats below the loss of guessing by frequency, under which hardly anything was learnt.
-APART = 0.10  # Held-out loss above the training loss by more than this share: it learns its text by heart.
-OF_VECTORS = (
+PLATEAU = 0.005
+"""Relative decrease of the held-out loss, over the last fifth of the run, below which it has stopped falling."""
+MIN_GAIN = 0.3
+"""Nats that the held-out loss must be below the unigram baseline for the model to have learned more than it."""
+OVERFITTING = 0.10
+"""Relative excess of the held-out loss over the training loss above which the model overfits."""
+EVALUATION_MASK_RATE = 0.15
+EMBEDDING_METRICS = (
     ("ndcg", "nDCG@10 on held-out rows"),
     ("spearman", "rank correlation on held-out rows"),
     ("test_ndcg", "nDCG@10 on test rows"),
@@ -21,26 +25,23 @@ OF_VECTORS = (
 
 
 def summary(facts: RunFacts) -> list[str]:
-    """Sentences, the first about the model, then quality, course and speed. What is not recorded is left out."""
-    return [
-        sentence
-        for sentence in (_trained(facts), _quality(facts), _course(facts), *_doctor(facts), _speed(facts))
-        if sentence
-    ]
+    """Return sentences on model, quality, convergence, diagnostics and speed; what is not recorded is left out."""
+    sentences = (_training(facts), _quality(facts), _convergence(facts), *_diagnostics(facts), _speed(facts))
+    return [sentence for sentence in sentences if sentence]
 
 
-def _trained(facts: RunFacts) -> str:
-    model = model_table(facts)
+def _training(facts: RunFacts) -> str:
+    model = _model_settings(facts)
     count, tokens, elapsed = facts.metric("parameters"), facts.metric("tokens"), facts.metric("seconds", "elapsed")
-    what = "An encoder"
+    encoder = "An encoder"
     if count:
-        what += f" of {number(count)} parameters"
+        encoder += f" with {number(count)} parameters"
     if model.get("depth") and model.get("width"):
-        what += f" ({plural(int(model['depth']), 'layer')}, {int(model['width'])} wide)"
-    parts = [what + ", trained"]
+        encoder += f" ({plural(int(model['depth']), 'layer')}, width {int(model['width'])})"
+    parts = [encoder + ", trained"]
     if tokens:
         parts.append(f"on {number(tokens)} tokens")
-    parts += _from_rows(facts) if _taught(facts) else _from_text(facts, tokens)
+    parts += _rows(facts) if _is_supervised(facts) else _text(facts, tokens)
     if elapsed:
         parts.append(f"in {duration(elapsed)}")
     machine = facts.metrics.get("machine")
@@ -49,26 +50,30 @@ def _trained(facts: RunFacts) -> str:
     return " ".join(parts) + "."
 
 
-def _taught(facts: RunFacts) -> bool:
-    """Whether the run learnt a task or vectors from rows: what its ancestors were trained on is not what it was."""
+def _is_supervised(facts: RunFacts) -> bool:
+    """Return whether the run trained a task or an encoder on rows; the text of its ancestors is then not its data."""
     return any(isinstance(facts.settings.get(kind), dict) for kind in ("task", "encoder"))
 
 
-def _from_rows(facts: RunFacts) -> list[str]:
+def _rows(facts: RunFacts) -> list[str]:
     rows, epochs = facts.metric("rows"), facts.metric("epoch")
-    told = [f"from {plural(int(rows), 'row')}"] if rows else []
-    return told + ([f"({number(epochs, 2)} passes over the rows)"] if epochs else [])
+    parts = [f"from {plural(int(rows), 'row')}"] if rows else []
+    return parts + ([f"({_epochs(epochs)})"] if epochs else [])
 
 
-def _from_text(facts: RunFacts, tokens: float | None) -> list[str]:
+def _epochs(epochs: float) -> str:
+    return f"{number(epochs, 2)} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _text(facts: RunFacts, tokens: float | None) -> list[str]:
     parts = []
     store, corpus = facts.ancestor("tokens"), facts.ancestor("corpus")
-    size_of = store.manifest.metrics.get("train", {}).get("tokens") if store is not None else None
-    if tokens and size_of:
-        parts.append(f"({number(tokens / size_of, 2)} passes over the text)")
+    available = store.manifest.metrics.get("train", {}).get("tokens") if store is not None else None
+    if tokens and available:
+        parts.append(f"({_epochs(tokens / available)})")
     if corpus is not None:
-        figures = corpus.manifest.metrics
-        parts.append(f"from {plural(figures.get('documents'), 'document')} ({size(figures.get('bytes'))} of text)")
+        metrics = corpus.manifest.metrics
+        parts.append(f"from {plural(metrics.get('documents'), 'document')} ({size(metrics.get('bytes'))} of text)")
     return parts
 
 
@@ -78,72 +83,76 @@ def _quality(facts: RunFacts) -> str:
         if isinstance(facts.settings.get("task"), dict):
             return f"It was fine-tuned for the task '{facts.settings['task'].get('is')}'."
         if isinstance(facts.settings.get("encoder"), dict):
-            told = [f"{words} {number(facts.metric(name))}" for name, words in OF_VECTORS if facts.metric(name)]
-            return f"It was trained to embed texts{': ' if told else ''}{', '.join(told)}."
+            values = [(label, facts.metric(name)) for name, label in EMBEDDING_METRICS]
+            metrics = ", ".join(f"{label} {number(value)}" for label, value in values if value)
+            return f"It was trained to embed texts{': ' if metrics else ''}{metrics}."
         return "Its quality on held-out text was not recorded."
-    said = "On held-out text it "
-    said += f"gets {share(accuracy)} of the hidden tokens right" if accuracy is not None else "was measured"
-    said += f", with a perplexity of {number(math.exp(min(loss, 100.0)))}"
-    said += f" and {number(bits)} bits per byte." if bits is not None else "."
+    parts = [f"it predicts {percentage(accuracy)} of the masked tokens correctly"] if accuracy is not None else []
+    parts.append(f"its perplexity is {number(math.exp(min(loss, 100.0)))}")
+    if bits is not None:
+        parts.append(f"it needs {number(bits)} bits per byte")
+    quality = f"On held-out text {_enumerate(parts)}."
     if facts.unigram is not None:
-        guess = facts.unigram
-        said += (
-            f" Guessing by frequency alone would get {share(guess.accuracy)} right, "
-            f"with a perplexity of {number(math.exp(guess.loss))}."
+        baseline = facts.unigram
+        quality += (
+            f" The unigram baseline predicts {percentage(baseline.accuracy)} correctly, with a perplexity of "
+            f"{number(math.exp(baseline.loss))}."
         )
-        if loss > guess.loss - LITTLE:
-            said += " So far it has learnt little more than these frequencies: it needs more training."
-    return said
+        if loss > baseline.loss - MIN_GAIN:
+            quality += " The model is hardly better than this baseline: it needs more training."
+    return quality
 
 
-def _course(facts: RunFacts) -> str:
-    scores = [(line.get("tokens", 0), line["heldout_loss"]) for line in facts.scores]
-    if len(scores) < 4 or scores[-1][0] <= 0:
+def _enumerate(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _convergence(facts: RunFacts) -> str:
+    losses = [(line.get("tokens", 0), line["heldout_loss"]) for line in facts.evaluations]
+    if len(losses) < 4 or losses[-1][0] <= 0:
         return ""
-    before = [loss for tokens, loss in scores if tokens <= 0.8 * scores[-1][0]]
-    if not before:
+    earlier = [loss for tokens, loss in losses if tokens <= 0.8 * losses[-1][0]]
+    if not earlier:
         return ""
-    last = scores[-1][1]
-    fall = (before[-1] - last) / before[-1]
-    said = (
-        "The held-out loss was still falling at the end: more training would make it better."
-        if fall > FLAT
-        else "The held-out loss had stopped falling by the end."
-        if fall > -FLAT
-        else "The held-out loss rose towards the end: the model was trained too long, or its learning rate is too high."
-    )
-    late = late_loss(facts)
-    if late is not None and _masks_as_scored(facts) and last > (1 + APART) * late:
-        said += " It does better on the text it was trained on than on held-out text: more text would help."
-    return said
+    last = losses[-1][1]
+    decrease = (earlier[-1] - last) / earlier[-1]
+    if decrease > PLATEAU:
+        convergence = "The held-out loss was still falling at the end: more training would improve the model."
+    elif decrease > -PLATEAU:
+        convergence = "The held-out loss had stopped falling by the end."
+    else:
+        convergence = (
+            "The held-out loss rose towards the end: the model was trained too long, or its learning rate is too high."
+        )
+    train_loss = final_train_loss(facts)
+    if train_loss is not None and _mask_rates_agree(facts) and last > (1 + OVERFITTING) * train_loss:
+        convergence += " Its loss is lower on the training text than on held-out text (overfitting): use more text."
+    return convergence
 
 
-def _doctor(facts: RunFacts) -> list[str]:
-    """What the run said of itself: how its loss compares with that of other runs, what its steps were bound by."""
-    return [
-        said
-        for said in (facts.metrics.get(name) for name in ("loss_assessment", "bottleneck"))
-        if isinstance(said, str)
-    ]
+def _diagnostics(facts: RunFacts) -> list[str]:
+    """Return the assessments in the run's own metrics: its loss compared with other runs, and its bottleneck."""
+    assessments = (facts.metrics.get(name) for name in ("loss_assessment", "bottleneck"))
+    return [assessment for assessment in assessments if isinstance(assessment, str)]
 
 
-def _masks_as_scored(facts: RunFacts) -> bool:
-    """Whether training hid as many tokens as the scoring does, so that the two losses can be compared."""
+def _mask_rates_agree(facts: RunFacts) -> bool:
+    """Return whether training masked the same fraction of tokens as the evaluation, so that losses are comparable."""
     rates = [line["mask_rate"] for line in facts.steps[-20:] if "mask_rate" in line]
-    return bool(rates) and abs(rates[-1] - 0.15) < 0.02
+    return bool(rates) and abs(rates[-1] - EVALUATION_MASK_RATE) < 0.02
 
 
 def _speed(facts: RunFacts) -> str:
-    speed, peak = facts.metric("tokens_per_s"), facts.metric("mfu")
+    speed, utilisation = facts.metric("tokens_per_s"), facts.metric("mfu")
     if speed is None:
         return ""
-    said = f"It went through {number(speed)} tokens a second"
-    return said + (
-        f", at {share(peak)} of what the machine reaches in a plain matrix product." if peak is not None else "."
-    )
+    sentence = f"The training speed was {number(speed)} tokens per second"
+    if utilisation is None:
+        return f"{sentence}."
+    return f"{sentence}, which is {percentage(utilisation)} of the machine's peak in a plain matrix product."
 
 
-def model_table(facts: RunFacts) -> dict[str, Any]:
-    """The settings of the model, of the recipe or of the model's manifest."""
-    table = facts.settings.get("model")
-    return table if isinstance(table, dict) else {}
+def _model_settings(facts: RunFacts) -> dict[str, Any]:
+    """Return the settings of the model from the recipe or the manifest; empty if there are none."""
+    settings = facts.settings.get("model")
+    return settings if isinstance(settings, dict) else {}
