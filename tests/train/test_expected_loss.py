@@ -186,7 +186,7 @@ def test_real_text_is_inside_at_a_usual_rate_only(tmp_path: Path, rate: float, f
         (tmp_path / "text" / f"{path.stem}.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     for words in (
         ["corpus", "build", str(tmp_path / "text"), "--out", str(tmp_path / "corpus")],
-        ["tokens", "train", str(tmp_path / "corpus"), "vocab=2048", "--out", str(tmp_path / "tokenizer")],
+        ["tokens", "train", str(tmp_path / "corpus"), "vocab_size=2048", "--out", str(tmp_path / "tokenizer")],
         [
             "tokens",
             "encode",
