@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,9 @@ import torch
 
 from encodery.base.settings import encode
 from encodery.cli.__main__ import run
-from encodery.encoders import storage
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.pooling.attention import AttentionPooling
 from encodery.encoders.settings import DenseSettings
-from encodery.model import golden
 from encodery.model.load import load_model, save_model
 from encodery.model.network import build_model
 from encodery.model.settings import ModelSettings
@@ -33,15 +32,13 @@ def pooled(tmp_path: Path) -> Path:
         width=16, depth=1, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=32
     )
     model = build_model(settings, 1).eval()
-    embed = DenseSettings(pooling=AttentionPooling())
-    pooling = embed.pooling.build(settings.shape)
+    dense = DenseSettings(pooling=AttentionPooling())
+    pooling = dense.pooling.build(settings.shape)
     for p in pooling.parameters():
         torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
-    embedder = DenseEncoder(model, tokenizer, embed, None, "cpu", pooling)
-    kept = storage.module_tensors(embedder.pooling, embedder.postprocessing)
-    kept["golden"] = storage.golden_vectors(embedder.pool_batch, golden.golden_outputs(model), embedder.device)
-    place = tmp_path / "pooled"
-    save_model(place, model, tmp_path / "tokenizer", settings={"embed": encode(embed)}, modules={"embed": kept})
+    encoder = DenseEncoder(model, tokenizer, dense, None, "cpu", pooling)
+    stored, place = encoder.stored(), tmp_path / "pooled"
+    save_model(place, model, tmp_path / "tokenizer", settings=stored.settings, modules=stored.modules)
     return place
 
 
@@ -65,6 +62,7 @@ def test_a_trained_pooling_is_kept(pooled: Path, tmp_path: Path) -> None:
     )
     assert run(["model", "edit", str(words), "--surgery", "lengthen", "max_length=64", "--out", str(longer)]) == 0
     before, after = (DenseEncoder.from_loaded(load_model(place), device="cpu") for place in (pooled, longer))
+    assert before.settings.pooling == after.settings.pooling == AttentionPooling()
     np.testing.assert_allclose(after.encode(TEXTS).vectors, before.encode(TEXTS).vectors, atol=1e-6)
     assert after.encode(["a thunderstorm"]).tokens < before.encode(["a thunderstorm"]).tokens
 
@@ -78,6 +76,19 @@ def test_a_merged_model_has_no_embedding_without_a_head_option(pooled: Path, tmp
     )
     before, after = (DenseEncoder.from_loaded(load_model(place), device="cpu") for place in (pooled, tmp_path / "same"))
     np.testing.assert_allclose(after.encode(TEXTS).vectors, before.encode(TEXTS).vectors, atol=1e-6)
+
+
+def test_embedding_settings_without_weights_are_kept_and_shown(
+    pooled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, dense = load_model(pooled), {"dense": encode(DenseSettings(prompts={"query": "find: "}))}
+    save_model(tmp_path / "mean", loaded.model, loaded.tokenizer_path, settings=dense)
+    names = [str(tmp_path / "mean"), "--base", str(tmp_path / "mean")]
+    assert run(["model", "merge", *names, "--out", str(tmp_path / "merged")]) == 0
+    assert load_model(tmp_path / "merged").settings["dense"] == dense["dense"]
+    capsys.readouterr()
+    assert run(["model", "show", str(tmp_path / "merged"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dense"] == dense["dense"]
 
 
 def test_an_unknown_module_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,6 +164,14 @@ def test_a_missing_head_is_newly_initialised(store: Path, trained: Path, tmp_pat
     assert not any(p.requires_grad for p in whole.heads.parameters())
 
 
+def test_embedding_settings_of_the_source_model_are_kept(store: Path, trained: Path, tmp_path: Path) -> None:
+    source = load_model(trained)
+    dense = {"pooling": "cls", "prompts": {"query": "find: "}}
+    save_model(tmp_path / "source", source.model, source.tokenizer_path, settings={"dense": dense})
+    job(recipe(store, tmp_path / "source")).save(tmp_path / "model", {})
+    assert load_model(tmp_path / "model").settings["dense"] == dense
+
+
 def test_settings_survive_the_recipe_and_the_command_runs(
     store: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

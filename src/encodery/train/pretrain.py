@@ -291,8 +291,8 @@ class PretrainJob(Job):
         """The model with its tokenizer, and with its head if that was trained to answer without the objective. The way
         to embed texts is that of the source model, unless it has trained weights for it beside the encoder."""
         source = self.source_model
-        pools = source is not None and "embed" in source.settings and "embed" not in source.modules()
-        embed = {"embed": source.settings["embed"]} if source is not None and pools else {}
+        pools = source is not None and "dense" in source.settings and "dense" not in source.modules()
+        dense = {"dense": source.settings["dense"]} if source is not None and pools else {}
         artifact = None if source is None else source.artifact
         model = merge_and_unload(self.model, self.settings.adapt)
         recipe = pretrain_recipe(self.settings, self.store, self.recipe_name)
@@ -300,7 +300,7 @@ class PretrainJob(Job):
             folder,
             model if self.objective.keeps_mlm_head else without_heads(model),
             self.store.path / "tokenizer",
-            settings={"recipe": recipe.encode(), **embed},
+            settings={"recipe": recipe.encode(), **dense},
             provenance=Provenance(
                 {"tokens": Artifact.open(self.store.path)} | ({} if artifact is None else {"model": artifact})
             ),

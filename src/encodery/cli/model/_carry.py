@@ -47,7 +47,7 @@ def _task(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
     return moved(loaded, model)
 
 
-def _embed(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
+def _dense(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
     from encodery.encoders import storage
     from encodery.encoders.dense import DenseEncoder
     from encodery.model import golden
@@ -58,4 +58,4 @@ def _embed(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
     return {**storage.module_tensors(new.pooling, new.postprocessing), "golden": vectors}
 
 
-_MOVES: dict[str, Callable[[LoadedModel, Model], dict[str, Tensor]]] = {"task": _task, "embed": _embed}
+_MOVES: dict[str, Callable[[LoadedModel, Model], dict[str, Tensor]]] = {"task": _task, "dense": _dense}

@@ -53,7 +53,7 @@ def command(
     state = rule.merge(first.model.state_dict(), [other.model.state_dict() for other in others], seed)
     chosen = first if head is None else others[names.index(head)]
     model = model_of_state(first.model.settings, state)
-    kept = chosen.settings if head is not None else {"embed": first.settings["dense"]} if _pools(first) else {}
+    kept = chosen.settings if head is not None else {"dense": first.settings["dense"]} if _pools(first) else {}
     parents = {"base": first, **{f"model {number}": other for number, other in enumerate(others, 1)}}
     save_model(
         out,
