@@ -1,4 +1,4 @@
-"""A small finished run with all its ancestors: corpus, tokenizer, token store, model, log. Made once a session."""
+"""A small finished run with all its ancestors: corpus, tokenizer, token store, model and log. Made once per session."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _corpus(folder: Path) -> Artifact:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder; its model is untrained, its log invented."""
+    """A run folder with an untrained model and an invented log."""
     from encodery.base.settings import encode
     from encodery.model.load import Provenance, save_model
     from encodery.model.network import build_model

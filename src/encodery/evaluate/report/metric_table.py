@@ -34,7 +34,7 @@ METRICS = (
     ("parameters", "Parameters", "tied weights are counted once", number),
     ("tokens", "Tokens trained on", "", number),
     ("steps", "Steps", "", number),
-    ("tokens_per_s", "Tokens per second", "without padding, of which there is none", number),
+    ("tokens_per_s", "Tokens per second", "real tokens; there is no padding", number),
     ("mfu", "Model FLOPs utilisation", "relative to the measured peak of a square matrix product", percentage),
     (
         "data_fraction",

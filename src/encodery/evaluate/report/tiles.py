@@ -9,7 +9,7 @@ from encodery.base.markup import Html, el
 from encodery.evaluate.report.number_format import MISSING, number, percentage
 
 PRETRAINING = (
-    ("heldout_accuracy", "of masked tokens predicted correctly, held-out", percentage),
+    ("heldout_accuracy", "masked tokens predicted correctly, held-out", percentage),
     ("perplexity", "perplexity, held-out", number),
     ("bits_per_byte", "bits per byte, held-out", number),
     ("tokens_per_s", "tokens per second", number),
