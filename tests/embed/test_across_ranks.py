@@ -71,10 +71,10 @@ def test_two_processes_have_the_gradients_of_one(loaded: LoadedModel, tmp_path: 
         expected, one = step(case, loaded, DistributedContext())
         two = json.loads((tmp_path / f"{case}.json").read_text())
         assert two == pytest.approx(dict(one), rel=1e-4), case
-        found = read_tensors(tmp_path / f"{case}.safetensors")
-        assert set(found) == set(expected)
+        gradients = read_tensors(tmp_path / f"{case}.safetensors")
+        assert set(gradients) == set(expected)
         for name, grad in expected.items():
-            torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=2e-6, msg=f"{case}: {name}")
+            torch.testing.assert_close(gradients[name], grad, rtol=1e-3, atol=2e-6, msg=f"{case}: {name}")
 
 
 def test_a_process_alone_keeps_what_it_has() -> None:
@@ -87,10 +87,10 @@ def _rank(path: str, folder: str, rank: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for case in CASES:
-        grads, told = step(case, load_model(path), DistributedContext(rank, 2))
+        grads, reported = step(case, load_model(path), DistributedContext(rank, 2))
         if rank == 0:
             write_tensors(Path(folder) / f"{case}.safetensors", grads)
-            (Path(folder) / f"{case}.json").write_text(json.dumps(told))
+            (Path(folder) / f"{case}.json").write_text(json.dumps(reported))
     torch.distributed.destroy_process_group()
 
 

@@ -52,8 +52,8 @@ def ours(loss: Loss, columns: int, target: torch.Tensor | None = None) -> float:
 
 
 def theirs(loss: Any, columns: int, target: torch.Tensor | None = None) -> float:
-    found = loss.compute_loss_from_embeddings(VECTORS[:columns], target)
-    return float(sum(found.values()) if isinstance(found, dict) else found)
+    actual = loss.compute_loss_from_embeddings(VECTORS[:columns], target)
+    return float(sum(actual.values()) if isinstance(actual, dict) else actual)
 
 
 ALL = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
@@ -107,7 +107,7 @@ def test_the_orthogonal_regulariser_equals_the_peers(peer: Any) -> None:
 def test_gist_equals_the_masks_of_the_paper() -> None:
     """Against a plain loop over candidates (arXiv:2402.16829, section 3)."""
     guide = [torch.randn(B, 16, generator=SOURCE) for _ in range(3)]
-    found = step_metrics(
+    actual = step_metrics(
         [GIST(temperature=0.1).terms(VectorInputs(tuple(VECTORS[:3]), guide=VectorInputs(tuple(guide))))]
     )["loss"]
     unit = [torch.nn.functional.normalize(v, dim=1) for v in VECTORS[:3]]
@@ -122,7 +122,7 @@ def test_gist_equals_the_masks_of_the_paper() -> None:
                     scores.append(unit[a][i] @ unit[b][j])
         logits = torch.stack(scores) / 0.1
         total += float(logits.logsumexp(0) - logits[0])
-    assert found == pytest.approx(total / B, rel=1e-4)
+    assert actual == pytest.approx(total / B, rel=1e-4)
 
 
 def test_a_text_is_not_a_negative_of_itself() -> None:
@@ -152,10 +152,10 @@ def test_matryoshka_adds_the_losses_of_truncated_embeddings() -> None:
         dim: step_metrics([InfoNCE().terms(VectorInputs(tuple(v[:, :dim] for v in VECTORS[:2])))])["loss"]
         for dim in (8, 4)
     }
-    found = step_metrics([loss.terms(VectorInputs(tuple(VECTORS[:2])))])
-    assert found["loss"] == pytest.approx(ours(InfoNCE(), 2) + 0.5 * parts[8] + 2 * parts[4], rel=1e-5)
-    assert found["infonce_8"] == pytest.approx(parts[8], rel=1e-5)
-    assert "infonce_32" not in found, "the full dimension is not counted twice"
+    actual = step_metrics([loss.terms(VectorInputs(tuple(VECTORS[:2])))])
+    assert actual["loss"] == pytest.approx(ours(InfoNCE(), 2) + 0.5 * parts[8] + 2 * parts[4], rel=1e-5)
+    assert actual["infonce_8"] == pytest.approx(parts[8], rel=1e-5)
+    assert "infonce_32" not in actual, "the full dimension is not counted twice"
     with pytest.raises(SettingsError, match="dims: 64 exceeds the 32 dimensions"):
         ours(Matryoshka(loss=InfoNCE(), dims=(64,)), 2)
     assert ours(Matryoshka(loss=InfoNCE(), dims=(32,)), 2) == ours(InfoNCE(), 2)
@@ -177,7 +177,7 @@ def test_layers_are_sampled_and_aligned_with_the_last() -> None:
 
 def test_supcon_equals_its_formula() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 0])
-    found = step_metrics([SupCon(temperature=0.5).terms(VectorInputs((ANCHOR,), labels))])["loss"]
+    actual = step_metrics([SupCon(temperature=0.5).terms(VectorInputs((ANCHOR,), labels))])["loss"]
     unit = torch.nn.functional.normalize(ANCHOR, dim=1)
     scores = unit @ unit.T / 0.5
     total, anchors = 0.0, 0
@@ -188,7 +188,7 @@ def test_supcon_equals_its_formula() -> None:
             anchors += 1
             total -= float(torch.stack([scores[i, j] - scores[i, others].logsumexp(0) for j in partners]).mean())
     assert anchors == 8
-    assert found == pytest.approx(total / 8, rel=1e-5)
+    assert actual == pytest.approx(total / 8, rel=1e-5)
 
 
 def test_similarity_kl_of_equal_similarities_is_zero() -> None:

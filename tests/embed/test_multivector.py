@@ -44,17 +44,17 @@ def test_max_sim_by_its_formula() -> None:
     (queries, query), (documents, document) = packed([3, 1, 4], 0), packed([2, 6, 1, 3], 1)
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(2))
     documents, document = documents[order], document[order]
-    found = max_sim(queries, query, documents, document, (3, 4))
-    torch.testing.assert_close(found, by_loops(queries, query, documents, document))
+    actual = max_sim(queries, query, documents, document, (3, 4))
+    torch.testing.assert_close(actual, by_loops(queries, query, documents, document))
 
 
 def test_texts_in_order_and_long_ones_in_windows(loaded: LoadedModel) -> None:
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, TokenProjection(32, 128), device=CPU)
     texts = ["a1 a2 b3", "", "a4", " ".join(f"b{i}" for i in range(20))]
-    found = encoder.encode(texts, truncate="chunk", batch_tokens=8)
-    assert np.diff(found.ends, prepend=0).tolist() == [5, 2, 3, 24]
-    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(found.at(2), encoder.encode(["a4"]).vectors, atol=1e-5)
+    actual = encoder.encode(texts, truncate="chunk", batch_tokens=8)
+    assert np.diff(actual.ends, prepend=0).tolist() == [5, 2, 3, 24]
+    np.testing.assert_allclose(np.linalg.norm(actual.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(actual.at(2), encoder.encode(["a4"]).vectors, atol=1e-5)
     assert encoder.encode(texts, truncate="left").dropped.tolist() == [0, 0, 0, 6]
     assert encoder.encode([]).vectors.shape == (0, 128)
     with pytest.raises(SettingsError, match="multi-vector embeddings"):
@@ -63,12 +63,12 @@ def test_texts_in_order_and_long_ones_in_windows(loaded: LoadedModel) -> None:
 
 def test_queries_are_filled_up_behind_their_own_tokens() -> None:
     batch = Batch.from_sequences([[2, 7, 8, 3], [2, 3], [2, 9, 10, 11, 12, 3]], [[0] * 4, [0] * 2, [1] * 6])
-    found = pad_with_mask(batch, torch.tensor([True, False, True]), 5, 4)
-    assert found.ids.tolist() == [2, 7, 8, 3, 4, 2, 3, 2, 9, 10, 11, 12, 3]
-    assert found.cu_seqlens.tolist() == [0, 5, 7, 13]
-    assert found.segment is not None
-    assert found.segment.tolist() == [0] * 7 + [1] * 6
-    assert found.max_seqlen == 6
+    actual = pad_with_mask(batch, torch.tensor([True, False, True]), 5, 4)
+    assert actual.ids.tolist() == [2, 7, 8, 3, 4, 2, 3, 2, 9, 10, 11, 12, 3]
+    assert actual.cu_seqlens.tolist() == [0, 5, 7, 13]
+    assert actual.segment is not None
+    assert actual.segment.tolist() == [0] * 7 + [1] * 6
+    assert actual.max_seqlen == 6
 
 
 def test_pieces_of_punctuation(tokenizer: Tokenizer, words: Tokenizer) -> None:
@@ -85,13 +85,13 @@ def test_roles_differ_by_their_settings(loaded: LoadedModel) -> None:
     settings = MultiVectorSettings(dimension=16, query_length=8, prompts={"query": "a b "})
     encoder = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, settings, CPU)
     texts = ["a1 a2 b3", "", " ".join(f"b{i}" for i in range(12))]
-    asked = encoder.encode(texts, prompt="query")
-    assert np.diff(asked.ends, prepend=0).tolist() == [8, 8, 16], "prompts count; longer queries stay whole"
+    query_embeddings = encoder.encode(texts, prompt="query")
+    assert np.diff(query_embeddings.ends, prepend=0).tolist() == [8, 8, 16], "prompts count; longer queries stay whole"
     plain = MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(dimension=16), CPU)
     for side in ("document", None):
         np.testing.assert_array_equal(encoder.encode(texts, prompt=side).vectors, plain.encode(texts).vectors)
     ids = [2, *loaded.tokenizer.encode("a b a1 a2 b3").tolist(), 3, 4]
     alone = encoder.token_vectors(Batch.from_sequences([ids])).detach().numpy()
-    np.testing.assert_allclose(asked.at(0), alone, atol=1e-6)
+    np.testing.assert_allclose(query_embeddings.at(0), alone, atol=1e-6)
     with pytest.raises(SettingsError, match=r"query_length = 99: the model reads at most 16"):
         MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, MultiVectorSettings(query_length=99))

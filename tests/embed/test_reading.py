@@ -144,12 +144,13 @@ def test_held_out_examples_share_no_text_with_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "least", "most"), [(49, 0, 0), (80, 10, 24), (150, 12, 34), (400, 18, 44), (600, 18, 44), (2000, 70, 130)]
+    ("rows", "minimum", "maximum"),
+    [(49, 0, 0), (80, 10, 24), (150, 12, 34), (400, 18, 44), (600, 18, 44), (2000, 70, 130)],
 )
-def test_of_few_rows_a_larger_fraction_is_held_out(rows: int, least: int, most: int) -> None:
+def test_of_few_rows_a_larger_fraction_is_held_out(rows: int, minimum: int, maximum: int) -> None:
     table = Table.of({"query": [f"question {i}" for i in range(rows)], "positive": [f"p{i}" for i in range(rows)]})
     data, _ = hold_out_dev({"train": table}, roles_of(table))
-    assert least <= len(data.get("dev", ())) <= most
+    assert minimum <= len(data.get("dev", ())) <= maximum
     assert len(data["train"]) + len(data.get("dev", ())) == rows
 
 

@@ -18,10 +18,10 @@ CPU = torch.device("cpu")
 TEXTS = ["a1 a2 b3", "", "a4", "a1 a1 a1 b2 b2 c a b"]
 
 
-def dense(found: SparseEmbeddings, vocab: int) -> np.ndarray:
-    rows = np.zeros((len(found), vocab), np.float32)
-    for number in range(len(found)):
-        words, weights = found.at(number)
+def dense(embeddings: SparseEmbeddings, vocab: int) -> np.ndarray:
+    rows = np.zeros((len(embeddings), vocab), np.float32)
+    for number in range(len(embeddings)):
+        words, weights = embeddings.at(number)
         rows[number, words] = weights
     return rows
 
@@ -29,19 +29,19 @@ def dense(found: SparseEmbeddings, vocab: int) -> np.ndarray:
 def test_weights_are_the_highest_of_the_heads_scores(loaded: LoadedModel) -> None:
     batch = Batch.from_sequences([[2, 7, 9, 3], [2, 3], [2, 11, 3]])
     with torch.inference_mode():
-        found = vocabulary_weights(loaded.model.eval(), batch)
+        embeddings = vocabulary_weights(loaded.model.eval(), batch)
         logits = loaded.model.mlm_head(loaded.model(batch).hidden, loaded.model.encoder)
-    for row, part in zip(found, torch.split(logits, [4, 2, 3]), strict=True):
+    for row, part in zip(embeddings, torch.split(logits, [4, 2, 3]), strict=True):
         torch.testing.assert_close(row, torch.log1p(torch.relu(part)).amax(0))
 
 
 def test_texts_become_sparse_term_weights(loaded: LoadedModel) -> None:
     encoder = SparseEncoder(loaded.model, loaded.tokenizer, device=CPU)
-    found = encoder.encode(TEXTS, batch_tokens=9)
-    assert len(found) == 4
-    assert found.dropped.tolist() == [0, 0, 0, 0]
+    embeddings = encoder.encode(TEXTS, batch_tokens=9)
+    assert len(embeddings) == 4
+    assert embeddings.dropped.tolist() == [0, 0, 0, 0]
     for number, text in enumerate(TEXTS):
-        words, weights = found.at(number)
+        words, weights = embeddings.at(number)
         assert (np.diff(words) > 0).all()
         assert (weights > 0).all()
         again = encoder.encode([text])
@@ -49,7 +49,7 @@ def test_texts_become_sparse_term_weights(loaded: LoadedModel) -> None:
         np.testing.assert_allclose(again.at(0)[1], weights, rtol=1e-4, atol=1e-6)
     kept = SparseEncoder(loaded.model, loaded.tokenizer, SparseSettings(keep=3), CPU).encode(TEXTS)
     for number in range(4):
-        heaviest = np.sort(found.at(number)[1])[-3:]
+        heaviest = np.sort(embeddings.at(number)[1])[-3:]
         np.testing.assert_allclose(np.sort(kept.at(number)[1]), heaviest, rtol=1e-4)
 
 

@@ -29,10 +29,10 @@ CPU = torch.device("cpu")
 TOKENS = SparseSettings(terms="tokens", query_encoding="bow")
 
 
-def dense(found: SparseEmbeddings, vocab: int) -> np.ndarray:
-    rows = np.zeros((len(found), vocab), np.float32)
-    for number in range(len(found)):
-        words, weights = found.at(number)
+def dense(embeddings: SparseEmbeddings, vocab: int) -> np.ndarray:
+    rows = np.zeros((len(embeddings), vocab), np.float32)
+    for number in range(len(embeddings)):
+        words, weights = embeddings.at(number)
         rows[number, words] = weights
     return rows
 
@@ -45,8 +45,8 @@ def head(width: int, seed: int = 0) -> TermHead:
 
 
 def encoder(loaded: LoadedModel, **settings: Any) -> SparseEncoder:
-    told = decode(SparseSettings, {"terms": "tokens", "query_encoding": "bow", **settings})
-    return SparseEncoder(loaded.model, loaded.tokenizer, told, CPU, head(32))
+    config = decode(SparseSettings, {"terms": "tokens", "query_encoding": "bow", **settings})
+    return SparseEncoder(loaded.model, loaded.tokenizer, config, CPU, head(32))
 
 
 def test_weights_are_those_of_the_highest_of_equal_tokens(loaded: LoadedModel) -> None:
@@ -55,7 +55,7 @@ def test_weights_are_those_of_the_highest_of_equal_tokens(loaded: LoadedModel) -
     sequences = [[2, 7, 9, 7, 7, 3], [2, 3], [2, 1, 11, 3, 9]]
     batch = Batch.from_sequences(sequences)
     with torch.inference_mode():
-        found = term_weights(loaded.model.eval(), made, batch, plain)
+        embeddings = term_weights(loaded.model.eval(), made, batch, plain)
         hidden = loaded.model(batch).hidden
         place, expected = 0, torch.zeros(3, 128)
         for row, sequence in enumerate(sequences):
@@ -64,10 +64,10 @@ def test_weights_are_those_of_the_highest_of_equal_tokens(loaded: LoadedModel) -
                 if token > 4:  # the first five are special
                     expected[row, token] = max(float(expected[row, token]), weight, 0.0)
                 place += 1
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embeddings, expected, rtol=1e-5, atol=1e-6)
     assert (expected[0] > 0).sum() >= 1
-    assert found[1].sum() == 0
-    assert (found[:, :5] == 0).all()
+    assert embeddings[1].sum() == 0
+    assert (embeddings[:, :5] == 0).all()
 
 
 def test_the_gradient_goes_to_the_highest_alone() -> None:
@@ -77,8 +77,8 @@ def test_the_gradient_goes_to_the_highest_alone() -> None:
     weights = term_weights(model, made, batch, torch.ones(32, dtype=torch.bool))
     kept = model.encoder(batch).hidden.detach()
     best = int(made.scores(kept)[:2].argmax())
-    (given,) = torch.autograd.grad(weights[0, 7], made.linear.weight)
-    torch.testing.assert_close(given[0], kept[best])
+    (gradient,) = torch.autograd.grad(weights[0, 7], made.linear.weight)
+    torch.testing.assert_close(gradient[0], kept[best])
 
 
 def test_queries_are_counted(loaded: LoadedModel) -> None:

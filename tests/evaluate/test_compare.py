@@ -40,10 +40,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_table_of_quality_and_cost(run: Path, pairs: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     systems = [TFIDFSystem(max_ngram=1), ModelSystem(path=str(run), name=HOSTILE), BM25System()]
-    found = compare(systems, [SuiteTask(suite=STSSuite(), data=pairs)], log=said.append)
-    first, model, bm25 = found.rows
+    comparison = compare(systems, [SuiteTask(suite=STSSuite(), data=pairs)], log=messages.append)
+    first, model, bm25 = comparison.rows
     assert first.result is not None
     assert first.result.value > 0.3
     assert first.difference is None
@@ -54,13 +54,13 @@ def test_one_table_of_quality_and_cost(run: Path, pairs: Path) -> None:
     assert model.result.memory is None or model.result.memory > 0
     assert bm25.result is None
     assert "cannot compare two texts" in bm25.reason
-    assert said == [f"{s.label}: sts pairs, 64 items" for s in systems]
+    assert messages == [f"{s.label}: sts pairs, 64 items" for s in systems]
 
-    table = json.loads(as_json(found))
+    table = json.loads(as_json(comparison))
     assert table["machine"]["threads"] >= 1
     assert table["rows"][1]["p"] == model.difference.p
     assert table["rows"][1]["tokens_per_s"] > 0
-    lines = list(csv.DictReader(as_csv(found).splitlines()))
+    lines = list(csv.DictReader(as_csv(comparison).splitlines()))
     assert [line["system"] for line in lines] == ["TF-IDF", HOSTILE, "BM25"]
     assert float(lines[0]["value"]) == first.result.value
 
@@ -76,21 +76,21 @@ class _Tags(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_escapes_names(run: Path, pairs: Path, tmp_path: Path) -> None:
-    found = compare(
+    comparison = compare(
         [ModelSystem(path=str(run), name=HOSTILE), TFIDFSystem(), BM25System()],
         [SuiteTask(suite=STSSuite(), data=pairs, name="x<y")],
     )
-    page = html_page(found)
+    page = html_page(comparison)
     tags = _Tags()
     tags.feed(page)
     assert {"table", "h2", "details"} <= tags.seen
     assert "script" not in tags.seen
     assert "x&lt;y" in page
     for ending in (".html", ".json", ".csv", ".md"):
-        write(found, tmp_path / "deep" / f"table{ending}")
+        write(comparison, tmp_path / "deep" / f"table{ending}")
     assert (tmp_path / "deep" / "table.html").read_text() == page
     with pytest.raises(InputError, match=r"not '\.xlsx'"):
-        write(found, tmp_path / "table.xlsx")
+        write(comparison, tmp_path / "table.xlsx")
 
 
 def test_every_figure_of_retrieval_has_its_interval_and_its_difference(
@@ -186,10 +186,10 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             pass
 
     def urlopen(request: Any, timeout: float) -> Answer:
-        found = waiting.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return Answer(found)
+        answer = waiting.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return Answer(answer)
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     yield waiting
@@ -201,7 +201,7 @@ def test_invalid_answers_of_a_server_are_named(answers: list[Any]) -> None:
     answers += [b"[[1.0, 2.0], [3.0, 4.0]]", b"[[5.0, 6.0]]"]
     assert opened.encode(["a", "b", "c"]).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert opened.counters.tokens is None
-    for said, match in (
+    for body, match in (
         (b"not json", "is not JSON"),
         (b"[[1.0, 2.0]]", "returned 1 vectors for 2 texts"),
         (b'{"error": "busy"}', "must be a list of vectors"),
@@ -209,7 +209,7 @@ def test_invalid_answers_of_a_server_are_named(answers: list[Any]) -> None:
         (urllib.error.URLError("refused"), "no answer: refused"),
         (urllib.error.HTTPError("u", 413, "Too Large", Message(), io.BytesIO(b"less")), "answered 413 Too Large: less"),
     ):
-        answers.append(said)
+        answers.append(body)
         with pytest.raises(InputError, match=match):
             opened.encode(["a", "b"])
     answers.append(b'{"object": "list"}')

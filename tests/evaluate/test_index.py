@@ -81,11 +81,11 @@ def test_the_reranked_stand_before_the_others(data: Path, index: Path, monkeypat
         finally:
             opened.close()
 
-    plain, found = order(""), order(",rerank=folder,rerank_top_k=2,rerank_weight=1")
+    plain, reranked = order(""), order(",rerank=folder,rerank_top_k=2,rerank_weight=1")
     assert sorted(plain) == sorted(DOCUMENTS)
-    assert found[:2] == sorted(plain[:2], key=lambda name: len(DOCUMENTS[name]))
-    assert found[:2] != plain[:2]
-    assert found[2] == plain[2], "what was not reranked keeps its place behind"
+    assert reranked[:2] == sorted(plain[:2], key=lambda name: len(DOCUMENTS[name]))
+    assert reranked[:2] != plain[:2]
+    assert reranked[2] == plain[2], "what was not reranked keeps its place behind"
 
 
 def test_an_index_of_other_documents_is_refused(data: Path, index: Path) -> None:
@@ -96,10 +96,10 @@ def test_an_index_of_other_documents_is_refused(data: Path, index: Path) -> None
 
 
 def test_sides_may_have_a_share_each(data: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[object] = []
+    weights: list[object] = []
 
     def search(self: Searcher, *arguments: object, weight: object = None, **options: object) -> SearchResult:
-        given.append(weight)
+        weights.append(weight)
         return SearchResult("", "bm25", (), {})
 
     monkeypatch.setattr(Searcher, "search", search)
@@ -107,7 +107,7 @@ def test_sides_may_have_a_share_each(data: Path, index: Path, monkeypatch: pytes
         opened = parse_system(f"index:{index}{fields}").open()
         opened.rank({"q1": "boat"}, DOCUMENTS, 3)
         opened.close()
-    assert given == [{"bm25": 0.25, "dense": 0.75}, 0.4, None]
+    assert weights == [{"bm25": 0.25, "dense": 0.75}, 0.4, None]
 
 
 def test_a_weight_of_an_unknown_retriever_is_refused(index: Path) -> None:

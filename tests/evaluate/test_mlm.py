@@ -101,8 +101,8 @@ def test_invalid_inputs_are_refused(run: Path, tmp_path: Path) -> None:
 def test_the_verb(run: Path, sharper: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokens = str(run.parent / "tokens")
     assert encodery(["evaluate", "mlm", tokens, "--model", str(run), "--model", str(sharper), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [row["model"] for row in found] == [str(run), str(sharper)]
+    scores = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in scores] == [str(run), str(sharper)]
     assert encodery(["evaluate", "mlm", tokens, "--model", str(run), "--tokens", "500"]) == 0
     shown = capsys.readouterr().out
     assert "bits/byte" in shown
@@ -120,9 +120,9 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     for trial in range(200):
         counts = rng.integers(50, 100, 40).astype(float)
         sums = counts * rng.normal(3.0, 0.5, 40)
-        found = group_interval(sums, counts, seed=trial)
-        assert found is not None
-        inside += found[0] <= 3.0 <= found[1]
+        interval = group_interval(sums, counts, seed=trial)
+        assert interval is not None
+        inside += interval[0] <= 3.0 <= interval[1]
     assert 0.88 <= inside / 200 <= 0.99
     assert group_interval(np.ones(4), np.ones(4)) is None
     shift = group_difference(sums, sums + 0.2 * counts, counts)

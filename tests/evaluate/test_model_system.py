@@ -31,32 +31,32 @@ ITEMS = JudgedQueries(DOCUMENTS, QUERIES, {"q0": {"d0": 1}, "q1": {"d1": 1}}, 0)
 @pytest.fixture
 def weights(run: Path, tmp_path: Path) -> Path:
     loaded = load_model(run)
-    told = SparseSettings(query_encoding="bow", prompts={"document": "the letter "})
-    save_model(tmp_path / "weights", loaded.model, loaded.tokenizer_path, settings={sparse.KEY: encode(told)})
+    config = SparseSettings(query_encoding="bow", prompts={"document": "the letter "})
+    save_model(tmp_path / "weights", loaded.model, loaded.tokenizer_path, settings={sparse.KEY: encode(config)})
     return tmp_path / "weights"
 
 
 @pytest.fixture
 def tokens(run: Path, tmp_path: Path) -> Path:
-    loaded, told = load_model(run), MultiVectorSettings(dimension=16, query_length=12)
+    loaded, config = load_model(run), MultiVectorSettings(dimension=16, query_length=12)
     torch.manual_seed(0)
     projection = TokenProjection(loaded.model.settings.width, 16)
     kept = {name: tensor.detach() for name, tensor in projection.state_dict().items()}
-    kept["golden"] = golden_token_vectors(MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, told, "cpu"))
-    told_all, modules = {multi_vector.KEY: encode(told)}, {multi_vector.KEY: kept}
+    kept["golden"] = golden_token_vectors(MultiVectorEncoder(loaded.model, loaded.tokenizer, projection, config, "cpu"))
+    told_all, modules = {multi_vector.KEY: encode(config)}, {multi_vector.KEY: kept}
     save_model(tmp_path / "tokens", loaded.model, loaded.tokenizer_path, settings=told_all, modules=modules)
     return tmp_path / "tokens"
 
 
-def as_array(found: dict[str, dict[str, float]]) -> np.ndarray:
-    return np.array([[found[query].get(document, 0.0) for document in DOCUMENTS] for query in QUERIES])
+def as_array(run_scores: dict[str, dict[str, float]]) -> np.ndarray:
+    return np.array([[run_scores[query].get(document, 0.0) for document in DOCUMENTS] for query in QUERIES])
 
 
 def test_word_weights_are_compared_by_inner_product(weights: Path) -> None:
     system = ModelSystem(path=str(weights)).open()
-    found = as_array(RetrievalSuite(k=1, depth=4).ranked(ITEMS, system))
+    run_scores = as_array(RetrievalSuite(k=1, depth=4).ranked(ITEMS, system))
     encoder = SparseEncoder.from_loaded(load_model(weights))
-    expected = np.zeros(found.shape)
+    expected = np.zeros(run_scores.shape)
     held = encoder.encode(list(DOCUMENTS.values()), prompt="document")
     for i, query in enumerate(QUERIES.values()):
         words, counts = encoder.encode([query], prompt="query").at(0)
@@ -64,14 +64,16 @@ def test_word_weights_are_compared_by_inner_product(weights: Path) -> None:
             known = dict(zip(*(part.tolist() for part in held.at(j)), strict=True))
             expected[i, j] = sum(known.get(word, 0.0) * n for word, n in zip(words.tolist(), counts, strict=True))
     assert expected.std() > 0
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(run_scores, expected, rtol=1e-4)
     assert (system.counters.texts, system.counters.dropped) == (6, 0)
 
 
 def test_token_vectors_are_compared_by_max_sim(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MultiVectorEncoder.from_loaded(load_model(tokens))
-    asked, held = (encoder.encode(list(t.values()), prompt=p) for t, p in ((QUERIES, "query"), (DOCUMENTS, "document")))
-    expected = asked.similarity(held)
+    query_embeddings, held = (
+        encoder.encode(list(t.values()), prompt=p) for t, p in ((QUERIES, "query"), (DOCUMENTS, "document"))
+    )
+    expected = query_embeddings.similarity(held)
     for some in (1024, 3):
         monkeypatch.setattr(model, "DOCUMENTS_AT_ONCE", some)
         system = ModelSystem(path=str(tokens)).open()

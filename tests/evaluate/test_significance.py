@@ -39,8 +39,8 @@ def test_sign_flips_of_many_items_agree_with_the_t_test(shift: float) -> None:
 
 def test_chance_is_called_a_difference_as_rarely_as_promised() -> None:
     rng = np.random.default_rng(2)
-    found = [sign_flip(rng.normal(0, 1, 40), seed=trial, resamples=500) for trial in range(300)]
-    assert 0.02 < np.mean(np.array(found) < 0.05) < 0.09
+    p_values = [sign_flip(rng.normal(0, 1, 40), seed=trial, resamples=500) for trial in range(300)]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
 
 
 def test_the_bootstrap_of_a_mean_agrees_with_scipy() -> None:
@@ -64,14 +64,14 @@ def test_pairs_see_what_two_intervals_would_not() -> None:
     rng = np.random.default_rng(5)
     difficulty = rng.normal(0, 1, 300)
     one, other = difficulty + rng.normal(0, 0.1, 300), difficulty + 0.05 + rng.normal(0, 0.1, 300)
-    found = mean_difference(one, other)
-    assert found.value == pytest.approx((other - one).mean())
-    assert found.interval is not None
-    assert 0 < found.interval[0] < found.value < found.interval[1]
-    assert found.p < 0.001
+    difference = mean_difference(one, other)
+    assert difference.value == pytest.approx((other - one).mean())
+    assert difference.interval is not None
+    assert 0 < difference.interval[0] < difference.value < difference.interval[1]
+    assert difference.p < 0.001
     low, high = mean_interval(one)
-    assert high - low > 3 * (found.interval[1] - found.interval[0])
-    assert mean_difference(other, one).value == -found.value
+    assert high - low > 3 * (difference.interval[1] - difference.interval[0])
+    assert mean_difference(other, one).value == -difference.value
 
 
 def test_figures_that_are_no_means() -> None:

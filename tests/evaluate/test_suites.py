@@ -68,9 +68,9 @@ def test_figures_equal_those_of_scikit_learn() -> None:
 
 def test_bm25_is_lucenes_formula() -> None:
     documents = ["the cat sat", "a cat and a cat and a dog", "dogs", "the river bends by the hill in the north"]
-    found = BM25System(stop_words=False).open()
-    found.fit(documents)
-    scores = (found.encode(["cat the unknown cat"], "query") @ found.encode(documents, "document").T).toarray()[0]
+    bm25 = BM25System(stop_words=False).open()
+    bm25.fit(documents)
+    scores = (bm25.encode(["cat the unknown cat"], "query") @ bm25.encode(documents, "document").T).toarray()[0]
     words = [text.split() for text in documents]
     mean = sum(map(len, words)) / len(words)
     for text, score in zip(words, scores, strict=True):
@@ -101,13 +101,13 @@ def test_retrieval_by_hand(tmp_path: Path) -> None:
     suite = RetrievalSuite(k=2, depth=2, runs=str(tmp_path / "runs"))
     items = suite.read(data)
     assert len(items) == 2, "a query without a relevant document has no figure"
-    found = measure(suite, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").metrics
+    metrics = measure(suite, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").metrics
     # first: d1 (cosine .95) then d3 (.89); second: d3, then d1
     second = 1 / math.log2(3)
-    assert found["ndcg@2"].per_item == pytest.approx([1.0, 0.0])
-    assert found["mrr@2"].value == pytest.approx(0.5)
-    assert found["map@2"].value == pytest.approx(0.5)
-    assert found["relevant, not in the corpus"].value == 1
+    assert metrics["ndcg@2"].per_item == pytest.approx([1.0, 0.0])
+    assert metrics["mrr@2"].value == pytest.approx(0.5)
+    assert metrics["map@2"].value == pytest.approx(0.5)
+    assert metrics["relevant, not in the corpus"].value == 1
     dotted = RetrievalSuite(k=2, depth=2, similarity="dot")
     by_dot = measure(dotted, items, Fixed({key: list(map(float, row)) for key, row in vectors.items()}), "x").metrics
     # first: two has 5, three has 4, one has 3; second: two first
@@ -140,11 +140,11 @@ def test_collections_name_what_is_wrong_with_them(tmp_path: Path) -> None:
 
 def test_columns_are_assigned_reported_and_checked(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("word1\tword2\trating\ncat\thé 👋\t1\n\tdog\t2.5\n")
-    found = STSSuite().read(tmp_path / "a.tsv")
-    assert (found.left, found.right) == (["cat", ""], ["hé 👋", "dog"])
-    assert found.scores.tolist() == [1, 2.5]
-    told = STSSuite(columns={"text_a": "word2", "text_b": "word1"}).read(tmp_path / "a.tsv")
-    assert told.left == found.right
+    default = STSSuite().read(tmp_path / "a.tsv")
+    assert (default.left, default.right) == (["cat", ""], ["hé 👋", "dog"])
+    assert default.scores.tolist() == [1, 2.5]
+    assigned = STSSuite(columns={"text_a": "word2", "text_b": "word1"}).read(tmp_path / "a.tsv")
+    assert assigned.left == default.right
     with pytest.raises(InputError, match=r"no such column\. Did you mean 'word"):
         STSSuite(columns={"text_a": "word"}).read(tmp_path / "a.tsv")
     (tmp_path / "b.csv").write_text("a,b,score\nx,y,1\nx,y,nan\n")
@@ -193,8 +193,8 @@ def test_few_shots_are_means_over_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: LoadedModel, whole: bool) -> None:
     texts = ["The captain crossed the river.", "", "unwatchable gardens"]
-    found = pseudo_log_likelihoods(loaded, texts, whole, batch_tokens=64)
-    assert found.sums[1] == 0
+    likelihoods = pseudo_log_likelihoods(loaded, texts, whole, batch_tokens=64)
+    assert likelihoods.sums[1] == 0
     tokenizer = loaded.tokenizer
     several = 0
     for number, text in enumerate(texts):
@@ -212,8 +212,8 @@ def test_pseudo_log_likelihoods_one_mask_at_a_time(loaded: LoadedModel, whole: b
                 out = loaded.model(Batch.from_sequences([hidden])).hidden[place : place + 1]
                 scores = loaded.model.mlm_head(out, loaded.model.encoder).log_softmax(-1)
             total += float(scores[0, ids[place]])
-        assert found.sums[number] == pytest.approx(total, abs=1e-3)
-        assert found.tokens[number] == len(ids) - 2
+        assert likelihoods.sums[number] == pytest.approx(total, abs=1e-3)
+        assert likelihoods.tokens[number] == len(ids) - 2
     assert several > 3 or not whole
 
 
@@ -229,10 +229,10 @@ def test_minimal_pairs_by_kind_and_ties(run: Path, tmp_path: Path) -> None:
     suite = MinimalPairsSuite(max_per_kind=2)
     items = suite.read(tmp_path / "x.jsonl")
     assert items.kinds.tolist() == ["same", "same", "other", "other"]
-    found = measure(suite, items, ModelSystem(path=str(run)).open(), "x")
-    assert found.metrics["accuracy, same"].value == 0.5
-    assert found.metrics["accuracy, other"].value in (0.0, 1.0)
-    assert found.counters.tokens > found.counters.texts
+    result = measure(suite, items, ModelSystem(path=str(run)).open(), "x")
+    assert result.metrics["accuracy, same"].value == 0.5
+    assert result.metrics["accuracy, other"].value in (0.0, 1.0)
+    assert result.counters.tokens > result.counters.texts
 
 
 def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: LoadedModel) -> None:
@@ -240,8 +240,8 @@ def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: LoadedModel) ->
     word = next(w for w in ("river", "captain", "window", "garden") if len(tokenizer.encode(f"the {w}.")) == 3)
     items = ClozeQuestions(["the [MASK].", "the [MASK]."], [[word], ["Qwxzy unheard of"]], [[], []])
     opened = ModelSystem(path=str(run)).open()
-    found = measure(ClozeSuite(), items, opened, "x").metrics
-    assert found["answer is one token"].value == 0.5
+    metrics = measure(ClozeSuite(), items, opened, "x").metrics
+    assert metrics["answer is one token"].value == 0.5
     ids = [tokenizer.cls_id, *tokenizer.encode("the [MASK].", parse_special_tokens=True).tolist(), tokenizer.sep_id]
     place = ids.index(tokenizer.mask_id)
     with torch.inference_mode():
@@ -249,7 +249,7 @@ def test_cloze_counts_what_a_model_cannot_say(run: Path, loaded: LoadedModel) ->
         scores = loaded.model.mlm_head(out, loaded.model.encoder)[0, : tokenizer.used_size].clone()
         scores[sorted(tokenizer.special_ids)] = -torch.inf
     rank = 1 + int((scores > scores[tokenizer.encode(f"the {word}.")[1]]).sum())
-    assert found["mrr"].per_item == pytest.approx([1 / rank, 0.0])
+    assert metrics["mrr"].per_item == pytest.approx([1 / rank, 0.0])
 
 
 def test_cloze_by_statements_needs_no_single_token(run: Path, tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ def test_cloze_by_statements_needs_no_single_token(run: Path, tmp_path: Path) ->
         len(set(wrong)) == 2 and right[0] not in wrong for right, wrong in zip(items.answers, items.others, strict=True)
     )
     assert items.others == suite.read(tmp_path / "x.jsonl").others
-    found = measure(suite, items, ModelSystem(path=str(run)).open(), "x").metrics
-    assert found["chance"].value == pytest.approx(1 / 3)
+    metrics = measure(suite, items, ModelSystem(path=str(run)).open(), "x").metrics
+    assert metrics["chance"].value == pytest.approx(1 / 3)
     (tmp_path / "y.jsonl").write_text('{"prompt": "no gap", "answer": "x"}\n')
     with pytest.raises(InputError, match=r"y\.jsonl, line 1: one \[MASK\] is needed"):
         suite.read(tmp_path / "y.jsonl")
@@ -291,5 +291,5 @@ def test_systems_by_name() -> None:
 def encode_of(part: object) -> dict[str, object]:
     from encodery.base.settings import encode
 
-    found: dict[str, object] = encode(part)
-    return found
+    settings: dict[str, object] = encode(part)
+    return settings

@@ -1,4 +1,4 @@
-"""The heads of fine-tuned models: the figures of their tasks, item by item; the rows they are asked, and refused."""
+"""The heads of fine-tuned models: the metrics of their tasks per item, and the rows that are evaluated or refused."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def rows_of(form: RowSchema, count: int, seed: int = 0, plain: bool = False) -> 
     """Rows with a value for each role of a form; the colour in a text is what there is to say of it. Some have an
     animal too, where several things can be said; `plain`: tags mark no spans."""
     draw = np.random.default_rng(seed)
-    found: dict[str, list[Any]] = {role: [] for role in (*form.inputs, *form.targets)}
+    columns: dict[str, list[Any]] = {role: [] for role in (*form.inputs, *form.targets)}
     for row in range(count):
         tokens = [str(word) for word in draw.choice(REST, 5)]
         colour = COLOURS[int(draw.integers(3))]
         tokens.insert(int(draw.integers(5)), colour)
-        text, asked = " ".join(tokens), f"who {row // 4}"
+        text, query = " ".join(tokens), f"who {row // 4}"
         starts = [sum(map(len, tokens[:n])) + n for n in range(len(tokens))]
         spans = [
             {"start": at, "end": at + len(word), "label": KINDS[word]}
@@ -64,16 +64,16 @@ def rows_of(form: RowSchema, count: int, seed: int = 0, plain: bool = False) -> 
             if word in KINDS
         ]
         values: dict[str, Any] = {
-            "text": text, "text_b": "one two", "query": asked, "question": "who", "context": text,
-            "label": str(row % 3) if "query" in found else colour,
+            "text": text, "text_b": "one two", "query": query, "question": "who", "context": text,
+            "label": str(row % 3) if "query" in columns else colour,
             "labels": [colour, *(["animal"] if {"cat", "dog"} & set(tokens) else [])], "score": float(row % 3),
             "tokens": tokens, "tags": [_tag(word, plain) for word in tokens], "spans": spans,
             "answers": [{"text": colour, "start": text.index(colour)}] if row % 4 else [], "choices": COLOURS,
             "types": ["colour", "animal"],
         }  # fmt: skip
-        for role, column in found.items():
+        for role, column in columns.items():
             column.append(values[role])
-    return found
+    return columns
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def tuned(
 
 
 @pytest.fixture(params=[*CASES, ("tag", -1)], ids=lambda case: f"{case[0]}-{case[1]}")
-def said(
+def predicted(
     request: pytest.FixtureRequest, tuned: Callable[..., Path]
 ) -> tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata]:
     """A task with noisy answers for rows."""
@@ -107,27 +107,27 @@ def said(
     inputs = {role: rows[role] for role in form.inputs}
     examples = task.prepare(inputs, predictor.preprocessor, predictor.metadata, False)
     draw = np.random.default_rng(1)
-    outputs = [found + draw.normal(0, 3, found.shape) for found in predictor.outputs(examples)]
+    outputs = [output + draw.normal(0, 3, output.shape) for output in predictor.outputs(examples)]
     return task, task.decode(outputs, examples, inputs, predictor.metadata, {}), rows, predictor.metadata
 
 
 def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
-    said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata], monkeypatch: pytest.MonkeyPatch
+    predicted: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, answers, rows, known = said
+    task, answers, rows, known = predicted
     monkeypatch.setattr(_answered, "_recomputed", None)  # Only tasks from outside the package need the slow way.
-    found = task_metrics(task, answers, rows, known)
-    told = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "goal"}
-    assert set(told) <= set(found)
-    assert {name: found[name].value for name in told} == pytest.approx(told)
-    assert task.selection_metric in (next(iter(found)), "goal")
+    metrics = task_metrics(task, answers, rows, known)
+    expected = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "goal"}
+    assert set(expected) <= set(metrics)
+    assert {name: metrics[name].value for name in expected} == pytest.approx(expected)
+    assert task.selection_metric in (next(iter(metrics)), "goal")
     draw = np.random.default_rng(2)
     for _ in range(3):
         numbers = draw.integers(0, 24, 24)
         drawn = {role: [column[n] for n in numbers] for role, column in rows.items()}
         again = task.metrics([answers[n] for n in numbers], drawn, known)
-        for name in set(told) - {"ndcg"}:  # of queries, which are drawn whole
-            figure = found[name]
+        for name in set(expected) - {"ndcg"}:  # of queries, which are drawn whole
+            figure = metrics[name]
             if figure.per_item is not None:
                 value = figure.per_item[numbers].mean()
             else:
@@ -141,9 +141,9 @@ def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
 
 
 def test_metrics_of_a_custom_task_are_recomputed_for_each_draw(
-    said: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata],
+    predicted: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata],
 ) -> None:
-    task, answers, rows, known = said
+    task, answers, rows, known = predicted
     if task.selection_metric == "goal":
         pytest.skip("its queries are drawn whole")
     quick = task_metrics(task, answers, rows, known)[task.selection_metric]
@@ -186,25 +186,25 @@ def written(path: Path, rows: Mapping[str, Sequence[Any]]) -> Path:
 
 def test_span_f1_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = [["B-a", "I-a", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "O"]] * 4
-    given = [["B-a", "O", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "B-b"]] * 4
+    predictions = [["B-a", "O", "O"], ["O", "B-b", "O"], ["B-a", "B-a", "B-b"]] * 4
     data = written(tmp_path / "x.jsonl", {"words": [["x", "y", "z"]] * 12, "ner": truth})
     monkeypatch.setattr("encodery.evaluate.suites.task.BATCH_ROWS", 5)
     known = TaskMetadata(labels=("O", "B-a", "I-a", "B-b", "I-b"), counts=(1,) * 5)
-    system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in given], known)
+    system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in predictions], known)
     suite = TaskSuite()
-    found = measure(suite, suite.read(data), system, "x")
+    result = measure(suite, suite.read(data), system, "x")
     # Of each three rows: 4 spans are true (a, b, a, a), 5 are said (a, b, a, a, b), 3 of them rightly.
-    assert found.main_metric == "f1"
-    assert found.metrics["f1"].value == pytest.approx(2 * 3 / (4 + 5))
-    assert found.metrics["f1"].value == pytest.approx(SpanF1().score(truth, given))
-    assert found.metrics["precision"].value == pytest.approx(3 / 5)
-    assert found.metrics["recall"].value == pytest.approx(3 / 4)
-    assert found.metrics["f1, a"].value == pytest.approx(2 * 2 / (3 + 3))
-    assert found.metrics["f1, b"].value == pytest.approx(2 * 1 / (1 + 2))
-    counters = found.counters
+    assert result.main_metric == "f1"
+    assert result.metrics["f1"].value == pytest.approx(2 * 3 / (4 + 5))
+    assert result.metrics["f1"].value == pytest.approx(SpanF1().score(truth, predictions))
+    assert result.metrics["precision"].value == pytest.approx(3 / 5)
+    assert result.metrics["recall"].value == pytest.approx(3 / 4)
+    assert result.metrics["f1, a"].value == pytest.approx(2 * 2 / (3 + 3))
+    assert result.metrics["f1, b"].value == pytest.approx(2 * 1 / (1 + 2))
+    counters = result.counters
     assert (counters.texts, counters.tokens, counters.padding, counters.dropped) == (12, 60, 0, 5)
-    low, high = found.metrics["f1"].interval() or (1, 0)
-    assert low < found.metrics["f1"].value < high
+    low, high = result.metrics["f1"].interval() or (1, 0)
+    assert low < result.metrics["f1"].value < high
 
 
 def classified(name: str, labels: Sequence[str], known: Sequence[str] = COLOURS) -> Fixed:
@@ -221,7 +221,7 @@ def test_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(30)], "label": truth})
     suite = TaskSuite()
     items = suite.read(data)
-    one, two = (measure(suite, items, classified(*said), "x").metrics for said in (("a", truth), ("b", other)))
+    one, two = (measure(suite, items, classified(*case), "x").metrics for case in (("a", truth), ("b", other)))
     apart = two["accuracy"].difference_to(one["accuracy"])
     assert apart is not None
     assert apart.value == pytest.approx(-1 / 3)
@@ -262,15 +262,15 @@ def test_the_test_split_is_evaluated_and_columns_are_assigned(tmp_path: Path) ->
     truth = [COLOURS[n % 3] for n in range(12)]
     for suite, count, name in ((TaskSuite(), 12, "test"), (TaskSuite(split="dev"), 10, "dev")):
         items = suite.read(tmp_path / "set")
-        found = measure(suite, items, classified("a", truth), "x")
-        assert len(items) == found.items == count
-        assert found.metrics["accuracy"].value == 1
-        [said] = found.notes
-        assert f"{count} {name} rows" in said
-        assert "text = utterance (by name), label = intent (by name)" in said
-    told = TaskSuite(columns={"label": "utterance"})
+        result = measure(suite, items, classified("a", truth), "x")
+        assert len(items) == result.items == count
+        assert result.metrics["accuracy"].value == 1
+        [note] = result.notes
+        assert f"{count} {name} rows" in note
+        assert "text = utterance (by name), label = intent (by name)" in note
+    with_columns = TaskSuite(columns={"label": "utterance"})
     with pytest.raises(UnsupportedEvaluation, match="no label in common"):
-        measure(told, told.read(tmp_path / "set"), classified("a", truth), "x")
+        measure(with_columns, with_columns.read(tmp_path / "set"), classified("a", truth), "x")
     alone = measure(TaskSuite(), TaskSuite().read(tmp_path / "set" / "train.jsonl"), classified("a", truth), "x")
     assert "9 train rows" in alone.notes[0]
     with pytest.raises(InputError, match=r"no split 'tset'. Did you mean 'test'"):
@@ -282,9 +282,9 @@ def test_evaluation_on_training_data_is_noted(tmp_path: Path) -> None:
     for split in ("train", "test"):
         written(tmp_path / "set" / f"{split}.jsonl", rows)
 
-    def notes(data: Path, learnt: Path) -> list[str]:
+    def notes(data: Path, training_data: Path) -> list[str]:
         system = classified("a", rows["label"])
-        system.training_data = str(learnt)
+        system.training_data = str(training_data)
         return list(measure(TaskSuite(), TaskSuite().read(data), system, "x").notes)
 
     for data in (tmp_path / "set" / "train.jsonl", tmp_path / "set"):
@@ -297,8 +297,8 @@ def test_the_main_metric_can_be_set(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
     suite = TaskSuite(metric="mcc")
-    found = measure(suite, suite.read(data), classified("a", truth), "x")
-    assert found.main_metric == next(iter(found.metrics)) == "mcc"
+    result = measure(suite, suite.read(data), classified("a", truth), "x")
+    assert result.main_metric == next(iter(result.metrics)) == "mcc"
     with pytest.raises(SettingsError, match=r"metric = acuracy.* Did you mean 'accuracy'"):
         measure(TaskSuite(metric="acuracy"), suite.read(data), classified("a", truth), "x")
 
@@ -309,18 +309,18 @@ def test_rows_without_a_label_are_an_error_or_dropped_with_a_note(tmp_path: Path
     with pytest.raises(UnsupportedEvaluation, match=r"a: its task is 'classify'.* missing=drop"):
         measure(TaskSuite(), TaskSuite().read(data), classified("a", truth), "x")
     suite = TaskSuite(missing="drop")
-    found = measure(suite, suite.read(data), classified("a", truth), "x")
-    assert found.items == 11
-    assert found.metrics["accuracy"].value == 1
-    assert "1 without a label left out" in found.notes[0]
+    result = measure(suite, suite.read(data), classified("a", truth), "x")
+    assert result.items == 11
+    assert result.metrics["accuracy"].value == 1
+    assert "1 without a label left out" in result.notes[0]
 
 
 def test_labels_that_a_model_does_not_know_are_noted_or_refused(tmp_path: Path) -> None:
     truth = [COLOURS[n % 3] for n in range(9)]
     data = written(tmp_path / "x.jsonl", {"text": [f"t{n}" for n in range(9)], "label": truth})
     suite = TaskSuite()
-    found = measure(suite, suite.read(data), classified("a", ["red"] * 9, ["red", "violet"]), "x")
-    assert any("a: does not know blue, green of the 3 labels" in said for said in found.notes)
+    result = measure(suite, suite.read(data), classified("a", ["red"] * 9, ["red", "violet"]), "x")
+    assert any("a: does not know blue, green of the 3 labels" in note for note in result.notes)
     with pytest.raises(
         UnsupportedEvaluation,
         match=r"a: its task 'classify' predicts ham, spam, but the examples have blue, green, red: they have no",
@@ -395,11 +395,13 @@ def test_the_command_from_rows_to_tables(
     )
     assert 0 < float(lines["TF-IDF"]["mcc_p"]) <= 1
     assert lines["head"]["mcc_p"] == ""
-    told = Predictor.from_model(load_model(classes)).predict(rows_of(TextClassification().schemas[0], 30, 2)["text"])
+    predictions = Predictor.from_model(load_model(classes)).predict(
+        rows_of(TextClassification().schemas[0], 30, 2)["text"]
+    )
     truth = rows_of(TextClassification().schemas[0], 30, 2)["label"]
-    expected = np.mean([a["prediction"] == b for a, b in zip(told.answers, truth, strict=True)])
+    expected = np.mean([a["prediction"] == b for a, b in zip(predictions.answers, truth, strict=True)])
     assert float(lines["head"]["accuracy"]) == pytest.approx(expected)
-    assert int(lines["head"]["tokens"]) == told.tokens.sum()
+    assert int(lines["head"]["tokens"]) == predictions.tokens.sum()
     assert "<td>mcc</td>" in out[1].read_text()
     assert "| mcc | TF-IDF |" in out[2].read_text()
     assert json.loads(out[3].read_text())["rows"][2]["compared"]["mcc"]["p"] == float(lines["TF-IDF"]["mcc_p"])
@@ -429,9 +431,9 @@ def test_a_head_that_is_not_used_is_noted(classes: Path, folder: Path, run: Path
     systems = [ModelSystem(path=str(classes), name="mine"), TFIDFSystem(), ModelSystem(path=str(run))]
     rows = compare(systems, [Asked(suite=ClassificationSuite(), data=folder)]).rows
     assert rows[0].result is not None
-    [said] = rows[0].result.notes
-    assert "mine: its embeddings are probed; its head for the task 'classify' is not used" in said
-    assert "`encodery evaluate task`" in said
+    [note] = rows[0].result.notes
+    assert "mine: its embeddings are probed; its head for the task 'classify' is not used" in note
+    assert "`encodery evaluate task`" in note
     assert all(row.result is not None and not row.result.notes for row in rows[1:])
     scored = {"a": [f"cat {n}" for n in range(9)], "b": ["dog"] * 9, "score": list(range(9))}
     [row] = compare(systems[:1], [Asked(suite=STSSuite(), data=written(tmp_path / "s.jsonl", scored))]).rows

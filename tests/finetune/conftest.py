@@ -39,11 +39,11 @@ def rows_of(task: str, count: int, seed: int = 0) -> dict[str, list[Any]]:
     """Rows of a task: the colour in a text is its class, its tag, its answer."""
     draw = np.random.default_rng(seed)
     colours = ["red", "green", "blue"]
-    found: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {}
 
     def add(**values: Any) -> None:
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
+            columns.setdefault(name, []).append(value)
 
     for _ in range(count):
         words = _sentence(draw, int(draw.integers(3, 8)))
@@ -75,7 +75,7 @@ def rows_of(task: str, count: int, seed: int = 0) -> dict[str, list[Any]]:
             add(query=colour, text=text if same else " ".join(words), score=float(same))
         else:
             raise KeyError(task)
-    return found
+    return columns
 
 
 @pytest.fixture(scope="session")

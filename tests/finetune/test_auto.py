@@ -56,20 +56,20 @@ def test_the_fitted_head_is_scikit_learns(classes: int) -> None:
 def test_where_frozen_states_suffice_nothing_else_is_trained(
     tmp_path: Path, loaded: LoadedModel, rows: Callable[..., dict[str, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     tried: list[str] = []
 
-    def as_good(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
+    def as_good(task: str, over: Any, loaded_model: LoadedModel, folds: Any) -> np.ndarray:
         tried.append(over["adapt"]["is"])
         return np.ones(sum(len(fold.heldout["label"]) for fold in folds), bool)
 
     monkeypatch.setattr(escalation, "_cross_validate", as_good)
     file = write(tmp_path / "rows.jsonl", rows("classify", 200))
-    found = auto("classify", file, loaded.path, SMALL, tmp_path / "run", said.append)
-    assert found.stage == "linear"
-    assert found.accuracy["linear"] > 0.95
+    result = auto("classify", file, loaded.path, SMALL, tmp_path / "run", messages.append)
+    assert result.stage == "linear"
+    assert result.accuracy["linear"] > 0.95
     assert tried == ["lora"]
-    assert found.metrics["tuned_dev_accuracy"] > 0.95
+    assert result.metrics["tuned_dev_accuracy"] > 0.95
     answers = Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one red cat", "six blue"]).answers
     assert [answer["prediction"] for answer in answers] == ["red", "blue"]
 
@@ -81,20 +81,20 @@ def test_where_training_pays_it_is_done(
     tried: list[str] = []
     trained = escalation._cross_validate
 
-    def judged(task: str, over: Any, given: LoadedModel, folds: Any) -> np.ndarray:
+    def judged(task: str, over: Any, loaded_model: LoadedModel, folds: Any) -> np.ndarray:
         """LoRA is as good as it is, the whole model hopeless."""
         tried.append(over.get("adapt", {}).get("is", "full"))
-        found = trained(task, over, given, folds)
-        return found if tried[-1] == "lora" else np.zeros(len(found), bool)
+        result = trained(task, over, loaded_model, folds)
+        return result if tried[-1] == "lora" else np.zeros(len(result), bool)
 
     monkeypatch.setattr(escalation, "_cross_validate", judged)
     monkeypatch.setattr(escalation, "INVERSE_REGULARISATION", (1e-9,))  # a linear head that can tell next to nothing
     file = write(tmp_path / "rows.jsonl", rows("classify", 120))
-    found = auto("classify", file, loaded.path, {**SMALL, "optim": {"lr": 2e-2}}, tmp_path / "run")
+    result = auto("classify", file, loaded.path, {**SMALL, "optim": {"lr": 2e-2}}, tmp_path / "run")
     assert tried == ["lora", "full"]
-    assert found.stage == "lora"
-    assert found.accuracy["lora"] > found.accuracy["linear"]
-    assert found.metrics["steps"] > 0
+    assert result.stage == "lora"
+    assert result.accuracy["lora"] > result.accuracy["linear"]
+    assert result.metrics["steps"] > 0
     assert Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one red"]).answers
 
 

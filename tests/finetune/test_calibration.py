@@ -21,9 +21,9 @@ def drawn(rows: int = 4000, heat: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_what_made_logits_too_large(heat: float) -> None:
     logits, truth = drawn(heat=heat)
-    found = fit_temperature(logits, truth)
-    assert found == pytest.approx(heat, rel=0.06)
-    assert nll(logits, truth, found) <= nll(logits, truth, heat) + 1e-4
+    temperature = fit_temperature(logits, truth)
+    assert temperature == pytest.approx(heat, rel=0.06)
+    assert nll(logits, truth, temperature) <= nll(logits, truth, heat) + 1e-4
 
 
 def test_softmax_is_scipys() -> None:
@@ -36,23 +36,23 @@ def test_softmax_is_scipys() -> None:
 def test_a_model_that_is_always_right_is_not_made_infinitely_sure() -> None:
     truth = np.arange(30) % 3
     logits = np.eye(3)[truth] * 5
-    found = fit_temperature(logits, truth)
-    assert softmax(logits, found).max() < 0.995
+    temperature = fit_temperature(logits, truth)
+    assert softmax(logits, temperature).max() < 0.995
 
 
 def test_calibrated_answers_have_little_error_and_boasts_have_much() -> None:
     logits, truth = drawn(20_000)
-    for heat, least, most in ((1.0, 0.0, 0.02), (5.0, 0.1, 1.0)):
+    for heat, minimum, maximum in ((1.0, 0.0, 0.02), (5.0, 0.1, 1.0)):
         chances = softmax(logits * heat)
-        found = reliability_diagram(chances.max(1), chances.argmax(1) == truth)
-        assert least <= found.error <= most
-        assert found.count.sum() == 20_000
+        diagram = reliability_diagram(chances.max(1), chances.argmax(1) == truth)
+        assert minimum <= diagram.error <= maximum
+        assert diagram.count.sum() == 20_000
 
 
 def test_the_error_by_hand() -> None:
-    found = reliability_diagram(np.array([0.9, 0.9, 1.0]), np.array([True, False, True]), bins=10)
-    assert found.count.tolist() == [3]
-    assert found.error == pytest.approx(2.8 / 3 - 2 / 3)
+    diagram = reliability_diagram(np.array([0.9, 0.9, 1.0]), np.array([True, False, True]), bins=10)
+    assert diagram.count.tolist() == [3]
+    assert diagram.error == pytest.approx(2.8 / 3 - 2 / 3)
     with pytest.raises(EmptyInput):
         reliability_diagram(np.zeros(0), np.zeros(0, bool))
     with pytest.raises(EmptyInput):

@@ -37,9 +37,9 @@ def test_texts_are_drawn_by_label_and_by_how_sure_they_are() -> None:
 
 def test_what_the_models_say_is_joined_and_softened() -> None:
     one, other = np.array([[0.9, 0.1]]), np.array([[0.6, 0.4]])
-    [found] = soften(["a", "b"], [np.log(one), np.log(other)])
+    [label_weights] = soften(["a", "b"], [np.log(one), np.log(other)])
     # The root of the geometric mean's odds: at temperature 2, and of two models.
-    assert found["a"] / found["b"] == pytest.approx((9 * 1.5) ** 0.25, rel=1e-4)
+    assert label_weights["a"] / label_weights["b"] == pytest.approx((9 * 1.5) ** 0.25, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -47,11 +47,17 @@ def test_generations_end_in_a_classifier(loaded: LoadedModel, rows: Callable[...
     write_rows(tmp_path / "rows", {"train": rows("classify", 12), "dev": rows("classify", 12, 1)})
     write_rows(tmp_path / "texts", {"train": {"text": rows("classify", 40, 2)["text"]}})
     over = {**SMALL, "task": {**SMALL["task"], "verbalizer": {"red": "red", "green": "green", "blue": "blue"}}}
-    told: list[str] = []
-    figures = train_generations(
-        tmp_path / "rows", tmp_path / "texts", loaded.path, over, tmp_path / "out", generations=2, report=told.append
+    messages: list[str] = []
+    metrics = train_generations(
+        tmp_path / "rows",
+        tmp_path / "texts",
+        loaded.path,
+        over,
+        tmp_path / "out",
+        generations=2,
+        report=messages.append,
     )
-    assert "tuned_dev_accuracy" in figures
+    assert "tuned_dev_accuracy" in metrics
     counts = [
         len((tmp_path / "out" / f"generation-{g}" / "pattern-1" / "rows" / "train.jsonl").read_text().splitlines())
         for g in (1, 2)
@@ -62,7 +68,7 @@ def test_generations_end_in_a_classifier(loaded: LoadedModel, rows: Callable[...
     assert len(lines) == 40
     assert all(sum(json.loads(line)["label"].values()) == pytest.approx(1, abs=1e-4) for line in lines)
     assert Predictor.from_model(load_model(tmp_path / "out" / "classifier" / "run")).predict(["one red"]).answers
-    assert any(line.startswith("generation 2") for line in told)
+    assert any(line.startswith("generation 2") for line in messages)
     with pytest.raises(SettingsError, match="at least two"):
         one = {**over, "task": {"patterns": ["{text} {mask} ."]}}
         train_generations(tmp_path / "rows", tmp_path / "texts", loaded.path, one, tmp_path / "other")

@@ -84,8 +84,8 @@ def test_a_run_learns_and_what_it_saved_says_the_same(
     assert result.metrics[f"test_{figure}"] > 0.95
     assert result.metrics["samples_per_s"] > 0
     assert result.metrics["rows"] == 96
-    told = json.loads((tmp_path / "run" / "details.json").read_text())
-    assert told["test"]["metrics"][figure] == result.metrics[f"test_{figure}"]
+    details = json.loads((tmp_path / "run" / "details.json").read_text())
+    assert details["test"]["metrics"][figure] == result.metrics[f"test_{figure}"]
 
     found = Predictor.from_model(load_model(tmp_path / "run"), "cpu")
     again = rows(task, 40, 2)
@@ -93,7 +93,7 @@ def test_a_run_learns_and_what_it_saved_says_the_same(
     assert found.task.metrics(answers, again, found.metadata)[figure] == pytest.approx(result.metrics[f"test_{figure}"])
     if task == "classify":
         assert set(found.calibration) == {"temperature"}
-        assert np.trace(told["test"]["confusion"]) == sum(
+        assert np.trace(details["test"]["confusion"]) == sum(
             a["prediction"] == b for a, b in zip(answers, again["label"], strict=True)
         )
 

@@ -46,14 +46,14 @@ def predictor(task: ZeroShotSpans, loaded: LoadedModel, known: TaskMetadata, pol
 
 def told(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
     """What a perfect module would give for examples with targets."""
-    found = []
+    logits_of_texts = []
     for number in range(len(examples)):
         gold, types = examples.token_mark("target", number), int(examples.targets["types"][number])
         logits = np.full((*gold.shape, types), ABSENT_LOGIT, np.float32)
         at, width = np.nonzero(gold >= 0)
         logits[at, width, gold[at, width]] = value
-        found.append(logits.reshape(len(gold), -1))
-    return found
+        logits_of_texts.append(logits.reshape(len(gold), -1))
+    return logits_of_texts
 
 
 def trained(task: ZeroShotSpans, loaded: LoadedModel, rows: dict[str, list[Any]], steps: int, size: int) -> Predictor:
@@ -81,8 +81,8 @@ def test_a_few_steps_learn_spans_and_only_requested_types_are_predicted(loaded: 
     answers = made.predict({"tokens": test["tokens"]}).answers
     assert TASK.metrics(answers, test, known)["f1"] > 0.8
     texts = [" ".join(words) for words in test["tokens"]]
-    asked = made.predict({"text": texts, "types": [["sky"]] * len(texts)}).answers
-    assert {span["label"] for answer in asked for span in answer["spans"]} == {"sky"}
+    requested = made.predict({"text": texts, "types": [["sky"]] * len(texts)}).answers
+    assert {span["label"] for answer in requested for span in answer["spans"]} == {"sky"}
 
 
 COATS, ANIMALS = ("red", "green", "blue", "grey", "black"), ("cat", "dog", "fox", "hen", "owl")
@@ -90,15 +90,15 @@ UNSEEN = [" ".join(pair) for pair in zip(COATS, ANIMALS, strict=True)]
 SEEN = [f"{coat} {animal}" for coat in COATS for animal in ANIMALS if f"{coat} {animal}" not in UNSEEN]
 
 
-def herds(count: int, seed: int, here: Sequence[str], asked: Sequence[str]) -> dict[str, list[Any]]:
+def herds(count: int, seed: int, here: Sequence[str], requested: Sequence[str]) -> dict[str, list[Any]]:
     """Texts with two coloured animals of `here`, one of them asked for beside an absent one, both of `asked`: a span is
     of a type if it has its words."""
     draw = np.random.default_rng(seed)
     rows: dict[str, list[Any]] = {"text": [], "types": [], "spans": []}
     for _ in range(count):
-        right, other = str(draw.choice(asked)), str(draw.choice(here))
+        right, other = str(draw.choice(requested)), str(draw.choice(here))
         animals = [str(name) for name in draw.permutation([right, *({other} - {right})])]
-        absent = str(draw.choice([name for name in asked if name not in animals]))
+        absent = str(draw.choice([name for name in requested if name not in animals]))
         text, spans = "", []
         for name in animals:
             text += f"{draw.choice(['one', 'two', 'six'])} {name} "

@@ -168,12 +168,12 @@ def test_the_head_speaks_the_logits_of_the_labels_words(loaded: LoadedModel) -> 
     batch = examples.batch(np.arange(2))
     with torch.no_grad():
         output = loaded.model.eval()(batch)
-        told = module(output, batch)
+        logits = module(output, batch)
         rows = batch.ids == tokenizer.mask_id
         every = loaded.model.mlm_head(output.hidden[rows], loaded.model.encoder)
     red, sky, blue = (int(tokenizer.encode(word)[0]) for word in ("red", "sky", "blue"))
     expected = torch.stack([every[:, red], (every[:, sky] + every[:, blue]) / 2], 1)
-    torch.testing.assert_close(told, expected)
+    torch.testing.assert_close(logits, expected)
 
 
 def test_an_encoder_without_a_head_cannot_speak(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
     again = load_model(tmp_path / "run")
     found = dataclasses.replace(Predictor.from_model(again, "cpu"), model=again.model)  # Run as the run itself ran it.
     answers = found.predict(data).answers
-    figures = found.task.metrics(answers, data, found.metadata)
-    assert figures == pytest.approx({name: result.metrics[f"test_{name}"] for name in figures})
+    metrics = found.task.metrics(answers, data, found.metadata)
+    assert metrics == pytest.approx({name: result.metrics[f"test_{name}"] for name in metrics})
     before, after = loaded.model.heads.state_dict(), again.model.heads.state_dict()
-    learnt = [name for name in before if not torch.equal(before[name], after[name])]
-    assert bool(learnt) == (task == "cloze")
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert bool(changed) == (task == "cloze")

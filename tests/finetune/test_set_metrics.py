@@ -14,11 +14,11 @@ def test_figures_of_spans_are_seqevals() -> None:
     seqeval = pytest.importorskip("seqeval.metrics")
     rng = np.random.default_rng(0)
     tags = ["O", "B-x", "I-x", "B-y", "I-y"]
-    truth, given = ([rng.choice(tags, 12).tolist() for _ in range(60)] for _ in range(2))
-    given[:30] = truth[:30]
-    found = micro_f1([set(spans_of(row)) for row in truth], [set(spans_of(row)) for row in given])
-    assert found["f1"] == pytest.approx(seqeval.f1_score(truth, given))
-    assert found["precision"] == pytest.approx(seqeval.precision_score(truth, given))
+    truth, predicted = ([rng.choice(tags, 12).tolist() for _ in range(60)] for _ in range(2))
+    predicted[:30] = truth[:30]
+    metrics = micro_f1([set(spans_of(row)) for row in truth], [set(spans_of(row)) for row in predicted])
+    assert metrics["f1"] == pytest.approx(seqeval.f1_score(truth, predicted))
+    assert metrics["precision"] == pytest.approx(seqeval.precision_score(truth, predicted))
     assert micro_f1([set()], [set()])["f1"] == 0.0
 
 

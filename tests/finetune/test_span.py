@@ -25,12 +25,12 @@ def example(tokenizer: Tokenizer, text: str = "red green") -> tuple[ExtractiveQA
 
 def certain(starts: list[int], ends: list[int], examples: Any) -> list[np.ndarray]:
     """Logits that point at the targets."""
-    found = []
+    logits_of_windows = []
     for number, length in enumerate(examples.lengths.tolist()):
         logits = np.zeros((length, 2))
         logits[starts[number], 0] = logits[ends[number], 1] = 9
-        found.append(logits)
-    return found
+        logits_of_windows.append(logits)
+    return logits_of_windows
 
 
 def test_targets_lead_back_to_the_answer_in_the_window_that_holds_it(tokenizer: Tokenizer) -> None:

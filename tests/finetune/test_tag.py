@@ -67,11 +67,11 @@ def test_windows_change_nothing_where_context_does_not_count(byte_tokenizer: Tok
 
 
 def test_words_and_texts_are_tagged_alike(byte_tokenizer: Tokenizer) -> None:
-    found = predictor(byte_tokenizer, 64, depth=2)
+    fitted = predictor(byte_tokenizer, 64, depth=2)
     words = ["Zürich", ",", "हिन्दी", "x"]
-    tags = found.predict({"tokens": [words]}).answers[0]
+    tags = fitted.predict({"tokens": [words]}).answers[0]
     assert len(tags["prediction"]) == 4
-    text = found.predict({"text": ["Zürich , हिन्दी x"]}).answers[0]
+    text = fitted.predict({"text": ["Zürich , हिन्दी x"]}).answers[0]
     assert text["spans"] == tags["spans"]
 
 

@@ -37,10 +37,10 @@ SMALL: dict[str, Any] = {"epochs": 8, "optim": {"lr": 2e-3}, "train": {"threads"
 def batch_of(pairs: tuple[tuple[int, int], ...], seed: int = 0) -> tuple[Tensor, Batch]:
     """Random states of sequences [CLS] a [SEP] b [SEP], with their marks."""
     draw = np.random.default_rng(seed)
-    found = pack_sequences([draw.integers(0, 5, one + 1 + other) for one, other in pairs], 100, 101)
+    packed = pack_sequences([draw.integers(0, 5, one + 1 + other) for one, other in pairs], 100, 101)
     marks = [[0, *[1] * one, 0, *[2] * other, 0] for one, other in pairs]
     side = torch.tensor([mark for some in marks for mark in some], dtype=torch.uint8)
-    batch = Batch(found.ids, found.cu_seqlens, found.max_seqlen, None, {TEXT_INDEX: side})
+    batch = Batch(packed.ids, packed.cu_seqlens, packed.max_seqlen, None, {TEXT_INDEX: side})
     return torch.randn(len(side), WIDTH, generator=torch.Generator().manual_seed(seed)) + 3, batch
 
 
@@ -81,13 +81,13 @@ def test_features_are_those_of_each_sequence_alone() -> None:
     module.state_mean.copy_(torch.randn(WIDTH) + 3)
     module.whitening.copy_(torch.randn(WIDTH, WIDTH))
     with torch.no_grad():
-        found = module(hidden, batch)
+        actual = module(hidden, batch)
         states = (hidden - module.state_mean) @ module.whitening
         both = zip(parted(states, batch), parted(batch.ids, batch), strict=True)
         expected = torch.tensor([counted(some, ids, module.token_weight) for some, ids in both])
-    assert found.shape == (len(PAIRS), NUM_FEATURES)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert found[:3].std() > 0.1, "features that are all alike would prove nothing"
+    assert actual.shape == (len(PAIRS), NUM_FEATURES)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert actual[:3].std() > 0.1, "features that are all alike would prove nothing"
 
 
 def test_what_matches_lies_in_the_other_text_of_the_same_sequence() -> None:
@@ -116,9 +116,9 @@ def test_fitted_states_are_white_and_features_standardised() -> None:
     assert float(torch.cov(states.T).diagonal().min()) > 0.7
     assert float(module.whitening.sub(module.whitening.T).abs().max()) < 1e-5, "the least change that whitens"
     with torch.no_grad():
-        found = module(hidden, batch)
-    torch.testing.assert_close(found.mean(0), torch.zeros(NUM_FEATURES), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.std(0), torch.ones(NUM_FEATURES), atol=1e-2, rtol=0)
+        actual = module(hidden, batch)
+    torch.testing.assert_close(actual.mean(0), torch.zeros(NUM_FEATURES), atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.std(0), torch.ones(NUM_FEATURES), atol=1e-2, rtol=0)
 
 
 def test_gradients_reach_states_and_weights_of_tokens() -> None:
@@ -142,9 +142,9 @@ def test_marks_say_which_text_a_token_is_of(
     monkeypatch.setattr(Preprocessor, "_num_separators", property(lambda _: between))  # RoBERTa's tokenizer has two.
     reader = Preprocessor(tokenizer, 24, True, truncate)
     firsts, seconds = ["red dog", "", "one two", "six"], ["one two six", "sun", "", " ".join(["cat"] * 30)]
-    found, _ = reader.encode_pairs(firsts, seconds)
-    assert len(found[3]) == (2 if truncate == "chunk" else 1)
-    for first, pieces in zip(firsts, found, strict=True):
+    encoded, _ = reader.encode_pairs(firsts, seconds)
+    assert len(encoded[3]) == (2 if truncate == "chunk" else 1)
+    for first, pieces in zip(firsts, encoded, strict=True):
         for piece in pieces:
             marks = text_indices(piece)
             assert tokenizer.decode(piece.ids[marks == 1].tolist()) == first
@@ -157,13 +157,13 @@ def overlapping(count: int, seed: int) -> dict[str, list[Any]]:
     """Pairs that share all their words, in another order, or none: nothing else tells the labels apart."""
     draw = np.random.default_rng(seed)
     words = np.array(["red", "green", "blue", "one", "two", "six", "cat", "dog", "sun", "sky"])
-    found: dict[str, list[Any]] = {"text": [], "text_b": [], "label": []}
+    columns: dict[str, list[Any]] = {"text": [], "text_b": [], "label": []}
     for row in range(count):
         some = draw.permutation(words)
-        found["text"].append(" ".join(some[:4]))
-        found["text_b"].append(" ".join(draw.permutation(some[:4]) if row % 2 else some[4:8]))
-        found["label"].append("same" if row % 2 else "other")
-    return found
+        columns["text"].append(" ".join(some[:4]))
+        columns["text_b"].append(" ".join(draw.permutation(some[:4]) if row % 2 else some[4:8]))
+        columns["label"].append("same" if row % 2 else "other")
+    return columns
 
 
 def write(file: Path, rows: dict[str, list[Any]]) -> Path:
@@ -194,9 +194,9 @@ def test_an_encoder_that_knows_nothing_learns_to_compare_by_it(tmp_path: Path, l
 def test_a_head_that_is_fitted_at_once_has_it_too(tmp_path: Path, loaded: LoadedModel) -> None:
     pytest.importorskip("sklearn")
     file, other = write(tmp_path / "rows.jsonl", overlapping(200, 0)), overlapping(200, 1)
-    found = auto("pair", file, loaded.path, SMALL, tmp_path / "run")
-    assert found.stage == "linear"
-    assert found.accuracy["linear"] > 0.97
+    result = auto("pair", file, loaded.path, SMALL, tmp_path / "run")
+    assert result.stage == "linear"
+    assert result.accuracy["linear"] > 0.97
     assert right(tmp_path / "run", other) > 0.97
 
 

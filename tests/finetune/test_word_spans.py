@@ -33,11 +33,11 @@ def test_words_of_any_script(text: str, words: list[str]) -> None:
 
 @given(st.text(max_size=40))
 def test_words_are_in_order_and_leave_out_nothing_but_spaces_and_controls(text: str) -> None:
-    found = word_spans(text).tolist()
-    flat = [edge for word in found for edge in word]
+    spans = word_spans(text).tolist()
+    flat = [edge for word in spans for edge in word]
     assert flat == sorted(flat)
-    assert all(a < b for a, b in found)
-    inside = {place for a, b in found for place in range(a, b)}
+    assert all(a < b for a, b in spans)
+    inside = {place for a, b in spans for place in range(a, b)}
     left = "".join(letter for place, letter in enumerate(text) if place not in inside)
     assert not any(letter.isalnum() for letter in left)
 

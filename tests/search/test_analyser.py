@@ -26,8 +26,8 @@ QUERIES = ["run", "cafe unicode", "the violins, naive", "北京", "absent", "", 
 
 def by_itself(analyser: Analyser, query: str, text: str) -> list[tuple[int, int]]:
     """Every word of the text, looked at where it stands."""
-    wanted = set(analyser.term_ids(query))
-    return [match.span() for match in WORD.finditer(text) if wanted & set(analyser.term_ids(match[0]))]
+    query_terms = set(analyser.term_ids(query))
+    return [match.span() for match in WORD.finditer(text) if query_terms & set(analyser.term_ids(match[0]))]
 
 
 @pytest.mark.parametrize("language", ["english", "none"])
@@ -40,11 +40,11 @@ def test_marks_are_those_of_each_word_by_itself(language: str) -> None:
 
 
 def test_a_piece_is_analysed_once_for_all_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    analysed: list[str] = []
     plain: Callable[[Analyser, str], tuple[int, ...]] = Analyser.term_ids
 
     def noted(self: Analyser, text: str) -> tuple[int, ...]:
-        asked.append(text)
+        analysed.append(text)
         return plain(self, text)
 
     monkeypatch.setattr(Analyser, "term_ids", noted)
@@ -53,7 +53,7 @@ def test_a_piece_is_analysed_once_for_all_queries(monkeypatch: pytest.MonkeyPatc
         assert analyser.matches(query, "a storm, a violin and a storm") != []
         assert analyser.matches(query, "a new violin, no storm,") != []
     looked = ["a", "storm", "violin", "and", "storm,", "new", "violin,", "no"]
-    assert sorted(asked) == sorted(["storm", "violin", *(piece.strip(",") for piece in looked)])
+    assert sorted(analysed) == sorted(["storm", "violin", *(piece.strip(",") for piece in looked)])
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def bm25(texts: dict[str, str], query: str, k: float, b: float) -> dict[str, flo
     return scores
 
 
-def found(store: Store, query: str, limit: int = 5) -> dict[str, float]:
+def bm25_scores(store: Store, query: str, limit: int = 5) -> dict[str, float]:
     """Document -> score, best first."""
     hits = store.search_bm25(query, limit)
     points = store.fetch([hit.id for hit in hits])
@@ -58,7 +58,7 @@ def test_bm25_is_the_formula_also_after_deletion(tmp_path: Path, k: float, b: fl
         left = {name: text for name, text in texts.items() if name not in gone}
         for query in ("w3 w50 w120", "w0", "w7 w7 w190", "w1 w2 absent"):
             truth = bm25(left, query, k, b)
-            assert found(store, query, len(left)) == pytest.approx(truth, rel=1e-5)
+            assert bm25_scores(store, query, len(left)) == pytest.approx(truth, rel=1e-5)
 
 
 def test_repeated_query_terms_rank_correctly_at_any_limit(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_repeated_query_terms_rank_correctly_at_any_limit(tmp_path: Path) -> Non
         # By distinct words w0 and w1 rule; the rare word, said five times, has to win.
         for query in ("w0 w1 w150 w150 w150 w150 w150", "w2 w3 w2 w199 w3 w199 w199", "w5 w5"):
             truth = sorted(bm25(texts, query, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
-            assert found(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)
+            assert bm25_scores(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)
         some = [Point(name, 0, "", None).id for name in ("d1", "d2", "d3")]
         assert {hit.id for hit in store.search_bm25("w0 w0 w1", 9, among=some)} <= set(some)
 
@@ -78,7 +78,7 @@ def test_words_of_other_scripts_accents_and_stems(tmp_path: Path) -> None:
         texts = ["北京是中国的首都", "a naïve café in Größe", "he was running fast", "Москва столица"]
         store.upsert([Point(str(i), 0, text, None) for i, text in enumerate(texts)])
         for query, expected in (("首都", "0"), ("naive cafe", "1"), ("runs", "2"), ("МОСКВА", "3")):
-            assert list(found(store, query)) == [expected], query
+            assert list(bm25_scores(store, query)) == [expected], query
 
 
 def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
     assert done.returncode == -9
     with Edge().open(tmp_path / "s") as store:
         assert store.count() == 49
-        assert list(found(store, "word49")) == ["d49"]
+        assert list(bm25_scores(store, "word49")) == ["d49"]
         assert store.search_bm25("word3", 1) == []
 
 
@@ -113,7 +113,9 @@ def test_a_graph_is_built_only_where_it_pays(tmp_path: Path) -> None:
         assert len(truth & {hit.id for hit in store.search_dense(query, 10)}) >= 9
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"language": "englsh"}, "english"), ({"b": 2.0}, "b = 2.0")])
-def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, str | float], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+@pytest.mark.parametrize(
+    ("settings", "expected_message"), [({"language": "englsh"}, "english"), ({"b": 2.0}, "b = 2.0")]
+)
+def test_wrong_settings_are_refused(tmp_path: Path, settings: dict[str, str | float], expected_message: str) -> None:
+    with pytest.raises(SettingsError, match=expected_message):
         Edge(**settings).create(tmp_path / "s", Fields())  # type: ignore[arg-type]

@@ -42,11 +42,11 @@ def assert_same(left: Path, right: Path) -> None:
 
 def test_every_word_has_its_offsets(rows: Path, tmp_path: Path, encoder: Any) -> None:
     built = build([rows], tmp_path / "index", encoder, SMALL)
-    figures = built.artifact.manifest.metrics
+    metrics = built.artifact.manifest.metrics
     assert built.is_new
-    assert figures["documents"] == 36
-    assert figures["passages"] > 36
-    assert figures["bytes"] > 0
+    assert metrics["documents"] == 36
+    assert metrics["passages"] > 36
+    assert metrics["bytes"] > 0
     texts = {row["id"]: row["text"] for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())}
     with Searcher.open(tmp_path / "index", encoder) as searcher:
         for i in (0, 17, 35):
@@ -158,8 +158,8 @@ def test_compacting_gives_back_room(rows: Path, tmp_path: Path) -> None:
         assert [f.document for f in index.search("mark33x0", top_k=1).hits] == ["doc33"]
         assert index.search("mark3x0").hits == ()
     with SearchIndex(tmp_path / "index") as again:
-        figures = again.artifact.manifest.metrics
-        assert (figures["documents"], figures["bytes"]) == (6, after)
+        metrics = again.artifact.manifest.metrics
+        assert (metrics["documents"], metrics["bytes"]) == (6, after)
 
 
 def test_work_of_another_plan_is_not_taken_up(

@@ -41,19 +41,19 @@ class Page(HTMLParser):
 
     def __init__(self, markup: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.said = ""
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(markup)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.said += data
+        self.text += data
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
-        return [held for name, held in self.found if name == tag and wanted.items() <= held.items()]
+        wanted_attributes = {name.rstrip("_"): value for name, value in attributes.items()}
+        return [held for name, held in self.elements if name == tag and wanted_attributes.items() <= held.items()]
 
 
 @pytest.fixture
@@ -83,23 +83,23 @@ def test_an_empty_form_and_a_search(answers: PageResponder) -> None:
     empty = shown(answers)
     assert empty.all("form", action="/", method="get")
     assert not empty.all("li")
-    found = shown(answers, q="violin orchestra", rerank="no")
-    assert len(found.all("li", class_="hit")) == 10
-    assert found.all("input", name="q")[0]["value"] == "violin orchestra"
-    assert found.all("mark")
-    said = {held.get("class") for held in found.all("svg")}
-    assert said == {"times", "bar s-bm25", "bar s-dense", "bar s-score"}
-    assert re.search(r"10 passages · hybrid · [\d.]+ ms", found.said)
+    page = shown(answers, q="violin orchestra", rerank="no")
+    assert len(page.all("li", class_="hit")) == 10
+    assert page.all("input", name="q")[0]["value"] == "violin orchestra"
+    assert page.all("mark")
+    classes = {held.get("class") for held in page.all("svg")}
+    assert classes == {"times", "bar s-bm25", "bar s-dense", "bar s-score"}
+    assert re.search(r"10 passages · hybrid · [\d.]+ ms", page.text)
     for stage in ("encode", "bm25", "dense", "fuse", "show"):
-        assert re.search(rf"{stage} [\d.]+ ms", found.said)
+        assert re.search(rf"{stage} [\d.]+ ms", page.text)
 
 
 def test_bars_are_shares_of_the_best(answers: PageResponder, searcher: Searcher) -> None:
     hits = searcher.search("violin orchestra", mode="bm25").hits
     page = shown(answers, q="violin orchestra", mode="bm25", rerank="no")
     assert {held["class"] for held in page.all("svg")} == {"times", "bar s-bm25"}
-    after = [at for at, (tag, held) in enumerate(page.found) if tag == "svg" and held.get("class") == "bar s-bm25"]
-    widths = [float(page.found[at + 2][1]["width"] or 0) for at in after]
+    after = [at for at, (tag, held) in enumerate(page.elements) if tag == "svg" and held.get("class") == "bar s-bm25"]
+    widths = [float(page.elements[at + 2][1]["width"] or 0) for at in after]
     assert widths == pytest.approx([100 * (hit.bm25 or 0) / (hits[0].bm25 or 1) for hit in hits], abs=0.06)
 
 
@@ -107,11 +107,11 @@ def test_the_reranker_is_used_by_default(answers: PageResponder) -> None:
     page = shown(answers, q="violin", top_k=5)
     assert len(page.all("svg", class_="bar s-rerank")) == 5
     assert page.all("input", name="rerank_weight")[0]["placeholder"] == "0.50"
-    told = [
+    texts = [
         [hit["text"] for hit in json.loads(answers.reply(f"/search?q=violin&top_k=5&{share}").body)["hits"]]
         for share in ("rerank=no", "rerank_weight=0", "rerank_weight=1")
     ]
-    assert told[0] == told[1] != told[2]
+    assert texts[0] == texts[1] != texts[2]
     assert "rerank" not in {held.get("name") for held in shown_without(answers)}
 
 
@@ -129,28 +129,28 @@ def test_nothing_becomes_markup(answers: PageResponder) -> None:
         shown(answers, "/nowhere/<script>", status=404),
         shown(answers, status=400, q="x", mode=attack),
     ]
-    assert "Evil" in pages[0].said
+    assert "Evil" in pages[0].text
     for page in pages:
         assert page.all("script") in ([{"src": "/page.js", "defer": ""}], [{"src": "/page.js", "defer": None}])
         assert not page.all("img")
         assert not page.all("i")
-        assert not any(name.startswith("on") or name == "style" for _, held in page.found for name in held)
+        assert not any(name.startswith("on") or name == "style" for _, held in page.elements for name in held)
 
 
 def test_sides_may_have_a_share_each(answers: PageResponder, searcher: Searcher) -> None:
     query = "violin orchestra pan"
     hits = searcher.search(query, weight={"bm25": 0.25, "dense": 0.75}).hits
-    told = json.loads(
+    response = json.loads(
         answers.reply(f"/search?{urlencode({'q': query, 'weights': 'bm25=1, dense=3', 'rerank': 'no'})}").body
     )
-    assert [hit["score"] for hit in told["hits"]] == pytest.approx([hit.score for hit in hits])
+    assert [hit["score"] for hit in response["hits"]] == pytest.approx([hit.score for hit in hits])
     assert shown(answers, q=query).all("input", name="weight", type="number")
     page = shown(answers, q=query, weights="bm25=1, dense=3")
     assert [held["value"] for held in page.all("input", name="weights", type="text")] == ["bm25=1, dense=3"]
 
 
 def test_invalid_queries_are_reported_on_the_page(answers: PageResponder) -> None:
-    for fields, said in (
+    for fields, message in (
         ({"q": "x", "mode": "hybird"}, "Did you mean 'hybrid'?"),
         ({"q": "x", "top_k": "many"}, "whole number"),
         ({"q": "x", "top_k": "1000"}, "at most 100"),
@@ -171,45 +171,45 @@ def test_invalid_queries_are_reported_on_the_page(answers: PageResponder) -> Non
         ({"q": ["x", "y"]}, "given twice"),
     ):
         page = shown(answers, status=400, **fields)
-        assert said in page.said
+        assert message in page.text
         assert page.all("p", class_="problem", role="alert")
         if "q" in fields and "tpo_k" not in fields and isinstance(fields["q"], str):
             assert page.all("input", name="q")[0]["value"] == fields["q"], "what was written stays to be mended"
     assert answers.reply("/?q=%ff").status == 400
     assert shown(answers, q="   ").all("form"), "an empty query is an empty form"
-    assert shown(answers, q="zzzz", mode="bm25").said.count("No passages") == 1
+    assert shown(answers, q="zzzz", mode="bm25").text.count("No passages") == 1
 
 
 def test_json_says_the_same(answers: PageResponder, searcher: Searcher) -> None:
     fields = {"q": "violin orchestra", "top_k": "3", "rerank": "no", "filter": ["topic=music", "year>=1995"]}
     reply = answers.reply(f"/search?{urlencode(fields, doseq=True)}")
     assert (reply.status, reply.kind) == (200, "application/json")
-    told = json.loads(reply.body)
+    response = json.loads(reply.body)
     conditions = parse_query(parse_form(urlencode(fields, doseq=True))).conditions
     hits = searcher.search("violin orchestra", top_k=3, conditions=conditions).hits
-    assert [hit["text"] for hit in told["hits"]] == [hit.text for hit in hits]
-    assert [hit["score"] for hit in told["hits"]] == pytest.approx([hit.score for hit in hits])
-    assert told["seconds"]["bm25"] > 0
+    assert [hit["text"] for hit in response["hits"]] == [hit.text for hit in hits]
+    assert [hit["score"] for hit in response["hits"]] == pytest.approx([hit.score for hit in hits])
+    assert response["seconds"]["bm25"] > 0
     wrong = answers.reply("/search?q=")
     assert wrong.status == 400
     assert json.loads(wrong.body)["error"] == {"message": "The query is empty.", "status": 400}
 
 
 def test_a_document_is_put_together_again_around_its_passage(answers: PageResponder, searcher: Searcher) -> None:
-    hit = max(searcher.search("violin mark5x0", top_k=50).hits, key=lambda found: found.number)
+    hit = max(searcher.search("violin mark5x0", top_k=50).hits, key=lambda candidate: candidate.number)
     points = [p for some in searcher.index.store.scan() for p in some if p.document == hit.document]
     assert len(points) > 3
     page = shown(answers, "/document", id=hit.document, passage=hit.number, q="violin")
     here = page.all("p", id="here")
     assert len(here) == 1
-    marks = re.findall(r"mark\d+x\d+", page.said)
+    marks = re.findall(r"mark\d+x\d+", page.text)
     whole = {mark for point in points for mark in re.findall(r"mark\d+x\d+", point.text)}
     assert len(marks) == len(set(marks)), "what overlaps is shown once"
     assert set(marks) == whole
     back = page.all("a", href="/?q=violin")
     assert back, "back to the search it was found by"
-    assert shown(answers, "/document", status=404, id=hit.document, passage=len(points)).said
-    assert "id: is missing" in shown(answers, "/document", status=400).said
+    assert shown(answers, "/document", status=404, id=hit.document, passage=len(points)).text
+    assert "id: is missing" in shown(answers, "/document", status=400).text
 
 
 def test_a_long_document_is_shown_in_stretches(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_long_document_is_shown_in_stretches(tmp_path: Path) -> None:
     build([tmp_path / "long.txt"], tmp_path / "words", None, IndexSettings(passages=Passages(size=20)))
     with Searcher.open(tmp_path / "words") as searcher, PageResponder(searcher) as answers:
         hit = searcher.search("w200x").hits[0]
-        seen = set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=hit.number).said))
+        seen = set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=hit.number).text))
         number = hit.number
         assert 10 < len(seen) < 100
         while links := [
@@ -227,7 +227,7 @@ def test_a_long_document_is_shown_in_stretches(tmp_path: Path) -> None:
             if "#here" in (held["href"] or "") and int(dict(urlpairs(held["href"]))["passage"]) > number
         ]:
             number = int(links[0]["passage"])
-            seen |= set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=number).said))
+            seen |= set(re.findall(r"w\d+x", shown(answers, "/document", id=hit.document, passage=number).text))
         assert {f"w{i}x" for i in range(200, 400)} <= seen
         assert [held["value"] for held in shown(answers).all("option")] == [""], "there are no vectors to find by"
 
@@ -332,18 +332,18 @@ def test_other_hosts_and_methods_are_refused(server: PageServer) -> None:
 
 def test_many_at_once_get_their_own_answers(server: PageServer) -> None:
     queries = [f"mark{i}x0" for i in range(12)]
-    told: dict[str, str] = {}
+    documents: dict[str, str] = {}
 
     def one(query: str) -> None:
         _, body = ask(server, f"/search?q={query}&mode=bm25&rerank=no")
-        told[query] = json.loads(body)["hits"][0]["document"]
+        documents[query] = json.loads(body)["hits"][0]["document"]
 
     threads = [threading.Thread(target=one, args=(query,)) for query in queries]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert told == {f"mark{i}x0": f"doc{i}" for i in range(12)}
+    assert documents == {f"mark{i}x0": f"doc{i}" for i in range(12)}
 
 
 def test_a_place_that_is_taken_or_none(server: PageServer) -> None:

@@ -36,10 +36,10 @@ def test_an_index_of_fewer_bits_answers_and_says_how_near_it_is(
     }
     answers = {}
     for kind in KINDS:
-        figures = build([rows], tmp_path / kind, encoder, settings[kind]).artifact.manifest.metrics
-        assert figures["vectors"] == kind
-        assert ("exact_recall" in figures) == (kind != "fp32")
-        assert figures.get("exact_recall", 1.0) > 0.9
+        metrics = build([rows], tmp_path / kind, encoder, settings[kind]).artifact.manifest.metrics
+        assert metrics["vectors"] == kind
+        assert ("exact_recall" in metrics) == (kind != "fp32")
+        assert metrics.get("exact_recall", 1.0) > 0.9
         with Searcher.open(tmp_path / kind, encoder) as searcher:
             answers[kind] = searcher.search("garlic butter simmer mark0x0", 5)
     best = [hit.document for hit in answers["fp32"].hits]
@@ -82,9 +82,9 @@ def test_agreement_is_the_share_of_true_neighbours(tmp_path: Path) -> None:
     turned = [Point(point.document, 0, "text", VECTORS[-1 - i]) for i, point in enumerate(POINTS)]
     with Edge().create(tmp_path / "wrong", Fields(dense_dim=64)) as store:
         store.upsert(turned)
-        found = exact_recall(store, POINTS)
-    assert found is not None
-    assert found < 0.2
+        recall = exact_recall(store, POINTS)
+    assert recall is not None
+    assert recall < 0.2
 
 
 class Recorder:
@@ -92,7 +92,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
-        self.asked: dict[str, Any] = {}
+        self.request: dict[str, Any] = {}
 
     def create_collection(self, name: str, **settings: Any) -> None:
         self.made = settings
@@ -103,8 +103,8 @@ class Recorder:
     def count(self, *_: Any, **__: Any) -> Any:
         return type("Counted", (), {"count": 600})
 
-    def query_points(self, name: str, **asked: Any) -> Any:
-        self.asked = asked
+    def query_points(self, name: str, **request: Any) -> Any:
+        self.request = request
         return type("Found", (), {"points": []})
 
 
@@ -115,11 +115,11 @@ def test_the_precision_is_sent_to_a_server(tmp_path: Path) -> None:
     from encodery.search.engine._qdrant import QdrantStore
 
     for kind, datatype in zip(KINDS, ("float32", "float16", "turbo8", "float16"), strict=True):
-        told = Recorder()
-        asking, engine = RetryingClient(told, "server", 0), Qdrant(url="http://localhost:6333")
+        client = Recorder()
+        asking, engine = RetryingClient(client, "server", 0), Qdrant(url="http://localhost:6333")
         note = Note("c", engine.url, Fields(dense_dim=64, multi_vector_dim=8, precision=kind), None)
         engine._make(asking, note)
-        dense, tokens = (told.made["vectors_config"][name] for name in ("dense", "tokens"))
+        dense, tokens = (client.made["vectors_config"][name] for name in ("dense", "tokens"))
         assert dense.datatype == tokens.datatype == datatype
         assert (dense.quantization_config is not None) == (kind == "binary")
         store = QdrantStore(
@@ -133,7 +133,7 @@ def test_the_precision_is_sent_to_a_server(tmp_path: Path) -> None:
             None,
         )
         assert store.search_dense(VECTORS[0], 10) == []
-        params = told.asked["search_params"]
+        params = client.request["search_params"]
         assert params.exact == (kind != "binary")
         if kind == "binary":
             assert params.quantization.rescore

@@ -34,7 +34,7 @@ TEXTS = {
 QUERIES = ("w3 w50 w120", "w0", "w7 w7 w90", "w1 w2 absent", "w0 w1 w149 w149 w149")
 
 
-def found(store: Store, query: str, limit: int = 200) -> dict[str, float]:
+def bm25_scores(store: Store, query: str, limit: int = 200) -> dict[str, float]:
     """Document -> score."""
     hits = store.search_bm25(query, limit)
     points = store.fetch([hit.id for hit in hits])
@@ -52,25 +52,25 @@ def test_bm25_is_that_of_the_embedded_engine_also_after_changes(tmp_path: Path) 
             store.upsert(points[40:])
             store.compact()
         for query in QUERIES:
-            assert found(cluster, query) == pytest.approx(found(edge, query), rel=1e-5)
+            assert bm25_scores(cluster, query) == pytest.approx(bm25_scores(edge, query), rel=1e-5)
         for store in (edge, cluster):
             store.delete_documents([f"d{i}" for i in range(0, 200, 3)])
             store.compact()
         for query in QUERIES:
-            assert found(cluster, query) == pytest.approx(found(edge, query), rel=1e-5)
+            assert bm25_scores(cluster, query) == pytest.approx(bm25_scores(edge, query), rel=1e-5)
 
 
 def test_weights_stay_while_the_mean_length_hardly_moves(tmp_path: Path) -> None:
     with Qdrant(language="none", drift=0.1).create(tmp_path / "s", Fields()) as store:
         store.upsert([Point(f"a{i}", 0, "one two three four", None) for i in range(20)])
-        before = found(store, "one")
+        before = bm25_scores(store, "one")
         store.upsert([Point("b", 0, "five six seven eight nine", None)])
         store.compact()
         assert json.loads((tmp_path / "s" / qdrant_part.NOTE).read_text())["mean"] == 4
         store.upsert([Point(f"c{i}", 0, "five " * 12, None) for i in range(20)])
         store.compact()
         assert json.loads((tmp_path / "s" / qdrant_part.NOTE).read_text())["mean"] == pytest.approx(325 / 41)
-        assert found(store, "one")["a0"] > before["a0"]  # rarer, and short now
+        assert bm25_scores(store, "one")["a0"] > before["a0"]  # rarer, and short now
 
 
 def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: Any) -> None:
@@ -85,8 +85,8 @@ def test_both_engines_give_the_same_index(rows: Path, tmp_path: Path, encoder: A
             more.write_text(json.dumps({"id": "doc0", "text": "rewritten zebra stripes"}), encoding="utf-8")
             assert add(searcher.index, searcher.retrievers, [more])["replaced"] == 1
         with Searcher.open(tmp_path / name, encoder) as searcher:
-            asked = [(q, m) for q in ("violin orchestra wind", "zebra", "mark7x0 pan") for m in searcher.index.modes]
-            answers.append([[(f.document, f.number) for f in searcher.search(q, 5, m).hits] for q, m in asked])
+            queries = [(q, m) for q in ("violin orchestra wind", "zebra", "mark7x0 pan") for m in searcher.index.modes]
+            answers.append([[(f.document, f.number) for f in searcher.search(q, 5, m).hits] for q, m in queries])
             assert searcher.search("zebra", 1).hits[0].document == "doc0"
     assert answers[0] == answers[1]
 
@@ -106,7 +106,7 @@ def test_changes_outlive_a_killed_process(tmp_path: Path) -> None:
     for _ in range(2):
         with Qdrant().open(tmp_path / "s") as store:
             assert store.count() == 19
-            assert list(found(store, "word19")) == ["d19"]
+            assert list(bm25_scores(store, "word19")) == ["d19"]
             assert store.search_bm25("word3", 1) == []
     with Qdrant().open(tmp_path / "s"), pytest.raises(ArtifactError, match="in use"):
         Qdrant().open(tmp_path / "s")
@@ -116,11 +116,11 @@ class Failing:
     """A client whose server is away for some requests."""
 
     def __init__(self, times: int) -> None:
-        self.times, self.asked = times, 0
+        self.times, self.calls = times, 0
 
     def ping(self) -> str:
-        self.asked += 1
-        if self.asked <= self.times:
+        self.calls += 1
+        if self.calls <= self.times:
             raise ConnectionError("refused")
         return "here"
 
@@ -131,7 +131,7 @@ def test_what_a_server_fails_at_is_tried_again(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_client, "PAUSE", 0.0)
     client = Failing(2)
     assert RetryingClient(client, "http://there", 2)(lambda c: c.ping()) == "here"
-    assert client.asked == 3
+    assert client.calls == 3
     with pytest.raises(ArtifactError, match=r"http://there.*2 attempts.*refused"):
         RetryingClient(Failing(9), "http://there", 1)(lambda c: c.ping())
     with pytest.raises(ArtifactError, match="http://there"):

@@ -54,12 +54,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_worker_ends_a_shard_and_tells_what_is_wrong(rows: Path, tmp_path: Path, model: Path) -> None:
-    given = ([str(rows)], str(tmp_path / "out"), [model], SETTINGS, 2, None)
-    worker = Worker(os.getcwd(), given)
+    inputs = ([str(rows)], str(tmp_path / "out"), [model], SETTINGS, 2, None)
+    worker = Worker(os.getcwd(), inputs)
     first = worker({"shard": 1})
     assert (first["state"], first["error"], first["passages"] > 0) == ("ended", "", True)
     assert worker({"shard": 1}) == {"shard": 1, "state": "done", "passages": 0, "error": ""}
-    other = Worker(os.getcwd(), (*given[:4], 3, None))({"shard": 1})
+    other = Worker(os.getcwd(), (*inputs[:4], 3, None))({"shard": 1})
     assert "other shards" in other["error"]
     rest = encode_documents([rows], tmp_path / "out", load_retriever(model), SETTINGS, 2, model_path={"dense": model})
     assert rest.finished == (2,)
@@ -70,12 +70,12 @@ def test_a_worker_ends_a_shard_and_tells_what_is_wrong(rows: Path, tmp_path: Pat
 def test_options_of_one_engine_are_refused_with_the_other(tmp_path: Path) -> None:
     from encodery.cli.search.encode import command
 
-    for options, said in (
+    for options, message in (
         ({"engine": "rai"}, "must be local or ray"),
         ({"workers": 2}, "require --engine ray"),
         ({"engine": "ray", "shard": 1}, "requires --engine local"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             command([str(tmp_path)], [tmp_path], tmp_path / "out", **options)
 
 
@@ -109,10 +109,10 @@ def test_the_bytes_are_those_of_the_local_engine(
                     os.kill(pid, signal.SIGKILL)
                     killed = True
             time.sleep(0.02)
-        said, _ = process.communicate(timeout=600)
+        message, _ = process.communicate(timeout=600)
     assert killed
     documents = local.artifact.manifest.metrics["documents"]
-    assert said.splitlines()[-1] == f"1 3 4 | | {documents}"  # Before it Ray tells of the death.
+    assert message.splitlines()[-1] == f"1 3 4 | | {documents}"  # Before it Ray tells of the death.
     assert files(out) == files(whole)
     assert {file: (out / file).stat().st_mtime_ns for file in kept} == kept  # What was done is not done again.
     with by_ray(rows, out, model, 3) as process:

@@ -29,13 +29,13 @@ from encodery.tokens.tokenizer import Tokenizer
 
 
 class Shortest:
-    """Prefers short passages; notes what it was asked."""
+    """Prefers short passages; records the texts that it received."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.received: list[str] = []
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
-        self.asked = list(texts)
+        self.received = list(texts)
         return -np.array([len(text) for text in texts], np.float64)
 
 
@@ -58,24 +58,24 @@ def test_only_the_first_passages_are_reranked(searcher: Searcher, mode: str) -> 
     first = searcher.search("violin melody", top_k=20, mode=mode)
     scorer = Shortest()
     again = searcher.search("violin melody", top_k=5, mode=mode, reranking=Reranking(scorer, 20, 1))
-    texts = [found.text for found in first.hits]
-    assert scorer.asked == texts
-    assert [len(found.text) for found in again.hits] == sorted(map(len, texts))[:5]
-    assert [found.rank for found in again.hits] == [1, 2, 3, 4, 5]
-    before = {found.text: found for found in first.hits}
-    for found in again.hits:
-        assert found.rerank == -len(found.text)
-        assert found.score == pytest.approx((max(map(len, texts)) - len(found.text)) / np.ptp([*map(len, texts)]))
-        assert found.bm25 == before[found.text].bm25
-        assert found.dense == before[found.text].dense
+    texts = [hit.text for hit in first.hits]
+    assert scorer.received == texts
+    assert [len(hit.text) for hit in again.hits] == sorted(map(len, texts))[:5]
+    assert [hit.rank for hit in again.hits] == [1, 2, 3, 4, 5]
+    before = {hit.text: hit for hit in first.hits}
+    for hit in again.hits:
+        assert hit.rerank == -len(hit.text)
+        assert hit.score == pytest.approx((max(map(len, texts)) - len(hit.text)) / np.ptp([*map(len, texts)]))
+        assert hit.bm25 == before[hit.text].bm25
+        assert hit.dense == before[hit.text].dense
     assert "rerank" in again.seconds
     assert "rerank" not in first.seconds
-    assert all(found.rerank is None for found in first.hits)
+    assert all(hit.rerank is None for hit in first.hits)
 
 
 @pytest.mark.parametrize("mode", ["bm25", "hybrid"])
 def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
-    def asked(**share: float) -> tuple[SearchHit, ...]:
+    def search(**share: float) -> tuple[SearchHit, ...]:
         return searcher.search("violin melody", 12, mode, reranking=Reranking(Shortest(), 12, **share)).hits
 
     first = searcher.search("violin melody", 12, mode).hits
@@ -83,18 +83,18 @@ def test_the_last_word_is_shared(searcher: Searcher, mode: str) -> None:
     by_first, by_other = (scores - scores.min()) / np.ptp(scores), (lengths.max() - lengths) / np.ptp(lengths)
     for share in (0.3, 0.5):
         mixed = dict(zip([hit.text for hit in first], (1 - share) * by_first + share * by_other, strict=True))
-        found = asked(weight=share)
-        assert [hit.score for hit in found] == pytest.approx(sorted(mixed.values(), reverse=True))
-        assert [hit.score for hit in found] == pytest.approx([mixed[hit.text] for hit in found])
-    assert asked() == found, "half and half is the default"
-    assert [hit.text for hit in asked(weight=0)] == [hit.text for hit in first]
-    assert len({tuple(hit.text for hit in asked(weight=share)) for share in (0, 0.5, 1)}) == 3
+        hits = search(weight=share)
+        assert [hit.score for hit in hits] == pytest.approx(sorted(mixed.values(), reverse=True))
+        assert [hit.score for hit in hits] == pytest.approx([mixed[hit.text] for hit in hits])
+    assert search() == hits, "half and half is the default"
+    assert [hit.text for hit in search(weight=0)] == [hit.text for hit in first]
+    assert len({tuple(hit.text for hit in search(weight=share)) for share in (0, 0.5, 1)}) == 3
 
 
 def test_at_least_top_are_read_and_one_a_document(searcher: Searcher) -> None:
     scorer = Shortest()
-    found = searcher.search("violin melody", top_k=10, per_document=1, reranking=Reranking(scorer, 3)).hits
-    assert len(scorer.asked) == len({f.document for f in found}) == 10
+    hits = searcher.search("violin melody", top_k=10, per_document=1, reranking=Reranking(scorer, 3)).hits
+    assert len(scorer.received) == len({f.document for f in hits}) == 10
 
 
 def test_no_hits_are_not_reranked(searcher: Searcher) -> None:
@@ -154,12 +154,12 @@ def test_the_command_line_shows_every_stage(saved: Callable[..., Path], rows: Pa
         "3",
     ]
     command += ["--rerank-weight", "1"]
-    told = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
-    ranked = [hit["rerank"] for hit in told["hits"]]
+    response = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
+    ranked = [hit["rerank"] for hit in response["hits"]]
     assert len(ranked) == 3
     assert ranked == sorted(ranked, reverse=True)
-    assert all(hit["bm25"] > 0 and hit["dense"] is None for hit in told["hits"])
-    assert told["seconds"]["rerank"] > 0
+    assert all(hit["bm25"] > 0 and hit["dense"] is None for hit in response["hits"])
+    assert response["seconds"]["rerank"] > 0
     shown = CliRunner().invoke(app, command, catch_exceptions=False).stdout
     assert "bm25" in shown
     assert "rerank" in shown

@@ -88,9 +88,9 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
     sparse, late = (load_model(folder / name) for name in ("sparse", "multi_vector"))
     rarely, tokens = SparseEncoder.from_loaded(sparse, CPU), MultiVectorEncoder.from_loaded(late, CPU)
     query, texts = "violin storm", list(TEXTS.values())
-    held, asked = rarely.encode(texts, prompt="document"), rarely.encode([query], prompt="query")
+    held, query_terms = rarely.encode(texts, prompt="document"), rarely.encode([query], prompt="query")
     matrix = np.zeros((len(texts) + 1, rarely.dimension))
-    for number, row in enumerate([held.at(i) for i in range(len(texts))] + [asked.at(0)]):
+    for number, row in enumerate([held.at(i) for i in range(len(texts))] + [query_terms.at(0)]):
         matrix[number, row[0]] = row[1]
     truth = {
         "sparse": matrix[:-1] @ matrix[-1],
@@ -99,11 +99,11 @@ def test_the_index_scores_as_the_encoders_do(folder: Path, rows: Path, tmp_path:
     with Searcher.open(tmp_path / "index", sides) as searcher:
         assert searcher.index.modes == ("hybrid", "sparse", "multi_vector", "bm25")
         for mode in ("sparse", "multi_vector"):
-            found = searcher.search(query, 20, mode).hits
-            assert {f.document: f.score for f in found} == pytest.approx(
+            hits = searcher.search(query, 20, mode).hits
+            assert {f.document: f.score for f in hits} == pytest.approx(
                 dict(zip(TEXTS, truth[mode], strict=True)), rel=1e-3
             )
-            assert all(getattr(f, mode) == f.score and f.bm25 is None for f in found)
+            assert all(getattr(f, mode) == f.score and f.bm25 is None for f in hits)
         both = searcher.search(query, 20)
         assert set(both.seconds) == {"encode", "bm25", "sparse", "multi_vector", "fuse", "show"}
         for hit in both.hits:
@@ -130,14 +130,14 @@ def test_multi_vector_embeddings_rerank_the_hits_of_bm25(folder: Path, rows: Pat
     assert reranker == LateInteraction(model=str(folder / "multi_vector"))
     scorer, encoder = reranker.open(), MultiVectorEncoder.from_loaded(load_model(folder / "multi_vector"), CPU)
     with Searcher.open(tmp_path / "index") as searcher:
-        found = searcher.search("violin melody", 5, "bm25", reranking=Reranking(scorer, 12, 1)).hits
+        hits = searcher.search("violin melody", 5, "bm25", reranking=Reranking(scorer, 12, 1)).hits
         plain = searcher.search("violin melody", 12, "bm25").hits
     texts = [hit.text for hit in plain]
     truth = encoder.encode(["violin melody"], prompt="query").similarity(
         encoder.encode(texts, "chunk", prompt="document")
     )[0]
-    assert [hit.rerank for hit in found] == pytest.approx(sorted(truth.tolist(), reverse=True)[:5], rel=1e-5)
-    assert [hit.text for hit in found] != texts[:5]
+    assert [hit.rerank for hit in hits] == pytest.approx(sorted(truth.tolist(), reverse=True)[:5], rel=1e-5)
+    assert [hit.text for hit in hits] != texts[:5]
     assert scorer.score("violin", []).shape == (0,)
     with pytest.raises(SettingsError, match="cache_size"):
         LateInteraction(model="x", cache_size=0)
@@ -185,18 +185,18 @@ def test_prompts_of_the_two_roles_are_used(folder: Path, rows: Path, tmp_path: P
     loaded = load_model(folder / "dense")
     from encodery.encoders.dense import DenseEncoder
 
-    told = DenseSettings(prompts={"query": "ask ", "document": "text "})
-    embedder = DenseEncoder(loaded.model, loaded.tokenizer, told, device="cpu")
+    config = DenseSettings(prompts={"query": "ask ", "document": "text "})
+    embedder = DenseEncoder(loaded.model, loaded.tokenizer, config, device="cpu")
     plain = DenseEncoder(loaded.model, loaded.tokenizer, DenseSettings(), device="cpu")
     settings = IndexSettings(postprocess=(), weight=0.5, passages=Passages(size=24))
     build([rows], tmp_path / "index", embedder, settings)
     side = DenseRetriever(embedder)
     assert side.max_length == embedder.max_content_tokens - 1
     with Searcher.open(tmp_path / "index", embedder) as searcher:
-        found = searcher.search("onion", 20, "dense").hits
+        hits = searcher.search("onion", 20, "dense").hits
     texts = plain.encode([f"text {text}" for text in TEXTS.values()]).vectors
     expected = texts @ plain.encode(["ask onion"]).vectors[0]
-    assert {f.document: f.score for f in found} == pytest.approx(dict(zip(TEXTS, expected, strict=True)), rel=1e-3)
+    assert {f.document: f.score for f in hits} == pytest.approx(dict(zip(TEXTS, expected, strict=True)), rel=1e-3)
 
 
 def run(*arguments: Any) -> str:

@@ -135,9 +135,9 @@ class _WaveringEngine(InferenceEngine):
         self.inner = inner
 
     def hidden_states(self, batch: CheckedBatch) -> np.ndarray:
-        found = self.inner.hidden_states(batch) * (1 + np.arange(len(batch.ids)) / 5)[:, None]
-        step = np.abs(found).max() / 4
-        rounded: np.ndarray = (np.rint(found / step) * step).astype(np.float32)
+        states = self.inner.hidden_states(batch) * (1 + np.arange(len(batch.ids)) / 5)[:, None]
+        step = np.abs(states).max() / 4
+        rounded: np.ndarray = (np.rint(states / step) * step).astype(np.float32)
         return rounded
 
 

@@ -1,4 +1,4 @@
-"""Queries: modes, filters, mixtures and what every hit shows; the weight learnt from the documents."""
+"""Queries: modes, filters, fusion and the fields of a hit; weights that are estimated from the documents."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def searcher(rows: Path, tmp_path: Path, encoder: Any) -> Iterator[Searcher]:
 
 def test_modes_and_what_each_hit_shows(searcher: Searcher) -> None:
     words = searcher.search("violin orchestra", mode="bm25")
-    assert {found.metadata["topic"] for found in words.hits} == {"music"}
-    assert all(found.dense is None and found.bm25 == found.score for found in words.hits)
+    assert {hit.metadata["topic"] for hit in words.hits} == {"music"}
+    assert all(hit.dense is None and hit.bm25 == hit.score for hit in words.hits)
     dense = searcher.search("violin orchestra", mode="dense")
-    assert sum(found.metadata["topic"] == "music" for found in dense.hits) >= 8
-    assert all(found.bm25 is None and found.dense == found.score for found in dense.hits)
+    assert sum(hit.metadata["topic"] == "music" for hit in dense.hits) >= 8
+    assert all(hit.bm25 is None and hit.dense == hit.score for hit in dense.hits)
     both = searcher.search("violin orchestra")
     assert both.mode == "hybrid"
-    assert all(found.bm25 is not None and found.dense is not None for found in both.hits)
-    assert [found.rank for found in both.hits] == list(range(1, 11))
-    assert [found.score for found in both.hits] == sorted((found.score for found in both.hits), reverse=True)
+    assert all(hit.bm25 is not None and hit.dense is not None for hit in both.hits)
+    assert [hit.rank for hit in both.hits] == list(range(1, 11))
+    assert [hit.score for hit in both.hits] == sorted((hit.score for hit in both.hits), reverse=True)
     assert set(both.seconds) == {"encode", "bm25", "dense", "fuse", "show"}
 
 
@@ -53,9 +53,9 @@ def test_hybrid_scores_are_those_of_each_side(searcher: Searcher) -> None:
     everything = 500
     words = {f.text: f.bm25 for f in searcher.search("violin wind", top_k=everything, mode="bm25").hits}
     vectors = {f.text: f.dense for f in searcher.search("violin wind", top_k=everything, mode="dense").hits}
-    for found in searcher.search("violin wind", top_k=50).hits:
-        assert found.bm25 == pytest.approx(words.get(found.text, 0.0), abs=1e-5)
-        assert found.dense == pytest.approx(vectors[found.text], abs=1e-5)
+    for hit in searcher.search("violin wind", top_k=50).hits:
+        assert hit.bm25 == pytest.approx(words.get(hit.text, 0.0), abs=1e-5)
+        assert hit.dense == pytest.approx(vectors[hit.text], abs=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["scores", "ranks"])
@@ -68,11 +68,11 @@ def test_the_ends_of_the_weight_are_the_two_sides(searcher: Searcher, fusion: An
 
 def test_filters_hold_in_every_mode(searcher: Searcher) -> None:
     for mode in ("bm25", "dense", "hybrid"):
-        found = searcher.search(
+        hits = searcher.search(
             "violin harbour", top_k=40, mode=mode, conditions=parse(["topic=music", "year>=1995"])
         ).hits
-        assert found
-        assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in found)
+        assert hits
+        assert all(f.metadata["topic"] == "music" and f.metadata["year"] >= 1995 for f in hits)
 
 
 def test_a_field_that_no_document_has_is_reported(searcher: Searcher) -> None:
@@ -82,8 +82,8 @@ def test_a_field_that_no_document_has_is_reported(searcher: Searcher) -> None:
 
 
 def test_the_passages_per_document_are_limited(searcher: Searcher) -> None:
-    found = searcher.search("violin melody", top_k=10, per_document=1).hits
-    assert len({f.document for f in found}) == len(found) == 10
+    hits = searcher.search("violin melody", top_k=10, per_document=1).hits
+    assert len({f.document for f in hits}) == len(hits) == 10
 
 
 def test_invalid_queries_are_refused(searcher: Searcher) -> None:
@@ -132,8 +132,8 @@ class Knowing(TextEncoder):
         return DenseEmbeddings(np.array(vectors, np.float32), np.ones(len(texts)), np.zeros(len(texts)))
 
 
-@pytest.mark.parametrize(("knows", "least", "most"), [(True, 0.15, 0.5), (False, 0.0, 0.05)])
-def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, most: float) -> None:
+@pytest.mark.parametrize(("knows", "minimum", "maximum"), [(True, 0.15, 0.5), (False, 0.0, 0.05)])
+def test_the_weight_follows_what_the_vectors_know(knows: bool, minimum: float, maximum: float) -> None:
     """Passages share some words with themselves; each sentence also bears the passage's number in a word of its own,
     of which only a model could make sense."""
     rng = np.random.default_rng(1)
@@ -148,19 +148,22 @@ def test_the_weight_follows_what_the_vectors_know(knows: bool, least: float, mos
     finishing = PostProcessing((Normalise(),), ({},))
     vectors = finishing.apply(encoder.encode(texts).vectors)
     sample = [dataclasses.replace(point, dense=vector) for point, vector in zip(sample, vectors, strict=True)]
-    found = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge(language="none"))
-    assert found.queries == 80
-    assert found.curves is not None
-    curve = found.curves["dense"]
+    calibration = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge(language="none"))
+    assert calibration.queries == 80
+    assert calibration.curves is not None
+    curve = calibration.curves["dense"]
     assert curve["0.0"] > 0.4
     assert (curve["1.0"] > curve["0.0"]) is knows
-    assert least <= found.weight <= most
+    assert minimum <= calibration.weight <= maximum
 
 
 def test_a_retriever_with_equal_scores_has_no_weight() -> None:
     words = [{str(place): float(place == query) for place in range(30)} for query in range(30)]
     ranks = np.array(
-        [_reciprocal_ranks_of_query(found, np.zeros(30), query, True) for query, found in enumerate(words)]
+        [
+            _reciprocal_ranks_of_query(query_scores, np.zeros(30), query, True)
+            for query, query_scores in enumerate(words)
+        ]
     )
     assert ranks[:, 0].tolist() == [1.0] * 30
     assert ranks[:, -1].tolist() == [0.0] * 30, "the middle of 30 equals is not the first"
@@ -190,8 +193,8 @@ def test_too_few_queries_give_the_fallback() -> None:
     sample = [Point("a", 0, "secret001 is one. secret001 is two. secret001 is three.", None)]
     encoder: Any = Knowing(True)
     finishing = PostProcessing((Normalise(),), ({},))
-    found = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge())
-    assert (found.weight, found.curves) == (0.2, None)
+    calibration = calibrate(sample, [DenseRetriever(encoder, finishing)], Edge())
+    assert (calibration.weight, calibration.curves) == (0.2, None)
 
 
 def test_mixtures_by_hand() -> None:

@@ -70,8 +70,8 @@ def by_hand(model: Path, query: str, text: str) -> float:
 def test_the_score_is_exact(model: Path) -> None:
     scorer = TermWeights(model=str(model)).open()
     for query in ("red cat red", "dog", "sun zzz", "", "violin"):
-        found = scorer.score(query, TEXTS)
-        assert found.tolist() == pytest.approx([by_hand(model, query, text) for text in TEXTS], rel=1e-4, abs=1e-5)
+        scores = scorer.score(query, TEXTS)
+        assert scores.tolist() == pytest.approx([by_hand(model, query, text) for text in TEXTS], rel=1e-4, abs=1e-5)
     assert scorer.score("red cat", TEXTS)[0] > 0
     assert scorer.score("red", []).shape == (0,)
 
@@ -149,11 +149,11 @@ def test_from_the_command_line(rows: Path, model: Path, tmp_path: Path) -> None:
     index, weights = tmp_path / "index", tmp_path / "weights"
     build([rows], index, None)
     run = CliRunner()
-    told = run.invoke(
+    result = run.invoke(
         app, ["precompute-terms", str(index), "--model", str(model), "--out", str(weights)], catch_exceptions=False
     )
-    assert told.exit_code == 0
-    assert "distinct passages" in told.stdout
+    assert result.exit_code == 0
+    assert "distinct passages" in result.stdout
     with Searcher.open(index) as searcher:
         assert len(PrecomputedTerms.open(weights)) == len(
             {p.text for some in searcher.index.store.scan() for p in some}

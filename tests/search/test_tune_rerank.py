@@ -1,4 +1,4 @@
-"""A reranker's share is found without labels, noted by its folder, and taken unasked."""
+"""The weight of a reranker is tuned without labels, stored in the index, and used by default."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Secrets:
 
     def __init__(self, knows: bool) -> None:
         self.knows, self.rng = knows, np.random.default_rng(0)
-        self.asked: list[list[str]] = []
+        self.received: list[list[str]] = []
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
-        self.asked.append(list(texts))
+        self.received.append(list(texts))
         if not self.knows:
             return self.rng.standard_normal(len(texts))
         return np.array([float(text.split("secret")[1][:3] == query.split("secret")[1][:3]) for text in texts])
@@ -49,26 +49,26 @@ def secret(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("vectors", [True, False])
-@pytest.mark.parametrize(("knows", "least", "most"), [(True, 0.2, 1.0), (False, 0.0, 0.15)])
+@pytest.mark.parametrize(("knows", "minimum", "maximum"), [(True, 0.2, 1.0), (False, 0.0, 0.15)])
 def test_the_share_follows_what_the_reranker_knows(
-    knows: bool, least: float, most: float, vectors: bool, secret: Path, tmp_path: Path, encoder: Any
+    knows: bool, minimum: float, maximum: float, vectors: bool, secret: Path, tmp_path: Path, encoder: Any
 ) -> None:
     build([secret], tmp_path / "index", encoder if vectors else None)
-    scorer, told = Secrets(knows), list[tuple[int, int]]()
+    scorer, progress = Secrets(knows), list[tuple[int, int]]()
     with Searcher.open(tmp_path / "index", encoder) as searcher:
-        found = tune_rerank(searcher, scorer, 60, lambda *done: told.append(done))
+        tuned = tune_rerank(searcher, scorer, 60, lambda *done: progress.append(done))
         assert searcher.index.store.count() == 80, "the index itself is not touched"
         again = tune_rerank(searcher, Secrets(knows), 60)
-    assert again == found
-    assert found.queries == len(scorer.asked) == 60
-    assert told[-1] == (60, 60)
-    assert least <= found.weight <= most
-    assert (found.curve["1.0"] > found.curve["0.0"]) is knows
-    assert max(map(len, scorer.asked)) <= 30
+    assert again == tuned
+    assert tuned.queries == len(scorer.received) == 60
+    assert progress[-1] == (60, 60)
+    assert minimum <= tuned.weight <= maximum
+    assert (tuned.curve["1.0"] > tuned.curve["0.0"]) is knows
+    assert max(map(len, scorer.received)) <= 30
     whole = {json.loads(line)["text"] for line in secret.read_text().splitlines()}
-    left = [text for texts in scorer.asked for text in texts if text not in whole]
+    left = [text for texts in scorer.received for text in texts if text not in whole]
     short = {" ".join(some[:n] + some[n + 1 :]) for some in (one.split(". ") for one in whole) for n in range(4)}
-    assert left, "passages asked for lack their sentence"
+    assert left, "some passages lack the sentence of their query"
     assert {text.replace(". ", " ").rstrip(".") for text in left} <= {text.replace(".", "") for text in short}
 
 
@@ -99,22 +99,22 @@ def test_the_command_line_finds_notes_and_takes_it(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CrossEncoder, "open", lambda self: Secrets(True))
-    index, model, asked = tmp_path / "index", tmp_path / "model", "secret007 w1 w2 w3 w4 w5"
+    index, model, query = tmp_path / "index", tmp_path / "model", "secret007 w1 w2 w3 w4 w5"
     build([secret], index, None)
 
-    def run(*given: str) -> str:
-        return CliRunner().invoke(app, [*given], catch_exceptions=False).stdout
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(app, [*arguments], catch_exceptions=False).stdout
 
     def scores(*more: str) -> list[float]:
-        told = json.loads(run("query", str(index), asked, "--rerank", str(model), "--json", *more))
-        return [hit["score"] for hit in told["hits"]]
+        response = json.loads(run("query", str(index), query, "--rerank", str(model), "--json", *more))
+        return [hit["score"] for hit in response["hits"]]
 
     before = scores()
     assert before == scores("--rerank-weight", "0.5")
-    said = " ".join(run("tune-rerank", str(index), "--rerank", str(model), "--queries", "40").split())
+    output = " ".join(run("tune-rerank", str(index), "--rerank", str(model), "--queries", "40").split())
     share = json.loads((index / RERANK_WEIGHTS).read_text())[str(model.resolve())]["weight"]
-    assert f"is {share:.2f}." in said
-    assert "of 40 sentences" in said
+    assert f"is {share:.2f}." in output
+    assert "of 40 sentences" in output
     assert share != RERANK_WEIGHT
     assert scores() == scores("--rerank-weight", str(share)) != before
     system: System = IndexSystem(path=str(index), rerank=str(model))
@@ -122,5 +122,5 @@ def test_the_command_line_finds_notes_and_takes_it(
     assert opened._reranking is not None
     assert opened._reranking.weight == share
     opened.close()
-    shown = run("query", str(index), asked, "--rerank", str(model))
+    shown = run("query", str(index), query, "--rerank", str(model))
     assert "rerank" in shown.splitlines()[0]
