@@ -1,4 +1,4 @@
-"""encodery static: the verb, and its result under other verbs."""
+"""encodery embed distill-static: the verb, and its result under other verbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""encodery load, import, export: the verbs on a real folder, and their errors in one line."""
+"""encodery model import and model export: the verbs on a real folder, and their errors in one line."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import (
@@ -24,6 +26,7 @@ from encodery.base.errors import (
     UserError,
 )
 from encodery.base.settings import decode_with_overrides, parse_overrides
+from encodery.cli.corpus import _steps_table
 from encodery.corpus import engine, heldout, sources
 from encodery.corpus.run import build_corpus
 from encodery.corpus.settings import CorpusSettings
@@ -204,6 +207,12 @@ def test_a_long_document_is_split_without_loss(tmp_path: Path, text: Make) -> No
     assert "\n\n".join(d.text for d in ordered) == inputs
     assert {d.metadata["pieces"] for d in documents} == {len(documents)}
     assert report(tmp_path / "out")["steps"]["rewrite pieces"]["split"] == 1
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(_steps_table(report(tmp_path / "out")))
+    (line,) = (
+        line.replace("│", " ").replace("┃", " ") for line in screen.getvalue().splitlines() if "rewrite pieces" in line
+    )
+    assert line.split()[2:] == ["1", str(len(documents)), "1", "split", "into", str(len(documents))]
 
 
 def test_ten_megabytes_without_a_boundary_are_split_too() -> None:

@@ -90,11 +90,6 @@ def retain_freed_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
-def offline() -> bool:
-    """Return whether downloads are forbidden (HF_HUB_OFFLINE)."""
-    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-
-
 def terminal_width() -> int | None:
     """Return the width of printed output in characters, as set by COLUMNS; None if it is not set."""
     value = os.environ.get("COLUMNS", "")

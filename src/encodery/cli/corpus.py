@@ -141,9 +141,9 @@ def _steps_table(report: dict[str, Any]) -> Table:
         if name.startswith("read "):
             table.add_row(name, f"{counts['files']:,} files", f"{counts.get('documents', 0):,}", "", "")
         elif name.startswith("rewrite "):
-            cut, pieces = int(counts.get("cut", 0)), int(counts.get("pieces", 0))
-            why = f"{cut:,} cut into {pieces:,}" if cut else f"{counts.get('changed', 0):,} changed"
-            table.add_row(name, f"{total:,}", f"{total - cut + pieces:,}", "", why)
+            split, pieces = int(counts.get("split", 0)), int(counts.get("pieces", 0))
+            why = f"{split:,} split into {pieces:,}" if split else f"{counts.get('changed', 0):,} changed"
+            table.add_row(name, f"{total:,}", f"{total - split + pieces:,}", "", why)
         elif name != "clean":
             reasons = report["dropped"].get(name, {})
             gone = sum(entry["documents"] for entry in reasons.values())
