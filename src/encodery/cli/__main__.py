@@ -128,7 +128,7 @@ def show_help() -> None:
         console.print(table)
         console.print()
     console.print(
-        "Run `encodery VERB --help` for details. Settings are given as path=value, such as model.depth=4.",
+        "Run `encodery VERB --help` for details. Settings are written as path=value, such as model.depth=4.",
         highlight=False,
     )
 

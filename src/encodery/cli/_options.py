@@ -9,13 +9,17 @@ import typer
 
 Settings = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[path=value ...]", help="Settings, each written path=value, such as train.seed=1."),
+    typer.Argument(metavar="[path=value ...]", help="Settings, each written as path=value, such as train.seed=1."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 OutRun = Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.")]
 OutModel = Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what the output folder holds. Without it, a folder in use is kept.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the contents of the output folder. Without this option, existing results are not replaced.",
+    ),
 ]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run folder, a model folder or a Hugging Face checkpoint folder.")
@@ -27,17 +31,15 @@ Column = Annotated[str, typer.Option(help="The field of a .jsonl file that holds
 Truncate = Annotated[
     str,
     typer.Option(
-        help="What happens to a text longer than the model's maximum: error refuses it, right or left drops tokens "
-        "from "
-        "that end, chunk encodes windows of it."
+        help="What happens to a text longer than the model's maximum: error refuses it; right or left "
+        "drops tokens at that end; chunk encodes it in windows."
     ),
 ]
 Runtime = Annotated[
     str | None,
     typer.Option(
-        help="The runtime that executes the model: one of `encodery show runtimes`, or the folder of an ONNX or "
-        "OpenVINO "
-        "export [default: PyTorch, or the packed engine on a CPU]."
+        help="The runtime that executes the model: one that `encodery show runtimes` lists, or the folder "
+        "of an ONNX or OpenVINO export [default: PyTorch, or the packed engine on a CPU]."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -35,9 +35,9 @@ def build(
 ) -> None:
     """Read, clean, filter and deduplicate text, and hold out a fraction of it for evaluation.
 
-    Reads .txt .md .rst .html .jsonl .csv .tsv .parquet, also .gz .zst .xz .bz2. Settings are given as path=value,
-    such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'.
-    Run the same command again to continue an interrupted build.
+    Reads .txt .md .rst .html .jsonl .csv .tsv .parquet, also .gz .zst .xz .bz2. Settings are written as path=value,
+    such as heldout=0.02, text=body, filter.length.min_words=5, filter.c4=c4 or skip='["minhash"]'. Run the same command
+    again to continue an interrupted build.
     """
     from encodery.base.settings import decode_with_overrides, parse_overrides
     from encodery.cli._screen import screen

@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """Predict masked tokens with a pre-trained model.
 
-    Several masks in one text are predicted independently, unless --one-by-one is given.
+    Several masks in one text are predicted independently, unless --one-by-one is set.
     """
     from encodery.generate.fill import FillMask
     from encodery.model.load import load_model

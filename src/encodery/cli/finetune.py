@@ -20,7 +20,9 @@ AUTO = "auto-"
 def command(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="One of `encodery show finetune.tasks`, auto-classify or auto-pair."),
+        typer.Argument(
+            metavar="TASK", help="A task that `encodery show finetune.tasks` lists, or auto-classify or auto-pair."
+        ),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="A file of examples, or a folder of train, dev and test files.")
@@ -29,25 +31,36 @@ def command(
     out: OutRun,
     settings: Settings = None,
     seeds: Annotated[
-        int, typer.Option(help="The number of seeds, each a run in OUT/seed-N; mean and deviation are reported.", min=1)
+        int,
+        typer.Option(
+            help="The number of runs with different seeds. Several runs are written to OUT/seed-N, and the "
+            "mean and standard deviation of each metric are reported.",
+            min=1,
+        ),
     ] = 1,
     unlabelled: Annotated[
         Path | None,
-        typer.Option(help="For `cloze`: unlabelled texts, which an ensemble of single-pattern models labels (iPET)."),
+        typer.Option(
+            help="For the task `cloze`: a file of unlabelled texts, which an ensemble of models, one per "
+            "prompt pattern, labels (iPET)."
+        ),
     ] = None,
     generations: Annotated[
-        int, typer.Option(help="With --unlabelled: the number of generations of that ensemble.")
+        int,
+        typer.Option(
+            help="With --unlabelled: the number of times that the models of the ensemble are trained; 1 is PET."
+        ),
     ] = 3,
 ) -> None:
-    """Fine-tune a model. How the columns are read, and what was noticed in the data, is printed first.
+    """Fine-tune a model. The roles of the columns and any problems in the data are printed before training.
 
-    Settings are written path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk,
-    task.class_weights=balanced, columns.label=category, adapt=lora or train.seed=1. Others are chosen by the number of
-    examples and the size of the model. `auto-classify` starts with a linear head on the frozen model and trains more
+    Settings are written as path=value, such as epochs=5, batch=32, optim.lr=5e-5, truncate=chunk,
+    task.class_weights=balanced, columns.label=category, adapt=lora or train.seed=1. The defaults depend on the number
+    of examples and the size of the model. `auto-classify` starts with a linear head on the frozen model and trains more
     of it only if cross-validation shows that this helps. The weights with the best metric on the dev split are kept.
-    Ctrl-C saves a checkpoint and stops; `encodery resume RUN` continues.
+    Ctrl-C saves a checkpoint and stops; `encodery resume RUN` continues the run.
 
-    Embedding models are trained by `encodery embed train`.
+    To train embedding models, use `encodery embed train`.
     """
     from encodery.base.errors import SettingsError
     from encodery.base.settings import parse_overrides

@@ -1,4 +1,4 @@
-"""encodery papers: the implemented papers, their claims, our measured results and their status."""
+"""encodery papers: list the implemented papers, their claims, our measured results and their status."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def command(
     ] = False,
     batch_tokens: Annotated[int, typer.Option(help="The number of tokens computed in one batch.", min=1)] = 4096,
     split: Annotated[
-        str | None, typer.Option(help="The split of a file or folder with several: train, dev or test.")
+        str | None, typer.Option(help="The split to predict if a file or folder has several: train, dev or test.")
     ] = None,
     types: Annotated[
         str | None,
@@ -59,7 +59,7 @@ def command(
     """Predict with a fine-tuned model: one JSON object per row, in order, with `prediction` and the task's details.
 
     Standard input (-) has one text per line. The number of dropped tokens is reported, and each affected row says how
-    many it lost. OUT appears when all rows are predicted; an existing file is kept until then.
+    many it lost. OUT is written when all rows are predicted; until then an existing file stays unchanged.
     """
     from encodery.base.settings import parse_overrides
     from encodery.cli._screen import screen

@@ -21,7 +21,9 @@ def command(
     decay: Annotated[
         str | None,
         typer.Option(
-            help="With --out: start the decay of the learning rate now, over 20% of the new total, 5m or 2Mtok."
+            help="With --out: start to decay the learning rate at the checkpoint. The value is the length of "
+            "the decay: a percentage of the new total budget (20%), a time (5m) or a number of tokens "
+            "(2Mtok)."
         ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="With --out: the new total budget, such as 2h or 3Btok.")] = None,
@@ -30,10 +32,10 @@ def command(
         typer.Option(help="With --out: the checkpoint to branch from, such as step-00001200 [default: the last one]."),
     ] = None,
 ) -> None:
-    """Continue from the last intact checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
+    """Continue a run from its last intact checkpoint; on a CPU it then equals an uninterrupted run bit for bit.
 
-    --out branches a new run: --decay 20% ends a run with a constant learning rate (a schedule such as wsd) by decaying
-    it to zero; --budget 2h gives the run another horizon.
+    --out branches a new run from a checkpoint. --decay 20% ends a run whose learning rate is constant (a schedule such
+    as wsd) by decaying the learning rate to zero; --budget 2h gives the new run another total budget.
     """
     from encodery.base.errors import SettingsError
     from encodery.cli._screen import screen

@@ -23,16 +23,20 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Run folders, model folders or Hugging Face folders. NAME=FOLDER serves a folder under another name.",
+            help="Run folders, model folders or Hugging Face folders. A model has the name of its folder; "
+            "NAME=FOLDER sets another name.",
         ),
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="An index folder, served at /search.")] = None,
-    rerank: Annotated[Path | None, typer.Option(help="The reranker of the first results of the index.")] = None,
+    index: Annotated[Path | None, typer.Option(help="An index folder, which is served at /search.")] = None,
+    rerank: Annotated[Path | None, typer.Option(help="The reranker of the top results of the index.")] = None,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on. Any other than this machine's own admits other machines."),
+        typer.Option(
+            help="The address to listen on. With the default, only this machine can connect; 0.0.0.0 lets "
+            "other machines connect."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free port.", min=0, max=65535)] = 8080,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help="A file of API keys, one per line; the keys in ENCODERY_API_KEYS are accepted too."),
@@ -40,65 +44,78 @@ def command(
     truncate: Annotated[
         str | None,
         typer.Option(
-            help="What happens to a text longer than the model's maximum, unless the request says: error, right, "
-            "left or "
-            "chunk [default: error]."
+            help="What happens to a text longer than the model's maximum if the request does not set it: "
+            "error, right, left or chunk [default: error]."
         ),
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="The runtime of embedding models, such as packed_int8 [default: the model in float32]."),
+        typer.Option(help="The runtime of embedding models, such as packed_int8 [default: float32]."),
     ] = None,
     workers: Annotated[
         int, typer.Option(help="The number of worker processes, each with its own copy of the models.", min=1, max=256)
     ] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads per worker [default: all CPUs, divided among the workers].")
+        int | None,
+        typer.Option(
+            help="The number of CPU threads per worker [default: all CPUs divided among the workers; 1 with "
+            "--engine ray]."
+        ),
     ] = None,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(help="The largest batch, in tokens [default: chosen by measured speed on this machine].", min=1),
+        typer.Option(
+            help="The maximum size of a batch, in tokens [default: the fastest size measured on this machine].", min=1
+        ),
     ] = None,
     queue_tokens: Annotated[
-        int, typer.Option(help="The longest queue of a worker, in tokens; further requests get a 429.", min=1)
+        int,
+        typer.Option(
+            help="The maximum queue of a worker, in tokens; further requests are refused with status 429.", min=1
+        ),
     ] = 1 << 20,
     queue_seconds: Annotated[
         float,
         typer.Option(
-            help="The longest time a request may wait in the queue, in seconds; requests expected to wait longer get a "
-            "429.",
+            help="The maximum waiting time of a request in the queue, in seconds; requests that are expected "
+            "to wait longer are refused with status 429.",
             min=0.1,
         ),
     ] = 2.0,
     body_megabytes: Annotated[
-        int, typer.Option(help="The largest request body, in MiB; larger ones get a 413.", min=1)
+        int,
+        typer.Option(
+            help="The maximum size of a request body, in MiB; larger requests are refused with status 413.", min=1
+        ),
     ] = 16,
     drain_seconds: Annotated[
-        int, typer.Option(help="The time for finishing accepted requests at shutdown, in seconds.", min=0)
+        int, typer.Option(help="The maximum time for completing accepted requests at shutdown, in seconds.", min=0)
     ] = 30,
     engine: Annotated[
         str,
         typer.Option(
-            help="Where models run: local, in the worker processes, or ray, in replicas on the cluster of RAY_ADDRESS."
+            help="Where models run: local (in the worker processes) or ray (in replicas on the cluster that "
+            "RAY_ADDRESS names)."
         ),
     ] = "local",
     replicas: Annotated[
         int, typer.Option(help="With --engine ray: the number of replicas, each with --threads CPUs.", min=1)
     ] = 1,
     gpus: Annotated[
-        float, typer.Option(help="With --engine ray: the number of GPUs per replica; may be a fraction.", min=0)
+        float, typer.Option(help="With --engine ray: the number of GPUs per replica, which may be a fraction.", min=0)
     ] = 0.0,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     place: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Serve models over HTTP until SIGTERM or Ctrl-C.
 
-    There are routes compatible with OpenAI, Cohere, Jina and TEI, and our own; the page at / documents them. What a
-    model can do is read from its folder: embeddings, reranking, classes, tags, spans, masks. A text that is too long
-    is an error unless the request or --truncate chooses otherwise.
+    The server has routes compatible with OpenAI, Cohere, Jina and TEI (text-embeddings-inference), and further routes;
+    the page at / documents them. The operations of a model follow from the contents of its folder: embedding,
+    reranking, classification, tagging, span extraction or mask filling. A text that is too long is an error unless the
+    request or --truncate sets another policy.
 
-    --engine ray joins the cluster that RAY_ADDRESS names (auto: this machine's), or starts Ray on this machine. Model
-    folders must have the same path on all machines.
+    --engine ray uses the Ray cluster that RAY_ADDRESS names (auto: the one that runs on this machine), or starts Ray on
+    this machine if RAY_ADDRESS is not set. Model folders must have the same path on all machines.
     """
     from encodery.base import machine
     from encodery.cli._screen import screen

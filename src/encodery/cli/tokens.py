@@ -26,8 +26,8 @@ def train(
 ) -> None:
     """Train a tokenizer on a corpus.
 
-    Settings are written path=value, such as kind=bpe, vocab_size=16384, kind.lowercase=true or sample_bytes=50000000.
-    `encodery show tokens.kind` lists the kinds.
+    Settings are written as path=value, such as kind=bpe, vocab_size=16384, kind.lowercase=true or
+    sample_bytes=50000000. `encodery show tokens.kind` lists the kinds.
     """
     from encodery.base.settings import decode_with_overrides, parse_overrides
     from encodery.cli._screen import screen

@@ -1,5 +1,4 @@
-"""encodery embed: train embedding models, encode texts, mine negatives, fit post-processing, distil static
-embeddings."""
+"""encodery embed: train embedding models, encode texts, mine negatives and distil static embeddings."""
 
 from __future__ import annotations
 

@@ -35,18 +35,28 @@ def command(
     settings: Settings = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="A recipe for `embed` of `encodery show` [default: chosen by the data]."),
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="The name of a recipe that `encodery show` lists for `embed`, or a TOML file of settings "
+            "[default: depends on the data].",
+        ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="The number of seeds, each a run in OUT/seed-N; mean and deviation are reported.", min=1)
+        int,
+        typer.Option(
+            help="The number of runs with different seeds. Several runs are written to OUT/seed-N, and the "
+            "mean and standard deviation of each metric are reported.",
+            min=1,
+        ),
     ] = 1,
 ) -> None:
-    """Train an embedding model; how the columns are read and what was noticed in the data is printed first.
+    """Train an embedding model. The roles of the columns and any problems in the data are printed before training.
 
-    Settings are written path=value, such as batch=128, loss.is=cosent, encoder.pooling.is=cls or
-    encoder.prompts.query="search: ". The recipes colbert and splade train multi-vector and sparse embeddings. On raw
-    sentences without a recipe nothing is trained: whitening is fitted to them (`encodery embed postprocess`). Ctrl-C
-    saves a checkpoint and stops; `encodery resume RUN` continues.
+    Settings are written as path=value, such as batch=128, loss.is=cosent, encoder.pooling.is=cls or
+    encoder.prompts.query="search: ". The recipes colbert and splade train multi-vector and sparse embeddings. If the
+    data are raw sentences and no recipe is set, nothing is trained: whitening is fitted to the sentences, as by
+    `encodery embed postprocess`. Ctrl-C saves a checkpoint and stops; `encodery resume RUN` continues the run.
     """
     from encodery.cli._screen import screen
 

@@ -16,34 +16,44 @@ if TYPE_CHECKING:
 
 
 def command(
-    tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="A token folder, from `encodery tokens encode`.")],
+    tokens: Annotated[
+        Path, typer.Argument(metavar="TOKENS", help="A token folder that `encodery tokens encode` has written.")
+    ],
     out: OutRun,
     settings: Settings = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="A recipe of `encodery show`, or a TOML file of settings.")
+        str,
+        typer.Option(
+            "--recipe", "-r", help="The name of a recipe that `encodery show` lists, or a TOML file of settings."
+        ),
     ] = "tiny",
     budget: Annotated[
         str | None,
-        typer.Option(help="How long to train: 10m, 2h, 200Mtok, 3Btok or 500steps [default: the recipe's]."),
+        typer.Option(
+            help="How long to train: a time (10m, 2h), a number of tokens (200Mtok, 3Btok) or a number of "
+            "steps (500steps) [default: the budget of the recipe]."
+        ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="The number of parameters, such as 1M, 30M or 0.4B. It sets width, depth, learning rate and batch."
+            help="The number of parameters, including embeddings, such as 1M, 30M or 0.4B. It sets width, "
+            "depth, learning rate and batch size."
         ),
     ] = None,
 ) -> None:
     """Pre-train an encoder, by default as a masked language model.
 
-    --size and --budget are enough: width, depth, learning rate and batch size follow the scaling rules of
-    docs/pretrain.md. A setting that is given takes precedence over them.
+    --size and --budget are enough: width, depth, learning rate and batch size follow the scaling rules in
+    docs/pretrain.md. Settings on the command line override these rules.
 
-    Settings are written path=value, such as model.depth=4, optim.lr=2e-3, feed.max_length=256 or
-    objective.corruption.rate="0.30 -> 0.15 linear". Schedules follow the budget. Ctrl-C saves a checkpoint and stops;
-    `encodery resume RUN` continues. On several processes: torchrun --nproc-per-node N -m encodery pretrain ...
+    Settings are written as path=value, such as model.depth=4, optim.lr=2e-3, feed.max_length=256 or
+    objective.corruption.rate="0.30 -> 0.15 linear". Schedules run over the whole budget. Ctrl-C saves a checkpoint and
+    stops; `encodery resume RUN` continues the run. To train in several processes, use: torchrun --nproc-per-node N -m
+    encodery pretrain ...
 
-    init_from=MODEL continues training of an existing model; the tokens must be encoded with its tokenizer. adapt=lora
-    trains a small part of it (`encodery show adapt`).
+    init_from=MODEL continues the pre-training of an existing model; the tokens must have been encoded with its
+    tokenizer. adapt=lora then trains only a small part of the weights (`encodery show adapt` lists the methods).
 
     `encodery pretrain grow TOKENS` pre-trains a small model first and grows it into a larger one.
     """

@@ -15,7 +15,9 @@ Index = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder."
 Model = Annotated[
     list[Path] | None,
     typer.Option(
-        "--model", "-m", help="The model's folder, if it has moved since the index was built. May be repeated."
+        "--model",
+        "-m",
+        help="The present folder of a model of the index, if it has moved since the index was built. May be repeated.",
     ),
 ]
 Filters = Annotated[
@@ -28,16 +30,16 @@ Filters = Annotated[
 Rerank = Annotated[
     Path | None,
     typer.Option(
-        help="The reranker of the first results: a cross-encoder, a multi-vector model, or term weights of "
-        "`encodery search precompute-terms`."
+        help="The reranker of the top results: a cross-encoder, a multi-vector model, or the term weights "
+        "that `encodery search precompute-terms` has written."
     ),
 ]
-RerankTopK = Annotated[int, typer.Option("--rerank-top-k", help="How many results are reranked.", min=1)]
+RerankTopK = Annotated[int, typer.Option("--rerank-top-k", help="The number of top results that are reranked.", min=1)]
 QueryRuntime = Annotated[
     str | None,
     typer.Option(
-        help="The runtime that encodes queries, one of `encodery show runtimes` or an export folder [default: the one "
-        "that built the index]."
+        help="The runtime that encodes queries: one that `encodery show runtimes` lists, or the folder of "
+        "an export [default: the runtime that built the index]."
     ),
 ]
 Sources = Annotated[

@@ -39,9 +39,9 @@ def command(
 ) -> None:
     """Build an index of documents.
 
-    Settings are written path=value, such as passages.size=200, passages.overlap=20, engine.language=german, weight=0.3,
-    text=body, or vectors=int8 (the stored precision: fp32, fp16, int8 or binary). Run the same command again to
-    continue an interrupted build.
+    Settings are written as path=value, such as passages.size=200, passages.overlap=20, engine.language=german,
+    weight=0.3, text=body, or vectors=int8 (the stored precision: fp32, fp16, int8 or binary). Run the same command
+    again to continue an interrupted build.
     """
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen

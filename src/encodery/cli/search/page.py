@@ -18,14 +18,19 @@ def command(
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen on. Any other than this machine's own lets other machines search too."
+            help="The address to listen on. With the default, only this machine can connect; 0.0.0.0 lets "
+            "other machines connect."
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8765,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free port.", min=0, max=65535)] = 8765,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="The model's folder, if it has moved since the index was built."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The present folder of the model of the index, if it has moved since the index was built.",
+        ),
     ] = None,
     runtime: QueryRuntime = None,
 ) -> None:

@@ -20,45 +20,50 @@ if TYPE_CHECKING:
 
 def command(
     folder: Index,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[QUERY]...", help="The query.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUERY]...", help="The text of the query; several words are joined with spaces."),
+    ] = None,
     mode: Annotated[
         str | None,
         typer.Option(
-            help="hybrid, dense, sparse, multi_vector or bm25 [default: hybrid if the index has a model, else bm25]."
+            help="How passages are ranked: hybrid, dense, sparse, multi_vector or bm25 [default: hybrid if the "
+            "index has a model, else bm25]."
         ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="The number of passages to return.", min=1)] = 10,
     filters: Filters = None,
     per_document: Annotated[
-        int | None, typer.Option(help="The maximum number of passages of one document [default: no maximum].", min=1)
+        int | None, typer.Option(help="The maximum number of passages from one document [default: no maximum].", min=1)
     ] = None,
     weight: Annotated[
         str | None,
         typer.Option(
-            help="The weight of the models in hybrid ranking, 0 to 1, or one per retriever: bm25=0.5,dense=0.5 "
-            "[default: "
-            "the weight stored in the index]."
+            help="The weight of the models in hybrid ranking, from 0 (BM25 alone) to 1, or one weight per "
+            "retriever, such as bm25=0.5,dense=0.5 [default: the weight stored in the index]."
         ),
     ] = None,
     fusion: Annotated[
-        str, typer.Option(help="How hybrid ranking combines retrievers: scores, or ranks (reciprocal rank fusion).")
+        str, typer.Option(help="What hybrid ranking combines: scores, or ranks (reciprocal rank fusion).")
     ] = "scores",
     rerank: Rerank = None,
     rerank_top_k: RerankTopK = 30,
     rerank_weight: Annotated[
         float | None,
         typer.Option(
-            help="The weight of the reranker's score against the retrieval score, 0 to 1; 1 ranks by the reranker "
-            "alone "
-            "[default: the weight that `encodery search tune-rerank` stored, else 0.5]."
+            help="The weight of the reranker's score, from 0 to 1; the retrieval score has the rest, and 1 "
+            "ranks by the reranker alone [default: the weight that `encodery search tune-rerank` stored, "
+            "else 0.5]."
         ),
     ] = None,
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read queries from a prompt.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Read queries from a prompt until an empty line.")
+    ] = False,
     as_json: Json = False,
     model: Model = None,
     runtime: QueryRuntime = None,
 ) -> None:
-    """Search an index. Each result shows its scores by term (BM25) and by model, and its position in the document."""
+    """Search an index. Each result shows its BM25 score, its score by each model, and its position in the document."""
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
     from encodery.search.filters import parse

@@ -20,7 +20,7 @@ def command(
     ] = 200,
     model: Model = None,
 ) -> None:
-    """Choose the weight of a reranker: sentences taken out of passages are queries that should find those passages.
+    """Choose the weight of a reranker. Sentences taken out of passages are the queries that should retrieve them.
 
     The weight is stored in the index, and `encodery search query --rerank` uses it.
     """
