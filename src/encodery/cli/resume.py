@@ -21,9 +21,9 @@ def command(
     decay: Annotated[
         str | None,
         typer.Option(
-            help="With --out: start to decay the learning rate at the checkpoint. The value is the length of "
-            "the decay: a percentage of the new total budget (20%), a time (5m) or a number of tokens "
-            "(2Mtok)."
+            help="With --out: start to decay the learning rate at the checkpoint. The value is the length of the "
+            "decay: a percentage of the new total budget (20%), or an amount in the unit of the run's budget (5m, "
+            "2Mtok)."
         ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="With --out: the new total budget, such as 2h or 3Btok.")] = None,
