@@ -88,5 +88,7 @@ def test_fewer_layers_in_use_are_those_that_were_trained(
     job.module.train()
     losses = train_steps(job, 10)
     assert losses[-1]["loss"] < losses[0]["loss"]
+    with pytest.raises(SettingsError, match="layers = 3: the model has 2"):
+        first_layers(job.model, 3)
     with pytest.raises(SettingsError, match="joins several"):
         make_job(pairs(20, 1), loss=loss, encoder={"pooling": "layers"})
