@@ -25,7 +25,6 @@ from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 
 STEMS = ["walk", "talk", "jump", "look", "play", "cook", "rest", "land"]
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")

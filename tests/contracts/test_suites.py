@@ -21,7 +21,6 @@ from encodery.finetune.tasks.classify import TextClassification
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = ["cat", "dog", "bird", "fish", "tree", "stone", "river", "hill", "king", "queen"]
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -15,7 +15,6 @@ import encodery as en
 from encodery.cli.__main__ import run
 from encodery.tokens.tokenizer import Tokenizer
 
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the a cat dog bird sat ran sang on in mat hill tree . , and big small red".split()  # noqa: SIM905
 
 

@@ -37,7 +37,6 @@ from encodery.search.searcher import Reranking, Searcher
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext
 
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "violin melody harbour sail onion pan storm anchor chord tempo garlic oven"
 TEXTS = {f"t{i}": " ".join(WORDS.split()[(i * 5 + n * n) % 12] for n in range(3 + i % 4)) for i in range(20)}
 CPU = torch.device("cpu")

@@ -27,7 +27,6 @@ from encodery.search.reranking import reranker_of
 from encodery.search.searcher import Searcher
 from encodery.tokens.tokenizer import Tokenizer
 
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "red one cat two dog sun violin melody harbour sail onion pan"
 
 

@@ -21,9 +21,7 @@ from encodery.train.launch import resume, start
 from encodery.train.loop import Loop
 from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import PretrainSettings, read_settings
-from encodery.train.recipe import Recipe
 
-Table = Callable[..., Recipe[Any]]
 Losses = Callable[[Path], dict[int, float]]
 QUICK = ["train.budget=12steps", "train.batch_tokens=256", "train.micro_batch_tokens=256", "train.precision=fp32"]
 QUICK += ["train.threads=1", "train.eval_tokens=200", "train.evals=3", "train.checkpoint_every=4steps"]

@@ -63,7 +63,7 @@ def test_the_speed_is_that_of_steps_on_new_batches(
         function()
         return spent
 
-    monkeypatch.setattr(preflight, "_seconds", timed)
+    monkeypatch.setattr(machine, "seconds_of", timed)
     speed = measure_speed(plain(job), job.settings, SINGLE)
     steps = drawn[1:]  # The first one is for choosing a format.
     assert len({work.micro_batches[0].batch.ids.numpy().tobytes() for work in steps}) == len(steps) == repeats

@@ -14,7 +14,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,6 +223,17 @@ def matmul_peak(dtype: torch.dtype, target_device: torch.device | None = None) -
     return known[key]
 
 
+def seconds_of(function: Callable[[], object], where: torch.device) -> float:
+    """Return the seconds that a call takes, the work that it leaves to the device `where` included."""
+    import torch
+
+    start = time.perf_counter()
+    function()
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    return time.perf_counter() - start
+
+
 def _read_peaks(store: Path) -> dict[str, float]:
     try:
         return {str(k): float(v) for k, v in json.loads(store.read_text(encoding="utf-8")).items()}
@@ -236,13 +247,7 @@ def _measure_peak(dtype: torch.dtype, where: torch.device) -> float:
     size = PEAK_SIZE[where.type]
     generator = torch.Generator(where).manual_seed(0)
     left, right = (torch.randn(size, size, generator=generator, device=where).to(dtype) for _ in range(2))
-    times = []
-    for _ in range(PEAK_REPEATS + 2):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
-        times.append(time.perf_counter() - start)
+    times = [seconds_of(lambda: torch.mm(left, right), where) for _ in range(PEAK_REPEATS + 2)]
     return 2 * size**3 / statistics.median(times[2:])
 
 

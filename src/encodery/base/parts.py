@@ -90,7 +90,7 @@ def find_part(contract: type[P], name: str) -> type[P]:
     family = contract.__module__
     if name in _names(family):
         module_name = f"{family}.{name}"
-    elif "." in name and not name.startswith(f"{ROOT}.") and _exists(name):
+    elif "." in name and not name.startswith(f"{ROOT}.") and module_exists(name):
         module_name = name
     else:
         known = part_names(contract)
@@ -112,7 +112,8 @@ def find_part(contract: type[P], name: str) -> type[P]:
     return parts[0]
 
 
-def _exists(module_name: str) -> bool:
+def module_exists(module_name: str) -> bool:
+    """Return whether a module can be found; packages above it are imported."""
     try:
         return importlib.util.find_spec(module_name) is not None
     except (ImportError, ValueError):

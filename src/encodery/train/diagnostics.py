@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from encodery.base import machine
 from encodery.model.ops.attention import AttentionKernel, AttentionSpec, select_kernel
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Layout
@@ -153,7 +154,7 @@ def padded_attention_warning(
     shape = settings.shape
 
     def seconds(kernel: AttentionKernel, spec: AttentionSpec) -> float:
-        return min(_seconds(lambda: kernel(qkv, layout, spec, bias), device) for _ in range(2))
+        return min(machine.seconds_of(lambda: kernel(qkv, layout, spec, bias), device) for _ in range(2))
 
     with torch.no_grad(), torch.random.fork_rng():
         qkv = torch.randn(layout.tokens, 3, shape.heads, shape.head_size, device=device, dtype=dtype)
@@ -165,11 +166,3 @@ def padded_attention_warning(
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

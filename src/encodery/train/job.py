@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 from torch import nn
 
 from encodery.base.errors import InputError
+from encodery.base.parts import module_exists
 from encodery.model.network import Model
 from encodery.objectives import Count, LossTerm, ObjectiveModule
 from encodery.train.distributed import DistributedContext
@@ -164,17 +164,10 @@ class Job(abc.ABC):
 def find_job(name: str) -> type[Job]:
     """The job of this name. Raises `InputError` if no such module exists or it does not define exactly one job."""
     for module_name in (f"{PACKAGE}.{name}", name):
-        if _exists(module_name):
+        if module_exists(module_name):
             values = vars(importlib.import_module(module_name)).values()
             jobs = [v for v in values if inspect.isclass(v) and issubclass(v, Job) and v.__module__ == module_name]
             if len(jobs) == 1:
                 return jobs[0]
             raise InputError(f"recipe.json: the module {module_name} defines {len(jobs)} jobs; it must define one.")
     raise InputError(f"recipe.json: there is no job '{name}'.")
-
-
-def _exists(module_name: str) -> bool:
-    try:
-        return importlib.util.find_spec(module_name) is not None
-    except (ImportError, ValueError):
-        return False

@@ -7,13 +7,12 @@ position in the data and generators are restored exactly, so the run is the same
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import torch
 
+from encodery.base import machine
 from encodery.base.errors import SettingsError
 from encodery.train.budget import Budget
 from encodery.train.distributed import DistributedContext
@@ -143,10 +142,12 @@ def _tokens_per_second(
         forward_backward(execution, batches, distributed, number_format, 0, 0)
         tokens += batches.tokens
 
-    _seconds(lambda: optimizer_step(optimizer), device)  # creates the optimiser state
+    machine.seconds_of(lambda: optimizer_step(optimizer), device)  # creates the optimiser state
     seconds = 0.0
     for _ in range(repeats):
-        seconds += _seconds(run, device) + updates * _seconds(lambda: optimizer_step(optimizer), device)
+        seconds += machine.seconds_of(run, device) + updates * machine.seconds_of(
+            lambda: optimizer_step(optimizer), device
+        )
     return tokens / seconds
 
 
@@ -166,20 +167,12 @@ def _time_formats(
         set_linear_format(job.module, name)
         forward_backward(execution, batches, distributed, name, 0, 0)
 
-    warm_up = sum(_seconds(lambda name=name: run(name), device) for name in candidates)  # type: ignore[misc]
+    warm_up = sum(machine.seconds_of(lambda name=name: run(name), device) for name in candidates)  # type: ignore[misc]
     repeats = 1 if distributed.synchronise([warm_up], False)[0][0] > ENOUGH_SECONDS * 2 else REPEATS
     for _ in range(repeats):
         for name in candidates:
-            spent[name].append(_seconds(lambda name=name: run(name), device))  # type: ignore[misc]
+            spent[name].append(machine.seconds_of(lambda name=name: run(name), device))  # type: ignore[misc]
     return {name: min(times) for name, times in spent.items()}
-
-
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _duration(seconds: float) -> str:
