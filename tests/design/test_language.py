@@ -85,7 +85,7 @@ PHRASES = {
     r"\bvectors? (of tokens|a token)\b": "multi-vector embeddings",
     r"\bweights of words\b|\bword weights\b": "sparse term weights",
     r"\bword table\b": "token embeddings",
-    r"\b(wrong|right) answers?\b": "negatives, positive",
+    r"\b(wrong|right) answers?\b(?!\.\")": "negatives, positive",  # Not the prompt "Choose the right answer."
     r"\bhidden tokens\b": "masked tokens",
     r"\bthe rate\b(?! (of|at) )": "the learning rate, or which rate",
     r"\bbegins? as\b": "is initialised as",
