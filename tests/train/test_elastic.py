@@ -21,12 +21,12 @@ from encodery.train.launch import decode_recipe, start
 from encodery.train.loop import Loop
 before = Loop._step
 def step(self, elapsed):
-    if self.clock.step == 6 and machine.rank() == 1 and not machine.restarts():
+    if self.clock.step == 6 and machine.rank() == 1 and not machine.restart_count():
         os.kill(os.getpid(), signal.SIGKILL)
     before(self, elapsed)
 Loop._step = step
 start(decode_recipe(json.loads(Path({recipe!r}).read_text())), Path({folder!r}))
-print("restarted", machine.restarts(), flush=True)
+print("restarted", machine.restart_count(), flush=True)
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
 
