@@ -30,11 +30,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONTRACT_LINES, MAX_ARGUMENTS = 500, 60,
 # Attributes of torch's tensors that are assigned on purpose and have the name of an attribute of a contract.
 TORCH_ATTRIBUTES = {"data", "grad"}
 
-KNOWN: dict[str, set[str]] = {
-    "classes that are both instantiated and subclassed": {
-        "encodery.model.weights.Linear",
-    },
-}
+KNOWN: dict[str, set[str]] = {}
 
 
 def compare(rule: str, violations: set[str]) -> None:

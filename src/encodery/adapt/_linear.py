@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
-from encodery.model.weights import Linear
+from encodery.model.weights import Linear, LinearLayer
 
 Target = Literal["query", "key", "value", "out", "up", "down"]
 LAYERS = (("attention", "qkv"), ("attention", "out"), ("ffn", "up"), ("ffn", "down"))
@@ -31,7 +31,7 @@ class LinearSite(NamedTuple):
     outputs: dict[Target, tuple[int, int]]
 
 
-class AdaptedLinear(Linear, abc.ABC):
+class AdaptedLinear(LinearLayer, abc.ABC):
     """A linear layer that computes with more than its weight; abstract. Weight and bias keep their names, frozen."""
 
     def __init__(self, layer: Linear) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,24 +15,28 @@ Role = Literal["embedding", "in", "out"]
 ActivationName = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared", "identity"]
 
 
-class Linear(nn.Linear):
-    """A linear layer. `role` is for `Init`: "out" is a layer that writes into the residual stream.
+class LinearLayer(nn.Linear, abc.ABC):
+    """A linear layer of an encoder; abstract. `role` is for `Init`: "out" writes into the residual stream."""
+
+    def __init__(self, size_in: int, size_out: int, *, bias: bool, role: Role = "in") -> None:
+        super().__init__(size_in, size_out, bias=bias)
+        self.role: Role = role
+
+    def reset_parameters(self) -> None:
+        """Does nothing: `Init` fills every weight once, from the model's own generator."""
+
+
+class Linear(LinearLayer):
+    """A linear layer that computes with its weight and bias only.
 
     `float8`: whether products are computed in 8-bit floats during training.
     """
 
     float8: bool = False
 
-    def __init__(self, size_in: int, size_out: int, *, bias: bool, role: Role = "in") -> None:
-        super().__init__(size_in, size_out, bias=bias)
-        self.role: Role = role
-
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) → (..., O)."""
         return float8.linear(x, self.weight, self.bias) if self.float8 else super().forward(x)
-
-    def reset_parameters(self) -> None:
-        """Does nothing: `Init` fills every weight once, from the model's own generator."""
 
 
 class EmbeddingTable(nn.Embedding):

@@ -11,7 +11,7 @@ from torch import Tensor
 from encodery.model.count import meta_model
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
-from encodery.model.weights import Linear
+from encodery.model.weights import LinearLayer
 from encodery.surgery._channels import BLOCK, State
 from encodery.surgery._sizes import TOKEN_EMBEDDINGS
 
@@ -43,7 +43,7 @@ def silence(state: State, layers: Sequence[int], settings: ModelSettings) -> dic
     changed = dict(state)
     for layer in layers:
         for path, module in blocks[layer].named_modules():
-            if isinstance(module, Linear) and module.role == "out":
+            if isinstance(module, LinearLayer) and module.role == "out":
                 for name, _ in module.named_parameters(f"encoder.blocks.{layer}.{path}"):
                     changed[name] = torch.zeros_like(changed[name])
     return changed

@@ -20,7 +20,7 @@ from encodery.model.count import meta_model
 from encodery.model.load import LoadedModel
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
-from encodery.model.weights import EmbeddingTable, Linear
+from encodery.model.weights import EmbeddingTable, LinearLayer
 
 Size = Literal["width", "heads", "intermediate_size"]
 TOKEN_EMBEDDINGS = "encoder.embeddings.word.weight"
@@ -145,7 +145,7 @@ def _summed_dims(model: Model) -> dict[str, dict[int, bool]]:
     dims: dict[str, dict[int, bool]] = {}
     for path, module in model.named_modules():
         for name, p in module.named_parameters(path, recurse=False):
-            if isinstance(module, Linear) and p.dim() == 2:
+            if isinstance(module, LinearLayer) and p.dim() == 2:
                 dims[name] = {0: False, 1: True}
             elif isinstance(module, EmbeddingTable):
                 dims[name] = {1: False}
