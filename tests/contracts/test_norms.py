@@ -1,30 +1,26 @@
-"""Contract of norms, for all parts in the folder."""
+"""Contract of norms: every check of `encodery.checks.norms` on every part in the folder, with a bias and without."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from encodery import checks
 from encodery.base.parts import find_part, part_names
-from encodery.base.settings import decode, encode
+from encodery.base.settings import decode
+from encodery.checks import norms
 from encodery.model.norms import Norm
 
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
+
+@pytest.mark.parametrize("check", checks.functions(norms), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", part_names(Norm))
-def test_what_every_norm_does(name: str, bias: bool) -> None:
-    part = find_part(Norm, name)(bias=bias)
-    assert decode(Norm, encode(part)) == part
-    module = part.build(16).double()
-    assert torch.equal(module.weight, torch.ones(16, dtype=torch.float64))
-    assert (dict(module.named_parameters()).get("bias") is not None) == bias
-    x = torch.randn(4, 16, dtype=torch.float64, requires_grad=True) * 7
-    y = module(x)
-    torch.testing.assert_close(y.square().mean(1), torch.ones(4, dtype=torch.float64), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(module(x * 3), y, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(module(x[1:2]), y[1:2])
-    leaf = x.detach().requires_grad_()
-    torch.autograd.gradcheck(module, (leaf,))
+def test_contract(name: str, bias: bool, check: checks.Check, run_check: Callable[..., None]) -> None:
+    run_check(check, find_part(Norm, name)(bias=bias))
 
 
 def test_rms_equals_layer_on_centred_rows() -> None:
