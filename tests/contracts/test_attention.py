@@ -13,6 +13,7 @@ from encodery.checks import attention
 from encodery.model.attention import Attention, HeadWeights
 from encodery.model.attention.full import FullAttention
 from encodery.model.positions import OffsetPattern
+from encodery.model.reach import Reach
 
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
@@ -40,5 +41,5 @@ def test_an_offset_pattern_is_loaded_completely_or_not_at_all() -> None:
 
 
 def _second_head(part: FullAttention) -> HeadWeights:
-    module, _, _ = attention.example(part, None)
+    module, _, _ = attention.example(part, Reach())
     return module.float().head_weights()[1]

@@ -37,6 +37,7 @@ from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.none import NoPositions
 from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.positions.sinusoidal import SinusoidalPositions
+from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
@@ -225,4 +226,4 @@ def test_the_window_is_half_of_local_attention(local_attention: int) -> None:
     settings = checkpoint_format.read_config(
         {**checkpoint_format.write_config(PRE, SPECIAL), "local_attention": local_attention}, head=True
     )
-    assert settings.mask.window(1, 3) == 64
+    assert settings.mask.reach(1, 3) == Reach(64, 64)

@@ -14,6 +14,7 @@ from encodery.base.settings import decode
 from encodery.checks import positions
 from encodery.checks.positions import SHAPE
 from encodery.model.positions import Positions
+from encodery.model.reach import Reach
 from encodery.model.shape import Batch
 
 pytestmark = pytest.mark.usefixtures("_poisoned")
@@ -34,13 +35,13 @@ def test_rotary_scores_depend_on_distance_only() -> None:
     module = decode(Positions, {"is": "rotary", "theta": 100.0, "local_theta": 10.0}).build(SHAPE)
     layout = Batch.from_sequences([[0] * 12]).layout
     qkv = torch.randn(1, 36).double().repeat(12, 1)
-    for shape in (SHAPE, SHAPE.for_layer(0, 3)):
+    for shape in (SHAPE, SHAPE.for_layer(0, Reach(3, 3))):
         query, key, _ = module.rotate(qkv.clone(), layout, shape).view(12, 3, 3, 4).unbind(1)
         scores = torch.einsum("ind,jnd->nij", query, key)
         for distance in range(-11, 12):
             diagonal = scores.diagonal(distance, 1, 2)
             torch.testing.assert_close(diagonal, diagonal[:, :1].expand_as(diagonal), rtol=1e-5, atol=1e-5)
-    local, whole = (module.rotate(qkv.clone(), layout, shape) for shape in (SHAPE.for_layer(0, 3), SHAPE))
+    local, whole = (module.rotate(qkv.clone(), layout, shape) for shape in (SHAPE.for_layer(0, Reach(3, 3)), SHAPE))
     assert not torch.allclose(local, whole)
 
 

@@ -1,4 +1,4 @@
-"""Checks of attentions, each without a window and with one."""
+"""Checks of attentions, each with unlimited reach and with a window."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from encodery.base.settings import decode, encode
 from encodery.model.attention import Attention, AttentionModule
 from encodery.model.init.normal import NormalInit
 from encodery.model.positions.none import NoPositions
+from encodery.model.reach import Reach
 from encodery.model.shape import Batch, Layout, Shape
 
 SHAPE = Shape(
@@ -24,13 +25,13 @@ SHAPE = Shape(
     layer=1,
 )
 LENGTHS = (20, 19, 18, 7, 1)
-WINDOWS = (None, 3)
+REACHES = (Reach(), Reach(3, 3))
 POSITIONS = NoPositions().build(SHAPE)
 
 
-def example(part: Attention, window: int | None) -> tuple[AttentionModule, Tensor, Layout]:
+def example(part: Attention, reach: Reach) -> tuple[AttentionModule, Tensor, Layout]:
     """Return a module with random weights, hidden states (T, H) that need a gradient, and their layout, in fp64."""
-    module = part.build(SHAPE.for_layer(1, window))
+    module = part.build(SHAPE.for_layer(1, reach))
     NormalInit(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(sum(LENGTHS), 12, dtype=torch.float64, generator=generator).requires_grad_()
@@ -49,8 +50,8 @@ def check_settings_round_trip(part: Attention) -> None:
 
 def check_input_is_not_modified(part: Attention) -> None:
     """The output has the shape of the input, which is not written to."""
-    for window in WINDOWS:
-        module, x, batch = example(part, window)
+    for reach in REACHES:
+        module, x, batch = example(part, reach)
         before = x.detach().clone()
         assert module(x, batch, POSITIONS).shape == x.shape
         assert torch.equal(x.detach(), before), "the input was changed"
@@ -58,8 +59,8 @@ def check_input_is_not_modified(part: Attention) -> None:
 
 def check_packed_equals_alone(part: Attention) -> None:
     """Sequences of a packed batch get the outputs and gradients that they get alone."""
-    for window in WINDOWS:
-        module, x, batch = example(part, window)
+    for reach in REACHES:
+        module, x, batch = example(part, reach)
         packed = module(x, batch, POSITIONS)
         alone = torch.cat([module(one, layout(len(one)), POSITIONS) for one in torch.split(x, list(LENGTHS))])
         torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-10)
@@ -71,7 +72,7 @@ def check_packed_equals_alone(part: Attention) -> None:
 
 def check_documents_are_independent(part: Attention) -> None:
     """No gradient reaches a token of another document."""
-    module, x, batch = example(part, None)
+    module, x, batch = example(part, Reach())
     (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[25].sum(), x)
     own = torch.zeros(len(x), dtype=torch.bool)
     own[20:39] = True
@@ -81,7 +82,7 @@ def check_documents_are_independent(part: Attention) -> None:
 def check_window(part: Attention) -> None:
     """No gradient reaches a token outside the window."""
     window = 3
-    module, x, batch = example(part, window)
+    module, x, batch = example(part, Reach(window, window))
     (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[29].sum(), x)
     near = torch.zeros(len(x), dtype=torch.bool)
     near[29 - window : 29 + window + 1] = True
@@ -90,14 +91,14 @@ def check_window(part: Attention) -> None:
 
 def check_head_weights(part: Attention) -> None:
     """`head_weights` are views of what each head computes with; the heads' outputs add up to the module's."""
-    module, x, batch = example(part, None)
+    module, x, batch = example(part, Reach())
     heads = module.head_weights()
     assert len(heads) == SHAPE.heads, f"head_weights gives {len(heads)} heads, not {SHAPE.heads}"
     total = torch.zeros_like(x)
     for index, head in enumerate(heads):
         assert head.query.shape == head.key.shape == head.value.shape == (4, 12)
         assert head.out.shape == (12, 4)
-        single, _, _ = example(part, None)
+        single, _, _ = example(part, Reach())
         for other, weights in enumerate(single.head_weights()):
             if other != index:
                 weights.out.zero_()

@@ -32,7 +32,10 @@ def split_batch(batch: Batch, tokens: int) -> Iterator[Batch]:
             start, stop = ends[first], ends[last]
             cu_seqlens = batch.cu_seqlens[first : last + 1] - start
             segment = None if batch.segment is None else batch.segment[start:stop]
-            yield Batch(batch.ids[start:stop], cu_seqlens, int(cu_seqlens.diff().max()), segment)
+            prefix = None if batch.prefix is None else batch.prefix[first:last]
+            yield Batch(
+                batch.ids[start:stop], cu_seqlens, int(cu_seqlens.diff().max()), segment, {}, batch.reach, prefix
+            )
             first = last
 
 

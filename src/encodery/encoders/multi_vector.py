@@ -198,7 +198,7 @@ def pad_with_mask(batch: Batch, selected: Tensor, length: int, mask_id: int) -> 
     ids = batch.ids.new_full((int(ends[-1]),), mask_id)
     ids[targets] = batch.ids
     segment = None if batch.segment is None else batch.segment.new_zeros(len(ids)).index_copy(0, targets, batch.segment)
-    return Batch(ids, ends.to(torch.int32), int(padded.max()), segment, batch.extra)
+    return Batch(ids, ends.to(torch.int32), int(padded.max()), segment, batch.extra, batch.reach, batch.prefix)
 
 
 def punctuation_ids(tokenizer: Tokenizer) -> list[int]:

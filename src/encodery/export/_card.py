@@ -85,8 +85,8 @@ def _description(loaded: LoadedModel) -> str:
     settings = loaded.model.settings
     shape = settings.shape
     size = sum(p.numel() for p in loaded.model.parameters())
-    windows = [settings.mask.window(layer, shape.depth) for layer in range(shape.depth)]
-    local = [w for w in windows if w is not None]
+    reaches = [settings.mask.reach(layer, shape.depth) for layer in range(shape.depth)]
+    local = [reach.left for reach in reaches if reach.is_window and reach.left is not None]
     attention = f", {len(local)} of them with local attention to {local[0]} tokens on each side" if local else ""
     parts = ", ".join(
         f"{field} `{name_of(getattr(settings, field))}`" for field in ("positions", "ffn", "norm", "block")

@@ -46,7 +46,7 @@ def flops_per_token(
     products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
     for layer, block in enumerate(model.encoder.blocks):
         fraction = early[1] if layer < early[0] else 1.0
-        attended = _attended(length * fraction, settings.mask.window(layer, shape.depth))
+        attended = settings.mask.reach(layer, shape.depth).mean_attended(length * fraction)
         products += fraction * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * attended)
     if settings.head is not None:
         tied = shape.vocab_size * shape.embedding_size
@@ -118,10 +118,3 @@ def _norm_size(module: nn.Module) -> int:
     """What a norm keeps per token: its input. Zero for other modules."""
     weight = getattr(module, "weight", None)
     return weight.numel() if isinstance(weight, torch.Tensor) and weight.dim() == 1 else 0
-
-
-def _attended(length: float, window: int | None) -> float:
-    """The number of tokens that a token attends to, on average over its sequence."""
-    if window is None or window >= length - 1:
-        return length
-    return 2 * window + 1 - window * (window + 1) / length

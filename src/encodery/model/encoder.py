@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self.drop = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
         self.blocks = nn.ModuleList(
             settings.block.build(
-                shape.for_layer(layer, mask.window(layer, shape.depth)),
+                shape.for_layer(layer, mask.reach(layer, shape.depth)),
                 attention=settings.attention,
                 ffn=settings.ffn,
                 norm=norm,

@@ -65,11 +65,12 @@ def kept_columns(vocab_size: int) -> Tensor:
 def _batch(model: Model) -> Batch:
     settings = model.settings
     lengths = [min(length, settings.max_length) for length in LENGTHS]
-    windows = [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
-    reach = min((w for w in windows if w is not None), default=0) + 4
+    reaches = [settings.mask.reach(layer, settings.depth) for layer in range(settings.depth)]
+    limits = [r.left + r.sinks for r in reaches if r.left is not None] + [r.right for r in reaches if r.right]
+    longer = min(limits, default=0) + 4
     parameters = sum(p.numel() for p in model.encoder.blocks.parameters())
-    if lengths[-1] < reach <= settings.max_length and 2.0 * parameters * reach <= MAX_WINDOW_FLOPS:
-        lengths.append(reach)
+    if lengths[-1] < longer <= settings.max_length and 2.0 * parameters * longer <= MAX_WINDOW_FLOPS:
+        lengths.append(longer)
     vocab_size, num_segments = settings.vocab_size, settings.type_vocab_size
     low = vocab_size // 2  # Special tokens come first; a padding token would change the positions of a RoBERTa.
     ids = [low + (7919 * i + 104_729) % (vocab_size - low) for i in range(sum(lengths))]

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import InputError
+from encodery.model.reach import Reach
+
+UNLIMITED = Reach()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The sizes that a part's `build` gets; `layer` and `window` are set for a part that belongs to one layer.
+    """The sizes that a part's `build` gets; `layer` and `reach` are set for a part that belongs to one layer.
 
-    `window` is the half-width of local attention: position i attends to j if |i - j| <= window (None: to all).
+    `reach` says which tokens of its document a token attends to in that layer.
     """
 
     vocab_size: int
@@ -35,11 +38,11 @@ class Shape:
     type_vocab_size: int
     embedding_size: int
     layer: int | None = None
-    window: int | None = None
+    reach: Reach = UNLIMITED
 
-    def for_layer(self, layer: int, window: int | None) -> Shape:
+    def for_layer(self, layer: int, reach: Reach) -> Shape:
         """The shape of one layer."""
-        return dataclasses.replace(self, layer=layer, window=window)
+        return dataclasses.replace(self, layer=layer, reach=reach)
 
 
 class EqualLengthRun(NamedTuple):
@@ -61,29 +64,47 @@ class Layout:
         tokens: T.
         text_positions: Position of each token in its text (T,), if some tokens of the texts are left out; all are below
             `max_seqlen`.
+        reach: The reach of attention in this batch, which narrows that of every layer.
+        prefix: See `Batch.prefix`.
     """
 
-    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, text_positions: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        tokens: int,
+        text_positions: Tensor | None = None,
+        reach: Reach = UNLIMITED,
+        prefix: Tensor | None = None,
+    ) -> None:
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
         self.tokens = tokens
+        self.reach = reach
+        self.prefix = prefix
         self.has_gaps = text_positions is not None
         self.memo: dict[Any, Any] = {}
         if text_positions is not None:
             self.__dict__["text_positions"] = text_positions
 
     @classmethod
-    def precomputed(cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> Layout:
+    def precomputed(
+        cls, cu_seqlens: Tensor, max_seqlen: int, tokens: int, reach: Reach = UNLIMITED, prefix: Tensor | None = None
+    ) -> Layout:
         """A layout whose properties are computed already, for a compiled graph; sequences may be empty.
 
         The compiler cannot trace the lock of `cached_property`.
         """
-        layout = cls(cu_seqlens, max_seqlen, tokens)
+        layout = cls(cu_seqlens, max_seqlen, tokens, reach=reach, prefix=prefix)
         indices = torch.arange(tokens, device=cu_seqlens.device)
         layout.sequence_ids = torch.searchsorted(cu_seqlens.long(), indices, right=True) - 1
         layout.positions = indices - cu_seqlens.long()[layout.sequence_ids]
         layout.text_positions = layout.positions
         return layout
+
+    def reach_of(self, layer: Reach) -> Reach:
+        """The reach of a layer in this batch. Raises `SettingsError` if the two cannot be combined."""
+        return layer.intersect(self.reach).within(self.max_seqlen)
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -128,6 +149,10 @@ class Batch:
     """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32 from 0 to T, `segment` (T,) int64 or None.
 
     `extra` carries tensors that an objective or a task adds (masked positions, labels).
+
+    `reach` narrows the reach of every layer for this batch: `Reach(right=0)` makes its attention causal. `prefix` (B,)
+    int64, on the device of `ids`: that many first tokens of each sequence stay within reach of the tokens before them
+    where attention is limited on the right, so causal and bidirectional sequences can share a batch. None: of none.
     """
 
     ids: Tensor
@@ -135,11 +160,13 @@ class Batch:
     max_seqlen: int
     segment: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    reach: Reach = UNLIMITED
+    prefix: Tensor | None = None
 
     @cached_property
     def layout(self) -> Layout:
         """Where the sequences lie; shared with the copies that `with_ids` makes."""
-        return Layout(self.cu_seqlens, self.max_seqlen, self.ids.numel())
+        return Layout(self.cu_seqlens, self.max_seqlen, self.ids.numel(), reach=self.reach, prefix=self.prefix)
 
     def __len__(self) -> int:
         """The number of sequences B."""
@@ -182,7 +209,8 @@ class Batch:
 
         segment = None if self.segment is None else move(self.segment)
         extra = {key: move(value) for key, value in self.extra.items()}
-        return Batch(move(self.ids), move(self.cu_seqlens), self.max_seqlen, segment, extra)
+        prefix = None if self.prefix is None else move(self.prefix)
+        return Batch(move(self.ids), move(self.cu_seqlens), self.max_seqlen, segment, extra, self.reach, prefix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,4 +113,7 @@ def _corrupted(batch: Batch, result: CorruptedBatch) -> Batch:
         return batch.with_ids(result.ids, masked_positions=result.masked_positions, labels=result.labels)
     extra = {**batch.extra, "masked_positions": result.masked_positions, "labels": result.labels}
     segment = None if batch.segment is None else batch.segment.repeat(result.copies)
-    return dataclasses.replace(batch, ids=result.ids, cu_seqlens=result.cu_seqlens, segment=segment, extra=extra)
+    prefix = None if batch.prefix is None else batch.prefix.repeat(result.copies)
+    return dataclasses.replace(
+        batch, ids=result.ids, cu_seqlens=result.cu_seqlens, segment=segment, extra=extra, prefix=prefix
+    )

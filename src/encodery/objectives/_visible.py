@@ -1,7 +1,7 @@
 """The tokens that are no [MASK], as a smaller packed batch, so that the first layers cost less.
 
 Every token keeps its position in the text. The embeddings of the [MASK]s wait and join before a given layer, if at all.
-The window of a local layer counts the tokens that are present.
+The reach of a layer counts the tokens that are present.
 Shapes: T tokens, S tokens that are no [MASK], H width.
 """
 
@@ -27,7 +27,9 @@ class VisibleTokens:
         before = F.pad((~masked).cumsum(0), (1, 0))  # (T+1,) visible tokens before each position
         ends = before[batch.cu_seqlens.long()].to(batch.cu_seqlens.dtype)
         positions = self.whole.text_positions[self.visible]
-        self.layout = Layout(ends, self.whole.max_seqlen, self.visible.numel(), positions)
+        starts = batch.cu_seqlens[:-1].long()
+        prefix = None if batch.prefix is None else before[starts + batch.prefix] - before[starts]
+        self.layout = Layout(ends, self.whole.max_seqlen, self.visible.numel(), positions, batch.reach, prefix)
 
     def join(self, x: Tensor, masks: Tensor) -> Tensor:
         """Put the states of visible (S, H) and masked tokens (T - S, H) each at its position: (T, H)."""

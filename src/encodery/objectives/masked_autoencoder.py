@@ -21,6 +21,7 @@ from encodery.model import count
 from encodery.model.blocks import BlockModule
 from encodery.model.masks.document import DocumentMask
 from encodery.model.network import Model
+from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
@@ -92,7 +93,7 @@ class _Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             model.block.build(
                 # Layers are numbered after the encoder's: parts that treat layer 0 differently mean the model's.
-                shape.for_layer(model.depth + layer, None),
+                shape.for_layer(model.depth + layer, Reach()),
                 attention=model.attention,
                 ffn=model.ffn,
                 norm=model.norm,

@@ -159,7 +159,7 @@ class _Weights:
 
     def angles(self, positions: Any, shape: Shape) -> tuple[int, int]:
         """Return cosines and sines (P, D/2) of rotary positions in a layer: what a query of ones and zeros becomes."""
-        key = (shape.window is None, shape.head_size)
+        key = (shape.reach.is_local, shape.head_size)
         if key not in self._angles:
             count, half = shape.max_length, shape.head_size // 2
             ones = torch.zeros(count, 3, 2, half)
@@ -197,5 +197,5 @@ class _Weights:
             gated=int(ffn.up.out_features != ffn.down.in_features),
             activation=ACTIVATIONS.index(ffn_settings.activation),
             pre_norm=int(isinstance(settings.block, PreNorm)),
-            window=UNBOUNDED if shape.window is None else shape.window,
+            window=UNBOUNDED if shape.reach.left is None else shape.reach.left,
         )

@@ -76,6 +76,8 @@ class PackedEncoder(nn.Module):
             return False
         if batch.ids.device.type != "cpu" or self.encoder.token_embeddings.device.type != "cpu":
             return False
+        if not batch.reach.is_unlimited or batch.prefix is not None:
+            return False
         return not self._copied or self._versions() == self._copied
 
     def _versions(self) -> list[tuple[int, int, int]]:

@@ -67,6 +67,6 @@ class Lengthen(Surgery):
         size = settings.shape.head_size
         factor = self.max_length / settings.max_length
         theta = self.theta if self.theta is not None else positions.theta * factor ** (size / max(size - 2, 1))
-        windows = [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
-        local = positions.theta if positions.local_theta is None and set(windows) != {None} else positions.local_theta
+        has_local = any(settings.mask.reach(layer, settings.depth).is_local for layer in range(settings.depth))
+        local = positions.theta if positions.local_theta is None and has_local else positions.local_theta
         return RotaryPositions(theta=theta, local_theta=local)

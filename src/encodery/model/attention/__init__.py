@@ -17,7 +17,7 @@ class Attention(Part):
 
     @abc.abstractmethod
     def build(self, shape: Shape) -> AttentionModule:
-        """The module of layer `shape.layer`. A token attends to `shape.window` neighbours on each side (None: all)."""
+        """The module of layer `shape.layer`. A token attends to the tokens within `shape.reach`."""
 
     def without_dropout(self) -> Attention:
         """The same attention without dropout of attention weights."""

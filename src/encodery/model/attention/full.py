@@ -1,4 +1,4 @@
-"""Full attention: softmax of scaled dot products over every token of the document or window. arXiv:1706.03762
+"""Full attention: softmax of scaled dot products over every token within reach. arXiv:1706.03762
 
 Shapes: T tokens, H width, N heads, D head size (N·D may differ from H).
 """
@@ -53,11 +53,12 @@ class _FullModule(AttentionModule):
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
         shape = self.shape
         qkv = positions.rotate(self.qkv(x), layout, shape).view(-1, 3, shape.heads, shape.head_size)
-        bias = positions.bias(layout, shape)
+        bias, reach = positions.bias(layout, shape), layout.reach_of(shape.reach)
         spec = AttentionSpec(
-            window=shape.window if shape.window is not None and shape.window < layout.max_seqlen - 1 else None,
+            reach,
             bias=bias is not None,
             dropout=self.dropout if self.training else 0.0,
+            prefix=layout.prefix is not None and reach.right is not None,
         )
         compiling = torch.compiler.is_compiling()
         attend = graph.attend if compiling else select_kernel(qkv.device.type, qkv.dtype, spec)

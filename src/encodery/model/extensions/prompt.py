@@ -3,7 +3,7 @@
 They are inserted after the embeddings and removed again after the last layer, so real tokens keep their positions, and
 a model with learned positions takes as many tokens as before. With `deep` each layer has its own vectors, which
 replace the layer below's outputs at those positions (arXiv:2110.07602, where keys and values themselves are trained;
-here the vectors pass through the layer's projections). In layers with a window only tokens within reach attend to them.
+here the vectors pass through the layer's projections). In layers of limited reach only tokens within it attend to them.
 Shapes: T tokens, B sequences, H width, K vectors, L layers that have their own vectors.
 """
 
@@ -81,7 +81,13 @@ def _with_virtual_tokens(layout: Layout, num_tokens: int) -> tuple[Layout, Tenso
         cu = layout.cu_seqlens
         count = cu.numel() - 1
         more = torch.arange(count + 1, device=cu.device, dtype=cu.dtype) * num_tokens
-        wider = Layout(cu + more, layout.max_seqlen + num_tokens, layout.tokens + count * num_tokens)
+        wider = Layout(
+            cu + more,
+            layout.max_seqlen + num_tokens,
+            layout.tokens + count * num_tokens,
+            reach=layout.reach,
+            prefix=None if layout.prefix is None else layout.prefix + num_tokens,
+        )
         real = torch.arange(layout.tokens, device=cu.device) + (layout.sequence_ids + 1) * num_tokens
         virtual = (wider.cu_seqlens[:-1, None].long() + torch.arange(num_tokens, device=cu.device)).flatten()
         wider.memo[SoftPrompt] = (real, virtual)

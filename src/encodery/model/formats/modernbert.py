@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.pre import PreNorm
 from encodery.model.ffn.glu import GLU
@@ -33,6 +34,7 @@ from encodery.model.masks.pattern import PatternMask
 from encodery.model.masks.window import WindowMask
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -92,7 +94,9 @@ class ModernBertFormat(CheckpointFormat):
         if isinstance(settings.block, PreNorm) and settings.block.first_norm:
             reasons.append("block.first_norm = true (needs false)")
         sizes = _window_sizes(settings)
-        if len(sizes) > 1:
+        if not all(reach.is_window for reach in _reaches(settings)):
+            reasons.append(f"mask = '{name_of(settings.mask)}' (needs symmetric windows)")
+        elif len(sizes) > 1:
             reasons.append(f"mask: windows of {', '.join(map(str, sizes))} (needs one size)")
         return reasons
 
@@ -265,9 +269,13 @@ def _mask(config: Config) -> Mask:
     return PatternMask(size=size, global_layers=global_layers)
 
 
+def _reaches(settings: ModelSettings) -> list[Reach]:
+    return [settings.mask.reach(layer, settings.depth) for layer in range(settings.depth)]
+
+
 def _windows(settings: ModelSettings) -> list[int | None]:
     """Half-width of each layer's window; None for a global layer."""
-    return [settings.mask.window(layer, settings.depth) for layer in range(settings.depth)]
+    return [reach.left for reach in _reaches(settings)]
 
 
 def _window_sizes(settings: ModelSettings) -> list[int]:

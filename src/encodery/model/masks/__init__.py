@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 
 from encodery.base.parts import Part
+from encodery.model.reach import Reach
 
 
 class Mask(Part):
     """A kind of attention mask."""
 
     @abc.abstractmethod
-    def window(self, layer: int, depth: int) -> int | None:
-        """Half-width w of layer `layer` (from 0): i attends to j if |i - j| <= w. None: to the whole document."""
+    def reach(self, layer: int, depth: int) -> Reach:
+        """Which tokens of its document a token attends to in layer `layer` of `depth`, counted from 0."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from encodery.base.settings import check_at_least
 from encodery.model.masks import Mask
+from encodery.model.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +31,5 @@ class AlternatingMask(Mask):
         check_at_least(self, 0, "size")
         check_at_least(self, 1, "every")
 
-    def window(self, layer: int, depth: int) -> int | None:
-        return None if (layer - self.first) % self.every == 0 else self.size
+    def reach(self, layer: int, depth: int) -> Reach:
+        return Reach() if (layer - self.first) % self.every == 0 else Reach(self.size, self.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from encodery.model.masks import Mask
+from encodery.model.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,5 +16,5 @@ class DocumentMask(Mask):
     mask = "document"
     """
 
-    def window(self, layer: int, depth: int) -> int | None:
-        return None
+    def reach(self, layer: int, depth: int) -> Reach:
+        return Reach()

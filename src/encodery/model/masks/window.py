@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from encodery.base.settings import check_at_least
 from encodery.model.masks import Mask
+from encodery.model.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +28,5 @@ class WindowMask(Mask):
     def __post_init__(self) -> None:
         check_at_least(self, 0, "size")
 
-    def window(self, layer: int, depth: int) -> int | None:
-        return self.size
+    def reach(self, layer: int, depth: int) -> Reach:
+        return Reach(self.size, self.size)

@@ -23,8 +23,8 @@ from encodery.model.shape import Layout, Shape
 class RotaryPositions(Positions):
     """Use it in modern encoders.
 
-    `theta` is that of layers that attend to the whole document, `local_theta` that of layers with a window (null: the
-    same).
+    `theta` is that of layers that attend to the whole document, `local_theta` that of layers whose reach is limited on
+    both sides (null: the same).
 
         [model.positions]
         is = "rotary"
@@ -47,7 +47,7 @@ class _RotaryModule(PositionsModule):
         self.local_theta = settings.theta if settings.local_theta is None else settings.local_theta
 
     def rotate(self, qkv: Tensor, layout: Layout, shape: Shape) -> Tensor:
-        theta = self.theta if shape.window is None else self.local_theta
+        theta = self.local_theta if shape.reach.is_local else self.theta
         cos, sin = _angles(layout, theta, shape.head_size, _accurate(qkv.dtype))
         if torch.compiler.is_compiling():
             return _rotated(qkv, cos, sin)
@@ -57,7 +57,7 @@ class _RotaryModule(PositionsModule):
     def offset_pattern(self, offset: int, sharpness: float, shape: Shape) -> OffsetPattern | None:
         """A query and a key that are the same for all tokens, rotated against each other by `offset`. High frequencies
         get more weight, since they distinguish neighbouring positions."""
-        theta = self.theta if shape.window is None else self.local_theta
+        theta = self.local_theta if shape.reach.is_local else self.theta
         frequencies = _frequencies(theta, shape.head_size)
         weight = (frequencies / frequencies.sum() * sharpness * math.sqrt(shape.head_size)).sqrt()
         query = torch.cat([weight * (frequencies * offset).cos(), weight * (frequencies * offset).sin()])

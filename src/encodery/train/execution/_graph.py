@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encodery.model.reach import Reach
 from encodery.model.shape import Batch, Layout
 from encodery.objectives import LossTerm
 from encodery.train.job import Job
@@ -32,17 +33,30 @@ class CompiledTerms:
         """See `Job.terms`."""
         extra = batch.extra
         totals, counts, weights = self.graph(
-            batch.ids, batch.cu_seqlens, batch.max_seqlen, extra["masked_positions"], extra["labels"]
+            batch.ids,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            extra["masked_positions"],
+            extra["labels"],
+            batch.reach,
+            batch.prefix,
         )
         terms = {name: LossTerm(total, counts[name], weights[name]) for name, total in totals.items()}
         return {name: _copy(term) for name, term in terms.items()} if self.cuda_graphs else terms
 
     def _terms(
-        self, ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_positions: Tensor, labels: Tensor
+        self,
+        ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        masked_positions: Tensor,
+        labels: Tensor,
+        reach: Reach,
+        prefix: Tensor | None,
     ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, float]]:
         extra = {"masked_positions": masked_positions, "labels": labels}
-        batch = Batch(ids, cu_seqlens, max_seqlen, None, extra)
-        object.__setattr__(batch, "layout", Layout.precomputed(cu_seqlens, max_seqlen, len(ids)))
+        batch = Batch(ids, cu_seqlens, max_seqlen, None, extra, reach, prefix)
+        object.__setattr__(batch, "layout", Layout.precomputed(cu_seqlens, max_seqlen, len(ids), reach, prefix))
         terms = self.job.terms(batch)
         return (
             {name: term.total for name, term in terms.items()},

@@ -15,15 +15,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from encodery.model.reach import Reach
 from encodery.model.shape import Layout
 
 
 class AttentionSpec(NamedTuple):
-    """What a call requires: half-width of the window (None: no window), a bias by distance, dropout of the weights."""
+    """What a call requires: a reach, a bias by distance, dropout of the weights, and whether the prefixes of the layout
+    extend the reach."""
 
-    window: int | None = None
+    reach: Reach = Reach()
     bias: bool = False
     dropout: float = 0.0
+    prefix: bool = False
+
+    @property
+    def is_band(self) -> bool:
+        """Whether distance alone decides which tokens a token attends to."""
+        return self.reach.is_band and not self.prefix
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The limits of the reach on the left and on the right, -1 for none."""
+        left, right = self.reach.left, self.reach.right
+        return -1 if left is None else left, -1 if right is None else right
 
 
 AttentionKernel = Callable[[Tensor, Layout, AttentionSpec, Tensor | None], Tensor]
@@ -34,15 +48,15 @@ def select_kernel(device: str, dtype: torch.dtype, spec: AttentionSpec) -> Atten
 
     While a step is compiled, callers use `graph` instead.
     """
-    return _select(device, dtype, spec.bias, spec.dropout > 0)
+    return _select(device, dtype, spec.bias or not spec.is_band, spec.dropout > 0)
 
 
 @functools.cache
-def _select(device: str, dtype: torch.dtype, bias: bool, dropout: bool) -> AttentionKernel:
+def _select(device: str, dtype: torch.dtype, modified: bool, dropout: bool) -> AttentionKernel:
     name = "padded"
     if device == "cpu" and not dropout:
         name = "grouped"
-    elif device == "cuda" and bias and not dropout:
+    elif device == "cuda" and modified and not dropout:
         name = "flex"
     elif device == "cuda" and dtype in (torch.float16, torch.bfloat16) and not dropout:
         name = "varlen"

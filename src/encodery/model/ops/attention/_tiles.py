@@ -22,14 +22,15 @@ MASKED = -1e30
 
 
 class AttentionTile:
-    """Sequences of the given `lengths`, which are the tokens `tokens` (a slice) of the packed batch."""
+    """Sequences of the given `lengths`: the tokens `tokens` and the sequences `sequences` (slices) of the batch."""
 
-    def __init__(self, start: int, lengths: Sequence[int], heads: int) -> None:
+    def __init__(self, start: int, first: int, lengths: Sequence[int], heads: int) -> None:
         self.lengths = tuple(lengths)
         self.count = len(lengths)
         self.length = max(lengths)
         self.heads = heads
         self.tokens = slice(start, start + sum(lengths))
+        self.sequences = slice(first, first + len(lengths))
         self.even = min(lengths) == self.length
 
     @cached_property
@@ -103,15 +104,15 @@ class AttentionTile:
 
 def attention_tiles(lengths: Sequence[int], heads: int) -> Iterator[AttentionTile]:
     """Split a batch into tiles, in its order."""
-    start, current = 0, list[int]()
+    start, first, current = 0, 0, list[int]()
     for length in lengths:
         longest = max([length, *current])
         shortest = min([length, *current])
         full = (len(current) + 1) * heads * longest**2 > MAX_SCORES
         if current and (full or shortest < MIN_LENGTH_RATIO * longest):
-            yield AttentionTile(start, current, heads)
-            start += sum(current)
+            yield AttentionTile(start, first, current, heads)
+            start, first = start + sum(current), first + len(current)
             current = []
         current.append(length)
     if current:
-        yield AttentionTile(start, current, heads)
+        yield AttentionTile(start, first, current, heads)

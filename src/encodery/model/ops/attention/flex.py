@@ -1,4 +1,4 @@
-"""Attention by FlexAttention, for scores with a bias: one long sequence with a document mask.
+"""Attention by FlexAttention, for scores with a bias or a reach that is no band: one sequence with a document mask.
 
 Compiled on CUDA; elsewhere not compiled, and used only in the comparison with `naive`. Not run on a GPU yet.
 Shapes: T tokens, N heads, D head size, R longest sequence.
@@ -21,7 +21,7 @@ from encodery.model.shape import Layout
 def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
-    mask = _mask(layout, spec.window)
+    mask = _mask(layout, spec)
     mixed = _flex(qkv.is_cuda)(query, key, value, score_mod=_score(bias), block_mask=mask)
     return mixed[0].transpose(0, 1)
 
@@ -44,15 +44,19 @@ def _score(bias: Tensor | None) -> Callable[..., Tensor] | None:
     return score
 
 
-def _mask(layout: Layout, window: int | None) -> BlockMask:
-    """The mask of the tokens of the same document and window, computed once per batch and window."""
-    memo_key = ("flex", window)
+def _mask(layout: Layout, spec: AttentionSpec) -> BlockMask:
+    """The mask of the tokens of the same document that are within reach, computed once per batch and reach."""
+    memo_key = ("flex", spec.reach, spec.prefix)
     if memo_key not in layout.memo:
-        sequence = layout.sequence_ids
+        sequence, position = layout.sequence_ids, layout.positions
+        prefix = layout.prefix if spec.prefix else None
 
         def attends(_: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             same = sequence[query] == sequence[key]
-            return same if window is None else same & ((query - key).abs() <= window)
+            if spec.reach.is_unlimited:
+                return same
+            own_prefix = None if prefix is None else prefix[sequence[query]]
+            return same & spec.reach.allows(position[query], position[key], own_prefix)
 
         length: Any = layout.tokens
         layout.memo[memo_key] = create_block_mask(

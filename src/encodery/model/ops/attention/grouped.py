@@ -10,7 +10,7 @@ Shapes: T tokens, n sequences of a tile, L their longest, N heads, D head size, 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from encodery.model.ops.attention import AttentionSpec
 from encodery.model.ops.attention._banded import banded
 from encodery.model.ops.attention._tiles import MASKED, AttentionTile, attention_tiles
+from encodery.model.reach import Reach
 from encodery.model.shape import Layout
 
 FLASH = 512
@@ -29,69 +30,76 @@ BANDS = 10
 
 def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
-    if spec.window is None or layout.max_seqlen <= BANDS * spec.window:
-        return _tiled(qkv, bias, layout, spec.window, 0, layout.lengths)
-    window, parts, start = max(spec.window, 1), list[Tensor](), 0
-    for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * window):
+    left, right = spec.reach.left, spec.reach.right
+    prefix = layout.prefix if spec.prefix else None
+    wide = 0 if left is None or right is None else max(left, right, 1)
+    if not wide or not spec.is_band or layout.max_seqlen <= BANDS * wide:
+        return _tiled(qkv, bias, _Run(layout, spec.reach, prefix, 0, layout.lengths))
+    assert left is not None
+    assert right is not None
+    parts, start = list[Tensor](), 0
+    for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * wide):
         lengths = tuple(run)
         if long:
             for length in lengths:
-                parts.append(banded(qkv[start : start + length], spec.window, bias))
+                parts.append(banded(qkv[start : start + length], left, right, bias))
                 start += length
             continue
         piece = qkv[start : start + sum(lengths)]
-        parts.append(_tiled(piece, bias, layout, spec.window, start, lengths))
+        parts.append(_tiled(piece, bias, _Run(layout, spec.reach, None, start, lengths)))
         start += sum(lengths)
     return torch.cat(parts)
 
 
-def _tiled(*arguments: Any) -> Tensor:
+class _Run(NamedTuple):
+    """Consecutive sequences of a batch, from the token `first` on, with their reach and their prefixes (n,)."""
+
+    layout: Layout
+    reach: Reach
+    prefix: Tensor | None
+    first: int
+    lengths: tuple[int, ...]
+
+
+def _tiled(qkv: Tensor, bias: Tensor | None, run: _Run) -> Tensor:
     """`_Tiled.apply`, typed."""
-    mixed: Tensor = _Tiled.apply(*arguments)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Tiled.apply(qkv, bias, run)  # type: ignore[no-untyped-call]
     return mixed
 
 
 class _Tiled(torch.autograd.Function):
-    """Attention of consecutive sequences. `first` is their first token, and their key in the layout's memo."""
+    """Attention of consecutive sequences."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        bias: Tensor | None,
-        layout: Layout,
-        window: int | None,
-        first: int,
-        lengths: tuple[int, ...],
-    ) -> Tensor:
-        plan = _plan(layout, first, lengths, qkv.shape[2])
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor | None, run: _Run) -> Tensor:
+        plan = _plan(run, qkv.shape[2])
         out = qkv.new_empty(qkv.shape[0], 1, *qkv.shape[2:])
         keep = any(ctx.needs_input_grad)
         kept: list[Tensor] = []
         for tile in plan:
-            added = _added(tile, layout, window, bias, _accurate(qkv.dtype))
+            added = _added(tile, run, bias, _accurate(qkv.dtype))
             forward = _flash_forward if tile.length > FLASH and not ctx.needs_input_grad[1] else _forward
             saved = forward(tile, qkv, added, out)
             if keep:
                 kept.append(saved)
         if keep:
-            ctx.plan, ctx.layout, ctx.window = plan, layout, window
+            ctx.plan, ctx.run = plan, run
             ctx.save_for_backward(qkv, bias, out, *kept)
         return out[:, 0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         qkv, bias, out, *kept = ctx.saved_tensors
         grad, grad_qkv = grad.contiguous(), torch.empty_like(qkv)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[1] else None
         for tile, saved in zip(ctx.plan, kept, strict=True):
             if tile.length > FLASH and grad_bias is None:
-                added = _added(tile, ctx.layout, ctx.window, bias, _accurate(qkv.dtype))
+                added = _added(tile, ctx.run, bias, _accurate(qkv.dtype))
                 _flash_backward(tile, qkv, added, out, saved, grad, grad_qkv)
             else:
                 _backward(tile, qkv, saved, grad[:, None], grad_qkv, grad_bias)
-        return grad_qkv, grad_bias, None, None, None, None
+        return grad_qkv, grad_bias, None
 
 
 def _forward(tile: AttentionTile, qkv: Tensor, added: list[Tensor], out: Tensor) -> Tensor:
@@ -181,27 +189,28 @@ def _mask(added: list[Tensor], query: Tensor) -> Tensor | None:
     return sum(parts[1:], parts[0]).to(query.dtype) if parts else None
 
 
-def _plan(layout: Layout, first: int, lengths: tuple[int, ...], heads: int) -> list[AttentionTile]:
+def _plan(run: _Run, heads: int) -> list[AttentionTile]:
     """The tiles, computed once per batch."""
-    key = ("tiles", first, len(lengths), heads)
-    if key not in layout.memo:
-        layout.memo[key] = list(attention_tiles(lengths, heads))
-    plan: list[AttentionTile] = layout.memo[key]
+    key, memo = ("tiles", run.first, len(run.lengths), heads), run.layout.memo
+    if key not in memo:
+        memo[key] = list(attention_tiles(run.lengths, heads))
+    plan: list[AttentionTile] = memo[key]
     return plan
 
 
-def _added(
-    tile: AttentionTile, layout: Layout, window: int | None, bias: Tensor | None, dtype: torch.dtype
-) -> list[Tensor]:
+def _added(tile: AttentionTile, run: _Run, bias: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """What is added to the scores of a tile: tensors that broadcast to (n, N, L, L)."""
     parts: list[Tensor] = []
     if not tile.even:
         parts.append(tile.padding.to(dtype))
-    if window is not None and window < tile.length - 1:
-        far = _distance(tile.length).abs() > window
+    reach = run.reach.within(tile.length)
+    if not reach.is_unlimited:
+        index = torch.arange(tile.length)
+        prefix = None if run.prefix is None else run.prefix[tile.sequences][:, None, None, None]
+        far = ~reach.allows(index[:, None], index, prefix)
         parts.append(torch.zeros(far.shape, dtype=dtype).masked_fill_(far, MASKED))
     if bias is not None:
-        parts.append(_dense(bias, tile.length, layout, dtype))
+        parts.append(_dense(bias, tile.length, run.layout, dtype))
     return parts
 
 

@@ -33,8 +33,9 @@ def _mask(layout: Layout, spec: AttentionSpec, bias: Tensor | None, dtype: torch
     lengths = layout.cu_seqlens.diff()
     allowed = (index < lengths[:, None])[:, None, None, :]
     distance = index[None, :] - index[:, None]
-    if spec.window is not None:
-        near = distance.abs() <= spec.window
+    if not spec.reach.is_unlimited:
+        prefix = layout.prefix[:, None, None, None] if spec.prefix and layout.prefix is not None else None
+        near = spec.reach.allows(index[:, None], index, prefix)
         allowed = (allowed & near) | (index >= lengths[:, None])[:, None, :, None]
     zero = torch.zeros((), dtype=dtype, device=index.device)
     mask = zero.where(allowed, float("-inf"))

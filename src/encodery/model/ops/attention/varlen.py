@@ -1,4 +1,5 @@
-"""Flash attention over packed sequences, without padding. CUDA, fp16 or bf16; no bias, no dropout.
+"""Flash attention over packed sequences, without padding. CUDA, fp16 or bf16; no bias, no dropout, and a reach that
+depends on distance alone.
 
 Not run on a GPU yet.
 Shapes: T tokens, N heads, D head size.
@@ -16,8 +17,7 @@ from encodery.model.shape import Layout
 def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None = None) -> Tensor:
     """qkv (T, 3, N, D) → (T, N, D)."""
     query, key, value = qkv.unbind(1)
-    reach = -1 if spec.window is None else spec.window
     cu, longest = layout.cu_seqlens, layout.max_seqlen
-    mixed = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=(reach, reach))
+    mixed = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=spec.window)
     assert isinstance(mixed, Tensor)
     return mixed
