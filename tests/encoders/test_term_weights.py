@@ -1,4 +1,4 @@
-"""Weights of a text's own tokens: what they are, queries as bags of tokens, that they are learned and come back."""
+"""Sparse embeddings over a text's own tokens: weights against a loop, gradients, queries as bags of tokens."""
 
 from __future__ import annotations
 

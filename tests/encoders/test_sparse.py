@@ -1,4 +1,4 @@
-"""Learned sparse vectors: what they are, that they are learned and become sparser, that they come back from disk."""
+"""Sparse embeddings over the vocabulary: weights against the head's logits, `keep`, windows of long texts."""
 
 from __future__ import annotations
 
