@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from encodery.base.errors import InputError
 from encodery.base.settings import decode, encode
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks import ActivationCheckpointing, Block, BlockModule, set_activation_checkpointing
 from encodery.model.extensions import SublayerAdapter
 from encodery.model.ffn.mlp import MLP
 from encodery.model.init.normal import NormalInit
+from encodery.model.memory import Memory
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.none import NoPositions
 from encodery.model.shape import Batch, Layout, Shape
@@ -125,3 +129,22 @@ def check_final(part: Block) -> None:
     output = module(x)
     assert output.shape == x.shape
     torch.testing.assert_close(module(x[2:3]), output[2:3])
+
+
+def check_memory(part: Block) -> None:
+    """A layer whose shape reads a memory reads the memory of the same sequence, and refuses a batch without one."""
+    shape = dataclasses.replace(SHAPE, reads_memory=True)
+    module = part.build(shape, attention=FullAttention(), ffn=MLP(), norm=LayerNorm(), dropout=0.0)
+    assert module.cross_attention is not None, "a layer that reads a memory has no cross_attention"
+    NormalInit(std=0.5).apply(module, SHAPE, torch.Generator().manual_seed(0))
+    states = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    memory = Memory(states, layout(2, 5))
+    y = module.double()(example_states(), layout(*LENGTHS), POSITIONS, memory)
+    (grad,) = torch.autograd.grad(y[: LENGTHS[0]].square().sum(), states)
+    assert grad[:2].any(), "a sequence does not read its memory"
+    assert not grad[2:].any(), "a sequence reads the memory of another sequence"
+    try:
+        module(example_states(), layout(*LENGTHS), POSITIONS)
+    except InputError:
+        return
+    raise AssertionError("a layer that reads a memory runs without one")

@@ -26,6 +26,7 @@ class Shape:
     """The sizes that a part's `build` gets; `layer` and `reach` are set for a part that belongs to one layer.
 
     `reach` says which tokens of its document a token attends to in that layer.
+    `reads_memory`: whether the layer has a cross-attention, as the layers of a decoder have.
     """
 
     vocab_size: int
@@ -39,6 +40,7 @@ class Shape:
     embedding_size: int
     layer: int | None = None
     reach: Reach = UNLIMITED
+    reads_memory: bool = False
 
     def for_layer(self, layer: int, reach: Reach) -> Shape:
         """The shape of one layer."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.base.parts import Part
+from encodery.model.memory import CrossAttention
 from encodery.model.positions import OffsetPattern, PositionsModule
 from encodery.model.shape import Layout, Shape
 
@@ -18,6 +19,10 @@ class Attention(Part):
     @abc.abstractmethod
     def build(self, shape: Shape) -> AttentionModule:
         """The module of layer `shape.layer`. A token attends to the tokens within `shape.reach`."""
+
+    def build_cross(self, shape: Shape) -> CrossAttention:
+        """The attention of layer `shape.layer` to a memory, which has no positions and no limit of reach."""
+        return CrossAttention(shape)
 
     def without_dropout(self) -> Attention:
         """The same attention without dropout of attention weights."""

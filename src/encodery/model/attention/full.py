@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from encodery.model.attention import Attention, AttentionModule, HeadWeights
+from encodery.model.memory import CrossAttention
 from encodery.model.ops.attention import AttentionSpec, graph, select_kernel
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -36,6 +37,9 @@ class FullAttention(Attention):
 
     def build(self, shape: Shape) -> AttentionModule:
         return _FullModule(self, shape)
+
+    def build_cross(self, shape: Shape) -> CrossAttention:
+        return CrossAttention(shape, bias=self.bias, bias_out=self.bias_out, dropout=self.dropout)
 
     def without_dropout(self) -> FullAttention:
         return dataclasses.replace(self, dropout=0.0)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from encodery.base.errors import InputError
 from encodery.base.parts import Part
 from encodery.model.attention import Attention
 from encodery.model.extensions import IdentityAdapter, SublayerAdapter
 from encodery.model.ffn import FFN
+from encodery.model.memory import CrossAttention, Memory
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -35,7 +37,8 @@ class Block(Part):
 class BlockModule(nn.Module):
     """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. Abstract.
 
-    The outputs of the two sublayers pass through the adapters `after_attention` and `after_ffn` before dropout and the
+    A layer whose shape `reads_memory` has `cross_attention` and `cross_attention_norm` too, between the other two.
+    The outputs of attention and feed-forward pass through `after_attention` and `after_ffn` before dropout and the
     residual sum. `activation_checkpointing`: what is recomputed from its input in the backward pass instead of being
     kept in memory (arXiv:1604.06174); the result is the same.
     """
@@ -45,10 +48,18 @@ class BlockModule(nn.Module):
         self.activation_checkpointing: ActivationCheckpointing = "nothing"
         self.after_attention: SublayerAdapter = IdentityAdapter()
         self.after_ffn: SublayerAdapter = IdentityAdapter()
+        self.cross_attention: CrossAttention | None = None
 
     @abc.abstractmethod
-    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
-        """x (T, H), which is not modified → (T, H)."""
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule, memory: Memory | None = None) -> Tensor:
+        """x (T, H), which is not modified → (T, H). `memory` is ignored by a layer that does not read one."""
+
+    def read_memory(self, x: Tensor, layout: Layout, memory: Memory | None) -> Tensor:
+        """Return the output (T, H) of the cross-attention. Raises `InputError` if there is no memory to read."""
+        assert self.cross_attention is not None
+        if memory is None:
+            raise InputError("This layer reads a memory, and the batch has none: set Batch.memory.")
+        return self.run("attention", self.cross_attention, x, layout, memory)
 
     def run(self, what: ActivationCheckpointing, module: nn.Module, *inputs: Any) -> Tensor:
         """Apply `module`; if `what` is to be recomputed, without keeping what its backward pass needs."""
@@ -64,11 +75,3 @@ def set_activation_checkpointing(module: nn.Module, what: ActivationCheckpointin
     for block in module.modules():
         if isinstance(block, BlockModule):
             block.activation_checkpointing = what
-
-
-def add_residual(added: Tensor, x: Tensor) -> Tensor:
-    """Return added + x, in the wider dtype of the two, so that under autocast the residual stream stays in fp32.
-
-    If the dtypes are equal the sum is written into `added`, which must not be used elsewhere.
-    """
-    return added.add_(x) if added.dtype == x.dtype else x + added

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule, add_residual
+from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks._residual import add_residual
 from encodery.model.ffn import FFN
+from encodery.model.memory import Memory
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -34,12 +36,17 @@ class _PostNormModule(BlockModule):
         super().__init__()
         self.attention = attention.build(shape)
         self.attention_norm = norm.build(shape.width)
+        if shape.reads_memory:
+            self.cross_attention = attention.build_cross(shape)
+            self.cross_attention_norm = norm.build(shape.width)
         self.ffn = ffn.build(shape)
         self.ffn_norm = norm.build(shape.width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule, memory: Memory | None = None) -> Tensor:
         mixed = self.after_attention(self.run("attention", self.attention, x, layout, positions), x)
         x = self.attention_norm(add_residual(self.drop(mixed), x))
+        if self.cross_attention is not None:
+            x = self.cross_attention_norm(add_residual(self.drop(self.read_memory(x, layout, memory)), x))
         y: Tensor = self.ffn_norm(add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
         return y

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encodery.model.attention import Attention
-from encodery.model.blocks import Block, BlockModule, add_residual
+from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks._residual import add_residual
 from encodery.model.ffn import FFN
+from encodery.model.memory import Memory
 from encodery.model.norms import Norm
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
@@ -47,13 +49,19 @@ class _PreNormModule(BlockModule):
         super().__init__()
         self.attention_norm = first
         self.attention = attention.build(shape)
+        if shape.reads_memory:
+            self.cross_attention_norm = norm.build(shape.width)
+            self.cross_attention = attention.build_cross(shape)
         self.ffn_norm = norm.build(shape.width)
         self.ffn = ffn.build(shape)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, positions: PositionsModule, memory: Memory | None = None) -> Tensor:
         normed = self.attention_norm(x)
         mixed = self.run("attention", self.attention, normed, layout, positions)
         x = add_residual(self.drop(self.after_attention(mixed, normed)), x)
+        if self.cross_attention is not None:
+            added = self.read_memory(self.cross_attention_norm(x), layout, memory)
+            x = add_residual(self.drop(added), x)
         normed = self.ffn_norm(x)
         return add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)
