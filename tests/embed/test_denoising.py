@@ -7,29 +7,29 @@ from typing import Any
 
 import torch
 
-from encodery.embed.objectives._denoising_decoder import DenoisingDecoder
 from encodery.encoders.dense import DenseEncoder
 from encodery.model.load import LoadedModel, load_model
+from encodery.model.memory import Memory
 from encodery.model.shape import Batch
 
 OBJECTIVE = {"is": "denoising", "deletion_rate": 0.5}
 
 
-def test_a_token_is_predicted_from_those_before_it_and_the_vector(loaded: LoadedModel) -> None:
-    torch.manual_seed(0)
-    shape = loaded.model.settings.shape
-    decoder = DenoisingDecoder(shape, 2).eval()
+def test_a_token_is_predicted_from_those_before_it_and_the_vector(make_job: Any, pairs: Any) -> None:
+    """The decoder has no access to the states of the encoder's tokens: the vector is all that it reads."""
+    job = make_job(pairs(20, 1), objective=OBJECTIVE)
+    decoder = job.objective.decoder.eval()
     batch = Batch.from_sequences([[2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 3]])
-    embeddings, vectors = torch.randn(batch.tokens, shape.embedding_size), torch.randn(3, shape.width)
-    features = decoder(embeddings, vectors, batch.layout)
-    later, other = embeddings.clone(), vectors.clone()
-    later[3] += 1.0
-    other[2] += 1.0
-    changed = decoder(later, vectors, batch.layout)
+    x, vectors = torch.randn(batch.tokens, 32), torch.randn(3, 32)
+    features = decoder(x, batch.layout, Memory.of_vectors(vectors))
+    later, other = x.clone(), vectors.clone()
+    later[3] += torch.randn(32)
+    other[2] += torch.randn(32)
+    changed = decoder(later, batch.layout, Memory.of_vectors(vectors))
     torch.testing.assert_close(changed[:3], features[:3], msg="tokens before it do not see it")
     assert not torch.allclose(changed[4], features[4])
     torch.testing.assert_close(changed[5:], features[5:])
-    changed = decoder(embeddings, other, batch.layout)
+    changed = decoder(x, batch.layout, Memory.of_vectors(other))
     torch.testing.assert_close(changed[:7], features[:7])
     assert (changed[7:] - features[7:]).abs().amax(1).min() > 1e-5
 

@@ -7,6 +7,7 @@ Shapes: T tokens, B sequences, H width, M positions, C columns of the vocabulary
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -29,7 +30,7 @@ def golden_outputs(model: Model) -> dict[str, Tensor]:
     """Return golden inputs and outputs of a model, which is in fp32 on the CPU.
 
     ids (T,), cu_seqlens (B+1,), hidden (T, H); segment (T,) for a model with segments; positions (M,) and logits (M, C)
-    for a model with a head.
+    for a model with a head; decoded (T, H) for a model with a decoder, which reads the encoder's output for the inputs.
     """
     batch = _batch(model)
     inputs = {"ids": batch.ids, "cu_seqlens": batch.cu_seqlens}
@@ -86,8 +87,10 @@ def _run(model: Model, batch: Batch, positions: Tensor | None) -> dict[str, Tens
     training = model.training
     model.eval()
     hidden = model(batch).hidden
-    model.train(training)
     outputs = {"hidden": hidden}
+    if model.decoder is not None:
+        outputs["decoded"] = model(dataclasses.replace(batch, memory=batch)).hidden
+    model.train(training)
     if positions is not None:
         weight, bias = model.mlm_head.decoder(model.encoder)
         columns = kept_columns(weight.shape[0])

@@ -13,20 +13,23 @@ from torch import Tensor, nn
 
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import name_of
+from encodery.model.decoder import Decoder
 from encodery.model.encoder import Encoder
 from encodery.model.extensions import ExtensionModules, ModelExtension, SequenceTransform, SublayerAdapter
 from encodery.model.heads import LMHeadModule
+from encodery.model.memory import Memory
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 
 
 class Model(nn.Module):
-    """`encoder`, `heads` by name, and the `settings` from which both were built."""
+    """`encoder`, `heads` by name, `decoder` or None, and the `settings` from which all were built."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.settings = settings
         self.encoder = Encoder(settings)
+        self.decoder = None if settings.decoder is None else Decoder(settings.decoder, settings)
         self.heads = nn.ModuleDict()
         if settings.head is not None:
             self.heads[name_of(settings.head)] = settings.head.build(settings.shape, settings.norm)
@@ -56,9 +59,24 @@ class Model(nn.Module):
     def forward(
         self, batch: Batch, keep_layers: bool = False, sequence_transform: SequenceTransform | None = None
     ) -> Output:
-        """The encoder's output (see `Encoder.forward`), with `mlm_logits` if there is a masked-language-model head."""
+        """The encoder's output (see `Encoder.forward`), with `mlm_logits` if there is a masked-language-model head.
+
+        If the batch has a `memory`, the encoder reads that, and the output is the decoder's for the batch itself.
+        Raises `SettingsError` if the model has no decoder.
+        """
+        if batch.memory is not None:
+            return self._decode(batch, batch.memory)
         output: Output = self.encoder(batch, keep_layers, sequence_transform)
         return dataclasses.replace(output, mlm_logits=self.mlm_logits) if "mlm" in self.heads else output
+
+    def _decode(self, batch: Batch, source: Batch) -> Output:
+        if self.decoder is None:
+            raise SettingsError("The batch has a memory, but this model has no decoder: set model.decoder.")
+        embeddings = self.encoder.embeddings
+        x = embeddings.widen(embeddings(batch.ids, batch.segment))
+        memory = Memory(self.encoder(source).hidden, source.layout)
+        hidden = self.decoder(x, batch.layout, memory)
+        return Output(hidden)
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (M, H) → logits over the vocabulary (M, V). Raises `SettingsError` if there is no head."""
@@ -113,5 +131,5 @@ def without_heads(model: Model) -> Model:
     """Return a model without heads that shares the encoder of `model`."""
     with torch.device("meta"):
         bare = Model(dataclasses.replace(model.settings, head=None))
-    bare.encoder = model.encoder
+    bare.encoder, bare.decoder = model.encoder, model.decoder
     return bare

@@ -103,8 +103,10 @@ class Reach:
     def mean_attended(self, length: float) -> float:
         """The number of tokens that a token attends to, on average over a document of `length` tokens.
 
-        Tokens that are both within reach and a global position are counted twice.
+        Tokens that are both within reach and a global position are counted twice. Zero for an empty document.
         """
+        if length <= 0:
+            return 0.0
         total = length + _limited(self.left, length) + _limited(self.right, length)
         if self.left is not None:
             total += _far_sinks(length - 1 - self.left, self.sinks)

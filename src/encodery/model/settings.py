@@ -10,6 +10,7 @@ from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks import Block
 from encodery.model.blocks.post import PostNorm
+from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.embeddings import Embeddings
 from encodery.model.embeddings.plain import PlainEmbeddings
 from encodery.model.extensions import ModelExtension
@@ -33,7 +34,8 @@ class ModelSettings:
     """Sizes and parts of a model. The defaults are BERT's parts at a small size.
 
     `head_size` defaults to width / heads and `intermediate_size` to 4 · width. With `type_vocab_size` = 0 the model has
-    no segment embeddings. `head` is the language-model head, null for none. `extensions` lists what was added to the
+    no segment embeddings. `head` is the language-model head, null for none. `decoder` makes the model an
+    encoder–decoder; the decoder has its own head. `extensions` lists what was added to the
     finished encoder (adapters, prompts).
     """
 
@@ -56,6 +58,7 @@ class ModelSettings:
     block: Block = field(default_factory=PostNorm)
     init: Init = field(default_factory=NormalInit)
     head: LMHead | None = field(default_factory=MLMHead)
+    decoder: DecoderSettings | None = None
     extensions: tuple[ModelExtension, ...] = ()
 
     def __post_init__(self) -> None:

@@ -150,7 +150,8 @@ class Layout:
 class Batch:
     """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32 from 0 to T, `segment` (T,) int64 or None.
 
-    `extra` carries tensors that an objective or a task adds (masked positions, labels).
+    `extra` carries tensors that an objective or a task adds (masked positions, labels). `memory` is a second batch of
+    as many sequences, for an encoder–decoder: the decoder reads the encoder's output for sequence i in sequence i.
 
     `reach` narrows the reach of every layer for this batch: `Reach(right=0)` makes its attention causal. `prefix` (B,)
     int64, on the device of `ids`: that many first tokens of each sequence stay within reach of the tokens before them
@@ -164,6 +165,7 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     reach: Reach = UNLIMITED
     prefix: Tensor | None = None
+    memory: Batch | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -212,7 +214,8 @@ class Batch:
         segment = None if self.segment is None else move(self.segment)
         extra = {key: move(value) for key, value in self.extra.items()}
         prefix = None if self.prefix is None else move(self.prefix)
-        return Batch(move(self.ids), move(self.cu_seqlens), self.max_seqlen, segment, extra, self.reach, prefix)
+        memory = None if self.memory is None else self.memory.to(device, non_blocking)
+        return Batch(move(self.ids), move(self.cu_seqlens), self.max_seqlen, segment, extra, self.reach, prefix, memory)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,15 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from encodery.base.settings import check_at_least
 from encodery.corrupt import Vocabulary
 from encodery.model import count
-from encodery.model.blocks import BlockModule
+from encodery.model.decoder import Decoder
+from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.masks.document import DocumentMask
 from encodery.model.network import Model
-from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
@@ -51,7 +51,7 @@ class MaskedAutoencoder(MaskedObjective):
     def num_parameters(self, model: ModelSettings) -> int:
         """Return the number of weights of the decoder."""
         with torch.device("meta"):
-            return sum(p.numel() for p in _Decoder(model, self.depth).parameters())
+            return sum(p.numel() for p in _decoder(model, self.depth).parameters()) + model.width
 
 
 class _MaskedAutoencoderModule(MaskedObjectiveModule):
@@ -61,16 +61,18 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
         super().__init__(settings, model, vocabulary)
         self.depth = settings.depth
         self.init, self.shape = model.init, model.shape
-        self.decoder = _Decoder(model, settings.depth)
+        self.mask = nn.Parameter(torch.empty(model.width))
+        self.decoder = _decoder(model, settings.depth)
 
     def init_weights(self, generator: torch.Generator) -> None:
         self.init.apply(self.decoder, self.shape, generator)
-        nn.init.normal_(self.decoder.mask, std=MASK_STD, generator=generator)
+        nn.init.normal_(self.mask, std=MASK_STD, generator=generator)
 
     def encode(self, model: Model, batch: Batch) -> Output:
         split = VisibleTokens(batch, self.mask_id)
         output: Output = model.encoder(batch, sequence_transform=LateMasks(split, None))
-        return Output(self.decoder(output.hidden, split))
+        whole = split.join(output.hidden, self.mask.expand(split.masked.numel(), -1))
+        return Output(self.decoder(whole, split.whole))
 
     def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
         headless = dataclasses.replace(model, head=None)
@@ -81,33 +83,6 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
         return encoder + decoder - count.flops_per_token(dataclasses.replace(headless, depth=0), length)
 
 
-class _Decoder(nn.Module):
-    """The encoder's output (S, H) → (T, H)."""
-
-    def __init__(self, model: ModelSettings, depth: int) -> None:
-        super().__init__()
-        # A position table is added here at the model's width, even if the embeddings have another one.
-        shape = dataclasses.replace(model.shape, embedding_size=model.width)
-        self.mask = nn.Parameter(torch.empty(model.width))
-        self.positions = model.positions.build(shape)
-        self.blocks = nn.ModuleList(
-            model.block.build(
-                # Layers are numbered after the encoder's: parts that treat layer 0 differently mean the model's.
-                shape.for_layer(model.depth + layer, Reach()),
-                attention=model.attention,
-                ffn=model.ffn,
-                norm=model.norm,
-                dropout=model.dropout,
-            )
-            for layer in range(depth)
-        )
-        self.final_norm = model.block.final(shape, model.norm)
-
-    def forward(self, x: Tensor, split: VisibleTokens) -> Tensor:
-        whole = split.join(x, self.mask.expand(split.masked.numel(), -1))
-        whole = self.positions.add(whole, split.whole)
-        for block in self.blocks:
-            assert isinstance(block, BlockModule)
-            whole = block.run("block", block, whole, split.whole, self.positions)
-        output: Tensor = self.final_norm(whole)
-        return output
+def _decoder(model: ModelSettings, depth: int) -> Decoder:
+    """Layers (T, H) → (T, H) that attend to both sides and read no memory; the model's head follows them."""
+    return Decoder(DecoderSettings(depth=depth, causal=False, memory=False, head=None), model)

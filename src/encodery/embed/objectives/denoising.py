@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from encodery.base.machine import derive_seed
@@ -23,14 +22,17 @@ from encodery.embed.examples import EmbeddingExamples, as_single_texts
 from encodery.embed.heldout_metrics import EncodedTexts
 from encodery.embed.losses import Loss
 from encodery.embed.noise import delete_tokens
-from encodery.embed.objective_context import ObjectiveContext, seeded
+from encodery.embed.objective_context import ObjectiveContext
 from encodery.embed.objective_module import EmbeddingObjectiveModule
 from encodery.embed.objectives import EmbeddingObjective
-from encodery.embed.objectives._denoising_decoder import DenoisingDecoder
 from encodery.embed.objectives._dense_head import DenseHead
 from encodery.embed.text_pool import TextPool
 from encodery.embed.training_texts import StepInfo, TrainingTexts
 from encodery.encoders.dense import DenseEncoder
+from encodery.model.decoder import Decoder
+from encodery.model.decoder_settings import DecoderSettings
+from encodery.model.heads.mlm import MLMHead
+from encodery.model.memory import Memory
 from encodery.model.network import Model
 from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
 from encodery.model.shape import Batch, Layout
@@ -77,8 +79,11 @@ class _DenoisingModule(EmbeddingObjectiveModule):
     def __init__(self, settings: Denoising, context: ObjectiveContext) -> None:
         self.settings, self.context, self.model = settings, context, context.model
         self.head = DenseHead(context)
-        with seeded(derive_seed(context.seed, "decoder")):
-            self.decoder = DenoisingDecoder(self.model.settings.shape, settings.depth).to(context.device)
+        model = self.model.settings
+        self.decoder = Decoder(DecoderSettings(depth=settings.depth, embedding_norm=True, head=MLMHead()), model)
+        generator = torch.Generator().manual_seed(derive_seed(context.seed, "decoder"))
+        model.init.apply(self.decoder, model.shape, generator)
+        self.decoder.to(context.device)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -103,12 +108,14 @@ class _DenoisingModule(EmbeddingObjectiveModule):
         vectors = self.head.last_vectors(batch)[batch.extra["row"]]
         ids, cu_seqlens = batch.extra["ids"], batch.extra["cu_seqlens"]
         layout = Layout(cu_seqlens, int(cu_seqlens.diff().max()), ids.numel())
-        embeddings = self.model.encoder.token_embeddings
-        features = self.decoder(F.embedding(ids, embeddings), vectors, layout)
+        embeddings = self.model.encoder.embeddings
+        hidden = self.decoder(embeddings.widen(embeddings(ids, None)), layout, Memory.of_vectors(vectors))
         first = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         first[cu_seqlens[:-1].long()] = True
         predicted = torch.where(~first)[0]
-        result = masked_cross_entropy(features[predicted - 1], embeddings, self.decoder.bias, ids[predicted])
+        head = self.decoder.lm_head
+        weight, bias = head.decoder(self.model.encoder)
+        result = masked_cross_entropy(head.features(hidden[predicted - 1]), weight, bias, ids[predicted])
         accuracy = LossTerm(result.correct.sum(), len(predicted), 0.0)
         return {"denoising": LossTerm(result.total, len(predicted)), "accuracy": accuracy}
 

@@ -1,0 +1,32 @@
+"""The settings of a decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from encodery.base.settings import check_at_least
+from encodery.model.heads import LMHead
+from encodery.model.heads.mlm import MLMHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    """Sizes of a decoder; its parts, width and heads are those of the model.
+
+    `depth`: number of layers; `causal`: whether a token attends only to itself and the tokens before it; `memory`:
+    whether the layers read a memory, which is the encoder's output in an encoder–decoder; `embedding_norm`: whether
+    its input is normalised after positions are added; `head`: what predicts the next token from its output (null for
+    none), by default the products with the token embeddings.
+
+        [model.decoder]
+        depth = 2
+    """
+
+    depth: int = 2
+    causal: bool = True
+    memory: bool = True
+    embedding_norm: bool = False
+    head: LMHead | None = field(default_factory=lambda: MLMHead(transform=False))
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "depth")
