@@ -12,9 +12,12 @@ from torch import Tensor
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.settings import decode, encode
+from encodery.model.conversion import exportable_format
 from encodery.model.decoder import Decoder
 from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
+from encodery.model.format_types import SpecialTokenIds
+from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import load_model, save_model
 from encodery.model.network import Model, build_model
 from encodery.model.positions.rotary import RotaryPositions
@@ -130,6 +133,13 @@ def test_rotary_positions_are_those_of_the_decoder() -> None:
     hidden = model(batch).hidden
     turned = dataclasses.replace(batch, memory=Batch.from_sequences([[7, 5, 6]]))
     torch.testing.assert_close(model(turned).hidden, hidden)
+
+
+def test_an_encoder_decoder_is_not_exported_without_its_decoder() -> None:
+    settings = dataclasses.replace(SETTINGS, head=MLMHead())
+    special = SpecialTokenIds(pad=0, cls=START, sep=2, mask=3)
+    with pytest.raises(SettingsError, match=r"decoder: the model is an encoder–decoder \(needs none\)"):
+        exportable_format(settings, special)
 
 
 def test_a_wrong_combination_is_refused() -> None:

@@ -79,6 +79,8 @@ def resized_settings(
     settings, shape = loaded.model.settings, loaded.model.settings.shape
     if settings.extensions:
         raise SettingsError(f"{loaded.path}: has adapters or prompts; change the size of the model without them.")
+    if settings.decoder is not None:
+        raise SettingsError(f"{loaded.path}: has a decoder, whose size cannot be changed.")
     width = shape.width if width is None else width
     if heads is None:
         heads = _scaled("heads", shape.heads, width, shape.width)

@@ -95,6 +95,8 @@ def common_incompatibilities(
     shape, reasons = settings.shape, []
     if settings.extensions:
         reasons.append(f"extensions: {', '.join(name_of(part) for part in settings.extensions)} (needs none)")
+    if settings.decoder is not None:
+        reasons.append("decoder: the model is an encoder–decoder (needs none)")
     if not settings.embedding_norm:
         reasons.append("embedding_norm = false (needs true)")
     if shape.head_size * shape.heads != shape.width:
