@@ -11,6 +11,7 @@ from typing import Any
 
 from encodery.base.artifact import Artifact, ancestors
 from encodery.base.parts import name_of
+from encodery.export._heads import auto_class
 from encodery.finetune.imported import CONFIG_KEY, IDENTITY_ACTIVATION, head_kind
 from encodery.model.formats import CheckpointFormat
 from encodery.model.load import LoadedModel
@@ -106,11 +107,10 @@ def _missing_head(loaded: LoadedModel) -> str:
 
 def _usage(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Mapping[str, Any]) -> str:
     settings, kind = loaded.model.settings, head_kind(config)
-    head = kind or ("MaskedLM" if settings.head is not None else None)
-    auto_class = f"AutoModelFor{head}" if head else "AutoModel"
+    head_class = checkpoint_format.stock_classes[settings.head_name] if kind is None else f"For{kind}"
+    name = auto_class(head_class)
     notes = ["It loads with the library's own classes; no remote code is needed."]
-    imported_pooler = loaded.origin is not None and any("pooler." in name for name in loaded.origin.extra_tensors)
-    if "pooler." in checkpoint_format.unused_tensors and not imported_pooler and kind is None:
+    if kind is None and checkpoint_format.pooler is not None and not _has_pooler(loaded, checkpoint_format.pooler):
         notes.append("`pooler_output` was not trained: for sentence embeddings use the mean of the hidden states.")
     if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab_size:
         notes.append(
@@ -121,9 +121,14 @@ def _usage(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Map
     dense = loaded.settings.get("dense")
     if dense:
         notes.append(f"Embedding settings: `{json.dumps(dense, ensure_ascii=False)}`.")
-    lines = ["## Usage", "", "```python", f"from transformers import {auto_class}, AutoTokenizer", ""]
-    lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {auto_class}.from_pretrained("PATH")']
+    lines = ["## Usage", "", "```python", f"from transformers import {name}, AutoTokenizer", ""]
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("PATH")', f'model = {name}.from_pretrained("PATH")']
     return "\n".join([*lines, "```", "", *(f"- {note}" for note in notes)])
+
+
+def _has_pooler(loaded: LoadedModel, layer: str) -> bool:
+    """Whether the model was imported with the dense layer of its pooler."""
+    return loaded.origin is not None and any(f"{layer}." in name for name in loaded.origin.extra_tensors)
 
 
 def _head_notes(config: Mapping[str, Any]) -> list[str]:

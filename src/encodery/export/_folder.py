@@ -29,7 +29,6 @@ from encodery.model.heads.mlm import MLMHead
 from encodery.model.load import GOLDEN, LoadedModel, copy_tokenizer
 from encodery.model.network import Model, model_of_state
 
-POOLER = "pooler."
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -90,8 +89,8 @@ class FolderExport:
         state = to_checkpoint(self.format, self.config, self.model, self.origin)
         if self.head is not None:
             state = {f"{self.format.prefix}{name}": tensor for name, tensor in state.items()} | self.head.tensors
-        elif self.origin is None and self.model.settings.head is None and POOLER in self.format.unused_tensors:
-            state |= _identity_pooler(self.model.settings.width)
+        elif self.origin is None and self.model.settings.head is None and self.format.pooler is not None:
+            state |= _identity_pooler(self.format.pooler, self.model.settings.width)
         write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
         if self.loaded.tokenizer_path is not None:
             _write_tokenizer(self.loaded, self.origin, folder)
@@ -99,7 +98,10 @@ class FolderExport:
         draft.metrics["drift_read_back"] = check_read_back(folder, self.golden, self.dtype)
         if verify_with_peer:
             kind = None if self.head is None else self.head.kind
-            draft.metrics |= check_peer(folder, self.golden, self.dtype, self.config, kind)
+            stock_class = (
+                self.format.stock_class(kind) if kind else self.format.stock_classes[self.model.settings.head_name]
+            )
+            draft.metrics |= check_peer(folder, self.golden, self.dtype, self.config, stock_class, kind)
             pairs = self.head is not None and self.head.pairs
             draft.metrics |= check_tokenizer(folder, self.loaded, pairs)
 
@@ -118,7 +120,7 @@ def _choose_format(
         original = find_part(CheckpointFormat, origin.format)()
         head = model.settings.head
         tied = head.tied if isinstance(head, MLMHead) else True
-        if original.read_config(origin.config, head=head is not None, tied=tied) == model.settings:
+        if original.read_config(origin.config, head=model.settings.head_name, tied=tied) == model.settings:
             return original, origin.config, origin
     chosen = exportable_format(model.settings, special, name)
     return chosen, chosen.write_config(model.settings, special), None
@@ -147,9 +149,9 @@ def _special_token_ids(loaded: LoadedModel) -> SpecialTokenIds:
     return SpecialTokenIds(**ids)
 
 
-def _identity_pooler(width: int) -> dict[str, Tensor]:
+def _identity_pooler(layer: str, width: int) -> dict[str, Tensor]:
     """The pooler of the bare encoder's stock class, which would be random otherwise: tanh of the first hidden state."""
-    return {f"{POOLER}dense.weight": torch.eye(width), f"{POOLER}dense.bias": torch.zeros(width)}
+    return {f"{layer}.weight": torch.eye(width), f"{layer}.bias": torch.zeros(width)}
 
 
 def _cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,12 @@ class ExportedHead:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     outputs: Tensor
+
+
+def auto_class(stock_class: str) -> str:
+    """Return the class of transformers that loads what a stock class computes, whatever the format."""
+    _, separator, head = stock_class.rpartition("For")
+    return f"AutoModel{separator}{head}" if separator else "AutoModel"
 
 
 def trained_head(loaded: LoadedModel) -> FineTuned | None:
@@ -125,20 +131,22 @@ def export_head(
             f"The head of the task '{name}' has no counterpart among the stock classes of transformers, which have "
             f"heads for {', '.join(KIND_OF_TASK)}. Nothing was written; {ALONE}"
         )
-    stock_class = checkpoint_format.stock_classes[0].removesuffix("Model") + f"For{kind}"
+    stock_class = checkpoint_format.stock_class(kind)
     form = _form(task, kind, layers, model.settings, checkpoint_format, stock_class)
     scale, shift = _scale_and_shift(name, head)
     lr_scale = float(task.head_lr_scale)
     layers["out.weight"] = layers["out.weight"] * (lr_scale * scale)
     layers["out.bias"] = layers["out.bias"] * (lr_scale * scale) + shift
-    config: dict[str, Any] = {"classifier_dropout": task.dropout}
     if "norm" in form.layers:
-        config |= _add_identity_layers(layers, form, model, checkpoint_format)
+        _add_identity_layers(layers, form, model)
+    biases = {f"{layer}_bias": f"{layer}.bias" in layers for layer in ("dense", "norm")}
+    config = checkpoint_format.head_config(form, dropout=task.dropout, **biases)
     tensors = {}
     for key, tensor in layers.items():
         layer, _, end = key.partition(".")
-        place = f"{form.layers[layer]}.{end}"
-        tensors[checkpoint_format.prefix + place if place.startswith("pooler.") else place] = tensor
+        place = form.layers[layer]
+        prefix = checkpoint_format.prefix if place == checkpoint_format.pooler else ""
+        tensors[f"{prefix}{place}.{end}"] = tensor
     config |= {"architectures": [stock_class], **_label_config(name, head), CONFIG_KEY: _task_config(head, name)}
     outputs = golden_outputs(model, head.module, golden) * scale + shift
     return ExportedHead(kind, name in imported.PAIR_TASKS, config, tensors, outputs)
@@ -166,9 +174,8 @@ def _form(
     pooling = task.pooling if kind in (SEQUENCE_CLASSIFICATION, MULTIPLE_CHOICE) else None
     dense, norm = "dense.weight" in layers, "norm.weight" in layers
     if "norm" not in form.layers:
-        if pooling is not None and not (pooling == form.pooling and dense and not norm):
-            theirs = f"{stock_class} reads the first hidden state through a dense layer with {form.activation}"
-            raise _not_expressible(task, layers, theirs, "task.pooling=cls task.head_dense=true")
+        if pooling is not None and (norm or (pooling, dense and task.head_activation) != _reads(form)):
+            raise _not_expressible(task, layers, *_described(form, stock_class))
         return form
     assert isinstance(settings.norm, LayerNorm)
     if norm and pooling in ("cls", "mean") and settings.norm.eps == form.norm_eps:
@@ -182,13 +189,22 @@ def _form(
     return HeadForm(layers=form.layers, activation=imported.IDENTITY_ACTIVATION, norm_eps=form.norm_eps)
 
 
-def _add_identity_layers(
-    layers: dict[str, Tensor], form: HeadForm, model: Model, checkpoint_format: CheckpointFormat
-) -> dict[str, Any]:
-    """Add to `layers` the dense layer and the norm that the head lacks, and remove biases that the class omits.
+def _reads(form: HeadForm) -> tuple[str, str | Literal[False]]:
+    """The pooling of a head without a norm, and the activation of its dense layer, False without one."""
+    return form.pooling, "dense" in form.layers and form.activation
 
-    Returns keys of config.json.
-    """
+
+def _described(form: HeadForm, stock_class: str) -> tuple[str, str]:
+    """What a stock class without a norm computes, and the settings with which a task computes the same."""
+    pooling, activation = _reads(form)
+    layer = f" through a dense layer with {activation}" if activation else " without a dense layer"
+    settings = f"task.pooling={pooling} task.head_dense={'true' if activation else 'false'}"
+    settings += f" task.head_activation={activation}" if activation and activation != "tanh" else ""
+    return f"{stock_class} reads {POOLINGS[pooling]}{layer}", settings
+
+
+def _add_identity_layers(layers: dict[str, Tensor], form: HeadForm, model: Model) -> None:
+    """Add to `layers` the dense layer and the norm that the head lacks, and remove biases that the class omits."""
     norm = model.settings.norm
     assert isinstance(norm, LayerNorm)
     if form.activation == imported.IDENTITY_ACTIVATION:
@@ -200,11 +216,10 @@ def _add_identity_layers(
     for name, needed in (("dense.bias", dense_bias), ("norm.bias", norm_bias)):
         if not needed:
             del layers[name]
-    return checkpoint_format.head_config(form, dense_bias=dense_bias, norm_bias=norm_bias)
 
 
 def _not_expressible(task: Any, layers: Mapping[str, Tensor], theirs: str, settings: str) -> SettingsError:
-    activation = "gelu and a norm" if "norm.weight" in layers else "tanh"
+    activation = "gelu and a norm" if "norm.weight" in layers else task.head_activation
     layer = f", a dense layer with {activation}" if "dense.weight" in layers else ""
     return SettingsError(
         f"The head of the task '{name_of(task)}' is {POOLINGS[task.pooling]}{layer} and a linear map, which no stock "

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import ArtifactError
-from encodery.export._heads import OUTPUTS
+from encodery.export._heads import OUTPUTS, auto_class
 from encodery.finetune.artifact import golden_outputs, imported_head
 from encodery.finetune.imported import MULTIPLE_CHOICE, QUESTION_ANSWERING, TOKEN_CLASSIFICATION
 from encodery.finetune.preprocess import Preprocessor
@@ -51,7 +51,12 @@ def check_read_back(folder: Path, golden: dict[str, Tensor], dtype: str) -> floa
 
 
 def check_peer(
-    folder: Path, golden: dict[str, Tensor], dtype: str, config: dict[str, Any], head: HeadKind | None
+    folder: Path,
+    golden: dict[str, Tensor],
+    dtype: str,
+    config: dict[str, Any],
+    stock_class: str,
+    head: HeadKind | None,
 ) -> dict[str, Any]:
     """Return the drift of the folder as transformers reads it; {} if that is not installed.
 
@@ -60,9 +65,10 @@ def check_peer(
     if importlib.util.find_spec(PEER) is None:
         return {}
     with _quiet_peer() as peer:
-        name = f"AutoModelFor{head or 'MaskedLM'}" if head or "logits" in golden else "AutoModel"
         try:
-            model, info = getattr(peer, name).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+            model, info = getattr(peer, auto_class(stock_class)).from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
         except Exception as error:
             raise ArtifactError(
                 f"{PEER} {peer.__version__} cannot load the export: {error}. With verify_with_peer=false it is written "

@@ -105,16 +105,11 @@ def read_head(loaded: LoadedModel) -> FineTuned | None:
     name = stored.task["is"]
     if name == "rank" and layers["out.weight"].shape[0] != 1:
         name = "multilabel" if origin.config.get("problem_type") == MULTI_LABEL else "classify"
-    settings: dict[str, Any] = {"pooling": "cls", "head_dense": True} if kind in POOLED_KINDS else {}
-    if "norm" in form.layers:
-        if _is_identity(form, kind, layers, loaded.model):
-            settings = {"pooling": "cls", "head_dense": False} if kind in POOLED_KINDS else {}
-            layers = {key: tensor for key, tensor in layers.items() if key.startswith("out.")}
-        elif name == "rank":
-            _check_normed(form, where)
-            settings = {"pooling": form.pooling, "head_dense": True, "head_norm": True}
-        else:
-            return None
+    settings = _head_settings(form, kind, name, layers, loaded)
+    if settings is None:
+        return None
+    if "norm" in form.layers and not settings.get("head_norm"):  # Identity layers, which nobody needs to compute.
+        layers = {key: tensor for key, tensor in layers.items() if key.startswith("out.")}
     task = decode(Task, {**stored.task, "is": name, **settings, "head_lr_scale": 1.0}, f"{where}: {CONFIG_KEY}")
     metadata = _metadata(name, stored.metadata, origin.config, layers["out.weight"].shape[0])
     module = task.build(loaded.model.settings.shape, metadata)
@@ -126,6 +121,25 @@ def read_head(loaded: LoadedModel) -> FineTuned | None:
     max_length = min(length, loaded.model.settings.max_length) if isinstance(length, int) else _max_length(loaded)
     truncate = parse_truncate(stored.preprocessing.get("truncate", task.truncate))
     return FineTuned(task, module.eval(), metadata, stored.calibration, max_length, truncate)
+
+
+def _head_settings(
+    form: HeadForm, kind: HeadKind, name: str, layers: Mapping[str, Tensor], loaded: LoadedModel
+) -> dict[str, Any] | None:
+    """Return the settings with which the task `name` computes a head; None if no task of ours does."""
+    pooled = kind in POOLED_KINDS
+    if "norm" in form.layers:
+        if _is_identity(form, kind, layers, loaded.model):
+            return {"pooling": "cls", "head_dense": False} if pooled else {}
+        if name != "rank":
+            return None
+        _check_normed(form, str(loaded.path))
+        return {"pooling": form.pooling, "head_dense": True, "head_norm": True}
+    dense = "dense" in form.layers
+    if not pooled:
+        return None if dense else {}
+    settings: dict[str, Any] = {"pooling": form.pooling, "head_dense": dense}
+    return settings | ({"head_activation": form.activation} if dense else {})
 
 
 def identity_layers(model: Model) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from encodery.model.network import Model, model_of_state
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
+MLM = name_of(MLMHead)
 HALF_PRECISIONS = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -96,7 +97,7 @@ def from_checkpoint(
 
     state = {canonical(name): tensor for name, tensor in file_state.items()}
     file_names = {canonical(name): name for name in file_state}
-    head = checkpoint_format.has_lm_head(state)
+    head = checkpoint_format.head_in(state)
     settings = checkpoint_format.read_config(config, head=head, tied=_is_tied(checkpoint_format, config, state))
     if isinstance(settings.head, MLMHead) and not settings.head.tied and checkpoint_format.unused_bias in state:
         # Older files store the only bias under this name.
@@ -216,7 +217,7 @@ def _embedding_name(checkpoint_format: CheckpointFormat, config: Config, setting
 
 def _is_tied(checkpoint_format: CheckpointFormat, config: Config, state: State) -> bool:
     """Whether the decoder shares the token embeddings: as configured, unless the file stores two different tensors."""
-    if not checkpoint_format.has_lm_head(state):
+    if checkpoint_format.head_in(state) != MLM:
         return True
     configured = bool(config.get("tie_word_embeddings", True))
     decoder = checkpoint_format.decoder_weight
@@ -224,7 +225,7 @@ def _is_tied(checkpoint_format: CheckpointFormat, config: Config, state: State) 
         if not configured:
             raise ArtifactError(f"tie_word_embeddings is false, but the checkpoint has no tensor '{decoder}'.")
         return True
-    embeddings = _embedding_name(checkpoint_format, config, checkpoint_format.read_config(config, head=True))
+    embeddings = _embedding_name(checkpoint_format, config, checkpoint_format.read_config(config, head=MLM))
     return configured and embeddings in state and torch.equal(state[decoder], state[embeddings])
 
 
@@ -232,7 +233,7 @@ def _aliases(
     checkpoint_format: CheckpointFormat, config: Config, settings: ModelSettings, state: State
 ) -> dict[str, str]:
     """Names that repeat another tensor: the weight of a tied decoder, and its bias under a second name."""
-    if not checkpoint_format.has_lm_head(state):
+    if checkpoint_format.head_in(state) != MLM:
         return {}
     names = checkpoint_format.tensor_names(config, settings)
     aliases: dict[str, str] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+
+from encodery.base.errors import SettingsError
 
 Config = Mapping[str, Any]
 """The contents of a config.json."""
@@ -33,11 +35,20 @@ class HeadForm:
     """What a stock class computes between the hidden states and the outputs of a task.
 
     `layers`: our layer of a head ("dense", "norm", "out") → the name of theirs, without ".weight" and ".bias".
-    `pooling` ("cls" or "mean") matters to heads that read a whole sequence. `activation` follows the dense layer and is
-    the name that the configuration uses; `norm_eps` belongs to the norm and is None without one.
+    `pooling` ("cls" or "mean") matters to heads that read a whole sequence. `activation` follows the dense layer: a
+    name of `HeadedTask.head_activation`, or with a norm the name that the configuration uses. `norm_eps` belongs to the
+    norm and is None without one.
     """
 
     layers: Mapping[str, str]
     pooling: str = "cls"
     activation: str = "tanh"
     norm_eps: float | None = None
+
+
+def undeclared_head(format_name: str, stock_class: str, declared: Iterable[str]) -> SettingsError:
+    """The error for a head of a task that a checkpoint format does not declare."""
+    return SettingsError(
+        f"The checkpoint format '{format_name}' does not declare where {stock_class} stores its head, so the head "
+        f"cannot be used; heads declared: {', '.join(declared) or 'none'}. The encoder itself can."
+    )

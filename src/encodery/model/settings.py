@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.base.settings import check_at_least, check_interval
 from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
@@ -69,6 +70,11 @@ class ModelSettings:
             raise SettingsError(
                 f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."
             )
+
+    @property
+    def head_name(self) -> str | None:
+        """The name of the head's part; None without a head."""
+        return None if self.head is None else name_of(self.head)
 
     @property
     def shape(self) -> Shape:

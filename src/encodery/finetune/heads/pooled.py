@@ -6,7 +6,9 @@ Tasks with one prediction per sequence use it. Shapes: T tokens, S sequences, H 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +22,23 @@ from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks import Task
 from encodery.model.shape import Batch, Output
 
+HeadActivation = Literal["tanh", "relu", "gelu"]
+_ACTIVATIONS: dict[HeadActivation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadedTask(Task, abc.ABC):
     """A task with a `PooledHead`.
 
-    `pooling` of the hidden states; `head_dense`: a dense layer after it; `dropout` in the head; `head_lr_scale`: the
-    head's learning rate relative to the model's; `token_matching`: for two texts, the head also reads how well their
-    tokens match (`heads/token_matching.py`).
+    `pooling` of the hidden states; `head_dense`: a dense layer after it; `head_activation` of that layer ("tanh" as in
+    BERT, "relu" as in DistilBERT, "gelu" as in ELECTRA); `dropout` in the head; `head_lr_scale`: the learning rate of
+    the head relative to the model's; `token_matching`: for two texts, the head also reads how well their tokens match
+    (`heads/token_matching.py`).
     """
 
     pooling: HeadPooling = "mean"
     head_dense: bool = False
+    head_activation: HeadActivation = "tanh"
     dropout: float = 0.1
     head_lr_scale: float = 10.0
     token_matching: bool = True
@@ -44,9 +51,9 @@ class HeadedTask(Task, abc.ABC):
 class PooledHead(nn.Module):
     """Hidden states (T, H) → outputs (S, C).
 
-    The states are pooled; with `head_dense` a dense layer and tanh follow, as in BERT's pooler, or with `norm` GELU and
-    a layer norm, as in ModernBERT's head. For rows of two texts the features (S, K) of token matching are appended.
-    Dropout and a linear map come last.
+    The states are pooled; with `head_dense` a dense layer and its activation follow, as in BERT's pooler, or with
+    `norm` GELU and a layer norm, as in ModernBERT's head. For rows of two texts the features (S, K) of token matching
+    are appended. Dropout and a linear map come last.
     """
 
     def __init__(self, width: int, outputs: int, task: HeadedTask, metadata: TaskMetadata, norm: bool = False) -> None:
@@ -54,6 +61,7 @@ class PooledHead(nn.Module):
         self.pooling = task.pooling
         self.dense = nn.Linear(width, width) if task.head_dense else None
         self.norm = nn.LayerNorm(width) if norm else None
+        self.activate = _ACTIVATIONS["gelu" if norm else task.head_activation]
         self.dropout = nn.Dropout(task.dropout)
         self.matching = TokenMatching(width) if metadata.token_matching else None
         self.out = ScaledLRLinear(width if self.matching is None else width + NUM_FEATURES, outputs, task.head_lr_scale)
@@ -69,8 +77,8 @@ class PooledHead(nn.Module):
         """Return the input of the linear map: (S, H), or (S, H + K) with token matching."""
         pooled = pool(hidden, batch, self.pooling)
         if self.dense is not None:
-            dense = self.dense(self.dropout(pooled))
-            pooled = torch.tanh(dense) if self.norm is None else self.norm(F.gelu(dense))
+            pooled = self.activate(self.dense(self.dropout(pooled)))
+            pooled = pooled if self.norm is None else self.norm(pooled)
         return pooled if self.matching is None else torch.cat([pooled, self.matching(hidden, batch)], 1)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from encodery.base.errors import SettingsError
 from encodery.base.parts import Part, name_of
-from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames, undeclared_head
 from encodery.model.settings import ModelSettings
 
 
@@ -29,22 +28,24 @@ class CheckpointFormat(Part):
     """Name of the decoder's weight, which the checkpoint has only if the decoder is not tied."""
     unused_bias: ClassVar[str | None] = None
     """Name of a second bias, which the stock class stores beside the bias of an untied decoder and does not use."""
-    stock_classes: ClassVar[tuple[str, str]]
-    """The stock classes of the bare encoder and of the masked language model."""
-    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = MappingProxyType({})
-    """Kind of a task's head → our layers of it → theirs (see `HeadForm.layers`)."""
+    stock_classes: ClassVar[Mapping[str | None, str]]
+    """Name of the part `model.head`, None without one → the stock class. Other heads cannot be written."""
+    pooler: ClassVar[str | None] = None
+    """Name of the dense layer from which the bare stock class computes `pooler_output`; None if it has none."""
+    heads: ClassVar[Mapping[HeadKind, HeadForm]] = MappingProxyType({})
+    """Heads of tasks that the stock classes have."""
 
     @abc.abstractmethod
     def matches(self, config: Config) -> bool:
         """Whether a config.json has this format."""
 
     @abc.abstractmethod
-    def has_lm_head(self, state: State) -> bool:
-        """Whether the tensors include a masked-language-model head."""
+    def head_in(self, state: State) -> str | None:
+        """The name of the part `model.head` whose tensors are in a checkpoint; None without one."""
 
     @abc.abstractmethod
-    def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
-        """Our settings. Raises `SettingsError` naming a key whose value is not supported."""
+    def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
+        """Our settings with that head. Raises `SettingsError` naming a key whose value is not supported."""
 
     @abc.abstractmethod
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
@@ -66,14 +67,13 @@ class CheckpointFormat(Part):
     def head_form(self, kind: HeadKind, config: Config) -> HeadForm:
         """The head of the stock class of `kind` under `config`. Raises `SettingsError` if the format declares none."""
         if kind not in self.heads:
-            stock = self.stock_classes[0].removesuffix("Model") + f"For{kind}"
-            declared = ", ".join(self.heads) or "none"
-            raise SettingsError(
-                f"The checkpoint format '{name_of(self)}' does not declare where {stock} stores its head, so the head "
-                f"cannot be used; heads declared: {declared}. The encoder itself can."
-            )
-        return HeadForm(layers=self.heads[kind])
+            raise undeclared_head(name_of(self), self.stock_class(kind), self.heads)
+        return self.heads[kind]
 
-    def head_config(self, form: HeadForm, *, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:
+    def head_config(self, form: HeadForm, *, dropout: float, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:
         """The keys of config.json that make the stock class compute `form`."""
-        return {}
+        return {"classifier_dropout": dropout}
+
+    def stock_class(self, kind: HeadKind) -> str:
+        """The name of the stock class with a task's head of that kind."""
+        return f"{self.stock_classes[None].removesuffix('Model')}For{kind}"

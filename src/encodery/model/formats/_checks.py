@@ -44,17 +44,23 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check_supported(config: Config, **supported: tuple[Any, ...]) -> None:
+def check_supported(
+    config: Config,
+    width_key: str = "hidden_size",
+    heads_key: str = "num_attention_heads",
+    **supported: tuple[Any, ...],
+) -> None:
     """Refuse values that would change what the model computes.
 
-    `supported`: further keys of the format and their supported values. Raises `SettingsError` naming the key.
+    `width_key`, `heads_key`: the format's names of the width and the number of heads. `supported`: further keys of the
+    format and their supported values. Raises `SettingsError` naming the key.
     """
     for key, values in {**_SUPPORTED, **supported}.items():
         value = config.get(key)
         if value is not None and value not in values:
             alternative = f" or {values[0]!r}" if values else ""
             raise SettingsError(f"config.json: {key} = {value!r} is not supported; it must be absent{alternative}.")
-    width, heads = required_size(config, "hidden_size"), required_size(config, "num_attention_heads")
+    width, heads = required_size(config, width_key), required_size(config, heads_key)
     for key, expected in (("embedding_size", width), ("head_dim", width // heads)):
         if config.get(key) not in (None, expected):
             raise SettingsError(f"config.json: {key} = {config[key]!r} is not supported; it must be {expected}.")

@@ -12,7 +12,7 @@ from encodery.base.errors import SettingsError
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.post import PostNorm
 from encodery.model.ffn.mlp import MLP
-from encodery.model.format_types import Config, TensorNames
+from encodery.model.format_types import Config, HeadForm, TensorNames
 from encodery.model.formats._checks import (
     THEIR_ACTIVATIONS,
     activation_of,
@@ -30,9 +30,10 @@ from encodery.model.weights import ActivationName
 
 BARE_PREFIXES = ("embeddings.", "encoder.layer.", "pooler.")
 UNUSED_TENSORS = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
-POOLED_HEAD = {"dense": "pooler.dense", "out": "classifier"}
+POOLER = "pooler.dense"
+POOLED_HEAD = HeadForm(layers={"dense": POOLER, "out": "classifier"})
 """A head of sequences: the pooler's dense layer and tanh over the first hidden state, then a linear map."""
-TOKEN_HEAD, SPAN_HEAD = {"out": "classifier"}, {"out": "qa_outputs"}
+TOKEN_HEAD, SPAN_HEAD = HeadForm(layers={"out": "classifier"}), HeadForm(layers={"out": "qa_outputs"})
 
 _EMBEDDINGS = {
     "embeddings.word.weight": "embeddings.word_embeddings.weight",

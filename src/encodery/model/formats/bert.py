@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.parts import name_of
-from encodery.model.format_types import Config, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
 from encodery.model.formats import CheckpointFormat
 from encodery.model.formats._checks import activation_of
 from encodery.model.formats._post_norm import (
     BARE_PREFIXES,
     POOLED_HEAD,
+    POOLER,
     SPAN_HEAD,
     TOKEN_HEAD,
     UNUSED_TENSORS,
@@ -50,8 +51,9 @@ class BertFormat(CheckpointFormat):
     unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "cls.predictions.decoder.weight"
     unused_bias: ClassVar[str | None] = "cls.predictions.bias"
-    stock_classes: ClassVar[tuple[str, str]] = ("BertModel", "BertForMaskedLM")
-    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
+    stock_classes: ClassVar[Mapping[str | None, str]] = {None: "BertModel", "mlm": "BertForMaskedLM"}
+    pooler: ClassVar[str | None] = POOLER
+    heads: ClassVar[Mapping[HeadKind, HeadForm]] = {
         "SequenceClassification": POOLED_HEAD,
         "MultipleChoice": POOLED_HEAD,
         "TokenClassification": TOKEN_HEAD,
@@ -61,10 +63,10 @@ class BertFormat(CheckpointFormat):
     def matches(self, config: Config) -> bool:
         return config.get("model_type") == "bert"
 
-    def has_lm_head(self, state: State) -> bool:
-        return "cls.predictions.transform.dense.weight" in state
+    def head_in(self, state: State) -> str | None:
+        return "mlm" if "cls.predictions.transform.dense.weight" in state else None
 
-    def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
+    def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
         lm_head = MLMHead(activation=activation_of(config, "hidden_act"), tied=tied) if head else None
         return read_post_norm_config(config, lm_head, position_offset=0)
 
@@ -80,7 +82,7 @@ class BertFormat(CheckpointFormat):
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         return {
             "model_type": "bert",
-            "architectures": [self.stock_classes[settings.head is not None]],
+            "architectures": [self.stock_classes[settings.head_name]],
             **write_post_norm_config(settings),
             "max_position_embeddings": settings.max_length,
             "pad_token_id": special.pad,

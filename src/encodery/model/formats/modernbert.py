@@ -38,8 +38,10 @@ from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-_HEAD = {"dense": "head.dense", "norm": "head.norm", "out": "classifier"}
+
 _DEFAULT_NORM_EPS = 1e-5
+_LAYERS = {"dense": "head.dense", "norm": "head.norm", "out": "classifier"}
+_HEAD = HeadForm(layers=_LAYERS, activation="gelu", norm_eps=_DEFAULT_NORM_EPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,8 @@ class ModernBertFormat(CheckpointFormat):
     bare_prefixes: ClassVar[tuple[str, ...]] = ("embeddings.", "layers.", "final_norm.")
     unused_tensors: ClassVar[tuple[str, ...]] = ("rotary_emb.",)
     decoder_weight: ClassVar[str] = "decoder.weight"
-    stock_classes: ClassVar[tuple[str, str]] = ("ModernBertModel", "ModernBertForMaskedLM")
-    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
+    stock_classes: ClassVar[Mapping[str | None, str]] = {None: "ModernBertModel", "mlm": "ModernBertForMaskedLM"}
+    heads: ClassVar[Mapping[HeadKind, HeadForm]] = {
         "SequenceClassification": _HEAD,
         "MultipleChoice": _HEAD,
         "TokenClassification": _HEAD,
@@ -61,10 +63,10 @@ class ModernBertFormat(CheckpointFormat):
     def matches(self, config: Config) -> bool:
         return config.get("model_type") == "modernbert"
 
-    def has_lm_head(self, state: State) -> bool:
-        return "head.dense.weight" in state and "classifier.weight" not in state
+    def head_in(self, state: State) -> str | None:
+        return "mlm" if "head.dense.weight" in state and "classifier.weight" not in state else None
 
-    def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
+    def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
         check_supported(config)
         theta, local_theta = _thetas(config)
         return ModelSettings(
@@ -107,7 +109,7 @@ class ModernBertFormat(CheckpointFormat):
         shape, head = settings.shape, settings.head if isinstance(settings.head, MLMHead) else MLMHead()
         return {
             "model_type": "modernbert",
-            "architectures": [self.stock_classes[settings.head is not None]],
+            "architectures": [self.stock_classes[settings.head_name]],
             "vocab_size": shape.vocab_size,
             "hidden_size": shape.width,
             "num_hidden_layers": shape.depth,
@@ -165,14 +167,15 @@ class ModernBertFormat(CheckpointFormat):
 
     def head_form(self, kind: HeadKind, config: Config) -> HeadForm:
         return HeadForm(
-            layers=self.heads[kind],
+            layers=super().head_form(kind, config).layers,
             pooling=config.get("classifier_pooling", "cls"),
             activation=config.get("classifier_activation", "gelu"),
             norm_eps=config.get("norm_eps", _DEFAULT_NORM_EPS),
         )
 
-    def head_config(self, form: HeadForm, *, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:
+    def head_config(self, form: HeadForm, *, dropout: float, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:
         return {
+            **super().head_config(form, dropout=dropout, dense_bias=dense_bias, norm_bias=norm_bias),
             "classifier_pooling": form.pooling,
             "classifier_activation": form.activation,
             "classifier_bias": dense_bias,

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.model.format_types import Config, HeadKind, SpecialTokenIds, State, TensorNames
+from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
 from encodery.model.formats import CheckpointFormat
 from encodery.model.formats._post_norm import (
     BARE_PREFIXES,
     POOLED_HEAD,
+    POOLER,
     SPAN_HEAD,
     TOKEN_HEAD,
     UNUSED_TENSORS,
@@ -48,9 +49,10 @@ class RobertaFormat(CheckpointFormat):
     unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "lm_head.decoder.weight"
     unused_bias: ClassVar[str | None] = "lm_head.bias"
-    stock_classes: ClassVar[tuple[str, str]] = ("RobertaModel", "RobertaForMaskedLM")
-    heads: ClassVar[Mapping[HeadKind, Mapping[str, str]]] = {
-        "SequenceClassification": {"dense": "classifier.dense", "out": "classifier.out_proj"},
+    stock_classes: ClassVar[Mapping[str | None, str]] = {None: "RobertaModel", "mlm": "RobertaForMaskedLM"}
+    pooler: ClassVar[str | None] = POOLER
+    heads: ClassVar[Mapping[HeadKind, HeadForm]] = {
+        "SequenceClassification": HeadForm(layers={"dense": "classifier.dense", "out": "classifier.out_proj"}),
         "MultipleChoice": POOLED_HEAD,
         "TokenClassification": TOKEN_HEAD,
         "QuestionAnswering": SPAN_HEAD,
@@ -59,10 +61,10 @@ class RobertaFormat(CheckpointFormat):
     def matches(self, config: Config) -> bool:
         return config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
 
-    def has_lm_head(self, state: State) -> bool:
-        return "lm_head.dense.weight" in state
+    def head_in(self, state: State) -> str | None:
+        return "mlm" if "lm_head.dense.weight" in state else None
 
-    def read_config(self, config: Config, *, head: bool, tied: bool = True) -> ModelSettings:
+    def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
         pad = config.get("pad_token_id", 1)
         if not isinstance(pad, int) or pad < 0:
             raise SettingsError(
@@ -85,7 +87,7 @@ class RobertaFormat(CheckpointFormat):
         offset = settings.positions.offset
         return {
             "model_type": "roberta",
-            "architectures": [self.stock_classes[settings.head is not None]],
+            "architectures": [self.stock_classes[settings.head_name]],
             **write_post_norm_config(settings),
             "max_position_embeddings": settings.max_length + offset,
             "pad_token_id": offset - 1,
