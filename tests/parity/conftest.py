@@ -14,6 +14,9 @@ from types import ModuleType
 
 import pytest
 
+from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.tokenizer import Tokenizer
+
 
 def peer(name: str) -> ModuleType:
     """A package that outputs are compared with; its warnings at import are ignored."""
@@ -65,3 +68,13 @@ def docstrings(module: ModuleType) -> Iterator[str]:
             text = inspect.getdoc(value)
             if text and len(text.split()) >= 5:
                 yield text
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a WordPiece tokenizer with at most 300 entries."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    trained = Tokenizer(Wordpiece().train(texts, 300))
+    trained.set_template()
+    trained.save(folder)
+    return folder

@@ -39,8 +39,6 @@ from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.settings import ModelSettings
-from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.tokenizer import Tokenizer
 
 SIZES: dict[str, Any] = {
     "width": 32,
@@ -89,14 +87,6 @@ CASES = [
     *[("modernbert", "rank", NORMED | {"pooling": pooling}) for pooling in ("mean", "cls")],
 ]
 NAMES = [f"{layout}-{task}-{''.join(map(str, form.values()))}" for layout, task, form in CASES]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = Tokenizer(Wordpiece().train(texts, 300))
-    made.set_template()
-    made.save(tmp_path_factory.mktemp("tokenizer"))
-    return tmp_path_factory.getbasetemp() / next(tmp_path_factory.getbasetemp().glob("tokenizer*"))
 
 
 Tune = Callable[..., LoadedModel]
