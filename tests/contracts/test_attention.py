@@ -10,9 +10,9 @@ import torch
 from encodery import checks
 from encodery.base.parts import find_part, part_names
 from encodery.checks import attention
-from encodery.model.attention import Attention, HeadWeights
+from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
-from encodery.model.positions import OffsetPattern
+from encodery.model.head_weights import HeadWeights, OffsetPattern
 from encodery.model.reach import Reach
 
 pytestmark = pytest.mark.usefixtures("_poisoned")

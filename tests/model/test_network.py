@@ -19,6 +19,7 @@ from encodery.model.network import build_model, copy_for_training
 from encodery.model.norms.layer import LayerNorm
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
+from encodery.model.positions.sinusoidal import SinusoidalPositions
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
@@ -183,7 +184,9 @@ def test_errors_name_the_setting() -> None:
     with pytest.raises(SettingsError, match="dropout = 1"):
         ModelSettings(dropout=1.0)
     with pytest.raises(SettingsError, match="even head size, not 3"):
-        build_model(dataclasses.replace(TINY, head_size=3, positions=RotaryPositions()))
+        dataclasses.replace(TINY, head_size=3, positions=RotaryPositions())
+    with pytest.raises(SettingsError, match="positions = 'sinusoidal': needs an even embedding size, not 9"):
+        dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=9), positions=SinusoidalPositions())
     with pytest.raises(SettingsError, match=r"head\.transform = false"):
         build_model(dataclasses.replace(TINY, embeddings=FactorizedEmbeddings(width=8), head=MLMHead(transform=False)))
     with pytest.raises(InputError, match="21 tokens is longer than the model's 20"):

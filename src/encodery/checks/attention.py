@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from encodery.base.settings import decode, encode
 from encodery.model.attention import Attention, AttentionModule
@@ -11,6 +12,7 @@ from encodery.model.init.normal import NormalInit
 from encodery.model.positions.none import NoPositions
 from encodery.model.reach import Reach
 from encodery.model.shape import Batch, Layout, Shape
+from encodery.model.weights import LinearLayer
 
 SHAPE = Shape(
     vocab_size=9,
@@ -87,6 +89,19 @@ def check_window(part: Attention) -> None:
     near = torch.zeros(len(x), dtype=torch.bool)
     near[29 - window : 29 + window + 1] = True
     assert not grad[~near].any(), "a token attends to one outside its window"
+
+
+def check_cost(part: Attention) -> None:
+    """`cost` counts the operations of the matrix products, and what is kept includes the inputs of linear layers."""
+    x, batch = torch.randn(64, 12), layout(16, 16, 16, 16)
+    module = part.build(SHAPE)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x, batch, POSITIONS)
+    counted, cost = counter.get_total_flops() / 64, part.cost(SHAPE, 16)
+    assert abs(cost.flops - counted) <= 0.05 * counted, f"cost says {cost.flops} operations per token, not {counted}"
+    inputs = sum(layer.in_features for layer in module.modules() if isinstance(layer, LinearLayer))
+    assert cost.kept >= inputs, f"cost says that {cost.kept} numbers are kept, but linear layers keep {inputs}"
+    assert part.cost(SHAPE, 64).flops >= cost.flops
 
 
 def check_head_weights(part: Attention) -> None:

@@ -74,6 +74,14 @@ def check_tokens_are_independent(part: FFN) -> None:
     assert not grad[[0, 2, 3, 4]].any(), "a gradient reaches another token"
 
 
+def check_cost(part: FFN) -> None:
+    """`cost` counts two operations per weight of a linear layer, and what is kept includes the layers' inputs."""
+    layers = [layer for layer in part.build(SHAPE).modules() if isinstance(layer, LinearLayer)]
+    cost = part.cost(SHAPE)
+    assert cost.flops == 2 * sum(layer.weight.numel() for layer in layers)
+    assert cost.kept >= sum(layer.in_features for layer in layers)
+
+
 def check_gradient(part: FFN) -> None:
     """The gradient is that of finite differences."""
     torch.autograd.gradcheck(example(part), (example_states(),))

@@ -77,6 +77,17 @@ def check_bias_shape(part: Positions) -> None:
         assert bias.shape[1] >= 2 * 9 - 1
 
 
+def check_kinds(part: Positions) -> None:
+    """`kinds` names where the positions enter the model, and nothing else."""
+    module, x, qkv = example(part), repeated(12), repeated(36)
+    entering = {
+        "embeddings": not torch.equal(module.add(x.clone(), LAYOUT), x),
+        "rotation": not torch.equal(module.rotate(qkv.clone(), LAYOUT, SHAPE), qkv),
+        "bias": module.bias(LAYOUT, SHAPE) is not None,
+    }
+    assert {kind for kind, enters in entering.items() if enters} == part.kinds
+
+
 def check_order_matters(part: Positions) -> None:
     """A model gives other hidden states when two tokens change places, unless there are no positions."""
     table = {"width": 12, "heads": 3, "vocab_size": 9, "init": {"is": "normal", "std": 0.3}}

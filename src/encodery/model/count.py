@@ -44,10 +44,10 @@ def flops_per_token(
     """
     model, shape = meta_model(settings), settings.shape
     products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
-    for layer, block in enumerate(model.encoder.blocks):
+    for layer, (layer_shape, block) in enumerate(zip(settings.layer_shapes, model.encoder.blocks, strict=True)):
         fraction = early[1] if layer < early[0] else 1.0
-        attended = settings.mask.reach(layer, shape.depth).mean_attended(length * fraction)
-        products += fraction * (2.0 * _weights(block) + 4.0 * shape.heads * shape.head_size * attended)
+        sublayers = settings.attention.cost(layer_shape, length * fraction).flops + settings.ffn.cost(layer_shape).flops
+        products += fraction * (sublayers + 2.0 * _weights_besides_sublayers(block))
     if settings.head is not None:
         tied = shape.vocab_size * shape.embedding_size
         decoder = any(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
@@ -65,8 +65,8 @@ def activation_bytes(
 ) -> int:
     """Estimate the bytes that a forward pass over `tokens` tokens keeps for the backward pass.
 
-    The estimate includes attention weights, which the CPU keeps for sequences of up to 512 tokens, and leaves dropout
-    masks out. Of what is recomputed, the input is kept, and the rest is in memory for one layer at a time.
+    The estimate asks attention and feed-forward for what they keep, and leaves dropout masks out. Of what is
+    recomputed, the input is kept, and the rest is in memory for one layer at a time.
 
     Args:
         settings: The model.
@@ -77,17 +77,11 @@ def activation_bytes(
         activation_checkpointing: What every block recomputes in the backward pass.
     """
     model, shape = meta_model(settings), settings.shape
-    per_token = one_layer = 0
-    for block in model.encoder.blocks:
-        attention_module, ffn_module = block.get_submodule("attention"), block.get_submodule("ffn")
-        attention = _inputs(attention_module) + shape.heads * (length if length <= 512 else 1)
-        ffn = _inputs(ffn_module)
+    per_token = one_layer = 0.0
+    for layer_shape, block in zip(settings.layer_shapes, model.encoder.blocks, strict=True):
+        attention = settings.attention.cost(layer_shape, length).kept
+        ffn = settings.ffn.cost(layer_shape).kept
         norms = sum(_norm_size(m) for m in block.modules())
-        for name, inner in (*attention_module.named_modules(), *ffn_module.named_modules()):
-            if isinstance(inner, Linear) and name.endswith("qkv"):
-                attention += inner.out_features
-            elif isinstance(inner, Linear) and name.endswith("up"):
-                ffn += 2 * inner.out_features - shape.intermediate_size
         whole = attention + ffn + norms
         recomputed = {"nothing": 0, "attention": attention, "ffn": ffn, "block": whole}[activation_checkpointing]
         per_token += whole - recomputed + (shape.width if recomputed else 0)
@@ -109,9 +103,9 @@ def _weights(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
 
 
-def _inputs(module: nn.Module) -> int:
-    """The size of the inputs of all linear layers of a module, per token."""
-    return sum(m.in_features for m in module.modules() if isinstance(m, Linear))
+def _weights_besides_sublayers(block: nn.Module) -> int:
+    """The number of weights in the linear layers of a block that do not belong to its attention or feed-forward."""
+    return _weights(block) - _weights(block.get_submodule("attention")) - _weights(block.get_submodule("ffn"))
 
 
 def _norm_size(module: nn.Module) -> int:

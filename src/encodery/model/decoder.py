@@ -15,7 +15,6 @@ from encodery.model.blocks import BlockModule
 from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.heads import LMHeadModule
 from encodery.model.memory import Memory
-from encodery.model.reach import Reach
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Layout
 
@@ -27,13 +26,12 @@ class Decoder(nn.Module):
         super().__init__()
         # Positions are added at the model's width, even if the embeddings have another one.
         shape = dataclasses.replace(model.shape, embedding_size=model.width, reads_memory=settings.memory)
-        reach = Reach(right=0) if settings.causal else Reach()
         self.positions = model.positions.build(shape)
         self.embedding_norm = model.norm.build(model.width) if settings.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(
             model.block.build(
                 # Layers are numbered after the encoder's: parts that treat layer 0 differently mean the model's.
-                shape.for_layer(model.depth + layer, reach),
+                shape.for_layer(model.depth + layer, settings.reach),
                 attention=model.attention,
                 ffn=model.ffn,
                 norm=model.norm,

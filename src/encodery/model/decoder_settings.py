@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from encodery.base.settings import check_at_least
 from encodery.model.heads import LMHead
 from encodery.model.heads.mlm import MLMHead
+from encodery.model.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +31,8 @@ class DecoderSettings:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "depth")
+
+    @property
+    def reach(self) -> Reach:
+        """The reach of the layers among the decoder's own tokens."""
+        return Reach(right=0) if self.causal else Reach()

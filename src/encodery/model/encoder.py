@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.blocks import BlockModule
-from encodery.model.extensions import (
-    ExtensionModules,
-    IdentityAdapter,
-    IdentityTransform,
-    SequenceTransform,
-)
+from encodery.model.extensions import ExtensionModules, IdentityAdapter
+from encodery.model.sequence_transform import IdentityTransform, SequenceTransform
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 
@@ -29,20 +25,20 @@ class Encoder(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         shape = settings.shape
-        norm, mask = settings.norm, settings.mask
+        norm = settings.norm
         self.embeddings = settings.embeddings.build(shape)
         self.positions = settings.positions.build(shape)
         self.embedding_norm = norm.build(shape.embedding_size) if settings.embedding_norm else nn.Identity()
         self.drop = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
         self.blocks = nn.ModuleList(
             settings.block.build(
-                shape.for_layer(layer, mask.reach(layer, shape.depth)),
+                layer_shape,
                 attention=settings.attention,
                 ffn=settings.ffn,
                 norm=norm,
                 dropout=settings.dropout,
             )
-            for layer in range(shape.depth)
+            for layer_shape in settings.layer_shapes
         )
         self.final_norm = settings.block.final(shape, norm)
         self.sequence_transform: SequenceTransform = IdentityTransform()

@@ -15,9 +15,10 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import name_of
 from encodery.model.decoder import Decoder
 from encodery.model.encoder import Encoder
-from encodery.model.extensions import ExtensionModules, ModelExtension, SequenceTransform, SublayerAdapter
+from encodery.model.extensions import ExtensionModules, ModelExtension, SublayerAdapter
 from encodery.model.heads import LMHeadModule
 from encodery.model.memory import Memory
+from encodery.model.sequence_transform import SequenceTransform
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 
@@ -39,12 +40,13 @@ class Model(nn.Module):
 
         `generator` (on the CPU) draws their initial weights. Raises `SettingsError` if a place is occupied.
         """
+        settings = dataclasses.replace(self.settings, extensions=(*self.settings.extensions, extension))
         modules = extension.build(self.settings.shape)
         for module in modules:
             module.init_weights(generator)
             module.to(self.encoder.token_embeddings.device)
         self.encoder.install(modules)
-        self.settings = dataclasses.replace(self.settings, extensions=(*self.settings.extensions, extension))
+        self.settings = settings
         return modules
 
     @property

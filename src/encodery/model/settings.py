@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError
-from encodery.base.parts import name_of
+from encodery.base.parts import Part, name_of
 from encodery.base.settings import check_at_least, check_interval
 from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
@@ -70,6 +70,12 @@ class ModelSettings:
             raise SettingsError(
                 f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."
             )
+        _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
+        decoder = () if self.decoder is None else (self.shape.for_layer(self.depth, self.decoder.reach),)
+        for shape in (*self.layer_shapes, *decoder):
+            _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
+            for extension in self.extensions:
+                _refuse("extensions", extension, extension.incompatibility(shape))
 
     @property
     def head_name(self) -> str | None:
@@ -90,3 +96,14 @@ class ModelSettings:
             type_vocab_size=self.type_vocab_size,
             embedding_size=self.embeddings.size(self.width),
         )
+
+    @property
+    def layer_shapes(self) -> tuple[Shape, ...]:
+        """The sizes and the reach of each layer."""
+        return tuple(self.shape.for_layer(layer, self.mask.reach(layer, self.depth)) for layer in range(self.depth))
+
+
+def _refuse(setting: str, part: Part, reason: str | None) -> None:
+    """Raise `SettingsError` if there is a reason."""
+    if reason is not None:
+        raise SettingsError(f"{setting} = '{name_of(part)}': {reason}")

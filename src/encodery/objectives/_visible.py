@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encodery.model.extensions import SequenceTransform
+from encodery.model.sequence_transform import SequenceTransform
 from encodery.model.shape import Batch, Layout
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from encodery.base import machine
 from encodery.base.errors import SettingsError
-from encodery.model.extensions import SequenceTransform
 from encodery.model.network import Model
+from encodery.model.sequence_transform import SequenceTransform
 from encodery.model.shape import Batch, Output
 from encodery.runtimes.batch import check_batch
 from encodery.runtimes.native import FP32, kernels

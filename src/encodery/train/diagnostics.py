@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from encodery.base import machine
+from encodery.model.attention.full import FullAttention
 from encodery.model.ops.attention import AttentionKernel, AttentionSpec, select_kernel
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Layout
@@ -137,7 +138,9 @@ def padded_attention_warning(
     Both kernels run forward once, after one run to warm up. On a device without a packed kernel for the dtype there is
     nothing to compare with.
     """
-    dropout = float(getattr(settings.attention, "dropout", 0.0))
+    if not isinstance(settings.attention, FullAttention):
+        return None
+    dropout = settings.attention.dropout
     positions = settings.positions.build(settings.shape).to(device)
     bias = positions.bias(layout, settings.shape)
     current = AttentionSpec(bias=bias is not None, dropout=dropout)

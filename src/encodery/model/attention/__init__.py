@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from encodery.base.parts import Part
+from encodery.model.cost import Cost
+from encodery.model.head_weights import HeadWeights
 from encodery.model.memory import CrossAttention
-from encodery.model.positions import OffsetPattern, PositionsModule
+from encodery.model.positions import Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -24,39 +25,22 @@ class Attention(Part):
         """The attention of layer `shape.layer` to a memory, which has no positions and no limit of reach."""
         return CrossAttention(shape)
 
+    @abc.abstractmethod
+    def cost(self, shape: Shape, length: float) -> Cost:
+        """What the attention of a layer costs, projections included, in sequences of `length` tokens (Σ L² / Σ L if
+        they differ); `shape.reach` is its reach."""
+
+    def incompatibility(self, shape: Shape, positions: Positions) -> str | None:
+        """Why this attention cannot be used in a layer of `shape` and its reach, with these positions; None if it can.
+
+        The reason completes the sentence "attention = 'full': ...". By default an attention computes with whatever the
+        positions module adds, rotates and adds to scores, and within any reach.
+        """
+        return None
+
     def without_dropout(self) -> Attention:
         """The same attention without dropout of attention weights."""
         return self
-
-
-@dataclass(frozen=True)
-class HeadWeights:
-    """The weights of one attention head, as views of the module's parameters.
-
-    `query`, `key` and `value` are (D, H), `out` is (H, D), the biases are (D,) or None.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    out: Tensor
-    query_bias: Tensor | None = None
-    key_bias: Tensor | None = None
-
-    def load_offset_pattern(self, pattern: OffsetPattern) -> bool:
-        """Overwrite query and key in place, so that the head attends at a fixed offset.
-
-        Return False, and change nothing, if the pattern needs biases and the head has none.
-        """
-        if pattern.biases is not None:
-            if self.query_bias is None or self.key_bias is None:
-                return False
-            self.query_bias.copy_(pattern.biases[0])
-            self.key_bias.copy_(pattern.biases[1])
-        if pattern.weights is not None:
-            self.query.copy_(pattern.weights[0])
-            self.key.copy_(pattern.weights[1])
-        return True
 
 
 class AttentionModule(nn.Module):

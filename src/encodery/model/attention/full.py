@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodery.model.attention import Attention, AttentionModule, HeadWeights
+from encodery.model.attention import Attention, AttentionModule
+from encodery.model.cost import Cost
+from encodery.model.head_weights import HeadWeights
 from encodery.model.memory import CrossAttention
 from encodery.model.ops.attention import AttentionSpec, graph, select_kernel
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Linear
+
+MAX_KEPT_LENGTH = 512  # longest sequence whose attention weights the CPU keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,12 @@ class FullAttention(Attention):
 
     def build_cross(self, shape: Shape) -> CrossAttention:
         return CrossAttention(shape, bias=self.bias, bias_out=self.bias_out, dropout=self.dropout)
+
+    def cost(self, shape: Shape, length: float) -> Cost:
+        """Attention weights are kept on the CPU, for sequences of up to 512 tokens; flash kernels keep one number."""
+        inner = shape.heads * shape.head_size
+        products = 2.0 * 4 * shape.width * inner + 4.0 * inner * shape.reach.mean_attended(length)
+        return Cost(products, shape.width + 4 * inner + shape.heads * (length if length <= MAX_KEPT_LENGTH else 1))
 
     def without_dropout(self) -> FullAttention:
         return dataclasses.replace(self, dropout=0.0)

@@ -5,42 +5,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from encodery.base.parts import Part
-from encodery.model.shape import Layout, Shape
+from encodery.model.sequence_transform import SequenceTransform
+from encodery.model.shape import Shape
 
 Sublayer = Literal["attention", "ffn"]
-
-
-class SequenceTransform(nn.Module):
-    """Changes which positions the blocks work on. Abstract; each method does nothing unless overridden."""
-
-    is_identity: ClassVar[bool] = False
-
-    def transform(self, x: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
-        """Embeddings x (T, H) with their layout → the input of the first block, with its layout."""
-        return x, layout
-
-    def before_layer(self, x: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Layout]:
-        """The hidden states before layer `layer`, with their layout → that layer's input, with its layout."""
-        return x, layout
-
-    def restore(self, x: Tensor, layout: Layout) -> Tensor:
-        """The output of a block, with its layout → the hidden states of the real tokens (T, H)."""
-        return x
-
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Draw the initial weights."""
-
-
-class IdentityTransform(SequenceTransform):
-    """Changes nothing: what an encoder without such an extension has."""
-
-    is_identity: ClassVar[bool] = True
 
 
 class SublayerAdapter(nn.Module):
@@ -77,3 +51,7 @@ class ModelExtension(Part):
     @abc.abstractmethod
     def build(self, shape: Shape) -> ExtensionModules:
         """New modules for an encoder of this shape; `init_weights` or a checkpoint fills them."""
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        """Why the extension cannot be added to an encoder with a layer of `shape` and its reach; None if it can."""
+        return None

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.settings import check_at_least
-from encodery.model.extensions import ExtensionModules, ModelExtension, SequenceTransform
+from encodery.model.extensions import ExtensionModules, ModelExtension
+from encodery.model.sequence_transform import SequenceTransform
 from encodery.model.shape import Layout, Shape
 
 STD = 0.02
@@ -40,6 +41,11 @@ class SoftPrompt(ModelExtension):
     def build(self, shape: Shape) -> ExtensionModules:
         layers = max(shape.depth, 1) if self.deep else 1
         return ExtensionModules(sequence_transform=_SoftPromptModule(layers, self.num_tokens, shape.width))
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        if shape.reach.is_band:
+            return None
+        return "its vectors come first in every sequence, in the place of the mask's sinks, prefix or global positions."
 
 
 class _SoftPromptModule(SequenceTransform):

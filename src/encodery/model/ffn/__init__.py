@@ -7,6 +7,7 @@ import abc
 from torch import nn
 
 from encodery.base.parts import Part
+from encodery.model.cost import Cost
 from encodery.model.shape import Shape
 
 
@@ -16,3 +17,7 @@ class FFN(Part):
     @abc.abstractmethod
     def build(self, shape: Shape) -> nn.Module:
         """A module (T, H) → (T, H) with linear layers `up` and `down`; its output is a new tensor."""
+
+    @abc.abstractmethod
+    def cost(self, shape: Shape) -> Cost:
+        """What the feed-forward layer costs per token."""

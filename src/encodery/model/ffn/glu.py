@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from encodery.model.cost import Cost
 from encodery.model.ffn import FFN
 from encodery.model.shape import Shape
 from encodery.model.weights import ActivationName, Linear, activation
@@ -32,6 +33,9 @@ class GLU(FFN):
 
     def build(self, shape: Shape) -> nn.Module:
         return _GLUModule(self, shape)
+
+    def cost(self, shape: Shape) -> Cost:
+        return Cost(2.0 * 3 * shape.width * shape.intermediate_size, shape.width + 4 * shape.intermediate_size)
 
 
 class _GLUModule(nn.Module):

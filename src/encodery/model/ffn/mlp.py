@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from encodery.model.cost import Cost
 from encodery.model.ffn import FFN
 from encodery.model.shape import Shape
 from encodery.model.weights import ActivationName, Linear, activation
@@ -31,6 +32,9 @@ class MLP(FFN):
 
     def build(self, shape: Shape) -> nn.Module:
         return _MLPModule(self, shape)
+
+    def cost(self, shape: Shape) -> Cost:
+        return Cost(2.0 * 2 * shape.width * shape.intermediate_size, shape.width + 2 * shape.intermediate_size)
 
 
 class _MLPModule(nn.Module):

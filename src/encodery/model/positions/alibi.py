@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
-from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions import PositionKind, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -27,6 +27,10 @@ class ALiBi(Positions):
     """
 
     unsupported: ClassVar[frozenset[str]] = frozenset({"offset_patterns"})
+
+    @property
+    def kinds(self) -> frozenset[PositionKind]:
+        return frozenset({"bias"})
 
     def build(self, shape: Shape) -> PositionsModule:
         return _ALiBiModule(shape.heads)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import InputError
-from encodery.model.positions import OffsetPattern, Positions, PositionsModule
+from encodery.model.head_weights import OffsetPattern
+from encodery.model.positions import PositionKind, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import EmbeddingTable
 
@@ -29,6 +30,10 @@ class LearnedPositions(Positions):
     """
 
     offset: int = 0
+
+    @property
+    def kinds(self) -> frozenset[PositionKind]:
+        return frozenset({"embeddings"})
 
     def build(self, shape: Shape) -> PositionsModule:
         return _LearnedModule(shape, self.offset)

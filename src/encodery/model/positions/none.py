@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions import PositionKind, Positions, PositionsModule
 from encodery.model.shape import Shape
 
 
@@ -18,6 +18,10 @@ class NoPositions(Positions):
     """
 
     unsupported: ClassVar[frozenset[str]] = frozenset({"offset_patterns"})
+
+    @property
+    def kinds(self) -> frozenset[PositionKind]:
+        return frozenset()
 
     def build(self, shape: Shape) -> PositionsModule:
         return _NoPositionsModule()

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.model.positions import OffsetPattern, Positions, PositionsModule
+from encodery.model.head_weights import OffsetPattern
+from encodery.model.positions import PositionKind, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -34,10 +34,15 @@ class RotaryPositions(Positions):
     theta: float = 10_000.0
     local_theta: float | None = None
 
+    @property
+    def kinds(self) -> frozenset[PositionKind]:
+        return frozenset({"rotation"})
+
     def build(self, shape: Shape) -> PositionsModule:
-        if shape.head_size % 2:
-            raise SettingsError(f"positions = 'rotary': needs an even head size, not {shape.head_size}.")
         return _RotaryModule(self)
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        return f"needs an even head size, not {shape.head_size}." if shape.head_size % 2 else None
 
 
 class _RotaryModule(PositionsModule):

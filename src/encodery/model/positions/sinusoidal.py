@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from encodery.base.errors import SettingsError
-from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions import PositionKind, Positions, PositionsModule
 from encodery.model.shape import Layout, Shape
 
 
@@ -34,10 +33,15 @@ class SinusoidalPositions(Positions):
     theta: float = 10_000.0
     scaled: bool = False
 
+    @property
+    def kinds(self) -> frozenset[PositionKind]:
+        return frozenset({"embeddings"})
+
     def build(self, shape: Shape) -> PositionsModule:
-        if shape.embedding_size % 2:
-            raise SettingsError(f"positions = 'sinusoidal': needs an even embedding size, not {shape.embedding_size}.")
         return _SinusoidalModule(shape.embedding_size, self.theta, self.scaled)
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        return f"needs an even embedding size, not {shape.embedding_size}." if shape.embedding_size % 2 else None
 
 
 class _SinusoidalModule(PositionsModule):

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
-from encodery.model.attention import AttentionModule, HeadWeights
+from encodery.model.attention import AttentionModule
 from encodery.model.encoder import Encoder
+from encodery.model.head_weights import HeadWeights
 from encodery.model.network import Model
 from encodery.model.positions import PositionsModule
 from encodery.tokens.store import TokenSplit
