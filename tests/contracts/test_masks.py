@@ -1,21 +1,23 @@
-"""Contract of masks, for all parts in the folder."""
+"""Contract of masks: every check of `encodery.checks.masks` on every part in the folder; what they refuse."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from encodery import checks
 from encodery.base.errors import SettingsError
 from encodery.base.parts import find_part, part_names
-from encodery.base.settings import decode, encode
+from encodery.base.settings import decode
+from encodery.checks import masks
 from encodery.model.masks import Mask
-from encodery.model.reach import Reach
 
 
+@pytest.mark.parametrize("check", checks.functions(masks), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Mask))
-def test_what_every_mask_does(name: str) -> None:
-    part = find_part(Mask, name)()
-    assert decode(Mask, encode(part)) == part
-    assert all(isinstance(part.reach(layer, 12), Reach) for layer in range(12))
+def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
+    run_check(check, find_part(Mask, name)())
 
 
 def test_alternating_pattern() -> None:

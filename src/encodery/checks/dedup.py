@@ -42,7 +42,7 @@ def check_settings_round_trip(part: Dedup) -> None:
 
 
 def check_passes(part: Dedup) -> None:
-    """There are passes with names of their own, the first of them over the documents, made of steps of datatrove."""
+    """There are passes with different names, the first of them over the documents, made of steps of datatrove."""
     from datatrove.pipeline.base import PipelineStep
 
     with tempfile.TemporaryDirectory() as folder:
