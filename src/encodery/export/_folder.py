@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from encodery.base.artifact import Draft, atomic_write
-from encodery.base.errors import SettingsError, nearest
-from encodery.base.parts import find_part, name_of, part_names
+from encodery.base.errors import SettingsError, UnknownName
+from encodery.base.parts import find_part, name_of
 from encodery.export._card import CardTexts, model_card
 from encodery.export._heads import OUTPUTS, ExportedHead, export_head
 from encodery.export._verify import check_peer, check_read_back, check_tokenizer
@@ -41,18 +41,14 @@ class FolderExport:
         dtype: Precision of the weights (None: that of the imported checkpoint, or float32).
         bare: Whether the encoder is written alone, whatever head the model has.
 
-    Raises `SettingsError` naming the settings that no format can express.
+    Raises `SettingsError` naming the settings that no format can express, or the unknown format.
     """
 
     def __init__(
         self, loaded: LoadedModel, format_name: str | None, dtype: Precision | None, bare: bool = False
     ) -> None:
-        known = part_names(CheckpointFormat)
-        if format_name is not None and format_name not in known:
-            raise SettingsError(
-                f"checkpoint_format = '{format_name}': is not known.{nearest(format_name, known)} "
-                f"Known: {', '.join(known)}."
-            )
+        if format_name is not None:
+            _check_known(format_name)
         self.bare = bare
         self.model = _copy(loaded.model, bare)
         self.loaded = dataclasses.replace(loaded, model=self.model)
@@ -95,7 +91,7 @@ class FolderExport:
         if self.loaded.tokenizer_path is not None:
             _write_tokenizer(self.loaded, self.origin, folder)
         write_tensors(folder / GOLDEN, self.golden)
-        draft.metrics["drift_read_back"] = check_read_back(folder, self.golden, self.dtype)
+        draft.metrics["drift_read_back"] = check_read_back(folder, self.golden, self.dtype, self.format_name)
         if verify_with_peer:
             kind = None if self.head is None else self.head.kind
             stock_class = (
@@ -110,6 +106,14 @@ class FolderExport:
         bare = self.bare and self.head is None
         card = model_card(self.loaded, folder, self.format, self.config, draft.metrics, bare=bare, texts=texts)
         atomic_write(draft.path / "README.md", card)
+
+
+def _check_known(format_name: str) -> None:
+    """Raise `SettingsError` with the nearest name for a checkpoint format that does not exist."""
+    try:
+        find_part(CheckpointFormat, format_name)
+    except UnknownName as error:
+        raise SettingsError(f"checkpoint_format = '{format_name}': {error}") from error
 
 
 def _choose_format(

@@ -38,11 +38,14 @@ SENTENCES = (
 )
 
 
-def check_read_back(folder: Path, golden: dict[str, Tensor], dtype: str) -> float:
-    """Return the drift of the folder as this package reads it. Raises `ArtifactError` if it is too large."""
-    drift = golden_vectors.drift(import_folder(folder).model, golden)
+def check_read_back(folder: Path, golden: dict[str, Tensor], dtype: str, format_name: str) -> float:
+    """Return the drift of the folder as this package reads it in the checkpoint format.
+
+    Raises `ArtifactError` if it is too large.
+    """
+    drift = golden_vectors.drift(import_folder(folder, format_name).model, golden)
     if OUTPUTS in golden:
-        loaded = load_model(folder)
+        loaded = load_model(folder, checkpoint_format=format_name)
         head = imported_head(loaded)
         outputs = {} if head is None else {OUTPUTS: golden_outputs(loaded.model, head.module, golden)}
         drift = max(drift, golden_vectors.relative_difference(outputs, golden) if outputs else math.inf)

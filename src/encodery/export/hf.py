@@ -24,7 +24,8 @@ from encodery.model.load import LoadedModel
 class HFExporter(Exporter):
     """Use it to run a model in transformers, or to publish it on the hub.
 
-    `checkpoint_format`: a format of `model/formats/` (null: the first that can express the model). `dtype`: of the
+    `checkpoint_format`: a format of `model/formats/`, or a dotted path to one of your own (null: the first that can
+    express the model). `dtype`: of the
     weights (null: that of the imported file, or float32). `head` = false writes the encoder alone, whatever head the
     model has. `verify_with_peer`: whether outputs are compared with those of transformers, if it is installed. `title`
     and `license` are for the model card.

@@ -54,15 +54,22 @@ class Origin:
         return Origin(**table, extra_tensors=extra_tensors)
 
 
-def format_of(config: Config) -> CheckpointFormat:
-    """The format of a config.json. Raises `ArtifactError` listing the known formats."""
+def format_of(config: Config, name: str | None = None) -> CheckpointFormat:
+    """The format of a config.json: the one of that name, which may be a dotted path outside the package, or the first
+    that matches.
+
+    Raises `ArtifactError` listing the known formats, and `UnknownName` for an unknown name.
+    """
+    if name is not None:
+        return find_part(CheckpointFormat, name)()
     for name in part_names(CheckpointFormat):
         candidate = find_part(CheckpointFormat, name)()
         if candidate.matches(config):
             return candidate
     raise ArtifactError(
         f"config.json: model_type = {config.get('model_type')!r} is not a known checkpoint format. "
-        f"Known: {', '.join(part_names(CheckpointFormat))}."
+        f"Known: {', '.join(part_names(CheckpointFormat))}. A format outside the package is named: "
+        "`encodery model import FOLDER --format my_project.my_format`."
     )
 
 

@@ -27,8 +27,8 @@ class ImportedModel:
     base: Path
 
 
-def import_folder(folder: Path) -> ImportedModel:
-    """Read a folder with config.json and safetensors; `model_type` decides the checkpoint format.
+def import_folder(folder: Path, checkpoint_format: str | None = None) -> ImportedModel:
+    """Read a folder with config.json and safetensors in a checkpoint format (None: as config.json states).
 
     From a sentence-transformers folder the pooling, normalisation, length and prompts are read too. Raises
     `ArtifactError` for damaged or missing files and `SettingsError` for an unsupported configuration, both naming the
@@ -39,7 +39,7 @@ def import_folder(folder: Path) -> ImportedModel:
         config = read_json(base / "config.json")
         if not isinstance(config, dict):
             raise ArtifactError(f"{base / 'config.json'}: must hold a JSON object, not {type(config).__name__}.")
-        model, origin = from_checkpoint(format_of(config), config, read_state(base))
+        model, origin = from_checkpoint(format_of(config, checkpoint_format), config, read_state(base))
     except UserError as error:
         raise type(error)(f"{folder}: {error}") if str(folder) not in str(error) else error from error
     return ImportedModel(model, embedding, origin, base)

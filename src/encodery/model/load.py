@@ -135,13 +135,15 @@ def save_model(
     return Artifact.open(folder, "model")
 
 
-def load_model(source: str | Path, *, verify: bool = True) -> LoadedModel:
+def load_model(source: str | Path, *, verify: bool = True, checkpoint_format: str | None = None) -> LoadedModel:
     """Load a model in fp32, on the CPU and in evaluation mode.
 
     Args:
         source: A model artifact; a run, for its final model; a folder of Hugging Face or sentence-transformers; or a
             name on the hub.
         verify: Whether the SHA-256 of the files is checked and the golden outputs are computed again.
+        checkpoint_format: The format of a folder of another library, which may be a dotted path outside the package
+            (None: recognised by config.json).
 
     Raises `ArtifactError` naming what is wrong, and `InputError` if there is no such folder or name.
     """
@@ -161,7 +163,7 @@ def load_model(source: str | Path, *, verify: bool = True) -> LoadedModel:
     elif not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         unfinished = " It looks like an unfinished run: resume it." if (path / "checkpoints").is_dir() else ""
         raise ArtifactError(f"{path}: holds no model: it has neither {MANIFEST} nor config.json.{unfinished}")
-    imported = import_folder(path)
+    imported = import_folder(path, checkpoint_format)
     return LoadedModel(path, imported.model, imported.embedding, None, imported.origin, _tokenizer_of(imported.base))
 
 

@@ -17,6 +17,15 @@ def command(
         ),
     ],
     out: OutModel,
+    checkpoint_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="The checkpoint format (default: the one that config.json states). A dotted path such as "
+            "my_project.my_format names one outside the package.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read config.json and safetensors of a stock checkpoint and write a model folder.
@@ -32,7 +41,7 @@ def command(
     from encodery.finetune import artifact
     from encodery.model.load import Provenance, load_model, save_model
 
-    loaded = load_model(source)
+    loaded = load_model(source, checkpoint_format=checkpoint_format)
     try:
         task, reason = artifact.imported_head(loaded), ""
     except SettingsError as error:
