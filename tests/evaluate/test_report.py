@@ -216,8 +216,21 @@ def test_a_rising_held_out_loss_is_reported(run: Path, tmp_path: Path) -> None:
     assert "(overfitting)" in sentences
 
 
+def test_another_loss_is_not_compared_with_tokens(tmp_path: Path) -> None:
+    """A loss that is no cross entropy of tokens has no perplexity, and the unigram baseline says nothing about it."""
+    evaluations = [{"tokens": 9, "heldout_loss": 5.0, "heldout_accuracy": 0.25}]
+    recipe = {"settings": {"objective": {"is": "replaced_tokens"}}}
+    run = facts(tmp_path, evaluations=evaluations, recipe=recipe)
+    run.__dict__["unigram"] = UnigramBaseline(loss=5.2, accuracy=0.05)
+    sentences = " ".join(summary(run))
+    assert "On held-out text the loss of its objective 'replaced_tokens' is 5 and its accuracy 25.0 %." in sentences
+    assert "perplexity" not in sentences
+    assert "baseline" not in sentences
+    assert run_metrics(run)["perplexity"] is None
+
+
 def test_a_plateau_and_small_gains_over_the_baseline_are_reported(tmp_path: Path) -> None:
-    evaluations = [{"tokens": n, "heldout_loss": 5.0 - n / 1000} for n in range(1, 11)]
+    evaluations = [{"tokens": n, "heldout_loss": 5.0 - n / 1000, "bits_per_byte": 2.0} for n in range(1, 11)]
     run = facts(tmp_path, evaluations=evaluations, metrics={"tokens_per_s": 9000})
     run.__dict__["unigram"] = UnigramBaseline(loss=5.2, accuracy=0.05)
     sentences = " ".join(summary(run))

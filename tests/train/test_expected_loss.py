@@ -18,12 +18,12 @@ from rich.console import Console
 from encodery.cli.__main__ import run as encodery
 from encodery.evaluate.report.run_facts import read_run
 from encodery.evaluate.report.summary import summary
+from encodery.objectives import LossRange, RunSize
+from encodery.objectives import _expected_loss as rule
 from encodery.tokens.store import TokenStore
 from encodery.tokens.unigram_baseline import unigram_baseline
-from encodery.train import expected_loss as rule
 from encodery.train.diagnostics import Diagnostics
 from encodery.train.distributed import DistributedContext
-from encodery.train.expected_loss import LossRange
 from encodery.train.launch import resume, start
 from encodery.train.pretrain import PretrainJob, pretrain_recipe
 from encodery.train.pretrain_settings import read_settings
@@ -53,7 +53,7 @@ HEALTHY = [  # how it began, guess by frequency, parameters, vocabulary, tokens,
 @pytest.mark.parametrize("arguments", HEALTHY)
 def test_our_own_runs_are_inside_the_range(arguments: tuple[str, float, int, int, int, int, float]) -> None:
     begin, *place, loss = arguments
-    band = LossRange.of(*place, data_init=begin)
+    band = LossRange.of(RunSize(*place, data_init=begin))
     assert band is not None
     assert band.contains(loss)
     assert "is usual" in band.describe(loss)
@@ -61,17 +61,17 @@ def test_our_own_runs_are_inside_the_range(arguments: tuple[str, float, int, int
 
 def test_the_range_depends_on_the_initialisation() -> None:
     place = (6.2, 1_400_000, 8192, 2_000_000, 1000)
-    bands = [LossRange.of(*place, data_init=begin) for begin in ("random", "cooccurrence", "bigrams")]
+    bands = [LossRange.of(RunSize(*place, data_init=begin)) for begin in ("random", "cooccurrence", "bigrams")]
     for more, less in itertools.pairwise(bands):
         assert more is not None
         assert less is not None
         assert less.high < more.high
         assert less.low + less.high < more.low + more.high
-    assert LossRange.of(*place, data_init="mine.of_my_own") is None
+    assert LossRange.of(RunSize(*place, data_init="mine.of_my_own")) is None
 
 
 def test_a_loss_outside_is_described_with_its_cause() -> None:
-    band = LossRange.of(6.2, 1_400_000, 8192, 2_000_000, 1000)
+    band = LossRange.of(RunSize(6.2, 1_400_000, 8192, 2_000_000, 1000))
     assert band is not None
     assert not band.contains(6.2), "the unigram baseline is not usual after two million tokens"
     assert not band.contains(float("nan"))
@@ -88,12 +88,12 @@ def test_a_loss_outside_is_described_with_its_cause() -> None:
     ],
 )
 def test_nothing_is_known_outside_the_ranges(place: tuple[int, int, int, int]) -> None:
-    assert LossRange.of(6.2, *place) is None
+    assert LossRange.of(RunSize(6.2, *place)) is None
 
 
 def test_more_tokens_and_parameters_lower_the_range() -> None:
     def high(parameters: int, tokens: int) -> float:
-        band = LossRange.of(6.2, parameters, 8192, tokens, 500)
+        band = LossRange.of(RunSize(6.2, parameters, 8192, tokens, 500))
         assert band is not None
         return band.high
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 
 from encodery.base.errors import EmptyInput
 from encodery.corrupt import Vocabulary
-from encodery.model.network import build_model
+from encodery.model.network import Model, build_model
 from encodery.model.settings import ModelSettings
-from encodery.model.shape import Batch
+from encodery.model.shape import Batch, Output
+from encodery.objectives import Count, LossTerm, ObjectiveModule
+from encodery.objectives.mlm import MaskedLM
 from encodery.tokens.store import SpecialTokens, TokenStore
-from encodery.train.heldout import heldout_batches, heldout_mask, score_mlm
+from encodery.train.distributed import DistributedContext
+from encodery.train.heldout import heldout_batches, heldout_mask, score_mlm, score_objective
 
 
 @pytest.fixture
@@ -134,14 +138,85 @@ def test_scores_do_not_depend_on_the_batches(opened: TokenStore, vocabulary: Voc
     assert one["accuracy"] == two["accuracy"]
 
 
-def test_ranks_add_up_to_the_whole(opened: TokenStore, vocabulary: Vocabulary) -> None:
-    model = build_model(ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32), seed=3)
-    batches = list(heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=64))
-    whole = score_mlm(model, batches, 0.25)
-    sums: list[torch.Tensor] = []
-    score_mlm(model, batches[1::2], 0.25, lambda tensor: sums.append(tensor.clone()))
-    parts = score_mlm(model, batches[::2], 0.25, lambda tensor: tensor.add_(sums[0]))
-    assert parts == pytest.approx(whole)
+class TwoRanks:
+    """The ranks of a run in one process: the sums of rank 1 are kept, and added to those of rank 0."""
+
+    world = 2
+
+    def __init__(self) -> None:
+        self.rank = 1
+        self.sums: list[torch.Tensor] = []
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        if self.rank == 1:
+            self.sums.append(tensor.clone())
+        else:
+            tensor += self.sums.pop()
+
+
+@pytest.mark.parametrize("size", [64, 100_000], ids=["several batches", "one batch"])
+def test_ranks_add_up_to_the_whole(opened: TokenStore, vocabulary: Vocabulary, size: int) -> None:
+    """A rank without a batch of its own adds nothing, and takes part in the sum."""
+    settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32)
+    model = build_model(settings, seed=3).train()
+    objective = MaskedLM().build(settings, vocabulary)
+
+    def score(distributed: Any) -> dict[str, float]:
+        batches = heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=size)
+        return score_objective(model, objective, batches, 0.25, distributed)
+
+    whole = score(DistributedContext())
+    ranks = TwoRanks()
+    score(ranks)
+    ranks.rank = 0
+    assert score(ranks) == pytest.approx(whole)
+    assert model.training
+    assert objective.training
+    expected = score_mlm(model, heldout_batches(opened.heldout, vocabulary, 32, batch_tokens=size), 0.25)
+    assert {name: expected[name] for name in whole} == whole
+
+
+class Doubled(ObjectiveModule):
+    """Twice the loss of masked language modelling."""
+
+    def __init__(self, settings: ModelSettings, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.inner, self.mask_id = MaskedLM().build(settings, vocabulary), vocabulary.mask_id
+
+    def prepare(self, batch: Batch, generator: torch.Generator, progress: float) -> Batch:
+        assert not (batch.ids == self.mask_id).any(), "the masked tokens are put back"
+        return self.inner.prepare(batch, generator, progress)
+
+    def counts(self, batch: Batch) -> dict[str, Count]:
+        return self.inner.counts(batch)
+
+    def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, LossTerm]:
+        terms = self.inner.loss(model, output, batch)
+        return {name: dataclasses.replace(term, weight=2 * term.weight) for name, term in terms.items()}
+
+
+def test_an_objective_is_judged_by_what_it_trains(opened: TokenStore, vocabulary: Vocabulary) -> None:
+    """By default the loss of the objective on batches that it prepares, with the same draws each time."""
+    settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32)
+    model, objective = build_model(settings, seed=3), Doubled(settings, vocabulary)
+    batches = list(heldout_batches(opened.heldout, vocabulary, 32))
+    first, second = (score_objective(model, objective, batches, 0.25, DistributedContext()) for _ in range(2))
+    assert first == second
+    assert first["loss"] == pytest.approx(2 * first["mlm"])
+    assert first["mlm"] != pytest.approx(score_mlm(model, batches, 0.25)["loss"], rel=1e-4), "other tokens are masked"
+    assert "bits_per_byte" not in first
+
+
+def test_nothing_to_judge_gives_no_metrics(vocabulary: Vocabulary) -> None:
+    settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32)
+    model, objective = build_model(settings), MaskedLM().build(settings, vocabulary)
+    assert score_objective(model, objective, [], 0.25, DistributedContext()) == {}
+    empty = Batch.from_sequences([[1, 2]]).with_ids(
+        torch.tensor([1, 2]),
+        masked_positions=torch.tensor([], dtype=torch.long),
+        labels=torch.tensor([], dtype=torch.long),
+    )
+    assert score_objective(model, objective, [empty], 0.25, DistributedContext()) == {}
 
 
 def test_no_masked_token_is_an_error() -> None:

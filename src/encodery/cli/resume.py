@@ -59,15 +59,11 @@ def report(result: RunResult, console: Console) -> None:
         return
     if stopped(result, console):
         return
+    from encodery.train.display import describe_heldout
+
     metrics = result.metrics
     if "heldout_loss" in metrics:
-        console.print(
-            f"held-out loss {metrics['heldout_loss']:.3f}, {metrics['heldout_accuracy']:.1%} of masked tokens "
-            f"predicted, "
-            f"{metrics['bits_per_byte']:.3f} bits per byte",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"held-out loss {describe_heldout(metrics)}", highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{result.folder}[/]: {metrics['tokens'] / 1e6:,.1f} M tokens in {metrics['steps']:,} steps, "
         f"{metrics['tokens_per_s']:,.0f} tokens/s",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import Count, LossTerm, Objective, ObjectiveModule
+from encodery.objectives._heldout import cross_entropy_metrics, masked_token_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,14 @@ class MaskedObjectiveModule(ObjectiveModule):
             z = result.total.detach() - result.nll.sum(dtype=result.total.dtype)
             terms |= {"mlm": LossTerm(result.total - z, n), "z": LossTerm(z, n)}
         return terms
+
+    def evaluate(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, LossTerm]:
+        """See `ObjectiveModule`: the cross entropy in nats and the accuracy at the fixed masks."""
+        return masked_token_terms(model, batch, self.encode(model, batch))
+
+    def heldout_metrics(self, means: Mapping[str, float], tokens_per_byte: float) -> dict[str, float]:
+        """See `ObjectiveModule`: `bits_per_byte` and `perplexity` too."""
+        return dict(means) | cross_entropy_metrics(means["loss"], tokens_per_byte)
 
     def rates(self, progress: float) -> dict[str, float]:
         """Return `mask_rate`, and `predict_rate` if it differs."""

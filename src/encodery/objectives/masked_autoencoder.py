@@ -53,6 +53,11 @@ class MaskedAutoencoder(MaskedObjective):
         with torch.device("meta"):
             return sum(p.numel() for p in _decoder(model, self.depth).parameters()) + model.width
 
+    def activation_bytes(self, model: ModelSettings, tokens: int, length: int) -> int:
+        """See `Objective`: what the layers of the decoder keep."""
+        with_head = dataclasses.replace(model, depth=self.depth, mask=DocumentMask(), head=None)
+        return count.activation_bytes(with_head, tokens, length)
+
 
 class _MaskedAutoencoderModule(MaskedObjectiveModule):
     keeps_mlm_head = False

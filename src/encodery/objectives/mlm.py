@@ -9,7 +9,7 @@ from encodery.base.errors import SettingsError
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.settings import ModelSettings
-from encodery.objectives import ObjectiveModule
+from encodery.objectives import LossRange, ObjectiveModule, RunSize
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
 
 
@@ -19,8 +19,6 @@ class MaskedLM(MaskedObjective):
 
     objective.is=mlm objective.corruption.is=word objective.corruption.rate=0.3
     """
-
-    has_expected_loss: ClassVar[bool] = True
 
     def max_predictions(self, tokens: int) -> int | None:
         """Return the number of positions that the largest predicted fraction of `tokens` gives."""
@@ -36,6 +34,10 @@ class MaskedLM(MaskedObjective):
             )
         schedule = corruption.rate if corruption.predict_rate is None else corruption.predict_rate
         return round(schedule.maximum * tokens)
+
+    def expected_loss(self, run: RunSize) -> LossRange | None:
+        """See `Objective`: curves fitted to runs of this objective."""
+        return LossRange.of(run)
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
         return _MaskedLMModule(self, model, vocabulary)

@@ -21,14 +21,13 @@ from encodery.model.attention.full import FullAttention
 from encodery.model.ops.attention import AttentionKernel, AttentionSpec, select_kernel
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Layout
-from encodery.train.expected_loss import LossRange
+from encodery.objectives import LossRange
 
 Stage = Literal["data", "compute", "update"]
 STAGES: tuple[Stage, ...] = ("data", "compute", "update")
-WARMUP_STEPS, MIN_STEPS = (
-    10,
-    30,
-)  # steps that are not counted after each start, and steps counted before anything is said
+WARMUP_STEPS = 10  # steps after each start that are not counted
+MIN_STEPS = 30  # steps that are counted before a summary is possible
+JUDGED_FROM = 0.15  # the progress from which on the held-out loss of a run is compared with that of other runs
 DATA_BOUND = 0.1  # fraction of the time spent on batches from which on a run is bound by its data
 LAUNCH_BOUND = 0.15  # fraction of the time below which a device that runs behind the host hardly ever does
 LOW_UTILISATION = 0.3  # fraction of the matrix peak below which a CPU spends its time on other operations

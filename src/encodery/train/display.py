@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +119,7 @@ class ConsoleDisplay(Display):
         values = self.values
         fields = [("loss", f"{self.loss:.3f}")]
         if "heldout_loss" in values:
-            accuracy, bits = values["heldout_accuracy"], values["bits_per_byte"]
-            fields.append(("held-out", f"{values['heldout_loss']:.3f}, accuracy {accuracy:.1%}, {bits:.3f} bits/byte"))
+            fields.append(("held-out", describe_heldout(values)))
         dev = [(name.replace("_", " "), f"{value:.3f}") for name, value in values.items() if name.startswith("dev_")]
         fields += dev[:2]
         speed = f"{self.speed:,.0f} tokens/s"
@@ -165,3 +165,13 @@ def format_duration(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def describe_heldout(values: Mapping[str, float]) -> str:
+    """The held-out metrics in a line: the loss, and what else the objective is judged by."""
+    parts = [f"{values['heldout_loss']:.3f}"]
+    if "heldout_accuracy" in values:
+        parts.append(f"accuracy {values['heldout_accuracy']:.1%}")
+    if "bits_per_byte" in values:
+        parts.append(f"{values['bits_per_byte']:.3f} bits per byte")
+    return ", ".join(parts)

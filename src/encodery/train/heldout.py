@@ -1,4 +1,4 @@
-"""Held-out metrics of masked language modelling: the one definition, used in training and by `encodery evaluate mlm`.
+"""Held-out metrics: the fixed masks, used in training and by `encodery evaluate mlm`, and how an objective is judged.
 
 Which tokens are masked depends on the ids of the document, the position and a seed, and on nothing else: not on the
 model, its training, the length of sequences, the batches or the order of documents. So two runs with one tokenizer are
@@ -19,21 +19,21 @@ Shapes: T tokens, M masked tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from encodery.base.errors import EmptyInput
 from encodery.base.machine import derive_seed
 from encodery.corrupt import Vocabulary
 from encodery.model.network import Model
-from encodery.model.ops.masked_cross_entropy.chunked import masked_cross_entropy
-from encodery.model.shape import Batch, Output
+from encodery.model.shape import Batch
+from encodery.objectives import LossTerm, ObjectiveModule, cross_entropy_metrics, masked_token_terms, step_metrics
 from encodery.tokens.shuffle import hash_under_key, permute
 from encodery.tokens.store import TokenSplit
+from encodery.train.distributed import DistributedContext
 
 MASK_RATE = 0.15
 BATCH_TOKENS = 8192
@@ -75,52 +75,77 @@ def heldout_batches(
         yield _batch(pieces, vocabulary.mask_id)
 
 
-def score_mlm(
+def score_mlm(model: Model, batches: Iterable[Batch], tokens_per_byte: float) -> dict[str, float]:
+    """Judge a model by its masked-language-model head.
+
+    Args:
+        model: The model, which keeps its mode.
+        batches: From `heldout_batches`.
+        tokens_per_byte: `split.tokens / split.bytes`.
+
+    Returns `loss`, `accuracy`, `bits_per_byte`, `perplexity`, and the numbers of `tokens` and of `predicted` tokens.
+    Raises `EmptyInput` if no token was masked.
+    """
+    terms, tokens, predicted = list[Mapping[str, LossTerm]](), 0, 0
+    for batch in _evaluated(model, batches):
+        terms.append(masked_token_terms(model, batch, model(batch)))
+        tokens += batch.tokens
+        predicted += batch.extra["labels"].numel()
+    if not predicted:
+        raise EmptyInput("There is nothing to score: the held-out split holds no token that could be masked.")
+    means = step_metrics(terms)
+    derived = cross_entropy_metrics(means["loss"], tokens_per_byte)
+    return {**means, **derived, "tokens": float(tokens), "predicted": float(predicted)}
+
+
+def score_objective(
     model: Model,
+    objective: ObjectiveModule,
     batches: Iterable[Batch],
     tokens_per_byte: float,
-    sum_over_ranks: Callable[[Tensor], None] | None = None,
-    encode: Callable[[Model, Batch], Output] | None = None,
+    distributed: DistributedContext,
 ) -> dict[str, float]:
-    """`loss`, `accuracy`, `bits_per_byte`, `perplexity`, and the numbers of `tokens` and of `predicted` tokens.
+    """Judge held-out text by what the objective trains (`ObjectiveModule.evaluate`).
 
-    Args: `batches` from `heldout_batches`; each rank gives its own and `sum_over_ranks` adds up. `tokens_per_byte`:
-    `split.tokens / split.bytes`. `encode`: how a batch runs through the model (None: as it is). The model keeps its
-    mode. Raises `EmptyInput` if no token was masked."""
+    Every rank evaluates its own of the batches, which are equal on all ranks. Model and objective keep their mode.
+    Returns the metrics of the objective, with `loss`; empty if there was nothing to judge.
+    """
+    terms: list[dict[str, LossTerm]] = []
+    first: tuple[int, Batch] | None = None
+    training = objective.training
+    objective.eval()
+    try:
+        for index, batch in enumerate(_evaluated(model, batches)):
+            first = first or (index, batch)
+            if index % distributed.world == distributed.rank:
+                terms.append(_evaluate(model, objective, index, batch))
+        if first is not None and not terms:  # The ranks add up equal names, so a rank without a batch adds zeros.
+            own = _evaluate(model, objective, *first)
+            terms.append({name: LossTerm(term.total * 0, 0, term.weight) for name, term in own.items()})
+    finally:
+        objective.train(training)
+    means = step_metrics(terms, distributed.all_reduce if distributed.world > 1 else None)
+    if all(math.isnan(mean) for name, mean in means.items() if name != "loss" or len(means) == 1):
+        return {}
+    return objective.heldout_metrics(means, tokens_per_byte)
+
+
+def _evaluated(model: Model, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches on the model's device, while it is in evaluation mode and without gradients."""
     device = next(model.parameters()).device
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for each in batches:
-                batch = each if device.type == "cpu" else each.to(device)
-                sums += _batch_sums(model, batch, model(batch) if encode is None else encode(model, batch))
+            for batch in batches:
+                yield batch if device.type == "cpu" else batch.to(device)
     finally:
         model.train(training)
-    if sum_over_ranks is not None:
-        sum_over_ranks(sums)
-    total, correct, predicted, tokens = sums.tolist()
-    if not predicted:
-        raise EmptyInput("There is nothing to score: the held-out split holds no token that could be masked.")
-    loss = total / predicted
-    return {
-        "loss": loss,
-        "accuracy": correct / predicted,
-        "bits_per_byte": loss / math.log(2) * tokens_per_byte,
-        "perplexity": math.exp(min(loss, 100.0)),
-        "tokens": tokens,
-        "predicted": predicted,
-    }
 
 
-def _batch_sums(model: Model, batch: Batch, output: Output) -> Tensor:
-    """(4,) float64: Σ cross entropy, correct predictions, predictions, tokens."""
-    features = model.mlm_head.features(output.hidden[batch.extra["masked_positions"]])
-    weight, bias = model.mlm_head.decoder(model.encoder)
-    result = masked_cross_entropy(features, weight, bias, batch.extra["labels"])
-    counts = torch.tensor([float(result.nll.numel()), float(batch.tokens)], dtype=torch.float64, device=weight.device)
-    return torch.cat([result.nll.double().sum()[None], result.correct.double().sum()[None], counts])
+def _evaluate(model: Model, objective: ObjectiveModule, index: int, batch: Batch) -> dict[str, LossTerm]:
+    generator = torch.Generator(batch.ids.device).manual_seed(derive_seed(0, "heldout draws", index))
+    return objective.evaluate(model, batch, generator)
 
 
 def _pieces(

@@ -23,9 +23,8 @@ from torch import nn
 from encodery.base.errors import InputError
 from encodery.base.parts import module_exists
 from encodery.model.network import Model
-from encodery.objectives import Count, LossTerm, ObjectiveModule
+from encodery.objectives import Count, LossRange, LossTerm, ObjectiveModule
 from encodery.train.distributed import DistributedContext
-from encodery.train.expected_loss import LossRange
 from encodery.train.memory_estimate import MemoryEstimate
 from encodery.train.recipe import Recipe
 

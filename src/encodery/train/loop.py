@@ -28,11 +28,10 @@ from encodery.train.budget import Budget
 from encodery.train.checkpoint import Snapshot
 from encodery.train.clip import GuardedStep, can_skip_on_device
 from encodery.train.clock import Clock
-from encodery.train.diagnostics import Diagnostics
+from encodery.train.diagnostics import JUDGED_FROM, Diagnostics
 from encodery.train.display import Display
 from encodery.train.distributed import DistributedContext
 from encodery.train.execution import RunningExecution
-from encodery.train.expected_loss import JUDGED_FROM
 from encodery.train.hooks import TrainState
 from encodery.train.interrupts import catch_signals
 from encodery.train.job import StepBatches
@@ -283,7 +282,7 @@ class Loop:
             with self._overhead():
                 self._check_loss(now)
             line: Line = {"step": now.step, "tokens": now.tokens, "elapsed": round(now.elapsed, 4)}
-            self.log.write({**line, "progress": now.progress, **_without_counts(self.last_score)})
+            self.log.write({**line, "progress": now.progress, **self.last_score})
         return self.last_score
 
     def _check_loss(self, now: TrainState) -> None:
@@ -405,7 +404,3 @@ def decay_start(schedule: Schedule) -> float | None:
     if len(phases) < 2 or not phases[-1].end < phases[-1].start or phases[-2].start != phases[-2].end:
         return None
     return 1.0 - phases[-1].fraction
-
-
-def _without_counts(score: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in score.items() if name not in ("tokens", "predicted")}

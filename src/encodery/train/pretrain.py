@@ -16,7 +16,7 @@ from torch import nn
 
 from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import Artifact
-from encodery.base.errors import EmptyInput, SettingsError
+from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
@@ -26,7 +26,7 @@ from encodery.model.digest import weights_digest
 from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.network import Model, build_model, without_heads
 from encodery.model.shape import Batch
-from encodery.objectives import Count, LossTerm, ObjectiveModule
+from encodery.objectives import Count, LossRange, LossTerm, ObjectiveModule, RunSize
 from encodery.tokens.fit import balance
 from encodery.tokens.loader import PackedBatch, PackedLoader
 from encodery.tokens.prefetch import Prefetch
@@ -36,8 +36,7 @@ from encodery.tokens.unigram_baseline import unigram_baseline
 from encodery.train.data_init.random import RandomInit
 from encodery.train.diagnostics import padded_attention_warning
 from encodery.train.distributed import DistributedContext
-from encodery.train.expected_loss import LossRange
-from encodery.train.heldout import heldout_batches, score_mlm
+from encodery.train.heldout import heldout_batches, score_objective
 from encodery.train.init_from import build_initialised, check_same_vocabulary, new_heads
 from encodery.train.job import Job, MicroBatch, StepBatches
 from encodery.train.lengths import attended_length
@@ -83,6 +82,7 @@ class PretrainJob(Job):
             new_heads(self.model, self.source_model).requires_grad_(True)
         self.objective: ObjectiveModule = settings.objective.build(settings.model, self.vocabulary)
         self.objective.init_weights(torch.Generator().manual_seed(derive_seed(seed, "objective")))
+        self.objective.attach(self.model)
         self.module: nn.Module = nn.ModuleDict({"model": self.model, "objective": self.objective})
         self.static_shape = self._static_shape()
         # On a CPU the thread would only take turns with the arithmetic.
@@ -221,21 +221,13 @@ class PretrainJob(Job):
         return (self.model, self.objective) if simple else None
 
     def score(self, tokens: int) -> dict[str, float]:
-        """Held-out loss, accuracy and bits per byte under fixed masks; empty if no text is held out."""
+        """The objective's metrics on held-out text under fixed masks; empty if no text is held out."""
         split = self.store.heldout
-        if "mlm" not in self.model.heads or not split.tokens:
+        if not split.tokens:
             return {}
         batches = heldout_batches(split, self.vocabulary, self.settings.feed.max_length, tokens)
-        own = (batch for i, batch in enumerate(batches) if i % self.distributed.world == self.distributed.rank)
-        all_reduce = self.distributed.all_reduce if self.distributed.world > 1 else None
-        training = self.objective.training
-        self.objective.eval()
-        try:
-            return score_mlm(self.model, own, split.tokens / max(split.bytes, 1), all_reduce, self.objective.encode)
-        except EmptyInput:
-            return {}
-        finally:
-            self.objective.train(training)
+        rate = split.tokens / max(split.bytes, 1)
+        return score_objective(self.model, self.objective, batches, rate, self.distributed)
 
     # What the run reports
 
@@ -269,14 +261,14 @@ class PretrainJob(Job):
         return None if baseline is None else baseline.loss
 
     def expected_loss(self, tokens: int, steps: int) -> LossRange | None:
-        """See `Job`. Known for masked language modelling from scratch only."""
+        """See `Job`. Known from random weights only, if the objective knows it."""
         model, optim = self.settings.model, self.settings.optim
-        known = self.source_model is None and self.settings.objective.has_expected_loss
-        if not known or self._unigram_loss is None:
+        if self.source_model is not None or self._unigram_loss is None:
             return None
-        expected = LossRange.of(
+        run = RunSize(
             self._unigram_loss, count.num_parameters(model), model.vocab_size, tokens, steps, self.data_init_name
         )
+        expected = self.settings.objective.expected_loss(run)
         rule = default_lr(model.width)
         usual = 1 / UNUSUAL_LR_RATIO < optim.lr / rule < UNUSUAL_LR_RATIO
         if expected is None or not optim.follows_lr_rule or usual:

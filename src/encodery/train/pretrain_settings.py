@@ -79,8 +79,9 @@ class PretrainSettings:
 
         if not train.layerwise_offload:
             kept = train.activation_checkpointing
+            own = self.objective.activation_bytes(model, tokens, length)
             return estimate(
-                count.activation_bytes(model, tokens, length, PREDICTED_FRACTION, activation_checkpointing=kept)
+                own + count.activation_bytes(model, tokens, length, PREDICTED_FRACTION, activation_checkpointing=kept)
             )
         # The inputs of each layer are kept for the whole step, and the inside of one layer for one micro-batch.
         inputs = 4 * step * (model.depth + 1) * model.width

@@ -9,8 +9,18 @@ from encodery.base.markup import Html, el, table
 from encodery.evaluate.report.number_format import duration, number, percentage
 
 METRICS = (
-    ("heldout_loss", "Held-out loss", "nats per masked token, with fixed masks on 15 % of the tokens", number),
-    ("heldout_accuracy", "Masked accuracy", "fraction of masked tokens whose best prediction is correct", percentage),
+    (
+        "heldout_loss",
+        "Held-out loss",
+        "of the objective; of masked tokens in nats, with fixed masks on 15 % of the tokens",
+        number,
+    ),
+    (
+        "heldout_accuracy",
+        "Held-out accuracy",
+        "fraction of the predictions that are correct, such as masked tokens",
+        percentage,
+    ),
     ("perplexity", "Perplexity", "exp of the held-out loss; depends on the tokenizer", number),
     ("bits_per_byte", "Bits per byte", "does not depend on the tokenizer", number),
     (

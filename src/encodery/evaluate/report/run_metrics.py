@@ -11,12 +11,13 @@ from encodery.evaluate.report.run_facts import RunFacts
 def run_metrics(facts: RunFacts) -> dict[str, Any]:
     """Return every metric by name; None means "not recorded". Energy is never estimated from times."""
     loss, elapsed = facts.metric("heldout_loss"), facts.metric("seconds", "elapsed")
+    bits = facts.metric("bits_per_byte")  # recorded if the loss is a cross entropy of tokens
     unigram = facts.unigram
     return {
         "heldout_loss": loss,
         "heldout_accuracy": facts.metric("heldout_accuracy"),
-        "perplexity": None if loss is None else math.exp(min(loss, 100.0)),
-        "bits_per_byte": facts.metric("bits_per_byte"),
+        "perplexity": None if loss is None or bits is None else math.exp(min(loss, 100.0)),
+        "bits_per_byte": bits,
         "unigram_loss": unigram and unigram.loss,
         "unigram_accuracy": unigram and unigram.accuracy,
         "train_loss": final_train_loss(facts),

@@ -87,10 +87,13 @@ def _quality(facts: RunFacts) -> str:
             metrics = ", ".join(f"{label} {number(value)}" for label, value in values if value)
             return f"It was trained to embed texts{': ' if metrics else ''}{metrics}."
         return "Its quality on held-out text was not recorded."
+    if bits is None:
+        objective = facts.settings.get("objective", {}).get("is", "unknown")
+        measured = "" if accuracy is None else f" and its accuracy {percentage(accuracy)}"
+        return f"On held-out text the loss of its objective '{objective}' is {number(loss)}{measured}."
     parts = [f"it predicts {percentage(accuracy)} of the masked tokens correctly"] if accuracy is not None else []
     parts.append(f"its perplexity is {number(math.exp(min(loss, 100.0)))}")
-    if bits is not None:
-        parts.append(f"it needs {number(bits)} bits per byte")
+    parts.append(f"it needs {number(bits)} bits per byte")
     quality = f"On held-out text {_enumerate(parts)}."
     if facts.unigram is not None:
         baseline = facts.unigram

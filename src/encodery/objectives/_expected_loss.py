@@ -40,7 +40,27 @@ CURVES = {
     "bigrams": LossCurve(0.632, 0.063, 0.046, 0.07, 0.12),
 }
 RANGES = {"parameters": (0.2e6, 8e6), "tokens": (0.2e6, 15e6), "steps": (100, 10_000), "vocabulary": (1024, 16_384)}
-JUDGED_FROM = 0.15  # the progress from which on the loss of a run is compared
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What a usual loss depends on.
+
+    Args:
+        unigram_loss: That of the unigram baseline on the held-out text, in nats.
+        parameters: Number of parameters of the model.
+        vocab_size: Number of ids.
+        tokens: Tokens that were trained on.
+        steps: Steps that they were trained in.
+        data_init: The name of the data-dependent initialisation.
+    """
+
+    unigram_loss: float
+    parameters: int
+    vocab_size: int
+    tokens: int
+    steps: int
+    data_init: str = "random"
 
 
 @dataclass(frozen=True)
@@ -56,23 +76,21 @@ class LossRange:
     )
 
     @classmethod
-    def of(
-        cls,
-        unigram_loss: float,
-        parameters: int,
-        vocab_size: int,
-        tokens: int,
-        steps: int,
-        data_init: str = "random",
-    ) -> LossRange | None:
-        """The range after `tokens` and `steps`; None for an initialisation without a curve, and outside `RANGES`."""
-        values = {"parameters": parameters, "tokens": tokens, "steps": steps, "vocabulary": vocab_size}
-        if data_init not in CURVES or any(not low <= values[name] <= high for name, (low, high) in RANGES.items()):
+    def of(cls, run: RunSize) -> LossRange | None:
+        """That of masked language modelling; None for an initialisation without a curve, and outside `RANGES`."""
+        values = {
+            "parameters": run.parameters,
+            "tokens": run.tokens,
+            "steps": run.steps,
+            "vocabulary": run.vocab_size,
+        }
+        if run.data_init not in CURVES or any(not low <= values[name] <= high for name, (low, high) in RANGES.items()):
             return None
-        curve = CURVES[data_init]
-        size = curve.size_slope * math.log(parameters / 1e6)
-        middle = curve.level - curve.token_slope * math.log(tokens / 1e6) - size
-        return cls(unigram_loss * (middle - curve.below), unigram_loss * (middle + curve.above), tokens)
+        curve = CURVES[run.data_init]
+        size = curve.size_slope * math.log(run.parameters / 1e6)
+        middle = curve.level - curve.token_slope * math.log(run.tokens / 1e6) - size
+        low, high = middle - curve.below, middle + curve.above
+        return cls(run.unigram_loss * low, run.unigram_loss * high, run.tokens)
 
     def contains(self, loss: float) -> bool:
         """Whether a loss is usual; NaN is not."""
