@@ -1,17 +1,17 @@
-"""What every reranker promises, over whatever parts lie in the folder."""
+"""Contract of rerankers: every check of `encodery.checks.rerankers` on every part in the folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from encodery.base.errors import UserError
+from encodery import checks
 from encodery.base.parts import part_names
-from encodery.base.settings import decode, encode
+from encodery.base.settings import decode
+from encodery.checks import rerankers
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
@@ -24,7 +24,6 @@ from encodery.tokens.tokenizer import Tokenizer
 from encodery.train.distributed import DistributedContext
 
 CPU = torch.device("cpu")
-TEXTS = ["Red cat, red sun.", "two dog", "", "red " * 60 + "cat", "one sun two cat dog"]
 
 
 def matching_model(folder: Path, plain: Path) -> Path:
@@ -55,22 +54,6 @@ def part(
     return decode(Reranker, {"is": request.param, "model": str(made)})
 
 
-def test_each_text_has_a_finite_score_whatever_stands_beside_it(part: Reranker) -> None:
-    scorer = part.open()
-    scores = scorer.score("red cat", TEXTS)
-    assert scores.shape == (len(TEXTS),)
-    assert np.isfinite(scores).all()
-    assert len(set(scores.tolist())) > 1
-    alone = [float(scorer.score("red cat", [text])[0]) for text in TEXTS]
-    assert scores == pytest.approx(alone, abs=1e-5)
-    assert scorer.score("red cat", TEXTS[::-1]) == pytest.approx(scores[::-1], abs=1e-5)
-    assert scorer.score("red cat", []).shape == (0,)
-    assert not np.allclose(scorer.score("one dog", TEXTS), scores), "the query counts"
-
-
-def test_it_is_settings_and_refuses_what_is_no_model(part: Reranker, tmp_path: Path) -> None:
-    assert decode(Reranker, encode(part)) == part
-    with pytest.raises(UserError):
-        decode(Reranker, {**encode(part), "model": ""})
-    with pytest.raises(UserError):
-        decode(Reranker, {**encode(part), "model": str(tmp_path / "nowhere")}).open()
+@pytest.mark.parametrize("check", checks.functions(rerankers), ids=lambda check: check.__name__)
+def test_contract(part: Reranker, check: checks.Check, run_check: Callable[..., None]) -> None:
+    run_check(check, part)
