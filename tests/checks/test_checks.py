@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from encodery import checks
-from encodery.base.parts import Part
+from encodery.base.errors import ContractError
+from encodery.base.parts import Part, contract_at, families
 from encodery.checks import corrupt
 from encodery.corrupt import Corruption, Vocabulary
 
@@ -55,6 +58,28 @@ def test_every_family_has_checks_with_a_docstring(family: str) -> None:
     found = checks.functions(importlib.import_module(f"encodery.checks.{family}"))
     assert found
     assert all(check.__doc__ for check in found)
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_of_the_package_has_checks(family: str) -> None:
+    contract = contract_at(family)
+    assert checks.contract_of(checks.module_of(contract)) is contract
+
+
+def test_what_is_no_contract_has_no_checks() -> None:
+    with pytest.raises(ContractError, match="Whole"):
+        checks.module_of(Whole)
+
+
+def test_checks_run_without_pytest_and_without_the_tests() -> None:
+    """An installation has neither; the optional packages are imported by the checks that need them."""
+    code = (
+        "import importlib, pkgutil, sys; from encodery import checks; "
+        "[importlib.import_module(f'encodery.checks.{one.name}') for one in pkgutil.iter_modules(checks.__path__)]; "
+        "optional = {'pytest', 'tests', 'datatrove', 'onnx', 'openvino', 'qdrant_edge', 'qdrant_client'}; "
+        "assert not optional & set(sys.modules), optional & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_broken_promise_fails_unless_the_part_is_tagged() -> None:

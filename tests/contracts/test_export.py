@@ -1,8 +1,10 @@
-"""Contract of the exporters, for all parts in the folder; the Hugging Face one in more detail."""
+"""Contract of exporters: every check of `encodery.checks.exporters` on every part; more of the Hugging Face one."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +13,28 @@ import torch
 from safetensors.torch import load_file
 
 import encodery.export._folder as files
+from encodery import checks
 from encodery.base.artifact import Artifact, create_artifact
-from encodery.base.errors import ArtifactError, InputError, SettingsError
+from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.parts import find_part, part_names
-from encodery.base.settings import decode, encode
+from encodery.checks import exporters
+from encodery.checks.exporters import SETTINGS, TEXT
 from encodery.export import Exporter
 from encodery.export.hf import HFExporter
 from encodery.model.load import LoadedModel, Provenance, load_model, save_model
 from encodery.model.masks.document import DocumentMask
 from encodery.model.network import build_model
-from encodery.model.positions.alibi import ALiBi
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
-from encodery.tokens.kind.wordpiece import Wordpiece
-from encodery.tokens.tokenizer import Tokenizer
 
-SETTINGS = ModelSettings(width=16, depth=2, heads=2, vocab_size=192, max_length=40)
-TEXT = "a masked language model predicts words that were masked in a text of many words"
 UNVERIFIED = HFExporter(verify_with_peer=False)  # tests/parity compares with the peer
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 BATCH = Batch.from_sequences([[5, 6, 7], [9, 1], list(range(20, 38))])
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    made = Tokenizer(Wordpiece(min_frequency=1).train([TEXT] * 3, 100))
-    made.set_template()
-    made.save(folder)
-    return folder
-
-
 @pytest.fixture
-def loaded(tokenizer: Path, tmp_path: Path) -> LoadedModel:
-    save_model(tmp_path / "model", build_model(SETTINGS, 1), tokenizer, metrics={"heldout_loss": 2.5})
-    return load_model(tmp_path / "model")
+def loaded(tmp_path: Path) -> LoadedModel:
+    return exporters.example(tmp_path)
 
 
 def logits(loaded: LoadedModel) -> torch.Tensor:
@@ -54,34 +43,15 @@ def logits(loaded: LoadedModel) -> torch.Tensor:
     return values
 
 
+@pytest.mark.parametrize("check", checks.functions(exporters), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Exporter))
-def test_what_every_exporter_does(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
-    part = find_part(Exporter, name)()
-    assert decode(Exporter, encode(part)) == part
+def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
     for package in PACKAGES.get(name, ()):
         pytest.importorskip(package)
-    before = {key: tensor.clone() for key, tensor in loaded.model.state_dict().items()}
+    part = find_part(Exporter, name)()
     if hasattr(part, "verify_with_peer"):
-        part = decode(Exporter, {**encode(part), "verify_with_peer": False})
-    done = part.write(loaded, tmp_path / "out")
-    assert done.artifact.manifest.kind == "export"
-    assert loaded.artifact is not None
-    assert done.artifact.manifest.parents["model"]["fingerprint"] == loaded.artifact.manifest.fingerprint
-    assert done.artifact.manifest.metrics == done.metrics
-    done.artifact.verify()
-    assert all(torch.equal(before[key], tensor) for key, tensor in loaded.model.state_dict().items())
-    with pytest.raises(InputError, match="already exists"):
-        part.write(loaded, tmp_path / "out")
-    part.write(loaded, tmp_path / "out", overwrite=True)
-
-
-@pytest.mark.parametrize("name", part_names(Exporter))
-def test_a_model_that_it_cannot_express_is_refused_and_nothing_is_left(name: str, tmp_path: Path) -> None:
-    settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=64, positions=ALiBi())
-    loaded = LoadedModel(tmp_path, build_model(settings, 0))
-    with pytest.raises(SettingsError, match="positions = 'alibi'"):
-        find_part(Exporter, name)().write(loaded, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+        part = dataclasses.replace(part, verify_with_peer=False)
+    run_check(check, part)
 
 
 def test_the_folder_reads_back_as_the_same_model(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -113,7 +83,7 @@ def test_drift_is_refused_and_nothing_is_left(
     monkeypatch.setattr(files, "to_checkpoint", bent)
     with pytest.raises(ArtifactError, match="outputs drift"):
         UNVERIFIED.write(loaded, tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "tokenizer"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -157,7 +127,7 @@ def test_a_checkpoint_format_that_cannot_express_the_model_is_refused(loaded: Lo
         HFExporter(checkpoint_format="modernbert").write(loaded, tmp_path / "out")
 
 
-def test_the_card_lists_metrics_training_data_and_licence(loaded: LoadedModel, tokenizer: Path, tmp_path: Path) -> None:
+def test_the_card_lists_metrics_training_data_and_licence(loaded: LoadedModel, tmp_path: Path) -> None:
     report = {
         "licenses": {"MIT": {"documents": 3, "bytes": 700}},
         "sources": {"somewhere": {"documents": 3, "bytes": 700}},
@@ -171,7 +141,12 @@ def test_the_card_lists_metrics_training_data_and_licence(loaded: LoadedModel, t
     parents = {"tokens": Artifact.open(tmp_path / "tokens")}
     metrics, recipe = {"heldout_loss": 2.5}, {"recipe": {"budget": "10m"}}
     save_model(
-        tmp_path / "kept", loaded.model, tokenizer, provenance=Provenance(parents), metrics=metrics, settings=recipe
+        tmp_path / "kept",
+        loaded.model,
+        tmp_path / "tokenizer",
+        provenance=Provenance(parents),
+        metrics=metrics,
+        settings=recipe,
     )
     HFExporter(verify_with_peer=False, title="Tiny", license="Apache-2.0").write(
         load_model(tmp_path / "kept"), tmp_path / "out"

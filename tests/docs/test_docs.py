@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from encodery import checks
 from encodery.base.cards import Card, cards
-from encodery.base.parts import families
+from encodery.base.parts import contract_at, families
 from encodery.cli import verbs
 from encodery.cli.__main__ import run
 
@@ -128,9 +129,7 @@ def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest
 def test_every_part_of_another_paper_is_under_a_contract_test(name: str) -> None:
     for part in RUNNING[name].parts:
         family = max((known for known in families() if part.startswith(f"{known}.")), key=len)
-        parents = family.split(".")
-        names = {"_".join(parents[at:]) for at in range(len(parents))}
-        assert any((ROOT / "tests" / "contracts" / f"test_{one}.py").is_file() for one in names), part
+        assert checks.functions(checks.module_of(contract_at(family))), part
 
 
 @pytest.mark.parametrize("page", GENERATED)

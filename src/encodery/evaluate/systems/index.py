@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from encodery.base.errors import InputError
 from encodery.base.settings import check_at_least, check_interval
@@ -28,6 +29,10 @@ class IndexSystem(System):
         rerank_weight: the weight of the reranker; None for the value of `encodery search tune-rerank`.
         model: the encoder, if it is no longer at its path.
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset(
+        {"embeddings", "counters", "a_text_is_most_similar_to_itself"}  # It ranks documents instead.
+    )
 
     path: str
     name: str = ""

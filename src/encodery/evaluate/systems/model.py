@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class ModelSystem(System):
     these roles; by default the prompts that are called so, if there are any. A model that encodes the two roles
     differently, such as a sparse or multi-vector one, always uses the default.
     """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"no_masked_language_model"})  # It may have one.
 
     path: str
     name: str = ""
