@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 
-from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
 from encodery.model.embeddings.plain import PlainEmbeddings
@@ -26,9 +25,9 @@ def examples(part: LMHead) -> Iterator[tuple[Model, torch.Tensor]]:
         yield model, model(Batch.from_sequences([[3, 1, 2], [4, 5]])).hidden
 
 
-def head_of(model: Model, part: LMHead) -> LMHeadModule:
-    """Return the module of the head in a model."""
-    module = model.heads[name_of(part)]
+def head_of(model: Model) -> LMHeadModule:
+    """Return the module of the only head of a model."""
+    (module,) = model.heads.values()
     assert isinstance(module, LMHeadModule)
     return module
 
@@ -41,7 +40,7 @@ def check_settings_round_trip(part: LMHead) -> None:
 def check_logits(part: LMHead) -> None:
     """The logits are the decoder applied to the features, for each position separately, even for none."""
     for model, hidden in examples(part):
-        head = head_of(model, part)
+        head = head_of(model)
         features, (weight, bias) = head.features(hidden[[1, 4]]), head.decoder(model.encoder)
         assert features.shape == (2, weight.shape[1])
         assert weight.shape[0] == 40
@@ -54,7 +53,7 @@ def check_logits(part: LMHead) -> None:
 def check_all_weights_are_trained(part: LMHead) -> None:
     """Every parameter gets a gradient from the logits."""
     for model, hidden in examples(part):
-        head = head_of(model, part)
+        head = head_of(model)
         head(hidden[[1, 4]], model.encoder).logsumexp(1).sum().backward()
         missing = [name for name, parameter in head.named_parameters() if parameter.grad is None]
         assert not missing, f"without a gradient: {', '.join(missing)}"

@@ -33,7 +33,8 @@ class Model(nn.Module):
         self.decoder = None if settings.decoder is None else Decoder(settings.decoder, settings)
         self.heads = nn.ModuleDict()
         if settings.head is not None:
-            self.heads[name_of(settings.head)] = settings.head.build(settings.shape, settings.norm)
+            name = name_of(settings.head).replace(".", "_")  # The name of a part outside the package has dots.
+            self.heads[name] = settings.head.build(settings.shape, settings.norm)
 
     def add_extension(self, extension: ModelExtension, generator: torch.Generator) -> ExtensionModules:
         """Add an extension to the encoder and to the settings, and return its modules.
