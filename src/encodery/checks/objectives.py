@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 
 from encodery.base.settings import decode, encode
 from encodery.corrupt import Vocabulary
+from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.network import Model, build_model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
-from encodery.objectives import Objective, ObjectiveModule, normalised_loss, step_metrics, sum_counts
+from encodery.objectives import Objective, ObjectiveModule, RunSize, normalised_loss, step_metrics, sum_counts
 
 VOCAB_SIZE, NUM_SPECIAL, MASK_ID = 96, 6, 4
 LENGTHS = (40, 31, 12, 12, 5)
@@ -27,12 +29,23 @@ def example_batch() -> Batch:
 
 def example_model(part: Objective, depth: int = 2) -> tuple[Model, ObjectiveModule]:
     """Return a model of width 32 and the part's module for it, both initialised."""
-    settings = ModelSettings(width=32, depth=depth, heads=2, vocab_size=VOCAB_SIZE, max_length=64)
+    settings = _settings(part, depth)
     model = build_model(settings, seed=0)
     every = torch.ones(VOCAB_SIZE, dtype=torch.bool)
     module = part.build(settings, Vocabulary(MASK_ID, torch.arange(VOCAB_SIZE) < NUM_SPECIAL, VOCAB_SIZE, every))
     module.init_weights(torch.Generator().manual_seed(1))
+    module.attach(model)
     return model, module
+
+
+def _settings(part: Objective, depth: int) -> ModelSettings:
+    """Settings that the part can train: with a decoder of one layer if it needs one."""
+    plain = ModelSettings(width=32, depth=depth, heads=2, vocab_size=VOCAB_SIZE, max_length=64)
+    if part.incompatibility(plain) is None:
+        return plain
+    settings = dataclasses.replace(plain, decoder=DecoderSettings(depth=1, embedding_norm=True))
+    assert part.incompatibility(settings) is None, "the part can train neither an encoder nor an encoder–decoder"
+    return settings
 
 
 def prepare(module: ObjectiveModule, batch: Batch, progress: float = 0.5) -> Batch:
@@ -93,6 +106,34 @@ def check_gradients(part: Objective) -> None:
     assert sum(reached) > 0.8 * len(reached), (
         f"{len(reached) - sum(reached)} of {len(reached)} weights have no gradient"
     )
+
+
+def check_evaluation(part: Objective) -> None:
+    """Held-out text is judged by terms whose means are numbers, alike for equal generators, and without gradients."""
+    model, module = example_model(part)
+    whole = example_batch()
+    positions = torch.tensor([3, 17, 45, 60, 80])
+    masked = whole.ids.index_fill(0, positions, MASK_ID)
+    batch = whole.with_ids(masked, masked_positions=positions, labels=whole.ids[positions])
+
+    def judge() -> dict[str, float]:
+        with torch.no_grad():
+            return step_metrics([module.evaluate(model.eval(), batch, torch.Generator().manual_seed(5))])
+
+    module.eval()
+    first = judge()
+    assert first == judge()
+    assert any(name != "loss" for name in first), "no term but the loss"
+    means = module.heldout_metrics(first, 0.25)
+    assert math.isfinite(means["loss"])
+    assert torch.equal(batch.ids, masked), "evaluate changed its argument"
+
+
+def check_expected_loss_and_memory(part: Objective) -> None:
+    """`expected_loss` is a range or None, and `activation_bytes` is not negative."""
+    expected = part.expected_loss(RunSize(6.2, 1_400_000, 8192, 2_000_000, 1000))
+    assert expected is None or 0 < expected.low < expected.high
+    assert part.activation_bytes(_settings(part, 2), 1000, 50) >= 0
 
 
 def check_loss_falls(part: Objective) -> None:

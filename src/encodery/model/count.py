@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from encodery.model.blocks import ActivationCheckpointing
+from encodery.model.memory import CrossAttention
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
 from encodery.model.weights import EmbeddingTable, Linear
@@ -55,6 +56,31 @@ def flops_per_token(
     return products * (3.0 if backward else 1.0)
 
 
+def decoder_flops_per_token(settings: ModelSettings, length: float, memory: float, backward: bool = True) -> float:
+    """Return the floating-point operations of the decoder per token that it reads, its head at all of them included.
+
+    Args:
+        settings: A model with a decoder.
+        length: Length of the sequences that the decoder reads.
+        memory: Length of their memories by that of the sequences.
+        backward: Whether the backward pass is included.
+    """
+    model, shape = meta_model(settings), settings.shape
+    assert settings.decoder is not None
+    assert model.decoder is not None
+    products = 0.0
+    for layer_shape, block in zip(settings.decoder.layer_shapes(shape), model.decoder.blocks, strict=True):
+        products += settings.attention.cost(layer_shape, length).flops + settings.ffn.cost(layer_shape).flops
+        cross = block.get_submodule("cross_attention") if settings.decoder.memory else None
+        if isinstance(cross, CrossAttention):
+            inner = shape.heads * shape.head_size
+            own, read = cross.query.weight.numel() + cross.out.weight.numel(), cross.key_value.weight.numel()
+            products += 2.0 * (own + memory * read) + 4.0 * inner * memory * length
+    if model.decoder.head is not None:
+        products += 2.0 * (_weights(model.decoder.head) + shape.vocab_size * shape.embedding_size)
+    return products * (3.0 if backward else 1.0)
+
+
 def activation_bytes(
     settings: ModelSettings,
     tokens: int,
@@ -86,10 +112,24 @@ def activation_bytes(
         recomputed = {"nothing": 0, "attention": attention, "ffn": ffn, "block": whole}[activation_checkpointing]
         per_token += whole - recomputed + (shape.width if recomputed else 0)
         one_layer = max(one_layer, recomputed)
-    per_token += one_layer
+    per_token += one_layer + _kept_by_decoder(settings, length)
     per_token += _norm_size(model.encoder.embedding_norm) + _norm_size(model.encoder.final_norm)
     head = predicted_fraction * (shape.width + 3 * shape.embedding_size) if settings.head is not None else 0.0
     return int(tokens * (per_token + head) * itemsize)
+
+
+def _kept_by_decoder(settings: ModelSettings, length: int) -> float:
+    """Numbers that the decoder keeps per token, if there is one, for as many tokens as the encoder reads."""
+    model, shape = meta_model(settings), settings.shape
+    if settings.decoder is None or model.decoder is None:
+        return 0.0
+    kept = shape.width + 3.0 * shape.embedding_size if settings.decoder.head is not None else 0.0
+    for layer_shape, block in zip(settings.decoder.layer_shapes(shape), model.decoder.blocks, strict=True):
+        kept += settings.attention.cost(layer_shape, length).kept + settings.ffn.cost(layer_shape).kept
+        kept += sum(_norm_size(m) for m in block.modules())
+        if settings.decoder.memory:
+            kept += settings.attention.cost(layer_shape, length).kept
+    return kept
 
 
 def meta_model(settings: ModelSettings) -> Model:

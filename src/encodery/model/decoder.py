@@ -6,8 +6,6 @@ may be causal, and its layers may read a memory. Shapes: T tokens, M tokens of t
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
@@ -24,20 +22,19 @@ class Decoder(nn.Module):
 
     def __init__(self, settings: DecoderSettings, model: ModelSettings) -> None:
         super().__init__()
-        # Positions are added at the model's width, even if the embeddings have another one.
-        shape = dataclasses.replace(model.shape, embedding_size=model.width, reads_memory=settings.memory)
+        layers = settings.layer_shapes(model.shape)
+        shape = layers[0]
         self.positions = model.positions.build(shape)
         self.embedding_norm = model.norm.build(model.width) if settings.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(
             model.block.build(
-                # Layers are numbered after the encoder's: parts that treat layer 0 differently mean the model's.
-                shape.for_layer(model.depth + layer, settings.reach),
+                layer,
                 attention=model.attention,
                 ffn=model.ffn,
                 norm=model.norm,
                 dropout=model.dropout,
             )
-            for layer in range(settings.depth)
+            for layer in layers
         )
         self.final_norm = model.block.final(shape, model.norm)
         self.head = None if settings.head is None else settings.head.build(model.shape, model.norm)

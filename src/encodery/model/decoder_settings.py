@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from encodery.base.settings import check_at_least
 from encodery.model.heads import LMHead
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.reach import Reach
+from encodery.model.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,13 @@ class DecoderSettings:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "depth")
+
+    def layer_shapes(self, model: Shape) -> list[Shape]:
+        """The shape of each layer, in a model of this shape. Layers are numbered after the encoder's: parts that treat
+        layer 0 differently mean the model's."""
+        # Positions are added at the model's width, even if the embeddings have another one.
+        shape = dataclasses.replace(model, embedding_size=model.width, reads_memory=self.memory)
+        return [shape.for_layer(model.depth + layer, self.reach) for layer in range(self.depth)]
 
     @property
     def reach(self) -> Reach:

@@ -71,7 +71,7 @@ class ModelSettings:
                 f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."
             )
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
-        decoder = () if self.decoder is None else (self.shape.for_layer(self.depth, self.decoder.reach),)
+        decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
         for shape in (*self.layer_shapes, *decoder):
             _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
             for extension in self.extensions:

@@ -34,6 +34,10 @@ class Objective(Part):
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
         """Return the module for such a model; `init_weights` or a checkpoint fills its weights, if any."""
 
+    def incompatibility(self, model: ModelSettings) -> str | None:
+        """Return why the objective cannot train such a model; None if it can. By default a decoder is refused."""
+        return None if model.decoder is None else "does not train a decoder: remove model.decoder, or use 'infilling'."
+
     def num_parameters(self, model: ModelSettings) -> int:
         """Return the number of weights that the objective has besides the model's."""
         return 0

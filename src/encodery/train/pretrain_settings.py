@@ -10,6 +10,7 @@ from typing import Any
 
 from encodery.adapt import Adaptation
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.base.recipes import load_recipe
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode, merge_tables
@@ -57,6 +58,9 @@ class PretrainSettings:
             raise SettingsError(
                 f"feed.max_length = {feed.max_length}: must be at most model.max_length = {self.model.max_length}."
             )
+        reason = self.objective.incompatibility(self.model)
+        if reason is not None:
+            raise SettingsError(f"objective = '{name_of(self.objective)}': {reason}")
         schedule = self.train.seq_len_schedule
         if schedule is not None and schedule.maximum > feed.max_length:
             raise SettingsError(
