@@ -32,6 +32,7 @@ REACHES = {
     "sinks on both sides": Reach(6, 6, sinks=2),
     "prefix": Reach(right=0, prefix=11),
     "global": Reach(4, 4, global_positions=(0, 7)),
+    "sinks and global": Reach(5, 2, sinks=3, global_positions=(1, 40)),
     "global, causal": Reach(right=0, global_positions=(3,)),
 }
 

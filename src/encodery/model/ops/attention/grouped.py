@@ -33,16 +33,14 @@ def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None
     left, right = spec.reach.left, spec.reach.right
     prefix = layout.prefix if spec.prefix else None
     wide = 0 if left is None or right is None else max(left, right, 1)
-    if not wide or not spec.is_band or layout.max_seqlen <= BANDS * wide:
+    if not wide or spec.prefix or spec.reach.prefix or layout.max_seqlen <= BANDS * wide:
         return _tiled(qkv, bias, _Run(layout, spec.reach, prefix, 0, layout.lengths))
-    assert left is not None
-    assert right is not None
     parts, start = list[Tensor](), 0
     for long, run in itertools.groupby(layout.lengths, lambda length: length > BANDS * wide):
         lengths = tuple(run)
         if long:
             for length in lengths:
-                parts.append(banded(qkv[start : start + length], left, right, bias))
+                parts.append(banded(qkv[start : start + length], spec.reach, bias))
                 start += length
             continue
         piece = qkv[start : start + sum(lengths)]
