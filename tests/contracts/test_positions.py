@@ -54,8 +54,9 @@ def test_rotary_turns_gradients_back() -> None:
 
 def test_alibi_slopes() -> None:
     layout = Batch.from_sequences([[0] * 3]).layout
-    eight = decode(Positions, "alibi").build(replace(SHAPE, heads=8)).bias(layout, SHAPE)
+    alibi = decode(Positions, "alibi").build(SHAPE)
+    eight = alibi.bias(layout, replace(SHAPE, heads=8))
     torch.testing.assert_close(eight[:, 3], -torch.tensor([2.0**-i for i in range(1, 9)]))
     assert torch.equal(eight, eight.flip(1))
-    twelve = decode(Positions, "alibi").build(replace(SHAPE, heads=12)).bias(layout, SHAPE)
+    twelve = alibi.bias(layout, replace(SHAPE, heads=12))
     torch.testing.assert_close(twelve[8:, 3], -torch.tensor([2.0 ** -(i + 0.5) for i in range(4)]))

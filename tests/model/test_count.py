@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 BASE = {"width": 48, "depth": 3, "heads": 3, "intermediate_size": 80, "vocab_size": 200, "max_length": 64}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gated": {"ffn": "glu", "block": "pre", "norm": "rms", "positions": "rotary", "mask": {"is": "window", "size": 4}},
     "narrow": {
@@ -23,6 +24,7 @@ VARIANTS = {
         "type_vocab_size": 2,
         "head": {"is": "mlm", "tied": False},
     },
+    "uneven": {"layers": [{"heads": 1}, {"heads": 0, "intermediate_size": 20}, {"heads": 5, "intermediate_size": 0}]},
     "headless": {"head": None, "positions": {"is": "sinusoidal", "scaled": True}},
 }
 
@@ -39,10 +41,11 @@ def test_parameters(settings: ModelSettings) -> None:
     assert num_parameters(settings, embeddings=False) == num_parameters(settings) - tables
 
 
-def test_flops_agree_with_counted_ones() -> None:
+@pytest.mark.parametrize("name", ["plain", "uneven"])
+def test_flops_agree_with_counted_ones(name: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    settings = decode(ModelSettings, BASE)
+    settings = decode(ModelSettings, {**BASE, **VARIANTS[name]})
     model = build_model(settings)
     batch = Batch.from_sequences([[1] * 32] * 4)
     with FlopCounterMode(display=False) as counter:

@@ -103,13 +103,10 @@ def test_hidden_states_are_near_those_of_the_model(
 @BOTH
 @pytest.mark.parametrize("kernel", [*FASTER, "plain"])
 def test_layers_may_be_uneven(kernel: Any, runtime: Any, randomised_model: Callable[[ModelSettings], Model]) -> None:
-    """Heads and intermediate sizes of a layer may have been pruned."""
+    """Heads and intermediate sizes may differ from layer to layer."""
     skip_unless_supported(kernel)
-    model, pruned = (
-        randomised_model(small({"heads": 4})),
-        randomised_model(small({"heads": 1, "head_size": 16, "intermediate_size": 100})),
-    )
-    model.encoder.blocks[1] = pruned.encoder.blocks[1]
+    sizes = [{"heads": 1, "intermediate_size": 100}, {"heads": 3}, {"intermediate_size": 8}]
+    model = randomised_model(small({"depth": 3, "heads": 4, "layers": sizes}))
     ids, cu_seqlens = batch()
     expected = TorchRuntime().build(model).run(ids, cu_seqlens)
     states = runtime(kernels=kernel, threads=2).build(model).run(ids, cu_seqlens)
@@ -248,6 +245,11 @@ def test_it_runs_in_a_forked_child_without_its_threads() -> None:
         ({"positions": "alibi"}, "positions = 'alibi': packed_int8 supports only learned, none, rotary"),
         ({"norm": "rms"}, "norm = 'rms': packed_int8 supports only layer"),
         ({"ffn": {"is": "mlp", "activation": "relu_squared"}}, "ffn.activation = 'relu_squared'"),
+        (
+            {"depth": 2, "layers": [{}, {"heads": 0}]},
+            "layer 1 has no attention, and packed_int8 supports only layers with both",
+        ),
+        ({"depth": 2, "layers": [{"intermediate_size": 0}, {}]}, "layer 0 has no feed-forward"),
         ({"head_size": 12}, "head_size = 12: packed_int8 supports only multiples of 8"),
         ({"embeddings": {"is": "factorized", "width": 8}}, "embeddings = 'factorized'"),
     ],

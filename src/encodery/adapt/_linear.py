@@ -57,17 +57,18 @@ class AdaptedLinear(LinearLayer, abc.ABC):
 def find_sites(model: Model, targets: Sequence[Target], first_layer: int = 0) -> Iterator[LinearSite]:
     """Yield the layers that compute `targets`, in the blocks from `first_layer` on.
 
-    Raises `SettingsError` if no target is named or one twice, if the model does not have it, or if it is adapted.
+    Raises `SettingsError` if no target is named or one twice, if a layer with that sublayer does not have it, or if it
+    is adapted.
     """
     if not targets or len(set(targets)) < len(targets):
         raise SettingsError(f"targets = {tuple(targets)}: name at least one, each once.")
-    blocks, shape = model.encoder.blocks, model.settings.shape
+    blocks, shapes = model.encoder.blocks, model.settings.layer_shapes
     if not 0 <= first_layer < len(blocks):
         raise SettingsError(f"first_layer = {first_layer}: the model has {len(blocks)} layers, counted from 0.")
-    for block in list(blocks)[first_layer:]:
+    for shape, block in list(zip(shapes, blocks, strict=True))[first_layer:]:
         for sublayer, name in LAYERS:
             own_targets = [target for target in targets if (target if target not in FUSED else "qkv") == name]
-            if not own_targets:
+            if not own_targets or not (shape.heads if sublayer == "attention" else shape.intermediate_size):
                 continue
             owner = getattr(block, sublayer)
             layer = getattr(owner, name, None)

@@ -8,7 +8,6 @@ Shapes: N texts, T tokens of a batch, B sequences, H width of the model, K dimen
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -274,7 +273,7 @@ def first_layers(model: Model, layers: int | None) -> Model:
     encoder, shallow = copy.copy(model.encoder), copy.copy(model)
     encoder._modules = {**model.encoder._modules, "blocks": model.encoder.blocks[:layers]}
     shallow._modules = {**model._modules, "encoder": encoder}
-    shallow.settings = dataclasses.replace(settings, depth=layers)
+    shallow.settings = settings.with_depth(layers)
     return shallow
 
 

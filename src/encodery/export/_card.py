@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,22 @@ def _description(loaded: LoadedModel) -> str:
     reaches = [settings.mask.reach(layer, shape.depth) for layer in range(shape.depth)]
     local = [reach.left for reach in reaches if reach.is_window and reach.left is not None]
     attention = f", {len(local)} of them with local attention to {local[0]} tokens on each side" if local else ""
+    heads = _range([own.heads for own in settings.layer_shapes])
+    inner = _range([own.intermediate_size for own in settings.layer_shapes])
     parts = ", ".join(
         f"{field} `{name_of(getattr(settings, field))}`" for field in ("positions", "ffn", "norm", "block")
     )
     return (
         f"A bidirectional text encoder with {size:,} parameters: {shape.depth} layers{attention}, width {shape.width}, "
-        f"{shape.heads} heads, intermediate size {shape.intermediate_size}, up to {shape.max_length} tokens "
+        f"{heads} heads, intermediate size {inner}, up to {shape.max_length} tokens "
         f"({parts}). Made with encodery."
     )
+
+
+def _range(sizes: Sequence[int]) -> str:
+    """One number if all are equal, otherwise the smallest and the largest."""
+    low, high = min(sizes, default=0), max(sizes, default=0)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _missing_head(loaded: LoadedModel) -> str:

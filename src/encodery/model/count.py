@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from encodery.model.blocks import ActivationCheckpointing
+from encodery.model.cost import Cost
 from encodery.model.memory import CrossAttention
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
+from encodery.model.shape import Shape
 from encodery.model.weights import EmbeddingTable, Linear
 
 
@@ -47,8 +49,8 @@ def flops_per_token(
     products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
     for layer, (layer_shape, block) in enumerate(zip(settings.layer_shapes, model.encoder.blocks, strict=True)):
         fraction = early[1] if layer < early[0] else 1.0
-        sublayers = settings.attention.cost(layer_shape, length * fraction).flops + settings.ffn.cost(layer_shape).flops
-        products += fraction * (sublayers + 2.0 * _weights_besides_sublayers(block))
+        attention, ffn = _sublayer_costs(settings, layer_shape, length * fraction)
+        products += fraction * (attention.flops + ffn.flops + 2.0 * _weights_besides_sublayers(block))
     if settings.head is not None:
         tied = shape.vocab_size * shape.embedding_size
         decoder = any(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
@@ -105,8 +107,7 @@ def activation_bytes(
     model, shape = meta_model(settings), settings.shape
     per_token = one_layer = 0.0
     for layer_shape, block in zip(settings.layer_shapes, model.encoder.blocks, strict=True):
-        attention = settings.attention.cost(layer_shape, length).kept
-        ffn = settings.ffn.cost(layer_shape).kept
+        attention, ffn = (cost.kept for cost in _sublayer_costs(settings, layer_shape, length))
         norms = sum(_norm_size(m) for m in block.modules())
         whole = attention + ffn + norms
         recomputed = {"nothing": 0, "attention": attention, "ffn": ffn, "block": whole}[activation_checkpointing]
@@ -132,10 +133,21 @@ def _kept_by_decoder(settings: ModelSettings, length: int) -> float:
     return kept
 
 
+def layer_parameters(settings: ModelSettings) -> tuple[int, ...]:
+    """Return the number of parameters of each layer."""
+    return tuple(sum(p.numel() for p in block.parameters()) for block in meta_model(settings).encoder.blocks)
+
+
 def meta_model(settings: ModelSettings) -> Model:
     """Build a model on the meta device, which allocates nothing."""
     with torch.device("meta"):
         return Model(settings)
+
+
+def _sublayer_costs(settings: ModelSettings, shape: Shape, length: float) -> tuple[Cost, Cost]:
+    """What attention and feed-forward of a layer cost; nothing for one that the layer does not have."""
+    attention = settings.attention.cost(shape, length) if shape.heads else Cost(0.0, 0.0)
+    return attention, settings.ffn.cost(shape) if shape.intermediate_size else Cost(0.0, 0.0)
 
 
 def _weights(module: nn.Module) -> int:

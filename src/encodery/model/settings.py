@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from encodery.base.errors import SettingsError
@@ -21,6 +22,7 @@ from encodery.model.heads import LMHead
 from encodery.model.heads.mlm import MLMHead
 from encodery.model.init import Init
 from encodery.model.init.normal import NormalInit
+from encodery.model.layer_sizes import LayerSizes
 from encodery.model.masks import Mask
 from encodery.model.masks.document import DocumentMask
 from encodery.model.norms import Norm
@@ -34,10 +36,10 @@ from encodery.model.shape import Shape
 class ModelSettings:
     """Sizes and parts of a model. The defaults are BERT's parts at a small size.
 
-    `head_size` defaults to width / heads and `intermediate_size` to 4 · width. With `type_vocab_size` = 0 the model has
-    no segment embeddings. `head` is the language-model head, null for none. `decoder` makes the model an
-    encoder–decoder; the decoder has its own head. `extensions` lists what was added to the
-    finished encoder (adapters, prompts).
+    `head_size` defaults to width / heads and `intermediate_size` to 4 · width. `layers` has an entry for each layer if
+    layers have different sizes (see `LayerSizes`). With `type_vocab_size` = 0 the model has no segment embeddings.
+    `head` is the language-model head, null for none. `decoder` makes the model an encoder–decoder; the decoder has its
+    own head. `extensions` lists what was added to the finished encoder (adapters, prompts).
     """
 
     width: int = 256
@@ -45,6 +47,7 @@ class ModelSettings:
     heads: int = 4
     head_size: int | None = None
     intermediate_size: int | None = None
+    layers: tuple[LayerSizes, ...] = ()
     vocab_size: int = 16_384
     max_length: int = 512
     type_vocab_size: int = 0
@@ -70,10 +73,15 @@ class ModelSettings:
             raise SettingsError(
                 f"width = {self.width} is not a multiple of heads = {self.heads}: change one of them or set head_size."
             )
+        if len(self.layers) not in (0, self.depth):
+            raise SettingsError(
+                f"layers has {len(self.layers)} entries, but depth = {self.depth}: give one for each layer, or none."
+            )
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
         decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
         for shape in (*self.layer_shapes, *decoder):
-            _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
+            if shape.heads:
+                _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
             for extension in self.extensions:
                 _refuse("extensions", extension, extension.incompatibility(shape))
 
@@ -100,7 +108,19 @@ class ModelSettings:
     @property
     def layer_shapes(self) -> tuple[Shape, ...]:
         """The sizes and the reach of each layer."""
-        return tuple(self.shape.for_layer(layer, self.mask.reach(layer, self.depth)) for layer in range(self.depth))
+        sizes = self.layers or (LayerSizes(),) * self.depth
+        return tuple(
+            self.shape.for_layer(layer, self.mask.reach(layer, self.depth), own.heads, own.intermediate_size)
+            for layer, own in enumerate(sizes)
+        )
+
+    def with_depth(self, depth: int) -> ModelSettings:
+        """The same model with `depth` layers. Raises `SettingsError` for more layers if `layers` says their sizes."""
+        if depth > self.depth and self.layers:
+            raise SettingsError(
+                f"depth = {depth}: model.layers says the sizes of {self.depth} layers only. Add entries to it."
+            )
+        return dataclasses.replace(self, depth=depth, layers=self.layers[:depth])
 
 
 def _refuse(setting: str, part: Part, reason: str | None) -> None:

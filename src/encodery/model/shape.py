@@ -42,9 +42,17 @@ class Shape:
     reach: Reach = UNLIMITED
     reads_memory: bool = False
 
-    def for_layer(self, layer: int, reach: Reach) -> Shape:
-        """The shape of one layer."""
-        return dataclasses.replace(self, layer=layer, reach=reach)
+    def for_layer(
+        self, layer: int, reach: Reach, heads: int | None = None, intermediate_size: int | None = None
+    ) -> Shape:
+        """The shape of one layer; sizes that are not None replace those of the model."""
+        return dataclasses.replace(
+            self,
+            layer=layer,
+            reach=reach,
+            heads=self.heads if heads is None else heads,
+            intermediate_size=self.intermediate_size if intermediate_size is None else intermediate_size,
+        )
 
 
 class EqualLengthRun(NamedTuple):

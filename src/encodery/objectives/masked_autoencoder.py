@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +56,7 @@ class MaskedAutoencoder(MaskedObjective):
 
     def activation_bytes(self, model: ModelSettings, tokens: int, length: int) -> int:
         """See `Objective`: what the layers of the decoder keep."""
-        with_head = dataclasses.replace(model, depth=self.depth, mask=DocumentMask(), head=None)
+        with_head = _decoder_layers(model, self.depth, head=None)
         return count.activation_bytes(with_head, tokens, length)
 
 
@@ -82,10 +83,15 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
     def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
         headless = dataclasses.replace(model, head=None)
         encoder = count.flops_per_token(headless, length, early=(model.depth, 1 - masked))
-        own = dataclasses.replace(model, depth=self.depth, mask=DocumentMask())
+        own = _decoder_layers(model, self.depth)
         decoder = count.flops_per_token(own, length, predicted)
         # Both counts contain the embeddings, which are computed once.
-        return encoder + decoder - count.flops_per_token(dataclasses.replace(headless, depth=0), length)
+        return encoder + decoder - count.flops_per_token(headless.with_depth(0), length)
+
+
+def _decoder_layers(model: ModelSettings, depth: int, **changes: Any) -> ModelSettings:
+    """A model with the layers of the decoder, which have the model's sizes and reach everything; for counting."""
+    return dataclasses.replace(model, depth=depth, layers=(), mask=DocumentMask(), **changes)
 
 
 def _decoder(model: ModelSettings, depth: int) -> Decoder:

@@ -42,7 +42,9 @@ def require_exportable(settings: ModelSettings, target: str) -> None:
 
 def encoder_digest(model: Model) -> str:
     """Return 32 hexadecimal digits that differ if the encoder's weights or shape differ."""
-    return weights_digest(model.encoder.state_dict(), prefix=repr(model.settings.shape).encode())
+    return weights_digest(
+        model.encoder.state_dict(), prefix=repr((model.settings.shape, model.settings.layers)).encode()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +138,20 @@ class _Writer:
         return self.node("Mul", self.node("Sub", self.number(1.0), real), self.number(MASK_BIAS))
 
     def post(self, x: str, block: Any, settings: ModelSettings, mask: str, name: str) -> str:
-        mixed = self.attention(x, block.attention, mask, f"{name}.attention")
-        x = self.norm(self.node("Add", mixed, x), block.attention_norm, f"{name}.attention_norm")
+        if block.has_attention:
+            mixed = self.attention(x, block.attention, mask, f"{name}.attention")
+            x = self.norm(self.node("Add", mixed, x), block.attention_norm, f"{name}.attention_norm")
+        if not block.has_ffn:
+            return x
         fed = self.ffn(x, block.ffn, settings.ffn, f"{name}.ffn")
         return self.norm(self.node("Add", fed, x), block.ffn_norm, f"{name}.ffn_norm")
 
     def pre(self, x: str, block: Any, settings: ModelSettings, mask: str, name: str) -> str:
-        normed = self.norm(x, block.attention_norm, f"{name}.attention_norm")
-        x = self.node("Add", self.attention(normed, block.attention, mask, f"{name}.attention"), x)
+        if block.has_attention:
+            normed = self.norm(x, block.attention_norm, f"{name}.attention_norm")
+            x = self.node("Add", self.attention(normed, block.attention, mask, f"{name}.attention"), x)
+        if not block.has_ffn:
+            return x
         normed = self.norm(x, block.ffn_norm, f"{name}.ffn_norm")
         return self.node("Add", self.ffn(normed, block.ffn, settings.ffn, f"{name}.ffn"), x)
 

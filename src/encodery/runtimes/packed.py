@@ -102,6 +102,13 @@ def require_packable(model: Model, engine: str) -> None:
         raise SettingsError(
             f"head_size = {settings.shape.head_size}: {engine} supports only multiples of 8. Use the runtime 'torch'."
         )
+    for shape in settings.layer_shapes:
+        if not (shape.heads and shape.intermediate_size):
+            lacking = "feed-forward" if shape.heads else "attention"
+            raise SettingsError(
+                f"layers: layer {shape.layer} has no {lacking}, and {engine} supports only layers with both sublayers. "
+                "Use the runtime 'torch'."
+            )
     for name, module in model.encoder.blocks.named_modules():
         if isinstance(module, nn.Linear) and type(module) is not Linear:
             raise SettingsError(

@@ -81,6 +81,11 @@ def resized_settings(
         raise SettingsError(f"{loaded.path}: has adapters or prompts; change the size of the model without them.")
     if settings.decoder is not None:
         raise SettingsError(f"{loaded.path}: has a decoder, whose size cannot be changed.")
+    if settings.layers:
+        raise SettingsError(
+            f"{loaded.path}: its layers have different sizes (model.layers), so its size cannot be changed as a whole. "
+            "Only a model of equal layers can be made larger or smaller this way."
+        )
     width = shape.width if width is None else width
     if heads is None:
         heads = _scaled("heads", shape.heads, width, shape.width)

@@ -15,6 +15,7 @@ from encodery.base.recipes import load_recipe
 from encodery.base.schedule import Schedule
 from encodery.base.settings import decode, encode, merge_tables
 from encodery.model import count
+from encodery.model.layer_sizes import LayerSizes
 from encodery.model.load import load_model
 from encodery.model.settings import ModelSettings
 from encodery.objectives import Objective
@@ -89,11 +90,19 @@ class PretrainSettings:
             )
         # The inputs of each layer are kept for the whole step, and the inside of one layer for one micro-batch.
         inputs = 4 * step * (model.depth + 1) * model.width
-        inside = count.activation_bytes(dataclasses.replace(model, depth=1), tokens, length, PREDICTED_FRACTION)
-        layers = count.num_parameters(model) - count.num_parameters(dataclasses.replace(model, depth=0))
+        inside = count.activation_bytes(_largest_layer(model), tokens, length, PREDICTED_FRACTION)
+        layers = count.num_parameters(model) - count.num_parameters(model.with_depth(0))
         state = STATE_BYTES + 4 * len(self.hooks) - (OPTIMIZER_STATE_BYTES if train.optimizer_offload else 0)
-        on_device = layers // max(model.depth, 1) * WORKING_BYTES
+        on_device = max(count.layer_parameters(model), default=0) * WORKING_BYTES
         return estimate(inputs + inside).with_host_weights(layers * state, on_device)
+
+
+def _largest_layer(model: ModelSettings) -> ModelSettings:
+    """A model of one layer, which has the largest sizes of any."""
+    heads = max((shape.heads for shape in model.layer_shapes), default=model.heads)
+    inner = max((shape.intermediate_size for shape in model.layer_shapes), default=model.shape.intermediate_size)
+    largest = LayerSizes(heads=heads, intermediate_size=inner)
+    return dataclasses.replace(model, depth=1, layers=(largest,) if model.layers else ())
 
 
 def read_settings(name: str, overrides: Mapping[str, Any], store: TokenStore) -> PretrainSettings:

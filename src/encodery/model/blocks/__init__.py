@@ -37,14 +37,17 @@ class Block(Part):
 class BlockModule(nn.Module):
     """One layer, with `attention`, `attention_norm`, `ffn` and `ffn_norm`. Abstract.
 
+    A layer whose shape has no heads has no attention (`has_attention`), and one whose intermediate size is 0 no
+    feed-forward (`has_ffn`); their modules are then without weights and are skipped.
     A layer whose shape `reads_memory` has `cross_attention` and `cross_attention_norm` too, between the other two.
     The outputs of attention and feed-forward pass through `after_attention` and `after_ffn` before dropout and the
     residual sum. `activation_checkpointing`: what is recomputed from its input in the backward pass instead of being
     kept in memory (arXiv:1604.06174); the result is the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.has_attention, self.has_ffn = shape.heads > 0, shape.intermediate_size > 0
         self.activation_checkpointing: ActivationCheckpointing = "nothing"
         self.after_attention: SublayerAdapter = IdentityAdapter()
         self.after_ffn: SublayerAdapter = IdentityAdapter()

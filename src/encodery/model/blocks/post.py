@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from encodery.model.attention import Attention
 from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks._absent import AbsentSublayer
 from encodery.model.blocks._residual import add_residual
 from encodery.model.ffn import FFN
 from encodery.model.memory import Memory
@@ -33,20 +34,22 @@ class PostNorm(Block):
 
 class _PostNormModule(BlockModule):
     def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Norm, dropout: float) -> None:
-        super().__init__()
-        self.attention = attention.build(shape)
-        self.attention_norm = norm.build(shape.width)
+        super().__init__(shape)
+        self.attention = attention.build(shape) if self.has_attention else AbsentSublayer()
+        self.attention_norm = norm.build(shape.width) if self.has_attention else AbsentSublayer()
         if shape.reads_memory:
             self.cross_attention = attention.build_cross(shape)
             self.cross_attention_norm = norm.build(shape.width)
-        self.ffn = ffn.build(shape)
-        self.ffn_norm = norm.build(shape.width)
+        self.ffn = ffn.build(shape) if self.has_ffn else AbsentSublayer()
+        self.ffn_norm = norm.build(shape.width) if self.has_ffn else AbsentSublayer()
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule, memory: Memory | None = None) -> Tensor:
-        mixed = self.after_attention(self.run("attention", self.attention, x, layout, positions), x)
-        x = self.attention_norm(add_residual(self.drop(mixed), x))
+        if self.has_attention:
+            mixed = self.after_attention(self.run("attention", self.attention, x, layout, positions), x)
+            x = self.attention_norm(add_residual(self.drop(mixed), x))
         if self.cross_attention is not None:
             x = self.cross_attention_norm(add_residual(self.drop(self.read_memory(x, layout, memory)), x))
-        y: Tensor = self.ffn_norm(add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
-        return y
+        if self.has_ffn:
+            x = self.ffn_norm(add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, x), x)), x))
+        return x

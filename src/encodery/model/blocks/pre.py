@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from encodery.model.attention import Attention
 from encodery.model.blocks import Block, BlockModule
+from encodery.model.blocks._absent import AbsentSublayer
 from encodery.model.blocks._residual import add_residual
 from encodery.model.ffn import FFN
 from encodery.model.memory import Memory
@@ -46,22 +47,25 @@ class _PreNormModule(BlockModule):
     def __init__(
         self, shape: Shape, attention: Attention, ffn: FFN, first: nn.Module, norm: Norm, dropout: float
     ) -> None:
-        super().__init__()
-        self.attention_norm = first
-        self.attention = attention.build(shape)
+        super().__init__(shape)
+        self.attention_norm = first if self.has_attention else AbsentSublayer()
+        self.attention = attention.build(shape) if self.has_attention else AbsentSublayer()
         if shape.reads_memory:
             self.cross_attention_norm = norm.build(shape.width)
             self.cross_attention = attention.build_cross(shape)
-        self.ffn_norm = norm.build(shape.width)
-        self.ffn = ffn.build(shape)
+        self.ffn_norm = norm.build(shape.width) if self.has_ffn else AbsentSublayer()
+        self.ffn = ffn.build(shape) if self.has_ffn else AbsentSublayer()
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, positions: PositionsModule, memory: Memory | None = None) -> Tensor:
-        normed = self.attention_norm(x)
-        mixed = self.run("attention", self.attention, normed, layout, positions)
-        x = add_residual(self.drop(self.after_attention(mixed, normed)), x)
+        if self.has_attention:
+            normed = self.attention_norm(x)
+            mixed = self.run("attention", self.attention, normed, layout, positions)
+            x = add_residual(self.drop(self.after_attention(mixed, normed)), x)
         if self.cross_attention is not None:
             added = self.read_memory(self.cross_attention_norm(x), layout, memory)
             x = add_residual(self.drop(added), x)
-        normed = self.ffn_norm(x)
-        return add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)
+        if self.has_ffn:
+            normed = self.ffn_norm(x)
+            x = add_residual(self.drop(self.after_ffn(self.run("ffn", self.ffn, normed), normed)), x)
+        return x

@@ -18,6 +18,13 @@ class Adapter(BottleneckSettings, ModelExtension):
         extensions = [{is = "adapter", size = 64}]
     """
 
+    def incompatibility(self, shape: Shape) -> str | None:
+        absent = {"attention": not shape.heads, "ffn": not shape.intermediate_size}
+        for sublayer in self.sublayers:
+            if absent[sublayer]:
+                return f"layer {shape.layer} has no {sublayer} sublayer: leave '{sublayer}' out of sublayers."
+        return None
+
     def build(self, shape: Shape) -> ExtensionModules:
         sites = [(layer, sublayer) for layer in range(shape.depth) for sublayer in self.sublayers]
         return ExtensionModules(sublayer_adapters={site: Bottleneck(self, shape.width) for site in sites})

@@ -105,6 +105,8 @@ def common_incompatibilities(
         reasons.append("decoder: the model is an encoder–decoder (needs none)")
     if not settings.embedding_norm:
         reasons.append("embedding_norm = false (needs true)")
+    if settings.layers:
+        reasons.append("layers: sizes differ between layers (needs equal layers)")
     if shape.head_size * shape.heads != shape.width:
         reasons.append(f"head_size = {shape.head_size} (needs width / heads = {shape.width / shape.heads:g})")
     everywhere: dict[str, type[Part]] = {"embeddings": PlainEmbeddings, "attention": FullAttention, "norm": LayerNorm}

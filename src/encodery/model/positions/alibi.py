@@ -33,7 +33,7 @@ class ALiBi(Positions):
         return frozenset({"bias"})
 
     def build(self, shape: Shape) -> PositionsModule:
-        return _ALiBiModule(shape.heads)
+        return _ALiBiModule()
 
 
 def _slopes(heads: int) -> list[float]:
@@ -44,20 +44,16 @@ def _slopes(heads: int) -> list[float]:
 
 
 class _ALiBiModule(PositionsModule):
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.slopes = _slopes(heads)
-
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
         if layout.has_gaps:
             raise SettingsError(
                 "positions = 'alibi': counts distances between neighbouring tokens, so no token of a sequence can be "
                 "left out."
             )
-        key = (ALiBi, len(self.slopes))
+        key = (ALiBi, shape.heads)
         if key not in layout.memo:
             device = layout.cu_seqlens.device
             distance = torch.arange(1 - layout.max_seqlen, layout.max_seqlen, device=device).abs()
-            layout.memo[key] = distance * -torch.tensor(self.slopes, device=device)[:, None]
+            layout.memo[key] = distance * -torch.tensor(_slopes(shape.heads), device=device)[:, None]
         bias: Tensor = layout.memo[key]
         return bias

@@ -72,7 +72,8 @@ class BigramsInit(CountBasedInit):
         """The heads of a layer that attend `offset` tokens away from now on."""
         block = encoder.blocks[layer]
         attention, positions = block.attention, encoder.positions
-        assert isinstance(attention, AttentionModule)
+        if not isinstance(attention, AttentionModule):
+            return []  # the layer has no attention
         assert isinstance(positions, PositionsModule)
         pattern = positions.offset_pattern(offset, self.sharpness, attention.shape)
         heads = attention.head_weights()
