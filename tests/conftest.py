@@ -131,6 +131,7 @@ def weighing_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
     from encodery.embed.examples import EmbeddingExamples
     from encodery.embed.job import EmbedJob
     from encodery.embed.planning import recipe_settings
+    from encodery.embed.prepared import prepare_texts
     from encodery.embed.reading import EmbedData
     from encodery.model.load import load_model
     from encodery.train.distributed import DistributedContext
@@ -139,7 +140,9 @@ def weighing_model(small_model: Callable[..., Path]) -> Callable[..., Path]:
         loaded = load_model(small_model(folder, tokenizer, max_length=24, head=None))
         data = EmbeddingExamples((["red cat", "one dog"], ["a red cat", "one dog"]))
         settings = recipe_settings("tilde_v2", {}, loaded)
-        job = EmbedJob(settings, loaded, EmbedData(data), DistributedContext(), torch.device("cpu"))
+        job = EmbedJob(
+            settings, prepare_texts(settings, loaded, EmbedData(data)), DistributedContext(), torch.device("cpu")
+        )
         torch.manual_seed(0)
         torch.nn.init.normal_(job.module["term_head"].linear.weight, std=1.0)  # type: ignore[index]
         job.save(folder / "weighing", {})

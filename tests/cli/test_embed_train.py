@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -22,15 +23,18 @@ from encodery.cli.__main__ import run
 from encodery.cli.embed.train import train_embeddings
 from encodery.embed.heldout_metrics import EncodedVectors, retrieval_metrics
 from encodery.embed.job import EmbedJob
-from encodery.embed.planning import evaluation_settings, plan_training
+from encodery.embed.planning import dev_evaluations, plan_training
+from encodery.embed.text_pool import TextPool
 from encodery.embed.training import EmbedTraining
 from encodery.encoders.dense import DenseEncoder
+from encodery.finetune.seeds import run_seeds
 from encodery.model.load import load_model, save_model
 from encodery.model.network import build_model
 from encodery.model.settings import ModelSettings
 from encodery.tokens.kind.wordpiece import Wordpiece
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train import checkpoint
+from encodery.train.distributed import DistributedContext
 from encodery.train.launch import resume, start
 from encodery.train.loop import RunResult
 
@@ -99,7 +103,7 @@ def test_pairs_are_trained_on_reported_and_used(
 def test_an_interrupted_run_resumes_bit_for_bit(how: dict[str, Any], data: Path, model: Path, tmp_path: Path) -> None:
     over: dict[str, Any] = {"batch": 16, "dropout": 0.1, "train": {"budget": "12steps", "precision": "fp32"}, **how}
     over["train"] |= {"threads": 1, "checkpoint_every": "5steps", "evals": 4, "eval_time_fraction": 0.9}
-    table = plan_training(data, model, None, over).recipe
+    table = plan_training(data, model, None, over).training.recipe
     whole = start(table, tmp_path / "whole")
     assert whole.finished
     start(table, tmp_path / "cut")
@@ -164,20 +168,20 @@ def test_test_examples_are_scored_before_and_after_whitening(
 
 def test_training_on_raw_sentences_needs_a_recipe_or_dev_examples(raw: Path, model: Path, tmp_path: Path) -> None:
     planned = plan_training(raw, model, "simcse", {})
-    assert planned.recipe.name == "simcse"
+    assert planned.training.recipe.name == "simcse"
     assert planned.settings.dropout == 0.1
     assert planned.settings.train.budget == "10steps"
-    assert planned.recipe.settings.batch == 64
+    assert planned.training.recipe.settings.batch == 64
     assert any("there are no dev rows that show" in note for note in planned.notes)
     assert name_of(plan_training(raw, model, "tsdae", {}).settings.objective) == "denoising"
-    assert plan_training(raw, model, None, {"objective": "denoising"}).recipe.name == "base"
-    assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).recipe.name == "simcse"
+    assert plan_training(raw, model, None, {"objective": "denoising"}).training.recipe.name == "base"
+    assert plan_training(raw, model, None, {"loss": {"is": "infonce"}}).training.recipe.name == "simcse"
 
     shutil.copytree(raw, tmp_path / "watched")
     rows = [{"a": WORDS[n], "b": WORDS[n + 5], "score": n / 20} for n in range(20)]
     (tmp_path / "watched" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     watched = plan_training(tmp_path / "watched", model, None, {})
-    assert watched.recipe.name == "simcse"
+    assert watched.training.recipe.name == "simcse"
     assert not any("there are no dev rows that show" in note for note in watched.notes)
 
 
@@ -186,7 +190,7 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
     rows = [{"a": a, "b": b, "score": n % 7} for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:10])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     made = plan_training(path, model, None, {"epochs": 3})
-    assert made.recipe.settings.batch == 8
+    assert made.training.recipe.settings.batch == 8
     assert any("loss cosent, 8 examples per step (chosen by the number of examples)" in note for note in made.notes)
     assert made.settings.objective.whiten_before_training, "a model without embedding training is whitened"
     assert [name_of(step) for step in made.settings.encoder.postprocess] == ["whiten", "normalise"]
@@ -195,11 +199,13 @@ def test_the_batch_of_scored_pairs_follows_their_number(model: Path, tmp_path: P
         {"encoder": {"postprocess": ["centre", "normalise"]}},
     ):
         assert not plan_training(path, model, None, {"epochs": 3, **chosen}).settings.objective.whiten_before_training
-    start(plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).recipe, tmp_path / "run")
+    start(
+        plan_training(path, model, None, {"batch": 8, "train": {"budget": "2steps"}}).training.recipe, tmp_path / "run"
+    )
     again = plan_training(path, tmp_path / "run", None, {"epochs": 3})
     assert not again.settings.objective.whiten_before_training, "an embedding model is not whitened again"
     arguments = plan_training(path, model, None, {"epochs": 3, "batch": 64})
-    assert arguments.recipe.settings.batch == 64
+    assert arguments.training.recipe.settings.batch == 64
     assert not any("chosen by" in note for note in arguments.notes)
 
 
@@ -225,7 +231,7 @@ def test_every_recipe_decodes_and_runs(name: str, data: Path, model: Path, tmp_p
         source.write_text("".join(json.dumps({"text": text}) + "\n" for _ in range(4)), encoding="utf-8")
     if name == "lealla":
         over["guide"] = str(model)
-    result = start(plan_training(source, model, name, over).recipe, tmp_path / "run")
+    result = start(plan_training(source, model, name, over).training.recipe, tmp_path / "run")
     assert result.finished
     assert result.metrics["steps"] == 2
 
@@ -353,12 +359,12 @@ def test_evaluations_suffice_for_patience_and_do_not_depend_on_the_clock(
         assert made.eval_tokens == 16_384
     output = plan_training(data, model, None, {"train": {"patience": 0, "evals": 3, "eval_tokens": 99}}).settings.train
     assert (output.patience, output.evals, output.eval_tokens, output.eval_time_fraction) == (0, 3, 99, 0.99)
-    assert [evaluation_settings(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [
+    assert [dev_evaluations(np.full(10_000, size), 2.0)["eval_tokens"] for size in (10, 40, 10**4)] == [
         16_384,
         40_000,
         131_072,
     ]
-    two = [start(plan_training(data, model, None, {"epochs": 2}).recipe, tmp_path / name) for name in "ab"]
+    two = [start(plan_training(data, model, None, {"epochs": 2}).training.recipe, tmp_path / name) for name in "ab"]
     curves = [[line["step"] for line in read_log(one.folder / "log.jsonl") if "ndcg" in line] for one in two]
     assert curves[0] == curves[1]
     assert len(curves[0]) == 10 if two[0].step >= 10 else len(curves[0]) >= two[0].step
@@ -389,3 +395,33 @@ def test_impossible_settings_are_refused_before_anything_runs(data: Path, model:
     with pytest.raises(SettingsError, match="needs a score for each pair"):
         train(data, model, tmp_path / "run", ["loss.is=cosent"])
     assert not (tmp_path / "run").exists()
+
+
+def test_data_is_tokenised_once_and_again_only_to_resume(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, pools = list[str](), list[int]()
+    encode_batch, from_columns = Tokenizer.encode_batch, TextPool.from_columns
+
+    def count_texts(self: Tokenizer, batch: Any, *rest: Any) -> Any:
+        texts.extend(batch)
+        return encode_batch(self, batch, *rest)
+
+    def count_pools(columns: Any, *rest: Any) -> Any:
+        pools.append(len(columns[0]))
+        return from_columns(columns, *rest)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", count_texts)
+    monkeypatch.setattr(TextPool, "from_columns", count_pools)
+    plan = plan_training(data, model, None, {"batch": 8, "train": {"budget": "2steps"}}).training
+    assert plan is not None
+    planned, splits = len(texts), len(pools)
+    assert pools[0] == len(plan.prepared.train)
+    assert plan.prepared.dev is not None
+    assert planned == len(plan.prepared.pool.texts) + len(plan.prepared.dev.pool.texts), "each text once"
+    start(plan.recipe, tmp_path / "run", build=plan.build)
+    run_seeds(plan.recipe, tmp_path / "runs", 2, builder=plan.builder)
+    assert (len(texts), len(pools)) == (planned, splits), "neither a run nor further seeds tokenise anything"
+    job = EmbedJob.from_recipe(plan.recipe, DistributedContext(), torch.device("cpu"))
+    assert len(pools) == 2 * splits, "a resumed run reads its data itself"
+    assert job.prepared.fingerprint == plan.prepared.fingerprint

@@ -15,6 +15,7 @@ from encodery.checks import rerankers
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.finetune.task_types import TaskMetadata
 from encodery.finetune.tasks.rank import PassageRanking
@@ -31,7 +32,7 @@ def matching_model(folder: Path, plain: Path) -> Path:
     loaded = load_model(plain)
     settings = recipe_settings("colbert", {"objective": {"token_dim": 16, "query_length": 16}}, loaded)
     data = EmbedData(EmbeddingExamples((["red"], ["cat"])))
-    EmbedJob(settings, loaded, data, DistributedContext(), CPU).save(folder / "late", {})
+    EmbedJob(settings, prepare_texts(settings, loaded, data), DistributedContext(), CPU).save(folder / "late", {})
     return folder / "late"
 
 

@@ -14,6 +14,7 @@ from encodery.base.settings import decode, encode
 from encodery.embed.defaults import default_loss
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.embed.training import EmbedTraining
 from encodery.encoders.dense import DenseEncoder
@@ -79,14 +80,15 @@ def make_job(loaded: LoadedModel) -> Callable[..., EmbedJob]:
         data: EmbeddingExamples | EmbedData,
         dev: EmbeddingExamples | None = None,
         model: LoadedModel = loaded,
-        **settings: Any,
+        **overrides: Any,
     ) -> EmbedJob:
         read = data if isinstance(data, EmbedData) else EmbedData(data, dev)
-        train = {"precision": "fp32", "micro_batch_tokens": 4096, **settings.pop("train", {})}
-        table = {"batch": 16, "train": train, **settings}
+        train = {"precision": "fp32", "micro_batch_tokens": 4096, **overrides.pop("train", {})}
+        table = {"batch": 16, "train": train, **overrides}
         if decode(EmbedTraining, table).objective.uses_loss and "loss" not in table:
             table["loss"] = encode(default_loss(read.train))
-        return EmbedJob(decode(EmbedTraining, table), model, read, DistributedContext(), torch.device("cpu"))
+        settings = decode(EmbedTraining, table)
+        return EmbedJob(settings, prepare_texts(settings, model, read), DistributedContext(), torch.device("cpu"))
 
     return make
 

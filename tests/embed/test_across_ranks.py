@@ -17,6 +17,7 @@ from torch import Tensor
 from encodery.base.settings import decode
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.embed.training import EmbedTraining
 from encodery.model.checkpoint import read_tensors, write_tensors
@@ -55,7 +56,9 @@ def step(
     """Gradients by name, and metrics, of one step of a case."""
     table = {**CASES[case], "batch": BATCH, "train": {"precision": "fp32", "micro_batch_tokens": 24}}
     table |= {"guide": str(loaded.path)} if case == "guided" else {}
-    job = EmbedJob(decode(EmbedTraining, table), loaded, EmbedData(data(case)), distributed, torch.device("cpu"))
+    settings = decode(EmbedTraining, table)
+    prepared = prepare_texts(settings, loaded, EmbedData(data(case)))
+    job = EmbedJob(settings, prepared, distributed, torch.device("cpu"))
     running = Plain().build(job, distributed, torch.device("cpu"))
     terms = forward_backward(running, job.batches(3, 0.5, 0, None), distributed, "fp32", 0, 3)
     grads = {name: p.grad for name, p in job.module.named_parameters() if p.grad is not None}

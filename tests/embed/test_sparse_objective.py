@@ -13,6 +13,7 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.encoders.sparse import (
     SparseEmbeddings,
@@ -108,7 +109,7 @@ def marked(count: int, seed: int) -> EmbeddingExamples:
 
 def term_job(loaded: LoadedModel, data: EmbeddingExamples, dev: EmbeddingExamples | None = None) -> EmbedJob:
     settings = recipe_settings("tilde_v2", {"batch": 16, "train": {"precision": "fp32"}}, loaded)
-    return EmbedJob(settings, loaded, EmbedData(data, dev), DistributedContext(), CPU)
+    return EmbedJob(settings, prepare_texts(settings, loaded, EmbedData(data, dev)), DistributedContext(), CPU)
 
 
 def margin(job: EmbedJob) -> float:

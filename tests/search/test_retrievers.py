@@ -18,6 +18,7 @@ from encodery.cli.search import app
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.planning import recipe_settings
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.settings import DenseSettings
@@ -58,7 +59,7 @@ def folder(
     }
     for name, (recipe, overrides) in recipes.items():
         settings = recipe_settings(recipe, overrides, loaded)
-        EmbedJob(settings, loaded, data, DistributedContext(), CPU).save(folder / name, {})
+        EmbedJob(settings, prepare_texts(settings, loaded, data), DistributedContext(), CPU).save(folder / name, {})
     return folder
 
 

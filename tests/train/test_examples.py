@@ -23,7 +23,8 @@ from encodery.train import checkpoint
 from encodery.train.best_weights import BestWeights
 from encodery.train.display import SilentDisplay
 from encodery.train.distributed import DistributedContext
-from encodery.train.examples import ExampleJob, settings_for_epochs
+from encodery.train.example_plan import settings_for_epochs
+from encodery.train.examples import ExampleJob
 from encodery.train.execution.plain import Plain
 from encodery.train.hooks import Hook
 from encodery.train.lengths import attended_length, sample_tokens

@@ -16,6 +16,7 @@ from encodery.embed.defaults import default_loss
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.job import EmbedJob
 from encodery.embed.objectives import EmbeddingObjective
+from encodery.embed.prepared import prepare_texts
 from encodery.embed.reading import EmbedData
 from encodery.embed.training import EmbedTraining
 from encodery.model.load import LoadedModel, load_model, save_model
@@ -60,7 +61,8 @@ def example_job(part: EmbeddingObjective, folder: Path) -> EmbedJob:
             **({"loss": encode(default_loss(data))} if part.uses_loss else {}),
         },
     )
-    return EmbedJob(settings, example_model(folder), EmbedData(data), DistributedContext(), torch.device("cpu"))
+    prepared = prepare_texts(settings, example_model(folder), EmbedData(data))
+    return EmbedJob(settings, prepared, DistributedContext(), torch.device("cpu"))
 
 
 def check_settings_round_trip(part: EmbeddingObjective) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,42 +21,37 @@ from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import SettingsError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import encode
-from encodery.embed.examples import EmbeddingExamples, column_roles
-from encodery.embed.heldout import HeldOut
-from encodery.embed.heldout_metrics import METRIC_NAMES, has_metrics
+from encodery.embed.heldout_metrics import METRIC_NAMES
 from encodery.embed.objective_context import ObjectiveContext
-from encodery.embed.reading import EmbedData, read_data
-from encodery.embed.text_pool import TextPool
+from encodery.embed.prepared import PreparedTexts, prepare_texts
+from encodery.embed.reading import read_data
 from encodery.embed.training import EmbedTraining
 from encodery.embed.training_texts import StepInfo, TrainingTexts
 from encodery.encoders.dense import DenseEncoder
 from encodery.model import count
-from encodery.model.load import LoadedModel, Provenance, load_model, save_model
+from encodery.model.load import Provenance, load_model, save_model
 from encodery.model.network import Model, copy_for_training, model_of_state
 from encodery.model.shape import Batch
 from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers
 from encodery.train.distributed import DistributedContext
-from encodery.train.examples import ExampleJob
+from encodery.train.example_plan import PreparedJob
 from encodery.train.job import StepBatches
 from encodery.train.lengths import attended_length
 from encodery.train.loop import FINAL_EVAL_FACTOR
 from encodery.train.memory_estimate import MemoryEstimate
 from encodery.train.recipe import Recipe
-from encodery.train.settings import NEUTRAL_SETTINGS
 
 DETAILS = "details.json"
 LATER = 1e-9  # By how much a dev metric counts for more after each epoch: of equal ones the last is the best.
 
 
-class EmbedJob(ExampleJob):
+class EmbedJob(PreparedJob[EmbedTraining, PreparedTexts]):
     """Trains embeddings with the objective of its settings.
 
     Args:
         settings: with the loss, where the objective learns from one.
-        loaded: the model that training starts from.
-        data: train, dev and test examples, and notes for the user.
+        prepared: the tokenised examples, and the model that training starts from.
         distributed: the processes of the run.
         device: where the model is trained.
         recipe: what is stored with the model.
@@ -67,27 +62,24 @@ class EmbedJob(ExampleJob):
     def __init__(
         self,
         settings: EmbedTraining,
-        loaded: LoadedModel,
-        data: EmbedData,
+        prepared: PreparedTexts,
         distributed: DistributedContext,
         device: torch.device,
         recipe: Recipe[EmbedTraining] | None = None,
     ) -> None:
-        self.settings, self.loaded, self.data, self.device = settings, loaded, data, device
+        self.settings, self.prepared, self.device = settings, prepared, device
+        self.loaded, self.data, train = prepared.loaded, prepared.data, prepared.train
         self.recipe = {} if recipe is None else recipe.encode()
         self.test_metrics, self.step_info = dict[str, float](), StepInfo()
-        self.model = copy_for_training(loaded.model, settings.dropout)
+        self.model = copy_for_training(self.loaded.model, settings.dropout)
         self.model.heads.requires_grad_(False)
         inject(self.model, settings.adapt, settings.train.seed)
         self.model.to(device)
-        train, _ = settings.objective.arrange(data.train, settings.loss)
         batch_size = min(settings.batch_size_for(len(train)), len(train))
         self.objective = settings.objective.build(self._context(batch_size, distributed))
         self.in_batch = self.objective.in_batch
-        self.fingerprint = train.fingerprint
-        self.texts = self._training_texts(train)
-        self.dev = None if data.dev is None or data.dev.raw else self._held_out(data.dev)
-        self.test = None if data.test is None or not has_metrics(data.test) else self._held_out(data.test)
+        self.texts = self._training_texts()
+        self.dev, self.test = prepared.dev, prepared.test
         self.flops_of = functools.cache(
             functools.partial(count.flops_per_token, dataclasses.replace(self.model.settings))
         )
@@ -124,13 +116,10 @@ class EmbedJob(ExampleJob):
         return MemoryEstimate.of(parameters, activations, copies, train.keep, train.optimizer_offload)
 
     @classmethod
-    def from_recipe(
-        cls, recipe: Recipe[EmbedTraining], distributed: DistributedContext, device: torch.device
-    ) -> EmbedJob:
-        """See `Job`. Raises `ArtifactError` if the model is missing."""
+    def prepare(cls, recipe: Recipe[EmbedTraining]) -> PreparedTexts:
+        """See `PreparedJob`. Raises `ArtifactError` if the model is missing."""
         loaded = load_model(recipe.inputs["model"])
-        data = read_data(Path(recipe.inputs["data"]), recipe.settings, loaded)
-        return cls(recipe.settings, loaded, data, distributed, device, recipe)
+        return prepare_texts(recipe.settings, loaded, read_data(Path(recipe.inputs["data"]), recipe.settings, loaded))
 
     # Training
 
@@ -222,29 +211,13 @@ class EmbedJob(ExampleJob):
         state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in merged.state_dict().items()}
         return model_of_state(merged.settings, state)
 
-    def identity(self) -> dict[str, Any]:
-        """See `Job`. Every setting that the weights depend on, and the fingerprints of data and model."""
-        table: dict[str, Any] = {**encode(self.settings), "data": self.fingerprint}
-        artifact = self.loaded.artifact
-        table["model"] = str(self.loaded.path) if artifact is None else artifact.manifest.fingerprint
-        table["train"] = {name: value for name, value in table["train"].items() if name not in NEUTRAL_SETTINGS}
-        return table
-
     # Set-up
 
-    def _training_texts(self, train: EmbeddingExamples) -> TrainingTexts:
-        pool, indices = self._tokenize(train, self.settings.objective.roles(len(train.columns)))
-        target = None if train.target is None else torch.from_numpy(train.target)
-        loss = self.settings.loss
-        guide = self._guide(pool.texts) if loss is not None and loss.needs_guide else None
-        return TrainingTexts(pool, indices, target, guide)
-
-    def _held_out(self, data: EmbeddingExamples) -> HeldOut:
-        return HeldOut(data, *self._tokenize(data, column_roles(len(data.columns))))
-
-    def _tokenize(self, data: EmbeddingExamples, roles: Sequence[str]) -> tuple[TextPool, Integers]:
-        prompts, limit = self.settings.prompts(roles), self.settings.max_tokens(self.model.settings.max_length)
-        return TextPool.from_columns(data.columns, prompts, self.loaded.tokenizer, limit, self.settings.truncate)
+    def _training_texts(self) -> TrainingTexts:
+        prepared, loss = self.prepared, self.settings.loss
+        target = None if prepared.train.target is None else torch.from_numpy(prepared.train.target)
+        guide = self._guide(prepared.pool.texts) if loss is not None and loss.needs_guide else None
+        return TrainingTexts(prepared.pool, prepared.indices, target, guide)
 
     def _guide(self, texts: list[str]) -> np.ndarray:
         """(P, G) float16: the guide's embeddings of every text, once for all epochs."""

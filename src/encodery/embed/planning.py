@@ -19,17 +19,17 @@ from encodery.base.recipes import load_recipe
 from encodery.base.settings import decode, encode, merge_tables
 from encodery.embed.defaults import default_epochs, default_loss, default_optimizer
 from encodery.embed.examples import EmbeddingExamples
+from encodery.embed.job import EmbedJob
 from encodery.embed.objectives.dense import Dense
+from encodery.embed.prepared import PreparedTexts, prepare_texts
 from encodery.embed.reading import EmbedData, read_data
-from encodery.embed.text_pool import TextPool
 from encodery.embed.training import EmbedTraining
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocess.whiten import Whiten
 from encodery.encoders.settings import DenseSettings
 from encodery.model.load import LoadedModel, load_model
-from encodery.train.examples import settings_for_epochs
+from encodery.train.example_plan import ExamplePlan, evaluation_settings, example_recipe, settings_for_epochs
 from encodery.train.optim import Optimizer
-from encodery.train.recipe import Recipe
 
 RAW_RECIPE, LABELLED_RECIPE = "simcse", "base"
 WHITENING_SETTINGS = {"encoder", "columns", "truncate", "train"}  # that count where nothing is trained
@@ -56,7 +56,7 @@ class EmbedPlan:
     """A run of embedding training, complete before it starts.
 
     Args:
-        recipe: what `train.launch.start` runs; None where nothing is trained.
+        training: what `train.launch.start` runs; None where nothing is trained.
         settings: the settings that it was made of.
         notes: lines for the user.
         sentences: raw sentences, where nothing is trained: the postprocess steps of `settings.encoder` are fitted to
@@ -64,7 +64,7 @@ class EmbedPlan:
         test: the test examples for that case, if there are any.
     """
 
-    recipe: Recipe[EmbedTraining] | None
+    training: ExamplePlan[EmbedTraining, PreparedTexts] | None
     settings: EmbedTraining
     notes: list[str]
     sentences: list[str] = field(default_factory=list)
@@ -96,15 +96,16 @@ def plan_training(data: Path, model: str | Path, name: str | None, overrides: Ma
     if settings.objective.uses_loss:
         settings = dataclasses.replace(settings, loss=settings.loss or default_loss(read.train))
     settings = dataclasses.replace(settings, optim=settings.optim or _optimizer(settings, loaded))
-    lengths, notes = _example_lengths(read, settings, loaded)
+    prepared = prepare_texts(settings, loaded, read)
+    notes = [*read.notes, *prepared.arrangement_notes, *_text_notes(prepared, settings)]
     if _needs_whitening(settings, overrides, loaded):
         encoder = dataclasses.replace(settings.encoder, postprocess=(Whiten(power=1.0), Normalise()))
         settings = dataclasses.replace(settings, encoder=encoder, objective=Dense(whiten_before_training=True))
         notes.append(WHITENED)
-    settings, note = _with_budget(settings, name, overrides, lengths)
+    settings, note = _with_budget(settings, name, overrides, prepared.lengths)
     notes += [note, NOT_EVALUATED] if not_evaluated else [note]
-    inputs = {"model": str(Path(loaded.path).resolve()), "data": str(data.resolve())}
-    return EmbedPlan(Recipe(job="embed.job", inputs=inputs, settings=settings, name=name), settings, notes)
+    recipe = example_recipe(EmbedJob, settings, loaded.path, data, name)
+    return EmbedPlan(ExamplePlan(EmbedJob, recipe, notes, prepared), settings, notes)
 
 
 def _with_budget(
@@ -115,7 +116,7 @@ def _with_budget(
     settings = dataclasses.replace(settings, batch=(batch := settings.batch_size_for(len(lengths))))
     epochs = settings.epochs or default_epochs(len(lengths))
     train_settings = merge_tables(load_recipe("embed", name).get("train", {}), overrides.get("train", {}))
-    filled = {key: value for key, value in evaluation_settings(lengths, epochs).items() if key not in train_settings}
+    filled = {key: value for key, value in dev_evaluations(lengths, epochs).items() if key not in train_settings}
     if "budget" not in train_settings:
         filled |= settings_for_epochs(lengths, min(batch, len(lengths)), epochs)
         settings = dataclasses.replace(settings, epochs=epochs)
@@ -126,21 +127,12 @@ def _with_budget(
     return dataclasses.replace(settings, train=train), note
 
 
-def evaluation_settings(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
+def dev_evaluations(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
     """Return the `train` settings of evaluations on dev rows, for examples of these lengths (E,) and a number of
-    epochs.
-
-    Every planned evaluation is run, so that the choice of the best weights does not depend on the clock; a run ends
-    early after half of all evaluations without a better one.
-    """
+    epochs. A run ends early after half of all evaluations without a better one."""
     evals = min(max(round(epochs), MIN_EVALS), MAX_EVALS)
     tokens = int(float(lengths.sum()) * epochs * EVAL_FRACTION / evals)
-    return {
-        "eval_time_fraction": 0.99,
-        "evals": evals,
-        "eval_tokens": min(max(tokens, MIN_EVAL_TOKENS), MAX_EVAL_TOKENS),
-        "patience": evals // 2,
-    }
+    return evaluation_settings(evals, min(max(tokens, MIN_EVAL_TOKENS), MAX_EVAL_TOKENS), evals // 2)
 
 
 def recipe_settings(name: str, overrides: Mapping[str, Any], loaded: LoadedModel) -> EmbedTraining:
@@ -180,14 +172,10 @@ def _optimizer(settings: EmbedTraining, loaded: LoadedModel) -> Optimizer:
     return default_optimizer(loaded.model.settings.width, parameter_efficient)
 
 
-def _example_lengths(read: EmbedData, settings: EmbedTraining, loaded: LoadedModel) -> tuple[np.ndarray, list[str]]:
-    """Tokens of each training example (E,), and notes on the data and on what is cut off."""
-    data, more = settings.objective.arrange(read.train, settings.loss)
-    notes = [*read.notes, *more]
-    prompts = settings.prompts(settings.objective.roles(len(data.columns)))
-    limit = settings.max_tokens(loaded.model.settings.max_length)
-    pool, indices = TextPool.from_columns(data.columns, prompts, loaded.tokenizer, limit, settings.truncate)
-    notes.append(f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different texts")
+def _text_notes(prepared: PreparedTexts, settings: EmbedTraining) -> list[str]:
+    """Notes on the number of texts and on what is cut off."""
+    data, pool, limit = prepared.train, prepared.pool, settings.max_tokens(prepared.loaded.model.settings.max_length)
+    notes = [f"{len(data):,} examples of {len(data.columns)} texts, {len(pool.texts):,} different texts"]
     if pool.num_truncated:
         notes.append(
             f"{pool.num_truncated:,} texts are longer than {limit} tokens: {pool.dropped:,} tokens are cut off "
@@ -199,4 +187,4 @@ def _example_lengths(read: EmbedData, settings: EmbedTraining, loaded: LoadedMod
             f"{long.sum():,} texts are longer than {limit} tokens: they are read in {pool.num_windows[long].sum():,} "
             "windows whose embeddings are averaged (truncate = chunk)"
         )
-    return pool.lengths[indices].sum(1), notes
+    return notes

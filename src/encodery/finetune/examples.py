@@ -66,11 +66,25 @@ class Examples:
         """Return what is stored under `name` for each token of one example."""
         return self.token_marks[name][self.bounds[index] : self.bounds[index + 1]]
 
+    def of_rows(self, rows: np.ndarray) -> Examples:
+        """Return the examples of these rows (R',), which are in rising order; they are numbered 0 … R' - 1 there."""
+        chosen = np.flatnonzero(np.isin(self.row, rows))
+        tokens, sequences = self._tokens_of(chosen), self._sequences_of(chosen)
+        return Examples(
+            self.ids[tokens],
+            np.cumsum(self._sequence_lengths[sequences], dtype=np.int64),
+            None if self.segment is None else self.segment[tokens],
+            np.cumsum(self.num_sequences[chosen], dtype=np.int64),
+            np.searchsorted(rows, self.row[chosen]),
+            self.dropped_tokens[rows],
+            {name: values[chosen] for name, values in self.targets.items()},
+            {name: values[tokens] for name, values in self.token_marks.items()},
+        )
+
     def batch(self, indices: np.ndarray) -> Batch:
         """Return these examples (B,), in this order. Extra: targets, token marks, `sizes` (B,) sequences of each."""
-        tokens = _ranges(self.bounds[indices], self.bounds[indices + 1])
-        sequences = _ranges(self.example_ends[indices] - self.num_sequences[indices], self.example_ends[indices])
-        lengths = np.diff(self.sequence_ends, prepend=0)[sequences]
+        tokens = self._tokens_of(indices)
+        lengths = self._sequence_lengths[self._sequences_of(indices)]
         cu_seqlens = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
         extra = {name: torch.from_numpy(values[indices]) for name, values in self.targets.items()}
         extra |= {name: torch.from_numpy(values[tokens]) for name, values in self.token_marks.items()}
@@ -78,6 +92,19 @@ class Examples:
         segment = None if self.segment is None else torch.from_numpy(self.segment[tokens].astype(np.int64))
         ids = torch.from_numpy(self.ids[tokens].astype(np.int64))
         return Batch(ids, torch.from_numpy(cu_seqlens), int(lengths.max()), segment, extra)
+
+    @cached_property
+    def _sequence_lengths(self) -> np.ndarray:
+        """(S,) number of tokens of each sequence."""
+        return np.diff(self.sequence_ends, prepend=0)
+
+    def _tokens_of(self, indices: np.ndarray) -> np.ndarray:
+        """Where the tokens of these examples are."""
+        return _ranges(self.bounds[indices], self.bounds[indices + 1])
+
+    def _sequences_of(self, indices: np.ndarray) -> np.ndarray:
+        """Where the sequences of these examples are."""
+        return _ranges(self.example_ends[indices] - self.num_sequences[indices], self.example_ends[indices])
 
 
 class ExampleBuilder:

@@ -22,7 +22,6 @@ from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import encode
 from encodery.finetune import artifact
 from encodery.finetune.data import read_data
 from encodery.finetune.evaluation import dev_metrics, evaluate_splits
@@ -41,10 +40,10 @@ from encodery.objectives import Count, LossTerm
 from encodery.tokens.shuffle import Integers
 from encodery.tokens.windows import batches_by_length
 from encodery.train.distributed import DistributedContext
-from encodery.train.examples import ExampleJob
+from encodery.train.example_plan import PreparedJob
 from encodery.train.lengths import attended_length, sample_tokens
 from encodery.train.recipe import Recipe
-from encodery.train.settings import NEUTRAL_SETTINGS, TrainSettings
+from encodery.train.settings import TrainSettings
 
 DETAILS = "details.json"
 SAMPLE_TOKENS = 50_000
@@ -53,7 +52,7 @@ LINEAR_STAGE = "linear"
 """The `stage` of a recipe whose head `auto` fitted without training (`auto.py`)."""
 
 
-class FinetuneJob(ExampleJob):
+class FinetuneJob(PreparedJob[FinetuneSettings, PreparedData]):
     """Fine-tunes a model on prepared data. The settings must be complete (`settings.complete_settings`)."""
 
     settings_type: ClassVar[type] = FinetuneSettings
@@ -66,12 +65,12 @@ class FinetuneJob(ExampleJob):
         device: torch.device,
         recipe: Recipe[FinetuneSettings] | None = None,
     ) -> None:
-        self.settings, self.device = settings, device
+        self.settings, self.prepared, self.device = settings, prepared, device
         self.loaded, self.data, self.examples = prepared.loaded, prepared.data, prepared.examples
         self.preprocessor, self.metadata = prepared.preprocessor, prepared.metadata
         self.recipe, self.final_metrics = {} if recipe is None else recipe.encode(), dict[str, Any]()
         self.task, seed = settings.task, settings.train.seed
-        self.dev = None if self.data.dev is None else (self.data.dev, self._examples(self.data.dev))
+        self.dev = prepared.dev
         self.model = copy_for_training(self.loaded.model, settings.dropout)
         inject(self.model, settings.adapt, seed)
         if self.task.uses_mlm_head:
@@ -88,17 +87,15 @@ class FinetuneJob(ExampleJob):
         self.head.fit(lambda: encoded_sample(self.model, self.examples, device, settings.train))
 
     @classmethod
-    def from_recipe(
-        cls, recipe: Recipe[FinetuneSettings], distributed: DistributedContext, device: torch.device
-    ) -> FinetuneJob:
-        """See `Job`. Reads model and data.
+    def prepare(cls, recipe: Recipe[FinetuneSettings]) -> PreparedData:
+        """See `PreparedJob`.
 
-        Raises `ArtifactError` if they no longer exist, and for a head that `auto` fitted without training.
+        Raises `ArtifactError` if model or data no longer exist, and for a head that `auto` fitted without training.
         """
         if recipe.stage == LINEAR_STAGE:
             raise ArtifactError("recipe.json: its linear head was fitted in one step; there is nothing to resume.")
         loaded, data = load_model(recipe.inputs["model"]), read_data(recipe.inputs["data"], recipe.settings)
-        return cls(recipe.settings, prepare_data(recipe.settings, loaded, data), distributed, device, recipe)
+        return prepare_data(recipe.settings, loaded, data)
 
     # Training
 
@@ -144,7 +141,7 @@ class FinetuneJob(ExampleJob):
         if len(sample) == examples.num_rows:
             return rows, examples
         rows = {role: [values[row] for row in sample] for role, values in rows.items()}
-        return rows, self._examples(rows)
+        return rows, examples.of_rows(sample)
 
     def selection_metric(self, score: Mapping[str, float]) -> float | None:
         """See `Job`."""
@@ -159,8 +156,7 @@ class FinetuneJob(ExampleJob):
     def save(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """See `Job`. Writes the model with its task, and beside it the details of dev and test rows."""
         model = merge_and_unload(self.model, self.settings.adapt)
-        test = None if self.data.test is None else (self.data.test, self._examples(self.data.test))
-        final = evaluate_splits(self._predictor(model), self.dev, test, self.train.micro_batch_tokens)
+        final = evaluate_splits(self._predictor(model), self.dev, self.prepared.test, self.train.micro_batch_tokens)
         self.final_metrics |= {**final.metrics, **self._data_metrics(metrics)}
         reads = self.preprocessor
         head = FineTuned(self.task, self.head, self.metadata, final.calibration, reads.max_length, reads.truncate)
@@ -178,17 +174,6 @@ class FinetuneJob(ExampleJob):
             return data
         rows_seen = self.position * self.examples.num_rows / len(self.examples)
         return {"samples_per_s": metrics["tokens_per_s"] / metrics["tokens"] * rows_seen, **data}
-
-    def identity(self) -> dict[str, Any]:
-        """See `Job`. All settings on which the weights depend, and the fingerprints of data and model."""
-        table: dict[str, Any] = {**encode(self.settings), "data": self.data.fingerprint}
-        source = self.loaded.artifact
-        table["model"] = str(self.loaded.path) if source is None else source.manifest.fingerprint
-        table["train"] = {key: value for key, value in table["train"].items() if key not in NEUTRAL_SETTINGS}
-        return table
-
-    def _examples(self, rows: Rows) -> Examples:
-        return self.task.prepare(rows, self.preprocessor, self.metadata, False)
 
     def _predictor(self, model: Model) -> Predictor:
         return Predictor(model, self.head, self.task, self.preprocessor, self.metadata, {}, self.device)

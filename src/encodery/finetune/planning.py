@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from encodery.finetune.data import read_data
 from encodery.finetune.job import FinetuneJob
 from encodery.finetune.prepared import PreparedData, prepare_data
 from encodery.finetune.settings import FinetuneSettings, complete_settings, initial_settings
 from encodery.model.load import load_model
-from encodery.train.distributed import DistributedContext
-from encodery.train.launch import BuildJob
-from encodery.train.recipe import Recipe
+from encodery.train.example_plan import ExamplePlan, example_recipe
 
 Reporter = Callable[[str], None]
 """Called with messages for the user."""
 
 
-@dataclass(frozen=True, eq=False)
-class FinetunePlan:
-    """`recipe` for `train.launch.start`; `notes`: messages about the data and the settings that were chosen.
-
-    `prepared` is what planning has read: `start(plan.recipe, out, console, plan.build)` reads nothing again.
-    """
-
-    recipe: Recipe[FinetuneSettings]
-    notes: list[str]
-    prepared: PreparedData
-
-    def build(self, distributed: DistributedContext, device: torch.device) -> FinetuneJob:
-        """Make the job of the recipe from the prepared data."""
-        return FinetuneJob(self.recipe.settings, self.prepared, distributed, device, self.recipe)
-
-    def builder(self, recipe: Recipe[FinetuneSettings]) -> BuildJob:
-        """Return `build` for a recipe that differs from that of the plan in settings of `train` only."""
-        return lambda distributed, device: FinetuneJob(recipe.settings, self.prepared, distributed, device, recipe)
+FinetunePlan = ExamplePlan[FinetuneSettings, PreparedData]
 
 
 def plan_finetuning(task: str, data: str | Path, model: str | Path, overrides: Mapping[str, Any]) -> FinetunePlan:
@@ -64,16 +42,9 @@ def plan_prepared(
     """Make the plan of `initial_settings` for prepared data, which was read from `data` with the model at `model`."""
     embedding_rms = float(prepared.loaded.model.encoder.token_embeddings.detach().square().mean().sqrt())
     model_settings = prepared.loaded.model.settings
-    settings = complete_settings(settings, overrides, prepared.examples.lengths, model_settings, embedding_rms)
+    settings = complete_settings(settings, overrides, prepared.lengths, model_settings, embedding_rms)
     notes = [*prepared.data.notes, *_notes(settings, prepared)]
-    return FinetunePlan(recipe_of(settings, data, model), notes, prepared)
-
-
-def recipe_of(settings: FinetuneSettings, data: str | Path, model: str | Path) -> Recipe[FinetuneSettings]:
-    """Return the recipe of fine-tuning `model` on the rows of `data`."""
-    source = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    inputs = {"model": source, "data": str(Path(data).resolve())}
-    return Recipe(job=FinetuneJob.name(), inputs=inputs, settings=settings)
+    return ExamplePlan(FinetuneJob, example_recipe(FinetuneJob, settings, model, data), notes, prepared)
 
 
 def _notes(settings: FinetuneSettings, prepared: PreparedData) -> list[str]:

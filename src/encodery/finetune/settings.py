@@ -28,7 +28,7 @@ from encodery.finetune.tasks import Task
 from encodery.finetune.tasks.classify import TextClassification
 from encodery.model.settings import ModelSettings
 from encodery.tokens.windows import Truncate
-from encodery.train.examples import evaluation_settings, settings_for_epochs
+from encodery.train.example_plan import evaluation_settings, settings_for_epochs
 from encodery.train.hooks import Hook
 from encodery.train.optim import Optimizer
 from encodery.train.settings import TrainSettings

@@ -117,26 +117,3 @@ class ExampleJob(Job):
                 f"The run was made with {state['examples']} examples; the data has {len(self.lengths)} now."
             )
         self.position = int(state["position"])
-
-
-def settings_for_epochs(lengths: npt.ArrayLike, batch_size: int, epochs: float) -> dict[str, Any]:
-    """The `train` settings of a number of epochs: a budget in steps, and the mean number of tokens of a step.
-
-    Raises `SettingsError` for a number of epochs or a batch size that is not positive, `EmptyInput` without examples.
-    """
-    sizes = np.asarray(lengths, np.int64)
-    if not len(sizes):
-        raise EmptyInput("There are no examples to train on.")
-    if not epochs > 0 or batch_size < 1:
-        raise SettingsError(f"epochs = {epochs}, batch = {batch_size}: both must be positive.")
-    steps = max(round(len(sizes) * epochs / batch_size), 1)
-    return {"budget": f"{steps}steps", "batch_tokens": max(round(float(sizes.mean()) * batch_size), 1)}
-
-
-def evaluation_settings(evals: int, eval_tokens: int, patience: int) -> dict[str, Any]:
-    """The `train` settings by which the best weights are chosen on dev rows.
-
-    `eval_tokens`: tokens of an evaluation; `patience`: evaluations in a row without improvement that end a run. No
-    evaluation is skipped to save time, so that the weights chosen do not depend on the clock.
-    """
-    return {"eval_time_fraction": 0.99, "evals": evals, "eval_tokens": eval_tokens, "patience": patience}

@@ -84,17 +84,18 @@ def train_embeddings(
     if seeds == 1:
         check_empty(out)
     planned = plan_training(data, model, recipe, parse_overrides(settings))
-    if planned.recipe is None and seeds > 1:
+    if planned.training is None and seeds > 1:
         raise SettingsError("--seeds: raw sentences are only whitened, not trained on, so that a seed changes nothing.")
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    if planned.recipe is None:
+    training = planned.training
+    if training is None:
         _whiten(planned, model, out, console)
     elif seeds > 1:
-        spreads = run_seeds(planned.recipe, out, seeds, console, tuple(METRICS))
+        spreads = run_seeds(training.recipe, out, seeds, console, tuple(METRICS), training.builder)
         print_spreads(spreads, _label, seeds, out, console)
     else:
-        result = start(planned.recipe, out, console)
+        result = start(training.recipe, out, console, training.build)
         if not stopped(result, console):
             _print_result(result.metrics, planned, out, console)
 
