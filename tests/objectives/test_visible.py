@@ -76,7 +76,7 @@ def test_layer_0_equals_plain_masked_language_modelling(parts: dict[str, Any]) -
     for model, module in ((plain_model, plain), (late_model, late)):
         normalised_loss(module(model, batch), module.counts(batch)).backward()
     torch.testing.assert_close(gradients(late_model), gradients(plain_model), atol=1e-12, rtol=1e-9)
-    assert late.keeps_mlm_head
+    assert late.keeps_heads
     assert late.flops(late_model.settings, 24, 0.0) == plain.flops(plain_model.settings, 24, 0.0)
 
 

@@ -136,7 +136,7 @@ def _copy(model: Model, bare: bool) -> Model:
     if not bare:
         return model_of_state(model.settings, state)
     encoder = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    return model_of_state(dataclasses.replace(model.settings, head=None), encoder)
+    return model_of_state(dataclasses.replace(model.settings, head=None, extra_heads=()), encoder)
 
 
 def _special_token_ids(loaded: LoadedModel) -> SpecialTokenIds:

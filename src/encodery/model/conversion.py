@@ -82,6 +82,9 @@ def exportable_format(settings: ModelSettings, special: SpecialTokenIds, name: s
     for candidate_name in [name] if name else part_names(CheckpointFormat):
         candidate = find_part(CheckpointFormat, candidate_name)()
         incompatibilities = candidate.incompatibilities(settings, special)
+        if settings.extra_heads and settings.head_name not in candidate.stock_classes:
+            names = ", ".join(name for name in candidate.stock_classes if name)
+            incompatibilities.append(f"heads = {settings.head_name} (needs {names} or none)")
         if not incompatibilities:
             return candidate
         reasons.append(f"{candidate_name}: " + "; ".join(incompatibilities))
@@ -130,7 +133,7 @@ def to_checkpoint(
     """Return the tensors of a checkpoint: with an origin, exactly those that it had, under the names that it used."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     theirs = export_tensors(checkpoint_format, state, config, model.settings)
-    bare = model.settings.head is None if origin is None else not origin.has_prefix
+    bare = model.settings.head_name is None if origin is None else not origin.has_prefix
     if bare:
         theirs = {name.removeprefix(checkpoint_format.prefix): tensor for name, tensor in theirs.items()}
     if origin is not None:
@@ -224,7 +227,7 @@ def _embedding_name(checkpoint_format: CheckpointFormat, config: Config, setting
 
 def _is_tied(checkpoint_format: CheckpointFormat, config: Config, state: State) -> bool:
     """Whether the decoder shares the token embeddings: as configured, unless the file stores two different tensors."""
-    if checkpoint_format.head_in(state) != MLM:
+    if not _has_mlm_head(checkpoint_format, state):
         return True
     configured = bool(config.get("tie_word_embeddings", True))
     decoder = checkpoint_format.decoder_weight
@@ -236,11 +239,15 @@ def _is_tied(checkpoint_format: CheckpointFormat, config: Config, state: State) 
     return configured and embeddings in state and torch.equal(state[decoder], state[embeddings])
 
 
+def _has_mlm_head(checkpoint_format: CheckpointFormat, state: State) -> bool:
+    return MLM in (checkpoint_format.head_in(state) or "").split("+")
+
+
 def _aliases(
     checkpoint_format: CheckpointFormat, config: Config, settings: ModelSettings, state: State
 ) -> dict[str, str]:
     """Names that repeat another tensor: the weight of a tied decoder, and its bias under a second name."""
-    if checkpoint_format.head_in(state) != MLM:
+    if not _has_mlm_head(checkpoint_format, state):
         return {}
     names = checkpoint_format.tensor_names(config, settings)
     aliases: dict[str, str] = {}

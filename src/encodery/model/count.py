@@ -52,9 +52,14 @@ def flops_per_token(
         attention, ffn = _sublayer_costs(settings, layer_shape, length * fraction)
         products += fraction * (attention.flops + ffn.flops + 2.0 * _weights_besides_sublayers(block))
     if settings.head is not None:
+        head = next(iter(model.heads.values()))
         tied = shape.vocab_size * shape.embedding_size
-        decoder = any(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in model.heads.modules())
-        products += predicted_fraction * 2.0 * (_weights(model.heads) + (0 if decoder else tied))
+        decoder = any(isinstance(m, Linear) and m.out_features == shape.vocab_size for m in head.modules())
+        products += predicted_fraction * 2.0 * (_weights(head) + (0 if decoder else tied))
+    extra = list(model.heads.values())[0 if settings.head is None else 1 :]
+    products += sum(
+        part.fraction(length) * 2.0 * _weights(head) for part, head in zip(settings.extra_heads, extra, strict=True)
+    )
     return products * (3.0 if backward else 1.0)
 
 

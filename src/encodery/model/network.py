@@ -16,6 +16,7 @@ from encodery.base.parts import name_of
 from encodery.model.decoder import Decoder
 from encodery.model.encoder import Encoder
 from encodery.model.extensions import ExtensionModules, ModelExtension, SublayerAdapter
+from encodery.model.extra_heads import ExtraHeadModule
 from encodery.model.heads import LMHeadModule
 from encodery.model.memory import Memory
 from encodery.model.sequence_transform import SequenceTransform
@@ -32,9 +33,10 @@ class Model(nn.Module):
         self.encoder = Encoder(settings)
         self.decoder = None if settings.decoder is None else Decoder(settings.decoder, settings)
         self.heads = nn.ModuleDict()
-        if settings.head is not None:
-            name = name_of(settings.head).replace(".", "_")  # The name of a part outside the package has dots.
-            self.heads[name] = settings.head.build(settings.shape, settings.norm)
+        for head in (settings.head, *settings.extra_heads):
+            if head is not None:
+                name = name_of(head).replace(".", "_")  # The name of a part outside the package has dots.
+                self.heads[name] = head.build(settings.shape, settings.norm)
 
     def add_extension(self, extension: ModelExtension, generator: torch.Generator) -> ExtensionModules:
         """Add an extension to the encoder and to the settings, and return its modules.
@@ -57,6 +59,14 @@ class Model(nn.Module):
             raise SettingsError("This model has no 'mlm' head.")
         head = self.heads["mlm"]
         assert isinstance(head, LMHeadModule)
+        return head
+
+    def extra_head(self, name: str) -> ExtraHeadModule:
+        """The extra head of that name. Raises `SettingsError` if the model has none."""
+        if name not in self.heads:
+            raise SettingsError(f"This model has no '{name}' head: add it to model.extra_heads.")
+        head = self.heads[name]
+        assert isinstance(head, ExtraHeadModule)
         return head
 
     def forward(
@@ -133,6 +143,6 @@ def copy_for_training(model: Model, dropout: float | None) -> Model:
 def without_heads(model: Model) -> Model:
     """Return a model without heads that shares the encoder of `model`."""
     with torch.device("meta"):
-        bare = Model(dataclasses.replace(model.settings, head=None))
+        bare = Model(dataclasses.replace(model.settings, head=None, extra_heads=()))
     bare.encoder, bare.decoder = model.encoder, model.decoder
     return bare

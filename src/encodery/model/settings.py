@@ -16,6 +16,7 @@ from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.embeddings import Embeddings
 from encodery.model.embeddings.plain import PlainEmbeddings
 from encodery.model.extensions import ModelExtension
+from encodery.model.extra_heads import ExtraHead
 from encodery.model.ffn import FFN
 from encodery.model.ffn.mlp import MLP
 from encodery.model.heads import LMHead
@@ -38,8 +39,9 @@ class ModelSettings:
 
     `head_size` defaults to width / heads and `intermediate_size` to 4 · width. `layers` has an entry for each layer if
     layers have different sizes (see `LayerSizes`). With `type_vocab_size` = 0 the model has no segment embeddings.
-    `head` is the language-model head, null for none. `decoder` makes the model an encoder–decoder; the decoder has its
-    own head. `extensions` lists what was added to the finished encoder (adapters, prompts).
+    `head` is the language-model head, null for none; `extra_heads` are those of other objectives (`replaced_tokens`).
+    `decoder` makes the model an encoder–decoder; the decoder has its own head. `extensions`
+    lists what was added to the finished encoder (adapters, prompts).
     """
 
     width: int = 256
@@ -62,6 +64,7 @@ class ModelSettings:
     block: Block = field(default_factory=PostNorm)
     init: Init = field(default_factory=NormalInit)
     head: LMHead | None = field(default_factory=MLMHead)
+    extra_heads: tuple[ExtraHead, ...] = ()
     decoder: DecoderSettings | None = None
     extensions: tuple[ModelExtension, ...] = ()
 
@@ -77,6 +80,9 @@ class ModelSettings:
             raise SettingsError(
                 f"layers has {len(self.layers)} entries, but depth = {self.depth}: give one for each layer, or none."
             )
+        names = [name_of(head) for head in self.extra_heads]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"extra_heads = {names}: each may occur once.")
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
         decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
         for shape in (*self.layer_shapes, *decoder):
@@ -87,8 +93,9 @@ class ModelSettings:
 
     @property
     def head_name(self) -> str | None:
-        """The name of the head's part; None without a head."""
-        return None if self.head is None else name_of(self.head)
+        """The names of the parts of the heads, joined by "+"; None without a head."""
+        heads = self.extra_heads if self.head is None else (self.head, *self.extra_heads)
+        return "+".join(name_of(head) for head in heads) or None
 
     @property
     def shape(self) -> Shape:

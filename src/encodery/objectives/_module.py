@@ -17,10 +17,11 @@ from encodery.objectives._terms import Count, LossTerm
 
 
 class ObjectiveModule(nn.Module, abc.ABC):
-    """An objective at work; its own weights are dropped at export. `keeps_mlm_head`: False if the head is trained on
-    other states than it sees later, and is dropped too. `supports_layerwise`: `encode` and `forward` are as here."""
+    """An objective at work; its own weights are dropped at export. `keeps_heads`: False if the model's heads are
+    trained on other states than they see later, and are dropped too. `supports_layerwise`: `encode` and `forward` are
+    as here."""
 
-    keeps_mlm_head: bool = True
+    keeps_heads: bool = True
     supports_layerwise: ClassVar[bool] = False
 
     def init_weights(self, generator: torch.Generator) -> None:

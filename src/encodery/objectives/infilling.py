@@ -60,7 +60,7 @@ class Infilling(Objective):
 
 
 class _InfillingModule(ObjectiveModule):
-    keeps_mlm_head = False
+    keeps_heads = False
 
     def __init__(self, settings: Infilling, vocabulary: Vocabulary) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class _MaskLateModule(MaskedObjectiveModule):
     def __init__(self, settings: MaskLate, model: ModelSettings, vocabulary: Vocabulary, layer: int) -> None:
         super().__init__(settings, model, vocabulary)
         self.layer = layer
-        self.keeps_mlm_head = layer == 0
+        self.keeps_heads = layer == 0
 
     def encode(self, model: Model, batch: Batch) -> Output:
         late = LateMasks(VisibleTokens(batch, self.mask_id), self.layer)

@@ -61,7 +61,7 @@ class MaskedAutoencoder(MaskedObjective):
 
 
 class _MaskedAutoencoderModule(MaskedObjectiveModule):
-    keeps_mlm_head = False
+    keeps_heads = False
 
     def __init__(self, settings: MaskedAutoencoder, model: ModelSettings, vocabulary: Vocabulary) -> None:
         super().__init__(settings, model, vocabulary)

@@ -290,7 +290,7 @@ class PretrainJob(Job):
         recipe = pretrain_recipe(self.settings, self.store, self.recipe_name)
         save_model(
             folder,
-            model if self.objective.keeps_mlm_head else without_heads(model),
+            model if self.objective.keeps_heads else without_heads(model),
             self.store.path / "tokenizer",
             settings={"recipe": recipe.encode(), **dense},
             provenance=Provenance(

@@ -29,7 +29,7 @@ class CheckpointFormat(Part):
     unused_bias: ClassVar[str | None] = None
     """Name of a second bias, which the stock class stores beside the bias of an untied decoder and does not use."""
     stock_classes: ClassVar[Mapping[str | None, str]]
-    """Name of the part `model.head`, None without one → the stock class. Other heads cannot be written."""
+    """`ModelSettings.head_name` (None without a head) → the stock class. Models with other heads cannot be written."""
     pooler: ClassVar[str | None] = None
     """Name of the dense layer from which the bare stock class computes `pooler_output`; None if it has none."""
     heads: ClassVar[Mapping[HeadKind, HeadForm]] = MappingProxyType({})
@@ -41,11 +41,11 @@ class CheckpointFormat(Part):
 
     @abc.abstractmethod
     def head_in(self, state: State) -> str | None:
-        """The name of the part `model.head` whose tensors are in a checkpoint; None without one."""
+        """The `ModelSettings.head_name` of the heads whose tensors are in a checkpoint; None without any."""
 
     @abc.abstractmethod
     def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
-        """Our settings with that head. Raises `SettingsError` naming a key whose value is not supported."""
+        """Our settings with the heads of that `head_name`. Raises `SettingsError` naming an unsupported value."""
 
     @abc.abstractmethod
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
