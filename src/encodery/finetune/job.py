@@ -22,6 +22,7 @@ from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError
 from encodery.base.machine import derive_seed
+from encodery.base.parts import name_of
 from encodery.finetune import artifact
 from encodery.finetune.data import read_data
 from encodery.finetune.evaluation import dev_metrics, evaluate_splits
@@ -41,6 +42,7 @@ from encodery.tokens.shuffle import Integers
 from encodery.tokens.windows import batches_by_length
 from encodery.train.distributed import DistributedContext
 from encodery.train.example_plan import PreparedJob
+from encodery.train.job import JobOutputs
 from encodery.train.lengths import attended_length, sample_tokens
 from encodery.train.recipe import Recipe
 from encodery.train.settings import TrainSettings
@@ -110,9 +112,27 @@ class FinetuneJob(PreparedJob[FinetuneSettings, PreparedData]):
 
     def terms(self, batch: Batch) -> Mapping[str, LossTerm]:
         """See `Job`. The loss is computed in fp32 in every number format of the model."""
-        predicted = self.head(self.model(batch), batch)
+        return self.terms_and_outputs(batch)[0]
+
+    def terms_and_outputs(self, batch: Batch) -> tuple[Mapping[str, LossTerm], JobOutputs]:
+        """See `Job`."""
+        output = self.model(batch)
+        predicted = self.head(output, batch)
         with torch.autocast(self.device.type, enabled=False):
-            return self.head.loss(predicted.float(), batch)
+            terms = self.head.loss(predicted.float(), batch)
+        return terms, JobOutputs(output.hidden, predicted.float(), self.head.is_softmax)
+
+    def num_predictions(self, batch: Batch) -> Count:
+        """See `Job`."""
+        rows = {"example": len(batch.extra["sizes"]), "sequence": len(batch), "token": batch.tokens}
+        return rows[self.head.granularity]
+
+    def load_result(self, folder: Path) -> None:
+        """See `Job`. Loads the head, which must be of the same task and labels."""
+        head = artifact.load_head(load_model(folder))
+        if name_of(head.task) != name_of(self.task) or head.metadata != self.metadata:
+            raise ArtifactError(f"{folder}: its head is for other labels than the data, or for another task.")
+        self.head.load_state_dict(head.module.state_dict())
 
     def lr_scale(self, name: str) -> float:
         """See `Job`."""

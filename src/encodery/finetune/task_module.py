@@ -19,9 +19,11 @@ EncodedBatches = Callable[[], Iterable[tuple[Output, Batch]]]
 
 
 class TaskModule(nn.Module, abc.ABC):
-    """Contract of the weights of a task. `granularity`: what one row of the output of `forward` belongs to."""
+    """Contract of the weights of a task. `granularity`: what one row of the output of `forward` belongs to;
+    `is_softmax`: whether the softmax of a row gives the probabilities of C classes."""
 
     granularity: ClassVar[Literal["example", "sequence", "token"]] = "example"
+    is_softmax: ClassVar[bool] = False
 
     def fit(self, encoded: EncodedBatches) -> None:
         """Set what is computed from hidden states without gradients. Called once, before the first step."""

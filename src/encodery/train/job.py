@@ -10,6 +10,7 @@ the data.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from encodery.base.errors import InputError
+from encodery.base.errors import InputError, SettingsError
 from encodery.base.parts import module_exists
 from encodery.model.network import Model
 from encodery.objectives import Count, LossRange, LossTerm, ObjectiveModule
 from encodery.train.distributed import DistributedContext
+from encodery.train.hooks import RunningHook
 from encodery.train.memory_estimate import MemoryEstimate
 from encodery.train.recipe import Recipe
 
@@ -46,6 +48,19 @@ class StepBatches:
     micro_batches: Sequence[MicroBatch]
     tokens: int
     flops: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class JobOutputs:
+    """What the model of a job computed for a prepared micro-batch.
+
+    `hidden` (T, H): the last hidden states of the encoder. `logits` (N, C): the predictions, one row for each.
+    `is_softmax`: whether the softmax of a row gives the probabilities of C classes; otherwise the values are scores.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    is_softmax: bool
 
 
 class Job(abc.ABC):
@@ -114,6 +129,43 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`. Raises `CheckpointError` if the state belongs to other data."""
+
+    # What a job that wraps this one uses (`compress/`)
+
+    @classmethod
+    def with_model(cls, recipe: Recipe[Any], model: str) -> Recipe[Any]:
+        """The recipe with training starting from another model, which may be a run of this job.
+
+        Raises `SettingsError` if the job reads no model.
+        """
+        if "model" not in recipe.inputs:
+            raise SettingsError(f"The job '{cls.name()}' does not start from a model.")
+        return dataclasses.replace(recipe, inputs={**recipe.inputs, "model": model})
+
+    def load_result(self, folder: Path) -> None:
+        """Load the weights beside the model that `save` has written into `folder`, such as the head of a task, if the
+        recipe is one of `with_model` for that folder."""
+        return
+
+    def terms_and_outputs(self, batch: Any) -> tuple[Mapping[str, LossTerm], JobOutputs]:
+        """Return what `terms` does, and the outputs from which it was computed, both of one forward pass.
+
+        Raises `SettingsError` if the predictions of the job cannot be compared with those of another model.
+        """
+        raise SettingsError(f"The job '{self.name()}' gives no predictions that a teacher could be compared with.")
+
+    def num_predictions(self, batch: Any) -> Count:
+        """The number N of predictions in the outputs of a prepared micro-batch, before the model runs.
+
+        Raises as `terms_and_outputs`.
+        """
+        raise SettingsError(f"The job '{self.name()}' gives no predictions that a teacher could be compared with.")
+
+    def hooks(self) -> Sequence[RunningHook]:
+        """Hooks of the job, called after those of the recipe."""
+        return ()
+
+    # What the loop asks beyond that
 
     def selection_metric(self, score: Mapping[str, float]) -> float | None:
         """The number of a `score` by which the best weights are selected, higher is better; None to keep the last."""

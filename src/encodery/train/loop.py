@@ -84,7 +84,7 @@ class Loop:
         self.optimizer = settings.optim.build(self.job.module, self.job.lr_scale)
         if self.settings.optimizer_offload:
             offload_optimizer(self.optimizer)
-        self.hooks = [hook.build(self.job.module) for hook in settings.hooks]
+        self.hooks = [*(hook.build(self.job.module) for hook in settings.hooks), *self.job.hooks()]
         ahead_of_host = self.device.type != "cpu"
         scale = initial_loss_scale(number_format)
         deferred = ahead_of_host and scale == 1.0 and can_skip_on_device(self.optimizer)

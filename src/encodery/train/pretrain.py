@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encodery.adapt import inject, merge_and_unload
 from encodery.base.artifact import Artifact
@@ -38,7 +38,7 @@ from encodery.train.diagnostics import padded_attention_warning
 from encodery.train.distributed import DistributedContext
 from encodery.train.heldout import heldout_batches, score_objective
 from encodery.train.init_from import build_initialised, check_same_vocabulary, new_heads
-from encodery.train.job import Job, MicroBatch, StepBatches
+from encodery.train.job import Job, JobOutputs, MicroBatch, StepBatches
 from encodery.train.lengths import attended_length
 from encodery.train.memory_estimate import MemoryEstimate
 from encodery.train.pretrain_settings import PretrainSettings
@@ -214,6 +214,32 @@ class PretrainJob(Job):
         """See `Job`."""
         terms: dict[str, LossTerm] = self.objective(self.model, batch)
         return terms
+
+    @classmethod
+    def with_model(cls, recipe: Recipe[PretrainSettings], model: str) -> Recipe[PretrainSettings]:
+        """See `Job`."""
+        return dataclasses.replace(recipe, settings=recipe.settings.continuing(model))
+
+    def terms_and_outputs(self, batch: Batch) -> tuple[dict[str, LossTerm], JobOutputs]:
+        """See `Job`. The predictions are those at the masked positions."""
+        _, predicted = self._predicted(batch)
+        output = self.objective.encode(self.model, batch)
+        logits = self.model.mlm_logits(output.hidden[predicted])
+        return self.objective.loss(self.model, output, batch), JobOutputs(output.hidden, logits, True)
+
+    def num_predictions(self, batch: Batch) -> Count:
+        """See `Job`."""
+        return self._predicted(batch)[0]
+
+    def _predicted(self, batch: Batch) -> tuple[int, Tensor]:
+        """The number of masked tokens of a prepared batch and their positions (N,)."""
+        if "masked_positions" not in batch.extra or "mlm" not in self.model.heads:
+            raise SettingsError(
+                f"objective = '{name_of(self.settings.objective)}': predicts no masked tokens, so a teacher cannot be "
+                "compared with it."
+            )
+        positions: Tensor = batch.extra["masked_positions"][batch.extra["labels"] >= 0]
+        return len(positions), positions
 
     def layerwise_parts(self) -> tuple[Model, ObjectiveModule] | None:
         """See `Job`."""

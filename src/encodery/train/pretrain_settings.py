@@ -72,6 +72,11 @@ class PretrainSettings:
         """The same settings for a tokenizer with `vocab_size` ids."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, vocab_size=vocab_size))
 
+    def continuing(self, source: str) -> PretrainSettings:
+        """The same settings for the pre-training of an existing model, a path or a name on the hub, to be continued."""
+        table = _with_source_model({**encode(self), "init_from": None}, source)
+        return decode(PretrainSettings, table, f"settings for {source}")
+
     def memory_estimate(self) -> MemoryEstimate:
         """Memory and disk, from the settings alone."""
         model, train, length = self.model, self.train, self.feed.max_length

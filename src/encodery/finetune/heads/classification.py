@@ -156,6 +156,7 @@ def check_several(labels: Sequence[str]) -> None:
 
 
 class _ClassificationModule(HeadedModule):
+    is_softmax = True
     class_weights: Tensor
 
     def __init__(self, task: ClassificationTask, shape: Shape, metadata: TaskMetadata) -> None:

@@ -181,6 +181,7 @@ class SequenceTagging(Task):
 
 class _TaggingModule(TaskModule):
     granularity = "token"
+    is_softmax = True
     class_weights: Tensor
 
     def __init__(self, task: SequenceTagging, width: int, metadata: TaskMetadata) -> None:
