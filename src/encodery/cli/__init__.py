@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # The order of `encodery --help`: the path from text to service. Verbs that are not listed follow in alphabetical order.
 ORDER = (
-    "demo", "corpus", "tokens", "pretrain", "resume", "report", "fill", "finetune", "predict", "embed", "model",
-    "search", "evaluate", "serve", "show", "papers",
+    "demo", "corpus", "tokens", "pretrain", "resume", "report", "fill", "finetune", "predict", "embed", "compress",
+    "model", "search", "evaluate", "serve", "show", "papers",
 )  # fmt: skip
 COMPLETION = ("install_completion", "show_completion")  # Shell completion for a single verb would complete nothing.
 
