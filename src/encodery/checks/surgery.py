@@ -32,8 +32,10 @@ def example(folder: Path) -> LoadedModel:
 
 
 def operate(part: Surgery, loaded: LoadedModel) -> SurgeryResult:
-    """Apply a surgery with a generator of a fixed seed."""
-    return part.operate(loaded, torch.Generator().manual_seed(0))
+    """Apply a surgery with a generator of a fixed seed, on batches if it needs any."""
+    texts = [ids.tolist() for ids in loaded.tokenizer.encode_batch(TEXTS, add_special_tokens=True)]
+    batches = [Batch.from_sequences([ids[:16] for ids in texts])] if part.needs_texts else []
+    return part.operate(loaded, torch.Generator().manual_seed(0), batches)
 
 
 def check_settings_round_trip(part: Surgery) -> None:

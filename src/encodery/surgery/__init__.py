@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from encodery.base.parts import Part
 from encodery.base.settings import encode
 from encodery.model.load import LoadedModel, Provenance, save_model
 from encodery.model.network import Model
+from encodery.model.shape import Batch
 from encodery.tokens.tokenizer import Tokenizer
 
 
@@ -40,11 +41,9 @@ class SurgeryResult:
         modules: Mapping[str, dict[str, Tensor]] | None = None,
         overwrite: bool = False,
     ) -> Artifact:
-        """Write the new model as an artifact whose parent is `loaded`.
+        """Write the new model as an artifact whose parent is `loaded`; `part` is stored in its settings.
 
-        Args:
-            part: the surgery, stored in the settings.
-            modules: what is stored with the model, such as heads, as for `save_model`.
+        `modules`: what is stored with the model, such as heads, as for `save_model`.
         """
         with tempfile.TemporaryDirectory() as temporary:
             tokenizer = loaded.tokenizer_path
@@ -66,6 +65,15 @@ class SurgeryResult:
 class Surgery(Part):
     """Contract of a surgery."""
 
+    @property
+    def needs_texts(self) -> bool:
+        """Whether it measures the model on texts, so that `operate` needs batches."""
+        return False
+
     @abc.abstractmethod
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
-        """Return the changed model; `loaded` is not modified. Raises `SettingsError` if the change is impossible."""
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
+        """Return the changed model; `loaded` is not modified.
+
+        `batches` are texts on which a surgery may measure the model; most ignore them. Raises `SettingsError` if the
+        change is impossible, or if the surgery `needs_texts` and there are none.
+        """

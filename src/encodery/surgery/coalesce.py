@@ -9,6 +9,7 @@ averaged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from encodery.base.errors import SettingsError
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
 from encodery.model.settings import ModelSettings
+from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import State, cyclic_sources, narrow
 from encodery.surgery._layers import average_layers, drop_unused, layer_sources
@@ -41,7 +43,7 @@ class Coalesce(Surgery):
     depth: int | None = None
     layers: Literal["stack", "repeat"] = "repeat"
 
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         old = loaded.model.settings
         new = self.sizes(loaded)
         for name in (*SIZES, "depth"):

@@ -16,6 +16,7 @@ Shapes: T tokens, H width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,7 @@ from encodery.model import golden
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
 from encodery.model.settings import ModelSettings
+from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import (
     ChannelSources,
@@ -66,7 +68,7 @@ class Grow(Surgery):
     def __post_init__(self) -> None:
         check_interval(self, "0 <= x < 1", "symmetry_breaking")
 
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         settings = loaded.model.settings
         new = resized_settings(loaded, self.width, self.heads, self.intermediate_size, self.depth)
         check_larger(settings, new)

@@ -10,6 +10,7 @@ Shapes: P positions, E embedding size, D head size.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ from encodery.model.network import model_of_state
 from encodery.model.positions.learned import LearnedPositions
 from encodery.model.positions.rotary import RotaryPositions
 from encodery.model.settings import ModelSettings
+from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 
 TABLE = "encoder.positions.table.weight"
@@ -40,7 +42,7 @@ class Lengthen(Surgery):
     method: Literal["tile", "interpolate"] = "tile"
     theta: float | None = None
 
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         settings = loaded.model.settings
         if self.max_length <= settings.max_length:
             raise SettingsError(f"max_length = {self.max_length}: must be more than the model's {settings.max_length}.")

@@ -8,12 +8,14 @@ and value) are tiled separately, heads as whole heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
+from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.surgery._channels import copy_channels, tiled_sources
 from encodery.surgery._layers import deepen
@@ -33,7 +35,7 @@ class CentreTile(Surgery):
     intermediate_size: int | None = None
     depth: int | None = None
 
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         old = loaded.model.settings
         new = resized_settings(loaded, self.width, self.heads, self.intermediate_size, self.depth)
         check_larger(old, new)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from encodery.model.count import meta_model
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
 from encodery.model.settings import ModelSettings
+from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
 from encodery.tokens.pieces import normalised_pieces
 from encodery.tokens.tokenizer import Tokenizer
@@ -47,7 +49,7 @@ class ReplaceVocabulary(Surgery):
         if (self.tokenizer is None) == (self.words is None):
             raise SettingsError("vocabulary: give tokenizer=FOLDER or words=FILE, one of the two.")
 
-    def operate(self, loaded: LoadedModel, generator: torch.Generator) -> SurgeryResult:
+    def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         old, settings = loaded.tokenizer, loaded.model.settings
         if self.tokenizer is not None:
             new = Tokenizer.load(self.tokenizer)
