@@ -122,7 +122,7 @@ def test_variants_of_the_modernbert_format_compute_the_same(change: dict[str, An
     [
         (dataclasses.replace(POST, positions=ALiBi()), "positions = 'alibi'"),
         (dataclasses.replace(POST, norm=RMSNorm()), "norm = 'rms'"),
-        (dataclasses.replace(POST, embeddings=FactorizedEmbeddings(width=8)), "embeddings = 'factorized'"),
+        (dataclasses.replace(PRE, embeddings=FactorizedEmbeddings(width=8)), "embeddings = 'factorized'"),
         (dataclasses.replace(POST, head=MLMHead(transform=False)), "head.transform = false"),
         (dataclasses.replace(POST, head=MLMHead(activation="silu")), "head.activation = 'silu'"),
         (dataclasses.replace(POST, embedding_norm=False), "embedding_norm = false"),

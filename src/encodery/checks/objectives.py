@@ -7,9 +7,11 @@ import math
 
 import torch
 
+from encodery.base.parts import find_part, name_of, part_names
 from encodery.base.settings import decode, encode
 from encodery.corrupt import Vocabulary
 from encodery.model.decoder_settings import DecoderSettings
+from encodery.model.extra_heads import ExtraHead
 from encodery.model.network import Model, build_model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
@@ -39,13 +41,16 @@ def example_model(part: Objective, depth: int = 2) -> tuple[Model, ObjectiveModu
 
 
 def _settings(part: Objective, depth: int) -> ModelSettings:
-    """Settings that the part can train: with a decoder of one layer if it needs one."""
+    """The first settings that the part can train: a masked language model, an encoder–decoder, or an encoder with the
+    extra head of the part's name, with or without a masked-language-model head."""
     plain = ModelSettings(width=32, depth=depth, heads=2, vocab_size=VOCAB_SIZE, max_length=64)
-    if part.incompatibility(plain) is None:
-        return plain
-    settings = dataclasses.replace(plain, decoder=DecoderSettings(depth=1, embedding_norm=True))
-    assert part.incompatibility(settings) is None, "the part can train neither an encoder nor an encoder–decoder"
-    return settings
+    tried = [plain, dataclasses.replace(plain, decoder=DecoderSettings(depth=1, embedding_norm=True))]
+    if name_of(part) in part_names(ExtraHead):
+        both = dataclasses.replace(plain, extra_heads=(find_part(ExtraHead, name_of(part))(),))
+        tried += [both, dataclasses.replace(both, head=None)]
+    known = [settings for settings in tried if part.incompatibility(settings) is None]
+    assert known, "the part can train neither an encoder, nor an encoder–decoder, nor an extra head of its name"
+    return known[0]
 
 
 def prepare(module: ObjectiveModule, batch: Batch, progress: float = 0.5) -> Batch:
