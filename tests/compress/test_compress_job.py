@@ -20,6 +20,8 @@ from encodery.compress.distill.logits import LogitDistillation
 from encodery.compress.job import CompressJob
 from encodery.compress.settings import compress_recipe
 from encodery.compress.targets import linear_layers
+from encodery.embed.planning import plan_training
+from encodery.encoders.dense import DenseEncoder
 from encodery.finetune.planning import plan_finetuning
 from encodery.finetune.predict import Predictor
 from encodery.model.load import load_model
@@ -234,6 +236,20 @@ def test_compressions_follow_each_other_on_the_command_line(finetuned: Path, tmp
     recipe = json.loads((tmp_path / "rounded" / "recipe.json").read_text())
     assert recipe["settings"]["wrapped"]["job"] == "finetune.job"
     assert cli(["predict", "--model", rounded, "--text", "one red"]) in (0, 2)
+
+
+def test_embedding_training_is_compressed_too(encoder: Path, tmp_path: Path) -> None:
+    """Its outputs are no predictions, so that a teacher is refused; what acts on weights works with any job."""
+    rows = [{"anchor": f"one {colour}", "positive": f"{colour} cat"} for colour in ("red", "green", "blue")] * 4
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    over = {"batch": 4, "train": {"budget": "4steps", "precision": "fp32", "threads": 1}}
+    start(plan_training(tmp_path, encoder, None, over).training.recipe, tmp_path / "run")
+    start(compress_recipe(tmp_path / "run", {**PRUNE, "quantize": {"is": "fake"}}), tmp_path / "out")
+    for weight in blocks_of(load_model(tmp_path / "out").model).values():
+        assert (weight == 0).float().mean() == pytest.approx(0.6, abs=0.02)
+    assert DenseEncoder.from_loaded(load_model(tmp_path / "out"), CPU).encode(["one red"]).vectors.shape == (1, 32)
+    with pytest.raises(SettingsError, match=r"'embed.job' gives no predictions that a teacher"):
+        start(compress_recipe(tmp_path / "run", DISTILL), tmp_path / "distilled")
 
 
 def test_wrong_settings_are_refused(pretrained: Path, finetuned: Path, encoder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checks of surgeries, each on a stored model of one layer with a WordPiece tokenizer."""
+"""Checks of surgeries, each on a stored model of two layers with a WordPiece tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def example(folder: Path) -> LoadedModel:
     tokenizer = Tokenizer(Wordpiece().train(TEXTS, 90))
     tokenizer.save(folder / "tokenizer")
     settings = ModelSettings(
-        width=16, depth=1, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=16
+        width=16, depth=2, heads=2, intermediate_size=16, vocab_size=tokenizer.vocab_size, max_length=16
     )
     save_model(folder / "model", build_model(settings, 1), folder / "tokenizer")
     return load_model(folder / "model")
