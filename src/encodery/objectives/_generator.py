@@ -88,7 +88,7 @@ class Generator(nn.Module):
 
 
 class _SharedEmbeddings(EmbeddingsModule):
-    """The tables of another module, and a projection of its own. A tuple keeps that module from being registered."""
+    """The tables of another module, which a tuple keeps from being registered, and a projection."""
 
     def __init__(self, project: Linear) -> None:
         super().__init__()
