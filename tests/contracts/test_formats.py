@@ -25,6 +25,7 @@ from encodery.model.formats import CheckpointFormat
 from encodery.model.formats.bert import BertFormat
 from encodery.model.formats.modernbert import ModernBertFormat
 from encodery.model.heads.mlm import MLMHead
+from encodery.model.layer_sizes import LayerSizes
 from encodery.model.masks.alternating import AlternatingMask
 from encodery.model.masks.document import DocumentMask
 from encodery.model.masks.pattern import PatternMask
@@ -123,6 +124,8 @@ def test_variants_of_the_modernbert_format_compute_the_same(change: dict[str, An
         (dataclasses.replace(POST, positions=ALiBi()), "positions = 'alibi'"),
         (dataclasses.replace(POST, norm=RMSNorm()), "norm = 'rms'"),
         (dataclasses.replace(PRE, embeddings=FactorizedEmbeddings(width=8)), "embeddings = 'factorized'"),
+        (dataclasses.replace(POST, layer_groups=(0, 1, 1)), "layer_groups: layers share their weights"),
+        (dataclasses.replace(POST, layers=(LayerSizes(), LayerSizes(heads=1), LayerSizes())), "layers: sizes differ"),
         (dataclasses.replace(POST, head=MLMHead(transform=False)), "head.transform = false"),
         (dataclasses.replace(POST, head=MLMHead(activation="silu")), "head.activation = 'silu'"),
         (dataclasses.replace(POST, embedding_norm=False), "embedding_norm = false"),

@@ -155,7 +155,7 @@ def test_what_needs_equal_layers_says_so(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "model")
     with pytest.raises(SettingsError, match="its layers have different sizes"):
         Grow(width=64).operate(loaded, torch.Generator())
-    with pytest.raises(SettingsError, match=r"depth = 4: model.layers says the sizes of 3 layers only"):
+    with pytest.raises(SettingsError, match=r"depth = 4: model.layers is of 3 layers only"):
         model.settings.with_depth(4)
     with pytest.raises(SettingsError, match="layers: sizes differ between layers"):
         exportable_format(model.settings, SpecialTokenIds())

@@ -28,6 +28,7 @@ TOLERANCE = 2e-5
 V, PAD = 97, 1
 SMALL = {"vocab_size": V, "pad_token_id": PAD, "num_hidden_layers": 3}
 BERT = SMALL | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 56, "max_position_embeddings": 48}
+ALBERT = BERT | {"embedding_size": 20, "hidden_dropout_prob": 0.1, "classifier_dropout_prob": 0.1}
 MODERN = SMALL | {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 40, "max_position_embeddings": 64}
 MODERN |= {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "local_attention": 10}
 BIASES = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
@@ -51,6 +52,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta-other-padding": ("Roberta", BERT | {"pad_token_id": 4, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRoberta", BERT | {"type_vocab_size": 1}),
     "camembert": ("Camembert", BERT | {"type_vocab_size": 1, "tie_word_embeddings": False}),
+    "albert": ("Albert", ALBERT | {"num_hidden_layers": 4, "num_hidden_groups": 2}),
+    "albert-all-shared": ("Albert", ALBERT | {"hidden_act": "gelu", "layer_norm_eps": 1e-5}),
+    "albert-none-shared": ("Albert", ALBERT | {"num_hidden_groups": 3, "type_vocab_size": 1}),
+    "albert-untied": ("Albert", ALBERT | {"tie_word_embeddings": False}),
     "modernbert": ("ModernBert", MODERN | {"num_hidden_layers": 4}),
     "modernbert-every-2": ("ModernBert", MODERN | {"global_attn_every_n_layers": 2, "local_attention": 7}),
     "modernbert-all-global": ("ModernBert", MODERN | {"global_attn_every_n_layers": 1}),

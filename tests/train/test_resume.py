@@ -84,12 +84,16 @@ def test_resumed_run_equals_uninterrupted_one(
     assert parted.metrics["heldout_loss"] == whole.metrics["heldout_loss"]
 
 
-@pytest.mark.parametrize("optim", ["adamw", "muon"])
-def test_layers_of_different_sizes_train_and_resume(
-    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+UNEVEN = {"layers": [{"heads": 1}, {"heads": 3, "intermediate_size": 24}, {"heads": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("layers", "optim"), [(UNEVEN, "adamw"), (UNEVEN, "muon"), ({"layer_groups": [0, 1, 1]}, "adamw")]
+)
+def test_layers_of_different_sizes_and_shared_ones_train_and_resume(
+    table: Table, losses: Losses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: dict[str, Any], optim: str
 ) -> None:
-    layers = [{"heads": 1}, {"heads": 3, "intermediate_size": 24}, {"heads": 0}]
-    model = {**EVERYTHING["model"], "depth": 3, "layers": layers}
+    model = {**EVERYTHING["model"], "depth": 3, **layers}
     train = {**EVERYTHING["train"], "budget": "16steps"}
     recipe = table(**{**EVERYTHING, "model": model, "train": train}, optim={"is": optim, "lr": 0.01})
     start(recipe, tmp_path / "whole")
@@ -100,7 +104,7 @@ def test_layers_of_different_sizes_train_and_resume(
     assert resume(tmp_path / "parted").finished
     assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
     ours, theirs = (read_tensors(tmp_path / name / "model/model.safetensors") for name in ("parted", "whole"))
-    assert ours["encoder.blocks.1.attention.qkv.weight"].shape == (72, 16)
+    assert ours["encoder.blocks.1.attention.qkv.weight"].shape == (72 if layers is UNEVEN else 48, 16)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

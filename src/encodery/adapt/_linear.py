@@ -62,7 +62,9 @@ def find_sites(model: Model, targets: Sequence[Target], first_layer: int = 0) ->
     """
     if not targets or len(set(targets)) < len(targets):
         raise SettingsError(f"targets = {tuple(targets)}: name at least one, each once.")
-    blocks, shapes = model.encoder.blocks, model.settings.layer_shapes
+    blocks, shapes = model.encoder.blocks, model.settings.block_shapes
+    if first_layer and model.encoder.shares_layers:
+        raise SettingsError(f"first_layer = {first_layer}: this model's layers share weights; it must be 0.")
     if not 0 <= first_layer < len(blocks):
         raise SettingsError(f"first_layer = {first_layer}: the model has {len(blocks)} layers, counted from 0.")
     for shape, block in list(zip(shapes, blocks, strict=True))[first_layer:]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from encodery.adapt import Adaptation
 from encodery.base.errors import SettingsError
@@ -32,13 +33,15 @@ class TopLayers(Adaptation):
 
     def apply(self, model: Model, generator: torch.Generator) -> None:
         encoder = model.encoder
-        depth = len(encoder.blocks)
+        depth = len(encoder.groups)
         if not 0 <= self.layers <= depth:
             raise SettingsError(f"layers = {self.layers}: the model has {depth}.")
         if not (self.layers or self.embeddings or self.heads):
             raise SettingsError("layers = 0, embeddings = false, heads = false: nothing would learn.")
+        if encoder.shares_layers and 0 < self.layers < depth:
+            raise SettingsError(f"layers = {self.layers}: this model's layers share weights, so all or none can learn.")
         model.requires_grad_(False)
-        learning = [*list(encoder.blocks)[depth - self.layers :]]
+        learning: list[nn.Module] = [*encoder.layer_blocks[depth - self.layers :]]
         learning += [encoder.final_norm] if self.layers else []
         learning += [encoder.embeddings, encoder.embedding_norm, encoder.positions] if self.embeddings else []
         learning += [model.heads] if self.heads else []

@@ -271,7 +271,8 @@ def first_layers(model: Model, layers: int | None) -> Model:
     if not 1 <= layers < settings.depth:
         raise SettingsError(f"layers = {layers}: the model has {settings.depth} layers.")
     encoder, shallow = copy.copy(model.encoder), copy.copy(model)
-    encoder._modules = {**model.encoder._modules, "blocks": model.encoder.blocks[:layers]}
+    encoder.groups = model.encoder.groups[:layers]
+    encoder._modules = {**model.encoder._modules, "blocks": model.encoder.blocks[: max(encoder.groups) + 1]}
     shallow._modules = {**model._modules, "encoder": encoder}
     shallow.settings = settings.with_depth(layers)
     return shallow

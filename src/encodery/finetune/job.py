@@ -137,7 +137,7 @@ class FinetuneJob(PreparedJob[FinetuneSettings, PreparedData]):
     def lr_scale(self, name: str) -> float:
         """See `Job`."""
         embeddings = self.settings.embedding_lr_scale if name.startswith("model.encoder.embeddings.") else None
-        return (embeddings or 1.0) * self.settings.layer_decay ** blocks_above(name, self.model.settings.depth)
+        return (embeddings or 1.0) * self.settings.layer_decay ** blocks_above(name, len(self.model.encoder.blocks))
 
     def flops(self, batch: Batch) -> float:
         """See `ExampleJob`."""

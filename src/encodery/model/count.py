@@ -47,7 +47,7 @@ def flops_per_token(
     """
     model, shape = meta_model(settings), settings.shape
     products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
-    for layer, (layer_shape, block) in enumerate(zip(settings.layer_shapes, model.encoder.blocks, strict=True)):
+    for layer, (layer_shape, block) in enumerate(zip(settings.layer_shapes, model.encoder.layer_blocks, strict=True)):
         fraction = early[1] if layer < early[0] else 1.0
         attention, ffn = _sublayer_costs(settings, layer_shape, length * fraction)
         products += fraction * (attention.flops + ffn.flops + 2.0 * _weights_besides_sublayers(block))
@@ -111,7 +111,7 @@ def activation_bytes(
     """
     model, shape = meta_model(settings), settings.shape
     per_token = one_layer = 0.0
-    for layer_shape, block in zip(settings.layer_shapes, model.encoder.blocks, strict=True):
+    for layer_shape, block in zip(settings.layer_shapes, model.encoder.layer_blocks, strict=True):
         attention, ffn = (cost.kept for cost in _sublayer_costs(settings, layer_shape, length))
         norms = sum(_norm_size(m) for m in block.modules())
         whole = attention + ffn + norms
@@ -139,7 +139,7 @@ def _kept_by_decoder(settings: ModelSettings, length: int) -> float:
 
 
 def layer_parameters(settings: ModelSettings) -> tuple[int, ...]:
-    """Return the number of parameters of each layer."""
+    """Return the number of parameters of each block; layers that share one count once."""
     return tuple(sum(p.numel() for p in block.parameters()) for block in meta_model(settings).encoder.blocks)
 
 

@@ -5,7 +5,7 @@ Shapes: T tokens, V vocabulary, H width, E embedding size.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -38,8 +38,9 @@ class Encoder(nn.Module):
                 norm=norm,
                 dropout=settings.dropout,
             )
-            for layer_shape in settings.layer_shapes
+            for layer_shape in settings.block_shapes
         )
+        self.groups = settings.groups
         self.final_norm = settings.block.final(shape, norm)
         self.sequence_transform: SequenceTransform = IdentityTransform()
         for extension in settings.extensions:
@@ -55,6 +56,18 @@ class Encoder(nn.Module):
             name = f"after_{sublayer}"
             where = f"the {sublayer} sublayer of layer {layer}"
             setattr(block, name, _replacing(getattr(block, name), IdentityAdapter, module, where))
+
+    @property
+    def layer_blocks(self) -> list[BlockModule]:
+        """The block of each layer, in order; `blocks` has each only once."""
+        blocks = [self.blocks[group] for group in self.groups]
+        assert all(isinstance(block, BlockModule) for block in blocks)
+        return cast("list[BlockModule]", blocks)
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether several layers have the same weights."""
+        return len(self.blocks) < len(self.groups)
 
     @property
     def token_embeddings(self) -> Tensor:
@@ -76,9 +89,8 @@ class Encoder(nn.Module):
         x = self.positions.add(self.embeddings(batch.ids, batch.segment), layout)
         x, layout = transform.transform(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
         outputs = [(x, layout)]
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layer_blocks):
             x, layout = transform.before_layer(x, layout, layer)
-            assert isinstance(block, BlockModule)
             x = block.run("block", block, x, layout, self.positions)
             outputs.append((x, layout))
         hidden = transform.restore(self.final_norm(x), layout)

@@ -38,7 +38,10 @@ class ModelSettings:
     """Sizes and parts of a model. The defaults are BERT's parts at a small size.
 
     `head_size` defaults to width / heads and `intermediate_size` to 4 · width. `layers` has an entry for each layer if
-    layers have different sizes (see `LayerSizes`). With `type_vocab_size` = 0 the model has no segment embeddings.
+    layers have different sizes (see `LayerSizes`). `layer_groups` has the group of each layer if layers share weights:
+    layers of one group are one block that is applied several times (arXiv:1909.11942), so `[0, 0, 1, 1]` has the
+    weights of two layers; groups are numbered from 0 in the order of their first layers. With `type_vocab_size` = 0 the
+    model has no segment embeddings.
     `head` is the language-model head, null for none; `extra_heads` are those of other objectives (`replaced_tokens`).
     `decoder` makes the model an encoder–decoder; the decoder has its own head. `extensions`
     lists what was added to the finished encoder (adapters, prompts).
@@ -50,6 +53,7 @@ class ModelSettings:
     head_size: int | None = None
     intermediate_size: int | None = None
     layers: tuple[LayerSizes, ...] = ()
+    layer_groups: tuple[int, ...] = ()
     vocab_size: int = 16_384
     max_length: int = 512
     type_vocab_size: int = 0
@@ -83,9 +87,10 @@ class ModelSettings:
         names = [name_of(head) for head in self.extra_heads]
         if len(set(names)) < len(names):
             raise SettingsError(f"extra_heads = {names}: each may occur once.")
+        self._check_groups()
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
         decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
-        for shape in (*self.layer_shapes, *decoder):
+        for shape in (*self.block_shapes, *decoder):
             if shape.heads:
                 _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
             for extension in self.extensions:
@@ -121,13 +126,54 @@ class ModelSettings:
             for layer, own in enumerate(sizes)
         )
 
-    def with_depth(self, depth: int) -> ModelSettings:
-        """The same model with `depth` layers. Raises `SettingsError` for more layers if `layers` says their sizes."""
-        if depth > self.depth and self.layers:
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The block of each layer: the number of the layer itself unless `layer_groups` says that layers share one."""
+        return self.layer_groups or tuple(range(self.depth))
+
+    @property
+    def block_shapes(self) -> tuple[Shape, ...]:
+        """The shape of each block; `layer` is None for one that several layers share."""
+        groups, shapes = self.groups, self.layer_shapes
+        first = [shapes[groups.index(group)] for group in range(max(groups, default=-1) + 1)]
+        return tuple(
+            shape if groups.count(group) == 1 else dataclasses.replace(shape, layer=None)
+            for group, shape in enumerate(first)
+        )
+
+    def _check_groups(self) -> None:
+        """Raise `SettingsError` if `layer_groups` does not number groups, or groups layers that differ."""
+        groups = self.layer_groups
+        if len(groups) not in (0, self.depth):
             raise SettingsError(
-                f"depth = {depth}: model.layers says the sizes of {self.depth} layers only. Add entries to it."
+                f"layer_groups has {len(groups)} entries, but depth = {self.depth}: give one for each layer, or none."
             )
-        return dataclasses.replace(self, depth=depth, layers=self.layers[:depth])
+        if any(group < 0 or group > max(groups[:layer], default=-1) + 1 for layer, group in enumerate(groups)):
+            raise SettingsError(
+                f"layer_groups = {groups}: number the groups from 0 in the order of their first layers, as in "
+                "[0, 0, 1, 1]."
+            )
+        shapes = self.layer_shapes if groups else ()
+        for shape in shapes:
+            assert shape.layer is not None
+            first = groups.index(groups[shape.layer])
+            if dataclasses.replace(shape, layer=first) != shapes[first]:
+                raise SettingsError(
+                    f"layer_groups: layers {first} and {shape.layer} share weights, but their sizes or the reach of "
+                    "their attention differ: change layer_groups, layers or mask."
+                )
+
+    def with_depth(self, depth: int) -> ModelSettings:
+        """The same model with `depth` layers.
+
+        Raises `SettingsError` for more than there are if `layers` or `layer_groups` lists them.
+        """
+        for name in ("layers", "layer_groups"):
+            if depth > self.depth and getattr(self, name):
+                raise SettingsError(f"depth = {depth}: model.{name} is of {self.depth} layers only. Add entries to it.")
+        return dataclasses.replace(
+            self, depth=depth, layers=self.layers[:depth], layer_groups=self.layer_groups[:depth]
+        )
 
 
 def _refuse(setting: str, part: Part, reason: str | None) -> None:

@@ -91,7 +91,7 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
 
 def _decoder_layers(model: ModelSettings, depth: int, **changes: Any) -> ModelSettings:
     """A model with the layers of the decoder, which have the model's sizes and reach everything; for counting."""
-    return dataclasses.replace(model, depth=depth, layers=(), mask=DocumentMask(), **changes)
+    return dataclasses.replace(model, depth=depth, layers=(), layer_groups=(), mask=DocumentMask(), **changes)
 
 
 def _decoder(model: ModelSettings, depth: int) -> Decoder:

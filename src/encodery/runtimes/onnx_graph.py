@@ -116,7 +116,7 @@ class _Writer:
             self.value_info = [self.shaped(x, settings.width)]
         x = self.norm(x, encoder.embedding_norm, "embedding_norm")
         mask = self.mask()
-        for number, block in enumerate(encoder.blocks):
+        for number, block in zip(encoder.groups, encoder.layer_blocks, strict=True):
             step = self.post if isinstance(settings.block, PostNorm) else self.pre
             x = step(x, block, settings, mask, f"blocks.{number}")
         x = self.norm(x, encoder.final_norm, "final_norm")

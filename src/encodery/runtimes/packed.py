@@ -89,7 +89,7 @@ def build_packed_engine(
     """
     require_packable(model, runtime)
     weights = _Weights(runtime)
-    layers = [weights.layer(block, model) for block in model.encoder.blocks]
+    layers = [weights.layer(block, model) for block in model.encoder.layer_blocks]
     native = NativeEncoder(weights.encoder(model, number_format), layers, kernels, weights.arrays)
     return PackedEngine(Limits.of(model.settings), native, threads)
 

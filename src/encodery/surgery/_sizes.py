@@ -86,6 +86,8 @@ def resized_settings(
             f"{loaded.path}: its layers have different sizes (model.layers), so its size cannot be changed as a whole. "
             "Only a model of equal layers can be made larger or smaller this way."
         )
+    if settings.layer_groups and depth not in (None, settings.depth):
+        raise SettingsError(f"{loaded.path}: its layers share weights (layer_groups), so their number stays the same.")
     width = shape.width if width is None else width
     if heads is None:
         heads = _scaled("heads", shape.heads, width, shape.width)

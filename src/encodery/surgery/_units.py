@@ -38,6 +38,8 @@ def check_units(model: Model) -> None:
         raise SettingsError("extensions: the model has adapters or prompts; prune it without them.")
     if settings.decoder is not None:
         raise SettingsError("decoder: an encoder–decoder cannot be pruned without its decoder.")
+    if settings.layer_groups:
+        raise SettingsError("layer_groups: the layers share their weights, so no single head or unit can be removed.")
     if "bias" in settings.positions.kinds:
         raise SettingsError("positions: their biases depend on the number of heads, so no single head can be removed.")
     for layer, block in enumerate(model.encoder.blocks):

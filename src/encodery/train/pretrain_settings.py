@@ -107,7 +107,7 @@ def _largest_layer(model: ModelSettings) -> ModelSettings:
     heads = max((shape.heads for shape in model.layer_shapes), default=model.heads)
     inner = max((shape.intermediate_size for shape in model.layer_shapes), default=model.shape.intermediate_size)
     largest = LayerSizes(heads=heads, intermediate_size=inner)
-    return dataclasses.replace(model, depth=1, layers=(largest,) if model.layers else ())
+    return dataclasses.replace(model, depth=1, layers=(largest,) if model.layers else (), layer_groups=())
 
 
 def read_settings(name: str, overrides: Mapping[str, Any], store: TokenStore) -> PretrainSettings:

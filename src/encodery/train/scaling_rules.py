@@ -43,11 +43,12 @@ def model_for_size(size: str, like: ModelSettings) -> ModelSettings:
     layers keep their ratio to the width. Raises `SettingsError` if even the narrowest model is more than half too
     large."""
     target = parse_size(size)
-    if like.layers:
-        raise SettingsError(
-            f"size {size}: model.layers says the sizes of each of {like.depth} layers, which a size cannot change. "
-            "Give one of the two."
-        )
+    for name in ("layers", "layer_groups"):
+        if getattr(like, name):
+            raise SettingsError(
+                f"size {size}: model.{name} lists {like.depth} layers, whose number a size would change. Give one of "
+                "the two."
+            )
     best = _at_width(HEAD_SIZE, like)
     for width in range(2 * HEAD_SIZE, MAX_WIDTH + 1, HEAD_SIZE):
         if count.num_parameters(best) >= target:

@@ -19,6 +19,8 @@ class Adapter(BottleneckSettings, ModelExtension):
     """
 
     def incompatibility(self, shape: Shape) -> str | None:
+        if shape.layer is None:
+            return "layers share their weights (layer_groups), so none can have an adapter alone."
         absent = {"attention": not shape.heads, "ffn": not shape.intermediate_size}
         for sublayer in self.sublayers:
             if absent[sublayer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from encodery.base.errors import ArtifactError, SettingsError, nearest
@@ -91,12 +91,16 @@ def activation_of(config: Config, key: str) -> ActivationName:
 
 
 def common_incompatibilities(
-    settings: ModelSettings, parts: Mapping[str, type[Part]], head_activation: ActivationName | None = None
+    settings: ModelSettings,
+    parts: Mapping[str, type[Part]],
+    head_activation: ActivationName | None = None,
+    supported: Collection[str] = (),
 ) -> list[str]:
     """What keeps a model from a format, as far as all formats agree.
 
     `parts`: settings of the model → the part that the format has there, beyond those that every format has.
-    `head_activation`: that of the masked-language-model head (None: any).
+    `head_activation`: that of the masked-language-model head (None: any). `supported`: settings that this format can
+    express although most cannot (layer_groups).
     """
     shape, reasons = settings.shape, []
     if settings.extensions:
@@ -107,6 +111,8 @@ def common_incompatibilities(
         reasons.append("embedding_norm = false (needs true)")
     if settings.layers:
         reasons.append("layers: sizes differ between layers (needs equal layers)")
+    if settings.layer_groups and "layer_groups" not in supported:
+        reasons.append("layer_groups: layers share their weights (needs separate ones)")
     if shape.head_size * shape.heads != shape.width:
         reasons.append(f"head_size = {shape.head_size} (needs width / heads = {shape.width / shape.heads:g})")
     everywhere: dict[str, type[Part]] = {"embeddings": PlainEmbeddings, "attention": FullAttention, "norm": LayerNorm}

@@ -58,7 +58,7 @@ class BigramsInit(CountBasedInit):
             return "cooccurrence"
         with torch.no_grad():
             encoder.positions.init_offset_features(self.embedding_std(shape.embedding_size), generator)
-            for layer in range(min(LAYERS, shape.depth)):
+            for layer in range(min(LAYERS, len(encoder.blocks))):
                 for direction in (1, -1):
                     heads = self._init_heads(encoder, layer, direction * (layer + 1))
                     any_heads = any_heads or bool(heads)

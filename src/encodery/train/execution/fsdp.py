@@ -21,8 +21,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from encodery.base import machine
+from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.model.blocks import BlockModule
+from encodery.model.encoder import Encoder
 from encodery.objectives import LossTerm
 from encodery.train.distributed import DistributedContext
 from encodery.train.execution import Execution, PreparedStep, RunningExecution, StepTerms
@@ -57,7 +59,11 @@ class Fsdp(Execution):
     def build(self, job: Job, distributed: DistributedContext, device: torch.device) -> RunningExecution:
         """Shards the weights, which every rank must hold alike, over the ranks."""
         job.module.to(device)
-        return RunningPlain(job) if distributed.mesh is None else _RunningFsdp(job, distributed.mesh)
+        if distributed.mesh is None:
+            return RunningPlain(job)
+        if any(isinstance(module, Encoder) and module.shares_layers for module in job.module.modules()):
+            raise SettingsError("train.fsdp: needs layers that do not share weights (model.layer_groups).")
+        return _RunningFsdp(job, distributed.mesh)
 
 
 class _RunningFsdp(RunningExecution):

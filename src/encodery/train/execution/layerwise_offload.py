@@ -49,6 +49,8 @@ class LayerwiseOffload(Execution):
                 "train.layerwise_offload: needs a model that reads its batch layer by layer. Use an objective such as "
                 "mlm, and no trained vectors in front of the first layer."
             )
+        if parts[0].encoder.shares_layers:
+            raise SettingsError("train.layerwise_offload: needs layers that do not share weights (model.layer_groups).")
         return _RunningLayerwise(job, LayerSteps(*parts, job.module, device))
 
 

@@ -42,7 +42,10 @@ class SubModels(Hook):
 
     def build(self, module: nn.Module) -> RunningHook:
         """The hook for every encoder in `module`."""
-        return _SubModels(self, [encoder for encoder in module.modules() if isinstance(encoder, Encoder)])
+        encoders = [encoder for encoder in module.modules() if isinstance(encoder, Encoder)]
+        if any(encoder.shares_layers for encoder in encoders):
+            raise SettingsError("hooks: sub_models trains layers separately, but this model's layers share weights.")
+        return _SubModels(self, encoders)
 
 
 class _SubModels(RunningHook):
