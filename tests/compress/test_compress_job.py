@@ -30,6 +30,7 @@ from encodery.objectives import normalised_loss, sum_counts
 from encodery.runtimes.kind.packed_int8 import PackedInt8
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.train import checkpoint
+from encodery.train.branch import branch
 from encodery.train.distributed import DistributedContext
 from encodery.train.job import Job
 from encodery.train.launch import resume, start
@@ -161,6 +162,13 @@ def test_a_resumed_compression_equals_an_uninterrupted_one(
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
+def test_a_branch_continues_with_another_budget(pretrained: Path, tmp_path: Path) -> None:
+    start(compress_recipe(pretrained, PRUNE), tmp_path / "run")
+    result = branch(tmp_path / "run", tmp_path / "longer", budget="16steps")
+    assert result.step == 16
+    assert result.metrics["sparsity"] == pytest.approx(0.6, abs=0.01)
+
+
 def test_the_teacher_is_in_evaluation_mode_and_does_not_learn(pretrained: Path) -> None:
     job = job_of(pretrained, DISTILL)
     assert job.teacher is not None
@@ -231,7 +239,12 @@ def test_the_best_weights_are_not_from_before_the_final_sparsity(finetuned: Path
 
 def test_compressions_follow_each_other_on_the_command_line(finetuned: Path, tmp_path: Path) -> None:
     pruned, rounded = str(tmp_path / "pruned"), str(tmp_path / "rounded")
-    assert cli(["compress", str(finetuned), "--out", pruned, "prune.is=magnitude", "--budget", "8steps"]) == 0
+    teacher = ["distill=logits", "distill.temperature=3"]
+    command = ["compress", str(finetuned), "--out", pruned, "prune.is=magnitude", *teacher]
+    assert cli([*command, "--budget", "8steps"]) == 0
+    settings = json.loads((tmp_path / "pruned" / "recipe.json").read_text())["settings"]
+    assert settings["distill"] == [{"is": "logits", "weight": 1.0, "temperature": 3.0}]
+    assert settings["train"]["budget"] == "8steps"
     assert cli(["compress", pruned, "--out", rounded, "quantize.is=fake", "--budget", "2steps"]) == 0
     recipe = json.loads((tmp_path / "rounded" / "recipe.json").read_text())
     assert recipe["settings"]["wrapped"]["job"] == "finetune.job"

@@ -33,10 +33,10 @@ def command(
 ) -> None:
     """Train on the data of a finished run again while its model is made smaller or cheaper.
 
-    distill=[logits] trains --model to predict what the model of RUN predicts; distill='[{is="logits", temperature=4},
-    {is="hidden"}]' also compares hidden states, and task_weight=0 leaves out the labels. prune.is=magnitude sets a
-    fraction prune.sparsity of the weights to zero. quantize.is=fake trains with the 8-bit arithmetic of the engine
-    packed_int8. They can be combined. Settings of the run itself (train.*, optim.*, task.*) can be changed too.
+    distill=logits trains --model to predict what the model of RUN predicts; distill='["logits", "hidden"]' compares
+    hidden states too, and task_weight=0 leaves out the labels. prune.is=magnitude sets a fraction prune.sparsity of the
+    weights to zero. quantize.is=fake trains with the 8-bit arithmetic of the engine packed_int8. They can be combined.
+    Settings of the run itself (train.*, optim.*, task.*) can be changed too.
 
     The result is a run like RUN, with an ordinary model. `encodery resume` continues an interrupted one.
     """

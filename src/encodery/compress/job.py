@@ -177,7 +177,8 @@ class CompressJob(Job):
         own = {name: table[name] for name in ("distill", "task_weight", "prune", "quantize")}
         train = {name: value for name, value in table["train"].items() if name not in NEUTRAL_SETTINGS}
         teacher = None if self.teacher is None else weights_digest(self.teacher.module.state_dict())
-        return {"job": self.job.identity(), **own, "train": train, "teacher": teacher}
+        job = {name: value for name, value in self.job.identity().items() if name != "train"}
+        return {"job": job, **own, "train": train, "teacher": teacher}
 
     def state(self) -> dict[str, Any]:
         """See `Job`."""

@@ -48,10 +48,10 @@ class CompressSettings:
         check_interval(self, "0 <= x", "task_weight")
         if not self.distill and self.prune is None and self.quantize is None:
             raise SettingsError(
-                "Nothing is compressed: set distill=[logits], prune.is=magnitude or quantize.is=fake, or several."
+                "Nothing is compressed: set distill=logits, prune.is=magnitude or quantize.is=fake, or several."
             )
         if not self.distill and not self.task_weight:
-            raise SettingsError("task_weight = 0: needs a teacher; set distill=[logits].")
+            raise SettingsError("task_weight = 0: needs a teacher; set distill=logits.")
 
     def job_recipe(self) -> Recipe[Any]:
         """The recipe of the wrapped job, with the settings of the loop that are set here."""
@@ -68,7 +68,7 @@ def compress_recipe(run: Path, overrides: Mapping[str, Any], model: str | None =
 
     Args:
         run: a run folder of any job, also of a compression.
-        overrides: a table of settings: those of `CompressSettings`, or of the job.
+        overrides: a table of settings: those of `CompressSettings`, or of the job. `distill` may be one comparison.
         model: what training starts from (None: the model of the run).
 
     Raises `InputError` if the folder is no finished run, `SettingsError` for settings that neither has.
@@ -84,6 +84,8 @@ def compress_recipe(run: Path, overrides: Mapping[str, Any], model: str | None =
     defaults = {"wrapped": wrapped, "model": None if model is None else _absolute(model)}
     defaults |= {name: trained[name] for name in ("train", "optim", "hooks")}
     own = {name: value for name, value in overrides.items() if name in OWN_SETTINGS}
+    if isinstance(own.get("distill"), str | Mapping):
+        own["distill"] = [own["distill"]]
     settings = decode(CompressSettings, merge_tables(defaults, own), "settings")
     return Recipe(job=JOB, inputs={**wrapped["inputs"], "run": str(run.resolve())}, settings=settings)
 

@@ -24,7 +24,7 @@ from encodery.train.job import JobOutputs
 class HiddenDistillation(Distillation):
     """Use it beside `logits` if the student's layers were taken from the teacher.
 
-    encodery compress RUN --model small --out student distill='[{is="logits"}, {is="hidden"}]'
+    encodery compress RUN --model small --out student distill='["logits", "hidden"]'
     """
 
     weight: float = 1.0

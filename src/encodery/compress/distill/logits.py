@@ -29,7 +29,7 @@ class LogitDistillation(Distillation):
 
     `temperature`: higher ones show more of what the teacher holds possible; 1 compares the probabilities themselves.
 
-        encodery compress RUN --model small --out student distill='[{is="logits", temperature=4}]'
+        encodery compress RUN --model small --out student distill.is=logits distill.temperature=4
     """
 
     weight: float = 1.0
