@@ -8,20 +8,22 @@ import pytest
 import torch
 
 from encodery import checks
-from encodery.base.parts import find_part, part_names
+from encodery.base.parts import part_names
+from encodery.base.settings import decode
 from encodery.checks import attention
 from encodery.model.attention import Attention
 from encodery.model.attention.full import FullAttention
 from encodery.model.head_weights import HeadWeights, OffsetPattern
 from encodery.model.reach import Reach
 
+SETTINGS = {"pattern": {"of": ["full", {"is": "full", "bias": False}]}}
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 @pytest.mark.parametrize("check", checks.functions(attention), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Attention))
 def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
-    run_check(check, find_part(Attention, name)())
+    run_check(check, decode(Attention, {"is": name, **SETTINGS.get(name, {})}))
 
 
 def test_an_offset_pattern_is_loaded_completely_or_not_at_all() -> None:

@@ -8,20 +8,22 @@ import pytest
 import torch
 
 from encodery import checks
-from encodery.base.parts import find_part, part_names
+from encodery.base.parts import part_names
+from encodery.base.settings import decode
 from encodery.checks import blocks
 from encodery.model.blocks import Block
 from encodery.model.blocks.post import PostNorm
 from encodery.model.blocks.pre import PreNorm
 from encodery.model.norms.layer import LayerNorm
 
+SETTINGS = {"pattern": {"of": ["post", "pre"]}}
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 @pytest.mark.parametrize("check", checks.functions(blocks), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Block))
 def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
-    run_check(check, find_part(Block, name)())
+    run_check(check, decode(Block, {"is": name, **SETTINGS.get(name, {})}))
 
 
 def test_pre_and_post_place_the_residual() -> None:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from encodery import checks
-from encodery.base.parts import find_part, part_names
+from encodery.base.parts import part_names
+from encodery.base.settings import decode
 from encodery.checks import ffn
 from encodery.model.ffn import FFN
 from encodery.model.ffn.glu import GLU
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 @pytest.mark.parametrize("activation", get_args(ActivationName))
 @pytest.mark.parametrize("name", part_names(FFN))
 def test_contract(name: str, activation: str, check: checks.Check, run_check: Callable[..., None]) -> None:
-    run_check(check, find_part(FFN, name)(activation=activation))
+    settings = (
+        {"of": ["mlp", {"is": "glu", "activation": activation}]} if name == "pattern" else {"activation": activation}
+    )
+    run_check(check, decode(FFN, {"is": name, **settings}))
 
 
 def test_the_first_half_of_a_glu_is_the_gate() -> None:

@@ -23,6 +23,7 @@ SHAPE = Shape(
     max_length=4,
     type_vocab_size=0,
     embedding_size=6,
+    layer=1,
 )
 
 

@@ -93,6 +93,8 @@ class ModelSettings:
         for shape in (*self.block_shapes, *decoder):
             if shape.heads:
                 _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
+            if shape.intermediate_size:
+                _refuse("ffn", self.ffn, self.ffn.incompatibility(shape))
             for extension in self.extensions:
                 _refuse("extensions", extension, extension.incompatibility(shape))
 

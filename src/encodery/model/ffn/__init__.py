@@ -21,3 +21,7 @@ class FFN(Part):
     @abc.abstractmethod
     def cost(self, shape: Shape) -> Cost:
         """What the feed-forward layer costs per token."""
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        """Why it cannot be used in a layer of `shape`; None if it can. Completes the sentence "ffn = 'mlp': ..."."""
+        return None
