@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from torch import Tensor, nn
 
 from encodery.base.errors import SettingsError
+from encodery.model.auxiliary import AuxiliaryTerm, add_terms, open_sublayers
 from encodery.model.blocks import BlockModule
 from encodery.model.extensions import ExtensionModules, IdentityAdapter
 from encodery.model.sequence_transform import IdentityTransform, SequenceTransform
@@ -88,13 +89,16 @@ class Encoder(nn.Module):
         layout = batch.layout
         x = self.positions.add(self.embeddings(batch.ids, batch.segment), layout)
         x, layout = transform.transform(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
-        outputs = [(x, layout)]
+        outputs, auxiliary = [(x, layout)], dict[str, AuxiliaryTerm]()
         for layer, block in enumerate(self.layer_blocks):
             x, layout = transform.before_layer(x, layout, layer)
+            sublayers = open_sublayers(block)
             x = block.run("block", block, x, layout, self.positions)
+            auxiliary = add_terms(auxiliary, sublayers)
             outputs.append((x, layout))
         hidden = transform.restore(self.final_norm(x), layout)
-        return Output(hidden, tuple(transform.restore(*output) for output in outputs) if keep_layers else None)
+        layers = tuple(transform.restore(*output) for output in outputs) if keep_layers else None
+        return Output(hidden, layers, auxiliary=auxiliary)
 
     def _transform_for(self, module: SequenceTransform) -> SequenceTransform:
         return _replacing(self.sequence_transform, IdentityTransform, module, "the place before the first layer")

@@ -87,9 +87,9 @@ class Model(nn.Module):
             raise SettingsError("The batch has a memory, but this model has no decoder: set model.decoder.")
         embeddings = self.encoder.embeddings
         x = embeddings.widen(embeddings(batch.ids, batch.segment))
-        memory = Memory(self.encoder(source).hidden, source.layout)
-        hidden = self.decoder(x, batch.layout, memory)
-        return Output(hidden)
+        encoded: Output = self.encoder(source)
+        hidden = self.decoder(x, batch.layout, Memory(encoded.hidden, source.layout))
+        return Output(hidden, auxiliary=encoded.auxiliary)
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (M, H) → logits over the vocabulary (M, V). Raises `SettingsError` if there is no head."""

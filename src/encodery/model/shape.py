@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from encodery.base.errors import InputError
+from encodery.model.auxiliary import AuxiliaryTerm
 from encodery.model.reach import Reach
 
 UNLIMITED = Reach()
@@ -232,8 +233,10 @@ class Output:
 
     `mlm_logits` maps hidden states of selected positions (M, H) to logits over the vocabulary (M, V) with the model's
     masked-language-model head; None if the model has no such head, or if this is the output of an encoder alone.
+    `auxiliary`: terms that the encoder's sublayers add to the loss, each a sum over layers; empty outside training.
     """
 
     hidden: Tensor
     layers: tuple[Tensor, ...] | None = None
     mlm_logits: Callable[[Tensor], Tensor] | None = None
+    auxiliary: Mapping[str, AuxiliaryTerm] = field(default_factory=dict)

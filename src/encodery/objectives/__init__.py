@@ -9,7 +9,7 @@ from encodery.corrupt import Vocabulary
 from encodery.model.settings import ModelSettings
 from encodery.objectives._expected_loss import LossRange, RunSize
 from encodery.objectives._heldout import cross_entropy_metrics, masked_token_terms
-from encodery.objectives._module import ObjectiveModule
+from encodery.objectives._module import ObjectiveModule, auxiliary_terms
 from encodery.objectives._terms import Count, LossTerm, normalised_loss, step_metrics, sum_counts
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Objective",
     "ObjectiveModule",
     "RunSize",
+    "auxiliary_terms",
     "cross_entropy_metrics",
     "masked_token_terms",
     "normalised_loss",

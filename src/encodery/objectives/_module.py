@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from encodery.model import count
+from encodery.model.auxiliary import AuxiliaryTerm, term_names
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
@@ -52,7 +53,16 @@ class ObjectiveModule(nn.Module, abc.ABC):
 
     def forward(self, model: Model, batch: Batch) -> dict[str, LossTerm]:
         """Run the model on a prepared batch and return its terms."""
-        return self.loss(model, self.encode(model, batch), batch)
+        return self.terms(model, self.encode(model, batch), batch)
+
+    def terms(self, model: Model, output: Output, batch: Batch) -> dict[str, LossTerm]:
+        """Return the terms of `loss`, and the auxiliary ones that the model's sublayers add in training."""
+        return self.loss(model, output, batch) | auxiliary_terms(output.auxiliary, batch)
+
+    def all_counts(self, model: Model, batch: Batch) -> dict[str, Count]:
+        """Return the counts of all `terms` of a prepared batch in training."""
+        names = term_names(model.encoder.blocks)
+        return self.counts(batch) | dict.fromkeys(names, batch.tokens)
 
     def evaluate(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, LossTerm]:
         """Return the terms of a held-out batch, whose sums over all batches become the held-out metrics.
@@ -84,3 +94,10 @@ class ObjectiveModule(nn.Module, abc.ABC):
     def rates(self, progress: float) -> dict[str, float]:
         """Return the values of the objective's schedules at `progress`, for the log (`mask_rate`)."""
         return {}
+
+
+def auxiliary_terms(auxiliary: Mapping[str, AuxiliaryTerm], batch: Batch) -> dict[str, LossTerm]:
+    """Return auxiliary terms as loss terms, whose mean counts each micro-batch by its tokens."""
+    return {
+        name: LossTerm(term.mean * batch.tokens, batch.tokens, weight=term.weight) for name, term in auxiliary.items()
+    }

@@ -78,7 +78,7 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
         split = VisibleTokens(batch, self.mask_id)
         output: Output = model.encoder(batch, sequence_transform=LateMasks(split, None))
         whole = split.join(output.hidden, self.mask.expand(split.masked.numel(), -1))
-        return Output(self.decoder(whole, split.whole))
+        return Output(self.decoder(whole, split.whole), auxiliary=output.auxiliary)
 
     def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
         headless = dataclasses.replace(model, head=None)

@@ -109,7 +109,7 @@ class _ReplacedTokensModule(ObjectiveModule):
     def forward(self, model: Model, batch: Batch) -> dict[str, LossTerm]:
         """Run the generator on a prepared batch, then the model on what it wrote."""
         written, terms = self._write(batch)
-        return terms | self.loss(model, self.encode(model, written), written)
+        return terms | self.terms(model, self.encode(model, written), written)
 
     def loss(self, model: Model, output: Output, batch: Batch) -> dict[str, LossTerm]:
         """Return the terms of the detection; `batch.extra` holds `replaced` (T,) bool."""

@@ -208,7 +208,7 @@ class PretrainJob(Job):
 
     def counts(self, batch: Batch) -> dict[str, Count]:
         """See `Job`."""
-        return self.objective.counts(batch)
+        return self.objective.all_counts(self.model, batch)
 
     def terms(self, batch: Batch) -> dict[str, LossTerm]:
         """See `Job`."""
@@ -225,7 +225,7 @@ class PretrainJob(Job):
         _, predicted = self._predicted(batch)
         output = self.objective.encode(self.model, batch)
         logits = self.model.mlm_logits(output.hidden[predicted])
-        return self.objective.loss(self.model, output, batch), JobOutputs(output.hidden, logits, True)
+        return self.objective.terms(self.model, output, batch), JobOutputs(output.hidden, logits, True)
 
     def num_predictions(self, batch: Batch) -> Count:
         """See `Job`."""

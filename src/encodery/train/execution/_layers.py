@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from encodery.model.auxiliary import AuxiliaryTerm, add_terms, open_sublayers
 from encodery.model.blocks import BlockModule
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
-from encodery.objectives import LossTerm, ObjectiveModule
+from encodery.objectives import LossTerm, ObjectiveModule, auxiliary_terms, normalised_loss
 from encodery.train.execution import PreparedStep, StepTerms
 from encodery.train.execution._micro_batches import backward
 from encodery.train.precision import autocast
@@ -33,6 +34,7 @@ class _MicroBatchPass:
     inputs: list[Tensor] = field(default_factory=list)
     rng_states: list[RngState] = field(default_factory=list)
     gradient: Tensor | None = None
+    auxiliary: dict[str, AuxiliaryTerm] = field(default_factory=dict)
 
 
 class LayerSteps:
@@ -81,7 +83,9 @@ class LayerSteps:
                 self._fetch(block)
                 for one in passes:
                     self._set_rng_state(one.rng_states[-1])
+                    sublayers = open_sublayers(block)
                     self._record(one, self._run_block(block, one.inputs[-1], one.batch))
+                    one.auxiliary = add_terms(one.auxiliary, sublayers)
                 self._release(block)
 
     def _backward(self, passes: Sequence[_MicroBatchPass], step: PreparedStep) -> None:
@@ -116,8 +120,8 @@ class LayerSteps:
         model = self.model
         with autocast(step.number_format, self.device):
             mlm_logits = model.mlm_logits if "mlm" in model.heads else None
-            output = Output(model.encoder.final_norm(x), mlm_logits=mlm_logits)
-            terms = self.objective.loss(model, output, one.batch)
+            output = Output(model.encoder.final_norm(x), mlm_logits=mlm_logits, auxiliary=one.auxiliary)
+            terms = self.objective.terms(model, output, one.batch)
         results = backward(terms, step)
         one.gradient = x.grad
         return results
@@ -128,9 +132,14 @@ class LayerSteps:
         if one.gradient is None:
             return
         self._set_rng_state(rng_state)
+        sublayers = open_sublayers(block)
         with autocast(step.number_format, self.device):
             y = self._run_block(block, x, one.batch)
-        if y.requires_grad:
+        terms = auxiliary_terms(add_terms({}, sublayers), one.batch)
+        if y.requires_grad and any(term.weight for term in terms.values()):
+            added = normalised_loss(terms, step.counts) * step.loss_scale
+            torch.autograd.backward([y, added], [one.gradient, torch.ones_like(added)])
+        elif y.requires_grad:
             y.backward(one.gradient)  # type: ignore[no-untyped-call]
         one.gradient = x.grad
 
