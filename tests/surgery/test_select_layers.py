@@ -39,8 +39,7 @@ def test_the_selected_layers_compute_what_they_did(tmp_path: Path) -> None:
     assert small.settings.depth == 2
     batch = Batch.from_sequences([[5, 6, 7], [8, 9]])
     whole = loaded.model.encoder
-    kept = [whole.blocks[1], whole.blocks[4]]
-    whole.blocks = torch.nn.ModuleList(kept)
+    whole.groups = (1, 4)
     assert torch.equal(small(batch).hidden, loaded.model(batch).hidden)
     assert torch.equal(small.mlm_head.features(torch.ones(1, 16)), loaded.model.mlm_head.features(torch.ones(1, 16)))
 
@@ -59,6 +58,11 @@ def test_every_second_layer_by_default_and_uneven_sizes_stay_with_their_layer(tm
 def test_layers_that_the_model_does_not_have(layers: tuple[int, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         operate(made(tmp_path), *layers)
+
+
+def test_layers_that_share_their_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="share weights"):
+        operate(made(tmp_path, layer_groups=(0, 0, 0, 1, 1)), 0, 3)
 
 
 def test_local_layers_stay_local(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ class SelectLayers(Surgery):
 
     def operate(self, loaded: LoadedModel, generator: torch.Generator, batches: Sequence[Batch] = ()) -> SurgeryResult:
         old = loaded.model.settings
+        if old.layer_groups:
+            raise SettingsError(
+                f"{loaded.path}: its layers share weights (layer_groups), so their number stays the same."
+            )
         kept = self.layers or tuple(range(0, old.depth, 2))
         if not kept or kept[-1] >= old.depth:
             raise SettingsError(f"layers = {list(kept)}: the model has {old.depth} layers, counted from 0.")
