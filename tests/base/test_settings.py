@@ -22,6 +22,7 @@ from encodery.base.settings import (
     merge_tables,
     parse_overrides,
 )
+from encodery.model.settings import ModelSettings
 
 CONTRACT = '''"""Shapes to try."""
 import abc
@@ -209,3 +210,8 @@ def test_recipes_extend_one_parent(tmp_path: Path) -> None:
         load_recipe("any", tmp_path / "broken.toml")
     with pytest.raises(UnknownName, match="no recipe file"):
         load_recipe("any", tmp_path / "absent.toml")
+
+
+def test_none_leaves_out_a_part_of_a_family_that_has_no_part_of_that_name() -> None:
+    assert decode(ModelSettings, {"head": "none"}).head is None
+    assert name_of(decode(ModelSettings, {"positions": "none"}).positions) == "none"

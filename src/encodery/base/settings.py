@@ -236,7 +236,7 @@ def _union(kind: Any, value: Any, where: str) -> Any:
         return None
     structured = [option for option in options if option is not type(None)]
     if len(structured) == 1:
-        if value == "none" and type(None) in options and not _is_text(structured[0]):
+        if value == "none" and type(None) in options and not _means_itself(structured[0]):
             return None
         return _value(structured[0], value, where)
     if any(_holds_structure(option) for option in structured):
@@ -248,8 +248,9 @@ def _union(kind: Any, value: Any, where: str) -> Any:
     return _leaf(kind, value, where)
 
 
-def _is_text(kind: Any) -> bool:
-    return kind is str or (inspect.isclass(kind) and issubclass(kind, Part))
+def _means_itself(kind: Any) -> bool:
+    """Whether the text "none" is a value of that type: a text, or the name of a part of that family."""
+    return kind is str or (inspect.isclass(kind) and issubclass(kind, Part) and "none" in part_names(kind))
 
 
 def _holds_structure(kind: Any) -> bool:
