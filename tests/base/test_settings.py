@@ -214,4 +214,5 @@ def test_recipes_extend_one_parent(tmp_path: Path) -> None:
 
 def test_none_leaves_out_a_part_of_a_family_that_has_no_part_of_that_name() -> None:
     assert decode(ModelSettings, {"head": "none"}).head is None
+    assert decode(ModelSettings, merge_tables(encode(ModelSettings()), {"head": "none"})).head is None
     assert name_of(decode(ModelSettings, {"positions": "none"}).positions) == "none"

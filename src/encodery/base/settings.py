@@ -236,7 +236,9 @@ def _union(kind: Any, value: Any, where: str) -> Any:
         return None
     structured = [option for option in options if option is not type(None)]
     if len(structured) == 1:
-        if value == "none" and type(None) in options and not _means_itself(structured[0]):
+        # A name that is merged over the settings of a part is the name in their table.
+        named = value.get(PART_KEY) if isinstance(value, Mapping) else value
+        if named == "none" and type(None) in options and not _means_itself(structured[0]):
             return None
         return _value(structured[0], value, where)
     if any(_holds_structure(option) for option in structured):
