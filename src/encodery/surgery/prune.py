@@ -11,22 +11,20 @@ heads and units are zero. Shapes: T tokens, N heads, D head size, I intermediate
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from encodery.base.settings import check_at_least, check_interval
-from encodery.model.layer_sizes import LayerSizes
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
 from encodery.model.shape import Batch
+from encodery.model.units import best_units, check_units, magnitude_scores, selections, smaller_settings
 from encodery.surgery import Surgery, SurgeryResult
+from encodery.surgery._importance import taylor_scores
 from encodery.surgery._sizes import size_metrics
-from encodery.surgery._units import check_units, magnitude_scores, select_units, taylor_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,38 +59,18 @@ class StructuredPruning(Surgery):
             scores = magnitude_scores(loaded.model)
         else:
             scores = taylor_scores(loaded, batches, generator)
-        heads = self._kept(scores.heads, self.keep_heads, 1)
-        units = self._kept(scores.units, self.keep_intermediate, self.multiple_of)
-        state = dict(loaded.model.state_dict())
-        for layer, (kept_heads, kept_units) in enumerate(zip(heads, units, strict=True)):
-            select_units(state, loaded.model, layer, kept_heads, kept_units)
-        sizes = tuple(
-            LayerSizes(heads=len(kept_heads), intermediate_size=len(kept_units))
-            for kept_heads, kept_units in zip(heads, units, strict=True)
+        kept = best_units(
+            scores, self.keep_heads, self.keep_intermediate, self.multiple_of, per_layer=self.compare == "layer"
         )
-        smaller = dataclasses.replace(settings, head_size=settings.shape.head_size, layers=sizes)
-        model = model_of_state(smaller, state)
+        smaller, state = selections(loaded.model, kept), loaded.model.state_dict()
+        pruned = {name: smaller[name].of(tensor) if name in smaller else tensor for name, tensor in state.items()}
+        model = model_of_state(smaller_settings(settings, kept), pruned)
         sizes_before_and_after = {
-            "heads": sum(map(len, heads)),
+            "heads": sum(map(len, kept.heads)),
             "heads_before": sum(map(len, scores.heads)),
-            "intermediate_units": sum(map(len, units)),
+            "intermediate_units": sum(map(len, kept.units)),
             "intermediate_units_before": sum(map(len, scores.units)),
         }
         return SurgeryResult(
             model, metrics={**size_metrics(loaded.model.state_dict(), model), **sizes_before_and_after}
         )
-
-    def _kept(self, scores: Sequence[Tensor], fraction: float, multiple_of: int) -> list[Tensor]:
-        """The indices that stay in each layer, in ascending order; `scores`: (n,) for each layer."""
-        if self.compare == "layer":
-            counts = [round(fraction * len(own)) for own in scores]
-        else:
-            everything = torch.cat(list(scores))
-            layers = torch.arange(len(scores)).repeat_interleave(torch.tensor([len(own) for own in scores]))
-            best = everything.argsort(descending=True, stable=True)[: round(fraction * len(everything))]
-            counts = layers[best].bincount(minlength=len(scores)).tolist()
-        kept = []
-        for own, count in zip(scores, counts, strict=True):
-            rounded = min(max(-(-count // multiple_of), 1) * multiple_of, len(own))  # 0 of an absent sublayer
-            kept.append(own.argsort(descending=True, stable=True)[:rounded].sort().values)
-        return kept

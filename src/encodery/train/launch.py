@@ -135,6 +135,12 @@ def choose_execution(job: type[Job], settings: JobSettings, device: torch.device
     strategy = selected[0] if selected else find_part(Execution, "plain")()
     for reason in strategy.incompatibilities(job, settings, device):
         raise SettingsError(reason)
+    resizing = [name_of(hook) for hook in settings.hooks if hook.resizes]
+    if resizing and (not strategy.supports_resizing or machine.world_size() > 1 or settings.train.optimizer_offload):
+        raise SettingsError(
+            f"hooks: {resizing[0]} makes the model smaller in the middle of a run, which needs one process without "
+            "train.compile, train.cuda_graphs, train.fsdp, train.layerwise_offload and train.optimizer_offload."
+        )
     return strategy
 
 

@@ -39,6 +39,7 @@ from encodery.train.optimizer_offload import offload_optimizer
 from encodery.train.optimizer_state import set_lr
 from encodery.train.precision import NumberFormat, autocast, initial_loss_scale, set_linear_format
 from encodery.train.recipe import RECIPE, JobSettings
+from encodery.train.resize import resize, restore_sizes, stored_sizes
 from encodery.train.step import forward_backward
 from encodery.train.step_log import Line, StepLog
 
@@ -106,6 +107,7 @@ class Loop:
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a checkpoint. Raises `CheckpointError` if it belongs to another run."""
         state = snapshot.state
+        restore_sizes(self.job.module, state["layers"], self.optimizer, self.hooks)
         checkpoint.restore(snapshot, self.job.module, self.optimizer, self.hooks)
         self.job.load_state(state["job"])
         self.clock.load_state(state["clock"])
@@ -181,6 +183,7 @@ class Loop:
     def _step(self, elapsed: float) -> None:
         start, settings = time.monotonic(), self.settings
         before = self.clock.train_state(elapsed)
+        self._resize(before)
         for hook in self.hooks:
             hook.before_step(before)
         batch_tokens = round(settings.batch_tokens(before.progress))
@@ -214,6 +217,18 @@ class Loop:
         for hook in self.hooks if updated else ():
             hook.after_step(after)
         self.log.step(self._line(after, batches, seconds, norm, progress), terms)
+
+    def _resize(self, state: TrainState) -> None:
+        """Remove what a hook says from the model. The best weights so far belong to a larger model and are dropped, and
+        a checkpoint is written, since a larger one cannot be returned to."""
+        for hook in self.hooks:
+            kept = hook.kept_units(state)
+            if kept is not None:
+                self.guard.flush()
+                resize(self.job.module, kept, self.optimizer, self.hooks)
+                set_linear_format(self.job.module, self.number_format)
+                self.best = BestWeights()
+                self._save(state.elapsed)
 
     def _update(self) -> tuple[float | Tensor, bool]:
         """Clip and step. If the run has diverged, weights and optimiser state go back to the last checkpoint, at most
@@ -311,6 +326,7 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             "identity": self.job.identity(),
+            "layers": stored_sizes(self.job.module),
             "clock": self.clock.state(),
             "job": self.job.state(),
             "guard": self.guard.state(),

@@ -202,7 +202,7 @@ class PretrainJob(Job):
 
     def _flops(self, packed: PackedBatch, progress: float) -> float:
         """Floating-point operations per token, at the lengths of this rank's sequences."""
-        return self.objective.flops(self.settings.model, attended_length(packed.lengths), progress)
+        return self.objective.flops(self.model.settings, attended_length(packed.lengths), progress)
 
     # The model at work
 

@@ -10,7 +10,7 @@ import abc
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -40,6 +40,9 @@ class PreparedStep:
 
 class Execution(Part):
     """Contract of an execution strategy."""
+
+    supports_resizing: ClassVar[bool] = False
+    """Whether parameters may become smaller between steps, in a run of one process."""
 
     @abc.abstractmethod
     def selected(self, train: TrainSettings) -> bool:

@@ -7,6 +7,7 @@ selects another strategy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ from encodery.train.settings import TrainSettings
 @dataclass(frozen=True, kw_only=True)
 class Plain(Execution):
     """Whole weights on every rank."""
+
+    supports_resizing: ClassVar[bool] = True
 
     def selected(self, train: TrainSettings) -> bool:
         """Never selected by a setting."""

@@ -9,10 +9,13 @@ import abc
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from encodery.base.errors import SettingsError
 from encodery.base.parts import Part
+from encodery.model.units import KeptUnits, Selection
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class TrainState:
 class Hook(Part):
     """Contract of a hook."""
 
+    resizes: ClassVar[bool] = False
+    """Whether its `kept_units` can return something; only an execution that `supports_resizing` runs it."""
+
     @abc.abstractmethod
     def build(self, module: nn.Module) -> RunningHook:
         """The running hook of a trained module, which is on its device with its first weights."""
@@ -39,6 +45,18 @@ class RunningHook(abc.ABC):  # noqa: B024
 
     def before_step(self, state: TrainState) -> None:  # noqa: B027
         """Called before the batches of a step are prepared; `state` counts the steps done so far."""
+
+    def kept_units(self, state: TrainState) -> KeptUnits | None:
+        """The heads and units of the model that stay from now on, asked before each step; None: all of them.
+
+        The loop removes the others from the model, from the state of the optimiser and from that of all hooks.
+        """
+        return None
+
+    def resize(self, smaller: Mapping[nn.Parameter, Selection]) -> None:
+        """Follow parameters that became smaller in place. Raises `SettingsError` if the hook keeps state of them."""
+        if self.state_tensors():
+            raise SettingsError(f"hooks: {type(self).__name__.lstrip('_')} cannot follow a model that becomes smaller.")
 
     def after_step(self, state: TrainState) -> None:  # noqa: B027
         """Called after the step of the optimiser, which `state` counts; not called for a skipped step."""

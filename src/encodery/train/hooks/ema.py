@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from encodery.base.errors import CheckpointError, SettingsError
+from encodery.model.units import Selection
 from encodery.train.hooks import Hook, RunningHook, TrainState
 
 COUNT = "averages_taken"
@@ -52,6 +53,12 @@ class _Average(RunningHook):
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - decay)
         self.count += 1
+
+    def resize(self, smaller: Mapping[nn.Parameter, Selection]) -> None:
+        """The average shrinks with the weights."""
+        for name, p in self.weights.items():
+            if p in smaller:
+                self.average[name] = smaller[p].of(self.average[name])
 
     @contextlib.contextmanager
     def evaluation_weights(self) -> Iterator[None]:
