@@ -89,7 +89,8 @@ class Encoder(nn.Module):
         layout = batch.layout
         x = self.positions.add(self.embeddings(batch.ids, batch.segment), layout)
         x, layout = transform.transform(self.embeddings.widen(self.drop(self.embedding_norm(x))), layout)
-        outputs, auxiliary = [(x, layout)], dict[str, AuxiliaryTerm]()
+        outputs = [(x, layout)]
+        auxiliary: dict[str, AuxiliaryTerm] = {}
         for layer, block in enumerate(self.layer_blocks):
             x, layout = transform.before_layer(x, layout, layer)
             sublayers = open_sublayers(block)
