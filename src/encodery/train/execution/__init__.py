@@ -54,10 +54,8 @@ class Execution(Part):
 
     @abc.abstractmethod
     def build(self, job: Job, distributed: DistributedContext, device: torch.device) -> RunningExecution:
-        """The strategy applied to `job`, whose module it moves to the device.
-
-        Raises `SettingsError` if the model of the job does not allow it.
-        """
+        """The strategy applied to `job`, whose module it moves to the device. Raises `SettingsError` if the model of
+        the job does not allow it."""
 
 
 class RunningExecution(abc.ABC):
