@@ -251,6 +251,26 @@ def test_compressions_follow_each_other_on_the_command_line(finetuned: Path, tmp
     assert cli(["predict", "--model", rounded, "--text", "one red"]) in (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("objective", "model"),
+    [("masked_autoencoder", {}), ("replaced_tokens", {"head": None, "extra_heads": ["replaced_tokens"]})],
+)
+def test_a_teacher_needs_a_head_that_is_saved(objective: str, model: dict[str, Any], tmp_path: Path) -> None:
+    """Otherwise the teacher would have the random head with which its run began."""
+    store = example_store()
+    table = {
+        "model": {**SIZES, **model},
+        "objective": objective,
+        "feed": {"max_length": 32},
+        "train": {**TRAIN, **STEPS},
+    }
+    settings = decode(PretrainSettings, table).with_vocab_size(store.special_tokens.vocab_size)
+    start(pretrain_recipe(settings, store).with_train(budget="2steps"), tmp_path / "run")
+    with pytest.raises(SettingsError, match=f"'{objective}': predicts no masked tokens with a head that is saved"):
+        start(compress_recipe(tmp_path / "run", DISTILL), tmp_path / "out")
+    assert start(compress_recipe(tmp_path / "run", PRUNE), tmp_path / "pruned").finished
+
+
 def test_embedding_training_is_compressed_too(encoder: Path, tmp_path: Path) -> None:
     """Its outputs are no predictions, so that a teacher is refused; what acts on weights works with any job."""
     rows = [{"anchor": f"one {colour}", "positive": f"{colour} cat"} for colour in ("red", "green", "blue")] * 4

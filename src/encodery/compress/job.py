@@ -20,7 +20,7 @@ from encodery.base.settings import encode
 from encodery.compress.distill import DistillationModule
 from encodery.compress.prune import RunningPruning
 from encodery.compress.settings import CompressSettings
-from encodery.compress.targets import folded, linear_layers, model_of, quantize
+from encodery.compress.targets import folded, linear_layers, quantize
 from encodery.model.digest import weights_digest
 from encodery.objectives import Count, LossRange, LossTerm
 from encodery.train.distributed import DistributedContext
@@ -42,7 +42,7 @@ class CompressJob(Job):
 
     def __init__(self, job: Job, settings: CompressSettings, teacher: Job | None, device: torch.device) -> None:
         self.job, self.settings, self.teacher = job, settings, teacher
-        self.model, self.progress = model_of(job), 0.0
+        self.model, self.progress = job.model, 0.0
         self.pruned: dict[str, Tensor] = {}
         self.pruning: RunningPruning | None = None
         if settings.prune is not None:
@@ -53,7 +53,7 @@ class CompressJob(Job):
         self.comparisons: dict[str, DistillationModule] = {}
         if teacher is not None:
             teacher.module.to(device).eval().requires_grad_(False)
-            shapes = self.model.settings.shape, model_of(teacher).settings.shape
+            shapes = self.model.settings.shape, teacher.model.settings.shape
             self.comparisons = {name_of(part): part.build(*shapes) for part in settings.distill}
         self.module = nn.ModuleDict({"job": job.module, "distill": nn.ModuleDict(self.comparisons)})
 

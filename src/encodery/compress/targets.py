@@ -10,17 +10,7 @@ from torch import nn
 from encodery.base.errors import SettingsError
 from encodery.compress.quantize import Quantization, QuantizedLinear
 from encodery.model.encoder import Encoder
-from encodery.model.network import Model
 from encodery.model.weights import Linear, LinearLayer
-from encodery.train.job import Job
-
-
-def model_of(job: Job) -> Model:
-    """The model that a job trains. Raises `SettingsError` if it trains none, or several."""
-    models = [module for module in job.module.modules() if isinstance(module, Model)]
-    if len(models) != 1:
-        raise SettingsError(f"The job '{job.name()}' trains {len(models)} models; compression needs exactly one.")
-    return models[0]
 
 
 def linear_layers(encoder: Encoder) -> dict[str, tuple[nn.Module, str, Linear]]:

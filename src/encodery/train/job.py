@@ -85,6 +85,9 @@ class Job(abc.ABC):
     """Everything that is trained; its parameter names are those in checkpoints. The execution moves it to the
     device."""
 
+    model: Model
+    """The model in `module` that is trained and saved; others belong to the objective."""
+
     @classmethod
     def name(cls) -> str:
         """The name of the job in a recipe: its module, without the package."""

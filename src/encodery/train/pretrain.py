@@ -233,10 +233,11 @@ class PretrainJob(Job):
 
     def _predicted(self, batch: Batch) -> tuple[int, Tensor]:
         """The number of masked tokens of a prepared batch and their positions (N,)."""
-        if "masked_positions" not in batch.extra or "mlm" not in self.model.heads:
+        saved = self.objective.keeps_heads and type(self.objective).forward is ObjectiveModule.forward
+        if not saved or "masked_positions" not in batch.extra or "mlm" not in self.model.heads:
             raise SettingsError(
-                f"objective = '{name_of(self.settings.objective)}': predicts no masked tokens, so a teacher cannot be "
-                "compared with it."
+                f"objective = '{name_of(self.settings.objective)}': predicts no masked tokens with a head that is "
+                "saved, so a teacher cannot be compared with it."
             )
         positions: Tensor = batch.extra["masked_positions"][batch.extra["labels"] >= 0]
         return len(positions), positions
