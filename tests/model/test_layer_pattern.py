@@ -85,3 +85,13 @@ def test_engines_of_fixed_operations_refuse_it() -> None:
     pytest.importorskip("onnx")
     with pytest.raises(SettingsError, match=r"attention = 'pattern': .* supports only full"):
         decode(Runtime, "onnx").build(build_model(settings(), 1))
+
+
+def test_every_other_layer_is_a_mixture_of_experts() -> None:
+    mixture = {"is": "mixture", "experts": 4}
+    model: Any = build_model(settings(ffn={"is": "pattern", "of": ["mlp", mixture]}), 1)
+    output = model(BATCH)
+    assert output.hidden.isfinite().all()
+    counts = [sum(p.numel() for p in block.ffn.parameters()) for block in model.encoder.blocks]
+    assert counts[1] == counts[3] > 3 * counts[0] == 3 * counts[2]
+    assert output.auxiliary, "the terms of the mixtures reach the output"
