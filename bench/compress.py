@@ -71,7 +71,7 @@ def main() -> None:
     runs = {row: [run(work, row, seed) for seed in options.seeds] for row in ROWS}
     result = {
         "machine": machine.describe(),
-        "settings": {"rows": sizes, "teacher": Path(pretrained).name, "student": "layers 0, 2, 4 of 6"},
+        "settings": {"rows": sizes, "student": "layers 0, 2, 4 of 6"},
         "runs": {"teacher": [{"seed": 0, "test_accuracy": teacher}], **runs},
     }
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
