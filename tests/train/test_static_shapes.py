@@ -190,10 +190,10 @@ def test_micro_batches_have_one_shape_and_several_ranks_see_the_same_ones(table:
 def test_micro_batches_are_filled_and_hold_at_most_max_sequences(store: Path) -> None:
     split = TokenStore.open(store).train
     settings = LoaderSettings(max_length=32, batch_tokens=256)
-    loader = PackedLoader(split, settings, 0, per_rank_batches=True, max_sequences=40)
+    loader = PackedLoader(split, settings, 0, max_sequences=40)
     batches = [loader.next(256) for _ in range(50)]
     assert sum(packed.tokens for packed in batches) > 0.98 * 50 * 256, "of micro-batches of eight sequences"
-    few = PackedLoader(split, settings, 0, per_rank_batches=True, max_sequences=9)
+    few = PackedLoader(split, settings, 0, max_sequences=9)
     assert max(len(few.next(256).lengths) for _ in range(20)) <= 9
 
 

@@ -11,6 +11,7 @@ from encodery.objectives._expected_loss import LossRange, RunSize
 from encodery.objectives._heldout import cross_entropy_metrics, masked_token_terms
 from encodery.objectives._module import ObjectiveModule, auxiliary_terms
 from encodery.objectives._terms import Count, LossTerm, normalised_loss, step_metrics, sum_counts
+from encodery.tokens.feeds import DataFeed
 
 __all__ = [
     "Count",
@@ -30,6 +31,12 @@ __all__ = [
 
 class Objective(Part):
     """Contract: a part holds the settings, `build` makes the module that the training loop calls."""
+
+    @property
+    def feed(self) -> DataFeed | None:
+        """What the sequences of a batch are made of; None for pieces of documents. The module's `prepare` gets the
+        batch's `segment`, and in `extra` the label `relation` (B,) of each sequence."""
+        return None
 
     @abc.abstractmethod
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:

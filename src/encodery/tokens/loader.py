@@ -24,10 +24,12 @@ import numpy.typing as npt
 
 from encodery.base.errors import CheckpointError, EmptyInput, SettingsError
 from encodery.base.machine import derive_seed
-from encodery.base.settings import check_at_least
+from encodery.base.parts import name_of
+from encodery.base.settings import check_at_least, encode
 from encodery.tokens.chunks import Chunks, DocumentChunks, StreamChunks
+from encodery.tokens.feeds import DataFeed
 from encodery.tokens.fit import add_best_fitting, balance, min_chunk_length, split_long, split_to_fit
-from encodery.tokens.shuffle import Integers, permute
+from encodery.tokens.shuffle import Integers, hash_under_key, permute, scale_hashes
 from encodery.tokens.store import TokenSplit
 
 BLOCK = 4096
@@ -69,12 +71,15 @@ Balancer = Callable[[Integers, int, int], Integers]
 class PackedBatch(NamedTuple):
     """A packed batch: `ids` (T,) int64, `cu_seqlens` (B+1,) int32, sequences sorted from short to long.
     `global_tokens`: the tokens of all ranks together, 0 if the batch was not drawn for one of several.
-    `micro_batch_ids` (B,): the micro-batch of each sequence, if the loader has a balancer."""
+    `micro_batch_ids` (B,): the micro-batch of each sequence, if the loader has a balancer. With a feed, `segment` (T,)
+    is the segment of each token and `relation` (B,) the label of the piece that each sequence is made of."""
 
     ids: npt.NDArray[np.int64]
     cu_seqlens: npt.NDArray[np.int32]
     global_tokens: int = 0
     micro_batch_ids: Integers = np.zeros(0, np.int64)
+    segment: Integers | None = None
+    relation: Integers | None = None
 
     @property
     def tokens(self) -> int:
@@ -107,9 +112,10 @@ EMPTY: Integers = np.zeros(0, np.int64)
 class PackedLoader:
     """Endless batches of a split for one rank of `world`.
 
-    `per_rank_batches`: the budget is one rank's, each rank has its own batch, of at most `max_sequences` sequences.
+    `max_sequences`: if set, the budget is one rank's, and each rank has its own batch of no more sequences than that.
     `balancer`: assigns the sequences of a batch to micro-batches; this rank packs the micro-batches rank, rank + world,
-    … and reads no other sequence. Raises `EmptyInput` if the split holds no document that is long enough.
+    … and reads no other sequence. `feed`: what the sequences
+    are made of (None: pieces of documents). Raises `EmptyInput` if the split holds no document that is long enough.
     """
 
     def __init__(
@@ -119,13 +125,14 @@ class PackedLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        per_rank_batches: bool = False,
         max_sequences: int | None = None,
         balancer: Balancer | None = None,
+        feed: DataFeed | None = None,
     ) -> None:
         self.split, self.settings, self.seed, self.rank, self.world = split, settings, seed, rank, world
-        self.per_rank_batches, self.max_sequences, self.balancer = per_rank_batches, max_sequences, balancer
-        self.chunks = _chunks(split, settings)
+        self.max_sequences, self.balancer = max_sequences, balancer
+        self.feed = feed
+        self.chunks = _chunks(split, settings, feed)
         if not self.chunks.count:
             raise EmptyInput(f"The split '{split.name}' holds no document of {settings.min_length} tokens or more.")
         self._at = _Pending(0, 0, EMPTY, EMPTY)
@@ -148,13 +155,15 @@ class PackedLoader:
         allows.
         """
         sizes = self.resolve_limits(batch_tokens, max_length)
-        if not self.per_rank_batches:
-            return self._balanced(*sizes) if self.balancer is not None else self._partition(*self._take(*sizes))
+        if self.max_sequences is None:
+            before = self._at
+            return self._balanced(*sizes) if self.balancer is not None else self._partition(*self._take(*sizes), before)
+        before = self._at
         taken = [self._take(*sizes) for _ in range(self.world)]
         starts, lengths = taken[self.rank]
         order = np.argsort(lengths, kind="stable")
         planned = sum(int((lengths + self.chunks.num_special_tokens).sum()) for _, lengths in taken)
-        return _pack(self.chunks, starts[order], lengths[order])._replace(global_tokens=planned)
+        return self._pack(starts[order], lengths[order], before)._replace(global_tokens=planned)
 
     def resolve_limits(self, batch_tokens: int | None = None, max_length: int | None = None) -> tuple[int, int]:
         """Return (budget in tokens, longest sequence) of a call of `next` with these arguments, checked."""
@@ -162,7 +171,7 @@ class PackedLoader:
         longest = self.settings.max_length if max_length is None else max_length
         if not 8 <= longest <= self.settings.max_length:
             raise SettingsError(f"max_length = {longest}: must be in 8..{self.settings.max_length}, the setting.")
-        ranks = 1 if self.per_rank_batches or self.balancer is not None else self.world
+        ranks = 1 if self.max_sequences is not None or self.balancer is not None else self.world
         if budget < longest * ranks:
             raise SettingsError(f"batch_tokens = {budget}: must be at least max_length x ranks = {longest} x {ranks}.")
         return budget, longest
@@ -218,22 +227,32 @@ class PackedLoader:
 
     def _balanced(self, budget: int, longest: int) -> PackedBatch:
         assert self.balancer is not None
+        before = self._at
         starts, lengths = self._take(budget, longest)
         order = np.argsort(lengths, kind="stable")
         sizes = lengths[order] + self.chunks.num_special_tokens
         micro_batch_ids = self.balancer(sizes[::-1], budget, longest)[::-1]
         own = micro_batch_ids % self.world == self.rank
         order = order[own]
-        packed = _pack(self.chunks, starts[order], lengths[order])
-        return packed._replace(global_tokens=int(sizes.sum()), micro_batch_ids=micro_batch_ids[own])
+        packed = self._pack(starts[order], lengths[order], before)
+        ids = micro_batch_ids[own] if self.feed is None else micro_batch_ids[own].repeat(self.feed.sequences)
+        return packed._replace(global_tokens=int(sizes.sum()), micro_batch_ids=ids)
 
-    def _partition(self, starts: Integers, lengths: Integers) -> PackedBatch:
+    def _partition(self, starts: Integers, lengths: Integers, before: _Pending) -> PackedBatch:
         order = np.argsort(lengths, kind="stable")
         if self.world > 1:
             order = order[::-1][
                 balance(lengths[order[::-1]] + self.chunks.num_special_tokens, self.world) == self.rank
             ][::-1]
-        return _pack(self.chunks, starts[order], lengths[order])
+        return self._pack(starts[order], lengths[order], before)
+
+    def _pack(self, starts: Integers, lengths: Integers, before: _Pending) -> PackedBatch:
+        """The batch of these pieces. A feed draws from where the loader was before the batch, and from each piece."""
+        if self.feed is None:
+            return _pack(self.chunks, starts, lengths)
+        key = derive_seed(self.seed, "pieces", before.epoch, before.cursor, len(before.starts))
+        draws = np.stack([scale_hashes(hash_under_key(starts * 3 + i, key), 2**31 - 1) for i in range(3)], 1)
+        return _compose(self.feed, self.split, starts, lengths, draws)
 
     def state(self) -> dict[str, Any]:
         """Return the state as JSON: after `load_state` of it, the next batches are those that would have come now."""
@@ -271,7 +290,8 @@ class PackedLoader:
 
     def _identity(self) -> dict[str, Any]:
         fixed = {key: value for key, value in asdict(self.settings).items() if key != "batch_tokens"}
-        return {"store": self.split.identity, "seed": self.seed, **fixed}
+        feed = {} if self.feed is None else {"feed": encode(self.feed)}
+        return {"store": self.split.identity, "seed": self.seed, **fixed, **feed}
 
 
 def evaluation_batches(
@@ -300,13 +320,37 @@ def evaluation_batches(
         pending = starts[begin:], lengths[begin:]
 
 
-def _chunks(split: TokenSplit, settings: LoaderSettings) -> Chunks:
+def _chunks(split: TokenSplit, settings: LoaderSettings, feed: DataFeed | None = None) -> Chunks:
+    if feed is not None:
+        if settings.group_texts or not settings.add_special_tokens:
+            raise SettingsError(
+                f"The feed '{name_of(feed)}' needs feed.group_texts = false and feed.add_special_tokens = true."
+            )
+        feed.check_split(split)
+        size = settings.max_length - feed.num_special_tokens
+        chunks = DocumentChunks(split, size, min_chunk_length(size), max(settings.min_length, 2), True)
+        chunks.num_special_tokens = feed.num_special_tokens
+        return chunks
     if settings.group_texts:
         return StreamChunks(
             split, settings.max_length, min_chunk_length(settings.max_length), settings.add_special_tokens
         )
     size = settings.max_length - (2 if settings.add_special_tokens else 0)
     return DocumentChunks(split, size, min_chunk_length(size), settings.min_length, settings.add_special_tokens)
+
+
+def _compose(feed: DataFeed, split: TokenSplit, starts: Integers, lengths: Integers, draws: Integers) -> PackedBatch:
+    """The sequences that a feed makes of pieces; `draws` (n, 3)."""
+    pieces = [
+        feed.compose(split, start, length, own)
+        for start, length, own in zip(starts.tolist(), lengths.tolist(), draws, strict=True)
+    ]
+    sizes = [length for piece in pieces for length in piece.lengths]
+    cu_seqlens = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=cu_seqlens[1:])
+    ids, segment = (np.concatenate([EMPTY, *(piece[i] for piece in pieces)]) for i in range(2))
+    relation = np.array([piece.relation for piece in pieces], np.int64).repeat(feed.sequences)
+    return PackedBatch(ids, cu_seqlens, segment=segment, relation=relation)
 
 
 def _pack(chunks: Chunks, starts: Integers, lengths: Integers) -> PackedBatch:

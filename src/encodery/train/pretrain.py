@@ -125,9 +125,10 @@ class PretrainJob(Job):
         feed, ranks = self.settings.feed, (self.distributed.rank, self.distributed.world)
         seed = derive_seed(self.settings.train.seed, "feed")
         if self.static_shape is None:
-            return PackedLoader(self.store.train, feed, seed, *ranks, balancer=self._micro_batch_ids)
+            made_of = self.settings.objective.feed
+            return PackedLoader(self.store.train, feed, seed, *ranks, balancer=self._micro_batch_ids, feed=made_of)
         max_sequences = self.static_shape.max_sequences
-        return PackedLoader(self.store.train, feed, seed, *ranks, per_rank_batches=True, max_sequences=max_sequences)
+        return PackedLoader(self.store.train, feed, seed, *ranks, max_sequences=max_sequences)
 
     def identity(self) -> dict[str, Any]:
         """Every setting that changes the weights, and the fingerprint of the tokens."""
@@ -193,7 +194,9 @@ class PretrainJob(Job):
         ids, cu_seqlens = torch.from_numpy(packed.ids), torch.from_numpy(packed.cu_seqlens)
         if self.device.type == "cuda":
             ids, cu_seqlens = ids.pin_memory(), cu_seqlens.pin_memory()
-        batch = Batch(ids, cu_seqlens, max_seqlen)
+        segment = None if packed.segment is None else torch.from_numpy(packed.segment)
+        extra = {} if packed.relation is None else {"relation": torch.from_numpy(packed.relation)}
+        batch = Batch(ids, cu_seqlens, max_seqlen, segment, extra)
         if self.device.type != "cpu":
             batch = batch.to(self.device, non_blocking=True)
         generator = torch.Generator(self.device)
@@ -367,4 +370,6 @@ def _take_sequences(packed: PackedBatch, taken: npt.NDArray[np.bool_]) -> Packed
     cu_seqlens = np.zeros(len(own) + 1, np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
     positions = np.repeat(starts - cu_seqlens[:-1], lengths) + np.arange(int(cu_seqlens[-1]))
-    return PackedBatch(packed.ids[positions], cu_seqlens)
+    segment = None if packed.segment is None else packed.segment[positions]
+    relation = None if packed.relation is None else packed.relation[own]
+    return PackedBatch(packed.ids[positions], cu_seqlens, segment=segment, relation=relation)
