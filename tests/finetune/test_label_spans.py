@@ -56,12 +56,25 @@ def told(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
     return logits_of_texts
 
 
-def trained(task: ZeroShotSpans, loaded: LoadedModel, rows: dict[str, list[Any]], steps: int, size: int) -> Predictor:
-    """A model of a few steps on rows."""
+def trained(
+    task: ZeroShotSpans,
+    loaded: LoadedModel,
+    rows: dict[str, list[Any]],
+    steps: int,
+    size: int,
+    lr: float = 3e-3,
+    orthogonal: bool = False,
+) -> Predictor:
+    """A model of a few steps on rows. `orthogonal`: token embeddings are orthogonal and not trained, so that the model
+    cannot store its training pairs in them."""
     known = task.fit_labels(rows)
     made = predictor(task, loaded, known)
+    if orthogonal:
+        table = made.model.encoder.token_embeddings.requires_grad_(False)
+        torch.nn.init.orthogonal_(table)
+        table.mul_(table.shape[1] ** 0.5)
     examples = task.prepare(rows, made.preprocessor, known, True)
-    optim = torch.optim.AdamW([*made.model.parameters(), *made.module.parameters()], lr=3e-3)
+    optim = torch.optim.AdamW([*made.model.parameters(), *made.module.parameters()], lr=lr)
     draw = np.random.default_rng(0)
     made.model.train()
     for _ in range(steps):
@@ -85,27 +98,29 @@ def test_a_few_steps_learn_spans_and_only_requested_types_are_predicted(loaded: 
     assert {span["label"] for answer in requested for span in answer["spans"]} == {"sky"}
 
 
-COATS, ANIMALS = ("red", "green", "blue", "grey", "black"), ("cat", "dog", "fox", "hen", "owl")
-UNSEEN = [" ".join(pair) for pair in zip(COATS, ANIMALS, strict=True)]
-SEEN = [f"{coat} {animal}" for coat in COATS for animal in ANIMALS if f"{coat} {animal}" not in UNSEEN]
+COLOURS = ("red", "green", "blue", "grey", "black", "white", "pink", "brown")
+ANIMALS = ("cat", "dog", "fox", "hen", "owl", "cow", "pig", "bat")
+UNSEEN = [" ".join(pair) for pair in zip(COLOURS[:5], ANIMALS[:5], strict=True)]
+SEEN = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS if f"{colour} {animal}" not in UNSEEN]
 
 
-def herds(count: int, seed: int, here: Sequence[str], requested: Sequence[str]) -> dict[str, list[Any]]:
-    """Texts with two coloured animals of `here`, one of them asked for beside an absent one, both of `asked`: a span is
-    of a type if it has its words."""
+def coloured_animals(count: int, seed: int, in_texts: Sequence[str], types: Sequence[str]) -> dict[str, list[Any]]:
+    """Texts with two coloured animals of `in_texts`, one of them of `types`. Each row asks for that one and for an
+    absent one of `types`, which has the colour or the animal of one in the text if there is such a type."""
     draw = np.random.default_rng(seed)
     rows: dict[str, list[Any]] = {"text": [], "types": [], "spans": []}
     for _ in range(count):
-        right, other = str(draw.choice(requested)), str(draw.choice(here))
-        animals = [str(name) for name in draw.permutation([right, *({other} - {right})])]
-        absent = str(draw.choice([name for name in requested if name not in animals]))
+        present, other = str(draw.choice(types)), str(draw.choice(in_texts))
+        names = [str(name) for name in draw.permutation([present, *({other} - {present})])]
+        candidates, words = [name for name in types if name not in names], set(" ".join(names).split())
+        absent = str(draw.choice([name for name in candidates if words & set(name.split())] or candidates))
         text, spans = "", []
-        for name in animals:
+        for name in names:
             text += f"{draw.choice(['one', 'two', 'six'])} {name} "
-            if name == right:
+            if name == present:
                 spans.append({"start": len(text) - len(name) - 1, "end": len(text) - 1, "label": name})
-        for role, value in (("text", text), ("types", [str(t) for t in draw.permutation([right, absent])])):
-            rows[role].append(value)
+        rows["text"].append(text)
+        rows["types"].append([str(name) for name in draw.permutation([present, absent])])
         rows["spans"].append(spans)
     return rows
 
@@ -114,16 +129,17 @@ def test_types_that_are_not_in_training_are_predicted(
     word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Every word of the types was read in training, no such pair of words was, in the texts or in the prompts."""
-    words = word_tokenizer([*COATS, *ANIMALS, "one", "two", "six"])
-    task = ZeroShotSpans(max_span_words=2, overlap=4, type_dropout=0.0, positive_weight=5.0, dropout=0.0)
-    rows = herds(600, 0, SEEN, SEEN)
+    tokenizer = word_tokenizer([*COLOURS, *ANIMALS, "one", "two", "six"])
+    task = ZeroShotSpans(max_span_words=2, overlap=4, type_dropout=0.0, positive_weight=10.0, dropout=0.0)
+    rows = coloured_animals(2000, 0, SEEN, SEEN)
     assert not any(name in text for name in UNSEEN for text in rows["text"])
-    made = trained(task, load_model(small_model(tmp_path, words, max_length=24, type_vocab_size=2)), rows, 500, 16)
+    loaded = load_model(small_model(tmp_path, tokenizer, depth=1, max_length=24, type_vocab_size=2))
+    made = trained(task, loaded, rows, steps=500, size=64, lr=5e-3, orthogonal=True)
     assert not set(made.metadata.types) & set(UNSEEN)
-    test = herds(100, 1, SEEN + UNSEEN, UNSEEN)
+    test = coloured_animals(100, 1, SEEN + UNSEEN, UNSEEN)
     answers = made.predict({"text": test["text"], "types": test["types"]}).answers
     assert task.metrics(answers, test, made.metadata)["f1"] > 0.8
-    # The same texts asked for what they do not have: what is said depends on the name.
+    # The same texts with types that they do not have: the prediction depends on the name.
     absent = [[name for name in UNSEEN if name not in text][:2] for text in test["text"]]
     answers = made.predict({"text": test["text"], "types": absent}).answers
     assert sum(len(answer["spans"]) for answer in answers) < 20

@@ -116,7 +116,10 @@ class Running:
     def client(self, **options: Any) -> httpx.Client:
         import httpx
 
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+        # With limits, httpcore closes idle connections that it has already assigned to a request of another thread,
+        # which then waits until its timeout (github.com/encode/httpcore/issues/1110).
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, limits=limits, **options)
 
     def stop(self) -> None:
         self.server.should_exit = True
