@@ -1,4 +1,4 @@
-"""Checks of attentions, each with unlimited reach and with a window."""
+"""Checks of attentions, each with every reach of `REACHES` that the attention does not refuse."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from encodery.base.errors import SettingsError
+from encodery.base.parts import find_part, part_names
 from encodery.base.settings import decode, encode
+from encodery.checks import raised_message
 from encodery.model.attention import Attention, AttentionModule
 from encodery.model.init.normal import NormalInit
+from encodery.model.positions import Positions
 from encodery.model.positions.none import NoPositions
 from encodery.model.reach import Reach
 from encodery.model.shape import Batch, Layout, Shape
@@ -27,8 +31,17 @@ SHAPE = Shape(
     layer=1,
 )
 LENGTHS = (20, 19, 18, 7, 1)
-REACHES = (Reach(), Reach(3, 3))
-POSITIONS = NoPositions().build(SHAPE)
+REACHES = (
+    Reach(),
+    Reach(3, 3),
+    Reach(5, 2),
+    Reach(right=0),
+    Reach(3, 0, sinks=2),
+    Reach(right=0, prefix=4),
+    Reach(2, 2, global_positions=(0, 9)),
+)
+NO_POSITIONS = NoPositions()
+POSITIONS = NO_POSITIONS.build(SHAPE)
 
 
 def example(part: Attention, reach: Reach) -> tuple[AttentionModule, Tensor, Layout]:
@@ -38,6 +51,13 @@ def example(part: Attention, reach: Reach) -> tuple[AttentionModule, Tensor, Lay
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(sum(LENGTHS), 12, dtype=torch.float64, generator=generator).requires_grad_()
     return module.double(), x, layout(*LENGTHS)
+
+
+def accepted_reaches(part: Attention) -> list[Reach]:
+    """Return those of `REACHES` that the attention does not refuse; it must accept the whole document."""
+    accepted = [reach for reach in REACHES if part.incompatibility(SHAPE.for_layer(1, reach), NO_POSITIONS) is None]
+    assert Reach() in accepted, "the attention refuses to attend to the whole document"
+    return accepted
 
 
 def layout(*lengths: int) -> Layout:
@@ -52,7 +72,7 @@ def check_settings_round_trip(part: Attention) -> None:
 
 def check_input_is_not_modified(part: Attention) -> None:
     """The output has the shape of the input, which is not written to."""
-    for reach in REACHES:
+    for reach in accepted_reaches(part):
         module, x, batch = example(part, reach)
         before = x.detach().clone()
         assert module(x, batch, POSITIONS).shape == x.shape
@@ -61,7 +81,7 @@ def check_input_is_not_modified(part: Attention) -> None:
 
 def check_packed_equals_alone(part: Attention) -> None:
     """Sequences of a packed batch get the outputs and gradients that they get alone."""
-    for reach in REACHES:
+    for reach in accepted_reaches(part):
         module, x, batch = example(part, reach)
         packed = module(x, batch, POSITIONS)
         alone = torch.cat([module(one, layout(len(one)), POSITIONS) for one in torch.split(x, list(LENGTHS))])
@@ -81,14 +101,37 @@ def check_documents_are_independent(part: Attention) -> None:
     assert not grad[~own].any(), "a token attends to another document"
 
 
-def check_window(part: Attention) -> None:
-    """No gradient reaches a token outside the window."""
-    window = 3
-    module, x, batch = example(part, Reach(window, window))
-    (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[29].sum(), x)
-    near = torch.zeros(len(x), dtype=torch.bool)
-    near[29 - window : 29 + window + 1] = True
-    assert not grad[~near].any(), "a token attends to one outside its window"
+def check_reach(part: Attention) -> None:
+    """Gradients reach the tokens within reach, and no others."""
+    for reach in accepted_reaches(part):
+        module, x, batch = example(part, reach)
+        (grad,) = torch.autograd.grad(module(x, batch, POSITIONS)[29].sum(), x)
+        within = torch.zeros(len(x), dtype=torch.bool)
+        within[20:39] = reach.allows(torch.tensor(9), torch.arange(19))
+        reached = grad.any(1)
+        assert not reached[~within].any(), f"a token attends to one outside {reach}"
+        assert reached[within].all(), f"a token within {reach} is not attended to"
+
+
+def check_reach_of_the_batch(part: Attention) -> None:
+    """A batch whose attention is causal gets the results of a layer whose reach is, or is refused."""
+    module, x, plain = example(part, Reach())
+    causal = Layout(plain.cu_seqlens, plain.max_seqlen, plain.tokens, reach=Reach(right=0))
+    if Reach(right=0) in accepted_reaches(part):
+        expected = example(part, Reach(right=0))[0](x, plain, POSITIONS)
+        torch.testing.assert_close(module(x, causal, POSITIONS), expected)
+    else:
+        raised_message(SettingsError, lambda: module(x, causal, POSITIONS))
+
+
+def check_refusal_of_positions(part: Attention) -> None:
+    """Positions that the attention does not refuse change its results, unless they are added to embeddings."""
+    for name in part_names(Positions):
+        positions = find_part(Positions, name)()
+        if part.incompatibility(SHAPE, positions) is None and positions.kinds - {"embeddings"}:
+            module, x, batch = example(part, Reach())
+            changed = module(x, batch, positions.build(SHAPE).double())
+            assert not torch.allclose(changed, module(x, batch, POSITIONS)), f"positions = '{name}' change nothing"
 
 
 def check_cost(part: Attention) -> None:
@@ -102,6 +145,8 @@ def check_cost(part: Attention) -> None:
     inputs = sum(layer.in_features for layer in module.modules() if isinstance(layer, LinearLayer))
     assert cost.kept >= inputs, f"cost says that {cost.kept} numbers are kept, but linear layers keep {inputs}"
     assert part.cost(SHAPE, 64).flops >= cost.flops
+    for reach in accepted_reaches(part):
+        assert part.cost(SHAPE.for_layer(1, reach), 64).flops > 0
 
 
 def check_head_weights(part: Attention) -> None:
