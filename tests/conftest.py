@@ -45,7 +45,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def descendants() -> Callable[[int], dict[int, bytes]]:
-    """`descendants(pid)`: all processes that a process began, and those that they began, with their command lines."""
+    """`descendants(pid)`: the children of a process, their children and so on, with their command lines."""
 
     def read(path: str) -> bytes:
         try:
@@ -53,13 +53,13 @@ def descendants() -> Callable[[int], dict[int, bytes]]:
         except OSError:
             return b""  # It has ended meanwhile.
 
-    def found(pid: int) -> dict[int, bytes]:
+    def descendants_of(pid: int) -> dict[int, bytes]:
         commands: dict[int, bytes] = {}
         for one in map(int, read(f"/proc/{pid}/task/{pid}/children").split()):
-            commands |= {one: read(f"/proc/{one}/cmdline"), **found(one)}
+            commands |= {one: read(f"/proc/{one}/cmdline"), **descendants_of(one)}
         return commands
 
-    return found
+    return descendants_of
 
 
 @pytest.fixture(scope="session")
@@ -92,16 +92,18 @@ def word_tokenizer() -> Callable[..., Tokenizer]:
 
 @pytest.fixture(scope="session")
 def small_model() -> Callable[..., Path]:
-    """`small_model(folder, tokenizer, **settings)`: a random model in `folder/model`, two layers of width 32 unless
-    told; `kept`: further settings saved with it."""
+    """`small_model(folder, tokenizer, **settings)`: a random model in `folder/model`, with two layers of width 32
+    unless set; `kept`: further settings saved with it."""
     from encodery.model.load import save_model
     from encodery.model.network import build_model
     from encodery.model.settings import ModelSettings
 
     def make(folder: Path, tokenizer: Tokenizer, kept: dict[str, Any] | None = None, **settings: Any) -> Path:
         tokenizer.save(folder / "tokenizer")
-        told = ModelSettings(**{"width": 32, "depth": 2, "heads": 2, "vocab_size": tokenizer.vocab_size, **settings})
-        save_model(folder / "model", build_model(told, seed=0), folder / "tokenizer", settings=kept)
+        model_settings = ModelSettings(
+            **{"width": 32, "depth": 2, "heads": 2, "vocab_size": tokenizer.vocab_size, **settings}
+        )
+        save_model(folder / "model", build_model(model_settings, seed=0), folder / "tokenizer", settings=kept)
         return folder / "model"
 
     return make

@@ -27,34 +27,34 @@ from encodery.model.settings import ModelSettings
 CONTRACT = '''"""Shapes to try."""
 import abc
 from encodery.base.parts import Part
-class Figure(Part):
-    """A figure."""
+class Shape(Part):
+    """A shape."""
     @abc.abstractmethod
     def area(self) -> float: ...
 '''
 SQUARE = '''"""A square."""
 from dataclasses import dataclass
-from figures import Figure
+from shapes import Shape
 @dataclass(frozen=True, kw_only=True)
-class Square(Figure):
+class Square(Shape):
     side: float = 1.0
     def area(self) -> float:
         return self.side ** 2
 '''
-PAIR = '''"""Two figures."""
+PAIR = '''"""Two shapes."""
 from dataclasses import dataclass, field
-from figures import Figure
+from shapes import Shape
 @dataclass(frozen=True, kw_only=True)
-class Pair(Figure):
-    parts: tuple[Figure, ...] = ()
+class Pair(Shape):
+    parts: tuple[Shape, ...] = ()
     def area(self) -> float:
         return sum(p.area() for p in self.parts)
 '''
 
 
 @pytest.fixture
-def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = tmp_path / "figures"
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = tmp_path / "shapes"
     folder.mkdir()
     for name, text in {"__init__": CONTRACT, "square": SQUARE, "pair": PAIR}.items():
         (folder / f"{name}.py").write_text(text)
@@ -62,10 +62,10 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "outside" / "__init__.py").write_text("")
     (tmp_path / "outside" / "disc.py").write_text(SQUARE.replace("Square", "Disc").replace("self.side ** 2", "3.0"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    import figures
+    import shapes
 
-    yield figures
-    for name in [name for name in sys.modules if name.split(".")[0] in ("figures", "outside")]:
+    yield shapes
+    for name in [name for name in sys.modules if name.split(".")[0] in ("shapes", "outside")]:
         del sys.modules[name]
 
 
@@ -109,27 +109,27 @@ def test_errors_name_path_value_and_nearest(table: dict[str, Any], message: str)
         decode(Outer, table, "recipe")
 
 
-def test_parts_by_name_by_table_nested_and_outside(figures: Any) -> None:
-    square = decode(figures.Figure, {"is": "square", "side": 3})
+def test_parts_by_name_by_table_nested_and_outside(shapes: Any) -> None:
+    square = decode(shapes.Shape, {"is": "square", "side": 3})
     assert square.area() == 9
     assert name_of(square) == "square"
-    pair = decode(figures.Figure, {"is": "pair", "parts": ["square", {"is": "square", "side": 2}]})
+    pair = decode(shapes.Shape, {"is": "pair", "parts": ["square", {"is": "square", "side": 2}]})
     assert pair.area() == 5
-    assert decode(figures.Figure, encode(pair)) == pair
-    assert decode(figures.Figure, "outside.disc").area() == 3
+    assert decode(shapes.Shape, encode(pair)) == pair
+    assert decode(shapes.Shape, "outside.disc").area() == 3
     assert encode(pair)["parts"][1] == {"is": "square", "side": 2.0}
 
 
-def test_unknown_part_suggests_and_contract_is_checked(figures: Any, tmp_path: Path) -> None:
+def test_unknown_part_suggests_and_contract_is_checked(shapes: Any, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="Did you mean 'square'"):
-        find_part(figures.Figure, "sqare")
-    (tmp_path / "figures" / "bad.py").write_text('"""Nothing."""\n')
+        find_part(shapes.Shape, "sqare")
+    (tmp_path / "shapes" / "bad.py").write_text('"""Nothing."""\n')
     from encodery.base import parts
 
     parts._listing.cache_clear()
     parts._names.cache_clear()
-    with pytest.raises(ContractError, match="exactly one public Figure"):
-        find_part(figures.Figure, "bad")
+    with pytest.raises(ContractError, match="exactly one public Shape"):
+        find_part(shapes.Shape, "bad")
 
 
 def test_overrides_parse_toml_else_text_and_merge() -> None:
@@ -141,24 +141,24 @@ def test_overrides_parse_toml_else_text_and_merge() -> None:
 
 
 def test_merge_replaces_a_table_whose_part_changes() -> None:
-    base = {"figure": {"is": "square", "side": 3.0}}
-    assert merge_tables(base, {"figure": {"side": 4}})["figure"] == {"is": "square", "side": 4}
-    assert merge_tables(base, {"figure": {"is": "pair"}})["figure"] == {"is": "pair"}
-    assert merge_tables(base, {"figure": "pair"})["figure"] == {"is": "pair"}
-    assert merge_tables(base, parse_overrides(["figure=square", "figure.side=5"]))["figure"] == {
+    base = {"shape": {"is": "square", "side": 3.0}}
+    assert merge_tables(base, {"shape": {"side": 4}})["shape"] == {"is": "square", "side": 4}
+    assert merge_tables(base, {"shape": {"is": "pair"}})["shape"] == {"is": "pair"}
+    assert merge_tables(base, {"shape": "pair"})["shape"] == {"is": "pair"}
+    assert merge_tables(base, parse_overrides(["shape=square", "shape.side=5"]))["shape"] == {
         "is": "square",
         "side": 5,
     }
 
 
-def test_a_default_part_can_be_adjusted_without_naming_it(figures: Any) -> None:
+def test_a_default_part_can_be_adjusted_without_naming_it(shapes: Any) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Holder:
-        figure: Part = field(default_factory=lambda: find_part(figures.Figure, "square")())
+        shape: Part = field(default_factory=lambda: find_part(shapes.Shape, "square")())
 
-    Holder.__annotations__["figure"] = figures.Figure
-    held = decode_with_overrides(Holder, {}, parse_overrides(["figure.side=6"]))
-    assert held.figure.area() == 36  # type: ignore[attr-defined]
+    Holder.__annotations__["shape"] = shapes.Shape
+    held = decode_with_overrides(Holder, {}, parse_overrides(["shape.side=6"]))
+    assert held.shape.area() == 36  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The checks themselves: tags are known, a tagged check does not run, a part that breaks a promise is found."""
+"""The checks themselves: tags are known, a tagged check does not run, a part that violates its contract fails."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Mistaken(Whole):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_checks_with_a_docstring(family: str) -> None:
-    found = checks.functions(importlib.import_module(f"encodery.checks.{family}"))
-    assert found
-    assert all(check.__doc__ for check in found)
+    functions = checks.functions(importlib.import_module(f"encodery.checks.{family}"))
+    assert functions
+    assert all(check.__doc__ for check in functions)
 
 
 @pytest.mark.parametrize("family", families())

@@ -251,13 +251,13 @@ def test_test_examples_are_scored_stored_and_reported(
     train(whole, model, tmp_path / "run", [*QUICK, "epochs=2"], console=Console(width=200))
     message = capsys.readouterr().out
     assert "test: 40 examples are evaluated once, at the end" in message
-    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"held out: nDCG@10 {figures['ndcg']:.3f} (best at step" in message
-    assert f"test: nDCG@10 {figures['test_ndcg']:.3f}\n" in message
-    assert figures["test_ndcg"] == pytest.approx(figures["ndcg"], abs=1e-6), "the same rows and weights"
-    assert figures["test_ndcg"] == pytest.approx(figures["best_metric"], abs=1e-6)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert f"held out: nDCG@10 {metrics['ndcg']:.3f} (best at step" in message
+    assert f"test: nDCG@10 {metrics['test_ndcg']:.3f}\n" in message
+    assert metrics["test_ndcg"] == pytest.approx(metrics["ndcg"], abs=1e-6), "the same rows and weights"
+    assert metrics["test_ndcg"] == pytest.approx(metrics["best_metric"], abs=1e-6)
     kept = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["metrics"]
-    assert kept["test_ndcg"] == figures["test_ndcg"]
+    assert kept["test_ndcg"] == metrics["test_ndcg"]
     assert run(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "ndcg, test rows" in page
@@ -284,12 +284,12 @@ def test_one_policy_for_texts_that_are_too_long(
     message = capsys.readouterr().out
     output = {"chunk": "windows whose embeddings are averaged (truncate = chunk)"}
     assert output.get(truncate, f"tokens are cut off (truncate = {truncate})") in " ".join(message.split())
-    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = [json.loads(line) for line in (whole / "test.jsonl").read_text().splitlines()]
     texts = list(dict.fromkeys(text for row in rows for text in row.values()))
     vectors = EncodedVectors(DenseEncoder.from_loaded(load_model(tmp_path / "run")).encode(texts, truncate).vectors)
     numbers = np.array([[texts.index(row["query"]), texts.index(row["positive"])] for row in rows])
-    assert figures["test_ndcg"] == pytest.approx(retrieval_metrics(vectors, numbers)["ndcg"], abs=1e-3)
+    assert metrics["test_ndcg"] == pytest.approx(retrieval_metrics(vectors, numbers)["ndcg"], abs=1e-3)
 
 
 def test_few_held_out_examples_are_reported_and_select_nothing(
@@ -301,9 +301,9 @@ def test_few_held_out_examples_are_reported_and_select_nothing(
     message = capsys.readouterr().out
     assert "of 100 rows are held out as dev rows" in message
     assert "the last ones are kept" in message
-    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "best_step" not in figures
-    assert f"held out: nDCG@10 {figures['ndcg']:.3f}\n" in message
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "best_step" not in metrics
+    assert f"held out: nDCG@10 {metrics['ndcg']:.3f}\n" in message
 
 
 def test_several_seeds(
@@ -383,10 +383,10 @@ def test_a_run_stops_early_without_improvement(
     monkeypatch.setattr(EmbedJob, "selection_metric", lambda job, score: -float(job.position))
     train(data, model, tmp_path / "falling", arguments, console=Console(width=200))
     message = capsys.readouterr().out
-    figures = json.loads((tmp_path / "falling" / "metrics.json").read_text())
-    assert figures["best_step"] == 4
-    assert figures["steps"] < 30
-    assert f"stopped early, at step {figures['steps']} of 38: no improvement in 5 evaluations" in message
+    metrics = json.loads((tmp_path / "falling" / "metrics.json").read_text())
+    assert metrics["best_step"] == 4
+    assert metrics["steps"] < 30
+    assert f"stopped early, at step {metrics['steps']} of 38: no improvement in 5 evaluations" in message
 
 
 def test_impossible_settings_are_refused_before_anything_runs(data: Path, model: Path, tmp_path: Path) -> None:

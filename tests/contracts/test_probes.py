@@ -38,7 +38,7 @@ def tiny(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tag of a word is told by the sentence's articles: no table of words can know it."""
+    """The tag of a word depends on the articles of its sentence, which a table of words cannot see."""
     rng, rows = random.Random(0), []
     for _ in range(160):
         words, tags = [], []
@@ -64,26 +64,26 @@ def test_contract(
 
 
 def test_words_of_a_sentence_are_drawn_together(tiny: Path, data: Path) -> None:
-    found = TagProbe(control=False).measure(data, load_model(tiny))
-    figure = found.layers[0]
+    result = TagProbe(control=False).measure(data, load_model(tiny))
+    figure = result.layers[0]
     assert figure.truth is not None
     assert figure.predicted is not None
-    assert figure.truth.tolist() == [10] * (found.items // 10)
-    assert figure.value == pytest.approx(figure.predicted.sum() / found.items)
-    # A sentence's nouns and verbs are told by its articles: the best layer gains on nearly every sentence.
-    gain = found.to_dicts()[1 + found.best]
+    assert figure.truth.tolist() == [10] * (result.items // 10)
+    assert figure.value == pytest.approx(figure.predicted.sum() / result.items)
+    # The articles of a sentence decide its nouns and verbs: the best layer is better on nearly every sentence.
+    gain = result.to_dicts()[1 + result.best]
     assert gain["difference_low"] > 0
     assert gain["p"] < 0.01
 
 
 def test_context_is_found_in_the_layers_and_not_in_the_words(tiny: Path, data: Path) -> None:
-    found = TagProbe().measure(data, load_model(tiny))
-    words, embeddings = found.baselines["tag of the word"].value, found.layers[0].value
+    result = TagProbe().measure(data, load_model(tiny))
+    words, embeddings = result.baselines["tag of the word"].value, result.layers[0].value
     assert words == pytest.approx(0.75, abs=0.1)
     assert embeddings == pytest.approx(0.75, abs=0.12)
-    assert found.layers[found.best].value > 0.9
-    assert found.best > 0
-    assert found.control[found.best].value < found.layers[found.best].value
+    assert result.layers[result.best].value > 0.9
+    assert result.best > 0
+    assert result.control[result.best].value < result.layers[result.best].value
 
 
 def test_states_are_those_of_first_pieces(tiny: Path) -> None:

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def matching_model(folder: Path, plain: Path) -> Path:
-    """A model of token vectors that has learnt nothing."""
+    """A multi-vector model that is not trained."""
     loaded = load_model(plain)
     settings = recipe_settings("colbert", {"objective": {"token_dim": 16, "query_length": 16}}, loaded)
     data = EmbedData(EmbeddingExamples((["red"], ["cat"])))

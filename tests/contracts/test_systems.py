@@ -26,9 +26,9 @@ class _Server(BaseHTTPRequestHandler):
     """Embeds a text as its counts of the letters a to h, in OpenAI's shape."""
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        rows = [{"index": n, "embedding": [text.count(c) for c in "abcdefgh"]} for n, text in enumerate(asked)]
-        body = json.dumps({"data": rows[::-1], "usage": {"prompt_tokens": sum(map(len, asked))}}).encode()
+        inputs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+        rows = [{"index": n, "embedding": [text.count(c) for c in "abcdefgh"]} for n, text in enumerate(inputs)]
+        body = json.dumps({"data": rows[::-1], "usage": {"prompt_tokens": sum(map(len, inputs))}}).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
@@ -39,11 +39,11 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{found.server_port}/v1/embeddings"
-        found.shutdown()
+        yield f"http://127.0.0.1:{http_server.server_port}/v1/embeddings"
+        http_server.shutdown()
         thread.join()
 
 

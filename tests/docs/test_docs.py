@@ -120,9 +120,9 @@ def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest
     recipe = entries.recipe.removeprefix("pretrain/") or "demo"
     settings = [setting.replace("=MODEL", "=run") for setting in entries.settings]
     assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
-    figures = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
-    assert figures["steps"] == 12
-    assert 0 < figures["heldout_loss"] < 20
+    metrics = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
+    assert metrics["steps"] == 12
+    assert 0 < metrics["heldout_loss"] < 20
 
 
 @pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if not pretrained_by(entries)])

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def token_vectors(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit vectors of tokens, and the text of each token."""
+    """Token embeddings of unit length, and the text of each token."""
     vectors = torch.randn(sum(lengths), 5, generator=torch.Generator().manual_seed(seed))
     owners = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     return torch.nn.functional.normalize(vectors, dim=1), owners

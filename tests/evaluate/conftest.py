@@ -39,7 +39,7 @@ def _corpus(folder: Path) -> Artifact:
         for split, count in (("train", 120), ("heldout", 320)):
             (draft.path / split).mkdir()
             texts = [_text(rng) for _ in range(count)]
-            texts[0] = f"{HOSTILE} stands in this long sentence as the captain {HOSTILE}. " + texts[0]
+            texts[0] = f"{HOSTILE} is in this long sentence as the captain {HOSTILE}. " + texts[0]
             with gzip.open(draft.path / split / "00000.jsonl.gz", "wt", encoding="utf-8") as file:
                 for number, text in enumerate(texts):
                     file.write(json.dumps({"id": f"{split}{number}", "text": text, "metadata": {}}) + "\n")

@@ -1,4 +1,4 @@
-"""A model is measured as what it was trained to give: word weights by inner product, token vectors by MaxSim."""
+"""A model is measured by its kind of embedding: sparse term weights by inner product, multi-vector by MaxSim."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ import pytest
 from encodery.base.errors import InputError, SettingsError
 from encodery.base.parts import find_part, part_names
 from encodery.cli.__main__ import run as encodery
-from encodery.evaluate.compare import SuiteTask as Asked
-from encodery.evaluate.compare import compare, measure
+from encodery.evaluate.compare import SuiteTask, compare, measure
 from encodery.evaluate.suites import _answered
 from encodery.evaluate.suites._answered import task_metrics
 from encodery.evaluate.suites.classification import ClassificationSuite
@@ -49,7 +48,7 @@ def _tag(word: str, plain: bool) -> str:
 
 def rows_of(form: RowSchema, count: int, seed: int = 0, plain: bool = False) -> dict[str, list[Any]]:
     """Rows with a value for each role of a form; the colour in a text is what there is to say of it. Some have an
-    animal too, where several things can be said; `plain`: tags mark no spans."""
+    animal too, where a text can have several labels; `plain`: tags mark no spans."""
     draw = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {role: [] for role in (*form.inputs, *form.targets)}
     for row in range(count):
@@ -117,10 +116,10 @@ def test_figures_are_those_of_the_task_for_all_rows_and_for_any_draw_of_them(
     task, answers, rows, known = predicted
     monkeypatch.setattr(_answered, "_recomputed", None)  # Only tasks from outside the package need the slow way.
     metrics = task_metrics(task, answers, rows, known)
-    expected = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "goal"}
+    expected = {name: value for name, value in task.metrics(answers, rows, known).items() if name != "ndcg_or_spearman"}
     assert set(expected) <= set(metrics)
     assert {name: metrics[name].value for name in expected} == pytest.approx(expected)
-    assert task.selection_metric in (next(iter(metrics)), "goal")
+    assert task.selection_metric in (next(iter(metrics)), "ndcg_or_spearman")
     draw = np.random.default_rng(2)
     for _ in range(3):
         numbers = draw.integers(0, 24, 24)
@@ -144,7 +143,7 @@ def test_metrics_of_a_custom_task_are_recomputed_for_each_draw(
     predicted: tuple[Task, list[Answer], dict[str, list[Any]], TaskMetadata],
 ) -> None:
     task, answers, rows, known = predicted
-    if task.selection_metric == "goal":
+    if task.selection_metric == "ndcg_or_spearman":
         pytest.skip("its queries are drawn whole")
     quick = task_metrics(task, answers, rows, known)[task.selection_metric]
     slow = _answered._recomputed(task, answers, rows, known, task.selection_metric)
@@ -161,7 +160,7 @@ class Fixed(OpenSystem):
         self.head, self.answers, self.metadata = task, answers, metadata
 
     def encode(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        raise AssertionError("a head is asked, not vectors")
+        raise AssertionError("the head predicts; embeddings are not needed")
 
     def predictor(self) -> Any:
         return _Stub(self)
@@ -193,7 +192,7 @@ def test_span_f1_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     system = Fixed("x", SequenceTagging(), [{"prediction": tags, "spans": []} for tags in predictions], known)
     suite = TaskSuite()
     result = measure(suite, suite.read(data), system, "x")
-    # Of each three rows: 4 spans are true (a, b, a, a), 5 are said (a, b, a, a, b), 3 of them rightly.
+    # Of each three rows: 4 spans are labelled (a, b, a, a), 5 are predicted (a, b, a, a, b), 3 of them correctly.
     assert result.main_metric == "f1"
     assert result.metrics["f1"].value == pytest.approx(2 * 3 / (4 + 5))
     assert result.metrics["f1"].value == pytest.approx(SpanF1().score(truth, predictions))
@@ -245,7 +244,7 @@ def test_labels_only_one_of_two_runs_knows_stay_themselves(tmp_path: Path) -> No
     one = measure(suite, items, classified("a", truth), "x").metrics["f1"]
     two = measure(suite, items, classified("b", strange, [*COLOURS, "violet", "aqua"]), "x").metrics["f1"]
     swapped = measure(suite, items, classified("c", ["aqua", *truth[1:]], ["aqua", *COLOURS]), "x").metrics["f1"]
-    for figure in (two, swapped):  # red: 5 of 6 found, none wrongly; the third class is never right
+    for figure in (two, swapped):  # red: 5 of 6 predicted, no false ones; the third class is never correct
         assert figure.value == pytest.approx((10 / 11 + 1 + 0) / 3)
     apart = swapped.difference_to(two)
     assert apart is not None
@@ -429,13 +428,13 @@ def test_models_without_a_head_and_unsuitable_rows_are_refused(
 
 def test_a_head_that_is_not_used_is_noted(classes: Path, folder: Path, run: Path, tmp_path: Path) -> None:
     systems = [ModelSystem(path=str(classes), name="mine"), TFIDFSystem(), ModelSystem(path=str(run))]
-    rows = compare(systems, [Asked(suite=ClassificationSuite(), data=folder)]).rows
+    rows = compare(systems, [SuiteTask(suite=ClassificationSuite(), data=folder)]).rows
     assert rows[0].result is not None
     [note] = rows[0].result.notes
     assert "mine: its embeddings are probed; its head for the task 'classify' is not used" in note
     assert "`encodery evaluate task`" in note
     assert all(row.result is not None and not row.result.notes for row in rows[1:])
     scored = {"a": [f"cat {n}" for n in range(9)], "b": ["dog"] * 9, "score": list(range(9))}
-    [row] = compare(systems[:1], [Asked(suite=STSSuite(), data=written(tmp_path / "s.jsonl", scored))]).rows
+    [row] = compare(systems[:1], [SuiteTask(suite=STSSuite(), data=written(tmp_path / "s.jsonl", scored))]).rows
     assert row.result is not None
     assert "its embeddings are compared" in row.result.notes[0]

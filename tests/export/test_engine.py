@@ -153,8 +153,8 @@ def test_an_export_is_served_without_pytorch(loaded: LoadedModel, tmp_path: Path
     exporter("onnx").write(loaded, tmp_path / "out")
     code = (
         "import json, sys; from encodery.encoders.exported import ExportedEncoder; "
-        f"found = ExportedEncoder({str(tmp_path / 'out')!r}).encode(['words of a model']).vectors; "
-        "assert 'torch' not in sys.modules; print(json.dumps(found.tolist()))"
+        f"result = ExportedEncoder({str(tmp_path / 'out')!r}).encode(['words of a model']).vectors; "
+        "assert 'torch' not in sys.modules; print(json.dumps(result.tolist()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Rows without dev rows of their own: what is kept apart when some are held out."""
+"""Training rows without a file of dev rows: which of them are held out, and that related rows stay together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of single patterns teach each other and a classifier: what is drawn, what is learnt, and that it runs."""
+"""Models of single patterns teach each other and a classifier: the sampled texts, the training, and a whole run."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CLASSES = {"architectures": ["BertForSequenceClassification"], "id2label": {"0":
 
 @pytest.fixture
 def imported(loaded: LoadedModel) -> Callable[..., LoadedModel]:
-    """`imported(config, outputs)`: a model as read from a BERT folder whose head has so many outputs."""
+    """`imported(config, outputs)`: a model as read from a BERT folder whose head has `outputs` outputs."""
     width = loaded.model.settings.width
     template = {field.name: None for field in dataclasses.fields(Origin)}
 

@@ -1,4 +1,4 @@
-"""Runs of fine-tuning: it learns, the best weights are kept and come back from disk, a killed run goes on exactly."""
+"""Runs of fine-tuning: it learns, the best weights are saved and loaded, a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -87,12 +87,14 @@ def test_a_run_learns_and_what_it_saved_says_the_same(
     details = json.loads((tmp_path / "run" / "details.json").read_text())
     assert details["test"]["metrics"][figure] == result.metrics[f"test_{figure}"]
 
-    found = Predictor.from_model(load_model(tmp_path / "run"), "cpu")
+    predictor = Predictor.from_model(load_model(tmp_path / "run"), "cpu")
     again = rows(task, 40, 2)
-    answers = found.predict(again).answers
-    assert found.task.metrics(answers, again, found.metadata)[figure] == pytest.approx(result.metrics[f"test_{figure}"])
+    answers = predictor.predict(again).answers
+    assert predictor.task.metrics(answers, again, predictor.metadata)[figure] == pytest.approx(
+        result.metrics[f"test_{figure}"]
+    )
     if task == "classify":
-        assert set(found.calibration) == {"temperature"}
+        assert set(predictor.calibration) == {"temperature"}
         assert np.trace(details["test"]["confusion"]) == sum(
             a["prediction"] == b for a, b in zip(answers, again["label"], strict=True)
         )
@@ -191,13 +193,13 @@ def test_a_killed_run_resumes_bit_for_bit(task: str, planned: Planned, tmp_path:
 
 def test_seeds_differ_and_their_standard_deviation_is_reported(planned: Planned, tmp_path: Path) -> None:
     recipe = planned("regress", epochs=1).recipe
-    found = run_seeds(recipe, tmp_path / "runs", 2)
-    values = found["test_rmse"].values
+    runs = run_seeds(recipe, tmp_path / "runs", 2)
+    values = runs["test_rmse"].values
     assert values[0] != values[1]
-    assert found["test_rmse"].mean == pytest.approx(sum(values) / 2)
+    assert runs["test_rmse"].mean == pytest.approx(sum(values) / 2)
     table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert table["metrics"]["test_rmse"]["values"] == list(values)
-    assert run_seeds(recipe, tmp_path / "runs", 2) == found, "finished runs are not run again"
+    assert run_seeds(recipe, tmp_path / "runs", 2) == runs, "finished runs are not run again"
     assert summarise([1.0, 3.0]).std == pytest.approx(2**0.5)
     with pytest.raises(SettingsError, match="seeds = 1"):
         run_seeds(recipe, tmp_path / "one", 1)
@@ -242,9 +244,16 @@ def test_leaks_missing_labels_and_wrong_columns_are_reported(tmp_path: Path, loa
 
 def test_what_is_set_wins_over_the_rules() -> None:
     early = initial_settings("classify", {"task": {"pooling": "cls"}, "batch": 4})
-    found = complete_settings(early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings(), 0.02)
-    assert found.optim is not None
-    assert (found.optim.lr, found.batch, found.train.evals, found.train.budget) == (0.5, 4, 3, "300steps")
+    completed = complete_settings(
+        early, {"optim": {"lr": 0.5}, "train": {"evals": 3}}, [10] * 100, ModelSettings(), 0.02
+    )
+    assert completed.optim is not None
+    assert (completed.optim.lr, completed.batch, completed.train.evals, completed.train.budget) == (
+        0.5,
+        4,
+        3,
+        "300steps",
+    )
     assert default_epochs(100, 16) == 20
     assert default_epochs(100_000, 64) == 2
     assert default_lr(384, 16, False, True) == 2 * default_lr(768, 16, False, True) == 1e-4

@@ -1,5 +1,5 @@
-"""Spans of types that are asked for: what is marked, windows and prompts, exact characters, a few steps learn it,
-also for types that training never had."""
+"""Spans of requested types: target marks, windows and prompts, exact characters, and a model of a few steps that also
+predicts types without training rows."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def predictor(task: ZeroShotSpans, loaded: LoadedModel, known: TaskMetadata, pol
     )
 
 
-def told(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
-    """What a perfect module would give for examples with targets."""
+def perfect_logits(examples: Examples, value: float = 5.0) -> list[np.ndarray]:
+    """The logits of a perfect module for examples with targets."""
     logits_of_texts = []
     for number in range(len(examples)):
         gold, types = examples.token_mark("target", number), int(examples.targets["types"][number])
@@ -146,14 +146,14 @@ def test_types_that_are_not_in_training_are_predicted(
 
 
 @pytest.mark.parametrize("letters", ["red cat", "é\u0301red 👩\u200d👧 cat", "שלום red, cat"])
-def test_the_truth_comes_back_as_the_exact_characters(loaded: LoadedModel, letters: str) -> None:
+def test_targets_are_decoded_to_the_exact_characters(loaded: LoadedModel, letters: str) -> None:
     text = f"one {letters} two"
     start, end = text.index("red"), text.index("cat") + 3
     rows = {"text": [text], "spans": [[{"start": start, "end": end, "label": "sun"}]]}
     task = ZeroShotSpans(max_span_words=5)
     known = task.fit_labels(rows)
     examples = task.prepare(rows, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, True)
-    [answer] = task.decode(told(examples), examples, rows, known, {})
+    [answer] = task.decode(perfect_logits(examples), examples, rows, known, {})
     [span] = answer["spans"]
     assert text[span["start"] : span["end"]] == span["text"]
     assert span["text"].endswith("cat")
@@ -186,13 +186,13 @@ def test_windows_and_prompts_lose_no_span(loaded: LoadedModel) -> None:
         prompts = [e for e in range(len(examples)) if (e >= len(examples) // 2) == number]
         seen = sorted(int(u) for e in prompts for u in examples.token_mark("word", e) if u >= 0)
         assert seen == list(range(len(words)))
-    [answer] = task.decode(told(examples), examples, rows, known, {})
-    found = {(s["start"], s["end"], s["label"]) for s in answer["spans"]}
-    assert found <= {(s["start"], s["end"], s["label"]) for s in spans}
-    assert len(found) == len(spans) - 1  # Of two that overlap one stays.
+    [answer] = task.decode(perfect_logits(examples), examples, rows, known, {})
+    predicted = {(s["start"], s["end"], s["label"]) for s in answer["spans"]}
+    assert predicted <= {(s["start"], s["end"], s["label"]) for s in spans}
+    assert len(predicted) == len(spans) - 1  # Of two that overlap one stays.
 
 
-def test_in_a_batch_shorter_prompts_say_nothing_of_types_they_lack(loaded: LoadedModel) -> None:
+def test_in_a_batch_shorter_prompts_have_no_logits_of_the_types_they_lack(loaded: LoadedModel) -> None:
     rows = {"text": ["one red", "two cat six"], "types": [["sun"], ["sky", "dog", "sun"]]}
     made = predictor(TASK, loaded, TaskMetadata(types=("sun",)))
     examples = TASK.prepare(rows, made.preprocessor, TaskMetadata(types=("sun",)), False)
@@ -203,7 +203,7 @@ def test_in_a_batch_shorter_prompts_say_nothing_of_types_they_lack(loaded: Loade
     np.testing.assert_allclose(together[1], apart[1], atol=1e-5)
 
 
-def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded: LoadedModel) -> None:
+def test_type_dropout_never_drops_types_that_have_a_span(loaded: LoadedModel) -> None:
     data = mixed(40, 0)
     task = ZeroShotSpans(type_dropout=0.9)
     known = task.fit_labels(data)
@@ -211,8 +211,8 @@ def test_types_may_be_left_out_in_training_but_never_those_that_are_there(loaded
     spans = sum(sum(tag.startswith("B") for tag in tags) for tags in data["tags"])
     assert int((examples.token_marks["target"] >= 0).sum()) == spans
     assert set(examples.targets["types"].tolist()) == {1, 2}
-    asked = task.prepare(data, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, False)
-    assert set(asked.targets["types"].tolist()) == {2}
+    unlabelled = task.prepare(data, Preprocessor(loaded.tokenizer, 24, True, "chunk"), known, False)
+    assert set(unlabelled.targets["types"].tolist()) == {2}
 
 
 def test_invalid_types_are_refused(loaded: LoadedModel) -> None:
@@ -239,7 +239,7 @@ def test_the_threshold_is_tuned_where_it_helps() -> None:
         marks = {"type": np.array([-1, 0, -1, -1, -1], np.int16), "word": np.array([-1, -1, -1, 0, -1], np.int32)}
         collector.add(row, [InputSequence(np.arange(5), 5, 3, 0, 1)], {"types": 1}, marks)
     outputs = [np.full((5, 3), ABSENT_LOGIT, np.float32) for _ in range(2)]
-    outputs[0][3, 0], outputs[1][3, 0] = -0.5, -1.5  # 0.38 for the truth, 0.18 for the other.
+    outputs[0][3, 0], outputs[1][3, 0] = -0.5, -1.5  # 0.38 for the labelled span, 0.18 for the other.
     examples, known = collector.build([0, 0]), TaskMetadata(types=("sun",))
     tuned = TASK.calibrate(outputs, examples, rows, known)
     assert tuned == {"threshold": 0.3}

@@ -1,4 +1,4 @@
-"""Many rows in bounded memory: from a file of 100,000 rows to examples, in a process of its own."""
+"""Many rows in bounded memory: from a file of 100,000 rows to examples, in a separate process."""
 
 from __future__ import annotations
 

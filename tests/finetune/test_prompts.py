@@ -1,4 +1,4 @@
-"""Tasks that ask in words: the prompt stays whole, the words are those of the labels, few steps learn what is asked."""
+"""Tasks with prompts: the prompt is never truncated, its words are those of the labels, a few steps train the task."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_a_prompt_is_never_cut(loaded: LoadedModel) -> None:
         assert lost == 42 - 18
         assert words[2] == first or policy == "left"
         assert words[-5] == last or policy == "right"
-    [found], [lost] = prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "chunk"))
+    [filled], [lost] = prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "chunk"))
     assert lost == 0
-    assert sum(len(piece.ids) - 6 for piece, _ in found) == 42
-    assert all(piece.ids[gap] == loaded.tokenizer.mask_id for piece, gap in found)
+    assert sum(len(piece.ids) - 6 for piece, _ in filled) == 42
+    assert all(piece.ids[gap] == loaded.tokenizer.mask_id for piece, gap in filled)
     with pytest.raises(InputError, match=r"Row 0 has 42 tokens; the model takes 18"):
         prompt.fill({"text": [text]}, Preprocessor(loaded.tokenizer, 24, True, "error"))
 
@@ -202,9 +202,11 @@ def test_runs_come_back_from_disk_and_the_head_learns_where_it_answers(
     result = start(made.recipe, tmp_path / "run")
     assert result.finished
     again = load_model(tmp_path / "run")
-    found = dataclasses.replace(Predictor.from_model(again, "cpu"), model=again.model)  # Run as the run itself ran it.
-    answers = found.predict(data).answers
-    metrics = found.task.metrics(answers, data, found.metadata)
+    predictor = dataclasses.replace(
+        Predictor.from_model(again, "cpu"), model=again.model
+    )  # Run as the run itself ran it.
+    answers = predictor.predict(data).answers
+    metrics = predictor.task.metrics(answers, data, predictor.metadata)
     assert metrics == pytest.approx({name: result.metrics[f"test_{name}"] for name in metrics})
     before, after = loaded.model.heads.state_dict(), again.model.heads.state_dict()
     changed = [name for name in before if not torch.equal(before[name], after[name])]

@@ -1,4 +1,4 @@
-"""How words of two texts match: as counted one sequence at a time, within a row, learnt from, exported never."""
+"""How tokens of two texts match: equal to a computation by sequence, within a row, trained, and never exported."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def counted(
     cosines = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
     best = cosines.amax(1), cosines.amax(0)
     weights = F.softplus(weigh(one)[:, 0]), F.softplus(weigh(other)[:, 0])
-    told: list[Any] = [values.mean() for values in best]
-    told += [values.amin() for values in best]
-    told += [values.sort().values[:3].mean() for values in best]
-    told += [torch.sigmoid(20 * (values - 0.9)).mean() for values in best]
+    features: list[Any] = [values.mean() for values in best]
+    features += [values.amin() for values in best]
+    features += [values.sort().values[:3].mean() for values in best]
+    features += [torch.sigmoid(20 * (values - 0.9)).mean() for values in best]
     there = [torch.isin(mine, others).float() for mine, others in (ids, ids[::-1])]
-    told += [values.mean() for values in there]
-    told += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, best, strict=True)]
-    told += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, there, strict=True)]
-    told.append(F.cosine_similarity(one.mean(0), other.mean(0), dim=0))
-    return [float(value) for value in told]
+    features += [values.mean() for values in there]
+    features += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, best, strict=True)]
+    features += [(weight * values).sum() / weight.sum() for weight, values in zip(weights, there, strict=True)]
+    features.append(F.cosine_similarity(one.mean(0), other.mean(0), dim=0))
+    return [float(value) for value in features]
 
 
 def test_features_are_those_of_each_sequence_alone() -> None:
@@ -207,9 +207,10 @@ def test_no_stock_class_has_it(tmp_path: Path, loaded: LoadedModel) -> None:
         "text": rows["text_b"],
         "score": [float(label == "same") for label in rows["label"]],
     }
-    for task, given in (("pair", rows), ("rank", ranked)):
+    for task, task_rows in (("pair", rows), ("rank", ranked)):
         start(
-            plan_finetuning(task, write(tmp_path / f"{task}.jsonl", given), loaded.path, SMALL).recipe, tmp_path / task
+            plan_finetuning(task, write(tmp_path / f"{task}.jsonl", task_rows), loaded.path, SMALL).recipe,
+            tmp_path / task,
         )
     with pytest.raises(
         SettingsError, match=r"'pair' also uses how the tokens .* task\.token_matching=false\. head=false"

@@ -69,17 +69,17 @@ def test_spans_are_those_of_seqeval() -> None:
 
 @given(st.integers(0, 200), st.integers(4, 40), st.integers(0, 60))
 def test_windows_cover_everything_with_the_requested_overlap(tokens: int, room: int, overlap: int) -> None:
-    found = overlapping_windows(tokens, room, overlap)
-    assert found[0][0] == 0
-    assert found[-1][1] == tokens
-    assert all(stop - start <= room for start, stop in found)
+    windows = overlapping_windows(tokens, room, overlap)
+    assert windows[0][0] == 0
+    assert windows[-1][1] == tokens
+    assert all(stop - start <= room for start, stop in windows)
     shared = min(overlap, room // 2)
-    for (_, stop), (start, _) in itertools.pairwise(found):
+    for (_, stop), (start, _) in itertools.pairwise(windows):
         assert stop - start >= shared
-    at = most_central_window(tokens, found)
+    at = most_central_window(tokens, windows)
     assert len(at) == tokens
     for token, window in enumerate(at.tolist()):
-        start, stop = found[window]
+        start, stop = windows[window]
         assert start <= token < stop
 
 

@@ -88,12 +88,12 @@ def key() -> str:
 
 def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
     """Walks on a ring of words, from a hash and not from numpy's generators, whose streams may change."""
-    found = []
+    documents = []
     for number in range(count):
         length = 8 + int(scale_hashes(hash_under_key(np.array([number]), seed), 100)[0])
         steps = 1 + scale_hashes(hash_under_key(np.arange(length), seed + number + 1), 3)
-        found.append((5 + (number + steps.cumsum()) % WORDS).astype(np.uint32))
-    return found
+        documents.append((5 + (number + steps.cumsum()) % WORDS).astype(np.uint32))
+    return documents
 
 
 def _store(folder: Path) -> TokenStore:
@@ -125,11 +125,11 @@ def curve(name: str, folder: Path) -> list[float]:
 @pytest.mark.parametrize("name", list(RUNS))
 def test_losses_are_as_ever(name: str, tmp_path: Path) -> None:
     known: dict[str, dict[str, list[float]]] = json.loads(CURVES.read_text(encoding="utf-8"))
-    found = curve(name, tmp_path)
+    losses = curve(name, tmp_path)
     if key() in known:
-        assert found == known[key()][name]
+        assert losses == known[key()][name]
     else:
-        assert found == pytest.approx(next(iter(known.values()))[name], rel=TOLERANCE)
+        assert losses == pytest.approx(next(iter(known.values()))[name], rel=TOLERANCE)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`import encodery as en`: light to import, and everything a model can be asked from one handle; verbs over it."""
+"""`import encodery as en`: light to import; one handle for all that a model can do; the verbs that use it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_verb_search(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["query", "INDEX"], "Give a query"),
         (["query", "INDEX", "x", "--mode", "denes"], "'dense'"),
@@ -153,10 +153,10 @@ def test_verb_search(
     ],
 )
 def test_verb_search_refuses(
-    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(files)
     assert run(["search", "index", "rows.jsonl", "--out", "index"]) == 0
     named = [{"INDEX": "index", "OUT": "out"}.get(a, a) for a in arguments]
     assert run(["search", *named]) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -40,10 +40,10 @@ def test_task_arithmetic_adds_and_subtracts() -> None:
 def test_dare_drops_a_fraction_and_keeps_the_mean() -> None:
     base = torch.zeros(100_000)
     part = decode(MergeMethod, {"is": "dare", "drop_rate": 0.9, "scale": 1.0})
-    found = part.merge({"w": base}, [{"w": base + 1}])["w"]
-    assert sorted(set(found.tolist())) == pytest.approx([0.0, 10.0])
-    assert 0.095 < (found > 0).float().mean() < 0.105
-    assert not torch.equal(part.merge({"w": base}, [{"w": base + 1}], seed=1)["w"], found)
+    result = part.merge({"w": base}, [{"w": base + 1}])["w"]
+    assert sorted(set(result.tolist())) == pytest.approx([0.0, 10.0])
+    assert 0.095 < (result > 0).float().mean() < 0.105
+    assert not torch.equal(part.merge({"w": base}, [{"w": base + 1}], seed=1)["w"], result)
     torch.testing.assert_close(merged(BASE + 1, BASE + 4, **{"is": "dare", "drop_rate": 0.0, "scale": 0.5}), BASE + 2.5)
 
 
@@ -88,14 +88,14 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         capsys.readouterr().err
     )
     assert "2 models merged by task_arithmetic" in capsys.readouterr().out.replace("\n", " ")
-    found = load_model(out)
+    result = load_model(out)
     base, one, other = (load_model(place).model.state_dict() for place in places)
-    for name, tensor in found.model.state_dict().items():
-        wanted = base[name] + 0.5 * (one[name] - base[name]) + 1.5 * (other[name] - base[name])
-        torch.testing.assert_close(tensor, wanted)
-    assert found.settings["merging"]["weights"] == [1.0, 3.0]
-    assert found.artifact is not None
-    assert set(found.artifact.manifest.parents) == {"base", "model 1", "model 2"}
+    for name, tensor in result.model.state_dict().items():
+        expected = base[name] + 0.5 * (one[name] - base[name]) + 1.5 * (other[name] - base[name])
+        torch.testing.assert_close(tensor, expected)
+    assert result.settings["merging"]["weights"] == [1.0, 3.0]
+    assert result.artifact is not None
+    assert set(result.artifact.manifest.parents) == {"base", "model 1", "model 2"}
     assert (
         run(["model", "merge", *places[1:], "--base", places[0], "--out", str(tmp_path / "no"), "--method", "tie"]) == 2
     )

@@ -51,7 +51,7 @@ def test_without_the_extra_the_pip_command_is_shown(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "a/b/c"])
 def test_paths_are_not_looked_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "require", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(checkpoint, "require", lambda *_: pytest.fail("the hub was contacted"))
     with pytest.raises(InputError, match="no such folder"):
         load_model(path)
 

@@ -73,9 +73,9 @@ def test_a_layer_is_near_the_plain_one(tokens: int, precision: torch.dtype) -> N
         assert y.dtype == precision
         y.backward(grad.to(y.dtype))
         results += [y.detach(), *(part.grad for part in held)]
-    for one, other, most in zip(made, plain, (0.05, 0.07, 0.07, 0.01), strict=True):
+    for one, other, max_error in zip(made, plain, (0.05, 0.07, 0.07, 0.01), strict=True):
         assert one.dtype == other.dtype
-        assert 0 < relative_error(one, other) < most or one.shape == (32,)
+        assert 0 < relative_error(one, other) < max_error or one.shape == (32,)
 
 
 def test_small_gradients_survive_which_the_forward_format_would_round_to_zero() -> None:

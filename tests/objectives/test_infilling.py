@@ -65,7 +65,7 @@ def test_the_source_is_corrupted_and_the_target_is_whole() -> None:
     for target, source in zip(split(batch), split(prepared.memory), strict=True):
         assert [source[0], source[-1]] == [1, 2], "special tokens stay"
         rest = iter(target)
-        assert all(i in rest for i in source if i != MASK), "what is kept stands in its order"
+        assert all(i in rest for i in source if i != MASK), "tokens that are kept stay in order"
         assert all(a != MASK or b != MASK for a, b in itertools.pairwise(source))
     positions, labels = prepared.extra["masked_positions"], prepared.extra["labels"]
     assert torch.equal(labels, batch.ids[positions + 1])

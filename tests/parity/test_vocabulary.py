@@ -37,14 +37,14 @@ def test_vocab_txt(lower: bool, minilm: Path, texts: list[str], transformers: Mo
 
 def test_vocab_txt_gives_the_ids_of_tokenizer_json(minilm: Path, texts: list[str], tmp_path: Path) -> None:
     shutil.copy(minilm / "vocab.txt", tmp_path)
-    made, given = read_tokenizer(tmp_path), read_tokenizer(minilm)
+    made, original = read_tokenizer(tmp_path), read_tokenizer(minilm)
     for a, b in zip(
         made.encode_batch(texts, add_special_tokens=True),
-        given.encode_batch(texts, add_special_tokens=True),
+        original.encode_batch(texts, add_special_tokens=True),
         strict=True,
     ):
         assert a.tolist() == b.tolist()
-    assert made.roles == given.roles
+    assert made.roles == original.roles
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -60,9 +60,9 @@ def test_vocab_json_and_merges(prefix: bool, texts: list[str], transformers: Mod
     made = read_tokenizer(tmp_path)
     # The published tokenizer.json lets <mask> take the space before it; the stock class alone does not say so.
     assert made.encode("a <mask>", parse_special_tokens=True).tolist()[-2:] == [*made.encode("a").tolist()[-1:], 4]
-    given = [text.replace(" <mask>", "<mask>") for text in texts + ODD]
+    inputs = [text.replace(" <mask>", "<mask>") for text in texts + ODD]
     for text, ids in zip(
-        given, made.encode_batch(given, add_special_tokens=True, parse_special_tokens=True), strict=True
+        inputs, made.encode_batch(inputs, add_special_tokens=True, parse_special_tokens=True), strict=True
     ):
         assert ids.tolist() == theirs(text)["input_ids"], text
     assert (made.pad_id, made.cls_id, made.sep_id, made.mask_id) == (1, 0, 2, 4)

@@ -1,4 +1,4 @@
-"""The embedded engine: BM25 equals its formula, changes outlive a killed process, a second opener is told."""
+"""The embedded engine: BM25 equals its formula, changes outlive a killed process, a second process is refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_repeated_query_terms_rank_correctly_at_any_limit(tmp_path: Path) -> Non
     texts = {f"d{i}": text for i, text in enumerate(TEXTS)}
     with Edge(language="none").create(tmp_path / "s", Fields()) as store:
         store.upsert([Point(name, 0, text, None) for name, text in texts.items()])
-        # By distinct words w0 and w1 rule; the rare word, said five times, has to win.
+        # By distinct words w0 and w1 win; the rare word, which occurs five times, has to win.
         for query in ("w0 w1 w150 w150 w150 w150 w150", "w2 w3 w2 w199 w3 w199 w199", "w5 w5"):
             truth = sorted(bm25(texts, query, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
             assert bm25_scores(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)

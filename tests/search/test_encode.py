@@ -1,4 +1,4 @@
-"""Documents encoded in shards: killed and gone on, by several workers, and made an index of without the model."""
+"""Documents encoded in shards: resumed after a kill, by several workers, and indexed without the model."""
 
 from __future__ import annotations
 

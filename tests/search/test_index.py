@@ -116,7 +116,7 @@ def test_an_interrupted_build_resumes(
 def test_a_killed_process_resumes_to_the_same_index(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL between two batches: the same command goes on behind what is stored and ends at the same index."""
+    """SIGKILL between two batches: the same command resumes after what is stored and ends with the same index."""
     code = (
         "import os, signal, sys; from encodery.search import writer; from encodery.search.build import *\n"
         "from encodery.search.passages import Passages\n"

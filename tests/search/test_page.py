@@ -207,7 +207,7 @@ def test_a_document_is_put_together_again_around_its_passage(answers: PageRespon
     assert len(marks) == len(set(marks)), "what overlaps is shown once"
     assert set(marks) == whole
     back = page.all("a", href="/?q=violin")
-    assert back, "back to the search it was found by"
+    assert back, "back to the search that returned it"
     assert shown(answers, "/document", status=404, id=hit.document, passage=len(points)).text
     assert "id: is missing" in shown(answers, "/document", status=400).text
 

@@ -10,7 +10,7 @@ import pytest
 from encodery.corpus.document import Document
 from encodery.search.passages import Passages, passage_ranges, word_offsets
 
-SENTENCES = " ".join(f"This is sentence number {i}, and it goes on for a while." for i in range(40))
+SENTENCES = " ".join(f"This is sentence number {i}, and it has some more words." for i in range(40))
 
 
 def sizes(text: str, ranges: list[tuple[int, int]]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Vectors in fewer bits: what an index says of them, their room on the disk, what a server is told, what is refused."""
+"""Vectors in fewer bits: what an index reports, their size on disk, what is sent to a server, what is refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_agreement_is_the_share_of_true_neighbours(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """A client that only notes what it is told."""
+    """A client that only records its calls."""
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}

@@ -149,11 +149,11 @@ def test_the_key_is_read_from_the_environment_and_stored_nowhere(
 ) -> None:
     import qdrant_client
 
-    given: dict[str, Any] = {}
+    connection_settings: dict[str, Any] = {}
 
     class Client(qdrant_client.QdrantClient):
         def __init__(self, **settings: Any) -> None:
-            given.update(settings)
+            connection_settings.update(settings)
             super().__init__(":memory:")
 
         def create_payload_index(self, *_: Any, **__: Any) -> None:
@@ -162,7 +162,7 @@ def test_the_key_is_read_from_the_environment_and_stored_nowhere(
     monkeypatch.setattr(qdrant_client, "QdrantClient", Client)
     monkeypatch.setenv("MY_KEY", "s3cret")
     with Qdrant(url="https://there", key_from="MY_KEY", collection="mine").create(tmp_path / "s", Fields()):
-        assert given["api_key"] == "s3cret"
+        assert connection_settings["api_key"] == "s3cret"
         text = "".join(file.read_text() for file in (tmp_path / "s").iterdir())
         assert "s3cret" not in text
         assert "mine-" in text

@@ -1,4 +1,4 @@
-"""Shards encoded by Ray Data: the same bytes as without it, gone on with by either, workers that die replaced."""
+"""Shards encoded by Ray Data: the same bytes as without it, resumed by either, and workers that die are replaced."""
 
 from __future__ import annotations
 

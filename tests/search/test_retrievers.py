@@ -1,4 +1,4 @@
-"""Learned sparse vectors and vectors of tokens in an index: from a trained model's folder to queries, and mixed."""
+"""Sparse and multi-vector embeddings in an index: from a trained model's folder to queries, alone and together."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CPU = torch.device("cpu")
 def folder(
     tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
 ) -> Path:
-    """Models `dense`, `sparse` and `late`, their heads new: what the jobs save before they have learnt anything."""
+    """Models `dense`, `sparse` and `late`, with new heads: what the jobs save before any training."""
     folder = tmp_path_factory.mktemp("models")
     made = small_model(folder, word_tokenizer([*WORDS.split(), "ask", "text"]), max_length=24)
     made.rename(folder / "dense")
@@ -219,7 +219,7 @@ def test_from_the_command_line(folder: Path, rows: Path, tmp_path: Path) -> None
     shown = run("query", index, "violin", "--weight", "bm25=0.2,multi_vector=0.8")
     assert "bm25" in shown
     assert "multi_vector" in shown
-    assert "sparse" not in shown, "what has no share is not asked"
+    assert "sparse" not in shown, "a retriever without weight is not used"
     stats = run("stats", index)
     assert "sparse" in stats
     assert "weight" in stats

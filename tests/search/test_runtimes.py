@@ -1,4 +1,4 @@
-"""Runtimes of an index's vectors: noted, taken again for queries, told where another asks, refused where it wavers."""
+"""Runtimes of an index's vectors: recorded, used again for queries, reported if changed, refused if unstable."""
 
 from __future__ import annotations
 
@@ -205,10 +205,12 @@ def test_vectors_by_8_bit_products_rank_as_by_float32(
         packed = plain.with_runtime(PackedInt8())
     except SettingsError as error:
         pytest.skip(str(error))
-    found = {}
+    documents_by_runtime = {}
     for name, encoder in {"torch": plain, "packed_int8": packed}.items():
         build([rows], tmp_path / name, encoder, SETTINGS, {"dense": model})
         with Searcher.open(tmp_path / name, encoders=plain) as searcher:
-            found[name] = [hit.document for hit in searcher.search("violin storm onion", 20, "dense").hits]
+            documents_by_runtime[name] = [
+                hit.document for hit in searcher.search("violin storm onion", 20, "dense").hits
+            ]
             assert bool(searcher.warnings) == (name == "packed_int8")
-    assert len(set(found["torch"][:5]) & set(found["packed_int8"][:5])) >= 4
+    assert len(set(documents_by_runtime["torch"][:5]) & set(documents_by_runtime["packed_int8"][:5])) >= 4

@@ -134,8 +134,8 @@ class Knowing(TextEncoder):
 
 @pytest.mark.parametrize(("knows", "minimum", "maximum"), [(True, 0.15, 0.5), (False, 0.0, 0.05)])
 def test_the_weight_follows_what_the_vectors_know(knows: bool, minimum: float, maximum: float) -> None:
-    """Passages share some words with themselves; each sentence also bears the passage's number in a word of its own,
-    of which only a model could make sense."""
+    """The sentences of a passage have some words in common; each also has a word with the passage's number, which only
+    a model could use."""
     rng = np.random.default_rng(1)
     texts = []
     for i in range(80):

@@ -22,7 +22,7 @@ from encodery.search.tune_rerank import RERANK_WEIGHTS, RerankWeight, rerank_wei
 
 
 class Secrets:
-    """Knows which passage a sentence was taken from by a number that both bear in a word of their own; or not."""
+    """Knows from which passage a sentence was taken, by a number that is part of a word in both; or does not."""
 
     def __init__(self, knows: bool) -> None:
         self.knows, self.rng = knows, np.random.default_rng(0)

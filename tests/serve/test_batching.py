@@ -19,10 +19,10 @@ def add(queue: FairQueue, model: str, name: str, tokens: list[int]) -> Owner:
     return owner
 
 
-def take(queue: FairQueue, budget: int, most: int = 1 << 20) -> tuple[str, list[WorkUnit]]:
+def take(queue: FairQueue, budget: int, max_units: int = 1 << 20) -> tuple[str, list[WorkUnit]]:
     """The line that is served, and the batch."""
     while (line := queue.next_line()) is not None:
-        if batch := queue.take(line, budget, most):
+        if batch := queue.take(line, budget, max_units):
             return line, batch
     return "", []
 
@@ -61,7 +61,7 @@ def test_overdue_units_pass_an_endless_stream_of_short_requests() -> None:
         batch = take(queue, 10)[1]
         order += names(batch)
         done += 10
-    # First as one that comes, then when 100 tokens are done, and 80 more for each ten of its own.
+    # First as a new request, then once 100 tokens are computed, and after 80 more for each ten tokens of this request.
     assert [place for place, name in enumerate(order) if name == "L"] == [1, 18, 26, 34, 42]
 
 

@@ -79,7 +79,7 @@ def remote(*outcomes: Any) -> tuple[RayBackend, Handle, Counter[str]]:
 
 
 def test_a_request_whose_replica_dies_is_sent_to_another_once() -> None:
-    answer = InferenceResult({"found": 1}, dropped=[2])
+    answer = InferenceResult({"hits": 1}, dropped=[2])
     front, handle, counts = remote(Died(), answer)
     assert asyncio.run(front.infer(REQUEST)) is answer
     assert len(handle.responses) == 2

@@ -1,4 +1,4 @@
-"""What the server says equals what the library says, whatever stands beside it."""
+"""The answers of the server equal those of the library, at any concurrency and in any batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_vectors_at_any_concurrency(client: httpx.Client, base: LoadedModel, thr
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the packed int8 engine was not compiled at install")
 def test_8_bit_vectors_equal_the_librarys_bit_for_bit(base: LoadedModel, start: Any) -> None:
-    """At any concurrency, in any company, as numbers and in base64, cut to windows too."""
+    """At any concurrency, in any batch, as numbers and in base64, also for texts in several windows."""
     small = DenseEncoder.from_loaded(base).with_runtime(PackedInt8())
     texts = [*TEXTS, " ".join(TEXTS[:6])]
     expected = {policy: small.encode(texts, truncate=policy).vectors for policy in ("chunk", "right")}
@@ -148,10 +148,10 @@ def test_reranking(client: httpx.Client, folders: dict[str, Path]) -> None:
     assert [one["text"] for one in result] == [TEXTS[one["index"]] for one in result]
     documents: list[Any] = [{"text": TEXTS[0]}, *TEXTS[1:9]]
     first = post(client, "/v1/rerank", query="w1 w2", documents=documents, top_n=3, return_documents=True)
-    shares = 1 / (1 + np.exp(-scores))
+    probabilities = 1 / (1 + np.exp(-scores))
     assert len(first["results"]) == 3
     for one in first["results"]:
-        assert one["relevance_score"] == pytest.approx(shares[one["index"]], abs=1e-5)
+        assert one["relevance_score"] == pytest.approx(probabilities[one["index"]], abs=1e-5)
         assert one["document"]["text"] == TEXTS[one["index"]]
     second = post(client, "/v2/rerank", query="w1 w2", documents=documents, return_documents=True)
     assert "document" not in second["results"][0]

@@ -31,7 +31,7 @@ class Poisoned(DenseModel):
     def __init__(self, inner: DenseModel) -> None:
         super().__init__(inner.encoder_model, inner.dims)
         self.gate, self.inside = threading.Event(), threading.Event()
-        self.ran = 0
+        self.num_units_run = 0
 
     def run(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         seen = {int(one) - 5 for ids in units for one in ids}
@@ -40,7 +40,7 @@ class Poisoned(DenseModel):
             assert self.gate.wait(20)
         if 66 in seen:
             raise RuntimeError("poison")
-        self.ran += len(units)
+        self.num_units_run += len(units)
         results = super().run(units)
         return [row * np.nan if 77 + 5 in ids else row for row, ids in zip(results, units, strict=True)]
 
@@ -98,10 +98,12 @@ def test_aborted_requests_leave_nothing_behind(poisoned: Any) -> None:
             place.close()
         until(lambda: running.engine.requests == 0)
         assert running.engine.tokens == 0
-        before = served_model.ran
+        before = served_model.num_units_run
         served_model.gate.set()
         assert client.post("/embed", json={"inputs": "w5"}).status_code == 200
-        assert served_model.ran - before <= 3  # The running one, the formed batch (dropped), and the last one.
+        assert (
+            served_model.num_units_run - before <= 3
+        )  # The running one, the formed batch (dropped), and the last one.
         assert 'encodery_cancelled_total{endpoint="words/embed"} 60' in client.get("/metrics").text
 
 

@@ -51,10 +51,10 @@ def test_sparsemax_equals_its_definition() -> None:
     weights = sparsemax(scores)
     np.testing.assert_allclose(weights.sum(1), 1)
     assert weights.min() == 0
-    for row, given in zip(weights, scores, strict=True):
-        threshold = (given - row)[row > 0]
+    for row, row_scores in zip(weights, scores, strict=True):
+        threshold = (row_scores - row)[row > 0]
         np.testing.assert_allclose(threshold, threshold[0])
-        assert (given[row == 0] <= threshold[0] + 1e-12).all()
+        assert (row_scores[row == 0] <= threshold[0] + 1e-12).all()
     np.testing.assert_array_equal(sparsemax(np.array([[3.0, 0.0, 1.0]])), [[1.0, 0.0, 0.0]])
 
 

@@ -43,11 +43,11 @@ def _tokenizer() -> Tokenizer:
 def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
     """Random walks on a ring of tokens: each token predicts its neighbours well."""
     rng = np.random.default_rng(seed)
-    found = []
+    documents = []
     for length in rng.integers(6, 90, count):
         steps = rng.integers(1, 4, length)
-        found.append((5 + (rng.integers(RING) + steps.cumsum()) % RING).astype(np.uint32))
-    return found
+        documents.append((5 + (rng.integers(RING) + steps.cumsum()) % RING).astype(np.uint32))
+    return documents
 
 
 def make_store(folder: Path, documents: int = 120) -> Path:
@@ -56,9 +56,9 @@ def make_store(folder: Path, documents: int = 120) -> Path:
     specials = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
     dtype = id_dtype(VOCAB)
     with create_artifact(folder, "tokens", {"dtype": dtype, "special_tokens": asdict(specials)}) as draft:
-        for name, found in (("train", _documents(documents, 1)), ("heldout", _documents(24, 2))):
+        for name, part in (("train", _documents(documents, 1)), ("heldout", _documents(24, 2))):
             writer = TokenShardWriter(draft.path / name, 0, dtype, specials.unk_id)
-            note = writer.write([(ids, 4 * len(ids)) for ids in found], "made up")
+            note = writer.write([(ids, 4 * len(ids)) for ids in part], "made up")
             draft.metrics[name] = index_split(draft.path / name, [note])
         tokenizer.save(draft.path / "tokenizer")
     return folder

@@ -78,21 +78,21 @@ def test_pairs_are_counted_within_documents(
 
 
 def test_the_vectors_are_the_leading_ones_of_the_whole_matrix(store: Path) -> None:
-    found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
+    bigrams = bigram_counts(TokenStore.open(store).train, 192, 10**9)
     dense = []
-    for word, context in ((found.left, found.right), (found.right, found.left)):
+    for word, context in ((bigrams.left, bigrams.right), (bigrams.right, bigrams.left)):
         count = np.zeros((192, 192))
-        count[word, context] = found.counts
+        count[word, context] = bigrams.counts
         chance = count.sum(0) ** 0.75 / (count.sum(0) ** 0.75).sum()
         with np.errstate(divide="ignore", invalid="ignore"):
             surprise = np.log(count / (count.sum(1, keepdims=True) * chance))
         dense.append(np.where(count > 0, np.maximum(np.nan_to_num(surprise), 0), 0))
     whole = np.concatenate(dense, 1)
-    for (table, turned), wanted in zip(positive_pmi(found), dense, strict=True):
-        np.testing.assert_allclose((table @ torch.eye(192)).numpy(), wanted, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose((turned @ torch.eye(192)).numpy(), wanted.T, rtol=1e-5, atol=1e-6)
+    for (table, turned), expected in zip(positive_pmi(bigrams), dense, strict=True):
+        np.testing.assert_allclose((table @ torch.eye(192)).numpy(), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose((turned @ torch.eye(192)).numpy(), expected.T, rtol=1e-5, atol=1e-6)
     u, s, _ = np.linalg.svd(whole)
-    vectors = leading_singular_vectors(positive_pmi(found), 192, 16, torch.Generator().manual_seed(0)).numpy()
+    vectors = leading_singular_vectors(positive_pmi(bigrams), 192, 16, torch.Generator().manual_seed(0)).numpy()
     # Inner products do not depend on the rotation of the vectors.
     np.testing.assert_allclose(vectors @ vectors.T, (u[:, :16] * s[:16]) @ u[:, :16].T, atol=0.02 * s[0] / 16)
     assert np.abs(vectors).std(0).min() > 0.2 * np.abs(vectors).std(0).max(), "a dimension stands out"
@@ -110,9 +110,9 @@ def test_tokens_with_the_same_neighbours_start_similar_and_the_bias_is_their_fre
     assert words[seen].std() == pytest.approx(0.1, rel=0.05)
     ring = torch.nn.functional.normalize(words[5:45], dim=1)
     alike = ring @ ring.T
-    beside = torch.stack([alike[n, (n + 1) % 40] for n in range(40)]).mean()
+    neighbours = torch.stack([alike[n, (n + 1) % 40] for n in range(40)]).mean()
     across = torch.stack([alike[n, (n + 20) % 40] for n in range(40)]).mean()
-    assert beside > across + 0.5
+    assert neighbours > across + 0.5
     chance = made.model.heads["mlm"].bias.detach().softmax(0)
     share = torch.from_numpy(bigram_counts(TokenStore.open(store).train, 192, 10**9).token_counts + 1.0)
     torch.testing.assert_close(chance, (share / share.sum()).float())
@@ -144,8 +144,8 @@ def test_equal_seeds_give_equal_embeddings_and_other_seeds_rotated_ones(table: T
 
 
 def test_columns_beyond_the_vocabulary_are_zero(store: Path) -> None:
-    found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
-    wide = leading_singular_vectors(positive_pmi(found), 192, 200, torch.Generator().manual_seed(0))
+    bigrams = bigram_counts(TokenStore.open(store).train, 192, 10**9)
+    wide = leading_singular_vectors(positive_pmi(bigrams), 192, 200, torch.Generator().manual_seed(0))
     assert wide.shape == (192, 200)
     assert wide[:, :192].any()
     assert not wide[:, 192:].any()
@@ -171,9 +171,9 @@ def masked_accuracy(job: PretrainJob) -> float:
     for document in job.store.heldout:
         ids = [2, *document[:30].astype(int).tolist(), 3]
         for place in range(4, len(ids) - 4, 5):
-            asked = [*ids[:place], 4, *ids[place + 1 :]]
+            masked_ids = [*ids[:place], 4, *ids[place + 1 :]]
             with torch.no_grad():
-                output = job.model(Batch.from_sequences([asked]))
+                output = job.model(Batch.from_sequences([masked_ids]))
             right.append(int(output.mlm_logits(output.hidden[place : place + 1]).argmax()) == ids[place])
     return float(np.mean(right))
 
@@ -192,25 +192,25 @@ def test_bigrams_predict_masked_tokens_before_training(table: Table, model: dict
 
 
 def test_the_values_of_the_first_heads_predict_the_neighbours(store: Path) -> None:
-    found = bigram_counts(TokenStore.open(store).train, 192, 10**9)
+    bigrams = bigram_counts(TokenStore.open(store).train, 192, 10**9)
     words = leading_singular_vectors(
-        positive_pmi(found), 192, 24, torch.Generator().manual_seed(0)
+        positive_pmi(bigrams), 192, 24, torch.Generator().manual_seed(0)
     ) + 0.01 * torch.randn(192, 24)
-    for table, turned in positive_pmi(found):
-        told = _neighbour_map(table, turned, words)
-        beside = torch.nn.functional.normalize(words, dim=1) * 24**0.5
-        beside[(turned @ torch.eye(192)).sum(1) == 0] = 0
+    for table, turned in positive_pmi(bigrams):
+        neighbour_map = _neighbour_map(table, turned, words)
+        neighbours = torch.nn.functional.normalize(words, dim=1) * 24**0.5
+        neighbours[(turned @ torch.eye(192)).sum(1) == 0] = 0
         dense = table @ torch.eye(192)
-        left, right = np.linalg.pinv(words.numpy()), np.linalg.pinv(beside.numpy())
+        left, right = np.linalg.pinv(words.numpy()), np.linalg.pinv(neighbours.numpy())
         exact = left @ dense.numpy() @ right.T
-        near = torch.nn.functional.cosine_similarity(told.flatten(), torch.from_numpy(exact).flatten(), 0)
+        near = torch.nn.functional.cosine_similarity(neighbour_map.flatten(), torch.from_numpy(exact).flatten(), 0)
         assert near > 0.98
         heads = FullAttention().build(NARROW).head_weights()
-        _init_values(heads, told)
+        _init_values(heads, neighbour_map)
         passed = sum(head.out @ head.value for head in heads)
         x = torch.randn(4000, 24)
         assert (x @ passed.T).square().mean() == pytest.approx(1.0, rel=0.1), "the output must be as large as the input"
-        u, s, v = torch.linalg.svd(told)
+        u, s, v = torch.linalg.svd(neighbour_map)
         best = (u[:, :16] * s[:16]) @ v[:16]
         torch.testing.assert_close(passed / passed.norm(), best / best.norm(), atol=1e-4, rtol=1e-3)
 

@@ -114,7 +114,7 @@ def test_a_loss_outside_is_warned_about_once() -> None:
     assert doctor.loss_assessment == ""
 
 
-def ran(recipe: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+def run_and_log(recipe: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
     """The output of a run and its metrics."""
     message = io.StringIO()
     result = start(recipe, folder, Console(file=message, width=400))
@@ -132,18 +132,18 @@ def test_a_run_warns_of_an_absurd_learning_rate_only(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = {"budget": "30steps", "evals": 6, "eval_time_fraction": 0.9}
-    message, figures = ran(table(train=train), tmp_path / "silent")
-    assert "loss_assessment" not in figures
+    message, metrics = run_and_log(table(train=train), tmp_path / "silent")
+    assert "loss_assessment" not in metrics
     open_up(monkeypatch)
-    message, figures = ran(table(train=train), tmp_path / "healthy")
-    assert "is usual for this size" in figures["loss_assessment"]
+    message, metrics = run_and_log(table(train=train), tmp_path / "healthy")
+    assert "is usual for this size" in metrics["loss_assessment"]
     assert "Held-out loss" not in message
-    message, figures = ran(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
+    message, metrics = run_and_log(table(train=train, optim={"lr": 30.0}), tmp_path / "absurd")
     assert message.count("usual at this size is between") == 1
-    assert "optim.lr = 30 is 1e+04 times what --size gives to this width (0.003)" in figures["loss_assessment"]
-    assert figures["loss_assessment"] in summary(read_run(tmp_path / "absurd"))
-    message, figures = ran(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
-    assert "loss_assessment" not in figures, "no range is known for a run that continues another one"
+    assert "optim.lr = 30 is 1e+04 times what --size gives to this width (0.003)" in metrics["loss_assessment"]
+    assert metrics["loss_assessment"] in summary(read_run(tmp_path / "absurd"))
+    message, metrics = run_and_log(table(train=train, init_from=str(tmp_path / "healthy")), tmp_path / "further")
+    assert "loss_assessment" not in metrics, "no range is known for a run that continues another one"
 
 
 def test_a_resumed_run_does_not_warn_again(
@@ -157,9 +157,9 @@ def test_a_resumed_run_does_not_warn_again(
     message = io.StringIO()
     with power_cut(20):
         start(table(train=train, optim={"lr": 30.0}), tmp_path / "run", Console(file=message, width=400))
-    figures = resume(tmp_path / "run", Console(file=message, width=400)).metrics
+    metrics = resume(tmp_path / "run", Console(file=message, width=400)).metrics
     assert message.getvalue().count("usual at this size is between") == 1
-    assert "usual at this size is between" in figures["loss_assessment"]
+    assert "usual at this size is between" in metrics["loss_assessment"]
 
 
 def test_only_runs_like_the_fitted_ones_are_compared(table: Table) -> None:
@@ -202,5 +202,5 @@ def test_real_text_is_inside_at_a_usual_rate_only(tmp_path: Path, rate: float, f
     assert unigram_baseline(store) is not None
     train = {"budget": "400ktok", "evals": 4, "eval_time_fraction": 0.5, "threads": 1, "checkpoint_every": "1h"}
     over = {"model": {"width": 64, "heads": 1, "intermediate_size": 128}, "optim": {"lr": rate}, "train": train}
-    figures = start(pretrain_recipe(read_settings("tiny", over, store), store, "tiny"), tmp_path / "run").metrics
-    assert ("is usual" in figures["loss_assessment"]) == fine, figures["loss_assessment"]
+    metrics = start(pretrain_recipe(read_settings("tiny", over, store), store, "tiny"), tmp_path / "run").metrics
+    assert ("is usual" in metrics["loss_assessment"]) == fine, metrics["loss_assessment"]

@@ -58,9 +58,9 @@ def check_alike(one: Path, other: Path) -> None:
         assert a["tokens"] == b["tokens"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), a["step"]
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4), a["step"]
-    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, other)]
-    assert figures[0]["heldout_loss"] == pytest.approx(figures[1]["heldout_loss"], rel=1e-5)
-    assert figures[0]["parameters"] == figures[1]["parameters"]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (one, other)]
+    assert metrics[0]["heldout_loss"] == pytest.approx(metrics[1]["heldout_loss"], rel=1e-5)
+    assert metrics[0]["parameters"] == metrics[1]["parameters"]
     models = [read_tensors(folder / "model/model.safetensors") for folder in (one, other)]
     assert set(models[0]) == set(models[1])
     for name, tensor in models[0].items():

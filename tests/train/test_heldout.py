@@ -156,7 +156,7 @@ class TwoRanks:
 
 @pytest.mark.parametrize("size", [64, 100_000], ids=["several batches", "one batch"])
 def test_ranks_add_up_to_the_whole(opened: TokenStore, vocabulary: Vocabulary, size: int) -> None:
-    """A rank without a batch of its own adds nothing, and takes part in the sum."""
+    """A rank that has no batch adds nothing, and takes part in the sum."""
     settings = ModelSettings(width=16, depth=1, heads=2, vocab_size=192, max_length=32)
     model = build_model(settings, seed=3).train()
     objective = MaskedLM().build(settings, vocabulary)

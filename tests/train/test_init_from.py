@@ -114,7 +114,7 @@ def test_a_run_is_not_resumed_if_the_source_model_changed(
     source = load_model(trained)
     save_model(tmp_path / "source", source.model, source.tokenizer_path)
 
-    def stop(self: Loop, figures: dict[str, Any]) -> None:
+    def stop(self: Loop, metrics: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

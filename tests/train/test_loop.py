@@ -58,10 +58,10 @@ class Regression(Job):
     def __init__(self, cuts: tuple[int, ...] = (8,), poison: tuple[int, ...] = ()) -> None:
         torch.manual_seed(0)
         self.module: nn.Module = nn.Linear(1, 1)
-        self.cuts, self.poison, self.asked = cuts, poison, list[tuple[int, float, int, int | None]]()
+        self.cuts, self.poison, self.requested = cuts, poison, list[tuple[int, float, int, int | None]]()
 
     def batches(self, step: int, progress: float, batch_tokens: int, max_length: int | None) -> StepBatches:
-        self.asked.append((step, progress, batch_tokens, max_length))
+        self.requested.append((step, progress, batch_tokens, max_length))
         x = torch.arange(8.0)[:, None] / 8
         y = 3 * x + 1 + (math.nan if step in self.poison else 0.0)
         starts = (0, *self.cuts[:-1])
@@ -142,9 +142,9 @@ def test_schedules_are_evaluated_in_the_middle_of_each_step(tmp_path: Path) -> N
     lines = read_log(tmp_path / "log.jsonl")
     assert [line["lr"] for line in lines[:3]] == pytest.approx([0.1 * 0.25, 0.1 * 0.75, 0.1 * 0.9375])
     assert lines[-1]["lr"] == pytest.approx(0.1 * 0.0625)
-    assert [requests[1] for requests in job.asked] == pytest.approx([(i + 0.5) / 10 for i in range(10)])
-    assert [requests[2] for requests in job.asked] == [100 + 10 * i for i in range(10)]
-    assert [requests[3] for requests in job.asked] == [round(8 + 8 * (i + 0.5) / 10) for i in range(10)]
+    assert [requests[1] for requests in job.requested] == pytest.approx([(i + 0.5) / 10 for i in range(10)])
+    assert [requests[2] for requests in job.requested] == [100 + 10 * i for i in range(10)]
+    assert [requests[3] for requests in job.requested] == [round(8 + 8 * (i + 0.5) / 10) for i in range(10)]
 
 
 def test_a_time_budget_ends_within_half_a_step() -> None:

@@ -67,14 +67,14 @@ def test_only_the_state_of_a_part_is_on_the_device(part: Optimizer, monkeypatch:
     model, optimizer = train(part, True, steps=1)
     largest = max(p.nbytes for p in model.parameters())
     alive: list[weakref.ref[Tensor]] = []
-    most = 0
+    peak = 0
     fetch = way._fetch
 
     def counted(of: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, Tensor]:
-        nonlocal most
+        nonlocal peak
         homes = fetch(of, p)
         alive.extend(weakref.ref(value) for key, value in of.state[p].items() if key != "step")
-        most = max(most, sum(held.nbytes for one in alive if (held := one()) is not None))
+        peak = max(peak, sum(held.nbytes for one in alive if (held := one()) is not None))
         return homes
 
     monkeypatch.setattr(way, "_fetch", counted)
@@ -82,7 +82,7 @@ def test_only_the_state_of_a_part_is_on_the_device(part: Optimizer, monkeypatch:
         p.grad = torch.ones_like(p)
     optimizer_step(optimizer)
     moments = sum(tensor.nbytes for name, tensor in state_tensors(optimizer)[0].items() if not name.endswith(":step"))
-    assert 0 < most <= 2 * max(largest, 3000) < moments / 3
+    assert 0 < peak <= 2 * max(largest, 3000) < moments / 3
     assert not [one for one in alive if one() is not None], "copies must be freed after their part"
 
 

@@ -1,4 +1,4 @@
-"""Sizes by rule: close to the number of parameters asked for, and with settings that a run accepts."""
+"""Sizes by rule: close to the requested number of parameters, and with settings that a run accepts."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_the_batch_grows_with_the_parameters(parameters: float, tokens: int) -> 
 
 
 def test_larger_models_have_lower_rates_and_larger_steps() -> None:
-    found = [settings_for_size(size, LIKE, "1h", 512) for size in ("2M", "10M", "30M", "100M", "400M")]
-    rates = [each["optim"]["lr"] for each in found]
-    steps = [Schedule.parse(each["train"]["batch_tokens"]).maximum for each in found]
+    by_size = [settings_for_size(size, LIKE, "1h", 512) for size in ("2M", "10M", "30M", "100M", "400M")]
+    rates = [each["optim"]["lr"] for each in by_size]
+    steps = [Schedule.parse(each["train"]["batch_tokens"]).maximum for each in by_size]
     assert rates == sorted(rates, reverse=True)
     assert steps == sorted(steps)
     assert rates[0] <= 3e-3
@@ -85,7 +85,7 @@ def test_a_size_and_a_budget_suffice_to_train(store: Path, tmp_path: Path, capsy
     before = torch.get_num_threads()
     over = ["train.threads=1", "train.eval_tokens=300", "train.precision=fp32"]
     try:
-        asked = [
+        command = [
             "pretrain",
             str(store),
             "--recipe",
@@ -97,9 +97,9 @@ def test_a_size_and_a_budget_suffice_to_train(store: Path, tmp_path: Path, capsy
             "--budget",
             "3steps",
         ]
-        assert run([*asked, *over]) == 0, capsys.readouterr()
+        assert run([*command, *over]) == 0, capsys.readouterr()
     finally:
         torch.set_num_threads(before)
     assert "150k: 3 layers of width 64, learning rate 0.003" in capsys.readouterr().out
-    assert run([*asked[:4], "--out", str(tmp_path / "b"), "--size", "1M", f"init_from={tmp_path / 'run'}"]) == 2
+    assert run([*command[:4], "--out", str(tmp_path / "b"), "--size", "1M", f"init_from={tmp_path / 'run'}"]) == 2
     assert "cannot be combined with init_from" in capsys.readouterr().err

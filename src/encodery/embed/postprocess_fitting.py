@@ -121,7 +121,7 @@ def _without_postprocess(loaded: LoadedModel, settings: DenseSettings, own: Pool
 
 def _sample(texts: Iterable[str]) -> list[str]:
     """A random sample of the texts that are not blank, each once (reservoir sampling: only the sample is held)."""
-    draw = np.random.default_rng(derive_seed(0, "finish"))
+    draw = np.random.default_rng(derive_seed(0, "finish"))  # Another tag: another sample.
     sample: list[str] = []
     for number, text in enumerate(text for text in texts if text.strip()):
         if len(sample) < SAMPLE_SENTENCES:

@@ -77,7 +77,7 @@ def distill_static(
         weights = np.ones(len(used))
     vectors[used] = reduced * weights[:, None]
     embedding = DenseSettings(pooling=Mean(include_special_tokens=False), prompts=teacher.settings.prompts)
-    recipe: dict[str, Any] = {"job": "static", **encode(settings)}
+    recipe: dict[str, Any] = {"job": "encoders.static_distillation", **encode(settings)}
     return save_model(
         folder,
         _static_model(vectors),

@@ -107,7 +107,7 @@ class _Writer:
     def encoder(self, model: Model) -> None:
         encoder: Any = model.encoder
         settings = model.settings
-        x = self.node("Gather", self.weight("words", _array(encoder.token_embeddings)), IDS)
+        x = self.node("Gather", self.weight("token_embeddings", _array(encoder.token_embeddings)), IDS)
         if settings.type_vocab_size:
             segments = self.weight("segments", _array(encoder.embeddings.segment.weight))
             x = self.node("Add", x, self.node("Gather", segments, SEGMENTS))

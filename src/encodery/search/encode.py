@@ -278,7 +278,7 @@ def pack_part(group: Sequence[DocumentPassages], columns: Sequence[dict[str, Any
     if "sparse" in fields:
         rows = [row["sparse"] for row in columns]
         tensors["sparse.ends"] = np.cumsum([len(row.term_ids) for row in rows], dtype=np.int64)
-        tensors["sparse.words"] = np.concatenate([row.term_ids for row in rows]).astype(np.int32)
+        tensors["sparse.term_ids"] = np.concatenate([row.term_ids for row in rows]).astype(np.int32)
         tensors["sparse.weights"] = np.concatenate([row.weights for row in rows])
     if "multi_vector" in fields:
         tensors["multi_vector.ends"] = np.cumsum([len(row["multi_vector"]) for row in columns], dtype=np.int64)

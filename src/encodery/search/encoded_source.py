@@ -110,8 +110,8 @@ def _column(name: str, tensors: dict[str, np.ndarray]) -> Sequence[Any] | None:
     cuts = tensors[f"{name}.ends"][:-1]
     if name == "multi_vector":
         return np.split(tensors["multi_vector.rows"], cuts)
-    words, weights = (np.split(tensors[f"sparse.{what}"], cuts) for what in ("words", "weights"))
-    return [SparseVector(w.astype(np.int64), v) for w, v in zip(words, weights, strict=True)]
+    term_ids, weights = (np.split(tensors[f"sparse.{name}"], cuts) for name in ("term_ids", "weights"))
+    return [SparseVector(ids.astype(np.int64), values) for ids, values in zip(term_ids, weights, strict=True)]
 
 
 def build_encoded(

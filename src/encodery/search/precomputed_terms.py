@@ -74,7 +74,7 @@ class PrecomputedTerms:
         except (safetensors.SafetensorError, OSError) as error:
             raise ArtifactError(f"{artifact.path / FILE}: damaged or incomplete: {error}") from error
         self._keys = tensors["keys"].view(f"S{DIGEST}")[:, 0] if len(tensors["keys"]) else np.zeros(0, f"S{DIGEST}")
-        self._ends, self._words, self._weights = tensors["ends"], tensors["words"], tensors["weights"]
+        self._ends, self._term_ids, self._weights = tensors["ends"], tensors["term_ids"], tensors["weights"]
 
     @staticmethod
     def is_at(folder: Path) -> bool:
@@ -110,7 +110,7 @@ class PrecomputedTerms:
         if place == len(self._keys) or self._keys[place] != key:
             return None
         part = slice(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
-        return self._words[part], self._weights[part]
+        return self._term_ids[part], self._weights[part]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -160,7 +160,7 @@ def precompute_terms(
     tensors: dict[str, np.ndarray] = {
         "keys": np.frombuffer(b"".join(order), np.uint8).reshape(-1, DIGEST),
         "ends": np.cumsum([len(rows[key][0]) for key in order], dtype=np.int64),
-        "words": np.concatenate([rows[key][0] for key in order]),
+        "term_ids": np.concatenate([rows[key][0] for key in order]),
         "weights": np.concatenate([rows[key][1] for key in order]),
     }
     record = {"path": str(Path(model).resolve()), "fingerprint": source.encoder.fingerprint}
@@ -169,7 +169,7 @@ def precompute_terms(
     with create_artifact(out, KIND, settings, parents) as draft:
         safetensors.numpy.save_file(tensors, draft.path / FILE)
         copy_tokenizer(loaded.tokenizer_path, draft.path / TOKENIZER)
-        draft.metrics.update(passages=len(order), terms=len(tensors["words"]))
+        draft.metrics.update(passages=len(order), terms=len(tensors["term_ids"]))
     return Artifact.open(out, KIND)
 
 

@@ -105,6 +105,7 @@ class PretrainJob(Job):
         another way elsewhere. Returns the name of the initialisation that was possible."""
         used = name_of(self.settings.data_init)
         if self.distributed.is_main:
+            # Another tag would draw other first weights.
             generator = torch.Generator().manual_seed(derive_seed(self.settings.train.seed, "begin"))
             used = self.settings.data_init.apply(self.model, self.store.train, generator)
         if not isinstance(self.settings.data_init, RandomInit) and self.distributed.world > 1:

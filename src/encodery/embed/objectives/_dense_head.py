@@ -98,7 +98,7 @@ class DenseHead:
 
     def sample(self, texts: TrainingTexts) -> np.ndarray:
         """Vectors (P, H) of training texts that are drawn at random."""
-        draw = np.random.default_rng(derive_seed(self.context.seed, "finish"))
+        draw = np.random.default_rng(derive_seed(self.context.seed, "finish"))  # Another tag: another sample.
         return self.encode(texts.pool, np.sort(draw.permutation(len(texts.pool.texts))[:SAMPLE_TEXTS]))
 
 

@@ -27,7 +27,7 @@ from encodery.metrics.ndcg import NDCG
 from encodery.metrics.pearson import Pearson
 from encodery.metrics.spearman import Spearman
 
-GOAL, GOALS = "goal", ("ndcg", "spearman")  # A task may name one of several as its goal.
+RANKING, RANKING_METRICS = "ndcg_or_spearman", ("ndcg", "spearman")  # `rank` selects by whichever its rows allow.
 PER_EXAMPLE = {"answers": ("exact", "f1"), "choices": ("accuracy", "nll")}
 """Role -> metrics that are means over the metric of each example."""
 MAX_LABELS = 20  # Up to this number of labels, each has its own metric.
@@ -39,11 +39,11 @@ def task_metrics(task: Task, answers: Sequence[Answer], rows: Rows, known: TaskM
     If answers are sets of few labels, the F1 of each label is included. Raises `InputError` naming an invalid example.
     """
     values = task.metrics(answers, rows, known)
-    names = [name for name in values if name != GOAL]
+    names = [name for name in values if name != RANKING]
     main = (
         task.selection_metric
         if task.selection_metric in names
-        else next((name for name in GOALS if name in names), names[0])
+        else next((name for name in RANKING_METRICS if name in names), names[0])
     )
     fast = _fast_metrics(task, answers, rows, known, tuple(values))
     metrics = {}

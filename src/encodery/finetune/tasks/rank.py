@@ -45,7 +45,7 @@ class PassageRanking(HeadedTask):
         RowSchema(("query", "text"), ("score",), group_by=("query",)),
         RowSchema(("query", "text"), ("label",), group_by=("query",)),
     )
-    selection_metric: ClassVar[str] = "goal"
+    selection_metric: ClassVar[str] = "ndcg_or_spearman"
 
     head_norm: bool = False
 
@@ -88,7 +88,7 @@ class PassageRanking(HeadedTask):
 
     def metrics(self, answers: Sequence[Answer], rows: Rows, metadata: TaskMetadata) -> dict[str, float]:
         """Return Spearman's correlation, and nDCG@10 over queries with several judged texts of which one is above the
-        lowest score; `goal` is nDCG, or the correlation if there is no such query."""
+        lowest score; `ndcg_or_spearman` is nDCG, or the correlation if there is no such query."""
         expected, predicted = score_values(_score_column(rows)), [answer["logit"] for answer in answers]
         metrics = {"spearman": Spearman().score(expected, predicted)}
         grades, run = defaultdict[str, dict[str, int]](dict), defaultdict[str, dict[str, float]](dict)
@@ -99,7 +99,7 @@ class PassageRanking(HeadedTask):
         judged = {query: own for query, own in grades.items() if len(own) > 1 and max(own.values()) > 0}
         if judged:
             metrics["ndcg"] = NDCG(k=10).score(judged, run)
-        return {**metrics, "goal": metrics.get("ndcg", metrics["spearman"])}
+        return {**metrics, "ndcg_or_spearman": metrics.get("ndcg", metrics["spearman"])}
 
 
 class _RankingModule(HeadedModule):

@@ -23,7 +23,7 @@ from encodery.search.engine._stored import payload_of
 from encodery.search.filters import Condition
 from encodery.search.store import TEXT, Fields, Hit, Point
 
-WORDS = "words"
+BM25 = "bm25"
 LENGTH = "length"
 """Words of a passage, as BM25 counts them."""
 DIFFERENT_LENGTHS = 100_000
@@ -96,7 +96,7 @@ class QdrantStore(PointStore):
         self._ask(lambda client: client.upsert(self._note.name, rows, wait=True))
 
     def _row(self, point: Point, counts: dict[int, int]) -> Any:
-        vectors = {WORDS: self._weights(counts), **self._vectors(point)}
+        vectors = {BM25: self._weights(counts), **self._vectors(point)}
         payload = payload_of(point) | {LENGTH: sum(counts.values())}
         return self._kit.PointStruct(id=point.id, vector=vectors, payload=payload)
 
@@ -136,7 +136,7 @@ class QdrantStore(PointStore):
         if not counts:
             return []
         vector = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
-        return self._near(vector, WORDS, limit, (conditions, among), None)
+        return self._near(vector, BM25, limit, (conditions, among), None)
 
     def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
         answer = self._ask(
@@ -201,7 +201,7 @@ class QdrantStore(PointStore):
         for records in self._scrolled(None, False, self._batch):
             rows = [
                 self._kit.PointVectors(
-                    id=record.id, vector={WORDS: self._weights(self._analyse.term_counts(record.payload[TEXT]))}
+                    id=record.id, vector={BM25: self._weights(self._analyse.term_counts(record.payload[TEXT]))}
                 )
                 for record in records
             ]

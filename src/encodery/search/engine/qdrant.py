@@ -28,7 +28,7 @@ from encodery.search.engine._analyser import Analyser, analyser_settings, check_
 from encodery.search.engine._client import RetryingClient
 from encodery.search.engine._journal import PointJournal
 from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, graph_threshold_kb
-from encodery.search.engine._qdrant import LENGTH, WORDS, Note, QdrantStore
+from encodery.search.engine._qdrant import BM25, LENGTH, Note, QdrantStore
 from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Store
 
 NOTE = "collection.json"
@@ -170,7 +170,7 @@ class Qdrant(SearchEngine):
                 multivector_config=late,
                 hnsw_config=models.HnswConfigDiff(m=0),
             )
-        sparse = {WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)}
+        sparse = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)}
         if fields.sparse:
             sparse[TERMS] = models.SparseVectorParams()
         graph = models.OptimizersConfigDiff(indexing_threshold=graph_threshold_kb(fields, self.graph_from))
