@@ -122,7 +122,10 @@ def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest
     assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
     metrics = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
     assert metrics["steps"] == 12
-    assert 0 < metrics["heldout_loss"] < 20
+    first = json.loads((story / f"paper-{name}" / "log.jsonl").read_text().splitlines()[0])["loss"]
+    # Relative to the start, since objectives have losses of different scales. A trained model that is trained further
+    # on so few texts becomes a little worse on others.
+    assert 0 < metrics["heldout_loss"] < 1.5 * first
 
 
 @pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if not pretrained_by(entries)])

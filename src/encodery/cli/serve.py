@@ -50,7 +50,9 @@ def command(
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="The runtime of embedding models, such as packed_int8 [default: float32]."),
+        typer.Option(
+            help="The runtime of embedding models, such as packed_int8 [default: fp32, on a CPU in the packed engine]."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(help="The number of worker processes, each with its own copy of the models.", min=1, max=256)
@@ -110,9 +112,9 @@ def command(
     """Serve models over HTTP until SIGTERM or Ctrl-C.
 
     The server has routes compatible with OpenAI, Cohere, Jina and TEI (text-embeddings-inference), and further routes;
-    the page at / documents them. The operations of a model follow from the contents of its folder: embedding,
-    reranking, classification, tagging, span extraction or mask filling. A text that is too long is an error unless the
-    request or --truncate sets another policy.
+    the page at / documents them. What a model can do (embedding, reranking, classification, tagging, span extraction,
+    mask filling) is read from its folder. A text that is too long is an error unless the request or --truncate sets
+    another policy.
 
     --engine ray uses the Ray cluster that RAY_ADDRESS names (auto: the one that runs on this machine), or starts Ray on
     this machine if RAY_ADDRESS is not set. Model folders must have the same path on all machines.

@@ -30,9 +30,9 @@ def command(
 ) -> None:
     """Read config.json and safetensors of a stock checkpoint and write a model folder.
 
-    Nothing is lost: weights without a place in our model (a pooler, a task head) are kept, and `encodery model export
-    --format hf` writes the checkpoint back bit for bit. Pooling, normalisation and maximum length of
-    sentence-transformers folders are kept too. A cross-encoder with one output becomes a model for the task `rank`;
+    Weights that the model does not use, such as a pooler, are stored too, so that `encodery model export --format hf`
+    writes the checkpoint back bit for bit. So are the pooling, normalisation and maximum length of
+    sentence-transformers folders. A cross-encoder with one output becomes a model for the task `rank`;
     other stock heads become models for `classify`, `tag`, `span` or `choice`.
     """
     from encodery.base.errors import SettingsError

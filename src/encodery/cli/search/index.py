@@ -32,7 +32,7 @@ def command(
     ] = None,
     encoded: Annotated[
         Path | None,
-        typer.Option(help="A folder of `encodery search encode`, given instead of sources; it needs no model."),
+        typer.Option(help="A folder of `encodery search encode`, which replaces the sources and the model."),
     ] = None,
     overwrite: Overwrite = False,
     runtime: Runtime = None,
