@@ -37,6 +37,17 @@ def test_the_highest_peak_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert machine.matmul_peak(torch.float32) == first * 2
 
 
+@pytest.mark.parametrize(("seconds", "num_products"), [(0.001, 10), (0.6, 3), (2.0, 2)])
+def test_slow_products_are_not_repeated(monkeypatch: pytest.MonkeyPatch, seconds: float, num_products: int) -> None:
+    import torch
+
+    times = [5.0] + [seconds] * 9  # The first one includes the start of the device.
+    monkeypatch.setitem(machine.PEAK_SIZE, "cpu", 64)
+    monkeypatch.setattr(machine, "seconds_of", lambda *_: times.pop(0))
+    assert machine._measure_peak(torch.float32, torch.device("cpu")) == pytest.approx(2 * 64**3 / seconds)
+    assert len(times) == 10 - num_products
+
+
 def test_memory_and_disk_are_plausible(tmp_path: Path) -> None:
     assert 0 < machine.memory_free() <= machine.memory_total()
     assert machine.disk_free(tmp_path / "not" / "yet") > 0

@@ -93,7 +93,7 @@ def finetuned(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             colour = ["red", "green", "blue"][row % 3]
             rows.append(json.dumps({"text": " ".join([*words[:2], colour, *words[2:]]), "label": colour}))
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
-    over = {"epochs": 6, "optim": {"lr": 5e-3}, "task": {"head_lr_scale": 1.0}, "train": TRAIN}
+    over = {"epochs": 10, "optim": {"lr": 5e-3}, "task": {"head_lr_scale": 1.0}, "train": TRAIN}
     start(plan_finetuning("classify", folder, encoder, over).recipe, folder / "run")
     return folder / "run"
 
@@ -214,7 +214,10 @@ def test_a_fine_tuned_model_is_the_start_with_its_head(finetuned: Path) -> None:
     assert best > 0.9
     assert job.score(10_000)["dev_f1"] == pytest.approx(best)
     fresh = job_of(finetuned, PRUNE, str(load_model(finetuned).path))
-    assert fresh.score(10_000)["dev_f1"] < 0.7, "with --model the head is a new one"
+    states = [one.job.module.state_dict() for one in (job, fresh)]
+    changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
+    assert any("weight" in name for name in changed), "with --model the head is a new one"
+    assert not any(".blocks." in name or ".embeddings." in name for name in changed)
 
 
 def test_a_smaller_student_learns_from_its_teacher_alone(
@@ -222,7 +225,7 @@ def test_a_smaller_student_learns_from_its_teacher_alone(
 ) -> None:
     tokenizer = load_model(finetuned).tokenizer
     small = small_model(tmp_path / "small", tokenizer, width=16, depth=1, max_length=24, type_vocab_size=2)
-    over = {"distill": [{"is": "logits"}], "task_weight": 0.0, "train": {"budget": "90steps"}, "optim": {"lr": 2e-2}}
+    over = {"distill": [{"is": "logits"}], "task_weight": 0.0, "train": {"budget": "150steps"}, "optim": {"lr": 2e-2}}
     result = start(compress_recipe(finetuned, over, str(small)), tmp_path / "run")
     assert result.metrics["dev_accuracy"] > 0.9
     answers = Predictor.from_model(load_model(tmp_path / "run"), "cpu").predict(["one two green cat sun"]).answers

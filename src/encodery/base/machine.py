@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # Rows of the square matrices with which the peak is measured.
 PEAK_REPEATS = 8
+PEAK_SECONDS = 1.0  # After which no product is repeated: a CPU without fp16 takes 2 s for one.
 # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h.
 RETAIN_MEMORY = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
 # The largest values that glibc's own dynamic thresholds reach.
@@ -203,9 +204,9 @@ def describe() -> dict[str, str | int]:
 def matmul_peak(dtype: torch.dtype, target_device: torch.device | None = None) -> float:
     """Return the FLOP/s of a large square matrix product: the measured peak that utilisation refers to.
 
-    It is the median of eight products after two warm-up products, or the highest such median that was measured on this
-    machine before (stored in the cache folder per device, dtype and thread count), since other load on the machine can
-    only lower a measurement.
+    It is the median of eight products after two warm-up products (fewer if they are slow), or the highest such median
+    that was measured on this machine before (stored in the cache folder per device, dtype and thread count), since
+    other load on the machine can only lower a measurement.
     """
     import torch
 
@@ -247,8 +248,10 @@ def _measure_peak(dtype: torch.dtype, where: torch.device) -> float:
     size = PEAK_SIZE[where.type]
     generator = torch.Generator(where).manual_seed(0)
     left, right = (torch.randn(size, size, generator=generator, device=where).to(dtype) for _ in range(2))
-    times = [seconds_of(lambda: torch.mm(left, right), where) for _ in range(PEAK_REPEATS + 2)]
-    return 2 * size**3 / statistics.median(times[2:])
+    times: list[float] = []
+    while len(times) < PEAK_REPEATS + 2 and sum(times[1:]) < PEAK_SECONDS:
+        times.append(seconds_of(lambda: torch.mm(left, right), where))
+    return 2 * size**3 / statistics.median(times[2:] or times[1:])
 
 
 def derive_seed(*parts: int | str) -> int:
