@@ -19,6 +19,7 @@ from torch import Tensor
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
+from encodery.model.reach import Reach
 from encodery.model.shape import Batch, Layout
 from encodery.runtimes.batch import CheckedBatch, Limits
 from encodery.runtimes.engine import InferenceEngine
@@ -85,6 +86,7 @@ class CompiledGraphs:
     def __init__(self, model: Model, backend: str | Callable[..., Any] = "inductor") -> None:
         self.model, self.max_length = model, model.settings.max_length
         self.device = model.encoder.token_embeddings.device
+        self.reach = Reach()  # the compiler cannot trace a default value of `Batch` that is an object
         self.thread = ThreadPoolExecutor(1, "encodery-graphs")
         mode = "reduce-overhead" if self.device.type == "cuda" and backend == "inductor" else None
         self._run = torch.compile(self._hidden, fullgraph=True, dynamic=False, backend=backend, mode=mode)
@@ -107,7 +109,8 @@ class CompiledGraphs:
         return hidden[:real]
 
     def _hidden(self, ids: Tensor, cu_seqlens: Tensor, segment: Tensor) -> Tensor:
-        batch = Batch(ids, cu_seqlens, self.max_length, segment if self.model.settings.type_vocab_size else None)
+        segments = segment if self.model.settings.type_vocab_size else None
+        batch = Batch(ids, cu_seqlens, self.max_length, segments, extra={}, reach=self.reach)
         object.__setattr__(batch, "layout", Layout.precomputed(cu_seqlens, self.max_length, len(ids)))
         hidden: Tensor = self.model.encoder(batch).hidden
         return hidden
