@@ -24,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 @pytest.mark.parametrize("activation", get_args(ActivationName))
 @pytest.mark.parametrize("name", part_names(FFN))
 def test_contract(name: str, activation: str, check: checks.Check, run_check: Callable[..., None]) -> None:
-    settings = (
-        {"of": ["mlp", {"is": "glu", "activation": activation}]} if name == "pattern" else {"activation": activation}
-    )
+    glu = {"is": "glu", "activation": activation}
+    composite = {"pattern": {"of": ["mlp", glu]}, "mixture": {"expert": glu}}
+    settings = composite.get(name, {"activation": activation})
     run_check(check, decode(FFN, {"is": name, **settings}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from encodery.checks.objectives import MASK_ID, NUM_SPECIAL, VOCAB_SIZE, example
 from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.blocks import ActivationCheckpointing, set_activation_checkpointing
+from encodery.model.ffn.glu import GLU
 from encodery.model.ffn.mixture import Mixture, balance
 from encodery.model.ffn.mlp import MLP
 from encodery.model.network import Model, build_model
@@ -22,7 +23,7 @@ from encodery.objectives import LossTerm, normalised_loss
 from encodery.objectives.mlm import MaskedLM
 
 SIZES = ModelSettings(width=32, depth=3, heads=2, vocab_size=VOCAB_SIZE, max_length=64)
-MIXED = dataclasses.replace(SIZES, ffn=Mixture(experts=4, balance_weight=0.5))
+MIXED = dataclasses.replace(SIZES, ffn=Mixture(expert=MLP(), experts=4, balance_weight=0.5))
 
 
 def step(model: Model) -> tuple[dict[str, LossTerm], dict[str, Tensor]]:
@@ -67,7 +68,7 @@ def test_the_balance_is_one_if_the_load_is_even_and_the_number_of_experts_if_one
 
 
 def test_a_single_expert_is_a_perceptron() -> None:
-    mixture, plain = Mixture(experts=1).build(SIZES.shape), MLP().build(SIZES.shape)
+    mixture, plain = Mixture(expert=MLP(), experts=1).build(SIZES.shape), MLP().build(SIZES.shape)
     SIZES.init.apply(mixture, SIZES.shape, torch.Generator().manual_seed(0))
     expert = mixture.get_submodule("experts.0")
     plain.load_state_dict(expert.state_dict())
@@ -76,7 +77,7 @@ def test_a_single_expert_is_a_perceptron() -> None:
 
 
 def test_a_token_reads_its_experts_alone() -> None:
-    mixture = Mixture(experts=4, top_k=2).build(SIZES.shape)
+    mixture = Mixture(expert=MLP(), experts=4, top_k=2).build(SIZES.shape)
     SIZES.init.apply(mixture, SIZES.shape, torch.Generator().manual_seed(0))
     x = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
     chosen = mixture.get_submodule("router")(x).topk(2).indices
@@ -87,12 +88,33 @@ def test_a_token_reads_its_experts_alone() -> None:
     assert torch.equal(changed, (chosen == 1).any(1))
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_outputs_are_weighted_by_the_router(top_k: int) -> None:
+    """By its probability with one expert per token, by probabilities that sum to one with several."""
+    module: Any = Mixture(expert=GLU(), experts=4, top_k=top_k).build(SIZES.shape)
+    SIZES.init.apply(module, SIZES.shape, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        module.router.weight.mul_(50)
+    x = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    for states in x:
+        probabilities = module.router(states).softmax(-1)
+        gates, chosen = probabilities.topk(top_k)
+        gates = gates / gates.sum() if top_k > 1 else gates
+        expected = sum(gate * module.experts[int(number)](states) for gate, number in zip(gates, chosen, strict=True))
+        torch.testing.assert_close(module(states[None])[0], expected)
+    module(x).sum().backward()
+    assert module.router.weight.grad.any(), "the router learns from the loss, through the gates"
+
+
 def test_operations_are_those_of_the_active_experts() -> None:
     one, several = (
-        count.flops_per_token(dataclasses.replace(SIZES, ffn=Mixture(experts=n)), 20.0, backward=False) for n in (1, 4)
+        count.flops_per_token(dataclasses.replace(SIZES, ffn=Mixture(expert=MLP(), experts=n)), 20.0, backward=False)
+        for n in (1, 4)
     )
     assert round(several - one) == 3 * 2 * 32 * 3
-    both = count.flops_per_token(dataclasses.replace(SIZES, ffn=Mixture(experts=4, top_k=2)), 20.0, backward=False)
+    both = count.flops_per_token(
+        dataclasses.replace(SIZES, ffn=Mixture(expert=MLP(), experts=4, top_k=2)), 20.0, backward=False
+    )
     assert round(both - several) == 3 * 4 * 32 * 128
     added = count.num_parameters(MIXED) - count.num_parameters(SIZES)
     assert added == 3 * (3 * (2 * 32 * 128 + 128 + 32) + 4 * 32)

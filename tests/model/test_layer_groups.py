@@ -13,13 +13,14 @@ import torch
 from encodery.adapt import Adaptation, inject
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode, encode
+from encodery.checks.formats import random_model
 from encodery.encoders.dense import first_layers
 from encodery.model.checkpoint import read_tensors
 from encodery.model.conversion import exportable_format
 from encodery.model.count import flops_per_token, num_parameters
 from encodery.model.format_types import SpecialTokenIds
 from encodery.model.load import load_model, save_model
-from encodery.model.network import Model, build_model
+from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.runtimes.kind import Runtime
@@ -46,12 +47,7 @@ def settings(**changes: Any) -> ModelSettings:
 
 
 def built(**changes: Any) -> Model:
-    """A model without equal weights."""
-    model = build_model(settings(**changes), 1).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    return model
+    return random_model(settings(**changes))
 
 
 def separate(model: Model) -> Model:

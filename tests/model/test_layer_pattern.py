@@ -88,7 +88,7 @@ def test_engines_of_fixed_operations_refuse_it() -> None:
 
 
 def test_every_other_layer_is_a_mixture_of_experts() -> None:
-    mixture = {"is": "mixture", "experts": 4}
+    mixture = {"is": "mixture", "expert": "mlp", "experts": 4}
     model: Any = build_model(settings(ffn={"is": "pattern", "of": ["mlp", mixture]}), 1)
     output = model(BATCH)
     assert output.hidden.isfinite().all()

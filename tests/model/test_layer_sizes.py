@@ -12,12 +12,13 @@ import torch
 from encodery.adapt import Adaptation, inject
 from encodery.base.errors import SettingsError
 from encodery.base.settings import decode, encode, parse_overrides
+from encodery.checks.formats import random_model
 from encodery.encoders.dense import first_layers
 from encodery.model.conversion import exportable_format
 from encodery.model.format_types import SpecialTokenIds
 from encodery.model.layer_sizes import LayerSizes
 from encodery.model.load import load_model, save_model
-from encodery.model.network import Model, build_model
+from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.runtimes.kind import Runtime
@@ -46,12 +47,7 @@ def settings(**changes: Any) -> ModelSettings:
 
 
 def built(**changes: Any) -> Model:
-    """A model without equal weights."""
-    model = build_model(settings(**changes), 1).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    return model
+    return random_model(settings(**changes))
 
 
 def test_each_layer_has_its_sizes() -> None:

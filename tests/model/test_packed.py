@@ -21,7 +21,10 @@ from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 
 LENGTHS = (17, 16, 16, 14, 9, 2, 2, 1)
-COMPOSITE = {"block": {"is": "pattern", "of": ["pre", "post"]}, "ffn": {"is": "pattern", "of": ["mlp", "glu"]}}
+COMPOSITE = {
+    "block": {"is": "pattern", "of": ["pre", "post"]},
+    "ffn": {"is": "pattern", "of": ["mlp", {"is": "mixture", "expert": "glu"}]},
+}
 SMALL = {"window": {"size": 3}, "alternating": {"size": 2, "every": 2}, "factorized": {"width": 6}}
 
 
@@ -31,7 +34,7 @@ def part(name: str) -> dict[str, object]:
 
 def simple(contract: type[Part]) -> list[str]:
     """The parts of a family that have no parts as fields."""
-    return [name for name in part_names(contract) if name != "pattern"]
+    return [name for name in part_names(contract) if name not in ("pattern", "mixture")]
 
 
 def model(positions: str, mask: str, norm: str, block: object, ffn: object, embeddings: str = "plain") -> Model:

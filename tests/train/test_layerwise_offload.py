@@ -29,7 +29,11 @@ CPU, SINGLE = torch.device("cpu"), DistributedContext()
 MODELS: list[dict[str, Any]] = [
     {"positions": {"is": "rotary"}, "block": {"is": "pre"}, "ffn": {"is": "glu"}, "depth": 3},
     {"positions": {"is": "learned"}, "block": {"is": "post"}, "ffn": {"is": "mlp"}, "depth": 2, "dropout": 0.1},
-    {"positions": {"is": "learned"}, "depth": 2, "ffn": {"is": "mixture", "experts": 3, "balance_weight": 0.5}},
+    {
+        "positions": {"is": "learned"},
+        "depth": 2,
+        "ffn": {"is": "mixture", "expert": "mlp", "experts": 3, "balance_weight": 0.5},
+    },
     {"positions": {"is": "alibi"}, "depth": 2, "attention": {"is": "full", "dropout": 0.1}},
 ]
 

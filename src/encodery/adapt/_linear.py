@@ -10,12 +10,11 @@ import abc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from encodery.base.errors import SettingsError
 from encodery.model.network import Model
-from encodery.model.weights import Linear, LinearLayer
+from encodery.model.weights import Linear, ReplacedLinear
 
 Target = Literal["query", "key", "value", "out", "up", "down"]
 LAYERS = (("attention", "qkv"), ("attention", "out"), ("ffn", "up"), ("ffn", "down"))
@@ -31,27 +30,8 @@ class LinearSite(NamedTuple):
     outputs: dict[Target, tuple[int, int]]
 
 
-class AdaptedLinear(LinearLayer, abc.ABC):
-    """A linear layer that computes with more than its weight; abstract. Weight and bias keep their names, frozen."""
-
-    def __init__(self, layer: Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features, self.role = layer.in_features, layer.out_features, layer.role
-        self.weight, self.bias = layer.weight, layer.bias
-
-    @abc.abstractmethod
-    def merged(self) -> tuple[Tensor, Tensor | None]:
-        """Return the weight (O, I) and the bias (O,) of the plain layer that computes the same."""
-
-    def to_linear(self) -> Linear:
-        """Return that plain layer."""
-        with torch.no_grad():
-            weight, bias = self.merged()
-            layer = Linear(self.in_features, self.out_features, bias=bias is not None, role=self.role)
-            layer.weight = nn.Parameter(weight.detach().clone())
-            if bias is not None:
-                layer.bias = nn.Parameter(bias.detach().clone())
-        return layer.train(self.training)
+class AdaptedLinear(ReplacedLinear, abc.ABC):
+    """A linear layer of which something besides the weight and the bias is trained; abstract. Both are frozen."""
 
 
 def find_sites(model: Model, targets: Sequence[Target], first_layer: int = 0) -> Iterator[LinearSite]:

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +38,32 @@ class Linear(LinearLayer):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) → (..., O)."""
         return float8.linear(x, self.weight, self.bias) if self.float8 else super().forward(x)
+
+
+class ReplacedLinear(LinearLayer, abc.ABC):
+    """A layer in the place of a plain one that computes with more than its weight; abstract.
+
+    Weight and bias are those of `layer` and keep their names.
+    """
+
+    def __init__(self, layer: Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.role = layer.in_features, layer.out_features, layer.role
+        self.weight, self.bias = layer.weight, layer.bias
+
+    @abc.abstractmethod
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight (O, I) and the bias (O,) of the plain layer that computes the same."""
+
+    def to_linear(self) -> Linear:
+        """Return that plain layer, on the device of the weight."""
+        with torch.no_grad():
+            weight, bias = self.merged()
+            layer = Linear(self.in_features, self.out_features, bias=bias is not None, role=self.role)
+            layer.weight = nn.Parameter(weight.detach().clone())
+            if bias is not None:
+                layer.bias = nn.Parameter(bias.detach().clone())
+        return layer.train(self.training)
 
 
 class EmbeddingTable(nn.Embedding):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import abc
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encodery.base.parts import Part
-from encodery.model.weights import Linear, LinearLayer
+from encodery.model.weights import Linear, ReplacedLinear
 
 
 class Quantization(Part):
@@ -19,26 +18,16 @@ class Quantization(Part):
         """A layer with the same weight and bias that computes in this format."""
 
 
-class QuantizedLinear(LinearLayer, abc.ABC):
-    """A linear layer that computes with rounded numbers; weight and bias keep their names and stay in fp32.
+class QuantizedLinear(ReplacedLinear, abc.ABC):
+    """A linear layer that computes with rounded numbers, while its weight and bias stay in fp32.
 
     Gradients pass through the rounding as if it were not there (the straight-through estimator, arXiv:1308.3432).
     """
-
-    def __init__(self, layer: Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features, self.role = layer.in_features, layer.out_features, layer.role
-        self.weight, self.bias = layer.weight, layer.bias
 
     @abc.abstractmethod
     def rounded_weight(self) -> Tensor:
         """The weight (O, I) with which the layer computes."""
 
-    def to_linear(self) -> Linear:
-        """A plain layer with the rounded weight."""
-        layer = Linear(self.in_features, self.out_features, bias=self.bias is not None, role=self.role)
-        with torch.no_grad():
-            layer.weight = nn.Parameter(self.rounded_weight().detach().clone())
-            if self.bias is not None:
-                layer.bias = nn.Parameter(self.bias.detach().clone())
-        return layer.to(self.weight.device).train(self.training)
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        """See `ReplacedLinear`: the rounded weight. Inputs are not rounded by a plain layer."""
+        return self.rounded_weight(), self.bias

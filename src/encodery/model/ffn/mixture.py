@@ -1,10 +1,10 @@
-"""Mixture of experts: a router sends each token to the `top_k` of several perceptrons. arXiv:2101.03961
+"""Mixture of experts: a router sends each token to the `top_k` of several feed-forward layers. arXiv:2101.03961
 
-Differs from `mlp`: the layer has `experts` times the weights, and a token pays for `top_k` of them. With one expert per
-token its output is scaled by the router's probability, as in the Switch Transformer; with several, by probabilities
-that sum to one (arXiv:2006.16668). Differs from the paper: experts have no capacity, so no token is dropped, which
-packed batches allow. The loss gets `balance_weight` times the balance E · Σ f p (f: fraction of the tokens that an
-expert gets, p: its mean probability), added up over layers; it is 1 per layer if the load is even.
+Differs from its `expert`: the layer has `experts` times the weights, and a token pays for `top_k` of them. With one
+expert per token its output is scaled by the router's probability, as in the Switch Transformer; with several, by
+probabilities that sum to one (arXiv:2006.16668). Differs from the paper: experts have no capacity, so no token is
+dropped, which packed batches allow. The loss gets `balance_weight` times the balance E · Σ f p (f: fraction of the
+tokens that an expert gets, p: its mean probability), added up over layers; it is 1 per layer if the load is even.
 Shapes: T tokens, H width, I intermediate size of one expert, E experts.
 """
 
@@ -22,7 +22,7 @@ from encodery.model.auxiliary import AuxiliarySublayer
 from encodery.model.cost import Cost
 from encodery.model.ffn import FFN
 from encodery.model.shape import Shape
-from encodery.model.weights import ActivationName, Linear, activation
+from encodery.model.weights import Linear
 
 BALANCE = "balance"
 
@@ -31,22 +31,21 @@ BALANCE = "balance"
 class Mixture(FFN):
     """Use it for more weights at nearly the same operations per token; only pre-training trains the balance.
 
-    `experts`: how many perceptrons a layer has; `top_k`: how many of them read a token; `balance_weight`: weight of the
-    balance in the loss; `bias` and `bias_out`: those of the experts, as in `mlp`.
+    `expert`: the feed-forward layer of each expert; `experts`: how many of them a layer has; `top_k`: how many read a
+    token; `balance_weight`: weight of the balance in the loss.
 
         [model.ffn]
         is = "mixture"
+        expert = "mlp"
         experts = 8
     """
 
     unsupported: ClassVar[frozenset[str]] = frozenset({"linear_layers", "cost", "bias_settings"})
 
+    expert: FFN
     experts: int = 4
     top_k: int = 1
     balance_weight: float = 0.01
-    activation: ActivationName = "gelu"
-    bias: bool = True
-    bias_out: bool = True
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "experts", "top_k")
@@ -59,21 +58,15 @@ class Mixture(FFN):
 
     def cost(self, shape: Shape) -> Cost:
         """The router, and the `top_k` experts that read a token."""
-        width, inner = shape.width, shape.intermediate_size
-        flops = 2.0 * width * self.experts + self.top_k * 4.0 * width * inner
-        return Cost(flops, width + self.experts + self.top_k * (2 * width + 2 * inner))
+        router = 2.0 * shape.width * self.experts
+        one = self.expert.cost(shape)
+        # A token, its scores, and for each expert what that keeps and its output, which the gate multiplies.
+        kept = shape.width + self.experts + self.top_k * (one.kept + shape.width)
+        return Cost(router + self.top_k * one.flops, kept)
 
-
-class _Expert(nn.Module):
-    def __init__(self, settings: Mixture, shape: Shape) -> None:
-        super().__init__()
-        self.up = Linear(shape.width, shape.intermediate_size, bias=settings.bias)
-        self.down = Linear(shape.intermediate_size, shape.width, bias=settings.bias_out, role="out")
-        self.activate = activation(settings.activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(self.activate(self.up(x)))
-        return y
+    def incompatibility(self, shape: Shape) -> str | None:
+        """See `FFN`: that of the experts."""
+        return self.expert.incompatibility(shape)
 
 
 class _MixtureModule(AuxiliarySublayer):
@@ -83,7 +76,7 @@ class _MixtureModule(AuxiliarySublayer):
         super().__init__()
         self.top_k, self.balance_weight = settings.top_k, settings.balance_weight
         self.router = Linear(shape.width, settings.experts, bias=False)
-        self.experts = nn.ModuleList(_Expert(settings, shape) for _ in range(settings.experts))
+        self.experts = nn.ModuleList(settings.expert.build(shape) for _ in range(settings.experts))
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.router(x)
