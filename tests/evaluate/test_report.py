@@ -218,15 +218,23 @@ def test_a_rising_held_out_loss_is_reported(run: Path, tmp_path: Path) -> None:
 
 def test_another_loss_is_not_compared_with_tokens(tmp_path: Path) -> None:
     """A loss that is no cross entropy of tokens has no perplexity, and the unigram baseline says nothing about it."""
-    evaluations = [{"tokens": 9, "heldout_loss": 5.0, "heldout_accuracy": 0.25}]
+    evaluations = [{"step": 3, "tokens": 9, "heldout_loss": 5.0, "heldout_accuracy": 0.25, "recall": 0.5}]
     recipe = {"settings": {"objective": {"is": "replaced_tokens"}}}
     run = facts(tmp_path, evaluations=evaluations, recipe=recipe)
     run.__dict__["unigram"] = UnigramBaseline(loss=5.2, accuracy=0.05)
     sentences = " ".join(summary(run))
-    assert "On held-out text the loss of its objective 'replaced_tokens' is 5 and its accuracy 25.0 %." in sentences
+    expected = "On held-out text the loss of its objective 'replaced_tokens' is 5 and its accuracy 25.0 % (recall 0.500)."
+    assert expected in sentences
     assert "perplexity" not in sentences
     assert "baseline" not in sentences
-    assert run_metrics(run)["perplexity"] is None
+    metrics = run_metrics(run)
+    assert metrics["perplexity"] is None
+    assert metrics["unigram_loss"] is None
+    content = Page(metric_table(metrics)).text + Page(pretraining_tiles(metrics)).text
+    assert "Held-out recall 0.500" in " ".join(content.split())
+    assert "accuracy of the objective, held-out" in content
+    assert not any(word in content.lower() for word in ("masked", "perplexity", "bits per byte", "unigram"))
+    assert "masked" not in Page(training_curves(run)).text
 
 
 def test_a_plateau_and_small_gains_over_the_baseline_are_reported(tmp_path: Path) -> None:

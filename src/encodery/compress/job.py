@@ -128,6 +128,11 @@ class CompressJob(Job):
         """See `Job`."""
         return self.job.lr_scale(name.removeprefix(JOB_PREFIX)) if name.startswith(JOB_PREFIX) else 1.0
 
+    @property
+    def num_parameters(self) -> int:
+        """See `Job`."""
+        return self.job.num_parameters
+
     def schedule_values(self, progress: float) -> dict[str, float]:
         """See `Job`."""
         return self.job.schedule_values(progress)

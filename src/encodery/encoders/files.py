@@ -23,6 +23,8 @@ def read_texts(path: Path, column: str = "text") -> Iterator[str]:
 
     Raises `InputError` with the file and the line for anything that is not a text.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name one file, with a text per line or with JSON lines.")
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     number = 0

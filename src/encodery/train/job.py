@@ -170,6 +170,11 @@ class Job(abc.ABC):
 
     # What the loop asks beyond that
 
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of what `save` writes, tied ones counted once."""
+        return sum(p.numel() for p in self.module.parameters())
+
     def selection_metric(self, score: Mapping[str, float]) -> float | None:
         """The number of a `score` by which the best weights are selected, higher is better; None to keep the last."""
         return None

@@ -190,7 +190,7 @@ def _facts(job: Job, distributed: DistributedContext, number_format: NumberForma
     device = next(job.module.parameters()).device
     alone = distributed.world == 1
     return {
-        "parameters": sum(p.numel() for p in job.module.parameters()),
+        "parameters": job.num_parameters,
         "precision": number_format,
         "precision_reason": reason,
         "matmul_peak": machine.matmul_peak(matmul_dtype(number_format), device) if alone else 0.0,

@@ -260,6 +260,11 @@ class PretrainJob(Job):
         rate = split.tokens / max(split.bytes, 1)
         return score_objective(self.model, self.objective, batches, rate, self.distributed)
 
+    @property
+    def num_parameters(self) -> int:
+        """See `Job`: those of the model; what belongs to the objective is not saved."""
+        return sum(p.numel() for p in self.model.parameters())
+
     # What the run reports
 
     def schedule_values(self, progress: float) -> dict[str, float]:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from encodery.tokens.unigram_baseline import UnigramBaseline
 
 
+EVALUATION_FIELDS = frozenset({"step", "tokens", "elapsed", "progress", "heldout_loss", "heldout_accuracy"})
+"""Names in a line of an evaluation in log.jsonl, those of an objective aside."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """The records of a run.
@@ -61,6 +65,18 @@ class RunFacts:
                 if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                     return float(value)
         return None
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether the held-out loss is a cross entropy of tokens, in which bits per byte can be counted."""
+        return self.metric("bits_per_byte") is not None
+
+    @property
+    def objective_metrics(self) -> dict[str, float]:
+        """What else an objective reports about held-out text besides loss and accuracy, by name: its own terms."""
+        last = self.evaluations[-1] if self.evaluations and not self.predicts_tokens else {}
+        names = [name for name in last if name not in EVALUATION_FIELDS]
+        return {name: value for name in names if (value := self.metric(name)) is not None}
 
     @cached_property
     def corpus_report(self) -> Line:

@@ -11,15 +11,15 @@ from encodery.evaluate.report.run_facts import RunFacts
 def run_metrics(facts: RunFacts) -> dict[str, Any]:
     """Return every metric by name; None means "not recorded". Energy is never estimated from times."""
     loss, elapsed = facts.metric("heldout_loss"), facts.metric("seconds", "elapsed")
-    bits = facts.metric("bits_per_byte")  # recorded if the loss is a cross entropy of tokens
-    unigram = facts.unigram
+    unigram = facts.unigram if facts.predicts_tokens else None
     return {
         "heldout_loss": loss,
         "heldout_accuracy": facts.metric("heldout_accuracy"),
-        "perplexity": None if loss is None or bits is None else math.exp(min(loss, 100.0)),
-        "bits_per_byte": bits,
+        "perplexity": None if loss is None or not facts.predicts_tokens else math.exp(min(loss, 100.0)),
+        "bits_per_byte": facts.metric("bits_per_byte"),
         "unigram_loss": unigram and unigram.loss,
         "unigram_accuracy": unigram and unigram.accuracy,
+        **{f"heldout_{name}": value for name, value in facts.objective_metrics.items()},
         "train_loss": final_train_loss(facts),
         "tokens": facts.metric("tokens"),
         "steps": facts.metric("steps", "step"),

@@ -78,7 +78,7 @@ def _text(facts: RunFacts, tokens: float | None) -> list[str]:
 
 
 def _quality(facts: RunFacts) -> str:
-    loss, accuracy, bits = (facts.metric(n) for n in ("heldout_loss", "heldout_accuracy", "bits_per_byte"))
+    loss, accuracy = facts.metric("heldout_loss"), facts.metric("heldout_accuracy")
     if loss is None:
         if isinstance(facts.settings.get("task"), dict):
             return f"It was fine-tuned for the task '{facts.settings['task'].get('is')}'."
@@ -87,13 +87,15 @@ def _quality(facts: RunFacts) -> str:
             metrics = ", ".join(f"{label} {number(value)}" for label, value in values if value)
             return f"It was trained to embed texts{': ' if metrics else ''}{metrics}."
         return "Its quality on held-out text was not recorded."
-    if bits is None:
+    if not facts.predicts_tokens:
         objective = facts.settings.get("objective", {}).get("is", "unknown")
         measured = "" if accuracy is None else f" and its accuracy {percentage(accuracy)}"
-        return f"On held-out text the loss of its objective '{objective}' is {number(loss)}{measured}."
+        own = ", ".join(f"{name} {number(value)}" for name, value in facts.objective_metrics.items())
+        more = f" ({own})" if own else ""
+        return f"On held-out text the loss of its objective '{objective}' is {number(loss)}{measured}{more}."
     parts = [f"it predicts {percentage(accuracy)} of the masked tokens correctly"] if accuracy is not None else []
     parts.append(f"its perplexity is {number(math.exp(min(loss, 100.0)))}")
-    parts.append(f"it needs {number(bits)} bits per byte")
+    parts.append(f"it needs {number(facts.metric('bits_per_byte'))} bits per byte")
     quality = f"On held-out text {_enumerate(parts)}."
     if facts.unigram is not None:
         baseline = facts.unigram

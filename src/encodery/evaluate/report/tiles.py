@@ -18,6 +18,14 @@ PRETRAINING = (
 )
 
 
+OBJECTIVE = (
+    ("heldout_loss", "loss of the objective, held-out", number),
+    ("heldout_accuracy", "accuracy of the objective, held-out", percentage),
+    *PRETRAINING[3:],
+)
+"""The tiles of an objective that is not judged by masked tokens."""
+
+
 def tiles(values: Iterable[tuple[str, str]]) -> Html:
     """Return a row of tiles, each a formatted value with its label."""
     return el(
@@ -32,4 +40,5 @@ def tiles(values: Iterable[tuple[str, str]]) -> Html:
 
 def pretraining_tiles(metrics: Mapping[str, Any]) -> Html:
     """Return the tiles of a pretraining run, from `run_metrics`."""
-    return tiles((form(metrics[name]), label) for name, label, form in PRETRAINING)
+    other = metrics.get("heldout_loss") is not None and metrics["bits_per_byte"] is None
+    return tiles((form(metrics[name]), label) for name, label, form in (OBJECTIVE if other else PRETRAINING))

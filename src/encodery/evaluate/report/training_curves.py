@@ -42,7 +42,8 @@ def training_curves(facts: RunFacts) -> Html:
     if heldout := curve(facts.evaluations, "heldout_loss"):
         losses.append(Series("held-out", heldout, "s2", dots=True))
     accuracy = [Series("accuracy", curve(facts.evaluations, "heldout_accuracy"), "s2", dots=True)]
-    charts = [chart("Loss, nats", losses, x), chart("Held-out masked accuracy", accuracy, x, from_zero=True)]
+    title = "Held-out accuracy" if heldout and not facts.predicts_tokens else "Held-out masked accuracy"
+    charts = [chart("Loss, nats", losses, x), chart(title, accuracy, x, from_zero=True)]
     for name, title in (
         ("lr", "Learning rate"),
         ("mask_rate", "Mask rate"),
