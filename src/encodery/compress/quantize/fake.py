@@ -1,4 +1,4 @@
-"""Fake quantisation: linear layers compute with numbers rounded to few bits, so that training learns to bear it.
+"""Fake quantisation: linear layers compute with numbers rounded to few bits, so that the weights adapt to rounding.
 
 arXiv:1910.06188 (Q8BERT). Numbers are rounded to a symmetric grid of 2^bits - 1 values: weights by the largest value of
 each output, inputs by the largest value of each token, as the engine `packed_int8` does. Differs from the paper: it
